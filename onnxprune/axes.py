@@ -1,0 +1,417 @@
+"""The axis algebra: atoms, products, sums, and the partition that unifies them.
+
+An axis is an ordered composition of atoms. ``64`` channels are an `Atom`; a flattened ``C·H·W`` is
+the `Product` ``(c h w)`` in row-major order; a concatenation is the `Sum` ``[a + b]``. Both nest: the fused
+query, key and value of GPT-NeoX is ``(h [d + d + d])``.
+
+Ops equate axes. `Partition.unify` makes two axes equal by binding atoms to finer compositions, as
+Hindley-Milner inference binds type variables:
+
+==================  ===============================================================================
+unify               how
+==================  ===============================================================================
+atom ~ atom         one class
+atom ~ composition  bind the atom
+product ~ product   refine at the common boundaries of the cumulative products, innermost first
+sum ~ sum           cut at the union of the boundaries
+sum ~ product       cut the product's first factor at the sum's boundaries
+cut in a product    on the first factor when the cut is a multiple of the rest; else the first
+                    factor is expanded into a sum of copies of the rest
+factor of a sum     if every part divides, the parts' outers and one common inner;
+                    else the sum is cut into equal pieces that are one class
+==================  ===============================================================================
+
+Axes of size 1 carry no atom: they are the empty product `ONE`.
+
+>>> p = Partition()
+>>> qkv, heads, dim = Atom(192, "qkv"), Atom(4, "h"), Atom(16, "d")
+>>> p.unify(qkv, product(Atom(3), heads, dim))
+>>> [p.show(piece) for piece in p.pieces(qkv, 64)]
+['(h:4 d:16)', '(h:4 d:16)', '(h:4 d:16)']
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.errors import CannotUnify
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+
+@dataclass(eq=False, slots=True)
+class Atom:
+    """An indivisible run of indices; two atoms are the same only if they are the same object."""
+
+    size: int  # number of indices, > 1
+    name: str = "x"  # a letter for people, from the pattern that made it
+    dynamic: bool = False  # whether the size is known at run time alone (`size` is then the probe's)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Row-major composition: the last factor runs fastest. Build it with `product`."""
+
+    factors: tuple[Axis, ...]
+    size: int = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Concatenation, first part first. Build it with `concat`."""
+
+    parts: tuple[Axis, ...]
+    size: int = field(compare=False)
+
+
+Axis: TypeAlias = Atom | Product | Sum
+Axes: TypeAlias = tuple[Axis, ...]
+
+ONE = Product((), 1)
+NONE = Sum((), 0)
+
+
+def product(*factors: Axis) -> Axis:
+    """Return the normal form of the row-major product of `factors`.
+
+    Nested products are flattened, `ONE` is dropped, and a sum in front is distributed:
+    ``([a + b] c)`` is ``[(a c) + (b c)]``.
+    """
+    flat: list[Axis] = []
+    for axis in factors:
+        flat.extend(axis.factors if isinstance(axis, Product) else (axis,))
+    if len(flat) == 1:
+        return flat[0]
+    if flat and isinstance(flat[0], Sum):
+        return concat(*(product(part, *flat[1:]) for part in flat[0].parts))
+    return Product(tuple(flat), math.prod(axis.size for axis in flat)) if flat else ONE
+
+
+def concat(*parts: Axis) -> Axis:
+    """Return the normal form of the concatenation of `parts`: flat, without empty parts."""
+    flat: list[Axis] = []
+    for axis in parts:
+        flat.extend(axis.parts if isinstance(axis, Sum) else (axis,))
+    if len(flat) == 1:
+        return flat[0]
+    return Sum(tuple(flat), sum(axis.size for axis in flat)) if flat else NONE
+
+
+def fresh(size: int, name: str = "x", dynamic: bool = False) -> Axis:
+    """Return a new free axis of `size` indices; sizes 1 and 0 need no atom."""
+    return ONE if size == 1 else NONE if size == 0 else Atom(size, name, dynamic)
+
+
+def walk(axis: Axis) -> Iterator[Atom]:
+    """Yield the atoms of a resolved axis, left to right, once per occurrence."""
+    if isinstance(axis, Atom):
+        yield axis
+        return
+    for child in axis.factors if isinstance(axis, Product) else axis.parts:
+        yield from walk(child)
+
+
+def kept_mask(axis: Axis, kept: Mapping[Atom, Mask]) -> Mask:
+    """Return which indices of a resolved axis survive, bool ``[axis.size]``.
+
+    `kept` holds a bool ``[atom.size]`` for every atom that loses units. A sum concatenates, a product is
+    the outer AND.
+    """
+    if isinstance(axis, Atom):
+        mask = kept.get(axis)
+        return np.ones(axis.size, bool) if mask is None else mask
+    if isinstance(axis, Sum):
+        return np.concatenate([np.ones(0, bool), *(kept_mask(part, kept) for part in axis.parts)])
+    mask = np.ones(1, bool)
+    for factor in axis.factors:
+        mask = np.logical_and.outer(mask, kept_mask(factor, kept)).ravel()
+    return mask
+
+
+def kept_size(axis: Axis, sizes: Mapping[Atom, int]) -> int:
+    """Return the size of a resolved axis when its atoms have the given `sizes` (default: their own)."""
+    if isinstance(axis, Atom):
+        return sizes.get(axis, axis.size)
+    if isinstance(axis, Sum):
+        return sum(kept_size(part, sizes) for part in axis.parts)
+    return math.prod(kept_size(factor, sizes) for factor in axis.factors)
+
+
+def positions(axis: Axis, atom: Atom) -> npt.NDArray[np.intp]:
+    """Return where the units of `atom` lie on a resolved axis, int ``[atom.size, occurrences]``.
+
+    >>> h, d = Atom(2, "h"), Atom(3, "d")
+    >>> positions(product(h, d), d).tolist()
+    [[0, 3], [1, 4], [2, 5]]
+    >>> positions(concat(d, d), d).tolist()
+    [[0, 3], [1, 4], [2, 5]]
+    """
+    if axis is atom:
+        return np.arange(atom.size)[:, None]
+    none = np.empty((atom.size, 0), np.intp)
+    if isinstance(axis, Atom):
+        return none
+    if isinstance(axis, Sum):
+        starts = np.cumsum([0, *(part.size for part in axis.parts)])
+        found = [positions(part, atom) + start for part, start in zip(axis.parts, starts, strict=False)]
+        return np.concatenate([none, *found], axis=1)
+    # A product: index = Σ digit·stride. Factors without the atom take every digit, factors with it only
+    # the unit's; an atom that occurs in two factors would need both digits at once, so each occurrence counts.
+    found = []
+    stride = axis.size
+    outer = 1
+    for factor in axis.factors:
+        stride //= factor.size
+        inside = positions(factor, atom)
+        if inside.size:
+            high = np.arange(outer) * (axis.size // outer)
+            low = np.arange(stride)
+            index = high[None, :, None, None] + inside[:, None, :, None] * stride + low[None, None, None, :]
+            found.append(index.reshape(atom.size, -1))
+        outer *= factor.size
+    return np.concatenate([none, *found], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Why an axis cannot be cut: one reason sentence and the node, input or output that gives it."""
+
+    reason: str
+    node: str
+
+
+class Partition:
+    """The substitution built while tracing: what atoms are bound to, which are locked or mixed over.
+
+    The only mutable object of the algebra. `locks` and `mixed` are kept for atoms that are not bound; when a
+    locked atom is refined, its parts are locked for the same reason.
+    """
+
+    def __init__(self) -> None:
+        self._bound: dict[Atom, Axis] = {}
+        self._locks: dict[Atom, Lock] = {}
+        self._mixed: dict[Atom, Lock] = {}
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def resolve(self, axis: Axis) -> Axis:
+        """Return `axis` in normal form, every bound atom replaced by what it is bound to."""
+        if isinstance(axis, Atom):
+            bound = self._bound.get(axis)
+            if bound is None:
+                return axis
+            resolved = self.resolve(bound)
+            self._bound[axis] = resolved
+            return resolved
+        children = axis.factors if isinstance(axis, Product) else axis.parts
+        resolved_children = [self.resolve(child) for child in children]
+        if all(new is old for new, old in zip(resolved_children, children, strict=True)):
+            return axis
+        return product(*resolved_children) if isinstance(axis, Product) else concat(*resolved_children)
+
+    def atoms(self, axis: Axis) -> tuple[Atom, ...]:
+        """Return the distinct unbound atoms of `axis`, left to right."""
+        return tuple(dict.fromkeys(walk(self.resolve(axis))))
+
+    def lock_of(self, atom: Atom) -> Lock | None:
+        """Return why an unbound atom cannot be cut, or None if it is free."""
+        return self._locks.get(atom)
+
+    def mix_of(self, atom: Atom) -> Lock | None:
+        """Return the op that mixes over an unbound atom, so that a cut is inexact; None if there is none."""
+        return self._mixed.get(atom)
+
+    def show(self, axis: Axis) -> str:
+        """Return `axis` in the pattern notation, such as ``(h:12 d:64)``."""
+        axis = self.resolve(axis)
+        if isinstance(axis, Atom):
+            return f"{axis.name}:{axis.size}"
+        if isinstance(axis, Sum):
+            return "[" + " + ".join(map(self.show, axis.parts)) + "]"
+        return "(" + " ".join(map(self.show, axis.factors)) + ")" if axis.factors else "1"
+
+    # -- marking ---------------------------------------------------------------------------------
+
+    def lock(self, axis: Axis, lock: Lock) -> None:
+        """Forbid cuts on every atom of `axis`; the first reason given stays."""
+        for atom in self.atoms(axis):
+            self._locks.setdefault(atom, lock)
+
+    def mix(self, axis: Axis, lock: Lock) -> None:
+        """Mark every atom of `axis` as mixed over: removing a unit is not the same as masking it."""
+        for atom in self.atoms(axis):
+            self._mixed.setdefault(atom, lock)
+
+    # -- unification -----------------------------------------------------------------------------
+
+    def unify(self, left: Axis, right: Axis) -> None:
+        """Make two axes equal.
+
+        Raises:
+            CannotUnify: if they have no common refinement. What was unified before stays unified, which is
+                safe (it only couples more); the caller locks what took part.
+        """
+        left, right = self.resolve(left), self.resolve(right)
+        if left is right or left == right:
+            return
+        if left.size != right.size:
+            raise CannotUnify(f"{self.show(left)} and {self.show(right)} differ in size")
+        if isinstance(left, Atom) and not (left.dynamic and isinstance(right, Atom)):
+            self._bind(left, right)
+        elif isinstance(right, Atom):
+            self._bind(right, left)
+        elif isinstance(left, Product) and isinstance(right, Product):
+            self._unify_products(left, right)
+        else:
+            self._unify_sums(left, right)
+
+    def split(self, axis: Axis, at: int) -> tuple[Axis, Axis]:
+        """Cut `axis` as a sum; return its first `at` indices and the others.
+
+        >>> p = Partition()
+        >>> a = Atom(6, "a")
+        >>> [p.show(part) for part in p.split(a, 2)], p.show(a)
+        (['a:2', 'a:4'], '[a:2 + a:4]')
+        """
+        axis = self.resolve(axis)
+        if at in (0, axis.size):
+            return (NONE, axis) if at == 0 else (axis, NONE)
+        if not 0 < at < axis.size:
+            raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}")
+        if isinstance(axis, Atom):
+            head, tail = fresh(at, axis.name), fresh(axis.size - at, axis.name, axis.dynamic)
+            self._bind(axis, concat(head, tail))
+            return head, tail
+        if isinstance(axis, Product):
+            return self._split_product(axis, at)
+        start = 0
+        for i, part in enumerate(axis.parts):
+            if start + part.size > at:
+                head, tail = self.split(part, at - start)
+                return concat(*axis.parts[:i], head), concat(tail, *axis.parts[i + 1 :])
+            start += part.size
+        raise AssertionError("unreachable: `at` lies inside the axis")
+
+    def factor(self, axis: Axis, inner: int) -> tuple[Axis, Axis]:
+        """Write `axis` as a product whose inner factor has `inner` indices; return outer and inner.
+
+        >>> p = Partition()
+        >>> a = Atom(6, "a")
+        >>> [p.show(part) for part in p.factor(a, 2)], p.show(a)
+        (['a:3', 'a:2'], '(a:3 a:2)')
+        """
+        axis = self.resolve(axis)
+        if inner in (1, axis.size):
+            return (axis, ONE) if inner == 1 else (ONE, axis)
+        if inner < 1 or axis.size % inner:
+            raise CannotUnify(f"{self.show(axis)} is no multiple of {inner}")
+        if isinstance(axis, Atom):
+            high, low = fresh(axis.size // inner, axis.name, axis.dynamic), fresh(inner, axis.name)
+            self._bind(axis, product(high, low))
+            return high, low
+        if isinstance(axis, Product):
+            return self._factor_product(axis, inner)
+        if all(part.size % inner == 0 for part in axis.parts):
+            pairs = [self.factor(part, inner) for part in axis.parts]
+            self._tie([low for _, low in pairs])
+            return concat(*(high for high, _ in pairs)), pairs[0][1]
+        pieces = self.pieces(axis, inner)
+        self._tie(pieces)
+        return concat(*[ONE] * len(pieces)), pieces[0]
+
+    def pieces(self, axis: Axis, size: int) -> list[Axis]:
+        """Cut `axis` into consecutive pieces of `size` indices each."""
+        found = []
+        rest = self.resolve(axis)
+        while rest.size > size:
+            head, rest = self.split(rest, size)
+            found.append(head)
+        return [*found, rest]
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _bind(self, atom: Atom, axis: Axis) -> None:
+        if atom in walk(axis):
+            raise CannotUnify(f"{self.show(atom)} would contain itself in {self.show(axis)}")
+        self._bound[atom] = axis
+        lock, mixed = self._locks.pop(atom, None), self._mixed.pop(atom, None)
+        if lock:
+            self.lock(axis, lock)
+        if mixed:
+            self.mix(axis, mixed)
+
+    def _tie(self, axes: Iterable[Axis]) -> None:
+        first, *others = axes
+        for other in others:
+            self.unify(first, other)
+
+    def _unify_products(self, left: Product, right: Product) -> None:
+        lefts, rights = list(left.factors), list(right.factors)
+        while lefts and rights:
+            a, b = self._pop_factor(lefts), self._pop_factor(rights)
+            if a.size > b.size:
+                outer, a = self.factor(a, b.size)
+                lefts.append(outer)
+            elif b.size > a.size:
+                outer, b = self.factor(b, a.size)
+                rights.append(outer)
+            self.unify(a, b)
+
+    def _pop_factor(self, factors: list[Axis]) -> Axis:
+        """Take the innermost factor, in its present normal form."""
+        last = self.resolve(factors.pop())
+        if isinstance(last, Product):
+            factors.extend(last.factors)
+            return factors.pop() if last.factors else ONE
+        return last
+
+    def _unify_sums(self, left: Axis, right: Axis) -> None:
+        """Walk two compositions as sums; a product or atom counts as a sum of one part."""
+        lefts: list[Axis] = [*reversed(left.parts)] if isinstance(left, Sum) else [left]
+        rights: list[Axis] = [*reversed(right.parts)] if isinstance(right, Sum) else [right]
+        while lefts and rights:
+            a, b = self._pop_part(lefts), self._pop_part(rights)
+            if a.size > b.size:
+                a, rest = self.split(a, b.size)
+                lefts.append(rest)
+            elif b.size > a.size:
+                b, rest = self.split(b, a.size)
+                rights.append(rest)
+            self.unify(a, b)
+
+    def _pop_part(self, parts: list[Axis]) -> Axis:
+        """Take the first part (lists are reversed), in its present normal form."""
+        first = self.resolve(parts.pop())
+        if isinstance(first, Sum):
+            parts.extend(reversed(first.parts))
+            return parts.pop()
+        return first
+
+    def _split_product(self, axis: Product, at: int) -> tuple[Axis, Axis]:
+        first, rest = axis.factors[0], product(*axis.factors[1:])
+        if at % rest.size == 0:
+            head, tail = self.split(first, at // rest.size)
+            return product(head, rest), product(tail, rest)
+        if isinstance(first, Atom) and first.dynamic:
+            raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}: its first factor is dynamic")
+        self.unify(first, concat(*[ONE] * first.size))
+        return self.split(axis, at)
+
+    def _factor_product(self, axis: Product, inner: int) -> tuple[Axis, Axis]:
+        outers = list(axis.factors)
+        inners: list[Axis] = []
+        size = 1
+        while size < inner:
+            last = outers.pop()
+            if inner % (size * last.size):
+                outer, last = self.factor(last, inner // size)
+                outers.append(outer)
+            inners.insert(0, last)
+            size *= last.size
+        return product(*outers), product(*inners)

@@ -1,0 +1,225 @@
+"""The command line: ``onnxprune INPUT -o OUT`` prunes; ``compare`` and ``inspect`` look.
+
+Progress goes to stderr, results to stdout. Heavy modules are imported when a command runs, so that ``--help`` answers
+at once. Exit codes: 0 done, 1 a check or bound was missed, 2 bad input, 3 nothing to prune.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune._version import __version__
+from onnxprune.errors import InputError, OnnxpruneError, OptionError
+
+_PATH = click.Path(path_type=Path)
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Commands(click.Group):
+    """A group whose default command is `prune`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["prune", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let options of `prune` stand in front of the input."""
+        own = {"-h", "--help", "--version"}
+        if args and args[0].startswith("-") and args[0] not in own:
+            args = ["prune", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="onnxprune")
+def cli() -> None:
+    """Make a trained ONNX model smaller and faster by removing whole channels, heads and neurons.
+
+    \b
+    onnxprune model.onnx --ratio 0.3 -o small.onnx      prune (the default command)
+    onnxprune compare model.onnx small.onnx             measure both side by side
+    onnxprune inspect model.onnx                        what can be pruned, and what cannot
+
+    'onnxprune prune --help' lists the options of the default command.
+    """  # noqa: D301 - click keeps paragraphs behind a backspace as they are
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, help="File to write.")
+@click.option(
+    "--ratio",
+    "ratios",
+    multiple=True,
+    metavar="R | GLOB=R",
+    help="Share of the units to remove, in [0, 1); default 0.3. GLOB=R for nodes, weights or groups; repeatable.",
+)
+@click.option("--criterion", default="l2", show_default=True, help="l1, l2, bn, fpgm or random.")
+@click.option(
+    "--scope", metavar="global|group", help="Rank units over all groups or in each [default: group; bn: global]."
+)
+@click.option("--round-to", type=int, metavar="N", help="Keep multiples of N [default: 8 for channels, else 1].")
+@click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
+@click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
+@click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others; repeatable.")
+@click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to verify on; with 'labels', accuracy is shown.")
+@click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
+@click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write the report of all cuts.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
+def prune(
+    source: Path,
+    output: Path,
+    ratios: tuple[str, ...],
+    data: Path | None,
+    report_path: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune INPUT, prove the result, measure it, and write it."""
+    with _failing():
+        from onnxprune.pipeline import check_target, make_options, prune_file  # noqa: PLC0415
+        from onnxprune.report import prune_tables  # noqa: PLC0415
+
+        chosen = make_options(**_ratios(ratios), **options)
+        if report_path is not None:
+            check_target(report_path, source, force)
+        result = prune_file(source, output, chosen, data, force=force, progress=_progress(quiet))
+        if report_path is not None:
+            _write_text(report_path, json.dumps(result.report, indent=1) + "\n")
+        _show(result.report if as_json else prune_tables(result.report))
+
+
+@cli.command()
+@click.argument("before", type=_PATH)
+@click.argument("after", type=_PATH)
+@click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to compare on; with 'labels', accuracy.")
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="cpu, cuda, ...; repeatable.")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads; 0: all.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Samples per timed run.")
+@click.option("--seconds", "budget_s", type=float, default=10.0, show_default=True, help="Time for the timed runs.")
+@click.option("--min-speedup", type=float, metavar="X", help="Exit with 1 when AFTER is not X times as fast.")
+@click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(
+    before: Path,
+    after: Path,
+    data: Path | None,
+    providers: tuple[str, ...],
+    min_speedup: float | None,
+    max_drop: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure BEFORE and AFTER side by side: latency, memory, size, outputs, accuracy."""
+    with _failing():
+        from onnxprune import pipeline  # noqa: PLC0415
+        from onnxprune.measure import verdict  # noqa: PLC0415
+        from onnxprune.report import compare_tables  # noqa: PLC0415
+        from onnxprune.runtime import check_provider  # noqa: PLC0415
+
+        chosen = providers or ("cpu",)
+        for provider in chosen:
+            check_provider(provider)
+        if max_drop is not None and data is None:
+            raise OptionError("--max-drop needs --data with an array 'labels'")
+        found = [pipeline.compare(before, after, data=data, provider=name, **options) for name in chosen]
+        missed = [verdict(comparison, min_speedup, max_drop) for comparison in found]
+        if as_json:
+            listed = [{**c.to_dict(), "missed": m} for c, m in zip(found, missed, strict=True)]
+            _show({"onnxprune": __version__, "comparisons": listed})
+        else:
+            for comparison, sentences in zip(found, missed, strict=True):
+                _show(compare_tables(comparison, sentences))
+    if any(missed):
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(source: Path, as_json: bool) -> None:
+    """Show the groups of INPUT, what they cost and couple, and why the rest cannot be cut."""
+    with _failing():
+        from onnxprune import pipeline  # noqa: PLC0415
+        from onnxprune.report import inspect_tables  # noqa: PLC0415
+
+        found = pipeline.inspect(source)
+        _show(found.to_dict() if as_json else inspect_tables(found))
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="onnxprune")
+
+
+def _ratios(given: Sequence[str]) -> dict[str, Any]:
+    """Split ``--ratio`` values into the common ratio and those by glob."""
+    options: dict[str, Any] = {}
+    by_glob: list[tuple[str, float]] = []
+    for text in given:
+        glob, _, number = text.rpartition("=")
+        try:
+            ratio = float(number)
+        except ValueError:
+            raise OptionError(f"--ratio takes a number or GLOB=NUMBER, got {text!r}") from None
+        if glob:
+            by_glob.append((glob, ratio))
+        else:
+            options["ratio"] = ratio
+    return {**options, "ratios": by_glob}
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """Turn errors into one or two lines on stderr and an exit code; never a traceback."""
+    try:
+        yield
+    except OnnxpruneError as error:
+        click.echo(f"onnxprune: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("onnxprune: interrupted; nothing was written", err=True)
+        sys.exit(130)
+
+
+def _progress(quiet: bool) -> Any:
+    return (lambda _: None) if quiet else (lambda message: click.echo(f"{message} ...", err=True))
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a text file by renaming, so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _show(what: Any) -> None:
+    """Print a dict as JSON, or tables and sentences, to stdout."""
+    if isinstance(what, dict):
+        click.echo(json.dumps(what, indent=1))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    for part in what:
+        console.print(part, markup=False)

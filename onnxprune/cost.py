@@ -1,0 +1,54 @@
+"""What a model costs: parameters and multiply-accumulates, from the sizes of its atoms.
+
+Both are polynomials in the sizes of the atoms, so the cost of a plan needs no rewritten model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from onnxprune.axes import Atom, kept_size, walk
+from onnxprune.trace import Trace
+
+
+def per_sample(traced: Trace) -> dict[Atom, int]:
+    """Return the sizes that make costs those of one sample: dynamic first dims of the inputs become 1."""
+    sizes: dict[Atom, int] = {}
+    for port in traced.model.inputs:
+        axes = traced.values.get(port.name, ())
+        for atom in traced.partition.atoms(axes[0]) if axes else ():
+            if atom.dynamic:
+                sizes[atom] = 1
+    return sizes
+
+
+def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
+    """Return the multiply-accumulates of one sample when atoms have the given `sizes` (default: their own).
+
+    Counted are convolutions and matrix products; elementwise ops and normalisations are not. Dynamic dims
+    other than the batch have the size that the probe gave them.
+    """
+    merged = {**per_sample(traced), **(sizes or {})}
+    total = 0
+    for coupling in traced.couplings.values():
+        if coupling.macs is not None:
+            total += math.prod(kept_size(traced.partition.resolve(axis), merged) for axis in coupling.macs)
+    return total
+
+
+def macs_by_atom(traced: Trace) -> dict[Atom, int]:
+    """Return, for every atom, the multiply-accumulates of one sample that its units take part in."""
+    sizes = per_sample(traced)
+    found: dict[Atom, int] = {}
+    for coupling in traced.couplings.values():
+        if coupling.macs is None:
+            continue
+        axes = traced.axes(coupling.macs)
+        counts = [kept_size(axis, sizes) for axis in axes]
+        for axis, count in zip(axes, counts, strict=True):
+            others = math.prod(counts) // max(1, count)
+            for atom in dict.fromkeys(walk(axis)):
+                part = count - kept_size(axis, {**sizes, atom: 0})
+                found[atom] = found.get(atom, 0) + others * part
+    return found

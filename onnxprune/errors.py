@@ -1,0 +1,55 @@
+"""Everything that onnxprune raises on purpose.
+
+::
+
+    OnnxpruneError            exit code
+    ├── InputError            2    the file, the data or an option is wrong; nothing was written
+    │   ├── ModelError        2    not an ONNX model that can be read and run
+    │   ├── DataError         2    feeds that do not fit the model's inputs
+    │   └── OptionError       2    a value outside its range, a name that matches nothing
+    ├── NothingToPrune        3    no group of this model can lose a unit; says why
+    └── VerificationError     1    the pruned model differs from the masked one; nothing was written
+
+Inner code raises `CannotUnify` with a short sentence; the driver in `trace` turns it into a lock
+that names the node. It never leaves the package.
+"""
+
+from __future__ import annotations
+
+
+class OnnxpruneError(Exception):
+    """Base of all errors that are for the user; `exit_code` is what the command line returns."""
+
+    exit_code = 2
+
+
+class InputError(OnnxpruneError):
+    """What was given cannot be used."""
+
+
+class ModelError(InputError):
+    """The file is no ONNX model, or one that cannot be loaded, checked or run."""
+
+
+class DataError(InputError):
+    """The feeds do not fit the inputs of the model."""
+
+
+class OptionError(InputError):
+    """An option's value is outside its range, or names something that is not there."""
+
+
+class NothingToPrune(OnnxpruneError):
+    """No group can lose a unit under the options given."""
+
+    exit_code = 3
+
+
+class VerificationError(OnnxpruneError):
+    """The pruned model does not compute what the masked model computes."""
+
+    exit_code = 1
+
+
+class CannotUnify(Exception):
+    """Two axes that an op equates have no common refinement."""

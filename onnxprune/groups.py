@@ -1,0 +1,254 @@
+"""Groups: the free atoms of a trace, with the weights that carry them, in words a user knows.
+
+A *group* is an atom that lies on some weight; a *unit* is one index of it: a filter, a head, an FFN neuron.
+Cutting a unit removes its slice from every weight of the group.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from onnxprune.axes import Atom, Axes, Axis, positions, walk
+from onnxprune.model import Array, Constant, Node
+from onnxprune.trace import Trace
+
+Role: TypeAlias = Literal["out", "in", "scale", "vector"]
+
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One axis of one weight that carries the group."""
+
+    constant: str
+    node: str  # name of the node that consumes the weight
+    dim: int
+    axis: Axis
+    role: Role  # the weight makes the unit, consumes it, scales it, or adds to it
+
+    def matrix(self, array: Array, atom: Atom) -> Array:
+        """Return the weight as float ``[units, fan]``: all that belongs to each unit of `atom`."""
+        front = np.moveaxis(array, self.dim, 0)
+        if self.axis is not atom:
+            front = front[positions(self.axis, atom)]
+        flat = front.reshape(atom.size, -1)
+        return flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What is cut together."""
+
+    name: str  # after the layer that makes the units
+    kind: str  # channels, neurons, heads, head dims, hidden width, positions
+    atom: Atom
+    members: tuple[Member, ...]
+    locked: str | None  # the reason and its node, None if units can be removed
+    inexact: str | None  # the op that mixes over the units, None if masking and removing agree
+    inner: bool  # an outer factor of the same axis is a group too (head dims inside heads)
+    lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it
+    params: int  # weights that carry it, all units together
+
+    @property
+    def units(self) -> int:
+        """The number of units."""
+        return self.atom.size
+
+    @property
+    def exact(self) -> bool:
+        """Whether removing a unit equals masking it to zero where it is consumed."""
+        return self.inexact is None
+
+    @property
+    def prunable(self) -> bool:
+        """Whether units are removed without being asked for by name."""
+        return self.locked is None and self.exact and not self.inner
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes whose weights carry the group, in graph order."""
+        return tuple(dict.fromkeys(member.node for member in self.members))
+
+
+def groups(traced: Trace) -> tuple[Group, ...]:
+    """Return the groups of a trace, in graph order; axes that live inside a single weight are left out."""
+    partition = traced.partition
+    outside = {atom for axes in traced.values.values() for axis in axes for atom in partition.atoms(axis)}
+    members: dict[Atom, list[Member]] = {}
+    finder = _RoleFinder(traced)
+    for use in traced.uses:
+        constant = traced.model.constants.get(use.constant)
+        if constant is None or not constant.is_weight or use.node < 0:
+            continue
+        for dim, axis in enumerate(traced.axes(use.axes)):
+            for atom in dict.fromkeys(walk(axis)):
+                if atom in outside:
+                    role = finder.role(use.node, use.slot, atom)
+                    node = traced.model.nodes[use.node].name
+                    members.setdefault(atom, []).append(Member(use.constant, node, dim, axis, role))
+    kinds = _Kinds(traced, members)
+    found = [_group(traced, atom, tuple(parts), kinds) for atom, parts in members.items()]
+    return tuple(_unique(found))
+
+
+def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds) -> Group:
+    lock, mixed = traced.partition.lock_of(atom), traced.partition.mix_of(atom)
+    constants = traced.model.constants
+    outers = {outer for member in members for outer in _outer_factors(member.axis, atom)}
+    prunable_outers = [
+        outer for outer in outers if traced.partition.lock_of(outer) is None and traced.partition.mix_of(outer) is None
+    ]
+    return Group(
+        name=_name(members, constants),
+        kind=kinds.of(atom),
+        atom=atom,
+        members=members,
+        locked=f"{lock.reason} (at {lock.node})" if lock else None,
+        inexact=f"{mixed.reason} (at {mixed.node})" if mixed else None,
+        inner=bool(prunable_outers),
+        lanes=kinds.lanes.get(atom, 0),
+        params=sum(
+            constants[member.constant].count // max(1, member.axis.size) * positions(member.axis, atom).size
+            for member in members
+        ),
+    )
+
+
+def _outer_factors(axis: Axis, atom: Atom) -> Iterator[Atom]:
+    """Yield the atoms that stand left of `atom` in a product of `axis`."""
+    if isinstance(axis, Atom):
+        return
+    if hasattr(axis, "parts"):
+        for part in axis.parts:
+            yield from _outer_factors(part, atom)
+        return
+    for i, factor in enumerate(axis.factors):
+        if atom in walk(factor):
+            yield from (outer for left in axis.factors[:i] for outer in walk(left) if outer is not atom)
+            yield from _outer_factors(factor, atom)
+
+
+def _name(members: Iterable[Member], constants: object) -> str:
+    """Return the name of the layer that makes the units: its weight's name if people chose it, else the node's."""
+    ordered = sorted(members, key=lambda member: member.role != "out")
+    first = ordered[0]
+    name = first.constant
+    return first.node if _ANONYMOUS.match(name) else re.sub(r"[._](weight|kernel)$", "", name)
+
+
+def _unique(found: list[Group]) -> Iterator[Group]:
+    """Add the kind, then a number, to names that several groups share."""
+    for key in (lambda group: f"{group.name}:{group.kind.replace(' ', '_')}", None):
+        counts = Counter(group.name for group in found)
+        if key is not None:
+            found = [replace(group, name=key(group)) if counts[group.name] > 1 else group for group in found]
+    counts, seen = Counter(group.name for group in found), Counter[str]()
+    for group in found:
+        seen[group.name] += 1
+        yield replace(group, name=f"{group.name}.{seen[group.name]}") if counts[group.name] > 1 else group
+
+
+class _RoleFinder:
+    """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op."""
+
+    def __init__(self, traced: Trace) -> None:
+        self._traced = traced
+        self._consumers: dict[str, list[tuple[Node, int]]] = {}
+        constant = set(traced.model.constants)
+        for node in traced.model.nodes:
+            if node.inputs and all(name in constant for name in node.inputs if name):
+                constant.update(node.outputs)
+            for slot, name in enumerate(node.inputs):
+                self._consumers.setdefault(name, []).append((node, slot))
+        self._constant = constant
+        self._contracted: dict[int, set[Atom]] = {}
+
+    def role(self, node: int, slot: int, atom: Atom) -> Role:
+        sink, slot = self._sink(self._traced.model.nodes[node], slot)
+        if sink.op == "BatchNormalization":
+            return "scale" if slot == 1 else "vector"
+        if atom in self._contracted_atoms(sink.index):
+            return "in"
+        coupling = self._traced.couplings.get(sink.index)
+        has_macs = coupling is not None and coupling.macs is not None
+        return "out" if has_macs and slot < 2 else "vector"
+
+    def _sink(self, node: Node, slot: int) -> tuple[Node, int]:
+        """Follow a weight through nodes that have constant inputs alone."""
+        while node.outputs and node.outputs[0] in self._constant and self._consumers.get(node.outputs[0]):
+            node, slot = self._consumers[node.outputs[0]][0]
+        return node, slot
+
+    def _contracted_atoms(self, index: int) -> set[Atom]:
+        if index not in self._contracted:
+            coupling = self._traced.couplings.get(index)
+            axes = [(coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted] if coupling else []
+            self._contracted[index] = {atom for axis in axes for atom in self._traced.partition.atoms(axis)}
+        return self._contracted[index]
+
+
+class _Kinds:
+    """What people call the units: decided by the ops that their atoms take part in."""
+
+    def __init__(self, traced: Trace, members: dict[Atom, list[Member]]) -> None:
+        self._partition = traced.partition
+        self._heads: set[Atom] = set()
+        self._dims: set[Atom] = set()
+        self.lanes: dict[Atom, int] = {}
+        for coupling in traced.couplings.values():
+            if coupling.node.op in _CONVOLUTIONS and len(coupling.inputs) > 1 and coupling.inputs[1]:
+                self._add_lanes(coupling.inputs[0] or ())
+                self._add_lanes(coupling.outputs[0] or ())
+            elif coupling.macs and all(name in traced.values for name in coupling.node.inputs[:2]):
+                self._add_attention(coupling.outputs[0] or (), coupling.macs)
+
+    def _add_lanes(self, axes: Axes) -> None:
+        axis = self._partition.resolve(axes[1]) if len(axes) > 1 else None
+        for part in getattr(axis, "parts", (axis,)) if axis else ():
+            for atom in walk(part):
+                self.lanes[atom] = part.size // atom.size
+
+    def _add_attention(self, output: Axes, macs: Axes) -> None:
+        """A product of two activations: batch axes are heads, the others are inside the heads."""
+        batch = [atom for axis in output[:-2] for atom in self._partition.atoms(axis)]
+        self._heads.update(batch)
+        inside = {atom for axis in macs for atom in self._partition.atoms(axis)}
+        self._dims.update(inside - set(batch))
+
+    def of(self, atom: Atom) -> str:
+        if atom in self._heads:
+            return "heads"
+        if atom in self._dims:
+            return "head dims" if self._partition.lock_of(atom) is None else "positions"
+        if self._partition.mix_of(atom) is not None:
+            return "hidden width"
+        return "channels" if atom in self.lanes else "neurons"
+
+
+def matrices(group: Group, traced: Trace) -> Iterator[tuple[Role, Array]]:
+    """Yield role and ``[units, fan]`` matrix of each weight of a group, one at a time to bound memory."""
+    for member in group.members:
+        yield member.role, member.matrix(traced.model.array(member.constant), group.atom)
+
+
+def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:
+    """Return the groups that each weight carries, by the name of the constant."""
+    result: dict[str, list[Group]] = {}
+    for group in found:
+        for name in dict.fromkeys(member.constant for member in group.members):
+            result.setdefault(name, []).append(group)
+    return result
+
+
+def weights(traced: Trace) -> dict[str, Constant]:
+    """Return the floating-point constants of rank 1 or more that enter the graph."""
+    used = {use.constant for use in traced.uses}
+    return {n: c for n, c in traced.model.constants.items() if c.is_weight and c.shape and n in used}

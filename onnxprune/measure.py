@@ -1,0 +1,466 @@
+"""Two models side by side: size, latency, memory, accuracy, and how far their outputs lie apart.
+
+Both sessions are open before anything is timed, both get the same feeds, and their runs are interleaved: the
+ratio of the two medians comes with an interval, so that noise is not taken for a speedup.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data import Data, batch_size, batches
+from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.model import Array, Model, Port, serialize
+from onnxprune.runtime import (
+    Session,
+    default_dims,
+    open_session,
+    peak_memory_bytes,
+    random_feeds,
+    time_interleaved,
+)
+
+RANDOM_BATCHES = 4  # feeds on which outputs are compared when there is no data
+RESAMPLES = 2000  # of the bootstrap
+# Two sessions of one and the same model differ by up to 2 % for as long as they live (measured on ONNX Runtime
+# 1.32): their buffers lie elsewhere. No number of rounds averages that out, so it counts as noise.
+FLOOR = 0.02
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models, measured."""
+
+    path: str | None  # None for a model in memory
+    sha256: str
+    params: int
+    macs: int | None  # per sample, as the caller counted them
+    size_bytes: int  # on disk, external data included
+    median_ms: float
+    p95_ms: float
+    peak_memory_bytes: int | None  # None off the CPU, or where it cannot be measured
+    accuracy: float | None  # top-1, a fraction; None without labels
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the outputs of two models lie apart; where any output holds floats, those alone count."""
+
+    max_abs_diff: float | None  # None when no output can be compared; infinite when one is NaN and one is not
+    max_rel_diff: float | None  # largest difference of an output over its largest magnitude; of the worst output
+    snr_db: float | None  # 10 log10(signal / error) of the worst output; infinite when equal
+    agreement: float | None  # share of samples with equal top-1 of the first output, if it holds class scores
+    incomparable: tuple[str, ...]  # outputs whose shapes differ, as after a non-maximum suppression
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found."""
+
+    before: Side
+    after: Side
+    speedup: float  # median latency before / after
+    speedup_interval: tuple[float, float]  # 95 %, by a bootstrap over the rounds
+    within_noise: bool  # whether the interval contains 1, or comes within FLOOR of it
+    difference: Difference
+    samples: int  # on which outputs were compared
+    feeds: str  # "data" or "random"
+    provider: str
+    threads: int  # 0 is ONNX Runtime's choice
+    batch: int  # samples of a timed run
+    runs: int  # timed runs of each model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; what is infinite (the SNR of equal outputs) becomes None."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def compare_models(
+    before: Model,
+    after: Model,
+    *,
+    data: Data | None = None,
+    provider: str = "cpu",
+    threads: int = 1,
+    batch: int = 1,
+    budget_s: float = 10.0,
+    seed: int = 0,
+    memory: bool = True,
+    macs: tuple[int | None, int | None] = (None, None),
+) -> Comparison:
+    """Return two models measured side by side, on the same feeds.
+
+    Args:
+        before: the reference.
+        after: the model that shall replace it.
+        data: samples, all of which are run for differences and accuracy; random feeds when None.
+        provider: short name, see `runtime.PROVIDERS`.
+        threads: of each session on the CPU; 0 leaves it to ONNX Runtime.
+        batch: samples per timed run, where the model does not fix it.
+        budget_s: time for the timed runs of both.
+        seed: of random feeds and of the bootstrap.
+        memory: whether to measure the peak memory, which starts a process per model.
+        macs: of both models, from whoever counted them.
+
+    Raises:
+        ModelError: when the inputs or outputs do not match, or ONNX Runtime cannot run a model.
+        DataError: when random feeds cannot be made, or labels do not fit the first output.
+        OptionError: for a value outside its range or a provider that is not here.
+    """
+    if batch < 1 or budget_s <= 0:
+        raise OptionError(f"batch must be 1 or more and budget_s above 0, got {batch} and {budget_s}")
+    inputs = _common_inputs(before, after)
+    feeds = next(_all_feeds(inputs, data, batch, seed))
+    pair = _open(before, provider, threads), _open(after, provider, threads)
+    found = _run_all(pair, inputs, data, batch, seed)
+    before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
+    interval = _interval(before_ms, after_ms, seed)
+    measured = (before_ms, after_ms), macs, _accuracies(found, data)
+    sides = [
+        _side(model, latencies_ms, count, right, _peak(model, feeds, provider, threads) if memory else None)
+        for model, latencies_ms, count, right in zip((before, after), *measured, strict=True)
+    ]
+    return Comparison(
+        before=sides[0],
+        after=sides[1],
+        speedup=sides[0].median_ms / sides[1].median_ms,
+        speedup_interval=interval,
+        within_noise=interval[0] <= 1 + FLOOR and interval[1] >= 1 - FLOOR,
+        difference=_difference(found),
+        samples=sum(part.samples for part in found),
+        feeds="random" if data is None else "data",
+        provider=provider,
+        threads=threads,
+        batch=_samples(feeds),
+        runs=len(before_ms),
+    )
+
+
+def verdict(comparison: Comparison, min_speedup: float | None, max_drop: float | None) -> list[str]:
+    """Return a sentence for each bound that was missed; none is good.
+
+    Args:
+        comparison: of the models before and after.
+        min_speedup: the least ratio of median latencies; None asks for nothing.
+        max_drop: the largest loss of accuracy, as a fraction: 0.01 is one point; None asks for nothing.
+
+    Raises:
+        OptionError: when `max_drop` is asked for without labels, or a bound is outside its range.
+    """
+    if min_speedup is not None and min_speedup <= 0:
+        raise OptionError(f"min_speedup must be above 0, got {min_speedup}")
+    if max_drop is not None and not 0 <= max_drop <= 1:
+        raise OptionError(f"max_drop is a fraction between 0 and 1 (0.01 is one point), got {max_drop}")
+    missed = []
+    if min_speedup is not None and comparison.speedup < min_speedup:
+        low, high = comparison.speedup_interval
+        found = f"the speedup is {comparison.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f})"
+        missed.append(f"{found}, asked for at least {min_speedup:.2f}x")
+    if max_drop is not None:
+        old, new = comparison.before.accuracy, comparison.after.accuracy
+        if old is None or new is None:
+            raise OptionError("max_drop needs labels: give data with an array 'labels' of class indices")
+        if old - new > max_drop + 1e-12:
+            fell = f"the accuracy fell by {100 * (old - new):.2f} points, from {old:.2%} to {new:.2%}"
+            missed.append(f"{fell}, allowed are {100 * max_drop:.2f}")
+    return missed
+
+
+def accuracy(session: Session, data: Data, batch: int) -> float:
+    """Return the share of samples whose largest score in the first output is that of the label.
+
+    Args:
+        session: of a classifier: its first output is ``[samples, classes]``.
+        data: samples with labels.
+        batch: samples per run; must be what the model takes, see `data.batch_size`.
+
+    Raises:
+        DataError: without labels, or when the first output or the labels do not fit.
+    """
+    if data.labels is None:
+        raise DataError("accuracy needs an array 'labels' of class indices in the data")
+    right = 0
+    for i, feeds in enumerate(batches(data, batch)):
+        expected = data.labels[i * batch : (i + 1) * batch]
+        right += int((_top1(session.run(feeds), expected) == expected).sum())
+    return right / data.count
+
+
+def _top1(outputs: Mapping[str, Array], labels: Array) -> Array:
+    """Return the index of the largest score per sample, checked against the labels of a batch."""
+    name, scores = next(iter(outputs.items()), ("(none)", np.zeros(0)))
+    if not _is_scores(scores, len(labels)):
+        expected = f"[{len(labels)}, classes], one score per class"
+        raise DataError(f"accuracy needs a first output {expected}; {name!r} is {list(scores.shape)}")
+    classes = scores.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        there = f"labels from {labels.min()} to {labels.max()}"
+        raise DataError(f"the data has {there}, but output {name!r} scores classes 0 to {classes - 1}")
+    top: Array = np.argmax(scores, axis=1)
+    return top
+
+
+def _is_scores(output: Array, samples: int) -> bool:
+    return output.ndim == 2 and len(output) == samples and output.shape[1] > 1 and _is_float(output)
+
+
+def _is_float(array: Array) -> bool:
+    return "float" in array.dtype.name  # by name: bfloat16 is of no kind that numpy knows
+
+
+# -- inputs, feeds and sessions --------------------------------------------------------------------------
+
+
+def _common_inputs(before: Model, after: Model) -> tuple[Port, ...]:
+    """Return the inputs that both models take; a dim that one of them fixes is fixed."""
+    others = {port.name: port for port in after.inputs}
+    names = [port.name for port in before.inputs]
+    strange = [port.name for port in after.inputs if port.name not in names]
+    missing = [name for name in names if name not in others]
+    if missing or strange:
+        which, has, lacks = (missing, "first", "second") if missing else (strange, "second", "first")
+        raise ModelError(f"the models cannot be compared: input {which[0]!r} is in the {has}, not in the {lacks}")
+    return tuple(_common(port, others[port.name]) for port in before.inputs)
+
+
+def _common(one: Port, other: Port) -> Port:
+    if one.shape is None or other.shape is None:
+        agree, shape = one.dtype == other.dtype, one.shape or other.shape
+    else:
+        pairs = list(zip(one.shape, other.shape, strict=False))
+        fixed = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+        agree = one.dtype == other.dtype and len(one.shape) == len(other.shape)
+        agree = agree and all(a == b for a, b in fixed)
+        shape = tuple(b if isinstance(b, int) else a for a, b in pairs)
+    if not agree:
+        both = " and ".join(f"{port.dtype} {port.shape and list(port.shape)}" for port in (one, other))
+        raise ModelError(f"the models cannot be compared: input {one.name!r} differs, {both}")
+    return Port(one.name, one.dtype, shape)
+
+
+def _all_feeds(inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int) -> Iterator[dict[str, Array]]:
+    if data is not None:
+        yield from batches(data, batch_size(inputs, batch))
+        return
+    dims = default_dims(inputs, batch)
+    yield from (random_feeds(inputs, dims, seed + i) for i in range(RANDOM_BATCHES))
+
+
+def _samples(feeds: Mapping[str, Array]) -> int:
+    """Return the samples of a batch: the first axis of the first input that has one."""
+    return next((len(array) for array in feeds.values() if array.ndim), 1)
+
+
+def _source(model: Model) -> tuple[Path | bytes, Path | None]:
+    """Return the file of a model, or its bytes and where their external data lies."""
+    if model.path is not None:
+        return model.path, None
+    return serialize(model.proto), model.folder if model.is_external else None
+
+
+def _open(model: Model, provider: str, threads: int) -> Session:
+    source, folder = _source(model)
+    return open_session(source, provider=provider, threads=threads, folder=folder)
+
+
+def _peak(model: Model, feeds: Mapping[str, Array], provider: str, threads: int) -> int | None:
+    if provider != "cpu":  # the memory of a device is not seen from the process
+        return None
+    source, folder = _source(model)
+    return peak_memory_bytes(source, feeds, provider=provider, threads=threads, folder=folder)
+
+
+def _side(
+    model: Model,
+    latencies_ms: npt.NDArray[np.float64],
+    macs: int | None,
+    right: float | None,
+    memory_bytes: int | None,
+) -> Side:
+    return Side(
+        path=None if model.path is None else str(model.path),
+        sha256=model.sha256(),
+        params=model.params,
+        macs=macs,
+        size_bytes=model.size_bytes(),
+        median_ms=float(np.median(latencies_ms)),
+        p95_ms=float(np.percentile(latencies_ms, 95)),
+        peak_memory_bytes=memory_bytes,
+        accuracy=right,
+    )
+
+
+def _interval(before_ms: npt.NDArray[np.float64], after_ms: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of the ratio of the medians, by a moving-block bootstrap over the rounds.
+
+    Blocks of neighbours (Künsch 1989), because a disturbance lasts for more than one round.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(before_ms)
+    length = max(1, round(n ** (1 / 3)))
+    starts = rng.integers(0, n, (RESAMPLES, math.ceil(n / length)))
+    rounds = ((starts[:, :, None] + np.arange(length)) % n).reshape(RESAMPLES, -1)[:, :n]
+    ratios = np.median(before_ms[rounds], axis=1) / np.median(after_ms[rounds], axis=1)
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return float(low), float(high)
+
+
+# -- outputs -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Deviation:
+    """How far one output of a batch lies from the reference."""
+
+    is_float: bool
+    max_diff: float
+    max_reference: float
+    error: float  # sum of squares
+    signal: float  # sum of squares
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What remains of a batch that went through both models."""
+
+    samples: int
+    deviations: Mapping[str, _Deviation | None]  # by output; None where it cannot be compared
+    tops: tuple[Array, Array] | None  # top-1 before and after ``[samples]``, None if these are no class scores
+
+
+def _run_all(
+    pair: tuple[Session, Session], inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int
+) -> list[_Batch]:
+    """Run both models over all of the data, or over random feeds."""
+    found: list[_Batch] = []
+    start = 0
+    for feeds in _all_feeds(inputs, data, batch, seed):
+        n = _samples(feeds)
+        labels = None if data is None or data.labels is None else data.labels[start : start + n]
+        before, after = (_run(session, feeds, data is None) for session in pair)
+        pairs = _pairs(before, after)
+        deviations = {name: _deviation(before[name], after[other]) for name, other in pairs}
+        found.append(_Batch(n, deviations, _tops(before, after, labels, n)))
+        start += n
+    return found
+
+
+def _run(session: Session, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
+    try:
+        outputs = session.run(feeds)
+    except ModelError as error:
+        if not is_random:
+            raise
+        hint = "the feeds were random, of default sizes; give real ones with --data"
+        raise ModelError(f"{error} ({hint})") from None
+    if not outputs:
+        raise ModelError("the models cannot be compared: no output is a tensor")
+    return outputs
+
+
+def _pairs(before: Mapping[str, Array], after: Mapping[str, Array]) -> list[tuple[str, str]]:
+    """Return which outputs belong together: those of equal names, or all by position if no name is shared."""
+    shared = [(name, name) for name in before if name in after]
+    if len(before) != len(after) or 0 < len(shared) < len(before):
+        both = f"{', '.join(before)} in the first, {', '.join(after)} in the second"
+        raise ModelError(f"the models cannot be compared: their outputs differ, {both}")
+    return shared or list(zip(before, after, strict=True))
+
+
+def _deviation(reference: Array, other: Array) -> _Deviation | None:
+    """Compare two arrays; infinities at the same place are equal, as in masks, and so are NaNs."""
+    if reference.shape != other.shape or any(a.dtype.kind in "OUS" for a in (reference, other)):
+        return None
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        diff = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    diff = np.where(np.isnan(diff), np.inf, diff)
+    finite = np.where(np.isfinite(a), a, 0.0)
+    with np.errstate(over="ignore"):
+        error, signal = float(np.square(diff).sum()), float(np.square(finite).sum())
+    maxima = float(diff.max(initial=0.0)), float(np.abs(finite).max(initial=0.0))
+    return _Deviation(_is_float(reference), *maxima, error, signal)
+
+
+def _tops(
+    before: Mapping[str, Array], after: Mapping[str, Array], labels: Array | None, samples: int
+) -> tuple[Array, Array] | None:
+    if labels is not None:
+        return _top1(before, labels), _top1(after, labels)
+    one, other = next(iter(before.values())), next(iter(after.values()))
+    if not (_is_scores(one, samples) and _is_scores(other, samples)):
+        return None
+    return np.argmax(one, axis=1), np.argmax(other, axis=1)
+
+
+def _accuracies(found: Sequence[_Batch], data: Data | None) -> tuple[float | None, float | None]:
+    if data is None or data.labels is None:
+        return None, None
+    before, after = _all_tops(found) or (np.zeros(0), np.zeros(0))
+    return float((before == data.labels).mean()), float((after == data.labels).mean())
+
+
+def _all_tops(found: Sequence[_Batch]) -> tuple[Array, Array] | None:
+    """Return the top-1 before and after of all samples, None where some batch has none."""
+    tops = [batch.tops for batch in found if batch.tops is not None]
+    if len(tops) < len(found):
+        return None
+    return np.concatenate([before for before, _ in tops]), np.concatenate([after for _, after in tops])
+
+
+def _difference(found: Sequence[_Batch]) -> Difference:
+    outputs = {name: [batch.deviations[name] for batch in found] for name in found[0].deviations}
+    whole = {name: _merged(parts) for name, parts in outputs.items()}
+    good = [deviation for deviation in whole.values() if deviation is not None]
+    counted = [deviation for deviation in good if deviation.is_float] or good
+    tops = _all_tops(found)
+    return Difference(
+        max_abs_diff=max((each.max_diff for each in counted), default=None),
+        max_rel_diff=max((_ratio(each.max_diff, each.max_reference) for each in counted), default=None),
+        snr_db=min((_snr_db(each) for each in counted), default=None),
+        agreement=None if tops is None else float((tops[0] == tops[1]).mean()),
+        incomparable=tuple(name for name, deviation in whole.items() if deviation is None),
+    )
+
+
+def _merged(parts: Sequence[_Deviation | None]) -> _Deviation | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return _Deviation(
+        is_float=known[0].is_float,
+        max_diff=max(part.max_diff for part in known),
+        max_reference=max(part.max_reference for part in known),
+        error=sum(part.error for part in known),
+        signal=sum(part.signal for part in known),
+    )
+
+
+def _snr_db(deviation: _Deviation) -> float:
+    ratio = _ratio(deviation.error, deviation.signal)
+    if ratio in (0.0, math.inf):
+        return -math.inf if ratio else math.inf
+    return -10 * math.log10(ratio)
+
+
+def _ratio(part: float, whole: float) -> float:
+    if part == 0:
+        return 0.0
+    return part / whole if whole else math.inf

@@ -1,0 +1,711 @@
+"""The ONNX boundary: load, check, look at, copy and save models.
+
+The only module that imports `onnx` and `onnx_graphsurgeon`. The rest of the package sees a `Model`: frozen
+nodes with plain attributes, constants by name, and numpy arrays that are read when they are asked for.
+A `Model` is never changed; `rewrite` makes a new protobuf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.external_data_helper import ExternalDataInfo
+
+from onnxprune.errors import ModelError
+
+Array: TypeAlias = npt.NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
+
+OLDEST_OPSET = 7  # before it, broadcasting was an attribute
+INLINE_LIMIT = 2**31 - 2**20  # bytes of one protobuf message, less a margin for the graph
+_SMALL = 1024  # bytes up to which a tensor stays in a skeleton
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node, with what differs between files made plain."""
+
+    index: int  # position in the graph
+    name: str  # never empty: unnamed nodes are called after their first output
+    op: str  # "Conv", or "com.microsoft.Gelu" outside the default domain
+    version: int  # opset version of its domain
+    inputs: tuple[str, ...]  # "" where an optional input is absent
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any]  # int, float, str, list or numpy array; subgraphs are left out
+    captured: tuple[str, ...] = ()  # outer values that its subgraphs read
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.name!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of the graph."""
+
+    name: str
+    dtype: np.dtype[Any] | None  # None for sequences and maps
+    shape: tuple[int | str | None, ...] | None  # a str or None marks a dynamic dim; None is an unknown rank
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An initializer or the output of a Constant node."""
+
+    name: str
+    tensor: TensorProto
+    shape: Shape
+    node: int | None = None  # index of the Constant node, None for an initializer
+
+    @property
+    def count(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy type of the elements."""
+        return numpy_type(self.tensor.data_type)
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it holds floating-point numbers (of any width), and not sizes, indices or switches."""
+        return self.tensor.data_type in _FLOATS
+
+
+_FLOATS = frozenset(
+    getattr(TensorProto, name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2")
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX model as the package sees it; `proto` is shared with the caller and never changed."""
+
+    proto: ModelProto
+    path: Path | None  # the file it was read from
+    folder: Path  # where external data lies
+    nodes: tuple[Node, ...] = field(repr=False)
+    constants: Mapping[str, Constant] = field(repr=False)
+    inputs: tuple[Port, ...]  # without those that merely list an initializer
+    outputs: tuple[Port, ...]
+
+    @cached_property
+    def opsets(self) -> dict[str, int]:
+        """Version by domain; the default domain is ``""``."""
+        return _opsets(self.proto)
+
+    @cached_property
+    def value_shapes(self) -> dict[str, tuple[int | str | None, ...] | None]:
+        """Shapes that the file itself states for values between nodes."""
+        return {info.name: _port(info).shape for info in self.proto.graph.value_info}
+
+    @cached_property
+    def params(self) -> int:
+        """The number of weights: elements of all floating-point constants."""
+        return sum(constant.count for constant in self.constants.values() if constant.is_weight)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether some initializer lies outside the model file."""
+        return any(_is_external(tensor) for tensor in self.proto.graph.initializer)
+
+    def array(self, name: str) -> Array:
+        """Return the constant `name` as a read-only array; external data is mapped, not read."""
+        return _array(self.constants[name].tensor, self.folder)
+
+    def size_bytes(self) -> int:
+        """Return the bytes that the model takes on disk, external data included."""
+        outside = sum(_external_length(t) for t in self.proto.graph.initializer if _is_external(t))
+        return (self.path.stat().st_size if self.path else self.proto.ByteSize()) + outside
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the model file (of the serialized message for a model in memory), in hex."""
+        digest = hashlib.sha256()
+        if self.path is None:
+            digest.update(self.proto.SerializeToString(deterministic=True))
+            return digest.hexdigest()
+        with self.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+def load(source: Source) -> Model:
+    """Return the checked model of a path, a ModelProto, a torch ONNXProgram or an onnx-graphsurgeon Graph.
+
+    Raises:
+        ModelError: when the file is missing, no protobuf, no valid ONNX, of an unsupported opset, or when its
+            external data is missing or lies outside the model's folder.
+    """
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    proto = _read(path) if path else _proto_of(source)
+    where = f"{path}" if path else "the model"
+    _check_opsets(proto, where)
+    folder = path.parent if path else Path()
+    _check_tensors(proto, folder, where)
+    _check_graph(proto, where)
+    return view(proto, path)
+
+
+def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None) -> Model:
+    """Return `proto` as a `Model`, without any check; `folder` is where its external data lies."""
+    graph = proto.graph
+    opsets = _opsets(proto)
+    nodes = tuple(_node(i, node, opsets) for i, node in enumerate(graph.node))
+    constants = {t.name: Constant(t.name, t, tuple(t.dims)) for t in graph.initializer}
+    for i, node in enumerate(graph.node):
+        tensor = _constant_of(node)
+        if tensor is not None:
+            constants[node.output[0]] = Constant(node.output[0], tensor, tuple(tensor.dims), i)
+    return Model(
+        proto=proto,
+        path=path,
+        folder=folder or (path.parent if path else Path()),
+        nodes=nodes,
+        constants=MappingProxyType(constants),
+        inputs=tuple(_port(info) for info in graph.input if info.name not in constants),
+        outputs=tuple(_port(info) for info in graph.output),
+    )
+
+
+def _read(path: Path) -> ModelProto:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        return onnx.load(path, load_external_data=False)
+    except DecodeError:
+        message = "not an ONNX file, or a truncated one (it cannot be parsed as a protobuf)"
+        raise ModelError(f"{path}: {message}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+
+
+def _proto_of(source: Any) -> ModelProto:
+    if isinstance(source, ModelProto):
+        return source
+    proto = getattr(source, "model_proto", None)  # torch.onnx.ONNXProgram
+    if isinstance(proto, ModelProto):
+        return proto
+    if type(source).__module__.startswith("onnx_graphsurgeon"):
+        import onnx_graphsurgeon  # noqa: PLC0415 - takes 0.3 s, and few callers hold such a graph
+
+        exported: ModelProto = onnx_graphsurgeon.export_onnx(source)
+        return exported
+    expected = "a path, an onnx.ModelProto, a torch ONNXProgram or an onnx_graphsurgeon.Graph"
+    raise ModelError(f"expected {expected}, got {type(source).__name__}")
+
+
+def _check_opsets(proto: ModelProto, where: str) -> None:
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError(f"{where}: a protobuf, but not a valid ONNX model: it has no graph or no IR version")
+    version = _opsets(proto).get("", OLDEST_OPSET)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= version <= newest:
+        raise ModelError(
+            f"{where}: opset {version} is not supported (known: {OLDEST_OPSET} to {newest}); "
+            "convert it with onnx.version_converter, or update onnx"
+        )
+
+
+def _check_tensors(proto: ModelProto, folder: Path, where: str) -> None:
+    for tensor in proto.graph.initializer:
+        if _is_external(tensor):
+            _check_external(tensor, folder, where)
+        elif tensor.HasField("raw_data"):
+            expected = _raw_length(tensor)
+            if len(tensor.raw_data) != expected:
+                raise ModelError(
+                    f"{where}: initializer {tensor.name!r} of shape {list(tensor.dims)} holds "
+                    f"{len(tensor.raw_data)} bytes, expected {expected}: the file is damaged"
+                )
+
+
+def _check_external(tensor: TensorProto, folder: Path, where: str) -> None:
+    info = ExternalDataInfo(tensor)
+    location = folder / info.location
+    inside = location.resolve().is_relative_to(folder.resolve())
+    if Path(info.location).is_absolute() or not inside:
+        raise ModelError(
+            f"{where}: external data of initializer {tensor.name!r} lies outside the model's folder "
+            f"({info.location}); it is not read, move it beside the model"
+        )
+    if not location.is_file():
+        raise ModelError(f"{where}: external data of initializer {tensor.name!r} is missing: no file {info.location}")
+    end = (info.offset or 0) + _external_length(tensor)
+    if location.stat().st_size < end:
+        raise ModelError(
+            f"{where}: external data of initializer {tensor.name!r} ends at byte {end}, but {info.location} "
+            f"has {location.stat().st_size} bytes"
+        )
+
+
+def _check_graph(proto: ModelProto, where: str) -> None:
+    """Run onnx's checker on the graph without its large weights (they were checked by `_check_tensors`)."""
+    try:
+        onnx.checker.check_model(skeleton(proto))
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{where}: not a valid ONNX model: {reason}") from None
+
+
+def skeleton(proto: ModelProto) -> ModelProto:
+    """Return a copy of `proto` whose large initializers are graph inputs: small, and the same to checkers."""
+    small = ModelProto()
+    _copy_fields(proto, small, skip={"graph"})
+    _copy_fields(proto.graph, small.graph, skip={"initializer"})
+    listed = {info.name for info in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if not _is_external(tensor) and tensor.ByteSize() <= _SMALL:
+            small.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in listed:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            small.graph.input.append(info)
+    return small
+
+
+def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
+    """Copy every set field but those in `skip`, so that unknown and future fields survive."""
+    for descriptor, value in source.ListFields():
+        if descriptor.name in skip:
+            continue
+        if descriptor.is_repeated:
+            getattr(target, descriptor.name).extend(value)
+        elif descriptor.message_type:
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)
+
+
+def _opsets(proto: ModelProto) -> dict[str, int]:
+    return {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in proto.opset_import}
+
+
+def _node(index: int, proto: NodeProto, opsets: Mapping[str, int]) -> Node:
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    first = next((name for name in proto.output if name), f"{proto.op_type}_{index}")
+    return Node(
+        index=index,
+        name=proto.name or first,
+        op=f"{domain}.{proto.op_type}" if domain else proto.op_type,
+        version=opsets.get(domain, 1),
+        inputs=tuple(proto.input),
+        outputs=tuple(proto.output),
+        attrs=MappingProxyType({a.name: _attribute(a) for a in proto.attribute if not _graphs_of(a)}),
+        captured=tuple(dict.fromkeys(_captured(proto))),
+    )
+
+
+def _attribute(attribute: AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.type == AttributeProto.STRING:
+        return value.decode("utf-8", "replace")
+    if attribute.type == AttributeProto.STRINGS:
+        return [item.decode("utf-8", "replace") for item in value]
+    if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+        return list(value)
+    return value
+
+
+def _graphs_of(attribute: AttributeProto) -> list[GraphProto]:
+    return [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+
+
+def _captured(node: NodeProto) -> Iterator[str]:
+    """Yield the names that the subgraphs of `node` read from outside of themselves."""
+    for graph in (g for attribute in node.attribute for g in _graphs_of(attribute)):
+        inner = {info.name for info in graph.input} | {t.name for t in graph.initializer}
+        for child in graph.node:
+            yield from (name for name in (*child.input, *_captured(child)) if name and name not in inner)
+            inner.update(child.output)
+        yield from (info.name for info in graph.output if info.name not in inner)
+
+
+def _port(info: ValueInfoProto) -> Port:
+    tensor = info.type.tensor_type
+    if not info.type.HasField("tensor_type"):
+        return Port(info.name, None, None)
+    dtype = numpy_type(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape"):
+        return Port(info.name, dtype, None)
+    dims = tensor.shape.dim
+    return Port(info.name, dtype, tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims))
+
+
+def _constant_of(node: NodeProto) -> TensorProto | None:
+    """Return the tensor of a Constant node in any of its forms; None for other nodes and sparse values."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        tensor: TensorProto = attribute.t
+        return tensor
+    if attribute.name in ("value_float", "value_floats"):
+        return onnx.numpy_helper.from_array(np.array(_attribute(attribute), np.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        return onnx.numpy_helper.from_array(np.array(_attribute(attribute), np.int64))
+    return None
+
+
+def numpy_type(data_type: int) -> np.dtype[Any]:
+    """Return the numpy type of an ONNX element type."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+
+
+def _is_external(tensor: TensorProto) -> bool:
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def _raw_length(tensor: TensorProto) -> int:
+    """Return the bytes that the elements of `tensor` take, packed 4-bit types included."""
+    count = math.prod(tensor.dims)
+    name = TensorProto.DataType.Name(tensor.data_type)
+    if name.endswith(("INT4", "FLOAT4E2M1")):
+        return (count + 1) // 2
+    if name.endswith("INT2"):
+        return (count + 3) // 4
+    return count * numpy_type(tensor.data_type).itemsize
+
+
+def _external_length(tensor: TensorProto) -> int:
+    return ExternalDataInfo(tensor).length or _raw_length(tensor)
+
+
+def _array(tensor: TensorProto, folder: Path) -> Array:
+    if not _is_external(tensor):
+        array = onnx.numpy_helper.to_array(tensor)
+        array.flags.writeable = False
+        return array
+    info = ExternalDataInfo(tensor)
+    raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (_external_length(tensor),))
+    dtype = numpy_type(tensor.data_type)
+    if _raw_length(tensor) == math.prod(tensor.dims) * dtype.itemsize:
+        return raw.view(dtype).reshape(tuple(tensor.dims))
+    inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes())
+    return onnx.numpy_helper.to_array(inline)
+
+
+# -- shape inference and folding, node by node -----------------------------------------------------------
+
+TensorType: TypeAlias = "tuple[int, Shape]"  # element type of ONNX, shape
+
+
+def element_type(dtype: np.dtype[Any]) -> int:
+    """Return the ONNX element type of a numpy type."""
+    return onnx.helper.np_dtype_to_tensor_dtype(dtype)
+
+
+class Inference:
+    """Shape inference and evaluation of single nodes of one model.
+
+    Made once per model: it keeps the protobufs of the operator sets at hand.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._protos = model.proto.graph.node
+        self._opsets = model.opsets
+        self._imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
+        self._ir = model.proto.ir_version
+
+    def outputs(
+        self, node: Node, types: Mapping[str, TensorType], values: Mapping[str, Array]
+    ) -> dict[str, tuple[int, Shape | None]] | None:
+        """Return element type and shape of each output; None for an op that onnx does not know.
+
+        A shape that depends on data, or cannot be inferred, is None.
+        """
+        proto = self._protos[node.index]
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        try:
+            schema = onnx.defs.get_schema(proto.op_type, self._opsets.get(domain, 1), domain)
+        except onnx.defs.SchemaError:
+            return None
+        known = {name: onnx.helper.make_tensor_type_proto(*typed) for name, typed in types.items()}
+        data = {name: onnx.numpy_helper.from_array(value, name) for name, value in values.items()}
+        try:
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, proto, known, data, opset_imports=self._imports, ir_version=self._ir
+            )
+        except (onnx.shape_inference.InferenceError, KeyError):  # KeyError: an input of unknown type
+            return None
+        return {name: _type_of(proto) for name, proto in found.items()}
+
+    def evaluate(self, node: Node, values: Mapping[str, Array]) -> list[Array] | None:
+        """Return the outputs of a node whose inputs are all known, by onnx's reference; None if it cannot."""
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
+
+        single = onnx.helper.make_graph([self._protos[node.index]], "node", [], [])
+        single.input.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.inputs) if name)
+        single.output.extend(onnx.ValueInfoProto(name=name) for name in node.outputs if name)
+        model = onnx.helper.make_model(single, opset_imports=self._imports, ir_version=self._ir)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outputs = ReferenceEvaluator(model).run(None, dict(values))
+        except Exception:
+            return None
+        return [np.asarray(output) for output in outputs]
+
+
+def inferred_shapes(model: Model, dims: Mapping[str, Shape]) -> dict[str, TensorType]:
+    """Return type and shape of values by inference over the whole graph, which sees into local functions.
+
+    Args:
+        model: the model.
+        dims: the shape of each input.
+    """
+    proto = skeleton(model.proto)
+    for info in proto.graph.input:
+        for dim, size in zip(info.type.tensor_type.shape.dim, dims.get(info.name, ()), strict=False):
+            dim.dim_value = size
+    del proto.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    types = {info.name: _type_of(info.type) for info in inferred.graph.value_info}
+    return {name: (kind, shape) for name, (kind, shape) in types.items() if shape is not None}
+
+
+def _type_of(proto: onnx.TypeProto) -> tuple[int, Shape | None]:
+    tensor = proto.tensor_type
+    dims = tensor.shape.dim
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
+        return tensor.elem_type, None
+    return tensor.elem_type, tuple(dim.dim_value for dim in dims)
+
+
+# -- writing -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What a rewrite changes; all that is not named here is copied as it is."""
+
+    inputs: Mapping[tuple[int, int], str]  # (node, input slot) -> new value name
+    attributes: Mapping[tuple[int, str], int | list[int] | None]  # (node, name) -> value, None removes it
+    replaced: Mapping[str, Array]  # constant -> new contents
+    added: Mapping[str, Array]  # new initializers
+    nodes_before: Mapping[int, Sequence[NodeProto]]  # new nodes, in front of this one
+    shapes: Mapping[str, tuple[int | None, ...]]  # value -> dims after the cut; 0: as stated, None: unknown
+
+
+NO_EDITS = Edits({}, {}, {}, {}, {}, {})
+
+
+def make_node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
+    """Return a node of the default domain, named after its output."""
+    return onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
+
+
+def apply_edits(model: Model, edits: Edits) -> ModelProto:
+    """Return a new protobuf: `model` with `edits`, without nodes and constants that the edits made dead."""
+    proto = ModelProto()
+    _copy_fields(model.proto, proto, skip={"graph"})
+    graph = model.proto.graph
+    _copy_fields(graph, proto.graph, skip={"initializer", "node", "value_info"})
+    nodes = list(_edited_nodes(model, edits))
+    before, after = _live(graph.node, graph), _live(nodes, graph)
+    alive = [node for node in nodes if not _made_dead(node.output, before, after)]
+    proto.graph.node.extend(alive)
+    used = after | {info.name for info in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name in edits.replaced:
+            _fill(proto.graph.initializer.add(), tensor, edits.replaced[tensor.name])
+        elif tensor.name in used or tensor.name not in before:
+            proto.graph.initializer.add().CopyFrom(tensor)
+    for name, array in edits.added.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+    produced = {name for node in proto.graph.node for name in node.output}
+    produced |= {tensor.name for tensor in proto.graph.initializer}
+    known = {info.name for info in graph.value_info} - {n for node in graph.node for n in node.output}
+    for info in graph.value_info:
+        if info.name in produced or info.name in known:
+            _resize(proto.graph.value_info.add(), info, edits.shapes.get(info.name))
+    for info in proto.graph.input:
+        if info.name in edits.replaced:
+            _resize(info, info, edits.replaced[info.name].shape)
+    return proto
+
+
+def _edited_nodes(model: Model, edits: Edits) -> Iterator[NodeProto]:
+    inputs: dict[int, dict[int, str]] = {}
+    for (index, slot), name in edits.inputs.items():
+        inputs.setdefault(index, {})[slot] = name
+    attributes: dict[int, dict[str, int | list[int] | None]] = {}
+    for (index, attribute), value in edits.attributes.items():
+        attributes.setdefault(index, {})[attribute] = value
+    for index, node in enumerate(model.proto.graph.node):
+        yield from edits.nodes_before.get(index, ())
+        replaced = edits.replaced.get(node.output[0]) if node.op_type == "Constant" and node.output else None
+        if index not in inputs and index not in attributes and replaced is None:
+            yield node
+            continue
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for slot, name in inputs.get(index, {}).items():
+            copy.input.extend([""] * (slot + 1 - len(copy.input)))
+            copy.input[slot] = name
+        for attribute, value in attributes.get(index, {}).items():
+            _set_attribute(copy, attribute, value)
+        if replaced is not None:
+            _fill(copy.attribute[0].t, copy.attribute[0].t, replaced)
+        yield copy
+
+
+def _set_attribute(node: NodeProto, name: str, value: int | list[int] | None) -> None:
+    kept = [a for a in node.attribute if a.name != name]
+    old = next((a for a in node.attribute if a.name == name), None)
+    if value is not None:
+        new = onnx.helper.make_attribute(name, value)
+        if old is not None:
+            kept.insert(list(node.attribute).index(old), new)
+        else:
+            kept.append(new)
+    kept = [AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _fill(target: TensorProto, source: TensorProto, array: Array) -> None:
+    """Make `target` a tensor like `source` (name, doc string, type) with the contents of `array`."""
+    new = onnx.numpy_helper.from_array(np.ascontiguousarray(array), source.name)
+    new.doc_string = source.doc_string
+    new.metadata_props.extend(source.metadata_props)
+    target.CopyFrom(new)
+
+
+def _resize(target: ValueInfoProto, source: ValueInfoProto, shape: Sequence[int | None] | None) -> None:
+    if target is not source:
+        target.CopyFrom(source)
+    for dim, size in zip(target.type.tensor_type.shape.dim, shape or (), strict=False):
+        if size is None:
+            dim.Clear()
+        elif size:
+            dim.dim_value = size
+
+
+def _live(nodes: Iterable[NodeProto], graph: GraphProto) -> set[str]:
+    """Return the names that some node, subgraph or graph output reads, counted from the outputs back."""
+    live = {info.name for info in graph.output}
+    for node in reversed(list(nodes)):
+        if any(name in live for name in node.output):
+            live.update(node.input)
+            live.update(_captured(node))
+    return live
+
+
+def _made_dead(outputs: Iterable[str], before: set[str], after: set[str]) -> bool:
+    """Whether a node was needed in the original and is not any more; nodes that were dead stay."""
+    names = [name for name in outputs if name]
+    return any(name in before for name in names) and not any(name in after for name in names)
+
+
+def signature(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return inputs and outputs with types and shapes: what a caller of the model depends on."""
+    return model.inputs, model.outputs
+
+
+def problems(proto: ModelProto) -> str | None:
+    """Return what onnx's checker or its strict shape inference say against `proto`, or None."""
+    small = skeleton(proto)
+    try:
+        onnx.checker.check_model(small)
+        onnx.shape_inference.infer_shapes(small, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return str(error).strip()
+    return None
+
+
+def serialize(proto: ModelProto) -> bytes:
+    """Return the bytes of a model whose inline tensors fit one message."""
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+@contextlib.contextmanager
+def staged(proto: ModelProto, target: Path, folder: Path) -> Iterator[Path]:
+    """Write `proto` to a temporary place beside `target`; move it into place when the block ends well.
+
+    Yields the path of the temporary file, complete with external data, so that the very bytes that will be
+    published can be run first. If the block raises (a failed check, Ctrl-C) nothing is left behind.
+
+    Args:
+        proto: the model; external tensors refer to files in `folder`.
+        target: the final path.
+        folder: where the external data of `proto` lies now.
+
+    Raises:
+        ModelError: when the folder of `target` cannot be written.
+    """
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=target.parent)
+    except OSError as error:
+        raise ModelError(f"{target.parent}: cannot write there: {error.strerror}") from None
+    with scratch as name:
+        temporary = Path(name) / target.name
+        data = write(proto, temporary, folder)
+        yield temporary
+        if data is not None:
+            data.replace(target.parent / data.name)
+        temporary.replace(target)
+
+
+def write(proto: ModelProto, path: Path, folder: Path) -> Path | None:
+    """Write `proto` to `path`; return the data file beside it, if external data was needed.
+
+    Large tensors go to ``NAME.data`` when the model was external before or would not fit a protobuf.
+    """
+    tensors = proto.graph.initializer
+    external = any(_is_external(tensor) for tensor in tensors) or proto.ByteSize() > INLINE_LIMIT
+    if not external:
+        path.write_bytes(serialize(proto))
+        return None
+    slim = ModelProto()
+    _copy_fields(proto, slim, skip={"graph"})
+    _copy_fields(proto.graph, slim.graph, skip={"initializer"})
+    data = path.with_name(path.name + ".data")
+    with data.open("wb") as file:
+        for tensor in tensors:
+            slim.graph.initializer.append(_moved(tensor, folder, file, data.name))
+    path.write_bytes(serialize(slim))
+    return data
+
+
+def _moved(tensor: TensorProto, folder: Path, file: Any, location: str) -> TensorProto:
+    """Append the bytes of `tensor` to `file`, page-aligned; return the tensor that refers to them."""
+    if not _is_external(tensor) and len(tensor.raw_data) <= _SMALL:
+        return tensor
+    moved = TensorProto()
+    _copy_fields(tensor, moved, skip={"raw_data", "external_data", "data_location"})
+    file.seek(-file.tell() % 4096, os.SEEK_CUR)
+    offset = file.tell()
+    if _is_external(tensor):
+        info = ExternalDataInfo(tensor)
+        with (folder / info.location).open("rb") as source:
+            source.seek(info.offset or 0)
+            left = _external_length(tensor)
+            while left:
+                left -= file.write(source.read(min(left, 1 << 24)))
+    else:
+        file.write(tensor.raw_data)
+    moved.data_location = TensorProto.EXTERNAL
+    entries = {"location": location, "offset": offset, "length": file.tell() - offset}
+    moved.external_data.extend(onnx.StringStringEntryProto(key=k, value=str(v)) for k, v in entries.items())
+    return moved

@@ -1,0 +1,472 @@
+"""The pipeline: what `prune`, `inspect` and `compare` do, as lists of steps.
+
+``load -> trace -> groups -> score -> allocate -> rewrite -> verify -> compare``, each a function from values to
+values. The command line and export scripts call the same functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxprune import allocate, cost, importance, rewrite, verify
+from onnxprune.axes import Atom, Mask
+from onnxprune.data import Data, load_data
+from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
+from onnxprune.groups import Group, carriers, groups, matrices, weights
+from onnxprune.measure import Comparison, compare_models
+from onnxprune.model import Model, Source, load, staged, write
+from onnxprune.report import build_report
+from onnxprune.runtime import check_provider
+from onnxprune.trace import Trace, trace
+
+Progress: TypeAlias = Callable[[str], None]
+
+ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
+_LATENCY_BUDGET_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `prune` is asked to do."""
+
+    ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
+    ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
+    criterion: str = "l2"  # a key of `importance.CRITERIA`
+    scope: str | None = None  # "global" or "group"; None is the criterion's own
+    round_to: int | None = None  # multiple for channels and neurons; None is 8 for channels, 1 for neurons
+    min_units: int | None = None  # kept at least in each group; None is a tenth of it
+    ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
+    only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
+    provider: str = "cpu"  # where latency is measured
+    threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
+    latency: bool = True  # whether to measure it
+    seed: int = 0  # of the random criterion and of random feeds
+
+    def check(self) -> None:
+        """Raise OptionError for a value outside its range."""
+        for ratio in (self.ratio, *(ratio for _, ratio in self.ratios)):
+            if not 0 <= ratio < 1:
+                raise OptionError(f"ratio must be at least 0 and below 1, got {ratio:g}: it is the share to remove")
+        if self.criterion not in importance.CRITERIA:
+            known = ", ".join(importance.CRITERIA)
+            raise OptionError(f"unknown criterion {self.criterion!r}; there are: {known}")
+        if self.scope not in (None, "global", "group"):
+            raise OptionError(f"scope must be 'global' or 'group', got {self.scope!r}")
+        for name, least in (("round_to", 1), ("min_units", 1), ("threads", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OptionError(f"{name} must be at least {least}, got {value}")
+        check_provider(self.provider)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A pruned and verified model."""
+
+    model: Any  # onnx.ModelProto
+    report: dict[str, Any]  # see docs/report.md
+    folder: Path  # where external data of the model lies
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
+        """Write the model, atomically; return the path.
+
+        Raises:
+            InputError: when the file exists and `force` is not set, or its folder cannot be written.
+        """
+        target = Path(path)
+        check_target(target, None, force)
+        with staged(self.model, target, self.folder):
+            return target
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be pruned in a model, what cannot, and why."""
+
+    model: Model
+    groups: tuple[Group, ...]
+    macs: int  # of one sample
+    group_macs: Mapping[str, int]  # by group name: multiply-accumulates that its units take part in
+    locked_params: int  # weights that no prunable group can shrink
+    unreached: Mapping[str, tuple[str, ...]]  # reason -> names of weights that no prunable group carries
+
+    @property
+    def locks(self) -> dict[str, list[Group]]:
+        """Groups that cannot be cut, by reason."""
+        found: dict[str, list[Group]] = {}
+        for group in self.groups:
+            reason = why_not(group)
+            if reason is not None:
+                found.setdefault(reason, []).append(group)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        listed = [
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "units": group.units,
+                "params": group.params,
+                "macs": self.group_macs[group.name],
+                "exact": group.exact,
+                "locked": why_not(group),
+                "nodes": list(group.nodes),
+                "initializers": list(dict.fromkeys(member.constant for member in group.members)),
+            }
+            for group in self.groups
+        ]
+        return {
+            "input": {"path": str(self.model.path) if self.model.path else None, "sha256": self.model.sha256()},
+            "params": self.model.params,
+            "macs": self.macs,
+            "locked_params": self.locked_params,
+            "groups": listed,
+            "unreached": {reason: list(names) for reason, names in self.unreached.items()},
+        }
+
+
+# -- the three commands ----------------------------------------------------------------------------------
+
+
+def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: Any) -> Result:
+    """Return `source` without the least important `ratio` of its units, verified.
+
+    Args:
+        source: a path, an onnx.ModelProto, the program of ``torch.onnx.export(dynamo=True)``, or an
+            onnx_graphsurgeon.Graph. It is not changed.
+        ratio: the share of the units of each group to remove, in [0, 1).
+        data: path of an .npz with one array per input (first axis samples) and optionally ``labels``: the models
+            are then compared on it, and accuracy is reported.
+        **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, ratios (a dict
+            glob -> ratio is accepted), provider, threads, latency, seed.
+
+    Raises:
+        InputError: for a model, data or option that cannot be used.
+        NothingToPrune: when no group can lose a unit; says why.
+        VerificationError: when the pruned model does not equal the masked one.
+    """
+    chosen = make_options(ratio=ratio, **options)
+    model = load(source)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        return _prune(model, chosen, _samples(data, model), lambda _: None, _writer(Path(scratch) / "pruned.onnx"))
+
+
+def prune_file(
+    source: Path, target: Path, options: Options, data: Path | None = None, *, force: bool, progress: Progress
+) -> Result:
+    """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
+
+    Raises:
+        InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` exists without
+            `force`, is the input, or lies in a folder that cannot be written.
+    """
+    options.check()
+    check_target(target, source, force)
+    progress(f"reading {source}")
+    model = load(source)
+
+    @contextlib.contextmanager
+    def publish(proto: Any, folder: Path) -> Iterator[Path]:
+        with staged(proto, target, folder) as path:
+            yield path
+
+    result = _prune(model, options, _samples(data, model), progress, publish)
+    result.report["output"]["path"] = str(target)
+    return result
+
+
+def inspect(source: Source) -> Inspection:
+    """Return the groups of a model, their cost, and every lock with its reason.
+
+    Args:
+        source: as for `prune`.
+
+    Raises:
+        ModelError: when the model cannot be read.
+    """
+    traced = trace(load(source))
+    found = groups(traced)
+    by_atom = cost.macs_by_atom(traced)
+    reached = {name for name, carried in carriers(found).items() if any(group.prunable for group in carried)}
+    everything = weights(traced)
+    return Inspection(
+        model=traced.model,
+        groups=found,
+        macs=cost.macs(traced),
+        group_macs={group.name: by_atom.get(group.atom, 0) for group in found},
+        locked_params=sum(constant.count for name, constant in everything.items() if name not in reached),
+        unreached=_unreached(traced, found, [name for name in everything if name not in reached]),
+    )
+
+
+def compare(before: Source, after: Source, *, data: Any = None, **options: Any) -> Comparison:
+    """Return two models measured side by side; see `compare_models` for the options.
+
+    Args:
+        before: the reference, as for `prune`.
+        after: the model that shall replace it.
+        data: path of an .npz, as for `prune`.
+        **options: provider, threads, batch, budget_s, seed, memory.
+
+    Raises:
+        InputError: for models that cannot be read or run, or that have different inputs.
+    """
+    models = load(before), load(after)
+    counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
+    return compare_models(*models, data=_samples(data, models[0]), macs=counted, **options)
+
+
+# -- steps of prune ---------------------------------------------------------------------------------------
+
+Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[Path]"]
+
+
+def _prune(model: Model, options: Options, data: Data | None, progress: Progress, publish: Publish) -> Result:
+    progress(f"tracing {len(model.nodes)} nodes")
+    traced = trace(model)
+    found = groups(traced)
+    chosen = choose(found, options)
+    progress(f"scoring {len(chosen)} of {len(found)} groups by {options.criterion}")
+    kept = plan(traced, found, chosen, options)
+    if not kept:
+        raise NothingToPrune(_nothing(found, chosen, options))
+    masks = kept_masks(found, kept)
+    rewritten = rewrite.rewrite(traced, masks)
+    with publish(rewritten.proto, model.folder) as path:
+        progress("verifying: masked = pruned")
+        after = load(path)  # read back as a user would
+        verification = verify.verify(traced, masks, after, data, options.seed)
+        if not verification.passed:
+            raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed))
+        comparison = _measure(model, after, options, data, progress)
+        report = build_report(
+            before=model,
+            after=after,
+            macs=(cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))),
+            options=options,
+            groups=[(group, kept.get(group.name), reason_for(group, chosen, options, kept)) for group in found],
+            cuts=rewritten.cuts,
+            verification=verification,
+            comparison=comparison,
+        )
+    return Result(rewritten.proto, report, model.folder)
+
+
+def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
+    """Return the ratio of every group that is to be pruned, by name.
+
+    Inner factors (head dims inside heads) are pruned only when a glob of `only` or `ratios` names their group:
+    the ratio counts once per axis.
+
+    Raises:
+        OptionError: for a glob that matches nothing.
+    """
+    for pattern in (*options.ignore, *options.only, *(glob for glob, _ in options.ratios)):
+        if not any(_matches(group, pattern) for group in found):
+            raise OptionError(f"{pattern!r} matches no node, weight or group of the model; see 'onnxprune inspect'")
+    chosen: dict[str, float] = {}
+    for group in found:
+        asked = [ratio for glob, ratio in options.ratios if _matches(group, glob)]
+        named = any(fnmatchcase(group.name, glob) for glob in (*options.only, *(glob for glob, _ in options.ratios)))
+        able = group.locked is None and group.exact and (named or not group.inner)
+        wanted = not options.only or any(_matches(group, pattern) for pattern in options.only)
+        if able and wanted and not any(_matches(group, pattern) for pattern in options.ignore):
+            chosen[group.name] = asked[-1] if asked else options.ratio
+    return chosen
+
+
+def plan(
+    traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], options: Options
+) -> dict[str, tuple[int, ...]]:
+    """Return the kept unit indices of every group that loses units, by name.
+
+    Args:
+        traced: the model with its axes.
+        found: its groups.
+        chosen: ratio by group name, from `choose`.
+        options: criterion, scope and rounding.
+
+    Raises:
+        OptionError: when the criterion can score none of the groups.
+    """
+    demands: dict[str, allocate.Demand] = {}
+    rng = np.random.default_rng(options.seed)
+    for group in found:
+        if group.name in chosen:
+            scores = importance.score(options.criterion, matrices(group, traced), rng)
+            if scores is not None:
+                demands[group.name] = _demand(group, scores, chosen[group.name], options)
+    if chosen and not demands:
+        raise OptionError(
+            f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
+            "BatchNormalization (exporters fold it into convolutions); use l2"
+        )
+    scope = options.scope or importance.CRITERIA[options.criterion].scope
+    own = {name: demand for name, demand in demands.items() if demand.ratio != options.ratio}
+    common = {name: demand for name, demand in demands.items() if name not in own}
+    kept = {**allocate.allocate(common, scope), **allocate.allocate(own, "group")}
+    return {name: tuple(units.tolist()) for name, units in kept.items() if len(units) < demands[name].units}
+
+
+def _demand(group: Group, scores: importance.Scores, ratio: float, options: Options) -> allocate.Demand:
+    if group.kind == "channels":
+        step = allocate.round_units(group.lanes, options.round_to or ROUND_CHANNELS)
+    else:
+        step = options.round_to or 1 if group.kind == "neurons" else 1
+    least = math.ceil(allocate.MIN_SHARE * group.units)
+    return allocate.Demand(
+        scores=scores,
+        ratio=ratio,
+        step=step,
+        min_units=min(group.units, options.min_units or least),
+        weight=group.params / group.units,
+    )
+
+
+def _mask(group: Group, kept: Sequence[int]) -> Mask:
+    mask = np.zeros(group.units, bool)
+    mask[list(kept)] = True
+    return mask
+
+
+def kept_masks(found: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> dict[Atom, Mask]:
+    """Return the masks of a plan, by atom: what `rewrite` takes."""
+    return {group.atom: _mask(group, kept[group.name]) for group in found if group.name in kept}
+
+
+def _measure(model: Model, after: Model, options: Options, data: Data | None, progress: Progress) -> Comparison | None:
+    """Time both models and, with labels, count right answers; None where nothing is asked for."""
+    if not options.latency and data is None:
+        return None
+    progress(f"measuring latency on {options.provider}")
+    return compare_models(
+        model,
+        after,
+        data=data,
+        provider=options.provider,
+        threads=options.threads,
+        budget_s=_LATENCY_BUDGET_S,
+        seed=options.seed,
+        memory=False,
+    )
+
+
+# -- words for what was left alone ---------------------------------------------------------------------------
+
+
+def why_not(group: Group) -> str | None:
+    """Return why a group is not pruned by default, None if it is."""
+    if group.locked is not None:
+        return group.locked
+    if group.inexact is not None:
+        return f"{group.inexact}: removing a unit is not the same as masking it"
+    if group.inner:
+        return "an outer factor of the same axis is pruned instead; name the group with --only to prune it"
+    return None
+
+
+def reason_for(
+    group: Group, chosen: Mapping[str, float], options: Options, kept: Mapping[str, Sequence[int]]
+) -> str | None:
+    """Return why a group kept all its units under these options, None if it lost some."""
+    if group.name in kept:
+        return None
+    if group.name not in chosen:
+        return why_not(group) or "left out by --ignore or --only"
+    if chosen[group.name] == 0:
+        return "its ratio is 0"
+    if options.criterion == "bn":
+        return "every unit scored above the threshold, or the group has no BatchNormalization"
+    return f"no smaller count is allowed for {group.units} units by --ratio, --round-to and --min-units"
+
+
+def _nothing(found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> str:
+    reasons = Counter(reason_for(group, chosen, options, {}) or "" for group in found)
+    if not reasons:
+        return "nothing to prune: the model has no weights that meet in an axis"
+    told = "; ".join(f"{reason} ({count} group{'s' * (count > 1)})" for reason, count in reasons.most_common(3))
+    return f"nothing to prune: {told}"
+
+
+def _unreached(traced: Trace, found: Sequence[Group], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the weights that no prunable group carries, by the reason of their first locked group."""
+    carried = carriers(found)
+    result: dict[str, list[str]] = {}
+    for name in names:
+        reasons = [why_not(group) for group in carried.get(name, [])]
+        reason = next((reason for reason in reasons if reason), "no axis of it meets another weight")
+        result.setdefault(reason, []).append(name)
+    return {reason: tuple(listed) for reason, listed in result.items()}
+
+
+# -- options and files ----------------------------------------------------------------------------------------
+
+
+def make_options(**given: Any) -> Options:
+    """Return checked `Options` from keywords, where lists, dicts and single globs are accepted.
+
+    Raises:
+        OptionError: for an unknown name or a value outside its range.
+    """
+    unknown = sorted(set(given) - set(Options.__dataclass_fields__))
+    if unknown:
+        raise OptionError(f"unknown option {unknown[0]!r}; there are: {', '.join(Options.__dataclass_fields__)}")
+    for name in ("ignore", "only"):
+        value = given.get(name, ())
+        given[name] = (value,) if isinstance(value, str) else tuple(value)
+    ratios = given.get("ratios", ())
+    given["ratios"] = tuple(ratios.items() if isinstance(ratios, Mapping) else ratios)
+    options = Options(**given)
+    options.check()
+    return options
+
+
+def check_target(target: Path, source: Path | None, force: bool) -> None:
+    """Raise InputError when `target` must not or cannot be written."""
+    if source is not None and target.exists() and source.exists() and target.samefile(source) and not force:
+        raise InputError(f"{target} is the input; give another -o, or --force to replace it")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give a file name, such as {target / 'pruned.onnx'}")
+    for path in (target, target.with_name(f"{target.name}.data")):
+        if path.exists() and not force:
+            raise InputError(f"{path} exists; give another name, or --force to replace it")
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"{target}: the folder {target.parent} cannot be written")
+
+
+def _samples(data: Any, model: Model) -> Data | None:
+    if data is None or isinstance(data, Data):
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        return load_data(Path(data), model.inputs)
+    raise DataError(f"data must be the path of an .npz file, got {type(data).__name__}")
+
+
+def _writer(path: Path) -> Publish:
+    """Return a publisher that writes to a scratch file, for models that stay in memory."""
+
+    @contextlib.contextmanager
+    def publish(proto: Any, folder: Path) -> Iterator[Path]:
+        write(proto, path, folder)
+        yield path
+
+    return publish
+
+
+def _matches(group: Group, pattern: str) -> bool:
+    names = (group.name, *group.nodes, *(member.constant for member in group.members))
+    return any(fnmatchcase(name, pattern) for name in names)

@@ -1,0 +1,221 @@
+"""Concrete shapes and size values of a model, under two settings of its dynamic dims.
+
+Reshape targets, slices and repeats are often computed at run time from ``Shape``. The probe runs only that
+part of the graph: each value gets its shape by ONNX's own shape inference, node by node, and values that
+follow from constants and sizes alone are computed. Done twice, with different primes for the dynamic dims,
+this tells which dims and which values are static.
+
+Nothing here runs a convolution or reads a large weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.model import (
+    Array,
+    Inference,
+    Model,
+    Node,
+    Port,
+    Shape,
+    TensorType,
+    element_type,
+    inferred_shapes,
+    numpy_type,
+)
+
+VALUE_LIMIT = 4096  # elements up to which a value is computed
+_PRIMES = ((11, 17, 23, 31, 41, 47), (13, 19, 29, 37, 43, 53))
+_IMAGE = (224, 352)  # height and width of image-like inputs: networks divide them by two again and again
+_RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What one setting of the dynamic dims gives."""
+
+    dims: Mapping[str, int]  # size by the key of a dynamic dim
+    shapes: Mapping[str, Shape]  # by value name; a value of unknown shape is absent
+    kinds: Mapping[str, int]  # ONNX element type, by value name
+    values: Mapping[str, Array]  # by value name, where it follows from constants and sizes
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Two settings side by side."""
+
+    first: Setting
+    second: Setting
+    from_sizes: frozenset[str]  # known values that depend on the size of some runtime tensor
+
+    def shape(self, name: str) -> Shape | None:
+        """Return the shape of a value under the first setting, None if it is unknown."""
+        return self.first.shapes.get(name)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Return the numpy type of a value of known shape."""
+        return numpy_type(self.first.kinds[name])
+
+    def is_static(self, name: str, dim: int) -> bool:
+        """Whether a dim has the same size under both settings."""
+        first, second = self.first.shapes.get(name), self.second.shapes.get(name)
+        return first is not None and second is not None and first[dim] == second[dim]
+
+    def value(self, name: str) -> Array | None:
+        """Return a known value under the first setting."""
+        return self.first.values.get(name)
+
+    def is_known(self, name: str) -> bool:
+        """Whether a value is known under both settings, with the same shape."""
+        first, second = self.first.values.get(name), self.second.values.get(name)
+        return first is not None and second is not None and first.shape == second.shape
+
+    def static_value(self, name: str) -> Array | None:
+        """Return a value that is the same under both settings, None if it is unknown or varies."""
+        if not self.is_known(name):
+            return None
+        value = self.first.values[name]
+        return value if np.array_equal(value, self.second.values[name]) else None
+
+    def static_entries(self, name: str) -> list[int | None] | None:
+        """Return a known integer vector with None for the entries that vary; None if it is unknown."""
+        if not self.is_known(name):
+            return None
+        pair = zip(self.first.values[name].ravel(), self.second.values[name].ravel(), strict=True)
+        return [int(a) if a == b else None for a, b in pair]
+
+
+def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
+    """Yield position and key of each dynamic dim of an input; equal names have equal keys.
+
+    >>> list(dynamic_dims(Port("x", None, ("batch", 3, None))))
+    [(0, 'batch'), (2, 'x.2')]
+    """
+    for i, dim in enumerate(port.shape or ()):
+        if not isinstance(dim, int):
+            yield i, dim or f"{port.name}.{i}"
+
+
+def probe(model: Model) -> Probe:
+    """Return the shapes and size values of `model` under two settings of its dynamic dims."""
+    first, second = (_run(model, _dims(model, which)) for which in (0, 1))
+    from_sizes: set[str] = set()
+    for node in model.nodes:
+        known = all(name in first.values for name in node.outputs if name)
+        depends = node.op in ("Shape", "Size") and not _reads_constant(model, node)
+        if known and (depends or any(name in from_sizes for name in node.inputs)):
+            from_sizes.update(node.outputs)
+    return Probe(first, second, frozenset(from_sizes))
+
+
+def _reads_constant(model: Model, node: Node) -> bool:
+    return node.inputs[0] in model.constants
+
+
+def _dims(model: Model, which: int) -> dict[str, int]:
+    """Choose a size for every dynamic dim: the sides of images from `_IMAGE`, the others distinct primes."""
+    dims: dict[str, int] = {}
+    primes = iter(_PRIMES[which] * 100)
+    for port in model.inputs:
+        is_image = port.shape is not None and len(port.shape) == 4
+        for i, key in dynamic_dims(port):
+            if key not in dims:
+                dims[key] = _IMAGE[which] if is_image and i >= 2 else next(primes)
+    return dims
+
+
+def _run(model: Model, dims: Mapping[str, int]) -> Setting:
+    inference = Inference(model)
+    types: dict[str, TensorType] = {}
+    values: dict[str, Array] = {}
+    for port in model.inputs:
+        if port.shape is not None and port.dtype is not None:
+            keys = dict(dynamic_dims(port))
+            shape = tuple(dims[keys[i]] if i in keys else int(d or 0) for i, d in enumerate(port.shape))
+            types[port.name] = element_type(port.dtype), shape
+    for name, constant in model.constants.items():
+        types[name] = constant.tensor.data_type, constant.shape
+        if (constant.count <= VALUE_LIMIT and not constant.is_weight) or constant.count <= 1:
+            values[name] = model.array(name)
+    stated = _stated(model, dims)
+    if model.proto.functions:  # their nodes have no operator schema to infer by
+        types.update(inferred_shapes(model, {name: shape for name, (_, shape) in types.items()}))
+    for node in model.nodes:
+        if not (node.outputs and node.outputs[0] in model.constants):
+            _step(inference, node, stated, types, values)
+    kinds = {name: kind for name, (kind, _) in types.items()}
+    shapes = {name: shape for name, (_, shape) in types.items()}
+    return Setting(dims, shapes, kinds, values)
+
+
+def _stated(model: Model, dims: Mapping[str, int]) -> dict[str, Shape]:
+    """Return the shapes that the file states for values, with its named dims at this setting."""
+    found: dict[str, Shape] = {}
+    for name, shape in model.value_shapes.items():
+        sizes = [dims.get(dim or "") if dim is None or isinstance(dim, str) else dim for dim in shape or (None,)]
+        if None not in sizes:
+            found[name] = tuple(size for size in sizes if size is not None)
+    return found
+
+
+def _step(
+    inference: Inference,
+    node: Node,
+    stated: Mapping[str, Shape],
+    types: dict[str, TensorType],
+    values: dict[str, Array],
+) -> None:
+    """Infer the outputs of one node into `types` and, where they are known, `values`.
+
+    What the file states counts only where inference fails, as for custom ops: it may be stale.
+    """
+    outputs = _evaluate(inference, node, types, values)
+    if outputs is not None:
+        for name, value in zip(node.outputs, outputs, strict=False):
+            values[name] = value
+            types[name] = element_type(value.dtype), value.shape
+        return
+    names = [name for name in (*node.inputs, *node.captured) if name]
+    known = {name: types[name] for name in names if name in types}
+    data = {name: values[name] for name in names if name in values}
+    inferred = inference.outputs(node, known, data) or {}
+    for name in node.outputs:
+        kind, shape = inferred.get(name, (0, None))
+        shape = stated.get(name) if shape is None else shape
+        if name and shape is not None:
+            types[name] = kind or 1, shape
+
+
+def _evaluate(
+    inference: Inference, node: Node, types: Mapping[str, TensorType], values: Mapping[str, Array]
+) -> list[Array] | None:
+    """Return the outputs of a node that follows from known values and sizes, None otherwise."""
+    if node.op in ("Shape", "Size"):
+        typed = types.get(node.inputs[0])
+        return None if typed is None else [_size_of(node, typed[1])]
+    if node.captured or node.op in _RANDOM or not all(name in values for name in node.inputs if name):
+        return None
+    inferred = inference.outputs(node, {n: types[n] for n in node.inputs if n}, values_of(node, values)) or {}
+    shapes = [shape for _, shape in inferred.values()]
+    if not shapes or any(s is not None and np.prod(s, dtype=float) > VALUE_LIMIT for s in shapes):
+        return None
+    return inference.evaluate(node, values_of(node, values))
+
+
+def values_of(node: Node, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the known values among the inputs of a node."""
+    return {name: values[name] for name in node.inputs if name in values}
+
+
+def _size_of(node: Node, shape: Shape) -> Array:
+    if node.op == "Size":
+        return np.array(np.prod(shape, dtype=np.int64))
+    start, end = node.attrs.get("start", 0), node.attrs.get("end", len(shape))
+    return np.array(shape[start:end], np.int64)

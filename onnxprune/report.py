@@ -1,0 +1,289 @@
+"""The report: a plain dict for machines (docs/report.md has the schema), tables for people."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxprune._version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxprune.groups import Group
+    from onnxprune.measure import Comparison, Side
+    from onnxprune.model import Model
+    from onnxprune.pipeline import Inspection, Options
+    from onnxprune.rewrite import Cut
+    from onnxprune.verify import Verification
+
+_LISTED = 4  # names shown of a longer list
+
+
+# -- for machines ----------------------------------------------------------------------------------------
+
+
+def build_report(
+    *,
+    before: Model,
+    after: Model,
+    macs: tuple[int, int],
+    options: Options,
+    groups: Sequence[tuple[Group, Sequence[int] | None, str | None]],
+    cuts: Mapping[str, Cut],
+    verification: Verification,
+    comparison: Comparison | None,
+) -> dict[str, Any]:
+    """Return the report of one run as plain values; see docs/report.md.
+
+    Args:
+        before: the original.
+        after: the pruned model.
+        macs: multiply-accumulates of one sample, before and after.
+        options: what was asked.
+        groups: every group with its kept units (None if all) and the reason if it was left alone.
+        cuts: where the initializers of the output come from.
+        verification: what the oracle found.
+        comparison: latency and accuracy, None if they were not measured.
+    """
+    return {
+        "onnxprune": __version__,
+        "input": _file(before, macs[0]),
+        "output": _file(after, macs[1]),
+        "options": dataclasses.asdict(options),
+        "groups": [_group(group, kept, reason) for group, kept, reason in groups],
+        "initializers": {
+            name: {"source": cut.source, "kept": {str(dim): list(indices) for dim, indices in cut.kept.items()}}
+            for name, cut in cuts.items()
+        },
+        "verification": {
+            "passed": verification.passed,
+            "max_abs_diff": verification.max_abs_diff,
+            "max_rel_diff": verification.max_rel_diff,
+            "tolerance": verification.tolerance,
+            "runs": [dataclasses.asdict(run) for run in verification.runs],
+        },
+        "accuracy": _accuracy(comparison),
+        "latency": _latency(comparison),
+    }
+
+
+def _file(model: Model, macs: int) -> dict[str, Any]:
+    return {
+        "path": str(model.path) if model.path else None,
+        "sha256": model.sha256(),
+        "params": model.params,
+        "macs": macs,
+        "size_bytes": model.size_bytes(),
+    }
+
+
+def _group(group: Group, kept: Sequence[int] | None, reason: str | None) -> dict[str, Any]:
+    units = list(range(group.units)) if kept is None else list(kept)
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "units": group.units,
+        "kept": len(units),
+        "kept_units": units,
+        "exact": group.exact,
+        "locked": reason,
+        "nodes": list(group.nodes),
+    }
+
+
+def _accuracy(comparison: Comparison | None) -> dict[str, Any] | None:
+    if comparison is None or comparison.before.accuracy is None:
+        return None
+    return {
+        "before": comparison.before.accuracy,
+        "after": comparison.after.accuracy,
+        "samples": comparison.samples,
+        "agreement": comparison.difference.agreement,
+    }
+
+
+def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
+    if comparison is None:
+        return []
+    low, high = comparison.speedup_interval
+    return [
+        {
+            "provider": comparison.provider,
+            "threads": comparison.threads,
+            "batch": comparison.batch,
+            "before_ms": comparison.before.median_ms,
+            "after_ms": comparison.after.median_ms,
+            "speedup": comparison.speedup,
+            "speedup_interval": [low, high],
+        }
+    ]
+
+
+# -- for people ------------------------------------------------------------------------------------------
+
+
+def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Return what the command line prints after a run: the table, what was left alone, the verdict."""
+    before, after = report["input"], report["output"]
+    table = _table("", "before", "after", "after / before")
+    table.add_row("parameters", *_counts(before["params"], after["params"]))
+    table.add_row("MACs per sample", *_counts(before["macs"], after["macs"]))
+    table.add_row("file size", *_pair(before["size_bytes"], after["size_bytes"], _bytes))
+    for latency in report["latency"]:
+        label = f"latency, {_where(latency['provider'], latency['threads'])}"
+        table.add_row(label, *_pair(latency["before_ms"], latency["after_ms"], _ms))
+    accuracy = report["accuracy"]
+    if accuracy is not None:
+        drop = 100 * (accuracy["after"] - accuracy["before"])
+        label = f"accuracy, {accuracy['samples']} samples"
+        table.add_row(label, f"{accuracy['before']:.2%}", f"{accuracy['after']:.2%}", f"{drop:+.2f} points")
+    return [table, _left_alone(report["groups"]), _verdict(report)]
+
+
+def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line per reason for the groups that kept all their units."""
+    cut = [group for group in groups if group["kept"] < group["units"]]
+    kept = sum(group["kept"] for group in cut)
+    total = sum(group["units"] for group in cut)
+    kinds = ", ".join(dict.fromkeys(group["kind"] for group in cut))
+    lines = [f"pruned {len(cut)} of {len(groups)} groups ({kinds}): {kept:,} of {total:,} units kept"]
+    reasons: dict[str, list[str]] = {}
+    for group in groups:
+        if group["kept"] == group["units"]:
+            reasons.setdefault(group["locked"] or "", []).append(group["name"])
+    lines += [f"left alone: {_names(names)}: {reason}" for reason, names in reasons.items()]
+    return "\n".join(lines)
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    verification = report["verification"]
+    proof = (
+        f"verified: masked = pruned to {verification['max_rel_diff']:.1e} of the output's range "
+        f"in {len(verification['runs'])} runs"
+    )
+    saved = report["input"]["macs"] / max(1, report["output"]["macs"])
+    gains = [f"{saved:.2f}x fewer MACs"]
+    for latency in report["latency"]:
+        low, high = latency["speedup_interval"]
+        where = _where(latency["provider"], latency["threads"])
+        speed = f"{latency['speedup']:.2f}x faster on {where}"
+        gains.append("no measurable speed-up on " + where if low <= 1 <= high else speed)
+    return f"{proof}\n{report['output']['path']}: {', '.join(gains)}"
+
+
+def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[RenderableType]:
+    """Return what ``onnxprune compare`` prints."""
+    before, after = comparison.before, comparison.after
+    table = _table("", "before", "after", "after / before")
+    rows: list[tuple[str, str, Any]] = [
+        ("parameters", "params", _count),
+        ("MACs per sample", "macs", _count),
+        ("file size", "size_bytes", _bytes),
+        ("latency, median", "median_ms", _ms),
+        ("latency, p95", "p95_ms", _ms),
+        ("peak memory", "peak_memory_bytes", _bytes),
+    ]
+    for label, name, show in rows:
+        old, new = getattr(before, name), getattr(after, name)
+        table.add_row(label, *(("-", "-", "-") if old is None or new is None else _pair(old, new, show)))
+    _accuracy_row(table, before, after)
+    return [table, _difference_line(comparison), _speed_line(comparison), *missed]
+
+
+def _accuracy_row(table: Any, before: Side, after: Side) -> None:
+    if before.accuracy is not None and after.accuracy is not None:
+        change = f"{100 * (after.accuracy - before.accuracy):+.2f} points"
+        table.add_row("accuracy", f"{before.accuracy:.2%}", f"{after.accuracy:.2%}", change)
+
+
+def _difference_line(comparison: Comparison) -> str:
+    difference = comparison.difference
+    parts = [f"outputs on {comparison.samples} {comparison.feeds} samples"]
+    if difference.max_rel_diff is not None and difference.snr_db is not None:
+        parts.append(f"differ by up to {difference.max_rel_diff:.1e} of their range, SNR {difference.snr_db:.1f} dB")
+    if difference.agreement is not None:
+        parts.append(f"same top-1 for {difference.agreement:.1%}")
+    return ": ".join([parts[0], ", ".join(parts[1:]) or "cannot be compared"])
+
+
+def _speed_line(comparison: Comparison) -> str:
+    low, high = comparison.speedup_interval
+    where = f"{_where(comparison.provider, comparison.threads)}, batch {comparison.batch}, {comparison.runs} runs each"
+    noise = "; within noise, no difference is shown" if comparison.within_noise else ""
+    return f"speed-up {comparison.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f}) on {where}{noise}"
+
+
+def inspect_tables(inspection: Inspection) -> list[RenderableType]:
+    """Return what ``onnxprune inspect`` prints: groups, then locks by reason."""
+    model = inspection.model
+    share = inspection.locked_params / max(1, model.params)
+    head = (
+        f"{model.path or 'model'}: {len(model.nodes)} nodes, {model.params:,} parameters, "
+        f"{_count(inspection.macs)} MACs per sample, {share:.1%} of the parameters out of reach"
+    )
+    table = _table("group", "kind", "units", "parameters", "MACs", "couples", left=(0, 1, 5))
+    for group in inspection.groups:
+        if group.prunable:
+            macs = f"{inspection.group_macs[group.name] / max(1, inspection.macs):.1%}"
+            params = f"{group.params / max(1, model.params):.1%}"
+            table.add_row(group.name, group.kind, f"{group.units:,}", params, macs, _names(group.nodes))
+    lines = ["not pruned, by reason:" if inspection.locks else "every group can be pruned"]
+    for reason, groups in inspection.locks.items():
+        listed = [f"{group.name} ({group.units} {group.kind})" for group in groups]
+        lines.append(f"  {reason}: {_names(listed)}")
+    return [head, table, "\n".join(lines)]
+
+
+# -- pieces ------------------------------------------------------------------------------------------------
+
+
+def _table(*headings: str, left: Sequence[int] = (0,)) -> Any:
+    """Return an empty table that is readable without colour and in a log file."""
+    from rich import box  # noqa: PLC0415 - only when something is printed
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i in left else "right", overflow="fold")
+    return table
+
+
+def _counts(before: int, after: int) -> tuple[str, str, str]:
+    return _pair(before, after, _count)
+
+
+def _pair(before: float, after: float, show: Any) -> tuple[str, str, str]:
+    return show(before), show(after), f"{after / before:.3f}" if before else "-"
+
+
+def _count(value: float) -> str:
+    """Return a count in the unit people use: thousands, millions, billions."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{value / limit if unit != 'k' else value / 1e3:.2f} {unit}"
+    return f"{value:,.0f}"
+
+
+def _bytes(value: float) -> str:
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f} B"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f} ms"
+
+
+def _where(provider: str, threads: int) -> str:
+    if provider != "cpu":
+        return provider
+    return "cpu" if threads == 0 else f"cpu, {threads} thread{'s' * (threads > 1)}"
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more

@@ -1,0 +1,287 @@
+"""Rewrite: a trace and a plan become a smaller model.
+
+One sentence: *slice every constant along every axis by the kept indices of that axis*, and let the sizes that
+nodes state follow. Everything that no cut touches is copied as it is. The same trace gives the masked model of
+the oracle: the dense graph with the removed units zeroed where they are contracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.axes import Atom, Axis, Mask, kept_mask, walk
+from onnxprune.model import Array, Edits, apply_edits, make_node
+from onnxprune.rules import Write
+from onnxprune.trace import SizeFinder, Trace, Use
+
+Kept = Mapping[Atom, Mask]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where an initializer of the output came from."""
+
+    source: str  # its name in the input
+    kept: Mapping[int, tuple[int, ...]]  # axis -> original indices
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The pruned model, and what was cut."""
+
+    proto: Any  # onnx.ModelProto
+    cuts: Mapping[str, Cut]  # by name in the output
+    nodes: tuple[int, ...]  # indices of the nodes whose inputs or attributes changed
+
+
+def rewrite(traced: Trace, kept: Kept) -> Rewritten:
+    """Return the model without the units that `kept` drops.
+
+    Args:
+        traced: the model with its axes.
+        kept: bool ``[units]`` for every atom that loses units; the atoms must not be locked.
+    """
+    return _Rewriter(traced, kept).run()
+
+
+@dataclass(slots=True)
+class _Rewriter:
+    traced: Trace
+    kept: Kept
+    inputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    attributes: dict[tuple[int, str], int | list[int] | None] = field(default_factory=dict)
+    replaced: dict[str, Array] = field(default_factory=dict)
+    added: dict[str, Array] = field(default_factory=dict)
+    nodes_before: dict[int, list[Any]] = field(default_factory=dict)
+    cuts: dict[str, Cut] = field(default_factory=dict)
+    contents: dict[tuple[int, int], Array] = field(default_factory=dict)  # new content of an input
+    names: set[str] = field(default_factory=set)
+
+    def run(self) -> Rewritten:
+        graph_names = (name for node in self.traced.model.nodes for name in (*node.inputs, *node.outputs))
+        self.names.update(graph_names, self.traced.model.constants)
+        self._write_sizes()
+        self._slice_constants()
+        edits = Edits(
+            inputs=self.inputs,
+            attributes=self.attributes,
+            replaced=self.replaced,
+            added=self.added,
+            nodes_before=self.nodes_before,
+            shapes=dict(self._shapes()),
+        )
+        touched = {index for index, _ in (*self.inputs, *self.attributes)}
+        return Rewritten(apply_edits(self.traced.model, edits), self.cuts, tuple(sorted(touched)))
+
+    # -- helpers ---------------------------------------------------------------------------------------
+
+    def _is_cut(self, axis: Axis) -> bool:
+        return any(atom in self.kept for atom in walk(self.traced.partition.resolve(axis)))
+
+    def _mask(self, axis: Axis) -> Mask:
+        return kept_mask(self.traced.partition.resolve(axis), self.kept)
+
+    def _size(self, axis: Axis) -> int:
+        return int(self._mask(axis).sum()) if self._is_cut(axis) else axis.size
+
+    def _fresh_name(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self.names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.names.add(name)
+        return name
+
+    # -- sizes that nodes state ------------------------------------------------------------------------
+
+    def _write_sizes(self) -> None:
+        for index, coupling in self.traced.couplings.items():
+            for write in coupling.writes:
+                stated = [size for size in write.sizes if size is not None and not isinstance(size, int)]
+                if any(self._is_cut(axis) for axis in (*stated, *write.follows)):
+                    self._write(index, write)
+
+    def _write(self, index: int, write: Write) -> None:
+        node = self.traced.model.nodes[index]
+        if isinstance(write.target, str):
+            old = node.attrs.get(write.target)
+            entries = self._entries(write, old if isinstance(old, list) else [old])
+            self.attributes[index, write.target] = _ints(entries)[0] if write.scalar else _ints(entries)
+            return
+        if write.drop in node.attrs and write.drop is not None:
+            self.attributes[index, write.drop] = None
+        name = node.inputs[write.target] if write.target < len(node.inputs) else ""
+        known = self.traced.probe.static_entries(name) if name else None
+        entries = self._entries(write, known or [None] * len(write.sizes))
+        if None in entries:
+            self._write_runtime(index, write.target, entries)
+            return
+        value = self.traced.probe.value(name) if name else None
+        content = np.array(entries, np.int64 if value is None else value.dtype)
+        self.contents[index, write.target] = content.reshape(() if write.scalar else (-1,))
+
+    def _entries(self, write: Write, old: list[Any]) -> list[int | None]:
+        """Return the new entries, None where only the running model knows them."""
+        return [
+            before if size is None else size if isinstance(size, int) else self._size(size)
+            for size, before in zip(write.sizes, old, strict=True)
+        ]
+
+    def _write_runtime(self, index: int, slot: int, entries: list[int | None]) -> None:
+        """Take dynamic entries from the old input and put the static ones beside them."""
+        node = self.traced.model.nodes[index]
+        old = node.inputs[slot]
+        parts = []
+        for i, entry in enumerate(entries):
+            part = self._fresh_name(f"{node.outputs[0]}_size_{i}")
+            if entry is None:
+                at = self._fresh_name(f"{node.outputs[0]}_index_{i}")
+                self.added[at] = np.array([i], np.int64)
+                self.nodes_before.setdefault(index, []).append(make_node("Gather", [old, at], part, axis=0))
+            else:
+                self.added[part] = np.array([entry], np.int64)
+            parts.append(part)
+        joined = self._fresh_name(f"{node.outputs[0]}_sizes")
+        self.nodes_before.setdefault(index, []).append(make_node("Concat", parts, joined, axis=0))
+        self.inputs[index, slot] = joined
+
+    # -- constants ---------------------------------------------------------------------------------------
+
+    def _slice_constants(self) -> None:
+        by_constant: dict[str, list[Use]] = {}
+        for use in self.traced.uses:
+            by_constant.setdefault(use.constant, []).append(use)
+        finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
+        for name, uses in by_constant.items():
+            if name in self.traced.model.constants:
+                self._slice_constant(name, uses)
+            else:
+                self._keep_number(name, uses, finder)
+        for (index, slot), content in self.contents.items():
+            if (index, slot) not in self.inputs:  # an input that was computed, or absent
+                self._add(f"{self.traced.model.nodes[index].outputs[0]}_sizes", content, [(index, slot)])
+
+    def _keep_number(self, name: str, uses: list[Use], finder: SizeFinder) -> None:
+        """Fix a value that was computed from sizes which change: the original model's number stays."""
+        value = self.traced.probe.static_value(name)
+        if value is None or not any(self._is_cut(axis) for axis in finder.axes(name)):
+            return
+        for use in uses:
+            place = (use.node, use.slot)
+            if use.node >= 0 and place not in self.contents and place not in self.inputs:
+                self._add(f"{name}_kept", self._sliced(value, use), [place])
+
+    def _slice_constant(self, name: str, uses: list[Use]) -> None:
+        """Give each use its slice; uses that agree share one tensor, and the first of them the name."""
+        variants: dict[Any, list[Use]] = {}
+        for use in uses:
+            variants.setdefault(self._variant(use), []).append(use)
+        if list(variants) == [None]:
+            return
+        whole = None in variants or self._is_read_elsewhere(name, uses)
+        for key, same in variants.items():
+            if key is None:
+                continue
+            content = self._content(same[0])
+            places = [(use.node, use.slot) for use in same]
+            target = name if not whole else self._add(f"{name}_pruned", content, places)
+            if not whole:
+                self.replaced[name] = content
+                self.inputs.update(dict.fromkeys(places, name))
+                whole = True
+            self._record(target, same[0])
+
+    def _variant(self, use: Use) -> Any:
+        """Return a key that is equal for uses with equal new content, None for an unchanged one."""
+        content = self.contents.get((use.node, use.slot))
+        if content is not None:
+            return content.tobytes()
+        if not any(self._is_cut(axis) for axis in use.axes):
+            return None
+        return tuple(self._mask(axis).tobytes() for axis in use.axes)
+
+    def _content(self, use: Use) -> Array:
+        content = self.contents.get((use.node, use.slot))
+        return self._sliced(self.traced.model.array(use.constant), use) if content is None else content
+
+    def _is_read_elsewhere(self, name: str, uses: list[Use]) -> bool:
+        """Whether some node outside the trace (size arithmetic, a branch) reads the constant as it is."""
+        traced = {(use.node, use.slot) for use in uses}
+        for node in self.traced.model.nodes:
+            if name in node.captured:
+                return True
+            if any(n == name and (node.index, slot) not in traced for slot, n in enumerate(node.inputs)):
+                return True
+        return False
+
+    def _sliced(self, array: Array, use: Use) -> Array:
+        for dim, axis in enumerate(use.axes):
+            if self._is_cut(axis):
+                array = array.compress(self._mask(axis), axis=dim)
+        return array
+
+    def _add(self, wanted: str, content: Array, places: list[tuple[int, int]]) -> str:
+        name = self._fresh_name(wanted)
+        self.added[name] = content
+        self.inputs.update(dict.fromkeys(places, name))
+        return name
+
+    def _record(self, name: str, use: Use) -> None:
+        kept = {
+            dim: tuple(np.flatnonzero(self._mask(axis)).tolist())
+            for dim, axis in enumerate(use.axes)
+            if self._is_cut(axis)
+        }
+        if kept:
+            self.cuts[name] = Cut(use.constant, kept)
+
+    # -- shapes that the file states ---------------------------------------------------------------------
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int | None, ...]]]:
+        for name, array in self.replaced.items():
+            yield name, array.shape
+        for name, axes in self.traced.values.items():
+            if any(self._is_cut(axis) for axis in axes):
+                yield name, tuple(self._stated(name, dim, axis) for dim, axis in enumerate(axes))
+
+    def _stated(self, name: str, dim: int, axis: Axis) -> int | None:
+        """Return the new size of a dim, 0 if it stays as it is stated, None if it is known at run time alone."""
+        if not self._is_cut(axis):
+            return 0
+        return self._size(axis) if self.traced.probe.is_static(name, dim) else None
+
+
+def _ints(entries: list[int | None]) -> list[int]:
+    return [int(entry or 0) for entry in entries]
+
+
+def masked(traced: Trace, kept: Kept) -> Any:
+    """Return the dense model whose removed units are zeroed where an op contracts them (an onnx.ModelProto).
+
+    This is what the pruned model must compute.
+    """
+    inputs: dict[tuple[int, int], str] = {}
+    added: dict[str, Array] = {}
+    nodes_before: dict[int, list[Any]] = {}
+    for index, coupling in traced.couplings.items():
+        for slot, dim in coupling.contracted:
+            axes = coupling.inputs[slot] or ()
+            mask = kept_mask(traced.partition.resolve(axes[dim]), kept)
+            if mask.all():
+                continue
+            name = f"onnxprune_mask_{index}_{slot}_{dim}"
+            source = inputs.get((index, slot), coupling.node.inputs[slot])
+            dtype = traced.probe.dtype(coupling.node.inputs[slot])
+            added[name] = mask.astype(dtype).reshape(-1, *[1] * (len(axes) - dim - 1))
+            nodes_before.setdefault(index, []).append(make_node("Mul", [source, name], f"{name}_out"))
+            inputs[index, slot] = f"{name}_out"
+    return apply_edits(traced.model, Edits(inputs, {}, {}, added, nodes_before, {}))
+
+
+def new_sizes(kept: Kept) -> dict[Atom, int]:
+    """Return the size of every cut atom, for `cost`."""
+    return {atom: int(mask.sum()) for atom, mask in kept.items()}

@@ -1,0 +1,58 @@
+"""The registry: one rule per op, and how it was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from onnxprune.pattern import parse
+from onnxprune.rules.site import Site
+
+Rule: TypeAlias = Callable[[Site], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the table of what the tool knows of ONNX."""
+
+    op: str
+    apply: Rule
+    family: str  # "line", "function", or the name of a family
+    text: str  # the line of the notation, or the first sentence of the function
+
+
+RULES: dict[str, Entry] = {}
+
+
+def rule(*ops: str, family: str = "function") -> Callable[[Rule], Rule]:
+    """Register a function as the rule of `ops`."""
+
+    def register(function: Rule) -> Rule:
+        for op in ops:
+            _add(Entry(op, function, family, (function.__doc__ or "").strip().splitlines()[0]))
+        return function
+
+    return register
+
+
+def line(op: str, text: str, macs: str = "", **sizes: str | int) -> None:
+    """Register one line of the notation as the rule of `op`; see `Site.match`."""
+    parse(text)
+
+    def apply(site: Site) -> None:
+        site.match(text, macs, **sizes)
+
+    _add(Entry(op, apply, "line", " ".join(text.split())))
+
+
+def family(name: str, text: str, ops: str | Iterable[str], function: Rule) -> None:
+    """Register one function for a family of ops (names separated by blanks)."""
+    for op in ops.split() if isinstance(ops, str) else ops:
+        _add(Entry(op, function, name, text))
+
+
+def _add(entry: Entry) -> None:
+    if entry.op in RULES:
+        raise ValueError(f"op {entry.op} has two rules")
+    RULES[entry.op] = entry

@@ -1,0 +1,143 @@
+"""Ops that take a part of an axis, or add to it: Split, Slice, Gather, Pad, Resize."""
+
+from __future__ import annotations
+
+from onnxprune.axes import ONE, Axis, concat, fresh
+from onnxprune.errors import CannotUnify
+from onnxprune.rules.registry import rule
+from onnxprune.rules.site import Site, Size
+
+
+@rule("Split")
+def split(x: Site) -> None:
+    """*a [p + q + ...] *b -> *a p *b, *a q *b, ...; the sizes are written back."""
+    axes = list(x.axes(0))
+    dim = x.attr("axis", 0) % len(axes)
+    if not x.is_static_input(0, dim):
+        x.lock(axes[dim], "Split cuts it at positions known at run time alone")
+        for index in range(len(x.node.outputs)):
+            x.output([*axes[:dim], x.made(dim, index), *axes[dim + 1 :]], index)
+        return
+    parts: list[Axis] = []
+    rest = axes[dim]
+    for index in range(len(x.node.outputs)):
+        part, rest = x.partition.split(rest, x.output_shape(index)[dim])
+        parts.append(part)
+        x.output([*axes[:dim], part, *axes[dim + 1 :]], index)
+    x.write(1 if x.node.version >= 13 else "split", *parts, drop="num_outputs")
+
+
+@rule("Slice")
+def slice_(x: Site) -> None:
+    """*a [p + q + r] *b -> *a q *b; with a step s, *a (q s) *b -> *a q *b."""
+    axes = list(x.axes(0))
+    starts, ends, dims, steps = _slice_arguments(x, len(axes))
+    new_starts: list[Size] = []
+    new_ends: list[Size] = []
+    for start, end, dim, step in zip(starts, ends, dims, steps, strict=True):
+        start_size, end_size, axes[dim] = _sliced(x, axes[dim], dim, start=start, end=end, step=step)
+        new_starts.append(start_size)
+        new_ends.append(end_size)
+    x.output(axes)
+    x.write(1 if x.node.version >= 10 else "starts", *new_starts)
+    x.write(2 if x.node.version >= 10 else "ends", *new_ends)
+
+
+def _slice_arguments(x: Site, rank: int) -> tuple[list[int | None], list[int | None], list[int], list[int | None]]:
+    if x.node.version < 10:
+        starts, ends = x.attr("starts"), x.attr("ends")
+        return starts, ends, [d % rank for d in x.attr("axes", range(len(starts)))], [1 for _ in starts]
+    known = x.value(3) if x.has(3) else None
+    if x.has(3) and known is None:
+        raise CannotUnify("which axes are sliced is computed at run time")
+    count = len(known) if known is not None else rank
+    unknown: list[int | None] = [None] * count
+    starts, ends = x.entries(1) or unknown, x.entries(2) or unknown
+    ones: list[int | None] = [1] * len(starts)
+    steps = (x.entries(4) or unknown) if x.has(4) else ones
+    dims = range(len(starts)) if known is None else [int(dim) % rank for dim in known]
+    return starts, ends, list(dims), steps
+
+
+def _sliced(
+    x: Site, axis: Axis, dim: int, *, start: int | None, end: int | None, step: int | None
+) -> tuple[Size, Size, Axis]:
+    """Return the new start, the new end, and the axis that is left."""
+    if start == 0 and step == 1 and end is not None and end >= axis.size:
+        return None, None, axis  # takes all of it, whatever its size
+    if start is None or end is None or step is None or not x.is_static_input(0, dim):
+        x.lock(axis, "Slice cuts it at positions known at run time alone")
+        return None, None, x.made(dim)
+    size = axis.size
+    if step < 1:
+        x.lock(axis, "Slice reverses it")
+        return None, None, x.made(dim)
+    start, end = (max(0, min(size, value + size * (value < 0))) for value in (start, end))
+    if step == 1:
+        before, rest = x.partition.split(axis, start)
+        taken, _ = x.partition.split(rest, max(0, end - start))
+        return before, concat(before, taken), taken
+    if size % step or start >= step or end <= size - step + start:
+        x.lock(axis, f"Slice takes every {step}th of its indices, and not from whole groups")
+        return None, None, x.made(dim)
+    outer, inner = x.partition.factor(axis, step)
+    x.unify(inner, concat(*[ONE] * step))
+    return None, axis, outer
+
+
+@rule("Gather")
+def gather(x: Site) -> None:
+    """*a [p + 1 + q] *b -> *a *b for one known index; else the indexed axis is locked."""
+    axes = x.axes(0)
+    dim = x.attr("axis", 0) % len(axes)
+    index = x.value(1)
+    indices = x.axes(1)
+    x.output([*axes[:dim], *indices, *axes[dim + 1 :]])
+    if index is None or index.size != 1 or not x.is_static_input(0, dim):
+        x.lock(axes[dim], "Gather picks its indices by value")
+        return
+    at = int(index.item())
+    before, rest = x.partition.split(axes[dim], at + axes[dim].size * (at < 0))
+    x.partition.split(rest, 1)
+    x.write(1, before, scalar=index.ndim == 0)
+
+
+@rule("Pad")
+def pad(x: Site) -> None:
+    """Padded axes c become [p + c + q], p and q new; other modes than `constant` lock them."""
+    axes = list(x.axes(0))
+    rank = len(axes)
+    known = x.entries(1) if x.has(1) else x.attr("pads")
+    given = x.value(3) if x.has(3) else range(rank)
+    if known is None or given is None:
+        raise CannotUnify("how much is padded is computed at run time")
+    dims = [int(dim) % rank for dim in given]
+    sizes: list[Size] = [None] * (2 * len(dims))
+    for i, dim in enumerate(dims):
+        low, high = known[i], known[i + len(dims)]
+        if low == high == 0:
+            continue
+        plain = x.attr("mode", "constant") == "constant" and x.is_static_input(0, dim)
+        if not plain or low is None or high is None or low < 0 or high < 0:
+            x.lock(axes[dim], "Pad gives its positions a meaning")
+            axes[dim] = x.made(dim)
+        else:
+            sizes[i], sizes[i + len(dims)] = before, after = fresh(low, "p"), fresh(high, "p")
+            axes[dim] = concat(before, axes[dim], after)
+    x.output(axes)
+    x.write(1 if x.has(1) else "pads", *sizes)
+
+
+@rule("Resize", "Upsample")
+def resize(x: Site) -> None:
+    """Axes that keep their size pass; the others are interpolated, and locked."""
+    shape = x.output_shape()
+    axes = list(x.axes(0))
+    for dim, axis in enumerate(axes):
+        if axis.size != shape[dim]:
+            x.lock(axis, f"{x.node.op} interpolates over it")
+            axes[dim] = x.made(dim)
+    x.output(axes)
+    if x.has(3):
+        dims = [dim % len(axes) for dim in x.attr("axes", range(len(axes)))]
+        x.write(3, *(axes[dim] if x.is_static(dim) else None for dim in dims))

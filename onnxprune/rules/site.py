@@ -1,0 +1,355 @@
+"""Where a rule works: one node, its axes, and what the rule says about them.
+
+A rule is a function ``(Site) -> None``. It equates axes, gives the axes of every output, and records what a
+later cut means for the node: which axes it contracts, how many MACs it does, and which sizes are written
+back to its attributes and shape inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from onnxprune.axes import ONE, Axes, Axis, Lock, Partition, concat, fresh, product
+from onnxprune.errors import CannotUnify
+from onnxprune.model import Array, Node, Shape
+from onnxprune.pattern import Group, Letter, Operand, Spread, Term, letters, parse
+from onnxprune.probe import Probe
+
+Size: TypeAlias = "Axis | int | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Sizes that the node states and that must follow its axes.
+
+    Each entry is an axis (its size is written), an int (written as it is: 0 and -1 have a meaning in Reshape) or
+    None (the entry keeps its value). Nothing is written while none of the axes, nor of `follows`, is cut.
+    """
+
+    target: int | str  # input slot or attribute
+    sizes: tuple[Size, ...]
+    scalar: bool = False  # the target is a single number, not a list
+    drop: str | None = None  # an attribute that excludes the target, such as num_outputs of Split
+    follows: Axes = ()  # axes behind entries that are literals or kept
+
+
+@dataclass(slots=True)
+class Coupling:
+    """What is known of one node after its rule: the record that cost, masks and rewriting work from."""
+
+    node: Node
+    inputs: list[Axes | None]  # None where an input is absent or of unknown shape
+    outputs: list[Axes | None] = field(default_factory=list)
+    contracted: list[tuple[int, int]] = field(default_factory=list)  # (input slot, dim)
+    macs: Axes | None = None  # their sizes multiply to the node's multiply-accumulates
+    writes: list[Write] = field(default_factory=list)
+    read: set[int] = field(default_factory=set)  # slots whose axes the rule took part in
+
+
+class Site:
+    """One application of a rule to a node."""
+
+    def __init__(self, node: Node, inputs: list[Axes | None], partition: Partition, probe: Probe) -> None:
+        self.node = node
+        self.partition = partition
+        self.coupling = Coupling(node, inputs, [None] * len(node.outputs))
+        self._probe = probe
+
+    # -- what is there ----------------------------------------------------------------------------
+
+    def has(self, slot: int) -> bool:
+        """Whether an optional input is present."""
+        return slot < len(self.node.inputs) and bool(self.node.inputs[slot])
+
+    def axes(self, slot: int = 0) -> Axes:
+        """Return the axes of an input; the rule takes responsibility for them."""
+        self.coupling.read.add(slot)
+        axes = self.coupling.inputs[slot] if slot < len(self.coupling.inputs) else None
+        if axes is None:
+            raise CannotUnify(f"input {slot} is absent")
+        return axes
+
+    def rank(self, slot: int = 0) -> int:
+        """Return the number of axes of an input, without taking part in them."""
+        return len(self.coupling.inputs[slot] or ())
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute of the node."""
+        return self.node.attrs.get(name, default)
+
+    def value(self, slot: int) -> Array | None:
+        """Return the value of an input if it is known and does not depend on dynamic dims."""
+        return self._probe.static_value(self.node.inputs[slot]) if self.has(slot) else None
+
+    def entries(self, slot: int) -> list[int | None] | None:
+        """Return a known integer input, None for entries that depend on dynamic dims."""
+        return self._probe.static_entries(self.node.inputs[slot]) if self.has(slot) else None
+
+    def output_shape(self, index: int = 0) -> Shape:
+        """Return the probe's shape of an output.
+
+        Raises:
+            CannotUnify: if it is unknown.
+        """
+        shape = self._probe.shape(self.node.outputs[index])
+        if shape is None:
+            raise CannotUnify(f"the shape of output {index} is unknown")
+        return shape
+
+    def is_static(self, dim: int, index: int = 0) -> bool:
+        """Whether a dim of an output has the same size under both settings of the probe."""
+        return self._probe.is_static(self.node.outputs[index], dim)
+
+    def is_static_input(self, slot: int, dim: int) -> bool:
+        """Whether a dim of an input has the same size under both settings of the probe."""
+        return self._probe.is_static(self.node.inputs[slot], dim)
+
+    # -- what a rule says -------------------------------------------------------------------------
+
+    def output(self, axes: Sequence[Axis], index: int = 0) -> None:
+        """Give the axes of an output; those of outputs that the node does not have are dropped."""
+        if index < len(self.coupling.outputs):
+            self.coupling.outputs[index] = tuple(axes)
+
+    def made(self, dim: int, index: int = 0, name: str = "t") -> Axis:
+        """Return a new locked axis for a dim whose size the op computes."""
+        axis = self.new(dim, index, name)
+        self.lock(axis, f"its size is computed by {self.node.op}")
+        return axis
+
+    def new(self, dim: int, index: int = 0, name: str = "x") -> Axis:
+        """Return a new free axis for a dim of an output; see `lock_dynamic`."""
+        return fresh(self.output_shape(index)[dim], name, dynamic=not self.is_static(dim, index))
+
+    def lock_dynamic(self, axis: Axis) -> None:
+        """Lock the dynamic atoms of an axis; static factors beside them, such as heads, stay free."""
+        for atom in self.partition.atoms(axis):
+            if atom.dynamic:
+                self.lock(atom, "its size is known at run time alone")
+
+    def unify(self, left: Axis, right: Axis) -> None:
+        """Make two axes equal."""
+        self.partition.unify(left, right)
+
+    def lock(self, axis: Axis, reason: str) -> None:
+        """Forbid cuts on an axis."""
+        self.partition.lock(axis, Lock(reason, self.node.name))
+
+    def mix(self, axis: Axis, verb: str = "normalises over") -> None:
+        """Mark an axis as one over which the op mixes."""
+        self.partition.mix(axis, Lock(f"{self.node.op} {verb} it", self.node.name))
+
+    def contract(self, slot: int, dim: int) -> None:
+        """Record that the op sums over this axis: a removed unit counts as zero here."""
+        self.coupling.contracted.append((slot, dim))
+
+    def write(
+        self, target: int | str, *sizes: Size, scalar: bool = False, drop: str | None = None, follows: Axes = ()
+    ) -> None:
+        """Record sizes that the node states in an attribute or an input; see `Write`."""
+        self.coupling.writes.append(Write(target, sizes, scalar, drop, follows))
+
+    def macs(self, *axes: Axis) -> None:
+        """Record the axes whose sizes multiply to the multiply-accumulates of the node."""
+        self.coupling.macs = axes
+
+    def broadcast(self, *operands: Axes) -> Axes:
+        """Unify operands right-aligned by numpy's broadcasting and return the common axes."""
+        rank = max(map(len, operands))
+        result: list[Axis] = []
+        for dim in range(1, rank + 1):
+            common: Axis = ONE
+            for axes in operands:
+                axis = axes[-dim] if dim <= len(axes) else ONE
+                if common.size == 1:
+                    common = axis
+                elif axis.size != 1:
+                    self.unify(common, axis)
+            result.insert(0, common)
+        return tuple(result)
+
+    def match(self, text: str, macs: str = "", **sizes: str | int) -> None:
+        """Apply a line of the notation.
+
+        Args:
+            text: the line; see `onnxprune.pattern`.
+            macs: letters whose sizes multiply to the multiply-accumulates.
+            **sizes: sizes that the shapes do not tell: a number, or the name of an attribute (default 1), to which
+                the size is written back.
+        """
+        _Match(self, text, sizes).run(macs.split())
+
+
+class _Match:
+    """One line of the notation, being matched with the axes of a node."""
+
+    def __init__(self, site: Site, text: str, sizes: Mapping[str, str | int]) -> None:
+        self.site = site
+        self.pattern = parse(text)
+        self.sizes: dict[str, int] = {
+            name: site.attr(given, 1) if isinstance(given, str) else given for name, given in sizes.items()
+        }
+        self.written = {name: given for name, given in sizes.items() if isinstance(given, str)}
+        self.bound: dict[str, Axis] = {}
+        self.spreads: dict[str, Axes] = {}
+        # (slot, dim, entry, axis) for every entry of the inputs that is no spread
+        self.pairs: list[tuple[int, int, Letter | Group, Axis]] = []
+
+    def run(self, macs: list[str]) -> None:
+        self._check_arity()
+        for slot, operand in enumerate(self.pattern.inputs):
+            if operand.entries is not None and self.site.has(slot):
+                self._take(slot, operand)
+        self._solve()
+        for _, _, entry, axis in self.pairs:
+            self._bind(entry, axis)
+        for index, operand in enumerate(self.pattern.outputs[: len(self.site.node.outputs)]):
+            self.site.output(self._give(index, operand), index)
+        self._mark()
+        for name, attribute in self.written.items():
+            self.site.write(attribute, self._letter(name), scalar=True)
+        if macs:
+            self.site.macs(*(axis for name in macs for axis in self._named(name)))
+
+    def _check_arity(self) -> None:
+        node = self.site.node
+        operands = self.pattern.inputs
+        missing = [i for i, operand in enumerate(operands) if not operand.optional and not self.site.has(i)]
+        if missing or len(node.inputs) > len(operands):
+            raise CannotUnify(f"{node.op} has {len(node.inputs)} inputs, expected {self.pattern}")
+        if len(node.outputs) > len(self.pattern.outputs):
+            raise CannotUnify(f"{node.op} has {len(node.outputs)} outputs, expected {self.pattern}")
+
+    def _take(self, slot: int, operand: Operand) -> None:
+        """Pair the entries of an operand with the axes of the input; broadcast its spread."""
+        axes, entries = self.site.axes(slot), operand.entries or ()
+        spread = next((i for i, entry in enumerate(entries) if isinstance(entry, Spread)), None)
+        extra = len(axes) - len(entries) + (spread is not None)
+        if extra < 0 or (spread is None and extra):
+            raise CannotUnify(f"input {slot} has {len(axes)} axes, expected '{operand}'")
+        dim = 0
+        for entry in entries:
+            if isinstance(entry, Spread):
+                given = axes[dim : dim + extra]
+                known = self.spreads.get(entry.name)
+                self.spreads[entry.name] = given if known is None else self.site.broadcast(known, given)
+                dim += extra
+            else:
+                self.pairs.append((slot, dim, entry, axes[dim]))
+                dim += 1
+
+    def _solve(self) -> None:
+        """Find the size of every letter: alone, as the cofactor of a product, as the rest of a sum."""
+        pending = [(entry, axis.size) for _, _, entry, axis in self.pairs]
+        while pending:
+            left = [(entry, size) for entry, size in pending if not self._solve_entry(entry, size)]
+            if len(left) == len(pending):
+                raise CannotUnify(f"sizes of '{left[0][0]}' in '{self.pattern}' cannot be told from the shapes")
+            pending = left
+
+    def _solve_entry(self, entry: Term, size: int) -> bool:
+        if isinstance(entry, Letter):
+            if self._size(entry) not in (None, size):
+                raise CannotUnify(f"'{entry.name}' is {self._size(entry)} and {size}")
+            self.sizes[entry.name] = size
+            return True
+        unknown = [term for term in entry.terms if self._size(term) is None]
+        known = [s for s in map(self._size, entry.terms) if s is not None]
+        total = sum(known) if entry.is_sum else _product(known)
+        if not unknown:
+            if total != size:
+                raise CannotUnify(f"'{entry}' is {total} and {size}")
+            return True
+        if len(unknown) > 1:
+            return False
+        if not entry.is_sum and (total == 0 or size % total):
+            raise CannotUnify(f"'{entry}' has {size} indices, no multiple of {total}")
+        return self._solve_entry(unknown[0], size - total if entry.is_sum else size // total)
+
+    def _size(self, term: Term) -> int | None:
+        if isinstance(term, Letter):
+            return 1 if term.name == "1" else self.sizes.get(term.name)
+        sizes = [self._size(inner) for inner in term.terms]
+        known = [size for size in sizes if size is not None]
+        return None if len(known) < len(sizes) else sum(known) if term.is_sum else _product(known)
+
+    def _bind(self, entry: Letter | Group, axis: Axis) -> None:
+        """Unify an entry with an axis; a letter met for the first time simply becomes it."""
+        if isinstance(entry, Letter) and entry.name not in self.bound and entry.name != "1":
+            self.bound[entry.name] = axis
+        else:
+            self.site.unify(self._build(entry), axis)
+
+    def _build(self, term: Term) -> Axis:
+        if isinstance(term, Group):
+            return (concat if term.is_sum else product)(*map(self._build, term.terms))
+        return ONE if term.name == "1" else self._letter(term.name)
+
+    def _letter(self, name: str) -> Axis:
+        if name not in self.bound:
+            self.bound[name] = fresh(self.sizes[name], name)
+        return self.bound[name]
+
+    def _named(self, name: str) -> Axes:
+        return self.spreads[name[1:]] if name.startswith("*") else (self._letter(name),)
+
+    def _give(self, index: int, operand: Operand) -> Axes:
+        """Build the axes of an output; what no input told is made by the op."""
+        shape = self.site.output_shape(index)
+        entries = operand.entries or ()
+        extra = len(shape) - sum(not isinstance(entry, Spread) for entry in entries)
+        axes: list[Axis] = []
+        for entry in entries:
+            if isinstance(entry, Spread):
+                if entry.name not in self.spreads:
+                    dims = range(len(axes), len(axes) + extra)
+                    self.spreads[entry.name] = tuple(self.site.made(d, index, entry.name) for d in dims)
+                axes.extend(self.spreads[entry.name])
+                continue
+            if isinstance(entry, Letter) and entry.name != "1" and entry.name not in self.sizes:
+                self.bound[entry.name] = self.site.made(len(axes), index, entry.name)
+                self.sizes[entry.name] = shape[len(axes)]
+            axes.append(self._build(entry))
+        return tuple(axes)
+
+    def _mark(self) -> None:
+        """Record contractions; lock what one input alone has; apply ``~`` and ``!``."""
+        op = self.site.node.op
+        inside = [{item.name for item in letters(operand)} for operand in self.pattern.inputs]
+        outside = {item.name for operand in self.pattern.outputs for item in letters(operand)}
+        for slot, operand in enumerate(self.pattern.inputs):
+            for item in letters(operand):
+                present = item.name in (self.spreads if isinstance(item, Spread) else self.bound)
+                if not present or item.name in outside:
+                    continue
+                if sum(item.name in names for names in inside) == 1:
+                    for axis in self._axes_of(item):
+                        self.site.lock(axis, f"{op} gives its positions a meaning")
+                elif not any(item.name in names for names in inside[slot + 1 :]):
+                    self._contract(slot, item)
+        for operand in (*self.pattern.inputs, *self.pattern.outputs):
+            for item in letters(operand):
+                for axis in self._axes_of(item) if item.mixed or item.locked else ():
+                    if item.locked:
+                        self.site.lock(axis, f"{op} gives its positions a meaning")
+                    else:
+                        self.site.mix(axis)
+
+    def _axes_of(self, item: Letter | Spread) -> Axes:
+        if isinstance(item, Spread):
+            return self.spreads.get(item.name, ())
+        return (self.bound[item.name],) if item.name in self.bound else ()
+
+    def _contract(self, slot: int, item: Letter | Spread) -> None:
+        for other, dim, entry, _ in self.pairs:
+            if other == slot and item.name in {found.name for found in letters(Operand((entry,)))}:
+                self.site.contract(slot, dim)
+
+
+def _product(sizes: Sequence[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
