@@ -1,7 +1,8 @@
 """Allocation: how many units each group loses, and which. Numpy only; pure functions of values.
 
-Counts are rounded to the steps that kernels like. Rounding each group alone would drift from the ratio that was
-asked for, so the rounding errors are settled over all groups by the largest-remainder method.
+Counts are rounded to the steps that kernels like. Rounding each group to the nearest step would drift from the
+ratio that was asked for, so the rounding errors are settled over all groups by the largest-remainder method. Where
+steps are asked for by name, speed is what is wanted, and counts are rounded down instead.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Demand:
     step: int = 1  # kept counts are multiples of it, or all units
     min_units: int = 1  # kept at least
     weight: float = 1.0  # what one unit costs, to settle rounding errors
+    down: bool = False  # whether to round down, so that at least the ratio goes
 
     @property
     def units(self) -> int:
@@ -76,14 +78,17 @@ def top(scores: Scores, count: int) -> npt.NDArray[np.intp]:
 def settle(demands: Mapping[str, Demand], targets: Mapping[str, float]) -> dict[str, int]:
     """Round real-valued targets to allowed counts so that the weighted total is kept (largest remainder).
 
+    Demands that round down take no part in settling.
+
     >>> d = Demand(np.ones(32), 0.3, step=8)
     >>> settle({"a": d, "b": d, "c": d, "d": d}, dict.fromkeys("abcd", 22.4))
     {'a': 24, 'b': 24, 'c': 24, 'd': 16}
     """
     bounds = {name: _neighbours(demand.levels(), targets[name]) for name, demand in demands.items()}
     counts = {name: low for name, (low, _) in bounds.items()}
-    missing = sum(demands[n].weight * (targets[n] - low) for n, (low, _) in bounds.items())
-    by_remainder = sorted(demands, key=lambda n: -_remainder(targets[n], *bounds[n]))
+    settled = [name for name, demand in demands.items() if not demand.down]
+    missing = sum(demands[name].weight * (targets[name] - counts[name]) for name in settled)
+    by_remainder = sorted(settled, key=lambda n: -_remainder(targets[n], *bounds[n]))
     for name in by_remainder:
         low, high = bounds[name]
         gain = demands[name].weight * (high - low)

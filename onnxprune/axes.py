@@ -285,6 +285,8 @@ class Partition:
         if not 0 < at < axis.size:
             raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}")
         if isinstance(axis, Atom):
+            if axis.dynamic and at == axis.size - 1:  # the rest has other sizes too, and must not count as 1
+                raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}: it is dynamic")
             head, tail = fresh(at, axis.name), fresh(axis.size - at, axis.name, axis.dynamic)
             self._bind(axis, concat(head, tail))
             return head, tail

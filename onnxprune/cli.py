@@ -69,7 +69,12 @@ def cli() -> None:
 @click.option(
     "--scope", metavar="global|group", help="Rank units over all groups or in each [default: group; bn: global]."
 )
-@click.option("--round-to", type=int, metavar="N", help="Keep multiples of N [default: 8 for channels, else 1].")
+@click.option(
+    "--round-to",
+    type=int,
+    metavar="N",
+    help="Keep multiples of N, rounding down [default: 8 for channels, at the ratio overall].",
+)
 @click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others; repeatable.")

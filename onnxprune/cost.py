@@ -6,9 +6,10 @@ Both are polynomials in the sizes of the atoms, so the cost of a plan needs no r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnxprune.axes import Atom, kept_size, walk
+from onnxprune.groups import Group
 from onnxprune.trace import Trace
 
 
@@ -35,6 +36,13 @@ def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
         if coupling.macs is not None:
             total += math.prod(kept_size(traced.partition.resolve(axis), merged) for axis in coupling.macs)
     return total
+
+
+def shares(traced: Trace, found: Sequence[Group]) -> dict[str, float]:
+    """Return what each group stands for, by name: its share of the parameters plus its share of the MACs."""
+    by_atom = macs_by_atom(traced)
+    params, total = max(1, traced.model.params), max(1, macs(traced))
+    return {group.name: group.params / params + by_atom.get(group.atom, 0) / total for group in found}
 
 
 def macs_by_atom(traced: Trace) -> dict[Atom, int]:

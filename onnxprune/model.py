@@ -228,7 +228,10 @@ def _check_opsets(proto: ModelProto, where: str) -> None:
 
 
 def _check_tensors(proto: ModelProto, folder: Path, where: str) -> None:
+    known = set(onnx.helper.get_all_tensor_dtypes())
     for tensor in proto.graph.initializer:
+        if tensor.data_type not in known:
+            raise ModelError(f"{where}: initializer {tensor.name!r} has no known element type ({tensor.data_type})")
         if _is_external(tensor):
             _check_external(tensor, folder, where)
         elif tensor.HasField("raw_data"):
@@ -275,7 +278,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
     _copy_fields(proto.graph, small.graph, skip={"initializer"})
     listed = {info.name for info in proto.graph.input}
     for tensor in proto.graph.initializer:
-        if not _is_external(tensor) and tensor.ByteSize() <= _SMALL:
+        if not _is_external(tensor) and _raw_length(tensor) <= _SMALL:
             small.graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in listed:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
@@ -431,7 +434,7 @@ class Inference:
     ) -> dict[str, tuple[int, Shape | None]] | None:
         """Return element type and shape of each output; None for an op that onnx does not know.
 
-        A shape that depends on data, or cannot be inferred, is None.
+        A shape that depends on data is None. An empty dict: the shapes of the inputs do not fit the node.
         """
         proto = self._protos[node.index]
         domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -445,7 +448,9 @@ class Inference:
             found = onnx.shape_inference.infer_node_outputs(
                 schema, proto, known, data, opset_imports=self._imports, ir_version=self._ir
             )
-        except (onnx.shape_inference.InferenceError, KeyError):  # KeyError: an input of unknown type
+        except onnx.shape_inference.InferenceError:
+            return {}
+        except KeyError:  # an input of unknown type
             return None
         return {name: _type_of(proto) for name, proto in found.items()}
 
@@ -673,9 +678,10 @@ def write(proto: ModelProto, path: Path, folder: Path) -> Path | None:
     Large tensors go to ``NAME.data`` when the model was external before or would not fit a protobuf.
     """
     tensors = proto.graph.initializer
-    external = any(_is_external(tensor) for tensor in tensors) or proto.ByteSize() > INLINE_LIMIT
+    external = any(_is_external(tensor) for tensor in tensors) or not fits_one_message(proto)
     if not external:
-        path.write_bytes(serialize(proto))
+        with path.open("wb") as file:
+            file.writelines(_chunks(proto))
         return None
     slim = ModelProto()
     _copy_fields(proto, slim, skip={"graph"})
@@ -686,6 +692,44 @@ def write(proto: ModelProto, path: Path, folder: Path) -> Path | None:
             slim.graph.initializer.append(_moved(tensor, folder, file, data.name))
     path.write_bytes(serialize(slim))
     return data
+
+
+def fits_one_message(proto: ModelProto) -> bool:
+    """Whether the inline tensors of a model leave room for a protobuf message of less than 2 GiB."""
+    inline = (tensor for tensor in proto.graph.initializer if not _is_external(tensor))
+    return sum(map(_raw_length, inline)) < INLINE_LIMIT  # ByteSize() would serialize all of it to count
+
+
+def _chunks(proto: ModelProto) -> Iterator[bytes]:
+    """Yield the serialized model piece by piece: serializing it at once would take its size twice over.
+
+    A protobuf message is the concatenation of its fields in any order, so the graph is written as its small fields
+    followed by one initializer after the other.
+    """
+    model, graph = ModelProto(), GraphProto()
+    _copy_fields(proto, model, skip={"graph"})
+    _copy_fields(proto.graph, graph, skip={"initializer"})
+    head = graph.SerializeToString()
+    tag = _field(GraphProto, "initializer")
+    sizes = [tensor.ByteSize() for tensor in proto.graph.initializer]
+    total = len(head) + sum(len(tag) + len(_varint(size)) + size for size in sizes)
+    yield from (model.SerializeToString(), _field(ModelProto, "graph"), _varint(total), head)
+    for tensor, size in zip(proto.graph.initializer, sizes, strict=True):
+        yield from (tag, _varint(size), tensor.SerializeToString())
+
+
+def _field(message: Any, name: str) -> bytes:
+    """Return the tag of a length-delimited field (protobuf encoding, wire type 2)."""
+    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2)
+
+
+def _varint(number: int) -> bytes:
+    """Return a number in base 128, least significant group first."""
+    groups = []
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*groups, number])
 
 
 def _moved(tensor: TensorProto, folder: Path, file: Any, location: str) -> TensorProto:

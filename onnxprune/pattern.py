@@ -152,21 +152,27 @@ def _tokens(text: str, whole: str) -> list[str]:
 def _entry(tokens: list[str], whole: str) -> Entry:
     token = tokens.pop(0)
     if token in ("(", "["):
-        close, terms = {"(": ")", "[": "]"}[token], list[Term]()
-        while tokens and tokens[0] != close:
-            if tokens[0] == "+":
-                tokens.pop(0)
-                continue
-            term = _entry(tokens, whole)
-            if isinstance(term, Spread):
-                raise ValueError(f"pattern {whole!r}: '{term}' cannot stand inside brackets")
-            terms.append(term)
-        if not tokens:
-            raise ValueError(f"pattern {whole!r}: '{token}' is not closed")
-        tokens.pop(0)
-        return Group(tuple(terms), is_sum=token == "[")
+        return Group(tuple(_terms(token, tokens, whole)), is_sum=token == "[")
     if not (token[0].isalpha() or token[0] in "*1"):
         raise ValueError(f"pattern {whole!r}: unexpected {token!r}")
     name = token.strip("*~!")
     kind = Spread if token.startswith("*") else Letter
     return kind(name, mixed=token.endswith("~"), locked=token.endswith("!"))
+
+
+def _terms(opening: str, tokens: list[str], whole: str) -> Iterator[Term]:
+    """Yield the terms up to the closing bracket, which is taken too."""
+    close, first = {"(": ")", "[": "]"}[opening], True
+    while tokens and tokens[0] != close:
+        if opening == "[" and not first and tokens.pop(0) != "+":
+            raise ValueError(f"pattern {whole!r}: terms of a sum stand without '+' between them")
+        if not tokens:
+            break
+        term = _entry(tokens, whole)
+        if isinstance(term, Spread):
+            raise ValueError(f"pattern {whole!r}: '{term}' cannot stand inside brackets")
+        yield term
+        first = False
+    if not tokens:
+        raise ValueError(f"pattern {whole!r}: '{opening}' is not closed")
+    tokens.pop(0)

@@ -44,7 +44,7 @@ class Options:
     ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
     criterion: str = "l2"  # a key of `importance.CRITERIA`
     scope: str | None = None  # "global" or "group"; None is the criterion's own
-    round_to: int | None = None  # multiple for channels and neurons; None is 8 for channels, 1 for neurons
+    round_to: int | None = None  # keep multiples of it, rounding down; None: 8 for channels, at the ratio overall
     min_units: int | None = None  # kept at least in each group; None is a tenth of it
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
@@ -303,11 +303,12 @@ def plan(
     """
     demands: dict[str, allocate.Demand] = {}
     rng = np.random.default_rng(options.seed)
+    shares = cost.shares(traced, found)
     for group in found:
         if group.name in chosen:
             scores = importance.score(options.criterion, matrices(group, traced), rng)
             if scores is not None:
-                demands[group.name] = _demand(group, scores, chosen[group.name], options)
+                demands[group.name] = _demand(group, scores, chosen[group.name], shares[group.name], options)
     if chosen and not demands:
         raise OptionError(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
@@ -320,7 +321,7 @@ def plan(
     return {name: tuple(units.tolist()) for name, units in kept.items() if len(units) < demands[name].units}
 
 
-def _demand(group: Group, scores: importance.Scores, ratio: float, options: Options) -> allocate.Demand:
+def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
     if group.kind == "channels":
         step = allocate.round_units(group.lanes, options.round_to or ROUND_CHANNELS)
     else:
@@ -331,7 +332,8 @@ def _demand(group: Group, scores: importance.Scores, ratio: float, options: Opti
         ratio=ratio,
         step=step,
         min_units=min(group.units, options.min_units or least),
-        weight=group.params / group.units,
+        weight=share / group.units,
+        down=step > 1 and options.round_to is not None,
     )
 
 

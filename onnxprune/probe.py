@@ -45,6 +45,7 @@ class Setting:
     shapes: Mapping[str, Shape]  # by value name; a value of unknown shape is absent
     kinds: Mapping[str, int]  # ONNX element type, by value name
     values: Mapping[str, Array]  # by value name, where it follows from constants and sizes
+    misfits: int  # nodes that cannot take the shapes of their inputs
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
 def probe(model: Model) -> Probe:
     """Return the shapes and size values of `model` under two settings of its dynamic dims."""
     first, second = (_run(model, _dims(model, which)) for which in (0, 1))
+    if first.misfits:
+        # Some exporters fix the batch in a Reshape and call it dynamic all the same: the graph fits a batch of one.
+        single = tuple(_run(model, _dims(model, which, batch=1)) for which in (0, 1))
+        if single[0].misfits < first.misfits:
+            first, second = single
     from_sizes: set[str] = set()
     for node in model.nodes:
         known = all(name in first.values for name in node.outputs if name)
@@ -119,7 +125,7 @@ def _reads_constant(model: Model, node: Node) -> bool:
     return node.inputs[0] in model.constants
 
 
-def _dims(model: Model, which: int) -> dict[str, int]:
+def _dims(model: Model, which: int, batch: int | None = None) -> dict[str, int]:
     """Choose a size for every dynamic dim: the sides of images from `_IMAGE`, the others distinct primes."""
     dims: dict[str, int] = {}
     primes = iter(_PRIMES[which] * 100)
@@ -128,6 +134,8 @@ def _dims(model: Model, which: int) -> dict[str, int]:
         for i, key in dynamic_dims(port):
             if key not in dims:
                 dims[key] = _IMAGE[which] if is_image and i >= 2 else next(primes)
+                if i == 0 and batch is not None:
+                    dims[key] = batch
     return dims
 
 
@@ -147,12 +155,13 @@ def _run(model: Model, dims: Mapping[str, int]) -> Setting:
     stated = _stated(model, dims)
     if model.proto.functions:  # their nodes have no operator schema to infer by
         types.update(inferred_shapes(model, {name: shape for name, (_, shape) in types.items()}))
+    misfits = 0
     for node in model.nodes:
         if not (node.outputs and node.outputs[0] in model.constants):
-            _step(inference, node, stated, types, values)
+            misfits += _step(inference, node, stated, types, values)
     kinds = {name: kind for name, (kind, _) in types.items()}
     shapes = {name: shape for name, (_, shape) in types.items()}
-    return Setting(dims, shapes, kinds, values)
+    return Setting(dims, shapes, kinds, values, misfits)
 
 
 def _stated(model: Model, dims: Mapping[str, int]) -> dict[str, Shape]:
@@ -171,26 +180,30 @@ def _step(
     stated: Mapping[str, Shape],
     types: dict[str, TensorType],
     values: dict[str, Array],
-) -> None:
+) -> bool:
     """Infer the outputs of one node into `types` and, where they are known, `values`.
 
     What the file states counts only where inference fails, as for custom ops: it may be stale.
+
+    Returns:
+        Whether the node cannot take the shapes of its inputs.
     """
     outputs = _evaluate(inference, node, types, values)
     if outputs is not None:
         for name, value in zip(node.outputs, outputs, strict=False):
             values[name] = value
             types[name] = element_type(value.dtype), value.shape
-        return
+        return False
     names = [name for name in (*node.inputs, *node.captured) if name]
     known = {name: types[name] for name in names if name in types}
     data = {name: values[name] for name in names if name in values}
-    inferred = inference.outputs(node, known, data) or {}
+    inferred = inference.outputs(node, known, data)
     for name in node.outputs:
-        kind, shape = inferred.get(name, (0, None))
+        kind, shape = (inferred or {}).get(name, (0, None))
         shape = stated.get(name) if shape is None else shape
         if name and shape is not None:
             types[name] = kind or 1, shape
+    return inferred == {}
 
 
 def _evaluate(

@@ -168,11 +168,13 @@ class _Rewriter:
     def _keep_number(self, name: str, uses: list[Use], finder: SizeFinder) -> None:
         """Fix a value that was computed from sizes which change: the original model's number stays."""
         value = self.traced.probe.static_value(name)
-        if value is None or not any(self._is_cut(axis) for axis in finder.axes(name)):
+        if value is None:
             return
+        changes = any(self._is_cut(axis) for axis in finder.axes(name))
         for use in uses:
             place = (use.node, use.slot)
-            if use.node >= 0 and place not in self.contents and place not in self.inputs:
+            is_free = use.node >= 0 and place not in self.contents and place not in self.inputs
+            if is_free and (changes or any(self._is_cut(axis) for axis in use.axes)):
                 self._add(f"{name}_kept", self._sliced(value, use), [place])
 
     def _slice_constant(self, name: str, uses: list[Use]) -> None:

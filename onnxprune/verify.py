@@ -8,6 +8,7 @@ inputs and outputs. A model that fails is not written, and the group that broke 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from onnxprune.data import Data
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.groups import Group
-from onnxprune.model import INLINE_LIMIT, Array, Model, Port, problems, serialize, signature, write
+from onnxprune.model import Array, Model, Port, fits_one_message, problems, serialize, signature, write
 from onnxprune.probe import dynamic_dims
 from onnxprune.rewrite import Kept, masked, rewrite
 from onnxprune.runtime import Session, open_session, random_feeds
@@ -103,7 +104,7 @@ def verify(traced: Trace, kept: Kept, pruned: Model, data: Data | None = None, s
 @contextlib.contextmanager
 def _open(proto: Any, folder: Path, optimize: bool = True) -> Iterator[Session]:
     """Open a model in memory; one that does not fit a message goes through a temporary file."""
-    if proto.ByteSize() < INLINE_LIMIT:
+    if fits_one_message(proto):
         yield open_session(serialize(proto), folder=folder, optimize=optimize)
         return
     with tempfile.TemporaryDirectory() as name:
@@ -207,8 +208,8 @@ def settings(model: Model, session: Session, data: Data | None = None, seed: int
 def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
     """Return random feeds of the first sizes that the model accepts."""
     reason = ""
-    for sides in _SIDES:
-        dims = _sized(inputs, _BATCHES[which], sides[which], _LENGTHS[which])
+    for batch, sides in itertools.product((_BATCHES[which], 1), _SIDES):  # some graphs fit a batch of one alone
+        dims = _sized(inputs, batch, sides[which], _LENGTHS[which])
         feeds = random_feeds(inputs, dims, seed + which)
         try:
             session.run(feeds)

@@ -78,7 +78,7 @@ def _sliced(
         taken, _ = x.partition.split(rest, max(0, end - start))
         return before, concat(before, taken), taken
     if size % step or start >= step or end <= size - step + start:
-        x.lock(axis, f"Slice takes every {step}th of its indices, and not from whole groups")
+        x.lock(axis, f"Slice takes one index in {step}, and not from whole groups")
         return None, None, x.made(dim)
     outer, inner = x.partition.factor(axis, step)
     x.unify(inner, concat(*[ONE] * step))

@@ -54,8 +54,8 @@ def gemm(x: Site) -> None:
     if not x.has(2):
         x.match(f"{left}, {right}, _? -> m n", macs="m k n")
         return
-    bias = [letter if axis.size > 1 else "1" for letter, axis in zip("mn"[-x.rank(2) :], x.axes(2), strict=True)]
-    x.match(f"{left}, {right}, {' '.join(bias) if x.rank(2) else ''} -> m n", macs="m k n")
+    bias = [letter if axis.size > 1 else "1" for letter, axis in zip("mn"[2 - x.rank(2) :], x.axes(2), strict=True)]
+    x.match(f"{left}, {right}, {' '.join(bias)} -> m n", macs="m k n")
 
 
 @rule("DepthToSpace")
