@@ -13,6 +13,7 @@ Prints Markdown tables. Times are medians of interleaved runs on one thread; mac
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("resnet_bn", "resnet_folded", "cnn", "vit", "mobilenet")
 REPEATS = 5
+STEPS = ("load", "trace", "score", "rewrite", "write")
 
 
 def table(headings: Sequence[str], rows: Iterator[Sequence[object]]) -> None:
@@ -119,11 +121,10 @@ def surgery(path: Path) -> None:
     """Time trace + score + rewrite in fresh processes, and show their peak memory."""
     runs = [json.loads(_fresh("surgery-once", path)) for _ in range(REPEATS)]
     size = path.stat().st_size
-    steps = ("load", "trace", "score", "rewrite", "write")
-    cells = [f"{statistics.median(run[step] for run in runs):.2f}" for step in steps]
+    cells = [f"{statistics.median(run[step] for run in runs):.2f}" for step in STEPS]
     middle = statistics.median(run["trace"] + run["score"] + run["rewrite"] for run in runs)
     peak = statistics.median(run["peak_bytes"] for run in runs)
-    headings = (*(f"{step} s" for step in steps), "trace + score + rewrite s", "peak memory", "over the file")
+    headings = (*(f"{step} s" for step in STEPS), "trace + score + rewrite s", "peak memory", "over the file")
     table(headings, iter([(*cells, f"{middle:.2f}", f"{peak / 1e6:.0f} MB", f"{peak / size:.2f}x")]))
 
 
@@ -152,9 +153,9 @@ def surgery_once(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(rewritten.proto, Path(folder) / "out.onnx", model.folder)
     marks.append(time.perf_counter())
-    seconds = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    seconds = [later - earlier for earlier, later in itertools.pairwise(marks)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({**dict(zip(("load", "trace", "score", "rewrite", "write"), seconds)), "peak_bytes": peak}))
+    print(json.dumps({**dict(zip(STEPS, seconds, strict=True)), "peak_bytes": peak}))
 
 
 def peer(path: Path) -> None:
@@ -191,9 +192,7 @@ def peer_once(path: Path) -> None:
 
 
 def _fresh(command: str, path: Path) -> str:
-    process = subprocess.run(
-        [sys.executable, __file__, command, str(path)], check=True, capture_output=True, text=True
-    )
+    process = subprocess.run([sys.executable, __file__, command, str(path)], check=True, capture_output=True, text=True)
     return process.stdout.strip().splitlines()[-1]
 
 

@@ -197,9 +197,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.first = ConvNorm(inputs, outputs, 3, stride)
         self.second = ConvNorm(outputs, outputs, 3)
-        self.shortcut = (
-            nn.Identity() if inputs == outputs and stride == 1 else ConvNorm(inputs, outputs, 1, stride)
-        )
+        self.shortcut = nn.Identity() if inputs == outputs and stride == 1 else ConvNorm(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the rectified sum of both paths."""
@@ -572,9 +570,7 @@ def export_dynamo(model: nn.Module, path: Path) -> None:
 def restore_weight_names(graph: onnx.GraphProto, model: nn.Module) -> None:
     """Name each matrix that an exporter transposed after its parameter again."""
     known = model.state_dict()
-    by_content = {
-        value.T.contiguous().numpy().tobytes(): name for name, value in known.items() if value.ndim == 2
-    }
+    by_content = {value.T.contiguous().numpy().tobytes(): name for name, value in known.items() if value.ndim == 2}
     renamed = {}
     for tensor in graph.initializer:
         original = by_content.get(numpy_helper.to_array(tensor).tobytes())
@@ -646,8 +642,7 @@ def count_macs(model: nn.Module) -> int:
 def write_table(out: Path) -> None:
     """Rewrite the part of the README between the markers from the files."""
     rows = [
-        "| File | Architecture | Exporter | Parameters | MACs per image "
-        "| Held-out accuracy | Bytes | SHA-256 |",
+        "| File | Architecture | Exporter | Parameters | MACs per image | Held-out accuracy | Bytes | SHA-256 |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     rows += [
