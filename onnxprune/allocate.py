@@ -120,24 +120,29 @@ def _global_targets(demands: Mapping[str, Demand]) -> dict[str, float]:
     """
     if not demands:
         return {}
-    wanted = sum(_share(demand) for demand in demands.values())
-    thresholds = np.unique(np.concatenate([demand.scores for demand in demands.values()]))
-    low, high = 0, len(thresholds)
-    while low < high:  # the highest threshold that keeps at least what is wanted
+    wanted = round(sum(_share(demand) for demand in demands.values()))
+    ranks = _ranks(demands)
+    low, high = 0, sum(demand.units for demand in demands.values())
+    while low < high:  # the lowest threshold that keeps no more than what is wanted
         middle = (low + high) // 2
-        if sum(_above(demands, _at(thresholds, middle)).values()) > wanted:
+        if sum(_above(demands, ranks, middle).values()) > wanted:
             low = middle + 1
         else:
             high = middle
-    return {name: float(count) for name, count in _above(demands, _at(thresholds, low)).items()}
+    return {name: float(count) for name, count in _above(demands, ranks, low).items()}
 
 
-def _at(thresholds: npt.NDArray[np.float64], index: int) -> float:
-    return float(thresholds[index]) if index < len(thresholds) else math.inf
+def _ranks(demands: Mapping[str, Demand]) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the place of every unit among those of all groups; equal scores alternate between the groups."""
+    scores = np.concatenate([demand.scores for demand in demands.values()])
+    places = np.concatenate([-np.arange(demand.units) / demand.units for demand in demands.values()])
+    ranks = np.argsort(np.lexsort((places, scores)))
+    ends = np.cumsum([demand.units for demand in demands.values()])
+    return dict(zip(demands, np.split(ranks, ends[:-1]), strict=True))
 
 
-def _above(demands: Mapping[str, Demand], threshold: float) -> dict[str, int]:
+def _above(demands: Mapping[str, Demand], ranks: Mapping[str, npt.NDArray[np.intp]], threshold: int) -> dict[str, int]:
     return {
-        name: max(min(demand.min_units, demand.units), int((demand.scores >= threshold).sum()))
+        name: max(min(demand.min_units, demand.units), int((ranks[name] >= threshold).sum()))
         for name, demand in demands.items()
     }

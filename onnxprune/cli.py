@@ -7,9 +7,12 @@ at once. Exit codes: 0 done, 1 a check or bound was missed, 2 bad input, 3 nothi
 from __future__ import annotations
 
 import contextlib
+import difflib
+import errno
 import json
-import os
+import math
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +20,32 @@ from typing import Any
 import click
 
 from onnxprune._version import __version__
-from onnxprune.errors import InputError, OnnxpruneError, OptionError
+from onnxprune.errors import OnnxpruneError, OptionError
 
 _PATH = click.Path(path_type=Path)
+_FILE_WIDTH = 120  # of tables in a pipe or file
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class _Commands(click.Group):
-    """A group whose default command is `prune`."""
+    """A group whose default command is `prune`, and whose usage errors are short."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; say in one line what is wrong with its options."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            message = " ".join(error.format_message().split()).rstrip(".")
+            click.echo(f"onnxprune: {message}; see '{(error.ctx or ctx).command_path} --help'", err=True)
+            ctx.exit(error.exit_code)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands:
+            meant = difflib.get_close_matches(args[0], self.commands, 1)
+            if meant and not Path(args[0]).exists():
+                raise click.UsageError(f"No file or command {args[0]!r}, did you mean {meant[0]!r}?", ctx)
             args = ["prune", *args]
         return super().resolve_command(ctx, args)
 
@@ -98,15 +114,13 @@ def prune(
 ) -> None:
     """Prune INPUT, prove the result, measure it, and write it."""
     with _failing():
-        from onnxprune.pipeline import check_target, make_options, prune_file  # noqa: PLC0415
+        from onnxprune.pipeline import make_options, prune_file  # noqa: PLC0415
         from onnxprune.report import prune_tables  # noqa: PLC0415
 
         chosen = make_options(**_ratios(ratios), **options)
-        if report_path is not None:
-            check_target(report_path, source, force)
-        result = prune_file(source, output, chosen, data, force=force, progress=_progress(quiet))
-        if report_path is not None:
-            _write_text(report_path, json.dumps(result.report, indent=1) + "\n")
+        result = prune_file(
+            source, output, chosen, data, report_path=report_path, force=force, progress=_progress(quiet)
+        )
         _show(result.report if as_json else prune_tables(result.report))
 
 
@@ -126,6 +140,7 @@ def compare(
     after: Path,
     data: Path | None,
     providers: tuple[str, ...],
+    budget_s: float,
     min_speedup: float | None,
     max_drop: float | None,
     as_json: bool,
@@ -141,8 +156,8 @@ def compare(
         chosen = providers or ("cpu",)
         for provider in chosen:
             check_provider(provider)
-        if max_drop is not None and data is None:
-            raise OptionError("--max-drop needs --data with an array 'labels'")
+        _check_bounds(budget_s, min_speedup, max_drop, data)
+        options["budget_s"] = budget_s
         found = [pipeline.compare(before, after, data=data, provider=name, **options) for name in chosen]
         missed = [verdict(comparison, min_speedup, max_drop) for comparison in found]
         if as_json:
@@ -178,16 +193,30 @@ def _ratios(given: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     by_glob: list[tuple[str, float]] = []
     for text in given:
-        glob, _, number = text.rpartition("=")
+        glob, equals, number = text.rpartition("=")
         try:
             ratio = float(number)
         except ValueError:
-            raise OptionError(f"--ratio takes a number or GLOB=NUMBER, got {text!r}") from None
+            ratio = None
+        if ratio is None or (equals and not glob):
+            raise OptionError(f"--ratio takes a number or GLOB=NUMBER, got {text!r}")
         if glob:
             by_glob.append((glob, ratio))
         else:
             options["ratio"] = ratio
     return {**options, "ratios": by_glob}
+
+
+def _check_bounds(seconds: float, min_speedup: float | None, max_drop: float | None, data: Path | None) -> None:
+    """Refuse bounds that nothing could miss or meet (NaN too), before any time is spent on measuring."""
+    if not 0 < seconds < math.inf:
+        raise OptionError(f"--seconds must be above 0, got {seconds:g}")
+    if min_speedup is not None and not 0 < min_speedup < math.inf:
+        raise OptionError(f"--min-speedup must be above 0, got {min_speedup:g}")
+    if max_drop is not None and not 0 <= max_drop <= 1:
+        raise OptionError(f"--max-drop is a fraction between 0 and 1 (0.01 is one point), got {max_drop:g}")
+    if max_drop is not None and data is None:
+        raise OptionError("--max-drop needs --data with an array 'labels'")
 
 
 @contextlib.contextmanager
@@ -198,6 +227,12 @@ def _failing() -> Iterator[None]:
     except OnnxpruneError as error:
         click.echo(f"onnxprune: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a file that goes away while it is read
+        if error.errno == errno.EPIPE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"onnxprune: {place}{error.strerror or error}", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         click.echo("onnxprune: interrupted; nothing was written", err=True)
         sys.exit(130)
@@ -207,24 +242,28 @@ def _progress(quiet: bool) -> Any:
     return (lambda _: None) if quiet else (lambda message: click.echo(f"{message} ...", err=True))
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Write a text file by renaming, so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-
-
 def _show(what: Any) -> None:
-    """Print a dict as JSON, or tables and sentences, to stdout."""
+    """Print a dict as JSON, or tables and sentences, to stdout; a file gets no colour and unbroken sentences."""
     if isinstance(what, dict):
         click.echo(json.dumps(what, indent=1))
         return
     from rich.console import Console  # noqa: PLC0415
 
-    console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else _FILE_WIDTH)
     for part in what:
-        console.print(part, markup=False)
+        if isinstance(part, str):
+            text = _wrapped(part, console.width) if terminal else part
+        else:
+            with console.capture() as captured:
+                console.print(part)
+            text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+        click.echo(text)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return each line broken between words, continued with an indent; names and paths stay whole."""
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return "\n".join(wrapper.fill(line) for line in text.splitlines())

@@ -30,12 +30,12 @@ class Criterion:
 
 def l1(weights: Iterable[Weight], rng: np.random.Generator) -> Scores | None:
     """Return the L1 norm of each unit's weights (Li et al. 2017, "Pruning Filters for Efficient ConvNets")."""
-    return _kernels(weights, lambda matrix: np.abs(matrix).sum(1))
+    return _kernels(weights, lambda matrix: np.abs(matrix).sum(1, dtype=np.float64))
 
 
 def l2(weights: Iterable[Weight], rng: np.random.Generator) -> Scores | None:
     """Return the L2 norm of each unit's weights."""
-    return _kernels(weights, lambda matrix: np.sqrt(np.einsum("uf,uf->u", matrix, matrix)))
+    return _kernels(weights, lambda matrix: np.sqrt(np.einsum("uf,uf->u", matrix, matrix, dtype=np.float64)))
 
 
 def fpgm(weights: Iterable[Weight], rng: np.random.Generator) -> Scores | None:

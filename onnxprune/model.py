@@ -645,7 +645,7 @@ def serialize(proto: ModelProto) -> bytes:
 
 
 @contextlib.contextmanager
-def staged(proto: ModelProto, target: Path, folder: Path) -> Iterator[Path]:
+def staged(proto: ModelProto, target: Path, folder: Path, external: bool = False) -> Iterator[Path]:
     """Write `proto` to a temporary place beside `target`; move it into place when the block ends well.
 
     Yields the path of the temporary file, complete with external data, so that the very bytes that will be
@@ -655,6 +655,7 @@ def staged(proto: ModelProto, target: Path, folder: Path) -> Iterator[Path]:
         proto: the model; external tensors refer to files in `folder`.
         target: the final path.
         folder: where the external data of `proto` lies now.
+        external: whether weights go to a file beside the model, see `write`.
 
     Raises:
         ModelError: when the folder of `target` cannot be written.
@@ -665,20 +666,21 @@ def staged(proto: ModelProto, target: Path, folder: Path) -> Iterator[Path]:
         raise ModelError(f"{target.parent}: cannot write there: {error.strerror}") from None
     with scratch as name:
         temporary = Path(name) / target.name
-        data = write(proto, temporary, folder)
+        data = write(proto, temporary, folder, external)
         yield temporary
         if data is not None:
             data.replace(target.parent / data.name)
         temporary.replace(target)
 
 
-def write(proto: ModelProto, path: Path, folder: Path) -> Path | None:
+def write(proto: ModelProto, path: Path, folder: Path, external: bool = False) -> Path | None:
     """Write `proto` to `path`; return the data file beside it, if external data was needed.
 
-    Large tensors go to ``NAME.data`` when the model was external before or would not fit a protobuf.
+    Large tensors go to ``NAME.data`` when that is asked for, when some tensor is external already, or when the model
+    would not fit a protobuf.
     """
     tensors = proto.graph.initializer
-    external = any(_is_external(tensor) for tensor in tensors) or not fits_one_message(proto)
+    external = external or any(_is_external(tensor) for tensor in tensors) or not fits_one_message(proto)
     if not external:
         with path.open("wb") as file:
             file.writelines(_chunks(proto))

@@ -7,10 +7,10 @@ values. The command line and export scripts call the same functions.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -34,6 +34,7 @@ Progress: TypeAlias = Callable[[str], None]
 
 ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
 _LATENCY_BUDGET_S = 3.0
+_REASONS = 3  # told when nothing can be pruned
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,12 @@ class Options:
 
     def check(self) -> None:
         """Raise OptionError for a value outside its range."""
-        for ratio in (self.ratio, *(ratio for _, ratio in self.ratios)):
+        for glob, ratio in (("", self.ratio), *self.ratios):
             if not 0 <= ratio < 1:
-                raise OptionError(f"ratio must be at least 0 and below 1, got {ratio:g}: it is the share to remove")
+                where = f" for {glob!r}" if glob else ""
+                raise OptionError(
+                    f"ratio must be at least 0 and below 1, got {ratio:g}{where}: it is the share of units to remove"
+                )
         if self.criterion not in importance.CRITERIA:
             known = ", ".join(importance.CRITERIA)
             raise OptionError(f"unknown criterion {self.criterion!r}; there are: {known}")
@@ -77,6 +81,7 @@ class Result:
     model: Any  # onnx.ModelProto
     report: dict[str, Any]  # see docs/report.md
     folder: Path  # where external data of the model lies
+    external: bool = False  # whether weights go to a file beside the model, as they did in the source
 
     def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
         """Write the model, atomically; return the path.
@@ -86,7 +91,7 @@ class Result:
         """
         target = Path(path)
         check_target(target, None, force)
-        with staged(self.model, target, self.folder):
+        with staged(self.model, target, self.folder, self.external):
             return target
 
 
@@ -160,31 +165,50 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
     chosen = make_options(ratio=ratio, **options)
     model = load(source)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-        return _prune(model, chosen, _samples(data, model), lambda _: None, _writer(Path(scratch) / "pruned.onnx"))
+        path = Path(scratch) / "pruned.onnx"
+
+        @contextlib.contextmanager
+        def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Finish]]:
+            write(proto, path, folder, model.is_external)
+            yield path, lambda report: report["output"].update(path=None)
+
+        return _prune(model, chosen, _samples(data, model), lambda _: None, publish)
 
 
 def prune_file(
-    source: Path, target: Path, options: Options, data: Path | None = None, *, force: bool, progress: Progress
+    source: Path,
+    target: Path,
+    options: Options,
+    data: Path | None = None,
+    *,
+    report_path: Path | None = None,
+    force: bool,
+    progress: Progress,
 ) -> Result:
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
 
     Raises:
-        InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` exists without
-            `force`, is the input, or lies in a folder that cannot be written.
+        InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
+            exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
     options.check()
     check_target(target, source, force)
+    if report_path is not None:
+        check_report(report_path, (source, target, data), force)
     progress(f"reading {source}")
     model = load(source)
 
-    @contextlib.contextmanager
-    def publish(proto: Any, folder: Path) -> Iterator[Path]:
-        with staged(proto, target, folder) as path:
-            yield path
+    def finish(report: dict[str, Any]) -> None:
+        report["output"]["path"] = str(target)
+        if report_path is not None:
+            write_report(report, report_path)
 
-    result = _prune(model, options, _samples(data, model), progress, publish)
-    result.report["output"]["path"] = str(target)
-    return result
+    @contextlib.contextmanager
+    def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Finish]]:
+        with staged(proto, target, folder, model.is_external) as path:
+            yield path, finish
+
+    return _prune(model, options, _samples(data, model), progress, publish)
 
 
 def inspect(source: Source) -> Inspection:
@@ -230,7 +254,8 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
 
 # -- steps of prune ---------------------------------------------------------------------------------------
 
-Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[Path]"]
+Finish: TypeAlias = Callable[[dict[str, Any]], object]  # completes the report, before the model is moved into place
+Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tuple[Path, Finish]]"]
 
 
 def _prune(model: Model, options: Options, data: Data | None, progress: Progress, publish: Publish) -> Result:
@@ -244,7 +269,7 @@ def _prune(model: Model, options: Options, data: Data | None, progress: Progress
         raise NothingToPrune(_nothing(found, chosen, options))
     masks = kept_masks(found, kept)
     rewritten = rewrite.rewrite(traced, masks)
-    with publish(rewritten.proto, model.folder) as path:
+    with publish(rewritten.proto, model.folder) as (path, finish):
         progress("verifying: masked = pruned")
         after = load(path)  # read back as a user would
         verification = verify.verify(traced, masks, after, data, options.seed)
@@ -261,7 +286,8 @@ def _prune(model: Model, options: Options, data: Data | None, progress: Progress
             verification=verification,
             comparison=comparison,
         )
-    return Result(rewritten.proto, report, model.folder)
+        finish(report)
+    return Result(rewritten.proto, report, model.folder, model.is_external)
 
 
 def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
@@ -275,16 +301,25 @@ def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
     """
     for pattern in (*options.ignore, *options.only, *(glob for glob, _ in options.ratios)):
         if not any(_matches(group, pattern) for group in found):
-            raise OptionError(f"{pattern!r} matches no node, weight or group of the model; see 'onnxprune inspect'")
+            raise OptionError(
+                f"{pattern!r} matches no group, and no node or weight of one; 'onnxprune inspect --json' lists them"
+            )
     chosen: dict[str, float] = {}
     for group in found:
         asked = [ratio for glob, ratio in options.ratios if _matches(group, glob)]
-        named = any(fnmatchcase(group.name, glob) for glob in (*options.only, *(glob for glob, _ in options.ratios)))
-        able = group.locked is None and group.exact and (named or not group.inner)
+        able = group.locked is None and group.exact and (not group.inner or _named(group, found, options))
         wanted = not options.only or any(_matches(group, pattern) for pattern in options.only)
         if able and wanted and not any(_matches(group, pattern) for pattern in options.ignore):
             chosen[group.name] = asked[-1] if asked else options.ratio
     return chosen
+
+
+def _named(group: Group, found: Sequence[Group], options: Options) -> bool:
+    """Whether a glob means this inner group: it matches the name, and not also that of an outer factor."""
+    weights = {member.constant for member in group.members}
+    outer = [g for g in found if g.prunable and weights & {member.constant for member in g.members}]
+    globs = (*options.only, *(glob for glob, _ in options.ratios))
+    return any(_is(group.name, glob) and not any(_is(g.name, glob) for g in outer) for glob in globs)
 
 
 def plan(
@@ -391,15 +426,19 @@ def reason_for(
         return "its ratio is 0"
     if options.criterion == "bn":
         return "every unit scored above the threshold, or the group has no BatchNormalization"
-    return f"no smaller count is allowed for {group.units} units by --ratio, --round-to and --min-units"
+    return "no smaller count is allowed by --ratio, --round-to and --min-units"
 
 
 def _nothing(found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> str:
-    reasons = Counter(reason_for(group, chosen, options, {}) or "" for group in found)
-    if not reasons:
+    """Say why no group lost a unit: first what the options decided, then the most frequent locks."""
+    if not found:
         return "nothing to prune: the model has no weights that meet in an axis"
-    told = "; ".join(f"{reason} ({count} group{'s' * (count > 1)})" for reason, count in reasons.most_common(3))
-    return f"nothing to prune: {told}"
+    reasons: dict[str, list[str]] = {}
+    for group in sorted(found, key=lambda group: group.name not in chosen):
+        reasons.setdefault(reason_for(group, chosen, options, {}) or "", []).append(group.name)
+    told = sorted(reasons.items(), key=lambda item: (item[1][0] not in chosen, -len(item[1])))[:_REASONS]
+    listed = "; ".join(f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {why}" for why, names in told)
+    return f"nothing to prune. {listed}"
 
 
 def _unreached(traced: Trace, found: Sequence[Group], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -429,7 +468,8 @@ def make_options(**given: Any) -> Options:
         value = given.get(name, ())
         given[name] = (value,) if isinstance(value, str) else tuple(value)
     ratios = given.get("ratios", ())
-    given["ratios"] = tuple(ratios.items() if isinstance(ratios, Mapping) else ratios)
+    pairs = ratios.items() if isinstance(ratios, Mapping) else ratios
+    given["ratios"] = tuple((glob, float(ratio)) for glob, ratio in pairs)
     options = Options(**given)
     options.check()
     return options
@@ -437,17 +477,50 @@ def make_options(**given: Any) -> Options:
 
 def check_target(target: Path, source: Path | None, force: bool) -> None:
     """Raise InputError when `target` must not or cannot be written."""
-    if source is not None and target.exists() and source.exists() and target.samefile(source) and not force:
-        raise InputError(f"{target} is the input; give another -o, or --force to replace it")
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file name, such as {target / 'pruned.onnx'}")
-    for path in (target, target.with_name(f"{target.name}.data")):
+    if source is not None and _same(target, source) and not force:
+        raise InputError(f"{target} is the input; give another -o, or --force to replace it")
+    _check_free((target, target.with_name(f"{target.name}.data")), force)
+
+
+def check_report(path: Path, others: Sequence[Path | None], force: bool) -> None:
+    """Raise InputError when the report must not or cannot be written; it never replaces one of `others`."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a file name, such as {path / 'report.json'}")
+    if any(other is not None and _same(path, other) for other in others):
+        raise InputError(f"{path} is the input, the output or the data; give the report another name")
+    _check_free((path,), force)
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
+
+
+def _check_free(paths: Sequence[Path], force: bool) -> None:
+    for path in paths:
         if path.exists() and not force:
             raise InputError(f"{path} exists; give another name, or --force to replace it")
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: there is no folder {target.parent}")
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"{target}: the folder {target.parent} cannot be written")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: the folder {path.parent} cannot be written")
+
+
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Write a report by renaming, so that it is there whole or not at all.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _samples(data: Any, model: Model) -> Data | None:
@@ -458,17 +531,11 @@ def _samples(data: Any, model: Model) -> Data | None:
     raise DataError(f"data must be the path of an .npz file, got {type(data).__name__}")
 
 
-def _writer(path: Path) -> Publish:
-    """Return a publisher that writes to a scratch file, for models that stay in memory."""
-
-    @contextlib.contextmanager
-    def publish(proto: Any, folder: Path) -> Iterator[Path]:
-        write(proto, path, folder)
-        yield path
-
-    return publish
-
-
 def _matches(group: Group, pattern: str) -> bool:
     names = (group.name, *group.nodes, *(member.constant for member in group.members))
-    return any(fnmatchcase(name, pattern) for name in names)
+    return any(_is(name, pattern) for name in names)
+
+
+def _is(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern or matches it as a glob: names may hold brackets."""
+    return name == pattern or fnmatchcase(name, pattern)

@@ -117,6 +117,7 @@ def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
             "after_ms": comparison.after.median_ms,
             "speedup": comparison.speedup,
             "speedup_interval": [low, high],
+            "within_noise": comparison.within_noise,
         }
     ]
 
@@ -136,9 +137,8 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(label, *_pair(latency["before_ms"], latency["after_ms"], _ms))
     accuracy = report["accuracy"]
     if accuracy is not None:
-        drop = 100 * (accuracy["after"] - accuracy["before"])
         label = f"accuracy, {accuracy['samples']} samples"
-        table.add_row(label, f"{accuracy['before']:.2%}", f"{accuracy['after']:.2%}", f"{drop:+.2f} points")
+        table.add_row(label, *_accuracies(accuracy["before"], accuracy["after"]))
     return [table, _left_alone(report["groups"]), _verdict(report)]
 
 
@@ -164,13 +164,20 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"in {len(verification['runs'])} runs"
     )
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])
-    gains = [f"{saved:.2f}x fewer MACs"]
-    for latency in report["latency"]:
-        low, high = latency["speedup_interval"]
-        where = _where(latency["provider"], latency["threads"])
-        speed = f"{latency['speedup']:.2f}x faster on {where}"
-        gains.append("no measurable speed-up on " + where if low <= 1 <= high else speed)
-    return f"{proof}\n{report['output']['path']}: {', '.join(gains)}"
+    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"])]
+    accuracy = report["accuracy"]
+    if accuracy is not None:
+        gains.append(f"accuracy {_points(accuracy['before'], accuracy['after'])}")
+    return f"{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+
+
+def _speed(latency: Mapping[str, Any]) -> str:
+    """Return in words how much faster or slower one run got."""
+    where = _where(latency["provider"], latency["threads"])
+    if latency["within_noise"]:
+        return f"no measurable speed-up on {where}"
+    speedup = latency["speedup"]
+    return f"{speedup:.2f}x faster on {where}" if speedup > 1 else f"{1 / speedup:.2f}x slower on {where}"
 
 
 def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[RenderableType]:
@@ -194,17 +201,21 @@ def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[Render
 
 def _accuracy_row(table: Any, before: Side, after: Side) -> None:
     if before.accuracy is not None and after.accuracy is not None:
-        change = f"{100 * (after.accuracy - before.accuracy):+.2f} points"
-        table.add_row("accuracy", f"{before.accuracy:.2%}", f"{after.accuracy:.2%}", change)
+        table.add_row("accuracy", *_accuracies(before.accuracy, after.accuracy))
 
 
 def _difference_line(comparison: Comparison) -> str:
     difference = comparison.difference
-    parts = [f"outputs on {comparison.samples} {comparison.feeds} samples"]
-    if difference.max_rel_diff is not None and difference.snr_db is not None:
+    drawn = f"{comparison.samples} {'random samples' if comparison.feeds == 'random' else 'samples of the data'}"
+    parts = [f"outputs on {drawn}"]
+    if difference.max_abs_diff == 0:
+        parts.append("equal")
+    elif difference.max_rel_diff is not None and difference.snr_db is not None:
         parts.append(f"differ by up to {difference.max_rel_diff:.1e} of their range, SNR {difference.snr_db:.1f} dB")
     if difference.agreement is not None:
         parts.append(f"same top-1 for {difference.agreement:.1%}")
+    if difference.incomparable:
+        parts.append(f"of other shapes: {_names(difference.incomparable)}")
     return ": ".join([parts[0], ", ".join(parts[1:]) or "cannot be compared"])
 
 
@@ -244,9 +255,9 @@ def _table(*headings: str, left: Sequence[int] = (0,)) -> Any:
     from rich import box  # noqa: PLC0415 - only when something is printed
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i in left else "right", overflow="fold")
+        table.add_column(heading, justify="left" if i in left else "right", overflow="fold", no_wrap=i == 0)
     return table
 
 
@@ -275,6 +286,14 @@ def _bytes(value: float) -> str:
 
 def _ms(value: float) -> str:
     return f"{value:.3f} ms"
+
+
+def _accuracies(before: float, after: float) -> tuple[str, str, str]:
+    return f"{before:.2%}", f"{after:.2%}", _points(before, after)
+
+
+def _points(before: float, after: float) -> str:
+    return f"{100 * (after - before):+.2f} points"
 
 
 def _where(provider: str, threads: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.util
 import json
 import math
@@ -13,13 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.measure import Comparison, Difference, Side, accuracy, compare, verdict
+from onnxprune import measure
 from onnxprune.data import Data
 from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.measure import Comparison, Difference, Side, accuracy, verdict
+from onnxprune.measure import compare_models as compare
 from onnxprune.model import load, view
 from onnxprune.runtime import open_session
 
-module = importlib.import_module("onnxprune.measure")
 HAS_MEMORY = importlib.util.find_spec("resource") is not None
 FAST = {"budget_s": 0.001, "memory": False}
 EYE = np.eye(3, dtype=np.float32)
@@ -87,7 +87,7 @@ def test_a_side_describes_its_model(tmp_path):
         assert (side.peak_memory_bytes is not None) == HAS_MEMORY
         assert 0 < side.median_ms <= side.p95_ms
         assert side.accuracy is None
-    assert (found.samples, found.feeds) == (module.RANDOM_BATCHES, "random")
+    assert (found.samples, found.feeds) == (measure.RANDOM_BATCHES, "random")
 
 
 def test_a_model_in_memory_with_external_data(tmp_path):
@@ -130,7 +130,7 @@ def test_a_comparison_is_plain_in_json():
 
 
 def test_other_providers_have_no_host_memory():
-    assert module._peak(linear(), {}, "cuda", 1) is None
+    assert measure._peak(linear(), {}, "cuda", 1) is None
 
 
 @pytest.mark.parametrize(("batch", "budget_s"), [(0, 1.0), (1, 0.0)])
@@ -146,16 +146,16 @@ def test_options_outside_their_range(batch, budget_s):
 def test_the_interval_holds_the_ratio_and_follows_the_seed():
     rng = np.random.default_rng(0)
     before, after = rng.normal(20, 1, 200), rng.normal(10, 1, 200)
-    low, high = module._interval(before, after, seed=1)
+    low, high = measure._interval(before, after, seed=1)
     assert low < np.median(before) / np.median(after) < high
     assert high - low < 0.2
-    assert module._interval(before, after, seed=1) == (low, high)
-    assert module._interval(before, after, seed=2) != (low, high)
+    assert measure._interval(before, after, seed=1) == (low, high)
+    assert measure._interval(before, after, seed=2) != (low, high)
 
 
 def test_common_disturbances_cancel():
     wave = np.sin(np.arange(100)) + 10
-    low, high = module._interval(2 * wave, wave, seed=0)
+    low, high = measure._interval(2 * wave, wave, seed=0)
     assert low == pytest.approx(2)
     assert high == pytest.approx(2)
 
@@ -164,14 +164,14 @@ def test_blocks_widen_the_interval_of_disturbances_that_last():
     steps = np.repeat(np.random.default_rng(0).normal(10, 1, 40), 5)
     shuffled = np.random.default_rng(1).permutation(steps)
     steady = np.full(200, 10.0)
-    lasting, mixed = (module._interval(each, steady, seed=0) for each in (steps, shuffled))
+    lasting, mixed = (measure._interval(each, steady, seed=0) for each in (steps, shuffled))
     assert lasting[1] - lasting[0] > mixed[1] - mixed[0]
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, True), (1.01, True), (0.99, True), (1.5, False), (0.7, False)])
 def test_within_noise(monkeypatch, factor, expected):
     wave = 10 + np.sin(np.arange(30)) / 100
-    monkeypatch.setattr(module, "time_interleaved", lambda *_, **__: [factor * wave, wave])
+    monkeypatch.setattr(measure, "time_interleaved", lambda *_, **__: [factor * wave, wave])
     found = compare(linear(), linear(), data=ROWS, **FAST)
     assert found.speedup == pytest.approx(factor)
     assert found.within_noise is expected

@@ -13,7 +13,7 @@ UNARY = """
     Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """
 ELEMENTWISE = """
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Div Equal Greater GreaterOrEqual Less LessOrEqual
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual
     Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor
 """
 REDUCTIONS = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from onnxprune.axes import ONE, Axis, concat, fresh
+from collections.abc import Sequence
+
+from onnxprune.axes import ONE, Axes, Axis, concat, fresh
 from onnxprune.errors import CannotUnify
 from onnxprune.rules.registry import rule
 from onnxprune.rules.site import Site, Size
@@ -32,6 +34,7 @@ def slice_(x: Site) -> None:
     """*a [p + q + r] *b -> *a q *b; with a step s, *a (q s) *b -> *a q *b."""
     axes = list(x.axes(0))
     starts, ends, dims, steps = _slice_arguments(x, len(axes))
+    starts_from_end, ends_from_end = _from_end(axes, dims, starts), _from_end(axes, dims, ends)
     new_starts: list[Size] = []
     new_ends: list[Size] = []
     for start, end, dim, step in zip(starts, ends, dims, steps, strict=True):
@@ -39,8 +42,13 @@ def slice_(x: Site) -> None:
         new_starts.append(start_size)
         new_ends.append(end_size)
     x.output(axes)
-    x.write(1 if x.node.version >= 10 else "starts", *new_starts)
-    x.write(2 if x.node.version >= 10 else "ends", *new_ends)
+    x.write(1 if x.node.version >= 10 else "starts", *new_starts, follows=starts_from_end)
+    x.write(2 if x.node.version >= 10 else "ends", *new_ends, follows=ends_from_end)
+
+
+def _from_end(axes: Sequence[Axis], dims: Sequence[int], given: Sequence[int | None]) -> Axes:
+    """Return the axes on which a position is counted from the end: it moves with cuts behind it, too."""
+    return tuple(axes[dim] for dim, position in zip(dims, given, strict=True) if position is not None and position < 0)
 
 
 def _slice_arguments(x: Site, rank: int) -> tuple[list[int | None], list[int | None], list[int], list[int | None]]:
@@ -82,7 +90,7 @@ def _sliced(
         return None, None, x.made(dim)
     outer, inner = x.partition.factor(axis, step)
     x.unify(inner, concat(*[ONE] * step))
-    return None, axis, outer
+    return start, axis, outer
 
 
 @rule("Gather")
@@ -99,7 +107,7 @@ def gather(x: Site) -> None:
     at = int(index.item())
     before, rest = x.partition.split(axes[dim], at + axes[dim].size * (at < 0))
     x.partition.split(rest, 1)
-    x.write(1, before, scalar=index.ndim == 0)
+    x.write(1, before, scalar=index.ndim == 0, follows=_from_end(axes, [dim], [at]))
 
 
 @rule("Pad")

@@ -1,0 +1,16 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune import measure
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """Nothing is timed: the first model takes 2 ms and 20 MB, the second 1 ms and 10 MB."""
+    monkeypatch.setattr(measure, "time_interleaved", lambda *_, **__: [np.full(30, 2.0), np.full(30, 1.0)])
+    peaks = iter([20_000_000, 10_000_000] * 100)
+    monkeypatch.setattr(measure, "peak_memory_bytes", lambda *_, **__: next(peaks))

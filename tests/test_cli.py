@@ -1,0 +1,283 @@
+"""The command line: what is read, what goes to stdout and stderr, and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from onnxprune import __version__, pipeline
+from onnxprune import cli as module
+from onnxprune.cli import cli
+from tests.rules.build import dense
+
+MODELS = Path(__file__).parent.parent / "models"
+RUN = ("model.onnx", "-o", "small.onnx")
+PAIR = ("compare", "model.onnx", "small.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder with a model."""
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").write_bytes(dense("b = Relu(a)", mid=16).SerializeToString())
+    return tmp_path
+
+
+@pytest.fixture
+def pair(folder, steady):
+    """The same with a pruned model and digits."""
+    shutil.copy(MODELS / "vit.onnx", "model.onnx")
+    digits = np.load(MODELS / "mnist_test.npz")
+    np.savez("test.npz", image=digits["image"][:200], labels=digits["labels"][:200])
+    invoke(*RUN, "--quiet")
+    return folder
+
+
+def invoke(*args, code=0):
+    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
+    assert result.exit_code == code, (result.stderr, result.exception)
+    return result
+
+
+def python(*args, **options):
+    return subprocess.run([sys.executable, *args], capture_output=True, check=False, **options)
+
+
+# -- in a process of its own -----------------------------------------------------------------------------
+
+
+def test_heavy_modules_are_imported_when_a_command_runs():
+    heavy = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "rich")
+    code = f"import sys, onnxprune.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = python("-c", code, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_prune_and_compare_and_inspect_as_a_user_runs_them(folder):
+    done = python("-m", "onnxprune", *RUN, "--report", "r.json", text=True)
+    assert (done.returncode, Path("small.onnx").is_file()) == (0, True), done.stderr
+    assert done.stderr.splitlines()[0] == "reading model.onnx ..."
+    assert done.stdout.splitlines()[-1].startswith("small.onnx: 1.45x fewer MACs; ")
+    assert json.loads(Path("r.json").read_text())["verification"]["passed"] is True
+    done = python("-m", "onnxprune", *PAIR, "--seconds", "0.01", "--json", text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["onnxprune"] == __version__
+    done = python("-m", "onnxprune", "inspect", "small.onnx", text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_bad_input_as_a_user_meets_it(folder):
+    done = python("-m", "onnxprune", "nothing.onnx", "-o", "small.onnx", "--quiet", text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "onnxprune: nothing.onnx: no such file\n")
+
+
+def test_tables_are_printed_where_only_ascii_can_be(folder):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = python("-m", "onnxprune", "inspect", "model.onnx", env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"w1:neurons.2" in done.stdout
+    assert done.stdout.isascii()
+
+
+# -- which command ---------------------------------------------------------------------------------------
+
+
+def test_options_may_stand_before_the_input(folder, steady):
+    invoke("--ratio", "0.5", "-o", "small.onnx", "model.onnx", "--quiet")
+    assert Path("small.onnx").is_file()
+
+
+def test_a_file_named_like_a_command_is_pruned_by_name(folder, steady):
+    shutil.copy("model.onnx", "prune")
+    invoke("prune", "prune", "-o", "small.onnx", "--quiet")
+    shutil.copy("model.onnx", "inspct")
+    invoke("inspct", "-o", "small.onnx", "--quiet", "--force")
+
+
+def test_help_and_version():
+    assert "onnxprune model.onnx --ratio 0.3 -o small.onnx" in invoke("--help").stdout
+    assert invoke("--version").stdout == f"onnxprune, version {__version__}\n"
+    for command in ("prune", "compare", "inspect"):
+        assert invoke(command, "-h").stdout.startswith(f"Usage: onnxprune {command} ")
+    assert "Usage: onnxprune" in invoke(code=2).stderr
+
+
+def test_every_option_has_a_help_text():
+    for command in cli.commands.values():
+        assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_main_runs_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["onnxprune", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    assert __version__ in capsys.readouterr().out
+
+
+# -- prune -----------------------------------------------------------------------------------------------
+
+
+def test_progress_goes_to_stderr_and_the_result_to_stdout(folder, steady):
+    result = invoke(*RUN)
+    assert result.stderr.splitlines() == [
+        "reading model.onnx ...",
+        "tracing 4 nodes ...",
+        "scoring 1 of 3 groups by l2 ...",
+        "verifying: masked = pruned ...",
+        "measuring latency on cpu ...",
+    ]
+    assert "..." not in result.stdout
+    assert result.stdout.splitlines()[-1] == "small.onnx: 1.45x fewer MACs; 2.00x faster on cpu, 1 thread"
+    assert result.stdout.count("after / before") == 1
+
+
+def test_quiet_says_nothing_on_stderr(folder, steady):
+    assert invoke(*RUN, "--quiet").stderr == ""
+
+
+def test_json_on_stdout_is_the_report(folder, steady):
+    result = invoke(*RUN, "--json", "--report", "r.json")
+    assert json.loads(result.stdout) == json.loads(Path("r.json").read_text())
+
+
+def test_all_options_reach_the_pipeline(folder, steady):
+    options = "--ratio 0.2 --ratio w1=0.5 --ratio a=b=0.4 --criterion l1 --scope global --round-to 2 --min-units 3"
+    options += " --ignore i --ignore j --only o --threads 0 --data d.npz --report r.json --force"
+    seen = {}
+
+    def stop(source, target, chosen, data, **rest):
+        seen.update(rest, chosen=chosen, data=data)
+        raise pipeline.NothingToPrune("stopped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "prune_file", stop)
+        invoke(*RUN, *options.split(), code=3)
+    expected = {"ratio": 0.2, "ratios": (("w1", 0.5), ("a=b", 0.4)), "criterion": "l1", "scope": "global"}
+    expected |= {"round_to": 2, "min_units": 3, "ignore": ("i", "j"), "only": ("o",), "threads": 0, "provider": "cpu"}
+    assert {name: getattr(seen["chosen"], name) for name in expected} == expected
+    assert (seen["data"], seen["report_path"], seen["force"]) == (Path("d.npz"), Path("r.json"), True)
+
+
+# -- compare ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bounds", "code", "last"),
+    [
+        ((), 0, "speed-up 2.00x (95 % interval 2.00 to 2.00) on cpu, 1 thread, batch 1, 30 runs each"),
+        (("--min-speedup", "1.9", "--max-drop", "0.5"), 0, "speed-up 2.00x"),
+        (("--min-speedup", "2.1"), 1, "the speedup is 2.00x (95 % interval 2.00 to 2.00), asked for at least 2.10x"),
+        (("--max-drop", "0.0001"), 1, "the accuracy fell by "),
+    ],
+    ids=["no bounds", "met", "too slow", "too wrong"],
+)
+def test_bounds_decide_the_exit_code(pair, bounds, code, last):
+    data = ("--data", "test.npz", "--batch", "50")
+    result = invoke(*PAIR, *data, *bounds, code=code)
+    assert result.stdout.splitlines()[-1].startswith(last.replace("batch 1", "batch 50"))
+    assert result.stderr == ""
+    missed = json.loads(invoke(*PAIR, *data, *bounds, "--json", code=code).stdout)["comparisons"][0]["missed"]
+    assert len(missed) == code
+
+
+def test_compare_on_several_providers(pair):
+    result = invoke(*PAIR, "--provider", "cpu", "--provider", "cpu", "--threads", "2", "--json")
+    found = json.loads(result.stdout)["comparisons"]
+    assert [(each["provider"], each["threads"]) for each in found] == [("cpu", 2)] * 2
+
+
+def test_bounds_need_labels(pair):
+    np.savez("images.npz", image=np.load("test.npz")["image"][:8])
+    message = "onnxprune: max_drop needs labels: give data with an array 'labels' of class indices\n"
+    assert invoke(*PAIR, "--data", "images.npz", "--max-drop", "0.1", code=2).stderr == message
+
+
+# -- inspect ---------------------------------------------------------------------------------------------
+
+
+def test_inspect_lists_groups_and_every_lock(folder):
+    lines = invoke("inspect", "model.onnx").stdout.splitlines()
+    assert lines[0].startswith("model.onnx: 4 nodes, 192 parameters, 176 MACs per sample, 0.0% of the parameters")
+    assert lines[-3:] == [
+        "not pruned, by reason:",
+        "  it is part of the graph input 'x' (at x): w1:neurons.1 (6 neurons)",
+        "  it is part of the graph output 'y' (at y): w2 (5 neurons)",
+    ]
+
+
+def test_inspect_as_json(folder):
+    found = json.loads(invoke("inspect", "model.onnx", "--json").stdout)
+    group = next(group for group in found["groups"] if group["locked"] is None)
+    assert group == {
+        "name": "w1:neurons.2",
+        "kind": "neurons",
+        "units": 16,
+        "params": 192,
+        "macs": 176,
+        "exact": True,
+        "locked": None,
+        "nodes": ["a0", "a", "y"],
+        "initializers": ["w1", "b1", "w2"],
+    }
+
+
+# -- in a terminal -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_sentences_are_broken_between_words(width):
+    long = "left alone: blocks.0.attention.qkv:head_dims, a-name/with.parts-and-hyphens: " + 30 * "some words "
+    lines = module._wrapped(long + "\nshort", width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line.startswith("    ") for line in lines[1:-1])
+    assert lines[-1] == "short"
+    assert " ".join(" ".join(lines[:-1]).split()) == long.strip()
+
+
+def test_names_are_never_broken():
+    assert module._wrapped("x " + 90 * "n", 40).splitlines() == ["x", "    " + 90 * "n"]
+
+
+def test_a_terminal_gets_wrapped_sentences(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "50")
+    module._show(["word " * 20])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
+
+
+# -- what the system reports -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "onnxprune: No space left on device\n"),
+        (FileNotFoundError(errno.ENOENT, "gone", "m.onnx"), 2, "onnxprune: m.onnx: gone\n"),
+        (KeyboardInterrupt(), 130, "onnxprune: interrupted; nothing was written\n"),
+    ],
+    ids=["disk", "file", "Ctrl-C"],
+)
+def test_errors_of_the_system(folder, monkeypatch, error, code, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(pipeline, "inspect", fail)
+    assert invoke("inspect", "model.onnx", code=code).stderr == message
+
+
+def test_a_closed_pipe_is_left_to_click(folder, monkeypatch):
+    def fail(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(pipeline, "inspect", fail)
+    assert CliRunner().invoke(cli, ["inspect", "model.onnx"]).stderr == ""

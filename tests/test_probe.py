@@ -1,0 +1,189 @@
+"""Shapes and size values under two settings of the dynamic dims."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from onnxprune.model import Port, load, view
+from onnxprune.probe import VALUE_LIMIT, dynamic_dims, probe
+from tests.rules.build import ROWS, TOKENS, model
+
+
+def probed(*nodes, **rest):
+    return probe(load(model(*nodes, **rest)))
+
+
+# -- dims ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (("batch", 3, None), [(0, "batch"), (2, "x.2")]),
+        ((2, 3), []),
+        (None, []),
+        (("", 3), [(0, "x.0")]),
+    ],
+    ids=str,
+)
+def test_dynamic_dims(shape, expected):
+    assert list(dynamic_dims(Port("x", None, shape))) == expected
+
+
+def test_dims_of_one_name_have_one_size():
+    found = probed("y = Add(x, z)", x="float[n,s] x, float[n,s] z")
+    assert found.shape("x") == found.shape("z") == found.shape("y")
+
+
+def test_the_settings_differ_in_every_dynamic_dim_and_in_no_other():
+    found = probed("y = Relu(x)", x=TOKENS)
+    assert [found.is_static("y", dim) for dim in range(3)] == [False, False, True]
+    assert found.shape("y")[2] == 16
+    assert len(set(found.shape("y"))) == 3
+
+
+def test_sides_of_images_are_sizes_that_networks_divide():
+    found = probed("y = MaxPool<kernel_shape = [32, 32], strides = [32, 32]>(x)", x="float[n,3,h,w] x")
+    assert found.first.shapes["x"][2:] == (224, 224)
+    assert found.second.shapes["x"][2:] == (352, 352)
+    assert found.shape("y")[2:] == (7, 7)
+
+
+def test_a_value_of_unknown_shape_is_absent():
+    found = probed("i = NonZero(x)", "y = Cast<to = 1>(i)", x=ROWS)
+    assert found.shape("i") is None
+    assert not found.is_static("y", 0)
+    assert found.value("y") is None
+
+
+def test_the_type_of_a_value():
+    assert probed("y = Cast<to = 7>(x)", y="int64[] y", x=ROWS).dtype("y") == np.int64
+
+
+def test_inputs_without_a_shape_are_left_out():
+    proto = model("y = Relu(x)", x="float[n] x", infer=False)
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    assert probe(view(proto)).shape("y") is None
+
+
+# -- values ------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_are_computed():
+    found = probed(
+        "s = Shape(x)",
+        "c = Gather(s, one)",
+        "f = Cast<to = 1>(c)",
+        "r = Sqrt(f)",
+        "y = Div(x, r)",
+        x="float[n,16] x",
+        one=1,
+    )
+    assert found.static_value("r") == 4
+    assert found.is_known("s")
+    assert found.static_value("s") is None
+    assert found.static_entries("s") == [None, 16]
+    assert {"s", "c", "f", "r"} <= found.from_sizes
+    assert "y" not in found.from_sizes
+
+
+def test_a_size_is_the_number_of_elements():
+    assert probed("y = Size(x)", x="float[2,3] x", y="int64 y").static_value("y") == 6
+
+
+def test_the_start_and_end_of_shape_count():
+    found = probed("y = Shape<start = 1, end = -1>(x)", x="float[n,3,4,5] x", y="int64[] y")
+    assert found.static_entries("y") == [3, 4]
+
+
+def test_sizes_of_constants_are_not_from_sizes():
+    found = probed("s = Shape(w)", "y = Reshape(x, s)", x="float[6] x", w=(2, 3))
+    assert found.static_entries("s") == [2, 3]
+    assert "s" not in found.from_sizes
+
+
+def test_unknown_values_have_no_entries():
+    found = probed("y = Relu(x)", x=ROWS)
+    assert found.static_entries("y") is None
+    assert found.static_value("y") is None
+
+
+def test_large_constants_are_not_read():
+    found = probed("y = Add(x, w)", x="float[5000] x", w=(5000,), i=np.arange(5000))
+    assert found.value("w") is None
+    assert found.value("i") is None
+    assert VALUE_LIMIT < 5000
+
+
+def test_large_results_are_not_computed():
+    found = probed("w = ConstantOfShape(s)", "y = Add(x, w)", x="float[100,100] x", s=[100, 100])
+    assert found.shape("w") == (100, 100)
+    assert found.value("w") is None
+
+
+def test_random_values_are_not_known():
+    found = probed("r = RandomNormal<shape = [6]>()", "y = Add(x, r)", x=ROWS)
+    assert found.shape("r") == (6,)
+    assert found.value("r") is None
+
+
+def test_a_value_whose_shape_depends_on_sizes_is_not_known():
+    found = probed(
+        "s = Shape(x)", "l = Gather(s, zero)", "y = Range(zero, l, one)", y="int64[] y", x=ROWS, zero=0, one=1
+    )
+    assert not found.is_known("y")
+    assert not found.is_static("y", 0)
+
+
+def test_a_shape_that_depends_on_sizes_is_static_where_they_are():
+    found = probed(
+        "s = Shape(x)", "b = Gather(s, zero)", "t = Concat<axis = 0>(b, rest)", "y = Reshape(x, t)",
+        x="float[n,12] x", zero=[0], rest=[3, 4],
+    )  # fmt: skip
+    assert found.shape("y")[1:] == (3, 4)
+    assert [found.is_static("y", dim) for dim in range(3)] == [False, True, True]
+
+
+# -- ops that ONNX does not know -----------------------------------------------------------------------------------
+
+
+def test_stated_shapes_serve_custom_ops():
+    proto = model("a = my.Odd(x)", "y = Relu(a)", imports='"my" : 1', x=ROWS, infer=False)
+    proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 4]))
+    found = probe(view(proto))
+    assert found.shape("a") == found.shape("y") == (found.first.dims["n"], 4)
+    assert not found.is_static("a", 0)
+
+
+@pytest.mark.parametrize("dims", [["other", 4], [None, 4], None], ids=["another name", "no name", "no rank"])
+def test_stated_shapes_with_unknown_dims_do_not(dims):
+    proto = model("a = my.Odd(x)", "y = Relu(a)", imports='"my" : 1', x=ROWS, infer=False)
+    proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, dims))
+    assert probe(view(proto)).shape("a") is None
+
+
+def test_what_onnx_infers_wins_over_what_is_stated():
+    proto = model("a = Relu(x)", "y = Relu(a)", x=ROWS, infer=False)
+    proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 99]))
+    assert probe(view(proto)).shape("a")[1] == 6
+
+
+def test_local_functions_are_seen_into():
+    proto = model(
+        "a = my.Twice(x)",
+        "y = MatMul(a, w)",
+        imports='"my" : 1',
+        functions='<domain: "my", opset_import: ["" : 18]> Twice (p) => (q) { q = Concat<axis = 1>(p, p) }',
+        x=ROWS,
+        w=(12, 5),
+        infer=False,
+    )
+    found = probe(view(proto))
+    assert found.shape("a")[1] == 12
+    assert [found.is_static("y", dim) for dim in range(2)] == [False, True]
+
+
+def test_a_node_that_cannot_take_its_inputs_has_no_shape():
+    assert probe(view(model("y = MatMul(x, w)", x=ROWS, w=(7, 5), infer=False))).shape("y") is None

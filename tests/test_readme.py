@@ -1,0 +1,80 @@
+"""What the README promises is run: its commands, its example, its table."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import onnxprune
+from onnxprune.cli import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def in_clone(tmp_path, monkeypatch):
+    """A folder that looks like the clone, in which commands may write."""
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands():
+    lines = (line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines())
+    return [shlex.split(line)[1:] for line in lines if line.startswith("onnxprune ")]
+
+
+def test_every_command_of_the_readme_works(in_clone):
+    assert len(commands()) >= 5
+    for arguments in commands():
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, (arguments, result.output)
+
+
+def test_the_scripts_of_the_readme_are_there_and_can_be_run():
+    for name in ("demo", "test", "setup"):
+        path = ROOT / "tools" / name
+        assert path.stat().st_mode & 0o111, f"tools/{name} is not executable"
+    assert "tools/test" in (ROOT / ".ci" / "run").read_text()
+
+
+def masked(text):
+    """Return the lines of a table without times and what follows from them."""
+    lines = [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
+    lines = [re.sub(r"[\d.]+ (ms|x faster)", r"# \1", line) for line in lines if line]
+    return [re.sub(r"^(latency.*ms) [\d.]+$", r"\1 #", line) for line in lines]
+
+
+def test_the_table_of_the_readme_is_what_the_command_prints(in_clone):
+    (shown,) = blocks("text")
+    command = next(arguments for arguments in commands() if "vit-pruned.onnx" in arguments)
+    printed = masked(CliRunner().invoke(cli, command).stdout)
+    for line in masked(shown):
+        if not line.startswith(("─", "latency", "verified", "vit-pruned")):
+            assert line in printed
+
+
+def test_the_python_example_uses_what_there_is(in_clone):
+    (example,) = blocks("python")
+    code = compile(example, "README.md", "exec")
+    for name in re.findall(r"onnxprune\.(\w+)", example):
+        assert name in onnxprune.__all__
+    assert len(example.splitlines()) <= 15
+    if importlib.util.find_spec("torch") is not None:
+        exec(code, {})
+        assert (in_clone / "small.onnx").is_file()
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

@@ -1,0 +1,261 @@
+"""The report against its schema and its documentation, and what is printed of it against golden files.
+
+After a change that is meant: ``UPDATE_GOLDEN=1 pytest tests/test_report.py``, then read the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from onnxprune import prune, report
+from onnxprune.cli import cli
+from onnxprune.measure import Comparison, Difference, Side
+from tests.rules.build import dense
+
+ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "models"
+GOLDEN = Path(__file__).parent / "golden"
+SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
+NAMES = ["cnn", "mobilenet", "resnet_bn", "resnet_folded", "vit"]
+MASKS = {  # what differs between machines: latencies, round-off, and the last digits of accuracies
+    r"\d+\.\d{3} ms": "#.### ms",
+    r"\d\.\de[+-]\d\d": "#.#e-##",
+    r"SNR -?\d+\.\d dB": "SNR #.# dB",
+    r"\d+\.\d{2}%": "##.##%",
+    r"[+-]\d+\.\d\d points": "-#.## points",
+}
+
+
+def invoke(*args, code=0):
+    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
+    assert result.exit_code == code, result.stderr
+    return result.stdout
+
+
+def masked(text):
+    for pattern, mask in MASKS.items():
+        text = re.sub(pattern, mask, text)
+    return text
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, steady):
+    """The current folder: the vision transformer, digits, and a place to write to."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(MODELS / "vit.onnx", "vit.onnx")
+    digits = np.load(MODELS / "mnist_test.npz")
+    np.savez("test.npz", image=digits["image"][:200], labels=digits["labels"][:200])
+    return tmp_path
+
+
+# -- the schema ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_follows_the_schema(folder, name):
+    args = [str(MODELS / f"{name}.onnx"), "-o", "small.onnx", "--ratio", "0.2", "--ratio", "*=0.3"]
+    printed = json.loads(invoke(*args, "--data", "test.npz", "--report", "r.json", "--quiet", "--json"))
+    written = json.loads(Path("r.json").read_text(), parse_constant=pytest.fail)
+    jsonschema.validate(written, SCHEMA, jsonschema.Draft202012Validator)
+    assert written == printed
+    assert written["output"]["path"] == "small.onnx"
+    assert written["latency"][0]["speedup"] == 2.0
+    assert sorted(path.name for path in folder.iterdir()) == ["r.json", "small.onnx", "test.npz", "vit.onnx"]
+
+
+def test_a_report_of_a_model_in_memory_follows_the_schema():
+    result = prune(dense("b = Relu(a)"), latency=False)
+    plain = json.loads(json.dumps(result.report, allow_nan=False))
+    jsonschema.validate(plain, SCHEMA, jsonschema.Draft202012Validator)
+    assert (plain["accuracy"], plain["latency"], plain["output"]["path"]) == (None, [], None)
+
+
+def test_a_group_tells_its_units_once():
+    for group in prune(MODELS / "cnn.onnx", latency=False).report["groups"]:
+        assert group["kept"] == len(group["kept_units"])
+        assert group["kept_units"] == sorted(set(group["kept_units"]))
+        assert (group["locked"] is None) == (group["kept"] < group["units"])
+
+
+def objects(schema):
+    """Yield every object of a schema that has properties."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("properties"), dict):
+            yield schema
+        for value in schema.values():
+            yield from objects(value)
+
+
+def test_the_schema_is_strict_and_describes_every_field():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert len(list(objects(SCHEMA))) == 9
+    for schema in objects(SCHEMA):
+        assert schema["additionalProperties"] is False
+        assert set(schema["required"]) == set(schema["properties"])
+        assert all(field.get("description") for field in schema["properties"].values())
+
+
+def test_the_page_names_every_field():
+    page = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    top = set(SCHEMA["properties"])
+    deep = {name for schema in objects(SCHEMA["$defs"]) for name in schema["properties"]}
+    options = set(SCHEMA["$defs"]["options"]["properties"])
+    assert [name for name in sorted(top | (deep - options)) if not re.search(rf"\b{name}\b", page)] == []
+
+
+def test_the_example_of_the_page_follows_the_schema():
+    page = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    example = json.loads(re.search(r"```json\n(.+?)```", page, re.DOTALL)[1])
+    example["options"] = json.loads(json.dumps(prune(dense("b = Relu(a)"), latency=False).report["options"]))
+    for side in ("input", "output"):
+        example[side]["sha256"] = "0" * 64
+    jsonschema.validate(example, SCHEMA, jsonschema.Draft202012Validator)
+
+
+# -- golden files ------------------------------------------------------------------------------------------
+
+PRUNE = ("vit.onnx", "-o", "small.onnx", "--data", "test.npz")
+PRINTED = {
+    "prune": PRUNE,
+    "inspect": ("inspect", "vit.onnx"),
+    "compare": ("compare", "vit.onnx", "small.onnx", "--data", "test.npz"),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_golden(folder, name):
+    if name == "compare":
+        invoke(*PRUNE, "--quiet")
+    printed = masked(invoke(*PRINTED[name]))
+    path = GOLDEN / f"{name}.txt"
+    if "UPDATE_GOLDEN" in os.environ:
+        path.write_text(printed, encoding="utf-8")
+    assert printed == path.read_text(encoding="utf-8")
+    assert all(line == line.rstrip() for line in printed.splitlines())
+
+
+def table(text):
+    """Return the rows of the first table, split at two or more blanks."""
+    rows = [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows if len(row) > 1}
+
+
+def number(text):
+    value, _, unit = text.partition(" ")
+    return float(value.rstrip("%").replace(",", "")) * {"k": 1e3, "M": 1e6, "kB": 1e3, "MB": 1e6}.get(unit, 1)
+
+
+def test_the_table_of_prune_shows_the_numbers_of_the_report(folder):
+    rows = table(invoke(*PRUNE, "--report", "r.json"))
+    written = json.loads(Path("r.json").read_text())
+    before, after = written["input"], written["output"]
+    fields = {"parameters": "params", "MACs per sample": "macs", "file size": "size_bytes"}
+    for label, field in fields.items():
+        old, new, ratio = map(number, rows[label])
+        assert [old, new] == pytest.approx([before[field], after[field]], rel=0.005)
+        assert ratio == pytest.approx(after[field] / before[field], abs=0.0005)
+    latency, accuracy = written["latency"][0], written["accuracy"]
+    assert [number(t) for t in rows["latency, cpu, 1 thread"][:2]] == [latency["before_ms"], latency["after_ms"]]
+    shown = [number(t) for t in rows["accuracy, 200 samples"][:2]]
+    assert shown == pytest.approx([100 * accuracy["before"], 100 * accuracy["after"]], abs=0.005)
+
+
+def test_the_table_of_compare_shows_the_numbers_of_the_json(folder):
+    invoke(*PRUNE, "--quiet")
+    rows = table(invoke(*PRINTED["compare"]))
+    found = json.loads(invoke(*PRINTED["compare"], "--json"))["comparisons"][0]
+    fields = {
+        "parameters": "params",
+        "MACs per sample": "macs",
+        "file size": "size_bytes",
+        "latency, median": "median_ms",
+        "latency, p95": "p95_ms",
+        "peak memory": "peak_memory_bytes",
+    }
+    for label, field in fields.items():
+        shown = [number(text) for text in rows[label][:2]]
+        assert shown == pytest.approx([found["before"][field], found["after"][field]], rel=0.005)
+
+
+def test_the_table_of_inspect_shows_the_numbers_of_the_json(folder):
+    rows = table(invoke("inspect", "vit.onnx"))
+    found = json.loads(invoke("inspect", "vit.onnx", "--json"))
+    able = [group for group in found["groups"] if group["locked"] is None]
+    assert [name for name in rows if name in {group["name"] for group in found["groups"]}] == [g["name"] for g in able]
+    for group in able:
+        kind, units, params, macs, *_ = rows[group["name"]]
+        assert (kind, int(units)) == (group["kind"], group["units"])
+        assert number(params) == pytest.approx(100 * group["params"] / found["params"], abs=0.05)
+        assert number(macs) == pytest.approx(100 * group["macs"] / found["macs"], abs=0.05)
+
+
+# -- words -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (9_999, "9,999"), (10_000, "10.00 k"), (1_500_000, "1.50 M"), (2_500_000_000, "2.50 G")],
+    ids=str,
+)
+def test_counts(value, shown):
+    assert report._count(value) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(999, "999 B"), (1e3, "1.00 kB"), (1e6, "1.00 MB"), (1e9, "1.00 GB")])
+def test_bytes(value, shown):
+    assert report._bytes(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("latency", "words"),
+    [
+        ({"speedup": 2.0}, "2.00x faster on cpu, 1 thread"),
+        ({"speedup": 0.5, "threads": 2}, "2.00x slower on cpu, 2 threads"),
+        ({"speedup": 1.01, "within_noise": True, "threads": 0}, "no measurable speed-up on cpu"),
+        ({"speedup": 3.0, "provider": "cuda"}, "3.00x faster on cuda"),
+    ],
+    ids=["faster", "slower", "noise", "cuda"],
+)
+def test_speed_in_words(latency, words):
+    assert report._speed({"provider": "cpu", "threads": 1, "within_noise": False, **latency}) == words
+
+
+def comparison(**difference):
+    side = Side(None, "0" * 64, 1, None, 1, 1.0, 1.0, None, None)
+    fields = {"max_abs_diff": 0.5, "max_rel_diff": 0.5, "snr_db": 6.0, "agreement": None, "incomparable": ()}
+    return Comparison(
+        side, side, 1.0, (1.0, 1.0), True, Difference(**{**fields, **difference}), 4, "random", "cpu", 1, 1, 30
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ({}, "differ by up to 5.0e-01 of their range, SNR 6.0 dB"),
+        ({"max_abs_diff": 0.0, "snr_db": np.inf}, "equal"),
+        ({"agreement": 0.75}, "differ by up to 5.0e-01 of their range, SNR 6.0 dB, same top-1 for 75.0%"),
+        ({"max_abs_diff": None, "max_rel_diff": None, "snr_db": None}, "cannot be compared"),
+        ({"max_abs_diff": 0.0, "incomparable": ("boxes",)}, "equal, of other shapes: boxes"),
+    ],
+    ids=["differ", "equal", "classes", "nothing", "shapes"],
+)
+def test_difference_in_words(difference, words):
+    assert report._difference_line(comparison(**difference)) == f"outputs on 4 random samples: {words}"
+
+
+def test_what_is_not_known_is_a_dash():
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(report.compare_tables(comparison(), [])[0])
+    assert table(captured.get())["peak memory"] == ["-", "-", "-"]

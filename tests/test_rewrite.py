@@ -1,0 +1,301 @@
+"""Rewriting: whole models through the oracle, cuts that can be made again, and nothing else touched."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.groups import groups
+from onnxprune.model import load, problems, view
+from onnxprune.rewrite import masked, new_sizes, rewrite
+from onnxprune.trace import trace
+from tests.oracle import check
+from tests.rules.build import ROWS, conv, dense, model
+from tests.test_cost import MODELS
+
+
+def planned(proto, share=0.5, seed=0, **units):
+    """Return the trace of a model and random kept sets, of all groups or for given numbers of units."""
+    traced = trace(view(proto) if isinstance(proto, onnx.ModelProto) else load(proto))
+    rng = np.random.default_rng(seed)
+    kept = {}
+    for group in groups(traced):
+        if group.locked is None and group.exact and (not units or group.name in units):
+            mask = np.zeros(group.units, bool)
+            mask[rng.permutation(group.units)[: max(1, round(share * group.units))]] = True
+            kept[group.atom] = mask
+    return traced, kept
+
+
+def bundled(name):
+    return f"models/{name}.onnx"
+
+
+def named(proto):
+    return {tensor.name: tensor for tensor in proto.graph.initializer}
+
+
+# -- whole models --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.5), (1, 0.8), (2, 0.1), (3, 0.5)])
+def test_bundled_models_pass_the_oracle(name, seed, share):
+    checked = check(bundled(name), seed=seed, share=share, inner=seed != 3)
+    assert len(checked.cut) >= 4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cuts_tell_how_to_make_each_weight_again(name):
+    traced, kept = planned(bundled(name))
+    rewritten = rewrite(traced, kept)
+    assert rewritten.cuts
+    after = view(rewritten.proto)
+    for target, cut in rewritten.cuts.items():
+        array = traced.model.array(cut.source)
+        for dim, indices in cut.kept.items():
+            array = array.take(indices, axis=dim)
+        assert array.tobytes() == after.array(target).tobytes()
+        assert array.shape == after.constants[target].shape
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_not_cut_stays_byte_for_byte(name):
+    traced, kept = planned(bundled(name))
+    rewritten = rewrite(traced, kept)
+    before, after = traced.model.proto, rewritten.proto
+    old = named(before)
+    for tensor in after.graph.initializer:
+        changed_sizes = tensor.data_type == TensorProto.INT64
+        if tensor.name in old and tensor.name not in rewritten.cuts and not changed_sizes:
+            assert tensor == old[tensor.name]
+    nodes = {node.output[0]: node for node in after.graph.node}
+    for index, node in enumerate(before.graph.node):
+        if index not in rewritten.nodes:
+            assert nodes[node.output[0]] == node
+    assert (after.graph.input, after.graph.output) == (before.graph.input, before.graph.output)
+    assert (after.opset_import, after.metadata_props) == (before.opset_import, before.metadata_props)
+    assert [t.name for t in after.graph.initializer if t.name in old] == [t for t in old if t in named(after)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_input_is_never_changed(name):
+    traced, kept = planned(bundled(name))
+    before = traced.model.proto.SerializeToString(deterministic=True)
+    rewrite(traced, kept)
+    masked(traced, kept)
+    assert traced.model.proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stated_shapes_are_those_that_onnx_infers(name):
+    traced, kept = planned(bundled(name))
+    proto = rewrite(traced, kept).proto
+    stated = {info.name: info for info in proto.graph.value_info}
+    assert problems(proto) is None
+    again = onnx.ModelProto()
+    again.CopyFrom(proto)
+    del again.graph.value_info[:]
+    for info in onnx.shape_inference.infer_shapes(again, data_prop=True).graph.value_info:
+        if info.name in stated:
+            known = [(s.dim_value, i.dim_value) for s, i in zip(dims(stated[info.name]), dims(info), strict=True)]
+            assert all(s == i for s, i in known if s and i), info.name
+
+
+def dims(info):
+    return info.type.tensor_type.shape.dim
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_cut_no_change(name):
+    traced, _ = planned(bundled(name))
+    rewritten = rewrite(traced, {})
+    assert rewritten.proto == traced.model.proto
+    assert (rewritten.cuts, rewritten.nodes) == ({}, ())
+    assert masked(traced, {}) == traced.model.proto
+
+
+def test_keeping_all_units_masks_nothing():
+    traced, kept = planned(dense("b = Relu(a)"), share=1.0)
+    assert masked(traced, kept) == traced.model.proto
+
+
+def test_sizes_of_a_plan():
+    traced, kept = planned(dense("b = Relu(a)"))
+    assert list(new_sizes(kept).values()) == [4]
+    assert set(new_sizes(kept)) == set(kept)
+    assert traced.model.params == 96
+
+
+# -- shared constants ----------------------------------------------------------------------------------------------
+
+TWO = (
+    "p = MatMul(x, w1)", "a = Add(p, bias)", "b = Relu(a)", "q = MatMul(b, w2)", "c = Add(q, bias)", "d = Relu(c)",
+    "y = MatMul(d, w3)",
+)  # fmt: skip
+
+
+def two(**rest):
+    """Two hidden layers of one width whose biases are one tensor."""
+    return model(*TWO, x=ROWS, **{"bias": (8,), "w1": (6, 8), "w2": (8, 8), "w3": (8, 5), **rest})
+
+
+def test_uses_that_differ_get_copies():
+    checked = check(two())
+    assert len(checked.cut) == 2
+    tensors = named(checked.pruned)
+    assert list(tensors) == ["bias", "w1", "w2", "w3", "bias_pruned"]
+    old = view(two()).array("bias")
+    assert not np.array_equal(view(checked.pruned).array("bias"), view(checked.pruned).array("bias_pruned"))
+    assert set(view(checked.pruned).array("bias_pruned")) <= set(old)
+
+
+def test_uses_that_agree_share_one_tensor():
+    checked = check(dense("c = Mul(a, g)", "d = Relu(c)", "b = Add(d, g)", g=(8,)))
+    assert list(named(checked.pruned)) == ["w1", "b1", "w2", "g"]
+    assert checked.shape("g") == [4]
+
+
+def test_a_use_that_keeps_all_keeps_the_tensor():
+    first, second = (group.name for group in groups(trace(view(two()))) if group.locked is None)
+    checked = check(two(), only=[second])
+    assert named(checked.pruned)["bias"] == named(two())["bias"]
+    assert checked.shape("bias_pruned") == [4]
+    assert first not in checked.cut
+
+
+def test_copies_get_names_that_are_free():
+    proto = two(bias_pruned=(8,))
+    proto.graph.node[5].input[0] = "c2"
+    proto.graph.node.insert(5, helper.make_node("Mul", ["c", "bias_pruned"], ["c2"]))
+    assert "bias_pruned_2" in named(check(proto).pruned)
+
+
+def test_a_constant_that_a_branch_reads_stays():
+    proto = model(
+        "a = MatMul(x, w1)", "b = Add(a, bias)",
+        "k = If(c) <then_branch = t () => (float[8] p) { p = Relu(bias) }, "
+        "else_branch = e () => (float[8] q) { q = Neg(bias) }>",
+        "m = ReduceMean<keepdims = 0>(k)", "d = Mul(b, m)", "y = MatMul(d, w2)",
+        x=ROWS + ", bool c", w1=(6, 8), bias=(8,), w2=(8, 5),
+    )  # fmt: skip
+    checked = check(proto)
+    assert checked.cut
+    assert named(checked.pruned)["bias"] == named(proto)["bias"]
+    assert checked.shape("bias_pruned") == [4]
+
+
+def test_a_dead_node_does_not_break_the_model():
+    checked = check(two_with_dead_end())
+    assert problems(checked.pruned) is None
+
+
+def two_with_dead_end():
+    """A bias that a live node and a dead one read, over axes that are cut and not cut."""
+    return model(
+        "p = MatMul(x, w1)", "a = Add(p, bias)", "b = Relu(a)", "y = MatMul(b, w2)", "dead = Add(z, bias)",
+        x=ROWS + ", float[n,8] z", w1=(6, 8), bias=(8,), w2=(8, 5),
+    )  # fmt: skip
+
+
+def test_weights_in_constant_nodes_are_cut():
+    proto = model(
+        "a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, w2)", x=ROWS, y="float[n,5] y", w1=(6, 8), infer=False
+    )
+    value = numpy_helper.from_array(np.arange(40, dtype=np.float32).reshape(8, 5))
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["w2"], value=value))
+    checked = check(proto)
+    assert view(checked.pruned).constants["w2"].shape == (4, 5)
+
+
+def test_weights_that_are_listed_as_inputs_are_cut_there_too():
+    checked = check(dense("b = Relu(a)", listed=["w1"]))
+    assert [dim.dim_value for dim in dims(checked.pruned.graph.input[1])] == [6, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_other_types_of_weights(dtype):
+    short = {"float64": "double", "float16": "float16"}[dtype]
+    proto = conv("b = Relu(a)", x=f"{short}[n,3,6,6] x", y=f"{short}[] y", dtype=dtype)
+    traced, kept = planned(proto)
+    pruned = rewrite(traced, kept).proto
+    assert problems(pruned) is None
+    assert view(pruned).array("w1").dtype == np.dtype(dtype)
+    assert problems(masked(traced, kept)) is None
+
+
+# -- sizes that nodes state ------------------------------------------------------------------------------------------
+
+
+def test_a_reshape_follows():
+    checked = check(conv("c = Reshape(a, to)", "b = Reshape(c, back)", to=[0, 8, 36], back=[-1, 8, 6, 6]))
+    assert view(checked.pruned).array("to").tolist() == [0, 4, 36]
+    assert view(checked.pruned).array("back").tolist() == [-1, 4, 6, 6]
+
+
+def test_one_shape_for_two_reshapes_of_different_cuts():
+    proto = model(
+        "a = MatMul(x, w1)", "b = Reshape(a, to)", "c = Relu(b)", "d = MatMul(c, w2)", "e = Reshape(d, to)",
+        "y = MatMul(e, w3)",
+        x=ROWS, w1=(6, 8), w2=(8, 8), w3=(8, 5), to=[-1, 8],
+    )  # fmt: skip
+    one, *_ = (g.name for g in groups(trace(view(proto))) if g.locked is None)
+    checked = check(proto, only=[one])
+    shapes = sorted(view(checked.pruned).array(name).tolist() for name in ("to", "to_pruned"))
+    assert shapes == [[-1, 4], [-1, 8]]
+
+
+def test_the_groups_of_a_convolution_follow():
+    proto = model(
+        "a = Conv(x, w1)",
+        "b = Conv<group = 8>(a, w2)",
+        "y = Conv(b, w3)",
+        w1=(8, 3, 1, 1),
+        w2=(8, 1, 3, 3),
+        w3=(5, 8, 1, 1),
+    )
+    assert view(check(proto).pruned).nodes[1].attrs["group"] == 4
+
+
+def test_a_computed_shape_keeps_its_dynamic_sizes():
+    proto = model(
+        "a = MatMul(x, w1)", "s = Shape(x)", "n = Gather(s, zero)", "t = Gather(s, one)",
+        "to = Concat<axis = 0>(n, t, eight)", "b = Expand(g, to)", "c = Mul(a, b)", "y = MatMul(c, w2)",
+        x="float[n,t,6] x", w1=(6, 8), w2=(8, 5), g=(1, 1, 8), zero=[0], one=[1], eight=[8],
+    )  # fmt: skip
+    assert len(check(proto).cut) == 1
+
+
+def test_a_computed_shape_is_joined_from_old_and_new_entries():
+    proto = model(
+        "a = MatMul(x, w1)", "s = Shape(x)", "n = Gather(s, zero)", "t = Gather(s, one)",
+        "to = Concat<axis = 0>(n, t, eight)", "z = ConstantOfShape(to)", "c = Add(a, z)", "y = MatMul(c, w2)",
+        x="float[n,t,6] x", w1=(6, 8), w2=(8, 5), zero=[0], one=[1], eight=[8],
+    )  # fmt: skip
+    checked = check(proto)
+    ops = [node.op for node in view(checked.pruned).nodes]
+    assert len(checked.cut) == 1
+    assert ops.count("Concat") >= 1
+    assert problems(checked.pruned) is None
+
+
+def test_split_sizes_replace_the_number_of_outputs():
+    proto = model(
+        "a = MatMul(x, w1)", "p, q = Split<axis = 1, num_outputs = 2>(a)", "b = MatMul(p, w2)", "c = MatMul(q, w3)",
+        "y = Add(b, c)", x=ROWS, w1=(6, 8), w2=(4, 5), w3=(4, 5),
+    )  # fmt: skip
+    found = [group.name for group in groups(trace(view(proto))) if group.locked is None]
+    checked = check(proto, only=found[:1], share=0.25)
+    split = view(checked.pruned).nodes[1]
+    assert "num_outputs" not in split.attrs
+    assert view(checked.pruned).array(split.inputs[1]).tolist() == [1, 4]
+
+
+def test_a_value_from_sizes_that_is_cut_itself_keeps_its_numbers():
+    proto = model(
+        "a = MatMul(x, w1)", "s = Shape(w1)", "r = Range(zero, eight, one)", "f = Cast<to = 1>(r)", "b = Add(a, f)",
+        "y = MatMul(b, w2)", x=ROWS, w1=(6, 8), w2=(8, 5), zero=0, eight=8, one=1,
+    )  # fmt: skip
+    check(proto)

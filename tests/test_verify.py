@@ -1,0 +1,353 @@
+"""The oracle of the tool: what it finds wrong, how it says so, and which group it blames."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnxprune import model as boundary
+from onnxprune import rules, verify
+from onnxprune.errors import DataError, ModelError, VerificationError
+from onnxprune.groups import groups
+from onnxprune.model import load, view
+from onnxprune.rewrite import masked, rewrite
+from onnxprune.rules import Entry
+from onnxprune.runtime import open_session
+from onnxprune.trace import trace
+from onnxprune.verify import Run, Verification, blame, failure, settings
+from tests.rules.build import FIXED, ROWS, conv, dense, model
+from tests.test_rewrite import planned
+
+CHAIN = ("a = MatMul(x, w1)", "b = Relu(a)", "c = MatMul(b, w2)", "d = Softmax(c)", "y = MatMul(d, w3)")
+
+
+def chain():
+    """A hidden layer that is right to cut, and one behind a Softmax."""
+    return model(*CHAIN, x=ROWS, w1=(6, 8), w2=(8, 12), w3=(12, 5))
+
+
+@pytest.fixture
+def wrong_softmax(monkeypatch):
+    def elementwise(x):
+        x.output(x.axes(0))
+
+    monkeypatch.setitem(rules.RULES, "Softmax", Entry("Softmax", elementwise, "function", "wrong"))
+
+
+def verified(traced, kept, proto=None, **rest):
+    return verify.verify(traced, kept, view(proto or rewrite(traced, kept).proto), **rest)
+
+
+def session(proto):
+    return open_session(proto.SerializeToString())
+
+
+# -- models that are right -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+def test_a_right_model_passes(name):
+    traced, kept = planned(f"models/{name}.onnx")
+    found = verified(traced, kept)
+    assert found.passed
+    assert found.problem is None
+    assert [run.dims for run in found.runs] == [{"batch": 2}, {"batch": 3}]
+    assert 0 <= found.max_rel_diff <= found.tolerance == 1e-4
+    assert found.max_abs_diff == max(run.max_abs_diff for run in found.runs)
+
+
+def test_data_is_used_where_it_is_given():
+    traced, kept = planned(dense("b = Relu(a)"))
+    feeds = {"x": np.ones((7, 6), np.float32)}
+    found = verified(traced, kept, data=samples(feeds))
+    assert found.passed
+    assert [run.dims for run in found.runs] == [{"n": 2}, {"n": 3}]
+
+
+def samples(feeds, labels=None):
+    return SimpleNamespace(feeds=feeds, labels=labels)
+
+
+def test_a_fixed_batch_takes_its_samples():
+    proto = conv("b = Relu(a)", x=FIXED)
+    feeds = {"x": np.ones((7, 3, 6, 6), np.float32)}
+    cases = settings(view(proto), session(proto), samples(feeds))
+    assert [(dims, {name: array.shape for name, array in fed.items()}) for dims, fed in cases] == [
+        ({}, {"x": (2, 3, 6, 6)})
+    ] * 2
+
+
+def test_a_model_too_large_for_a_message_is_compared_through_a_file(monkeypatch):
+    traced, kept = planned(dense("b = Relu(a)"))
+    pruned = rewrite(traced, kept).proto
+    monkeypatch.setattr(boundary, "INLINE_LIMIT", 10)
+    assert verified(traced, kept, pruned).passed
+
+
+def test_what_is_read_back_is_what_is_verified(tmp_path):
+    traced, kept = planned(dense("b = Relu(a)"))
+    path = tmp_path / "pruned.onnx"
+    onnx.save(rewrite(traced, kept).proto, path)
+    assert verify.verify(traced, kept, load(path)).passed
+
+
+def test_text_outputs_are_compared_too():
+    strings = np.array(["a", "b"], object)
+    run, problem = verify._difference({}, {"y": strings}, {"y": strings}, 1e-4)
+    assert (run.max_abs_diff, problem) == (0, None)
+    run, _ = verify._difference({}, {"y": strings}, {"y": strings[::-1]}, 1e-4)
+    assert run.max_abs_diff == 1
+
+
+# -- models that are wrong -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("wrong_softmax")
+def test_a_wrong_rule_is_found_and_its_group_blamed():
+    traced, kept = planned(chain())
+    assert len(kept) == 2
+    found = verified(traced, kept)
+    assert not found.passed
+    assert found.problem.startswith("output 'y' differs from the masked model by ")
+    assert found.problem.endswith("of its range, more than 1e-04")
+    all_groups = groups(traced)
+    (guilty,) = [group.name for group in all_groups if group.units == 12]
+    assert blame(traced, kept, all_groups) == [guilty]
+
+
+@pytest.mark.usefixtures("wrong_softmax")
+def test_a_group_that_makes_an_invalid_graph_is_blamed(monkeypatch):
+    traced, kept = planned(chain())
+    monkeypatch.setattr(verify, "problems", lambda _: "wrong")
+    assert len(blame(traced, kept, groups(traced))) == 1
+
+
+@pytest.mark.usefixtures("wrong_softmax")
+def test_a_group_whose_model_does_not_run_is_blamed(monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise ModelError("cannot run")
+
+    traced, kept = planned(chain())
+    monkeypatch.setattr(verify, "_compare", broken)
+    assert len(blame(traced, kept, groups(traced))) == 1
+
+
+@pytest.mark.usefixtures("wrong_softmax")
+def test_groups_that_fail_only_together_are_blamed_together(monkeypatch):
+    traced, kept = planned(chain())
+    monkeypatch.setattr(verify, "_passes", lambda *args: len(args[2]) < 2)
+    assert len(blame(traced, kept, groups(traced))) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+def test_an_output_that_is_not_finite(value):
+    traced, kept = planned(dense("b = Relu(a)"))
+    proto = rewrite(traced, kept).proto
+    spoil(proto, "w2", value)
+    found = verified(traced, kept, proto)
+    assert found.problem == "output 'y' is not finite where the masked model's is"
+    assert found.max_rel_diff == np.inf
+
+
+def spoil(proto, name, value):
+    """Put `value` into the first element of a weight."""
+    tensor = next(t for t in proto.graph.initializer if t.name == name)
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array.flat[0] = value
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+
+
+def test_what_was_not_finite_before_is_not_compared():
+    proto = dense("b = Relu(a)")
+    spoil(proto, "w2", np.nan)
+    traced, kept = planned(proto)
+    kept = {atom: np.arange(atom.size) < 4 for atom in kept}  # keeps the unit with the NaN
+    assert verified(traced, kept).passed
+    everything = {"y": np.array([np.nan])}
+    assert verify._difference({}, everything, everything, 1e-4) == (Run({}, 0.0, 0.0), None)
+
+
+def test_a_small_error_is_found():
+    traced, kept = planned(dense("b = Relu(a)"))
+    proto = rewrite(traced, kept).proto
+    spoil(proto, "w2", 9.0)
+    assert not verified(traced, kept, proto).passed
+
+
+def test_an_output_of_another_shape():
+    wide, narrow = {"y": np.zeros((2, 5))}, {"y": np.zeros((2, 4))}
+    run, problem = verify._difference({"n": 2}, wide, narrow, 1e-4)
+    assert problem == "output 'y' has shape (2, 4), expected (2, 5)"
+    assert run == Run({"n": 2}, np.inf, np.inf)
+
+
+def test_an_output_shape_that_changes_at_run_time():
+    proto = dense("b = Relu(a)", infer=False)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", None]))
+    traced, kept = planned(proto)
+    other = onnx.ModelProto()
+    other.CopyFrom(rewrite(traced, kept).proto)
+    for tensor in other.graph.initializer:
+        if tensor.name == "w2":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros((4, 3), np.float32), "w2"))
+    assert verified(traced, kept, other).problem == "output 'y' has shape (2, 3), expected (2, 5)"
+
+
+def test_other_ports_than_the_original():
+    traced, kept = planned(dense("b = Relu(a)"))
+    proto = rewrite(traced, kept).proto
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    assert verified(traced, kept, proto).problem == "the pruned model has other inputs or outputs than the original"
+
+
+def test_a_graph_that_is_not_valid():
+    traced, kept = planned(dense("b = Relu(a)"))
+    proto = rewrite(traced, kept).proto
+    proto.graph.node[0].input[0] = "nowhere"
+    found = verified(traced, kept, proto)
+    assert found.problem.startswith("the pruned graph is not valid: ")
+    assert found.runs == ()
+    assert (found.max_abs_diff, found.max_rel_diff) == (0.0, 0.0)
+
+
+def test_faults_of_the_original_do_not_count(monkeypatch):
+    traced, kept = planned(dense("b = Relu(a)"))
+    monkeypatch.setattr(verify, "problems", lambda _: "as it always was")
+    assert verified(traced, kept).passed
+
+
+def test_a_model_that_does_not_load():
+    traced, kept = planned(dense("b = Relu(a)"))
+    other = view(rewrite(traced, kept).proto, path=boundary.Path("nowhere.onnx"))
+    found = verify.verify(traced, kept, other)
+    assert not found.passed
+    assert "nowhere.onnx" in found.problem
+
+
+def test_a_model_that_does_not_run(monkeypatch):
+    def fails(_feeds):
+        raise ModelError("cannot run the model: no")
+
+    dense_session = session(dense("b = Relu(a)"))
+    cases = settings(view(dense("b = Relu(a)")), dense_session)
+    runs, problem = verify._compare(dense_session, SimpleNamespace(run=fails), cases, 1e-4)
+    assert (runs, problem) == ([], "cannot run the model: no")
+
+
+# -- noise ---------------------------------------------------------------------------------------------------------
+
+
+def fake(*outputs):
+    """A session that returns the given outputs one after the other."""
+    found = iter(outputs)
+    return SimpleNamespace(run=lambda _feeds: {"y": np.array([1.0, next(found)])})
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"), [(5e-3, True), (2e-2, False), (np.inf, False)], ids=["noise", "error", "infinite"]
+)
+def test_within_noise(difference, expected):
+    run = Run({}, difference, difference)
+    cases = [({}, {}), ({}, {})]
+    assert verify._within_noise(fake(0.0, 0.0), fake(1e-3, 5e-4), cases, run) == expected
+
+
+def test_a_model_that_amplifies_round_off_passes_by_its_own_noise(monkeypatch):
+    traced, kept = planned(chain())
+    monkeypatch.setattr(verify, "TOLERANCES", {"float32": 0.0})
+    monkeypatch.setattr(verify, "_within_noise", lambda *_: True)
+    assert verified(traced, kept).passed
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_batches_and_lengths_differ():
+    proto = model("y = MatMul(x, w)", x="float[n,t,6] x", w=(6, 5))
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 2, "t": 5}, {"n": 3, "t": 8}]
+
+
+def test_sides_of_images():
+    proto = model("y = GlobalAveragePool(x)", x="float[n,3,h,w] x")
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+        {"n": 2, "h": 64, "w": 64},
+        {"n": 3, "h": 96, "w": 96},
+    ]
+
+
+def test_other_sides_are_tried_until_the_model_runs():
+    proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,1,h,w] x", to=[-1, 224 * 224], w=(224 * 224, 2))
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1, 32, 32]), "to"))
+    proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.ones((32, 2), np.float32), "w"))
+    first, _ = settings_of_first(proto)
+    assert first == {"n": 2, "h": 32, "w": 32}
+
+
+def settings_of_first(proto):
+    return verify._runnable(view(proto).inputs, session(proto), 0, 0)
+
+
+def test_no_size_that_the_model_runs_on():
+    proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,t] x", to=[7, 11], w=(11, 2), infer=False)
+    with pytest.raises(DataError) as caught:
+        settings(view(proto), session(proto))
+    start = "the original model runs on none of the sizes tried for its dynamic dims; use --data. ONNX Runtime cannot run the model"
+    assert str(caught.value).startswith(start)
+
+
+def test_feeds_follow_the_seed():
+    proto = dense("b = Relu(a)")
+    one, same, other = (settings(view(proto), session(proto), seed=seed)[0][1]["x"] for seed in (0, 0, 5))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+# -- tolerance -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proto", "expected"),
+    [
+        (dense("b = Relu(a)"), 1e-4),
+        (dense("b = Relu(a)", x="double[n,6] x", y="double[] y", dtype="float64"), 1e-4),
+        (dense("b = Relu(a)", x="float16[n,6] x", y="float16[] y", dtype="float16"), 2e-2),
+        (dense("h = Cast<to = 1>(w)", "b = Add(a, h)", w=np.ones(8, np.float16)), 2e-2),
+        (dense("h = Cast<to = 1>(w)", "b = Add(a, h)", w=np.ones(8, ml_dtypes.bfloat16)), 1e-1),
+        (model("y = Identity(x)", x="int64[n] x", y="int64[] y"), 1e-4),
+    ],
+    ids=["float", "double", "half", "half weights", "bfloat16 weights", "integers"],
+)
+def test_the_tolerance_is_that_of_the_least_precise_type(proto, expected):
+    assert verify._tolerance(view(proto)) == expected
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [(["a"], "'a'"), (["a", "b", "c"], "'a', 'b', 'c'"), (list("abcde"), "'a', 'b', 'c' and 2 more")],
+    ids=["one", "three", "five"],
+)
+def test_failure_names_the_groups(names, shown):
+    error = failure(Verification((), 1e-4, "output 'y' is wrong"), names)
+    assert isinstance(error, VerificationError)
+    assert str(error) == (
+        f"the pruned model is wrong and was not written: output 'y' is wrong. Broken by group {shown}: "
+        "leave it out with --ignore, and please report the model"
+    )
+
+
+def test_masking_is_what_a_mask_would_do():
+    proto = dense("b = Relu(a)")
+    traced, kept = planned(proto)
+    (mask,) = kept.values()
+    feeds = {"x": np.ones((2, 6), np.float32)}
+    by_hand = np.maximum(feeds["x"] @ trace(view(proto)).model.array("w1") + traced.model.array("b1"), 0)
+    expected = (by_hand * mask) @ traced.model.array("w2")
+    assert session(masked(traced, kept)).run(feeds)["y"] == pytest.approx(expected, rel=1e-5, abs=1e-5)
