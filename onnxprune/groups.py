@@ -6,9 +6,10 @@ Cutting a unit removes its slice from every weight of the group.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -81,12 +82,18 @@ class Group:
 def groups(traced: Trace) -> tuple[Group, ...]:
     """Return the groups of a trace, in graph order; axes that live inside a single weight are left out."""
     partition = traced.partition
-    outside = {atom for axes in traced.values.values() for axis in axes for atom in partition.atoms(axis)}
+    constant = constant_values(traced)
+    outside = {
+        atom
+        for name, axes in traced.values.items()
+        for axis in (axes if name not in constant else ())
+        for atom in partition.atoms(axis)
+    }
     members: dict[Atom, list[Member]] = {}
     finder = _RoleFinder(traced)
     for use in traced.uses:
-        constant = traced.model.constants.get(use.constant)
-        if constant is None or not constant.is_weight or use.node < 0:
+        weight = traced.model.constants.get(use.constant)
+        if weight is None or not weight.is_weight or use.node < 0:
             continue
         for dim, axis in enumerate(traced.axes(use.axes)):
             for atom in dict.fromkeys(walk(axis)):
@@ -115,11 +122,22 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         inexact=f"{mixed.reason} (at {mixed.node})" if mixed else None,
         inner=bool(prunable_outers),
         lanes=kinds.lanes.get(atom, 0),
-        params=sum(
-            constants[member.constant].count // max(1, member.axis.size) * positions(member.axis, atom).size
-            for member in members
-        ),
+        params=_params(members, atom, constants),
     )
+
+
+def _params(members: Sequence[Member], atom: Atom, constants: Mapping[str, Constant]) -> int:
+    """Return how many weights go when all units go; a weight that several nodes share counts once."""
+    total = 0
+    for name in dict.fromkeys(member.constant for member in members):
+        shape = constants[name].shape
+        user = next(member.node for member in members if member.constant == name)
+        left = list(shape)
+        for member in members:
+            if (member.constant, member.node) == (name, user):
+                left[member.dim] -= positions(member.axis, atom).size
+        total += math.prod(shape) - math.prod(left)
+    return total
 
 
 def _outer_factors(axis: Axis, atom: Atom) -> Iterator[Atom]:
@@ -134,6 +152,15 @@ def _outer_factors(axis: Axis, atom: Atom) -> Iterator[Atom]:
         if atom in walk(factor):
             yield from (outer for left in axis.factors[:i] for outer in walk(left) if outer is not atom)
             yield from _outer_factors(factor, atom)
+
+
+def constant_values(traced: Trace) -> set[str]:
+    """Return the names of constants and of what nodes compute from constants alone, such as a transposed weight."""
+    constant = set(traced.model.constants)
+    for node in traced.model.nodes:
+        if node.inputs and all(name in constant for name in node.inputs if name):
+            constant.update(node.outputs)
+    return constant
 
 
 def _name(members: Iterable[Member], constants: object) -> str:
@@ -162,13 +189,10 @@ class _RoleFinder:
     def __init__(self, traced: Trace) -> None:
         self._traced = traced
         self._consumers: dict[str, list[tuple[Node, int]]] = {}
-        constant = set(traced.model.constants)
         for node in traced.model.nodes:
-            if node.inputs and all(name in constant for name in node.inputs if name):
-                constant.update(node.outputs)
             for slot, name in enumerate(node.inputs):
                 self._consumers.setdefault(name, []).append((node, slot))
-        self._constant = constant
+        self._constant = constant_values(traced)
         self._contracted: dict[int, set[Atom]] = {}
 
     def role(self, node: int, slot: int, atom: Atom) -> Role:
@@ -203,11 +227,12 @@ class _Kinds:
         self._heads: set[Atom] = set()
         self._dims: set[Atom] = set()
         self.lanes: dict[Atom, int] = {}
+        constant = constant_values(traced)
         for coupling in traced.couplings.values():
             if coupling.node.op in _CONVOLUTIONS and len(coupling.inputs) > 1 and coupling.inputs[1]:
                 self._add_lanes(coupling.inputs[0] or ())
                 self._add_lanes(coupling.outputs[0] or ())
-            elif coupling.macs and all(name in traced.values for name in coupling.node.inputs[:2]):
+            elif coupling.macs and not any(name in constant for name in coupling.node.inputs[:2]):
                 self._add_attention(coupling.outputs[0] or (), coupling.macs)
 
     def _add_lanes(self, axes: Axes) -> None:

@@ -89,6 +89,7 @@ class Constant:
         return self.tensor.data_type in _FLOATS
 
 
+FLOAT = int(TensorProto.FLOAT)
 _FLOATS = frozenset(
     getattr(TensorProto, name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2")
 )
@@ -132,8 +133,19 @@ class Model:
 
     def size_bytes(self) -> int:
         """Return the bytes that the model takes on disk, external data included."""
-        outside = sum(_external_length(t) for t in self.proto.graph.initializer if _is_external(t))
-        return (self.path.stat().st_size if self.path else self.proto.ByteSize()) + outside
+        ends: dict[str, int] = {}
+        for tensor in self.proto.graph.initializer:
+            if _is_external(tensor):
+                info = ExternalDataInfo(tensor)
+                end = (info.offset or 0) + _raw_length(tensor)
+                ends[info.location] = max(end, ends.get(info.location, 0))
+        return (self.path.stat().st_size if self.path else self.proto.ByteSize()) + sum(ends.values())
+
+    @property
+    def data_files(self) -> set[Path]:
+        """The files that hold its external data."""
+        tensors = (tensor for tensor in self.proto.graph.initializer if _is_external(tensor))
+        return {self.folder / ExternalDataInfo(tensor).location for tensor in tensors}
 
     def sha256(self) -> str:
         """Return the SHA-256 of the model file (of the serialized message for a model in memory), in hex."""
@@ -189,10 +201,14 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
 
 
 def _read(path: Path) -> ModelProto:
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; give the model file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     try:
-        return onnx.load(path, load_external_data=False)
+        if not path.stat().st_size:
+            raise ModelError(f"{path}: the file is empty")
+        return onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError:
         message = "not an ONNX file, or a truncated one (it cannot be parsed as a protobuf)"
         raise ModelError(f"{path}: {message}") from None
@@ -218,6 +234,8 @@ def _proto_of(source: Any) -> ModelProto:
 def _check_opsets(proto: ModelProto, where: str) -> None:
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError(f"{where}: a protobuf, but not a valid ONNX model: it has no graph or no IR version")
+    if not proto.graph.output:
+        raise ModelError(f"{where}: the graph has no output")
     version = _opsets(proto).get("", OLDEST_OPSET)
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= version <= newest:
@@ -241,10 +259,32 @@ def _check_tensors(proto: ModelProto, folder: Path, where: str) -> None:
                     f"{where}: initializer {tensor.name!r} of shape {list(tensor.dims)} holds "
                     f"{len(tensor.raw_data)} bytes, expected {expected}: the file is damaged"
                 )
+        else:
+            _check_typed(tensor, where)
+
+
+def _check_typed(tensor: TensorProto, where: str) -> None:
+    """Read a tensor that keeps its numbers in a field of their type: that fails when they are too few or many."""
+    try:
+        onnx.numpy_helper.to_array(tensor)
+    except ValueError:
+        raise ModelError(
+            f"{where}: initializer {tensor.name!r} of shape {list(tensor.dims)} does not hold "
+            f"{math.prod(tensor.dims)} numbers: the file is damaged"
+        ) from None
 
 
 def _check_external(tensor: TensorProto, folder: Path, where: str) -> None:
-    info = ExternalDataInfo(tensor)
+    expected = _raw_length(tensor)
+    try:
+        info = ExternalDataInfo(tensor)
+    except ValueError as error:
+        raise ModelError(f"{where}: external data of initializer {tensor.name!r}: {error}") from None
+    if info.length not in (None, expected):
+        raise ModelError(
+            f"{where}: external data of initializer {tensor.name!r} of shape {list(tensor.dims)} has {info.length} "
+            f"bytes, expected {expected}: the file is damaged"
+        )
     location = folder / info.location
     inside = location.resolve().is_relative_to(folder.resolve())
     if Path(info.location).is_absolute() or not inside:
@@ -254,7 +294,7 @@ def _check_external(tensor: TensorProto, folder: Path, where: str) -> None:
         )
     if not location.is_file():
         raise ModelError(f"{where}: external data of initializer {tensor.name!r} is missing: no file {info.location}")
-    end = (info.offset or 0) + _external_length(tensor)
+    end = (info.offset or 0) + _raw_length(tensor)
     if location.stat().st_size < end:
         raise ModelError(
             f"{where}: external data of initializer {tensor.name!r} ends at byte {end}, but {info.location} "
@@ -267,7 +307,7 @@ def _check_graph(proto: ModelProto, where: str) -> None:
     try:
         onnx.checker.check_model(skeleton(proto))
     except onnx.checker.ValidationError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())
         raise ModelError(f"{where}: not a valid ONNX model: {reason}") from None
 
 
@@ -389,22 +429,17 @@ def _raw_length(tensor: TensorProto) -> int:
     return count * numpy_type(tensor.data_type).itemsize
 
 
-def _external_length(tensor: TensorProto) -> int:
-    return ExternalDataInfo(tensor).length or _raw_length(tensor)
-
-
 def _array(tensor: TensorProto, folder: Path) -> Array:
     if not _is_external(tensor):
         array = onnx.numpy_helper.to_array(tensor)
         array.flags.writeable = False
         return array
     info = ExternalDataInfo(tensor)
-    raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (_external_length(tensor),))
+    raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (_raw_length(tensor),))
     dtype = numpy_type(tensor.data_type)
     if _raw_length(tensor) == math.prod(tensor.dims) * dtype.itemsize:
         return raw.view(dtype).reshape(tuple(tensor.dims))
-    inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes())
-    return onnx.numpy_helper.to_array(inline)
+    return _array(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes()), folder)
 
 
 # -- shape inference and folding, node by node -----------------------------------------------------------
@@ -424,6 +459,7 @@ class Inference:
     """
 
     def __init__(self, model: Model) -> None:
+        self._path = model.path
         self._protos = model.proto.graph.node
         self._opsets = model.opsets
         self._imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
@@ -450,6 +486,9 @@ class Inference:
             )
         except onnx.shape_inference.InferenceError:
             return {}
+        except onnx.checker.ValidationError as error:
+            where = f"{self._path}: " if self._path else ""
+            raise ModelError(f"{where}not a valid ONNX model: {node}: {' '.join(str(error).split())}") from None
         except KeyError:  # an input of unknown type
             return None
         return {name: _type_of(proto) for name, proto in found.items()}
@@ -526,7 +565,9 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
     graph = model.proto.graph
     _copy_fields(graph, proto.graph, skip={"initializer", "node", "value_info"})
     nodes = list(_edited_nodes(model, edits))
-    before, after = _live(graph.node, graph), _live(nodes, graph)
+    before = _live(graph.node, graph)
+    dead = {name for node in graph.node for name in node.output} - before
+    after = _live(nodes, graph, dead)  # a node that was dead stays, and so does what it reads
     alive = [node for node in nodes if not _made_dead(node.output, before, after)]
     proto.graph.node.extend(alive)
     used = after | {info.name for info in graph.input}
@@ -536,7 +577,7 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
         elif tensor.name in used or tensor.name not in before:
             proto.graph.initializer.add().CopyFrom(tensor)
     for name, array in edits.added.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
     produced = {name for node in proto.graph.node for name in node.output}
     produced |= {tensor.name for tensor in proto.graph.initializer}
     known = {info.name for info in graph.value_info} - {n for node in graph.node for n in node.output}
@@ -570,7 +611,10 @@ def _edited_nodes(model: Model, edits: Edits) -> Iterator[NodeProto]:
         for attribute, value in attributes.get(index, {}).items():
             _set_attribute(copy, attribute, value)
         if replaced is not None:
-            _fill(copy.attribute[0].t, copy.attribute[0].t, replaced)
+            tensor = copy.attribute[0].t if copy.attribute[0].name == "value" else TensorProto()
+            del copy.attribute[:]
+            new = copy.attribute.add(name="value", type=AttributeProto.TENSOR)
+            _fill(new.t, tensor, replaced)
         yield copy
 
 
@@ -590,7 +634,7 @@ def _set_attribute(node: NodeProto, name: str, value: int | list[int] | None) ->
 
 def _fill(target: TensorProto, source: TensorProto, array: Array) -> None:
     """Make `target` a tensor like `source` (name, doc string, type) with the contents of `array`."""
-    new = onnx.numpy_helper.from_array(np.ascontiguousarray(array), source.name)
+    new = onnx.numpy_helper.from_array(np.asarray(array, order="C"), source.name)
     new.doc_string = source.doc_string
     new.metadata_props.extend(source.metadata_props)
     target.CopyFrom(new)
@@ -606,9 +650,9 @@ def _resize(target: ValueInfoProto, source: ValueInfoProto, shape: Sequence[int 
             dim.dim_value = size
 
 
-def _live(nodes: Iterable[NodeProto], graph: GraphProto) -> set[str]:
-    """Return the names that some node, subgraph or graph output reads, counted from the outputs back."""
-    live = {info.name for info in graph.output}
+def _live(nodes: Iterable[NodeProto], graph: GraphProto, kept: Iterable[str] = ()) -> set[str]:
+    """Return the names that are read, directly or not, by an output of the graph or by the makers of `kept`."""
+    live = {info.name for info in graph.output}.union(kept)
     for node in reversed(list(nodes)):
         if any(name in live for name in node.output):
             live.update(node.input)
@@ -668,9 +712,25 @@ def staged(proto: ModelProto, target: Path, folder: Path, external: bool = False
         temporary = Path(name) / target.name
         data = write(proto, temporary, folder, external)
         yield temporary
+        replaced = _data_files_of(target)
         if data is not None:
-            data.replace(target.parent / data.name)
+            data.replace(data_file(target))
         temporary.replace(target)
+        if data is None and data_file(target) in replaced:
+            data_file(target).unlink(missing_ok=True)
+
+
+def _data_files_of(path: Path) -> set[Path]:
+    """Return the files that hold the external data of the model at `path`; none if there is no model."""
+    try:
+        return view(_read(path), path).data_files
+    except (ModelError, ValueError):
+        return set()
+
+
+def data_file(path: Path) -> Path:
+    """Return the file beside a model at `path` that `write` puts external data into."""
+    return path.with_name(f"{path.name}.data")
 
 
 def write(proto: ModelProto, path: Path, folder: Path, external: bool = False) -> Path | None:
@@ -688,7 +748,7 @@ def write(proto: ModelProto, path: Path, folder: Path, external: bool = False) -
     slim = ModelProto()
     _copy_fields(proto, slim, skip={"graph"})
     _copy_fields(proto.graph, slim.graph, skip={"initializer"})
-    data = path.with_name(path.name + ".data")
+    data = data_file(path)
     with data.open("wb") as file:
         for tensor in tensors:
             slim.graph.initializer.append(_moved(tensor, folder, file, data.name))
@@ -746,7 +806,7 @@ def _moved(tensor: TensorProto, folder: Path, file: Any, location: str) -> Tenso
         info = ExternalDataInfo(tensor)
         with (folder / info.location).open("rb") as source:
             source.seek(info.offset or 0)
-            left = _external_length(tensor)
+            left = _raw_length(tensor)
             while left:
                 left -= file.write(source.read(min(left, 1 << 24)))
     else:

@@ -25,7 +25,7 @@ from onnxprune.data import Data, load_data
 from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, matrices, weights
 from onnxprune.measure import Comparison, compare_models
-from onnxprune.model import Model, Source, load, staged, write
+from onnxprune.model import Model, Source, data_file, load, staged, write
 from onnxprune.report import build_report
 from onnxprune.runtime import check_provider
 from onnxprune.trace import Trace, trace
@@ -197,6 +197,8 @@ def prune_file(
         check_report(report_path, (source, target, data), force)
     progress(f"reading {source}")
     model = load(source)
+    if data_file(target) in model.data_files and not (target.exists() and target.samefile(source)):
+        raise InputError(f"{data_file(target)} holds weights of the input; give another -o")
 
     def finish(report: dict[str, Any]) -> None:
         report["output"]["path"] = str(target)
@@ -481,7 +483,7 @@ def check_target(target: Path, source: Path | None, force: bool) -> None:
         raise InputError(f"{target} is a folder; give a file name, such as {target / 'pruned.onnx'}")
     if source is not None and _same(target, source) and not force:
         raise InputError(f"{target} is the input; give another -o, or --force to replace it")
-    _check_free((target, target.with_name(f"{target.name}.data")), force)
+    _check_free((target, data_file(target)), force)
 
 
 def check_report(path: Path, others: Sequence[Path | None], force: bool) -> None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from onnxprune.model import (
+    FLOAT,
     Array,
     Inference,
     Model,
@@ -30,8 +32,10 @@ from onnxprune.model import (
 )
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
+FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
 _PRIMES = ((11, 17, 23, 31, 41, 47), (13, 19, 29, 37, 43, 53))
 _IMAGE = (224, 352)  # height and width of image-like inputs: networks divide them by two again and again
+_LIKE_THEIR_INPUT = ("GroupNormalization",)  # ops for which onnx has no inference
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
@@ -140,91 +144,89 @@ def _dims(model: Model, which: int, batch: int | None = None) -> dict[str, int]:
 
 
 def _run(model: Model, dims: Mapping[str, int]) -> Setting:
-    inference = Inference(model)
-    types: dict[str, TensorType] = {}
-    values: dict[str, Array] = {}
-    for port in model.inputs:
-        if port.shape is not None and port.dtype is not None:
-            keys = dict(dynamic_dims(port))
-            shape = tuple(dims[keys[i]] if i in keys else int(d or 0) for i, d in enumerate(port.shape))
-            types[port.name] = element_type(port.dtype), shape
-    for name, constant in model.constants.items():
-        types[name] = constant.tensor.data_type, constant.shape
-        if (constant.count <= VALUE_LIMIT and not constant.is_weight) or constant.count <= 1:
-            values[name] = model.array(name)
-    stated = _stated(model, dims)
-    if model.proto.functions:  # their nodes have no operator schema to infer by
-        types.update(inferred_shapes(model, {name: shape for name, (_, shape) in types.items()}))
-    misfits = 0
-    for node in model.nodes:
-        if not (node.outputs and node.outputs[0] in model.constants):
-            misfits += _step(inference, node, stated, types, values)
-    kinds = {name: kind for name, (kind, _) in types.items()}
-    shapes = {name: shape for name, (_, shape) in types.items()}
-    return Setting(dims, shapes, kinds, values, misfits)
+    walk = _Walk(model, dims)
+    produced = (node for node in model.nodes if not (node.outputs and node.outputs[0] in model.constants))
+    misfits = sum(walk.step(node) for node in produced)
+    kinds = {name: kind for name, (kind, _) in walk.types.items()}
+    shapes = {name: shape for name, (_, shape) in walk.types.items()}
+    return Setting(dims, shapes, kinds, walk.values, misfits)
 
 
-def _stated(model: Model, dims: Mapping[str, int]) -> dict[str, Shape]:
-    """Return the shapes that the file states for values, with its named dims at this setting."""
-    found: dict[str, Shape] = {}
-    for name, shape in model.value_shapes.items():
-        sizes = [dims.get(dim or "") if dim is None or isinstance(dim, str) else dim for dim in shape or (None,)]
-        if None not in sizes:
-            found[name] = tuple(size for size in sizes if size is not None)
-    return found
+class _Walk:
+    """One walk through the graph under one setting of the dynamic dims."""
 
+    def __init__(self, model: Model, dims: Mapping[str, int]) -> None:
+        self._model = model
+        self._dims = dims
+        self._inference = Inference(model)
+        self.types: dict[str, TensorType] = {}
+        self.values: dict[str, Array] = {}
+        for port in model.inputs:
+            if port.shape is not None and port.dtype is not None:
+                keys = dict(dynamic_dims(port))
+                shape = tuple(dims[keys[i]] if i in keys else int(d or 0) for i, d in enumerate(port.shape))
+                self.types[port.name] = element_type(port.dtype), shape
+        for name, constant in model.constants.items():
+            self.types[name] = constant.tensor.data_type, constant.shape
+            if constant.count <= (FLOAT_LIMIT if constant.is_weight else VALUE_LIMIT):
+                self.values[name] = model.array(name)
 
-def _step(
-    inference: Inference,
-    node: Node,
-    stated: Mapping[str, Shape],
-    types: dict[str, TensorType],
-    values: dict[str, Array],
-) -> bool:
-    """Infer the outputs of one node into `types` and, where they are known, `values`.
+    def step(self, node: Node) -> bool:
+        """Infer the outputs of one node into `types` and, where they are known, `values`.
 
-    What the file states counts only where inference fails, as for custom ops: it may be stale.
+        Returns:
+            Whether the node cannot take the shapes of its inputs.
+        """
+        outputs = self._evaluate(node)
+        if outputs is not None:
+            for name, value in zip(node.outputs, outputs, strict=False):
+                self.values[name] = value
+                self.types[name] = element_type(value.dtype), value.shape
+            return False
+        names = [name for name in (*node.inputs, *node.captured) if name]
+        known = {name: self.types[name] for name in names if name in self.types}
+        inferred = self._inference.outputs(node, known, self._known(node))
+        for name in filter(None, node.outputs):
+            kind, shape = (inferred or {}).get(name, (0, None))
+            if shape is not None:
+                self.types[name] = kind, shape
+            elif node.op in _LIKE_THEIR_INPUT and node.inputs[0] in self.types:
+                self.types[name] = self.types[node.inputs[0]]
+            elif name in self._elsewhere:
+                self.types[name] = self._elsewhere[name]
+        return inferred == {}
 
-    Returns:
-        Whether the node cannot take the shapes of its inputs.
-    """
-    outputs = _evaluate(inference, node, types, values)
-    if outputs is not None:
-        for name, value in zip(node.outputs, outputs, strict=False):
-            values[name] = value
-            types[name] = element_type(value.dtype), value.shape
-        return False
-    names = [name for name in (*node.inputs, *node.captured) if name]
-    known = {name: types[name] for name in names if name in types}
-    data = {name: values[name] for name in names if name in values}
-    inferred = inference.outputs(node, known, data)
-    for name in node.outputs:
-        kind, shape = (inferred or {}).get(name, (0, None))
-        shape = stated.get(name) if shape is None else shape
-        if name and shape is not None:
-            types[name] = kind or 1, shape
-    return inferred == {}
+    @cached_property
+    def _elsewhere(self) -> dict[str, TensorType]:
+        """What inference over the whole graph (it sees into functions) and, failing that, the file itself say.
 
+        The file comes last: what it states may be stale.
+        """
+        found: dict[str, TensorType] = {}
+        for name, shape in self._model.value_shapes.items():
+            dims = [dim if isinstance(dim, int) else self._dims.get(dim or "") for dim in shape or (None,)]
+            if None not in dims:
+                found[name] = FLOAT, tuple(dim for dim in dims if dim is not None)
+        shapes = {name: shape for name, (_, shape) in self.types.items()}
+        return {**found, **inferred_shapes(self._model, shapes)}
 
-def _evaluate(
-    inference: Inference, node: Node, types: Mapping[str, TensorType], values: Mapping[str, Array]
-) -> list[Array] | None:
-    """Return the outputs of a node that follows from known values and sizes, None otherwise."""
-    if node.op in ("Shape", "Size"):
-        typed = types.get(node.inputs[0])
-        return None if typed is None else [_size_of(node, typed[1])]
-    if node.captured or node.op in _RANDOM or not all(name in values for name in node.inputs if name):
-        return None
-    inferred = inference.outputs(node, {n: types[n] for n in node.inputs if n}, values_of(node, values)) or {}
-    shapes = [shape for _, shape in inferred.values()]
-    if not shapes or any(s is not None and np.prod(s, dtype=float) > VALUE_LIMIT for s in shapes):
-        return None
-    return inference.evaluate(node, values_of(node, values))
+    def _known(self, node: Node) -> dict[str, Array]:
+        """Return the known values among the inputs of a node."""
+        return {name: self.values[name] for name in node.inputs if name in self.values}
 
-
-def values_of(node: Node, values: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the known values among the inputs of a node."""
-    return {name: values[name] for name in node.inputs if name in values}
+    def _evaluate(self, node: Node) -> list[Array] | None:
+        """Return the outputs of a node that follows from known values and sizes, None otherwise."""
+        if node.op in ("Shape", "Size"):
+            typed = self.types.get(node.inputs[0])
+            return None if typed is None else [_size_of(node, typed[1])]
+        if node.captured or node.op in _RANDOM or not all(name in self.values for name in node.inputs if name):
+            return None
+        known = {name: self.types[name] for name in node.inputs if name}
+        inferred = self._inference.outputs(node, known, self._known(node)) or {}
+        shapes = [shape for _, shape in inferred.values()]
+        if not shapes or any(s is not None and np.prod(s, dtype=float) > VALUE_LIMIT for s in shapes):
+            return None
+        return self._inference.evaluate(node, self._known(node))
 
 
 def _size_of(node: Node, shape: Shape) -> Array:

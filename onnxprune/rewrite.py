@@ -109,7 +109,8 @@ class _Rewriter:
         node = self.traced.model.nodes[index]
         if isinstance(write.target, str):
             old = node.attrs.get(write.target)
-            entries = self._entries(write, old if isinstance(old, list) else [old])
+            before = old if isinstance(old, list) else [old] * len(write.sizes)
+            entries = self._entries(write, before)
             self.attributes[index, write.target] = _ints(entries)[0] if write.scalar else _ints(entries)
             return
         if write.drop in node.attrs and write.drop is not None:

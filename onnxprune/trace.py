@@ -69,11 +69,11 @@ class _Tracer:
         for node in self.model.nodes:
             if self._is_traced(node):
                 self.couplings[node.index] = self._couple(node)
-        self._read_sizes()
         for port in self.model.outputs:
             reason = f"it is part of the graph output {port.name!r}"
             for axis in self._axes(port.name, -1, 0) or ():
                 self.partition.lock(axis, Lock(reason, port.name))
+        self._read_sizes()
         return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses))
 
     # -- where axes come from ------------------------------------------------------------------------
@@ -177,18 +177,26 @@ class _Tracer:
     # -- sizes used as data ----------------------------------------------------------------------------
 
     def _read_sizes(self) -> None:
-        """Lock the axes whose sizes enter the data together with a dynamic size: they cannot be folded."""
+        """Lock the axes whose sizes enter the data in a way that no number can replace.
+
+        That is together with a dynamic size, or as an output of the graph, or inside a branch or loop.
+        """
         finder = SizeFinder(self.model, self.probe, self.values)
         for use in self.uses:
             name = use.constant
-            if name in self.model.constants or self.probe.static_value(name) is not None:
+            folded = use.node >= 0 and self.probe.static_value(name) is not None
+            if name in self.model.constants or folded:
                 continue
             coupling = self.couplings.get(use.node)
             if coupling is not None and any(write.target == use.slot for write in coupling.writes):
                 continue
-            consumer = self.model.nodes[use.node].name if use.node >= 0 else name
+            inside = use.node >= 0
+            why = (
+                "used as data together with a dynamic size" if inside else "read by a graph output, a branch or a loop"
+            )
+            lock = Lock(f"its size is {why}", self.model.nodes[use.node].name if inside else name)
             for axis in finder.axes(name):
-                self.partition.lock(axis, Lock("its size is used as data together with a dynamic size", consumer))
+                self.partition.lock(axis, lock)
 
 
 class SizeFinder:
@@ -227,7 +235,8 @@ class SizeFinder:
         if picked is not None:
             return frozenset(picked)
         if node.op in ("Shape", "Size"):
-            return frozenset(self._values.get(node.inputs[0], ()))
+            axes = self._values.get(node.inputs[0], ())
+            return frozenset(axes[node.attrs.get("start", 0) : node.attrs.get("end", len(axes))])
         return frozenset().union(*(self._found[i] for i in node.inputs if i))
 
     def _picked(self, node: Node) -> list[Axis] | None:

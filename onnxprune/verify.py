@@ -47,6 +47,15 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """What the masked model gives on one setting of the dynamic dims."""
+
+    dims: Mapping[str, int]  # size of each dynamic dim
+    feeds: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """What the oracle found."""
 
@@ -82,23 +91,42 @@ def verify(traced: Trace, kept: Kept, pruned: Model, data: Data | None = None, s
 
     Raises:
         ModelError: when the original itself cannot be run.
+        DataError: when there are no feeds that it runs on, or an output of it is never finite.
     """
     tolerance = _tolerance(traced.model)
     problem = _static_problem(traced.model, pruned)
     if problem is not None:
         return Verification((), tolerance, problem)
     reference = masked(traced, kept)
+    with _open(reference, traced.model.folder) as dense:
+        cases = _references(dense, settings(traced.model, dense, data, seed))
     try:
         session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder)
     except ModelError as error:
         return Verification((), tolerance, str(error))
-    with _open(reference, traced.model.folder) as dense:
-        cases = settings(traced.model, dense, data, seed)
-        runs, problem = _compare(dense, session, cases, tolerance)
-        if problem is not None and runs:
-            with _open(reference, traced.model.folder, optimize=False) as plain:
-                problem = None if _within_noise(dense, plain, cases, runs[-1]) else problem
+    runs, problem = _compare(session, cases, tolerance)
+    if problem is not None and runs:
+        with _open(reference, traced.model.folder, optimize=False) as plain:
+            problem = None if _within_noise(plain, cases, runs[-1]) else problem
     return Verification(tuple(runs), tolerance, problem)
+
+
+def _references(dense: Session, cases: Sequence[Case]) -> list[Reference]:
+    """Run the masked model on each case.
+
+    Raises:
+        DataError: when an output has no finite number in any run: it could not be compared.
+    """
+    found = [Reference(dims, feeds, dense.run(feeds)) for dims, feeds in cases]
+    for name in found[0].outputs:
+        outputs = [case.outputs[name] for case in found]
+        numeric = [output for output in outputs if output.size and output.dtype.kind not in "SUO"]
+        if numeric and not any(np.isfinite(output.astype(np.float64)).any() for output in numeric):
+            raise DataError(
+                f"output {name!r} of the original is not finite on the feeds used, so that nothing can be proven; "
+                "give samples with --data, or mend the weights"
+            )
+    return found
 
 
 @contextlib.contextmanager
@@ -123,35 +151,35 @@ def _static_problem(before: Model, after: Model) -> str | None:
     return None
 
 
-def _compare(dense: Session, pruned: Session, cases: Sequence[Case], tolerance: float) -> tuple[list[Run], str | None]:
-    """Run both models on each case; stop at the first problem."""
+def _compare(pruned: Session, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], str | None]:
+    """Run the pruned model on each case; stop at the first problem."""
     runs: list[Run] = []
-    for dims, feeds in cases:
-        expected = dense.run(feeds)
+    for case in cases:
         try:
-            given = pruned.run(feeds)
+            given = pruned.run(case.feeds)
         except ModelError as error:
             return runs, str(error)
-        run, problem = _difference(dims, expected, given, tolerance)
+        run, problem = _difference(case, given, tolerance)
         runs.append(run)
         if problem is not None:
             return runs, problem
     return runs, None
 
 
-def _difference(
-    dims: Mapping[str, int], expected: Mapping[str, Array], given: Mapping[str, Array], tolerance: float
-) -> tuple[Run, str | None]:
+def _difference(case: Reference, given: Mapping[str, Array], tolerance: float) -> tuple[Run, str | None]:
     """Compare all outputs of one run; return the worst, and a sentence for the first that is wrong."""
     worst_abs = worst_rel = 0.0
     problem = None
-    for name, reference in expected.items():
+    for name, reference in case.outputs.items():
         output = given[name]
         if output.shape != reference.shape:
-            return Run(dims, np.inf, np.inf), f"output {name!r} has shape {output.shape}, expected {reference.shape}"
+            return Run(
+                case.dims, np.inf, np.inf
+            ), f"output {name!r} has shape {output.shape}, expected {reference.shape}"
         if output.dtype.kind in "SUO":
             different = float((output != reference).any())
             worst_abs, worst_rel = max(worst_abs, different), max(worst_rel, different)
+            problem = problem or (f"output {name!r} holds other text than the masked model's" if different else None)
             continue
         absolute, relative, finite = _distance(reference, output)
         worst_abs, worst_rel = max(worst_abs, absolute), max(worst_rel, relative)
@@ -162,7 +190,7 @@ def _difference(
                 f"output {name!r} differs from the masked model by {relative:.1e} of its range, "
                 f"more than {tolerance:.0e}"
             )
-    return Run(dims, worst_abs, worst_rel), problem
+    return Run(case.dims, worst_abs, worst_rel), problem
 
 
 def _distance(reference: Array, output: Array) -> tuple[float, float, bool]:
@@ -177,13 +205,13 @@ def _distance(reference: Array, output: Array) -> tuple[float, float, bool]:
     return absolute, absolute / max(float(np.abs(wide[usable]).max()), 1e-30), True
 
 
-def _within_noise(dense: Session, plain: Session, cases: Sequence[Case], run: Run) -> bool:
+def _within_noise(plain: Session, cases: Sequence[Reference], run: Run) -> bool:
     """Whether the difference is what this model makes of round-off.
 
     Some networks amplify rounding errors. How much is measured: the same masked model with and without the
-    optimizations of ONNX Runtime (`dense` and `plain`) differs by round-off alone.
+    optimizations of ONNX Runtime (`plain`) differs by round-off alone.
     """
-    noise = [_difference(dims, dense.run(feeds), plain.run(feeds), np.inf)[0].max_rel_diff for dims, feeds in cases]
+    noise = [_difference(case, plain.run(case.feeds), np.inf)[0].max_rel_diff for case in cases]
     return np.isfinite(run.max_rel_diff) and run.max_rel_diff <= NOISE_FACTOR * max(noise)
 
 
@@ -269,8 +297,8 @@ def _passes(traced: Trace, kept: Kept, groups: Sequence[Group], data: Data | Non
     folder = traced.model.folder
     try:
         with _open(masked(traced, part), folder) as dense, _open(proto, folder) as pruned:
-            cases = settings(traced.model, dense, data, seed)
-            _, problem = _compare(dense, pruned, cases, _tolerance(traced.model))
+            cases = _references(dense, settings(traced.model, dense, data, seed))
+            _, problem = _compare(pruned, cases, _tolerance(traced.model))
     except ModelError:
         return False
     return problem is None

@@ -70,6 +70,7 @@ def check(
         assert list(expected) == list(given)
         for name, reference in expected.items():
             assert given[name].shape == reference.shape, name
+            assert np.isfinite(given[name].astype(np.float64)).all(), name
             scale = max(np.abs(reference.astype(np.float64)).max(initial=0.0), 1e-30)
             difference = np.abs(reference.astype(np.float64) - given[name].astype(np.float64)).max(initial=0.0)
             worst = max(worst, float(difference / scale))

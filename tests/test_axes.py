@@ -240,6 +240,13 @@ def test_products_are_refined_at_common_boundaries():
     assert p.resolve(product(a, b)) == p.resolve(product(c, d))
 
 
+def test_a_factor_that_occurs_twice_is_refined_in_both_places():
+    a, x, y, z = Atom(4, "a"), Atom(4, "x"), Atom(2, "y"), Atom(2, "z")
+    p = unified(product(a, a), product(x, y, z))
+    assert sizes(p.resolve(product(a, a))) == [2, 2, 2, 2]
+    assert p.resolve(x) == p.resolve(product(y, z)) == p.resolve(a)
+
+
 def test_products_without_a_common_refinement_are_refused():
     with pytest.raises(CannotUnify, match=r"^y:4 is no multiple of 3$"):
         Partition().unify(product(Atom(6, "x"), Atom(4, "y")), product(Atom(8, "u"), Atom(3, "v")))

@@ -18,6 +18,7 @@ from onnxprune.model import (
     NO_EDITS,
     Edits,
     apply_edits,
+    data_file,
     load,
     make_node,
     numpy_type,
@@ -85,7 +86,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    assert refusal(tmp_path) == f"{tmp_path}: no such file"
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder; give the model file in it"
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.json", "model.txt", "model.onnxtxt", "model.textproto"])
@@ -117,11 +118,17 @@ NO_GRAPH = "a protobuf, but not a valid ONNX model: it has no graph or no IR ver
 def test_an_empty_file(tmp_path):
     path = tmp_path / "model.onnx"
     path.touch()
-    assert refusal(path) == f"{path}: {NO_GRAPH}"
+    assert refusal(path) == f"{path}: the file is empty"
 
 
 def test_a_protobuf_without_a_graph():
     assert refusal(onnx.ModelProto(ir_version=8)) == f"the model: {NO_GRAPH}"
+
+
+def test_a_graph_without_outputs():
+    proto = linear()
+    del proto.graph.output[:]
+    assert refusal(proto) == "the model: the graph has no output"
 
 
 @pytest.mark.parametrize(
@@ -281,12 +288,15 @@ def test_initializers_that_are_listed_are_no_inputs():
 
 
 @pytest.mark.parametrize(
-    ("text", "shape"), [("float[n,3,2] x", ("n", 3, 2)), ("float x", ()), ("float[] x", None)], ids=str
+    ("dims", "shape"),
+    [(["n", 3, None], ("n", 3, None)), ([], ()), (None, None)],
+    ids=["dynamic", "scalar", "unknown rank"],
 )
-def test_ports(text, shape):
-    port = view(model("y = Relu(x)", x=text, infer=False)).inputs[0]
-    if shape is not None:
-        assert (port.shape, port.dtype) in [(shape, np.float32), (None, np.float32)]
+def test_ports(dims, shape):
+    proto = model("y = Relu(x)", infer=False)
+    proto.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, dims))
+    port = view(proto).inputs[0]
+    assert (port.name, port.shape, port.dtype) == ("x", shape, np.float32)
 
 
 def test_a_sequence_is_a_port_without_a_type():
@@ -352,11 +362,12 @@ INT4 = numpy_helper.from_array(np.array([1, -2, 3], ml_dtypes.int4), "w")
         (typed([15360, 16384], TensorProto.FLOAT16, "int32_data"), [1.0, 2.0]),
         (typed([0.5], TensorProto.DOUBLE, "double_data"), [0.5]),
         (INT4, [1, -2, 3]),
+        (numpy_helper.from_array(np.array([1, -2, 0, 1, 1], ml_dtypes.int2), "w"), [1, -2, 0, 1, 1]),
         (numpy_helper.from_array(np.array([1, 2], ml_dtypes.bfloat16), "w"), [1, 2]),
         (numpy_helper.from_array(np.array(2.0, np.float32), "w"), 2.0),
         (numpy_helper.from_array(np.zeros((0, 3), np.float32), "w"), []),
     ],
-    ids=["float", "int64", "half", "double", "4 bits", "bfloat16", "scalar", "empty"],
+    ids=["float", "int64", "half", "double", "4 bits", "2 bits", "bfloat16", "scalar", "empty"],
 )
 @pytest.mark.parametrize("outside", [False, True], ids=["inline", "external"])
 def test_array(tmp_path, tensor, expected, outside):
@@ -642,3 +653,26 @@ def test_what_fits_no_message_goes_beside_it(tmp_path, monkeypatch):
 def test_what_fits_is_one_file(tmp_path):
     assert write(rich(), tmp_path / "out.onnx", tmp_path) is None
     assert onnx.load(tmp_path / "out.onnx") == rich()
+
+
+def test_external_data_may_be_asked_for(tmp_path):
+    with staged(linear(), tmp_path / "out.onnx", tmp_path, external=True):
+        pass
+    assert load(tmp_path / "out.onnx").is_external
+    assert data_file(tmp_path / "out.onnx").is_file()
+    assert arrays(tmp_path / "out.onnx") == arrays(linear())
+
+
+def test_external_data_goes_with_the_model_that_is_replaced(tmp_path):
+    target = tmp_path / "out.onnx"
+    write(linear(), target, tmp_path, external=True)
+    with staged(linear(), target, tmp_path):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_a_file_that_only_looks_like_external_data_stays(tmp_path):
+    (tmp_path / "out.onnx.data").write_text("of somebody else")
+    with staged(linear(), tmp_path / "out.onnx", tmp_path):
+        pass
+    assert (tmp_path / "out.onnx.data").read_text() == "of somebody else"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from onnxprune.errors import ModelError
 from onnxprune.model import Port, load, view
 from onnxprune.probe import VALUE_LIMIT, dynamic_dims, probe
 from tests.rules.build import ROWS, TOKENS, model
@@ -129,6 +130,12 @@ def test_random_values_are_not_known():
     assert found.value("r") is None
 
 
+def test_a_value_that_cannot_be_computed_is_not_known():
+    found = probe(view(model("s = Shape(x)", "n = Gather(s, nine)", "y = Add(x, x)", x=ROWS, nine=[9], infer=False)))
+    assert found.value("s") is not None
+    assert found.value("n") is None
+
+
 def test_a_value_whose_shape_depends_on_sizes_is_not_known():
     found = probed(
         "s = Shape(x)", "l = Gather(s, zero)", "y = Range(zero, l, one)", y="int64[] y", x=ROWS, zero=0, one=1
@@ -187,3 +194,22 @@ def test_local_functions_are_seen_into():
 
 def test_a_node_that_cannot_take_its_inputs_has_no_shape():
     assert probe(view(model("y = MatMul(x, w)", x=ROWS, w=(7, 5), infer=False))).shape("y") is None
+
+
+def test_a_batch_that_a_reshape_fixes_is_one():
+    found = probe(view(model("f = Reshape(x, to)", "y = Concat<axis = 1>(f, x)", x=ROWS, to=[1, 6], infer=False)))
+    assert found.first.dims == found.second.dims == {"n": 1}
+    assert found.first.misfits == 0
+    assert found.shape("y") == (1, 12)
+
+
+def test_a_batch_of_one_is_not_taken_where_it_fits_no_better():
+    found = probe(view(model("y = MatMul(x, w)", x=ROWS, w=(7, 5), infer=False)))
+    assert found.first.dims == {"n": 11}
+    assert found.first.misfits == 1
+
+
+def test_a_node_that_breaks_the_format_is_named():
+    with pytest.raises(ModelError) as caught:
+        probe(view(model("y = Relu<odd = 1>(x)", x=ROWS, infer=False)))
+    assert str(caught.value).startswith("not a valid ONNX model: Relu 'y': ")

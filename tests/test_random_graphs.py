@@ -165,7 +165,7 @@ def head(graph, draw, value):
 @st.composite
 def graphs(draw):
     graph = start()
-    graph.node(f"Conv(x, {graph.weight((draw(st.integers(2, 9)), 3, 1, 1))})", list(graph.weights.values())[0][0])
+    graph.node(f"Conv(x, {graph.weight((draw(st.integers(2, 9)), 3, 1, 1))})", next(iter(graph.weights.values()))[0])
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=2, max_size=8)):
         step(graph, draw, draw(st.sampled_from(images(graph)[-3:])))
     text = "\n".join(graph.nodes)
@@ -183,3 +183,61 @@ def test_masked_and_pruned_agree(proto, seed, share, inner):
     checked = check(proto, seed=seed, share=share, inner=inner)
     assert checked.cut
     assert view(checked.pruned).params <= view(proto).params
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+def projected(graph, draw, value, parts):
+    """Project tokens to axes of the given widths: by one MatMul each, or by one that is split."""
+    width = graph.values[value]
+    if draw(st.booleans()):
+        return [graph.node(f"MatMul({value}, {graph.weight((width, part))})", part) for part in parts]
+    fused = graph.node(f"Add({graph.node(f'MatMul({value}, {graph.weight((width, sum(parts)))})', None)}, "
+                       f"{graph.weight((sum(parts),))})", None)  # fmt: skip
+    names = [graph.name(part) for part in parts]
+    graph.nodes.append(f"{', '.join(names)} = Split<axis = 2>({fused}, {graph.weight(list(parts))})")
+    return names
+
+
+def heads(graph, value, count, repeats=1, perm="[0,2,1,3]"):
+    """Split an axis into heads, each of them repeated for as many queries."""
+    apart = graph.weight([0, -1, count, graph.values[value] // count])
+    turned = graph.node(f"Transpose<perm = [0,2,1,3]>({graph.node(f'Reshape({value}, {apart})', None)})", None)
+    if repeats > 1:
+        size = graph.values[value] // count
+        alone = graph.node(f"Unsqueeze({turned}, {graph.weight([2])})", None)
+        wide = graph.node(f"Expand({alone}, {graph.weight([1, 1, repeats, 1, 1])})", None)
+        turned = graph.node(f"Reshape({wide}, {graph.weight([0, count * repeats, -1, size])})", None)
+    return turned if perm == "[0,2,1,3]" else graph.node(f"Transpose<perm = [0,1,3,2]>({turned})", None)
+
+
+@st.composite
+def attentions(draw):
+    """Draw one or two layers of attention, where several queries may share keys and values."""
+    graph = start()
+    width = draw(st.sampled_from([4, 6]))
+    value = graph.node(f"MatMul(x, {graph.weight((5, width))})", width)
+    for _ in range(draw(st.integers(1, 2))):
+        kv, repeats, size = draw(st.sampled_from([(2, 1, 3), (3, 1, 2), (2, 2, 2), (2, 3, 4), (1, 2, 3)]))
+        q, k, v = projected(graph, draw, value, (kv * repeats * size, kv * size, kv * size))
+        query, key, held = (
+            heads(graph, q, kv * repeats),
+            heads(graph, k, kv, repeats, "last"),
+            heads(graph, v, kv, repeats),
+        )
+        weights = graph.node(f"Softmax<axis = -1>({graph.node(f'MatMul({query}, {key})', None)})", None)
+        mixed = graph.node(f"Transpose<perm = [0,2,1,3]>({graph.node(f'MatMul({weights}, {held})', None)})", None)
+        flat = graph.node(f"Reshape({mixed}, {graph.weight([0, -1, kv * repeats * size])})", None)
+        out = graph.node(f"MatMul({flat}, {graph.weight((kv * repeats * size, width))})", None)
+        value = graph.node(f"Add({value}, {out})", width)
+    graph.nodes.append(f"y = MatMul({value}, {graph.weight((width, 3))})")
+    return model(*graph.nodes, x="float[n,t,5] x", **graph.weights)
+
+
+@settings(examples, max_examples=30)
+@given(attentions(), st.integers(0, 99), st.sampled_from([0.3, 0.6]), st.booleans())
+def test_masked_and_pruned_attention_agree(proto, seed, share, inner):
+    checked = check(proto, seed=seed, share=share, inner=inner)
+    kinds = {group.kind for group in checked.groups if group.name in checked.cut}
+    assert "heads" in kinds or "head dims" in kinds or not inner

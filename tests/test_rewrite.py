@@ -187,6 +187,18 @@ def test_a_constant_that_a_branch_reads_stays():
     assert checked.shape("bias_pruned") == [4]
 
 
+def test_a_constant_that_size_arithmetic_reads_stays():
+    proto = model(
+        "a = MatMul(x, w1)", "z = ConstantOfShape(eight)", "b = Add(a, z)", "s = Shape(x)", "n = Gather(s, zero)",
+        "to = Concat<axis = 0>(n, eight)", "c = MatMul(b, w2)", "d = Reshape(c, to)", "y = MatMul(d, w3)",
+        x=ROWS, w1=(6, 8), w2=(8, 8), w3=(8, 5), eight=[8], zero=[0],
+    )  # fmt: skip
+    first, second = (group.name for group in groups(trace(view(proto))) if group.locked is None)
+    assert view(check(proto, only=[first]).pruned).array("eight").tolist() == [8]
+    assert view(check(proto, only=[second]).pruned).array("eight").tolist() == [8]
+    assert len(check(proto).cut) == 2
+
+
 def test_a_dead_node_does_not_break_the_model():
     checked = check(two_with_dead_end())
     assert problems(checked.pruned) is None

@@ -96,12 +96,16 @@ def test_what_is_read_back_is_what_is_verified(tmp_path):
     assert verify.verify(traced, kept, load(path)).passed
 
 
+def difference(expected, given, **dims):
+    return verify._difference(verify.Reference(dims, {}, {"y": expected}), {"y": given}, 1e-4)
+
+
 def test_text_outputs_are_compared_too():
-    strings = np.array(["a", "b"], object)
-    run, problem = verify._difference({}, {"y": strings}, {"y": strings}, 1e-4)
-    assert (run.max_abs_diff, problem) == (0, None)
-    run, _ = verify._difference({}, {"y": strings}, {"y": strings[::-1]}, 1e-4)
-    assert run.max_abs_diff == 1
+    text = np.array(["a", "b"], object)
+    assert difference(text, text) == (Run({}, 0.0, 0.0), None)
+    run, problem = difference(text, text[::-1])
+    assert run == Run({}, 1.0, 1.0)
+    assert problem is not None
 
 
 # -- models that are wrong -------------------------------------------------------------------------------------------
@@ -168,8 +172,18 @@ def test_what_was_not_finite_before_is_not_compared():
     traced, kept = planned(proto)
     kept = {atom: np.arange(atom.size) < 4 for atom in kept}  # keeps the unit with the NaN
     assert verified(traced, kept).passed
-    everything = {"y": np.array([np.nan])}
-    assert verify._difference({}, everything, everything, 1e-4) == (Run({}, 0.0, 0.0), None)
+    assert difference(np.array([np.nan, 1]), np.array([3, 1])) == (Run({}, 0.0, 0.0), None)
+    assert difference(np.array([np.nan]), np.array([np.nan])) == (Run({}, 0.0, 0.0), None)
+
+
+def test_an_output_that_is_never_finite_proves_nothing():
+    traced, kept = planned(dense("c = Relu(a)", "b = Mul(c, f)", f=np.float32(np.nan)))
+    with pytest.raises(DataError) as caught:
+        verified(traced, kept)
+    assert str(caught.value) == (
+        "output 'y' of the original is not finite on the feeds used, so that nothing can be proven; "
+        "give samples with --data, or mend the weights"
+    )
 
 
 def test_a_small_error_is_found():
@@ -180,8 +194,7 @@ def test_a_small_error_is_found():
 
 
 def test_an_output_of_another_shape():
-    wide, narrow = {"y": np.zeros((2, 5))}, {"y": np.zeros((2, 4))}
-    run, problem = verify._difference({"n": 2}, wide, narrow, 1e-4)
+    run, problem = difference(np.zeros((2, 5)), np.zeros((2, 4)), n=2)
     assert problem == "output 'y' has shape (2, 4), expected (2, 5)"
     assert run == Run({"n": 2}, np.inf, np.inf)
 
@@ -233,9 +246,8 @@ def test_a_model_that_does_not_run(monkeypatch):
     def fails(_feeds):
         raise ModelError("cannot run the model: no")
 
-    dense_session = session(dense("b = Relu(a)"))
-    cases = settings(view(dense("b = Relu(a)")), dense_session)
-    runs, problem = verify._compare(dense_session, SimpleNamespace(run=fails), cases, 1e-4)
+    case = verify.Reference({}, {}, {"y": np.zeros(3)})
+    runs, problem = verify._compare(SimpleNamespace(run=fails), [case], 1e-4)
     assert (runs, problem) == ([], "cannot run the model: no")
 
 
@@ -253,8 +265,8 @@ def fake(*outputs):
 )
 def test_within_noise(difference, expected):
     run = Run({}, difference, difference)
-    cases = [({}, {}), ({}, {})]
-    assert verify._within_noise(fake(0.0, 0.0), fake(1e-3, 5e-4), cases, run) == expected
+    cases = [verify.Reference({}, {}, {"y": np.array([1.0, 0.0])})] * 2
+    assert verify._within_noise(fake(1e-3, 5e-4), cases, run) == expected
 
 
 def test_a_model_that_amplifies_round_off_passes_by_its_own_noise(monkeypatch):
@@ -296,7 +308,9 @@ def test_no_size_that_the_model_runs_on():
     proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,t] x", to=[7, 11], w=(11, 2), infer=False)
     with pytest.raises(DataError) as caught:
         settings(view(proto), session(proto))
-    start = "the original model runs on none of the sizes tried for its dynamic dims; use --data. ONNX Runtime cannot run the model"
+    start = (
+        "the original model runs on none of the sizes tried for its dynamic dims; use --data. ONNX Runtime cannot run "
+    )
     assert str(caught.value).startswith(start)
 
 

@@ -106,12 +106,12 @@ def transpose(x: Site) -> None:
 
 @rule("Squeeze")
 def squeeze(x: Site) -> None:
-    """Axes of size 1 disappear; those that were not named are, so that an axis cut to one unit stays."""
+    """Axes of size 1 disappear."""
     axes = x.axes(0)
     dims = _dims(x, len(axes))
     gone = {dim for dim, axis in enumerate(axes) if axis.size == 1} if dims is None else dims
     x.output([axis for dim, axis in enumerate(axes) if dim not in gone])
-    if dims is None:
+    if dims is None:  # name them, or an axis that is cut to one unit would go, too
         x.write(1 if x.node.version >= 13 else "axes", *sorted(gone), follows=axes)
 
 

@@ -297,7 +297,7 @@ def _others():
     )
     yield on_rows(
         "NonZero", "", "i = NonZero(a)", "f = Cast<to=1>(i)", "m = ReduceSum<keepdims=0>(f)", "b = Add(a, m)", cut="",
-        locks=("the shape of output 0 is unknown", "the shape of 'm' is unknown")
+        locks=("the shape of output 0 is unknown",)
     )  # fmt: skip
     yield on_rows(
         "Range", "", "s = Shape(a)", "n = Gather(s, zero)", "r = Range(zero, n, one)", "f = Cast<to=1>(r)",

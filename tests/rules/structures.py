@@ -319,7 +319,9 @@ def _sizes():
     )  # fmt: skip
     yield _case(
         "split-of-computed-sizes",
-        conv(*computed, "hh = Concat<axis=0>(h, h)", "p, q = Split<axis=1>(a, hh)", "b = Mul(p, q)", out=4, y="float[n,5,6,6] y", **numbers),
+        conv(*computed, "hh = Concat<axis=0>(h, h)", "p, q = Split<axis=1>(a, hh)", "b = Mul(p, q)",
+            out=4, y="float[n,5,6,6] y", **numbers
+        ),
         "4 channels", after={"p:1": [2, 2]}
     )  # fmt: skip
     yield _case(
