@@ -114,7 +114,7 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         outer for outer in outers if traced.partition.lock_of(outer) is None and traced.partition.mix_of(outer) is None
     ]
     return Group(
-        name=_name(members, constants),
+        name=_name(members),
         kind=kinds.of(atom),
         atom=atom,
         members=members,
@@ -163,12 +163,17 @@ def constant_values(traced: Trace) -> set[str]:
     return constant
 
 
-def _name(members: Iterable[Member], constants: object) -> str:
-    """Return the name of the layer that makes the units: its weight's name if people chose it, else the node's."""
-    ordered = sorted(members, key=lambda member: member.role != "out")
-    first = ordered[0]
-    name = first.constant
-    return first.node if _ANONYMOUS.match(name) else re.sub(r"[._](weight|kernel)$", "", name)
+def _name(members: Sequence[Member]) -> str:
+    """Return the name of the layer that makes the units: its weight's name if people chose it, else the node's.
+
+    Units that no weight makes, such as the channels of an image, are called after the layer they go into.
+    """
+    makers = [member for member in members if member.role == "out"]
+    first = (makers or members)[0]
+    anonymous = _ANONYMOUS.match(first.constant)
+    name = first.node if anonymous else re.sub(r"[._](weight|kernel)$", "", first.constant)
+    consumed = not makers and any(member.role == "in" for member in members)
+    return f"{name}:in" if consumed else name
 
 
 def _unique(found: list[Group]) -> Iterator[Group]:

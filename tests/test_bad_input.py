@@ -26,7 +26,7 @@ NEWEST = onnx.defs.onnx_opset_version()
 
 
 def good():
-    """x [n, 6] -> w1, b1 -> Relu -> w2 -> y: one group that can be pruned, 'w1:neurons.2'."""
+    """x [n, 6] -> w1, b1 -> Relu -> w2 -> y: one group that can be pruned, 'w1'."""
     return dense("b = Relu(a)", mid=16)
 
 
@@ -324,10 +324,10 @@ def test_bad_input(folder, prepare, args, text):
 
 
 NOTHING = [  # id, what lies in the folder, options, text of the message
-    ("ratio 0", GOOD, ("--ratio", "0"), "nothing to prune. w1:neurons.2: its ratio is 0; "),
+    ("ratio 0", GOOD, ("--ratio", "0"), "nothing to prune. w1: its ratio is 0; "),
     ("too few units", GOOD, ("--min-units", "99"), "no smaller count is allowed by --ratio, --round-to"),
-    ("all ignored", GOOD, ("--ignore", "*"), "w1:neurons.2: left out by --ignore or --only"),
-    ("locked", GOOD, ("--only", "w1:neurons.1"), "w1:neurons.1: it is part of the graph input 'x' (at x)"),
+    ("all ignored", GOOD, ("--ignore", "*"), "w1: left out by --ignore or --only"),
+    ("locked", GOOD, ("--only", "w1:in"), "w1:in: it is part of the graph input 'x' (at x)"),
     ("no weights", edited(lambda p: p.CopyFrom(model("y = Relu(x)"))), (), "the model has no weights that meet"),
     ("unknown op between", edited(custom), (), "acme.Sparkle has no rule (at b)"),
     ("many reasons", edited(lambda p: p.CopyFrom(dense("b = Softmax(a)"))), (), "Softmax normalises over it"),
