@@ -404,7 +404,7 @@ def _measure(request: Path) -> int:
     session = open_session(model, provider=provider, threads=threads, folder=folder)
     for _ in range(2):  # the first run plans the memory, the second takes it in one piece
         session.run(feeds)
-    return max(0, _peak_bytes() - before)
+    return max(0, peak_resident_bytes() - before)
 
 
 def _resident_bytes() -> int:
@@ -414,7 +414,7 @@ def _resident_bytes() -> int:
     return _status_bytes("VmRSS") or _rusage_bytes()
 
 
-def _peak_bytes() -> int:
+def peak_resident_bytes() -> int:
     # Not getrusage on Linux: a child inherits the peak of the process that started it, however large.
     return _status_bytes("VmHWM") or _rusage_bytes()
 

@@ -132,13 +132,13 @@ def surgery(path: Path) -> None:
 
 def surgery_once(path: Path) -> None:
     """Prune without verification and print seconds per step and the peak memory of this process as JSON."""
-    import resource
     import tempfile
 
     from onnxprune import pipeline
     from onnxprune.groups import groups
     from onnxprune.model import load, write
     from onnxprune.rewrite import rewrite
+    from onnxprune.runtime import peak_resident_bytes
     from onnxprune.trace import trace
 
     marks = [time.perf_counter()]
@@ -156,7 +156,7 @@ def surgery_once(path: Path) -> None:
         write(rewritten.proto, Path(folder) / "out.onnx", model.folder)
     marks.append(time.perf_counter())
     seconds = [later - earlier for earlier, later in itertools.pairwise(marks)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_resident_bytes()
     print(json.dumps({**dict(zip(STEPS, seconds, strict=True)), "peak_bytes": peak}))
 
 
