@@ -415,6 +415,7 @@ def _resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
+    """Return the largest memory that this process has held so far, in bytes."""
     # Not getrusage on Linux: a child inherits the peak of the process that started it, however large.
     return _status_bytes("VmHWM") or _rusage_bytes()
 
