@@ -254,9 +254,21 @@ class Partition:
         """Make two axes equal.
 
         Raises:
-            CannotUnify: if they have no common refinement. What was unified before stays unified, which is
-                safe (it only couples more); the caller locks what took part.
+            CannotUnify: if they have no common refinement, unless both are locked: nothing of them is ever cut, so that
+                they need none. What was unified before stays unified, which is safe (it only couples more); the caller
+                locks what took part.
         """
+        try:
+            self._unify(left, right)
+        except CannotUnify:
+            if left.size != right.size or not (self.is_locked(left) and self.is_locked(right)):
+                raise
+
+    def is_locked(self, axis: Axis) -> bool:
+        """Whether no atom of an axis can be cut."""
+        return all(atom in self._locks for atom in self.atoms(axis))
+
+    def _unify(self, left: Axis, right: Axis) -> None:
         left, right = self.resolve(left), self.resolve(right)
         if left is right or left == right:
             return

@@ -10,17 +10,19 @@ import contextlib
 import difflib
 import errno
 import json
-import math
+import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
 from onnxprune._version import __version__
 from onnxprune.errors import OnnxpruneError, OptionError
+from onnxprune.publish import signals_held
 
 _PATH = click.Path(path_type=Path)
 _FILE_WIDTH = 120  # of tables in a pipe or file
@@ -79,7 +81,7 @@ def cli() -> None:
     "ratios",
     multiple=True,
     metavar="R | GLOB=R",
-    help="Share of the units to remove, in [0, 1); default 0.3. GLOB=R for nodes, weights or groups; repeatable.",
+    help="Share of the units to remove, in [0, 1); default 0.3. GLOB=R for those it means, see above; repeatable.",
 )
 @click.option("--criterion", default="l2", show_default=True, help="l1, l2, bn, fpgm or random.")
 @click.option(
@@ -93,10 +95,12 @@ def cli() -> None:
 )
 @click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
-@click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others; repeatable.")
+@click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
 @click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to verify on; with 'labels', accuracy is shown.")
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
+@click.option("--no-latency", is_flag=True, help="Do not measure latency.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random feeds and of --criterion random.")
 @click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write the report of all cuts.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -106,20 +110,34 @@ def prune(
     output: Path,
     ratios: tuple[str, ...],
     data: Path | None,
+    no_latency: bool,
     report_path: Path | None,
     force: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Prune INPUT, prove the result, measure it, and write it."""
-    with _failing():
-        from onnxprune.pipeline import make_options, prune_file  # noqa: PLC0415
-        from onnxprune.report import prune_tables  # noqa: PLC0415
+    """Prune INPUT, prove the result, measure it, and write it.
 
-        chosen = make_options(**_ratios(ratios), **options)
+    A GLOB of --only and --ratio means the groups with this name, or whose units are made by a node or weight with this
+    name; where there are none, those in which any node or weight has it. --ignore spares every group that touches it.
+    """
+    written: list[Path] = []
+    with _failing(lambda: f"{written[0]} was written" if written else "nothing was written"):
+        with signals_held():  # an extension module that is interrupted while it is imported fails with other errors
+            from onnxprune.pipeline import make_options, prune_file  # noqa: PLC0415
+            from onnxprune.report import prune_tables  # noqa: PLC0415
+
+        chosen = make_options(**_ratios(ratios), latency=not no_latency, **options)
         result = prune_file(
-            source, output, chosen, data, report_path=report_path, force=force, progress=_progress(quiet)
+            source,
+            output,
+            chosen,
+            data,
+            report_path=report_path,
+            force=force,
+            progress=_progress(quiet),
+            on_written=lambda: written.append(output),
         )
         _show(result.report if as_json else prune_tables(result.report))
 
@@ -134,6 +152,7 @@ def prune(
 @click.option("--seconds", "budget_s", type=float, default=10.0, show_default=True, help="Time for the timed runs.")
 @click.option("--min-speedup", type=float, metavar="X", help="Exit with 1 when AFTER is not X times as fast.")
 @click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(
     before: Path,
@@ -143,29 +162,38 @@ def compare(
     budget_s: float,
     min_speedup: float | None,
     max_drop: float | None,
+    quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Measure BEFORE and AFTER side by side: latency, memory, size, outputs, accuracy."""
     with _failing():
-        from onnxprune import pipeline  # noqa: PLC0415
-        from onnxprune.measure import verdict  # noqa: PLC0415
-        from onnxprune.report import compare_tables  # noqa: PLC0415
-        from onnxprune.runtime import check_provider  # noqa: PLC0415
+        with signals_held():
+            from onnxprune import check, pipeline  # noqa: PLC0415
+            from onnxprune.measure import check_bounds, verdict  # noqa: PLC0415
+            from onnxprune.report import bounds_line, compare_tables  # noqa: PLC0415
+            from onnxprune.runtime import check_provider  # noqa: PLC0415
 
         chosen = providers or ("cpu",)
         for provider in chosen:
             check_provider(provider)
-        _check_bounds(budget_s, min_speedup, max_drop, data)
+        check.positive("seconds", budget_s)
+        check_bounds(min_speedup, max_drop)
+        if max_drop is not None and data is None:
+            raise OptionError("--max-drop needs --data with an array 'labels'")
         options["budget_s"] = budget_s
-        found = [pipeline.compare(before, after, data=data, provider=name, **options) for name in chosen]
+        progress, found = _progress(quiet), []
+        for name in chosen:
+            progress(f"measuring {before} and {after} on {name}")
+            found.append(pipeline.compare(before, after, data=data, provider=name, **options))
         missed = [verdict(comparison, min_speedup, max_drop) for comparison in found]
         if as_json:
             listed = [{**c.to_dict(), "missed": m} for c, m in zip(found, missed, strict=True)]
             _show({"onnxprune": __version__, "comparisons": listed})
         else:
+            met = [bounds_line(min_speedup, max_drop)] if (min_speedup, max_drop) != (None, None) else []
             for comparison, sentences in zip(found, missed, strict=True):
-                _show(compare_tables(comparison, sentences))
+                _show(compare_tables(comparison, sentences or met))
     if any(missed):
         sys.exit(1)
 
@@ -176,8 +204,9 @@ def compare(
 def inspect(source: Path, as_json: bool) -> None:
     """Show the groups of INPUT, what they cost and couple, and why the rest cannot be cut."""
     with _failing():
-        from onnxprune import pipeline  # noqa: PLC0415
-        from onnxprune.report import inspect_tables  # noqa: PLC0415
+        with signals_held():
+            from onnxprune import pipeline  # noqa: PLC0415
+            from onnxprune.report import inspect_tables  # noqa: PLC0415
 
         found = pipeline.inspect(source)
         _show(found.to_dict() if as_json else inspect_tables(found))
@@ -185,6 +214,7 @@ def inspect(source: Path, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    _hear_signals()
     cli(prog_name="onnxprune")
 
 
@@ -207,50 +237,89 @@ def _ratios(given: Sequence[str]) -> dict[str, Any]:
     return {**options, "ratios": by_glob}
 
 
-def _check_bounds(seconds: float, min_speedup: float | None, max_drop: float | None, data: Path | None) -> None:
-    """Refuse bounds that nothing could miss or meet (NaN too), before any time is spent on measuring."""
-    if not 0 < seconds < math.inf:
-        raise OptionError(f"--seconds must be above 0, got {seconds:g}")
-    if min_speedup is not None and not 0 < min_speedup < math.inf:
-        raise OptionError(f"--min-speedup must be above 0, got {min_speedup:g}")
-    if max_drop is not None and not 0 <= max_drop <= 1:
-        raise OptionError(f"--max-drop is a fraction between 0 and 1 (0.01 is one point), got {max_drop:g}")
-    if max_drop is not None and data is None:
-        raise OptionError("--max-drop needs --data with an array 'labels'")
+class _Ended(KeyboardInterrupt):
+    """A signal asks for the end: like Ctrl-C, it passes through every block that cleans up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise _Ended(number)
+
+
+def _hear_signals() -> None:
+    """Let the signals that end a process end it in order; those that are ignored (nohup) stay so."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
 
 
 @contextlib.contextmanager
-def _failing() -> Iterator[None]:
-    """Turn errors into one or two lines on stderr and an exit code; never a traceback."""
+def _failing(state: Callable[[], str] = str) -> Iterator[None]:
+    """Turn errors into one or two lines on stderr and an exit code; never a traceback.
+
+    Args:
+        state: says whether anything was written, when that is not what the error itself is about.
+    """
     try:
         yield
     except OnnxpruneError as error:
-        click.echo(f"onnxprune: {error}", err=True)
+        _say(_as_typed(str(error)) if isinstance(error, OptionError) else str(error))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a file that goes away while it is read
         if error.errno == errno.EPIPE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"onnxprune: {place}{error.strerror or error}", err=True)
+        _say(f"{place}{error.strerror or error}", state())
         sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("onnxprune: interrupted; nothing was written", err=True)
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        _say("interrupted", state())
+        sys.exit(getattr(interrupt, "exit_code", 130))
+
+
+def _as_typed(message: str) -> str:
+    """Return a message that begins with the Python name of an option with the name as it is typed here.
+
+    >>> with click.Context(cli.commands["prune"]):
+    ...     _as_typed("round_to must be at least 1, got 0")
+    '--round-to must be at least 1, got 0'
+    """
+    name, space, rest = message.partition(" ")
+    typed = f"--{name.replace('_', '-')}"
+    options = [opt for option in click.get_current_context().command.params for opt in option.opts]
+    return f"{typed}{space}{rest}" if typed in options else message
+
+
+def _say(what: str, state: str = "") -> None:
+    """Print an error, and what it left."""
+    _tell(f"onnxprune: {what}; {state}" if state else f"onnxprune: {what}")
+
+
+def _tell(text: str) -> None:
+    """Print a line to stderr; names in it come from the file, and control characters are escaped."""
+    from onnxprune.report import printable  # noqa: PLC0415
+
+    click.echo(printable(text), err=True)
 
 
 def _progress(quiet: bool) -> Any:
-    return (lambda _: None) if quiet else (lambda message: click.echo(f"{message} ...", err=True))
+    return (lambda _: None) if quiet else (lambda message: _tell(f"{message} ..."))
 
 
 def _show(what: Any) -> None:
     """Print a dict as JSON, or tables and sentences, to stdout; a file gets no colour and unbroken sentences."""
+    if sys.stdout is None:  # closed by the caller, as by >&-
+        return
     if isinstance(what, dict):
         click.echo(json.dumps(what, indent=1))
         return
     from rich.console import Console  # noqa: PLC0415
 
     terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else _FILE_WIDTH)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if terminal else _FILE_WIDTH)
     for part in what:
         if isinstance(part, str):
             text = _wrapped(part, console.width) if terminal else part

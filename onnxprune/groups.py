@@ -177,15 +177,18 @@ def _name(members: Sequence[Member]) -> str:
 
 
 def _unique(found: list[Group]) -> Iterator[Group]:
-    """Add the kind, then a number, to names that several groups share."""
-    for key in (lambda group: f"{group.name}:{group.kind.replace(' ', '_')}", None):
-        counts = Counter(group.name for group in found)
-        if key is not None:
-            found = [replace(group, name=key(group)) if counts[group.name] > 1 else group for group in found]
-    counts, seen = Counter(group.name for group in found), Counter[str]()
-    for group in found:
-        seen[group.name] += 1
-        yield replace(group, name=f"{group.name}.{seen[group.name]}") if counts[group.name] > 1 else group
+    """Make names unique: the kind is added to those that several groups share, then a number."""
+    counts = Counter(group.name for group in found)
+    kinds = [f":{group.kind.replace(' ', '_')}" if counts[group.name] > 1 else "" for group in found]
+    wanted = [group.name + kind for group, kind in zip(found, kinds, strict=True)]
+    shared, taken = Counter(wanted), set(wanted)
+    for group, name in zip(found, wanted, strict=True):
+        number, unique = 1, name
+        while shared[name] > 1 and unique in taken:
+            unique = f"{name}.{number}"
+            number += 1
+        taken.add(unique)
+        yield replace(group, name=unique)
 
 
 class _RoleFinder:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune import check
 from onnxprune.data import Data, batch_size, batches
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.model import Array, Model, Port, serialize
@@ -124,8 +125,13 @@ def compare_models(
         DataError: when random feeds cannot be made, or labels do not fit the first output.
         OptionError: for a value outside its range or a provider that is not here.
     """
-    if batch < 1 or budget_s <= 0:
-        raise OptionError(f"batch must be 1 or more and budget_s above 0, got {batch} and {budget_s}")
+    batch, seed, threads = (
+        check.count("batch", batch, 1),
+        check.count("seed", seed, 0),
+        check.count("threads", threads, 0),
+    )
+    budget_s = check.positive("budget_s", budget_s)
+    memory = check.flag("memory", memory)
     inputs = _common_inputs(before, after)
     feeds = next(_all_feeds(inputs, data, batch, seed))
     pair = _open(before, provider, threads), _open(after, provider, threads)
@@ -164,10 +170,7 @@ def verdict(comparison: Comparison, min_speedup: float | None, max_drop: float |
     Raises:
         OptionError: when `max_drop` is asked for without labels, or a bound is outside its range.
     """
-    if min_speedup is not None and min_speedup <= 0:
-        raise OptionError(f"min_speedup must be above 0, got {min_speedup}")
-    if max_drop is not None and not 0 <= max_drop <= 1:
-        raise OptionError(f"max_drop is a fraction between 0 and 1 (0.01 is one point), got {max_drop}")
+    check_bounds(min_speedup, max_drop)
     missed = []
     if min_speedup is not None and comparison.speedup < min_speedup:
         low, high = comparison.speedup_interval
@@ -181,6 +184,14 @@ def verdict(comparison: Comparison, min_speedup: float | None, max_drop: float |
             fell = f"the accuracy fell by {100 * (old - new):.2f} points, from {old:.2%} to {new:.2%}"
             missed.append(f"{fell}, allowed are {100 * max_drop:.2f}")
     return missed
+
+
+def check_bounds(min_speedup: float | None, max_drop: float | None) -> None:
+    """Raise OptionError for bounds that nothing could miss or meet."""
+    if min_speedup is not None:
+        check.positive("min_speedup", min_speedup)
+    if max_drop is not None:
+        check.fraction("max_drop", max_drop)
 
 
 def accuracy(session: Session, data: Data, batch: int) -> float:

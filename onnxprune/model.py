@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
+from onnxprune.publish import Staging, resolved, staging
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -172,11 +172,25 @@ def load(source: Source) -> Model:
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     proto = _read(path) if path else _proto_of(source)
     where = f"{path}" if path else "the model"
-    _check_opsets(proto, where)
-    folder = path.parent if path else Path()
-    _check_tensors(proto, folder, where)
-    _check_graph(proto, where)
-    return view(proto, path)
+    with _reading(where):
+        _check_opsets(proto, where)
+        folder = path.parent if path else Path()
+        _check_tensors(proto, folder, where)
+        _check_nested(proto.graph, where)
+        _check_graph(proto, where)
+        model = view(proto, path)
+        model.value_shapes  # noqa: B018 - read now, where a fault in it is told as one of the file
+    return model
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what protobuf and onnx raise on damaged messages (text that is no text, unknown types) into one sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{where}: not a valid ONNX model: {type(error).__name__}: {reason}") from None
 
 
 def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None) -> Model:
@@ -302,6 +316,22 @@ def _check_external(tensor: TensorProto, folder: Path, where: str) -> None:
         )
 
 
+def _check_nested(graph: GraphProto, where: str) -> None:
+    """Refuse external data in attributes and branches: only initializers of the main graph may lie outside."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = _graphs_of(attribute)
+            tensors = [attribute.t, *attribute.tensors, *(t for branch in inner for t in branch.initializer)]
+            if any(_is_external(tensor) for tensor in tensors):
+                raise ModelError(
+                    f"{where}: node {node.name or node.op_type!r} keeps a tensor of its attribute "
+                    f"{attribute.name!r} in external data, which is supported for initializers of the main graph "
+                    "alone; save the model with onnx.save(model, path, convert_attribute=False)"
+                )
+            for branch in inner:
+                _check_nested(branch, where)
+
+
 def _check_graph(proto: ModelProto, where: str) -> None:
     """Run onnx's checker on the graph without its large weights (they were checked by `_check_tensors`)."""
     try:
@@ -327,7 +357,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
 
 
 def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
-    """Copy every set field but those in `skip`, so that unknown and future fields survive."""
+    """Copy every set field that this version of onnx knows, but those in `skip`."""
     for descriptor, value in source.ListFields():
         if descriptor.name in skip:
             continue
@@ -577,7 +607,11 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
         elif tensor.name in used or tensor.name not in before:
             proto.graph.initializer.add().CopyFrom(tensor)
     for name, array in edits.added.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
+        tensor = onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
+        proto.graph.initializer.append(tensor)
+        if proto.ir_version < 4:  # where every initializer must be listed as an input
+            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, array.shape)
+            proto.graph.input.append(info)
     produced = {name for node in proto.graph.node for name in node.output}
     produced |= {tensor.name for tensor in proto.graph.initializer}
     known = {info.name for info in graph.value_info} - {n for node in graph.node for n in node.output}
@@ -689,7 +723,9 @@ def serialize(proto: ModelProto) -> bytes:
 
 
 @contextlib.contextmanager
-def staged(proto: ModelProto, target: Path, folder: Path, external: bool = False) -> Iterator[Path]:
+def staged(
+    proto: ModelProto, target: Path, folder: Path, external: bool = False, files: Staging | None = None
+) -> Iterator[Path]:
     """Write `proto` to a temporary place beside `target`; move it into place when the block ends well.
 
     Yields the path of the temporary file, complete with external data, so that the very bytes that will be
@@ -697,27 +733,25 @@ def staged(proto: ModelProto, target: Path, folder: Path, external: bool = False
 
     Args:
         proto: the model; external tensors refer to files in `folder`.
-        target: the final path.
+        target: the final path; a link is followed.
         folder: where the external data of `proto` lies now.
         external: whether weights go to a file beside the model, see `write`.
+        files: what `target` is published with; by itself, and by force, when None.
 
     Raises:
-        ModelError: when the folder of `target` cannot be written.
+        InputError: when the folder of `target` cannot be written.
     """
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=target.parent)
-    except OSError as error:
-        raise ModelError(f"{target.parent}: cannot write there: {error.strerror}") from None
-    with scratch as name:
-        temporary = Path(name) / target.name
-        data = write(proto, temporary, folder, external)
-        yield temporary
-        replaced = _data_files_of(target)
-        if data is not None:
-            data.replace(data_file(target))
-        temporary.replace(target)
-        if data is None and data_file(target) in replaced:
-            data_file(target).unlink(missing_ok=True)
+    if files is None:
+        with staging(force=True) as alone, staged(proto, target, folder, external, alone) as path:
+            yield path
+        return
+    temporary, place = files.add(target), resolved(target)
+    data = write(proto, temporary, folder, external)
+    if data is not None:
+        files.moves.append((data, data_file(place)))
+    elif data_file(place) in _data_files_of(place):
+        files.stale.append(data_file(place))
+    yield temporary
 
 
 def _data_files_of(path: Path) -> set[Path]:

@@ -11,21 +11,22 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune import allocate, cost, importance, rewrite, verify
+from onnxprune import allocate, check, cost, importance, rewrite, verify
 from onnxprune.axes import Atom, Mask
 from onnxprune.data import Data, load_data
 from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, matrices, weights
 from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Model, Source, data_file, load, staged, write
+from onnxprune.publish import Reads, check_files, resolved, staging, stamps
 from onnxprune.report import build_report
 from onnxprune.runtime import check_provider
 from onnxprune.trace import Trace, trace
@@ -44,7 +45,7 @@ class Options:
     ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
     ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
     criterion: str = "l2"  # a key of `importance.CRITERIA`
-    scope: str | None = None  # "global" or "group"; None is the criterion's own
+    scope: Literal["global", "group"] | None = None  # "global" or "group"; None is the criterion's own
     round_to: int | None = None  # keep multiples of it, rounding down; None: 8 for channels, at the ratio overall
     min_units: int | None = None  # kept at least in each group; None is a tenth of it
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
@@ -54,24 +55,25 @@ class Options:
     latency: bool = True  # whether to measure it
     seed: int = 0  # of the random criterion and of random feeds
 
-    def check(self) -> None:
-        """Raise OptionError for a value outside its range."""
-        for glob, ratio in (("", self.ratio), *self.ratios):
-            if not 0 <= ratio < 1:
-                where = f" for {glob!r}" if glob else ""
-                raise OptionError(
-                    f"ratio must be at least 0 and below 1, got {ratio:g}{where}: it is the share of units to remove"
-                )
-        if self.criterion not in importance.CRITERIA:
-            known = ", ".join(importance.CRITERIA)
-            raise OptionError(f"unknown criterion {self.criterion!r}; there are: {known}")
+    def checked(self) -> Options:
+        """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
         if self.scope not in (None, "global", "group"):
             raise OptionError(f"scope must be 'global' or 'group', got {self.scope!r}")
-        for name, least in (("round_to", 1), ("min_units", 1), ("threads", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name} must be at least {least}, got {value}")
         check_provider(self.provider)
+        return Options(
+            ratio=check.ratio("ratio", self.ratio),
+            ratios=_checked_ratios(self.ratios),
+            criterion=check.choice("criterion", self.criterion, importance.CRITERIA),
+            scope=self.scope,
+            round_to=None if self.round_to is None else check.count("round_to", self.round_to, 1),
+            min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),
+            ignore=check.globs("ignore", self.ignore),
+            only=check.globs("only", self.only),
+            provider=self.provider,
+            threads=check.count("threads", self.threads, 0),
+            latency=check.flag("latency", self.latency),
+            seed=check.count("seed", self.seed, 0),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,24 @@ class Result:
     model: Any  # onnx.ModelProto
     report: dict[str, Any]  # see docs/report.md
     folder: Path  # where external data of the model lies
-    external: bool = False  # whether weights go to a file beside the model, as they did in the source
+    external: bool  # whether weights go to a file beside the model, as they did in the source
+    reads: Reads  # the files that it was made from: none of them is overwritten by accident
+    stamps: Mapping[Path, Any]  # of the files that hold its external data, as they were read
 
     def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
         """Write the model, atomically; return the path.
 
         Raises:
-            InputError: when the file exists and `force` is not set, or its folder cannot be written.
+            InputError: when the file exists and `force` is not set, holds what the model was made from, or its folder
+                cannot be written; and when external data has changed since it was read.
         """
         target = Path(path)
-        check_target(target, None, force)
-        with staged(self.model, target, self.folder, self.external):
+        check_files(target, data_file(resolved(target)), None, self.reads, force)
+        if stamps(path for path in self.stamps if path.exists()) != self.stamps:
+            raise InputError(
+                f"{self.folder}: the weights of the input have changed since they were read; prune it again"
+            )
+        with staging(force) as files, staged(self.model, target, self.folder, self.external, files):
             return target
 
 
@@ -172,7 +181,7 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
             write(proto, path, folder, model.is_external)
             yield path, lambda report: report["output"].update(path=None)
 
-        return _prune(model, chosen, _samples(data, model), lambda _: None, publish)
+        return _prune(model, chosen, data, lambda _: None, publish)
 
 
 def prune_file(
@@ -184,33 +193,35 @@ def prune_file(
     report_path: Path | None = None,
     force: bool,
     progress: Progress,
+    on_written: Callable[[], object] = lambda: None,
 ) -> Result:
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
+
+    `on_written` is called when all files are in place: what fails later fails with them written.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
             exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
-    options.check()
-    check_target(target, source, force)
-    if report_path is not None:
-        check_report(report_path, (source, target, data), force)
+    options = options.checked()
+    weights = data_file(resolved(target))
+    check_files(target, weights, report_path, Reads(source, data=data), force)
     progress(f"reading {source}")
     model = load(source)
-    if data_file(target) in model.data_files and not (target.exists() and target.samefile(source)):
-        raise InputError(f"{data_file(target)} holds weights of the input; give another -o")
-
-    def finish(report: dict[str, Any]) -> None:
-        report["output"]["path"] = str(target)
-        if report_path is not None:
-            write_report(report, report_path)
+    check_files(target, weights, report_path, Reads(source, tuple(model.data_files), data), force)
 
     @contextlib.contextmanager
     def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Finish]]:
-        with staged(proto, target, folder, model.is_external) as path:
+        with staging(force, on_written) as files, staged(proto, target, folder, model.is_external, files) as path:
+
+            def finish(report: dict[str, Any]) -> None:
+                report["output"]["path"] = str(target)
+                if report_path is not None:
+                    write_report(report, report_path, files.add(report_path))
+
             yield path, finish
 
-    return _prune(model, options, _samples(data, model), progress, publish)
+    return _prune(model, options, data, progress, publish)
 
 
 def inspect(source: Source) -> Inspection:
@@ -247,8 +258,11 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
         **options: provider, threads, batch, budget_s, seed, memory.
 
     Raises:
-        InputError: for models that cannot be read or run, or that have different inputs.
+        InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
     """
+    known = [name for name in compare_models.__kwdefaults__ or () if name not in ("data", "macs")]
+    for name in options:
+        check.choice("option", name, known)
     models = load(before), load(after)
     counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
     return compare_models(*models, data=_samples(data, models[0]), macs=counted, **options)
@@ -260,7 +274,8 @@ Finish: TypeAlias = Callable[[dict[str, Any]], object]  # completes the report, 
 Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tuple[Path, Finish]]"]
 
 
-def _prune(model: Model, options: Options, data: Data | None, progress: Progress, publish: Publish) -> Result:
+def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
+    data, stamped = _samples(given, model), stamps(model.data_files)
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     found = groups(traced)
@@ -273,7 +288,7 @@ def _prune(model: Model, options: Options, data: Data | None, progress: Progress
     rewritten = rewrite.rewrite(traced, masks)
     with publish(rewritten.proto, model.folder) as (path, finish):
         progress("verifying: masked = pruned")
-        after = load(path)  # read back as a user would
+        after = verify.read_back(path)
         verification = verify.verify(traced, masks, after, data, options.seed)
         if not verification.passed:
             raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed))
@@ -289,7 +304,9 @@ def _prune(model: Model, options: Options, data: Data | None, progress: Progress
             comparison=comparison,
         )
         finish(report)
-    return Result(rewritten.proto, report, model.folder, model.is_external)
+    samples = Path(given) if isinstance(given, (str, os.PathLike)) else None
+    reads = Reads(model.path, tuple(model.data_files), samples)
+    return Result(rewritten.proto, report, model.folder, model.is_external, reads, stamped)
 
 
 def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
@@ -301,19 +318,43 @@ def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
     Raises:
         OptionError: for a glob that matches nothing.
     """
-    for pattern in (*options.ignore, *options.only, *(glob for glob, _ in options.ratios)):
-        if not any(_matches(group, pattern) for group in found):
-            raise OptionError(
-                f"{pattern!r} matches no group, and no node or weight of one; 'onnxprune inspect --json' lists them"
-            )
+    ignored = {name for pattern in options.ignore for name in _meant(pattern, found, _names_in)}
+    wanted = {name for pattern in options.only for name in _meant(pattern, found)}
+    asked = {name: ratio for glob, ratio in options.ratios for name in _meant(glob, found)}
     chosen: dict[str, float] = {}
     for group in found:
-        asked = [ratio for glob, ratio in options.ratios if _matches(group, glob)]
         able = group.locked is None and group.exact and (not group.inner or _named(group, found, options))
-        wanted = not options.only or any(_matches(group, pattern) for pattern in options.only)
-        if able and wanted and not any(_matches(group, pattern) for pattern in options.ignore):
-            chosen[group.name] = asked[-1] if asked else options.ratio
+        if able and group.name not in ignored and (group.name in wanted or not options.only):
+            chosen[group.name] = asked.get(group.name, options.ratio)
     return chosen
+
+
+def _meant(pattern: str, found: Sequence[Group], *names: Callable[[Group], Iterable[str]]) -> set[str]:
+    """Return the names of the groups that a glob means: by the first of `names` by which it matches any.
+
+    Raises:
+        OptionError: when it matches nothing.
+    """
+    for names_of in names or (_makers, _names_in):
+        meant = {group.name for group in found if any(_is(name, pattern) for name in names_of(group))}
+        if meant:
+            return meant
+    raise OptionError(
+        f"{pattern!r} matches no group, and no node or weight of one; 'onnxprune inspect --json' lists them"
+    )
+
+
+def _makers(group: Group) -> Iterator[str]:
+    """Yield the names of a group and of what makes its units."""
+    yield group.name
+    for member in group.members:
+        if member.role == "out":
+            yield from (member.node, member.constant)
+
+
+def _names_in(group: Group) -> Iterator[str]:
+    """Yield the names of a group and of all its nodes and weights."""
+    yield from (group.name, *group.nodes, *(member.constant for member in group.members))
 
 
 def _named(group: Group, found: Sequence[Group], options: Options) -> bool:
@@ -351,11 +392,14 @@ def plan(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
             "BatchNormalization (exporters fold it into convolutions); use l2"
         )
-    scope = options.scope or importance.CRITERIA[options.criterion].scope
     own = {name: demand for name, demand in demands.items() if demand.ratio != options.ratio}
     common = {name: demand for name, demand in demands.items() if name not in own}
-    kept = {**allocate.allocate(common, scope), **allocate.allocate(own, "group")}
+    kept = {**allocate.allocate(common, _scope(options)), **allocate.allocate(own, "group")}
     return {name: tuple(units.tolist()) for name, units in kept.items() if len(units) < demands[name].units}
+
+
+def _scope(options: Options) -> Literal["global", "group"]:
+    return options.scope or importance.CRITERIA[options.criterion].scope
 
 
 def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
@@ -426,8 +470,10 @@ def reason_for(
         return why_not(group) or "left out by --ignore or --only"
     if chosen[group.name] == 0:
         return "its ratio is 0"
-    if options.criterion == "bn":
-        return "every unit scored above the threshold, or the group has no BatchNormalization"
+    if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):
+        return "criterion bn cannot score it: no BatchNormalization scales its units"
+    if _scope(options) == "global":
+        return "no unit scored low enough among those of all groups, given --round-to and --min-units"
     return "no smaller count is allowed by --ratio, --round-to and --min-units"
 
 
@@ -461,68 +507,35 @@ def make_options(**given: Any) -> Options:
     """Return checked `Options` from keywords, where lists, dicts and single globs are accepted.
 
     Raises:
-        OptionError: for an unknown name or a value outside its range.
+        OptionError: for an unknown name, or a value of another type or outside its range.
     """
-    unknown = sorted(set(given) - set(Options.__dataclass_fields__))
-    if unknown:
-        raise OptionError(f"unknown option {unknown[0]!r}; there are: {', '.join(Options.__dataclass_fields__)}")
-    for name in ("ignore", "only"):
-        value = given.get(name, ())
-        given[name] = (value,) if isinstance(value, str) else tuple(value)
-    ratios = given.get("ratios", ())
-    pairs = ratios.items() if isinstance(ratios, Mapping) else ratios
-    given["ratios"] = tuple((glob, float(ratio)) for glob, ratio in pairs)
-    options = Options(**given)
-    options.check()
-    return options
+    for name in given:
+        check.choice("option", name, Options.__dataclass_fields__)
+    return Options(**given).checked()
 
 
-def check_target(target: Path, source: Path | None, force: bool) -> None:
-    """Raise InputError when `target` must not or cannot be written."""
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; give a file name, such as {target / 'pruned.onnx'}")
-    if source is not None and _same(target, source) and not force:
-        raise InputError(f"{target} is the input; give another -o, or --force to replace it")
-    _check_free((target, data_file(target)), force)
+def _checked_ratios(given: Any) -> tuple[tuple[str, float], ...]:
+    """Return pairs of glob and ratio, of which a dict or pairs were given."""
+    try:
+        pairs = [(glob, ratio) for glob, ratio in (given.items() if isinstance(given, Mapping) else given)]
+    except (TypeError, ValueError):
+        raise OptionError(f"ratios must be a dict from glob to ratio, got {given!r}") from None
+    names = check.globs("ratios", [glob for glob, _ in pairs])
+    return tuple(
+        (glob, check.ratio(f"ratio of {glob!r}", ratio)) for glob, (_, ratio) in zip(names, pairs, strict=True)
+    )
 
 
-def check_report(path: Path, others: Sequence[Path | None], force: bool) -> None:
-    """Raise InputError when the report must not or cannot be written; it never replaces one of `others`."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file name, such as {path / 'report.json'}")
-    if any(other is not None and _same(path, other) for other in others):
-        raise InputError(f"{path} is the input, the output or the data; give the report another name")
-    _check_free((path,), force)
-
-
-def _same(path: Path, other: Path) -> bool:
-    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
-
-
-def _check_free(paths: Sequence[Path], force: bool) -> None:
-    for path in paths:
-        if path.exists() and not force:
-            raise InputError(f"{path} exists; give another name, or --force to replace it")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}")
-        if not os.access(path.parent, os.W_OK):
-            raise InputError(f"{path}: the folder {path.parent} cannot be written")
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write a report by renaming, so that it is there whole or not at all.
+def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None:
+    """Write a report to the temporary place of `path`.
 
     Raises:
         InputError: when it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _samples(data: Any, model: Model) -> Data | None:
@@ -531,11 +544,6 @@ def _samples(data: Any, model: Model) -> Data | None:
     if isinstance(data, (str, os.PathLike)):
         return load_data(Path(data), model.inputs)
     raise DataError(f"data must be the path of an .npz file, got {type(data).__name__}")
-
-
-def _matches(group: Group, pattern: str) -> bool:
-    names = (group.name, *group.nodes, *(member.constant for member in group.members))
-    return any(_is(name, pattern) for name in names)
 
 
 def _is(name: str, pattern: str) -> bool:

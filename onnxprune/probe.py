@@ -1,19 +1,21 @@
-"""Concrete shapes and size values of a model, under two settings of its dynamic dims.
+"""Concrete shapes and size values of a model, under several settings of its dynamic dims.
 
 Reshape targets, slices and repeats are often computed at run time from ``Shape``. The probe runs only that
 part of the graph: each value gets its shape by ONNX's own shape inference, node by node, and values that
-follow from constants and sizes alone are computed. Done twice, with different primes for the dynamic dims,
-this tells which dims and which values are static.
+follow from constants and sizes alone are computed. Done under several settings, with different primes for the dynamic
+dims, this tells which dims and which values are static.
 
 Nothing here runs a convolution or reads a large weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,12 +35,13 @@ from onnxprune.model import (
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
-_PRIMES = ((11, 17, 23, 31, 41, 47), (13, 19, 29, 37, 43, 53))
-_IMAGE = (224, 352)  # height and width of image-like inputs: networks divide them by two again and again
 _LIKE_THEIR_INPUT = ("GroupNormalization",)  # ops for which onnx has no inference
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
+
+
+Sizes: TypeAlias = tuple[int, ...]  # of one dim, under every setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Probe:
-    """Two settings side by side."""
+    """Two or three settings side by side; what is the same under all of them counts as static."""
 
-    first: Setting
-    second: Setting
+    settings: tuple[Setting, ...]
     from_sizes: frozenset[str]  # known values that depend on the size of some runtime tensor
+
+    @property
+    def first(self) -> Setting:
+        """The setting whose sizes the axes have."""
+        return self.settings[0]
 
     def shape(self, name: str) -> Shape | None:
         """Return the shape of a value under the first setting, None if it is unknown."""
@@ -68,33 +75,46 @@ class Probe:
         """Return the numpy type of a value of known shape."""
         return numpy_type(self.first.kinds[name])
 
+    def sizes(self, name: str) -> list[Sizes] | None:
+        """Return the size of each dim under every setting, None if the shape is not known under all."""
+        shapes = [setting.shapes.get(name) for setting in self.settings]
+        known = [shape for shape in shapes if shape is not None]
+        if len(known) < len(shapes) or len({len(shape) for shape in known}) > 1:
+            return None
+        return list(zip(*known, strict=True))
+
     def is_static(self, name: str, dim: int) -> bool:
-        """Whether a dim has the same size under both settings."""
-        first, second = self.first.shapes.get(name), self.second.shapes.get(name)
-        return first is not None and second is not None and first[dim] == second[dim]
+        """Whether a dim has the same size under all settings."""
+        sizes = self.sizes(name)
+        return sizes is not None and len(set(sizes[dim])) == 1
 
     def value(self, name: str) -> Array | None:
         """Return a known value under the first setting."""
         return self.first.values.get(name)
 
     def is_known(self, name: str) -> bool:
-        """Whether a value is known under both settings, with the same shape."""
-        first, second = self.first.values.get(name), self.second.values.get(name)
-        return first is not None and second is not None and first.shape == second.shape
+        """Whether a value is known under all settings, with the same shape."""
+        return self._values(name) is not None
 
     def static_value(self, name: str) -> Array | None:
-        """Return a value that is the same under both settings, None if it is unknown or varies."""
-        if not self.is_known(name):
+        """Return a value that is the same under all settings, None if it is unknown or varies."""
+        values = self._values(name)
+        if values is None or not all(np.array_equal(values[0], value) for value in values[1:]):
             return None
-        value = self.first.values[name]
-        return value if np.array_equal(value, self.second.values[name]) else None
+        return values[0]
 
     def static_entries(self, name: str) -> list[int | None] | None:
         """Return a known integer vector with None for the entries that vary; None if it is unknown."""
-        if not self.is_known(name):
+        values = self._values(name)
+        if values is None:
             return None
-        pair = zip(self.first.values[name].ravel(), self.second.values[name].ravel(), strict=True)
-        return [int(a) if a == b else None for a, b in pair]
+        columns = zip(*(value.ravel().tolist() for value in values), strict=True)
+        return [int(column[0]) if len(set(column)) == 1 else None for column in columns]
+
+    def _values(self, name: str) -> list[Array] | None:
+        values = [setting.values[name] for setting in self.settings if name in setting.values]
+        same = len(values) == len(self.settings) and len({value.shape for value in values}) == 1
+        return values if same else None
 
 
 def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
@@ -108,39 +128,83 @@ def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
             yield i, dim or f"{port.name}.{i}"
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How sizes are chosen for dynamic dims, in one of the two settings.
+
+    Batches, lengths (any other dim) and sides (of images) are taken in turn, so that differently named dims differ.
+    """
+
+    batches: tuple[int, ...]
+    lengths: tuple[int, ...]
+    sides: tuple[int, ...]
+
+    def alike(self) -> Choice:
+        """Return the choice that gives all batches, all lengths and all sides one size each."""
+        return Choice(self.batches[:1], self.lengths[:1], self.sides[:1])
+
+    def of(self, model_inputs: Sequence[Port]) -> dict[str, int]:
+        """Return a size for every dynamic dim, by key."""
+        dims: dict[str, int] = {}
+        batches, lengths, sides = map(itertools.cycle, (self.batches, self.lengths, self.sides))
+        for port in model_inputs:
+            is_image = port.shape is not None and len(port.shape) == 4
+            for i, key in dynamic_dims(port):
+                if key not in dims:
+                    dims[key] = next(batches if i == 0 else sides if is_image and i >= 2 else lengths)
+        return dims
+
+
+# What is tried, in this order, until every node can take the shapes of its inputs. In each attempt the last setting is
+# small where the others are large, so that a dim that is clamped (x[:, :5]) does not look static; sides of images are
+# multiples of 32, because networks divide them by two again and again.
+_FIRST = Choice((11, 5), (17, 23, 29, 37, 41), (224, 256, 320))
+_SECOND = Choice((13, 7), (19, 31, 43, 47, 53), (352, 320, 288))
+_THIRD = Choice((3, 2), (2, 3, 5, 7, 1), (192, 160, 128))
+_ATTEMPTS = (
+    (_FIRST, _SECOND, _THIRD),
+    (_FIRST, _SECOND),
+    tuple(choice.alike() for choice in (_FIRST, _SECOND, _THIRD)),  # dims of two names that must be equal
+    tuple(choice.alike() for choice in (_FIRST, _SECOND)),
+    (
+        Choice((11 * 24,), (17 * 24,), (224,)),
+        Choice((13 * 24,), (19 * 24,), (352,)),
+    ),  # frames of videos, blocks of text
+    # Some exporters fix the batch in a Reshape and call it dynamic all the same: the graph fits a batch of one.
+    tuple(replace(choice, batches=(1,)) for choice in (_FIRST, _SECOND, _THIRD)),
+    tuple(replace(choice, batches=(1,)).alike() for choice in (_FIRST, _SECOND)),
+)
+
+
 def probe(model: Model) -> Probe:
-    """Return the shapes and size values of `model` under two settings of its dynamic dims."""
-    first, second = (_run(model, _dims(model, which)) for which in (0, 1))
-    if first.misfits:
-        # Some exporters fix the batch in a Reshape and call it dynamic all the same: the graph fits a batch of one.
-        single = tuple(_run(model, _dims(model, which, batch=1)) for which in (0, 1))
-        if single[0].misfits < first.misfits:
-            first, second = single
+    """Return the shapes and size values of `model` under several settings of its dynamic dims."""
+    best: tuple[Setting, ...] = ()
+    for attempt in _ATTEMPTS:
+        settings = tuple(_run(model, choice.of(model.inputs)) for choice in attempt)
+        if not best or _misfits(settings) < _misfits(best):
+            best = settings
+        if not _misfits(best) or not any(port for port in model.inputs for _ in dynamic_dims(port)):
+            break
+    return Probe(best, frozenset(_from_sizes(model, best)))
+
+
+def _misfits(settings: tuple[Setting, ...]) -> int:
+    return max(setting.misfits for setting in settings)
+
+
+def _from_sizes(model: Model, settings: tuple[Setting, ...]) -> set[str]:
+    """Return the values that are known under every setting and depend on the size of some runtime tensor."""
     from_sizes: set[str] = set()
     for node in model.nodes:
-        known = all(name in first.values for name in node.outputs if name)
+        known = all(name in setting.values for setting in settings for name in node.outputs if name)
         depends = node.op in ("Shape", "Size") and not _reads_constant(model, node)
         if known and (depends or any(name in from_sizes for name in node.inputs)):
             from_sizes.update(node.outputs)
-    return Probe(first, second, frozenset(from_sizes))
+    return from_sizes
 
 
 def _reads_constant(model: Model, node: Node) -> bool:
     return node.inputs[0] in model.constants
-
-
-def _dims(model: Model, which: int, batch: int | None = None) -> dict[str, int]:
-    """Choose a size for every dynamic dim: the sides of images from `_IMAGE`, the others distinct primes."""
-    dims: dict[str, int] = {}
-    primes = iter(_PRIMES[which] * 100)
-    for port in model.inputs:
-        is_image = port.shape is not None and len(port.shape) == 4
-        for i, key in dynamic_dims(port):
-            if key not in dims:
-                dims[key] = _IMAGE[which] if is_image and i >= 2 else next(primes)
-                if i == 0 and batch is not None:
-                    dims[key] = batch
-    return dims
 
 
 def _run(model: Model, dims: Mapping[str, int]) -> Setting:
@@ -194,7 +258,14 @@ class _Walk:
                 self.types[name] = self.types[node.inputs[0]]
             elif name in self._elsewhere:
                 self.types[name] = self._elsewhere[name]
-        return inferred == {}
+        return inferred == {} or self._is_misshapen(node)
+
+    def _is_misshapen(self, node: Node) -> bool:
+        """Whether a Reshape changes the number of elements, which inference does not always see."""
+        if node.op != "Reshape" or not {node.inputs[0], node.outputs[0]} <= self.types.keys():
+            return False
+        before, after = (math.prod(self.types[name][1]) for name in (node.inputs[0], node.outputs[0]))
+        return before != after
 
     @cached_property
     def _elsewhere(self) -> dict[str, TensorType]:
@@ -204,7 +275,10 @@ class _Walk:
         """
         found: dict[str, TensorType] = {}
         for name, shape in self._model.value_shapes.items():
-            dims = [dim if isinstance(dim, int) else self._dims.get(dim or "") for dim in shape or (None,)]
+            dims = [
+                dim if isinstance(dim, int) else self._dims.get(dim or "")
+                for dim in ((None,) if shape is None else shape)
+            ]
             if None not in dims:
                 found[name] = FLOAT, tuple(dim for dim in dims if dim is not None)
         shapes = {name: shape for name, (_, shape) in self.types.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,7 @@ def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
 
 def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     """Return what the command line prints after a run: the table, what was left alone, the verdict."""
+    report = _printable(report)
     before, after = report["input"], report["output"]
     table = _table("", "before", "after", "after / before")
     table.add_row("parameters", *_counts(before["params"], after["params"]))
@@ -143,18 +145,23 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return one line per reason for the groups that kept all their units."""
+    """Return what was pruned, and one line per reason for the groups that kept all their units."""
     cut = [group for group in groups if group["kept"] < group["units"]]
     kept = sum(group["kept"] for group in cut)
     total = sum(group["units"] for group in cut)
     kinds = ", ".join(dict.fromkeys(group["kind"] for group in cut))
-    lines = [f"pruned {len(cut)} of {len(groups)} groups ({kinds}): {kept:,} of {total:,} units kept"]
-    reasons: dict[str, list[str]] = {}
-    for group in groups:
-        if group["kept"] == group["units"]:
-            reasons.setdefault(group["locked"] or "", []).append(group["name"])
-    lines += [f"left alone: {_names(names)}: {reason}" for reason, names in reasons.items()]
-    return "\n".join(lines)
+    line = f"pruned {len(cut)} of {len(groups)} groups ({kinds}): {kept:,} of {total:,} units kept"
+    left = [(group["locked"] or "", group["name"]) for group in groups if group["kept"] == group["units"]]
+    return "\n".join([line, *["left alone, by reason:"] * bool(left), *_by_reason(left)])
+
+
+def _by_reason(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line per reason with the names it holds for; reasons that differ in the node alone are one."""
+    merged: dict[str, dict[str, str]] = {}
+    for reason, name in reasons:
+        merged.setdefault(re.sub(r" \(at .*\)", "", reason), {})[name] = reason
+    alike = [(short, found, set(found.values())) for short, found in merged.items()]
+    return [f"  {each.pop() if len(each) == 1 else short}: {_names(found)}" for short, found, each in alike]
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
@@ -174,10 +181,13 @@ def _verdict(report: Mapping[str, Any]) -> str:
 def _speed(latency: Mapping[str, Any]) -> str:
     """Return in words how much faster or slower one run got."""
     where = _where(latency["provider"], latency["threads"])
+    speedup, interval = latency["speedup"], latency["speedup_interval"]
+    slower = speedup < 1 and not latency["within_noise"]
+    low, high = sorted(1 / bound for bound in interval) if slower else interval
+    known = f"on {where} (95 % interval {low:.2f} to {high:.2f})"
     if latency["within_noise"]:
-        return f"no measurable speed-up on {where}"
-    speedup = latency["speedup"]
-    return f"{speedup:.2f}x faster on {where}" if speedup > 1 else f"{1 / speedup:.2f}x slower on {where}"
+        return f"no measurable speed-up {known}"
+    return f"{1 / speedup:.2f}x slower {known}" if slower else f"{speedup:.2f}x faster {known}"
 
 
 def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[RenderableType]:
@@ -199,6 +209,13 @@ def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[Render
     return [table, _difference_line(comparison), _speed_line(comparison), *missed]
 
 
+def bounds_line(min_speedup: float | None, max_drop: float | None) -> str:
+    """Return the sentence for bounds that were all met."""
+    speed = [] if min_speedup is None else [f"a speed-up of at least {min_speedup:.2f}x"]
+    drop = [] if max_drop is None else [f"an accuracy drop of at most {100 * max_drop:.2f} points"]
+    return f"bounds met: {', '.join(speed + drop)}"
+
+
 def _accuracy_row(table: Any, before: Side, after: Side) -> None:
     if before.accuracy is not None and after.accuracy is not None:
         table.add_row("accuracy", *_accuracies(before.accuracy, after.accuracy))
@@ -215,7 +232,7 @@ def _difference_line(comparison: Comparison) -> str:
     if difference.agreement is not None:
         parts.append(f"same top-1 for {difference.agreement:.1%}")
     if difference.incomparable:
-        parts.append(f"of other shapes: {_names(difference.incomparable)}")
+        parts.append(f"of other shapes: {printable(_names(difference.incomparable))}")
     return ": ".join([parts[0], ", ".join(parts[1:]) or "cannot be compared"])
 
 
@@ -235,16 +252,16 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
         f"{_count(inspection.macs)} MACs per sample, {share:.1%} of the parameters out of reach"
     )
     table = _table("group", "kind", "units", "parameters", "MACs", "couples", left=(0, 1, 5))
-    for group in inspection.groups:
-        if group.prunable:
-            macs = f"{inspection.group_macs[group.name] / max(1, inspection.macs):.1%}"
-            params = f"{group.params / max(1, model.params):.1%}"
-            table.add_row(group.name, group.kind, f"{group.units:,}", params, macs, _names(group.nodes))
-    lines = ["not pruned, by reason:" if inspection.locks else "every group can be pruned"]
-    for reason, groups in inspection.locks.items():
-        listed = [f"{group.name} ({group.units} {group.kind})" for group in groups]
-        lines.append(f"  {reason}: {_names(listed)}")
-    return [head, table, "\n".join(lines)]
+    able = [group for group in inspection.groups if group.prunable]
+    for group in able:
+        macs = f"{inspection.group_macs[group.name] / max(1, inspection.macs):.1%}"
+        params = f"{group.params / max(1, model.params):.1%}"
+        table.add_row(*_printable((group.name, group.kind, f"{group.units:,}", params, macs, _names(group.nodes))))
+    locks = inspection.locks.items()
+    reasons = [(why, f"{group.name} ({group.units} {group.kind})") for why, held in locks for group in held]
+    end = "every group can be pruned" if able else "no group: the model has no weights that meet in an axis"
+    lines = ["not pruned, by reason:", *_by_reason(_printable(reasons))] if reasons else [end]
+    return [_printable(head), *[table] * bool(able), "\n".join(lines)]
 
 
 # -- pieces ------------------------------------------------------------------------------------------------
@@ -257,8 +274,27 @@ def _table(*headings: str, left: Sequence[int] = (0,)) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i in left else "right", overflow="fold", no_wrap=i == 0)
+        free = i in left and heading != "kind"  # names may be broken where space is short; words and numbers are not
+        table.add_column(heading, justify="left" if i in left else "right", overflow="fold", no_wrap=not free)
     return table
+
+
+def printable(text: str) -> str:
+    r"""Return a text whose control characters are escaped: names come from the file, and may hold anything.
+
+    >>> printable("a\n\x1b[31m")
+    'a\\n\\x1b[31m'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _printable(value: Any) -> Any:
+    """Return plain values whose strings are printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _counts(before: int, after: int) -> tuple[str, str, str]:

@@ -64,8 +64,9 @@ class _Rewriter:
     def run(self) -> Rewritten:
         graph_names = (name for node in self.traced.model.nodes for name in (*node.inputs, *node.outputs))
         self.names.update(graph_names, self.traced.model.constants)
-        self._write_sizes()
-        self._slice_constants()
+        finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
+        self._write_sizes(finder)
+        self._slice_constants(finder)
         edits = Edits(
             inputs=self.inputs,
             attributes=self.attributes,
@@ -98,11 +99,16 @@ class _Rewriter:
 
     # -- sizes that nodes state ------------------------------------------------------------------------
 
-    def _write_sizes(self) -> None:
+    def _write_sizes(self, finder: SizeFinder) -> None:
+        """Write what the nodes state wherever an axis behind it is cut, or one that it was computed from."""
         for index, coupling in self.traced.couplings.items():
             for write in coupling.writes:
                 stated = [size for size in write.sizes if size is not None and not isinstance(size, int)]
-                if any(self._is_cut(axis) for axis in (*stated, *write.follows)):
+                sources: frozenset[Axis] = frozenset()
+                if isinstance(write.target, int) and write.target < len(coupling.node.inputs):
+                    sources = finder.axes(coupling.node.inputs[write.target])
+                cut = [axis for axis in (*stated, *write.follows, *sources) if self._is_cut(axis)]
+                if any(self._size(axis) == 1 for axis in cut) if write.if_single else cut:
                     self._write(index, write)
 
     def _write(self, index: int, write: Write) -> None:
@@ -123,7 +129,7 @@ class _Rewriter:
             return
         value = self.traced.probe.value(name) if name else None
         content = np.array(entries, np.int64 if value is None else value.dtype)
-        self.contents[index, write.target] = content.reshape(() if write.scalar else (-1,))
+        self.contents[index, write.target] = content if value is None else content.reshape(value.shape)
 
     def _entries(self, write: Write, old: list[Any]) -> list[int | None]:
         """Return the new entries, None where only the running model knows them."""
@@ -136,6 +142,7 @@ class _Rewriter:
         """Take dynamic entries from the old input and put the static ones beside them."""
         node = self.traced.model.nodes[index]
         old = node.inputs[slot]
+        dtype = self.traced.probe.dtype(old)
         parts = []
         for i, entry in enumerate(entries):
             part = self._fresh_name(f"{node.outputs[0]}_size_{i}")
@@ -144,7 +151,7 @@ class _Rewriter:
                 self.added[at] = np.array([i], np.int64)
                 self.nodes_before.setdefault(index, []).append(make_node("Gather", [old, at], part, axis=0))
             else:
-                self.added[part] = np.array([entry], np.int64)
+                self.added[part] = np.array([entry], dtype)
             parts.append(part)
         joined = self._fresh_name(f"{node.outputs[0]}_sizes")
         self.nodes_before.setdefault(index, []).append(make_node("Concat", parts, joined, axis=0))
@@ -152,11 +159,10 @@ class _Rewriter:
 
     # -- constants ---------------------------------------------------------------------------------------
 
-    def _slice_constants(self) -> None:
+    def _slice_constants(self, finder: SizeFinder) -> None:
         by_constant: dict[str, list[Use]] = {}
         for use in self.traced.uses:
             by_constant.setdefault(use.constant, []).append(use)
-        finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
         for name, uses in by_constant.items():
             if name in self.traced.model.constants:
                 self._slice_constant(name, uses)

@@ -29,15 +29,19 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from onnxprune import check
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.model import Array, Port
 from onnxprune.probe import dynamic_dims
 
+_GPU = (
+    "pip uninstall onnxruntime, then pip install onnxruntime-gpu"  # both fill one folder: in this order, one at a time
+)
 PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {  # short name -> name in ONNX Runtime, how to get it
         "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
-        "cuda": ("CUDAExecutionProvider", "pip install onnxprune[gpu] (the package onnxruntime-gpu)"),
-        "tensorrt": ("TensorrtExecutionProvider", "pip install onnxprune[gpu] and TensorRT itself"),
+        "cuda": ("CUDAExecutionProvider", _GPU),
+        "tensorrt": ("TensorrtExecutionProvider", f"{_GPU}, and install TensorRT"),
         "openvino": ("OpenVINOExecutionProvider", "pip install onnxruntime-openvino"),
         "dml": ("DmlExecutionProvider", "pip install onnxruntime-directml (Windows)"),
         "coreml": ("CoreMLExecutionProvider", "pip install onnxruntime (macOS)"),
@@ -47,7 +51,7 @@ PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 _DEVICES = {"cuda": "cuda", "tensorrt": "cuda", "dml": "dml"}  # the others read inputs from host memory
 _PROVIDER_OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC"}}  # a search would last minutes and vary
-_ERRORS_ONLY = 3  # ORT's log severities: 2 is warning, 3 error
+_SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we say what is needed
 _BFLOAT16 = 16  # TensorProto.BFLOAT16, which ORT does not take from numpy
 
 DEFAULT_SIDE = 224  # pixels of a dynamic height or width
@@ -118,9 +122,7 @@ def check_provider(name: str) -> str:
     Raises:
         OptionError: when there is no such provider, or the installed onnxruntime lacks it.
     """
-    if name not in PROVIDERS:
-        raise OptionError(f"unknown provider {name!r}; there are: {', '.join(PROVIDERS)}")
-    full, install = PROVIDERS[name]
+    full, install = PROVIDERS[check.choice("provider", name, PROVIDERS)]
     available = ort.get_available_providers()
     if full not in available:
         here = ", ".join(short for short, (other, _) in PROVIDERS.items() if other in available)
@@ -174,11 +176,9 @@ def open_session(
 
 
 def _options(threads: int, optimize: bool) -> Any:
-    if threads < 0:
-        raise OptionError(f"threads must be 0 (ONNX Runtime's choice) or more, got {threads}")
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.intra_op_num_threads = threads
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = check.count("threads", threads, 0)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Idle threads of one session would go on spinning while the next is timed.

@@ -123,6 +123,8 @@ class _Tracer:
             self._apply(site)
         except CannotUnify as refusal:
             self._refuse(site, str(refusal))
+        except (IndexError, TypeError, ValueError, ZeroDivisionError):  # what no rule foresaw in a broken node
+            self._refuse(site, f"the attributes of {node.op} do not fit its inputs")
         for name, axes in zip(node.outputs, site.coupling.outputs, strict=True):
             if name and axes is not None:
                 self.values[name] = axes
@@ -245,12 +247,10 @@ class SizeFinder:
         if shape is None or shape.op != "Shape" or shape.inputs[0] not in self._values:
             return None
         axes = list(self._values[shape.inputs[0]])[shape.attrs.get("start", 0) : shape.attrs.get("end")]
-        steering = [self._probe.static_value(name) for name in node.inputs[1:] if name]
-        if any(value is None for value in steering):
+        steering = [self._probe.static_value(name) for name in node.inputs[1:]]
+        if node.op == "Gather" and steering[0] is not None:
+            return [axes[int(i)] for i in steering[0].ravel()]
+        whole = node.op != "Slice" or (len(node.inputs) != 3 and any(node.inputs[4:]))  # with steps: any of them
+        if whole or steering[0] is None or steering[1] is None:
             return None
-        if node.op == "Gather":
-            return [axes[int(i)] for i in (steering[0].ravel() if steering[0] is not None else ())]
-        if node.op == "Slice" and node.version >= 10:
-            start, end = (int(v.ravel()[0]) for v in steering[:2] if v is not None)
-            return axes[start:end] if len(steering) < 4 else axes
-        return None
+        return axes[int(steering[0].item()) : int(steering[1].item())]

@@ -1,12 +1,12 @@
 """The one oracle of the tests: the masked model and the pruned model compute the same.
 
 `check` is used for rules, groups and whole models. It cuts every prunable group (or those that are named) to a
-random half and compares on two settings of the dynamic dims.
+random half and compares on two settings of the dynamic dims, or on sizes that are named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import onnx
 from onnxprune.groups import Group, groups
 from onnxprune.model import load, problems, view
 from onnxprune.rewrite import masked, rewrite
-from onnxprune.runtime import open_session
+from onnxprune.runtime import open_session, random_feeds
 from onnxprune.trace import Trace, trace
 from onnxprune.verify import settings
 
@@ -38,7 +38,13 @@ class Checked:
 
 
 def check(
-    source: object, *, only: Iterable[str] | None = None, seed: int = 0, share: float = 0.5, inner: bool = True
+    source: object,
+    *,
+    only: Iterable[str] | None = None,
+    seed: int = 0,
+    share: float = 0.5,
+    inner: bool = True,
+    at: Iterable[Mapping[str, int]] = (),
 ) -> Checked:
     """Cut groups of a model at random and assert that masking and pruning agree.
 
@@ -48,6 +54,7 @@ def check(
         seed: of the kept sets and of the feeds.
         share: of the units that stay.
         inner: whether inner factors (head dims) are cut too.
+        at: sizes of the dynamic dims to compare on; without, those that `verify` chooses.
     """
     model = load(source)
     traced = trace(model)
@@ -65,7 +72,8 @@ def check(
     worst = 0.0
     dense = open_session(masked(traced, kept).SerializeToString(), folder=model.folder)
     small = open_session(pruned.SerializeToString(), folder=model.folder)
-    for _, feeds in settings(model, dense, None, seed):
+    sized = [(dims, random_feeds(model.inputs, dims, seed)) for dims in at]
+    for _, feeds in sized or settings(model, dense, None, seed):
         expected, given = dense.run(feeds), small.run(feeds)
         assert list(expected) == list(given)
         for name, reference in expected.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -176,16 +177,16 @@ FILES = [  # id, what lies in the folder, arguments, text of the message
 
 OPTIONS = [  # id, arguments after the input and output, text of the message
     ("ratio 1", ("--ratio", "1"),
-     "ratio must be at least 0 and below 1, got 1: it is the share of units to remove"),
-    ("ratio in percent", ("--ratio", "30"), "ratio must be at least 0 and below 1, got 30"),
-    ("ratio negative", ("--ratio=-0.1",), "ratio must be at least 0 and below 1, got -0.1"),
-    ("ratio NaN", ("--ratio", "nan"), "ratio must be at least 0 and below 1, got nan"),
-    ("ratio infinite", ("--ratio", "inf"), "ratio must be at least 0 and below 1, got inf"),
+     "--ratio must be at least 0 and below 1, got 1: it is the share of units to remove"),
+    ("ratio in percent", ("--ratio", "30"), "--ratio must be at least 0 and below 1, got 30"),
+    ("ratio negative", ("--ratio=-0.1",), "--ratio must be at least 0 and below 1, got -0.1"),
+    ("ratio NaN", ("--ratio", "nan"), "--ratio must be a number, got nan"),
+    ("ratio infinite", ("--ratio", "inf"), "--ratio must be at least 0 and below 1, got inf"),
     ("ratio no number", ("--ratio", "abc"), "--ratio takes a number or GLOB=NUMBER, got 'abc'"),
     ("ratio empty", ("--ratio", ""), "--ratio takes a number or GLOB=NUMBER, got ''"),
     ("ratio without glob", ("--ratio", "=0.5"), "--ratio takes a number or GLOB=NUMBER, got '=0.5'"),
-    ("ratio 2 of a glob", ("--ratio", "w1*=2"), "ratio must be at least 0 and below 1, got 2 for 'w1*'"),
-    ("ratio NaN of a glob", ("--ratio", "w1*=nan"), "ratio must be at least 0 and below 1, got nan for 'w1*'"),
+    ("ratio 2 of a glob", ("--ratio", "w1*=2"), "ratio of 'w1*' must be at least 0 and below 1, got 2"),
+    ("ratio NaN of a glob", ("--ratio", "w1*=nan"), "ratio of 'w1*' must be a number, got nan"),
     ("ratio of nothing", ("--ratio", "zz*=0.5"),
      "'zz*' matches no group, and no node or weight of one; 'onnxprune inspect --json' lists them"),
     ("ignore nothing", ("--ignore", "zz*"), "'zz*' matches no group"),
@@ -194,20 +195,24 @@ OPTIONS = [  # id, arguments after the input and output, text of the message
     ("criterion", ("--criterion", "l3"), "unknown criterion 'l3'; there are: " + ", ".join(importance.CRITERIA)),
     ("bn without BatchNorm", ("--criterion", "bn"),
      "criterion 'bn' finds no weights that it can score: the model has no BatchNormalization"),
-    ("scope", ("--scope", "all"), "scope must be 'global' or 'group', got 'all'"),
-    ("round to 0", ("--round-to", "0"), "round_to must be at least 1, got 0"),
+    ("scope", ("--scope", "all"), "--scope must be 'global' or 'group', got 'all'"),
+    ("round to 0", ("--round-to", "0"), "--round-to must be at least 1, got 0"),
     ("round to x", ("--round-to", "x"),
      "Invalid value for '--round-to': 'x' is not a valid integer; see 'onnxprune prune --help'"),
-    ("min units", ("--min-units", "0"), "min_units must be at least 1, got 0"),
-    ("threads", ("--threads", "-1"), "threads must be at least 0, got -1"),
+    ("min units", ("--min-units", "0"), "--min-units must be at least 1, got 0"),
+    ("threads", ("--threads", "-1"), "--threads must be at least 0, got -1"),
     ("provider", ("--provider", "gpu"), "unknown provider 'gpu'; there are: cpu, cuda, "),
     ("provider not here", ("--provider", "rocm"), "get it with: pip install onnxruntime-rocm"),
     ("option", ("--rato", "0.3"), "No such option '--rato'"),
     ("second input", ("b.onnx",), "Got unexpected extra argument (b.onnx); see 'onnxprune prune --help'"),
     ("report is the output", ("--report", "out/small.onnx"),
-     "out/small.onnx is the input, the output or the data; give the report another name"),
-    ("report is the input", ("--report", "model.onnx", "--force"), "model.onnx is the input, the output or the data"),
-    ("report is there", ("--report", "there.json"), "there.json exists; give another name, or --force to replace it"),
+     "out/small.onnx is the output; give the report another name"),
+    ("report is the output's data", ("--report", "out/small.onnx.data"),
+     "out/small.onnx.data is for weights of the output; give the report another name"),
+    ("report is the input", ("--report", "model.onnx", "--force"),
+     "model.onnx is the input; give the report another name"),
+    ("report is there", ("--report", "there.json"),
+     "there.json exists; give another name, or --force (in Python: force=True) to replace it"),
     ("report is a folder", ("--report", "out"), "out is a folder; give a file name, such as out/report.json"),
     ("report in no folder", ("--report", "nowhere/r.json"), "nowhere/r.json: there is no folder nowhere"),
     ("report in a file", ("--report", "model.onnx/r.json"), "model.onnx/r.json: there is no folder model.onnx"),
@@ -217,11 +222,11 @@ OPTIONS = [  # id, arguments after the input and output, text of the message
 OUTPUTS = [  # id, arguments, text of the message
     ("no output", ("model.onnx",), "Missing option '-o' / '--output'; see 'onnxprune prune --help'"),
     ("output is the input", ("model.onnx", "-o", "model.onnx"),
-     "model.onnx is the input; give another -o, or --force to replace it"),
+     "model.onnx is the input; give another name, or --force (in Python: force=True) to replace it"),
     ("output is the input, otherwise written", ("model.onnx", "-o", "out/../model.onnx"), "model.onnx is the input"),
     ("output is a link to the input", ("model.onnx", "-o", "link.onnx"), "link.onnx is the input"),
     ("output is there", ("model.onnx", "-o", "there.json"),
-     "there.json exists; give another name, or --force to replace it"),
+     "there.json exists; give another name, or --force (in Python: force=True) to replace it"),
     ("data of the output is there", ("model.onnx", "-o", "stale.onnx"), "stale.onnx.data exists; give another name"),
     ("output is a folder", ("model.onnx", "-o", "out"), "out is a folder; give a file name, such as out/pruned.onnx"),
     ("output is a folder, by force", ("model.onnx", "-o", "out", "--force"), "out is a folder"),
@@ -257,12 +262,12 @@ COMPARE = [  # id, arguments, text of the message
     ("compare with a stranger", ("compare", "model.onnx", "other.onnx"), "input 'x' differs, float32 ['n', 6] and "),
     ("drop without data", (*PAIR, "--max-drop", "0.1"), "--max-drop needs --data with an array 'labels'"),
     ("drop in points", (*PAIR, "--max-drop", "5"), "--max-drop is a fraction between 0 and 1 (0.01 is one point)"),
-    ("drop NaN", (*PAIR, "--max-drop", "nan"), "--max-drop is a fraction between 0 and 1"),
-    ("speedup NaN", (*PAIR, "--min-speedup", "nan"), "--min-speedup must be above 0, got nan"),
+    ("drop NaN", (*PAIR, "--max-drop", "nan"), "--max-drop must be a number, got nan"),
+    ("speedup NaN", (*PAIR, "--min-speedup", "nan"), "--min-speedup must be a number, got nan"),
     ("speedup 0", (*PAIR, "--min-speedup", "0"), "--min-speedup must be above 0, got 0"),
     ("no seconds", (*PAIR, "--seconds", "0"), "--seconds must be above 0, got 0"),
-    ("no batch", (*PAIR, "--batch", "0"), "batch must be 1 or more"),
-    ("compare on no threads", (*PAIR, "--threads", "-1"), "threads must be 0 (ONNX Runtime's choice) or more, got -1"),
+    ("no batch", (*PAIR, "--batch", "0"), "--batch must be at least 1, got 0"),
+    ("compare on no threads", (*PAIR, "--threads", "-1"), "--threads must be at least 0, got -1"),
     ("compare on an unknown provider", (*PAIR, "--provider", "gpu"), "unknown provider 'gpu'; there are: cpu, cuda, "),
     ("compare elsewhere", (*PAIR, "--provider", "cpu", "--provider", "openvino"),
      "provider 'openvino' is not available"),
@@ -306,7 +311,7 @@ def invoke(*args):
 def refused(folder, *args):
     """Run, assert that nothing was written and that it ended as planned; return exit code and message."""
     before = found(folder)
-    result = invoke(*args, *(["--quiet"] if args[0] not in ("compare", "inspect", "inpsect") else []))
+    result = invoke(*args, *(["--quiet"] if args[0] not in ("inspect", "inpsect") else []))
     assert isinstance(result.exception, SystemExit), result.exception
     assert found(folder) == before
     assert result.stdout == ""
@@ -382,15 +387,57 @@ def test_the_data_of_the_input_is_not_overwritten(folder):
     ("options", "text"),
     [
         ({"ratoi": 0.3}, "unknown option 'ratoi'; there are: ratio, ratios, criterion"),
-        ({"ratio": float("nan")}, "got nan"),
+        ({"ratio": float("nan")}, "ratio must be a number, got nan"),
+        ({"ratio": "0.3"}, "ratio must be a number, got '0.3'"),
+        ({"ratio": None}, "ratio must be a number, got None"),
+        ({"ratio": True}, "ratio must be a number, got True"),
+        ({"ratios": {"a": "x"}}, "ratio of 'a' must be a number, got 'x'"),
+        ({"ratios": {5: 0.3}}, "ratios must be a glob or a list of globs, got [5]"),
+        ({"ratios": 0.3}, "ratios must be a dict from glob to ratio, got 0.3"),
+        ({"ratios": ["abc"]}, "ratios must be a dict from glob to ratio, got ['abc']"),
+        ({"ignore": None}, "ignore must be a glob or a list of globs, got None"),
+        ({"only": ["a", 5]}, "only must be a glob or a list of globs, got ['a', 5]"),
+        ({"round_to": 8.5}, "round_to must be a whole number, got 8.5"),
+        ({"round_to": "8"}, "round_to must be a whole number, got '8'"),
+        ({"min_units": 2.5}, "min_units must be a whole number, got 2.5"),
+        ({"criterion": ["l1"]}, "unknown criterion ['l1']; there are: "),
+        ({"scope": ["group"]}, "scope must be 'global' or 'group', got ['group']"),
+        ({"provider": None}, "unknown provider None; there are: cpu, "),
+        ({"latency": "no"}, "latency must be True or False, got 'no'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"data": 5}, "data must be the path of an .npz file, got int"),
         ({"threads": -1}, "threads must be at least 0, got -1"),
+        ({"threads": "1"}, "threads must be a whole number, got '1'"),
     ],
-    ids=["name", "ratio", "data", "threads"],
+    ids=str,
 )
 def test_bad_options_in_python(options, text):
-    with pytest.raises(pipeline.InputError, match=text.replace("(", r"\(")):
+    with pytest.raises(pipeline.InputError, match=re.escape(text)):
         pipeline.prune(good(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"nope": 1}, "unknown option 'nope'; there are: provider, threads, batch, budget_s, seed, memory"),
+        ({"budget_s": float("nan")}, "budget_s must be a number, got nan"),
+        ({"budget_s": float("inf")}, "budget_s must be above 0, got inf"),
+        ({"batch": 1.5}, "batch must be a whole number, got 1.5"),
+        ({"threads": "1"}, "threads must be a whole number, got '1'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"memory": 1}, "memory must be True or False, got 1"),
+        ({"provider": ["cpu"]}, "unknown provider ['cpu']; there are: cpu, "),
+    ],
+    ids=str,
+)
+def test_bad_options_of_compare_in_python(options, text):
+    with pytest.raises(pipeline.OptionError, match=re.escape(text)):
+        pipeline.compare(good(), good(), **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    found = pipeline.make_options(ratio=np.float32(0.5), round_to=np.int64(8), ratios=[("w1", np.float64(0.25))])
+    assert [type(found.ratio), type(found.round_to), found.ratios] == [float, int, (("w1", 0.25),)]
 
 
 def test_a_source_that_is_no_model():

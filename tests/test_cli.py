@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from onnxprune import __main__ as start
 from onnxprune import __version__, pipeline
 from onnxprune import cli as module
 from onnxprune.cli import cli
@@ -70,7 +72,7 @@ def test_prune_and_compare_and_inspect_as_a_user_runs_them(folder):
     assert done.stdout.splitlines()[-1].startswith("small.onnx: 1.45x fewer MACs; ")
     assert json.loads(Path("r.json").read_text())["verification"]["passed"] is True
     done = python("-m", "onnxprune", *PAIR, "--seconds", "0.01", "--json", text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "measuring model.onnx and small.onnx on cpu ...\n")
     assert json.loads(done.stdout)["onnxprune"] == __version__
     done = python("-m", "onnxprune", "inspect", "small.onnx", text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -118,6 +120,7 @@ def test_every_option_has_a_help_text():
 
 
 def test_main_runs_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(module, "_hear_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["onnxprune", "--version"])
     with pytest.raises(SystemExit, match="0"):
         module.main()
@@ -137,7 +140,9 @@ def test_progress_goes_to_stderr_and_the_result_to_stdout(folder, steady):
         "measuring latency on cpu ...",
     ]
     assert "..." not in result.stdout
-    assert result.stdout.splitlines()[-1] == "small.onnx: 1.45x fewer MACs; 2.00x faster on cpu, 1 thread"
+    assert result.stdout.splitlines()[-1] == (
+        "small.onnx: 1.45x fewer MACs; 2.00x faster on cpu, 1 thread (95 % interval 2.00 to 2.00)"
+    )
     assert result.stdout.count("after / before") == 1
 
 
@@ -153,6 +158,7 @@ def test_json_on_stdout_is_the_report(folder, steady):
 def test_all_options_reach_the_pipeline(folder, steady):
     options = "--ratio 0.2 --ratio w1=0.5 --ratio a=b=0.4 --criterion l1 --scope global --round-to 2 --min-units 3"
     options += " --ignore i --ignore j --only o --threads 0 --data d.npz --report r.json --force"
+    options += " --seed 7 --no-latency"
     seen = {}
 
     def stop(source, target, chosen, data, **rest):
@@ -164,6 +170,7 @@ def test_all_options_reach_the_pipeline(folder, steady):
         invoke(*RUN, *options.split(), code=3)
     expected = {"ratio": 0.2, "ratios": (("w1", 0.5), ("a=b", 0.4)), "criterion": "l1", "scope": "global"}
     expected |= {"round_to": 2, "min_units": 3, "ignore": ("i", "j"), "only": ("o",), "threads": 0, "provider": "cpu"}
+    expected |= {"seed": 7, "latency": False}
     assert {name: getattr(seen["chosen"], name) for name in expected} == expected
     assert (seen["data"], seen["report_path"], seen["force"]) == (Path("d.npz"), Path("r.json"), True)
 
@@ -175,17 +182,21 @@ def test_all_options_reach_the_pipeline(folder, steady):
     ("bounds", "code", "last"),
     [
         ((), 0, "speed-up 2.00x (95 % interval 2.00 to 2.00) on cpu, 1 thread, batch 1, 30 runs each"),
-        (("--min-speedup", "1.9", "--max-drop", "0.5"), 0, "speed-up 2.00x"),
+        (
+            ("--min-speedup", "1.9", "--max-drop", "0.5"),
+            0,
+            "bounds met: a speed-up of at least 1.90x, an accuracy drop of at most 50.00 points",
+        ),
         (("--min-speedup", "2.1"), 1, "the speedup is 2.00x (95 % interval 2.00 to 2.00), asked for at least 2.10x"),
         (("--max-drop", "0.0001"), 1, "the accuracy fell by "),
     ],
     ids=["no bounds", "met", "too slow", "too wrong"],
-)
+)  # fmt: skip
 def test_bounds_decide_the_exit_code(pair, bounds, code, last):
     data = ("--data", "test.npz", "--batch", "50")
     result = invoke(*PAIR, *data, *bounds, code=code)
     assert result.stdout.splitlines()[-1].startswith(last.replace("batch 1", "batch 50"))
-    assert result.stderr == ""
+    assert result.stderr == "measuring model.onnx and small.onnx on cpu ...\n"
     missed = json.loads(invoke(*PAIR, *data, *bounds, "--json", code=code).stdout)["comparisons"][0]["missed"]
     assert len(missed) == code
 
@@ -198,8 +209,8 @@ def test_compare_on_several_providers(pair):
 
 def test_bounds_need_labels(pair):
     np.savez("images.npz", image=np.load("test.npz")["image"][:8])
-    message = "onnxprune: max_drop needs labels: give data with an array 'labels' of class indices\n"
-    assert invoke(*PAIR, "--data", "images.npz", "--max-drop", "0.1", code=2).stderr == message
+    message = "onnxprune: --max-drop needs labels: give data with an array 'labels' of class indices\n"
+    assert invoke(*PAIR, "--data", "images.npz", "--max-drop", "0.1", "--quiet", code=2).stderr == message
 
 
 # -- inspect ---------------------------------------------------------------------------------------------
@@ -263,9 +274,10 @@ def test_a_terminal_gets_wrapped_sentences(folder, monkeypatch, capsys):
     [
         (OSError(errno.ENOSPC, "No space left on device"), 2, "onnxprune: No space left on device\n"),
         (FileNotFoundError(errno.ENOENT, "gone", "m.onnx"), 2, "onnxprune: m.onnx: gone\n"),
-        (KeyboardInterrupt(), 130, "onnxprune: interrupted; nothing was written\n"),
+        (KeyboardInterrupt(), 130, "onnxprune: interrupted\n"),
+        (module._Ended(15), 143, "onnxprune: interrupted\n"),
     ],
-    ids=["disk", "file", "Ctrl-C"],
+    ids=["disk", "file", "Ctrl-C", "SIGTERM"],
 )
 def test_errors_of_the_system(folder, monkeypatch, error, code, message):
     def fail(*_):
@@ -273,6 +285,47 @@ def test_errors_of_the_system(folder, monkeypatch, error, code, message):
 
     monkeypatch.setattr(pipeline, "inspect", fail)
     assert invoke("inspect", "model.onnx", code=code).stderr == message
+
+
+def test_what_was_written_is_said(folder, steady, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_show", fail)
+    assert invoke(*RUN, "--quiet", code=130).stderr == "onnxprune: interrupted; small.onnx was written\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_result_that_cannot_be_printed(folder):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "onnxprune", *RUN, "--quiet", "--no-latency"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "onnxprune: No space left on device; small.onnx was written\n")
+
+
+def test_nothing_is_printed_where_stdout_is_closed(folder, steady, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    module._show(["text"])
+
+
+def test_signals_that_are_ignored_stay_so(monkeypatch):
+    heard = {}
+    ignored = {signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", lambda number: ignored.get(number, signal.SIG_DFL))
+    monkeypatch.setattr(signal, "signal", heard.__setitem__)
+    module._hear_signals()
+    assert list(heard) == [signal.SIGTERM]
+    with pytest.raises(KeyboardInterrupt):
+        heard[signal.SIGTERM](signal.SIGTERM, None)
+
+
+def test_an_interrupt_at_the_start_has_no_traceback(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "main", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        start.main()
 
 
 def test_a_closed_pipe_is_left_to_click(folder, monkeypatch):

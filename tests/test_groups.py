@@ -9,10 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import onnxprune
 from onnxprune.axes import kept_mask
 from onnxprune.groups import carriers, groups, matrices, weights
 from onnxprune.model import load, view
 from onnxprune.trace import trace
+from tests.oracle import check
 from tests.rules.build import ROWS, TOKENS, conv, dense, model
 from tests.test_cost import MHA, MODELS, WEIGHTS
 
@@ -171,6 +173,48 @@ def test_groups_of_one_weight_are_told_apart():
     names = [group.name for group in grouped(proto)]
     assert len(set(names)) == len(names)
     assert all(name.startswith(("w:", "u", "v")) for name in names)
+
+
+@pytest.mark.parametrize("taken", ["a:neurons.1", "a:neurons.2", "a:neurons"])
+def test_a_number_that_a_weight_has_in_its_name_is_not_given_again(taken):
+    proto = halves(taken)
+    traced = trace(view(proto))
+    found = [group for group in groups(traced) if group.locked is None]
+    names = [group.name for group in groups(traced)]
+    assert len(set(names)) == len(names)
+    (own,) = [group.name for group in found if roles(group) == [(f"{taken}.weight", 1, "out"), ("v3", 0, "in")]]
+    assert own == (taken if taken != "a:neurons" else "a:neurons.3")
+    for group in found:
+        checked = check(proto, only=[group.name])
+        assert checked.cut == (group.name,)
+        assert cut_constants(checked.pruned, proto) == {member.constant for member in group.members}
+
+
+@pytest.mark.parametrize("taken", ["a:neurons.1", "a:neurons.2"])
+def test_the_group_that_is_named_is_the_one_that_is_cut(taken):
+    result = onnxprune.prune(halves(taken), ratio=0.5, only=[taken], latency=False, round_to=1)
+    assert cut_constants(result.model, halves(taken)) == {f"{taken}.weight", "v3"}
+
+
+def halves(taken):
+    """Two groups of one weight `a.weight`, behind one of them a weight whose name is like the name of a group."""
+    proto = model(
+        "h = MatMul(x, aw)", "r = Relu(h)", "p, q = Split<axis = 1>(r, parts)", "b = MatMul(p, bw)", "c = Relu(b)",
+        "d = MatMul(c, v3)", "e = MatMul(q, v2)", "y = Add(d, e)",
+        x=ROWS, aw=(6, 16), bw=(6, 5), v2=(10, 3), v3=(5, 3), parts=[6, 10],
+    )  # fmt: skip
+    new = {"aw": "a.weight", "bw": f"{taken}.weight"}
+    for item in (*proto.graph.initializer, *proto.graph.value_info):
+        item.name = new.get(item.name, item.name)
+    for node in proto.graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+    return proto
+
+
+def cut_constants(pruned, proto):
+    """Return the names of float weights that have another shape than before."""
+    before = {t.name: list(t.dims) for t in proto.graph.initializer}
+    return {t.name for t in pruned.graph.initializer if t.name != "parts" and list(t.dims) != before[t.name]}
 
 
 # -- kinds -----------------------------------------------------------------------------------------------------------

@@ -133,11 +133,14 @@ def test_other_providers_have_no_host_memory():
     assert measure._peak(linear(), {}, "cuda", 1) is None
 
 
-@pytest.mark.parametrize(("batch", "budget_s"), [(0, 1.0), (1, 0.0)])
-def test_options_outside_their_range(batch, budget_s):
+@pytest.mark.parametrize(
+    ("batch", "budget_s", "message"),
+    [(0, 1.0, "batch must be at least 1, got 0"), (1, 0.0, "budget_s must be above 0, got 0")],
+)
+def test_options_outside_their_range(batch, budget_s, message):
     with pytest.raises(OptionError) as caught:
         compare(linear(), linear(), batch=batch, budget_s=budget_s)
-    assert str(caught.value) == f"batch must be 1 or more and budget_s above 0, got {batch} and {budget_s}"
+    assert str(caught.value) == message
 
 
 # -- the interval of the speedup ------------------------------------------------------------------------------

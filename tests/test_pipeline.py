@@ -21,7 +21,7 @@ from onnxprune import model as boundary
 from onnxprune.cli import cli
 from onnxprune.errors import InputError, NothingToPrune, VerificationError
 from onnxprune.rules import RULES
-from tests.rules.build import dense
+from tests.rules.build import conv, dense
 
 MODELS = Path(__file__).parent.parent / "models"
 RESNET = MODELS / "resnet_bn.onnx"
@@ -116,7 +116,9 @@ def test_a_result_saves_what_the_report_describes(tmp_path):
 def test_a_result_does_not_replace_a_file_unless_forced(tmp_path):
     result, path = cut(mlp()), tmp_path / "small.onnx"
     path.write_text("there")
-    with pytest.raises(InputError, match="exists; give another name, or --force to replace it"):
+    with pytest.raises(
+        InputError, match=r"exists; give another name, or --force \(in Python: force=True\) to replace it"
+    ):
         result.save(path)
     assert path.read_text() == "there"
     result.save(str(path), force=True)
@@ -188,17 +190,34 @@ def test_a_name_with_brackets_is_found():
 
 
 @pytest.mark.parametrize(
-    ("ignored", "left"),
+    ("pattern", "touched", "made"),
     [
-        ("conv1", {"conv2", "conv3", "hidden"}),
-        ("conv3.weight", {"conv1", "hidden"}),
-        ("/hidden/*", {"conv1", "conv2"}),
+        ("conv1", {"conv1"}, {"conv1"}),
+        ("conv3.weight", {"conv2", "conv3"}, {"conv3"}),
+        ("/hidden/*", {"conv3", "hidden"}, {"hidden"}),
+        ("head*", {"hidden"}, set()),
     ],
-    ids=["group", "weight", "nodes"],
+    ids=["group", "weight", "nodes", "made by none that can be cut"],
 )
-def test_ignore_takes_groups_weights_and_nodes(ignored, left):
-    assert set(kept(cut(MODELS / "cnn.onnx", ignore=[ignored]))) == left
-    assert set(kept(cut(MODELS / "cnn.onnx", only=[ignored]))) == {"conv1", "conv2", "conv3", "hidden"} - left
+def test_a_glob_spares_what_it_touches_and_names_what_it_makes(pattern, touched, made):
+    every = {"conv1", "conv2", "conv3", "hidden"}
+    assert set(kept(cut(MODELS / "cnn.onnx", ignore=[pattern]))) == every - touched
+    if made:
+        assert set(kept(cut(MODELS / "cnn.onnx", only=[pattern]))) == made
+        ratios = kept(cut(MODELS / "cnn.onnx", ratio=0.5, ratios={pattern: 0}))
+        assert set(ratios) == every - made
+
+
+def test_a_glob_of_a_stage_leaves_the_stage_before_alone():
+    names = {group.name for group in inspect(RESNET).groups if group.prunable and group.name.startswith("stage3")}
+    assert set(kept(cut(RESNET, only="stage3*"))) == names
+    common, uneven = (kept(cut(RESNET, ratio=0.2, ratios=ratios, round_to=1)) for ratios in ({}, {"stage3*": 0.5}))
+    assert {name for name in uneven if uneven[name] != common[name]} == names
+
+
+def test_a_glob_of_what_makes_no_units_means_what_it_touches():
+    assert set(kept(cut(RESNET, only="stage2.0.first.norm*"))) == {"stage2.0.first.conv"}
+    assert set(kept(cut(mlp(), only="b1"))) == {"w1"}
 
 
 def test_global_scope_ranks_all_groups_together():
@@ -219,8 +238,21 @@ def test_bn_ranks_all_groups_together():
 
 
 def test_bn_says_why_nothing_goes():
-    with pytest.raises(NothingToPrune, match="above the threshold, or the group has no BatchNormalization"):
+    with pytest.raises(NothingToPrune, match="no unit scored low enough among those of all groups, given --round-to"):
         cut(RESNET, criterion="bn", min_units=999)
+
+
+def test_bn_says_which_groups_it_cannot_score():
+    proto = onnx.load(RESNET)
+    left = cut(proto, criterion="bn", ratio=0.5).report["groups"]
+    assert not [group for group in left if group["locked"] and "criterion bn" in group["locked"]]
+    scales = {name: np.ones(8, np.float32) for name in ("s", "m", "v")} | {"o": np.zeros(8, np.float32)}
+    scales["s"] = np.arange(8, dtype=np.float32)
+    norm = "c = BatchNormalization(a, s, o, m, v)"
+    graph = conv(norm, "d = Relu(c)", "e = Conv(d, w3)", "b = Relu(e)", out=16, w3=(16, 8, 1, 1), **scales)
+    reasons = {g["name"]: g["locked"] for g in cut(graph, criterion="bn", round_to=1).report["groups"]}
+    assert reasons["w3"] == "criterion bn cannot score it: no BatchNormalization scales its units"
+    assert reasons["w1"] is None
 
 
 @pytest.mark.parametrize("criterion", ["l1", "fpgm", "random"])

@@ -1,4 +1,4 @@
-"""Shapes and size values under two settings of the dynamic dims."""
+"""Shapes and size values under several settings of the dynamic dims."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model import Port, load, view
-from onnxprune.probe import VALUE_LIMIT, dynamic_dims, probe
+from onnxprune.probe import _ATTEMPTS, VALUE_LIMIT, Choice, dynamic_dims, probe
 from tests.rules.build import ROWS, TOKENS, model
 
 
@@ -47,9 +47,63 @@ def test_the_settings_differ_in_every_dynamic_dim_and_in_no_other():
 
 def test_sides_of_images_are_sizes_that_networks_divide():
     found = probed("y = MaxPool<kernel_shape = [32, 32], strides = [32, 32]>(x)", x="float[n,3,h,w] x")
-    assert found.first.shapes["x"][2:] == (224, 224)
-    assert found.second.shapes["x"][2:] == (352, 352)
-    assert found.shape("y")[2:] == (7, 7)
+    assert [setting.shapes["x"][2:] for setting in found.settings] == [(224, 256), (352, 320), (192, 160)]
+    assert found.shape("y")[2:] == (7, 8)
+    assert all(side % 32 == 0 for attempt in _ATTEMPTS for choice in attempt for side in choice.sides)
+
+
+def test_every_dim_differs_from_every_other_and_from_itself():
+    found = probed("y = Concat<axis = 1>(x, x)", x="float[n,3,h,w] x, float[m,s,t] z")
+    dims = [setting.dims for setting in found.settings]
+    assert [list(one) for one in dims] == [["n", "h", "w", "m", "s", "t"]] * 3
+    assert [len(set(one.values())) for one in dims[:2]] == [6, 6]  # in the third, which is small, some are alike
+    for key in dims[0]:
+        assert len({one[key] for one in dims}) == 3
+
+
+def test_choices_are_taken_in_turn():
+    ports = [Port("x", None, ("n", 3, "h", "w")), Port("y", None, ("m", "s", "h")), Port("z", None, ("k", None))]
+    choice = Choice((2, 5), (8, 9), (64, 96))
+    assert choice.of(ports) == {"n": 2, "h": 64, "w": 96, "m": 5, "s": 8, "k": 2, "z.1": 9}
+    assert choice.alike().of(ports) == {"n": 2, "h": 64, "w": 64, "m": 2, "s": 8, "k": 2, "z.1": 8}
+    assert choice.of([Port("s", None, ()), Port("u", None, None)]) == {}
+
+
+def test_a_clamped_dim_is_not_static():
+    found = probed("c = Slice(x, zero, five, one)", "y = Relu(c)", x="float[n,s,6] x", zero=[0], five=[5], one=[1])
+    assert [found.is_static("y", dim) for dim in range(3)] == [False, False, True]
+    assert [sizes[1] for sizes in (setting.shapes["y"] for setting in found.settings)] == [5, 5, 2]
+    assert found.sizes("y")[1:] == [(5, 5, 2), (6, 6, 6)]
+
+
+def test_a_graph_that_takes_no_short_length_is_probed_without_one():
+    found = probed(
+        "c = Slice(x, zero, five, one)", "y = Reshape(c, to)", x="float[n,s,6] x", y="float[n,30] y", zero=[0],
+        five=[5], one=[1], to=[0, 30],
+    )  # fmt: skip
+    assert [setting.dims["s"] for setting in found.settings] == [17, 19]
+    assert found.first.misfits == 0
+    assert found.is_static("y", 1)
+
+
+def test_dims_of_two_names_that_must_be_equal_are():
+    found = probe(view(model("y = Add(x, z)", x="float[n,s,6] x, float[m,t,6] z", infer=False)))
+    assert [setting.misfits for setting in found.settings] == [0, 0, 0]
+    for setting in found.settings:
+        assert setting.dims["n"] == setting.dims["m"] != setting.dims["s"] == setting.dims["t"]
+
+
+def test_a_batch_of_groups_of_eight():
+    found = probed("y = Reshape(x, to)", x="float[n,16] x", to=[-1, 8, 16])
+    assert [setting.misfits for setting in found.settings] == [0, 0]
+    assert all(setting.dims["n"] % 24 == 0 for setting in found.settings)
+    assert [found.is_static("y", dim) for dim in range(3)] == [False, True, True]
+
+
+def test_sizes_of_a_value_of_unknown_shape():
+    found = probed("i = NonZero(x)", "y = Cast<to = 1>(i)", x=ROWS)
+    assert found.sizes("i") is None
+    assert found.sizes("x") == [(11, 13, 3), (6, 6, 6)]
 
 
 def test_a_value_of_unknown_shape_is_absent():
@@ -198,7 +252,7 @@ def test_a_node_that_cannot_take_its_inputs_has_no_shape():
 
 def test_a_batch_that_a_reshape_fixes_is_one():
     found = probe(view(model("f = Reshape(x, to)", "y = Concat<axis = 1>(f, x)", x=ROWS, to=[1, 6], infer=False)))
-    assert found.first.dims == found.second.dims == {"n": 1}
+    assert [setting.dims for setting in found.settings] == [{"n": 1}] * 3
     assert found.first.misfits == 0
     assert found.shape("y") == (1, 12)
 

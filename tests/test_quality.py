@@ -18,6 +18,8 @@ PACKAGE = ROOT / "onnxprune"
 LAYERS = (
     "_version",
     "errors",
+    "check",
+    "publish",
     "axes",
     "pattern",
     "model",

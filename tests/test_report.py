@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from onnxprune import prune, report
+from onnxprune import inspect, prune, report
 from onnxprune.cli import cli
 from onnxprune.measure import Comparison, Difference, Side
-from tests.rules.build import dense
+from tests.rules.build import dense, model
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -218,15 +218,68 @@ def test_bytes(value, shown):
 @pytest.mark.parametrize(
     ("latency", "words"),
     [
-        ({"speedup": 2.0}, "2.00x faster on cpu, 1 thread"),
-        ({"speedup": 0.5, "threads": 2}, "2.00x slower on cpu, 2 threads"),
-        ({"speedup": 1.01, "within_noise": True, "threads": 0}, "no measurable speed-up on cpu"),
-        ({"speedup": 3.0, "provider": "cuda"}, "3.00x faster on cuda"),
+        ({"speedup": 2.0}, "2.00x faster on cpu, 1 thread (95 % interval 1.60 to 4.00)"),
+        ({"speedup": 0.5, "speedup_interval": [0.4, 0.8], "threads": 2},
+         "2.00x slower on cpu, 2 threads (95 % interval 1.25 to 2.50)"),
+        ({"speedup": 0.99, "speedup_interval": [0.9, 1.1], "within_noise": True, "threads": 0},
+         "no measurable speed-up on cpu (95 % interval 0.90 to 1.10)"),
+        ({"speedup": 3.0, "provider": "cuda"}, "3.00x faster on cuda (95 % interval 1.60 to 4.00)"),
     ],
     ids=["faster", "slower", "noise", "cuda"],
-)
+)  # fmt: skip
 def test_speed_in_words(latency, words):
-    assert report._speed({"provider": "cpu", "threads": 1, "within_noise": False, **latency}) == words
+    common = {"provider": "cpu", "threads": 1, "within_noise": False, "speedup_interval": [1.6, 4.0]}
+    assert report._speed({**common, **latency}) == words
+
+
+def test_reasons_that_differ_in_the_node_are_one_line():
+    reasons = [("it mixes (at a): so", "g1"), ("it mixes (at b (1)): so", "g2"), ("its size (at c)", "g3")]
+    assert report._by_reason(reasons) == ["  it mixes: so: g1, g2", "  its size (at c): g3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a[/x]", "a[/x]"), ("w1[bold]q", "w1[bold]q"), (":heart:", ":heart:"), ("a\nb\x1b[31m", r"a\nb\x1b[31m")],
+    ids=["closing tag", "tag", "emoji", "control characters"],
+)
+def test_names_are_printed_as_they_are(tmp_path, monkeypatch, steady, name, shown):
+    monkeypatch.chdir(tmp_path)
+    proto = dense("b = Relu(a)", mid=16)
+    for i, node in enumerate(proto.graph.node):
+        node.name = f"node {i} {name}"
+        node.input[:] = [value.replace("w1", name) for value in node.input]
+    proto.graph.initializer[0].name = name
+    proto.graph.output[0].name = proto.graph.node[-1].output[0] = f"y{name}"
+    Path("m.onnx").write_bytes(proto.SerializeToString())
+    inspected, pruned = invoke("inspect", "m.onnx"), invoke("m.onnx", "-o", "small.onnx", "--quiet")
+    assert f"\n{shown} " in inspected
+    for printed in (inspected, pruned):
+        assert f"'y{shown}'" in printed
+        assert "\x1b" not in printed
+    result = CliRunner().invoke(cli, ["m.onnx", "-o", "o.onnx", "--only", "w2", "--quiet"])
+    assert f"y{shown}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_words_and_numbers_of_a_table_stay_whole(folder, width):
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(width=width, markup=False)
+    with console.capture() as captured:
+        console.print(report.inspect_tables(inspect("vit.onnx"))[1])
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert {"kind", "units", "parameters", "MACs"} <= set(lines[0].split())
+    assert sum(" neurons " in line for line in lines) == 5
+    first = "".join(re.split(r"  |─", line)[0] for line in lines)
+    assert "blocks.0.attention.qkv:heads" in first
+
+
+def test_a_model_without_groups_has_no_table():
+    assert report.inspect_tables(inspect(model("y = Relu(x)")))[1:] == [
+        "no group: the model has no weights that meet in an axis"
+    ]
 
 
 def comparison(**difference):

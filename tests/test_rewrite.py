@@ -311,3 +311,126 @@ def test_a_value_from_sizes_that_is_cut_itself_keeps_its_numbers():
         "y = MatMul(b, w2)", x=ROWS, w1=(6, 8), w2=(8, 5), zero=0, eight=8, one=1,
     )  # fmt: skip
     check(proto)
+
+
+def types(proto):
+    """Return the element type of every value and constant."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    found = {info.name: info.type.tensor_type.elem_type for info in graph.value_info}
+    return {**found, **{tensor.name: tensor.data_type for tensor in graph.initializer}}
+
+
+def test_runtime_sizes_of_a_slice_stay_int32():
+    proto = dense(
+        "s = Shape<end = 1>(x)", "n = Cast<to = 6>(s)", "e = Concat<axis = 0>(n, five)", "b = Slice(a, z, e, d)",
+        five=np.array([5], np.int32), z=np.zeros(2, np.int32), d=np.array([0, 1], np.int32), out=5,
+    )  # fmt: skip
+    checked = check(proto)
+    assert len(checked.cut) == 2
+    _, starts, ends, _ = next(node.input for node in checked.pruned.graph.node if node.op_type == "Slice")
+    assert ends != "e"
+    assert (types(checked.pruned)[starts], types(checked.pruned)[ends]) == (TensorProto.INT32, TensorProto.INT32)
+
+
+def test_runtime_sizes_of_a_reshape_stay_int64():
+    proto = dense(
+        "s = Shape(a)", "n = Gather(s, zero)", "i = Cast<to = 6>(n)", "c = Mul(i, one)", "m = Cast<to = 7>(c)",
+        "to = Concat<axis = 0>(one64, m, heads)", "r = Reshape(a, to)", "g = Relu(r)", "b = Reshape(g, back)",
+        zero=[0], one=np.array([1], np.int32), one64=[1], heads=[2, 4], back=[-1, 8],
+    )  # fmt: skip
+    checked = check(proto)
+    assert len(checked.cut) == 2
+    sizes = next(node.input[1] for node in checked.pruned.graph.node if node.output[0] == "r")
+    assert types(checked.pruned)[sizes] == TensorProto.INT64
+
+
+@pytest.mark.parametrize(("index", "shape"), [(5, ()), ([5], (1,)), ([[5]], (1, 1)), ([[[-3]]], (1, 1, 1))], ids=str)
+def test_the_index_of_a_gather_keeps_its_shape(index, shape):
+    proto = model(
+        "a = MatMul(x, w1)", "g = Gather<axis = 1>(a, i)", "z = Relu(g)", "y = MatMul(a, w2)",
+        x=ROWS, y="float[] y, float[] z", w1=(6, 8), w2=(8, 5), i=index,
+    )  # fmt: skip
+    checked = check(proto)
+    assert [checked.group(name).units for name in checked.cut] == [5, 2]
+    node = next(node for node in checked.pruned.graph.node if node.op_type == "Gather")
+    array = view(checked.pruned).array(node.input[1])
+    assert (array.shape, array.ravel().tolist()) == (shape, [2])
+
+
+# -- sizes of one tensor as the shape of another ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "q", "sizes"),
+    [
+        ("z = Reshape(q, s)", "float[n,2,4] q", [0, 8]),
+        ("z = Reshape(q, s)", "float[n,8] q", [0, 8]),
+        ("z = Expand(q, s)", "float[n,1] q", None),
+        ("z = Expand(q, s)", "float[n,8] q", [1, 1]),
+        ("v = ConstantOfShape(s)", "float[n,8] q", None),
+    ],
+    ids=["reshape", "reshape-to-itself", "expand", "expand-of-nothing", "zeros"],
+)
+def test_the_shape_of_a_tensor_that_is_not_cut_stays(op, q, sizes):
+    ending = () if op.startswith("z") else ("z = Add(q, v)",)
+    proto = dense("b = Relu(a)", "s = Shape(b)", op, *ending, x=f"{ROWS}, {q}", y="float[] y, float[n,8] z")
+    for at in ({"n": 1}, {"n": 4}):
+        checked = check(proto, at=[at])
+        assert [checked.group(name).units for name in checked.cut] == [8]
+    node = next(node for node in checked.pruned.graph.node if node.output[0] == op[0])
+    assert node.input[-1] != "s"
+    if sizes is not None:
+        found = view(checked.pruned)
+        assert found.array(node.input[1]).tolist() in (sizes, [-1, 8])
+
+
+def test_zeros_beside_what_they_are_like_are_cut_apart():
+    proto = dense(
+        "r = Relu(a)", "s = Shape(r)", "o = ConstantOfShape<value = float[1] {1.0}>(s)", "b = Concat<axis = 1>(r, o)",
+        out=16,
+    )  # fmt: skip
+    first, second = (group.name for group in groups(trace(view(proto))) if group.locked is None)
+    assert check(proto, only=[first]).shape("w2") == [12, 5]
+    assert check(proto, only=[second]).shape("w2") == [12, 5]
+    assert check(proto).shape("w2") == [8, 5]
+
+
+# -- IR 3, where every initializer is an input too -------------------------------------------------------------------
+
+
+def listed(proto):
+    return {info.name: [dim.dim_value for dim in dims(info)] for info in proto.graph.input}
+
+
+def test_an_old_model_lists_the_copies_of_a_shared_bias():
+    checked = check(two(ir=3, opset=8))
+    assert len(checked.cut) == 2
+    assert checked.pruned.ir_version == 3
+    tensors = {name: list(tensor.dims) for name, tensor in named(checked.pruned).items()}
+    assert "bias_pruned" in tensors
+    assert {name: sizes for name, sizes in listed(checked.pruned).items() if name != "x"} == tensors
+
+
+def test_an_old_model_lists_the_sizes_that_are_added():
+    proto = conv(
+        "s = Shape(x)", "n = Gather(s, zero)", "to = Concat<axis = 0>(n, eight, rest)", "c = Reshape(a, to)",
+        "t = Shape(a)", "b = Reshape(c, t)", zero=[0], eight=[8], rest=[36], ir=3, opset=8, y="float[n,5,6,6] y",
+    )  # fmt: skip
+    checked = check(proto)
+    assert len(checked.cut) == 1
+    assert {"c_sizes", "b_sizes"} <= set(listed(checked.pruned))
+    assert set(named(checked.pruned)) == set(listed(checked.pruned)) - {"x"}
+    kinds = {info.name: info.type.tensor_type.elem_type for info in checked.pruned.graph.input}
+    assert {kinds[name] for name in ("c_sizes", "b_sizes")} == {TensorProto.INT64}
+
+
+def test_an_old_model_lists_the_entries_of_runtime_sizes():
+    proto = dense(
+        "s0 = Shape(x)", "s = Gather(s0, zero)",
+        "to = Concat<axis = 0>(s, eight)", "z = ConstantOfShape(to)", "b = Add(a, z)",
+        zero=[0], eight=[8], ir=3, opset=9,
+    )  # fmt: skip
+    checked = check(proto)
+    assert len(checked.cut) == 1
+    assert set(named(checked.pruned)) == set(listed(checked.pruned)) - {"x"}
+    assert problems(checked.pruned) is None

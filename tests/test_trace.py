@@ -167,6 +167,52 @@ def test_unknown_shapes_downstream_do_not_fail():
     assert found.couplings[2].outputs == [None]
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        "b = Transpose<perm = [0, 2]>(a)",
+        "b = Transpose<perm = [0]>(a)",
+        "b = Softmax<axis = 4>(a)",
+        "b = ReduceSum(a, nine)",
+        "b = ArgMax<axis = 4>(a)",
+        "b, i = TopK<axis = 4>(a, nine)",
+        "b = LayerNormalization<axis = 4>(a, g)",
+        "b = Concat<axis = 4>(a, a)",
+        "b = Gather<axis = 4>(a, nine)",
+        "p, b = Split<axis = 4>(a)",
+        "b = Slice(a, zero, nine, nine)",
+        "b = Slice(a, zero, nine, zero, zero)",
+        "b = Slice(a, pair, nine)",
+        "b = Slice(a, zero, pair)",
+        "b = Squeeze(a, nine)",
+        "b = Unsqueeze(a, nine)",
+        "b = Pad(a, pair)",
+        "b = Pad(a, pair, , nine)",
+        "b = Resize(a, , g)",
+        "b = Tile(a, nine)",
+        "b = Flatten<axis = 9>(a)",
+        "b = DepthToSpace<blocksize = 0>(u)",
+        "b = Conv<group = 0>(u, k)",
+        'b = Einsum<equation = "abc->a">(a)',
+        'b = Einsum<equation = "ab->c">(a)',
+    ],
+)
+@pytest.mark.parametrize("shape", ["", "float[n,8] b", "float[n,8,1,1] b", "float[n,3] b"])
+def test_a_broken_node_locks_and_does_not_raise(node, shape):
+    proto = dense(
+        "u = Unsqueeze(a, dims)", node, nine=[9], zero=[0], pair=[0, 0], g=(8,), k=(8, 8, 1, 1), dims=[2, 3],
+        stated=shape, infer=False,
+    )  # fmt: skip
+    found = groups(traced(proto))
+    assert [group.locked is not None for group in found if group.units == 8]
+
+
+@pytest.mark.parametrize("op", ["Softmax", "ArgMax", "LogSoftmax", "ReduceSum", "CumSum"])
+def test_an_op_on_a_scalar_does_not_raise(op):
+    more = ", zero" if op == "CumSum" else ""
+    traced(dense(f"s = {op}(k{more})", "b = Relu(a)", x=f"{ROWS}, float k", zero=0, infer=False))
+
+
 # -- sizes used as data --------------------------------------------------------------------------------------------
 
 
@@ -210,6 +256,24 @@ def test_a_dynamic_size_alone_locks_nothing_else():
 
 def test_a_slice_of_a_shape_picks_its_axes_alone():
     assert cut_units(check(scaled("z = Slice(s, zero, one)"))) == [8]
+
+
+@pytest.mark.parametrize(
+    ("size", "units"),
+    [
+        ("z = Slice(s, one, two, zero)", [8]),
+        ("z = Slice(s, zero, one, zero, one)", []),  # with steps any of them could be meant
+        ("z = Slice(s, last, before, , last)", [8]),
+        ("z = Slice(s, last, far, , last)", []),  # both sizes, backwards
+    ],
+    ids=["axes", "steps", "last", "all backwards"],
+)
+def test_a_slice_of_a_shape_in_other_words(size, units):
+    proto = dense(
+        "s = Shape(a)", size, "f = Cast<to = 1>(z)", "p = ReduceProd<keepdims = 0>(f)", "b = Mul(a, p)",
+        zero=[0], one=[1], two=[2], last=[-1], before=[-2], far=[-9],
+    )  # fmt: skip
+    assert cut_units(check(proto)) == units
 
 
 def test_the_start_of_shape_counts():

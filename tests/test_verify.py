@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from onnxprune import model as boundary
 from onnxprune import rules, verify
+from onnxprune.data import Data
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.groups import groups
 from onnxprune.model import load, view
@@ -70,16 +71,51 @@ def test_data_is_used_where_it_is_given():
 
 
 def samples(feeds, labels=None):
-    return SimpleNamespace(feeds=feeds, labels=labels)
+    return Data(feeds, labels, max(len(array) for array in feeds.values() if array.ndim))
 
 
-def test_a_fixed_batch_takes_its_samples():
+def numbered(count, *shape):
+    """Return samples each of which is full of its own number."""
+    return np.arange(count, dtype=np.float32).reshape(-1, *[1] * len(shape)) + np.zeros(shape, np.float32)
+
+
+def numbers(cases):
+    return [array["x"].reshape(len(array["x"]), -1)[:, 0].tolist() for _, array in cases]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, [[0]]), (2, [[0, 1]]), (3, [[0, 1], [2]]), (5, [[0, 1], [2, 3, 4]]), (9, [[0, 1], [2, 3, 4]])],
+)
+def test_two_runs_take_different_samples(count, expected):
+    proto = dense("b = Relu(a)")
+    cases = settings(view(proto), session(proto), samples({"x": numbered(count, 6)}))
+    assert numbers(cases) == expected
+    assert [dims for dims, _ in cases] == [{"n": len(taken)} for taken in expected]
+
+
+def test_one_sample_gives_one_run():
+    traced, kept = planned(dense("b = Relu(a)"))
+    found = verified(traced, kept, data=samples({"x": np.ones((1, 6), np.float32)}))
+    assert found.passed
+    assert [run.dims for run in found.runs] == [{"n": 1}]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(7, [[0, 1], [2, 3]]), (4, [[0, 1], [2, 3]]), (3, [[0, 1]]), (2, [[0, 1]])]
+)
+def test_a_fixed_batch_takes_its_samples(count, expected):
     proto = conv("b = Relu(a)", x=FIXED)
-    feeds = {"x": np.ones((7, 3, 6, 6), np.float32)}
-    cases = settings(view(proto), session(proto), samples(feeds))
-    assert [(dims, {name: array.shape for name, array in fed.items()}) for dims, fed in cases] == [
-        ({}, {"x": (2, 3, 6, 6)})
-    ] * 2
+    cases = settings(view(proto), session(proto), samples({"x": numbered(count, 3, 6, 6)}))
+    assert numbers(cases) == expected
+    assert [(dims, fed["x"].shape) for dims, fed in cases] == [({}, (2, 3, 6, 6))] * len(expected)
+
+
+def test_scalars_have_no_samples():
+    proto = dense("b = Mul(a, k)", x=f"{ROWS}, float k")
+    cases = settings(view(proto), session(proto), samples({"x": numbered(4, 6), "k": np.array(3, np.float32)}))
+    assert [fed["k"] for _, fed in cases] == [3, 3]
+    assert numbers(cases) == [[0, 1], [2, 3]]
 
 
 def test_a_model_too_large_for_a_message_is_compared_through_a_file(monkeypatch):
@@ -260,20 +296,100 @@ def fake(*outputs):
     return SimpleNamespace(run=lambda _feeds: {"y": np.array([1.0, next(found)])})
 
 
+def noisy(*outputs, **noise):
+    return verify.Reference({}, {}, {"y": np.array([1.0, 0.0]), **dict(outputs)}, noise)
+
+
 @pytest.mark.parametrize(
     ("difference", "expected"), [(5e-3, True), (2e-2, False), (np.inf, False)], ids=["noise", "error", "infinite"]
 )
 def test_within_noise(difference, expected):
-    run = Run({}, difference, difference)
-    cases = [verify.Reference({}, {}, {"y": np.array([1.0, 0.0])})] * 2
-    assert verify._within_noise(fake(1e-3, 5e-4), cases, run) == expected
+    runs, problem = verify._compare(fake(difference), [noisy(y=1e-3)], 1e-4)
+    assert (problem is None) == expected
+    assert [run.max_rel_diff for run in runs] == [difference]
+
+
+def test_without_noise_the_tolerance_counts():
+    assert verify._compare(fake(5e-5), [noisy()], 1e-4)[1] is None
+    assert verify._compare(fake(5e-5), [noisy(y=0.0)], 1e-4)[1] is None
+    assert verify._compare(fake(5e-3), [noisy()], 1e-4)[1] is not None
+
+
+def test_noise_is_measured_output_by_output():
+    text = np.array(["a", "b"], object)
+    case = noisy(("z", np.array([4.0, 2.0])), ("t", text), ("s", np.zeros(3)))
+    again = {"y": np.array([1.0, 1e-3]), "z": np.array([4.0, 2.0]), "t": text, "s": np.zeros(2)}
+    found = verify._with_noise(case, SimpleNamespace(run=lambda _feeds: again))
+    assert found.noise == {"y": pytest.approx(1e-3), "z": 0.0}
+    assert (found.dims, found.feeds, found.outputs) == (case.dims, case.feeds, case.outputs)
+
+
+def test_noise_of_one_output_does_not_excuse_another():
+    case = noisy(("z", np.array([1.0, 0.0])), y=1e-2)
+    right, wrong = np.array([1.0, 0.0]), np.array([1.0, 5e-3])
+    assert verify._difference(case, {"y": wrong, "z": right}, 1e-4)[1] is None
+    run, problem = verify._difference(case, {"y": right, "z": wrong}, 1e-4)
+    assert problem.startswith("output 'z' differs from the masked model by 5.0e-03")
+    assert run.max_rel_diff == pytest.approx(5e-3)
+
+
+def test_noise_of_one_run_does_not_excuse_another():
+    runs, problem = verify._compare(fake(5e-3, 5e-3), [noisy(y=1e-2), noisy(y=0.0)], 1e-4)
+    assert len(runs) == 2
+    assert problem is not None
 
 
 def test_a_model_that_amplifies_round_off_passes_by_its_own_noise(monkeypatch):
-    traced, kept = planned(chain())
-    monkeypatch.setattr(verify, "TOLERANCES", {"float32": 0.0})
-    monkeypatch.setattr(verify, "_within_noise", lambda *_: True)
-    assert verified(traced, kept).passed
+    found = verified_with_noise(monkeypatch, 0.1, 0.1)
+    assert found.passed
+    assert found.noise == 0.1
+    assert [run.dims for run in found.runs] == [{"n": 2}, {"n": 3}]
+    assert all(run.max_rel_diff > found.tolerance for run in found.runs)
+
+
+@pytest.mark.parametrize(("noise", "runs"), [((0.1, 0.0), 2), ((0.0, 0.1), 1)], ids=["second", "first"])
+def test_a_run_above_its_own_noise_fails(monkeypatch, noise, runs):
+    found = verified_with_noise(monkeypatch, *noise)
+    assert not found.passed
+    assert len(found.runs) == runs
+    assert found.problem.startswith("output 'y' differs from the masked model by ")
+
+
+def verified_with_noise(monkeypatch, *noise):
+    """Verify a model that is slightly wrong in both runs, with the given noise of each run."""
+    traced, kept = planned(dense("b = Relu(a)"))
+    proto = rewrite(traced, kept).proto
+    tensor = next(t for t in proto.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
+    measured = iter(noise)
+    monkeypatch.setattr(verify, "_with_noise", lambda case, _: verify.replace(case, noise={"y": next(measured)}))
+    return verified(traced, kept, proto)
+
+
+def test_a_model_within_the_tolerance_is_run_once(monkeypatch):
+    traced, kept = planned(dense("b = Relu(a)"))
+    monkeypatch.setattr(verify, "_with_noise", None)
+    found = verified(traced, kept)
+    assert found.passed
+    assert found.noise == 0.0
+
+
+def test_round_off_is_no_excuse_for_an_error():
+    traced, kept = planned(dense("b = Relu(a)"))
+    proto = rewrite(traced, kept).proto
+    spoil(proto, "w2", 9.0)
+    found = verified(traced, kept, proto)
+    assert not found.passed
+    assert found.noise < 1e-5 < found.max_rel_diff
+
+
+def test_a_model_that_cannot_be_read_back_is_our_fault(tmp_path):
+    path = tmp_path / "pruned.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(VerificationError) as caught:
+        verify.read_back(path)
+    expected = "the pruned model is wrong and was not written: the file is empty. Please report the model"
+    assert str(caught.value) == expected
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -281,15 +397,28 @@ def test_a_model_that_amplifies_round_off_passes_by_its_own_noise(monkeypatch):
 
 def test_batches_and_lengths_differ():
     proto = model("y = MatMul(x, w)", x="float[n,t,6] x", w=(6, 5))
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 2, "t": 5}, {"n": 3, "t": 8}]
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 2, "t": 8}, {"n": 3, "t": 3}]
 
 
 def test_sides_of_images():
     proto = model("y = GlobalAveragePool(x)", x="float[n,3,h,w] x")
     assert [dims for dims, _ in settings(view(proto), session(proto))] == [
-        {"n": 2, "h": 64, "w": 64},
-        {"n": 3, "h": 96, "w": 96},
+        {"n": 2, "h": 64, "w": 96},
+        {"n": 3, "h": 128, "w": 96},
     ]
+
+
+def test_dims_of_two_names_that_must_be_equal_are():
+    proto = model("y = Add(x, z)", x="float[n,s,6] x, float[m,t,6] z")
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+        {"n": 2, "s": 8, "m": 2, "t": 8},
+        {"n": 3, "s": 3, "m": 3, "t": 3},
+    ]
+
+
+def test_a_batch_of_one_is_tried_last():
+    proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x=ROWS, to=[1, 6], w=(6, 5), infer=False)
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
 
 
 def test_other_sides_are_tried_until_the_model_runs():

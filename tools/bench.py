@@ -6,8 +6,7 @@
     python tools/bench.py speed FILE                  latency at 0.3 and 0.5, rounded to 16, against the original
     python tools/bench.py surgery FILE                seconds and peak memory of trace + score + rewrite
     python tools/bench.py peer FILE                   the same step by Torch-Pruning (torch and torchvision needed)
-    python tools/bench.py page DIR > docs/results.md  all of these but the peer; DIR as tools/export_torchvision.py
-                                                      writes it, with its resnet50.dynamo.onnx
+    python tools/bench.py page DIR > docs/results.md  all of these; DIR is what tools/export_torchvision.py writes
 
 Prints Markdown tables. Times are medians of interleaved runs on one thread; machines are noisy, ratios less so.
 """
@@ -210,6 +209,12 @@ PAGE = (
         "ResNet-50, time and memory of the surgery",
         f"Median of {REPEATS} fresh processes, one at a time; the peak includes Python and its packages.",
         lambda folder: surgery(folder / "resnet50.dynamo.onnx"),
+    ),
+    (
+        "ResNet-50, beside Torch-Pruning",
+        f"Trace, score and rewrite against building the dependency graph and one step of Torch-Pruning's magnitude "
+        f"pruner, both at 0.3, one thread; {REPEATS} fresh processes each, in turn.",
+        lambda folder: peer(folder / "resnet50.dynamo.onnx"),
     ),
     (
         "ResNet-50, latency",

@@ -47,7 +47,7 @@ def reduction(x: Site) -> None:
 def _reduced(x: Site, rank: int) -> set[int]:
     """Return the reduced dims, from the attribute (a list, or one for ArgMax) or the input."""
     if x.node.op in INDEX_REDUCTIONS.split():
-        return {x.attr("axis", 0) % rank}
+        return {x.dim(x.attr("axis", 0), rank)}
     if x.has(1):
         given = x.value(1)
         if given is None:
@@ -57,14 +57,14 @@ def _reduced(x: Site, rank: int) -> set[int]:
         dims = x.attr("axes", [])
     if not dims and not x.attr("noop_with_empty_axes", 0):
         return set(range(rank))
-    return {dim % rank for dim in dims}
+    return {x.dim(dim, rank) for dim in dims}
 
 
 def mixing(x: Site) -> None:
     """Every index along `axis` depends on all others: cutting it is inexact."""
     axes = x.axes(0)
     old = x.node.version < 13 and x.node.op != "LpNormalization"
-    first = x.attr("axis", 1 if old else -1) % len(axes)
+    first = x.dim(x.attr("axis", 1 if old else -1), len(axes))
     for axis in axes[first:] if old else axes[first : first + 1]:
         x.mix(axis)
     x.output(axes)
@@ -74,7 +74,7 @@ def mixing(x: Site) -> None:
 def top_k(x: Site) -> None:
     """The axis that is searched is locked; both outputs have the others."""
     axes = list(x.axes(0))
-    dim = x.attr("axis", -1) % len(axes)
+    dim = x.dim(x.attr("axis", -1), len(axes))
     x.lock(axes[dim], "TopK returns its indices")
     for index in range(len(x.node.outputs)):
         axes[dim] = x.made(dim, index)

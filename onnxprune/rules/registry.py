@@ -41,7 +41,7 @@ def line(op: str, text: str, macs: str = "", **sizes: str | int) -> None:
     parse(text)
 
     def apply(site: Site) -> None:
-        site.match(text, macs, **sizes)
+        site.match(text, macs, sizes=sizes)
 
     _add(Entry(op, apply, "line", " ".join(text.split())))
 

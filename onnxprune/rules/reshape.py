@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from onnxprune.axes import ONE, Axes, Axis, concat, fresh, product
 from onnxprune.errors import CannotUnify
+from onnxprune.probe import Sizes
 from onnxprune.rules.registry import rule
 from onnxprune.rules.site import Site, Size
 
@@ -16,38 +17,41 @@ def reshape(x: Site) -> None:
     """Rows stay in order: input and output are the same product, aligned at common boundaries."""
     before = x.axes(0)
     after = tuple(x.new(dim) for dim in range(len(x.output_shape())))
-    for ins, outs in blocks([axis.size for axis in before], [axis.size for axis in after]):
+    for ins, outs in blocks(x.input_sizes(0), x.output_sizes(0)):
         _align(x, before[ins], after[outs])
     _give(x, after)
     entries = x.entries(1) if x.has(1) else x.attr("shape")
     x.write(1 if x.has(1) else "shape", *_targets(x, before, after, entries), follows=after)
 
 
-def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Yield the smallest pairs of runs of dims with equal products.
+def blocks(before: Sequence[Sizes], after: Sequence[Sizes]) -> Iterator[tuple[slice, slice]]:
+    """Yield the smallest pairs of runs of dims with equal products, under every setting of the dynamic dims.
 
-    >>> [(i.start, i.stop, o.start, o.stop) for i, o in blocks([2, 6, 4, 5], [2, 8, 3, 5])]
+    >>> def static(*sizes): return [(size, size) for size in sizes]
+    >>> [(i.start, i.stop, o.start, o.stop) for i, o in blocks(static(2, 6, 4, 5), static(2, 8, 3, 5))]
     [(0, 1, 0, 1), (1, 3, 1, 3), (3, 4, 3, 4)]
     """
+    one = (1,) * len((*before, *after, (1,))[0])
     i = j = 0
     while i < len(before) or j < len(after):
-        start = (i, j)
-        left = right = 1
+        start, left, right = (i, j), one, one
         while i == start[0] or j == start[1] or left != right:
-            if left <= right and i < len(before):
-                left *= before[i]
+            if i < len(before) and (left[0] <= right[0] or j == len(after)):
+                left = _times(left, before[i])
                 i += 1
             elif j < len(after):
-                right *= after[j]
+                right = _times(right, after[j])
                 j += 1
-            elif i < len(before):
-                left *= before[i]
-                i += 1
             else:
                 break
         if left != right:
-            raise CannotUnify(f"{math.prod(before)} elements are reshaped to {math.prod(after)}")
+            counts = [math.prod(sizes[0] for sizes in side) for side in (before, after)]
+            raise CannotUnify(f"{counts[0]} elements are reshaped to {counts[1]}")
         yield slice(start[0], i), slice(start[1], j)
+
+
+def _times(product_so_far: Sizes, sizes: Sizes) -> Sizes:
+    return tuple(a * b for a, b in zip(product_so_far, sizes, strict=True))
 
 
 def _give(x: Site, axes: Sequence[Axis]) -> None:
@@ -62,9 +66,14 @@ def _align(x: Site, before: Axes, after: Axes) -> None:
     try:
         x.unify(product(*before), product(*after))
     except CannotUnify:
-        shown = " -> ".join("(" + "·".join(str(axis.size) for axis in side) + ")" for side in (before, after))
+        shown = " -> ".join("(" + "·".join(_shown(x, axis) for axis in side) + ")" for side in (before, after))
         for axis in (*before, *after):
             x.lock(axis, f"Reshape mixes it with others: {shown} has no common refinement")
+
+
+def _shown(x: Site, axis: Axis) -> str:
+    """Return the size of an axis for a sentence: what is dynamic has none."""
+    return "?" if any(atom.dynamic for atom in x.partition.atoms(axis)) else str(axis.size)
 
 
 def _targets(x: Site, before: Axes, after: Axes, entries: list[int | None] | None) -> Iterator[Size]:
@@ -73,7 +82,8 @@ def _targets(x: Site, before: Axes, after: Axes, entries: list[int | None] | Non
     allow_zero = x.attr("allowzero", 0)
     for dim, axis in enumerate(after):
         entry = entries[dim] if entries is not None and dim < len(entries) else None
-        same = dim < len(before) and x.partition.resolve(before[dim]) == x.partition.resolve(axis)
+        same = dim < len(before) and x.input_sizes(0)[dim] == x.output_sizes(0)[dim]
+        same = same and x.partition.resolve(before[dim]) == x.partition.resolve(axis)
         if entry == -1 or (entry == 0 and same and not allow_zero):
             yield None
         elif x.is_static(dim):
@@ -101,7 +111,8 @@ def flatten(x: Site) -> None:
 def transpose(x: Site) -> None:
     """Axes in the order of `perm`."""
     axes = x.axes(0)
-    x.output([axes[dim] for dim in x.attr("perm", list(reversed(range(len(axes)))))])
+    order = x.attr("perm", list(reversed(range(len(axes)))))
+    x.output([axes[x.dim(dim, len(axes))] for dim in order])
 
 
 @rule("Squeeze")
@@ -111,8 +122,11 @@ def squeeze(x: Site) -> None:
     dims = _dims(x, len(axes))
     gone = {dim for dim, axis in enumerate(axes) if axis.size == 1} if dims is None else dims
     x.output([axis for dim, axis in enumerate(axes) if dim not in gone])
-    if dims is None:  # name them, or an axis that is cut to one unit would go, too
-        x.write(1 if x.node.version >= 13 else "axes", *sorted(gone), follows=axes)
+    if dims is None and not gone:  # there is no way to say "none of them"
+        for axis in axes:
+            x.lock(axis, "Squeeze without axes would remove it when one unit is left")
+    elif dims is None:  # name them, or an axis that is cut to one unit would go, too
+        x.write(1 if x.node.version >= 13 else "axes", *sorted(gone), follows=axes, if_single=True)
 
 
 @rule("Unsqueeze")
@@ -128,7 +142,7 @@ def _dims(x: Site, rank: int) -> set[int] | None:
     given = x.value(1) if x.has(1) else x.attr("axes")
     if given is None and x.has(1):
         raise CannotUnify("its axes are computed at run time")
-    return None if given is None else {int(dim) % rank for dim in given}
+    return None if given is None else {x.dim(dim, rank) for dim in given}
 
 
 @rule("Expand")
@@ -137,8 +151,7 @@ def expand(x: Site) -> None:
     before = (ONE,) * (len(x.output_shape()) - x.rank(0)) + x.axes(0)
     after = [x.new(dim) if axis.size == 1 else axis for dim, axis in enumerate(before)]
     _give(x, after)
-    entries = x.entries(1)
-    offset = len(after) - (len(entries) if entries is not None else len(after))
+    offset = len(after) - x.length(1)
     x.write(
         1,
         *(_expanded(x, dim, before[dim], after[dim]) for dim in range(offset, len(after))),
@@ -183,6 +196,6 @@ def constant_of_shape(x: Site) -> None:
 def concat_(x: Site) -> None:
     """*a p *b, *a q *b, ... -> *a [p + q + ...] *b."""
     operands = [x.axes(slot) for slot in range(len(x.node.inputs))]
-    dim = x.attr("axis") % len(operands[0])
+    dim = x.dim(x.attr("axis", 0), len(operands[0]))
     common = x.broadcast(*((*axes[:dim], ONE, *axes[dim + 1 :]) for axes in operands))
     x.output([*common[:dim], concat(*(axes[dim] for axes in operands)), *common[dim + 1 :]])

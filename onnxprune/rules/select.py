@@ -14,7 +14,7 @@ from onnxprune.rules.site import Site, Size
 def split(x: Site) -> None:
     """*a [p + q + ...] *b -> *a p *b, *a q *b, ...; the sizes are written back."""
     axes = list(x.axes(0))
-    dim = x.attr("axis", 0) % len(axes)
+    dim = x.dim(x.attr("axis", 0), len(axes))
     if not x.is_static_input(0, dim):
         x.lock(axes[dim], "Split cuts it at positions known at run time alone")
         for index in range(len(x.node.outputs)):
@@ -54,16 +54,15 @@ def _from_end(axes: Sequence[Axis], dims: Sequence[int], given: Sequence[int | N
 def _slice_arguments(x: Site, rank: int) -> tuple[list[int | None], list[int | None], list[int], list[int | None]]:
     if x.node.version < 10:
         starts, ends = x.attr("starts"), x.attr("ends")
-        return starts, ends, [d % rank for d in x.attr("axes", range(len(starts)))], [1 for _ in starts]
+        return starts, ends, [x.dim(d, rank) for d in x.attr("axes", range(len(starts)))], [1 for _ in starts]
     known = x.value(3) if x.has(3) else None
     if x.has(3) and known is None:
         raise CannotUnify("which axes are sliced is computed at run time")
-    count = len(known) if known is not None else rank
-    unknown: list[int | None] = [None] * count
+    unknown: list[int | None] = [None] * x.length(1)
     starts, ends = x.entries(1) or unknown, x.entries(2) or unknown
     ones: list[int | None] = [1] * len(starts)
     steps = (x.entries(4) or unknown) if x.has(4) else ones
-    dims = range(len(starts)) if known is None else [int(dim) % rank for dim in known]
+    dims = range(len(starts)) if known is None else [x.dim(dim, rank) for dim in known]
     return starts, ends, list(dims), steps
 
 
@@ -97,7 +96,7 @@ def _sliced(
 def gather(x: Site) -> None:
     """*a [p + 1 + q] *b -> *a *b for one known index; else the indexed axis is locked."""
     axes = x.axes(0)
-    dim = x.attr("axis", 0) % len(axes)
+    dim = x.dim(x.attr("axis", 0), len(axes))
     index = x.value(1)
     indices = x.axes(1)
     x.output([*axes[:dim], *indices, *axes[dim + 1 :]])
@@ -107,7 +106,7 @@ def gather(x: Site) -> None:
     at = int(index.item())
     before, rest = x.partition.split(axes[dim], at + axes[dim].size * (at < 0))
     x.partition.split(rest, 1)
-    x.write(1, before, scalar=index.ndim == 0, follows=_from_end(axes, [dim], [at]))
+    x.write(1, before, follows=_from_end(axes, [dim], [at]))
 
 
 @rule("Pad")
@@ -119,7 +118,7 @@ def pad(x: Site) -> None:
     given = x.value(3) if x.has(3) else range(rank)
     if known is None or given is None:
         raise CannotUnify("how much is padded is computed at run time")
-    dims = [int(dim) % rank for dim in given]
+    dims = [x.dim(dim, rank) for dim in given]
     sizes: list[Size] = [None] * (2 * len(dims))
     for i, dim in enumerate(dims):
         low, high = known[i], known[i + len(dims)]
@@ -138,14 +137,27 @@ def pad(x: Site) -> None:
 
 @rule("Resize", "Upsample")
 def resize(x: Site) -> None:
-    """Axes that keep their size pass; the others are interpolated, and locked."""
-    shape = x.output_shape()
+    """Axes that are left as they are pass; the others are interpolated, and locked."""
     axes = list(x.axes(0))
-    for dim, axis in enumerate(axes):
-        if axis.size != shape[dim]:
-            x.lock(axis, f"{x.node.op} interpolates over it")
+    dims = [x.dim(dim, len(axes)) for dim in x.attr("axes", range(len(axes)))]
+    kept = _kept_by_resize(x, dims)
+    for dim in dims:
+        if dim not in kept:
+            x.lock(axes[dim], f"{x.node.op} interpolates over it")
             axes[dim] = x.made(dim)
     x.output(axes)
     if x.has(3):
-        dims = [dim % len(axes) for dim in x.attr("axes", range(len(axes)))]
         x.write(3, *(axes[dim] if x.is_static(dim) else None for dim in dims))
+
+
+def _kept_by_resize(x: Site, dims: Sequence[int]) -> set[int]:
+    """Return the dims that Resize leaves as they are: scale 1, or the same size without a region of interest.
+
+    An equal size is not enough where scales are given: 1.09 times 10 is 10 again, and interpolated.
+    """
+    scales = x.attr("scales") if x.node.version < 9 else x.value(1 if x.node.version < 11 else 2)
+    if scales is not None and len(scales) == len(dims):
+        return {dim for dim, scale in zip(dims, scales, strict=True) if scale == 1}
+    cropped = x.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
+    before, after = x.input_sizes(0), x.output_sizes(0)
+    return set() if cropped or not x.has(3) else {dim for dim in dims if before[dim] == after[dim]}

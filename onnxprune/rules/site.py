@@ -7,17 +7,22 @@ back to its attributes and shape inputs.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 from onnxprune.axes import ONE, Axes, Axis, Lock, Partition, concat, fresh, product
 from onnxprune.errors import CannotUnify
 from onnxprune.model import Array, Node, Shape
 from onnxprune.pattern import Group, Letter, Operand, Spread, Term, letters, parse
-from onnxprune.probe import Probe
+from onnxprune.probe import Probe, Sizes
 
 Size: TypeAlias = "Axis | int | None"
+
+
+NONE_GIVEN: Mapping[str, str | int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Write:
     scalar: bool = False  # the target is a single number, not a list
     drop: str | None = None  # an attribute that excludes the target, such as num_outputs of Split
     follows: Axes = ()  # axes behind entries that are literals or kept
+    if_single: bool = False  # due only when a cut leaves one index of an axis
 
 
 @dataclass(slots=True)
@@ -75,6 +81,36 @@ class Site:
         """Return the number of axes of an input, without taking part in them."""
         return len(self.coupling.inputs[slot] or ())
 
+    def dim(self, position: SupportsIndex, rank: int) -> int:
+        """Return a position of an axis counted from the front.
+
+        Raises:
+            CannotUnify: when there is no such axis.
+        """
+        position = operator.index(position)
+        if not -rank <= position < rank:
+            raise CannotUnify(f"{self.node.op} names axis {position} of {rank} axes")
+        return position % rank
+
+    def length(self, slot: int) -> int:
+        """Return the number of entries of an input that is a vector of sizes or positions."""
+        shape = self._probe.shape(self.node.inputs[slot])
+        return math.prod(shape) if shape is not None else 0
+
+    def input_sizes(self, slot: int) -> list[Sizes]:
+        """Return the sizes of an input under every setting of the probe."""
+        return self._pairs(self.node.inputs[slot])
+
+    def output_sizes(self, index: int) -> list[Sizes]:
+        """Return the sizes of an output under every setting of the probe."""
+        return self._pairs(self.node.outputs[index])
+
+    def _pairs(self, name: str) -> list[Sizes]:
+        pairs = self._probe.sizes(name)
+        if pairs is None:
+            raise CannotUnify(f"the shape of {name!r} is unknown")
+        return pairs
+
     def attr(self, name: str, default: Any = None) -> Any:
         """Return an attribute of the node."""
         return self.node.attrs.get(name, default)
@@ -99,11 +135,11 @@ class Site:
         return shape
 
     def is_static(self, dim: int, index: int = 0) -> bool:
-        """Whether a dim of an output has the same size under both settings of the probe."""
+        """Whether a dim of an output has the same size under every setting of the probe."""
         return self._probe.is_static(self.node.outputs[index], dim)
 
     def is_static_input(self, slot: int, dim: int) -> bool:
-        """Whether a dim of an input has the same size under both settings of the probe."""
+        """Whether a dim of an input has the same size under every setting of the probe."""
         return self._probe.is_static(self.node.inputs[slot], dim)
 
     # -- what a rule says -------------------------------------------------------------------------
@@ -146,10 +182,16 @@ class Site:
         self.coupling.contracted.append((slot, dim))
 
     def write(
-        self, target: int | str, *sizes: Size, scalar: bool = False, drop: str | None = None, follows: Axes = ()
+        self,
+        target: int | str,
+        *sizes: Size,
+        scalar: bool = False,
+        drop: str | None = None,
+        follows: Axes = (),
+        if_single: bool = False,
     ) -> None:
         """Record sizes that the node states in an attribute or an input; see `Write`."""
-        self.coupling.writes.append(Write(target, sizes, scalar, drop, follows))
+        self.coupling.writes.append(Write(target, sizes, scalar, drop, follows, if_single))
 
     def macs(self, *axes: Axis) -> None:
         """Record the axes whose sizes multiply to the multiply-accumulates of the node."""
@@ -170,23 +212,27 @@ class Site:
             result.insert(0, common)
         return tuple(result)
 
-    def match(self, text: str, macs: str = "", **sizes: str | int) -> None:
+    def match(
+        self, text: str, macs: str = "", *, sums: bool = False, sizes: Mapping[str, str | int] = NONE_GIVEN
+    ) -> None:
         """Apply a line of the notation.
 
         Args:
             text: the line; see `onnxprune.pattern`.
             macs: letters whose sizes multiply to the multiply-accumulates.
-            **sizes: sizes that the shapes do not tell: a number, or the name of an attribute (default 1), to which
+            sums: whether the op sums over a letter that one input alone has.
+            sizes: sizes that the shapes do not tell: a number, or the name of an attribute (default 1), to which
                 the size is written back.
         """
-        _Match(self, text, sizes).run(macs.split())
+        _Match(self, text, sizes, sums).run(macs.split())
 
 
 class _Match:
     """One line of the notation, being matched with the axes of a node."""
 
-    def __init__(self, site: Site, text: str, sizes: Mapping[str, str | int]) -> None:
+    def __init__(self, site: Site, text: str, sizes: Mapping[str, str | int], sums: bool) -> None:
         self.site = site
+        self.sums = sums
         self.pattern = parse(text)
         self.sizes: dict[str, int] = {
             name: site.attr(given, 1) if isinstance(given, str) else given for name, given in sizes.items()
@@ -206,7 +252,8 @@ class _Match:
         for _, _, entry, axis in self.pairs:
             self._bind(entry, axis)
         for index, operand in enumerate(self.pattern.outputs[: len(self.site.node.outputs)]):
-            self.site.output(self._give(index, operand), index)
+            if self.site.node.outputs[index]:
+                self.site.output(self._give(index, operand), index)
         self._mark()
         for name, attribute in self.written.items():
             self.site.write(attribute, self._letter(name), scalar=True)
@@ -324,7 +371,7 @@ class _Match:
                 present = item.name in (self.spreads if isinstance(item, Spread) else self.bound)
                 if not present or item.name in outside:
                     continue
-                if sum(item.name in names for names in inside) == 1:
+                if sum(item.name in names for names in inside) == 1 and not self.sums:
                     for axis in self._axes_of(item):
                         self.site.lock(axis, f"{op} gives its positions a meaning")
                 elif not any(item.name in names for names in inside[slot + 1 :]):

@@ -64,21 +64,21 @@ def depth_to_space(x: Site) -> None:
     """N (p q c) h w -> n c (h p) (w q); in mode CRD (c p q)."""
     channels = "c p! q!" if x.attr("mode", "DCR") == "CRD" else "p! q! c"
     size = x.attr("blocksize")
-    x.match(f"n ({channels}) h w -> n c (h p) (w q)", p=size, q=size)
+    x.match(f"n ({channels}) h w -> n c (h p) (w q)", sizes={"p": size, "q": size})
 
 
 @rule("GroupNormalization")
 def group_normalization(x: Site) -> None:
     """N (g c~) *s, (g c), (g c) -> n (g c) *s; before opset 21 scale and bias are per group."""
     scale = "(g c)" if x.node.version >= 21 else "g"
-    x.match(f"n (g c~) *s~, {scale}, {scale} -> n (g c) *s", g="num_groups")
+    x.match(f"n (g c~) *s~, {scale}, {scale} -> n (g c) *s", sizes={"g": "num_groups"})
 
 
 @rule("LayerNormalization", "RMSNormalization")
 def layer_normalization(x: Site) -> None:
     """*b *c~, *c, *c -> *b *c, normalised over the axes from `axis` on; mean and deviation have size 1 there."""
     axes = x.axes(0)
-    first = x.attr("axis", -1) % len(axes)
+    first = x.dim(x.attr("axis", -1), len(axes))
     for axis in axes[first:]:
         x.mix(axis)
     for slot in range(1, len(x.node.inputs)):
@@ -102,7 +102,7 @@ def einsum(x: Site) -> None:
     result = _einsum_operand(output)
     names = list(dict.fromkeys(c for c in inputs if c.isalpha()))
     macs = " ".join(names + ["*batch"] * ("..." in inputs)) if len(operands) > 1 else ""
-    x.match(f"{', '.join(operands)} -> {result}", macs=macs)
+    x.match(f"{', '.join(operands)} -> {result}", macs=macs, sums=True)
 
 
 def _einsum_operand(text: str) -> str:

@@ -31,6 +31,7 @@ def model(
     infer=True,
     dtype="float32",
     listed=(),
+    ir=None,
     **weights,
 ):
     """Return a ModelProto of `nodes`, whose shapes are stated as exporters do.
@@ -45,17 +46,17 @@ def model(
         infer: whether the shapes of all values are inferred and stated.
         dtype: of the weights that are given by their shape.
         listed: weights that are also listed as graph inputs.
+        ir: version of the format; one that fits the opset by default. Before 4 all weights are listed.
         **weights: a tuple is a shape, filled with random numbers; anything else is the value (integers are int64).
     """
     opsets = f'"" : {opset}' + (f", {imports}" if imports else "")
     body = "\n".join(nodes)
     text = f"<ir_version: 8, opset_import: [{opsets}]> tiny ({x}) => ({y}) <{stated}> {{\n{body}\n}}\n{functions}"
     proto = parser.parse_model(text)
-    if opset >= 21:
-        proto.ir_version = 10
+    proto.ir_version = ir or (10 if opset >= 21 else 8)
     for name, value in weights.items():
         proto.graph.initializer.append(numpy_helper.from_array(array(name, value, dtype), name))
-    for name in listed:
+    for name in weights if proto.ir_version < 4 else listed:
         tensor = next(t for t in proto.graph.initializer if t.name == name)
         proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
     return onnx.shape_inference.infer_shapes(proto, data_prop=True) if infer else proto

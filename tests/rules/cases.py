@@ -30,6 +30,7 @@ class Case:
         default_factory=dict
     )  # "node.attribute" or "node:slot" -> value in the pruned model
     trace_only: str = ""  # why the model cannot be run
+    at: tuple[Mapping[str, int], ...] = ()  # sizes of dynamic dims on which it must be right, beside those of `verify`
 
     def __str__(self) -> str:
         return f"{self.op}-{self.variant}" if self.variant else self.op
@@ -40,16 +41,16 @@ N8 = "8 neurons"
 SPATIAL = "its size is computed by Conv"  # a weight over positions
 
 
-def on_images(op, variant, *nodes, cut=C8, locks=(), inexact=(), after=(), trace_only="", **rest):
-    return Case(op, variant, conv(*nodes, **rest), cut, locks, inexact, dict(after), trace_only)
+def on_images(op, variant, *nodes, cut=C8, locks=(), inexact=(), after=(), trace_only="", at=(), **rest):
+    return Case(op, variant, conv(*nodes, **rest), cut, locks, inexact, dict(after), trace_only, at)
 
 
-def on_rows(op, variant, *nodes, cut=N8, locks=(), inexact=(), after=(), trace_only="", **rest):
-    return Case(op, variant, dense(*nodes, **rest), cut, locks, inexact, dict(after), trace_only)
+def on_rows(op, variant, *nodes, cut=N8, locks=(), inexact=(), after=(), trace_only="", at=(), **rest):
+    return Case(op, variant, dense(*nodes, **rest), cut, locks, inexact, dict(after), trace_only, at)
 
 
-def case(op, variant, *nodes, cut, locks=(), inexact=(), after=(), trace_only="", **rest):
-    return Case(op, variant, model(*nodes, **rest), cut, locks, inexact, dict(after), trace_only)
+def case(op, variant, *nodes, cut, locks=(), inexact=(), after=(), trace_only="", at=(), **rest):
+    return Case(op, variant, model(*nodes, **rest), cut, locks, inexact, dict(after), trace_only, at)
 
 
 # -- elementwise ------------------------------------------------------------------------------------------
@@ -275,10 +276,17 @@ def _pools():
     )  # fmt: skip
 
 
+def _with_unnamed_output(proto, op):
+    """Give a node one output more, which has no name."""
+    next(node for node in proto.graph.node if node.op_type == op).output.append("")
+    return proto
+
+
 def _others():
     yield on_images("Dropout", "", "b = Dropout(a)")
     yield on_images("Dropout", "mask", "b, m = Dropout(a, r, t)", r=0.5, t=np.array(False))
     yield on_images("Dropout", "attribute", "b = Dropout<ratio=0.5>(a)", opset=10)
+    yield Case("Dropout", "mask-unnamed", _with_unnamed_output(conv("b = Dropout(a)"), "Dropout"), C8)
     yield on_images("CastLike", "", "b = CastLike(a, k)", k=1.0)
     yield on_images(
         "CastLike", "steered", "c = Conv(x, k)", "b = CastLike(a, c)", k=(4, 3, 1, 1),
@@ -365,8 +373,15 @@ def _products():
         'y = Einsum<equation="ji,jm->im">(b, w2)', **rows
     )  # fmt: skip
     yield case(
-        "Einsum", "sum-of-one-input", "a = MatMul(x, w1)", 'y = Einsum<equation="ij->i">(a)', x=ROWS, w1=(6, 8), cut="",
-        locks=("Einsum gives its positions a meaning",)
+        "Einsum", "sum-of-one-input", "a = MatMul(x, w1)", 'y = Einsum<equation="ij->i">(a)', x=ROWS, w1=(6, 8), cut=N8
+    )  # fmt: skip
+    yield case(
+        "Einsum", "sum-beside-spread", "a = MatMul(x, w1)", 'y = Einsum<equation="...j->...">(a)', x=TOKENS,
+        w1=(16, 8), cut=N8
+    )  # fmt: skip
+    yield case(
+        "Einsum", "sum-of-one-of-two", "a = MatMul(x, w1)", 'y = Einsum<equation="ij,k->ik">(a, v)', x=ROWS,
+        w1=(6, 8), v=(3,), cut=N8
     )  # fmt: skip
     yield case(
         "Einsum", "heads", 'q = Einsum<equation="bsi,ihd->bhsd">(x, wq)',
@@ -429,6 +444,12 @@ def _reshapes():
         "Reshape", "batch-times-heads", "r = Reshape(a, t)", "z = Relu(r)", "b = Reshape(z, u)", t=[-1, 4], u=[-1, 8],
         cut="2 neurons, 4 neurons inside", after={"r:1": [-1, 2], "b:1": [-1, 2]}
     )  # fmt: skip
+    yield on_rows(
+        "Reshape", "size-like-the-batch-of-the-probe", "r = Reshape(a, t)", "s = Shape(x)", "n = Gather(s, zero)",
+        "to = Concat<axis=0>(eleven, n, c)", "q = Reshape(r, to)", "b = Relu(q)", mid=176, w2=(16, 3), t=[0, 11, 16],
+        zero=[0], eleven=[11], c=[16], y="float[] y", at=({"n": 4}, {"n": 11}, {"n": 1}),
+        cut="16 neurons", locks=("its size is known at run time alone",)
+    )  # fmt: skip
     yield on_images(
         "Reshape", "no-refinement", "r = Reshape(a, t)", "z = Relu(r)", "b = Reshape(z, u)", mid=6, t=[0, 4, 9, 6],
         u=[0, 6, 6, 6], cut="",
@@ -476,6 +497,11 @@ def _reshapes():
         "Squeeze", "all", *squeeze, "s = Squeeze(g)", "m = MatMul(s, k)", "b = Unsqueeze(m, d)", y="float[n,5,1,1] y",
         d=[2, 3], k=(8, 4), out=4, cut="8 channels, 4 channels"
     )  # fmt: skip
+    for batch in ("2", "n"):
+        yield on_rows(
+            "Squeeze", f"all-of-none-in-batch-of-{batch}", "b = Squeeze(a)", cut="", x=f"float[{batch},6] x",
+            y=f"float[{batch},5] y", locks=("Squeeze without axes would remove it when one unit is left",)
+        )  # fmt: skip
     yield on_images("Unsqueeze", "", "u = Unsqueeze(a, d)", "b = Squeeze(u, d)", d=[-4])
     yield on_images("Unsqueeze", "two", "u = Unsqueeze(a, d)", "b = Squeeze(u, d)", d=[0, 5])
     yield on_images("Unsqueeze", "attribute", "u = Unsqueeze<axes=[1]>(a)", "b = Squeeze<axes=[1]>(u)", opset=9)
@@ -622,6 +648,11 @@ def _slices():
         "attribute-no-axes", "b = Slice<starts=[0, 0], ends=[9, 6]>(a)", opset=9, out=6, cut="6 channels, 2 channels",
         after={"b.starts": [0, 0], "b.ends": [9, 3]}
     )  # fmt: skip
+    yield on_rows(
+        "Slice", "int32-at-run-time", "s = Shape<end=1>(x)", "n = Cast<to=6>(s)", "e = Concat<axis=0>(n, c)",
+        "b = Slice(a, z, e, d)", z=np.zeros(2, np.int32), c=np.array([5], np.int32), d=np.array([0, 1], np.int32),
+        out=5, cut="5 neurons, 3 neurons"
+    )  # fmt: skip
     yield parts("positions", "b = Slice(a, s, e, d, t)", s=[1, 5], e=[5, -7], d=[2, 3], t=[2, -1])
 
 
@@ -633,6 +664,14 @@ def _gathers():
     yield on_images(
         "Gather", "one-of-vector", "g = Gather<axis=1>(a, i)", "b = Mul(a, g)", i=[-3], cut="5 channels, 2 channels",
         after={"g:1": [2]}
+    )  # fmt: skip
+    yield on_rows(
+        "Gather", "one-of-matrix", "g = Gather<axis=1>(a, i)", "q = Squeeze(g, d)", "b = Mul(a, q)", i=[[5]], d=[2],
+        cut="5 neurons, 2 neurons", after={"g:1": [2]}
+    )  # fmt: skip
+    yield on_rows(
+        "Gather", "one-by-int32", "g = Gather<axis=1>(a, i)", "q = Squeeze(g, d)", "b = Mul(a, q)",
+        i=np.array([[-3]], np.int32), d=[2], cut="5 neurons, 2 neurons", after={"g:1": [2]}
     )  # fmt: skip
     yield on_images("Gather", "positions", "b = Gather<axis=2>(a, i)", i=[1, 4])
     yield on_images(
@@ -701,6 +740,12 @@ def _resizes():
     yield on_images("Resize", "opset-10", "b = Resize(a, s)", s=up, opset=10)
     yield on_images(
         "Resize", "channels", "b = Resize(a, , s)", s=np.array([1, 2, 1, 1], np.float32), out=16, cut="",
+        locks=("Resize interpolates over it", "its size is computed by Resize")
+    )  # fmt: skip
+    yield case(
+        "Resize", "same-size-by-another-scale", "a = MatMul(x, w1)", "u = Unsqueeze(a, d)",
+        'r = Resize<mode="linear">(u, , s)', "b = Squeeze(r, d)", "y = MatMul(b, w2)", x="float[n,6,4] x", w1=(4, 10),
+        w2=(10, 3), d=[1], s=np.array([1, 1, 1, 1.09], np.float32), cut="",
         locks=("Resize interpolates over it", "its size is computed by Resize")
     )  # fmt: skip
     yield on_images("Upsample", "", "b = Upsample(a, s)", s=up, opset=9)

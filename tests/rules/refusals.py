@@ -45,6 +45,19 @@ def _at_run_time():
         locks=("Slice cuts it at positions known at run time alone", "its size is computed by Slice"),
         y="float[n,5,6,6] y", **stated
     )  # fmt: skip
+    for sliced, cut, locks in (
+        (1, "8 channels", ()),
+        (2, "", ("Slice cuts it at positions known at run time alone", "its size is computed by Slice")),
+    ):
+        yield on_images(
+            "Slice", f"start-of-{sliced}-axes-at-run-time", "z = Mul(d, zero)", "b = Slice(a, z, e)", e=[9] * sliced,
+            zero=[0], x=f"float[n,3,6,6] x, int64[{sliced}] d", locks=locks, y="float[n,5,6,6] y",
+            stated="float[n,8,6,6] b", cut=cut
+        )  # fmt: skip
+    yield on_images(
+        "Slice", "start-of-unknown-shape-at-run-time", "b = Slice(a, d, e)", e=[5], x="float[n,3,6,6] x, int64[1] d",
+        cut="", locks=("the shape of output 0 is unknown",), trace_only="a random start gives nothing", infer=False
+    )  # fmt: skip
     yield on_images(
         "Slice", "step-at-run-time", "b = Slice(a, z, e, c, d)", z=[1], e=[9], c=[1], x=image,
         locks=("Slice cuts it at positions known at run time alone", "its size is computed by Slice"),
@@ -68,7 +81,7 @@ def _at_run_time():
         "b = Reshape(s, u)", t=[-1], u=[-1, 8], opset=13, cut="",
         locks=(
             "Split cuts it at positions known at run time alone",
-            "Reshape mixes it with others: (88) -> (11·8) has no common refinement"
+            "Reshape mixes it with others: (?) -> (?·8) has no common refinement"
         )
     )  # fmt: skip
     yield case(
@@ -81,14 +94,14 @@ def _at_run_time():
 def _misfits():
     """Graphs whose shapes contradict each other."""
 
-    def row(op, variant, *nodes, locks, **rest):
+    def row(op, variant, *nodes, locks, cut="", **rest):
         return case(
             op,
             variant,
             "a = MatMul(x, w1)",
             *nodes,
             x=ROWS,
-            cut="",
+            cut=cut,
             locks=locks,
             trace_only=INVALID,
             infer=False,
@@ -113,6 +126,19 @@ def _misfits():
         locks=("input 1 has 1 axes, expected '(g o) i *k'",)
     )  # fmt: skip
     yield row("Concat", "absent-input", "y = Concat<axis=1>(a, , a)", locks=("input 1 is absent",))
+    yield row(
+        "Transpose", "of-other-rank", "y = Transpose<perm=[0, 2]>(a)", locks=("Transpose names axis 2 of 2 axes",)
+    )
+    scaled = ("b = Mul(a, h)", "y = MatMul(b, w2)")
+    scalar = {"k": 1.0, "w2": (8, 5)}
+    yield row(
+        "Softmax", "of-scalar", "c = Exp(k)", "h = Softmax(c)", *scaled, locks=("the shape of 'h' is unknown",),
+        **scalar
+    )  # fmt: skip
+    yield row(
+        "ArgMax", "of-scalar", "c = Exp(k)", "i = ArgMax(c)", "h = Cast<to=1>(i)", *scaled, locks=(), cut="8 neurons",
+        **scalar
+    )  # fmt: skip
     yield row("Add", "other-width", "y = Add(a, k)", k=(7,), locks=("w:8 and w:7 differ in size",))
     yield row("Gather", "out-of-range", "y = Gather<axis=1>(a, i)", i=[9], locks=("w:8 cannot be cut at 9",))
 

@@ -22,8 +22,8 @@ OUT = ("flat = Reshape(merged, flat_shape)", "y = MatMul(flat, wo)")
 HEADS = {"flat_shape": [0, 0, 16], "wo": (16, 16), "scale": 0.5, "x": TOKENS}
 
 
-def _case(name, proto, cut, locks=(), inexact=(), after=()):
-    return Case(name, "", proto, cut, locks, inexact, dict(after))
+def _case(name, proto, cut, locks=(), inexact=(), after=(), at=()):
+    return Case(name, "", proto, cut, locks, inexact, dict(after), at=at)
 
 
 def _split_heads(name, weight, shape="heads"):
@@ -352,6 +352,29 @@ def _sizes():
         ),
         "4 neurons, 3 neurons inside, 2 neurons inside", after={"r:1": [0, 0, 2, 2], "g:1": [0, 0, 2]}
     )  # fmt: skip
+    # the size of one tensor is the shape of another, which is not cut
+    for name, op in (("reshape", "z = Reshape(q, s)"), ("expand", "z = Expand(q, s)")):
+        yield _case(
+            f"{name}-by-size-of-another",
+            dense("b = Relu(a)", "s = Shape(b)", op, x=f"{ROWS}, float[n,{'2,4' if name == 'reshape' else '1'}] q",
+                y="float[] y, float[n,8] z"
+            ),
+            N8
+        )  # fmt: skip
+    yield _case(
+        "zeros-by-size-of-another",
+        dense("r = Relu(a)", "s = Shape(r)", "z = ConstantOfShape<value = float[1] {1.0}>(s)",
+            "b = Concat<axis=1>(r, z)", out=16
+        ),
+        "8 neurons, 8 neurons"
+    )  # fmt: skip
+    yield _case(
+        "size-read-backwards",
+        dense("s = Shape(a)", "e = Slice(s, last, before, , back)", "f = Cast<to=1>(e)", "b = Div(a, f)",
+            last=[-1], before=[-2], back=[-1]
+        ),
+        N8
+    )  # fmt: skip
     # sizes that leave the traced graph: whoever reads them would see the smaller number
     read = ("its size is read by a graph output, a branch or a loop",)
     yield _case("shape-as-output", conv("b = Relu(a)", "s = Shape(a)", y="float[] y, int64[] s"), "", locks=read)
@@ -364,6 +387,71 @@ def _sizes():
             x=f"{IMAGE}, bool switch", **numbers
         ),
         "", locks=read
+    )  # fmt: skip
+
+
+OBLONG = ({"n": 2, "h": 6, "w": 10}, {"n": 1, "h": 10, "w": 6}, {"n": 3, "h": 1, "w": 4})
+
+
+def _sides():
+    """Height and width of an image that the graph reads apart, and exchanges."""
+    parts = (
+        "h = Conv(x, w1)", "s = Shape(h)", "n = Gather(s, zero)", "hh = Gather(s, two)", "ww = Gather(s, three)",
+    )  # fmt: skip
+    numbers = {"x": "float[n,4,h,w] x", "w1": (12, 4, 1, 1), "zero": [0], "two": [2], "three": [3], "c12": [12]}
+    last = ("t = Transpose<perm=[0, 2, 3, 1]>(f)", "y = MatMul(t, w2)")
+    yield _case(
+        "sides-exchanged",
+        model(*parts, "to = Concat<axis=0>(n, c12, ww, hh)", "f = Reshape(h, to)", *last, w2=(12, 3), **numbers),
+        "12 channels", at=OBLONG
+    )  # fmt: skip
+    yield _case(
+        "sides-kept",
+        model(*parts, "to = Concat<axis=0>(n, c12, hh, ww)", "f = Reshape(h, to)", *last, w2=(12, 3), **numbers),
+        "12 channels", at=OBLONG
+    )  # fmt: skip
+    yield _case(
+        "vertical-scan",
+        model(
+            *parts, "t0 = Transpose<perm=[0, 2, 3, 1]>(h)", "tokens = Concat<axis=0>(n, minus, c12)",
+            "u = Reshape(t0, tokens)", "l = MatMul(u, k)", "to = Concat<axis=0>(n, hh, ww, c12)",
+            "f = Reshape(l, to)", "t = Transpose<perm=[0, 2, 1, 3]>(f)", "v = Reshape(t, tokens)", "r = Relu(v)",
+            "back = Concat<axis=0>(n, ww, hh, c12)", "z = Reshape(r, back)", "y = MatMul(z, w2)", k=(12, 12),
+            w2=(12, 3), minus=[-1], **numbers
+        ),
+        "12 channels, 12 neurons", at=OBLONG
+    )  # fmt: skip
+    yield _case(
+        "cross-scan",
+        model(
+            *parts, "f1 = Reshape(h, tokens)", "ht = Transpose<perm=[0, 1, 3, 2]>(h)", "f2 = Reshape(ht, tokens)",
+            "f12 = Add(f1, f2)", "z = MatMul(k, f12)", "to = Concat<axis=0>(n, c26, hh, ww)", "f = Reshape(h, to)",
+            "m = ReduceSum<keepdims=0>(f, one)", "t = Transpose<perm=[0, 2, 3, 1]>(m)", "y = MatMul(t, w2)",
+            y="float[] y, float[] z", k=(3, 12), tokens=[0, 12, -1], c26=[2, 6], one=[1], w2=(6, 3), **numbers
+        ),
+        "2 channels, 6 channels inside", at=OBLONG
+    )  # fmt: skip
+
+
+def _lengths():
+    """Lengths that are clamped, and batches that a Reshape fixes."""
+    yield _case(
+        "clamped-length",
+        model(
+            "c = Slice(x, zero, five, one)", "a = MatMul(c, w1)", "s = Shape(a)", "n = Gather(s, zero)",
+            "l = Gather(s, one)", "to = Concat<axis=0>(n, l, heads)", "r = Reshape(a, to)", "g = Relu(r)",
+            "m = ReduceSum<keepdims=0>(g, one)", "f = Reshape(m, flat)", "y = MatMul(f, w2)", x="float[n,s,6] x",
+            w1=(6, 16), zero=[0], one=[1], five=[5], heads=[4, 4], flat=[0, 16], w2=(16, 3)
+        ),
+        "4 neurons, 4 neurons inside", at=({"n": 2, "s": 3}, {"n": 2, "s": 5}, {"n": 1, "s": 9}, {"n": 3, "s": 1})
+    )  # fmt: skip
+    yield _case(
+        "batch-frozen-to-one",
+        model(
+            "a = Conv(x, w1)", "p = GlobalAveragePool(a)", "f = Reshape(p, flat)", "g = MatMul(f, k)", "r = Relu(g)",
+            "y = MatMul(r, w2)", w1=(8, 3, 1, 1), flat=[1, 8], k=(8, 12), w2=(12, 5)
+        ),
+        "8 channels, 12 neurons", after={"f:1": [1, 4]}, at=({"n": 1},)
     )  # fmt: skip
 
 
@@ -436,4 +524,12 @@ def _weights():
     yield _case("two-outputs", conv("b = Relu(a)", "z = GlobalAveragePool(a)", y="float[] y, float[] z"), "")
 
 
-STRUCTURES: tuple[Case, ...] = (*_convolutional(), *_attention(), *_sizes(), *_language(), *_weights())
+STRUCTURES: tuple[Case, ...] = (
+    *_convolutional(),
+    *_attention(),
+    *_sizes(),
+    *_sides(),
+    *_lengths(),
+    *_language(),
+    *_weights(),
+)

@@ -16,7 +16,7 @@ from onnxprune.rewrite import masked, rewrite
 from onnxprune.rules import RULES, Entry, Site
 from onnxprune.rules.registry import line, rule
 from onnxprune.rules.reshape import blocks
-from onnxprune.runtime import open_session
+from onnxprune.runtime import open_session, random_feeds
 from onnxprune.trace import trace
 from onnxprune.verify import settings, verify
 from tests.oracle import check
@@ -101,8 +101,12 @@ def test_groups(case):
 def test_masked_and_pruned_agree(case):
     for seed, share in enumerate((0.5, 0.25, 0.75, 0.0)):
         checked = check(case.proto, seed=seed, share=share)
+        if case.at:
+            check(case.proto, seed=seed, share=share, at=case.at)
     for name in checked.cut:
         check(case.proto, only=[name], seed=9)
+        if case.at:
+            check(case.proto, only=[name], seed=9, at=case.at)
 
 
 @pytest.mark.parametrize("case", [case for case in ALL if case.after], ids=str)
@@ -139,6 +143,31 @@ def test_case_is_not_vacuous(case):
     for _, feeds in settings(loaded, whole):
         before, after = whole.run(feeds), part.run(feeds)
         assert all(np.isfinite(value).all() for value in (*before.values(), *after.values()))
+        assert any(not np.allclose(before[name], after[name]) for name in before)
+
+
+def test_groups_of_eight_rows_need_a_batch_of_eight():
+    proto = model(
+        "a = MatMul(x, w1)", "r = Reshape(a, t)", "m = ReduceSum<keepdims=0>(r, one)", "y = MatMul(m, w2)", x=ROWS,
+        w1=(6, 16), t=[-1, 8, 16], one=[1], w2=(16, 3)
+    )  # fmt: skip
+    for at in ({"n": 8}, {"n": 16}, {"n": 24}):
+        checked = check(proto, at=[at])
+        assert free(checked.groups) == "16 neurons"
+        assert stated(checked.pruned, "r:1") == [-1, 8, 8]
+
+
+@pytest.mark.parametrize("case", [case for case in RUNNABLE if case.cut and case.at], ids=str)
+def test_sizes_that_a_case_names_are_not_vacuous(case):
+    """On these sizes, too, masking changes the outputs, and the case is one that the dense model takes."""
+    loaded = load(case.proto)
+    traced = trace(loaded)
+    kept = {g.atom: first_units(g.units, 0.5) for g in groups(traced) if g.locked is None and g.exact}
+    whole = open_session(case.proto.SerializeToString())
+    part = open_session(masked(traced, kept).SerializeToString())
+    for dims in case.at:
+        feeds = random_feeds(loaded.inputs, dims, 0)
+        before, after = whole.run(feeds), part.run(feeds)
         assert any(not np.allclose(before[name], after[name]) for name in before)
 
 
@@ -344,22 +373,63 @@ def test_a_line_of_nested_sums():
     assert given.partition.show(given.coupling.inputs[0][0]) == "(s:2 [s:4 + b:2])"
 
 
+def alike(sizes):
+    """Return static sizes, as three settings of the probe give them."""
+    return [(size,) * 3 for size in sizes]
+
+
 @pytest.mark.parametrize(("before", "after"), [([5, 3], [2]), ([2], [5, 3]), ([2, 3], [7])])
 def test_blocks_of_different_counts(before, after):
+    with pytest.raises(CannotUnify, match="elements are reshaped to"):
+        list(blocks(alike(before), alike(after)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [([(8, 2)], [(8, 3)]), ([(2, 3), (4, 4)], [(8, 8)]), ([(2, 2)], [(2, 2), (1, 3)])], ids=str
+)
+def test_blocks_of_different_counts_under_one_setting_alone(before, after):
     with pytest.raises(CannotUnify, match="elements are reshaped to"):
         list(blocks(before, after))
 
 
-@pytest.mark.parametrize(("before", "after"), [([4, 0], [0]), ([3, 1, 1], [3]), ([], [1]), ([5, 1], [1, 5])])
+@pytest.mark.parametrize(("before", "after"), [([4, 0], [0]), ([3, 1, 1], [3]), ([], [1]), ([5, 1], [1, 5]), ([], [])])
 def test_blocks_cover_all_dims(before, after):
+    before, after = alike(before), alike(after)
     found = list(blocks(before, after))
     assert [dim for ins, _ in found for dim in before[ins]] == before
     assert [dim for _, outs in found for dim in after[outs]] == after
 
 
+H, W = (224, 320), (256, 352)  # under two settings
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([(2, 2), (6, 6), (4, 4), (5, 5)], [(2, 2), (8, 8), (3, 3), (5, 5)], [((0, 1), (0, 1)), ((1, 3), (1, 3)),
+                                                                              ((3, 4), (3, 4))]),
+        ([(12, 12), H, W], [(12, 12), W, H], [((0, 1), (0, 1)), ((1, 3), (1, 3))]),
+        ([(12, 12), H, W], [(12, 12), H, W], [((0, 1), (0, 1)), ((1, 2), (1, 2)), ((2, 3), (2, 3))]),
+        # 11 is the size of the first dim under the first setting alone: no boundary
+        ([(11, 13), (11, 11)], [(11, 11), (11, 13)], [((0, 2), (0, 2))]),
+        ([(7, 7), (6, 4), (4, 6)], [(7, 7), (6, 6), (4, 4)], [((0, 1), (0, 1)), ((1, 3), (1, 3))]),
+        # aligned under the second setting alone
+        ([(2, 4), (6, 3)], [(3, 4), (4, 3)], [((0, 2), (0, 2))]),
+        ([(5, 2), (4, 4), (3, 3)], [(5, 2), (12, 12)], [((0, 1), (0, 1)), ((1, 3), (1, 2))]),
+        # under the last of three
+        ([(17, 19, 2), (4, 4, 4)], [(2, 2, 2), (34, 38, 4)], [((0, 2), (0, 2))]),
+    ],
+    ids=["static", "sides-exchanged", "sides-kept", "first-alone", "first-alone-inside", "second-alone", "dynamic",
+         "last-of-three"],
+)  # fmt: skip
+def test_blocks_are_aligned_under_every_setting(before, after, expected):
+    found = [((ins.start, ins.stop), (outs.start, outs.stop)) for ins, outs in blocks(before, after)]
+    assert found == expected
+
+
 def test_a_letter_that_an_attribute_sizes_is_written_back():
     given = site((6,), group=3)
-    given.match("(g a) -> (g a)", g="group")
+    given.match("(g a) -> (g a)", sizes={"g": "group"})
     (write,) = given.coupling.writes
     assert (write.target, write.sizes[0].size, write.scalar) == ("group", 3, True)
 

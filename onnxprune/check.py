@@ -1,0 +1,79 @@
+"""Values of options: each function returns its value as a plain Python type, or raises an OptionError that names it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+from onnxprune.errors import OptionError
+
+
+def number(name: str, value: Any) -> float:
+    """Return a number that is not NaN.
+
+    >>> number("ratio", "0.3")
+    Traceback (most recent call last):
+    ...
+    onnxprune.errors.OptionError: ratio must be a number, got '0.3'
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
+        raise OptionError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a finite number above 0."""
+    found = number(name, value)
+    if not 0 < found < math.inf:
+        raise OptionError(f"{name} must be above 0, got {found:g}")
+    return found
+
+
+def ratio(name: str, value: Any) -> float:
+    """Return a share of units to remove."""
+    found = number(name, value)
+    if not 0 <= found < 1:
+        raise OptionError(f"{name} must be at least 0 and below 1, got {found:g}: it is the share of units to remove")
+    return found
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return a share from 0 to 1, of which people may think in percent."""
+    found = number(name, value)
+    if not 0 <= found <= 1:
+        raise OptionError(f"{name} is a fraction between 0 and 1 (0.01 is one point), got {found:g}")
+    return found
+
+
+def count(name: str, value: Any, least: int) -> int:
+    """Return a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise OptionError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise OptionError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """Return one of the known names."""
+    listed = list(known)
+    if not isinstance(value, str) or value not in listed:
+        raise OptionError(f"unknown {name} {value!r}; there are: {', '.join(listed)}")
+    return value
+
+
+def globs(name: str, value: Any) -> tuple[str, ...]:
+    """Return a glob, or several, as a tuple."""
+    listed = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(item, str) for item in listed):
+        raise OptionError(f"{name} must be a glob or a list of globs, got {value!r}")
+    return listed
