@@ -35,6 +35,7 @@ Progress: TypeAlias = Callable[[str], None]
 
 ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
 _LATENCY_BUDGET_S = 3.0
+_NO_BUDGET_S = 0.001  # where latency is not asked for, but outputs are compared
 _REASONS = 3  # told when nothing can be pruned
 
 
@@ -433,14 +434,14 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
     """Time both models and, with labels, count right answers; None where nothing is asked for."""
     if not options.latency and data is None:
         return None
-    progress(f"measuring latency on {options.provider}")
+    progress(f"measuring latency on {options.provider}" if options.latency else "comparing outputs")
     return compare_models(
         model,
         after,
         data=data,
         provider=options.provider,
         threads=options.threads,
-        budget_s=_LATENCY_BUDGET_S,
+        budget_s=_LATENCY_BUDGET_S if options.latency else _NO_BUDGET_S,
         seed=options.seed,
         memory=False,
     )

@@ -130,7 +130,7 @@ def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How sizes are chosen for dynamic dims, in one of the two settings.
+    """How sizes are chosen for dynamic dims, in one setting.
 
     Batches, lengths (any other dim) and sides (of images) are taken in turn, so that differently named dims differ.
     """

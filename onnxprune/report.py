@@ -66,7 +66,7 @@ def build_report(
             "runs": [dataclasses.asdict(run) for run in verification.runs],
         },
         "accuracy": _accuracy(comparison),
-        "latency": _latency(comparison),
+        "latency": _latency(comparison) if options.latency else [],
     }
 
 

@@ -439,3 +439,9 @@ def test_a_wrong_cut_leaves_the_old_output(folder):
     result = CliRunner().invoke(cli, ["softmax.onnx", "-o", "small.onnx", "--force", "--quiet"])
     assert result.exit_code == 1
     assert files(folder) == before
+
+
+def test_accuracy_without_latency():
+    result = onnxprune.prune(MODELS / "cnn.onnx", data=MODELS / "mnist_test.npz", latency=False)
+    assert result.report["latency"] == []
+    assert result.report["accuracy"]["samples"] == 2000
