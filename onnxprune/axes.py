@@ -33,7 +33,7 @@ Axes of size 1 carry no atom: they are the empty product `ONE`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -72,6 +72,9 @@ class Sum:
 
 Axis: TypeAlias = Atom | Product | Sum
 Axes: TypeAlias = tuple[Axis, ...]
+
+Pop: TypeAlias = Callable[[list[Axis]], Axis]
+Cut: TypeAlias = Callable[[Axis, int], tuple[Axis, Axis]]
 
 ONE = Product((), 1)
 NONE = Sum((), 0)
@@ -366,15 +369,34 @@ class Partition:
             self.unify(first, other)
 
     def _unify_products(self, left: Product, right: Product) -> None:
-        lefts, rights = list(left.factors), list(right.factors)
+        def cut(axis: Axis, size: int) -> tuple[Axis, Axis]:
+            outer, inner = self.factor(axis, size)
+            return inner, outer
+
+        self._unify_runs([*left.factors], [*right.factors], self._pop_factor, cut)
+
+    def _unify_sums(self, left: Axis, right: Axis) -> None:
+        """Walk two compositions as sums; a product or atom counts as a sum of one part."""
+        runs: list[list[Axis]] = [[*reversed(a.parts)] if isinstance(a, Sum) else [a] for a in (left, right)]
+        self._unify_runs(*runs, self._pop_part, self.split)
+
+    def _unify_runs(self, lefts: list[Axis], rights: list[Axis], pop: Pop, cut: Cut) -> None:
+        """Unify two runs piece by piece, from their ends.
+
+        Args:
+            lefts: one run, the next piece last.
+            rights: the other run.
+            pop: takes the next piece of a run.
+            cut: takes a piece of a given size off a piece; returns it and the rest.
+        """
         while lefts and rights:
-            a, b = self._pop_factor(lefts), self._pop_factor(rights)
+            a, b = pop(lefts), pop(rights)
             if a.size > b.size:
-                outer, a = self.factor(a, b.size)
-                lefts.append(outer)
+                a, rest = cut(a, b.size)
+                lefts.append(rest)
             elif b.size > a.size:
-                outer, b = self.factor(b, a.size)
-                rights.append(outer)
+                b, rest = cut(b, a.size)
+                rights.append(rest)
             self.unify(a, b)
 
     def _pop_factor(self, factors: list[Axis]) -> Axis:
@@ -384,20 +406,6 @@ class Partition:
             factors.extend(last.factors)
             return factors.pop() if last.factors else ONE
         return last
-
-    def _unify_sums(self, left: Axis, right: Axis) -> None:
-        """Walk two compositions as sums; a product or atom counts as a sum of one part."""
-        lefts: list[Axis] = [*reversed(left.parts)] if isinstance(left, Sum) else [left]
-        rights: list[Axis] = [*reversed(right.parts)] if isinstance(right, Sum) else [right]
-        while lefts and rights:
-            a, b = self._pop_part(lefts), self._pop_part(rights)
-            if a.size > b.size:
-                a, rest = self.split(a, b.size)
-                lefts.append(rest)
-            elif b.size > a.size:
-                b, rest = self.split(b, a.size)
-                rights.append(rest)
-            self.unify(a, b)
 
     def _pop_part(self, parts: list[Axis]) -> Axis:
         """Take the first part (lists are reversed), in its present normal form."""
