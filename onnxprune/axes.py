@@ -111,6 +111,10 @@ def fresh(size: int, name: str = "x", dynamic: bool = False) -> Axis:
     return ONE if size == 1 else NONE if size == 0 else Atom(size, name, dynamic)
 
 
+def _parts_reversed(axis: Axis) -> list[Axis]:
+    return [*reversed(axis.parts)] if isinstance(axis, Sum) else [axis]
+
+
 def walk(axis: Axis) -> Iterator[Atom]:
     """Yield the atoms of a resolved axis, left to right, once per occurrence."""
     if isinstance(axis, Atom):
@@ -377,8 +381,7 @@ class Partition:
 
     def _unify_sums(self, left: Axis, right: Axis) -> None:
         """Walk two compositions as sums; a product or atom counts as a sum of one part."""
-        runs: list[list[Axis]] = [[*reversed(a.parts)] if isinstance(a, Sum) else [a] for a in (left, right)]
-        self._unify_runs(*runs, self._pop_part, self.split)
+        self._unify_runs(_parts_reversed(left), _parts_reversed(right), self._pop_part, self.split)
 
     def _unify_runs(self, lefts: list[Axis], rights: list[Axis], pop: Pop, cut: Cut) -> None:
         """Unify two runs piece by piece, from their ends.

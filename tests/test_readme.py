@@ -33,7 +33,7 @@ def commands():
     return [shlex.split(line)[1:] for line in lines if line.startswith("onnxprune ")]
 
 
-def test_every_command_of_the_readme_works(in_clone):
+def test_every_command_of_the_readme_works(in_clone, steady):
     assert len(commands()) >= 5
     for arguments in commands():
         result = CliRunner().invoke(cli, arguments)
@@ -58,7 +58,7 @@ def masked(text):
     return [re.sub(r"^(latency.*ms) [\d.]+$", r"\1 #", line) for line in lines]
 
 
-def test_the_table_of_the_readme_is_what_the_command_prints(in_clone):
+def test_the_table_of_the_readme_is_what_the_command_prints(in_clone, steady):
     (shown,) = blocks("text")
     command = next(arguments for arguments in commands() if "vit-pruned.onnx" in arguments)
     printed = masked(CliRunner().invoke(cli, command).stdout)
