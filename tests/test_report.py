@@ -312,3 +312,23 @@ def test_what_is_not_known_is_a_dash():
     with console.capture() as captured:
         console.print(report.compare_tables(comparison(), [])[0])
     assert table(captured.get())["peak memory"] == ["-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("verification", "proof"),
+    [
+        ({}, "verified: masked = pruned to 2.0e-07 of the output's range in 2 runs"),
+        ({"runs": [{}]}, "verified: masked = pruned to 2.0e-07 of the output's range in 1 run"),
+        (
+            {"max_rel_diff": 3e-4, "noise": 2e-4},
+            "verified: masked = pruned to 3.0e-04 of the output's range in 2 runs, which is round-off: "
+            "the original alone makes 2.0e-04 of it",
+        ),
+    ],
+    ids=["below the tolerance", "one run", "round-off"],
+)
+def test_the_proof_in_words(verification, proof):
+    common = {"max_rel_diff": 2e-7, "tolerance": 1e-4, "noise": 0.0, "runs": [{}, {}]}
+    side = {"macs": 2, "path": "small.onnx"}
+    told = {"verification": {**common, **verification}, "input": side, "output": side, "latency": [], "accuracy": None}
+    assert report._verdict(told).splitlines()[0] == proof
