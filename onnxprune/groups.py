@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune.axes import Atom, Axes, Axis, positions, walk
+from onnxprune.axes import Atom, Axes, Axis, Sum, positions, walk
 from onnxprune.model import Array, Constant, Node
 from onnxprune.trace import Trace
 
@@ -90,7 +90,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
         for atom in partition.atoms(axis)
     }
     members: dict[Atom, list[Member]] = {}
-    finder = _RoleFinder(traced)
+    finder = _RoleFinder(traced, constant)
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)
         if weight is None or not weight.is_weight or use.node < 0:
@@ -101,7 +101,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
                     role = finder.role(use.node, use.slot, atom)
                     node = traced.model.nodes[use.node].name
                     members.setdefault(atom, []).append(Member(use.constant, node, dim, axis, role))
-    kinds = _Kinds(traced, members)
+    kinds = _Kinds(traced, constant)
     found = [_group(traced, atom, tuple(parts), kinds) for atom, parts in members.items()]
     return tuple(_unique(found))
 
@@ -144,7 +144,7 @@ def _outer_factors(axis: Axis, atom: Atom) -> Iterator[Atom]:
     """Yield the atoms that stand left of `atom` in a product of `axis`."""
     if isinstance(axis, Atom):
         return
-    if hasattr(axis, "parts"):
+    if isinstance(axis, Sum):
         for part in axis.parts:
             yield from _outer_factors(part, atom)
         return
@@ -194,13 +194,13 @@ def _unique(found: list[Group]) -> Iterator[Group]:
 class _RoleFinder:
     """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op."""
 
-    def __init__(self, traced: Trace) -> None:
+    def __init__(self, traced: Trace, constant: set[str]) -> None:
         self._traced = traced
+        self._constant = constant
         self._consumers: dict[str, list[tuple[Node, int]]] = {}
         for node in traced.model.nodes:
             for slot, name in enumerate(node.inputs):
                 self._consumers.setdefault(name, []).append((node, slot))
-        self._constant = constant_values(traced)
         self._contracted: dict[int, set[Atom]] = {}
 
     def role(self, node: int, slot: int, atom: Atom) -> Role:
@@ -230,12 +230,11 @@ class _RoleFinder:
 class _Kinds:
     """What people call the units: decided by the ops that their atoms take part in."""
 
-    def __init__(self, traced: Trace, members: dict[Atom, list[Member]]) -> None:
+    def __init__(self, traced: Trace, constant: set[str]) -> None:
         self._partition = traced.partition
         self._heads: set[Atom] = set()
         self._dims: set[Atom] = set()
         self.lanes: dict[Atom, int] = {}
-        constant = constant_values(traced)
         for coupling in traced.couplings.values():
             if coupling.node.op in _CONVOLUTIONS and len(coupling.inputs) > 1 and coupling.inputs[1]:
                 self._add_lanes(coupling.inputs[0] or ())

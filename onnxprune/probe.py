@@ -57,7 +57,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Probe:
-    """Two or three settings side by side; what is the same under all of them counts as static."""
+    """Up to three settings side by side; what is the same under all of them counts as static."""
 
     settings: tuple[Setting, ...]
     from_sizes: frozenset[str]  # known values that depend on the size of some runtime tensor
@@ -166,24 +166,25 @@ _ATTEMPTS = (
     (_FIRST, _SECOND),
     tuple(choice.alike() for choice in (_FIRST, _SECOND, _THIRD)),  # dims of two names that must be equal
     tuple(choice.alike() for choice in (_FIRST, _SECOND)),
-    (
-        Choice((11 * 24,), (17 * 24,), (224,)),
-        Choice((13 * 24,), (19 * 24,), (352,)),
-    ),  # frames of videos, blocks of text
+    # Frames of videos and blocks of text come in multiples.
+    (Choice((11 * 24,), (17 * 24,), (224,)), Choice((13 * 24,), (19 * 24,), (352,))),
     # Some exporters fix the batch in a Reshape and call it dynamic all the same: the graph fits a batch of one.
     tuple(replace(choice, batches=(1,)) for choice in (_FIRST, _SECOND, _THIRD)),
     tuple(replace(choice, batches=(1,)).alike() for choice in (_FIRST, _SECOND)),
 )
 
 
+_STATIC = (_FIRST,)  # nothing to choose: one walk tells all
+
+
 def probe(model: Model) -> Probe:
     """Return the shapes and size values of `model` under several settings of its dynamic dims."""
     best: tuple[Setting, ...] = ()
-    for attempt in _ATTEMPTS:
+    for attempt in _ATTEMPTS if any(True for port in model.inputs for _ in dynamic_dims(port)) else (_STATIC,):
         settings = tuple(_run(model, choice.of(model.inputs)) for choice in attempt)
         if not best or _misfits(settings) < _misfits(best):
             best = settings
-        if not _misfits(best) or not any(port for port in model.inputs for _ in dynamic_dims(port)):
+        if not _misfits(best):
             break
     return Probe(best, frozenset(_from_sizes(model, best)))
 

@@ -10,7 +10,7 @@ because exporters share one tensor between unrelated nodes. Values that follow f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune import rules
@@ -186,13 +186,12 @@ class _Tracer:
         finder = SizeFinder(self.model, self.probe, self.values)
         for use in self.uses:
             name = use.constant
-            folded = use.node >= 0 and self.probe.static_value(name) is not None
-            if name in self.model.constants or folded:
+            inside = use.node >= 0
+            if name in self.model.constants or (inside and self.probe.static_value(name) is not None):
                 continue
             coupling = self.couplings.get(use.node)
             if coupling is not None and any(write.target == use.slot for write in coupling.writes):
                 continue
-            inside = use.node >= 0
             why = (
                 "used as data together with a dynamic size" if inside else "read by a graph output, a branch or a loop"
             )
@@ -237,16 +236,19 @@ class SizeFinder:
         if picked is not None:
             return frozenset(picked)
         if node.op in ("Shape", "Size"):
-            axes = self._values.get(node.inputs[0], ())
-            return frozenset(axes[node.attrs.get("start", 0) : node.attrs.get("end", len(axes))])
+            return frozenset(self._measured(node))
         return frozenset().union(*(self._found[i] for i in node.inputs if i))
 
-    def _picked(self, node: Node) -> list[Axis] | None:
+    def _measured(self, node: Node) -> Axes:
+        """Return the axes whose sizes a Shape or Size reads."""
+        return self._values.get(node.inputs[0], ())[node.attrs.get("start", 0) : node.attrs.get("end")]
+
+    def _picked(self, node: Node) -> Sequence[Axis] | None:
         """Return the axes that a Gather or Slice of a Shape picks, None for any other node."""
         shape = self._producer.get(node.inputs[0]) if node.inputs else None
         if shape is None or shape.op != "Shape" or shape.inputs[0] not in self._values:
             return None
-        axes = list(self._values[shape.inputs[0]])[shape.attrs.get("start", 0) : shape.attrs.get("end")]
+        axes = self._measured(shape)
         steering = [self._probe.static_value(name) for name in node.inputs[1:]]
         if node.op == "Gather" and steering[0] is not None:
             return [axes[int(i)] for i in steering[0].ravel()]
