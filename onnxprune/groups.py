@@ -158,7 +158,7 @@ def constant_values(traced: Trace) -> set[str]:
     """Return the names of constants and of what nodes compute from constants alone, such as a transposed weight."""
     constant = set(traced.model.constants)
     for node in traced.model.nodes:
-        if node.inputs and all(name in constant for name in node.inputs if name):
+        if node.inputs and all(name in constant for name in (*node.inputs, *node.captured) if name):
             constant.update(node.outputs)
     return constant
 

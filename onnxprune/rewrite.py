@@ -221,7 +221,7 @@ class _Rewriter:
         """Whether some node outside the trace (size arithmetic, a branch) reads the constant as it is."""
         traced = {(use.node, use.slot) for use in uses}
         for node in self.traced.model.nodes:
-            if name in node.captured:
+            if any(name in body.outputs for body in node.bodies):
                 return True
             if any(n == name and (node.index, slot) not in traced for slot, n in enumerate(node.inputs)):
                 return True

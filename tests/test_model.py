@@ -337,9 +337,12 @@ def test_subgraphs_tell_what_they_capture():
         infer=False,
         w=(6,),
     )
-    node = view(proto).nodes[0]
+    found = view(proto)
+    node = found.nodes[found.top[0]]
     assert node.captured == ("x", "w")
     assert "then_branch" not in node.attrs
+    assert [body.outputs for body in node.bodies] == [("p",), ("x",)]
+    assert [found.nodes[index].op for index in node.bodies[0].nodes] == ["Add", "Relu"]
 
 
 # -- arrays ----------------------------------------------------------------------------------------------------------
@@ -458,7 +461,7 @@ def rich():
     proto = model(
         "a = Conv(x, w1, b1)",
         "b = my.Odd(a)",
-        "c = my.Twice(b)",
+        "c = my.Odder(b)",
         "y = Conv(c, w2)",
         "dead = Relu(a)",
         "deader = Add(dead, spare)",

@@ -100,17 +100,19 @@ def test_a_batch_of_groups_of_eight():
     assert [found.is_static("y", dim) for dim in range(3)] == [False, True, True]
 
 
-def test_sizes_of_a_value_of_unknown_shape():
-    found = probed("i = NonZero(x)", "y = Cast<to = 1>(i)", x=ROWS)
-    assert found.sizes("i") is None
-    assert found.sizes("x") == [(11, 13, 3), (6, 6, 6)]
+def test_a_size_that_depends_on_data_is_assumed_and_never_static():
+    found = probed("i = NonZero(x)", "y = Cast<to = 1>(i)", x="float[2,3,6,6] x", y="float[] y")
+    assert found.sizes("y") == [(4, 4, 4), (59, 61, 6)]
+    assert [found.is_static("y", dim) for dim in range(2)] == [True, False]
+    assert found.value("y") is None
 
 
 def test_a_value_of_unknown_shape_is_absent():
-    found = probed("i = NonZero(x)", "y = Cast<to = 1>(i)", x=ROWS)
-    assert found.shape("i") is None
+    found = probe(view(model("y = my.Odd(x)", x=ROWS, imports='"my" : 1', infer=False)))
+    assert found.shape("y") is None
+    assert found.sizes("y") is None
+    assert found.sizes("x") == [(11, 13, 3), (6, 6, 6)]
     assert not found.is_static("y", 0)
-    assert found.value("y") is None
 
 
 def test_the_type_of_a_value():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -57,11 +57,20 @@ class Coupling:
 class Site:
     """One application of a rule to a node."""
 
-    def __init__(self, node: Node, inputs: list[Axes | None], partition: Partition, probe: Probe) -> None:
+    def __init__(
+        self,
+        node: Node,
+        inputs: list[Axes | None],
+        partition: Partition,
+        probe: Probe,
+        look_up: Callable[[str], Axes | None] = lambda _: None,
+    ) -> None:
         self.node = node
         self.partition = partition
         self.coupling = Coupling(node, inputs, [None] * len(node.outputs))
         self._probe = probe
+        self.given: dict[str, Axes] = {}  # axes of the inputs of bodies, by name
+        self._look_up = look_up  # axes of a value inside a body
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -96,6 +105,21 @@ class Site:
         """Return the number of entries of an input that is a vector of sizes or positions."""
         shape = self._probe.shape(self.node.inputs[slot])
         return math.prod(shape) if shape is not None else 0
+
+    def inner_sizes(self, name: str) -> list[Sizes]:
+        """Return the sizes of a value inside a body under every setting of the probe."""
+        return self._pairs(name)
+
+    def inner(self, name: str) -> Axes:
+        """Return the axes of a value inside a body."""
+        axes = self._look_up(name)
+        if axes is None:
+            raise CannotUnify(f"the shape of {name!r} is unknown")
+        return axes
+
+    def give_inner(self, name: str, axes: Sequence[Axis]) -> None:
+        """Give the axes of an input of a body."""
+        self.given[name] = tuple(axes)
 
     def input_sizes(self, slot: int) -> list[Sizes]:
         """Return the sizes of an input under every setting of the probe."""
@@ -153,6 +177,12 @@ class Site:
         """Return a new locked axis for a dim whose size the op computes."""
         axis = self.new(dim, index, name)
         self.lock(axis, f"its size is computed by {self.node.op}")
+        return axis
+
+    def unknown(self, size: int, reason: str) -> Axis:
+        """Return a new locked axis whose size is known at run time alone."""
+        axis = fresh(size, "t", dynamic=True)
+        self.lock(axis, reason)
         return axis
 
     def new(self, dim: int, index: int = 0, name: str = "x") -> Axis:

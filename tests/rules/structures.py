@@ -524,6 +524,21 @@ def _weights():
     yield _case("two-outputs", conv("b = Relu(a)", "z = GlobalAveragePool(a)", y="float[] y, float[] z"), "")
 
 
+def _functions():
+    """Calls of model-local functions, which are inlined."""
+    act = '<domain: "my", opset_import: ["" : 18]> Act (u) => (w) {\n v = Relu(u)\n w = Neg(v)\n}'
+    mlp = (
+        '<domain: "my", opset_import: ["" : 18, "my" : 1]> Mlp (u, p, q) => (w) '
+        "{\n a = MatMul(u, p)\n b = my.Act(a)\n w = MatMul(b, q)\n}"
+    )
+    yield _case("local-function", conv("b = my.Act(a)", imports='"my" : 1', functions=act), C8)
+    yield _case(
+        "nested-functions-with-weights",
+        dense("b = my.Mlp(a, p, q)", imports='"my" : 1', functions=f"{act}\n{mlp}", p=(8, 7), q=(7, 8)),
+        "8 neurons, 7 neurons, 8 neurons"
+    )  # fmt: skip
+
+
 STRUCTURES: tuple[Case, ...] = (
     *_convolutional(),
     *_attention(),
@@ -532,4 +547,5 @@ STRUCTURES: tuple[Case, ...] = (
     *_lengths(),
     *_language(),
     *_weights(),
+    *_functions(),
 )

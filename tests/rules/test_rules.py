@@ -470,4 +470,11 @@ def test_a_line_is_read_when_it_is_registered():
 
 def test_every_rule_is_said_in_one_line():
     assert not [entry.op for entry in RULES.values() if not entry.text or "\n" in entry.text]
-    assert {entry.family for entry in RULES.values()} == {"line", "function", "elementwise", "reduction", "mixing"}
+    assert {entry.family for entry in RULES.values()} == {
+        "line",
+        "function",
+        "elementwise",
+        "reduction",
+        "mixing",
+        "control",
+    }
