@@ -8,6 +8,7 @@ A `Model` is never changed; `rewrite` makes a new protobuf.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -74,6 +75,7 @@ class Port:
     name: str
     dtype: np.dtype[Any] | None  # None for sequences and maps
     shape: tuple[int | str | None, ...] | None  # a str or None marks a dynamic dim; None is an unknown rank
+    below: int | None = field(default=None, compare=False)  # bound of indices into an embedding, where it is one
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,8 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
         tensor = _constant_of(node_proto)
         if tensor is not None:
             constants[node.outputs[0]] = Constant(node.outputs[0], tensor, tuple(tensor.dims), node.index)
+    bounds = _index_bounds([node for node, _ in nodes], constants)
+    inputs = (_port(info) for info in proto.graph.input if info.name not in constants)
     return Model(
         proto=proto,
         path=path,
@@ -232,9 +236,33 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
         protos=tuple(node_proto for _, node_proto in nodes),
         top=top,
         constants=MappingProxyType(constants),
-        inputs=tuple(_port(info) for info in proto.graph.input if info.name not in constants),
+        inputs=tuple(dataclasses.replace(port, below=bounds.get(port.name)) for port in inputs),
         outputs=tuple(_port(info) for info in proto.graph.output),
     )
+
+
+_REARRANGING = frozenset(
+    ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+)
+
+
+def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:
+    """Return for values that are indices into constants (token ids) how many entries the smallest of these has.
+
+    Goes backwards from each Gather through ops that leave numbers as they are.
+    """
+    bounds: dict[str, int] = {}
+    for node in reversed(nodes):
+        bound = min((bounds[name] for name in node.outputs if name in bounds), default=None)
+        source = None
+        if node.op == "Gather" and node.inputs[0] in constants:
+            shape, axis = constants[node.inputs[0]].shape, node.attrs.get("axis", 0)
+            source, bound = node.inputs[1], shape[axis] if -len(shape) <= axis < len(shape) else None
+        elif node.op in _REARRANGING and node.inputs:
+            source = node.inputs[0]
+        if source and bound is not None:
+            bounds[source] = min(bound, bounds.get(source, bound))
+    return bounds
 
 
 def _flatten(graph: GraphProto, opsets: Mapping[str, int], nodes: list[tuple[Node, NodeProto]]) -> tuple[int, ...]:

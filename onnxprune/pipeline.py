@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxprune import allocate, check, cost, importance, rewrite, verify
 from onnxprune.axes import Atom, Mask
-from onnxprune.data import Data, load_data
+from onnxprune.data import Data, load_data, with_shapes
 from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, matrices, weights
 from onnxprune.measure import Comparison, compare_models
@@ -55,6 +55,7 @@ class Options:
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
     latency: bool = True  # whether to measure it
     seed: int = 0  # of the random criterion and of random feeds
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
 
     def checked(self) -> Options:
         """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
@@ -74,6 +75,7 @@ class Options:
             threads=check.count("threads", self.threads, 0),
             latency=check.flag("latency", self.latency),
             seed=check.count("seed", self.seed, 0),
+            inputs=check.shapes("inputs", self.inputs),
         )
 
 
@@ -165,7 +167,7 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
         data: path of an .npz with one array per input (first axis samples) and optionally ``labels``: the models
             are then compared on it, and accuracy is reported.
         **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, ratios (a dict
-            glob -> ratio is accepted), provider, threads, latency, seed.
+            glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape).
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -256,7 +258,7 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
         before: the reference, as for `prune`.
         after: the model that shall replace it.
         data: path of an .npz, as for `prune`.
-        **options: provider, threads, batch, budget_s, seed, memory.
+        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape).
 
     Raises:
         InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
@@ -265,6 +267,7 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
     for name in options:
         check.choice("option", name, known)
     models = load(before), load(after)
+    options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
     counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
     return compare_models(*models, data=_samples(data, models[0]), macs=counted, **options)
 
@@ -277,6 +280,7 @@ Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tu
 
 def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
     data, stamped = _samples(given, model), stamps(model.data_files)
+    ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     found = groups(traced)
@@ -290,9 +294,9 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
     with publish(rewritten.proto, model.folder) as (path, finish):
         progress("verifying: masked = pruned")
         after = verify.read_back(path)
-        verification = verify.verify(traced, masks, after, data, options.seed)
+        verification = verify.verify(traced, masks, after, data, options.seed, inputs=ports)
         if not verification.passed:
-            raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed))
+            raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed, inputs=ports))
         comparison = _measure(model, after, options, data, progress)
         report = build_report(
             before=model,
@@ -444,6 +448,7 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
         budget_s=_LATENCY_BUDGET_S if options.latency else _NO_BUDGET_S,
         seed=options.seed,
         memory=False,
+        shapes=dict(options.inputs),
     )
 
 

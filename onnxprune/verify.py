@@ -97,7 +97,15 @@ class Verification:
         return max((run.max_rel_diff for run in self.runs), default=0.0)
 
 
-def verify(traced: Trace, kept: Kept, pruned: Model, data: Data | None = None, seed: int = 0) -> Verification:
+def verify(
+    traced: Trace,
+    kept: Kept,
+    pruned: Model,
+    data: Data | None = None,
+    seed: int = 0,
+    *,
+    inputs: Sequence[Port] | None = None,
+) -> Verification:
     """Compare a pruned model with the masked one it must equal.
 
     Args:
@@ -106,6 +114,7 @@ def verify(traced: Trace, kept: Kept, pruned: Model, data: Data | None = None, s
         pruned: the file that was written, as it was read back.
         data: samples to compare on; random feeds without.
         seed: of the random feeds.
+        inputs: those of the model, where the caller fixes the shape of some.
 
     Raises:
         ModelError: when the original itself cannot be run.
@@ -117,7 +126,7 @@ def verify(traced: Trace, kept: Kept, pruned: Model, data: Data | None = None, s
         return Verification((), tolerance, problem)
     reference = masked(traced, kept)
     with _open(reference, traced.model.folder) as dense:
-        cases = _references(dense, settings(traced.model, dense, data, seed))
+        cases = _references(dense, settings(traced.model, dense, data, seed, inputs))
     try:
         session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder)
     except ModelError as error:
@@ -254,7 +263,9 @@ def _distance(reference: Array, output: Array) -> tuple[float, float, bool]:
     return absolute, absolute / max(float(np.abs(wide[usable]).max()), 1e-30), True
 
 
-def settings(model: Model, session: Session, data: Data | None = None, seed: int = 0) -> list[Case]:
+def settings(
+    model: Model, session: Session, data: Data | None = None, seed: int = 0, inputs: Sequence[Port] | None = None
+) -> list[Case]:
     """Return two settings of the dynamic dims with feeds on which the model runs.
 
     Args:
@@ -262,6 +273,7 @@ def settings(model: Model, session: Session, data: Data | None = None, seed: int
         session: a session of it, to find sizes that it accepts.
         data: samples to take the feeds from; without, random numbers.
         seed: of the random numbers.
+        inputs: those of the model, where the caller fixes the shape of some.
 
     Returns:
         Two cases, or one where the data holds too few samples for a second one.
@@ -271,7 +283,7 @@ def settings(model: Model, session: Session, data: Data | None = None, seed: int
     """
     if data is not None:
         return _sampled(model.inputs, session, data)
-    return [_runnable(model.inputs, session, which, seed) for which in (0, 1)]
+    return [_runnable(inputs or model.inputs, session, which, seed) for which in (0, 1)]
 
 
 def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
@@ -286,7 +298,10 @@ def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int) -
             reason = reason or str(error)
         else:
             return dims, feeds
-    raise DataError(f"the original model runs on none of the sizes tried for its dynamic dims; use --data. {reason}")
+    raise DataError(
+        "the original model runs on none of the sizes tried for its dynamic dims; give sizes with --input NAME=SHAPE, "
+        f"or samples with --data. {reason}"
+    )
 
 
 def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]:
@@ -330,20 +345,36 @@ def _tolerance(model: Model) -> float:
 # -- which group broke it ----------------------------------------------------------------------------------
 
 
-def blame(traced: Trace, kept: Kept, groups: Sequence[Group], data: Data | None = None, seed: int = 0) -> list[str]:
-    """Return the names of a smallest set of cut groups that fails alone, by halving."""
+def blame(
+    traced: Trace,
+    kept: Kept,
+    groups: Sequence[Group],
+    data: Data | None = None,
+    seed: int = 0,
+    *,
+    inputs: Sequence[Port] | None = None,
+) -> list[str]:
+    """Return the names of a smallest set of cut groups that fails alone, by halving; arguments as for `verify`."""
     suspects = [group for group in groups if group.atom in kept]
     while len(suspects) > 1:
         middle = len(suspects) // 2
         halves = (suspects[:middle], suspects[middle:])
-        failing = next((half for half in halves if not _passes(traced, kept, half, data, seed)), None)
+        failing = next((half for half in halves if not _passes(traced, kept, half, data, seed, inputs=inputs)), None)
         if failing is None:
             break  # only together
         suspects = failing
     return [group.name for group in suspects]
 
 
-def _passes(traced: Trace, kept: Kept, groups: Sequence[Group], data: Data | None, seed: int) -> bool:
+def _passes(
+    traced: Trace,
+    kept: Kept,
+    groups: Sequence[Group],
+    data: Data | None,
+    seed: int,
+    *,
+    inputs: Sequence[Port] | None,
+) -> bool:
     part = {group.atom: kept[group.atom] for group in groups}
     proto = rewrite(traced, part).proto
     if problems(proto) is not None:
@@ -351,7 +382,7 @@ def _passes(traced: Trace, kept: Kept, groups: Sequence[Group], data: Data | Non
     folder = traced.model.folder
     try:
         with _open(masked(traced, part), folder) as dense, _open(proto, folder) as pruned:
-            cases = _references(dense, settings(traced.model, dense, data, seed))
+            cases = _references(dense, settings(traced.model, dense, data, seed, inputs))
             _, problem = _compare(pruned, cases, _tolerance(traced.model))
     except ModelError:
         return False

@@ -679,3 +679,15 @@ def test_a_file_that_only_looks_like_external_data_stays(tmp_path):
     with staged(linear(), tmp_path / "out.onnx", tmp_path):
         pass
     assert (tmp_path / "out.onnx.data").read_text() == "of somebody else"
+
+
+# -- indices ---------------------------------------------------------------------------------------------------------
+
+
+def test_indices_into_an_embedding_have_its_range():
+    proto = model(
+        "i = Cast<to = 7>(ids)", "u = Unsqueeze(i, zero)", "e = Gather(table, u)", "o = Gather(short, i)",
+        "m = Cast<to = 1>(mask)", "y = ReduceSum(e)", "z = Add(o, m)",
+        x="int32[s] ids, int64[s, 1] mask", y="float[] y, float[] z", table=(9, 4), short=(5, 4), zero=[0],
+    )  # fmt: skip
+    assert [(port.name, port.below) for port in view(proto).inputs] == [("ids", 5), ("mask", None)]

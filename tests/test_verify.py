@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from onnxprune import model as boundary
 from onnxprune import rules, verify
-from onnxprune.data import Data
+from onnxprune.data import Data, with_shapes
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.groups import groups
 from onnxprune.model import load, view
@@ -180,7 +180,7 @@ def test_a_group_whose_model_does_not_run_is_blamed(monkeypatch):
 @pytest.mark.usefixtures("wrong_softmax")
 def test_groups_that_fail_only_together_are_blamed_together(monkeypatch):
     traced, kept = planned(chain())
-    monkeypatch.setattr(verify, "_passes", lambda *args: len(args[2]) < 2)
+    monkeypatch.setattr(verify, "_passes", lambda *args, **_: len(args[2]) < 2)
     assert len(blame(traced, kept, groups(traced))) == 2
 
 
@@ -438,9 +438,17 @@ def test_no_size_that_the_model_runs_on():
     with pytest.raises(DataError) as caught:
         settings(view(proto), session(proto))
     start = (
-        "the original model runs on none of the sizes tried for its dynamic dims; use --data. ONNX Runtime cannot run "
+        "the original model runs on none of the sizes tried for its dynamic dims; "
+        "give sizes with --input NAME=SHAPE, or samples with --data. ONNX Runtime cannot run "
     )
     assert str(caught.value).startswith(start)
+
+
+def test_a_shape_that_is_given_makes_it_run():
+    proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,t] x", to=[7, 11], w=(11, 2), infer=False)
+    found = view(proto)
+    cases = settings(found, session(proto), inputs=with_shapes(found.inputs, {"x": (7, 11)}))
+    assert [feeds["x"].shape for _, feeds in cases] == [(7, 11), (7, 11)]
 
 
 def test_feeds_follow_the_seed():
