@@ -26,6 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 ZOO = Path(__file__).resolve().parent / "zoo"
 INDEX = ZOO / "index.json"
 SMALL = 16  # elements up to which a constant stays as it is
+UNKNOWN = 512  # elements from which a tensor of unknown role is taken for a weight
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 # Recipes: a distribution and its two parameters.
@@ -191,7 +192,9 @@ class _RoleFinder:
             return ROLES[node.op_type].get(slot)
         if node.op_type in _SUMS:
             return BIAS if sum(size > 1 for size in shape) < 2 else TABLE
-        return TABLE if node.op_type in ("Concat", "Where", "MatMul", "Einsum") else None
+        if node.op_type in ("Concat", "Where", "MatMul", "Einsum", "Expand"):
+            return TABLE
+        return f"normal 0 {1 / math.sqrt(math.prod(shape[1:])):.3g}" if math.prod(shape) > UNKNOWN else None
 
     def _sink(self, name: str, shape: tuple[int, ...]) -> tuple[NodeProto | None, int, tuple[int, ...]]:
         """Return the consumer that gives a tensor its meaning, the slot, and the shape it has there."""
