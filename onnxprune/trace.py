@@ -71,6 +71,7 @@ class _Tracer:
             reason = f"it is part of the graph output {port.name!r}"
             for axis in self._axes(port.name, -1, 0) or ():
                 self.partition.lock(axis, Lock(reason, port.name))
+        self._contract_dynamic()
         self._read_sizes()
         return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses))
 
@@ -200,6 +201,15 @@ class _Tracer:
         for axis in axes or ():
             self.partition.lock(axis, Lock(reason, node.name))
 
+    def _contract_dynamic(self) -> None:
+        """Lock what is summed over as one axis with a dynamic size: such a sum cannot be masked by a constant."""
+        for coupling in self.couplings.values():
+            for slot, dim in coupling.contracted:
+                axis = (coupling.inputs[slot] or ())[dim]
+                if any(atom.dynamic for atom in self.partition.atoms(axis)):
+                    reason = f"{coupling.node.op} sums over it and a dynamic size at once"
+                    self._lock((axis,), reason, coupling.node)
+
     # -- sizes used as data ----------------------------------------------------------------------------
 
     def _read_sizes(self) -> None:
@@ -273,6 +283,8 @@ class SizeFinder:
         if shape is None or shape.op != "Shape" or shape.inputs[0] not in self._values:
             return None
         axes = self._measured(shape)
+        if node.op == "Slice" and node.version < 10:
+            return axes[node.attrs["starts"][0] : node.attrs["ends"][0]]
         steering = [self._probe.static_value(name) for name in node.inputs[1:]]
         if node.op == "Gather" and steering[0] is not None:
             return [axes[int(i)] for i in steering[0].ravel()]

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 
 from onnxprune.groups import Group, groups
-from onnxprune.model import load, problems, view
+from onnxprune.model import Model, load, problems, view
 from onnxprune.rewrite import masked, rewrite
-from onnxprune.runtime import open_session, random_feeds
+from onnxprune.runtime import Session, open_session, random_feeds
 from onnxprune.trace import Trace, trace
-from onnxprune.verify import settings
+from onnxprune.verify import NOISE_FACTOR, TOLERANCES, settings
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ def check(
     *,
     only: Iterable[str] | None = None,
     seed: int = 0,
-    share: float = 0.5,
+    share: float | None = 0.5,
     inner: bool = True,
     at: Iterable[Mapping[str, int]] = (),
+    quick: bool = False,
 ) -> Checked:
     """Cut groups of a model at random and assert that masking and pruning agree.
 
@@ -52,9 +53,11 @@ def check(
         source: path or ModelProto.
         only: names of the groups to cut; all that are free and exact by default.
         seed: of the kept sets and of the feeds.
-        share: of the units that stay.
+        share: of the units that stay; None draws one for each group.
         inner: whether inner factors (head dims) are cut too.
         at: sizes of the dynamic dims to compare on; without, those that `verify` chooses.
+        quick: whether the sessions are opened without optimizations, on one thread: for many small graphs. A
+            difference above the tolerance is then held against the measured round-off, as `verify` does.
     """
     model = load(source)
     traced = trace(model)
@@ -64,24 +67,44 @@ def check(
     chosen = [group for group in able if only is None or group.name in set(only)]
     kept = {}
     for group in chosen:
+        part = rng.uniform() if share is None else share
         mask = np.zeros(group.units, bool)
-        mask[rng.permutation(group.units)[: max(1, round(share * group.units))]] = True
+        mask[rng.permutation(group.units)[: max(1, round(part * group.units))]] = True
         kept[group.atom] = mask
     pruned = rewrite(traced, kept).proto
-    assert problems(pruned) is None
-    worst = 0.0
-    dense = open_session(masked(traced, kept).SerializeToString(), folder=model.folder)
-    small = open_session(pruned.SerializeToString(), folder=model.folder)
+    found_wrong = problems(pruned)
+    assert found_wrong is None or (quick and problems(model.proto)), found_wrong  # inference of old opsets has faults
+    how = {"threads": 1, "optimize": False} if quick else {}
+    reference = masked(traced, kept).SerializeToString()
+    dense = open_session(reference, folder=model.folder, **how)
+    small = open_session(pruned.SerializeToString(), folder=model.folder, **how)
     sized = [(dims, random_feeds(model.inputs, dims, seed)) for dims in at]
-    for _, feeds in sized or settings(model, dense, None, seed):
-        expected, given = dense.run(feeds), small.run(feeds)
-        assert list(expected) == list(given)
-        for name, reference in expected.items():
-            assert given[name].shape == reference.shape, name
-            assert np.isfinite(given[name].astype(np.float64)).all(), name
-            scale = max(np.abs(reference.astype(np.float64)).max(initial=0.0), 1e-30)
-            difference = np.abs(reference.astype(np.float64) - given[name].astype(np.float64)).max(initial=0.0)
-            worst = max(worst, float(difference / scale))
-    assert worst <= 1e-4, f"masked and pruned differ by {worst:.1e} of the output's range"
+    cases = [feeds for _, feeds in sized or settings(model, dense, None, seed)]
+    worst = max(_difference(dense, small, feeds) for feeds in cases)
+    limit = max(1e-4, _tolerance(model) if quick else 0.0)
+    if quick and worst > limit:
+        again = open_session(reference, folder=model.folder, threads=1)
+        limit = max(limit, NOISE_FACTOR * max(_difference(dense, again, feeds) for feeds in cases))
+    assert worst <= limit, f"masked and pruned differ by {worst:.1e} of the output's range"
     assert view(pruned).inputs == model.inputs
     return Checked(traced, found, tuple(group.name for group in chosen), pruned, worst)
+
+
+def _difference(dense: Session, small: Session, feeds: Mapping[str, np.ndarray]) -> float:
+    """Return the largest difference between the outputs of two sessions, of the range of each output."""
+    worst = 0.0
+    expected, given = dense.run(feeds), small.run(feeds)
+    assert list(expected) == list(given)
+    for name, reference in expected.items():
+        assert given[name].shape == reference.shape, f"{name}: {given[name].shape}, expected {reference.shape}"
+        assert np.isfinite(given[name].astype(np.float64)).all(), f"{name} is not finite"
+        scale = max(np.abs(reference.astype(np.float64)).max(initial=0.0), 1e-30)
+        difference = np.abs(reference.astype(np.float64) - given[name].astype(np.float64)).max(initial=0.0)
+        worst = max(worst, float(difference / scale))
+    return worst
+
+
+def _tolerance(model: Model) -> float:
+    """Return the tolerance of the least precise input of a model."""
+    names = {port.dtype.name for port in model.inputs if port.dtype is not None}
+    return max((TOLERANCES[name] for name in names if name in TOLERANCES), default=0.0)

@@ -352,6 +352,23 @@ def _sizes():
         ),
         "4 neurons, 3 neurons inside, 2 neurons inside", after={"r:1": [0, 0, 2, 2], "g:1": [0, 0, 2]}
     )  # fmt: skip
+    yield _case(
+        "sizes-by-slice-of-attributes",
+        conv(
+            "s = Shape(a)", "n = Slice<starts=[0], ends=[1], axes=[0]>(s)", "c = Slice<starts=[1], ends=[-2]>(s)",
+            "t = Concat<axis=0>(n, c, rest)", "r = Reshape(a, t)", "b = Reshape(r, s)", rest=[-1], opset=9,
+            y="float[n,5,6,6] y", infer=False
+        ),
+        C8, after={"r:1": [0, 4, -1]}
+    )  # fmt: skip
+    yield _case(
+        "sum-over-units-and-batch-at-once",
+        model(
+            "a = Gemm(x, w1)", "f = Flatten<axis=2>(a)", "h = MatMul(f, k)", "m = ReduceSum<keepdims=0>(h, zero)",
+            "y = MatMul(m, w2)", x=ROWS, w1=(6, 4), k=(1, 8), w2=(8, 3), zero=[0]
+        ),
+        N8, locks=("ReduceSum sums over it and a dynamic size at once",)
+    )  # fmt: skip
     # the size of one tensor is the shape of another, which is not cut
     for name, op in (("reshape", "z = Reshape(q, s)"), ("expand", "z = Expand(q, s)")):
         yield _case(
