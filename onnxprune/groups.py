@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxprune.axes import Atom, Axes, Axis, Sum, positions, walk
 from onnxprune.model import Array, Constant, Node
+from onnxprune.rules import Coupling
 from onnxprune.trace import Trace
 
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
@@ -201,15 +202,16 @@ class _RoleFinder:
         for node in traced.model.nodes:
             for slot, name in enumerate(node.inputs):
                 self._consumers.setdefault(name, []).append((node, slot))
-        self._contracted: dict[int, set[Atom]] = {}
+        self._contracted: dict[int, dict[Atom, set[int]]] = {}
 
     def role(self, node: int, slot: int, atom: Atom) -> Role:
         sink, slot = self._sink(self._traced.model.nodes[node], slot)
         if sink.op == "BatchNormalization":
             return "scale" if slot == 1 else "vector"
-        if atom in self._contracted_atoms(sink.index):
-            return "in"
         coupling = self._traced.couplings.get(sink.index)
+        contracted = self._contracted_atoms(sink.index)
+        if atom in contracted and (slot in contracted[atom] or not self._is_made(coupling, atom)):
+            return "in"
         has_macs = coupling is not None and coupling.macs is not None
         return "out" if has_macs and slot < 2 else "vector"
 
@@ -219,11 +221,20 @@ class _RoleFinder:
             node, slot = self._consumers[node.outputs[0]][0]
         return node, slot
 
-    def _contracted_atoms(self, index: int) -> set[Atom]:
+    def _is_made(self, coupling: Coupling | None, atom: Atom) -> bool:
+        """Whether the units come out of the node as well: those of a recurrent layer, or of a square matrix."""
+        outputs = (coupling.outputs[0] or ()) if coupling else ()
+        return any(atom in self._traced.partition.atoms(axis) for axis in outputs)
+
+    def _contracted_atoms(self, index: int) -> dict[Atom, set[int]]:
+        """Return the atoms that a node contracts, with the slots where it does."""
         if index not in self._contracted:
+            found: dict[Atom, set[int]] = {}
             coupling = self._traced.couplings.get(index)
-            axes = [(coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted] if coupling else []
-            self._contracted[index] = {atom for axis in axes for atom in self._traced.partition.atoms(axis)}
+            for slot, dim in coupling.contracted if coupling else ():
+                for atom in self._traced.partition.atoms((coupling.inputs[slot] or ())[dim]) if coupling else ():
+                    found.setdefault(atom, set()).add(slot)
+            self._contracted[index] = found
         return self._contracted[index]
 
 

@@ -30,6 +30,7 @@ LAYERS = (
     "rules.broadcast",
     "rules.reshape",
     "rules.select",
+    "rules.recurrent",
     "rules",
     "trace",
     "groups",

@@ -4,8 +4,8 @@
 or attributes. Importing this package fills `RULES`.
 """
 
-from onnxprune.rules import broadcast, reshape, select, table
+from onnxprune.rules import broadcast, recurrent, reshape, select, table
 from onnxprune.rules.registry import RULES, Entry
 from onnxprune.rules.site import Coupling, Site, Write
 
-__all__ = ["RULES", "Coupling", "Entry", "Site", "Write", "broadcast", "reshape", "select", "table"]
+__all__ = ["RULES", "Coupling", "Entry", "Site", "Write", "broadcast", "recurrent", "reshape", "select", "table"]

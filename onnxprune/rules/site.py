@@ -369,7 +369,7 @@ class _Match:
         for slot, operand in enumerate(self.pattern.inputs):
             for item in letters(operand):
                 present = item.name in (self.spreads if isinstance(item, Spread) else self.bound)
-                if not present or item.name in outside:
+                if not present or item.name in outside or item.locked:
                     continue
                 if sum(item.name in names for names in inside) == 1 and not self.sums:
                     for axis in self._axes_of(item):

@@ -14,6 +14,7 @@ import onnx
 
 from onnxprune.rules.broadcast import ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
 from tests.rules.build import FIXED, ROWS, TOKENS, conv, dense, model
+from tests.rules.recurrent_cases import recurrent_cases
 
 
 @dataclass(frozen=True)
@@ -770,4 +771,5 @@ CASES: tuple[Case, ...] = (
     *_gathers(),
     *_pads(),
     *_resizes(),
+    *recurrent_cases(case),
 )
