@@ -32,6 +32,7 @@ from onnxprune.model import (
     inferred_shapes,
     numpy_type,
 )
+from onnxprune.shapes_quantized import SHAPES
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
@@ -251,15 +252,30 @@ class _Walk:
         names = [name for name in (*node.inputs, *node.captured) if name]
         known = {name: self.types[name] for name in names if name in self.types}
         inferred = self._inference.outputs(node, known, self._known(node))
+        contributed = self._contributed(node) if inferred is None else {}
         for name in filter(None, node.outputs):
             kind, shape = (inferred or {}).get(name, (0, None))
             if shape is not None:
                 self.types[name] = kind, shape
+            elif name in contributed:
+                self.types[name] = contributed[name]
             elif node.op in _LIKE_THEIR_INPUT and node.inputs[0] in self.types:
                 self.types[name] = self.types[node.inputs[0]]
             elif name in self._elsewhere:
                 self.types[name] = self._elsewhere[name]
         return inferred == {} or self._is_misshapen(node)
+
+    def _contributed(self, node: Node) -> dict[str, TensorType]:
+        """Return what the table says of the outputs of an op that onnx does not know."""
+        function = SHAPES.get(node.op)
+        if function is None:
+            return {}
+        types = [self.types.get(name) for name in node.inputs]
+        try:
+            outputs = function(node, types, self._known(node))
+        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):  # inputs that do not fit, or unknown
+            return {}
+        return {name: typed for name, typed in zip(node.outputs, outputs, strict=False) if name and typed is not None}
 
     def _is_misshapen(self, node: Node) -> bool:
         """Whether a Reshape changes the number of elements, which inference does not always see."""

@@ -6,7 +6,7 @@ random half and compares on two settings of the dynamic dims, or on sizes that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from onnxprune.rewrite import masked, rewrite
 from onnxprune.runtime import open_session, random_feeds
 from onnxprune.trace import Trace, trace
 from onnxprune.verify import settings
+
+TOLERANCE = 1e-4  # of the output's range: float32 round-off is 1e-6 and less, a wrong slice gives 1e-2 and more
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def check(
     seed: int = 0,
     share: float = 0.5,
     inner: bool = True,
-    at: Iterable[Mapping[str, int]] = (),
+    at: Collection[Mapping[str, int]] = (),
 ) -> Checked:
     """Cut groups of a model at random and assert that masking and pruning agree.
 
@@ -69,9 +71,20 @@ def check(
         kept[group.atom] = mask
     pruned = rewrite(traced, kept).proto
     assert problems(pruned) is None
+    dense = masked(traced, kept)
+    worst = _distance(model, dense, pruned, seed, at)
+    if worst > TOLERANCE:  # an optimization of the runtime that approximates may take hold of one of them alone
+        worst = _distance(model, dense, pruned, seed, at, optimize=False)
+    assert worst <= TOLERANCE, f"masked and pruned differ by {worst:.1e} of the output's range"
+    assert view(pruned).inputs == model.inputs
+    return Checked(traced, found, tuple(group.name for group in chosen), pruned, worst)
+
+
+def _distance(model, masked_proto, pruned, seed, at, *, optimize=True) -> float:
+    """Return the largest difference over the largest magnitude of an output."""
     worst = 0.0
-    dense = open_session(masked(traced, kept).SerializeToString(), folder=model.folder)
-    small = open_session(pruned.SerializeToString(), folder=model.folder)
+    dense = open_session(masked_proto.SerializeToString(), folder=model.folder, optimize=optimize)
+    small = open_session(pruned.SerializeToString(), folder=model.folder, optimize=optimize)
     sized = [(dims, random_feeds(model.inputs, dims, seed)) for dims in at]
     for _, feeds in sized or settings(model, dense, None, seed):
         expected, given = dense.run(feeds), small.run(feeds)
@@ -82,6 +95,4 @@ def check(
             scale = max(np.abs(reference.astype(np.float64)).max(initial=0.0), 1e-30)
             difference = np.abs(reference.astype(np.float64) - given[name].astype(np.float64)).max(initial=0.0)
             worst = max(worst, float(difference / scale))
-    assert worst <= 1e-4, f"masked and pruned differ by {worst:.1e} of the output's range"
-    assert view(pruned).inputs == model.inputs
-    return Checked(traced, found, tuple(group.name for group in chosen), pruned, worst)
+    return worst

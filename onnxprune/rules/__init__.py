@@ -4,8 +4,20 @@
 or attributes. Importing this package fills `RULES`.
 """
 
-from onnxprune.rules import broadcast, recurrent, reshape, select, table
+from onnxprune.rules import broadcast, quantized, recurrent, reshape, select, table
 from onnxprune.rules.registry import RULES, Entry
 from onnxprune.rules.site import Coupling, Site, Write
 
-__all__ = ["RULES", "Coupling", "Entry", "Site", "Write", "broadcast", "recurrent", "reshape", "select", "table"]
+__all__ = [
+    "RULES",
+    "Coupling",
+    "Entry",
+    "Site",
+    "Write",
+    "broadcast",
+    "quantized",
+    "recurrent",
+    "reshape",
+    "select",
+    "table",
+]

@@ -14,6 +14,7 @@ import onnx
 
 from onnxprune.rules.broadcast import ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
 from tests.rules.build import FIXED, ROWS, TOKENS, conv, dense, model
+from tests.rules.quantized_cases import quantized_cases
 from tests.rules.recurrent_cases import recurrent_cases
 
 
@@ -772,4 +773,5 @@ CASES: tuple[Case, ...] = (
     *_pads(),
     *_resizes(),
     *recurrent_cases(case),
+    *quantized_cases(case, on_images, on_rows),
 )

@@ -67,7 +67,8 @@ def _states(case, op):
     yield case(
         op, "zero-state", "s = Shape<start=1, end=2>(x)", "t = Concat<axis=0>(one, s, eight)",
         "h0 = ConstantOfShape(t)", "c0 = ConstantOfShape(t)",
-        f"h, yh{more} = {op}{_attributes()}(x, w, r, b, , h0{cell})", *last, x=STEPS, eight=[8], z=[0], after={"h.hidden_size": 4}, **rest
+        f"h, yh{more} = {op}{_attributes()}(x, w, r, b, , h0{cell})", *last, x=STEPS, eight=[8], z=[0],
+        after={"h.hidden_size": 4}, **rest
     )  # fmt: skip
     learned = ("c0 = Expand(q0, t)",) if more else ()
     yield case(
@@ -119,8 +120,9 @@ def _stacks(case):
     """Two layers, as PyTorch and tf2onnx write them."""
     yield case(
         "LSTM", "stack-of-bidirectional", f"h = LSTM{_attributes(2)}(x, w, r, b)",
-        "t = Transpose<perm=[0, 2, 1, 3]>(h)", "u = Reshape(t, s)", f"g = LSTM{_attributes(2)}(u, wb, rb, bb)", "v = Transpose<perm=[0, 2, 1, 3]>(g)",
-        "l = Reshape(v, s)", "y = MatMul(l, w2)", x=STEPS, s=[0, 0, -1], w2=(16, 5), cut="8 neurons, 8 neurons",
+        "t = Transpose<perm=[0, 2, 1, 3]>(h)", "u = Reshape(t, s)", f"g = LSTM{_attributes(2)}(u, wb, rb, bb)",
+        "v = Transpose<perm=[0, 2, 1, 3]>(g)", "l = Reshape(v, s)", "y = MatMul(l, w2)", x=STEPS, s=[0, 0, -1],
+        w2=(16, 5), cut="8 neurons, 8 neurons",
         locks=(f"LSTM {TWO_WAYS}",), **_weights("LSTM", directions=2), **_weights("LSTM", "b", 16, 2)
     )  # fmt: skip
     yield case(
