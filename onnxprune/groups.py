@@ -16,12 +16,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from onnxprune.axes import Atom, Axes, Axis, Sum, positions, walk
+from onnxprune.effective import ConstantValues
 from onnxprune.model import Array, Constant, Node
+from onnxprune.rules import Coupling
 from onnxprune.trace import Trace
 
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "QLinearConv", "ConvInteger")
+_HEAD_COUNTS = ("num_heads", "q_num_heads", "kv_num_heads")  # attributes of fused attention
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
 
 
@@ -34,14 +37,19 @@ class Member:
     dim: int
     axis: Axis
     role: Role  # the weight makes the unit, consumes it, scales it, or adds to it
+    sink: tuple[int, int]  # node and input slot where its value is consumed, after Cast, DequantizeLinear and the like
 
     def matrix(self, array: Array, atom: Atom) -> Array:
         """Return the weight as float ``[units, fan]``: all that belongs to each unit of `atom`."""
-        front = np.moveaxis(array, self.dim, 0)
-        if self.axis is not atom:
-            front = front[positions(self.axis, atom)]
-        flat = front.reshape(atom.size, -1)
-        return flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float32)
+        return _matrix(array, self.dim, self.axis, atom)
+
+
+def _matrix(array: Array, dim: int, axis: Axis, atom: Atom) -> Array:
+    front = np.moveaxis(array, dim, 0)
+    if axis is not atom:
+        front = front[positions(axis, atom)]
+    flat = front.reshape(atom.size, -1)
+    return flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +107,10 @@ def groups(traced: Trace) -> tuple[Group, ...]:
             for atom in dict.fromkeys(walk(axis)):
                 if atom in outside:
                     role = finder.role(use.node, use.slot, atom)
-                    node = traced.model.nodes[use.node].name
-                    members.setdefault(atom, []).append(Member(use.constant, node, dim, axis, role))
+                    node = traced.model.nodes[use.node]
+                    sink, slot = finder.sink(node, use.slot)
+                    member = Member(use.constant, node.name, dim, axis, role, (sink.index, slot))
+                    members.setdefault(atom, []).append(member)
     kinds = _Kinds(traced, constant)
     found = [_group(traced, atom, tuple(parts), kinds) for atom, parts in members.items()]
     return tuple(_unique(found))
@@ -201,30 +211,45 @@ class _RoleFinder:
         for node in traced.model.nodes:
             for slot, name in enumerate(node.inputs):
                 self._consumers.setdefault(name, []).append((node, slot))
-        self._contracted: dict[int, set[Atom]] = {}
+        self._contracted: dict[int, dict[Atom, set[int]]] = {}
 
     def role(self, node: int, slot: int, atom: Atom) -> Role:
-        sink, slot = self._sink(self._traced.model.nodes[node], slot)
+        sink, slot = self.sink(self._traced.model.nodes[node], slot)
         if sink.op == "BatchNormalization":
             return "scale" if slot == 1 else "vector"
-        if atom in self._contracted_atoms(sink.index):
-            return "in"
         coupling = self._traced.couplings.get(sink.index)
-        has_macs = coupling is not None and coupling.macs is not None
-        return "out" if has_macs and slot < 2 else "vector"
+        contracted = self._contracted_atoms(sink.index)
+        if atom in contracted and (slot in contracted[atom] or not self._is_made(coupling, atom)):
+            return "in"
+        if coupling is None or coupling.macs is None:
+            return "vector"
+        return "out" if slot < 2 or slot in coupling.encodings else "vector"
 
-    def _sink(self, node: Node, slot: int) -> tuple[Node, int]:
+    def sink(self, node: Node, slot: int) -> tuple[Node, int]:
         """Follow a weight through nodes that have constant inputs alone."""
         while node.outputs and node.outputs[0] in self._constant and self._consumers.get(node.outputs[0]):
             node, slot = self._consumers[node.outputs[0]][0]
         return node, slot
 
-    def _contracted_atoms(self, index: int) -> set[Atom]:
+    def _is_made(self, coupling: Coupling | None, atom: Atom) -> bool:
+        """Whether the units come out of the node as well: those of a recurrent layer, or of a square matrix."""
+        outputs = (coupling.outputs[0] or ()) if coupling else ()
+        return any(atom in self._traced.partition.atoms(axis) for axis in outputs)
+
+    def _contracted_atoms(self, index: int) -> dict[Atom, set[int]]:
+        """Return the atoms that a node contracts, with the slots where it does."""
         if index not in self._contracted:
+            found: dict[Atom, set[int]] = {}
             coupling = self._traced.couplings.get(index)
-            axes = [(coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted] if coupling else []
-            self._contracted[index] = {atom for axis in axes for atom in self._traced.partition.atoms(axis)}
+            for slot, dim in coupling.contracted if coupling else ():
+                for atom in self._traced.partition.atoms((coupling.inputs[slot] or ())[dim]) if coupling else ():
+                    found.setdefault(atom, set()).add(slot)
+            self._contracted[index] = found
         return self._contracted[index]
+
+
+def _axes_among(sizes: Iterable[Axis | int | None]) -> Iterator[Axis]:
+    return (size for size in sizes if size is not None and not isinstance(size, int))
 
 
 class _Kinds:
@@ -236,10 +261,13 @@ class _Kinds:
         self._dims: set[Atom] = set()
         self.lanes: dict[Atom, int] = {}
         for coupling in traced.couplings.values():
-            if coupling.node.op in _CONVOLUTIONS and len(coupling.inputs) > 1 and coupling.inputs[1]:
+            stated = [size for write in coupling.writes if write.target in _HEAD_COUNTS for size in write.sizes]
+            self._heads.update(atom for axis in _axes_among(stated) for atom in self._partition.atoms(axis))
+            names = coupling.node.inputs
+            if coupling.node.op in _CONVOLUTIONS:
                 self._add_lanes(coupling.inputs[0] or ())
                 self._add_lanes(coupling.outputs[0] or ())
-            elif coupling.macs and not any(name in constant for name in coupling.node.inputs[:2]):
+            elif coupling.macs and not {names[0], names[max(coupling.encodings, default=1)]} & constant:
                 self._add_attention(coupling.outputs[0] or (), coupling.macs)
 
     def _add_lanes(self, axes: Axes) -> None:
@@ -265,10 +293,41 @@ class _Kinds:
         return "channels" if atom in self.lanes else "neurons"
 
 
-def matrices(group: Group, traced: Trace) -> Iterator[tuple[Role, Array]]:
-    """Yield role and ``[units, fan]`` matrix of each weight of a group, one at a time to bound memory."""
+def matrices(group: Group, traced: Trace, values: ConstantValues | None = None) -> Iterator[tuple[Role, Array]]:
+    """Yield role and ``[units, fan]`` matrix of each weight of a group, one at a time to bound memory.
+
+    A weight counts as what its op multiplies with: dequantized, cast, normed. Constants that make one such value
+    together (a quantized weight and its scales) give one matrix.
+    """
+    values = values or ConstantValues(traced.model)
+    seen: set[tuple[int, int]] = set()
     for member in group.members:
-        yield member.role, member.matrix(traced.model.array(member.constant), group.atom)
+        if member.sink in seen:
+            continue
+        seen.add(member.sink)
+        found = list(_consumed(member, group.atom, traced, values))
+        if found:
+            yield from ((member.role, matrix) for matrix in found)
+        else:  # what the reference cannot evaluate counts as it is stored
+            alike = (other for other in group.members if other.sink == member.sink)
+            yield from ((each.role, each.matrix(traced.model.array(each.constant), group.atom)) for each in alike)
+
+
+def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues) -> Iterator[Array]:
+    """Yield the value of a weight where it is consumed, as ``[units, fan]``, for each axis that has the units."""
+    index, slot = member.sink
+    coupling = traced.couplings.get(index)
+    axes = traced.axes(coupling.inputs[slot] or ()) if coupling else ()
+    if coupling is None or not any(atom in walk(axis) for axis in axes):
+        return
+    encoding, array = coupling.encodings.get(slot), values.array(coupling.node.inputs[slot])
+    if array is None:
+        return
+    if encoding is not None:
+        array = encoding.decode([values.array(name) for name in coupling.node.inputs])
+    for dim, axis in enumerate(axes):
+        if atom in walk(axis):
+            yield _matrix(array, dim, axis, atom)
 
 
 def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:
@@ -281,6 +340,6 @@ def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:
 
 
 def weights(traced: Trace) -> dict[str, Constant]:
-    """Return the floating-point constants of rank 1 or more that enter the graph."""
+    """Return the weights of rank 1 or more that enter the graph."""
     used = {use.constant for use in traced.uses}
     return {n: c for n, c in traced.model.constants.items() if c.is_weight and c.shape and n in used}

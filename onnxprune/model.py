@@ -99,13 +99,15 @@ class Constant:
 
     @property
     def is_weight(self) -> bool:
-        """Whether it holds floating-point numbers (of any width), and not sizes, indices or switches."""
-        return self.tensor.data_type in _FLOATS
+        """Whether it holds floats, or integers of at most 8 bits: quantized weights. Sizes and indices are wider."""
+        return self.tensor.data_type in _WEIGHTS
 
 
 FLOAT, INT64, BOOL = int(TensorProto.FLOAT), int(TensorProto.INT64), int(TensorProto.BOOL)
-_FLOATS = frozenset(
-    getattr(TensorProto, name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2")
+_WEIGHTS = frozenset(
+    number
+    for name, number in TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "BFLOAT", "DOUBLE")) or name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
 )
 
 
@@ -135,7 +137,7 @@ class Model:
 
     @cached_property
     def params(self) -> int:
-        """The number of weights: elements of all floating-point constants."""
+        """The number of weights: elements of all constants that are weights."""
         return sum(constant.count for constant in self.constants.values() if constant.is_weight)
 
     @property

@@ -22,6 +22,7 @@ import numpy as np
 from onnxprune import allocate, check, cost, importance, rewrite, verify
 from onnxprune.axes import Atom, Mask
 from onnxprune.data import Data, load_data, with_shapes
+from onnxprune.effective import ConstantValues
 from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, matrices, weights
 from onnxprune.measure import Comparison, compare_models
@@ -386,10 +387,10 @@ def plan(
     """
     demands: dict[str, allocate.Demand] = {}
     rng = np.random.default_rng(options.seed)
-    shares = cost.shares(traced, found)
+    shares, values = cost.shares(traced, found), ConstantValues(traced.model)
     for group in found:
         if group.name in chosen:
-            scores = importance.score(options.criterion, matrices(group, traced), rng)
+            scores = importance.score(options.criterion, matrices(group, traced, values), rng)
             if scores is not None:
                 demands[group.name] = _demand(group, scores, chosen[group.name], shares[group.name], options)
     if chosen and not demands:

@@ -36,6 +36,7 @@ from onnxprune.model import (
     numpy_type,
     whole,
 )
+from onnxprune.shapes_quantized import SHAPES
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
@@ -269,11 +270,14 @@ class _Walk:
         names = [name for name in (*node.inputs, *node.captured) if name]
         known = {name: self.types[name] for name in names if name in self.types}
         inferred = self._inference.outputs(node, known, self._known(node))
+        contributed = self._contributed(node) if inferred is None else {}
         for name in filter(None, node.outputs):
             kind, dims = (inferred or {}).get(name, (0, None))
             shape = whole(dims)
             if shape is None and node.op in _LIKE_THEIR_INPUT and node.inputs[0] in self.types:
                 kind, shape = self.types[node.inputs[0]]
+            elif shape is None and name in contributed:
+                kind, shape = contributed[name]
             elif shape is None and name in self._elsewhere:
                 kind, shape = self._elsewhere[name]
             elif shape is None and node.op in _DATA_SIZED:
@@ -288,6 +292,18 @@ class _Walk:
             return None
         self.has_assumed |= None in dims
         return tuple(self._assumed if size is None else size for size in dims)
+
+    def _contributed(self, node: Node) -> dict[str, TensorType]:
+        """Return what the table says of the outputs of an op that onnx does not know."""
+        function = SHAPES.get(node.op)
+        if function is None:
+            return {}
+        types = [self.types.get(name) for name in node.inputs]
+        try:
+            outputs = function(node, types, self._known(node))
+        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):  # inputs that do not fit, or unknown
+            return {}
+        return {name: typed for name, typed in zip(node.outputs, outputs, strict=False) if name and typed is not None}
 
     # -- bodies ----------------------------------------------------------------------------------------
 
@@ -399,7 +415,6 @@ class _Walk:
                 self.types[name] = kind, filled
 
     # -- one node --------------------------------------------------------------------------------------
-
     def _is_misshapen(self, node: Node) -> bool:
         """Whether a Reshape changes the number of elements, which inference does not always see."""
         if node.op != "Reshape" or not {node.inputs[0], node.outputs[0]} <= self.types.keys():

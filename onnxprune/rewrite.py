@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.axes import Atom, Axis, Mask, kept_mask, walk
-from onnxprune.model import Array, Edits, apply_edits, make_node
+from onnxprune.model import Array, Edits, Node, apply_edits, make_node
 from onnxprune.rules import Write
+from onnxprune.rules.site import beside
 from onnxprune.trace import SizeFinder, Trace, Use
 
 Kept = Mapping[Atom, Mask]
@@ -273,22 +274,91 @@ def masked(traced: Trace, kept: Kept) -> Any:
 
     This is what the pruned model must compute.
     """
-    inputs: dict[tuple[int, int], str] = {}
-    added: dict[str, Array] = {}
-    nodes_before: dict[int, list[Any]] = {}
+    masker = _Masker(traced, {name: node for node in traced.model.nodes for name in node.outputs})
     for index, coupling in traced.couplings.items():
         for slot, dim in coupling.contracted:
             axes = coupling.inputs[slot] or ()
             mask = kept_mask(traced.partition.resolve(axes[dim]), kept)
-            if mask.all():
-                continue
-            name = f"onnxprune_mask_{index}_{slot}_{dim}"
-            source = inputs.get((index, slot), coupling.node.inputs[slot])
-            dtype = traced.probe.dtype(coupling.node.inputs[slot])
-            added[name] = mask.astype(dtype).reshape(-1, *[1] * (len(axes) - dim - 1))
-            nodes_before.setdefault(index, []).append(make_node("Mul", [source, name], f"{name}_out"))
-            inputs[index, slot] = f"{name}_out"
-    return apply_edits(traced.model, Edits(inputs, {}, {}, added, nodes_before, {}))
+            if not mask.all():
+                masker.put(index, slot, dim, mask.reshape(-1, *[1] * (len(axes) - dim - 1)))
+    return apply_edits(traced.model, Edits(masker.inputs, {}, {}, masker.added, masker.nodes_before, {}))
+
+
+@dataclass(slots=True)
+class _Masker:
+    """Puts masks in front of inputs: what is removed becomes zero, or what stands for zero where it is quantized."""
+
+    traced: Trace
+    producers: Mapping[str, Node]  # by name of the output
+    inputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    added: dict[str, Array] = field(default_factory=dict)
+    nodes_before: dict[int, list[Any]] = field(default_factory=dict)
+
+    def put(self, index: int, slot: int, dim: int, mask: Mask) -> None:
+        """Mask an input; `mask` broadcasts to it."""
+        coupling = self.traced.couplings[index]
+        source = self.inputs.get((index, slot), coupling.node.inputs[slot])
+        dtype = self.traced.probe.dtype(coupling.node.inputs[slot])
+        name = f"onnxprune_mask_{index}_{slot}_{dim}"
+        encoding = coupling.encodings.get(slot)
+        if encoding is None:
+            if self._put_before(index, slot, name, mask):
+                return
+            self.added[name] = mask.astype(dtype)
+            self._node(index, slot, "Mul", [source, name])
+            return
+        zero = None if encoding.zero is None else coupling.node.inputs[encoding.zero]
+        rank = len(coupling.inputs[slot] or ())
+        stored, of_zero = self._constant(source), np.zeros((), dtype) if zero is None else self._constant(zero)
+        if stored is not None and of_zero is not None:  # few kernels work on 8-bit integers: do it here
+            self.added[f"{name}_out"] = np.where(mask, stored, beside(of_zero, encoding.dim, rank)).astype(dtype)
+            self.inputs[index, slot] = f"{name}_out"
+            return
+        self.added[name] = mask
+        if zero is None:
+            zero = f"{name}_zero"
+            self.added[zero] = np.zeros((), dtype)
+        elif len(self.traced.probe.shape(zero) or ()) == 1:
+            zero = self._beside(index, name, zero, [-1, *[1] * (rank - encoding.dim - 1)])
+        self._node(index, slot, "Where", [name, source, zero])
+
+    def _put_before(self, index: int, slot: int, name: str, mask: Mask) -> bool:
+        """Mask the integers of a weight that is dequantized here; return whether there are such.
+
+        A product behind the dequantization would keep ONNX Runtime from computing in integers, and then the masked
+        and the pruned model would round differently.
+        """
+        source = self.traced.model.nodes[index].inputs[slot]
+        node = self.producers.get(source)
+        if (index, slot) in self.inputs or node is None or node.op != "DequantizeLinear":
+            return False
+        stored = self._constant(node.inputs[0])
+        scale, zero = (self._constant(name) for name in (*node.inputs[1:], "")[:2])
+        if stored is None or scale is None or scale.ndim > 1 or (zero is None and len(node.inputs) > 2):
+            return False
+        dim = node.attrs.get("axis", 1) % max(1, stored.ndim)
+        of_zero = np.zeros((), stored.dtype) if zero is None else beside(zero, dim, stored.ndim)
+        self.added[name] = np.where(mask, stored, of_zero).astype(stored.dtype)
+        again = make_node(node.op, [name, *node.inputs[1:]], f"{name}_out", **node.attrs)
+        self.nodes_before.setdefault(index, []).append(again)
+        self.inputs[index, slot] = f"{name}_out"
+        return True
+
+    def _constant(self, name: str) -> Array | None:
+        model = self.traced.model
+        return self.added[name] if name in self.added else model.array(name) if name in model.constants else None
+
+    def _node(self, index: int, slot: int, op: str, inputs: list[str]) -> None:
+        name = f"{inputs[1] if op == 'Mul' else inputs[0]}_out"
+        self.nodes_before.setdefault(index, []).append(make_node(op, inputs, name))
+        self.inputs[index, slot] = name
+
+    def _beside(self, index: int, name: str, zero: str, shape: list[int]) -> str:
+        """Return the name of a vector of zero points, such that it broadcasts to the input that it belongs to."""
+        self.added[f"{name}_shape"] = np.array(shape, np.int64)
+        node = make_node("Reshape", [zero, f"{name}_shape"], f"{name}_zero")
+        self.nodes_before.setdefault(index, []).append(node)
+        return f"{name}_zero"
 
 
 def new_sizes(kept: Kept) -> dict[Atom, int]:

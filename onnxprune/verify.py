@@ -135,9 +135,27 @@ def verify(
     if problem is not None:
         with _open(reference, traced.model.folder, optimize=False) as plain:
             cases = [_with_noise(case, plain) for case in cases]
+            unoptimized = [replace(case, outputs=plain.run(case.feeds), noise={}) for case in cases]
         runs, problem = _compare(session, cases, tolerance)
+        if problem is not None:
+            runs, problem = _compare_plain(pruned, unoptimized, tolerance) or (runs, problem)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
+
+
+def _compare_plain(pruned: Model, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], None] | None:
+    """Compare with ONNX Runtime's optimizations off on both sides; return the runs if they agree, None if not.
+
+    Some optimizations approximate: from version 1.32 on a product with a dequantized weight quantizes the activations,
+    too, where the weight has one scale. They can take hold of one of two equal models alone, so that what was cut is
+    proven without them.
+    """
+    try:
+        with _open(pruned.proto, pruned.folder, optimize=False) as plain:
+            runs, problem = _compare(plain, cases, tolerance)
+    except ModelError:
+        return None
+    return (runs, None) if problem is None else None
 
 
 def _with_noise(case: Reference, plain: Session) -> Reference:

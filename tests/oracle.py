@@ -6,7 +6,7 @@ random half and compares on two settings of the dynamic dims, or on sizes that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from onnxprune.rewrite import masked, rewrite
 from onnxprune.runtime import Session, open_session, random_feeds
 from onnxprune.trace import Trace, trace
 from onnxprune.verify import NOISE_FACTOR, TOLERANCES, settings
+
+TOLERANCE = 1e-4  # of the output's range: float32 round-off is 1e-6 and less, a wrong slice gives 1e-2 and more
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def check(
     seed: int = 0,
     share: float | None = 0.5,
     inner: bool = True,
-    at: Iterable[Mapping[str, int]] = (),
+    at: Collection[Mapping[str, int]] = (),
     quick: bool = False,
 ) -> Checked:
     """Cut groups of a model at random and assert that masking and pruning agree.
@@ -74,20 +76,25 @@ def check(
     pruned = rewrite(traced, kept).proto
     found_wrong = problems(pruned)
     assert found_wrong is None or (quick and problems(model.proto)), found_wrong  # inference of old opsets has faults
-    how = {"threads": 1, "optimize": False} if quick else {}
-    reference = masked(traced, kept).SerializeToString()
-    dense = open_session(reference, folder=model.folder, **how)
-    small = open_session(pruned.SerializeToString(), folder=model.folder, **how)
+    reference, small = masked(traced, kept).SerializeToString(), pruned.SerializeToString()
+    dense = open_session(reference, folder=model.folder, threads=1, optimize=not quick)
     sized = [(dims, random_feeds(model.inputs, dims, seed)) for dims in at]
     cases = [feeds for _, feeds in sized or settings(model, dense, None, seed)]
-    worst = max(_difference(dense, small, feeds) for feeds in cases)
-    limit = max(1e-4, _tolerance(model) if quick else 0.0)
-    if quick and worst > limit:
-        again = open_session(reference, folder=model.folder, threads=1)
-        limit = max(limit, NOISE_FACTOR * max(_difference(dense, again, feeds) for feeds in cases))
+    worst = _worst(dense, open_session(small, folder=model.folder, threads=1, optimize=not quick), cases)
+    limit = max(TOLERANCE, _tolerance(model) if quick else 0.0)
+    if worst > limit:
+        again = open_session(reference, folder=model.folder, threads=1, optimize=quick)
+        if quick:
+            limit = max(limit, NOISE_FACTOR * _worst(dense, again, cases))
+        else:  # an optimization of the runtime that approximates may take hold of one of them alone
+            worst = _worst(again, open_session(small, folder=model.folder, threads=1, optimize=False), cases)
     assert worst <= limit, f"masked and pruned differ by {worst:.1e} of the output's range"
     assert view(pruned).inputs == model.inputs
     return Checked(traced, found, tuple(group.name for group in chosen), pruned, worst)
+
+
+def _worst(dense: Session, small: Session, cases: Iterable[Mapping[str, np.ndarray]]) -> float:
+    return max(_difference(dense, small, feeds) for feeds in cases)
 
 
 def _difference(dense: Session, small: Session, feeds: Mapping[str, np.ndarray]) -> float:

@@ -4,8 +4,21 @@
 or attributes. Importing this package fills `RULES`.
 """
 
-from onnxprune.rules import broadcast, control, reshape, select, table
+from onnxprune.rules import broadcast, control, quantized, recurrent, reshape, select, table
 from onnxprune.rules.registry import RULES, Entry
 from onnxprune.rules.site import Coupling, Site, Write
 
-__all__ = ["RULES", "Coupling", "Entry", "Site", "Write", "broadcast", "control", "reshape", "select", "table"]
+__all__ = [
+    "RULES",
+    "Coupling",
+    "Entry",
+    "Site",
+    "Write",
+    "broadcast",
+    "control",
+    "quantized",
+    "recurrent",
+    "reshape",
+    "select",
+    "table",
+]

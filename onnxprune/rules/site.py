@@ -11,7 +11,10 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
 
 from onnxprune.axes import ONE, Axes, Axis, Lock, Partition, concat, fresh, product
 from onnxprune.errors import CannotUnify
@@ -41,6 +44,18 @@ class Write:
     if_single: bool = False  # due only when a cut leaves one index of an axis
 
 
+Decoder: TypeAlias = Callable[[Sequence["Array | None"]], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the numbers of an input are stored, where that is not as they are: quantized, or packed."""
+
+    decode: Decoder  # from the arrays of the node's inputs to the real numbers, with the axes of this input
+    zero: int | None = None  # slot of what stands for zero; None where 0 does
+    dim: int = 0  # along which that lies if it is a vector
+
+
 @dataclass(slots=True)
 class Coupling:
     """What is known of one node after its rule: the record that cost, masks and rewriting work from."""
@@ -51,7 +66,24 @@ class Coupling:
     contracted: list[tuple[int, int]] = field(default_factory=list)  # (input slot, dim)
     macs: Axes | None = None  # their sizes multiply to the node's multiply-accumulates
     writes: list[Write] = field(default_factory=list)
+    encodings: dict[int, Encoding] = field(default_factory=dict)  # by input slot
     read: set[int] = field(default_factory=set)  # slots whose axes the rule took part in
+
+
+def dequantized(slot: int, scale: int | None, zero: int | None, dim: int, inputs: Sequence[Array | None]) -> Array:
+    """Return the real numbers of the input `slot`, float32; see `Site.encoded`."""
+    stored = inputs[slot]
+    assert stored is not None
+    real: Array = stored.astype(np.float32)
+    shift, factor = (inputs[at] if at is not None and at < len(inputs) else None for at in (zero, scale))
+    if shift is not None:
+        real = real - beside(shift.astype(np.float32), dim, real.ndim)
+    return real if factor is None else real * beside(factor.astype(np.float32), dim, real.ndim)
+
+
+def beside(vector: Array, dim: int, rank: int) -> Array:
+    """Return a vector such that it lies along `dim` of `rank` dims; other arrays as they are."""
+    return vector.reshape(-1, *[1] * (rank - dim - 1)) if vector.ndim == 1 else vector
 
 
 class Site:
@@ -87,8 +119,16 @@ class Site:
         return axes
 
     def rank(self, slot: int = 0) -> int:
-        """Return the number of axes of an input, without taking part in them."""
-        return len(self.coupling.inputs[slot] or ())
+        """Return the number of axes of an input, without taking part in them; 0 for one that is absent."""
+        return len(self.coupling.inputs[slot] or ()) if slot < len(self.coupling.inputs) else 0
+
+    def sizes(self, slot: int = 0) -> Shape:
+        """Return the sizes of an input, without taking part in its axes."""
+        return tuple(axis.size for axis in self.coupling.inputs[slot] or ()) if self.has(slot) else ()
+
+    def dtype(self, slot: int) -> np.dtype[Any]:
+        """Return the numpy type of an input."""
+        return self._probe.dtype(self.node.inputs[slot])
 
     def dim(self, position: SupportsIndex, rank: int) -> int:
         """Return a position of an axis counted from the front.
@@ -210,6 +250,24 @@ class Site:
     def contract(self, slot: int, dim: int) -> None:
         """Record that the op sums over this axis: a removed unit counts as zero here."""
         self.coupling.contracted.append((slot, dim))
+
+    def encoded(self, slot: int, scale: int | None, zero: int | None, dim: int) -> None:
+        """Record that an input stands for ``(stored - zero) * scale``.
+
+        Args:
+            slot: the input.
+            scale: slot of the scale, None where it is applied later.
+            zero: slot of the zero point.
+            dim: along which both lie if they are vectors.
+        """
+        zero = zero if zero is not None and self.has(zero) else None
+        rank = self.rank(slot)
+        dim = dim % rank if rank else 0
+        self.coupling.encodings[slot] = Encoding(partial(dequantized, slot, scale, zero, dim), zero, dim)
+
+    def decoded(self, slot: int, decode: Decoder) -> None:
+        """Record that the numbers of an input are stored otherwise; masks are not put there."""
+        self.coupling.encodings[slot] = Encoding(decode)
 
     def write(
         self,
@@ -399,7 +457,7 @@ class _Match:
         for slot, operand in enumerate(self.pattern.inputs):
             for item in letters(operand):
                 present = item.name in (self.spreads if isinstance(item, Spread) else self.bound)
-                if not present or item.name in outside:
+                if not present or item.name in outside or item.locked:
                     continue
                 if sum(item.name in names for names in inside) == 1 and not self.sums:
                     for axis in self._axes_of(item):

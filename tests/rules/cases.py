@@ -15,6 +15,8 @@ import onnx
 from onnxprune.rules.broadcast import ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
 from tests.rules.build import FIXED, ROWS, TOKENS, conv, dense, model
 from tests.rules.control_cases import control_cases
+from tests.rules.quantized_cases import quantized_cases
+from tests.rules.recurrent_cases import recurrent_cases
 
 
 @dataclass(frozen=True)
@@ -776,4 +778,6 @@ CASES: tuple[Case, ...] = (
     *_pads(),
     *_resizes(),
     *control_cases(row),
+    *recurrent_cases(case),
+    *quantized_cases(case, on_images, on_rows),
 )
