@@ -35,6 +35,10 @@ Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
 
 OLDEST_OPSET = 7  # before it, broadcasting was an attribute
 INLINE_LIMIT = 2**31 - 2**20  # bytes of one protobuf message, less a margin for the graph
+RUNTIME_ONLY = frozenset(  # operators of the default domain that are no standard ones, or not of every opset
+    ("Affine", "LayerNormalization", "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization")
+)
+RUNTIME_DOMAIN = "onnxruntime.default"
 _SMALL = 1024  # bytes up to which a tensor stays in a skeleton
 
 
@@ -90,6 +94,7 @@ class Constant:
 
 
 FLOAT = int(TensorProto.FLOAT)
+INT32 = int(TensorProto.INT32)
 _FLOATS = frozenset(
     getattr(TensorProto, name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2")
 )
@@ -346,6 +351,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
     small = ModelProto()
     _copy_fields(proto, small, skip={"graph"})
     _copy_fields(proto.graph, small.graph, skip={"initializer"})
+    _move_foreign(small)
     listed = {info.name for info in proto.graph.input}
     for tensor in proto.graph.initializer:
         if not _is_external(tensor) and _raw_length(tensor) <= _SMALL:
@@ -354,6 +360,20 @@ def skeleton(proto: ModelProto) -> ModelProto:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             small.graph.input.append(info)
     return small
+
+
+def _move_foreign(proto: ModelProto) -> None:
+    """Give operators that ONNX Runtime alone has in the default domain a domain of their own: the checkers refuse them.
+
+    Its optimiser writes SimplifiedLayerNormalization there, and LayerNormalization before opset 17.
+    """
+    version = _opsets(proto).get("", OLDEST_OPSET)
+    moved = False
+    for node in proto.graph.node:
+        if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
+            node.domain, moved = RUNTIME_DOMAIN, True
+    if moved:
+        proto.opset_import.add(domain=RUNTIME_DOMAIN, version=1)
 
 
 def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
@@ -523,6 +543,33 @@ class Inference:
             return None
         return {name: _type_of(proto) for name, proto in found.items()}
 
+    def stand_in(
+        self, node: Node, op: str, types: Sequence[TensorType | None], values: Mapping[str, Array]
+    ) -> list[TensorType]:
+        """Return the outputs that a standard operator has with the attributes of `node`; none if they do not fit.
+
+        Args:
+            node: a node of the model, of an operator that onnx does not know.
+            op: the standard operator; attributes that it does not know are dropped.
+            types: of its inputs, None for absent ones.
+            values: known inputs of the node, by name.
+        """
+        schema = onnx.defs.get_schema(op, self._opsets.get("", onnx.defs.onnx_opset_version()), "")
+        names = ["" if typed is None else name for name, typed in zip(node.inputs, types, strict=False)]
+        proto = make_node(op, names, node.outputs[0])
+        proto.attribute.extend(a for a in self._protos[node.index].attribute if a.name in schema.attributes)
+        known = [(name, typed) for name, typed in zip(names, types, strict=True) if typed is not None]
+        data = {name: onnx.numpy_helper.from_array(values[name], name) for name, _ in known if name in values}
+        try:
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, proto, {name: onnx.helper.make_tensor_type_proto(*typed) for name, typed in known}, data,
+                opset_imports=self._imports, ir_version=self._ir
+            )  # fmt: skip
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+            return []
+        given = [_type_of(proto) for proto in found.values()]
+        return [(kind, shape) for kind, shape in given if shape is not None]
+
     def evaluate(self, node: Node, values: Mapping[str, Array]) -> list[Array] | None:
         """Return the outputs of a node whose inputs are all known, by onnx's reference; None if it cannot."""
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
@@ -568,12 +615,15 @@ def _type_of(proto: onnx.TypeProto) -> tuple[int, Shape | None]:
 # -- writing -------------------------------------------------------------------------------------------
 
 
+Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
+
+
 @dataclass(frozen=True)
 class Edits:
     """What a rewrite changes; all that is not named here is copied as it is."""
 
     inputs: Mapping[tuple[int, int], str]  # (node, input slot) -> new value name
-    attributes: Mapping[tuple[int, str], int | list[int] | None]  # (node, name) -> value, None removes it
+    attributes: Mapping[tuple[int, str], Stated]  # (node, name) -> value, None removes it
     replaced: Mapping[str, Array]  # constant -> new contents
     added: Mapping[str, Array]  # new initializers
     nodes_before: Mapping[int, Sequence[NodeProto]]  # new nodes, in front of this one
@@ -628,7 +678,7 @@ def _edited_nodes(model: Model, edits: Edits) -> Iterator[NodeProto]:
     inputs: dict[int, dict[int, str]] = {}
     for (index, slot), name in edits.inputs.items():
         inputs.setdefault(index, {})[slot] = name
-    attributes: dict[int, dict[str, int | list[int] | None]] = {}
+    attributes: dict[int, dict[str, Stated]] = {}
     for (index, attribute), value in edits.attributes.items():
         attributes.setdefault(index, {})[attribute] = value
     for index, node in enumerate(model.proto.graph.node):
@@ -652,7 +702,7 @@ def _edited_nodes(model: Model, edits: Edits) -> Iterator[NodeProto]:
         yield copy
 
 
-def _set_attribute(node: NodeProto, name: str, value: int | list[int] | None) -> None:
+def _set_attribute(node: NodeProto, name: str, value: Stated) -> None:
     kept = [a for a in node.attribute if a.name != name]
     old = next((a for a in node.attribute if a.name == name), None)
     if value is not None:

@@ -32,10 +32,10 @@ from onnxprune.model import (
     inferred_shapes,
     numpy_type,
 )
+from onnxprune.shapes import outputs_of
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
-_LIKE_THEIR_INPUT = ("GroupNormalization",)  # ops for which onnx has no inference
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
@@ -251,15 +251,21 @@ class _Walk:
         names = [name for name in (*node.inputs, *node.captured) if name]
         known = {name: self.types[name] for name in names if name in self.types}
         inferred = self._inference.outputs(node, known, self._known(node))
+        shaped = {} if inferred and None not in (shape for _, shape in inferred.values()) else self._shaped(node)
         for name in filter(None, node.outputs):
             kind, shape = (inferred or {}).get(name, (0, None))
             if shape is not None:
                 self.types[name] = kind, shape
-            elif node.op in _LIKE_THEIR_INPUT and node.inputs[0] in self.types:
-                self.types[name] = self.types[node.inputs[0]]
+            elif name in shaped:
+                self.types[name] = shaped[name]
             elif name in self._elsewhere:
                 self.types[name] = self._elsewhere[name]
         return inferred == {} or self._is_misshapen(node)
+
+    def _shaped(self, node: Node) -> dict[str, TensorType]:
+        """Return what is known of the outputs of an operator for which onnx has no inference."""
+        given = outputs_of(node, self.types, self._known(node), self._inference)
+        return {name: typed for name, typed in zip(node.outputs, given, strict=False) if typed is not None}
 
     def _is_misshapen(self, node: Node) -> bool:
         """Whether a Reshape changes the number of elements, which inference does not always see."""
