@@ -249,6 +249,36 @@ def gated_position_bias(call: Call) -> Outputs:
     return [call.typed((call.shape(0)[0], *call.shape(2)[1:]))]
 
 
+# -- layouts of blocked channels -------------------------------------------------------------------------------------
+
+
+def blocked_conv(call: Call) -> Outputs:
+    """As Conv; the input has as many channels as the weights ask for, because blocks are padded."""
+    kind, (n, _, *positions) = call.type(0)
+    wanted = call.shape(1)[1] * call.number("group", 1)
+    return call.inference.stand_in(call.node, "Conv", [(kind, (n, wanted, *positions)), call.type(1)], call.values)
+
+
+def reordered(call: Call) -> Outputs:
+    """Channels that come last are moved; how many a block pads is known to the machine alone."""
+    shape = call.shape(0)
+    return [call.typed((shape[0], shape[-1], *shape[1:-1]) if call.number("channels_last") else shape)]
+
+
+def unblocked(call: Call) -> Outputs:
+    """The padding of the last block goes; channels may be moved to the last place."""
+    n, _, *positions = call.shape(0)
+    shape = n, call.number("channels"), *positions
+    return [call.typed(_channels_last(shape) if call.number("channels_last") else shape)]
+
+
+def enlarged(call: Call) -> Outputs:
+    """Each dim times its scale."""
+    return [
+        call.typed(tuple(size * scale for size, scale in zip(call.shape(0), call.node.attrs["scales"], strict=True)))
+    ]
+
+
 # -- others ------------------------------------------------------------------------------------------------------
 
 
@@ -342,4 +372,18 @@ STANDARD: Mapping[str, Rule] = {
     "SimplifiedLayerNormalization": moments,
     "SwiGLU": like(0),
 }
-SHAPES: Mapping[str, Rule] = {**STANDARD, **{f"com.microsoft.{name}": rule for name, rule in MICROSOFT.items()}}
+BLOCKED: Mapping[str, Rule] = {
+    "AveragePool": stands_for("AveragePool", 1),
+    "Conv": blocked_conv,
+    "GlobalAveragePool": stands_for("GlobalAveragePool", 1),
+    "GlobalMaxPool": stands_for("GlobalMaxPool", 1),
+    "MaxPool": stands_for("MaxPool", 1),
+    "ReorderInput": reordered,
+    "ReorderOutput": unblocked,
+    "Upsample": enlarged,
+}
+SHAPES: Mapping[str, Rule] = {
+    prefix + name: rule
+    for prefix, table in (("", STANDARD), ("com.microsoft.", MICROSOFT), ("com.microsoft.nchwc.", BLOCKED))
+    for name, rule in table.items()
+}
