@@ -33,8 +33,8 @@ def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
     merged = {**per_sample(traced), **(sizes or {})}
     total = 0
     for coupling in traced.couplings.values():
-        if coupling.macs is not None:
-            total += math.prod(kept_size(traced.partition.resolve(axis), merged) for axis in coupling.macs)
+        for axes in coupling.macs:
+            total += math.prod(kept_size(traced.partition.resolve(axis), merged) for axis in axes)
     return total
 
 
@@ -49,10 +49,7 @@ def macs_by_atom(traced: Trace) -> dict[Atom, int]:
     """Return, for every atom, the multiply-accumulates of one sample that its units take part in."""
     sizes = per_sample(traced)
     found: dict[Atom, int] = {}
-    for coupling in traced.couplings.values():
-        if coupling.macs is None:
-            continue
-        axes = traced.axes(coupling.macs)
+    for axes in (traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs):
         counts = [kept_size(axis, sizes) for axis in axes]
         for axis, count in zip(axes, counts, strict=True):
             others = math.prod(counts) // max(1, count)

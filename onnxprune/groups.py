@@ -23,8 +23,6 @@ from onnxprune.trace import Trace
 
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose", "QLinearConv", "ConvInteger")
-_HEAD_COUNTS = ("num_heads", "q_num_heads", "kv_num_heads")  # attributes of fused attention
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
 
 
@@ -97,6 +95,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
         for axis in (axes if name not in constant else ())
         for atom in partition.atoms(axis)
     }
+    outside.update(_hidden(traced))
     members: dict[Atom, list[Member]] = {}
     finder = _RoleFinder(traced, constant)
     for use in traced.uses:
@@ -201,6 +200,19 @@ def _unique(found: list[Group]) -> Iterator[Group]:
         yield replace(group, name=unique)
 
 
+def _hidden(traced: Trace) -> Iterator[Atom]:
+    """Yield the atoms of units that one op makes and consumes inside, such as what fused queries and keys meet on."""
+    for coupling in traced.couplings.values():
+        for slot, dim in coupling.hidden:
+            yield from traced.partition.atoms((coupling.inputs[slot] or ())[dim])
+
+
+def _matrices(coupling: Coupling) -> set[int]:
+    """Return the slots of the weights with hidden units; a bias has fewer axes."""
+    ranks = {slot: len(coupling.inputs[slot] or ()) for slot, _ in coupling.hidden}
+    return {slot for slot, rank in ranks.items() if rank == max(ranks.values())}
+
+
 class _RoleFinder:
     """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op."""
 
@@ -218,12 +230,18 @@ class _RoleFinder:
         if sink.op == "BatchNormalization":
             return "scale" if slot == 1 else "vector"
         coupling = self._traced.couplings.get(sink.index)
+        if coupling and self._is_hidden(coupling, slot, atom):
+            return "out" if slot in _matrices(coupling) else "vector"
         contracted = self._contracted_atoms(sink.index)
         if atom in contracted and (slot in contracted[atom] or not self._is_made(coupling, atom)):
             return "in"
-        if coupling is None or coupling.macs is None:
+        if coupling is None or not coupling.macs:
             return "vector"
         return "out" if slot < 2 or slot in coupling.encodings else "vector"
+
+    def _is_hidden(self, coupling: Coupling, slot: int, atom: Atom) -> bool:
+        axes = [(coupling.inputs[slot] or ())[dim] for hidden, dim in coupling.hidden if hidden == slot]
+        return any(atom in self._traced.partition.atoms(axis) for axis in axes)
 
     def sink(self, node: Node, slot: int) -> tuple[Node, int]:
         """Follow a weight through nodes that have constant inputs alone."""
@@ -259,33 +277,43 @@ class _Kinds:
         self._partition = traced.partition
         self._heads: set[Atom] = set()
         self._dims: set[Atom] = set()
+        self._head_dims: set[Atom] = set()
         self.lanes: dict[Atom, int] = {}
         for coupling in traced.couplings.values():
-            stated = [size for write in coupling.writes if write.target in _HEAD_COUNTS for size in write.sizes]
-            self._heads.update(atom for axis in _axes_among(stated) for atom in self._partition.atoms(axis))
-            names = coupling.node.inputs
-            if coupling.node.op in _CONVOLUTIONS:
-                self._add_lanes(coupling.inputs[0] or ())
-                self._add_lanes(coupling.outputs[0] or ())
-            elif coupling.macs and not {names[0], names[max(coupling.encodings, default=1)]} & constant:
-                self._add_attention(coupling.outputs[0] or (), coupling.macs)
+            if coupling.channels is not None:
+                self._add_lanes(coupling.inputs[0] or (), coupling.channels)
+                self._add_lanes(coupling.outputs[0] or (), coupling.channels)
+            elif coupling.heads:
+                self._heads.update(self._atoms(coupling.heads))
+                self._head_dims.update(self._atoms(coupling.head_dims))
+            elif coupling.macs and not coupling.hidden and not self._operands(coupling) & constant:
+                self._add_attention(coupling.outputs[0] or (), coupling.macs[0])
 
-    def _add_lanes(self, axes: Axes) -> None:
-        axis = self._partition.resolve(axes[1]) if len(axes) > 1 else None
+    def _operands(self, coupling: Coupling) -> set[str]:
+        """Return the names of the two factors of a product."""
+        names = coupling.node.inputs
+        return {names[0], names[max(coupling.encodings, default=1)]}
+
+    def _atoms(self, axes: Axes) -> list[Atom]:
+        return [atom for axis in axes for atom in self._partition.atoms(axis)]
+
+    def _add_lanes(self, axes: Axes, dim: int) -> None:
+        axis = self._partition.resolve(axes[dim]) if axes else None
         for part in getattr(axis, "parts", (axis,)) if axis else ():
             for atom in walk(part):
                 self.lanes[atom] = part.size // atom.size
 
     def _add_attention(self, output: Axes, macs: Axes) -> None:
         """A product of two activations: batch axes are heads, the others are inside the heads."""
-        batch = [atom for axis in output[:-2] for atom in self._partition.atoms(axis)]
+        batch = self._atoms(output[:-2])
         self._heads.update(batch)
-        inside = {atom for axis in macs for atom in self._partition.atoms(axis)}
-        self._dims.update(inside - set(batch))
+        self._dims.update(set(self._atoms(macs)) - set(batch))
 
     def of(self, atom: Atom) -> str:
         if atom in self._heads:
             return "heads"
+        if atom in self._head_dims:
+            return "head dims"
         if atom in self._dims:
             return "head dims" if self._partition.lock_of(atom) is None else "positions"
         if self._partition.mix_of(atom) is not None:

@@ -37,6 +37,10 @@ Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
 
 OLDEST_OPSET = 7  # before it, broadcasting was an attribute
 INLINE_LIMIT = 2**31 - 2**20  # bytes of one protobuf message, less a margin for the graph
+RUNTIME_ONLY = frozenset(  # operators of the default domain that are no standard ones, or not of every opset
+    ("Affine", "LayerNormalization", "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization")
+)
+RUNTIME_DOMAIN = "onnxruntime.default"
 _SMALL = 1024  # bytes up to which a tensor stays in a skeleton
 
 
@@ -103,7 +107,8 @@ class Constant:
         return self.tensor.data_type in _WEIGHTS
 
 
-FLOAT, INT64, BOOL = int(TensorProto.FLOAT), int(TensorProto.INT64), int(TensorProto.BOOL)
+FLOAT, BOOL = int(TensorProto.FLOAT), int(TensorProto.BOOL)
+INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
 _WEIGHTS = frozenset(
     number
     for name, number in TensorProto.DataType.items()
@@ -418,6 +423,7 @@ def skeleton(proto: ModelProto) -> ModelProto:
     small = ModelProto()
     copy_fields(proto, small, skip={"graph"})
     copy_fields(proto.graph, small.graph, skip={"initializer"})
+    _move_foreign(small)
     listed = {info.name for info in proto.graph.input}
     for tensor in proto.graph.initializer:
         if not _is_external(tensor) and _raw_length(tensor) <= _SMALL:
@@ -426,6 +432,20 @@ def skeleton(proto: ModelProto) -> ModelProto:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             small.graph.input.append(info)
     return small
+
+
+def _move_foreign(proto: ModelProto) -> None:
+    """Give operators that ONNX Runtime alone has in the default domain a domain of their own: the checkers refuse them.
+
+    Its optimiser writes SimplifiedLayerNormalization there, and LayerNormalization before opset 17.
+    """
+    version = _opsets(proto).get("", OLDEST_OPSET)
+    moved = False
+    for node in proto.graph.node:
+        if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
+            node.domain, moved = RUNTIME_DOMAIN, True
+    if moved:
+        proto.opset_import.add(domain=RUNTIME_DOMAIN, version=1)
 
 
 def _opsets(proto: ModelProto) -> dict[str, int]:
@@ -580,6 +600,33 @@ class Inference:
             return None
         return {name: _type_of(proto) for name, proto in found.items()}
 
+    def stand_in(
+        self, node: Node, op: str, types: Sequence[TensorType | None], values: Mapping[str, Array]
+    ) -> list[TensorType]:
+        """Return the outputs that a standard operator has with the attributes of `node`; none if they do not fit.
+
+        Args:
+            node: a node of the model, of an operator that onnx does not know.
+            op: the standard operator; attributes that it does not know are dropped.
+            types: of its inputs, None for absent ones.
+            values: known inputs of the node, by name.
+        """
+        schema = onnx.defs.get_schema(op, self._opsets.get("", onnx.defs.onnx_opset_version()), "")
+        names = ["" if typed is None else name for name, typed in zip(node.inputs, types, strict=False)]
+        proto = make_node(op, names, node.outputs[0])
+        proto.attribute.extend(a for a in self._protos[node.index].attribute if a.name in schema.attributes)
+        known = [(name, typed) for name, typed in zip(names, types, strict=True) if typed is not None]
+        data = {name: onnx.numpy_helper.from_array(values[name], name) for name, _ in known if name in values}
+        try:
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, proto, {name: onnx.helper.make_tensor_type_proto(*typed) for name, typed in known}, data,
+                opset_imports=self._imports, ir_version=self._ir
+            )  # fmt: skip
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+            return []
+        given = [_type_of(proto) for proto in found.values()]
+        return [(kind, shape) for kind, dims in given if (shape := whole(dims)) is not None]
+
     def evaluate(self, node: Node, values: Mapping[str, Array]) -> list[Array] | None:
         """Return the outputs of a node whose inputs are all known, by onnx's reference; None if it cannot."""
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
@@ -630,12 +677,15 @@ def whole(shape: Sequence[int | None] | None) -> Shape | None:
 # -- writing -------------------------------------------------------------------------------------------
 
 
+Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
+
+
 @dataclass(frozen=True)
 class Edits:
     """What a rewrite changes; all that is not named here is copied as it is. Nodes are indices of `Model.nodes`."""
 
     inputs: Mapping[tuple[int, int], str]  # (node, input slot) -> new value name
-    attributes: Mapping[tuple[int, str], int | list[int] | None]  # (node, name) -> value, None removes it
+    attributes: Mapping[tuple[int, str], Stated]  # (node, name) -> value, None removes it
     replaced: Mapping[str, Array]  # constant -> new contents
     added: Mapping[str, Array]  # new initializers of the main graph, which bodies see too
     nodes_before: Mapping[int, Sequence[NodeProto]]  # new nodes, in front of this one
@@ -749,7 +799,7 @@ class _Editor:
         return inside or any(self._reaches(inner) for node in nodes for inner in node.bodies)
 
 
-def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
+def _set_attribute(node: NodeProto, name: str, value: Stated) -> None:
     kept = [a for a in node.attribute if a.name != name]
     old = next((a for a in node.attribute if a.name == name), None)
     if value is not None:

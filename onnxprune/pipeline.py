@@ -28,7 +28,7 @@ from onnxprune.groups import Group, carriers, groups, matrices, weights
 from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Model, Source, data_file, load, staged, write
 from onnxprune.publish import Reads, check_files, resolved, staging, stamps
-from onnxprune.report import build_report
+from onnxprune.report import ALONE, build_report
 from onnxprune.runtime import check_provider
 from onnxprune.trace import Trace, trace
 
@@ -289,7 +289,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
     progress(f"scoring {len(chosen)} of {len(found)} groups by {options.criterion}")
     kept = plan(traced, found, chosen, options)
     if not kept:
-        raise NothingToPrune(_nothing(found, chosen, options))
+        raise NothingToPrune(_nothing(found, chosen, options, _unreached(traced, found, [*weights(traced)])))
     masks = kept_masks(found, kept)
     rewritten = rewrite.rewrite(traced, masks)
     with publish(rewritten.proto, model.folder) as (path, finish):
@@ -484,10 +484,13 @@ def reason_for(
     return "no smaller count is allowed by --ratio, --round-to and --min-units"
 
 
-def _nothing(found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> str:
+def _nothing(
+    found: Sequence[Group], chosen: Mapping[str, float], options: Options, unreached: Mapping[str, Sequence[str]]
+) -> str:
     """Say why no group lost a unit: first what the options decided, then the most frequent locks."""
     if not found:
-        return "nothing to prune: the model has no weights that meet in an axis"
+        reason = next((reason for reason in unreached if reason != ALONE), "")
+        return "nothing to prune: the model has no weights that meet in an axis" + f"; {reason}" * bool(reason)
     reasons: dict[str, list[str]] = {}
     for group in sorted(found, key=lambda group: group.name not in chosen):
         reasons.setdefault(reason_for(group, chosen, options, {}) or "", []).append(group.name)
@@ -502,9 +505,17 @@ def _unreached(traced: Trace, found: Sequence[Group], names: Sequence[str]) -> d
     result: dict[str, list[str]] = {}
     for name in names:
         reasons = [why_not(group) for group in carried.get(name, [])]
-        reason = next((reason for reason in reasons if reason), "no axis of it meets another weight")
+        reason = next((reason for reason in reasons if reason), None) or _lock_of(traced, name) or ALONE
         result.setdefault(reason, []).append(name)
     return {reason: tuple(listed) for reason, listed in result.items()}
+
+
+def _lock_of(traced: Trace, name: str) -> str | None:
+    """Return why the first locked axis of a weight is locked, whether or not it is one of a group."""
+    used = (use for use in traced.uses if use.constant == name)
+    atoms = (atom for use in used for axis in use.axes for atom in traced.partition.atoms(axis))
+    lock = next((lock for lock in map(traced.partition.lock_of, atoms) if lock), None)
+    return f"{lock.reason} (at {lock.node})" if lock else None
 
 
 # -- options and files ----------------------------------------------------------------------------------------

@@ -36,11 +36,10 @@ from onnxprune.model import (
     numpy_type,
     whole,
 )
-from onnxprune.shapes_quantized import SHAPES
+from onnxprune.shapes import outputs_of
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
-_LIKE_THEIR_INPUT = ("GroupNormalization",)  # ops for which onnx has no inference
 # Ops whose unknown dims depend on the values of their inputs, and not on what inference does not see.
 _DATA_SIZED = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Range", "TopK", "Unique"))
 _RANDOM = frozenset(
@@ -270,14 +269,13 @@ class _Walk:
         names = [name for name in (*node.inputs, *node.captured) if name]
         known = {name: self.types[name] for name in names if name in self.types}
         inferred = self._inference.outputs(node, known, self._known(node))
-        contributed = self._contributed(node) if inferred is None else {}
+        known_all = inferred and all(whole(dims) is not None for _, dims in inferred.values())
+        shaped = {} if known_all else self._shaped(node)
         for name in filter(None, node.outputs):
             kind, dims = (inferred or {}).get(name, (0, None))
             shape = whole(dims)
-            if shape is None and node.op in _LIKE_THEIR_INPUT and node.inputs[0] in self.types:
-                kind, shape = self.types[node.inputs[0]]
-            elif shape is None and name in contributed:
-                kind, shape = contributed[name]
+            if shape is None and name in shaped:
+                kind, shape = shaped[name]
             elif shape is None and name in self._elsewhere:
                 kind, shape = self._elsewhere[name]
             elif shape is None and node.op in _DATA_SIZED:
@@ -293,17 +291,10 @@ class _Walk:
         self.has_assumed |= None in dims
         return tuple(self._assumed if size is None else size for size in dims)
 
-    def _contributed(self, node: Node) -> dict[str, TensorType]:
-        """Return what the table says of the outputs of an op that onnx does not know."""
-        function = SHAPES.get(node.op)
-        if function is None:
-            return {}
-        types = [self.types.get(name) for name in node.inputs]
-        try:
-            outputs = function(node, types, self._known(node))
-        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):  # inputs that do not fit, or unknown
-            return {}
-        return {name: typed for name, typed in zip(node.outputs, outputs, strict=False) if name and typed is not None}
+    def _shaped(self, node: Node) -> dict[str, TensorType]:
+        """Return what is known of the outputs of an operator for which onnx has no inference."""
+        given = outputs_of(node, self.types, self._known(node), self._inference)
+        return {name: typed for name, typed in zip(node.outputs, given, strict=False) if typed is not None}
 
     # -- bodies ----------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LISTED = 4  # names shown of a longer list
 
+ALONE = "no axis of it meets another weight"  # why a weight is in no group
+
 
 # -- for machines ----------------------------------------------------------------------------------------
 
@@ -262,6 +264,8 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
         table.add_row(*_printable((group.name, group.kind, f"{group.units:,}", params, macs, _names(group.nodes))))
     locks = inspection.locks.items()
     reasons = [(why, f"{group.name} ({group.units} {group.kind})") for why, held in locks for group in held]
+    if not inspection.groups:
+        reasons = [(why, name) for why, names in inspection.unreached.items() if why != ALONE for name in names]
     end = "every group can be pruned" if able else "no group: the model has no weights that meet in an axis"
     lines = ["not pruned, by reason:", *_by_reason(_printable(reasons))] if reasons else [end]
     return [_printable(head), *[table] * bool(able), "\n".join(lines)]

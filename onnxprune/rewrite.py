@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.axes import Atom, Axis, Mask, kept_mask, walk
-from onnxprune.model import Array, Edits, Node, apply_edits, make_node
+from onnxprune.model import Array, Edits, Node, Stated, apply_edits, make_node
 from onnxprune.rules import Write
 from onnxprune.rules.site import beside
 from onnxprune.trace import SizeFinder, Trace, Use
@@ -54,7 +54,7 @@ class _Rewriter:
     traced: Trace
     kept: Kept
     inputs: dict[tuple[int, int], str] = field(default_factory=dict)
-    attributes: dict[tuple[int, str], int | list[int] | None] = field(default_factory=dict)
+    attributes: dict[tuple[int, str], Stated] = field(default_factory=dict)
     replaced: dict[str, Array] = field(default_factory=dict)
     added: dict[str, Array] = field(default_factory=dict)
     nodes_before: dict[int, list[Any]] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class _Rewriter:
         """Write what the nodes state wherever an axis behind it is cut, or one that it was computed from."""
         for index, coupling in self.traced.couplings.items():
             for write in coupling.writes:
-                stated = [size for size in write.sizes if size is not None and not isinstance(size, int)]
+                stated = [size for size in write.sizes if size is not None and not isinstance(size, (int, float))]
                 sources: frozenset[Axis] = frozenset()
                 if isinstance(write.target, int) and write.target < len(coupling.node.inputs):
                     sources = finder.axes(coupling.node.inputs[write.target])
@@ -118,7 +118,8 @@ class _Rewriter:
             old = node.attrs.get(write.target)
             before = old if isinstance(old, list) else [old] * len(write.sizes)
             entries = self._entries(write, before)
-            self.attributes[index, write.target] = _ints(entries)[0] if write.scalar else _ints(entries)
+            numbers = [entry or 0 for entry in entries]
+            self.attributes[index, write.target] = numbers[0] if write.scalar else numbers
             return
         if write.drop in node.attrs and write.drop is not None:
             self.attributes[index, write.drop] = None
@@ -132,14 +133,14 @@ class _Rewriter:
         content = np.array(entries, np.int64 if value is None else value.dtype)
         self.contents[index, write.target] = content if value is None else content.reshape(value.shape)
 
-    def _entries(self, write: Write, old: list[Any]) -> list[int | None]:
+    def _entries(self, write: Write, old: list[Any]) -> list[int | float | None]:
         """Return the new entries, None where only the running model knows them."""
         return [
-            before if size is None else size if isinstance(size, int) else self._size(size)
+            before if size is None else size if isinstance(size, (int, float)) else self._size(size)
             for size, before in zip(write.sizes, old, strict=True)
         ]
 
-    def _write_runtime(self, index: int, slot: int, entries: list[int | None]) -> None:
+    def _write_runtime(self, index: int, slot: int, entries: list[int | float | None]) -> None:
         """Take dynamic entries from the old input and put the static ones beside them."""
         node = self.traced.model.nodes[index]
         old = node.inputs[slot]
@@ -265,10 +266,6 @@ class _Rewriter:
         return self._size(axis) if self.traced.probe.is_static(name, dim) else None
 
 
-def _ints(entries: list[int | None]) -> list[int]:
-    return [int(entry or 0) for entry in entries]
-
-
 def masked(traced: Trace, kept: Kept) -> Any:
     """Return the dense model whose removed units are zeroed where an op contracts them (an onnx.ModelProto).
 
@@ -276,7 +273,7 @@ def masked(traced: Trace, kept: Kept) -> Any:
     """
     masker = _Masker(traced, {name: node for node in traced.model.nodes for name in node.outputs})
     for index, coupling in traced.couplings.items():
-        for slot, dim in coupling.contracted:
+        for slot, dim in dict.fromkeys((*coupling.contracted, *coupling.hidden)):
             axes = coupling.inputs[slot] or ()
             mask = kept_mask(traced.partition.resolve(axes[dim]), kept)
             if not mask.all():

@@ -151,8 +151,8 @@ class _Tracer:
         node = site.node
         entry = rules.RULES.get(node.op)
         if entry is None or (node.bodies and entry.enter is None):
-            what = "reads it inside a branch or loop" if node.captured else "has no rule"
-            raise CannotUnify(f"{node.op} {what}")
+            why = rules.LOCKED.get(node.op, "has no rule")
+            raise CannotUnify(f"{node.op} {'reads it inside a branch or loop' if node.captured else why}")
         for name, axes in zip(node.inputs, site.coupling.inputs, strict=True):
             if name and axes is None:
                 raise CannotUnify(f"the shape of {name!r} is unknown")
@@ -181,7 +181,8 @@ class _Tracer:
             self._lock(axes, reason, node)
         coupling.writes.clear()
         coupling.contracted.clear()
-        coupling.macs = None
+        coupling.hidden.clear()
+        coupling.macs.clear()
         coupling.read.update(range(len(node.inputs)))
         for index, name in enumerate(node.outputs):
             shape = self.probe.shape(name)

@@ -30,7 +30,6 @@ line(f"{MS}.QLinearLeakyRelu", "*s, _, _?, _, _?               -> *s")
 line(f"{MS}.QLinearAdd",       "*s, _, _?, *s, _, _?, _, _?    -> *s")
 line(f"{MS}.QLinearMul",       "*s, _, _?, *s, _, _?, _, _?    -> *s")
 line(f"{MS}.QLinearWhere",     "*s, *s, _, _?, *s, _, _?, _, _? -> *s")
-line(f"{MS}.NhwcMaxPool",      "n *s c                         -> n *t c")
 # fmt: on
 
 
@@ -110,6 +109,7 @@ def qlinear_conv(x: Site) -> None:
     scales = f"{_along(x, 4, '(g o)')}, {_along(x, 5, '(g o)')}"
     given = f"n (g i) *s, {_along(x, 1)}, {_along(x, 2)}, (g o) i *k, {scales}, {_along(x, 6)}, {_along(x, 7)}, (g o)?"
     x.match(f"{given} -> n (g o) *t", "n g o i *t *k", sizes={"g": "group"})
+    x.coupling.channels = 1
     x.encoded(0, 1, 2, 1)
     x.encoded(3, 4, 5, 0)
 
@@ -119,6 +119,7 @@ def conv_integer(x: Site) -> None:
     """N (g i) *s, (g o) i *k, zero?, (g o)? -> n (g o) *t."""
     zeros = f"{_along(x, 2)}, {_along(x, 3, '(g o)')}"
     x.match(f"n (g i) *s, (g o) i *k, {zeros} -> n (g o) *t", "n g o i *t *k", sizes={"g": "group"})
+    x.coupling.channels = 1
     x.encoded(0, None, 2, 1)
     x.encoded(1, None, 3, 0)
 
@@ -195,7 +196,8 @@ def qattention(x: Site) -> None:
         raise CannotUnify("QAttention keeps keys and values in a cache")
     qkv = "(q! h d!)"
     scales = f"{_along(x, 3)}, {_along(x, 4, qkv)}, _?, {_along(x, 6)}, {_along(x, 7, qkv)}, _?"
-    x.match(f"b s i, i {qkv}, {qkv}, {scales} -> b s (h d)", "b s i q h d", sizes={"q": 3, "h": "num_heads"})
+    axes = x.match(f"b s i, i {qkv}, {qkv}, {scales} -> b s (h d)", "b s i q h d", sizes={"q": 3, "h": "num_heads"})
+    x.coupling.heads, x.coupling.head_dims = (axes["h"],), (axes["d"],)
     x.encoded(0, 3, 6, -1)
     x.encoded(1, 4, 7, 1)
 

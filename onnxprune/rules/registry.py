@@ -37,12 +37,21 @@ def rule(*ops: str, family: str = "function", enter: Rule | None = None) -> Call
     return register
 
 
-def line(op: str, text: str, macs: str = "", **sizes: str | int) -> None:
-    """Register one line of the notation as the rule of `op`; see `Site.match`."""
+def line(op: str, text: str, macs: str = "", *, channels: int | None = None, **sizes: str | int) -> None:
+    """Register one line of the notation as the rule of `op`; see `Site.match`.
+
+    Args:
+        op: the name, after its domain and a dot unless that is the default one.
+        text: the line.
+        macs: letters whose sizes multiply to the multiply-accumulates.
+        channels: of an op that convolves, the dim of the channels.
+        **sizes: sizes that the shapes do not tell, or the attributes that state them.
+    """
     parse(text)
 
     def apply(site: Site) -> None:
         site.match(text, macs, sizes=sizes)
+        site.coupling.channels = channels
 
     _add(Entry(op, apply, "line", " ".join(text.split())))
 

@@ -22,7 +22,7 @@ from onnxprune.model import Array, Node, Shape
 from onnxprune.pattern import Group, Letter, Operand, Spread, Term, letters, parse
 from onnxprune.probe import Probe, Sizes
 
-Size: TypeAlias = "Axis | int | None"
+Size: TypeAlias = "Axis | int | float | None"
 
 
 NONE_GIVEN: Mapping[str, str | int] = {}
@@ -32,8 +32,9 @@ NONE_GIVEN: Mapping[str, str | int] = {}
 class Write:
     """Sizes that the node states and that must follow its axes.
 
-    Each entry is an axis (its size is written), an int (written as it is: 0 and -1 have a meaning in Reshape) or
-    None (the entry keeps its value). Nothing is written while none of the axes, nor of `follows`, is cut.
+    Each entry is an axis (its size is written), a number (written as it is: 0 and -1 have a meaning in Reshape, and
+    the scale of an attention stays that of the original) or None (the entry keeps its value). Nothing is written while
+    none of the axes, nor of `follows`, is cut.
     """
 
     target: int | str  # input slot or attribute
@@ -64,7 +65,11 @@ class Coupling:
     inputs: list[Axes | None]  # None where an input is absent or of unknown shape
     outputs: list[Axes | None] = field(default_factory=list)
     contracted: list[tuple[int, int]] = field(default_factory=list)  # (input slot, dim)
-    macs: Axes | None = None  # their sizes multiply to the node's multiply-accumulates
+    hidden: list[tuple[int, int]] = field(default_factory=list)  # the same for weights whose units stay inside the op
+    macs: list[Axes] = field(default_factory=list)  # the sizes of each multiply to multiply-accumulates; they add up
+    channels: int | None = None  # the dim of the channels, in and out, of an op that convolves
+    heads: Axes = ()  # of an op that attends
+    head_dims: Axes = ()
     writes: list[Write] = field(default_factory=list)
     encodings: dict[int, Encoding] = field(default_factory=dict)  # by input slot
     read: set[int] = field(default_factory=set)  # slots whose axes the rule took part in
@@ -249,7 +254,13 @@ class Site:
 
     def contract(self, slot: int, dim: int) -> None:
         """Record that the op sums over this axis: a removed unit counts as zero here."""
-        self.coupling.contracted.append((slot, dim))
+        if self.has(slot) and (slot, dim) not in self.coupling.contracted:
+            self.coupling.contracted.append((slot, dim))
+
+    def hide(self, slot: int, dim: int) -> None:
+        """Record that a weight makes units here which the same op sums over: it counts as zero for a removed one."""
+        if self.has(slot):
+            self.coupling.hidden.append((slot, dim))
 
     def encoded(self, slot: int, scale: int | None, zero: int | None, dim: int) -> None:
         """Record that an input stands for ``(stored - zero) * scale``.
@@ -282,8 +293,8 @@ class Site:
         self.coupling.writes.append(Write(target, sizes, scalar, drop, follows, if_single))
 
     def macs(self, *axes: Axis) -> None:
-        """Record the axes whose sizes multiply to the multiply-accumulates of the node."""
-        self.coupling.macs = axes
+        """Record axes whose sizes multiply to multiply-accumulates of the node; several products add up."""
+        self.coupling.macs.append(axes)
 
     def broadcast(self, *operands: Axes) -> Axes:
         """Unify operands right-aligned by numpy's broadcasting and return the common axes."""
@@ -302,7 +313,7 @@ class Site:
 
     def match(
         self, text: str, macs: str = "", *, sums: bool = False, sizes: Mapping[str, str | int] = NONE_GIVEN
-    ) -> None:
+    ) -> Mapping[str, Axis]:
         """Apply a line of the notation.
 
         Args:
@@ -311,8 +322,11 @@ class Site:
             sums: whether the op sums over a letter that one input alone has.
             sizes: sizes that the shapes do not tell: a number, or the name of an attribute (default 1), to which
                 the size is written back.
+
+        Returns:
+            The axis of every letter.
         """
-        _Match(self, text, sizes, sums).run(macs.split())
+        return _Match(self, text, sizes, sums).run(macs.split())
 
 
 class _Match:
@@ -331,7 +345,7 @@ class _Match:
         # (slot, dim, entry, axis) for every entry of the inputs that is no spread
         self.pairs: list[tuple[int, int, Letter | Group, Axis]] = []
 
-    def run(self, macs: list[str]) -> None:
+    def run(self, macs: list[str]) -> Mapping[str, Axis]:
         self._check_arity()
         for slot, operand in enumerate(self.pattern.inputs):
             if operand.entries is not None and self.site.has(slot):
@@ -347,6 +361,7 @@ class _Match:
             self.site.write(attribute, self._letter(name), scalar=True)
         if macs:
             self.site.macs(*(axis for name in macs for axis in self._named(name)))
+        return self.bound
 
     def _check_arity(self) -> None:
         node = self.site.node

@@ -11,8 +11,8 @@ from onnxprune.rules.registry import line, rule
 from onnxprune.rules.site import Site
 
 # fmt: off
-line("Conv",                  "n (g i) *s, (g o) i *k, (g o)?  -> n (g o) *t",   "n g o i *t *k", g="group")
-line("ConvTranspose",         "n (g i) *s, (g i) o *k, (g o)?  -> n (g o) *t",   "n g o i *s *k", g="group")
+line("Conv",                  "n (g i) *s, (g o) i *k, (g o)?  -> n (g o) *t",   "n g o i *t *k", channels=1, g="group")
+line("ConvTranspose",         "n (g i) *s, (g i) o *k, (g o)?  -> n (g o) *t",   "n g o i *s *k", channels=1, g="group")
 line("BatchNormalization",    "n c *s, c, c, c, c              -> n c *s")
 line("InstanceNormalization", "n c *s~, c, c                   -> n c *s")
 line("LRN",                   "n c~ *s                         -> n c *s")

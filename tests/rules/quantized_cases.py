@@ -270,7 +270,7 @@ def _contributed(on_images, on_rows):
         f"m = {MS}.QLinearGlobalAveragePool<channels_last=1>(l, s, z, t, u)", f"p = {first}(m)"
     )  # fmt: skip
     yield row(
-        "NhwcMaxPool", "", f"l = {last}(q)", f"m = {MS}.NhwcMaxPool<kernel_shape=[2, 2], strides=[2, 2]>(l)",
+        "NhwcMaxPool", "quantized", f"l = {last}(q)", f"m = {MS}.NhwcMaxPool<kernel_shape=[2, 2], strides=[2, 2]>(l)",
         f"p = {first}(m)"
     )  # fmt: skip
     yield row(
