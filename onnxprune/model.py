@@ -225,7 +225,8 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
     Raises:
         ModelError: when it cannot be brought into plain form, see `onnxprune.plain`.
     """
-    proto = plain(proto)
+    place = folder or (path.parent if path else Path())
+    proto = plain(proto, place)
     nodes: list[tuple[Node, NodeProto]] = []
     top = _flatten(proto.graph, _opsets(proto), nodes)
     constants = {t.name: Constant(t.name, t, tuple(t.dims)) for graph in graphs(proto.graph) for t in graph.initializer}
@@ -238,7 +239,7 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
     return Model(
         proto=proto,
         path=path,
-        folder=folder or (path.parent if path else Path()),
+        folder=place,
         nodes=tuple(node for node, _ in nodes),
         protos=tuple(node_proto for _, node_proto in nodes),
         top=top,

@@ -3,6 +3,8 @@
 * Calls of model-local functions, nested ones too, are inlined: inside of a function a weight has no place of its own.
 * Sparse initializers and constants become dense ones: dense weights are what is cut.
 * A value that a branch or a loop body names like a value elsewhere gets a name of its own.
+* What normalises weights alone (weight standardisation, weight norm) is computed: a cut elsewhere must not change the
+  statistics of a weight, and ONNX Runtime would compute it as well before the first run.
 
 A model that has none of these is returned as it is, and written back as it is.
 """
@@ -10,10 +12,13 @@ A model that has none of these is returned as it is, and written back as it is.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -21,17 +26,31 @@ from onnx import (
     NodeProto,
     SparseTensorProto,
     TensorProto,
+    ValueInfoProto,
     inliner,
     numpy_helper,
 )
 
 from onnxprune.errors import ModelError
 
+Array: TypeAlias = npt.NDArray[Any]
+
+_NORMALISING = frozenset(
+    (
+        *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"),
+        *("LpNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSum"),
+        *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    )
+)
 _MESSAGE = "onnxprune.weight:"  # in front of the names of tensors whose contents are put aside
 
 
-def plain(proto: ModelProto) -> ModelProto:
+def plain(proto: ModelProto, folder: Path | None = None) -> ModelProto:
     """Return `proto` in plain form: itself, or a changed copy.
+
+    Args:
+        proto: the model.
+        folder: where its external data lies.
 
     Raises:
         ModelError: when its functions cannot be inlined, or a sparse tensor is damaged.
@@ -40,7 +59,10 @@ def plain(proto: ModelProto) -> ModelProto:
         proto = _inlined(proto)
     if any(graph.sparse_initializer for graph in graphs(proto.graph)) or any(map(_sparse, _nodes(proto.graph))):
         proto = _densified(proto)
-    return _renamed(proto) if _has_namesakes(proto.graph) else proto
+    if _has_namesakes(proto.graph):
+        proto = _renamed(proto)
+    computed = _computed(proto, folder or Path())
+    return _with_computed(proto, computed) if computed else proto
 
 
 def copy_fields(source: Any, target: Any, skip: set[str]) -> None:
@@ -150,6 +172,91 @@ def _dense(sparse: SparseTensorProto) -> TensorProto:
     except (IndexError, ValueError):
         raise ModelError(f"sparse tensor {sparse.values.name!r} of shape {list(shape)} has indices outside") from None
     return numpy_helper.from_array(content.reshape(shape), sparse.values.name)
+
+
+# -- weights that are normalised by nodes --------------------------------------------------------------
+
+
+def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
+    """Return the outputs of the nodes that normalise what follows from constants alone, by name."""
+    arithmetic = _Arithmetic(proto, folder)
+    found: dict[str, Array] = {}
+    for node in proto.graph.node:
+        if arithmetic.takes(node) and node.op_type in _NORMALISING and node.input:
+            values = [arithmetic.value(name) for name in node.output if name]
+            known = [value for value in values if value is not None]
+            if len(known) == len(values):
+                found.update(zip(filter(None, node.output), known, strict=True))
+    return found
+
+
+class _Arithmetic:
+    """What the nodes of a graph compute from its constants alone."""
+
+    def __init__(self, proto: ModelProto, folder: Path) -> None:
+        self._proto = proto
+        self._folder = folder
+        self._tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self._producers: dict[str, NodeProto] = {}
+        self._values: dict[str, Array | None] = {}
+
+    def takes(self, node: NodeProto) -> bool:
+        """Whether a node follows from constants; nodes are shown in the order of the graph."""
+        known = all(name in self._tensors or name in self._producers for name in node.input if name)
+        if not known or node.domain not in ("", "ai.onnx") or any(True for _ in _bodies(node)):
+            return False
+        self._producers.update(dict.fromkeys((name for name in node.output if name), node))
+        return True
+
+    def value(self, name: str) -> Array | None:
+        """Return a value, None where the reference cannot compute it."""
+        if name in self._tensors:
+            return numpy_helper.to_array(self._tensors[name], str(self._folder))
+        if name not in self._values:
+            self._values.update(self._outputs(self._producers[name]))
+        return self._values[name]
+
+    def _outputs(self, node: NodeProto) -> dict[str, Array | None]:
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
+
+        given = {name: self.value(name) for name in dict.fromkeys(node.input) if name}
+        outputs = [name for name in node.output if name]
+        inputs, results = ([ValueInfoProto(name=name) for name in names] for names in (given, outputs))
+        graph = GraphProto(name="node", node=[node], input=inputs, output=results)
+        model = ModelProto(ir_version=self._proto.ir_version, graph=graph, opset_import=self._proto.opset_import)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = ReferenceEvaluator(model).run(None, given)
+        except Exception:  # whatever an implementation in Python raises: the node then stays as it is
+            found = [None] * len(outputs)
+        return dict(zip(outputs, found, strict=True))
+
+
+def _with_computed(proto: ModelProto, computed: Mapping[str, Array]) -> ModelProto:
+    """Return a copy that holds what was computed, without the nodes and weights that nothing else reads."""
+    copy = ModelProto()
+    copy_fields(proto, copy, skip={"graph"})
+    copy_fields(proto.graph, copy.graph, skip={"node", "initializer"})
+    before, after = _needed(proto.graph, set()), _needed(proto.graph, set(computed))
+    gone = before - after
+    nodes = (node for node in proto.graph.node if not any(name in computed or name in gone for name in node.output))
+    copy.graph.node.extend(nodes)
+    copy.graph.initializer.extend(tensor for tensor in proto.graph.initializer if tensor.name not in gone)
+    copy.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in computed.items() if name in after)
+    return copy
+
+
+def _needed(graph: GraphProto, given: set[str]) -> set[str]:
+    """Return the names that the outputs of a graph depend on, where no node is needed to make what is `given`."""
+    needed = {info.name for info in graph.output}
+    for node in reversed(graph.node):
+        if any(name in needed and name not in given for name in node.output):
+            needed.update(node.input)
+            for inner in (inner for body in _bodies(node) for inner in graphs(body)):
+                needed.update(name for child in inner.node for name in child.input)
+                needed.update(info.name for info in inner.output)
+    return needed
 
 
 # -- names ---------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from onnxprune.rules.site import Site
 # fmt: off
 line("Conv",                  "n (g i) *s, (g o) i *k, (g o)?  -> n (g o) *t",   "n g o i *t *k", channels=1, g="group")
 line("ConvTranspose",         "n (g i) *s, (g i) o *k, (g o)?  -> n (g o) *t",   "n g o i *s *k", channels=1, g="group")
-line("BatchNormalization",    "n c *s, c, c, c, c              -> n c *s")
 line("InstanceNormalization", "n c *s~, c, c                   -> n c *s")
 line("LRN",                   "n c~ *s                         -> n c *s")
 line("GlobalAveragePool",     "n c *s                          -> n c *t")
@@ -35,6 +34,13 @@ line("Size",                  "*s                              -> ")
 line("NonZero",               "*s                              -> r t")
 line("Range",                 "_, _, _                         -> t")
 # fmt: on
+
+
+@rule("BatchNormalization")
+def batch_normalization(x: Site) -> None:
+    """N c *s, c, c, c, c -> n c *s; in training n~ c *s~, ... -> n c *s, c, c: normalised over all but the channels."""
+    mixed = "~" if x.attr("training_mode", 0) else ""
+    x.match(f"n{mixed} c *s{mixed}, c, c, c, c -> n c *s, c, c")
 
 
 @rule("MatMul")
