@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune.axes import Atom, Axes, Axis, Sum, positions, walk
+from onnxprune.axes import Atom, Axes, Axis, Lock, Sum, positions, walk
 from onnxprune.effective import ConstantValues
 from onnxprune.model import Array, Constant, Node
 from onnxprune.rules import Coupling
@@ -58,8 +58,8 @@ class Group:
     kind: str  # channels, neurons, heads, head dims, hidden width, positions
     atom: Atom
     members: tuple[Member, ...]
-    locked: str | None  # the reason and its node, None if units can be removed
-    inexact: str | None  # the op that mixes over the units, None if masking and removing agree
+    lock: Lock | None  # why no unit can be removed
+    mixed: Lock | None  # the op that mixes over the units, None if masking and removing agree
     inner: bool  # an outer factor of the same axis is a group too (head dims inside heads)
     lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it
     params: int  # weights that carry it, all units together
@@ -70,14 +70,24 @@ class Group:
         return self.atom.size
 
     @property
+    def locked(self) -> str | None:
+        """Why no unit can be removed, with the node that says so; None if units can be."""
+        return f"{self.lock.reason} (at {self.lock.node})" if self.lock else None
+
+    @property
+    def inexact(self) -> str | None:
+        """Which op mixes over the units, None if masking and removing agree."""
+        return f"{self.mixed.reason} (at {self.mixed.node})" if self.mixed else None
+
+    @property
     def exact(self) -> bool:
         """Whether removing a unit equals masking it to zero where it is consumed."""
-        return self.inexact is None
+        return self.mixed is None
 
     @property
     def prunable(self) -> bool:
         """Whether units are removed without being asked for by name."""
-        return self.locked is None and self.exact and not self.inner
+        return self.lock is None and self.exact and not self.inner
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -97,7 +107,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
     }
     outside.update(_hidden(traced))
     members: dict[Atom, list[Member]] = {}
-    finder = _RoleFinder(traced, constant)
+    finder = RoleFinder(traced, constant)
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)
         if weight is None or not weight.is_weight or use.node < 0:
@@ -116,7 +126,6 @@ def groups(traced: Trace) -> tuple[Group, ...]:
 
 
 def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds) -> Group:
-    lock, mixed = traced.partition.lock_of(atom), traced.partition.mix_of(atom)
     constants = traced.model.constants
     outers = {outer for member in members for outer in _outer_factors(member.axis, atom)}
     prunable_outers = [
@@ -127,8 +136,8 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         kind=kinds.of(atom),
         atom=atom,
         members=members,
-        locked=f"{lock.reason} (at {lock.node})" if lock else None,
-        inexact=f"{mixed.reason} (at {mixed.node})" if mixed else None,
+        lock=traced.partition.lock_of(atom),
+        mixed=traced.partition.mix_of(atom),
         inner=bool(prunable_outers),
         lanes=kinds.lanes.get(atom, 0),
         params=_params(members, atom, constants),
@@ -213,8 +222,13 @@ def _matrices(coupling: Coupling) -> set[int]:
     return {slot for slot, rank in ranks.items() if rank == max(ranks.values())}
 
 
-class _RoleFinder:
-    """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op."""
+class RoleFinder:
+    """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op.
+
+    Args:
+        traced: the model.
+        constant: from `constant_values`.
+    """
 
     def __init__(self, traced: Trace, constant: set[str]) -> None:
         self._traced = traced
@@ -226,6 +240,7 @@ class _RoleFinder:
         self._contracted: dict[int, dict[Atom, set[int]]] = {}
 
     def role(self, node: int, slot: int, atom: Atom) -> Role:
+        """Return what the weight in an input slot of a node does with the units of `atom`."""
         sink, slot = self.sink(self._traced.model.nodes[node], slot)
         if sink.op == "BatchNormalization":
             return "scale" if slot == 1 else "vector"

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from onnxprune import allocate, check, cost, importance, rewrite, verify
+from onnxprune.account import ALONE, Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
 from onnxprune.data import Data, load_data, with_shapes
 from onnxprune.effective import ConstantValues
@@ -28,7 +29,7 @@ from onnxprune.groups import Group, carriers, groups, matrices, weights
 from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Model, Source, data_file, load, staged, write
 from onnxprune.publish import Reads, check_files, resolved, staging, stamps
-from onnxprune.report import ALONE, build_report
+from onnxprune.report import build_report
 from onnxprune.runtime import check_provider
 from onnxprune.trace import Trace, trace
 
@@ -118,6 +119,7 @@ class Inspection:
     group_macs: Mapping[str, int]  # by group name: multiply-accumulates that its units take part in
     locked_params: int  # weights that no prunable group can shrink
     unreached: Mapping[str, tuple[str, ...]]  # reason -> names of weights that no prunable group carries
+    accounts: tuple[Account, ...]  # of every node with weights
 
     @property
     def locks(self) -> dict[str, list[Group]]:
@@ -152,6 +154,7 @@ class Inspection:
             "locked_params": self.locked_params,
             "groups": listed,
             "unreached": {reason: list(names) for reason, names in self.unreached.items()},
+            "nodes": [account.to_dict() for account in self.accounts],
         }
 
 
@@ -242,13 +245,15 @@ def inspect(source: Source) -> Inspection:
     by_atom = cost.macs_by_atom(traced)
     reached = {name for name, carried in carriers(found).items() if any(group.prunable for group in carried)}
     everything = weights(traced)
+    unreached_names = [name for name in everything if name not in reached]
     return Inspection(
         model=traced.model,
         groups=found,
         macs=cost.macs(traced),
         group_macs={group.name: by_atom.get(group.atom, 0) for group in found},
         locked_params=sum(constant.count for name, constant in everything.items() if name not in reached),
-        unreached=_unreached(traced, found, [name for name in everything if name not in reached]),
+        unreached=unreached(traced, _reasons(found), unreached_names),
+        accounts=accounts(traced, found, {g.name: reason for g in found if (reason := why_not(g)) is not None}),
     )
 
 
@@ -289,7 +294,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
     progress(f"scoring {len(chosen)} of {len(found)} groups by {options.criterion}")
     kept = plan(traced, found, chosen, options)
     if not kept:
-        raise NothingToPrune(_nothing(found, chosen, options, _unreached(traced, found, [*weights(traced)])))
+        raise NothingToPrune(_nothing(found, chosen, options, unreached(traced, _reasons(found), weights(traced))))
     masks = kept_masks(found, kept)
     rewritten = rewrite.rewrite(traced, masks)
     with publish(rewritten.proto, model.folder) as (path, finish):
@@ -299,12 +304,14 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
         if not verification.passed:
             raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed, inputs=ports))
         comparison = _measure(model, after, options, data, progress)
+        told = [(group, kept.get(group.name), reason_for(group, chosen, options, kept)) for group in found]
         report = build_report(
             before=model,
             after=after,
             macs=(cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))),
             options=options,
-            groups=[(group, kept.get(group.name), reason_for(group, chosen, options, kept)) for group in found],
+            groups=told,
+            accounts=accounts(traced, found, {group.name: reason for group, _, reason in told if reason is not None}),
             cuts=rewritten.cuts,
             verification=verification,
             comparison=comparison,
@@ -463,7 +470,7 @@ def why_not(group: Group) -> str | None:
     if group.inexact is not None:
         return f"{group.inexact}: removing a unit is not the same as masking it"
     if group.inner:
-        return "an outer factor of the same axis is pruned instead; name the group with --only to prune it"
+        return "an outer factor of the same axis is pruned instead"
     return None
 
 
@@ -499,23 +506,10 @@ def _nothing(
     return f"nothing to prune. {listed}"
 
 
-def _unreached(traced: Trace, found: Sequence[Group], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the weights that no prunable group carries, by the reason of their first locked group."""
-    carried = carriers(found)
-    result: dict[str, list[str]] = {}
-    for name in names:
-        reasons = [why_not(group) for group in carried.get(name, [])]
-        reason = next((reason for reason in reasons if reason), None) or _lock_of(traced, name) or ALONE
-        result.setdefault(reason, []).append(name)
-    return {reason: tuple(listed) for reason, listed in result.items()}
-
-
-def _lock_of(traced: Trace, name: str) -> str | None:
-    """Return why the first locked axis of a weight is locked, whether or not it is one of a group."""
-    used = (use for use in traced.uses if use.constant == name)
-    atoms = (atom for use in used for axis in use.axes for atom in traced.partition.atoms(axis))
-    lock = next((lock for lock in map(traced.partition.lock_of, atoms) if lock), None)
-    return f"{lock.reason} (at {lock.node})" if lock else None
+def _reasons(found: Sequence[Group]) -> dict[str, list[str]]:
+    """Return by weight why its groups are not pruned by default."""
+    told = {name: [why_not(group) for group in carried] for name, carried in carriers(found).items()}
+    return {name: [why for why in reasons if why is not None] for name, reasons in told.items()}
 
 
 # -- options and files ----------------------------------------------------------------------------------------

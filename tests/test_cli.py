@@ -280,7 +280,7 @@ def test_a_terminal_gets_wrapped_sentences(folder, monkeypatch, capsys):
     ids=["disk", "file", "Ctrl-C", "SIGTERM"],
 )
 def test_errors_of_the_system(folder, monkeypatch, error, code, message):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(pipeline, "inspect", fail)
@@ -288,7 +288,7 @@ def test_errors_of_the_system(folder, monkeypatch, error, code, message):
 
 
 def test_what_was_written_is_said(folder, steady, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_show", fail)
@@ -329,7 +329,7 @@ def test_an_interrupt_at_the_start_has_no_traceback(monkeypatch):
 
 
 def test_a_closed_pipe_is_left_to_click(folder, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(pipeline, "inspect", fail)

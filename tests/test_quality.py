@@ -42,6 +42,7 @@ LAYERS = (
     "trace",
     "effective",
     "groups",
+    "account",
     "cost",
     "importance",
     "allocate",
