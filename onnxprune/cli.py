@@ -94,6 +94,7 @@ def cli() -> None:
     help="Keep multiples of N, rounding down [default: 8 for channels, at the ratio overall].",
 )
 @click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
+@click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
 @click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to verify on; with 'labels', accuracy is shown.")

@@ -691,6 +691,8 @@ class Edits:
     added: Mapping[str, Array]  # new initializers of the main graph, which bodies see too
     nodes_before: Mapping[int, Sequence[NodeProto]]  # new nodes, in front of this one
     shapes: Mapping[str, tuple[int | None, ...]]  # value -> dims after the cut; 0: as stated, None: unknown
+    outputs: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (node, output) -> new value name
+    nodes_after: Mapping[int, Sequence[NodeProto]] = field(default_factory=dict)  # new nodes, behind this one
 
 
 NO_EDITS = Edits({}, {}, {}, {}, {}, {})
@@ -726,7 +728,10 @@ class _Editor:
         for (index, attribute), value in edits.attributes.items():
             self._attributes.setdefault(index, {})[attribute] = value
         constants = {model.constants[name].node for name in edits.replaced}
-        self._edited = {*self._inputs, *self._attributes, *edits.nodes_before, *constants}
+        self._outputs: dict[int, dict[int, str]] = {}
+        for (index, place), name in edits.outputs.items():
+            self._outputs.setdefault(index, {})[place] = name
+        self._edited = {*self._inputs, *self._attributes, *self._outputs, *edits.nodes_before, *constants}
         self._named = {*edits.replaced, *edits.shapes}
 
     def edit(
@@ -771,6 +776,8 @@ class _Editor:
         for slot, name in self._inputs.get(index, {}).items():
             copy.input.extend([""] * (slot + 1 - len(copy.input)))
             copy.input[slot] = name
+        for place, name in self._outputs.get(index, {}).items():
+            copy.output[place] = name
         for attribute, value in self._attributes.get(index, {}).items():
             _set_attribute(copy, attribute, value)
         if self._model.nodes[index].bodies:
@@ -782,6 +789,7 @@ class _Editor:
             new = copy.attribute.add(name="value", type=AttributeProto.TENSOR)
             _fill(new.t, tensor, self._edits.replaced[name])
         yield copy
+        yield from self._edits.nodes_after.get(index, ())
 
     def _edit_bodies(self, source: NodeProto, target: NodeProto, index: int) -> None:
         bodies = iter(self._model.nodes[index].bodies)

@@ -51,6 +51,7 @@ class Options:
     scope: Literal["global", "group"] | None = None  # "global" or "group"; None is the criterion's own
     round_to: int | None = None  # keep multiples of it, rounding down; None: 8 for channels, at the ratio overall
     min_units: int | None = None  # kept at least in each group; None is a tenth of it
+    width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     provider: str = "cpu"  # where latency is measured
@@ -71,6 +72,7 @@ class Options:
             scope=self.scope,
             round_to=None if self.round_to is None else check.count("round_to", self.round_to, 1),
             min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),
+            width=check.flag("width", self.width),
             ignore=check.globs("ignore", self.ignore),
             only=check.globs("only", self.only),
             provider=self.provider,
@@ -170,7 +172,7 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
         ratio: the share of the units of each group to remove, in [0, 1).
         data: path of an .npz with one array per input (first axis samples) and optionally ``labels``: the models
             are then compared on it, and accuracy is reported.
-        **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, ratios (a dict
+        **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, width, ratios (a dict
             glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape).
 
     Raises:
@@ -336,7 +338,8 @@ def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
     asked = {name: ratio for glob, ratio in options.ratios for name in _meant(glob, found)}
     chosen: dict[str, float] = {}
     for group in found:
-        able = group.locked is None and group.exact and (not group.inner or _named(group, found, options))
+        able = group.lock is None and (group.exact or options.width)
+        able = able and (not group.inner or _named(group, found, options))
         if able and group.name not in ignored and (group.name in wanted or not options.only):
             chosen[group.name] = asked.get(group.name, options.ratio)
     return chosen
@@ -416,7 +419,7 @@ def _scope(options: Options) -> Literal["global", "group"]:
 
 
 def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
-    if group.kind == "channels":
+    if group.lanes or group.mixed is not None:
         step = allocate.round_units(group.lanes, options.round_to or ROUND_CHANNELS)
     else:
         step = options.round_to or 1 if group.kind == "neurons" else 1
@@ -481,7 +484,9 @@ def reason_for(
     if group.name in kept:
         return None
     if group.name not in chosen:
-        return why_not(group) or "left out by --ignore or --only"
+        return (None if options.width and group.lock is None and not group.inner else why_not(group)) or (
+            "left out by --ignore or --only"
+        )
     if chosen[group.name] == 0:
         return "its ratio is 0"
     if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):

@@ -184,6 +184,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"verified: masked = pruned to {verification['max_rel_diff']:.1e} of the output's range "
         f"in {_counted(len(verification['runs']), 'run')}"
     )
+    if any(group["kept"] < group["units"] and not group["exact"] for group in report["groups"]):
+        proof += ", where normalisations go over the kept units"
     if verification["max_rel_diff"] > verification["tolerance"]:
         proof += f", which is round-off: the original alone makes {verification['noise']:.1e} of it"
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])

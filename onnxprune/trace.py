@@ -181,6 +181,7 @@ class _Tracer:
             self._lock(axes, reason, node)
         coupling.writes.clear()
         coupling.contracted.clear()
+        coupling.mixed.clear()
         coupling.hidden.clear()
         coupling.macs.clear()
         coupling.read.update(range(len(node.inputs)))

@@ -48,6 +48,7 @@ def check(
     inner: bool = True,
     at: Collection[Mapping[str, int]] = (),
     quick: bool = False,
+    width: bool = False,
 ) -> Checked:
     """Cut groups of a model at random and assert that masking and pruning agree.
 
@@ -60,12 +61,13 @@ def check(
         at: sizes of the dynamic dims to compare on; without, those that `verify` chooses.
         quick: whether the sessions are opened without optimizations, on one thread: for many small graphs. A
             difference above the tolerance is then held against the measured round-off, as `verify` does.
+        width: whether groups are cut that an op mixes over.
     """
     model = load(source)
     traced = trace(model)
     found = groups(traced)
     rng = np.random.default_rng(seed)
-    able = [g for g in found if g.locked is None and g.exact and (inner or not g.inner) and g.units > 1]
+    able = [g for g in found if g.locked is None and (width or g.exact) and (inner or not g.inner) and g.units > 1]
     chosen = [group for group in able if only is None or group.name in set(only)]
     kept = {}
     for group in chosen:

@@ -57,6 +57,20 @@ class Encoding:
     dim: int = 0  # along which that lies if it is a vector
 
 
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """What keeps a normalisation what it was when it goes over fewer units.
+
+    Sums then go over the kept units, and are divided by the original count, as if the others were zero. With d units
+    before and d' after: a mean is multiplied by d'/d; a scale behind a division by the deviation, by sqrt(d/d'), and
+    the epsilon under the root by d/d'.
+    """
+
+    power: float  # of d/d', by which the scale, or the output, is multiplied
+    slot: int | None = None  # the input that is the scale; None is the output itself
+    epsilon: float | None = None  # default of the attribute epsilon, where there is one
+
+
 @dataclass(slots=True)
 class Coupling:
     """What is known of one node after its rule: the record that cost, masks and rewriting work from."""
@@ -71,6 +85,8 @@ class Coupling:
     heads: Axes = ()  # of an op that attends
     head_dims: Axes = ()
     writes: list[Write] = field(default_factory=list)
+    mixed: list[Axis] = field(default_factory=list)  # over which the op mixes
+    compensation: Compensation | None = None
     encodings: dict[int, Encoding] = field(default_factory=dict)  # by input slot
     read: set[int] = field(default_factory=set)  # slots whose axes the rule took part in
 
@@ -250,7 +266,12 @@ class Site:
 
     def mix(self, axis: Axis, verb: str = "normalises over") -> None:
         """Mark an axis as one over which the op mixes."""
+        self.coupling.mixed.append(axis)
         self.partition.mix(axis, Lock(f"{self.node.op} {verb} it", self.node.name))
+
+    def compensate(self, power: float, slot: int | None = None, epsilon: float | None = None) -> None:
+        """Record what keeps the normalisation what it was; see `Compensation`."""
+        self.coupling.compensation = Compensation(power, slot, epsilon)
 
     def contract(self, slot: int, dim: int) -> None:
         """Record that the op sums over this axis: a removed unit counts as zero here."""
