@@ -343,8 +343,7 @@ def alexnet() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 32, 7, 2, 3), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2),
         nn.Conv2d(32, 64, 5, padding=2, groups=2), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Dropout(), nn.Linear(192, 128), nn.ReLU(), nn.Linear(128, 10),
+        nn.Conv2d(64, 48, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Dropout(), nn.Linear(432, 128), nn.ReLU(), nn.Linear(128, 10),
     )  # fmt: skip
 
 
@@ -737,7 +736,7 @@ class Attention(nn.Module):
         angle = torch.arange(n).float()[:, None] * (10000.0 ** (-torch.arange(0, d, 2) / d))
         turned, rest = x[..., :d], x[..., d:]
         if "interleaved" in self.how:
-            cos, sin = angle.cos().repeat_interleave(2, -1), angle.sin().repeat_interleave(2, -1)
+            cos, sin = (torch.stack((t, t), -1).flatten(-2) for t in (angle.cos(), angle.sin()))
             half = torch.stack((-turned[..., 1::2], turned[..., ::2]), -1).flatten(-2)
         else:
             cos, sin = torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
