@@ -71,7 +71,9 @@ _KERNELS = ("Conv", "FusedConv", "ConvTranspose", "DeformConv", "NhwcFusedConv")
 # What an activation takes away is given back by the gain of the matrix or kernel in front of it.
 _GAINS = {
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Clip"), 1.4),
-    **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Mish", "Softplus", "FastGelu", "QuickGelu"), 1.9),
+    **dict.fromkeys(
+        ("Sigmoid", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Mish", "Softplus", "FastGelu", "QuickGelu"), 1.9
+    ),
 }
 _BETWEEN = ("BatchNormalization", "Add", "BiasAdd", "Reshape", "Transpose", "Div", "Mul")
 

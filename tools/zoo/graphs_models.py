@@ -161,7 +161,9 @@ def sklearn_mlp(kind: str) -> Callable[[], onnx.ModelProto]:
         x = _rng.standard_normal((200, 12)).astype(np.float32)
         target = (x[:, :3].argmax(1)) if kind != "regressor" else x[:, :2]
         cls = MLPRegressor if kind == "regressor" else MLPClassifier
-        made: Any = cls(hidden_layer_sizes=(48, 32), max_iter=3, random_state=0, activation="tanh" if kind == "scaled" else "relu")
+        made: Any = cls(
+            hidden_layer_sizes=(48, 32), max_iter=3, random_state=0, activation="tanh" if kind == "scaled" else "relu"
+        )
         if kind == "scaled":
             made = make_pipeline(StandardScaler(), made)
         return to_onnx(made.fit(x, target), x[:1], options={"zipmap": False} if kind != "regressor" else None)

@@ -329,7 +329,9 @@ class Unshuffle(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.down, self.up = nn.PixelUnshuffle(2), nn.PixelShuffle(2)
-        self.body = nn.Sequential(nn.Conv2d(12, 32, 3, padding=1), nn.PReLU(32), nn.Conv2d(32, 32, 3, padding=1), nn.PReLU(32))
+        self.body = nn.Sequential(
+            nn.Conv2d(12, 32, 3, padding=1), nn.PReLU(32), nn.Conv2d(32, 32, 3, padding=1), nn.PReLU(32)
+        )
         self.inside = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(128, 128, 1), nn.PixelShuffle(2))
         self.tail = nn.Conv2d(32, 12, 3, padding=1)
 
@@ -377,8 +379,12 @@ def replk() -> nn.Module:
     class Parallel(nn.Module):
         def __init__(self, width: int) -> None:
             super().__init__()
-            self.large = nn.Sequential(nn.Conv2d(width, width, 31, padding=15, groups=width, bias=False), nn.BatchNorm2d(width))
-            self.small = nn.Sequential(nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False), nn.BatchNorm2d(width))
+            self.large = nn.Sequential(
+                nn.Conv2d(width, width, 31, padding=15, groups=width, bias=False), nn.BatchNorm2d(width)
+            )
+            self.small = nn.Sequential(
+                nn.Conv2d(width, width, 5, padding=2, groups=width, bias=False), nn.BatchNorm2d(width)
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return F.relu(self.large(x) + self.small(x))
@@ -484,9 +490,13 @@ class CenterNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(3, 32, 3, 2), Residual(conv(32, 32), conv(32, 32, act=False)), conv(32, 48, 3, 2))
+        self.body = nn.Sequential(
+            conv(3, 32, 3, 2), Residual(conv(32, 32), conv(32, 32, act=False)), conv(32, 48, 3, 2)
+        )
         self.up = nn.Sequential(nn.ConvTranspose2d(48, 32, 4, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-        self.heads = nn.ModuleList(nn.Sequential(nn.Conv2d(32, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, n, 1)) for n in (5, 2, 2))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(32, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, n, 1)) for n in (5, 2, 2)
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = self.up(self.body(image))
@@ -551,7 +561,11 @@ class Film(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1), nn.Linear(32, 5)
+        self.first, self.second, self.head = (
+            nn.Conv2d(3, 32, 3, padding=1),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.Linear(32, 5),
+        )
         self.condition = nn.Linear(8, 64)
 
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
@@ -568,7 +582,10 @@ class Volumes(nn.Module):
         super().__init__()
         self.first = nn.Sequential(nn.Conv3d(1, 16, 3, padding=1), nn.InstanceNorm3d(16, affine=True), nn.LeakyReLU())
         self.second = nn.Sequential(nn.Conv3d(16, 32, 3, 2, 1), nn.InstanceNorm3d(32, affine=True), nn.LeakyReLU())
-        self.up, self.head = nn.ConvTranspose3d(32, 16, 2, 2), nn.Sequential(nn.Conv3d(32, 16, 3, padding=1), nn.Conv3d(16, 2, 1))
+        self.up, self.head = (
+            nn.ConvTranspose3d(32, 16, 2, 2),
+            nn.Sequential(nn.Conv3d(32, 16, 3, padding=1), nn.Conv3d(16, 2, 1)),
+        )
 
     def forward(self, volume: Tensor) -> Tensor:
         x = self.first(volume)
@@ -628,7 +645,9 @@ class Crnn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(1, 24), nn.MaxPool2d(2), conv(24, 32), nn.MaxPool2d(2), conv(32, 48), nn.MaxPool2d((2, 1)))
+        self.body = nn.Sequential(
+            conv(1, 24), nn.MaxPool2d(2), conv(24, 32), nn.MaxPool2d(2), conv(32, 48), nn.MaxPool2d((2, 1))
+        )
         self.first = nn.LSTM(48 * 4, 32, bidirectional=True)
         self.middle = nn.Linear(64, 32)
         self.second = nn.LSTM(32, 32, bidirectional=True)
@@ -796,7 +815,12 @@ class Block(nn.Module):
 
     def __init__(self, how: str, ffn: str = "gelu", width: int = 48) -> None:
         super().__init__()
-        self.n1, self.n2, self.attention, self.ffn = nn.LayerNorm(width), nn.LayerNorm(width), Attention(how, width), ffn
+        self.n1, self.n2, self.attention, self.ffn = (
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+            Attention(how, width),
+            ffn,
+        )
         self.up, self.down = nn.Linear(width, 192 if ffn in ("geglu", "swiglu") else 96), nn.Linear(96, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -864,7 +888,11 @@ class Perceiver(nn.Module):
         super().__init__()
         self.embedding, self.queries = nn.Linear(12, 48), nn.Parameter(torch.randn(1, 6, 48))
         self.cross = nn.MultiheadAttention(48, 4, batch_first=True)
-        self.norm, self.ffn, self.head = nn.LayerNorm(48), nn.Sequential(nn.Linear(48, 96), nn.GELU(), nn.Linear(96, 48)), nn.Linear(48, 5)
+        self.norm, self.ffn, self.head = (
+            nn.LayerNorm(48),
+            nn.Sequential(nn.Linear(48, 96), nn.GELU(), nn.Linear(96, 48)),
+            nn.Linear(48, 5),
+        )
 
     def forward(self, points: Tensor) -> Tensor:
         memory = self.embedding(points)
@@ -878,7 +906,9 @@ class Encoder(nn.Module):
 
     def __init__(self, first: bool) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(48, 4, 96, batch_first=True, norm_first=first, activation="gelu" if first else "relu")
+        layer = nn.TransformerEncoderLayer(
+            48, 4, 96, batch_first=True, norm_first=first, activation="gelu" if first else "relu"
+        )
         self.encoder, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(48, 5)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -923,9 +953,16 @@ class Conformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ffn = nn.ModuleList(nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 96), nn.SiLU(), nn.Linear(96, 48)) for _ in range(2))
+        self.ffn = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 96), nn.SiLU(), nn.Linear(96, 48)) for _ in range(2)
+        )
         self.norm, self.attention, self.norm2 = nn.LayerNorm(48), Attention("split"), nn.LayerNorm(48)
-        self.point, self.depth, self.bn, self.last = nn.Conv1d(48, 96, 1), nn.Conv1d(48, 48, 5, padding=2, groups=48), nn.BatchNorm1d(48), nn.Conv1d(48, 48, 1)
+        self.point, self.depth, self.bn, self.last = (
+            nn.Conv1d(48, 96, 1),
+            nn.Conv1d(48, 48, 5, padding=2, groups=48),
+            nn.BatchNorm1d(48),
+            nn.Conv1d(48, 48, 1),
+        )
         self.head = nn.Linear(48, 20)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -980,7 +1017,11 @@ class Spatial(nn.Module):
 
     def __init__(self, width: int, context: int, heads: int = 4) -> None:
         super().__init__()
-        self.norm, self.enter, self.leave = nn.GroupNorm(4, width), nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+        self.norm, self.enter, self.leave = (
+            nn.GroupNorm(4, width),
+            nn.Conv2d(width, width, 1),
+            nn.Conv2d(width, width, 1),
+        )
         self.h = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.q = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(2))
@@ -991,7 +1032,10 @@ class Spatial(nn.Module):
 
     def attend(self, i: int, x: Tensor, context: Tensor) -> Tensor:
         b, n, c = x.shape
-        q, k, v = (t.view(b, -1, self.h, c // self.h).transpose(1, 2) for t in (self.q[i](x), self.k[i](context), self.v[i](context)))
+        q, k, v = (
+            t.view(b, -1, self.h, c // self.h).transpose(1, 2)
+            for t in (self.q[i](x), self.k[i](context), self.v[i](context))
+        )
         return self.o[i](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -1034,7 +1078,11 @@ class VaeDecoder(nn.Module):
         self.start = nn.Conv2d(4, 48, 3, padding=1)
         self.norm, self.q, self.k, self.v, self.o = nn.GroupNorm(4, 48), *(nn.Linear(48, 48) for _ in range(4))
         self.blocks = nn.ModuleList(
-            nn.Sequential(Residual(nn.GroupNorm(4, w), nn.SiLU(), nn.Conv2d(w, w, 3, padding=1)), nn.Upsample(scale_factor=2), nn.Conv2d(w, n, 3, padding=1))
+            nn.Sequential(
+                Residual(nn.GroupNorm(4, w), nn.SiLU(), nn.Conv2d(w, w, 3, padding=1)),
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(w, n, 3, padding=1),
+            )
             for w, n in ((48, 32), (32, 16))
         )
         self.end = nn.Sequential(nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1))
@@ -1072,7 +1120,10 @@ class Dit(nn.Module):
         super().__init__()
         self.patch, self.ada = nn.Conv2d(4, 48, 2, 2), nn.Linear(16, 288)
         self.n1, self.n2 = nn.LayerNorm(48, elementwise_affine=False), nn.LayerNorm(48, elementwise_affine=False)
-        self.attention, self.mlp = Attention("unbind"), nn.Sequential(nn.Linear(48, 96), nn.GELU("tanh"), nn.Linear(96, 48))
+        self.attention, self.mlp = (
+            Attention("unbind"),
+            nn.Sequential(nn.Linear(48, 96), nn.GELU("tanh"), nn.Linear(96, 48)),
+        )
         self.end = nn.Linear(48, 16)
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
@@ -1109,7 +1160,9 @@ class Siamese(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(1, 24, 3, 2), conv(24, 32, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 16))
+        self.body = nn.Sequential(
+            conv(1, 24, 3, 2), conv(24, 32, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 16)
+        )
         self.head = nn.Linear(16, 1)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
@@ -1155,7 +1208,9 @@ class NBeats(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU()) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU()) for _ in range(2)
+        )
         self.theta = nn.ModuleList(nn.Linear(48, 16 + 4) for _ in range(2))
 
     def forward(self, past: Tensor) -> Tensor:
