@@ -105,9 +105,11 @@ def load_zoo() -> dict[str, Entry]:
 
 
 def save_zoo(entries: Mapping[str, Entry]) -> None:
-    """Write the index, one line an entry."""
+    """Write the index, one line an entry, at once: others may be reading it."""
     rows = [json.dumps(asdict(entries[name])) for name in sorted(entries)]
-    INDEX.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    temporary = INDEX.with_suffix(".new")
+    temporary.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    temporary.replace(INDEX)
 
 
 def read(path: Path) -> ModelProto:
