@@ -135,7 +135,6 @@ MODELS: dict[str, Callable[[], Any]] = {
     "mobilenet_v2": lambda: keras.applications.MobileNetV2(alpha=0.35, **SMALL),
     "mobilenet_v3": lambda: keras.applications.MobileNetV3Small(alpha=0.75, minimalistic=False, **SMALL),
     "efficientnet_b0": lambda: keras.applications.EfficientNetB0(**SMALL),
-    "nasnet": lambda: keras.applications.NASNetMobile(**SMALL),
     "resnet": resnet,
     "cnn": cnn,
     "separable": separable,
