@@ -67,7 +67,15 @@ ROLES: Mapping[str, Mapping[int, str]] = {
 _SUMS = ("Add", "Sub", "BiasAdd", "BiasSplitGelu")
 _SAME = ("Transpose", "Reshape", "Identity", "Cast", "Unsqueeze", "Squeeze", "Expand", "DequantizeLinear", "Slice")
 _KERNELS = ("Conv", "FusedConv", "ConvTranspose", "DeformConv", "NhwcFusedConv")
-_GAIN = 1.4  # of kernels, for what a ReLU takes away
+
+# What an activation takes away is given back by the gain of the matrix or kernel in front of it.
+_GAINS = {
+    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Clip"), 1.4),
+    **dict.fromkeys(
+        ("Sigmoid", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Mish", "Softplus", "FastGelu", "QuickGelu"), 1.9
+    ),
+}
+_BETWEEN = ("BatchNormalization", "Add", "BiasAdd", "Reshape", "Transpose", "Div", "Mul")
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,11 @@ def load_zoo() -> dict[str, Entry]:
 
 
 def save_zoo(entries: Mapping[str, Entry]) -> None:
-    """Write the index, one line an entry."""
+    """Write the index, one line an entry, at once: others may be reading it."""
     rows = [json.dumps(asdict(entries[name])) for name in sorted(entries)]
-    INDEX.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    temporary = INDEX.with_suffix(".new")
+    temporary.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    temporary.replace(INDEX)
 
 
 def read(path: Path) -> ModelProto:
@@ -116,7 +126,10 @@ def pack(stored: ModelProto) -> bytes:
 
 
 def strip(proto: ModelProto) -> ModelProto:
-    """Return a copy whose weights are recipes, without doc strings and without what can be inferred."""
+    """Return a copy whose weights are recipes, without doc strings and without what can be inferred.
+
+    What is stripped already is given the recipes that it would get now.
+    """
     stored = ModelProto()
     stored.CopyFrom(proto)
     finder = _RoleFinder(stored)
@@ -182,8 +195,7 @@ class _RoleFinder:
             return None
         fan = _fan_in(node, slot, shape)
         if fan:
-            gain = _GAIN if node.op_type in _KERNELS else 1.0
-            return f"normal 0 {gain / math.sqrt(fan):.3g}"
+            return f"normal 0 {self._gain(node) / math.sqrt(fan):.3g}"
         if slot in ROLES.get(node.op_type, ()) and node.op_type not in ("Mul", "Div"):
             return ROLES[node.op_type][slot]
         if _has_meaning(_array(tensor)):
@@ -195,6 +207,19 @@ class _RoleFinder:
         if node.op_type in ("Concat", "Where", "MatMul", "Einsum", "Expand"):
             return TABLE
         return f"normal 0 {1 / math.sqrt(math.prod(shape[1:])):.3g}" if math.prod(shape) > UNKNOWN else None
+
+    def _gain(self, node: NodeProto) -> float:
+        """Return what makes up for the activation that follows a node, at most three ops behind."""
+        if node.op_type == "FusedConv":
+            return 1.4
+        users = [node]
+        for _ in range(4):
+            users = [user for before in users for user, _ in self._consumers.get(before.output[0], [])]
+            found = [_GAINS[user.op_type] for user in users if user.op_type in _GAINS]
+            if found:
+                return max(found)
+            users = [user for user in users if user.op_type in _BETWEEN][:4]
+        return 1.0
 
     def _sink(self, name: str, shape: tuple[int, ...]) -> tuple[NodeProto | None, int, tuple[int, ...]]:
         """Return the consumer that gives a tensor its meaning, the slot, and the shape it has there."""
@@ -212,6 +237,8 @@ class _RoleFinder:
 
 
 def _array(tensor: TensorProto) -> npt.NDArray[np.float64]:
+    if tensor.doc_string and not tensor.raw_data:
+        return np.zeros(1)  # stripped already
     return numpy_helper.to_array(tensor).astype(np.float64)
 
 

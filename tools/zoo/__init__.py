@@ -8,3 +8,5 @@ import torch
 for _schema in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, _schema):
         torch.library.define(f"torchvision::{_schema}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+torch.backends.mha.set_fastpath_enabled(False)  # one fused op, which cannot be exported

@@ -22,6 +22,8 @@ STATIC = "2 3 _ _"
 
 def model(name: str, size: int, options: dict[str, Any], dims: str) -> Specimen:
     """Return a model of timm with an image as its input."""
+    options = dict(options)
+    timm.layers.set_fused_attn(options.pop("fused", True))
     made = smaller(name, options) if options.get("over") else timm.create_model(name, num_classes=10, **options)
     image = torch.randn(2, made.pretrained_cfg.get("input_size", (3,))[0], size, size)
     return specimen(made, f"{name} {options}", image=(image, dims))
@@ -116,11 +118,11 @@ ROWS: tuple[tuple[str, int, dict[str, Any], str, tuple[str, ...]], ...] = (
     ("deit_tiny_distilled_patch16_224", 64, {"img_size": 64, **VIT}, FIXED, BOTH),
     ("deit3_small_patch16_224", 64, {"img_size": 64, **VIT}, FIXED, OLD),
     ("beit_base_patch16_224", 64, {"img_size": 64, **VIT}, FIXED, BOTH),
-    ("eva02_tiny_patch14_224", 56, {"img_size": 56, **VIT}, FIXED, BOTH),
-    ("eva02_base_patch16_clip_224", 64, {"img_size": 64, **VIT}, FIXED, OLD),
-    ("vit_base_patch16_rope_reg1_gap_256", 64, {"img_size": 64, **VIT}, FIXED, BOTH),
-    ("vit_small_patch16_dinov3", 64, {"img_size": 64, **VIT}, FIXED, BOTH),
-    ("vit_base_patch16_rope_mixed_224", 64, {"img_size": 64, **VIT}, FIXED, OLD),
+    ("eva02_tiny_patch14_224", 56, {"fused": False, "img_size": 56, **VIT}, FIXED, BOTH),
+    ("eva02_base_patch16_clip_224", 64, {"fused": False, "img_size": 64, **VIT}, FIXED, OLD),
+    ("vit_base_patch16_rope_reg1_gap_256", 64, {"fused": False, "img_size": 64, **VIT}, FIXED, BOTH),
+    ("vit_small_patch16_dinov3", 64, {"fused": False, "img_size": 64, **VIT}, FIXED, BOTH),
+    ("vit_base_patch16_rope_mixed_224", 64, {"fused": False, "img_size": 64, **VIT}, FIXED, OLD),
     ("cait_xxs24_224", 64, {"img_size": 64, **VIT}, FIXED, BOTH),
     ("crossvit_9_240", 240, {"embed_dim": (32, 64), "depth": ((1, 2, 0), (1, 2, 0))}, FIXED, BOTH),
     ("convit_tiny", 64, {"img_size": 64, "embed_dim": 64, "depth": 3, "num_heads": 4, "local_up_to_layer": 2}, FIXED, OLD),
@@ -135,15 +137,15 @@ ROWS: tuple[tuple[str, int, dict[str, Any], str, tuple[str, ...]], ...] = (
     ("swinv2_tiny_window8_256", 64, {"img_size": 64, "window_size": 4, "depths": (2, 2, 2), "embed_dim": 32, "num_heads": (2, 4, 8)}, FIXED, BOTH),
     ("swinv2_cr_tiny_224", 64, {"img_size": 64, "window_size": 4, "depths": (2, 2, 2), "embed_dim": 32, "num_heads": (2, 4, 8)}, FIXED, OLD),
     ("maxvit_pico_rw_256", 64, {"img_size": 64, "embed_dim": (32, 64, 64, 96), "depths": (1, 1, 1, 1)}, FIXED, BOTH),
-    ("coatnet_nano_rw_224", 64, {"img_size": 64, "embed_dim": (32, 32, 64, 96), "depths": (1, 1, 1, 1)}, FIXED, BOTH),
-    ("coatnet_rmlp_nano_rw_224", 64, {"img_size": 64, "embed_dim": (32, 32, 64, 96), "depths": (1, 1, 1, 1)}, FIXED, OLD),
+    ("coatnet_nano_rw_224", 64, {"img_size": 64, "depths": (1, 1, 1, 1)}, FIXED, BOTH),
+    ("coatnet_rmlp_nano_rw_224", 64, {"img_size": 64, "depths": (1, 1, 1, 1)}, FIXED, OLD),
     ("gcvit_xxtiny", 64, {"img_size": 64, "over": {"depths": (1, 1, 1, 1), "embed_dim": 32, "window_size": (2, 2, 4, 2), "num_heads": (2, 4, 8, 16)}}, FIXED, OLD),
     ("davit_tiny", 64, {"depths": (1, 1, 1, 1), "embed_dims": (32, 48, 64, 96), "num_heads": (2, 3, 4, 6), "window_size": 2}, FIXED, BOTH),
     ("nest_tiny", 64, {"img_size": 64, "over": {"embed_dims": (32, 64, 96), "num_heads": (2, 4, 6), "depths": (1, 1, 2)}}, FIXED, BOTH),
     ("twins_svt_small", 64, {"img_size": 64, "embed_dims": (32, 48, 64, 96), "depths": (1, 1, 2, 1), "num_heads": (2, 3, 4, 6)}, FIXED, BOTH),
     ("twins_pcpvt_small", 64, {"img_size": 64, "embed_dims": (32, 48, 64, 96), "depths": (1, 1, 1, 1), "num_heads": (2, 3, 4, 6)}, FIXED, OLD),
     ("pvt_v2_b0", 64, {"depths": (1, 1, 1, 1)}, SIDES, BOTH),
-    ("pvt_v2_b2_li", 64, {"depths": (1, 1, 1, 1), "embed_dims": (32, 48, 64, 96), "num_heads": (1, 2, 4, 6)}, FIXED, OLD),
+    ("pvt_v2_b2_li", 224, {"depths": (1, 1, 1, 1), "embed_dims": (32, 48, 64, 96), "num_heads": (1, 2, 4, 6)}, FIXED, OLD),
     ("mvitv2_tiny", 64, {"img_size": 64, "over": {"model_cfg": MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=32, num_heads=1)}}, FIXED, BOTH),
     ("hiera_tiny_224", 64, {"img_size": (64, 64), "embed_dim": 32, "num_heads": 2, "stages": (1, 1, 2, 1)}, FIXED, BOTH),
     ("sam2_hiera_tiny", 128, {"over": {"embed_dim": 32, "num_heads": 2}}, FIXED, OLD),
