@@ -324,6 +324,23 @@ def test_noise_is_measured_output_by_output():
     assert (found.dims, found.feeds, found.outputs) == (case.dims, case.feeds, case.outputs)
 
 
+def test_noise_is_measured_on_feeds_that_differ_in_their_last_digit():
+    feeds = {"x": np.array([1.0, -2.0], np.float32), "i": np.array([3])}
+    seen = []
+    case = verify.Reference({}, feeds, {"y": np.array([1.0, 0.0])})
+
+    def run(given):
+        seen.append(given)
+        return {"y": np.array([1.0, 1e-3 * (len(seen) - 1)])}
+
+    found = verify._with_noise(case, SimpleNamespace(run=run))
+    assert found.noise == {"y": pytest.approx(1e-3)}
+    assert seen[0] == feeds
+    assert (seen[1]["x"] > feeds["x"]).all()
+    np.testing.assert_allclose(seen[1]["x"], feeds["x"], rtol=2e-7)
+    assert seen[1]["i"] is feeds["i"]
+
+
 def test_noise_of_one_output_does_not_excuse_another():
     case = noisy(("z", np.array([1.0, 0.0])), y=1e-2)
     right, wrong = np.array([1.0, 0.0]), np.array([1.0, 5e-3])
@@ -419,6 +436,12 @@ def test_dims_of_two_names_that_must_be_equal_are():
 def test_a_batch_of_one_is_tried_last():
     proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x=ROWS, to=[1, 6], w=(6, 5), infer=False)
     assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
+
+
+def test_waveforms_are_long():
+    pads = [0, 64, 0, 64]
+    proto = model('p = Pad<mode="reflect">(x, pads)', "y = Neg(p)", x="float[n,t] x", pads=pads)
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 2, "t": 512}, {"n": 3, "t": 576}]
 
 
 def test_other_sides_are_tried_until_the_model_runs():
