@@ -635,6 +635,15 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
     return proto
 
 
+def with_outputs(proto: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Return a copy whose outputs are these values between nodes."""
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.output[:]
+    copy.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    return copy
+
+
 def _edited_nodes(model: Model, edits: Edits) -> Iterator[NodeProto]:
     inputs: dict[int, dict[int, str]] = {}
     for (index, slot), name in edits.inputs.items():

@@ -372,12 +372,29 @@ def test_a_run_above_its_own_noise_fails(monkeypatch, noise, runs):
     assert found.problem.startswith("output 'y' differs from the masked model by ")
 
 
-def verified_with_noise(monkeypatch, *noise):
+@pytest.mark.parametrize("depth", [1, 2, 60])
+def test_what_a_noisy_output_is_computed_from_must_agree(monkeypatch, depth):
+    """Its own round-off excuses the output alone: an error in front of it is found, as deep as it has to be."""
+    proto = dense("c = Relu(a)", "h = MatMul(c, k)", "b = Relu(h)", k=(8, 8))
+    calls = iter(range(60))
+    measure = verify._noise
+    monkeypatch.setattr(
+        verify, "_noise", lambda *given: dict.fromkeys(measure(*given), 0.1 if next(calls) // 2 < depth - 1 else 0.0)
+    )
+    found = verified_with_noise(monkeypatch, 0.1, 0.1, proto=proto, weight="k")
+    if depth > 3:  # all of it is noisy
+        assert found.passed
+        return
+    assert not found.passed
+    assert found.problem.startswith("round-off hides the outputs, and inside output ")
+
+
+def verified_with_noise(monkeypatch, *noise, proto=None, weight="w2"):
     """Verify a model that is slightly wrong in both runs, with the given noise of each run."""
-    traced, kept = planned(dense("b = Relu(a)"))
+    traced, kept = planned(proto or dense("b = Relu(a)"))
     proto = rewrite(traced, kept).proto
-    tensor = next(t for t in proto.graph.initializer if t.name == "w2")
-    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
+    tensor = next(t for t in proto.graph.initializer if t.name == weight)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), weight))
     measured = iter(noise)
     monkeypatch.setattr(verify, "_with_noise", lambda case, _: verify.replace(case, noise={"y": next(measured)}))
     return verified(traced, kept, proto)
