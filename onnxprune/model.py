@@ -141,6 +141,12 @@ class Model:
         return {info.name: _port(info).shape for graph in graphs(self.proto.graph) for info in graph.value_info}
 
     @cached_property
+    def value_kinds(self) -> dict[str, int]:
+        """ONNX element types that the file itself states for values between nodes."""
+        stated = (info for graph in graphs(self.proto.graph) for info in graph.value_info)
+        return {info.name: info.type.tensor_type.elem_type for info in stated}
+
+    @cached_property
     def params(self) -> int:
         """The number of weights: elements of all constants that are weights."""
         return sum(constant.count for constant in self.constants.values() if constant.is_weight)
@@ -497,8 +503,14 @@ def _port(info: ValueInfoProto) -> Port:
     dtype = numpy_type(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):
         return Port(info.name, dtype, None)
-    dims = tensor.shape.dim
-    return Port(info.name, dtype, tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims))
+    return Port(info.name, dtype, tuple(map(_dim, tensor.shape.dim)))
+
+
+def _dim(dim: Any) -> int | str | None:
+    """Return a size, or the name of a dynamic dim; exporters also write -1 and ``?`` for one without a name."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return None if dim.dim_param == "?" else dim.dim_param or None
 
 
 def _constant_of(node: NodeProto) -> TensorProto | None:
@@ -713,6 +725,15 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
         infos = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in added]
         proto.graph.input.extend(infos)
     return proto
+
+
+def with_outputs(proto: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Return a copy whose outputs are these values between nodes."""
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.output[:]
+    copy.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    return copy
 
 
 class _Editor:

@@ -176,6 +176,12 @@ _ATTEMPTS = (
     tuple(choice.alike() for choice in (_FIRST, _SECOND)),
     # Frames of videos and blocks of text come in multiples.
     (Choice((11 * 24,), (17 * 24,), (224,), 59), Choice((13 * 24,), (19 * 24,), (352,), 61)),
+    # Readers of text lines squeeze the height of an image, which has to be that of a line.
+    (
+        replace(_FIRST, sides=(48, 320)),
+        replace(_SECOND, sides=(32, 480)),
+        replace(_THIRD, sides=(48, 160)),
+    ),
     # Some exporters fix the batch in a Reshape and call it dynamic all the same: the graph fits a batch of one.
     tuple(replace(choice, batches=(1,)) for choice in (_FIRST, _SECOND, _THIRD)),
     tuple(replace(choice, batches=(1,)).alike() for choice in (_FIRST, _SECOND)),
@@ -426,7 +432,8 @@ class _Walk:
                 for dim in ((None,) if shape is None else shape)
             ]
             if None not in dims:
-                found[name] = FLOAT, tuple(dim for dim in dims if dim is not None)
+                kind = self._model.value_kinds[name] or FLOAT
+                found[name] = kind, tuple(dim for dim in dims if dim is not None)
         shapes = {name: shape for name, (_, shape) in self.types.items()}
         return {**found, **inferred_shapes(self._model, shapes)}
 

@@ -307,6 +307,9 @@ class _Rewriter:
     def _shapes(self) -> Iterator[tuple[str, tuple[int | None, ...]]]:
         for name, array in self.replaced.items():
             yield name, array.shape
+        for use in self.traced.uses:  # a dead node may still make what was computed from sizes
+            if use.constant not in self.traced.model.constants and any(map(self._is_cut, use.axes)):
+                yield use.constant, tuple(None if self._is_cut(axis) else 0 for axis in use.axes)
         for name, axes in self.traced.values.items():
             if any(self._is_cut(axis) for axis in axes):
                 yield name, tuple(self._stated(name, dim, axis) for dim, axis in enumerate(axes))

@@ -96,6 +96,7 @@ class Graph:
         self.draw = draw
         self.opset = self.one_of(OPSETS)
         self.kind = self.one_of(["float32"] * 8 + ["float64", "float16"])
+        self.largest = LARGEST
         self.rng = np.random.default_rng(draw(1 << 12))
         self.fixed: list[onnx.NodeProto] = []  # nodes that read constants alone: they come first
         self.nodes: list[onnx.NodeProto] = []
@@ -150,7 +151,7 @@ class Graph:
         values = [Value(self.name(), tuple(dims)) for dims in outputs]
         need(op not in ABSENT.get(self.kind, "").split())
         for value in values:
-            need(math.prod(dim for dim in value.dims if is_static(dim)) <= LARGEST)
+            need(math.prod(dim for dim in value.dims if is_static(dim)) <= self.largest)
         names = [value if isinstance(value, str) else value.name for value in inputs]
         self.nodes.append(helper.make_node(op, names, [value.name for value in values], **attributes))
         return values
@@ -243,7 +244,8 @@ class Graph:
         for tensor in graph.initializer if version < 4 else ():
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         if version >= 4 and self.chance(8):
-            for tensor in self.some(graph.initializer) if graph.initializer else ():
+            weights = [tensor for tensor in graph.initializer if tensor.data_type != TensorProto.INT64]
+            for tensor in self.some(weights) if weights else ():
                 graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=version)
         if self.chance(40):
@@ -299,34 +301,45 @@ def computed(g, x, dim):
     return g.node("Cast", g.node("Floor", quotient), to=7)
 
 
-def stated(g, x, dims, *, zeros=True, rest=True, source=None):
-    """Return an input that states `dims`: as numbers, 0, -1, or as sizes computed from `source` (default: `x`)."""
-    source = source or x
+def _shared_front(x, dims):
+    """Return how many leading sizes a value has in common with `dims`."""
+    return next((i for i, (a, b) in enumerate(zip(x.dims, dims, strict=False)) if a != b), min(x.rank, len(dims)))
+
+
+def stated(g, x, dims, *, zeros=True, rest=True):
+    """Return an input that states `dims`: as numbers, 0, -1, or as sizes computed from those of the value."""
 
     def same(i):
         return zeros and i < x.rank and x.dims[i] == dims[i]
 
     at_run_time = g.chance(35)
-    unknown = [i for i, dim in enumerate(dims) if not is_static(dim) and not same(i)]
-    free = [*unknown, *(range(len(dims)) if g.chance(40) else ())] if rest else []
+    entries = _front(g, x, dims) if g.chance(10) else []
+    start = _shared_front(x, dims) if entries else 0
+    unknown = [i for i, dim in enumerate(dims) if i >= start and not is_static(dim) and not same(i)]
+    free = [*unknown, *(range(start, len(dims)) if g.chance(40) else ())] if rest else []
     left = g.one_of(free[:1] if unknown else free) if free else None
-    entries = []
-    for i, dim in enumerate(dims):
-        size = None
-        if (
-            i != left
-            and (at_run_time or (not is_static(dim) and not same(i)))
-            and g.chance(60 if is_static(dim) else 100)
-        ):
-            size = computed(g, source, dim)
+    for i, dim in list(enumerate(dims))[start:]:
+        must = not is_static(dim) and not same(i)
+        size = computed(g, x, dim) if i != left and (must or (at_run_time and g.chance(60))) else None
         if size is None:
-            need(i == left or is_static(dim) or same(i))
+            need(i == left or not must)
             keep = same(i) and (not is_static(dim) or g.chance(50))
             size = -1 if i == left else 0 if keep else dim
         entries.append(size)
     if all(isinstance(entry, int) for entry in entries):
         return g.ints(entries)
     return g.node("Concat", *(g.ints([e]) if isinstance(e, int) else e for e in entries), axis=0)
+
+
+def _front(g, x, dims):
+    """Return the leading sizes that stay, as one Slice of the Shape; nothing where there are none."""
+    count = _shared_front(x, dims)
+    if not count:
+        return []
+    shape = g.node("Shape", x)
+    if g.opset < 10:
+        return [g.node("Slice", shape, starts=[0], ends=[count])]
+    return [g.node("Slice", shape, g.ints([0]), g.ints([count]), g.ints([0]))]
 
 
 def reshaped(g, x, *dims):
@@ -944,6 +957,12 @@ def expand(g, x):
         like = g.one_of(value for value in g.values[-8:] if fits(x, value) and value.rank >= x.rank)
         return g.node("Expand", x, g.node("Shape", like), dims=broadcast(x.dims, like.dims))
     entries = [dim if i in grown else 1 for i, dim in enumerate(dims)]
+    if g.opset >= 11 and g.chance(20):  # the way PyTorch exports expand(-1, 3)
+        wanted = g.ints([dim if i in grown else -1 for i, dim in enumerate(dims)])
+        one = helper.make_tensor("value", TensorProto.INT64, [1], [1])
+        ones = g.node("ConstantOfShape", g.node("Shape", wanted), value=one)
+        minus = g.node("Mul", ones, g.ints(-1))
+        return g.node("Expand", x, g.node("Where", g.node("Equal", wanted, minus), ones, wanted), dims=dims)
     shape = g.ints(entries) if g.chance(60) or not is_static(*dims) else stated(g, x, dims, zeros=False, rest=False)
     return g.node("Expand", x, shape, dims=dims)
 
@@ -1293,6 +1312,17 @@ def tied(g, x):
     return g.node("MatMul", between, turned, dims=x.dims)
 
 
+@step(2)
+def windows(g, x):
+    """Tokens in windows, and back."""
+    need(x.rank == 3 and is_static(*x.dims[1:]) and x.dims[1] > 1)
+    size = g.one_of(d for d in divisors(x.dims[1]) if d > 1)
+    inside = reshaped(g, x, times(x.dims[0], x.dims[1] // size), size, x.dims[2])
+    made = g.one_of([attention, expanded_layer, with_constant])(g, inside)
+    need(made.dims == inside.dims)
+    return g.node("Reshape", made, g.ints([-1, *x.dims[1:]]), dims=x.dims)
+
+
 @step(4)
 def attention(g, x):
     """Attention over the second axis: heads, shared keys and values, fused projections, rotations, a mask."""
@@ -1396,8 +1426,14 @@ def entrance(g):
         x = Value(g.name("x"), (batch, length))
         g.inputs.append((x, TensorProto.INT64))
         size = g.between(2, 8)
-        table = g.weight(g.between(3, 12), size)
-        return g.node("Gather", table, x, dims=(*x.dims, size))
+        count = g.between(3, 12)
+        table = g.weight(count, size)
+        embedded = g.node("Gather", table, x, dims=(*x.dims, size))
+        if g.chance(30):
+            hidden = expanded_layer(g, embedded)
+            logits = g.node("MatMul", hidden, g.node("Transpose", table, perm=[1, 0]), dims=(*x.dims, count))
+            g.outputs.append(logits)
+        return embedded
     dims = {
         "image": (batch, g.between(1, 4), *sides),
         "rows": (batch, g.between(2, 6)),
@@ -1427,6 +1463,7 @@ def advance(g):
 
 def leave(g):
     """Give every value that nothing reads a last layer; some are outputs as they are, some are left dead."""
+    g.largest = math.inf
     read = {name for node in g.nodes for name in node.input}
     ends = [value for value in g.values if value.name not in read]
     for i, value in enumerate(ends):
@@ -1452,7 +1489,7 @@ def head(g, x):
     if left and g.opset >= 12 and g.kind != "float16" and g.chance(40):
         return _by_einsum(g, x, known)
     out, made = last_layer(g, x, axis)
-    if made == out.rank - 1 and g.chance(50):  # a hidden layer more
+    if made == out.rank - 1 and g.chance(65):  # a hidden layer more
         out = projection(g, g.node(g.one_of(["Relu", "Tanh", "Sigmoid"]), out, dims=out.dims), 3)
     rest = [i for i, dim in enumerate(out.dims) if is_static(dim) and dim > 1 and i != made]
     if not left or not rest:
@@ -1487,7 +1524,7 @@ def random_graph(draw):
     g = Graph(draw)
     for _ in range(g.one_of([1, 1, 1, 2, 2, 3])):
         g.values.append(entrance(g))
-    for _ in range(g.between(2, 9)):
+    for _ in range(g.between(2, 12)):
         advance(g)
     leave(g)
     return g.proto()

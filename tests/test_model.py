@@ -289,8 +289,8 @@ def test_initializers_that_are_listed_are_no_inputs():
 
 @pytest.mark.parametrize(
     ("dims", "shape"),
-    [(["n", 3, None], ("n", 3, None)), ([], ()), (None, None)],
-    ids=["dynamic", "scalar", "unknown rank"],
+    [(["n", 3, None], ("n", 3, None)), ([], ()), (None, None), ([-1, 3, "?", "?"], (None, 3, None, None))],
+    ids=["dynamic", "scalar", "unknown rank", "of PaddlePaddle"],
 )
 def test_ports(dims, shape):
     proto = model("y = Relu(x)", infer=False)

@@ -11,6 +11,7 @@ the traceback beside it. The summary counts the graphs that have an op, and thos
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import re
 import sys
@@ -102,11 +103,12 @@ def outcomes(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
             yield from found
 
 
-def keep(proto: onnx.ModelProto, outcome: Outcome, folder: Path) -> None:
-    """Write a counterexample and what happened."""
+def keep(outcome: Outcome, folder: Path) -> None:
+    """Write a counterexample and what happened; there may be no graph if the generator itself failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(proto, folder / f"{outcome.seed}.onnx")
     (folder / f"{outcome.seed}.txt").write_text(outcome.problem)
+    with contextlib.suppress(random_graphs.Unfit):
+        onnx.save(random_graphs.from_seed(outcome.seed), folder / f"{outcome.seed}.onnx")
 
 
 def last_line(problem: str) -> str:
@@ -128,7 +130,7 @@ def run(first: int, count: int, jobs: int, folder: Path) -> int:
         ops_cut.update(outcome.ops_cut)
         if outcome.problem:
             failed += 1
-            keep(random_graphs.from_seed(outcome.seed), outcome, folder)
+            keep(outcome, folder)
             print(f"seed {outcome.seed}: {last_line(outcome.problem)[:150]}", flush=True)
         elif not outcome.cut:
             empty += 1
@@ -152,8 +154,9 @@ def explain(seed: int, folder: Path, shrink: bool) -> int:
     proto = random_graphs.from_seed(seed)
     outcome = examine(seed)
     if outcome.problem and shrink:
+        keep(outcome, folder)
         proto = reduced(proto, seed, last_line(outcome.problem))
-        keep(proto, outcome, folder)
+        onnx.save(proto, folder / f"{seed}-reduced.onnx")
     print(text(proto))
     print(outcome.problem or f"{outcome.cut} groups cut, {outcome.difference:.1e} apart")
     return int(bool(outcome.problem))

@@ -132,8 +132,8 @@ def _misfits():
     scaled = ("b = Mul(a, h)", "y = MatMul(b, w2)")
     scalar = {"k": 1.0, "w2": (8, 5)}
     yield row(
-        "Softmax", "of-scalar", "c = ReduceSum<keepdims=0>(x)", "h = Softmax(c)", *scaled, locks=("the shape of 'h' is unknown",),
-        **scalar
+        "Softmax", "of-scalar", "c = ReduceSum<keepdims=0>(x)", "h = Softmax(c)", *scaled,
+        locks=("the shape of 'h' is unknown",), **scalar
     )  # fmt: skip
     yield row(
         "ArgMax", "of-scalar", "c = Exp(k)", "i = ArgMax(c)", "h = Cast<to=1>(i)", *scaled, locks=(), cut="8 neurons",

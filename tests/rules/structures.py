@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.rules.build import IMAGE, ROWS, TOKENS, conv, dense, model
+from tests.rules.build import FIXED, IMAGE, ROWS, TOKENS, conv, dense, model
 from tests.rules.cases import C8, N8, SPATIAL, Case
 
 ATTEND = (  # q, k, v: [n, h, s, d]
@@ -537,6 +537,13 @@ def _weights():
     yield _case(
         "unused-output", conv("p, q = Split<axis=1>(a)", "b = Relu(p)", out=4, opset=13), "4 channels, 4 channels"
     )
+    yield _case(
+        "dead-node-by-size",
+        conv(
+            "s = Shape(a)", "z = ConstantOfShape(s)", "dead = Add(a, z)", "b = Relu(a)", x=FIXED
+        ),
+        C8
+    )  # fmt: skip
     yield _case("dead-node", conv("b = Relu(a)", "dead = Relu(a)"), C8)
     yield _case("two-outputs", conv("b = Relu(a)", "z = GlobalAveragePool(a)", y="float[] y, float[] z"), "")
 
