@@ -112,17 +112,28 @@ def groups(traced: Trace) -> tuple[Group, ...]:
                     member = Member(use.constant, node.name, dim, axis, role, (sink.index, slot))
                     members.setdefault(atom, []).append(member)
     kinds = _Kinds(traced, constant)
-    found = [_group(traced, atom, tuple(parts), kinds) for atom, parts in members.items()]
+    outers = {atom: _free_outers(traced, atom, parts) for atom, parts in members.items()}
+    order = {atom: position for position, atom in enumerate(members)}
+    # A shuffle turns (a b) into (b a): each lies inside the other, and the first of the two is pruned.
+    inner = {
+        atom
+        for atom, around in outers.items()
+        if any(atom not in outers.get(outer, ()) or order[outer] < order[atom] for outer in around)
+    }
+    found = [_group(traced, atom, tuple(parts), kinds, atom in inner) for atom, parts in members.items()]
     return tuple(_unique(found))
 
 
-def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds) -> Group:
+def _free_outers(traced: Trace, atom: Atom, members: Iterable[Member]) -> set[Atom]:
+    """Return the atoms around `atom` on some weight that can be cut themselves."""
+    partition = traced.partition
+    outers = {outer for member in members for outer in _outer_factors(member.axis, atom)}
+    return {outer for outer in outers if partition.lock_of(outer) is None and partition.mix_of(outer) is None}
+
+
+def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds, inner: bool) -> Group:
     lock, mixed = traced.partition.lock_of(atom), traced.partition.mix_of(atom)
     constants = traced.model.constants
-    outers = {outer for member in members for outer in _outer_factors(member.axis, atom)}
-    prunable_outers = [
-        outer for outer in outers if traced.partition.lock_of(outer) is None and traced.partition.mix_of(outer) is None
-    ]
     return Group(
         name=_name(members),
         kind=kinds.of(atom),
@@ -130,7 +141,7 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         members=members,
         locked=f"{lock.reason} (at {lock.node})" if lock else None,
         inexact=f"{mixed.reason} (at {mixed.node})" if mixed else None,
-        inner=bool(prunable_outers),
+        inner=inner,
         lanes=kinds.lanes.get(atom, 0),
         params=_params(members, atom, constants),
     )

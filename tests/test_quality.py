@@ -33,6 +33,7 @@ LAYERS = (
     "rules.select",
     "rules.recurrent",
     "rules.quantized",
+    "rules.scatter",
     "rules",
     "trace",
     "effective",

@@ -4,7 +4,7 @@
 or attributes. Importing this package fills `RULES`.
 """
 
-from onnxprune.rules import broadcast, quantized, recurrent, reshape, select, table
+from onnxprune.rules import broadcast, quantized, recurrent, reshape, scatter, select, table
 from onnxprune.rules.registry import RULES, Entry
 from onnxprune.rules.site import Coupling, Site, Write
 
@@ -18,6 +18,7 @@ __all__ = [
     "quantized",
     "recurrent",
     "reshape",
+    "scatter",
     "select",
     "table",
 ]

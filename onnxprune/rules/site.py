@@ -42,6 +42,7 @@ class Write:
     drop: str | None = None  # an attribute that excludes the target, such as num_outputs of Split
     follows: Axes = ()  # axes behind entries that are literals or kept
     if_single: bool = False  # due only when a cut leaves one index of an axis
+    index: tuple[int, ...] | None = None  # the target holds these positions on the one axis of `sizes`, not its size
 
 
 Decoder: TypeAlias = Callable[[Sequence["Array | None"]], Array]
@@ -247,9 +248,10 @@ class Site:
         drop: str | None = None,
         follows: Axes = (),
         if_single: bool = False,
+        index: tuple[int, ...] | None = None,
     ) -> None:
         """Record sizes that the node states in an attribute or an input; see `Write`."""
-        self.coupling.writes.append(Write(target, sizes, scalar, drop, follows, if_single))
+        self.coupling.writes.append(Write(target, sizes, scalar, drop, follows, if_single, index))
 
     def macs(self, *axes: Axis) -> None:
         """Record the axes whose sizes multiply to the multiply-accumulates of the node."""

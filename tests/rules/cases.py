@@ -16,6 +16,7 @@ from onnxprune.rules.broadcast import ELEMENTWISE, INDEX_REDUCTIONS, MIXING, RED
 from tests.rules.build import FIXED, ROWS, TOKENS, conv, dense, model
 from tests.rules.quantized_cases import quantized_cases
 from tests.rules.recurrent_cases import recurrent_cases
+from tests.rules.scatter_cases import scatter_cases
 
 
 @dataclass(frozen=True)
@@ -774,4 +775,5 @@ CASES: tuple[Case, ...] = (
     *_resizes(),
     *recurrent_cases(case),
     *quantized_cases(case, on_images, on_rows),
+    *scatter_cases(case, on_images, on_rows),
 )
