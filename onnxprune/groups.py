@@ -25,6 +25,7 @@ Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "QLinearConv", "ConvInteger")
 _HEAD_COUNTS = ("num_heads", "q_num_heads", "kv_num_heads")  # attributes of fused attention
+_OF_WEIGHTS = re.compile(r"([._](weight|kernel))?(_quantized|_Q[48])?$")  # what exporters and quantizers append
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
 
 
@@ -33,7 +34,7 @@ class Member:
     """One axis of one weight that carries the group."""
 
     constant: str
-    node: str  # name of the node that consumes the weight
+    node: str  # name of the node that consumes its value
     dim: int
     axis: Axis
     role: Role  # the weight makes the unit, consumes it, scales it, or adds to it
@@ -109,7 +110,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
                     role = finder.role(use.node, use.slot, atom)
                     node = traced.model.nodes[use.node]
                     sink, slot = finder.sink(node, use.slot)
-                    member = Member(use.constant, node.name, dim, axis, role, (sink.index, slot))
+                    member = Member(use.constant, sink.name, dim, axis, role, (sink.index, slot))
                     members.setdefault(atom, []).append(member)
     kinds = _Kinds(traced, constant)
     outers = {atom: _free_outers(traced, atom, parts) for atom, parts in members.items()}
@@ -192,7 +193,7 @@ def _name(members: Sequence[Member]) -> str:
     makers = [member for member in members if member.role == "out"]
     first = (makers or members)[0]
     anonymous = _ANONYMOUS.match(first.constant)
-    name = first.node if anonymous else re.sub(r"[._](weight|kernel)$", "", first.constant)
+    name = first.node if anonymous else _OF_WEIGHTS.sub("", first.constant)
     consumed = not makers and any(member.role == "in" for member in members)
     return f"{name}:in" if consumed else name
 

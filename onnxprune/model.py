@@ -484,6 +484,11 @@ def element_type(dtype: np.dtype[Any]) -> int:
     return onnx.helper.np_dtype_to_tensor_dtype(dtype)
 
 
+# Ops that onnx's reference knows in later versions alone, which take all that earlier ones do and mean the same.
+_LATER_ALONE = ("QuantizeLinear", "DequantizeLinear")
+_EXTENDED = 21  # opset of the last extension
+
+
 class Inference:
     """Shape inference and evaluation of single nodes of one model.
 
@@ -532,7 +537,9 @@ class Inference:
         single = onnx.helper.make_graph([self._protos[node.index]], "node", [], [])
         single.input.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.inputs) if name)
         single.output.extend(onnx.ValueInfoProto(name=name) for name in node.outputs if name)
-        model = onnx.helper.make_model(single, opset_imports=self._imports, ir_version=self._ir)
+        later = node.op in _LATER_ALONE and node.version < _EXTENDED
+        imports = [onnx.helper.make_opsetid("", _EXTENDED)] if later else self._imports
+        model = onnx.helper.make_model(single, opset_imports=imports, ir_version=self._ir)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
