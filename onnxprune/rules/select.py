@@ -20,7 +20,7 @@ def split(x: Site) -> None:
     """*a [p + q + ...] *b -> *a p *b, *a q *b, ...; the sizes are written back."""
     axes = list(x.axes(0))
     dim = x.dim(x.attr("axis", 0), len(axes))
-    if not x.is_static_input(0, dim):
+    if not (x.is_static_input(0, dim) and all(x.is_static(dim, index) for index in range(len(x.node.outputs)))):
         x.lock(axes[dim], "Split cuts it at positions known at run time alone")
         for index in range(len(x.node.outputs)):
             x.output([*axes[:dim], x.made(dim, index), *axes[dim + 1 :]], index)

@@ -17,6 +17,7 @@ def by_value(op):
 def scatter_cases(case, on_images, on_rows):
     """Yield the rows; the arguments make one each."""
     yield from _gathers(on_images, on_rows)
+    yield from _splits(on_rows)
     yield from _gather_elements(case, on_images)
     yield from _gather_nd(case)
     yield from _scatter_elements(case)
@@ -52,6 +53,19 @@ def _gathers(on_images, on_rows):
         "Gather", "shared-indices", "p = Gather<axis=1>(a, i)", "c = MatMul(x, v)", "q = Gather<axis=1>(c, i)",
         "b = Concat<axis=1>(p, q)", i=[2, 3, 4, 5], v=(6, 8), out=8,
         cut="2 neurons, 4 neurons, 2 neurons, 2 neurons, 4 neurons, 2 neurons", after={"p:1": [1, 2]}
+    )  # fmt: skip
+
+
+def _splits(on_rows):
+    yield on_rows(
+        "Split", "at-a-dynamic-size", "s = Shape<end=1>(x)", "r = Sub(whole, s)", "t = Concat<axis=0>(s, r)",
+        "p, q = Split<axis=1>(a, t)", "b = Concat<axis=1>(q, p)", mid=16, whole=[16], y="float[n,5] y", cut="",
+        locks=("Split cuts it at positions known at run time alone", "its size is computed by Split")
+    )  # fmt: skip
+    yield on_rows(
+        "Split", "at-a-static-size", "s = Shape<start=1>(x)", "r = Sub(whole, s)", "t = Concat<axis=0>(s, r)",
+        "p, q = Split<axis=1>(a, t)", "b = Concat<axis=1>(q, p)", mid=16, whole=[16], y="float[n,5] y",
+        cut="6 neurons, 10 neurons", after={"p:1": [3, 5]}
     )  # fmt: skip
 
 
