@@ -446,6 +446,12 @@ def numpy_type(data_type: int) -> np.dtype[Any]:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
 
 
+def numpy_of(tensor: TensorProto) -> Array:
+    """Return a tensor that an attribute holds as an array."""
+    array: Array = onnx.numpy_helper.to_array(tensor)
+    return array
+
+
 def _is_external(tensor: TensorProto) -> bool:
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 

@@ -123,6 +123,9 @@ class _Rewriter:
         if write.drop in node.attrs and write.drop is not None:
             self.attributes[index, write.drop] = None
         name = node.inputs[write.target] if write.target < len(node.inputs) else ""
+        if write.absent:
+            self.inputs[index, write.target] = ""
+            return
         if write.index is not None:
             self.contents[index, write.target] = self._positions(write, self.traced.probe.dtype(name))
             return
