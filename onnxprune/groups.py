@@ -23,6 +23,7 @@ from onnxprune.trace import Trace
 
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
+_OF_WEIGHTS = re.compile(r"([._](weight|kernel))?(_quantized|_Q[48])?$")  # what exporters and quantizers append
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
 
 
@@ -31,7 +32,7 @@ class Member:
     """One axis of one weight that carries the group."""
 
     constant: str
-    node: str  # name of the node that consumes the weight
+    node: str  # name of the node that consumes its value
     dim: int
     axis: Axis
     role: Role  # the weight makes the unit, consumes it, scales it, or adds to it
@@ -118,19 +119,30 @@ def groups(traced: Trace) -> tuple[Group, ...]:
                     role = finder.role(use.node, use.slot, atom)
                     node = traced.model.nodes[use.node]
                     sink, slot = finder.sink(node, use.slot)
-                    member = Member(use.constant, node.name, dim, axis, role, (sink.index, slot))
+                    member = Member(use.constant, sink.name, dim, axis, role, (sink.index, slot))
                     members.setdefault(atom, []).append(member)
     kinds = _Kinds(traced, constant)
-    found = [_group(traced, atom, tuple(parts), kinds) for atom, parts in members.items()]
+    outers = {atom: _free_outers(traced, atom, parts) for atom, parts in members.items()}
+    order = {atom: position for position, atom in enumerate(members)}
+    # A shuffle turns (a b) into (b a): each lies inside the other, and the first of the two is pruned.
+    inner = {
+        atom
+        for atom, around in outers.items()
+        if any(atom not in outers.get(outer, ()) or order[outer] < order[atom] for outer in around)
+    }
+    found = [_group(traced, atom, tuple(parts), kinds, atom in inner) for atom, parts in members.items()]
     return tuple(_unique(found))
 
 
-def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds) -> Group:
-    constants = traced.model.constants
+def _free_outers(traced: Trace, atom: Atom, members: Iterable[Member]) -> set[Atom]:
+    """Return the atoms around `atom` on some weight that can be cut themselves."""
+    partition = traced.partition
     outers = {outer for member in members for outer in _outer_factors(member.axis, atom)}
-    prunable_outers = [
-        outer for outer in outers if traced.partition.lock_of(outer) is None and traced.partition.mix_of(outer) is None
-    ]
+    return {outer for outer in outers if partition.lock_of(outer) is None and partition.mix_of(outer) is None}
+
+
+def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds, inner: bool) -> Group:
+    constants = traced.model.constants
     return Group(
         name=_name(members),
         kind=kinds.of(atom),
@@ -138,7 +150,7 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         members=members,
         lock=traced.partition.lock_of(atom),
         mixed=traced.partition.mix_of(atom),
-        inner=bool(prunable_outers),
+        inner=inner,
         lanes=kinds.lanes.get(atom, 0),
         params=_params(members, atom, constants),
     )
@@ -189,7 +201,7 @@ def _name(members: Sequence[Member]) -> str:
     makers = [member for member in members if member.role == "out"]
     first = (makers or members)[0]
     anonymous = _ANONYMOUS.match(first.constant)
-    name = first.node if anonymous else re.sub(r"[._](weight|kernel)$", "", first.constant)
+    name = first.node if anonymous else _OF_WEIGHTS.sub("", first.constant)
     consumed = not makers and any(member.role == "in" for member in members)
     return f"{name}:in" if consumed else name
 

@@ -533,6 +533,12 @@ def numpy_type(data_type: int) -> np.dtype[Any]:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
 
 
+def numpy_of(tensor: TensorProto) -> Array:
+    """Return a tensor that an attribute holds as an array."""
+    array: Array = onnx.numpy_helper.to_array(tensor)
+    return array
+
+
 def _is_external(tensor: TensorProto) -> bool:
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
@@ -570,6 +576,11 @@ PartialType: TypeAlias = "tuple[int, tuple[int | None, ...] | None]"  # the same
 def element_type(dtype: np.dtype[Any]) -> int:
     """Return the ONNX element type of a numpy type."""
     return onnx.helper.np_dtype_to_tensor_dtype(dtype)
+
+
+# Ops that onnx's reference knows in later versions alone, which take all that earlier ones do and mean the same.
+_LATER_ALONE = ("QuantizeLinear", "DequantizeLinear")
+_EXTENDED = 21  # opset of the last extension
 
 
 class Inference:
@@ -647,7 +658,9 @@ class Inference:
         single = onnx.helper.make_graph([self._protos[node.index]], "node", [], [])
         single.input.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.inputs) if name)
         single.output.extend(onnx.ValueInfoProto(name=name) for name in node.outputs if name)
-        model = onnx.helper.make_model(single, opset_imports=self._imports, ir_version=self._ir)
+        later = node.op in _LATER_ALONE and node.version < _EXTENDED
+        imports = [onnx.helper.make_opsetid("", _EXTENDED)] if later else self._imports
+        model = onnx.helper.make_model(single, opset_imports=imports, ir_version=self._ir)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -33,13 +33,19 @@ from onnxprune.model import (
     TensorType,
     element_type,
     inferred_shapes,
+    numpy_of,
     numpy_type,
     whole,
 )
 from onnxprune.shapes import outputs_of
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
+ZERO_LIMIT = 2**16  # elements up to which a constant is looked at to see whether it is zero
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
+_COPIES = frozenset(  # ops whose outputs hold numbers of the first input alone (of every input for Concat)
+    ("Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose",
+     "Unsqueeze")
+)  # fmt: skip
 # Ops whose unknown dims depend on the values of their inputs, and not on what inference does not see.
 _DATA_SIZED = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Range", "TopK", "Unique"))
 _RANDOM = frozenset(
@@ -68,6 +74,7 @@ class Probe:
 
     settings: tuple[Setting, ...]
     from_sizes: frozenset[str]  # known values that depend on the size of some runtime tensor
+    zeros: frozenset[str] = frozenset()  # values that are zero throughout, whatever their size
 
     @property
     def first(self) -> Setting:
@@ -202,7 +209,7 @@ def probe(model: Model) -> Probe:
             best = settings
         if not _misfits(best):
             break
-    return Probe(best, frozenset(_from_sizes(model, best)))
+    return Probe(best, frozenset(_from_sizes(model, best)), frozenset(_zeros(model)))
 
 
 def _misfits(settings: tuple[Setting, ...]) -> int:
@@ -218,6 +225,28 @@ def _from_sizes(model: Model, settings: tuple[Setting, ...]) -> set[str]:
         if known and (depends or any(name in from_sizes for name in node.inputs)):
             from_sizes.update(node.outputs)
     return from_sizes
+
+
+def _zeros(model: Model) -> set[str]:
+    """Return the values that are made of zeros alone, such as the initial state of a recurrent layer."""
+    zeros: set[str] = set()
+
+    def is_zero(name: str) -> bool:
+        constant = model.constants.get(name)
+        if constant is not None and constant.is_weight and constant.count <= ZERO_LIMIT:
+            return not np.any(model.array(name))
+        return name in zeros
+
+    for node in model.nodes:
+        if node.op == "ConstantOfShape":
+            value = node.attrs.get("value")
+            is_made_of_them = value is None or not np.any(numpy_of(value))
+        else:
+            sources = node.inputs if node.op == "Concat" else node.inputs[:1]
+            is_made_of_them = node.op in _COPIES and all(map(is_zero, sources))
+        if is_made_of_them:
+            zeros.update(node.outputs)
+    return zeros
 
 
 def _reads_constant(model: Model, node: Node) -> bool:

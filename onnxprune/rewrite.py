@@ -136,6 +136,12 @@ class _Rewriter:
         if write.drop in node.attrs and write.drop is not None:
             self.attributes[index, write.drop] = None
         name = node.inputs[write.target] if write.target < len(node.inputs) else ""
+        if write.absent:
+            self.inputs[index, write.target] = ""
+            return
+        if write.index is not None:
+            self.contents[index, write.target] = self._positions(write, self.traced.probe.dtype(name))
+            return
         known = self.traced.probe.static_entries(name) if name else None
         entries = self._entries(write, known or [None] * len(write.sizes))
         if None in entries:
@@ -151,6 +157,13 @@ class _Rewriter:
             before if size is None else size if isinstance(size, (int, float)) else self._size(size)
             for size, before in zip(write.sizes, old, strict=True)
         ]
+
+    def _positions(self, write: Write, dtype: Any) -> Array:
+        """Return the indices of kept units, counted among the kept units."""
+        axis = next(axis for axis in write.sizes if axis is not None and not isinstance(axis, (int, float)))
+        mask, index = self._mask(axis), np.array(write.index)
+        positions: Array = np.cumsum(mask)[index[mask[index]]] - 1
+        return positions.astype(dtype)
 
     def _write_runtime(self, index: int, slot: int, entries: list[int | float | None]) -> None:
         """Take dynamic entries from the old input and put the static ones beside them."""

@@ -16,6 +16,7 @@ from onnxprune import model as boundary
 from onnxprune.errors import InputError, ModelError
 from onnxprune.model import (
     NO_EDITS,
+    Constant,
     Edits,
     apply_edits,
     data_file,
@@ -417,6 +418,19 @@ def test_a_constant_of_text_is_no_constant_here():
 def test_constants_know_type_and_count():
     constant = view(linear()).constants["w1"]
     assert (constant.count, constant.dtype, constant.is_weight) == (600, np.float32, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        *((kind, True) for kind in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2")),
+        *((kind, True) for kind in ("INT8", "UINT8", "INT4", "UINT4", "FLOAT4E2M1")),
+        *((kind, False) for kind in ("BOOL", "INT16", "UINT16", "INT32", "UINT32", "INT64", "UINT64", "STRING")),
+    ],
+)  # fmt: skip
+def test_weights_are_floats_and_integers_of_at_most_eight_bits(kind, expected):
+    tensor = TensorProto(name="w", data_type=TensorProto.DataType.Value(kind), dims=[3])
+    assert Constant("w", tensor, (3,)).is_weight == expected
 
 
 @pytest.mark.parametrize(("kind", "expected"), [(TensorProto.FLOAT, np.float32), (TensorProto.BFLOAT16, "bfloat16")])

@@ -38,6 +38,7 @@ LAYERS = (
     "rules.quantized",
     "rules.fused",
     "rules.locked",
+    "rules.scatter",
     "rules",
     "trace",
     "effective",

@@ -5,7 +5,7 @@ the ops whose meaning depends on constants or attributes. `locked` says why some
 this package fills `RULES`.
 """
 
-from onnxprune.rules import broadcast, control, fused, quantized, recurrent, reshape, select, table
+from onnxprune.rules import broadcast, control, fused, quantized, recurrent, reshape, scatter, select, table
 from onnxprune.rules.locked import ELSEWHERE, LOCKED
 from onnxprune.rules.registry import RULES, Entry
 from onnxprune.rules.site import Coupling, Site, Write
@@ -24,6 +24,7 @@ __all__ = [
     "quantized",
     "recurrent",
     "reshape",
+    "scatter",
     "select",
     "table",
 ]

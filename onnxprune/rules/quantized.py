@@ -208,6 +208,8 @@ def qattention(x: Site) -> None:
 @rule(f"{MS}.MatMulNBits")
 def matmul_nbits(x: Site) -> None:
     """*b m (k p!), n k q!, n k, (n k)? -> *b m n: whole blocks of the packed rows go; N and K follow."""
+    if x.attr("weight_prepacked", 0):
+        raise CannotUnify("its weight is packed for one kind of hardware")
     size, bits = x.attr("block_size"), x.attr("bits", 4)
     whole = x.attr("K") % size == 0
     scales = "(n k)" if x.rank(2) == 1 else "n k"
@@ -259,6 +261,10 @@ def _unpacked(inputs: Sequence[Array | None], bits: int) -> Array:
 
 def _bits(stored: Array, bits: int) -> Array:
     """Unpack the last dim of bytes into numbers of `bits` bits each, float32."""
+    if 8 % bits == 0:
+        parts = [(stored >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
+        whole: Array = np.stack(parts, -1).reshape(*stored.shape[:-1], -1).astype(np.float32)
+        return whole
     single = np.unpackbits(stored, axis=-1, bitorder="little")
     weights = (1 << np.arange(bits)).astype(np.float32)
     found: Array = single.reshape(*stored.shape[:-1], -1, bits) @ weights

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
-from onnxprune.axes import ONE, Axes, Axis, concat, fresh
+import numpy as np
+
+from onnxprune.axes import ONE, Axes, Axis, concat, fresh, product
 from onnxprune.errors import CannotUnify
+from onnxprune.model import Array
 from onnxprune.rules.registry import rule
 from onnxprune.rules.site import Site, Size
 
@@ -15,7 +20,7 @@ def split(x: Site) -> None:
     """*a [p + q + ...] *b -> *a p *b, *a q *b, ...; the sizes are written back."""
     axes = list(x.axes(0))
     dim = x.dim(x.attr("axis", 0), len(axes))
-    if not x.is_static_input(0, dim):
+    if not (x.is_static_input(0, dim) and all(x.is_static(dim, index) for index in range(len(x.node.outputs)))):
         x.lock(axes[dim], "Split cuts it at positions known at run time alone")
         for index in range(len(x.node.outputs)):
             x.output([*axes[:dim], x.made(dim, index), *axes[dim + 1 :]], index)
@@ -94,11 +99,16 @@ def _sliced(
 
 @rule("Gather")
 def gather(x: Site) -> None:
-    """*a [p + 1 + q] *b -> *a *b for one known index; else the indexed axis is locked."""
+    """*a [p + 1 + q] *b -> *a *b for one known index; several may pick runs or shuffle; else the axis is locked."""
     axes = x.axes(0)
     dim = x.dim(x.attr("axis", 0), len(axes))
     index = x.value(1)
     indices = x.axes(1)
+    if index is not None and index.ndim == 1 and index.size > 1 and x.is_static_input(0, dim):
+        picked = _picked(x, axes[dim], index + axes[dim].size * (index < 0))
+        if picked is not None:
+            x.output([*axes[:dim], picked, *axes[dim + 1 :]])
+            return
     x.output([*axes[:dim], *indices, *axes[dim + 1 :]])
     if index is None or index.size != 1 or not x.is_static_input(0, dim):
         x.lock(axes[dim], "Gather picks its indices by value")
@@ -107,6 +117,47 @@ def gather(x: Site) -> None:
     before, rest = x.partition.split(axes[dim], at + axes[dim].size * (at < 0))
     x.partition.split(rest, 1)
     x.write(1, before, follows=_from_end(axes, [dim], [at]))
+
+
+def _picked(x: Site, axis: Axis, index: Array) -> Axis | None:
+    """Return what several known indices pick of an axis: a shuffle of it, or runs; None for anything else.
+
+    The indices follow a cut: those of kept units, counted among the kept units.
+    """
+    if index.min() < 0 or index.max() >= axis.size:
+        return None
+    starts = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), index.size]
+    runs = [(int(index[start]), end - start) for start, end in pairwise(starts)]
+    try:
+        found = _shuffled(x, axis, index, [count for _, count in runs])
+        if found is None and 2 * len(runs) <= index.size:  # each run is two indices at least, on the average
+            found = concat(*(_run(x, axis, start, count) for start, count in runs))
+        if found is not None:
+            x.unify(x.axes(1)[0], found)
+    except CannotUnify:
+        return None
+    if found is not None:
+        x.write(1, axis, index=tuple(index.tolist()))
+    return found
+
+
+def _run(x: Site, axis: Axis, start: int, count: int) -> Axis:
+    return x.partition.split(x.partition.split(axis, start)[1], count)[0]
+
+
+def _shuffled(x: Site, axis: Axis, index: Array, counts: Sequence[int]) -> Axis | None:
+    """Return (p q d) as (q p d) where the indices transpose blocks of d, as a channel shuffle does; else None."""
+    size = math.gcd(*counts)
+    blocks = index[::size] // size
+    total = axis.size // size
+    if axis.size % size or index.size != axis.size or (index.reshape(-1, size) % size != np.arange(size)).any():
+        return None
+    for inner in range(2, total // 2 + 1):
+        if total % inner == 0 and (blocks == np.arange(total).reshape(-1, inner).T.ravel()).all():
+            outer, within = x.partition.factor(axis, inner * size)
+            middle, last = x.partition.factor(within, size)
+            return product(middle, outer, last)
+    return None
 
 
 @rule("Pad")

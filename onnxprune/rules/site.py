@@ -43,6 +43,8 @@ class Write:
     drop: str | None = None  # an attribute that excludes the target, such as num_outputs of Split
     follows: Axes = ()  # axes behind entries that are literals or kept
     if_single: bool = False  # due only when a cut leaves one index of an axis
+    absent: bool = False  # the target is left out: it is what the op takes without it
+    index: tuple[int, ...] | None = None  # the target holds these positions on the one axis of `sizes`, not its size
 
 
 Decoder: TypeAlias = Callable[[Sequence["Array | None"]], Array]
@@ -204,6 +206,10 @@ class Site:
         """Return the value of an input if it is known and does not depend on dynamic dims."""
         return self._probe.static_value(self.node.inputs[slot]) if self.has(slot) else None
 
+    def is_zero(self, slot: int) -> bool:
+        """Whether an input is present and zero throughout, whatever its size."""
+        return self.has(slot) and self.node.inputs[slot] in self._probe.zeros
+
     def entries(self, slot: int) -> list[int | None] | None:
         """Return a known integer input, None for entries that depend on dynamic dims."""
         return self._probe.static_entries(self.node.inputs[slot]) if self.has(slot) else None
@@ -309,9 +315,11 @@ class Site:
         drop: str | None = None,
         follows: Axes = (),
         if_single: bool = False,
+        absent: bool = False,
+        index: tuple[int, ...] | None = None,
     ) -> None:
         """Record sizes that the node states in an attribute or an input; see `Write`."""
-        self.coupling.writes.append(Write(target, sizes, scalar, drop, follows, if_single))
+        self.coupling.writes.append(Write(target, sizes, scalar, drop, follows, if_single, absent, index))
 
     def macs(self, *axes: Axis) -> None:
         """Record axes whose sizes multiply to multiply-accumulates of the node; several products add up."""

@@ -17,6 +17,7 @@ from tests.rules.build import FIXED, ROWS, TOKENS, conv, dense, model
 from tests.rules.control_cases import control_cases
 from tests.rules.quantized_cases import quantized_cases
 from tests.rules.recurrent_cases import recurrent_cases
+from tests.rules.scatter_cases import scatter_cases
 
 
 @dataclass(frozen=True)
@@ -780,4 +781,5 @@ CASES: tuple[Case, ...] = (
     *control_cases(row),
     *recurrent_cases(case),
     *quantized_cases(case, on_images, on_rows),
+    *scatter_cases(case, on_images, on_rows),
 )

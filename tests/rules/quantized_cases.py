@@ -345,6 +345,15 @@ def _packed(case):
         "y = MatMul(r, w2)", x="float[n,16] x", k=integers("k", 8, 1, 8, kind=np.uint8), ks=scales("ks", 8),
         kz=integers("kz", 8, kind=np.uint8), c=(8,), w2=(8, 5), cut=N8, after={"a.N": 4}, **ON_ROWS
     )  # fmt: skip
+    yield case(
+        op, "prepacked", *nodes, f"y = {op}{attributes[:-1]}, weight_prepacked=1>(r, k, ks)", **base | {
+            "cut": "", "locks": ("its weight is packed for one kind of hardware",)}, trace_only="for GPUs"
+    )  # fmt: skip
+    yield case(
+        op, "ordered", *nodes, f"y = {op}{attributes}(r, k, ks, , g)", **base | {
+            "cut": "", "locks": (*base["locks"], "an index says to which block each position belongs")},
+        g=(np.arange(width) // size).astype(np.int32), trace_only="ONNX Runtime wants the order unpacked"
+    )  # fmt: skip
     gathered = f"{MS}.GatherBlockQuantized"
     table = {"x": "int64[n,s] x", "w2": (64, 5), "cut": "4 neurons", **ON_TOKENS}
     yield case(

@@ -125,6 +125,18 @@ def _stacks(case):
         w2=(16, 5), cut="8 neurons, 8 neurons",
         locks=(f"LSTM {TWO_WAYS}",), **_weights("LSTM", directions=2), **_weights("LSTM", "b", 16, 2)
     )  # fmt: skip
+    for op in GATES:
+        cells = {"LSTM": (", c0", ", c1")}.get(op, ("", ""))
+        yield case(
+            op, "stack-with-one-state-of-zeros", "s = Shape<start=1, end=2>(x)", "t = Concat<axis=0>(two, s, eight)",
+            "h = Expand(zeros, t)", "h0 = Slice(h, zero, one, zero)", "h1 = Slice(h, one, two, zero)",
+            *(("c0 = Identity(h0)", "c1 = Identity(h1)") if op == "LSTM" else ()),
+            f"g = {op}{_attributes()}(x, w, r, b, , h0{cells[0]})", "u = Squeeze(g, one)",
+            f"k = {op}{_attributes()}(u, wb, rb, bb, , h1{cells[1]})", "l = Squeeze(k, one)", "y = MatMul(l, w2)",
+            x=STEPS, zeros=np.zeros((2, 1, 8), np.float32), eight=[8], zero=[0], one=[1], two=[2], w2=(8, 5),
+            cut="8 neurons, 8 neurons", locks=("it belongs to a state of zeros, which is left out where units go",),
+            after={"g:5": None, "g.hidden_size": 4}, **_weights(op), **_weights(op, "b", 8)
+        )  # fmt: skip
     yield case(
         "GRU", "stack-with-residual", f"h = GRU{_attributes()}(x, w, r, b)", "t = Squeeze(h, one)",
         f"g = GRU{_attributes()}(t, wb, rb, bb)", "u = Squeeze(g, one)", "l = Add(t, u)", "y = MatMul(l, w2)", x=STEPS,
