@@ -367,13 +367,21 @@ def _move_foreign(proto: ModelProto) -> None:
 
     Its optimiser writes SimplifiedLayerNormalization there, and LayerNormalization before opset 17.
     """
-    version = _opsets(proto).get("", OLDEST_OPSET)
-    moved = False
-    for node in proto.graph.node:
-        if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
-            node.domain, moved = RUNTIME_DOMAIN, True
-    if moved:
+    foreign = [*_foreign(proto.graph, _opsets(proto).get("", OLDEST_OPSET))]
+    for node in foreign:
+        node.domain = RUNTIME_DOMAIN
+    if foreign:
         proto.opset_import.add(domain=RUNTIME_DOMAIN, version=1)
+
+
+def _foreign(graph: GraphProto, version: int) -> Iterator[NodeProto]:
+    """Yield the nodes of a graph and its branches whose operators ONNX Runtime alone has in the default domain."""
+    for node in graph.node:
+        if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
+            yield node
+        for attribute in node.attribute:
+            for branch in _graphs_of(attribute):
+                yield from _foreign(branch, version)
 
 
 def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:

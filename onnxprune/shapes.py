@@ -234,9 +234,9 @@ def linear_attention(call: Call) -> Outputs:
 
 
 def causal_conv(call: Call) -> Outputs:
-    """The state holds the positions before the first: one less than the kernel has."""
+    """The state holds the positions before the first that the kernel reaches."""
     batch, channels, _ = call.shape(0)
-    return [call.type(0), call.typed((batch, channels, call.shape(1)[-1] - 1))]
+    return [call.type(0), call.typed((batch, channels, (call.shape(1)[-1] - 1) * call.number("dilation", 1)))]
 
 
 def position_bias(call: Call) -> Outputs:

@@ -39,19 +39,15 @@ line(MS + "NhwcMaxPool",   "n *s c                                      -> n *t 
 line(MS + "GridSample",    "n c *s, n *t r                              -> n c *t")
 line(MS + "Trilu",         "*b m! n!, _?                                -> *b m n")
 line(MS + "Inverse",       "*b m! n!                                    -> *b m n")
-line(MS + "RelativePositionBias",
-     "r h, _, _                             -> 1 h q k")
 line(MS + "EmbedLayerNormalization",
      "b s, b s?, v c~, p c, q c?, c, c, b s?, e s?                          -> b s c, b?, b s c?")
-line(MS + "GatedRelativePositionBias",
-     "b s! (h d), (h d), 1 h s s, d e!, e, 1 h 1 1, b s?                    -> b h s s",    "b s h d e", h="num_heads")
 # fmt: on
 
 family("elementwise", "*s -> *s", UNARY, elementwise)
 family("elementwise", "*s -> *s", [MS + op for op in ("Gelu", "QuickGelu")], elementwise)
 family(
     "elementwise", "*s, *s, ... -> *s, broadcast",
-    [MS + op for op in ("BiasAdd", "BiasGelu", "FastGelu", "ScaledSiLU")] + ["SwiGLU"], elementwise
+    [MS + op for op in ("BiasGelu", "FastGelu", "ScaledSiLU")] + ["SwiGLU"], elementwise
 )  # fmt: skip
 rule(MS + "Pad")(pad)
 rule("SimplifiedLayerNormalization")(layer_normalization)
@@ -75,12 +71,6 @@ def bias_softmax(x: Site) -> None:
     for axis in axes[x.dim(x.attr("axis", 1), len(axes)) :]:
         x.mix(axis)
     x.output(axes)
-
-
-@rule(MS + "BiasSplitGelu")
-def bias_split_gelu(x: Site) -> None:
-    """*s [p + p], [p + p] -> *s p."""
-    x.match("*s [p + p], [p + p] -> *s p", sizes={"p": x.axes(0)[-1].size // 2})
 
 
 @rule(MS + "SwiGLU")
@@ -166,9 +156,9 @@ def deform_conv(x: Site) -> None:
 @rule(MS + "CausalConvWithState")
 def causal_conv(x: Site) -> None:
     """As CausalConvWithState: one dim of positions, channels first."""
-    for name, plain in (("ndim", 1), ("channels_last", 0), ("state_window", 0), ("state_update_capacity", 0)):
-        if x.attr(name, plain) != plain:
-            raise CannotUnify(f"{x.node.op} has {name} = {x.attr(name)}")
+    for name, value in x.node.attrs.items():
+        if value != {"ndim": 1, "state_channels_last": -1}.get(name, 0) and name not in ("activation", "dilation"):
+            raise CannotUnify(f"{x.node.op} has {name} = {value}")
     x.match("n c l!, c 1 k, c?, n c p? -> n c l, n c p", macs="n c l k")
 
 
@@ -283,11 +273,11 @@ def _rotate(x: Site, others: str) -> None:
     interleaved = bool(x.attr("interleaved", 0))
     dims = _rotated(interleaved)
     given = {"w": 2} if interleaved else {}
+    heads = {"h": "num_heads"} if x.attr("num_heads", 0) else {}
     if x.rank(0) == 4:
-        axes = x.match(f"b h s {dims}, {others} -> b h s {dims}", sizes=given)
+        axes = x.match(f"b h s {dims}, {others} -> b h s {dims}", sizes={**given, **heads})
     else:
-        heads = {"h": "num_heads"} if x.attr("num_heads", 0) else {"p": 0}
-        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**given, **heads})
+        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**given, **(heads or {"p": 0})})
     if x.attr("rotary_embedding_dim", 0):
         x.write("rotary_embedding_dim", _rotated_axis(axes), scalar=True)
 
@@ -335,7 +325,8 @@ def attention(x: Site) -> None:
     total = "[p + t]" if x.has(4) else "t"
     steered = bool(x.attr("is_causal", 0) or x.has(6) or x.attr("left_window_size", -1) >= 0)
     s, t = ("s!", "t!") if steered or x.attr("right_window_size", -1) >= 0 else ("s", "t~")
-    given: dict[str, str | int] = {"k": "kv_num_heads"} if folded else {}
+    stated = "q_num_heads" in x.node.attrs
+    given: dict[str, str | int] = {"k": "kv_num_heads"} if stated else {}
     if folded:
         given["g"] = _ratio(x, x.attr("q_num_heads", 0), x.attr("kv_num_heads", 0))
         query, key, value, out = f"b {s} (k g d)", f"b {t} (k d)", "b t (k v)", "b s (k g v)"
@@ -345,7 +336,7 @@ def attention(x: Site) -> None:
     past = "b k p! d?, b k p v?" if x.has(4) else "_?, _?"
     states = f"b k {total} d, b k {total} v, b (k g) s {total}"
     axes = x.match(f"{query}, {key}, {value}, {mask}, {past}, b? -> {out}, {states}", sizes=given)
-    if folded:
+    if stated:
         x.write("q_num_heads", product(axes["k"], axes["g"]), scalar=True)
     x.contract(1, x.rank(1) - 1)
     x.contract(4, 3)

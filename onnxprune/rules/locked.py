@@ -79,8 +79,11 @@ _MICROSOFT: Mapping[str, str] = {
         LinearAttentionGate
     """,
     _UNTRIED: """
-        GemmaRotaryEmbedding HyperConnectionLowRankMix RMSNormRotary RouterGateUpProj TorchEmbedding IsAllFinite
+        GatedRelativePositionBias GemmaRotaryEmbedding HyperConnectionLowRankMix RMSNormRotary
+        RouterGateUpProj TorchEmbedding IsAllFinite
     """,
+    "has kernels for a few widths alone": "BiasAdd BiasSplitGelu",
+    "keeps its table column by column": "RelativePositionBias",
     _PACKED: "MatMulPacked MoEPacked",
     "rotates sections of a head that it names by their sizes": "MRotaryEmbedding",
     "normalises branches that it tells apart by their width": "BranchwiseRMSNorm",

@@ -39,15 +39,11 @@ def _elementwise():
         yield images(MS + op, "", node(f"b = {op}(a)"))
     for op in ("FastGelu", "BiasGelu"):
         yield rows(MS + op, "bias", node(f"b = {op}(a, k)"), k=(8,))
-    yield rows(MS + "BiasAdd", "", node("b = BiasAdd(a, k, a)"), k=(8,), trace_only=GPU)
     yield rows(MS + "BiasDropout", "", node("b, m = BiasDropout(a, k, a)"), k=(8,), trace_only=GPU)
     yield rows(
         MS + "BiasSoftmax", "", "q = Unsqueeze(a, d)", node("r = BiasSoftmax<axis=2, is_inner_broadcast=1>(q, k)"),
         "b = Squeeze(r, d)", d=[2], k=(8, 1), trace_only=GPU
     )  # fmt: skip
-    yield rows(
-        MS + "BiasSplitGelu", "", node("b = BiasSplitGelu(a, k)"), k=(8,), out=4, cut="4 neurons", trace_only=GPU
-    )
     yield rows(MS + "SwiGLU", "", "g = Neg(a)", node("b = SwiGLU(a, g)"), trace_only=GPU)
     yield rows(MS + "SwiGLU", "packed", node("b = SwiGLU(a)"), out=4, cut="4 neurons", trace_only=GPU)
     yield rows("SwiGLU", "", "g = Neg(a)", "b = SwiGLU(a, g)", opset=28, trace_only="the runtime is older")
@@ -107,6 +103,12 @@ def _convolutions():
             k=(4, 8, 2, 2), c=(4,), w2=(5, 4, 1, 1), y="float[n,5,5,5] y", after={},
             cut=["8 channels, 4 channels", "4 channels, 4 channels"][groups - 1],
         )  # fmt: skip
+    yield case(
+        "DeformConv", "offsets-by-conv", "a = Conv(x, w1)", "g = Conv(a, wg)",
+        "b = DeformConv<offset_group=4, group=2>(a, k, g)", "y = Conv(b, w2)", opset=19, w1=(8, 3, 1, 1),
+        wg=(32, 8, 2, 2), k=(4, 4, 2, 2), w2=(5, 4, 1, 1), y="float[n,5,5,5] y",
+        cut="2 channels, 2 channels", locks=("DeformConv gives its positions a meaning",)
+    )  # fmt: skip
     boxes = np.array([[0, 0, 4, 4], [1, 1, 5, 3]], np.float32)
     yield case(
         "RoiAlign", "", "a = Conv(x, w1)", "b = RoiAlign<output_height=3, output_width=2>(a, r, i)", "y = Conv(b, w2)",
@@ -125,7 +127,7 @@ def _convolutions():
     causal = "b, s = CausalConvWithState(a, k, c)"
     for op, text, rest in (
         ("CausalConvWithState", causal, {"opset": 27, "trace_only": "the runtime is older"}),
-        (MS + "CausalConvWithState", node(causal.replace("(a", '<activation="silu">(a')), {}),
+        (MS + "CausalConvWithState", node(causal.replace("(a", '<activation="silu", dilation=2>(a')), {}),
     ):
         yield images(op, "", text, k=(8, 1, 4), c=(8,), **sequence, **rest)
     yield images(
@@ -493,20 +495,6 @@ def _linear_attention():
         )  # fmt: skip
 
 
-def _position_biases():
-    yield case(
-        MS + "RelativePositionBias", "", *QKV, node("e = RelativePositionBias<max_distance=8>(r, five, five)"),
-        node("o = MultiHeadAttention<num_heads=4>(q, k, v, , , e)"), LAST, r=(8, 4), five=[5], cut=MHA, trace_only=GPU,
-        **{**SEQ, **SAME, "x": "float[2,5,16] x", "y": "float[2,5,16] y"}
-    )  # fmt: skip
-    yield case(
-        MS + "GatedRelativePositionBias", "", *QKV,
-        node("e = GatedRelativePositionBias<num_heads=4>(q, c, r, w, u, z)"),
-        node("o = MultiHeadAttention<num_heads=4>(q, k, v, , , e)"), LAST, c=(16,), r=(1, 4, 5, 5), w=(4, 8), u=(8,),
-        z=(1, 4, 1, 1), cut=MHA, trace_only=GPU, **{**SEQ, **SAME, "x": "float[2,5,16] x", "y": "float[2,5,16] y"}
-    )  # fmt: skip
-
-
 FUSED: tuple[Case, ...] = (
     *_elementwise(),
     *_convolutions(),
@@ -517,5 +505,4 @@ FUSED: tuple[Case, ...] = (
     *_runtime_attention(),
     *_grouped_attention(),
     *_linear_attention(),
-    *_position_biases(),
 )

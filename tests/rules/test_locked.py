@@ -6,8 +6,11 @@ import onnx
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
+from onnxprune.errors import NothingToPrune
 from onnxprune.groups import groups
 from onnxprune.model import view
+from onnxprune.pipeline import inspect, prune
+from onnxprune.report import inspect_tables
 from onnxprune.rules import ELSEWHERE, LOCKED, RULES
 from onnxprune.shapes import SHAPES
 from onnxprune.trace import trace
@@ -48,7 +51,8 @@ def blocked():
     """A convolution between two of blocked channels, as the layout level of ONNX Runtime's optimiser writes it."""
     return model(
         "p = com.microsoft.nchwc.ReorderInput(x)", "a = com.microsoft.nchwc.Conv(p, w1)",
-        "m = com.microsoft.nchwc.MaxPool<kernel_shape=[2, 2]>(a)", "u = com.microsoft.nchwc.Upsample<scales=[1, 1, 2, 2]>(m)",
+        "m = com.microsoft.nchwc.MaxPool<kernel_shape=[2, 2]>(a)",
+        "u = com.microsoft.nchwc.Upsample<scales=[1, 1, 2, 2]>(m)",
         "g = com.microsoft.nchwc.GlobalAveragePool(u)", "b = com.microsoft.nchwc.ReorderOutput<channels=14>(g)",
         "y = Conv(b, w2)", x="float[n,16,6,6] x", y="float[n,5,1,1] y", imports='"com.microsoft.nchwc" : 1',
         w1=(16, 16, 1, 1), w2=(5, 14, 1, 1)
@@ -62,4 +66,17 @@ def test_blocked_channels_are_locked_and_say_what_to_do():
     ]  # fmt: skip
     reasons = {group.name: group.locked for group in groups(found)}
     assert "prune before ONNX Runtime's layout optimisation" in reasons["w2:in"]
-    assert {axis.size for axes in found.values.values() for axis in axes} > {14, 16}
+
+
+def test_a_graph_of_blocked_channels_alone_says_so():
+    proto = model(
+        "p = com.microsoft.nchwc.ReorderInput(x)", "y = com.microsoft.nchwc.Conv(p, w1)", x="float[n,16,6,6] x",
+        y="float[n,16,6,6] y", imports='"com.microsoft.nchwc" : 1', w1=(16, 16, 1, 1)
+    )  # fmt: skip
+    found = inspect(proto)
+    assert not found.groups
+    (reason,) = found.unreached
+    assert "prune before ONNX Runtime's layout optimisation" in reason
+    assert reason in inspect_tables(found)[-1]
+    with pytest.raises(NothingToPrune, match=r"meet in an axis; com\.microsoft\.nchwc\.Conv keeps channels"):
+        prune(proto)
