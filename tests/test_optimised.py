@@ -203,6 +203,16 @@ def test_operators_of_the_runtime_in_the_default_domain_are_no_problem():
     assert proto.graph.node[0].domain == ""
 
 
+def test_nor_are_they_in_branches():
+    proto = model(
+        "y = If(c) <then_branch = t () => (float[n,s,16] p) { p = SimplifiedLayerNormalization(x, g) }, "
+        "else_branch = e () => (float[n,s,16] q) { q = Neg(x) }>",
+        x=f"{TOKENS}, bool c", y="float[n,s,16] y", g=(16,), infer=False
+    )  # fmt: skip
+    assert problems(proto) is None
+    assert load(proto).nodes[0].captured == ("x", "g")
+
+
 def test_other_unknown_operators_of_the_default_domain_still_are():
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g (float[4] x) => (float[4] y) {y = Sparkle(x)}'

@@ -78,3 +78,28 @@ def test_what_does_not_fit_is_unknown(text):
 def test_stated_shapes_come_last():
     proto = model("y = com.microsoft.Gelu(x)", y="float[9] y", imports='"com.microsoft" : 1', infer=False)
     assert shape_of(proto, "y")[1:] == (3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "shape"),
+    [
+        ("b = com.microsoft.RelativePositionBias(r, five, seven)", {"r": (8, 4)}, (1, 4, 5, 7)),
+        ("b = com.microsoft.BiasAdd(x, c, x)", {"c": (6,)}, (6, 6)),
+        ("b = com.microsoft.BiasSplitGelu(x, c)", {"c": (6,)}, (6, 3)),
+        ("b = com.microsoft.GatedRelativePositionBias(x, x, r)", {"r": (1, 4, 6, 6)}, (6, 4, 6, 6)),
+        ("b = com.microsoft.FusedMatMul<transB=1>(v, r)", {"v": (6,), "r": (5, 6)}, (5,)),
+        (
+            "b = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, q, q, , , five, x)",
+            {"q": (2, 5, 16)},
+            (2, 5, 16),
+        ),
+        ("b = com.microsoft.nchwc.ReorderInput<channels_last=1>(q)", {"q": (2, 5, 6, 16)}, (2, 16, 5, 6)),
+        ("b = com.microsoft.nchwc.ReorderOutput<channels=14, channels_last=1>(q)", {"q": (2, 16, 5, 6)}, (2, 5, 6, 14)),
+    ],
+)
+def test_operators_without_a_kernel_here(text, weights, shape):
+    proto = model(
+        text, "y = Identity(b)", x="float[6,6] x", five=[5], seven=[7], infer=False,
+        imports='"com.microsoft" : 1, "com.microsoft.nchwc" : 1', **weights
+    )  # fmt: skip
+    assert shape_of(proto) == shape

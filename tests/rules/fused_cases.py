@@ -153,6 +153,9 @@ def _products():
         MS + "FusedMatMul", "trans-a", "t = Transpose(a)", node("b = FusedMatMul<transA=1>(t, k)"), k=(8, 7), out=7,
         cut="8 neurons, 7 neurons"
     )  # fmt: skip
+    yield rows(
+        MS + "FusedMatMul", "vector", node("m = FusedMatMul(a, k)"), "b = Unsqueeze(m, d)", k=(8,), d=[1], out=1
+    )  # fmt: skip
     yield case(
         MS + "FusedMatMul", "trans-batch", "a = MatMul(x, w1)", "r = Reshape(a, t)",
         node("m = FusedMatMul<transBatchA=1, transBatchB=1, transB=1>(r, r)"), "f = Reshape(m, u)", "y = MatMul(f, w2)",
@@ -482,6 +485,24 @@ def _grouped_attention():
     )  # fmt: skip
 
 
+def _grouped_with_more():
+    lengths = {"l": np.array([4, 4], np.int32), "n5": np.array(5, np.int32)}
+    five = {"x": "float[2,5,16] x", "y": "float[2,5,16] y", **lengths}
+    wide = {"wq": (16, 64), "wk": (16, 32), "wv": (16, 32), "wo": (64, 16)}
+    lock = "its kernels take heads of 8, 16, 24 or more dims alone"
+    for variant, inputs, more in (
+        ("sink", ", , , , , e", {"e": (4,)}),
+        ("bias", ", , , , e", {"e": (1, 4, 5, 5)}),
+        ("norms", ", , , , , , , , e, f", {"e": (16,), "f": (16,)}),
+    ):
+        yield attends(
+            MS + "GroupQueryAttention", variant,
+            f"o = GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, , , l, n5{inputs})",
+            cut="2 heads, 2 heads inside", weights=wide, locks=(lock,), after={"o.num_heads": 1},
+            trace_only=GPU if variant == "norms" else "", **more, **five
+        )  # fmt: skip
+
+
 def _linear_attention():
     nodes = ("d = MatMul(x, wd)", "e = MatMul(x, we)", "s = Sigmoid(e)", "g = Neg(s)")
     for op, opset in (("LinearAttention", 27), (MS + "LinearAttention", 18)):
@@ -495,6 +516,75 @@ def _linear_attention():
         )  # fmt: skip
 
 
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+def _refusals():
+    def refused(op, variant, text, why, **rest):
+        """The op between two products of rows: whatever it says, all of it is locked."""
+        cut, y = rest.pop("cut", ""), rest.pop("y", "float[n,5] y")
+        nodes = ("a = MatMul(x, w1)", node(text) if op.startswith(MS) else text, "y = MatMul(b, w2)")
+        return case(
+            op,
+            variant,
+            *nodes,
+            cut=cut,
+            locks=(f"{op.split()[0]} {why}" if why[0] != "=" else why[1:],),
+            **{
+                "x": ROWS,
+                "y": y,
+                "imports": IMPORT,
+                "trace_only": "refused",
+                "w1": (6, 8),
+                "w2": (8, 5),
+                "stated": "float[n,8] b",
+                **rest,
+            },
+        )
+
+    yield refused(MS + "GatedAdd", "projected", "b = GatedAdd(a, a, a, k)", "projects its gate inside", k=(8, 1))
+    yield refused(
+        MS + "ExpandDims", "at-run-time", "b = ExpandDims(a, d)", "=its axes are computed at run time",
+        x="float[n,6] x, int32 d"
+    )  # fmt: skip
+    yield refused(
+        MS + "FusedGemm", "softmax", 'b = FusedGemm<activation="Softmax">(a, k)',
+        "has the activation 'Softmax', which may mix over its axes", k=(8, 8)
+    )  # fmt: skip
+    tokens = {"x": TOKENS, "w1": (16, 16), "w2": (16, 16), "y": "float[n,s,16] y", "stated": "float[n,s,16] b"}
+    yield refused(
+        "Col2Im", "at-run-time", "b = Col2Im(a, image, block)", "=the shape of its blocks is computed at run time",
+        **{**tokens, "x": "float[n,s,16] x, int64[2] image, int64[2] block"}
+    )  # fmt: skip
+    yield refused(
+        MS + "CausalConvWithState", "channels-last", "b, z = CausalConvWithState<channels_last=1>(a, k)",
+        "has channels_last = 1", k=(16, 1, 3), **tokens
+    )  # fmt: skip
+    yield refused(
+        "Attention", "heads", "b = Attention<q_num_heads=4, kv_num_heads=3>(a, a, a)",
+        "has 4 heads of queries and 3 of keys", opset=23, **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "Attention", "rotary", "b = Attention<num_heads=4, do_rotary=1>(a, k, c)",
+        "rotates its queries and keys inside", k=(16, 48), c=(48,), **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "DecoderMaskedMultiHeadAttention", "shared-buffer",
+        "b = DecoderMaskedMultiHeadAttention<num_heads=4, past_present_share_buffer=1>(a, a, a)",
+        "reorders the dims of a head in its buffer", **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "GroupQueryAttention", "quantized",
+        'b = GroupQueryAttention<num_heads=4, kv_num_heads=4, k_quant_type="PER_TENSOR">(a, a, a, , , l, m)',
+        "keeps its keys and values quantized", l=np.array([4], np.int32), m=np.array(5, np.int32), **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "LinearAttention", "window",
+        "b, z = LinearAttention<q_num_heads=4, kv_num_heads=4, state_window=2>(a, a, a)", "keeps several states",
+        **tokens
+    )  # fmt: skip
+
+
 FUSED: tuple[Case, ...] = (
     *_elementwise(),
     *_convolutions(),
@@ -504,5 +594,7 @@ FUSED: tuple[Case, ...] = (
     *_rotary(),
     *_runtime_attention(),
     *_grouped_attention(),
+    *_grouped_with_more(),
     *_linear_attention(),
+    *_refusals(),
 )
