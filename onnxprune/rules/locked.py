@@ -29,7 +29,6 @@ _STANDARD = """
     NonMaxSuppression: returns positions
     MaxUnpool: reads positions that are counted over all channels
     Det: takes the determinant of whole matrices
-    CumProd: multiplies along an axis, where a unit that counts as zero makes all behind it zero
     ImageDecoder: decodes an image file
     Constant: holds what is no tensor of numbers
 """
@@ -72,7 +71,6 @@ _MICROSOFT: Mapping[str, str] = {
     _CACHE: """
         SparseAttention PagedAttention SparsePagedAttention SparseAttentionIndexer PackedSparseAttentionIndexer
         PackedSparseAttentionIndexerMerge DynamicSparseAttention DecoderAttention DecoderMaskedSelfAttention
-        LongformerAttention
     """,
     _STATES: """
         GatedDeltaNet GatedDeltaNetStateReplay ConvStateReplay Mamba2Verify VarlenCausalConvWithState
@@ -80,7 +78,7 @@ _MICROSOFT: Mapping[str, str] = {
     """,
     _UNTRIED: """
         GatedRelativePositionBias GemmaRotaryEmbedding HyperConnectionLowRankMix RMSNormRotary
-        RouterGateUpProj TorchEmbedding IsAllFinite
+        LongformerAttention RouterGateUpProj TorchEmbedding IsAllFinite
     """,
     "has kernels for a few widths alone": "BiasAdd BiasSplitGelu",
     "keeps its table column by column": "RelativePositionBias",

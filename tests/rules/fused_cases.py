@@ -48,6 +48,16 @@ def _elementwise():
     yield rows(MS + "SwiGLU", "packed", node("b = SwiGLU(a)"), out=4, cut="4 neurons", trace_only=GPU)
     yield rows("SwiGLU", "", "g = Neg(a)", "b = SwiGLU(a, g)", opset=28, trace_only="the runtime is older")
     yield rows(MS + "GatedAdd", "", "g = MatMul(x, wg)", "c = Neg(a)", node("b = GatedAdd(a, c, g)"), wg=(6, 1))
+    yield images("CumSum", "positions", "b = CumSum(a, d)", d=np.array(-1))
+    yield images(
+        "CumSum", "at-run-time", "b = CumSum(a, d)", x="float[n,3,6,6] x, int64 d", cut="",
+        locks=("CumSum adds up along it",), trace_only="a random axis is none"
+    )  # fmt: skip
+    for dim, cut, locks in ((-1, C8, ()), (1, "", ("CumProd multiplies along it",))):
+        yield images(
+            "CumProd", f"dim{dim}", "b = CumProd(a, d)", d=np.array(dim), opset=26, cut=cut, locks=locks,
+            trace_only="the runtime is older"
+        )  # fmt: skip
     yield images(
         "BitCast", "", "i = BitCast<to=6>(a)", "b = BitCast<to=1>(i)", opset=26, trace_only="the runtime is older"
     )
