@@ -449,7 +449,8 @@ def _port(info: ValueInfoProto) -> Port:
     if not tensor.HasField("shape"):
         return Port(info.name, dtype, None)
     dims = tensor.shape.dim
-    return Port(info.name, dtype, tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims))
+    sizes = (d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None for d in dims)
+    return Port(info.name, dtype, tuple(sizes))  # old exporters write -1 for a dynamic dim
 
 
 def _constant_of(node: NodeProto) -> TensorProto | None:

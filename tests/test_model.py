@@ -289,8 +289,8 @@ def test_initializers_that_are_listed_are_no_inputs():
 
 @pytest.mark.parametrize(
     ("dims", "shape"),
-    [(["n", 3, None], ("n", 3, None)), ([], ()), (None, None)],
-    ids=["dynamic", "scalar", "unknown rank"],
+    [(["n", 3, None], ("n", 3, None)), ([], ()), (None, None), ([-1, 3, 0], (None, 3, 0))],
+    ids=["dynamic", "scalar", "unknown rank", "minus one is dynamic"],
 )
 def test_ports(dims, shape):
     proto = model("y = Relu(x)", infer=False)
