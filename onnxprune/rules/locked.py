@@ -120,24 +120,17 @@ LOCKED: dict[str, str] = dict(_rows())
 
 # Operators whose rules are written elsewhere: the merge empties this.
 _ELSEWHERE = """
-    LSTM GRU RNN ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul
-    QuantizeLinear If Loop Scan ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt
-    SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence
-    AffineGrid CenterCropPad Compress GatherElements GatherND OneHot ReverseSequence Scatter ScatterElements
-    ScatterND TensorScatter Unique
-    com.microsoft.DequantizeBFP com.microsoft.DequantizeLinear com.microsoft.DequantizeWithOrder
-    com.microsoft.DynamicQuantizeLSTM com.microsoft.DynamicQuantizeMatMul com.microsoft.GatherBlockQuantized
-    com.microsoft.GemmFloat8 com.microsoft.MatMulBlockQuantizedFp4Weight
-    com.microsoft.MatMulBlockQuantizedFp8Weight com.microsoft.MatMulBnb4 com.microsoft.MatMulFpQ4
-    com.microsoft.MatMulInteger16 com.microsoft.MatMulIntegerToFloat com.microsoft.MatMulNBits
-    com.microsoft.MatMulNBitsMlp com.microsoft.MatMulNBitsQLoRA com.microsoft.MatMulNBitsQkv
-    com.microsoft.MulInteger com.microsoft.QAttention com.microsoft.QEmbedLayerNormalization com.microsoft.QGemm
-    com.microsoft.QLinearAdd com.microsoft.QLinearAveragePool com.microsoft.QLinearConcat
-    com.microsoft.QLinearConv com.microsoft.QLinearGlobalAveragePool com.microsoft.QLinearLeakyRelu
-    com.microsoft.QLinearMul com.microsoft.QLinearReduceMean com.microsoft.QLinearSigmoid
-    com.microsoft.QLinearSoftmax com.microsoft.QLinearWhere com.microsoft.QMoE com.microsoft.QOrderedAttention
-    com.microsoft.QOrderedGelu com.microsoft.QOrderedLayerNormalization
-    com.microsoft.QOrderedLongformerAttention com.microsoft.QOrderedMatMul com.microsoft.QuantizeBFP
-    com.microsoft.QuantizeLinear com.microsoft.QuantizeWithOrder com.microsoft.ReduceSumInteger
+    ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty
+    SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence AffineGrid CenterCropPad Compress
+    GatherElements GatherND OneHot ReverseSequence Scatter ScatterElements ScatterND TensorScatter Unique
+    com.microsoft.DequantizeBFP com.microsoft.DequantizeWithOrder com.microsoft.GemmFloat8
+    com.microsoft.MatMulBlockQuantizedFp4Weight com.microsoft.MatMulBlockQuantizedFp8Weight
+    com.microsoft.MatMulBnb4 com.microsoft.MatMulFpQ4 com.microsoft.MatMulInteger16 com.microsoft.MatMulNBitsMlp
+    com.microsoft.MatMulNBitsQLoRA com.microsoft.MatMulNBitsQkv com.microsoft.MulInteger
+    com.microsoft.QEmbedLayerNormalization com.microsoft.QLinearConv com.microsoft.QLinearReduceMean
+    com.microsoft.QMoE com.microsoft.QOrderedAttention com.microsoft.QOrderedGelu
+    com.microsoft.QOrderedLayerNormalization com.microsoft.QOrderedLongformerAttention
+    com.microsoft.QOrderedMatMul com.microsoft.QuantizeBFP com.microsoft.QuantizeWithOrder
+    com.microsoft.ReduceSumInteger
 """
 ELSEWHERE = frozenset(_ELSEWHERE.split())

@@ -77,6 +77,6 @@ def test_a_graph_of_blocked_channels_alone_says_so():
     assert not found.groups
     (reason,) = found.unreached
     assert "prune before ONNX Runtime's layout optimisation" in reason
-    assert reason in inspect_tables(found)[-1]
+    assert reason.partition(" (at ")[0] in inspect_tables(found)[-1]
     with pytest.raises(NothingToPrune, match=r"meet in an axis; com\.microsoft\.nchwc\.Conv keeps channels"):
         prune(proto)
