@@ -446,13 +446,18 @@ def _move_foreign(proto: ModelProto) -> None:
 
     Its optimiser writes SimplifiedLayerNormalization there, and LayerNormalization before opset 17.
     """
-    version = _opsets(proto).get("", OLDEST_OPSET)
-    moved = False
-    for node in proto.graph.node:
-        if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
-            node.domain, moved = RUNTIME_DOMAIN, True
-    if moved:
+    foreign = [*_foreign(proto.graph, _opsets(proto).get("", OLDEST_OPSET))]
+    for node in foreign:
+        node.domain = RUNTIME_DOMAIN
+    if foreign:
         proto.opset_import.add(domain=RUNTIME_DOMAIN, version=1)
+
+
+def _foreign(graph: GraphProto, version: int) -> Iterator[NodeProto]:
+    """Yield the nodes of a graph and its branches whose operators ONNX Runtime alone has in the default domain."""
+    for node in (node for inner in graphs(graph) for node in inner.node):
+        if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
+            yield node
 
 
 def _opsets(proto: ModelProto) -> dict[str, int]:

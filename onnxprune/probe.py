@@ -272,6 +272,7 @@ class _Walk:
         self.has_assumed = False
         self.types: dict[str, TensorType] = {}
         self.values: dict[str, Array] = {}
+        self.sequences: dict[str, list[TensorType | None]] = {}  # the tensors of each sequence, where they are known
         for port in model.inputs:
             if port.shape is not None and port.dtype is not None:
                 keys = dict(dynamic_dims(port))
@@ -295,6 +296,9 @@ class _Walk:
         """
         if node.op in _WITH_BODIES and node.bodies:
             return _WITH_BODIES[node.op](self, node)
+        if node.op in _OF_SEQUENCES:
+            _OF_SEQUENCES[node.op](self, node)
+            return 0
         outputs = self._evaluate(node)
         if outputs is not None:
             for name, value in zip(node.outputs, outputs, strict=False):
@@ -440,6 +444,76 @@ class _Walk:
             if filled is not None:
                 self.types[name] = kind, filled
 
+    # -- sequences -------------------------------------------------------------------------------------
+
+    def sequence_empty(self, node: Node) -> None:
+        """A sequence of no tensors."""
+        self.sequences[node.outputs[0]] = []
+
+    def sequence_construct(self, node: Node) -> None:
+        """A sequence of the inputs."""
+        self.sequences[node.outputs[0]] = [self.types.get(name) for name in node.inputs]
+
+    def sequence_insert(self, node: Node) -> None:
+        """A sequence with one tensor more, at the end or at a known place."""
+        tensors, place = self.sequences.get(node.inputs[0]), self._place(node, 2)
+        if tensors is not None and place is not None:
+            at = len(tensors) if place == len(tensors) else place % (len(tensors) + 1)
+            self.sequences[node.outputs[0]] = [*tensors[:at], self.types.get(node.inputs[1]), *tensors[at:]]
+
+    def sequence_erase(self, node: Node) -> None:
+        """A sequence without one tensor."""
+        tensors, place = self.sequences.get(node.inputs[0]), self._place(node, 1, -1)
+        if tensors and place is not None:
+            at = place % len(tensors)
+            self.sequences[node.outputs[0]] = [*tensors[:at], *tensors[at + 1 :]]
+
+    def sequence_at(self, node: Node) -> None:
+        """One tensor of a sequence."""
+        tensors, place = self.sequences.get(node.inputs[0]), self._place(node, 1)
+        if tensors and place is not None and -len(tensors) <= place < len(tensors):
+            typed = tensors[place]
+            if typed is not None:
+                self.types[node.outputs[0]] = typed
+
+    def sequence_length(self, node: Node) -> None:
+        """The number of tensors."""
+        self.types[node.outputs[0]] = INT64, ()
+        tensors = self.sequences.get(node.inputs[0])
+        if tensors is not None:
+            self.values[node.outputs[0]] = np.array(len(tensors), np.int64)
+
+    def split_to_sequence(self, node: Node) -> None:
+        """The parts of a tensor: of known sizes, of one size, or of size 1."""
+        typed = self.types.get(node.inputs[0])
+        given = self.values.get(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else np.array(1)
+        if typed is None or given is None:
+            return
+        kind, shape = typed
+        axis = node.attrs.get("axis", 0) % max(1, len(shape))
+        squeezed = len(node.inputs) == 1 and not node.attrs.get("keepdims", 1)
+        parts = [(*shape[:axis], *[size] * (not squeezed), *shape[axis + 1 :]) for size in parts_of(shape[axis], given)]
+        self.sequences[node.outputs[0]] = [(kind, part) for part in parts]
+
+    def concat_from_sequence(self, node: Node) -> None:
+        """All tensors of a sequence, along an axis of theirs or along a new one."""
+        tensors = self.sequences.get(node.inputs[0])
+        known = [typed for typed in tensors or () if typed is not None]
+        if not known or len(known) < len(tensors or ()) or len({len(shape) for _, shape in known}) > 1:
+            return
+        kind, first = known[0]
+        is_new = node.attrs.get("new_axis", 0)
+        axis = node.attrs["axis"] % (len(first) + is_new)
+        size = len(known) if is_new else sum(shape[axis] for _, shape in known)
+        self.types[node.outputs[0]] = kind, (*first[:axis], size, *first[axis + (not is_new) :])
+
+    def _place(self, node: Node, slot: int, default: int | None = None) -> int | None:
+        """Return a known position in a sequence; the end of the sequence where it is left out."""
+        if slot >= len(node.inputs) or not node.inputs[slot]:
+            return len(self.sequences.get(node.inputs[0], ())) if default is None else default
+        value = self.values.get(node.inputs[slot])
+        return None if value is None else int(value.item())
+
     # -- one node --------------------------------------------------------------------------------------
     def _is_misshapen(self, node: Node) -> bool:
         """Whether a Reshape changes the number of elements, which inference does not always see."""
@@ -486,6 +560,30 @@ class _Walk:
 
 
 _WITH_BODIES: Mapping[str, Callable[[_Walk, Node], int]] = {"If": _Walk.if_, "Loop": _Walk.loop, "Scan": _Walk.scan}
+
+
+_OF_SEQUENCES: Mapping[str, Callable[[_Walk, Node], None]] = {
+    "ConcatFromSequence": _Walk.concat_from_sequence,
+    "SequenceAt": _Walk.sequence_at,
+    "SequenceConstruct": _Walk.sequence_construct,
+    "SequenceEmpty": _Walk.sequence_empty,
+    "SequenceErase": _Walk.sequence_erase,
+    "SequenceInsert": _Walk.sequence_insert,
+    "SequenceLength": _Walk.sequence_length,
+    "SplitToSequence": _Walk.split_to_sequence,
+}
+
+
+def parts_of(size: int, given: Array) -> list[int]:
+    """Return the sizes of the parts that SplitToSequence makes of an axis: those given, or one size and the rest.
+
+    >>> parts_of(10, np.array(4)), parts_of(10, np.array([4, 6]))
+    ([4, 4, 2], [4, 6])
+    """
+    if given.ndim:
+        return [int(part) for part in given]
+    step = max(1, int(given.item()))
+    return [min(step, size - start) for start in range(0, size, step)]
 
 
 def _size_of(node: Node, shape: Shape) -> Array:

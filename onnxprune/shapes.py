@@ -8,7 +8,6 @@ inputs are unknown, has the shapes that the file states.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -236,9 +235,9 @@ def linear_attention(call: Call) -> Outputs:
 
 
 def causal_conv(call: Call) -> Outputs:
-    """The state holds the positions before the first: one less than the kernel has."""
+    """The state holds the positions before the first that the kernel reaches."""
     batch, channels, _ = call.shape(0)
-    return [call.type(0), call.typed((batch, channels, call.shape(1)[-1] - 1))]
+    return [call.type(0), call.typed((batch, channels, (call.shape(1)[-1] - 1) * call.number("dilation", 1)))]
 
 
 def position_bias(call: Call) -> Outputs:
@@ -299,17 +298,6 @@ def padded(call: Call) -> Outputs:
     return [call.typed(tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True)))]
 
 
-def pooled(call: Call) -> Outputs:
-    """Regions ``[r, ..]`` of an image ``[n, c, h, w]``."""
-    return [call.typed((call.shape(1)[0], call.shape(0)[1], *call.node.attrs["pooled_shape"]))]
-
-
-def folded(call: Call) -> Outputs:
-    """Blocks ``[n, (c k), l]`` become an image of known sizes."""
-    image, block = (call.values[call.node.inputs[slot]].ravel().tolist() for slot in (1, 2))
-    return [call.typed((call.shape(0)[0], call.shape(0)[1] // math.prod(block), *image))]
-
-
 MICROSOFT: Mapping[str, Rule] = {
     # elementwise
     "BiasAdd": broadcast,
@@ -363,10 +351,8 @@ MICROSOFT: Mapping[str, Rule] = {
 }
 STANDARD: Mapping[str, Rule] = {
     "Affine": like(0),
-    "Col2Im": folded,
     "GroupNormalization": like(0),
     "LayerNormalization": moments,
-    "MaxRoiPool": pooled,
     "MeanVarianceNormalization": like(0),
     "ParametricSoftplus": like(0),
     "Scale": like(0),

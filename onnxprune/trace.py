@@ -61,6 +61,7 @@ class _Tracer:
         self.probe = probed
         self.partition = Partition()
         self.values: dict[str, Axes] = {}
+        self.sequences: dict[str, tuple[Axes, ...]] = {}  # the axes of each tensor
         self.couplings: dict[int, Coupling] = {}
         self.uses: list[Use] = []
 
@@ -69,8 +70,9 @@ class _Tracer:
         self._graph(self.model.top)
         for port in self.model.outputs:
             reason = f"it is part of the graph output {port.name!r}"
-            for axis in self._axes(port.name, -1, 0) or ():
-                self.partition.lock(axis, Lock(reason, port.name))
+            for axes in (self._axes(port.name, -1, 0), *self.sequences.get(port.name, ())):
+                for axis in axes or ():
+                    self.partition.lock(axis, Lock(reason, port.name))
         self._contract_dynamic()
         self._read_sizes()
         return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses))
@@ -132,7 +134,7 @@ class _Tracer:
 
     def _couple(self, node: Node) -> Coupling:
         inputs = [self._axes(name, node.index, slot) if name else None for slot, name in enumerate(node.inputs)]
-        site = Site(node, inputs, self.partition, self.probe, self._inner)
+        site = Site(node, inputs, self.partition, self.probe, look_up=self._inner, sequences=self.sequences)
         try:
             self._apply(site)
         except CannotUnify as refusal:
@@ -154,7 +156,7 @@ class _Tracer:
             why = rules.LOCKED.get(node.op, "has no rule")
             raise CannotUnify(f"{node.op} {'reads it inside a branch or loop' if node.captured else why}")
         for name, axes in zip(node.inputs, site.coupling.inputs, strict=True):
-            if name and axes is None:
+            if name and axes is None and name not in self.sequences:
                 raise CannotUnify(f"the shape of {name!r} is unknown")
         if entry.enter is not None:
             entry.enter(site)
@@ -175,11 +177,14 @@ class _Tracer:
         node = site.node
         coupling = site.coupling
         outer = (name for name in node.captured if not any(map(self._was_entered, node.bodies)))
-        inner = (name for body in node.bodies for name in (*(port.name for port in body.inputs), *body.outputs))
+        inner = [name for body in node.bodies for name in (*(port.name for port in body.inputs), *body.outputs)]
         captured = [self._axes(name, -1, 0) for name in outer]
         for axes in (*coupling.inputs, *coupling.outputs, *captured, *(self.values.get(name) for name in inner)):
             self._lock(axes, reason, node)
         coupling.writes.clear()
+        for name in (*node.inputs, *node.captured, *inner, *node.outputs):
+            for axes in self.sequences.get(name, ()):
+                self._lock(axes, reason, node)
         coupling.contracted.clear()
         coupling.mixed.clear()
         coupling.hidden.clear()

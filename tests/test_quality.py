@@ -39,6 +39,7 @@ LAYERS = (
     "rules.fused",
     "rules.locked",
     "rules.scatter",
+    "rules.sequence",
     "rules",
     "trace",
     "effective",

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from onnxprune.rules import RULES
+from onnxprune.rules import LOCKED, RULES
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "ops.md"
 HEAD = """# What onnxprune knows of ONNX
@@ -22,12 +22,29 @@ the rest of the graph is.
 | op | family | relation |
 | --- | --- | --- |
 """
+LOCKED_HEAD = """
+## Locked on purpose
+
+Such an op ...
+
+| op | ... |
+| --- | --- |
+"""
 
 
 def text() -> str:
     """Return the page."""
     rows = (f"| {entry.op} | {entry.family} | `{entry.text.rstrip('.')}` |" for _, entry in sorted(RULES.items()))
-    return HEAD + "\n".join(rows) + f"\n\n{len(RULES)} ops.\n"
+    return HEAD + "\n".join(rows) + f"\n\n{len(RULES)} ops.\n" + locked()
+
+
+def locked() -> str:
+    """Return the ops that are locked on purpose, by their reason."""
+    by_reason: dict[str, list[str]] = {}
+    for op, reason in LOCKED.items():
+        by_reason.setdefault(reason, []).append(op)
+    rows = (f"| {', '.join(sorted(ops))} | {reason} |" for reason, ops in sorted(by_reason.items()))
+    return LOCKED_HEAD + "\n".join(rows) + "\n"
 
 
 def main() -> int:

@@ -5,13 +5,12 @@ the ops whose meaning depends on constants or attributes. `locked` says why some
 this package fills `RULES`.
 """
 
-from onnxprune.rules import broadcast, control, fused, quantized, recurrent, reshape, scatter, select, table
-from onnxprune.rules.locked import ELSEWHERE, LOCKED
+from onnxprune.rules import broadcast, control, fused, quantized, recurrent, reshape, scatter, select, sequence, table
+from onnxprune.rules.locked import LOCKED
 from onnxprune.rules.registry import RULES, Entry
 from onnxprune.rules.site import Coupling, Site, Write
 
 __all__ = [
-    "ELSEWHERE",
     "LOCKED",
     "RULES",
     "Coupling",
@@ -26,5 +25,6 @@ __all__ = [
     "reshape",
     "scatter",
     "select",
+    "sequence",
     "table",
 ]

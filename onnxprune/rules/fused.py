@@ -39,19 +39,15 @@ line(MS + "NhwcMaxPool",   "n *s c                                      -> n *t 
 line(MS + "GridSample",    "n c *s, n *t r                              -> n c *t")
 line(MS + "Trilu",         "*b m! n!, _?                                -> *b m n")
 line(MS + "Inverse",       "*b m! n!                                    -> *b m n")
-line(MS + "RelativePositionBias",
-     "r h, _, _                             -> 1 h q k")
 line(MS + "EmbedLayerNormalization",
      "b s, b s?, v c~, p c, q c?, c, c, b s?, e s?                          -> b s c, b?, b s c?")
-line(MS + "GatedRelativePositionBias",
-     "b s! (h d), (h d), 1 h s s, d e!, e, 1 h 1 1, b s?                    -> b h s s",    "b s h d e", h="num_heads")
 # fmt: on
 
 family("elementwise", "*s -> *s", UNARY, elementwise)
 family("elementwise", "*s -> *s", [MS + op for op in ("Gelu", "QuickGelu")], elementwise)
 family(
     "elementwise", "*s, *s, ... -> *s, broadcast",
-    [MS + op for op in ("BiasAdd", "BiasGelu", "FastGelu", "ScaledSiLU")] + ["SwiGLU"], elementwise
+    [MS + op for op in ("BiasGelu", "FastGelu", "ScaledSiLU")] + ["SwiGLU"], elementwise
 )  # fmt: skip
 rule(MS + "Pad")(pad)
 rule("SimplifiedLayerNormalization")(layer_normalization)
@@ -75,12 +71,6 @@ def bias_softmax(x: Site) -> None:
     for axis in axes[x.dim(x.attr("axis", 1), len(axes)) :]:
         x.mix(axis)
     x.output(axes)
-
-
-@rule(MS + "BiasSplitGelu")
-def bias_split_gelu(x: Site) -> None:
-    """*s [p + p], [p + p] -> *s p."""
-    x.match("*s [p + p], [p + p] -> *s p", sizes={"p": x.axes(0)[-1].size // 2})
 
 
 @rule(MS + "SwiGLU")
@@ -166,9 +156,9 @@ def deform_conv(x: Site) -> None:
 @rule(MS + "CausalConvWithState")
 def causal_conv(x: Site) -> None:
     """As CausalConvWithState: one dim of positions, channels first."""
-    for name, plain in (("ndim", 1), ("channels_last", 0), ("state_window", 0), ("state_update_capacity", 0)):
-        if x.attr(name, plain) != plain:
-            raise CannotUnify(f"{x.node.op} has {name} = {x.attr(name)}")
+    for name, value in x.node.attrs.items():
+        if value != {"ndim": 1, "state_channels_last": -1}.get(name, 0) and name not in ("activation", "dilation"):
+            raise CannotUnify(f"{x.node.op} has {name} = {value}")
     x.match("n c l!, c 1 k, c?, n c p? -> n c l, n c p", macs="n c l k")
 
 
@@ -287,11 +277,11 @@ def _rotate(x: Site, others: str) -> None:
     interleaved = bool(x.attr("interleaved", 0))
     dims = _rotated(interleaved)
     given = {"w": 2} if interleaved else {}
+    heads = {"h": "num_heads"} if x.attr("num_heads", 0) else {}
     if x.rank(0) == 4:
-        axes = x.match(f"b h s {dims}, {others} -> b h s {dims}", sizes=given)
+        axes = x.match(f"b h s {dims}, {others} -> b h s {dims}", sizes={**given, **heads})
     else:
-        heads = {"h": "num_heads"} if x.attr("num_heads", 0) else {"p": 0}
-        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**given, **heads})
+        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**given, **(heads or {"p": 0})})
     if x.attr("rotary_embedding_dim", 0):
         x.write("rotary_embedding_dim", _rotated_axis(axes), scalar=True)
 
@@ -339,7 +329,8 @@ def attention(x: Site) -> None:
     total = "[p + t]" if x.has(4) else "t"
     steered = bool(x.attr("is_causal", 0) or x.has(6) or x.attr("left_window_size", -1) >= 0)
     s, t = ("s!", "t!") if steered or x.attr("right_window_size", -1) >= 0 else ("s", "t~")
-    given: dict[str, str | int] = {"k": "kv_num_heads"} if folded else {}
+    stated = "q_num_heads" in x.node.attrs
+    given: dict[str, str | int] = {"k": "kv_num_heads"} if stated else {}
     if folded:
         given["g"] = _ratio(x, x.attr("q_num_heads", 0), x.attr("kv_num_heads", 0))
         query, key, value, out = f"b {s} (k g d)", f"b {t} (k d)", "b t (k v)", "b s (k g v)"
@@ -349,7 +340,7 @@ def attention(x: Site) -> None:
     past = "b k p! d?, b k p v?" if x.has(4) else "_?, _?"
     states = f"b k {total} d, b k {total} v, b (k g) s {total}"
     axes = x.match(f"{query}, {key}, {value}, {mask}, {past}, b? -> {out}, {states}", sizes=given)
-    if folded:
+    if stated:
         x.write("q_num_heads", product(axes["k"], axes["g"]), scalar=True)
     x.contract(1, x.rank(1) - 1)
     x.contract(4, 3)
@@ -369,97 +360,92 @@ def fused_attention(x: Site) -> None:
     """B s i, i [(h d) + (h d) + (h v)], [..]?, mask, past, bias -> b s (h v), present: the projections are inside."""
     if x.attr("do_rotary", 0):
         raise CannotUnify(f"{x.node.op} rotates its queries and keys inside")
-    heads = x.attr("num_heads")
+    heads, packed = x.attr("num_heads"), x.node.op == MS + "PackedAttention"
     stated = x.attr("qkv_hidden_sizes") or [x.axes(1)[1].size // 3] * 3
     sizes = {"h": "num_heads", "d": stated[0] // heads, "v": stated[2] // heads}
-    packed = x.node.op == MS + "PackedAttention"
-    rows, past = ("n!", False) if packed else ("b s!", x.has(4))
+    rows, past = ("n", False) if packed else ("b s", x.has(4))
     total = "T" if past else "s"
-    weights = "[(h d) + (h d) + (h v)]"
-    if packed:
-        others = f"_, _, {_fit(x, 5, 'b', 'h', 's', 's')}"
-    else:
-        others = f"_?, {'c! b h p! d?' if past else '_?'}, {_fit(x, 5, 'b', 'h', 's', total)}, _?"
-    text = f"{rows} i, i {weights}, {weights}?, {others} -> {rows.rstrip('!')} (h v), c! b h {total} d"
+    bias = _fit(x, 5, "b", "h", "s", total)
+    others = f"_, _, {bias}" if packed else f"_?, {'c! b h p! d?' if past else '_?'}, {bias}, _?"
+    projection = "[(h d) + (h d) + (h v)]"
+    text = f"{rows}! i, i {projection}, {projection}?, {others} -> {rows} (h v), c! b h {total} d"
     axes = x.match(text, sizes=sizes)
-    dims = product(axes["h"], axes["d"])
-    x.write("qkv_hidden_sizes", dims, dims, product(axes["h"], axes["v"]))
     if len(x.node.outputs) > 1:  # keys and values lie in one state
         x.unify(axes["d"], axes["v"])
         x.contract(4, 4)
-    for slot, dim in ((1, 1), (2, 0)):
-        x.hide(slot, dim)
+    x.hide(1, 1)
+    x.hide(2, 0)
+    widths = [product(axes["h"], axes[name]) for name in "ddv"]
+    x.write("qkv_hidden_sizes", *widths)
+    for width in widths:
+        x.macs(*(axes[name] for name in rows.split()), axes["i"], width)
     _keep_scale(x, axes["d"], bool(x.attr("scale", 0)))
-    letters = rows.rstrip("!").split()
-    for inner, count in ((axes["d"], 2), (axes["v"], 1)):
-        for _ in range(count):
-            x.macs(*(axes[name] for name in letters), axes["i"], axes["h"], inner)
-    _attended(x, axes, dims=axes["d"], values=axes["v"], queries=letters)
+    _attended(x, axes, dims=axes["d"], values=axes["v"], queries=rows.split())
 
 
 @rule(MS + "MultiHeadAttention")
 def multi_head_attention(x: Site) -> None:
     """B s (h d), b t (h d), b t (h v), bias?, mask?, bias?, past? -> b s (h v), present; or packed."""
-    total = "[p + t]" if x.has(6) else "t"
-    past = "b h p! d?, b h p v?" if x.has(6) else "_?, _?"
-    others = f"_?, {_fit(x, 5, 'b', 'h', 's', total)}, {past}, _?, _?"
-    _multi_head(x, others, total, bias=3)
+    _multi_head(x, "{projection}, _?, {added}, {past}, _?, _?", projection=3, added=5, past=6)
 
 
 @rule(MS + "DecoderMaskedMultiHeadAttention")
 def decoder_attention(x: Site) -> None:
     """As MultiHeadAttention, with one query at a time: b 1 (h d), ..."""
-    total = "[p + t]" if x.has(5) else "t"
-    past = "b h p! d?, b h p v?" if x.has(5) else "_?, _?"
     if x.attr("past_present_share_buffer", 0):
         raise CannotUnify(f"{x.node.op} reorders the dims of a head in its buffer")
-    others = f"{_fit(x, 4, 'b', 'h', 's', total)}, {past}, _?, _?, _?, [(h d) + (h d) + (h v)]?"
-    _multi_head(x, f"_?, {others}", total, bias=10)
+    _multi_head(x, "_?, {added}, {past}, _?, _?, _?, {projection}", projection=10, added=4, past=5)
 
 
 @rule(MS + "PackedMultiHeadAttention")
 def packed_multi_head_attention(x: Site) -> None:
     """N (h d), n (h d), n (h v), [..]? -> n (h v), or n h 3 d -> n (h d): tokens of all sequences in a row."""
-    if x.rank(0) == 4:
-        axes = x.match("n! h c! d, _?, _?, _?, _, _, _? -> n (h d)", sizes={"c": 3})
-        x.contract(0, 3)
-        x.write("num_heads", axes["h"], scalar=True)
-        _keep_scale(x, axes["d"], bool(x.attr("scale", 0)))
-        _attended(x, axes, dims=axes["d"], values=axes["d"], queries="n")
-        return
-    bias = _fit(x, 6, "b", "h", "q", "q")
-    _multi_head(x, f"_, _, {bias}", "n", bias=3, rows="n!", keys="n")
+    _multi_head(x, "{projection}, _, _, {added}", projection=3, added=6, rows="n", keys="n")
 
 
-def _multi_head(x: Site, others: str, total: str, *, bias: int, rows: str = "b s!", keys: str = "b t!") -> None:
+def _multi_head(
+    x: Site, others: str, *, projection: int, added: int, past: int | None = None, rows: str = "b s", keys: str = "b t"
+) -> None:
     """Match queries, keys and values that come apart, or two or three of them in one tensor.
 
     Args:
         x: the node.
-        others: the operands after the first three (and the bias, where it is the fourth).
-        total: letters of all positions of the keys, the past included.
-        bias: slot of the bias of all three projections.
+        others: the operands after the first three.
+        projection: slot of the bias of all three projections.
+        added: slot of what is added to the products of queries and keys.
+        past: slot of the past keys; the past values come next.
         rows: letters of the rows of the queries.
         keys: of the keys.
     """
-    plain, sizes, values = rows.replace("!", ""), {"h": "num_heads"}, "v"
-    if x.rank(0) == 5:
-        inputs, values, key, total = "b s! h c! d, _?, _?", "d", 0, total.replace("t", "s")
-        others = others.replace("t]", "s]")
-    elif x.rank(1) == 5:
-        inputs, values, key = f"{rows} (h d), b t! h c! d, _?", "d", 1
-    elif x.rank(1) == 4:
-        inputs, values, key = f"{rows} (h d), b h t! d, b h t d", "d", 1
-    else:
-        inputs, key = f"{rows} (h d), {keys} (h d), {keys.replace('!', '')} (h v)", 1
-    added = f"[(h d) + (h d) + (h {values})]?"
-    text = f"{inputs}, {f'{added}, ' * (bias == 3)}{others} -> {plain} (h {values})"
+    inputs, values, key = _together(x, rows, keys)
+    length = rows.rsplit(maxsplit=1)[-1] if key == 0 else keys.rsplit(maxsplit=1)[-1]
+    has_past = past is not None and x.has(past)
+    total = f"[p + {length}]" if has_past else length
+    operands = others.format(
+        projection=f"[(h d) + (h d) + (h {values})]?",
+        added=_fit(x, added, "b", "h", "s", total),
+        past=f"b h p! d?, b h p {values}?" if has_past else "_?, _?",
+    )
     states = f"b h {total} d, b h {total} {values}, b h s {total}"
-    axes = x.match(f"{text}, {states}", sizes=sizes)
-    for slot, dim in ((key, x.rank(key) - 1), (bias, 0), (6 if bias == 3 else 5, 3)):
-        x.contract(slot, dim)
+    axes = x.match(f"{inputs}, {operands} -> {rows} (h {values}), {states}", sizes={"h": "num_heads"})
+    x.contract(key, x.rank(key) - 1)
+    x.contract(projection, 0)
+    if past is not None:
+        x.contract(past, 3)
     _keep_scale(x, axes["d"], bool(x.attr("scale", 0)))
-    _attended(x, axes, dims=axes["d"], values=axes[values], queries=plain.split())
+    _attended(x, axes, dims=axes["d"], values=axes[values], queries=rows.split())
+
+
+def _together(x: Site, rows: str, keys: str) -> tuple[str, str, int]:
+    """Return the first three operands, the letter of the dims of the values, and the slot that holds the keys."""
+    apart = len(rows.split()) + 1  # axes of queries that hold nothing else
+    if x.rank(0) > apart:
+        return f"{rows}! h c! d, _?, _?", "d", 0
+    if x.rank(1) > apart + 1:
+        return f"{rows}! (h d), {keys}! h c! d, _?", "d", 1
+    if x.rank(1) > apart:
+        return f"{rows}! (h d), b h t! d, b h t d", "d", 1
+    return f"{rows}! (h d), {keys}! (h d), {keys} (h v)", "v", 1
 
 
 @rule(MS + "GroupQueryAttention")
@@ -467,37 +453,37 @@ def grouped_attention(x: Site) -> None:
     """B s (k g d), b t (k d), b t (k d), past, lengths, caches -> b s (k g d), present; or all three packed."""
     if x.has(12) or x.has(13) or x.attr("k_quant_type", "NONE") != "NONE":
         raise CannotUnify(f"{x.node.op} keeps its keys and values quantized")
-    shared = x.attr("kv_num_heads")
-    sizes: dict[str, str | int] = {"k": "kv_num_heads", "g": _ratio(x, x.attr("num_heads"), shared)}
-    dims, caches = "d", "_?, _?"
-    if x.attr("do_rotary", 0):
-        interleaved = bool(x.attr("rotary_interleaved", 0))
-        dims, caches = _rotated(interleaved), "m! r, m! r"
-        sizes.update({"w": 2} if interleaved else {})
-    query = f"(k g {dims})"
-    if not x.has(1):  # what is left of the width is one head
-        head_size = x.axes(0)[2].size // (x.attr("num_heads") + 2 * shared)
-        sizes["p" if "r" in dims else "d"] = head_size - (2 * x.axes(7)[1].size if "r" in dims else 0)
-    if x.has(1):
-        inputs, key = f"b s! {query}, b t! (k {dims}), b t (k {dims})", 1
-    else:
-        inputs, key = f"b s! [{query} + (k {dims}) + (k {dims})], _?, _?", 0
+    interleaved, rotates = bool(x.attr("rotary_interleaved", 0)), bool(x.attr("do_rotary", 0))
+    dims = _rotated(interleaved) if rotates else "d"
+    inputs, sizes = _grouped(x, dims, 2 * x.axes(7)[1].size if rotates else 0)
     past = f"b k p! {dims}?" if x.has(3) else "_?"
+    caches = "m! r, m! r" if rotates else "_?, _?"
     bias = _fit(x, 10, "b", "(k g)", "s", "T!")
+    sink = "(k g)?" if x.has(11) else "_?"
     norms = f"{dims}?, {dims}?" if x.has(14) else "_?, _?"
-    others = f"{past}, {past}, _, _, {caches}, _?, {bias}, {'(k g)?' if x.has(11) else '_?'}, _?, _?, {norms}, _?"
+    others = f"{past}, {past}, _, _, {caches}, _?, {bias}, {sink}, _?, _?, {norms}, _?"
     states = f"b k u {dims}, b k u {dims}, b (k g) s u"
-    axes = x.match(f"{inputs}, {others} -> b s {query}, {states}", sizes=sizes)
-    head = concat(_rotated_axis(axes), axes["p"]) if "r" in axes else axes["d"]
+    pairs = {"w": 2} if rotates and interleaved else {}
+    axes = x.match(f"{inputs}, {others} -> b s (k g {dims}), {states}", sizes={**sizes, **pairs})
+    head = concat(_rotated_axis(axes), axes["p"]) if rotates else axes["d"]
     x.write("num_heads", product(axes["k"], axes["g"]), scalar=True)
-    x.contract(key, 2)
-    for slot in (3, 4):
-        x.contract(slot, 3)
+    for slot, dim in ((int(x.has(1)), 2), (3, 3), (4, 3)):
+        x.contract(slot, dim)
     if x.has(14):
         x.mix(head)
     x.lock(head, "its kernels take heads of 8, 16, 24 or more dims alone")
-    _keep_scale(x, head, bool(x.attr("scale", 0)))
     _attended(x, axes, dims=head, values=head)
+
+
+def _grouped(x: Site, dims: str, rotated: int) -> tuple[str, dict[str, str | int]]:
+    """Return queries, keys and values, apart or in one tensor, and the sizes that their shapes do not tell."""
+    shared = x.attr("kv_num_heads")
+    sizes: dict[str, str | int] = {"k": "kv_num_heads", "g": _ratio(x, x.attr("num_heads"), shared)}
+    if x.has(1):
+        return f"b s! (k g {dims}), b t! (k {dims}), b t (k {dims})", sizes
+    head_size = x.axes(0)[2].size // (x.attr("num_heads") + 2 * shared)
+    sizes["p" if rotated else "d"] = head_size - rotated
+    return f"b s! [(k g {dims}) + (k {dims}) + (k {dims})], _?, _?", sizes
 
 
 @rule("LinearAttention", MS + "LinearAttention")
@@ -507,10 +493,8 @@ def linear_attention(x: Site) -> None:
         raise CannotUnify(f"{x.node.op} keeps several states")
     ratio = _ratio(x, x.attr("q_num_heads"), x.attr("kv_num_heads"))
     per_dim = x.has(4) and x.axes(4)[-1].size != x.attr("kv_num_heads")
-    beta = "" if not x.has(5) else " 1" if x.axes(5)[-1].size == 1 else " k"
-    decay = f"b t {'(k d)' if per_dim else 'k'}?" if x.has(4) else "_?"
-    others = f"b k d v?, {decay}, {f'b t{beta}?' if beta else '_?'}"
-    text = f"b t! (k g d), b t (k d), b t (k v), {others} -> b t (k g v), b k d v"
+    decay = _fit(x, 4, "b", "t", "(k d)" if per_dim else "k")
+    text = f"b t! (k g d), b t (k d), b t (k v), b k d v?, {decay}, {_fit(x, 5, 'b', 't', 'k')} -> b t (k g v), b k d v"
     axes = x.match(text, sizes={"k": "kv_num_heads", "g": ratio})
     x.write("q_num_heads", product(axes["k"], axes["g"]), scalar=True)
     x.contract(1, 2)

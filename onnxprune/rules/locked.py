@@ -29,9 +29,13 @@ _STANDARD = """
     NonMaxSuppression: returns positions
     MaxUnpool: reads positions that are counted over all channels
     Det: takes the determinant of whole matrices
-    CumProd: multiplies along an axis, where a unit that counts as zero makes all behind it zero
     ImageDecoder: decodes an image file
     Constant: holds what is no tensor of numbers
+    Unique: finds values that are alike
+    SequenceMap: runs a body on every tensor of a sequence
+    Optional: holds a tensor or none
+    OptionalGetElement: takes a tensor out of what may hold none
+    OptionalHasElement: tells whether there is a tensor
 """
 _GROUPS: Mapping[str, str] = {
     _DRAWS: "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike",
@@ -72,16 +76,17 @@ _MICROSOFT: Mapping[str, str] = {
     _CACHE: """
         SparseAttention PagedAttention SparsePagedAttention SparseAttentionIndexer PackedSparseAttentionIndexer
         PackedSparseAttentionIndexerMerge DynamicSparseAttention DecoderAttention DecoderMaskedSelfAttention
-        LongformerAttention
     """,
     _STATES: """
         GatedDeltaNet GatedDeltaNetStateReplay ConvStateReplay Mamba2Verify VarlenCausalConvWithState
         LinearAttentionGate
     """,
     _UNTRIED: """
-        GemmaRotaryEmbedding HyperConnectionLowRankMix RMSNormRotary RouterGateUpProj TorchEmbedding IsAllFinite
+        GatedRelativePositionBias GemmaRotaryEmbedding HyperConnectionLowRankMix RMSNormRotary
+        LongformerAttention RouterGateUpProj TorchEmbedding IsAllFinite
     """,
-    _PACKED: "MatMulPacked MoEPacked",
+    "has kernels for a few widths alone": "BiasAdd BiasSplitGelu",
+    "keeps its table column by column": "RelativePositionBias",
     "rotates sections of a head that it names by their sizes": "MRotaryEmbedding",
     "normalises branches that it tells apart by their width": "BranchwiseRMSNorm",
     "mixes branches": "EngramGate HyperConnectionPostMix HyperConnectionPreMix",
@@ -90,6 +95,16 @@ _MICROSOFT: Mapping[str, str] = {
     "makes its numbers from sizes": "Range",
     "reads positions that are given by value": "GatherND Unique SparseToDenseMatMul",
     "is an example of a custom operator": "SampleOp",
+    _PACKED: """
+        MatMulPacked MoEPacked DequantizeBFP QuantizeBFP DequantizeWithOrder QuantizeWithOrder GemmFloat8
+        MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp
+        MatMulNBitsQLoRA MatMulNBitsQkv QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization
+        QOrderedLongformerAttention QOrderedMatMul
+    """,
+    "adds up integers whose scales it does not know": "MatMulInteger16 MulInteger ReduceSumInteger",
+    "normalises quantized embeddings": "QEmbedLayerNormalization",
+    "quantizes its mean": "QLinearReduceMean",
+    "is of a version of ONNX Runtime that was never released": "QLinearConv",
     "holds a graph that was compiled for one device": "EPContext Snpe",
     "is a recurrent network of an older kind": "AttnLSTM",
 }
@@ -116,27 +131,3 @@ def _rows() -> Iterator[tuple[str, str]]:
 
 
 LOCKED: dict[str, str] = dict(_rows())
-
-# Operators whose rules are written elsewhere: the merge empties this.
-_ELSEWHERE = """
-    LSTM GRU RNN ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul
-    QuantizeLinear If Loop Scan ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt
-    SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap SplitToSequence
-    AffineGrid CenterCropPad Compress GatherElements GatherND OneHot ReverseSequence Scatter ScatterElements
-    ScatterND TensorScatter Unique
-    com.microsoft.DequantizeBFP com.microsoft.DequantizeLinear com.microsoft.DequantizeWithOrder
-    com.microsoft.DynamicQuantizeLSTM com.microsoft.DynamicQuantizeMatMul com.microsoft.GatherBlockQuantized
-    com.microsoft.GemmFloat8 com.microsoft.MatMulBlockQuantizedFp4Weight
-    com.microsoft.MatMulBlockQuantizedFp8Weight com.microsoft.MatMulBnb4 com.microsoft.MatMulFpQ4
-    com.microsoft.MatMulInteger16 com.microsoft.MatMulIntegerToFloat com.microsoft.MatMulNBits
-    com.microsoft.MatMulNBitsMlp com.microsoft.MatMulNBitsQLoRA com.microsoft.MatMulNBitsQkv
-    com.microsoft.MulInteger com.microsoft.QAttention com.microsoft.QEmbedLayerNormalization com.microsoft.QGemm
-    com.microsoft.QLinearAdd com.microsoft.QLinearAveragePool com.microsoft.QLinearConcat
-    com.microsoft.QLinearConv com.microsoft.QLinearGlobalAveragePool com.microsoft.QLinearLeakyRelu
-    com.microsoft.QLinearMul com.microsoft.QLinearReduceMean com.microsoft.QLinearSigmoid
-    com.microsoft.QLinearSoftmax com.microsoft.QLinearWhere com.microsoft.QMoE com.microsoft.QOrderedAttention
-    com.microsoft.QOrderedGelu com.microsoft.QOrderedLayerNormalization
-    com.microsoft.QOrderedLongformerAttention com.microsoft.QOrderedMatMul com.microsoft.QuantizeBFP
-    com.microsoft.QuantizeLinear com.microsoft.QuantizeWithOrder com.microsoft.ReduceSumInteger
-"""
-ELSEWHERE = frozenset(_ELSEWHERE.split())

@@ -118,7 +118,9 @@ class Site:
         inputs: list[Axes | None],
         partition: Partition,
         probe: Probe,
+        *,
         look_up: Callable[[str], Axes | None] = lambda _: None,
+        sequences: dict[str, tuple[Axes, ...]] | None = None,
     ) -> None:
         self.node = node
         self.partition = partition
@@ -126,6 +128,7 @@ class Site:
         self._probe = probe
         self.given: dict[str, Axes] = {}  # axes of the inputs of bodies, by name
         self._look_up = look_up  # axes of a value inside a body
+        self._sequences = {} if sequences is None else sequences  # of the trace: the axes of each tensor
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -179,6 +182,18 @@ class Site:
         if axes is None:
             raise CannotUnify(f"the shape of {name!r} is unknown")
         return axes
+
+    def sequence(self, slot: int) -> tuple[Axes, ...]:
+        """Return the axes of each tensor of an input that is a sequence."""
+        self.coupling.read.add(slot)
+        found = self._sequences.get(self.node.inputs[slot])
+        if found is None:
+            raise CannotUnify(f"the tensors of the sequence {self.node.inputs[slot]!r} are unknown")
+        return found
+
+    def output_sequence(self, tensors: Sequence[Sequence[Axis]]) -> None:
+        """Give the axes of each tensor of the output."""
+        self._sequences[self.node.outputs[0]] = tuple(tuple(axes) for axes in tensors)
 
     def give_inner(self, name: str, axes: Sequence[Axis]) -> None:
         """Give the axes of an input of a body."""

@@ -25,7 +25,6 @@ line("GridSample",            "n c *s, n *t r                  -> n c *t")
 line("Dropout",               "*s, _?, _?                      -> *s, *s?")
 line("CastLike",              "*s, _                           -> *s")
 line("Clip",                  "*s, _?, _?                      -> *s")
-line("CumSum",                "*s!, _                          -> *s")
 line("Trilu",                 "*b m! n!, _?                    -> *b m n")
 line("EyeLike",               "m! n!                           -> m n")
 line("Shape",                 "*s                              -> t")
@@ -102,6 +101,16 @@ def layer_normalization(x: Site) -> None:
     for index in (1, 2):
         if len(x.node.outputs) > index and x.node.outputs[index]:
             x.output(x.broadcast(axes[:first] + tuple(x.made(d, index) for d in range(first, len(axes)))), index)
+
+
+@rule("CumSum", "CumProd")
+def cumulative(x: Site) -> None:
+    """*s -> *s; along `axis` every index depends on those before it, so that it is locked."""
+    axes, axis = x.axes(0), x.value(1)
+    verb = "adds up" if x.node.op == "CumSum" else "multiplies"
+    for dim in range(len(axes)) if axis is None else [x.dim(int(axis.item()), len(axes))]:
+        x.lock(axes[dim], f"{x.node.op} {verb} along it")
+    x.output(axes)
 
 
 @rule("Einsum")

@@ -18,6 +18,7 @@ from tests.rules.control_cases import control_cases
 from tests.rules.quantized_cases import quantized_cases
 from tests.rules.recurrent_cases import recurrent_cases
 from tests.rules.scatter_cases import scatter_cases
+from tests.rules.sequence_cases import sequence_cases
 
 
 @dataclass(frozen=True)
@@ -303,9 +304,7 @@ def _others():
     yield on_images("Clip", "", "b = Clip(a, low, high)", low=0.0, high=6.0)
     yield on_images("Clip", "high-alone", "b = Clip(a, , high)", high=0.5)
     yield on_images("Clip", "attribute", "b = Clip<min=0.0, max=6.0>(a)", opset=9)
-    yield on_images(
-        "CumSum", "", "b = CumSum(a, d)", d=np.array(1), cut="", locks=("CumSum gives its positions a meaning",)
-    )
+    yield on_images("CumSum", "", "b = CumSum(a, d)", d=np.array(1), cut="", locks=("CumSum adds up along it",))
     yield on_images("Trilu", "positions", "b = Trilu<upper=0>(a)")
     yield on_rows("Trilu", "rows", "b = Trilu(a)", cut="", locks=("Trilu gives its positions a meaning",))
     yield on_rows(
@@ -779,6 +778,7 @@ CASES: tuple[Case, ...] = (
     *_pads(),
     *_resizes(),
     *control_cases(row),
+    *sequence_cases(row),
     *recurrent_cases(case),
     *quantized_cases(case, on_images, on_rows),
     *scatter_cases(case, on_images, on_rows),

@@ -39,19 +39,25 @@ def _elementwise():
         yield images(MS + op, "", node(f"b = {op}(a)"))
     for op in ("FastGelu", "BiasGelu"):
         yield rows(MS + op, "bias", node(f"b = {op}(a, k)"), k=(8,))
-    yield rows(MS + "BiasAdd", "", node("b = BiasAdd(a, k, a)"), k=(8,), trace_only=GPU)
     yield rows(MS + "BiasDropout", "", node("b, m = BiasDropout(a, k, a)"), k=(8,), trace_only=GPU)
     yield rows(
         MS + "BiasSoftmax", "", "q = Unsqueeze(a, d)", node("r = BiasSoftmax<axis=2, is_inner_broadcast=1>(q, k)"),
         "b = Squeeze(r, d)", d=[2], k=(8, 1), trace_only=GPU
     )  # fmt: skip
-    yield rows(
-        MS + "BiasSplitGelu", "", node("b = BiasSplitGelu(a, k)"), k=(8,), out=4, cut="4 neurons", trace_only=GPU
-    )
     yield rows(MS + "SwiGLU", "", "g = Neg(a)", node("b = SwiGLU(a, g)"), trace_only=GPU)
     yield rows(MS + "SwiGLU", "packed", node("b = SwiGLU(a)"), out=4, cut="4 neurons", trace_only=GPU)
     yield rows("SwiGLU", "", "g = Neg(a)", "b = SwiGLU(a, g)", opset=28, trace_only="the runtime is older")
     yield rows(MS + "GatedAdd", "", "g = MatMul(x, wg)", "c = Neg(a)", node("b = GatedAdd(a, c, g)"), wg=(6, 1))
+    yield images("CumSum", "positions", "b = CumSum(a, d)", d=np.array(-1))
+    yield images(
+        "CumSum", "at-run-time", "b = CumSum(a, d)", x="float[n,3,6,6] x, int64 d", cut="",
+        locks=("CumSum adds up along it",), trace_only="a random axis is none"
+    )  # fmt: skip
+    for dim, cut, locks in ((-1, C8, ()), (1, "", ("CumProd multiplies along it",))):
+        yield images(
+            "CumProd", f"dim{dim}", "b = CumProd(a, d)", d=np.array(dim), opset=26, cut=cut, locks=locks,
+            trace_only="the runtime is older"
+        )  # fmt: skip
     yield images(
         "BitCast", "", "i = BitCast<to=6>(a)", "b = BitCast<to=1>(i)", opset=26, trace_only="the runtime is older"
     )
@@ -107,6 +113,12 @@ def _convolutions():
             k=(4, 8, 2, 2), c=(4,), w2=(5, 4, 1, 1), y="float[n,5,5,5] y", after={},
             cut=["8 channels, 4 channels", "4 channels, 4 channels"][groups - 1],
         )  # fmt: skip
+    yield case(
+        "DeformConv", "offsets-by-conv", "a = Conv(x, w1)", "g = Conv(a, wg)",
+        "b = DeformConv<offset_group=4, group=2>(a, k, g)", "y = Conv(b, w2)", opset=19, w1=(8, 3, 1, 1),
+        wg=(32, 8, 2, 2), k=(4, 4, 2, 2), w2=(5, 4, 1, 1), y="float[n,5,5,5] y",
+        cut="2 channels, 2 channels", locks=("DeformConv gives its positions a meaning",)
+    )  # fmt: skip
     boxes = np.array([[0, 0, 4, 4], [1, 1, 5, 3]], np.float32)
     yield case(
         "RoiAlign", "", "a = Conv(x, w1)", "b = RoiAlign<output_height=3, output_width=2>(a, r, i)", "y = Conv(b, w2)",
@@ -125,7 +137,7 @@ def _convolutions():
     causal = "b, s = CausalConvWithState(a, k, c)"
     for op, text, rest in (
         ("CausalConvWithState", causal, {"opset": 27, "trace_only": "the runtime is older"}),
-        (MS + "CausalConvWithState", node(causal.replace("(a", '<activation="silu">(a')), {}),
+        (MS + "CausalConvWithState", node(causal.replace("(a", '<activation="silu", dilation=2>(a')), {}),
     ):
         yield images(op, "", text, k=(8, 1, 4), c=(8,), **sequence, **rest)
     yield images(
@@ -150,6 +162,9 @@ def _products():
     yield rows(
         MS + "FusedMatMul", "trans-a", "t = Transpose(a)", node("b = FusedMatMul<transA=1>(t, k)"), k=(8, 7), out=7,
         cut="8 neurons, 7 neurons"
+    )  # fmt: skip
+    yield rows(
+        MS + "FusedMatMul", "vector", node("m = FusedMatMul(a, k)"), "b = Unsqueeze(m, d)", k=(8,), d=[1], out=1
     )  # fmt: skip
     yield case(
         MS + "FusedMatMul", "trans-batch", "a = MatMul(x, w1)", "r = Reshape(a, t)",
@@ -480,6 +495,24 @@ def _grouped_attention():
     )  # fmt: skip
 
 
+def _grouped_with_more():
+    lengths = {"l": np.array([4, 4], np.int32), "n5": np.array(5, np.int32)}
+    five = {"x": "float[2,5,16] x", "y": "float[2,5,16] y", **lengths}
+    wide = {"wq": (16, 64), "wk": (16, 32), "wv": (16, 32), "wo": (64, 16)}
+    lock = "its kernels take heads of 8, 16, 24 or more dims alone"
+    for variant, inputs, more in (
+        ("sink", ", , , , , e", {"e": (4,)}),
+        ("bias", ", , , , e", {"e": (1, 4, 5, 5)}),
+        ("norms", ", , , , , , , , e, f", {"e": (16,), "f": (16,)}),
+    ):
+        yield attends(
+            MS + "GroupQueryAttention", variant,
+            f"o = GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, , , l, n5{inputs})",
+            cut="2 heads, 2 heads inside", weights=wide, locks=(lock,), after={"o.num_heads": 1},
+            trace_only=GPU if variant == "norms" else "", **more, **five
+        )  # fmt: skip
+
+
 def _linear_attention():
     nodes = ("d = MatMul(x, wd)", "e = MatMul(x, we)", "s = Sigmoid(e)", "g = Neg(s)")
     for op, opset in (("LinearAttention", 27), (MS + "LinearAttention", 18)):
@@ -493,17 +526,72 @@ def _linear_attention():
         )  # fmt: skip
 
 
-def _position_biases():
-    yield case(
-        MS + "RelativePositionBias", "", *QKV, node("e = RelativePositionBias<max_distance=8>(r, five, five)"),
-        node("o = MultiHeadAttention<num_heads=4>(q, k, v, , , e)"), LAST, r=(8, 4), five=[5], cut=MHA, trace_only=GPU,
-        **{**SEQ, **SAME, "x": "float[2,5,16] x", "y": "float[2,5,16] y"}
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+def _refusals():
+    def refused(op, variant, text, why, **rest):
+        """The op between two products of rows: whatever it says, all of it is locked."""
+        cut, y = rest.pop("cut", ""), rest.pop("y", "float[n,5] y")
+        nodes = ("a = MatMul(x, w1)", node(text) if op.startswith(MS) else text, "y = MatMul(b, w2)")
+        return case(
+            op,
+            variant,
+            *nodes,
+            cut=cut,
+            locks=(f"{op.split()[0]} {why}" if why[0] != "=" else why[1:],),
+            **{
+                "x": ROWS,
+                "y": y,
+                "imports": IMPORT,
+                "trace_only": "refused",
+                "w1": (6, 8),
+                "w2": (8, 5),
+                "stated": "float[n,8] b",
+                **rest,
+            },
+        )
+
+    yield refused(MS + "GatedAdd", "projected", "b = GatedAdd(a, a, a, k)", "projects its gate inside", k=(8, 1))
+    yield refused(
+        MS + "ExpandDims", "at-run-time", "b = ExpandDims(a, d)", "=its axes are computed at run time",
+        x="float[n,6] x, int32 d"
     )  # fmt: skip
-    yield case(
-        MS + "GatedRelativePositionBias", "", *QKV,
-        node("e = GatedRelativePositionBias<num_heads=4>(q, c, r, w, u, z)"),
-        node("o = MultiHeadAttention<num_heads=4>(q, k, v, , , e)"), LAST, c=(16,), r=(1, 4, 5, 5), w=(4, 8), u=(8,),
-        z=(1, 4, 1, 1), cut=MHA, trace_only=GPU, **{**SEQ, **SAME, "x": "float[2,5,16] x", "y": "float[2,5,16] y"}
+    yield refused(
+        MS + "FusedGemm", "softmax", 'b = FusedGemm<activation="Softmax">(a, k)',
+        "has the activation 'Softmax', which may mix over its axes", k=(8, 8)
+    )  # fmt: skip
+    tokens = {"x": TOKENS, "w1": (16, 16), "w2": (16, 16), "y": "float[n,s,16] y", "stated": "float[n,s,16] b"}
+    yield refused(
+        "Col2Im", "at-run-time", "b = Col2Im(a, image, block)", "=the shape of its blocks is computed at run time",
+        **{**tokens, "x": "float[n,s,16] x, int64[2] image, int64[2] block"}
+    )  # fmt: skip
+    yield refused(
+        MS + "CausalConvWithState", "channels-last", "b, z = CausalConvWithState<channels_last=1>(a, k)",
+        "has channels_last = 1", k=(16, 1, 3), **tokens
+    )  # fmt: skip
+    yield refused(
+        "Attention", "heads", "b = Attention<q_num_heads=4, kv_num_heads=3>(a, a, a)",
+        "has 4 heads of queries and 3 of keys", opset=23, **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "Attention", "rotary", "b = Attention<num_heads=4, do_rotary=1>(a, k, c)",
+        "rotates its queries and keys inside", k=(16, 48), c=(48,), **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "DecoderMaskedMultiHeadAttention", "shared-buffer",
+        "b = DecoderMaskedMultiHeadAttention<num_heads=4, past_present_share_buffer=1>(a, a, a)",
+        "reorders the dims of a head in its buffer", **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "GroupQueryAttention", "quantized",
+        'b = GroupQueryAttention<num_heads=4, kv_num_heads=4, k_quant_type="PER_TENSOR">(a, a, a, , , l, m)',
+        "keeps its keys and values quantized", l=np.array([4], np.int32), m=np.array(5, np.int32), **tokens
+    )  # fmt: skip
+    yield refused(
+        MS + "LinearAttention", "window",
+        "b, z = LinearAttention<q_num_heads=4, kv_num_heads=4, state_window=2>(a, a, a)", "keeps several states",
+        **tokens
     )  # fmt: skip
 
 
@@ -516,6 +604,7 @@ FUSED: tuple[Case, ...] = (
     *_rotary(),
     *_runtime_attention(),
     *_grouped_attention(),
+    *_grouped_with_more(),
     *_linear_attention(),
-    *_position_biases(),
+    *_refusals(),
 )
