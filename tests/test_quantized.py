@@ -10,12 +10,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 import onnxprune
 from onnxprune import importance
 from onnxprune.groups import groups, matrices
-from onnxprune.model import load, view
+from onnxprune.model import load, problems, view
 from onnxprune.rewrite import masked, rewrite
 from onnxprune.runtime import open_session
 from onnxprune.trace import trace
@@ -135,6 +136,23 @@ def test_a_masked_weight_has_the_zero_point_of_its_column():
     proto = masked(traced, first_half(traced))
     (name,) = (tensor.name for tensor in proto.graph.initializer if tensor.name.startswith("onnxprune_mask"))
     assert (view(proto).array(name)[4:] == zeros).all()
+
+
+def test_a_zero_point_per_column_is_put_beside_an_activation():
+    """ONNX Runtime has no kernel for this product: the reference evaluator of onnx takes the masked operand."""
+    proto = model(
+        "a = MatMul(x, w1)", "q = QuantizeLinear(a, s, z)", "c = MatMul(x, w3)", "d = Transpose(c)",
+        "r = QuantizeLinear(d, s, z)", "p = MatMulInteger(q, r, z, kz)", "y = Cast<to=1>(p)", x="float[5,6] x",
+        w1=(6, 8), w3=(6, 8), s=0.05, z=np.uint8(117), kz=np.array([1, 20, 30, 40, 50], np.uint8)
+    )  # fmt: skip
+    traced = trace(load(proto))
+    dense = masked(traced, {g.atom: np.arange(g.units) < g.units // 2 for g in groups(traced) if g.prunable})
+    assert problems(dense) is None
+    operand = next(node for node in dense.graph.node if node.op_type == "MatMulInteger").input[1]
+    dense.graph.output.append(onnx.ValueInfoProto(name=operand))
+    (found,) = ReferenceEvaluator(dense).run([operand], {"x": np.ones((5, 6), np.float32)})
+    assert (found[4:] == [1, 20, 30, 40, 50]).all()
+    assert not (found[:4] == [1, 20, 30, 40, 50]).all()
 
 
 def test_dynamic_ranges_are_those_of_the_kept_units():
