@@ -108,6 +108,10 @@ class Session:
                 self.ort.run_with_iobinding(binding)
                 binding.synchronize_outputs()
 
+        try:
+            once()
+        except ModelError:  # bound outputs must have the rank that the file states, which exporters get wrong
+            return lambda: self.run(feeds)
         return once
 
     @property
