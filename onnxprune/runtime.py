@@ -110,6 +110,7 @@ class Session:
 
         try:
             once()
+            once()  # the first run makes the outputs that later ones fill
         except ModelError:  # bound outputs must have the rank that the file states, which exporters get wrong
             return lambda: self.run(feeds)
         return once
