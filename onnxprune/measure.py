@@ -6,9 +6,10 @@ ratio of the two medians comes with an interval, so that noise is not taken for 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from onnxprune import check
 from onnxprune.data import Data, batch_size, batches, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.model import Array, Model, Port, serialize
+from onnxprune.probe import dynamic_dims
 from onnxprune.runtime import (
     Session,
     default_dims,
@@ -29,6 +31,7 @@ from onnxprune.runtime import (
     random_feeds,
     time_interleaved,
 )
+from onnxprune.verify import settings
 
 RANDOM_BATCHES = 4  # feeds on which outputs are compared when there is no data
 RESAMPLES = 2000  # of the bootstrap
@@ -137,9 +140,10 @@ def compare_models(
     budget_s = check.positive("budget_s", budget_s)
     memory = check.flag("memory", memory)
     inputs = with_shapes(_common_inputs(before, after), shapes)
-    feeds = next(_all_feeds(inputs, data, batch, seed))
     pair = _open(before, provider, threads), _open(after, provider, threads)
-    found = _run_all(pair, inputs, data, batch, seed)
+    dims = _dims(inputs, before, pair[0], batch, seed) if data is None else {}
+    feeds = next(_all_feeds(inputs, data, batch, seed, dims))
+    found = _run_all(pair, _all_feeds(inputs, data, batch, seed, dims), data)
     before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
     interval = _interval(before_ms, after_ms, seed)
     measured = (before_ms, after_ms), macs, _accuracies(found, data)
@@ -270,12 +274,31 @@ def _common(one: Port, other: Port) -> Port:
     return Port(one.name, one.dtype, shape, one.below)
 
 
-def _all_feeds(inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int) -> Iterator[dict[str, Array]]:
+def _all_feeds(
+    inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int, dims: Mapping[str, int]
+) -> Iterator[dict[str, Array]]:
     if data is not None:
         yield from batches(data, batch_size(inputs, batch))
         return
-    dims = default_dims(inputs, batch)
     yield from (random_feeds(inputs, dims, seed + i) for i in range(RANDOM_BATCHES))
+
+
+def _dims(inputs: tuple[Port, ...], before: Model, session: Session, batch: int, seed: int) -> dict[str, int]:
+    """Return sizes for the dynamic dims: the usual ones, or those that `verify` finds for a model that refuses them."""
+    usual = default_dims(inputs, batch)
+    try:
+        session.run(random_feeds(inputs, usual, seed))
+    except ModelError:
+        try:
+            found, _ = settings(before, session, None, seed)[0]
+        except DataError:
+            return usual  # the first error says it best, and comes again
+        first = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == 0}
+        with contextlib.suppress(ModelError):
+            session.run(random_feeds(inputs, {**found, **first}, seed))
+            return {**found, **first}
+        return dict(found)
+    return usual
 
 
 def _samples(feeds: Mapping[str, Array]) -> int:
@@ -361,12 +384,12 @@ class _Batch:
 
 
 def _run_all(
-    pair: tuple[Session, Session], inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int
+    pair: tuple[Session, Session], all_feeds: Iterable[Mapping[str, Array]], data: Data | None
 ) -> list[_Batch]:
     """Run both models over all of the data, or over random feeds."""
     found: list[_Batch] = []
     start = 0
-    for feeds in _all_feeds(inputs, data, batch, seed):
+    for feeds in all_feeds:
         n = _samples(feeds)
         labels = None if data is None or data.labels is None else data.labels[start : start + n]
         before, after = (_run(session, feeds, data is None) for session in pair)

@@ -109,6 +109,11 @@ class Session:
                 self.ort.run_with_iobinding(binding)
                 binding.synchronize_outputs()
 
+        try:
+            once()
+            once()  # the first run makes the outputs that later ones fill
+        except ModelError:  # bound outputs must have the rank that the file states, which exporters get wrong
+            return lambda: self.run(feeds)
         return once
 
     @property

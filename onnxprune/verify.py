@@ -154,8 +154,9 @@ def verify(
         runs, problem = _compare(session, cases, tolerance)
         if problem is not None:
             runs, problem = _compare_plain(pruned, unoptimized, tolerance) or (runs, problem)
-        loud = {name for case in cases for name, amount in case.noise.items() if amount > NOISE_LIMIT}
-        if problem is None and loud:
+    loud = _loud(cases)
+    if problem is None and loud:
+        with contextlib.suppress(ModelError):  # of a value that no session can give
             problem = _inside(_Pair(traced, kept, reference, pruned), cases, loud, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
@@ -208,7 +209,8 @@ class _Pair:
 def _inside(pair: _Pair, cases: Sequence[Reference], loud: set[str], tolerance: float) -> str | None:
     """Compare what `loud` outputs are computed from, back to where round-off is small; return what is wrong.
 
-    A sigmoid that is nearly 0, or the order of equal scores, is round-off alone: such an output proves nothing.
+    A sigmoid that is nearly 0, or the order of equal scores, is round-off alone, and a class is the same for many
+    scores: such an output proves nothing.
     Between the nodes the pruned model has the values of the masked one, without the units that are gone.
     """
     names = tuple(cases[0].outputs)
@@ -217,14 +219,20 @@ def _inside(pair: _Pair, cases: Sequence[Reference], loud: set[str], tolerance: 
         if not names:
             return None
         found = _measured(pair, names, cases)
-        loud = {name for case in found for name, amount in case.noise.items() if amount > NOISE_LIMIT}
+        loud = _loud(found)
         if not loud:
             break
     else:
         return None  # round-off all the way: there is nothing else to compare
     with _open(with_outputs(pair.pruned.proto, names), pair.pruned.folder) as session:
         _, problem = _compare(session, [_without_units(pair, case) for case in found], tolerance)
-    return problem and f"round-off hides the outputs, and inside {problem}"
+    return problem and f"the outputs tell little, and behind them {problem}"
+
+
+def _loud(cases: Sequence[Reference]) -> set[str]:
+    """Return the values that prove little: mostly round-off, or whole numbers, such as the class of the top score."""
+    noisy = {name for case in cases for name, amount in case.noise.items() if amount > NOISE_LIMIT}
+    return noisy | {name for case in cases for name, output in case.outputs.items() if output.dtype.kind in "biu"}
 
 
 def _behind(traced: Trace, names: Sequence[str], loud: set[str]) -> tuple[str, ...]:

@@ -502,7 +502,7 @@ SAFE = (
 )
 SINCE = {"HardSwish": 14, "Mish": 18, "Gelu": 20, "Celu": 12, "ThresholdedRelu": 10}
 PREPARED = {  # ops that need their operand prepared to give finite numbers
-    "Exp": "Tanh", "Sinh": "Tanh", "Cosh": "Tanh", "Log": "Softplus", "Sqrt": "Softplus", "Reciprocal": "Cosh",
+    "Exp": "Tanh", "Sinh": "Tanh", "Cosh": "Tanh", "Log": "Cosh", "Sqrt": "Softplus", "Reciprocal": "Cosh",
     "Tan": "Tanh", "Acos": "Sin", "Asin": "Sin", "Atanh": "Sigmoid", "Acosh": "Cosh", "Ceil": "", "Floor": "",
     "Sign": "", "Round": "",
 }  # fmt: skip
@@ -528,10 +528,10 @@ def unary(g, x):
         names = [name for name in names if name in DOUBLE]
     op = g.one_of(names)
     before = PREPARED.get(op)
-    if before and not (g.kind == "float64" and before in ("Cosh",)):
-        x = bounded(g, x, before)
+    if before == "Cosh" and g.kind == "float64":  # of which there is no kernel
+        x = g.node("Exp", g.node("Tanh", x, dims=x.dims), dims=x.dims)
     elif before:
-        x = g.node("Exp", x, dims=x.dims)
+        x = bounded(g, x, before)
     return g.node(op, x, dims=x.dims)
 
 
@@ -790,7 +790,7 @@ def reduce(g, x):
     need(x.rank >= 2)
     op, axes = g.one_of(REDUCING), g.some(range(x.rank))[: x.rank - 1]
     if op in ("ReduceLogSum", "ReduceProd"):
-        x = bounded(g, x, "Softplus" if op == "ReduceLogSum" else "Tanh")
+        x = bounded(g, x, "Cosh" if op == "ReduceLogSum" else "Tanh")
     need(g.kind == "float32" or op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"))
     keep = g.draw(2)
     dims = [1 if i in axes else dim for i, dim in enumerate(x.dims) if keep or i not in axes]

@@ -411,6 +411,67 @@ def test_split_and_factor_give_back_the_axis(drawn, data):
 
 
 @examples
+@given(pairs(), st.data())
+def test_split_and_factor_are_idempotent(drawn, data):
+    left, right, pool = drawn
+    at, inner = data.draw(st.integers(0, left.size)), data.draw(st.integers(1, right.size))
+    p = Partition()
+    with suppress(CannotUnify):
+        p.split(left, at)
+        p.factor(right, inner)
+        once = [p.resolve(axis) for axis in (left, right, *pool)]
+        head, tail = p.split(left, at)
+        assert (p.resolve(head).size, p.resolve(tail).size) == (at, left.size - at)
+        p.factor(right, inner)
+        assert [p.resolve(axis) for axis in (left, right, *pool)] == once
+
+
+@st.composite
+def equations(draw):
+    """Return a few pairs of axes of one size each, over common atoms, and the atoms."""
+    pool = []
+    sides = []
+    for size in draw(st.lists(st.sampled_from([4, 6, 8, 12, 16]), min_size=2, max_size=4)):
+        sides.append(tuple(draw(compositions(size, pool)) for _ in range(2)))
+    return sides, pool
+
+
+@examples
+@given(equations(), st.randoms(use_true_random=False))
+def test_the_order_of_equations_does_not_matter(drawn, random):
+    """The same nodes in another order couple the same units, where neither order is refused."""
+    sides, pool = drawn
+    told = []
+    for _ in range(2):
+        p = Partition()
+        try:
+            for left, right in sides:
+                p.unify(left, right)
+        except CannotUnify:
+            return
+        told.append(coupled(p, pool))
+        sides = random.sample(sides, len(sides))
+    assert told[0] == told[1]
+
+
+@examples
+@given(equations(), st.data())
+def test_what_is_equal_loses_the_same_units_after_all_equations(drawn, data):
+    """Later equations refine earlier ones; a kept set of the last atoms is one mask on both sides of each."""
+    sides, pool = drawn
+    p = Partition()
+    try:
+        for left, right in sides:
+            p.unify(left, right)
+    except CannotUnify:
+        return
+    seed = data.draw(st.integers(0, 9))
+    assert all(same_cuts(p, left, right, seed) for left, right in sides)
+    for axis in pool:
+        assert p.resolve(axis).size == axis.size
+
+
+@examples
 @given(pairs(size=12))
 def test_pieces_are_equal_cuts(drawn):
     left, _, _ = drawn

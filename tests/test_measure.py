@@ -61,6 +61,15 @@ SWAPPED = EYE[[1, 0, 2]]  # classes 0 and 1 change places
 # -- the whole -----------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_refuses_the_usual_sizes_gets_others():
+    """Voice detectors pad by reflection, which needs more samples than the usual length has."""
+    nodes = [helper.make_node("Pad", ["x", "pads"], ["y"], mode="reflect")]
+    pads = np.array([0, 64, 0, 64], np.int64)
+    proto = model_of(nodes, [tensor("x", ["n", "t"])], [tensor("y", ["n", "u"])], {"pads": pads})
+    found = compare(proto, proto, **FAST)
+    assert (found.difference.max_abs_diff, found.batch) == (0.0, 1)
+
+
 def test_a_model_equals_itself():
     found = compare(linear(), linear(), data=ROWS, macs=(9, None), **FAST)
     assert found.difference == Difference(0.0, 0.0, math.inf, 1.0, ())

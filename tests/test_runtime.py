@@ -218,6 +218,21 @@ def test_timed_runs_the_model(path):
     assert once() is None
 
 
+def test_an_output_of_another_rank_than_the_file_states_is_timed_unbound(path):
+    """ONNX Runtime holds a bound output to the rank that the file states, and only warns of another one else."""
+    session = open_session(path)
+
+    class Strict:
+        def __getattr__(self, name):
+            return getattr(session.ort, name)
+
+        def run_with_iobinding(self, binding):
+            raise RuntimeError("Invalid rank for output: y Got: 2 Expected: 3")
+
+    once = runtime.Session(Strict(), "cpu", ("y",)).timed(FEEDS)
+    np.testing.assert_array_equal(once()["y"], np.full((2, 3), 4, np.float32))
+
+
 def test_timed_refuses_what_does_not_fit(path):
     session = open_session(path)
     with pytest.raises(ModelError, match=r"ONNX Runtime cannot bind the inputs: .*no_such_input"):

@@ -386,7 +386,20 @@ def test_what_a_noisy_output_is_computed_from_must_agree(monkeypatch, depth):
         assert found.passed
         return
     assert not found.passed
-    assert found.problem.startswith("round-off hides the outputs, and inside output ")
+    assert found.problem.startswith("the outputs tell little, and behind them output ")
+
+
+def test_the_scores_behind_a_class_must_agree():
+    proto = model("a = MatMul(x, w1)", "b = Relu(a)", "s = MatMul(b, w2)", "y = ArgMax<axis = 1>(s)", x=ROWS,
+                  y="int64[] y", w1=(6, 8), w2=(8, 5))  # fmt: skip
+    traced, kept = planned(proto)
+    pruned = rewrite(traced, kept).proto
+    assert verified(traced, kept, pruned).passed
+    tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
+    found = verified(traced, kept, pruned)
+    assert found.max_abs_diff == 0
+    assert found.problem.startswith("the outputs tell little, and behind them output 's' differs")
 
 
 def verified_with_noise(monkeypatch, *noise, proto=None, weight="w2"):
