@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from onnxprune.errors import OptionError
@@ -77,3 +77,16 @@ def globs(name: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) for item in listed):
         raise OptionError(f"{name} must be a glob or a list of globs, got {value!r}")
     return listed
+
+
+def shapes(name: str, value: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return pairs of input and shape, of which a dict or pairs were given.
+
+    >>> shapes("inputs", {"x": [1, 3, 8, 8]})
+    (('x', (1, 3, 8, 8)),)
+    """
+    try:
+        pairs = [(str(key), tuple(dims)) for key, dims in (value.items() if isinstance(value, Mapping) else value)]
+    except (TypeError, ValueError):
+        raise OptionError(f"{name} must be a dict from input to shape, got {value!r}") from None
+    return tuple((key, tuple(count(f"{name}: a dim of {key!r}", dim, 1) for dim in dims)) for key, dims in pairs)

@@ -94,9 +94,13 @@ def cli() -> None:
     help="Keep multiples of N, rounding down [default: 8 for channels, at the ratio overall].",
 )
 @click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
+@click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
 @click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to verify on; with 'labels', accuracy is shown.")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
+)
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
@@ -110,6 +114,7 @@ def prune(
     output: Path,
     ratios: tuple[str, ...],
     data: Path | None,
+    inputs: tuple[str, ...],
     no_latency: bool,
     report_path: Path | None,
     force: bool,
@@ -128,7 +133,7 @@ def prune(
             from onnxprune.pipeline import make_options, prune_file  # noqa: PLC0415
             from onnxprune.report import prune_tables  # noqa: PLC0415
 
-        chosen = make_options(**_ratios(ratios), latency=not no_latency, **options)
+        chosen = make_options(**_ratios(ratios), inputs=_shapes(inputs), latency=not no_latency, **options)
         result = prune_file(
             source,
             output,
@@ -146,6 +151,9 @@ def prune(
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)
 @click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to compare on; with 'labels', accuracy.")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
+)
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="cpu, cuda, ...; repeatable.")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads; 0: all.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples per timed run.")
@@ -158,6 +166,7 @@ def compare(
     before: Path,
     after: Path,
     data: Path | None,
+    inputs: tuple[str, ...],
     providers: tuple[str, ...],
     budget_s: float,
     min_speedup: float | None,
@@ -181,7 +190,7 @@ def compare(
         check_bounds(min_speedup, max_drop)
         if max_drop is not None and data is None:
             raise OptionError("--max-drop needs --data with an array 'labels'")
-        options["budget_s"] = budget_s
+        options.update(budget_s=budget_s, shapes=_shapes(inputs))
         progress, found = _progress(quiet), []
         for name in chosen:
             progress(f"measuring {before} and {after} on {name}")
@@ -235,6 +244,20 @@ def _ratios(given: Sequence[str]) -> dict[str, Any]:
         else:
             options["ratio"] = ratio
     return {**options, "ratios": by_glob}
+
+
+def _shapes(given: Sequence[str]) -> dict[str, list[int]]:
+    """Split ``--input`` values into the name of an input and its shape."""
+    found: dict[str, list[int]] = {}
+    for text in given:
+        name, _, dims = text.rpartition("=")
+        try:
+            found[name] = [int(dim) for dim in dims.split(",")]
+        except ValueError:
+            found.pop(name, None)
+        if not name or name not in found:
+            raise OptionError(f"--input takes NAME=SHAPE such as x=1,3,224,224, got {text!r}")
+    return found
 
 
 class _Ended(KeyboardInterrupt):

@@ -10,12 +10,12 @@ import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, OptionError
 from onnxprune.model import Array, Port
 
 LABELS = "labels"  # the name of the array of labels, unless the model has an input of this name
@@ -54,6 +54,38 @@ def load_data(path: Path, inputs: Sequence[Port]) -> Data:
     _check_count(path, count, inputs)
     has_labels = LABELS in arrays and LABELS not in feeds
     return Data(feeds, _labels(path, arrays[LABELS], count) if has_labels else None, count)
+
+
+def with_shapes(inputs: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> tuple[Port, ...]:
+    """Return the inputs of a model with the dims that `shapes` fixes, also in other inputs that share a dim's name.
+
+    >>> ports = [Port("x", None, ("n", 3, "h")), Port("m", None, ("n",))]
+    >>> [port.shape for port in with_shapes(ports, {"x": (2, 3, 32)})]
+    [(2, 3, 32), (2,)]
+
+    Raises:
+        OptionError: for an input that is not there, or a shape that it cannot have.
+    """
+    known = {port.name: port for port in inputs}
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in known:
+            there = ", ".join(map(_described, inputs))
+            raise OptionError(f"input {name!r} is not one of the model, which takes {there}")
+        stated = known[name].shape
+        fits = stated is None or len(stated) == len(shape)
+        if not fits or any(isinstance(dim, int) and dim != n for dim, n in zip(stated or (), shape, strict=False)):
+            raise OptionError(
+                f"input {name!r}: shape {list(shape)} does not fit, the model takes {_described(known[name])}"
+            )
+        sizes.update({dim: n for dim, n in zip(stated or (), shape, strict=False) if isinstance(dim, str)})
+    return tuple(replace(port, shape=_fixed(port, shapes.get(port.name), sizes)) for port in inputs)
+
+
+def _fixed(port: Port, shape: Sequence[int] | None, sizes: Mapping[str, int]) -> tuple[int | str | None, ...] | None:
+    if shape is not None or port.shape is None:
+        return None if shape is None else tuple(shape)
+    return tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in port.shape)
 
 
 def batch_size(inputs: Sequence[Port], wanted: int) -> int:

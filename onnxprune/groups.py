@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune.axes import Atom, Axes, Axis, Sum, positions, walk
+from onnxprune.axes import Atom, Axes, Axis, Lock, Sum, positions, walk
+from onnxprune.effective import ConstantValues
 from onnxprune.model import Array, Constant, Node
 from onnxprune.rules import Coupling
 from onnxprune.trace import Trace
@@ -34,14 +35,19 @@ class Member:
     dim: int
     axis: Axis
     role: Role  # the weight makes the unit, consumes it, scales it, or adds to it
+    sink: tuple[int, int]  # node and input slot where its value is consumed, after Cast, DequantizeLinear and the like
 
     def matrix(self, array: Array, atom: Atom) -> Array:
         """Return the weight as float ``[units, fan]``: all that belongs to each unit of `atom`."""
-        front = np.moveaxis(array, self.dim, 0)
-        if self.axis is not atom:
-            front = front[positions(self.axis, atom)]
-        flat = front.reshape(atom.size, -1)
-        return flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float32)
+        return _matrix(array, self.dim, self.axis, atom)
+
+
+def _matrix(array: Array, dim: int, axis: Axis, atom: Atom) -> Array:
+    front = np.moveaxis(array, dim, 0)
+    if axis is not atom:
+        front = front[positions(axis, atom)]
+    flat = front.reshape(atom.size, -1)
+    return flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,8 @@ class Group:
     kind: str  # channels, neurons, heads, head dims, hidden width, positions
     atom: Atom
     members: tuple[Member, ...]
-    locked: str | None  # the reason and its node, None if units can be removed
-    inexact: str | None  # the op that mixes over the units, None if masking and removing agree
+    lock: Lock | None  # why no unit can be removed
+    mixed: Lock | None  # the op that mixes over the units, None if masking and removing agree
     inner: bool  # an outer factor of the same axis is a group too (head dims inside heads)
     lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it
     params: int  # weights that carry it, all units together
@@ -64,14 +70,24 @@ class Group:
         return self.atom.size
 
     @property
+    def locked(self) -> str | None:
+        """Why no unit can be removed, with the node that says so; None if units can be."""
+        return f"{self.lock.reason} (at {self.lock.node})" if self.lock else None
+
+    @property
+    def inexact(self) -> str | None:
+        """Which op mixes over the units, None if masking and removing agree."""
+        return f"{self.mixed.reason} (at {self.mixed.node})" if self.mixed else None
+
+    @property
     def exact(self) -> bool:
         """Whether removing a unit equals masking it to zero where it is consumed."""
-        return self.inexact is None
+        return self.mixed is None
 
     @property
     def prunable(self) -> bool:
         """Whether units are removed without being asked for by name."""
-        return self.locked is None and self.exact and not self.inner
+        return self.lock is None and self.exact and not self.inner
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -91,7 +107,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
     }
     outside.update(_hidden(traced))
     members: dict[Atom, list[Member]] = {}
-    finder = _RoleFinder(traced, constant)
+    finder = RoleFinder(traced, constant)
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)
         if weight is None or not weight.is_weight or use.node < 0:
@@ -100,15 +116,16 @@ def groups(traced: Trace) -> tuple[Group, ...]:
             for atom in dict.fromkeys(walk(axis)):
                 if atom in outside:
                     role = finder.role(use.node, use.slot, atom)
-                    node = traced.model.nodes[use.node].name
-                    members.setdefault(atom, []).append(Member(use.constant, node, dim, axis, role))
+                    node = traced.model.nodes[use.node]
+                    sink, slot = finder.sink(node, use.slot)
+                    member = Member(use.constant, node.name, dim, axis, role, (sink.index, slot))
+                    members.setdefault(atom, []).append(member)
     kinds = _Kinds(traced, constant)
     found = [_group(traced, atom, tuple(parts), kinds) for atom, parts in members.items()]
     return tuple(_unique(found))
 
 
 def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds) -> Group:
-    lock, mixed = traced.partition.lock_of(atom), traced.partition.mix_of(atom)
     constants = traced.model.constants
     outers = {outer for member in members for outer in _outer_factors(member.axis, atom)}
     prunable_outers = [
@@ -119,8 +136,8 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         kind=kinds.of(atom),
         atom=atom,
         members=members,
-        locked=f"{lock.reason} (at {lock.node})" if lock else None,
-        inexact=f"{mixed.reason} (at {mixed.node})" if mixed else None,
+        lock=traced.partition.lock_of(atom),
+        mixed=traced.partition.mix_of(atom),
         inner=bool(prunable_outers),
         lanes=kinds.lanes.get(atom, 0),
         params=_params(members, atom, constants),
@@ -159,7 +176,7 @@ def constant_values(traced: Trace) -> set[str]:
     """Return the names of constants and of what nodes compute from constants alone, such as a transposed weight."""
     constant = set(traced.model.constants)
     for node in traced.model.nodes:
-        if node.inputs and all(name in constant for name in node.inputs if name):
+        if node.inputs and all(name in constant for name in (*node.inputs, *node.captured) if name):
             constant.update(node.outputs)
     return constant
 
@@ -205,8 +222,13 @@ def _matrices(coupling: Coupling) -> set[int]:
     return {slot for slot, rank in ranks.items() if rank == max(ranks.values())}
 
 
-class _RoleFinder:
-    """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op."""
+class RoleFinder:
+    """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op.
+
+    Args:
+        traced: the model.
+        constant: from `constant_values`.
+    """
 
     def __init__(self, traced: Trace, constant: set[str]) -> None:
         self._traced = traced
@@ -215,35 +237,52 @@ class _RoleFinder:
         for node in traced.model.nodes:
             for slot, name in enumerate(node.inputs):
                 self._consumers.setdefault(name, []).append((node, slot))
-        self._contracted: dict[int, set[Atom]] = {}
+        self._contracted: dict[int, dict[Atom, set[int]]] = {}
 
     def role(self, node: int, slot: int, atom: Atom) -> Role:
-        sink, slot = self._sink(self._traced.model.nodes[node], slot)
+        """Return what the weight in an input slot of a node does with the units of `atom`."""
+        sink, slot = self.sink(self._traced.model.nodes[node], slot)
         if sink.op == "BatchNormalization":
             return "scale" if slot == 1 else "vector"
         coupling = self._traced.couplings.get(sink.index)
         if coupling and self._is_hidden(coupling, slot, atom):
             return "out" if slot in _matrices(coupling) else "vector"
-        if atom in self._contracted_atoms(sink.index):
+        contracted = self._contracted_atoms(sink.index)
+        if atom in contracted and (slot in contracted[atom] or not self._is_made(coupling, atom)):
             return "in"
-        return "out" if coupling and coupling.macs and slot < 2 else "vector"
+        if coupling is None or not coupling.macs:
+            return "vector"
+        return "out" if slot < 2 or slot in coupling.encodings else "vector"
 
     def _is_hidden(self, coupling: Coupling, slot: int, atom: Atom) -> bool:
         axes = [(coupling.inputs[slot] or ())[dim] for hidden, dim in coupling.hidden if hidden == slot]
         return any(atom in self._traced.partition.atoms(axis) for axis in axes)
 
-    def _sink(self, node: Node, slot: int) -> tuple[Node, int]:
+    def sink(self, node: Node, slot: int) -> tuple[Node, int]:
         """Follow a weight through nodes that have constant inputs alone."""
         while node.outputs and node.outputs[0] in self._constant and self._consumers.get(node.outputs[0]):
             node, slot = self._consumers[node.outputs[0]][0]
         return node, slot
 
-    def _contracted_atoms(self, index: int) -> set[Atom]:
+    def _is_made(self, coupling: Coupling | None, atom: Atom) -> bool:
+        """Whether the units come out of the node as well: those of a recurrent layer, or of a square matrix."""
+        outputs = (coupling.outputs[0] or ()) if coupling else ()
+        return any(atom in self._traced.partition.atoms(axis) for axis in outputs)
+
+    def _contracted_atoms(self, index: int) -> dict[Atom, set[int]]:
+        """Return the atoms that a node contracts, with the slots where it does."""
         if index not in self._contracted:
+            found: dict[Atom, set[int]] = {}
             coupling = self._traced.couplings.get(index)
-            axes = [(coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted] if coupling else []
-            self._contracted[index] = {atom for axis in axes for atom in self._traced.partition.atoms(axis)}
+            for slot, dim in coupling.contracted if coupling else ():
+                for atom in self._traced.partition.atoms((coupling.inputs[slot] or ())[dim]) if coupling else ():
+                    found.setdefault(atom, set()).add(slot)
+            self._contracted[index] = found
         return self._contracted[index]
+
+
+def _axes_among(sizes: Iterable[Axis | int | None]) -> Iterator[Axis]:
+    return (size for size in sizes if size is not None and not isinstance(size, int))
 
 
 class _Kinds:
@@ -262,10 +301,13 @@ class _Kinds:
             elif coupling.heads:
                 self._heads.update(self._atoms(coupling.heads))
                 self._head_dims.update(self._atoms(coupling.head_dims))
-            elif (
-                coupling.macs and not coupling.hidden and not any(name in constant for name in coupling.node.inputs[:2])
-            ):
+            elif coupling.macs and not coupling.hidden and not self._operands(coupling) & constant:
                 self._add_attention(coupling.outputs[0] or (), coupling.macs[0])
+
+    def _operands(self, coupling: Coupling) -> set[str]:
+        """Return the names of the two factors of a product."""
+        names = coupling.node.inputs
+        return {names[0], names[max(coupling.encodings, default=1)]}
 
     def _atoms(self, axes: Axes) -> list[Atom]:
         return [atom for axis in axes for atom in self._partition.atoms(axis)]
@@ -294,10 +336,41 @@ class _Kinds:
         return "channels" if atom in self.lanes else "neurons"
 
 
-def matrices(group: Group, traced: Trace) -> Iterator[tuple[Role, Array]]:
-    """Yield role and ``[units, fan]`` matrix of each weight of a group, one at a time to bound memory."""
+def matrices(group: Group, traced: Trace, values: ConstantValues | None = None) -> Iterator[tuple[Role, Array]]:
+    """Yield role and ``[units, fan]`` matrix of each weight of a group, one at a time to bound memory.
+
+    A weight counts as what its op multiplies with: dequantized, cast, normed. Constants that make one such value
+    together (a quantized weight and its scales) give one matrix.
+    """
+    values = values or ConstantValues(traced.model)
+    seen: set[tuple[int, int]] = set()
     for member in group.members:
-        yield member.role, member.matrix(traced.model.array(member.constant), group.atom)
+        if member.sink in seen:
+            continue
+        seen.add(member.sink)
+        found = list(_consumed(member, group.atom, traced, values))
+        if found:
+            yield from ((member.role, matrix) for matrix in found)
+        else:  # what the reference cannot evaluate counts as it is stored
+            alike = (other for other in group.members if other.sink == member.sink)
+            yield from ((each.role, each.matrix(traced.model.array(each.constant), group.atom)) for each in alike)
+
+
+def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues) -> Iterator[Array]:
+    """Yield the value of a weight where it is consumed, as ``[units, fan]``, for each axis that has the units."""
+    index, slot = member.sink
+    coupling = traced.couplings.get(index)
+    axes = traced.axes(coupling.inputs[slot] or ()) if coupling else ()
+    if coupling is None or not any(atom in walk(axis) for axis in axes):
+        return
+    encoding, array = coupling.encodings.get(slot), values.array(coupling.node.inputs[slot])
+    if array is None:
+        return
+    if encoding is not None:
+        array = encoding.decode([values.array(name) for name in coupling.node.inputs])
+    for dim, axis in enumerate(axes):
+        if atom in walk(axis):
+            yield _matrix(array, dim, axis, atom)
 
 
 def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:
@@ -310,6 +383,6 @@ def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:
 
 
 def weights(traced: Trace) -> dict[str, Constant]:
-    """Return the floating-point constants of rank 1 or more that enter the graph."""
+    """Return the weights of rank 1 or more that enter the graph."""
     used = {use.constant for use in traced.uses}
     return {n: c for n, c in traced.model.constants.items() if c.is_weight and c.shape and n in used}

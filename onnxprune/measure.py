@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune import check
-from onnxprune.data import Data, batch_size, batches
+from onnxprune.data import Data, batch_size, batches, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.model import Array, Model, Port, serialize
 from onnxprune.runtime import (
@@ -34,6 +35,7 @@ RESAMPLES = 2000  # of the bootstrap
 # Two sessions of one and the same model differ by up to 2 % for as long as they live (measured on ONNX Runtime
 # 1.32): their buffers lie elsewhere. No number of rounds averages that out, so it counts as noise.
 FLOOR = 0.02
+NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def compare_models(
     seed: int = 0,
     memory: bool = True,
     macs: tuple[int | None, int | None] = (None, None),
+    shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
 
@@ -119,6 +122,7 @@ def compare_models(
         seed: of random feeds and of the bootstrap.
         memory: whether to measure the peak memory, which starts a process per model.
         macs: of both models, from whoever counted them.
+        shapes: of inputs, by name, where the caller fixes them.
 
     Raises:
         ModelError: when the inputs or outputs do not match, or ONNX Runtime cannot run a model.
@@ -132,7 +136,7 @@ def compare_models(
     )
     budget_s = check.positive("budget_s", budget_s)
     memory = check.flag("memory", memory)
-    inputs = _common_inputs(before, after)
+    inputs = with_shapes(_common_inputs(before, after), shapes)
     feeds = next(_all_feeds(inputs, data, batch, seed))
     pair = _open(before, provider, threads), _open(after, provider, threads)
     found = _run_all(pair, inputs, data, batch, seed)
@@ -263,7 +267,7 @@ def _common(one: Port, other: Port) -> Port:
     if not agree:
         both = " and ".join(f"{port.dtype} {port.shape and list(port.shape)}" for port in (one, other))
         raise ModelError(f"the models cannot be compared: input {one.name!r} differs, {both}")
-    return Port(one.name, one.dtype, shape)
+    return Port(one.name, one.dtype, shape, one.below)
 
 
 def _all_feeds(inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int) -> Iterator[dict[str, Array]]:

@@ -8,6 +8,7 @@ A `Model` is never changed; `rewrite` makes a new protobuf.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -27,6 +28,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
+from onnxprune.plain import copy_fields, graphs, graphs_of, plain
 from onnxprune.publish import Staging, resolved, staging
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -43,17 +45,28 @@ _SMALL = 1024  # bytes up to which a tensor stays in a skeleton
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """A graph inside a node: a branch of If, the body of Loop or Scan."""
+
+    attribute: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[int, ...]  # indices of its own nodes; those of bodies inside are listed with their node
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One node, with what differs between files made plain."""
 
-    index: int  # position in the graph
+    index: int  # position in `Model.nodes`
     name: str  # never empty: unnamed nodes are called after their first output
     op: str  # "Conv", or "com.microsoft.Gelu" outside the default domain
     version: int  # opset version of its domain
     inputs: tuple[str, ...]  # "" where an optional input is absent
     outputs: tuple[str, ...]
-    attrs: Mapping[str, Any]  # int, float, str, list or numpy array; subgraphs are left out
-    captured: tuple[str, ...] = ()  # outer values that its subgraphs read
+    attrs: Mapping[str, Any]  # int, float, str, list or numpy array; bodies are left out
+    captured: tuple[str, ...] = ()  # outer values that its bodies read
+    bodies: tuple[Body, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.op} {self.name!r}"
@@ -66,6 +79,7 @@ class Port:
     name: str
     dtype: np.dtype[Any] | None  # None for sequences and maps
     shape: tuple[int | str | None, ...] | None  # a str or None marks a dynamic dim; None is an unknown rank
+    below: int | None = field(default=None, compare=False)  # bound of indices into an embedding, where it is one
 
 
 @dataclass(frozen=True)
@@ -89,14 +103,16 @@ class Constant:
 
     @property
     def is_weight(self) -> bool:
-        """Whether it holds floating-point numbers (of any width), and not sizes, indices or switches."""
-        return self.tensor.data_type in _FLOATS
+        """Whether it holds floats, or integers of at most 8 bits: quantized weights. Sizes and indices are wider."""
+        return self.tensor.data_type in _WEIGHTS
 
 
-FLOAT = int(TensorProto.FLOAT)
-INT32 = int(TensorProto.INT32)
-_FLOATS = frozenset(
-    getattr(TensorProto, name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2")
+FLOAT, BOOL = int(TensorProto.FLOAT), int(TensorProto.BOOL)
+INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
+_WEIGHTS = frozenset(
+    number
+    for name, number in TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "BFLOAT", "DOUBLE")) or name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
 )
 
 
@@ -107,8 +123,10 @@ class Model:
     proto: ModelProto
     path: Path | None  # the file it was read from
     folder: Path  # where external data lies
-    nodes: tuple[Node, ...] = field(repr=False)
-    constants: Mapping[str, Constant] = field(repr=False)
+    nodes: tuple[Node, ...] = field(repr=False)  # of all graphs; those of a body stand in front of its node
+    protos: tuple[NodeProto, ...] = field(repr=False)  # the same nodes
+    top: tuple[int, ...] = field(repr=False)  # indices of the nodes of the main graph itself
+    constants: Mapping[str, Constant] = field(repr=False)  # of all graphs
     inputs: tuple[Port, ...]  # without those that merely list an initializer
     outputs: tuple[Port, ...]
 
@@ -120,11 +138,17 @@ class Model:
     @cached_property
     def value_shapes(self) -> dict[str, tuple[int | str | None, ...] | None]:
         """Shapes that the file itself states for values between nodes."""
-        return {info.name: _port(info).shape for info in self.proto.graph.value_info}
+        return {info.name: _port(info).shape for graph in graphs(self.proto.graph) for info in graph.value_info}
+
+    @cached_property
+    def value_kinds(self) -> dict[str, int]:
+        """ONNX element types that the file itself states for values between nodes."""
+        stated = (info for graph in graphs(self.proto.graph) for info in graph.value_info)
+        return {info.name: info.type.tensor_type.elem_type for info in stated}
 
     @cached_property
     def params(self) -> int:
-        """The number of weights: elements of all floating-point constants."""
+        """The number of weights: elements of all constants that are weights."""
         return sum(constant.count for constant in self.constants.values() if constant.is_weight)
 
     @property
@@ -183,7 +207,10 @@ def load(source: Source) -> Model:
         _check_tensors(proto, folder, where)
         _check_nested(proto.graph, where)
         _check_graph(proto, where)
-        model = view(proto, path)
+        try:
+            model = view(proto, path)
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from None
         model.value_shapes  # noqa: B018 - read now, where a fault in it is told as one of the file
     return model
 
@@ -199,24 +226,76 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None) -> Model:
-    """Return `proto` as a `Model`, without any check; `folder` is where its external data lies."""
-    graph = proto.graph
-    opsets = _opsets(proto)
-    nodes = tuple(_node(i, node, opsets) for i, node in enumerate(graph.node))
-    constants = {t.name: Constant(t.name, t, tuple(t.dims)) for t in graph.initializer}
-    for i, node in enumerate(graph.node):
-        tensor = _constant_of(node)
+    """Return `proto` as a `Model`, without any check; `folder` is where its external data lies.
+
+    Raises:
+        ModelError: when it cannot be brought into plain form, see `onnxprune.plain`.
+    """
+    place = folder or (path.parent if path else Path())
+    proto = plain(proto, place)
+    nodes: list[tuple[Node, NodeProto]] = []
+    top = _flatten(proto.graph, _opsets(proto), nodes)
+    constants = {t.name: Constant(t.name, t, tuple(t.dims)) for graph in graphs(proto.graph) for t in graph.initializer}
+    for node, node_proto in nodes:
+        tensor = _constant_of(node_proto)
         if tensor is not None:
-            constants[node.output[0]] = Constant(node.output[0], tensor, tuple(tensor.dims), i)
+            constants[node.outputs[0]] = Constant(node.outputs[0], tensor, tuple(tensor.dims), node.index)
+    bounds = _index_bounds([node for node, _ in nodes], constants)
+    inputs = (_port(info) for info in proto.graph.input if info.name not in constants)
     return Model(
         proto=proto,
         path=path,
-        folder=folder or (path.parent if path else Path()),
-        nodes=nodes,
+        folder=place,
+        nodes=tuple(node for node, _ in nodes),
+        protos=tuple(node_proto for _, node_proto in nodes),
+        top=top,
         constants=MappingProxyType(constants),
-        inputs=tuple(_port(info) for info in graph.input if info.name not in constants),
-        outputs=tuple(_port(info) for info in graph.output),
+        inputs=tuple(dataclasses.replace(port, below=bounds.get(port.name)) for port in inputs),
+        outputs=tuple(_port(info) for info in proto.graph.output),
     )
+
+
+_REARRANGING = frozenset(
+    ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+)
+
+
+def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:
+    """Return for values that are indices into constants (token ids) how many entries the smallest of these has.
+
+    Goes backwards from each Gather through ops that leave numbers as they are.
+    """
+    bounds: dict[str, int] = {}
+    for node in reversed(nodes):
+        bound = min((bounds[name] for name in node.outputs if name in bounds), default=None)
+        source = None
+        if node.op == "Gather" and node.inputs[0] in constants:
+            shape, axis = constants[node.inputs[0]].shape, node.attrs.get("axis", 0)
+            source, bound = node.inputs[1], shape[axis] if -len(shape) <= axis < len(shape) else None
+        elif node.op in _REARRANGING and node.inputs:
+            source = node.inputs[0]
+        if source and bound is not None:
+            bounds[source] = min(bound, bounds.get(source, bound))
+    return bounds
+
+
+def _flatten(graph: GraphProto, opsets: Mapping[str, int], nodes: list[tuple[Node, NodeProto]]) -> tuple[int, ...]:
+    """Append the nodes of a graph to `nodes`, those of bodies first; return the indices of its own."""
+    own = []
+    for proto in graph.node:
+        bodies = tuple(
+            Body(
+                attribute.name,
+                tuple(_port(info) for info in body.input),
+                tuple(info.name for info in body.output),
+                _flatten(body, opsets, nodes),
+            )
+            for attribute in proto.attribute
+            for body in graphs_of(attribute)
+        )
+        own.append(len(nodes))
+        nodes.append((_node(len(nodes), proto, opsets, bodies), proto))
+    return tuple(own)
 
 
 def _read(path: Path) -> ModelProto:
@@ -325,7 +404,7 @@ def _check_nested(graph: GraphProto, where: str) -> None:
     """Refuse external data in attributes and branches: only initializers of the main graph may lie outside."""
     for node in graph.node:
         for attribute in node.attribute:
-            inner = _graphs_of(attribute)
+            inner = [attribute.g, *attribute.graphs]
             tensors = [attribute.t, *attribute.tensors, *(t for branch in inner for t in branch.initializer)]
             if any(_is_external(tensor) for tensor in tensors):
                 raise ModelError(
@@ -349,8 +428,8 @@ def _check_graph(proto: ModelProto, where: str) -> None:
 def skeleton(proto: ModelProto) -> ModelProto:
     """Return a copy of `proto` whose large initializers are graph inputs: small, and the same to checkers."""
     small = ModelProto()
-    _copy_fields(proto, small, skip={"graph"})
-    _copy_fields(proto.graph, small.graph, skip={"initializer"})
+    copy_fields(proto, small, skip={"graph"})
+    copy_fields(proto.graph, small.graph, skip={"initializer"})
     _move_foreign(small)
     listed = {info.name for info in proto.graph.input}
     for tensor in proto.graph.initializer:
@@ -380,28 +459,15 @@ def _foreign(graph: GraphProto, version: int) -> Iterator[NodeProto]:
         if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
             yield node
         for attribute in node.attribute:
-            for branch in _graphs_of(attribute):
+            for branch in graphs_of(attribute):
                 yield from _foreign(branch, version)
-
-
-def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
-    """Copy every set field that this version of onnx knows, but those in `skip`."""
-    for descriptor, value in source.ListFields():
-        if descriptor.name in skip:
-            continue
-        if descriptor.is_repeated:
-            getattr(target, descriptor.name).extend(value)
-        elif descriptor.message_type:
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)
 
 
 def _opsets(proto: ModelProto) -> dict[str, int]:
     return {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in proto.opset_import}
 
 
-def _node(index: int, proto: NodeProto, opsets: Mapping[str, int]) -> Node:
+def _node(index: int, proto: NodeProto, opsets: Mapping[str, int], bodies: tuple[Body, ...]) -> Node:
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     first = next((name for name in proto.output if name), f"{proto.op_type}_{index}")
     return Node(
@@ -411,8 +477,9 @@ def _node(index: int, proto: NodeProto, opsets: Mapping[str, int]) -> Node:
         version=opsets.get(domain, 1),
         inputs=tuple(proto.input),
         outputs=tuple(proto.output),
-        attrs=MappingProxyType({a.name: _attribute(a) for a in proto.attribute if not _graphs_of(a)}),
+        attrs=MappingProxyType({a.name: _attribute(a) for a in proto.attribute if not any(True for _ in graphs_of(a))}),
         captured=tuple(dict.fromkeys(_captured(proto))),
+        bodies=bodies,
     )
 
 
@@ -427,13 +494,9 @@ def _attribute(attribute: AttributeProto) -> Any:
     return value
 
 
-def _graphs_of(attribute: AttributeProto) -> list[GraphProto]:
-    return [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-
-
 def _captured(node: NodeProto) -> Iterator[str]:
     """Yield the names that the subgraphs of `node` read from outside of themselves."""
-    for graph in (g for attribute in node.attribute for g in _graphs_of(attribute)):
+    for graph in (g for attribute in node.attribute for g in graphs_of(attribute)):
         inner = {info.name for info in graph.input} | {t.name for t in graph.initializer}
         for child in graph.node:
             yield from (name for name in (*child.input, *_captured(child)) if name and name not in inner)
@@ -448,9 +511,14 @@ def _port(info: ValueInfoProto) -> Port:
     dtype = numpy_type(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):
         return Port(info.name, dtype, None)
-    dims = tensor.shape.dim
-    sizes = (d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None for d in dims)
-    return Port(info.name, dtype, tuple(sizes))  # old exporters write -1 for a dynamic dim
+    return Port(info.name, dtype, tuple(map(_dim, tensor.shape.dim)))
+
+
+def _dim(dim: Any) -> int | str | None:
+    """Return a size, or the name of a dynamic dim; exporters also write -1 and ``?`` for one without a name."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return None if dim.dim_param == "?" else dim.dim_param or None
 
 
 def _constant_of(node: NodeProto) -> TensorProto | None:
@@ -504,6 +572,7 @@ def _array(tensor: TensorProto, folder: Path) -> Array:
 # -- shape inference and folding, node by node -----------------------------------------------------------
 
 TensorType: TypeAlias = "tuple[int, Shape]"  # element type of ONNX, shape
+PartialType: TypeAlias = "tuple[int, tuple[int | None, ...] | None]"  # the same, where dims or the rank may be unknown
 
 
 def element_type(dtype: np.dtype[Any]) -> int:
@@ -519,17 +588,17 @@ class Inference:
 
     def __init__(self, model: Model) -> None:
         self._path = model.path
-        self._protos = model.proto.graph.node
+        self._protos = model.protos
         self._opsets = model.opsets
         self._imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
         self._ir = model.proto.ir_version
 
     def outputs(
         self, node: Node, types: Mapping[str, TensorType], values: Mapping[str, Array]
-    ) -> dict[str, tuple[int, Shape | None]] | None:
+    ) -> dict[str, PartialType] | None:
         """Return element type and shape of each output; None for an op that onnx does not know.
 
-        A shape that depends on data is None. An empty dict: the shapes of the inputs do not fit the node.
+        A dim that depends on data is None. An empty dict: the shapes of the inputs do not fit the node.
         """
         proto = self._protos[node.index]
         domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -577,7 +646,7 @@ class Inference:
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
             return []
         given = [_type_of(proto) for proto in found.values()]
-        return [(kind, shape) for kind, shape in given if shape is not None]
+        return [(kind, shape) for kind, dims in given if (shape := whole(dims)) is not None]
 
     def evaluate(self, node: Node, values: Mapping[str, Array]) -> list[Array] | None:
         """Return the outputs of a node whose inputs are all known, by onnx's reference; None if it cannot."""
@@ -609,16 +678,21 @@ def inferred_shapes(model: Model, dims: Mapping[str, Shape]) -> dict[str, Tensor
             dim.dim_value = size
     del proto.graph.value_info[:]
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    types = {info.name: _type_of(info.type) for info in inferred.graph.value_info}
-    return {name: (kind, shape) for name, (kind, shape) in types.items() if shape is not None}
+    stated = (info for graph in graphs(inferred.graph) for info in graph.value_info)
+    types = {info.name: _type_of(info.type) for info in stated}
+    return {name: (kind, shape) for name, (kind, dims) in types.items() if (shape := whole(dims)) is not None}
 
 
-def _type_of(proto: onnx.TypeProto) -> tuple[int, Shape | None]:
+def _type_of(proto: onnx.TypeProto) -> PartialType:
     tensor = proto.tensor_type
-    dims = tensor.shape.dim
-    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
+    if not tensor.HasField("shape"):
         return tensor.elem_type, None
-    return tensor.elem_type, tuple(dim.dim_value for dim in dims)
+    return tensor.elem_type, tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+
+
+def whole(shape: Sequence[int | None] | None) -> Shape | None:
+    """Return a shape all of whose dims are known, None for any other."""
+    return None if shape is None or None in shape else tuple(size for size in shape if size is not None)
 
 
 # -- writing -------------------------------------------------------------------------------------------
@@ -629,14 +703,16 @@ Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
 
 @dataclass(frozen=True)
 class Edits:
-    """What a rewrite changes; all that is not named here is copied as it is."""
+    """What a rewrite changes; all that is not named here is copied as it is. Nodes are indices of `Model.nodes`."""
 
     inputs: Mapping[tuple[int, int], str]  # (node, input slot) -> new value name
     attributes: Mapping[tuple[int, str], Stated]  # (node, name) -> value, None removes it
     replaced: Mapping[str, Array]  # constant -> new contents
-    added: Mapping[str, Array]  # new initializers
+    added: Mapping[str, Array]  # new initializers of the main graph, which bodies see too
     nodes_before: Mapping[int, Sequence[NodeProto]]  # new nodes, in front of this one
     shapes: Mapping[str, tuple[int | None, ...]]  # value -> dims after the cut; 0: as stated, None: unknown
+    outputs: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (node, output) -> new value name
+    nodes_after: Mapping[int, Sequence[NodeProto]] = field(default_factory=dict)  # new nodes, behind this one
 
 
 NO_EDITS = Edits({}, {}, {}, {}, {}, {})
@@ -650,65 +726,115 @@ def make_node(op: str, inputs: Sequence[str], output: str, **attributes: Any) ->
 def apply_edits(model: Model, edits: Edits) -> ModelProto:
     """Return a new protobuf: `model` with `edits`, without nodes and constants that the edits made dead."""
     proto = ModelProto()
-    _copy_fields(model.proto, proto, skip={"graph"})
-    graph = model.proto.graph
-    _copy_fields(graph, proto.graph, skip={"initializer", "node", "value_info"})
-    nodes = list(_edited_nodes(model, edits))
-    before = _live(graph.node, graph)
-    dead = {name for node in graph.node for name in node.output} - before
-    after = _live(nodes, graph, dead)  # a node that was dead stays, and so does what it reads
-    alive = [node for node in nodes if not _made_dead(node.output, before, after)]
-    proto.graph.node.extend(alive)
-    used = after | {info.name for info in graph.input}
-    for tensor in graph.initializer:
-        if tensor.name in edits.replaced:
-            _fill(proto.graph.initializer.add(), tensor, edits.replaced[tensor.name])
-        elif tensor.name in used or tensor.name not in before:
-            proto.graph.initializer.add().CopyFrom(tensor)
-    for name, array in edits.added.items():
-        tensor = onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
-        proto.graph.initializer.append(tensor)
-        if proto.ir_version < 4:  # where every initializer must be listed as an input
-            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, array.shape)
-            proto.graph.input.append(info)
-    produced = {name for node in proto.graph.node for name in node.output}
-    produced |= {tensor.name for tensor in proto.graph.initializer}
-    known = {info.name for info in graph.value_info} - {n for node in graph.node for n in node.output}
-    for info in graph.value_info:
-        if info.name in produced or info.name in known:
-            _resize(proto.graph.value_info.add(), info, edits.shapes.get(info.name))
-    for info in proto.graph.input:
-        if info.name in edits.replaced:
-            _resize(info, info, edits.replaced[info.name].shape)
+    copy_fields(model.proto, proto, skip={"graph"})
+    added = [onnx.numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in edits.added.items()]
+    _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top, added)
+    if proto.ir_version < 4:  # where every initializer must be listed as an input
+        infos = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in added]
+        proto.graph.input.extend(infos)
     return proto
 
 
-def _edited_nodes(model: Model, edits: Edits) -> Iterator[NodeProto]:
-    inputs: dict[int, dict[int, str]] = {}
-    for (index, slot), name in edits.inputs.items():
-        inputs.setdefault(index, {})[slot] = name
-    attributes: dict[int, dict[str, Stated]] = {}
-    for (index, attribute), value in edits.attributes.items():
-        attributes.setdefault(index, {})[attribute] = value
-    for index, node in enumerate(model.proto.graph.node):
-        yield from edits.nodes_before.get(index, ())
-        replaced = edits.replaced.get(node.output[0]) if node.op_type == "Constant" and node.output else None
-        if index not in inputs and index not in attributes and replaced is None:
-            yield node
-            continue
+def with_outputs(proto: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Return a copy whose outputs are these values between nodes."""
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.output[:]
+    copy.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    return copy
+
+
+class _Editor:
+    """Applies edits to a graph and to the bodies inside of it; what no edit reaches is copied as it is."""
+
+    def __init__(self, model: Model, edits: Edits) -> None:
+        self._model = model
+        self._edits = edits
+        self._inputs: dict[int, dict[int, str]] = {}
+        for (index, slot), name in edits.inputs.items():
+            self._inputs.setdefault(index, {})[slot] = name
+        self._attributes: dict[int, dict[str, Any]] = {}
+        for (index, attribute), value in edits.attributes.items():
+            self._attributes.setdefault(index, {})[attribute] = value
+        constants = {model.constants[name].node for name in edits.replaced}
+        self._outputs: dict[int, dict[int, str]] = {}
+        for (index, place), name in edits.outputs.items():
+            self._outputs.setdefault(index, {})[place] = name
+        self._edited = {*self._inputs, *self._attributes, *self._outputs, *edits.nodes_before, *constants}
+        self._named = {*edits.replaced, *edits.shapes}
+
+    def edit(
+        self, source: GraphProto, target: GraphProto, indices: Sequence[int], added: Sequence[TensorProto] = ()
+    ) -> None:
+        """Fill an empty graph with the edited contents of another."""
+        replaced = self._edits.replaced
+        copy_fields(source, target, skip={"initializer", "node", "value_info"})
+        nodes = [new for proto, index in zip(source.node, indices, strict=True) for new in self._nodes(proto, index)]
+        before = _live(source.node, source)
+        dead = {name for node in source.node for name in node.output} - before
+        after = _live(nodes, source, dead)  # a node that was dead stays, and so does what it reads
+        target.node.extend(node for node in nodes if not _made_dead(node.output, before, after))
+        used = after | {info.name for info in source.input}
+        for tensor in source.initializer:
+            if tensor.name in replaced:
+                _fill(target.initializer.add(), tensor, replaced[tensor.name])
+            elif tensor.name in used or tensor.name not in before:
+                target.initializer.add().CopyFrom(tensor)
+        target.initializer.extend(added)
+        self._state_shapes(source, target)
+
+    def _state_shapes(self, source: GraphProto, target: GraphProto) -> None:
+        shapes = {**{name: array.shape for name, array in self._edits.replaced.items()}, **self._edits.shapes}
+        produced = {name for node in target.node for name in node.output}
+        produced |= {tensor.name for tensor in target.initializer}
+        known = {info.name for info in source.value_info} - {n for node in source.node for n in node.output}
+        for info in source.value_info:
+            if info.name in produced or info.name in known:
+                _resize(target.value_info.add(), info, shapes.get(info.name))
+        for info in (*target.input, *target.output):
+            _resize(info, info, shapes.get(info.name))
+
+    def _nodes(self, proto: NodeProto, index: int) -> Iterator[NodeProto]:
+        """Yield the nodes that take the place of one."""
+        yield from self._edits.nodes_before.get(index, ())
+        if index not in self._edited and not any(map(self._reaches, self._model.nodes[index].bodies)):
+            yield proto
+            return
         copy = NodeProto()
-        copy.CopyFrom(node)
-        for slot, name in inputs.get(index, {}).items():
+        copy.CopyFrom(proto)
+        for slot, name in self._inputs.get(index, {}).items():
             copy.input.extend([""] * (slot + 1 - len(copy.input)))
             copy.input[slot] = name
-        for attribute, value in attributes.get(index, {}).items():
+        for place, name in self._outputs.get(index, {}).items():
+            copy.output[place] = name
+        for attribute, value in self._attributes.get(index, {}).items():
             _set_attribute(copy, attribute, value)
-        if replaced is not None:
+        if self._model.nodes[index].bodies:
+            self._edit_bodies(proto, copy, index)
+        name = next(iter(proto.output), "")
+        if proto.op_type == "Constant" and name in self._edits.replaced:
             tensor = copy.attribute[0].t if copy.attribute[0].name == "value" else TensorProto()
             del copy.attribute[:]
             new = copy.attribute.add(name="value", type=AttributeProto.TENSOR)
-            _fill(new.t, tensor, replaced)
+            _fill(new.t, tensor, self._edits.replaced[name])
         yield copy
+        yield from self._edits.nodes_after.get(index, ())
+
+    def _edit_bodies(self, source: NodeProto, target: NodeProto, index: int) -> None:
+        bodies = iter(self._model.nodes[index].bodies)
+        targets = {attribute.name: attribute for attribute in target.attribute}
+        for attribute in source.attribute:
+            for old, new in zip(graphs_of(attribute), graphs_of(targets[attribute.name]), strict=True):
+                new.Clear()
+                self.edit(old, new, next(bodies).nodes)
+
+    def _reaches(self, body: Body) -> bool:
+        """Whether an edit falls inside a body, or changes the shape of one of its values."""
+        nodes = [self._model.nodes[index] for index in body.nodes]
+        read = {name for node in nodes for name in (*node.inputs, *node.outputs)}
+        read.update(body.outputs, (port.name for port in body.inputs))
+        inside = any(index in self._edited for index in body.nodes) or not self._named.isdisjoint(read)
+        return inside or any(self._reaches(inner) for node in nodes for inner in node.bodies)
 
 
 def _set_attribute(node: NodeProto, name: str, value: Stated) -> None:
@@ -839,8 +965,8 @@ def write(proto: ModelProto, path: Path, folder: Path, external: bool = False) -
             file.writelines(_chunks(proto))
         return None
     slim = ModelProto()
-    _copy_fields(proto, slim, skip={"graph"})
-    _copy_fields(proto.graph, slim.graph, skip={"initializer"})
+    copy_fields(proto, slim, skip={"graph"})
+    copy_fields(proto.graph, slim.graph, skip={"initializer"})
     data = data_file(path)
     with data.open("wb") as file:
         for tensor in tensors:
@@ -862,8 +988,8 @@ def _chunks(proto: ModelProto) -> Iterator[bytes]:
     followed by one initializer after the other.
     """
     model, graph = ModelProto(), GraphProto()
-    _copy_fields(proto, model, skip={"graph"})
-    _copy_fields(proto.graph, graph, skip={"initializer"})
+    copy_fields(proto, model, skip={"graph"})
+    copy_fields(proto.graph, graph, skip={"initializer"})
     head = graph.SerializeToString()
     tag = _field(GraphProto, "initializer")
     sizes = [tensor.ByteSize() for tensor in proto.graph.initializer]
@@ -892,7 +1018,7 @@ def _moved(tensor: TensorProto, folder: Path, file: Any, location: str) -> Tenso
     if not _is_external(tensor) and len(tensor.raw_data) <= _SMALL:
         return tensor
     moved = TensorProto()
-    _copy_fields(tensor, moved, skip={"raw_data", "external_data", "data_location"})
+    copy_fields(tensor, moved, skip={"raw_data", "external_data", "data_location"})
     file.seek(-file.tell() % 4096, os.SEEK_CUR)
     offset = file.tell()
     if _is_external(tensor):

@@ -20,14 +20,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from onnxprune import allocate, check, cost, importance, rewrite, verify
+from onnxprune.account import ALONE, Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
-from onnxprune.data import Data, load_data
+from onnxprune.data import Data, load_data, with_shapes
+from onnxprune.effective import ConstantValues
 from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, matrices, weights
 from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Model, Source, data_file, load, staged, write
 from onnxprune.publish import Reads, check_files, resolved, staging, stamps
-from onnxprune.report import ALONE, build_report
+from onnxprune.report import build_report
 from onnxprune.runtime import check_provider
 from onnxprune.trace import Trace, trace
 
@@ -49,12 +51,14 @@ class Options:
     scope: Literal["global", "group"] | None = None  # "global" or "group"; None is the criterion's own
     round_to: int | None = None  # keep multiples of it, rounding down; None: 8 for channels, at the ratio overall
     min_units: int | None = None  # kept at least in each group; None is a tenth of it
+    width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
     latency: bool = True  # whether to measure it
     seed: int = 0  # of the random criterion and of random feeds
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
 
     def checked(self) -> Options:
         """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
@@ -68,12 +72,14 @@ class Options:
             scope=self.scope,
             round_to=None if self.round_to is None else check.count("round_to", self.round_to, 1),
             min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),
+            width=check.flag("width", self.width),
             ignore=check.globs("ignore", self.ignore),
             only=check.globs("only", self.only),
             provider=self.provider,
             threads=check.count("threads", self.threads, 0),
             latency=check.flag("latency", self.latency),
             seed=check.count("seed", self.seed, 0),
+            inputs=check.shapes("inputs", self.inputs),
         )
 
 
@@ -115,6 +121,7 @@ class Inspection:
     group_macs: Mapping[str, int]  # by group name: multiply-accumulates that its units take part in
     locked_params: int  # weights that no prunable group can shrink
     unreached: Mapping[str, tuple[str, ...]]  # reason -> names of weights that no prunable group carries
+    accounts: tuple[Account, ...]  # of every node with weights
 
     @property
     def locks(self) -> dict[str, list[Group]]:
@@ -149,6 +156,7 @@ class Inspection:
             "locked_params": self.locked_params,
             "groups": listed,
             "unreached": {reason: list(names) for reason, names in self.unreached.items()},
+            "nodes": [account.to_dict() for account in self.accounts],
         }
 
 
@@ -164,8 +172,8 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
         ratio: the share of the units of each group to remove, in [0, 1).
         data: path of an .npz with one array per input (first axis samples) and optionally ``labels``: the models
             are then compared on it, and accuracy is reported.
-        **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, ratios (a dict
-            glob -> ratio is accepted), provider, threads, latency, seed.
+        **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, width, ratios (a dict
+            glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape).
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -239,13 +247,15 @@ def inspect(source: Source) -> Inspection:
     by_atom = cost.macs_by_atom(traced)
     reached = {name for name, carried in carriers(found).items() if any(group.prunable for group in carried)}
     everything = weights(traced)
+    unreached_names = [name for name in everything if name not in reached]
     return Inspection(
         model=traced.model,
         groups=found,
         macs=cost.macs(traced),
         group_macs={group.name: by_atom.get(group.atom, 0) for group in found},
         locked_params=sum(constant.count for name, constant in everything.items() if name not in reached),
-        unreached=_unreached(traced, found, [name for name in everything if name not in reached]),
+        unreached=unreached(traced, _reasons(found), unreached_names),
+        accounts=accounts(traced, found, {g.name: reason for g in found if (reason := why_not(g)) is not None}),
     )
 
 
@@ -256,7 +266,7 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
         before: the reference, as for `prune`.
         after: the model that shall replace it.
         data: path of an .npz, as for `prune`.
-        **options: provider, threads, batch, budget_s, seed, memory.
+        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape).
 
     Raises:
         InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
@@ -265,6 +275,7 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
     for name in options:
         check.choice("option", name, known)
     models = load(before), load(after)
+    options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
     counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
     return compare_models(*models, data=_samples(data, models[0]), macs=counted, **options)
 
@@ -277,6 +288,7 @@ Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tu
 
 def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
     data, stamped = _samples(given, model), stamps(model.data_files)
+    ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     found = groups(traced)
@@ -284,22 +296,24 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
     progress(f"scoring {len(chosen)} of {len(found)} groups by {options.criterion}")
     kept = plan(traced, found, chosen, options)
     if not kept:
-        raise NothingToPrune(_nothing(found, chosen, options, _unreached(traced, found, [*weights(traced)])))
+        raise NothingToPrune(_nothing(found, chosen, options, unreached(traced, _reasons(found), weights(traced))))
     masks = kept_masks(found, kept)
     rewritten = rewrite.rewrite(traced, masks)
     with publish(rewritten.proto, model.folder) as (path, finish):
         progress("verifying: masked = pruned")
         after = verify.read_back(path)
-        verification = verify.verify(traced, masks, after, data, options.seed)
+        verification = verify.verify(traced, masks, after, data, options.seed, inputs=ports)
         if not verification.passed:
-            raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed))
+            raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed, inputs=ports))
         comparison = _measure(model, after, options, data, progress)
+        told = [(group, kept.get(group.name), reason_for(group, chosen, options, kept)) for group in found]
         report = build_report(
             before=model,
             after=after,
             macs=(cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))),
             options=options,
-            groups=[(group, kept.get(group.name), reason_for(group, chosen, options, kept)) for group in found],
+            groups=told,
+            accounts=accounts(traced, found, {group.name: reason for group, _, reason in told if reason is not None}),
             cuts=rewritten.cuts,
             verification=verification,
             comparison=comparison,
@@ -324,7 +338,8 @@ def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
     asked = {name: ratio for glob, ratio in options.ratios for name in _meant(glob, found)}
     chosen: dict[str, float] = {}
     for group in found:
-        able = group.locked is None and group.exact and (not group.inner or _named(group, found, options))
+        able = group.lock is None and (group.exact or options.width)
+        able = able and (not group.inner or _named(group, found, options))
         if able and group.name not in ignored and (group.name in wanted or not options.only):
             chosen[group.name] = asked.get(group.name, options.ratio)
     return chosen
@@ -382,10 +397,10 @@ def plan(
     """
     demands: dict[str, allocate.Demand] = {}
     rng = np.random.default_rng(options.seed)
-    shares = cost.shares(traced, found)
+    shares, values = cost.shares(traced, found), ConstantValues(traced.model)
     for group in found:
         if group.name in chosen:
-            scores = importance.score(options.criterion, matrices(group, traced), rng)
+            scores = importance.score(options.criterion, matrices(group, traced, values), rng)
             if scores is not None:
                 demands[group.name] = _demand(group, scores, chosen[group.name], shares[group.name], options)
     if chosen and not demands:
@@ -404,7 +419,7 @@ def _scope(options: Options) -> Literal["global", "group"]:
 
 
 def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
-    if group.kind == "channels":
+    if group.lanes or group.mixed is not None:
         step = allocate.round_units(group.lanes, options.round_to or ROUND_CHANNELS)
     else:
         step = options.round_to or 1 if group.kind == "neurons" else 1
@@ -444,6 +459,7 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
         budget_s=_LATENCY_BUDGET_S if options.latency else _NO_BUDGET_S,
         seed=options.seed,
         memory=False,
+        shapes=dict(options.inputs),
     )
 
 
@@ -457,7 +473,7 @@ def why_not(group: Group) -> str | None:
     if group.inexact is not None:
         return f"{group.inexact}: removing a unit is not the same as masking it"
     if group.inner:
-        return "an outer factor of the same axis is pruned instead; name the group with --only to prune it"
+        return "an outer factor of the same axis is pruned instead"
     return None
 
 
@@ -468,7 +484,9 @@ def reason_for(
     if group.name in kept:
         return None
     if group.name not in chosen:
-        return why_not(group) or "left out by --ignore or --only"
+        return (None if options.width and group.lock is None and not group.inner else why_not(group)) or (
+            "left out by --ignore or --only"
+        )
     if chosen[group.name] == 0:
         return "its ratio is 0"
     if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):
@@ -493,23 +511,10 @@ def _nothing(
     return f"nothing to prune. {listed}"
 
 
-def _unreached(traced: Trace, found: Sequence[Group], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the weights that no prunable group carries, by the reason of their first locked group."""
-    carried = carriers(found)
-    result: dict[str, list[str]] = {}
-    for name in names:
-        reasons = [why_not(group) for group in carried.get(name, [])]
-        reason = next((reason for reason in reasons if reason), None) or _lock_of(traced, name) or ALONE
-        result.setdefault(reason, []).append(name)
-    return {reason: tuple(listed) for reason, listed in result.items()}
-
-
-def _lock_of(traced: Trace, name: str) -> str | None:
-    """Return why the first locked axis of a weight is locked, whether or not it is one of a group."""
-    used = (use for use in traced.uses if use.constant == name)
-    atoms = (atom for use in used for axis in use.axes for atom in traced.partition.atoms(axis))
-    lock = next((lock for lock in map(traced.partition.lock_of, atoms) if lock), None)
-    return f"{lock.reason} (at {lock.node})" if lock else None
+def _reasons(found: Sequence[Group]) -> dict[str, list[str]]:
+    """Return by weight why its groups are not pruned by default."""
+    told = {name: [why_not(group) for group in carried] for name, carried in carriers(found).items()}
+    return {name: [why for why in reasons if why is not None] for name, reasons in told.items()}
 
 
 # -- options and files ----------------------------------------------------------------------------------------

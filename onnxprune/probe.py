@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -20,8 +20,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.model import (
+    BOOL,
     FLOAT,
+    INT64,
     Array,
+    Body,
     Inference,
     Model,
     Node,
@@ -31,11 +34,14 @@ from onnxprune.model import (
     element_type,
     inferred_shapes,
     numpy_type,
+    whole,
 )
 from onnxprune.shapes import outputs_of
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
+# Ops whose unknown dims depend on the values of their inputs, and not on what inference does not see.
+_DATA_SIZED = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Range", "TopK", "Unique"))
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
@@ -53,6 +59,7 @@ class Setting:
     kinds: Mapping[str, int]  # ONNX element type, by value name
     values: Mapping[str, Array]  # by value name, where it follows from constants and sizes
     misfits: int  # nodes that cannot take the shapes of their inputs
+    has_assumed: bool = False  # whether some size depends on data, and one was assumed for it
 
 
 @dataclass(frozen=True)
@@ -138,10 +145,11 @@ class Choice:
     batches: tuple[int, ...]
     lengths: tuple[int, ...]
     sides: tuple[int, ...]
+    assumed: int = 0  # for sizes that depend on data, such as the count of a NonZero
 
     def alike(self) -> Choice:
         """Return the choice that gives all batches, all lengths and all sides one size each."""
-        return Choice(self.batches[:1], self.lengths[:1], self.sides[:1])
+        return Choice(self.batches[:1], self.lengths[:1], self.sides[:1], self.assumed)
 
     def of(self, model_inputs: Sequence[Port]) -> dict[str, int]:
         """Return a size for every dynamic dim, by key."""
@@ -158,30 +166,38 @@ class Choice:
 # What is tried, in this order, until every node can take the shapes of its inputs. In each attempt the last setting is
 # small where the others are large, so that a dim that is clamped (x[:, :5]) does not look static; sides of images are
 # multiples of 32, because networks divide them by two again and again.
-_FIRST = Choice((11, 5), (17, 23, 29, 37, 41), (224, 256, 320))
-_SECOND = Choice((13, 7), (19, 31, 43, 47, 53), (352, 320, 288))
-_THIRD = Choice((3, 2), (2, 3, 5, 7, 1), (192, 160, 128))
+_FIRST = Choice((11, 5), (17, 23, 29, 37, 41), (224, 256, 320), 59)
+_SECOND = Choice((13, 7), (19, 31, 43, 47, 53), (352, 320, 288), 61)
+_THIRD = Choice((3, 2), (2, 3, 5, 7, 1), (192, 160, 128), 6)
 _ATTEMPTS = (
     (_FIRST, _SECOND, _THIRD),
     (_FIRST, _SECOND),
     tuple(choice.alike() for choice in (_FIRST, _SECOND, _THIRD)),  # dims of two names that must be equal
     tuple(choice.alike() for choice in (_FIRST, _SECOND)),
     # Frames of videos and blocks of text come in multiples.
-    (Choice((11 * 24,), (17 * 24,), (224,)), Choice((13 * 24,), (19 * 24,), (352,))),
+    (Choice((11 * 24,), (17 * 24,), (224,), 59), Choice((13 * 24,), (19 * 24,), (352,), 61)),
+    # Readers of text lines squeeze the height of an image, which has to be that of a line.
+    (
+        replace(_FIRST, sides=(48, 320)),
+        replace(_SECOND, sides=(32, 480)),
+        replace(_THIRD, sides=(48, 160)),
+    ),
     # Some exporters fix the batch in a Reshape and call it dynamic all the same: the graph fits a batch of one.
     tuple(replace(choice, batches=(1,)) for choice in (_FIRST, _SECOND, _THIRD)),
     tuple(replace(choice, batches=(1,)).alike() for choice in (_FIRST, _SECOND)),
 )
 
 
-_STATIC = (_FIRST,)  # nothing to choose: one walk tells all
-
-
 def probe(model: Model) -> Probe:
     """Return the shapes and size values of `model` under several settings of its dynamic dims."""
     best: tuple[Setting, ...] = ()
-    for attempt in _ATTEMPTS if any(True for port in model.inputs for _ in dynamic_dims(port)) else (_STATIC,):
-        settings = tuple(_run(model, choice.of(model.inputs)) for choice in attempt)
+    if not any(True for port in model.inputs for _ in dynamic_dims(port)):
+        best = (_run(model, _FIRST),)  # nothing to choose: one walk tells all
+        if best[0].has_assumed:
+            best += tuple(_run(model, choice) for choice in (_SECOND, _THIRD))
+        return Probe(best, frozenset(_from_sizes(model, best)))
+    for attempt in _ATTEMPTS:
+        settings = tuple(_run(model, choice) for choice in attempt)
         if not best or _misfits(settings) < _misfits(best):
             best = settings
         if not _misfits(best):
@@ -208,40 +224,48 @@ def _reads_constant(model: Model, node: Node) -> bool:
     return node.inputs[0] in model.constants
 
 
-def _run(model: Model, dims: Mapping[str, int]) -> Setting:
-    walk = _Walk(model, dims)
-    produced = (node for node in model.nodes if not (node.outputs and node.outputs[0] in model.constants))
-    misfits = sum(walk.step(node) for node in produced)
+def _run(model: Model, choice: Choice) -> Setting:
+    walk = _Walk(model, choice)
+    misfits = walk.graph(model.top)
     kinds = {name: kind for name, (kind, _) in walk.types.items()}
     shapes = {name: shape for name, (_, shape) in walk.types.items()}
-    return Setting(dims, shapes, kinds, walk.values, misfits)
+    return Setting(walk.dims, shapes, kinds, walk.values, misfits, walk.has_assumed)
 
 
 class _Walk:
     """One walk through the graph under one setting of the dynamic dims."""
 
-    def __init__(self, model: Model, dims: Mapping[str, int]) -> None:
+    def __init__(self, model: Model, choice: Choice) -> None:
         self._model = model
-        self._dims = dims
+        self._assumed = choice.assumed
         self._inference = Inference(model)
+        self.dims = choice.of(model.inputs)
+        self.has_assumed = False
         self.types: dict[str, TensorType] = {}
         self.values: dict[str, Array] = {}
         for port in model.inputs:
             if port.shape is not None and port.dtype is not None:
                 keys = dict(dynamic_dims(port))
-                shape = tuple(dims[keys[i]] if i in keys else int(d or 0) for i, d in enumerate(port.shape))
+                shape = tuple(self.dims[keys[i]] if i in keys else int(d or 0) for i, d in enumerate(port.shape))
                 self.types[port.name] = element_type(port.dtype), shape
         for name, constant in model.constants.items():
             self.types[name] = constant.tensor.data_type, constant.shape
             if constant.count <= (FLOAT_LIMIT if constant.is_weight else VALUE_LIMIT):
                 self.values[name] = model.array(name)
 
-    def step(self, node: Node) -> bool:
+    def graph(self, indices: Sequence[int]) -> int:
+        """Walk the nodes of one graph; return how many cannot take the shapes of their inputs."""
+        nodes = (self._model.nodes[index] for index in indices)
+        return sum(self.step(node) for node in nodes if not (node.outputs and node.outputs[0] in self._model.constants))
+
+    def step(self, node: Node) -> int:
         """Infer the outputs of one node into `types` and, where they are known, `values`.
 
         Returns:
-            Whether the node cannot take the shapes of its inputs.
+            The number of nodes, this one and those in its bodies, that cannot take the shapes of their inputs.
         """
+        if node.op in _WITH_BODIES and node.bodies:
+            return _WITH_BODIES[node.op](self, node)
         outputs = self._evaluate(node)
         if outputs is not None:
             for name, value in zip(node.outputs, outputs, strict=False):
@@ -251,22 +275,143 @@ class _Walk:
         names = [name for name in (*node.inputs, *node.captured) if name]
         known = {name: self.types[name] for name in names if name in self.types}
         inferred = self._inference.outputs(node, known, self._known(node))
-        shaped = {} if inferred and None not in (shape for _, shape in inferred.values()) else self._shaped(node)
+        known_all = inferred and all(whole(dims) is not None for _, dims in inferred.values())
+        shaped = {} if known_all else self._shaped(node)
         for name in filter(None, node.outputs):
-            kind, shape = (inferred or {}).get(name, (0, None))
+            kind, dims = (inferred or {}).get(name, (0, None))
+            shape = whole(dims)
+            if shape is None and name in shaped:
+                kind, shape = shaped[name]
+            elif shape is None and name in self._elsewhere:
+                kind, shape = self._elsewhere[name]
+            elif shape is None and node.op in _DATA_SIZED:
+                shape = self._filled(dims)
             if shape is not None:
                 self.types[name] = kind, shape
-            elif name in shaped:
-                self.types[name] = shaped[name]
-            elif name in self._elsewhere:
-                self.types[name] = self._elsewhere[name]
         return inferred == {} or self._is_misshapen(node)
+
+    def _filled(self, dims: Sequence[int | None] | None) -> Shape | None:
+        """Return a shape whose unknown dims have the size that is assumed for them."""
+        if dims is None:
+            return None
+        self.has_assumed |= None in dims
+        return tuple(self._assumed if size is None else size for size in dims)
 
     def _shaped(self, node: Node) -> dict[str, TensorType]:
         """Return what is known of the outputs of an operator for which onnx has no inference."""
         given = outputs_of(node, self.types, self._known(node), self._inference)
         return {name: typed for name, typed in zip(node.outputs, given, strict=False) if typed is not None}
 
+    # -- bodies ----------------------------------------------------------------------------------------
+
+    def if_(self, node: Node) -> int:
+        """Walk both branches; an output has the dims in which they agree."""
+        misfits = sum(self.graph(body.nodes) for body in node.bodies)
+        for index, name in enumerate(node.outputs):
+            types = [self.types.get(body.outputs[index]) for body in node.bodies]
+            self._set_common(name, types)
+        return misfits
+
+    def _set_common(self, name: str, types: Sequence[TensorType | None]) -> None:
+        """Give a value what all `types` have in common, and an assumed size where dims differ."""
+        known = [typed for typed in types if typed is not None]
+        if len(known) < len(types) or len({(kind, len(shape)) for kind, shape in known}) != 1:
+            return
+        dims = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*(s for _, s in known), strict=True)]
+        shape = self._filled(dims)
+        if shape is not None:
+            self.types[name] = known[0][0], shape
+
+    def loop(self, node: Node) -> int:
+        """Walk the body of a Loop: states keep their shapes, but for dims that change from turn to turn."""
+        (body,) = node.bodies
+        turn, going, *states = [port.name for port in body.inputs]
+        self.types[turn], self.types[going] = (INT64, ()), (BOOL, ())
+        misfits = self._settle(body, dict(zip(states, node.inputs[2:], strict=False)), body.outputs[1:])
+        count = self._trip_count(node, body)
+        for name, inner, state in zip(node.outputs, body.outputs[1:], states, strict=False):
+            self._set_common(name, [self.types.get(inner), self.types.get(state)])
+        for name, inner in zip(node.outputs[len(states) :], body.outputs[1 + len(states) :], strict=True):
+            self._set_stacked(name, inner, count, 0)
+        return misfits
+
+    def scan(self, node: Node) -> int:
+        """Walk the body of a Scan: as a Loop over slices of its inputs."""
+        (body,) = node.bodies
+        count = node.attrs["num_scan_inputs"]
+        states, scanned = body.inputs[:-count], body.inputs[-count:]
+        axes = node.attrs.get("scan_input_axes", [0] * count)
+        length: int | None = None
+        for port, outer, axis in zip(scanned, node.inputs[len(states) :], axes, strict=False):
+            kind, shape = self.types.get(outer, (0, ()))
+            if shape:
+                at = axis % len(shape)
+                length = shape[at]
+                self.types[port.name] = kind, shape[:at] + shape[at + 1 :]
+        initial = dict(zip((port.name for port in states), node.inputs, strict=False))
+        misfits = self._settle(body, initial, body.outputs)
+        for name, inner, port in zip(node.outputs, body.outputs, states, strict=False):
+            self._set_common(name, [self.types.get(inner), self.types.get(port.name)])
+        stacked = list(zip(node.outputs, body.outputs, strict=True))[len(states) :]
+        places = node.attrs.get("scan_output_axes", [0] * len(stacked))
+        for (name, inner), place in zip(stacked, places, strict=True):
+            self._set_stacked(name, inner, length, place)
+        return misfits
+
+    def _settle(self, body: Body, initial: Mapping[str, str], results: Sequence[str]) -> int:
+        """Walk a body until its states have the shape that they have after a turn, too."""
+        self.types.update({state: self.types[name] for state, name in initial.items() if name in self.types})
+        while True:
+            misfits = self.graph(body.nodes)
+            loose = [
+                (state, self.types[state], self.types.get(result))
+                for state, result in zip(initial, results, strict=False)
+                if state in self.types and not self._is_kept(self.types[state], self.types.get(result))
+            ]
+            if not loose:
+                return misfits
+            for state, before, after in loose:
+                del self.types[state]
+                if after is not None:
+                    self._set_common(state, [before, after])
+            self._forget(body)
+
+    def _is_kept(self, state: TensorType, result: TensorType | None) -> bool:
+        """Whether a turn leaves the type of a state as it is, where its size is not assumed anyway."""
+        if result is None or state[0] != result[0] or len(state[1]) != len(result[1]):
+            return False
+        return all(before in (after, self._assumed) for before, after in zip(state[1], result[1], strict=True))
+
+    def _forget(self, body: Body) -> None:
+        for node in (self._model.nodes[index] for index in body.nodes):
+            for name in node.outputs:
+                if name not in self._model.constants:
+                    self.types.pop(name, None)
+                    self.values.pop(name, None)
+            for inner in node.bodies:
+                for port in inner.inputs:
+                    self.types.pop(port.name, None)
+                self._forget(inner)
+
+    def _trip_count(self, node: Node, body: Body) -> int | None:
+        """Return how often a Loop runs, where that is known and nothing ends it before."""
+        going = self.values.get(node.inputs[1]) if node.inputs[1] else np.array(True)
+        goes_on = self.values.get(body.outputs[0])
+        limit = self.values.get(node.inputs[0]) if node.inputs[0] else None
+        if limit is None or going is None or goes_on is None or not (going.all() and goes_on.all()):
+            return None
+        return max(0, int(limit.item()))
+
+    def _set_stacked(self, name: str, inner: str, count: int | None, at: int) -> None:
+        """Give an output that collects a value of every turn along a new axis."""
+        if inner in self.types:
+            kind, shape = self.types[inner]
+            at += (len(shape) + 1) * (at < 0)
+            filled = self._filled((*shape[:at], count, *shape[at:]))
+            if filled is not None:
+                self.types[name] = kind, filled
+
+    # -- one node --------------------------------------------------------------------------------------
     def _is_misshapen(self, node: Node) -> bool:
         """Whether a Reshape changes the number of elements, which inference does not always see."""
         if node.op != "Reshape" or not {node.inputs[0], node.outputs[0]} <= self.types.keys():
@@ -283,11 +428,12 @@ class _Walk:
         found: dict[str, TensorType] = {}
         for name, shape in self._model.value_shapes.items():
             dims = [
-                dim if isinstance(dim, int) else self._dims.get(dim or "")
+                dim if isinstance(dim, int) else self.dims.get(dim or "")
                 for dim in ((None,) if shape is None else shape)
             ]
             if None not in dims:
-                found[name] = FLOAT, tuple(dim for dim in dims if dim is not None)
+                kind = self._model.value_kinds[name] or FLOAT
+                found[name] = kind, tuple(dim for dim in dims if dim is not None)
         shapes = {name: shape for name, (_, shape) in self.types.items()}
         return {**found, **inferred_shapes(self._model, shapes)}
 
@@ -304,10 +450,13 @@ class _Walk:
             return None
         known = {name: self.types[name] for name in node.inputs if name}
         inferred = self._inference.outputs(node, known, self._known(node)) or {}
-        shapes = [shape for _, shape in inferred.values()]
+        shapes = [whole(dims) for _, dims in inferred.values()]
         if not shapes or any(s is not None and np.prod(s, dtype=float) > VALUE_LIMIT for s in shapes):
             return None
         return self._inference.evaluate(node, self._known(node))
+
+
+_WITH_BODIES: Mapping[str, Callable[[_Walk, Node], int]] = {"If": _Walk.if_, "Loop": _Walk.loop, "Scan": _Walk.scan}
 
 
 def _size_of(node: Node, shape: Shape) -> Array:

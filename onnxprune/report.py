@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
+from onnxprune.account import ALONE, frees
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxprune.account import Account
     from onnxprune.groups import Group
     from onnxprune.measure import Comparison, Side
     from onnxprune.model import Model
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from onnxprune.verify import Verification
 
 _LISTED = 4  # names shown of a longer list
-
-ALONE = "no axis of it meets another weight"  # why a weight is in no group
 
 
 # -- for machines ----------------------------------------------------------------------------------------
@@ -34,6 +34,7 @@ def build_report(
     macs: tuple[int, int],
     options: Options,
     groups: Sequence[tuple[Group, Sequence[int] | None, str | None]],
+    accounts: Sequence[Account],
     cuts: Mapping[str, Cut],
     verification: Verification,
     comparison: Comparison | None,
@@ -46,6 +47,7 @@ def build_report(
         macs: multiply-accumulates of one sample, before and after.
         options: what was asked.
         groups: every group with its kept units (None if all) and the reason if it was left alone.
+        accounts: of every node with weights.
         cuts: where the initializers of the output come from.
         verification: what the oracle found.
         comparison: latency and accuracy, None if they were not measured.
@@ -56,6 +58,7 @@ def build_report(
         "output": _file(after, macs[1]),
         "options": dataclasses.asdict(options),
         "groups": [_group(group, kept, reason) for group, kept, reason in groups],
+        "nodes": [account.to_dict() for account in accounts],
         "initializers": {
             name: {"source": cut.source, "kept": {str(dim): list(indices) for dim, indices in cut.kept.items()}}
             for name, cut in cuts.items()
@@ -164,7 +167,15 @@ def _by_reason(reasons: Iterable[tuple[str, str]]) -> list[str]:
     for reason, name in reasons:
         merged.setdefault(re.sub(r" \(at .*\)", "", reason), {})[name] = reason
     alike = [(short, found, set(found.values())) for short, found in merged.items()]
-    return [f"  {each.pop() if len(each) == 1 else short}: {_names(found)}" for short, found, each in alike]
+    return [
+        f"  {each.pop() if len(each) == 1 else short}: {_names(found)}{_freeing(short)}" for short, found, each in alike
+    ]
+
+
+def _freeing(reason: str) -> str:
+    """Return what would free it, in brackets, where anything would."""
+    what = frees(reason)
+    return "" if what.startswith(("nothing", "other")) else f" [free with {what}]"
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
@@ -173,6 +184,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
         f"verified: masked = pruned to {verification['max_rel_diff']:.1e} of the output's range "
         f"in {_counted(len(verification['runs']), 'run')}"
     )
+    if any(group["kept"] < group["units"] and not group["exact"] for group in report["groups"]):
+        proof += ", where normalisations go over the kept units"
     if verification["max_rel_diff"] > verification["tolerance"]:
         proof += f", which is round-off: the original alone makes {verification['noise']:.1e} of it"
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])
@@ -264,10 +277,13 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
         table.add_row(*_printable((group.name, group.kind, f"{group.units:,}", params, macs, _names(group.nodes))))
     locks = inspection.locks.items()
     reasons = [(why, f"{group.name} ({group.units} {group.kind})") for why, held in locks for group in held]
-    if not inspection.groups:
-        reasons = [(why, name) for why, names in inspection.unreached.items() if why != ALONE for name in names]
+    without = [(a.locked[0].reason, a.node) for a in inspection.accounts if not a.pruned and a.locked[0].group is None]
+    reasons += [(why, name) for why, name in without if why != ALONE]
     end = "every group can be pruned" if able else "no group: the model has no weights that meet in an axis"
     lines = ["not pruned, by reason:", *_by_reason(_printable(reasons))] if reasons else [end]
+    cut = sum(bool(account.pruned) for account in inspection.accounts)
+    if inspection.accounts:
+        lines.append(f"{cut} of {_counted(len(inspection.accounts), 'node')} with weights can lose units")
     return [_printable(head), *[table] * bool(able), "\n".join(lines)]
 
 

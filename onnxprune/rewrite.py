@@ -7,15 +7,17 @@ the oracle: the dense graph with the removed units zeroed where they are contrac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from onnxprune.axes import Atom, Axis, Mask, kept_mask, walk
-from onnxprune.model import Array, Edits, Stated, apply_edits, make_node
-from onnxprune.rules import Write
+from onnxprune.axes import Atom, Axes, Axis, Mask, kept_mask, walk
+from onnxprune.model import Array, Edits, Node, Stated, apply_edits, make_node
+from onnxprune.rules import Coupling, Write
+from onnxprune.rules.site import beside
 from onnxprune.trace import SizeFinder, Trace, Use
 
 Kept = Mapping[Atom, Mask]
@@ -59,24 +61,35 @@ class _Rewriter:
     nodes_before: dict[int, list[Any]] = field(default_factory=dict)
     cuts: dict[str, Cut] = field(default_factory=dict)
     contents: dict[tuple[int, int], Array] = field(default_factory=dict)  # new content of an input
+    factors: dict[tuple[int, int], float] = field(default_factory=dict)  # by which an input is multiplied
+    outputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    nodes_after: dict[int, list[Any]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
     def run(self) -> Rewritten:
+        edits = self.edits()
+        touched = {index for index, _ in (*self.inputs, *self.attributes)}
+        return Rewritten(apply_edits(self.traced.model, edits), self.cuts, tuple(sorted(touched)))
+
+    def edits(self) -> Edits:
+        """Return what changes in the model."""
         graph_names = (name for node in self.traced.model.nodes for name in (*node.inputs, *node.outputs))
         self.names.update(graph_names, self.traced.model.constants)
         finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
         self._write_sizes(finder)
+        self._compensate()
         self._slice_constants(finder)
-        edits = Edits(
+        self._scale_inputs()
+        return Edits(
             inputs=self.inputs,
             attributes=self.attributes,
             replaced=self.replaced,
             added=self.added,
             nodes_before=self.nodes_before,
             shapes=dict(self._shapes()),
+            outputs=self.outputs,
+            nodes_after=self.nodes_after,
         )
-        touched = {index for index, _ in (*self.inputs, *self.attributes)}
-        return Rewritten(apply_edits(self.traced.model, edits), self.cuts, tuple(sorted(touched)))
 
     # -- helpers ---------------------------------------------------------------------------------------
 
@@ -158,6 +171,39 @@ class _Rewriter:
         self.nodes_before.setdefault(index, []).append(make_node("Concat", parts, joined, axis=0))
         self.inputs[index, slot] = joined
 
+    # -- normalisations --------------------------------------------------------------------------------
+
+    def _compensate(self) -> None:
+        """Keep what is divided by a count of units divided by the original one; see `Compensation`."""
+        for index, coupling in self.traced.couplings.items():
+            how, ratio = coupling.compensation, mixed_ratio(self.traced, coupling, self.kept)
+            if how is None or ratio == 1:
+                continue
+            if how.epsilon is not None:
+                self.attributes[index, "epsilon"] = coupling.node.attrs.get("epsilon", how.epsilon) * ratio
+            if how.slot is None:
+                self._scale_output(index, ratio**how.power)
+            else:
+                self.factors[index, how.slot] = ratio**how.power
+
+    def _scale_output(self, index: int, factor: float) -> None:
+        name = self.traced.model.nodes[index].outputs[0]
+        raw, by = self._fresh_name(f"{name}_of_kept"), self._fresh_name(f"{name}_share")
+        self.added[by] = np.array(factor, self.traced.probe.dtype(name))
+        self.outputs[index, 0] = raw
+        self.nodes_after[index] = [make_node("Mul", [raw, by], name)]
+
+    def _scale_inputs(self) -> None:
+        """Multiply the inputs that are to be, where they are no constants that have been."""
+        constants = {(use.node, use.slot) for use in self.traced.uses if use.constant in self.traced.model.constants}
+        for (index, slot), factor in self.factors.items():
+            if (index, slot) not in constants:
+                source = self.inputs.get((index, slot), self.traced.model.nodes[index].inputs[slot])
+                by, scaled = self._fresh_name(f"{source}_factor"), self._fresh_name(f"{source}_scaled")
+                self.added[by] = np.array(factor, self.traced.probe.dtype(self.traced.model.nodes[index].inputs[slot]))
+                self.nodes_before.setdefault(index, []).append(make_node("Mul", [source, by], scaled))
+                self.inputs[index, slot] = scaled
+
     # -- constants ---------------------------------------------------------------------------------------
 
     def _slice_constants(self, finder: SizeFinder) -> None:
@@ -210,19 +256,26 @@ class _Rewriter:
         content = self.contents.get((use.node, use.slot))
         if content is not None:
             return content.tobytes()
-        if not any(self._is_cut(axis) for axis in use.axes):
+        factor = self.factors.get((use.node, use.slot))
+        if factor is None and not any(self._is_cut(axis) for axis in use.axes):
             return None
-        return tuple(self._mask(axis).tobytes() for axis in use.axes)
+        return factor, *(self._mask(axis).tobytes() for axis in use.axes)
 
     def _content(self, use: Use) -> Array:
         content = self.contents.get((use.node, use.slot))
-        return self._sliced(self.traced.model.array(use.constant), use) if content is None else content
+        if content is not None:
+            return content
+        sliced, factor = (
+            self._sliced(self.traced.model.array(use.constant), use),
+            self.factors.get((use.node, use.slot)),
+        )
+        return sliced if factor is None else (sliced * factor).astype(sliced.dtype)
 
     def _is_read_elsewhere(self, name: str, uses: list[Use]) -> bool:
         """Whether some node outside the trace (size arithmetic, a branch) reads the constant as it is."""
         traced = {(use.node, use.slot) for use in uses}
         for node in self.traced.model.nodes:
-            if name in node.captured:
+            if any(name in body.outputs for body in node.bodies):
                 return True
             if any(n == name and (node.index, slot) not in traced for slot, n in enumerate(node.inputs)):
                 return True
@@ -254,6 +307,9 @@ class _Rewriter:
     def _shapes(self) -> Iterator[tuple[str, tuple[int | None, ...]]]:
         for name, array in self.replaced.items():
             yield name, array.shape
+        for use in self.traced.uses:  # a dead node may still make what was computed from sizes
+            if use.constant not in self.traced.model.constants and any(map(self._is_cut, use.axes)):
+                yield use.constant, tuple(None if self._is_cut(axis) else 0 for axis in use.axes)
         for name, axes in self.traced.values.items():
             if any(self._is_cut(axis) for axis in axes):
                 yield name, tuple(self._stated(name, dim, axis) for dim, axis in enumerate(axes))
@@ -265,27 +321,185 @@ class _Rewriter:
         return self._size(axis) if self.traced.probe.is_static(name, dim) else None
 
 
+def mixed_ratio(traced: Trace, coupling: Coupling, kept: Kept) -> float:
+    """Return how many indices the axes that an op mixes over have before a cut for one after it."""
+    axes = dict.fromkeys(traced.partition.resolve(axis) for axis in coupling.mixed)
+    sizes = [(axis.size, int(kept_mask(axis, kept).sum())) for axis in axes if any(atom in kept for atom in walk(axis))]
+    return math.prod(before / after for before, after in sizes)
+
+
 def masked(traced: Trace, kept: Kept) -> Any:
     """Return the dense model whose removed units are zeroed where an op contracts them (an onnx.ModelProto).
 
-    This is what the pruned model must compute.
+    This is what the pruned model must compute. An op that mixes over removed units does so over the kept ones: it
+    stands there as in the pruned model, between nodes that take the kept indices out and put them back.
     """
-    inputs: dict[tuple[int, int], str] = {}
-    added: dict[str, Array] = {}
-    nodes_before: dict[int, list[Any]] = {}
+    masker = _Masker(traced, {name: node for node in traced.model.nodes for name in node.outputs})
+    narrowed = [index for index, c in traced.couplings.items() if mixed_ratio(traced, c, kept) != 1]
+    if narrowed:
+        rewriter = _Rewriter(traced, kept)
+        edits = rewriter.edits()
+        for index in narrowed:
+            masker.narrow(index, edits, rewriter.factors, kept)
     for index, coupling in traced.couplings.items():
-        for slot, dim in dict.fromkeys((*coupling.contracted, *coupling.hidden)):
+        places = dict.fromkeys((*coupling.contracted, *coupling.hidden)) if index not in narrowed else ()
+        for slot, dim in places:
             axes = coupling.inputs[slot] or ()
             mask = kept_mask(traced.partition.resolve(axes[dim]), kept)
-            if mask.all():
-                continue
-            name = f"onnxprune_mask_{index}_{slot}_{dim}"
-            source = inputs.get((index, slot), coupling.node.inputs[slot])
-            dtype = traced.probe.dtype(coupling.node.inputs[slot])
-            added[name] = mask.astype(dtype).reshape(-1, *[1] * (len(axes) - dim - 1))
-            nodes_before.setdefault(index, []).append(make_node("Mul", [source, name], f"{name}_out"))
-            inputs[index, slot] = f"{name}_out"
-    return apply_edits(traced.model, Edits(inputs, {}, {}, added, nodes_before, {}))
+            if not mask.all():
+                masker.put(index, slot, dim, mask.reshape(-1, *[1] * (len(axes) - dim - 1)))
+    return apply_edits(traced.model, masker.edits())
+
+
+@dataclass(slots=True)
+class _Masker:
+    """Puts masks in front of inputs: what is removed becomes zero, or what stands for zero where it is quantized."""
+
+    traced: Trace
+    producers: Mapping[str, Node]  # by name of the output
+    inputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    added: dict[str, Array] = field(default_factory=dict)
+    nodes_before: dict[int, list[Any]] = field(default_factory=dict)
+    nodes_after: dict[int, list[Any]] = field(default_factory=dict)
+    outputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    attributes: dict[tuple[int, str], Stated] = field(default_factory=dict)
+
+    def edits(self) -> Edits:
+        """Return what masks change in the model."""
+        return Edits(
+            inputs=self.inputs,
+            attributes=self.attributes,
+            replaced={},
+            added=self.added,
+            nodes_before=self.nodes_before,
+            shapes={},
+            outputs=self.outputs,
+            nodes_after=self.nodes_after,
+        )
+
+    def narrow(self, index: int, edits: Edits, factors: Mapping[tuple[int, int], float], kept: Kept) -> None:
+        """Let a node work on the kept indices alone, as it does in the pruned model with its `edits`."""
+        coupling = self.traced.couplings[index]
+        self.attributes.update({key: value for key, value in edits.attributes.items() if key[0] == index})
+        for slot, name in enumerate(coupling.node.inputs):
+            new = edits.inputs.get((index, slot), name)
+            constant = edits.replaced.get(new, edits.added.get(new))
+            if constant is not None:
+                self.added[f"onnxprune_narrow_{index}_{slot}"] = constant
+                self.inputs[index, slot] = f"onnxprune_narrow_{index}_{slot}"
+            elif name:
+                self._take(index, slot, coupling.inputs[slot] or (), kept)
+                if (index, slot) in factors:
+                    self._scale(index, slot, factors[index, slot])
+        for place, name in enumerate(coupling.node.outputs):
+            if name:
+                factor = edits.added[edits.nodes_after[index][0].input[1]] if (index, place) in edits.outputs else None
+                self._put_back(index, place, factor, kept)
+
+    def _take(self, index: int, slot: int, axes: Axes, kept: Kept) -> None:
+        """Take the kept indices of an input."""
+        for dim, mask in self._cut_dims(axes, kept):
+            name = f"onnxprune_take_{index}_{slot}_{dim}"
+            source = self.inputs.get((index, slot), self.traced.model.nodes[index].inputs[slot])
+            self.added[name] = np.flatnonzero(mask)
+            self.nodes_before.setdefault(index, []).append(make_node("Gather", [source, name], f"{name}_out", axis=dim))
+            self.inputs[index, slot] = f"{name}_out"
+
+    def _scale(self, index: int, slot: int, factor: float) -> None:
+        name, source = f"onnxprune_factor_{index}_{slot}", self.inputs[index, slot]
+        self.added[name] = np.array(factor, self.traced.probe.dtype(self.traced.model.nodes[index].inputs[slot]))
+        self.nodes_before.setdefault(index, []).append(make_node("Mul", [source, name], f"{name}_out"))
+        self.inputs[index, slot] = f"{name}_out"
+
+    def _put_back(self, index: int, place: int, factor: Array | None, kept: Kept) -> None:
+        """Put the indices of an output back where they were, zero between them."""
+        name = self.traced.couplings[index].node.outputs[place]
+        axes = self.traced.values.get(name, ())
+        steps: list[tuple[str, Array, dict[str, int]]] = []
+        if factor is not None:
+            steps.append(("Mul", factor, {}))
+        for dim, mask in self._cut_dims(axes, kept):
+            places = np.maximum(np.cumsum(mask) - 1, 0)
+            zeros = mask.astype(self.traced.probe.dtype(name)).reshape(-1, *[1] * (len(axes) - dim - 1))
+            steps += [("Gather", places, {"axis": dim}), ("Mul", zeros, {})]
+        values = [name, *(f"onnxprune_back_{index}_{place}_{i}" for i in range(len(steps)))][::-1]
+        for (op, constant, attributes), before, after in zip(steps, values, values[1:], strict=False):
+            self.added[f"{before}_by"] = constant
+            node = make_node(op, [before, f"{before}_by"], after, **attributes)
+            self.nodes_after.setdefault(index, []).append(node)
+        if steps:
+            self.outputs[index, place] = values[0]
+
+    def _cut_dims(self, axes: Axes, kept: Kept) -> Iterator[tuple[int, Mask]]:
+        for dim, axis in enumerate(map(self.traced.partition.resolve, axes)):
+            if any(atom in kept for atom in walk(axis)):
+                yield dim, kept_mask(axis, kept)
+
+    def put(self, index: int, slot: int, dim: int, mask: Mask) -> None:
+        """Mask an input; `mask` broadcasts to it."""
+        coupling = self.traced.couplings[index]
+        source = self.inputs.get((index, slot), coupling.node.inputs[slot])
+        dtype = self.traced.probe.dtype(coupling.node.inputs[slot])
+        name = f"onnxprune_mask_{index}_{slot}_{dim}"
+        encoding = coupling.encodings.get(slot)
+        if encoding is None:
+            if self._put_before(index, slot, name, mask):
+                return
+            self.added[name] = mask.astype(dtype)
+            self._node(index, slot, "Mul", [source, name])
+            return
+        zero = None if encoding.zero is None else coupling.node.inputs[encoding.zero]
+        rank = len(coupling.inputs[slot] or ())
+        stored, of_zero = self._constant(source), np.zeros((), dtype) if zero is None else self._constant(zero)
+        if stored is not None and of_zero is not None:  # few kernels work on 8-bit integers: do it here
+            self.added[f"{name}_out"] = np.where(mask, stored, beside(of_zero, encoding.dim, rank)).astype(dtype)
+            self.inputs[index, slot] = f"{name}_out"
+            return
+        self.added[name] = mask
+        if zero is None:
+            zero = f"{name}_zero"
+            self.added[zero] = np.zeros((), dtype)
+        elif len(self.traced.probe.shape(zero) or ()) == 1:
+            zero = self._beside(index, name, zero, [-1, *[1] * (rank - encoding.dim - 1)])
+        self._node(index, slot, "Where", [name, source, zero])
+
+    def _put_before(self, index: int, slot: int, name: str, mask: Mask) -> bool:
+        """Mask the integers of a weight that is dequantized here; return whether there are such.
+
+        A product behind the dequantization would keep ONNX Runtime from computing in integers, and then the masked
+        and the pruned model would round differently.
+        """
+        source = self.traced.model.nodes[index].inputs[slot]
+        node = self.producers.get(source)
+        if (index, slot) in self.inputs or node is None or node.op != "DequantizeLinear":
+            return False
+        stored = self._constant(node.inputs[0])
+        scale, zero = (self._constant(name) for name in (*node.inputs[1:], "")[:2])
+        if stored is None or scale is None or scale.ndim > 1 or (zero is None and len(node.inputs) > 2):
+            return False
+        dim = node.attrs.get("axis", 1) % max(1, stored.ndim)
+        of_zero = np.zeros((), stored.dtype) if zero is None else beside(zero, dim, stored.ndim)
+        self.added[name] = np.where(mask, stored, of_zero).astype(stored.dtype)
+        again = make_node(node.op, [name, *node.inputs[1:]], f"{name}_out", **node.attrs)
+        self.nodes_before.setdefault(index, []).append(again)
+        self.inputs[index, slot] = f"{name}_out"
+        return True
+
+    def _constant(self, name: str) -> Array | None:
+        model = self.traced.model
+        return self.added[name] if name in self.added else model.array(name) if name in model.constants else None
+
+    def _node(self, index: int, slot: int, op: str, inputs: list[str]) -> None:
+        name = f"{inputs[1] if op == 'Mul' else inputs[0]}_out"
+        self.nodes_before.setdefault(index, []).append(make_node(op, inputs, name))
+        self.inputs[index, slot] = name
+
+    def _beside(self, index: int, name: str, zero: str, shape: list[int]) -> str:
+        """Return the name of a vector of zero points, such that it broadcasts to the input that it belongs to."""
+        self.added[f"{name}_shape"] = np.array(shape, np.int64)
+        node = make_node("Reshape", [zero, f"{name}_shape"], f"{name}_zero")
+        self.nodes_before.setdefault(index, []).append(node)
+        return f"{name}_zero"
 
 
 def new_sizes(kept: Kept) -> dict[Atom, int]:

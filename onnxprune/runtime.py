@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import pickle
 import platform
@@ -246,7 +247,11 @@ def default_dims(inputs: Sequence[Port], batch: int = 1) -> dict[str, int]:
 
 
 def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Return one array per input: floats standard normal, integers 0 or 1 (token ids), booleans true.
+    """Return one array per input: what a graph can take without knowing what it means.
+
+    Floats are standard normal. Integers that index an embedding (`Port.below`) lie in its range, 8-bit ones are
+    pixels of any value, others are 1, which a mask and a length can be. Booleans are true; a single one is a switch,
+    and as the seed is even or odd.
 
     Args:
         inputs: the inputs of the model.
@@ -257,7 +262,7 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
         DataError: for an input that is no tensor of numbers, of unknown rank, or with a dim that `dims` lacks.
     """
     rng = np.random.default_rng(seed)
-    return {port.name: _random(port, _concrete(port, dims), rng) for port in inputs}
+    return {port.name: _random(port, _concrete(port, dims), rng, seed % 2 == 0) for port in inputs}
 
 
 def _concrete(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
@@ -276,12 +281,15 @@ def _not_random(port: Port, why: str) -> str:
     return f"input {port.name!r} is {why}: random values cannot be made for it; give real ones with --data"
 
 
-def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator, switch: bool) -> Array:
     dtype = np.dtype(port.dtype)
     if dtype.kind == "b":
-        return np.ones(shape, dtype)
+        return np.full(shape, switch or math.prod(shape) > 1, dtype)
     if "int" in dtype.name:  # by name: the 4-bit integers of ml_dtypes are of kind V
-        return rng.integers(0, 2, shape).astype(dtype)
+        if port.below is not None:
+            return rng.integers(0, max(1, port.below), shape).astype(dtype)
+        is_pixel = dtype.name in ("int8", "uint8")
+        return rng.integers(0, 256, shape).astype(dtype) if is_pixel else np.ones(shape, dtype)
     return rng.standard_normal(shape, np.float32).astype(dtype)
 
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from onnxprune import shapes_quantized
 from onnxprune.model import FLOAT, INT32, Array, Inference, Node, Shape, TensorType
+from onnxprune.shapes_quantized import ShapeFunction
 
 
 @dataclass(frozen=True)
@@ -368,8 +370,17 @@ BLOCKED: Mapping[str, Rule] = {
     "ReorderOutput": unblocked,
     "Upsample": enlarged,
 }
+
+
+def _quantized(function: ShapeFunction) -> Rule:
+    return lambda call: function(call.node, [call.types.get(name) for name in call.node.inputs], call.values)
+
+
 SHAPES: Mapping[str, Rule] = {
-    prefix + name: rule
-    for prefix, table in (("", STANDARD), ("com.microsoft.", MICROSOFT), ("com.microsoft.nchwc.", BLOCKED))
-    for name, rule in table.items()
+    **{name: _quantized(function) for name, function in shapes_quantized.SHAPES.items()},
+    **{
+        prefix + name: rule
+        for prefix, table in (("", STANDARD), ("com.microsoft.", MICROSOFT), ("com.microsoft.nchwc.", BLOCKED))
+        for name, rule in table.items()
+    },
 }

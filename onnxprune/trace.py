@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from onnxprune import rules
 from onnxprune.axes import Axes, Axis, Lock, Partition, fresh
 from onnxprune.errors import CannotUnify
-from onnxprune.model import Model, Node, Shape
+from onnxprune.model import Body, Model, Node, Shape
 from onnxprune.probe import Probe, dynamic_dims, probe
 from onnxprune.rules import Coupling, Site
 
@@ -66,15 +66,20 @@ class _Tracer:
 
     def run(self) -> Trace:
         self._inputs()
-        for node in self.model.nodes:
-            if self._is_traced(node):
-                self.couplings[node.index] = self._couple(node)
+        self._graph(self.model.top)
         for port in self.model.outputs:
             reason = f"it is part of the graph output {port.name!r}"
             for axis in self._axes(port.name, -1, 0) or ():
                 self.partition.lock(axis, Lock(reason, port.name))
+        self._contract_dynamic()
         self._read_sizes()
         return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses))
+
+    def _graph(self, indices: Sequence[int]) -> None:
+        """Trace the nodes of the main graph or of a body, each after the bodies inside of it."""
+        for node in (self.model.nodes[index] for index in indices):
+            if self._is_traced(node):
+                self.couplings[node.index] = self._couple(node)
 
     # -- where axes come from ------------------------------------------------------------------------
 
@@ -114,11 +119,20 @@ class _Tracer:
         self.uses.append(Use(node, slot, name, axes))
         return axes
 
+    def _inner(self, name: str) -> Axes | None:
+        """Return the axes of a value inside a body, for the node that has the body; a constant there stays whole."""
+        known = name in self.values
+        axes = self._axes(name, -1, 0)
+        if not known:
+            for axis in axes or ():
+                self.partition.lock(axis, Lock("it is a fixed result of a branch or a loop", name))
+        return axes
+
     # -- one node --------------------------------------------------------------------------------------
 
     def _couple(self, node: Node) -> Coupling:
         inputs = [self._axes(name, node.index, slot) if name else None for slot, name in enumerate(node.inputs)]
-        site = Site(node, inputs, self.partition, self.probe)
+        site = Site(node, inputs, self.partition, self.probe, self._inner)
         try:
             self._apply(site)
         except CannotUnify as refusal:
@@ -136,12 +150,17 @@ class _Tracer:
     def _apply(self, site: Site) -> None:
         node = site.node
         entry = rules.RULES.get(node.op)
-        if node.captured or entry is None:
+        if entry is None or (node.bodies and entry.enter is None):
             why = rules.LOCKED.get(node.op, "has no rule")
             raise CannotUnify(f"{node.op} {'reads it inside a branch or loop' if node.captured else why}")
         for name, axes in zip(node.inputs, site.coupling.inputs, strict=True):
             if name and axes is None:
                 raise CannotUnify(f"the shape of {name!r} is unknown")
+        if entry.enter is not None:
+            entry.enter(site)
+            self.values.update(site.given)
+            for body in node.bodies:
+                self._graph(body.nodes)
         entry.apply(site)
         for name, axes in zip(node.outputs, site.coupling.outputs, strict=True):
             shape = self.probe.shape(name)
@@ -155,11 +174,14 @@ class _Tracer:
         """Lock every axis that the node touches, and give its outputs new locked axes."""
         node = site.node
         coupling = site.coupling
-        captured = [self._axes(name, -1, 0) for name in node.captured]
-        for axes in (*coupling.inputs, *coupling.outputs, *captured):
+        outer = (name for name in node.captured if not any(map(self._was_entered, node.bodies)))
+        inner = (name for body in node.bodies for name in (*(port.name for port in body.inputs), *body.outputs))
+        captured = [self._axes(name, -1, 0) for name in outer]
+        for axes in (*coupling.inputs, *coupling.outputs, *captured, *(self.values.get(name) for name in inner)):
             self._lock(axes, reason, node)
         coupling.writes.clear()
         coupling.contracted.clear()
+        coupling.mixed.clear()
         coupling.hidden.clear()
         coupling.macs.clear()
         coupling.read.update(range(len(node.inputs)))
@@ -173,9 +195,22 @@ class _Tracer:
             self._lock(axes, reason, node)
             coupling.outputs[index] = axes
 
+    def _was_entered(self, body: Body) -> bool:
+        """Whether some node of a body has been traced: it has taken part in what the body reads."""
+        return any(index in self.couplings for index in body.nodes)
+
     def _lock(self, axes: Axes | None, reason: str, node: Node) -> None:
         for axis in axes or ():
             self.partition.lock(axis, Lock(reason, node.name))
+
+    def _contract_dynamic(self) -> None:
+        """Lock what is summed over as one axis with a dynamic size: such a sum cannot be masked by a constant."""
+        for coupling in self.couplings.values():
+            for slot, dim in coupling.contracted:
+                axis = (coupling.inputs[slot] or ())[dim]
+                if any(atom.dynamic for atom in self.partition.atoms(axis)):
+                    reason = f"{coupling.node.op} sums over it and a dynamic size at once"
+                    self._lock((axis,), reason, coupling.node)
 
     # -- sizes used as data ----------------------------------------------------------------------------
 
@@ -250,6 +285,8 @@ class SizeFinder:
         if shape is None or shape.op != "Shape" or shape.inputs[0] not in self._values:
             return None
         axes = self._measured(shape)
+        if node.op == "Slice" and node.version < 10:
+            return axes[node.attrs["starts"][0] : node.attrs["ends"][0]]
         steering = [self._probe.static_value(name) for name in node.inputs[1:]]
         if node.op == "Gather" and steering[0] is not None:
             return [axes[int(i)] for i in steering[0].ravel()]

@@ -6,18 +6,20 @@ random half and compares on two settings of the dynamic dims, or on sizes that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from onnxprune.groups import Group, groups
-from onnxprune.model import load, problems, view
+from onnxprune.model import Model, load, problems, view
 from onnxprune.rewrite import masked, rewrite
-from onnxprune.runtime import open_session, random_feeds
+from onnxprune.runtime import Session, open_session, random_feeds
 from onnxprune.trace import Trace, trace
-from onnxprune.verify import settings
+from onnxprune.verify import NOISE_FACTOR, TOLERANCES, settings
+
+TOLERANCE = 1e-4  # of the output's range: float32 round-off is 1e-6 and less, a wrong slice gives 1e-2 and more
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ def check(
     *,
     only: Iterable[str] | None = None,
     seed: int = 0,
-    share: float = 0.5,
+    share: float | None = 0.5,
     inner: bool = True,
-    at: Iterable[Mapping[str, int]] = (),
+    at: Collection[Mapping[str, int]] = (),
+    quick: bool = False,
+    width: bool = False,
 ) -> Checked:
     """Cut groups of a model at random and assert that masking and pruning agree.
 
@@ -52,36 +56,66 @@ def check(
         source: path or ModelProto.
         only: names of the groups to cut; all that are free and exact by default.
         seed: of the kept sets and of the feeds.
-        share: of the units that stay.
+        share: of the units that stay; None draws one for each group.
         inner: whether inner factors (head dims) are cut too.
         at: sizes of the dynamic dims to compare on; without, those that `verify` chooses.
+        quick: whether the sessions are opened without optimizations, on one thread: for many small graphs. A
+            difference above the tolerance is then held against the measured round-off, as `verify` does.
+        width: whether groups are cut that an op mixes over.
     """
     model = load(source)
     traced = trace(model)
     found = groups(traced)
     rng = np.random.default_rng(seed)
-    able = [g for g in found if g.locked is None and g.exact and (inner or not g.inner) and g.units > 1]
+    able = [g for g in found if g.locked is None and (width or g.exact) and (inner or not g.inner) and g.units > 1]
     chosen = [group for group in able if only is None or group.name in set(only)]
     kept = {}
     for group in chosen:
+        part = rng.uniform() if share is None else share
         mask = np.zeros(group.units, bool)
-        mask[rng.permutation(group.units)[: max(1, round(share * group.units))]] = True
+        mask[rng.permutation(group.units)[: max(1, round(part * group.units))]] = True
         kept[group.atom] = mask
     pruned = rewrite(traced, kept).proto
-    assert problems(pruned) is None
-    worst = 0.0
-    dense = open_session(masked(traced, kept).SerializeToString(), folder=model.folder)
-    small = open_session(pruned.SerializeToString(), folder=model.folder)
+    found_wrong = problems(pruned)
+    assert found_wrong is None or (quick and problems(model.proto)), found_wrong  # inference of old opsets has faults
+    reference, small = masked(traced, kept).SerializeToString(), pruned.SerializeToString()
+    dense = open_session(reference, folder=model.folder, threads=1, optimize=not quick)
     sized = [(dims, random_feeds(model.inputs, dims, seed)) for dims in at]
-    for _, feeds in sized or settings(model, dense, None, seed):
-        expected, given = dense.run(feeds), small.run(feeds)
-        assert list(expected) == list(given)
-        for name, reference in expected.items():
-            assert given[name].shape == reference.shape, name
-            assert np.isfinite(given[name].astype(np.float64)).all(), name
-            scale = max(np.abs(reference.astype(np.float64)).max(initial=0.0), 1e-30)
-            difference = np.abs(reference.astype(np.float64) - given[name].astype(np.float64)).max(initial=0.0)
-            worst = max(worst, float(difference / scale))
-    assert worst <= 1e-4, f"masked and pruned differ by {worst:.1e} of the output's range"
+    cases = [feeds for _, feeds in sized or settings(model, dense, None, seed)]
+    least = 1e-2 if quick else 1e-30  # a sigmoid that is nearly 0 has an absolute error
+    worst = _worst(dense, open_session(small, folder=model.folder, threads=1, optimize=not quick), cases, least)
+    limit = max(TOLERANCE, _tolerance(model) if quick else 0.0)
+    if worst > limit:
+        again = open_session(reference, folder=model.folder, threads=1, optimize=quick)
+        if quick:
+            limit = max(limit, NOISE_FACTOR * _worst(dense, again, cases, least))
+        else:  # an optimization of the runtime that approximates may take hold of one of them alone
+            plain = open_session(small, folder=model.folder, threads=1, optimize=False)
+            worst = _worst(again, plain, cases, least)
+    assert worst <= limit, f"masked and pruned differ by {worst:.1e} of the output's range"
     assert view(pruned).inputs == model.inputs
     return Checked(traced, found, tuple(group.name for group in chosen), pruned, worst)
+
+
+def _worst(dense: Session, small: Session, cases: Iterable[Mapping[str, np.ndarray]], least: float) -> float:
+    return max(_difference(dense, small, feeds, least) for feeds in cases)
+
+
+def _difference(dense: Session, small: Session, feeds: Mapping[str, np.ndarray], least: float) -> float:
+    """Return the largest difference between the outputs of two sessions, of the range of each output (or `least`)."""
+    worst = 0.0
+    expected, given = dense.run(feeds), small.run(feeds)
+    assert list(expected) == list(given)
+    for name, reference in expected.items():
+        assert given[name].shape == reference.shape, f"{name}: {given[name].shape}, expected {reference.shape}"
+        assert np.isfinite(given[name].astype(np.float64)).all(), f"{name} is not finite"
+        scale = max(np.abs(reference.astype(np.float64)).max(initial=0.0), least)
+        difference = np.abs(reference.astype(np.float64) - given[name].astype(np.float64)).max(initial=0.0)
+        worst = max(worst, float(difference / scale))
+    return worst
+
+
+def _tolerance(model: Model) -> float:
+    """Return the tolerance of the least precise input of a model."""
+    names = {port.dtype.name for port in model.inputs if port.dtype is not None}
+    return max((TOLERANCES[name] for name in names if name in TOLERANCES), default=0.0)

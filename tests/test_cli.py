@@ -219,10 +219,11 @@ def test_bounds_need_labels(pair):
 def test_inspect_lists_groups_and_every_lock(folder):
     lines = invoke("inspect", "model.onnx").stdout.splitlines()
     assert lines[0].startswith("model.onnx: 4 nodes, 192 parameters, 176 MACs per sample, 0.0% of the parameters")
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "not pruned, by reason:",
         "  it is part of the graph input 'x' (at x): w1:in (6 neurons)",
         "  it is part of the graph output 'y' (at y): w2 (5 neurons)",
+        "3 of 3 nodes with weights can lose units",
     ]
 
 
@@ -280,7 +281,7 @@ def test_a_terminal_gets_wrapped_sentences(folder, monkeypatch, capsys):
     ids=["disk", "file", "Ctrl-C", "SIGTERM"],
 )
 def test_errors_of_the_system(folder, monkeypatch, error, code, message):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(pipeline, "inspect", fail)
@@ -288,7 +289,7 @@ def test_errors_of_the_system(folder, monkeypatch, error, code, message):
 
 
 def test_what_was_written_is_said(folder, steady, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_show", fail)
@@ -329,7 +330,7 @@ def test_an_interrupt_at_the_start_has_no_traceback(monkeypatch):
 
 
 def test_a_closed_pipe_is_left_to_click(folder, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(pipeline, "inspect", fail)

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxprune.data import batch_size, batches, load_data
-from onnxprune.errors import DataError
+from onnxprune.data import batch_size, batches, load_data, with_shapes
+from onnxprune.errors import DataError, OptionError
 from onnxprune.model import Port
 
 X = Port("x", np.dtype("f4"), ("n", 3))
@@ -245,3 +245,30 @@ def test_batch_size():
     assert batch_size([dynamic, scalar], 8) == 8
     assert batch_size([dynamic, fixed], 8) == 4
     assert batch_size([Port("d", None, None)], 8) == 8
+
+
+# -- shapes that are given ---------------------------------------------------------------------------------
+
+
+def test_a_shape_fixes_dims_of_the_same_name_too():
+    ports = [Port("x", np.dtype("f4"), ("n", 3, None)), Port("m", np.dtype("f4"), ("n", "k"))]
+    assert [port.shape for port in with_shapes(ports, {"x": (2, 3, 8)})] == [(2, 3, 8), (2, "k")]
+    assert with_shapes(ports, {}) == tuple(ports)
+
+
+def test_an_input_of_unknown_rank_gets_one():
+    assert with_shapes([Port("x", np.dtype("f4"), None)], {"x": (2, 3)})[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"z": (1, 3)}, "input 'z' is not one of the model, which takes 'x' float32 [n, 3]"),
+        ({"x": (1,)}, "input 'x': shape [1] does not fit, the model takes 'x' float32 [n, 3]"),
+        ({"x": (1, 4)}, "input 'x': shape [1, 4] does not fit, the model takes 'x' float32 [n, 3]"),
+    ],
+)
+def test_shapes_that_do_not_fit(shapes, message):
+    with pytest.raises(OptionError) as error:
+        with_shapes([Port("x", np.dtype("f4"), ("n", 3))], shapes)
+    assert str(error.value) == message

@@ -289,8 +289,8 @@ def test_initializers_that_are_listed_are_no_inputs():
 
 @pytest.mark.parametrize(
     ("dims", "shape"),
-    [(["n", 3, None], ("n", 3, None)), ([], ()), (None, None), ([-1, 3, 0], (None, 3, 0))],
-    ids=["dynamic", "scalar", "unknown rank", "minus one is dynamic"],
+    [(["n", 3, None], ("n", 3, None)), ([], ()), (None, None), ([-1, 3, "?", "?"], (None, 3, None, None))],
+    ids=["dynamic", "scalar", "unknown rank", "of PaddlePaddle"],
 )
 def test_ports(dims, shape):
     proto = model("y = Relu(x)", infer=False)
@@ -337,9 +337,12 @@ def test_subgraphs_tell_what_they_capture():
         infer=False,
         w=(6,),
     )
-    node = view(proto).nodes[0]
+    found = view(proto)
+    node = found.nodes[found.top[0]]
     assert node.captured == ("x", "w")
     assert "then_branch" not in node.attrs
+    assert [body.outputs for body in node.bodies] == [("p",), ("x",)]
+    assert [found.nodes[index].op for index in node.bodies[0].nodes] == ["Add", "Relu"]
 
 
 # -- arrays ----------------------------------------------------------------------------------------------------------
@@ -458,7 +461,7 @@ def rich():
     proto = model(
         "a = Conv(x, w1, b1)",
         "b = my.Odd(a)",
-        "c = my.Twice(b)",
+        "c = my.Odder(b)",
         "y = Conv(c, w2)",
         "dead = Relu(a)",
         "deader = Add(dead, spare)",
@@ -676,3 +679,15 @@ def test_a_file_that_only_looks_like_external_data_stays(tmp_path):
     with staged(linear(), tmp_path / "out.onnx", tmp_path):
         pass
     assert (tmp_path / "out.onnx.data").read_text() == "of somebody else"
+
+
+# -- indices ---------------------------------------------------------------------------------------------------------
+
+
+def test_indices_into_an_embedding_have_its_range():
+    proto = model(
+        "i = Cast<to = 7>(ids)", "u = Unsqueeze(i, zero)", "e = Gather(table, u)", "o = Gather(short, i)",
+        "m = Cast<to = 1>(mask)", "y = ReduceSum(e)", "z = Add(o, m)",
+        x="int32[s] ids, int64[s, 1] mask", y="float[] y, float[] z", table=(9, 4), short=(5, 4), zero=[0],
+    )  # fmt: skip
+    assert [(port.name, port.below) for port in view(proto).inputs] == [("ids", 5), ("mask", None)]

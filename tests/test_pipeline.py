@@ -416,7 +416,7 @@ def test_a_wrong_cut_raises(folder):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a bug")], ids=["Ctrl-C", "a bug"])
 @pytest.mark.parametrize("old", [None, b"the old output"], ids=["new", "forced"])
 def test_a_failure_leaves_what_was_there(folder, monkeypatch, error, old):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(verify, "verify", fail)

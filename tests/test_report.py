@@ -97,7 +97,7 @@ def objects(schema):
 
 def test_the_schema_is_strict_and_describes_every_field():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert len(list(objects(SCHEMA))) == 9
+    assert len(list(objects(SCHEMA))) == 11
     for schema in objects(SCHEMA):
         assert schema["additionalProperties"] is False
         assert set(schema["required"]) == set(schema["properties"])
@@ -324,11 +324,18 @@ def test_what_is_not_known_is_a_dash():
             "verified: masked = pruned to 3.0e-04 of the output's range in 2 runs, which is round-off: "
             "the original alone makes 2.0e-04 of it",
         ),
+        (
+            {"groups": [{"units": 8, "kept": 4, "exact": False}]},
+            "verified: masked = pruned to 2.0e-07 of the output's range in 2 runs, where normalisations go over the "
+            "kept units",
+        ),
     ],
-    ids=["below the tolerance", "one run", "round-off"],
+    ids=["below the tolerance", "one run", "round-off", "width"],
 )
 def test_the_proof_in_words(verification, proof):
     common = {"max_rel_diff": 2e-7, "tolerance": 1e-4, "noise": 0.0, "runs": [{}, {}]}
     side = {"macs": 2, "path": "small.onnx"}
+    groups = verification.pop("groups", [])
     told = {"verification": {**common, **verification}, "input": side, "output": side, "latency": [], "accuracy": None}
+    told["groups"] = groups
     assert report._verdict(told).splitlines()[0] == proof

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxprune
 from onnxprune.groups import groups
 from onnxprune.model import load, problems, view
 from onnxprune.rewrite import masked, new_sizes, rewrite
+from onnxprune.runtime import open_session
 from onnxprune.trace import trace
 from tests.oracle import check
 from tests.rules.build import ROWS, conv, dense, model
@@ -434,3 +438,69 @@ def test_an_old_model_lists_the_entries_of_runtime_sizes():
     assert len(checked.cut) == 1
     assert set(named(checked.pruned)) == set(listed(checked.pruned)) - {"x"}
     assert problems(checked.pruned) is None
+
+
+# -- width -------------------------------------------------------------------------------------------------------------
+
+
+def normed(op, attributes="", opset=18, **weights):
+    """Return two layers around a norm over 8 units, and the kept units of a cut to five."""
+    scales = ", ".join(weights)
+    proto = model(
+        "a = MatMul(x, w1)", f"n = {op}{attributes}(a, {scales})", "y = MatMul(n, w2)", x=ROWS, opset=opset,
+        w1=(6, 8), w2=(8, 4), **weights,
+    )  # fmt: skip
+    traced = trace(view(proto))
+    (group,) = [group for group in groups(traced) if group.mixed is not None]
+    return traced, {group.atom: np.array([1, 0, 1, 1, 0, 0, 1, 1], bool)}
+
+
+def run(proto, **feeds):
+    return open_session(proto.SerializeToString()).run(feeds)["y"]
+
+
+def test_rms_norm_of_fewer_units_is_that_of_the_others_at_zero():
+    """The statement of docs/architecture.md, with the mask put in front of the norm by hand."""
+    traced, kept = normed("RMSNormalization", "<epsilon = 0.3>", opset=23, g=(8,))
+    (mask,) = kept.values()
+    dense = onnx.ModelProto()
+    dense.CopyFrom(traced.model.proto)
+    weight = next(tensor for tensor in dense.graph.initializer if tensor.name == "w1")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * mask, "w1"))
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(rewrite(traced, kept).proto, x=x), run(dense, x=x), rtol=1e-5)
+
+
+def test_layer_norm_of_fewer_units_divides_by_the_original_count():
+    traced, kept = normed("LayerNormalization", "<epsilon = 0.3>", g=(8,), c=(8,))
+    (mask,) = kept.values()
+    w1, w2, g, c = (traced.model.array(name) for name in ("w1", "w2", "g", "c"))
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+    a = x @ w1[:, mask]
+    centred = a - a.mean(axis=1, keepdims=True)
+    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / 8 + 0.3)
+    expected = (centred / deviation * g[mask] + c[mask]) @ w2[mask]
+    np.testing.assert_allclose(run(rewrite(traced, kept).proto, x=x), expected, rtol=1e-4)
+
+
+def test_a_mean_of_fewer_units_is_divided_by_the_original_count():
+    proto = model("a = MatMul(x, w1)", "m = ReduceMean<keepdims = 1>(a, one)", "c = Sub(a, m)", "y = MatMul(c, w2)",
+                  x=ROWS, w1=(6, 8), w2=(8, 4), one=[1])  # fmt: skip
+    traced = trace(view(proto))
+    (group,) = [group for group in groups(traced) if group.mixed is not None]
+    mask = np.array([1, 0, 1, 1, 0, 0, 1, 1], bool)
+    w1, w2 = traced.model.array("w1"), traced.model.array("w2")
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+    a = x @ w1[:, mask]
+    expected = (a - a.sum(axis=1, keepdims=True) / 8) @ w2[mask]
+    np.testing.assert_allclose(run(rewrite(traced, {group.atom: mask}).proto, x=x), expected, rtol=1e-4)
+
+
+def test_a_vit_loses_width():
+    vit = Path(__file__).resolve().parent.parent / "models" / "vit.onnx"
+    result = onnxprune.prune(vit, ratio=0.25, width=True, latency=False)
+    cut = {group["name"]: group for group in result.report["groups"] if not group["exact"]}
+    assert cut["patches"]["kept"] == 56  # of 80, in multiples of 8
+    assert result.report["verification"]["passed"]
+    plain = onnxprune.prune(vit, ratio=0.25, latency=False)
+    assert result.report["output"]["params"] < 0.85 * plain.report["output"]["params"]

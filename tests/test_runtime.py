@@ -239,7 +239,9 @@ def test_random_feeds_have_the_types_and_shapes_of_the_inputs():
         port("f", "f4", "batch", 3, None),
         port("h", "f2", "batch"),
         port("b", ml_dtypes.bfloat16, "batch", 2),
-        port("ids", "i8", "batch", "seq"),
+        Port("ids", np.dtype("i8"), ("batch", "seq"), below=7),
+        port("lengths", "i4", "batch"),
+        port("pixels", "u1", 5000),
         port("small", ml_dtypes.uint4, 50),
         port("mask", "?", "batch", "seq"),
         port("scalar", "f8"),
@@ -247,14 +249,22 @@ def test_random_feeds_have_the_types_and_shapes_of_the_inputs():
     feeds = random_feeds(inputs, {"batch": 2, "f.2": 500, "seq": 100}, seed=3)
     shapes = {name: array.shape for name, array in feeds.items()}
     assert shapes == {
-        "f": (2, 3, 500), "h": (2,), "b": (2, 2), "ids": (2, 100), "small": (50,), "mask": (2, 100), "scalar": (),
+        "f": (2, 3, 500), "h": (2,), "b": (2, 2), "ids": (2, 100), "lengths": (2,), "pixels": (5000,),
+        "small": (50,), "mask": (2, 100), "scalar": (),
     }  # fmt: skip
     assert all(feeds[each.name].dtype == each.dtype for each in inputs)
     assert abs(feeds["f"].mean()) < 0.1
     assert abs(feeds["f"].std() - 1) < 0.1
-    assert set(np.unique(feeds["ids"])) == {0, 1}
-    assert set(feeds["small"].astype(int)) == {0, 1}
+    assert set(np.unique(feeds["ids"])) == set(range(7))
+    assert set(np.unique(feeds["pixels"])) == set(range(256))
+    assert set(feeds["lengths"]) == {1}
+    assert set(feeds["small"].astype(int)) == {1}
     assert feeds["mask"].all()
+
+
+def test_a_switch_is_on_and_off():
+    inputs = [port("training", "?")]
+    assert [bool(random_feeds(inputs, {}, seed)["training"]) for seed in (0, 1)] == [True, False]
 
 
 def test_random_feeds_follow_the_seed():

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from onnxprune import model as boundary
 from onnxprune import rules, verify
-from onnxprune.data import Data
+from onnxprune.data import Data, with_shapes
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.groups import groups
 from onnxprune.model import load, view
@@ -180,7 +180,7 @@ def test_a_group_whose_model_does_not_run_is_blamed(monkeypatch):
 @pytest.mark.usefixtures("wrong_softmax")
 def test_groups_that_fail_only_together_are_blamed_together(monkeypatch):
     traced, kept = planned(chain())
-    monkeypatch.setattr(verify, "_passes", lambda *args: len(args[2]) < 2)
+    monkeypatch.setattr(verify, "_passes", lambda *args, **_: len(args[2]) < 2)
     assert len(blame(traced, kept, groups(traced))) == 2
 
 
@@ -324,6 +324,23 @@ def test_noise_is_measured_output_by_output():
     assert (found.dims, found.feeds, found.outputs) == (case.dims, case.feeds, case.outputs)
 
 
+def test_noise_is_measured_on_feeds_that_differ_in_their_last_digit():
+    feeds = {"x": np.array([1.0, -2.0], np.float32), "i": np.array([3])}
+    seen = []
+    case = verify.Reference({}, feeds, {"y": np.array([1.0, 0.0])})
+
+    def run(given):
+        seen.append(given)
+        return {"y": np.array([1.0, 1e-3 * (len(seen) - 1)])}
+
+    found = verify._with_noise(case, SimpleNamespace(run=run))
+    assert found.noise == {"y": pytest.approx(1e-3)}
+    assert seen[0] == feeds
+    assert (seen[1]["x"] > feeds["x"]).all()
+    np.testing.assert_allclose(seen[1]["x"], feeds["x"], rtol=2e-7)
+    assert seen[1]["i"] is feeds["i"]
+
+
 def test_noise_of_one_output_does_not_excuse_another():
     case = noisy(("z", np.array([1.0, 0.0])), y=1e-2)
     right, wrong = np.array([1.0, 0.0]), np.array([1.0, 5e-3])
@@ -355,12 +372,29 @@ def test_a_run_above_its_own_noise_fails(monkeypatch, noise, runs):
     assert found.problem.startswith("output 'y' differs from the masked model by ")
 
 
-def verified_with_noise(monkeypatch, *noise):
+@pytest.mark.parametrize("depth", [1, 2, 60])
+def test_what_a_noisy_output_is_computed_from_must_agree(monkeypatch, depth):
+    """Its own round-off excuses the output alone: an error in front of it is found, as deep as it has to be."""
+    proto = dense("c = Relu(a)", "h = MatMul(c, k)", "b = Relu(h)", k=(8, 8))
+    calls = iter(range(60))
+    measure = verify._noise
+    monkeypatch.setattr(
+        verify, "_noise", lambda *given: dict.fromkeys(measure(*given), 0.1 if next(calls) // 2 < depth - 1 else 0.0)
+    )
+    found = verified_with_noise(monkeypatch, 0.1, 0.1, proto=proto, weight="k")
+    if depth > 3:  # all of it is noisy
+        assert found.passed
+        return
+    assert not found.passed
+    assert found.problem.startswith("round-off hides the outputs, and inside output ")
+
+
+def verified_with_noise(monkeypatch, *noise, proto=None, weight="w2"):
     """Verify a model that is slightly wrong in both runs, with the given noise of each run."""
-    traced, kept = planned(dense("b = Relu(a)"))
+    traced, kept = planned(proto or dense("b = Relu(a)"))
     proto = rewrite(traced, kept).proto
-    tensor = next(t for t in proto.graph.initializer if t.name == "w2")
-    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
+    tensor = next(t for t in proto.graph.initializer if t.name == weight)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), weight))
     measured = iter(noise)
     monkeypatch.setattr(verify, "_with_noise", lambda case, _: verify.replace(case, noise={"y": next(measured)}))
     return verified(traced, kept, proto)
@@ -421,6 +455,12 @@ def test_a_batch_of_one_is_tried_last():
     assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
 
 
+def test_waveforms_are_long():
+    pads = [0, 64, 0, 64]
+    proto = model('p = Pad<mode="reflect">(x, pads)', "y = Neg(p)", x="float[n,t] x", pads=pads)
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 2, "t": 512}, {"n": 3, "t": 576}]
+
+
 def test_other_sides_are_tried_until_the_model_runs():
     proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,1,h,w] x", to=[-1, 224 * 224], w=(224 * 224, 2))
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1, 32, 32]), "to"))
@@ -438,9 +478,17 @@ def test_no_size_that_the_model_runs_on():
     with pytest.raises(DataError) as caught:
         settings(view(proto), session(proto))
     start = (
-        "the original model runs on none of the sizes tried for its dynamic dims; use --data. ONNX Runtime cannot run "
+        "the original model runs on none of the sizes tried for its dynamic dims; "
+        "give sizes with --input NAME=SHAPE, or samples with --data. ONNX Runtime cannot run "
     )
     assert str(caught.value).startswith(start)
+
+
+def test_a_shape_that_is_given_makes_it_run():
+    proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,t] x", to=[7, 11], w=(11, 2), infer=False)
+    found = view(proto)
+    cases = settings(found, session(proto), inputs=with_shapes(found.inputs, {"x": (7, 11)}))
+    assert [feeds["x"].shape for _, feeds in cases] == [(7, 11), (7, 11)]
 
 
 def test_feeds_follow_the_seed():

@@ -5,7 +5,7 @@ the ops whose meaning depends on constants or attributes. `locked` says why some
 this package fills `RULES`.
 """
 
-from onnxprune.rules import broadcast, fused, reshape, select, table
+from onnxprune.rules import broadcast, control, fused, quantized, recurrent, reshape, select, table
 from onnxprune.rules.locked import ELSEWHERE, LOCKED
 from onnxprune.rules.registry import RULES, Entry
 from onnxprune.rules.site import Coupling, Site, Write
@@ -19,7 +19,10 @@ __all__ = [
     "Site",
     "Write",
     "broadcast",
+    "control",
     "fused",
+    "quantized",
+    "recurrent",
     "reshape",
     "select",
     "table",

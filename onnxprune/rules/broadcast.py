@@ -40,6 +40,8 @@ def reduction(x: Site) -> None:
             x.lock(axes[dim], f"{x.node.op} returns its indices")
         else:
             x.mix(axes[dim], "reduces over")
+    if x.node.op == "ReduceMean":
+        x.compensate(-1)
     keep = x.attr("keepdims", 1)
     x.output([ONE if dim in reduced else axis for dim, axis in enumerate(axes) if keep or dim not in reduced])
 

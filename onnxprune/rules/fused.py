@@ -207,6 +207,7 @@ def skip_layer_normalization(x: Site) -> None:
     """*b c~, *b c, c, c?, c? -> *b c, *b 1, *b 1, *b c: the sum of input and skip, normalised, comes last."""
     axes = x.broadcast(*(x.axes(slot) for slot in range(len(x.node.inputs)) if x.has(slot)))
     x.mix(axes[-1])
+    x.compensate(0.5, slot=2, epsilon=1e-12 if x.node.op.endswith("LayerNormalization") else 1e-5)
     for index in (0, 3):
         x.output(axes, index)
     for index in (1, 2):
@@ -218,6 +219,7 @@ def group_norm(x: Site) -> None:
     """N *s~ (g c~), (g c), (g c) -> n *s (g c); with channels_last = 0, n (g c~) *s~."""
     image = "n *s~ (g c~)" if x.attr("channels_last", 1) else "n (g c~) *s~"
     x.match(f"{image}, (g c), (g c) -> {image.replace('~', '')}", sizes={"g": "groups"})
+    x.compensate(0.5, slot=1, epsilon=1e-5)
 
 
 @rule(MS + "SkipGroupNorm")
@@ -226,12 +228,14 @@ def skip_group_norm(x: Site) -> None:
     image = "n *s~ (g c~)" if x.attr("channels_last", 1) else "n (g c~) *s~"
     plain = image.replace("~", "")
     x.match(f"{image}, (g c), (g c), {plain}, (g c)? -> {plain}, {plain}", sizes={"g": "groups"})
+    x.compensate(0.5, slot=1, epsilon=1e-5)
 
 
 @rule(MS + "GatedRMSNorm")
 def gated_rms_norm(x: Site) -> None:
     """*s (h c~), c, *s (h c) -> *s (h c)."""
     x.match("*s (h c~), c, *s (h c) -> *s (h c)")
+    x.compensate(0.5, slot=1, epsilon=1e-5)
 
 
 @rule("MeanVarianceNormalization")

@@ -20,17 +20,18 @@ class Entry:
     apply: Rule
     family: str  # "line", "function", or the name of a family
     text: str  # the line of the notation, or the first sentence of the function
+    enter: Rule | None = None  # gives the inputs of the node's bodies their axes, before these are traced
 
 
 RULES: dict[str, Entry] = {}
 
 
-def rule(*ops: str, family: str = "function") -> Callable[[Rule], Rule]:
-    """Register a function as the rule of `ops`."""
+def rule(*ops: str, family: str = "function", enter: Rule | None = None) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of `ops`; `enter` runs before the bodies of the node are traced."""
 
     def register(function: Rule) -> Rule:
         for op in ops:
-            _add(Entry(op, function, family, (function.__doc__ or "").strip().splitlines()[0]))
+            _add(Entry(op, function, family, (function.__doc__ or "").strip().splitlines()[0], enter))
         return function
 
     return register

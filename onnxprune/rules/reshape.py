@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from onnxprune.axes import ONE, Axes, Axis, concat, fresh, product
 from onnxprune.errors import CannotUnify
@@ -195,7 +195,12 @@ def constant_of_shape(x: Site) -> None:
 @rule("Concat")
 def concat_(x: Site) -> None:
     """*a p *b, *a q *b, ... -> *a [p + q + ...] *b."""
-    operands = [x.axes(slot) for slot in range(len(x.node.inputs))]
+    join(x, range(len(x.node.inputs)))
+
+
+def join(x: Site, slots: Iterable[int]) -> None:
+    """Concatenate the inputs in `slots` along `axis`."""
+    operands = [x.axes(slot) for slot in slots]
     dim = x.dim(x.attr("axis", 0), len(operands[0]))
     common = x.broadcast(*((*axes[:dim], ONE, *axes[dim + 1 :]) for axes in operands))
     x.output([*common[:dim], concat(*(axes[dim] for axes in operands)), *common[dim + 1 :]])

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
 
 from onnxprune.axes import ONE, Axes, Axis, Lock, Partition, concat, fresh, product
 from onnxprune.errors import CannotUnify
@@ -42,6 +45,32 @@ class Write:
     if_single: bool = False  # due only when a cut leaves one index of an axis
 
 
+Decoder: TypeAlias = Callable[[Sequence["Array | None"]], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the numbers of an input are stored, where that is not as they are: quantized, or packed."""
+
+    decode: Decoder  # from the arrays of the node's inputs to the real numbers, with the axes of this input
+    zero: int | None = None  # slot of what stands for zero; None where 0 does
+    dim: int = 0  # along which that lies if it is a vector
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """What keeps a normalisation what it was when it goes over fewer units.
+
+    Sums then go over the kept units, and are divided by the original count, as if the others were zero. With d units
+    before and d' after: a mean is multiplied by d'/d; a scale behind a division by the deviation, by sqrt(d/d'), and
+    the epsilon under the root by d/d'.
+    """
+
+    power: float  # of d/d', by which the scale, or the output, is multiplied
+    slot: int | None = None  # the input that is the scale; None is the output itself
+    epsilon: float | None = None  # default of the attribute epsilon, where there is one
+
+
 @dataclass(slots=True)
 class Coupling:
     """What is known of one node after its rule: the record that cost, masks and rewriting work from."""
@@ -56,17 +85,45 @@ class Coupling:
     heads: Axes = ()  # of an op that attends
     head_dims: Axes = ()
     writes: list[Write] = field(default_factory=list)
+    mixed: list[Axis] = field(default_factory=list)  # over which the op mixes
+    compensation: Compensation | None = None
+    encodings: dict[int, Encoding] = field(default_factory=dict)  # by input slot
     read: set[int] = field(default_factory=set)  # slots whose axes the rule took part in
+
+
+def dequantized(slot: int, scale: int | None, zero: int | None, dim: int, inputs: Sequence[Array | None]) -> Array:
+    """Return the real numbers of the input `slot`, float32; see `Site.encoded`."""
+    stored = inputs[slot]
+    assert stored is not None
+    real: Array = stored.astype(np.float32)
+    shift, factor = (inputs[at] if at is not None and at < len(inputs) else None for at in (zero, scale))
+    if shift is not None:
+        real = real - beside(shift.astype(np.float32), dim, real.ndim)
+    return real if factor is None else real * beside(factor.astype(np.float32), dim, real.ndim)
+
+
+def beside(vector: Array, dim: int, rank: int) -> Array:
+    """Return a vector such that it lies along `dim` of `rank` dims; other arrays as they are."""
+    return vector.reshape(-1, *[1] * (rank - dim - 1)) if vector.ndim == 1 else vector
 
 
 class Site:
     """One application of a rule to a node."""
 
-    def __init__(self, node: Node, inputs: list[Axes | None], partition: Partition, probe: Probe) -> None:
+    def __init__(
+        self,
+        node: Node,
+        inputs: list[Axes | None],
+        partition: Partition,
+        probe: Probe,
+        look_up: Callable[[str], Axes | None] = lambda _: None,
+    ) -> None:
         self.node = node
         self.partition = partition
         self.coupling = Coupling(node, inputs, [None] * len(node.outputs))
         self._probe = probe
+        self.given: dict[str, Axes] = {}  # axes of the inputs of bodies, by name
+        self._look_up = look_up  # axes of a value inside a body
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -83,8 +140,16 @@ class Site:
         return axes
 
     def rank(self, slot: int = 0) -> int:
-        """Return the number of axes of an input, without taking part in them."""
-        return len(self.coupling.inputs[slot] or ())
+        """Return the number of axes of an input, without taking part in them; 0 for one that is absent."""
+        return len(self.coupling.inputs[slot] or ()) if slot < len(self.coupling.inputs) else 0
+
+    def sizes(self, slot: int = 0) -> Shape:
+        """Return the sizes of an input, without taking part in its axes."""
+        return tuple(axis.size for axis in self.coupling.inputs[slot] or ()) if self.has(slot) else ()
+
+    def dtype(self, slot: int) -> np.dtype[Any]:
+        """Return the numpy type of an input."""
+        return self._probe.dtype(self.node.inputs[slot])
 
     def dim(self, position: SupportsIndex, rank: int) -> int:
         """Return a position of an axis counted from the front.
@@ -101,6 +166,21 @@ class Site:
         """Return the number of entries of an input that is a vector of sizes or positions."""
         shape = self._probe.shape(self.node.inputs[slot])
         return math.prod(shape) if shape is not None else 0
+
+    def inner_sizes(self, name: str) -> list[Sizes]:
+        """Return the sizes of a value inside a body under every setting of the probe."""
+        return self._pairs(name)
+
+    def inner(self, name: str) -> Axes:
+        """Return the axes of a value inside a body."""
+        axes = self._look_up(name)
+        if axes is None:
+            raise CannotUnify(f"the shape of {name!r} is unknown")
+        return axes
+
+    def give_inner(self, name: str, axes: Sequence[Axis]) -> None:
+        """Give the axes of an input of a body."""
+        self.given[name] = tuple(axes)
 
     def input_sizes(self, slot: int) -> list[Sizes]:
         """Return the sizes of an input under every setting of the probe."""
@@ -160,6 +240,12 @@ class Site:
         self.lock(axis, f"its size is computed by {self.node.op}")
         return axis
 
+    def unknown(self, size: int, reason: str) -> Axis:
+        """Return a new locked axis whose size is known at run time alone."""
+        axis = fresh(size, "t", dynamic=True)
+        self.lock(axis, reason)
+        return axis
+
     def new(self, dim: int, index: int = 0, name: str = "x") -> Axis:
         """Return a new free axis for a dim of an output; see `lock_dynamic`."""
         return fresh(self.output_shape(index)[dim], name, dynamic=not self.is_static(dim, index))
@@ -180,7 +266,12 @@ class Site:
 
     def mix(self, axis: Axis, verb: str = "normalises over") -> None:
         """Mark an axis as one over which the op mixes."""
+        self.coupling.mixed.append(axis)
         self.partition.mix(axis, Lock(f"{self.node.op} {verb} it", self.node.name))
+
+    def compensate(self, power: float, slot: int | None = None, epsilon: float | None = None) -> None:
+        """Record what keeps the normalisation what it was; see `Compensation`."""
+        self.coupling.compensation = Compensation(power, slot, epsilon)
 
     def contract(self, slot: int, dim: int) -> None:
         """Record that the op sums over this axis: a removed unit counts as zero here."""
@@ -191,6 +282,24 @@ class Site:
         """Record that a weight makes units here which the same op sums over: it counts as zero for a removed one."""
         if self.has(slot):
             self.coupling.hidden.append((slot, dim))
+
+    def encoded(self, slot: int, scale: int | None, zero: int | None, dim: int) -> None:
+        """Record that an input stands for ``(stored - zero) * scale``.
+
+        Args:
+            slot: the input.
+            scale: slot of the scale, None where it is applied later.
+            zero: slot of the zero point.
+            dim: along which both lie if they are vectors.
+        """
+        zero = zero if zero is not None and self.has(zero) else None
+        rank = self.rank(slot)
+        dim = dim % rank if rank else 0
+        self.coupling.encodings[slot] = Encoding(partial(dequantized, slot, scale, zero, dim), zero, dim)
+
+    def decoded(self, slot: int, decode: Decoder) -> None:
+        """Record that the numbers of an input are stored otherwise; masks are not put there."""
+        self.coupling.encodings[slot] = Encoding(decode)
 
     def write(
         self,
@@ -384,7 +493,7 @@ class _Match:
         for slot, operand in enumerate(self.pattern.inputs):
             for item in letters(operand):
                 present = item.name in (self.spreads if isinstance(item, Spread) else self.bound)
-                if not present or item.name in outside:
+                if not present or item.name in outside or item.locked:
                     continue
                 if sum(item.name in names for names in inside) == 1 and not self.sums:
                     for axis in self._axes_of(item):

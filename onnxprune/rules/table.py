@@ -13,8 +13,6 @@ from onnxprune.rules.site import Site
 # fmt: off
 line("Conv",                  "n (g i) *s, (g o) i *k, (g o)?  -> n (g o) *t",   "n g o i *t *k", channels=1, g="group")
 line("ConvTranspose",         "n (g i) *s, (g i) o *k, (g o)?  -> n (g o) *t",   "n g o i *s *k", channels=1, g="group")
-line("BatchNormalization",    "n c *s, c, c, c, c              -> n c *s")
-line("InstanceNormalization", "n c *s~, c, c                   -> n c *s")
 line("LRN",                   "n c~ *s                         -> n c *s")
 line("GlobalAveragePool",     "n c *s                          -> n c *t")
 line("GlobalMaxPool",         "n c *s                          -> n c *t")
@@ -34,6 +32,13 @@ line("Size",                  "*s                              -> ")
 line("NonZero",               "*s                              -> r t")
 line("Range",                 "_, _, _                         -> t")
 # fmt: on
+
+
+@rule("BatchNormalization")
+def batch_normalization(x: Site) -> None:
+    """N c *s, c, c, c, c -> n c *s; in training n~ c *s~, ... -> n c *s, c, c: normalised over all but the channels."""
+    mixed = "~" if x.attr("training_mode", 0) else ""
+    x.match(f"n{mixed} c *s{mixed}, c, c, c, c -> n c *s, c, c")
 
 
 @rule("MatMul")
@@ -71,6 +76,14 @@ def group_normalization(x: Site) -> None:
     """N (g c~) *s, (g c), (g c) -> n (g c) *s; before opset 21 scale and bias are per group."""
     scale = "(g c)" if x.node.version >= 21 else "g"
     x.match(f"n (g c~) *s~, {scale}, {scale} -> n (g c) *s", sizes={"g": "num_groups"})
+    x.compensate(0.5, slot=1, epsilon=1e-5)
+
+
+@rule("InstanceNormalization")
+def instance_normalization(x: Site) -> None:
+    """N c *s~, c, c -> n c *s."""
+    x.match("n c *s~, c, c -> n c *s")
+    x.compensate(0.5, slot=1, epsilon=1e-5)
 
 
 @rule("LayerNormalization", "RMSNormalization")
@@ -80,6 +93,7 @@ def layer_normalization(x: Site) -> None:
     first = x.dim(x.attr("axis", -1), len(axes))
     for axis in axes[first:]:
         x.mix(axis)
+    x.compensate(0.5, slot=1, epsilon=1e-5)
     for slot in range(1, len(x.node.inputs)):
         if x.has(slot):
             x.broadcast(axes, x.axes(slot))

@@ -14,6 +14,9 @@ import onnx
 
 from onnxprune.rules.broadcast import ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
 from tests.rules.build import FIXED, ROWS, TOKENS, conv, dense, model
+from tests.rules.control_cases import control_cases
+from tests.rules.quantized_cases import quantized_cases
+from tests.rules.recurrent_cases import recurrent_cases
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Case:
 C8 = "8 channels"
 N8 = "8 neurons"
 SPATIAL = "its size is computed by Conv"  # a weight over positions
+
+
+def row(op, variant, proto, cut, locks=(), inexact=(), after=(), trace_only="", at=()):
+    return Case(op, variant, proto, cut, locks, inexact, dict(after), trace_only, at)
 
 
 def on_images(op, variant, *nodes, cut=C8, locks=(), inexact=(), after=(), trace_only="", at=(), **rest):
@@ -303,7 +310,7 @@ def _others():
     )
     yield on_rows(
         "NonZero", "", "i = NonZero(a)", "f = Cast<to=1>(i)", "m = ReduceSum<keepdims=0>(f)", "b = Add(a, m)", cut="",
-        locks=("the shape of output 0 is unknown",)
+        locks=("NonZero gives its positions a meaning",)
     )  # fmt: skip
     yield on_rows(
         "Range", "", "s = Shape(a)", "n = Gather(s, zero)", "r = Range(zero, n, one)", "f = Cast<to=1>(r)",
@@ -768,4 +775,7 @@ CASES: tuple[Case, ...] = (
     *_gathers(),
     *_pads(),
     *_resizes(),
+    *control_cases(row),
+    *recurrent_cases(case),
+    *quantized_cases(case, on_images, on_rows),
 )

@@ -132,8 +132,8 @@ def _misfits():
     scaled = ("b = Mul(a, h)", "y = MatMul(b, w2)")
     scalar = {"k": 1.0, "w2": (8, 5)}
     yield row(
-        "Softmax", "of-scalar", "c = Exp(k)", "h = Softmax(c)", *scaled, locks=("the shape of 'h' is unknown",),
-        **scalar
+        "Softmax", "of-scalar", "c = ReduceSum<keepdims=0>(x)", "h = Softmax(c)", *scaled,
+        locks=("the shape of 'h' is unknown",), **scalar
     )  # fmt: skip
     yield row(
         "ArgMax", "of-scalar", "c = Exp(k)", "i = ArgMax(c)", "h = Cast<to=1>(i)", *scaled, locks=(), cut="8 neurons",
@@ -156,25 +156,16 @@ def _unknown():
         "Conv", "custom-op-of-unknown-shape", *head, "b = my.Act(a)", "y = Conv(b, w2)", imports='"my": 1',
         locks=("my.Act has no rule",), trace_only=CUSTOM, infer=False, **around, **tail
     )  # fmt: skip
-    yield case(
-        "Conv", "local-function", *head, "b = my.Act(a)", "y = Conv(b, w2)", imports='"my": 1',
-        locks=("my.Act has no rule",), **around, **tail,
-        functions='<domain: "my", opset_import: ["" : 18]> Act (u) => (w) {\n v = Relu(u)\n w = Neg(v)\n}'
-    )  # fmt: skip
     branches = (
         "<then_branch = yes () => (float[n,8,6,6] t) {{ {} }}, "
         "else_branch = no () => (float[n,8,6,6] f) {{ f = Neg(a) }}>"
     )
-    yield case(
-        "Conv", "branch", *head, f"b = If{branches.format('t = Relu(a)')}(c)", "y = Conv(b, w2)",
-        x="float[n,3,6,6] x, bool c", locks=("If reads it inside a branch or loop",), **around, **tail
-    )  # fmt: skip
     # the branch reads a weight that is cut outside of it: it needs the whole one
     yield case(
-        "Conv", "branch-reads-weight", "d = Conv(x, k)", "e = Mul(d, m)", "a = Conv(e, l)",
-        f"b = If{branches.format('s = ReduceSum<keepdims=0>(m) t = Mul(a, s)')}(c)", "y = Conv(b, w2)",
-        x="float[n,3,6,6] x, bool c", m=(4, 1, 1), locks=("If reads it inside a branch or loop",),
-        **around, **tail
+        "Conv", "body-of-a-custom-op", "d = Conv(x, k)", "e = Mul(d, m)", "a = Conv(e, l)",
+        f"b = my.If{branches.format('s = ReduceSum<keepdims=0>(m) t = Mul(a, s)')}(c)", "y = Conv(b, w2)",
+        x="float[n,3,6,6] x, bool c", m=(4, 1, 1), locks=("my.If reads it inside a branch or loop",),
+        imports='"my": 1', trace_only=CUSTOM, stated="float[n,8,6,6] b", **around, **tail
     )  # fmt: skip
 
 

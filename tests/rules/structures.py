@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.rules.build import IMAGE, ROWS, TOKENS, conv, dense, model
+from tests.rules.build import FIXED, IMAGE, ROWS, TOKENS, conv, dense, model
 from tests.rules.cases import C8, N8, SPATIAL, Case
 
 ATTEND = (  # q, k, v: [n, h, s, d]
@@ -352,6 +352,23 @@ def _sizes():
         ),
         "4 neurons, 3 neurons inside, 2 neurons inside", after={"r:1": [0, 0, 2, 2], "g:1": [0, 0, 2]}
     )  # fmt: skip
+    yield _case(
+        "sizes-by-slice-of-attributes",
+        conv(
+            "s = Shape(a)", "n = Slice<starts=[0], ends=[1], axes=[0]>(s)", "c = Slice<starts=[1], ends=[-2]>(s)",
+            "t = Concat<axis=0>(n, c, rest)", "r = Reshape(a, t)", "b = Reshape(r, s)", rest=[-1], opset=9,
+            y="float[n,5,6,6] y", infer=False
+        ),
+        C8, after={"r:1": [0, 4, -1]}
+    )  # fmt: skip
+    yield _case(
+        "sum-over-units-and-batch-at-once",
+        model(
+            "a = Gemm(x, w1)", "f = Flatten<axis=2>(a)", "h = MatMul(f, k)", "m = ReduceSum<keepdims=0>(h, zero)",
+            "y = MatMul(m, w2)", x=ROWS, w1=(6, 4), k=(1, 8), w2=(8, 3), zero=[0]
+        ),
+        N8, locks=("ReduceSum sums over it and a dynamic size at once",)
+    )  # fmt: skip
     # the size of one tensor is the shape of another, which is not cut
     for name, op in (("reshape", "z = Reshape(q, s)"), ("expand", "z = Expand(q, s)")):
         yield _case(
@@ -520,8 +537,30 @@ def _weights():
     yield _case(
         "unused-output", conv("p, q = Split<axis=1>(a)", "b = Relu(p)", out=4, opset=13), "4 channels, 4 channels"
     )
+    yield _case(
+        "dead-node-by-size",
+        conv(
+            "s = Shape(a)", "z = ConstantOfShape(s)", "dead = Add(a, z)", "b = Relu(a)", x=FIXED
+        ),
+        C8
+    )  # fmt: skip
     yield _case("dead-node", conv("b = Relu(a)", "dead = Relu(a)"), C8)
     yield _case("two-outputs", conv("b = Relu(a)", "z = GlobalAveragePool(a)", y="float[] y, float[] z"), "")
+
+
+def _functions():
+    """Calls of model-local functions, which are inlined."""
+    act = '<domain: "my", opset_import: ["" : 18]> Act (u) => (w) {\n v = Relu(u)\n w = Neg(v)\n}'
+    mlp = (
+        '<domain: "my", opset_import: ["" : 18, "my" : 1]> Mlp (u, p, q) => (w) '
+        "{\n a = MatMul(u, p)\n b = my.Act(a)\n w = MatMul(b, q)\n}"
+    )
+    yield _case("local-function", conv("b = my.Act(a)", imports='"my" : 1', functions=act), C8)
+    yield _case(
+        "nested-functions-with-weights",
+        dense("b = my.Mlp(a, p, q)", imports='"my" : 1', functions=f"{act}\n{mlp}", p=(8, 7), q=(7, 8)),
+        "8 neurons, 7 neurons, 8 neurons"
+    )  # fmt: skip
 
 
 STRUCTURES: tuple[Case, ...] = (
@@ -532,4 +571,5 @@ STRUCTURES: tuple[Case, ...] = (
     *_lengths(),
     *_language(),
     *_weights(),
+    *_functions(),
 )

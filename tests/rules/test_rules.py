@@ -112,6 +112,13 @@ def test_masked_and_pruned_agree(case):
             check(case.proto, only=[name], seed=9, at=case.at)
 
 
+@pytest.mark.parametrize("case", [case for case in RUNNABLE if case.inexact], ids=str)
+def test_what_is_mixed_over_can_be_cut_when_asked_for(case):
+    for seed, share in enumerate((0.5, 0.25, 0.75)):
+        checked = check(case.proto, seed=seed, share=share, width=True)
+        assert any(not group.exact for group in checked.groups if group.name in checked.cut)
+
+
 @pytest.mark.parametrize("case", [case for case in ALL if case.after], ids=str)
 def test_sizes_follow_the_cut(case):
     traced = traced_of(case)
@@ -473,4 +480,11 @@ def test_a_line_is_read_when_it_is_registered():
 
 def test_every_rule_is_said_in_one_line():
     assert not [entry.op for entry in RULES.values() if not entry.text or "\n" in entry.text]
-    assert {entry.family for entry in RULES.values()} == {"line", "function", "elementwise", "reduction", "mixing"}
+    assert {entry.family for entry in RULES.values()} == {
+        "line",
+        "function",
+        "elementwise",
+        "reduction",
+        "mixing",
+        "control",
+    }

@@ -1,0 +1,313 @@
+"""A model in plain form: what no other module needs to know of.
+
+* Calls of model-local functions, nested ones too, are inlined: inside of a function a weight has no place of its own.
+* Sparse initializers and constants become dense ones: dense weights are what is cut.
+* A value that a branch or a loop body names like a value elsewhere gets a name of its own.
+* What normalises weights alone (weight standardisation, weight norm) is computed: a cut elsewhere must not change the
+  statistics of a weight, and ONNX Runtime would compute it as well before the first run.
+
+A model that has none of these is returned as it is, and written back as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    inliner,
+    numpy_helper,
+)
+
+from onnxprune.errors import ModelError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_NORMALISING = frozenset(
+    (
+        *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"),
+        *("LpNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSum"),
+        *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    )
+)
+_MESSAGE = "onnxprune.weight:"  # in front of the names of tensors whose contents are put aside
+
+
+def plain(proto: ModelProto, folder: Path | None = None) -> ModelProto:
+    """Return `proto` in plain form: itself, or a changed copy.
+
+    Args:
+        proto: the model.
+        folder: where its external data lies.
+
+    Raises:
+        ModelError: when its functions cannot be inlined, or a sparse tensor is damaged.
+    """
+    if _calls_functions(proto):
+        proto = _inlined(proto)
+    if any(graph.sparse_initializer for graph in graphs(proto.graph)) or any(map(_sparse, _nodes(proto.graph))):
+        proto = _densified(proto)
+    if _has_namesakes(proto.graph):
+        proto = _renamed(proto)
+    computed = _computed(proto, folder or Path())
+    return _with_computed(proto, computed) if computed else proto
+
+
+def copy_fields(source: Any, target: Any, skip: set[str]) -> None:
+    """Copy every set field of a message that this version of onnx knows, but those in `skip`."""
+    for descriptor, value in source.ListFields():
+        if descriptor.name in skip:
+            continue
+        if descriptor.is_repeated:
+            getattr(target, descriptor.name).extend(value)
+        elif descriptor.message_type:
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)
+
+
+def graphs_of(attribute: AttributeProto) -> Iterator[GraphProto]:
+    """Yield the graphs that an attribute of a node holds: a branch of If, the body of Loop or Scan."""
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from graphs_of(attribute)
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield a graph and all graphs inside of it."""
+    yield graph
+    for node in graph.node:
+        for inner in _bodies(node):
+            yield from graphs(inner)
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for inner in graphs(graph):
+        yield from inner.node
+
+
+# -- functions -----------------------------------------------------------------------------------------
+
+
+def _calls_functions(proto: ModelProto) -> bool:
+    known = {(function.domain, function.name) for function in proto.functions}
+    return bool(known) and any((node.domain, node.op_type) in known for node in _nodes(proto.graph))
+
+
+def _inlined(proto: ModelProto) -> ModelProto:
+    """Return the model with the calls inlined by onnx; weights are put aside, as a message holds 2 GiB at most."""
+    try:
+        result = inliner.inline_local_functions(_without_contents(proto))
+    except Exception as error:  # the binding raises RuntimeError and others without a common base
+        reason = " ".join(str(error).split())
+        raise ModelError(f"its model-local functions cannot be inlined: {reason}") from None
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for tensor in result.graph.initializer:
+        if tensor.doc_string.startswith(_MESSAGE):
+            tensor.CopyFrom(tensors[tensor.name])
+    return result
+
+
+def _without_contents(proto: ModelProto) -> ModelProto:
+    """Return a model whose large initializers are empty and marked in their doc string."""
+    small = ModelProto()
+    copy_fields(proto, small, skip={"graph"})
+    copy_fields(proto.graph, small.graph, skip={"initializer"})
+    small.graph.initializer.extend(_emptied(tensor) for tensor in proto.graph.initializer)
+    return small
+
+
+def _emptied(tensor: TensorProto) -> TensorProto:
+    if len(tensor.raw_data) <= 1024 and not tensor.external_data:
+        return tensor
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=_MESSAGE)
+
+
+# -- sparse tensors ------------------------------------------------------------------------------------
+
+
+def _sparse(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and any(attribute.name == "sparse_value" for attribute in node.attribute)
+
+
+def _densified(proto: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for graph in list(graphs(copy.graph)):
+        graph.initializer.extend(_dense(tensor) for tensor in graph.sparse_initializer)
+        del graph.sparse_initializer[:]
+        for node in filter(_sparse, graph.node):
+            attribute = next(a for a in node.attribute if a.name == "sparse_value")
+            tensor = _dense(attribute.sparse_tensor)
+            del node.attribute[:]
+            node.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(tensor)
+    return copy
+
+
+def _dense(sparse: SparseTensorProto) -> TensorProto:
+    """Return a sparse tensor in dense form; its indices are flat ``[count]`` or coordinates ``[count, rank]``."""
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape) if len(indices) else []
+    content = np.zeros(math.prod(shape), values.dtype)
+    try:
+        content[np.asarray(flat, np.int64)] = values
+    except (IndexError, ValueError):
+        raise ModelError(f"sparse tensor {sparse.values.name!r} of shape {list(shape)} has indices outside") from None
+    return numpy_helper.from_array(content.reshape(shape), sparse.values.name)
+
+
+# -- weights that are normalised by nodes --------------------------------------------------------------
+
+
+def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
+    """Return the outputs of the nodes that normalise what follows from constants alone, by name."""
+    arithmetic = _Arithmetic(proto, folder)
+    found: dict[str, Array] = {}
+    for node in proto.graph.node:
+        if arithmetic.takes(node) and node.op_type in _NORMALISING and node.input:
+            values = [arithmetic.value(name) for name in node.output if name]
+            known = [value for value in values if value is not None]
+            if len(known) == len(values):
+                found.update(zip(filter(None, node.output), known, strict=True))
+    return found
+
+
+class _Arithmetic:
+    """What the nodes of a graph compute from its constants alone."""
+
+    def __init__(self, proto: ModelProto, folder: Path) -> None:
+        self._proto = proto
+        self._folder = folder
+        self._tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self._producers: dict[str, NodeProto] = {}
+        self._values: dict[str, Array | None] = {}
+
+    def takes(self, node: NodeProto) -> bool:
+        """Whether a node follows from constants; nodes are shown in the order of the graph."""
+        known = all(name in self._tensors or name in self._producers for name in node.input if name)
+        if not known or node.domain not in ("", "ai.onnx") or any(True for _ in _bodies(node)):
+            return False
+        self._producers.update(dict.fromkeys((name for name in node.output if name), node))
+        return True
+
+    def value(self, name: str) -> Array | None:
+        """Return a value, None where the reference cannot compute it."""
+        if name in self._tensors:
+            return numpy_helper.to_array(self._tensors[name], str(self._folder))
+        if name not in self._values:
+            self._values.update(self._outputs(self._producers[name]))
+        return self._values[name]
+
+    def _outputs(self, node: NodeProto) -> dict[str, Array | None]:
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
+
+        given = {name: self.value(name) for name in dict.fromkeys(node.input) if name}
+        outputs = [name for name in node.output if name]
+        inputs, results = ([ValueInfoProto(name=name) for name in names] for names in (given, outputs))
+        graph = GraphProto(name="node", node=[node], input=inputs, output=results)
+        model = ModelProto(ir_version=self._proto.ir_version, graph=graph, opset_import=self._proto.opset_import)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = ReferenceEvaluator(model).run(None, given)
+        except Exception:  # whatever an implementation in Python raises: the node then stays as it is
+            found = [None] * len(outputs)
+        return dict(zip(outputs, found, strict=True))
+
+
+def _with_computed(proto: ModelProto, computed: Mapping[str, Array]) -> ModelProto:
+    """Return a copy that holds what was computed, without the nodes and weights that nothing else reads."""
+    copy = ModelProto()
+    copy_fields(proto, copy, skip={"graph"})
+    copy_fields(proto.graph, copy.graph, skip={"node", "initializer"})
+    before, after = _needed(proto.graph, set()), _needed(proto.graph, set(computed))
+    gone = before - after
+    nodes = (node for node in proto.graph.node if not any(name in computed or name in gone for name in node.output))
+    copy.graph.node.extend(nodes)
+    copy.graph.initializer.extend(tensor for tensor in proto.graph.initializer if tensor.name not in gone)
+    copy.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in computed.items() if name in after)
+    return copy
+
+
+def _needed(graph: GraphProto, given: set[str]) -> set[str]:
+    """Return the names that the outputs of a graph depend on, where no node is needed to make what is `given`."""
+    needed = {info.name for info in graph.output}
+    for node in reversed(graph.node):
+        if any(name in needed and name not in given for name in node.output):
+            needed.update(node.input)
+            for inner in (inner for body in _bodies(node) for inner in graphs(body)):
+                needed.update(name for child in inner.node for name in child.input)
+                needed.update(info.name for info in inner.output)
+    return needed
+
+
+# -- names ---------------------------------------------------------------------------------------------
+
+
+def _defined(graph: GraphProto) -> Iterator[str]:
+    """Yield the names that a graph itself gives to values."""
+    yield from (info.name for info in graph.input)
+    listed = {info.name for info in graph.input}
+    yield from (tensor.name for tensor in graph.initializer if tensor.name not in listed)
+    yield from (name for node in graph.node for name in node.output if name)
+
+
+def _has_namesakes(graph: GraphProto) -> bool:
+    if not any(True for node in graph.node for _ in _bodies(node)):
+        return False
+    names = [name for inner in graphs(graph) for name in _defined(inner)]
+    return len(set(names)) < len(names)
+
+
+def _renamed(proto: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    taken = set(_defined(copy.graph))
+    _rename_inner(copy.graph, {}, taken)
+    return copy
+
+
+def _rename_inner(graph: GraphProto, names: Mapping[str, str], taken: set[str]) -> None:
+    """Apply `names` to what the nodes of a graph read, and make new names for what its inner graphs define."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for inner in _bodies(node):
+            own = {name: _unused(name, taken) for name in dict.fromkeys(_defined(inner))}
+            _rename_inner(inner, {**names, **own}, taken)
+            _rename_definitions(inner, {**names, **own})
+
+
+def _rename_definitions(graph: GraphProto, names: Mapping[str, str]) -> None:
+    named: Iterable[Any] = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for item in named:
+        item.name = names.get(item.name, item.name)
+    for node in graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Return a name that no other value has, and take it."""
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    taken.add(unique)
+    return unique

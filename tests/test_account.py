@@ -1,0 +1,93 @@
+"""Every node with weights is told of: what can be cut, what cannot, why, where, and what would free it."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxprune.account import ALONE, accounts, frees
+from onnxprune.groups import groups
+from onnxprune.model import view
+from onnxprune.pipeline import inspect, why_not
+from onnxprune.trace import trace
+from tests.rules.build import ROWS, TOKENS, conv, dense, model
+from tests.rules.cases import CASES
+from tests.rules.structures import STRUCTURES
+
+
+def told(proto):
+    traced = trace(view(proto))
+    found = groups(traced)
+    return accounts(traced, found, {g.name: why for g in found if (why := why_not(g)) is not None})
+
+
+def test_a_node_tells_what_is_cut_and_what_is_not():
+    first, second = told(conv("b = Relu(a)"))
+    assert (first.node, first.op, first.weights, first.params) == ("a", "Conv", ("w1", "b1"), 32)
+    assert (first.pruned, second.pruned) == (("w1",), ("w1",))
+    (image,) = first.locked
+    assert (image.group, image.reason, image.at) == ("w1:in", "it is part of the graph input 'x'", "x")
+    assert second.locked[0].reason == "it is part of the graph output 'y'"
+    assert second.locked[0].frees == "nothing: the model keeps its inputs and outputs"
+
+
+def test_an_op_without_a_rule_is_named():
+    *_, last = told(dense("b = my.Odd(a)", imports='"my" : 1', stated="float[n,8] b", infer=False))
+    assert not last.pruned
+    assert (last.locked[0].reason, last.locked[0].at) == ("my.Odd has no rule", "b")
+    assert last.locked[0].frees == "nothing in this version; please report the model"
+
+
+def test_what_is_normalised_is_free_with_width():
+    first, _ = told(dense("b = Softmax<axis = 1>(a)"))[:2]
+    assert first.locked[-1].frees == "--width"
+
+
+def test_a_weight_behind_arithmetic_belongs_to_its_consumer():
+    proto = model(
+        "t = Transpose<perm = [1, 0]>(w1)", "c = Cast<to = 1>(t)", "a = MatMul(x, c)", "y = MatMul(a, w2)",
+        x=ROWS, w1=(8, 6), w2=(8, 5), dtype="float32",
+    )  # fmt: skip
+    assert [(each.node, each.weights) for each in told(proto)] == [("a", ("w1",)), ("y", ("w2",))]
+
+
+def test_a_weight_that_meets_no_other():
+    (only,) = told(model("y = Mul(x, k)", x=TOKENS, k=(1,)))
+    assert (only.pruned, only.locked[0].reason, only.locked[0].group) == ((), ALONE, None)
+
+
+def test_weights_in_the_body_of_an_unknown_op():
+    proto = dense(
+        "b = my.If(c) <then_branch = t () => (float[n,8] p) { p = Mul(a, k) }, "
+        "else_branch = e () => (float[n,8] q) { q = Neg(a) }>",
+        x=f"{ROWS}, bool c", imports='"my" : 1', stated="float[n,8] b", infer=False, k=(8,), y="float[n,5] y",
+    )  # fmt: skip
+    last = told(proto)[-1]
+    assert (last.node, last.weights, last.locked[0].at) == ("p", ("k",), "b")
+
+
+@pytest.mark.parametrize("case", [*CASES, *STRUCTURES], ids=str)
+def test_no_node_is_left_out(case):
+    """Each node with weights has a group to cut or a reason, and each reason has a place."""
+    for account in told(case.proto):
+        assert account.pruned or account.locked
+        assert all(locked.reason and locked.at and locked.frees for locked in account.locked)
+
+
+def test_inspect_counts_nodes():
+    found = inspect(conv("b = Relu(a)"))
+    assert [account.node for account in found.accounts] == ["a", "y"]
+    assert found.to_dict()["nodes"][0]["pruned"] == ["w1"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "what"),
+    [
+        ("its ratio is 0", "other options"),
+        ("an outer factor of the same axis is pruned instead", "--only NAME"),
+        ("keeps channels in blocks: prune before the layout optimisation", "prune the model before that step"),
+        ("Slice cuts it at positions known at run time alone", "fixed sizes: export with them, or fold what computes"),
+        ("Gather picks its indices by value", "nothing: the op gives each index a meaning of its own"),
+    ],
+)  # fmt: skip
+def test_what_frees(reason, what):
+    assert frees(reason).startswith(what)

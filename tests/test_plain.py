@@ -1,0 +1,103 @@
+"""Models are brought into plain form, and those that are plain stay as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from onnxprune.errors import ModelError
+from onnxprune.model import load, view
+from onnxprune.plain import plain
+from onnxprune.runtime import open_session
+from tests.oracle import check
+from tests.rules.build import ROWS, conv, dense, model
+
+TWICE = '<domain: "my", opset_import: ["" : 18]> Twice (p) => (q) { q = Add(p, p) }'
+BRANCHES = "<then_branch = t () => (float[n,8] r) {{ {} }}, else_branch = e () => (float[n,8] r) {{ {} }}>"
+
+
+def sparse(values, indices, shape, name="k"):
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(np.array(values, np.float32), name), numpy_helper.from_array(np.array(indices)), shape
+    )
+
+
+def test_a_plain_model_is_the_same_object():
+    proto = conv("b = Relu(a)")
+    assert plain(proto) is proto
+    assert view(proto).proto is proto
+
+
+def test_functions_that_nobody_calls_stay():
+    proto = conv("b = Relu(a)", imports='"my" : 1', functions=TWICE)
+    assert plain(proto) is proto
+
+
+def test_calls_are_inlined_and_weights_kept():
+    proto = conv("b = my.Twice(a)", imports='"my" : 1', functions=TWICE, mid=64)
+    found = plain(proto)
+    assert [node.op_type for node in found.graph.node] == ["Conv", "Add", "Conv"]
+    assert list(found.graph.initializer) == list(proto.graph.initializer)
+    assert not found.functions
+
+
+def test_a_call_inside_a_branch_is_inlined():
+    body = BRANCHES.format("r = my.Twice(a)", "r = Neg(a)")
+    proto = dense(f"b = If(c) {body}", x=f"{ROWS}, bool c", y="float[n,5] y", imports='"my" : 1',
+                  functions=TWICE, infer=False)  # fmt: skip
+    assert {node.op for node in view(proto).nodes} == {"MatMul", "Add", "Neg", "If"}
+    assert check(proto).cut
+
+
+@pytest.mark.parametrize("indices", [[1, 5, 11], [[0, 1], [1, 1], [2, 3]]])
+def test_a_sparse_initializer_becomes_dense(indices):
+    proto = model("y = MatMul(x, k)", x="float[n,3] x", y="float[n,4] y", infer=False)
+    proto.graph.sparse_initializer.append(sparse([1, 2, 3], indices, [3, 4]))
+    found = load(proto)
+    assert found.array("k").tolist() == [[0, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 3]]
+    assert not found.proto.graph.sparse_initializer
+    assert len(proto.graph.sparse_initializer) == 1
+
+
+def test_a_sparse_constant_becomes_dense():
+    proto = model("y = MatMul(x, k)", x="float[n,3] x", y="float[n,4] y", infer=False)
+    node = helper.make_node("Constant", [], ["k"], sparse_value=sparse([7], [2], [3, 4], ""))
+    proto.graph.node.insert(0, node)
+    assert view(proto).array("k")[0].tolist() == [0, 0, 7, 0]
+
+
+def test_a_sparse_model_is_pruned():
+    proto = model("a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, k)", x=ROWS, y="float[n,4] y", w1=(6, 8),
+                  infer=False)  # fmt: skip
+    proto.graph.sparse_initializer.append(sparse(np.arange(1, 9), np.arange(8) * 4, [8, 4]))
+    assert check(proto).shape("k") == [4, 4]
+
+
+def test_an_index_outside_of_a_sparse_tensor_is_an_error():
+    proto = model("y = MatMul(x, k)", x="float[n,3] x", y="float[n,4] y", infer=False)
+    proto.graph.sparse_initializer.append(sparse([1], [12], [3, 4]))
+    with pytest.raises(ModelError, match=r"sparse tensor 'k' of shape \[3, 4\] has indices outside"):
+        plain(proto)
+
+
+def test_values_of_one_name_get_two():
+    body = BRANCHES.format("p = Relu(a)  r = Neg(p)", "p = Neg(a)  r = Relu(p)")
+    proto = dense(f"b = If(c) {body}", x=f"{ROWS}, bool c", y="float[n,5] y", infer=False)
+    found = view(proto)
+    names = [name for node in found.nodes for name in node.outputs]
+    assert len(names) == len(set(names))
+    assert {"p", "r", "p_2", "r_2"} <= set(names)
+    feeds = {"x": np.ones((2, 6), np.float32), "c": np.array(False)}
+    before, after = (open_session(each.SerializeToString()).run(feeds) for each in (proto, found.proto))
+    assert before["y"].tolist() == after["y"].tolist()
+
+
+def test_a_branch_may_shadow_an_outer_value():
+    body = BRANCHES.format("a0 = Relu(a)  r = Neg(a0)", "r = Neg(a)")
+    proto = dense(f"b = If(c) {body}", x=f"{ROWS}, bool c", y="float[n,5] y", infer=False)
+    found = view(proto)
+    assert [name for node in found.nodes for name in node.outputs].count("a0") == 1
+    onnx.checker.check_model(found.proto)
+    assert check(found.proto).cut

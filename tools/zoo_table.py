@@ -1,0 +1,151 @@
+"""What becomes of every graph of tests/zoo at a ratio of 0.3: one line a graph, then what could not be cut, and why.
+
+    python tools/zoo_table.py [GLOB ...] [--ratio 0.3] [--cache FILE]
+
+prints for each graph nodes, parameters, seconds of tracing, parameters after over before, and the share of the
+parameters that no group reaches for other reasons than the graph's inputs and outputs and normalisation. Graphs
+that lose less than 15 % or have more than 3 % locked are told with their reasons, largest first. With a cache, graphs
+whose files are as they were are not pruned again: remove it when the rules have changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from onnxprune import rewrite, verify  # noqa: E402
+from onnxprune.axes import walk  # noqa: E402
+from onnxprune.groups import Group, groups, weights  # noqa: E402
+from onnxprune.model import load, view  # noqa: E402
+from onnxprune.pipeline import Options, choose, kept_masks, plan  # noqa: E402
+from onnxprune.trace import Trace, trace  # noqa: E402
+from tests import zoo_store  # noqa: E402
+
+EXPECTED = ("it is part of the graph ",)
+MIXED = "normalises over"  # a removed unit would change what it computes for the others: no lack of a rule
+LITTLE, MUCH = 0.15, 0.03
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one graph."""
+
+    name: str
+    nodes: int
+    params: int
+    trace_s: float
+    left: float  # parameters after over before
+    locked: float  # share of the parameters that are locked for other reasons than those expected
+    reasons: tuple[tuple[str, float], ...]  # with the share that they lock, largest first
+    problem: str | None
+
+
+def row(name: str, ratio: float) -> Row:
+    """Prune one graph without timing and prove it."""
+    entry = zoo_store.load_zoo()[name]
+    model = load(zoo_store.refill(zoo_store.read(entry.path)))
+    start = time.perf_counter()
+    try:
+        traced = trace(model)
+    except Exception as error:
+        return Row(name, len(model.nodes), model.params, 0.0, 1.0, 1.0, (), f"trace: {type(error).__name__}: {error}")
+    seconds = time.perf_counter() - start
+    found = groups(traced)
+    options = Options(ratio=ratio)
+    left, problem = 1.0, None
+    try:
+        masks = kept_masks(found, plan(traced, found, choose(found, options), options))
+        if masks:
+            pruned = view(rewrite.rewrite(traced, masks).proto)
+            problem = verify.verify(traced, masks, pruned).problem
+            left = pruned.params / model.params
+    except Exception as error:
+        problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    reasons = locked_by_reason(traced, found)
+    total = sum(constant.count for constant in weights(traced).values()) or 1
+    shares = tuple((reason, count / total) for reason, count in reasons.most_common())
+    locked = sum(share for reason, share in shares if MIXED not in reason)
+    return Row(name, len(model.nodes), model.params, seconds, left, locked, shares, problem)
+
+
+def locked_by_reason(traced: Trace, found: tuple[Group, ...]) -> Counter[str]:
+    """Return how many parameters no group can shrink, by the reasons of their axes.
+
+    A weight counts for the first of its axes that is locked for an unexpected reason; a weight that some prunable
+    group carries counts not at all.
+    """
+    prunable = {group.atom for group in found if group.prunable}
+    everything = weights(traced)
+    reached, reasons = set(), {}
+    for use in traced.uses:
+        if use.constant not in everything or use.node < 0:
+            continue
+        for axis in traced.axes(use.axes):
+            for atom in walk(axis):
+                if atom in prunable:
+                    reached.add(use.constant)
+                lock = traced.partition.lock_of(atom) or traced.partition.mix_of(atom)
+                if lock is not None and not lock.reason.startswith(EXPECTED):
+                    reasons.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
+    counted: Counter[str] = Counter()
+    for name, reason in reasons.items():
+        if name not in reached:
+            counted[reason] += math.prod(everything[name].shape)
+    return counted
+
+
+def told(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines on graphs that lose little or have much locked."""
+    for one in rows:
+        if one.problem:
+            yield f"\n{one.name}: NOT VERIFIED: {one.problem}"
+        if one.left > 1 - LITTLE or one.locked > MUCH:
+            yield f"\n{one.name}: {1 - one.left:.1%} lost, {one.locked:.1%} locked"
+            yield from (f"    {share:6.1%}  {reason}" for reason, share in one.reasons[:6])
+
+
+def cached(name: str, ratio: float, cache: Path | None) -> Row:
+    """Return the row of a graph from the cache, or make it and add it there."""
+    key = f"{name} {ratio} {zlib.crc32(zoo_store.load_zoo()[name].path.read_bytes())}"
+    known = dict(map(json.loads, cache.read_text().splitlines())) if cache and cache.exists() else {}
+    if key not in known:
+        made = row(name, ratio)
+        if cache:
+            with cache.open("a") as file:
+                file.write(json.dumps([key, asdict(made)]) + "\n")
+        return made
+    return Row(**known[key])
+
+
+def main() -> None:
+    """Print the table, then the graphs that need a look."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("globs", nargs="*", default=["*"])
+    parser.add_argument("--ratio", type=float, default=0.3)
+    parser.add_argument("--cache", type=Path)
+    args = parser.parse_args()
+    rows = []
+    print(f"{'graph':58} nodes     params  trace   left locked")
+    for name in zoo_store.load_zoo():
+        if any(fnmatchcase(name, glob) for glob in args.globs):
+            one = cached(name, args.ratio, args.cache)
+            rows.append(one)
+            print(f"{name:58} {one.nodes:5} {one.params:10,} {one.trace_s:6.2f} {one.left:6.3f} {one.locked:6.3f}"
+                  f" {one.problem or ''}", flush=True)  # fmt: skip
+    print(*told(rows), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
