@@ -375,6 +375,29 @@ def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues)
             yield _matrix(array, dim, located)
 
 
+def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, str]:
+    """Return for every group the first one that shares matrices with it, unit for unit, by name; itself if none does.
+
+    A weight that several layers share stays one only where they keep the same units.
+    """
+    leader: dict[str, str] = {}
+    owners: dict[tuple[str, int, bytes], str] = {}
+
+    def root(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    for group in found:
+        leader[group.name] = group.name
+        for member in group.members:
+            if len(constants[member.constant].shape) > 1:
+                owner = owners.setdefault((member.constant, member.dim, member.places.tobytes()), group.name)
+                one, other = root(owner), root(group.name)
+                leader[other] = one
+    return {name: root(name) for name in leader}
+
+
 def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:
     """Return the groups that each weight carries, by the name of the constant."""
     result: dict[str, list[Group]] = {}
