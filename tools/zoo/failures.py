@@ -37,4 +37,6 @@ KNOWN: dict[str, str] = {
     "hf_autoformer.torchscript": _FUSED,
     "hf_upernet_swin.torchscript": _RANK,
     "hf_dinov2_registers.torchscript": _FUSED,
+    "own_encoder_decoder.dynamo": _GUARD,
+    "own_lstm_streaming.dynamo": "the batch of the states becomes a dim of its own, so that the feeds do not fit together",
 }
