@@ -38,5 +38,5 @@ KNOWN: dict[str, str] = {
     "hf_upernet_swin.torchscript": _RANK,
     "hf_dinov2_registers.torchscript": _FUSED,
     "own_encoder_decoder.dynamo": _GUARD,
-    "own_lstm_streaming.dynamo": "the batch of the states becomes a dim of its own, so that the feeds do not fit together",
+    "own_lstm_streaming.dynamo": "the states get a batch of their own, which does not fit",
 }
