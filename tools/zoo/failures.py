@@ -37,4 +37,6 @@ KNOWN: dict[str, str] = {
     "hf_autoformer.torchscript": _FUSED,
     "hf_upernet_swin.torchscript": _RANK,
     "hf_dinov2_registers.torchscript": _FUSED,
+    "own_encoder_decoder.dynamo": _GUARD,
+    "own_lstm_streaming.dynamo": "the states get a batch of their own, which does not fit",
 }
