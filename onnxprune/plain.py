@@ -3,6 +3,7 @@
 * Calls of model-local functions, nested ones too, are inlined: inside of a function a weight has no place of its own.
 * Sparse initializers and constants become dense ones: dense weights are what is cut.
 * A value that a branch or a loop body names like a value elsewhere gets a name of its own.
+* Parts that several nodes take of one weight are weights of their own, so that each is cut for itself.
 * What normalises weights alone (weight standardisation, weight norm) is computed: a cut elsewhere must not change the
   statistics of a weight, and ONNX Runtime would compute it as well before the first run.
 
@@ -42,6 +43,7 @@ _NORMALISING = frozenset(
         *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
     )
 )
+_PARTS = frozenset(("Slice", "Split"))
 _MESSAGE = "onnxprune.weight:"  # in front of the names of tensors whose contents are put aside
 
 
@@ -180,14 +182,26 @@ def _dense(sparse: SparseTensorProto) -> TensorProto:
 def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
     """Return the outputs of the nodes that normalise what follows from constants alone, by name."""
     arithmetic = _Arithmetic(proto, folder)
+    parted = _parted(proto.graph)
     found: dict[str, Array] = {}
     for node in proto.graph.node:
-        if arithmetic.takes(node) and node.op_type in _NORMALISING and node.input:
+        follows = arithmetic.takes(node) and bool(node.input)
+        if follows and (node.op_type in _NORMALISING or node.input[0] in parted):
             values = [arithmetic.value(name) for name in node.output if name]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 found.update(zip(filter(None, node.output), known, strict=True))
     return found
+
+
+def _parted(graph: GraphProto) -> set[str]:
+    """Return the weights that several nodes read, all of them to take parts."""
+    readers: dict[str, list[str]] = {}
+    for node in _nodes(graph):
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    weights = {tensor.name for tensor in graph.initializer} - {info.name for info in graph.output}
+    return {name for name in weights if len(readers.get(name, ())) > 1 and _PARTS.issuperset(readers[name])}
 
 
 class _Arithmetic:
