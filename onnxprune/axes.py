@@ -308,6 +308,12 @@ class Partition:
         for atom in self.atoms(axis):
             self._mixed.setdefault(atom, lock)
 
+    def make_static(self, axis: Axis) -> None:
+        """Replace the dynamic atoms of an axis whose size is known: factors of one number vary no more than it does."""
+        for atom in self.atoms(axis):
+            if atom.dynamic:
+                self._bind(atom, Atom(atom.size, atom.name))
+
     # -- unification -----------------------------------------------------------------------------
 
     def unify(self, left: Axis, right: Axis) -> None:

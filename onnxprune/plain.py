@@ -4,8 +4,9 @@
 * Sparse initializers and constants become dense ones: dense weights are what is cut.
 * A value that a branch or a loop body names like a value elsewhere gets a name of its own.
 * Parts that several nodes take of one weight are weights of their own, so that each is cut for itself.
-* What normalises weights alone (weight standardisation, weight norm) is computed: a cut elsewhere must not change the
-  statistics of a weight, and ONNX Runtime would compute it as well before the first run.
+* What normalises weights alone (weight standardisation, weight norm), or makes fewer numbers of them (a network over a
+  table of positions), is computed: a cut elsewhere must not change the statistics of a weight, and ONNX Runtime would
+  compute it as well before the first run.
 
 A model that has none of these is returned as it is, and written back as it is.
 """
@@ -41,8 +42,10 @@ _NORMALISING = frozenset(
         *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"),
         *("LpNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSum"),
         *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+        *("Shape", "Size"),
     )
 )
+_CONTRACTING = frozenset(("Conv", "Einsum", "Gemm", "MatMul"))
 _PARTS = frozenset(("Slice", "Split"))
 _MESSAGE = "onnxprune.weight:"  # in front of the names of tensors whose contents are put aside
 
@@ -186,7 +189,8 @@ def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for node in proto.graph.node:
         follows = arithmetic.takes(node) and bool(node.input)
-        if follows and (node.op_type in _NORMALISING or node.input[0] in parted):
+        known_to = node.op_type in _NORMALISING or node.input[0] in parted if follows else False
+        if known_to or (follows and node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
             values = [arithmetic.value(name) for name in node.output if name]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
@@ -229,6 +233,12 @@ class _Arithmetic:
         if name not in self._values:
             self._values.update(self._outputs(self._producers[name]))
         return self._values[name]
+
+    def shrinks(self, node: NodeProto) -> bool:
+        """Whether a node makes fewer numbers than it reads."""
+        values = [self.value(name) for name in (*node.output, *node.input) if name]
+        sizes = [value.size for value in values if value is not None]
+        return len(sizes) == len(values) and sizes[0] <= sum(sizes[1:])
 
     def _outputs(self, node: NodeProto) -> dict[str, Array | None]:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it

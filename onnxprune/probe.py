@@ -249,7 +249,8 @@ def _from_sizes(model: Model, settings: tuple[Setting, ...]) -> set[str]:
     for node in model.nodes:
         known = all(name in setting.values for setting in settings for name in node.outputs if name)
         depends = node.op in ("Shape", "Size") and not _reads_constant(model, node)
-        if known and (depends or any(name in from_sizes for name in node.inputs)):
+        read = (*node.inputs, *(name for body in node.bodies for name in body.outputs))
+        if known and (depends or any(name in from_sizes for name in read)):
             from_sizes.update(node.outputs)
     return from_sizes
 
@@ -365,12 +366,18 @@ class _Walk:
     # -- bodies ----------------------------------------------------------------------------------------
 
     def if_(self, node: Node) -> int:
-        """Walk both branches; an output has the dims in which they agree."""
-        misfits = sum(self.graph(body.nodes) for body in node.bodies)
+        """Walk both branches; an output is that of the one taken, or has the dims in which both agree."""
+        misfits = {body.attribute: self.graph(body.nodes) for body in node.bodies}
+        bodies, condition = node.bodies, self.values.get(node.inputs[0])
+        if condition is not None and condition.size == 1:
+            taken = "then_branch" if condition.item() else "else_branch"
+            bodies = tuple(body for body in bodies if body.attribute == taken)
         for index, name in enumerate(node.outputs):
-            types = [self.types.get(body.outputs[index]) for body in node.bodies]
-            self._set_common(name, types)
-        return misfits
+            inner = [body.outputs[index] for body in bodies]
+            self._set_common(name, [self.types.get(each) for each in inner])
+            if len(inner) == 1 and inner[0] in self.values:
+                self.values[name] = self.values[inner[0]]
+        return sum(misfits[body.attribute] for body in bodies)
 
     def _set_common(self, name: str, types: Sequence[TensorType | None]) -> None:
         """Give a value what all `types` have in common, and an assumed size where dims differ."""
