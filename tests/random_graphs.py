@@ -1536,6 +1536,15 @@ def from_seed(seed):
     return random_graph(lambda count: int(rng.integers(count)))
 
 
+def choices(seed):
+    """Return how the oracle cuts the graph of a seed: inner factors in two of three, what ops mix over in two of five.
+
+    >>> choices(0)["inner"], choices(0)["width"], choices(2)["inner"], choices(2)["width"]
+    (False, True, True, False)
+    """
+    return {"share": None, "inner": seed % 3 > 0, "at": SIZES, "quick": True, "width": seed % 5 < 2}
+
+
 @st.composite
 def graphs(draw):
     """Draw random graphs for hypothesis."""

@@ -73,8 +73,8 @@ def examine(seed: int) -> Outcome:
 
 
 def verdict(proto: onnx.ModelProto, seed: int) -> Checked:
-    """Cut random units of a graph, a random share of every group, inner factors in two of three graphs."""
-    return check(proto, seed=seed, share=None, inner=seed % 3 > 0, at=random_graphs.SIZES, quick=True)
+    """Cut random units of a graph, a random share of every group; inner factors, or width, in a part of the graphs."""
+    return check(proto, seed=seed, **random_graphs.choices(seed))
 
 
 def cut_ops(checked: Checked) -> set[str]:

@@ -369,6 +369,14 @@ def _sizes():
         ),
         N8, locks=("ReduceSum sums over it and a dynamic size at once",)
     )  # fmt: skip
+    yield _case(
+        "mean-over-units-and-positions-at-once",
+        model(
+            "a = Conv(x, w1)", "r = Reshape(a, t)", "y = ReduceMean<keepdims=1, axes=[1]>(r)", x="float[n,1,h,w] x",
+            w1=(4, 1, 1, 1), t=[0, -1], opset=13
+        ),
+        "", locks=("ReduceMean mixes over it and a dynamic size at once",)
+    )  # fmt: skip
     # the size of one tensor is the shape of another, which is not cut
     for name, op in (("reshape", "z = Reshape(q, s)"), ("expand", "z = Expand(q, s)")):
         yield _case(
