@@ -238,7 +238,9 @@ def _with_computed(proto: ModelProto, computed: Mapping[str, Array]) -> ModelPro
     copy = ModelProto()
     copy_fields(proto, copy, skip={"graph"})
     copy_fields(proto.graph, copy.graph, skip={"node", "initializer"})
-    before, after = _needed(proto.graph, set()), _needed(proto.graph, set(computed))
+    before = _needed(proto.graph, set())
+    dead = {name for node in proto.graph.node for name in node.output} - before  # stays, and so does what it reads
+    after = _needed(proto.graph, set(computed), dead)
     gone = before - after
     nodes = (node for node in proto.graph.node if not any(name in computed or name in gone for name in node.output))
     copy.graph.node.extend(nodes)
@@ -247,9 +249,12 @@ def _with_computed(proto: ModelProto, computed: Mapping[str, Array]) -> ModelPro
     return copy
 
 
-def _needed(graph: GraphProto, given: set[str]) -> set[str]:
-    """Return the names that the outputs of a graph depend on, where no node is needed to make what is `given`."""
-    needed = {info.name for info in graph.output}
+def _needed(graph: GraphProto, given: set[str], dead: Iterable[str] = ()) -> set[str]:
+    """Return the names that the outputs of a graph depend on, where no node is needed to make what is `given`.
+
+    What is `dead` counts as an output.
+    """
+    needed = {info.name for info in graph.output}.union(dead)
     for node in reversed(graph.node):
         if any(name in needed and name not in given for name in node.output):
             needed.update(node.input)

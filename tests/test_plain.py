@@ -101,3 +101,12 @@ def test_a_branch_may_shadow_an_outer_value():
     assert [name for node in found.nodes for name in node.outputs].count("a0") == 1
     onnx.checker.check_model(found.proto)
     assert check(found.proto).cut
+
+
+def test_what_dead_nodes_read_of_the_arithmetic_stays():
+    proto = model(
+        "a = Conv(x, w1)", "n, m, v = BatchNormalization<training_mode=1>(k, one, one, one, one)", "dead = Neg(n)",
+        "c = ReduceMean(w2, d)", "e = Sub(w2, c)", "gone = Unsqueeze(a, d)", "y = Conv(a, e)", w1=(4, 3, 1, 1),
+        w2=(2, 4, 1, 1), k=(1, 3, 4), one=np.ones(3, np.float32), d=[1]
+    )  # fmt: skip
+    open_session(load(proto).proto.SerializeToString())
