@@ -799,6 +799,8 @@ class _Editor:
         produced |= {tensor.name for tensor in target.initializer}
         known = {info.name for info in source.value_info} - {n for node in source.node for n in node.output}
         for info in source.value_info:
+            if shapes and info.type.HasField("sequence_type"):
+                continue  # its tensors may be smaller
             if info.name in produced or info.name in known:
                 _resize(target.value_info.add(), info, shapes.get(info.name))
         for info in (*target.input, *target.output):

@@ -187,7 +187,7 @@ def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
     arithmetic = _Arithmetic(proto, folder)
     parted = _parted(proto.graph)
     found: dict[str, Array] = {}
-    for node in proto.graph.node:
+    for node in _nodes(proto.graph):
         follows = arithmetic.takes(node) and bool(node.input)
         known_to = node.op_type in _NORMALISING or node.input[0] in parted if follows else False
         if known_to or (follows and node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
@@ -214,12 +214,12 @@ class _Arithmetic:
     def __init__(self, proto: ModelProto, folder: Path) -> None:
         self._proto = proto
         self._folder = folder
-        self._tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self._tensors = {tensor.name: tensor for graph in graphs(proto.graph) for tensor in graph.initializer}
         self._producers: dict[str, NodeProto] = {}
         self._values: dict[str, Array | None] = {}
 
     def takes(self, node: NodeProto) -> bool:
-        """Whether a node follows from constants; nodes are shown in the order of the graph."""
+        """Whether a node follows from constants; nodes come in the order of the graph, then those of its bodies."""
         known = all(name in self._tensors or name in self._producers for name in node.input if name)
         if not known or node.domain not in ("", "ai.onnx") or any(True for _ in _bodies(node)):
             return False
@@ -261,21 +261,41 @@ def _with_computed(proto: ModelProto, computed: Mapping[str, Array]) -> ModelPro
     """Return a copy that holds what was computed, without the nodes and weights that nothing else reads."""
     copy = ModelProto()
     copy_fields(proto, copy, skip={"graph"})
-    copy_fields(proto.graph, copy.graph, skip={"node", "initializer"})
-    before, after = _needed(proto.graph, set()), _needed(proto.graph, set(computed))
-    gone = before - after
-    nodes = (node for node in proto.graph.node if not any(name in computed or name in gone for name in node.output))
-    copy.graph.node.extend(nodes)
-    copy.graph.initializer.extend(tensor for tensor in proto.graph.initializer if tensor.name not in gone)
-    copy.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in computed.items() if name in after)
+    _take_over(proto.graph, copy.graph, computed)
     return copy
 
 
-def _needed(graph: GraphProto, given: set[str]) -> set[str]:
-    """Return the names that the outputs of a graph depend on, where no node is needed to make what is `given`."""
-    needed = {info.name for info in graph.output}
-    for node in reversed(graph.node):
-        if any(name in needed and name not in given for name in node.output):
+def _take_over(source: GraphProto, target: GraphProto, computed: Mapping[str, Array]) -> None:
+    """Fill an empty graph with another, and with what of it was computed; so in its bodies."""
+    copy_fields(source, target, skip={"node", "initializer"})
+    made = {name for node in source.node for name in node.output if name}
+    before = _needed(source, source.node)
+    nodes = [node if not any(True for _ in _bodies(node)) else _with_bodies(node, computed) for node in source.node]
+    nodes = [node for node in nodes if not any(name in computed for name in node.output)]
+    after = _needed(source, nodes, made - before)  # what was dead stays, and so does what it reads
+    gone = before - after
+    target.node.extend(node for node in nodes if not any(name in gone for name in node.output))
+    target.initializer.extend(tensor for tensor in source.initializer if tensor.name not in gone)
+    results = ((name, array) for name, array in computed.items() if name in made & after)
+    target.initializer.extend(numpy_helper.from_array(array, name) for name, array in results)
+
+
+def _with_bodies(node: NodeProto, computed: Mapping[str, Array]) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    for graph in _bodies(copy):
+        source = GraphProto()
+        source.CopyFrom(graph)
+        graph.Clear()
+        _take_over(source, graph, computed)
+    return copy
+
+
+def _needed(graph: GraphProto, nodes: Iterable[NodeProto], dead: Iterable[str] = ()) -> set[str]:
+    """Return the names that the outputs of a graph of these nodes, and what is `dead`, depend on."""
+    needed = {info.name for info in graph.output}.union(dead)
+    for node in reversed(list(nodes)):
+        if any(name in needed for name in node.output):
             needed.update(node.input)
             for inner in (inner for body in _bodies(node) for inner in graphs(body)):
                 needed.update(name for child in inner.node for name in child.input)

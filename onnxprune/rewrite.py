@@ -418,7 +418,8 @@ class _Masker:
             self.inputs[index, slot] = f"{name}_out"
 
     def _scale(self, index: int, slot: int, factor: float) -> None:
-        name, source = f"onnxprune_factor_{index}_{slot}", self.inputs[index, slot]
+        name = f"onnxprune_factor_{index}_{slot}"
+        source = self.inputs.get((index, slot), self.traced.model.nodes[index].inputs[slot])
         self.added[name] = np.array(factor, self.traced.probe.dtype(self.traced.model.nodes[index].inputs[slot]))
         self.nodes_before.setdefault(index, []).append(make_node("Mul", [source, name], f"{name}_out"))
         self.inputs[index, slot] = f"{name}_out"

@@ -209,13 +209,14 @@ class _Tracer:
             self.partition.lock(axis, Lock(reason, node.name))
 
     def _contract_dynamic(self) -> None:
-        """Lock what is summed over as one axis with a dynamic size: such a sum cannot be masked by a constant."""
+        """Lock what is summed or mixed over as one axis with a dynamic size: no constant mask can tell its units."""
         for coupling in self.couplings.values():
-            for slot, dim in coupling.contracted:
-                axis = (coupling.inputs[slot] or ())[dim]
-                if any(atom.dynamic for atom in self.partition.atoms(axis)):
-                    reason = f"{coupling.node.op} sums over it and a dynamic size at once"
-                    self._lock((axis,), reason, coupling.node)
+            summed = [(coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted]
+            for verb, axes in (("sums", summed), ("mixes", coupling.mixed)):
+                for axis in axes:
+                    if any(atom.dynamic for atom in self.partition.atoms(axis)):
+                        reason = f"{coupling.node.op} {verb} over it and a dynamic size at once"
+                        self._lock((axis,), reason, coupling.node)
 
     # -- sizes used as data ----------------------------------------------------------------------------
 

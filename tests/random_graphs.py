@@ -1,4 +1,4 @@
-"""Random valid graphs, composed of nearly all ops that have a rule.
+"""Random valid graphs, composed of nearly all ops that have a rule; `random_families` holds a part of the steps.
 
 All choices are made by one function, ``draw(count) -> int`` below `count`, so that one generator serves a seed
 (`from_seed`, for `tools/fuzz.py`) and hypothesis (`graphs`, which shrinks what it finds). Small numbers are simple.
@@ -27,7 +27,7 @@ Draw: TypeAlias = Callable[[int], int]
 Dim: TypeAlias = "int | str"
 Dims: TypeAlias = "tuple[Dim, ...]"
 
-OPSETS = (18, 17, 13, 21, 11, 9, 23)
+OPSETS = (18, 17, 13, 21, 11, 9, 23, 24)
 KINDS = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "float16": TensorProto.FLOAT16}
 # Two sets of sizes on which every graph must run; sides and lengths are halved twice at most.
 SIZES = ({"n": 2, "s": 8, "t": 5, "h": 8, "w": 16}, {"n": 3, "s": 4, "t": 7, "h": 16, "w": 4})
@@ -101,9 +101,13 @@ class Graph:
         self.fixed: list[onnx.NodeProto] = []  # nodes that read constants alone: they come first
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, np.ndarray] = {}
+        self.sparse: set[str] = set()  # weights that may be stored as sparse tensors
         self.values: list[Value] = []  # what steps returned
         self.inputs: list[tuple[Value, int]] = []
         self.outputs: list[Value] = []
+        self.functions: list[onnx.FunctionProto] = []
+        self.depth = 0  # of bodies and functions in each other
+        self.modern = False  # whether some part asks for a late version of the format
         self._shared: dict[object, str] = {}
         self._count = 0
 
@@ -196,17 +200,25 @@ class Graph:
         return self._shared[key]
 
     def positive(self, *dims):
-        return self._behind(self.rng.uniform(0.5, 1.5, dims).astype(self.kind))
+        return self._behind(self.rng.uniform(0.5, 1.5, dims).astype(self.kind), positive=True)
 
     def bias(self, size):
         return self.weight(size, zero=self.chance(30))
 
-    def _behind(self, array):
-        """Return the name of a weight, sometimes of what a node makes of it."""
-        way = self.draw(24) - 18
+    def _behind(self, array, positive=False):
+        """Return the name of a weight, sometimes of what a node makes of it, which may have to be positive, too."""
+        way = self.draw(30) - 20
         if way < 0 or array.ndim == 0:
             return self.constant(array)
         name = self.name("w")
+        if way == 6 and not positive and array.ndim > 1 and array.shape[0] > 1:
+            return random_families.standardised(self, array, name)
+        if way == 7 and self.opset >= 10 and self.kind == "float32":
+            return random_families.dequantized(self, array, name)
+        if way == 8 and not positive:
+            self.weights[name] = array * self.rng.integers(0, 2, array.shape).astype(array.dtype)
+            self.sparse.add(name)
+            return name
 
         def made(op, *inputs, **attributes):
             self.fixed.append(helper.make_node(op, list(inputs), [name], **attributes))
@@ -240,17 +252,35 @@ class Graph:
             [_info(value, KINDS[self.kind]) for value in self.outputs],
             [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
         )
-        version = 3 if self.opset == 9 and self.chance(30) else 8 if self.opset < 21 else 10
+        version = 3 if self.opset == 9 and not self.modern and self.chance(30) else 8 if self.opset < 21 else 10
         for tensor in graph.initializer if version < 4 else ():
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         if version >= 4 and self.chance(8):
             weights = [tensor for tensor in graph.initializer if tensor.data_type != TensorProto.INT64]
             for tensor in self.some(weights) if weights else ():
                 graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=version)
-        if self.chance(40):
+        domains = [("", self.opset), (random_families.MS, 1), ("my", 1)]
+        opsets = [helper.make_opsetid(*domain) for domain in domains]
+        _make_sparse(graph, self.sparse if version >= 8 and not graph_inputs(graph) & self.sparse else ())
+        model = helper.make_model(graph, opset_imports=opsets, functions=self.functions, ir_version=version)
+        if self.chance(40) and not graph.sparse_initializer:  # of which onnx infers no type
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         return model
+
+
+def graph_inputs(graph):
+    return {info.name for info in graph.input}
+
+
+def _make_sparse(graph, names):
+    """Store weights as sparse tensors."""
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in names]:
+        array = numpy_helper.to_array(tensor)
+        places = np.flatnonzero(array)
+        values = numpy_helper.from_array(array.ravel()[places], tensor.name)
+        made = helper.make_sparse_tensor(values, numpy_helper.from_array(places), array.shape)
+        graph.sparse_initializer.append(made)
+        graph.initializer.remove(tensor)
 
 
 def _info(value, kind):
@@ -1536,7 +1566,19 @@ def from_seed(seed):
     return random_graph(lambda count: int(rng.integers(count)))
 
 
+def choices(seed):
+    """Return how the oracle cuts the graph of a seed: inner factors in two of three, what ops mix over in two of five.
+
+    >>> choices(0)["inner"], choices(0)["width"], choices(2)["inner"], choices(2)["width"]
+    (False, True, True, False)
+    """
+    return {"share": None, "inner": seed % 3 > 0, "at": SIZES, "quick": True, "width": seed % 5 < 2}
+
+
 @st.composite
 def graphs(draw):
     """Draw random graphs for hypothesis."""
     return random_graph(lambda count: draw(st.integers(0, count - 1)))
+
+
+from tests import random_families  # noqa: E402  its steps are those of this table

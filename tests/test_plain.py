@@ -142,3 +142,22 @@ def test_parts_of_one_weight_are_cut_for_themselves():
     assert "w" not in found.constants
     checked = check(proto)
     assert checked.shape("q") == [6, 3]
+
+
+def test_what_dead_nodes_read_of_the_arithmetic_stays():
+    proto = model(
+        "a = Conv(x, w1)", "n, m, v = BatchNormalization<training_mode=1>(k, one, one, one, one)", "dead = Neg(n)",
+        "c = ReduceMean(w2, d)", "e = Sub(w2, c)", "gone = Unsqueeze(a, d)", "y = Conv(a, e)", w1=(4, 3, 1, 1),
+        w2=(2, 4, 1, 1), k=(1, 3, 4), one=np.ones(3, np.float32), d=[1]
+    )  # fmt: skip
+    open_session(load(proto).proto.SerializeToString())
+
+
+def test_a_weight_is_normalised_in_a_branch():
+    inside = "c = ReduceMean(w2, d)  e = Sub(w2, c)  r = MatMul(a, e)"
+    proto = dense(f"b = If(s) {BRANCHES.format(inside, 'r = Neg(a)')}", x=f"{ROWS}, bool s", w2=(8, 8), d=[1])
+    found = plain(proto)
+    branch = found.graph.node[2].attribute[0].g
+    assert [node.op_type for node in branch.node] == ["Sub", "MatMul"]
+    assert [tensor.name for tensor in branch.initializer] == ["c"]
+    assert len(check(proto).cut) == 1

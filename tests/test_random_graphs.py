@@ -15,7 +15,7 @@ from onnxprune.rewrite import masked
 from onnxprune.rules import RULES
 from onnxprune.runtime import open_session, random_feeds
 from tests.oracle import check
-from tests.random_graphs import SIZES, from_seed, graphs
+from tests.random_graphs import SIZES, choices, from_seed, graphs
 
 BATCHES, SIZE = 20, 10  # graphs by their seeds
 # Ops that no step makes: they are spelled otherwise, or no kernel runs them.
@@ -23,7 +23,7 @@ ABSENT = {"BitShift", "BitwiseXor", "GridSample", "NonZero", "Size", "Swish"}
 
 
 def checked(proto, seed):
-    return check(proto, seed=seed, share=None, inner=seed % 3 > 0, at=SIZES, quick=True)
+    return check(proto, seed=seed, **choices(seed))
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from onnxprune.errors import ModelError  # noqa: E402
 from onnxprune.model import load, view  # noqa: E402
 from onnxprune.runtime import open_session, random_feeds  # noqa: E402
-from tests import random_graphs  # noqa: E402
+from tests import random_families, random_graphs  # noqa: E402
 from tests.oracle import Checked, check  # noqa: E402
 
 CHUNK = 25  # seeds that a worker takes at a time
@@ -73,8 +73,8 @@ def examine(seed: int) -> Outcome:
 
 
 def verdict(proto: onnx.ModelProto, seed: int) -> Checked:
-    """Cut random units of a graph, a random share of every group, inner factors in two of three graphs."""
-    return check(proto, seed=seed, share=None, inner=seed % 3 > 0, at=random_graphs.SIZES, quick=True)
+    """Cut random units of a graph, a random share of every group; inner factors, or width, in a part of the graphs."""
+    return check(proto, seed=seed, **random_graphs.choices(seed))
 
 
 def cut_ops(checked: Checked) -> set[str]:
@@ -155,7 +155,7 @@ def explain(seed: int, folder: Path, shrink: bool) -> int:
     outcome = examine(seed)
     if outcome.problem and shrink:
         keep(outcome, folder)
-        proto = reduced(proto, seed, last_line(outcome.problem))
+        proto = reduced(load(proto).proto, seed, last_line(outcome.problem))
         onnx.save(proto, folder / f"{seed}-reduced.onnx")
     print(text(proto))
     print(outcome.problem or f"{outcome.cut} groups cut, {outcome.difference:.1e} apart")
@@ -231,7 +231,7 @@ def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
     live = {info.name for info in proto.graph.output}
     for node in reversed(list(proto.graph.node)):
         if live & set(node.output):
-            live.update(node.input)
+            live.update(random_families.read_inside([node]))
         else:
             proto.graph.node.remove(node)
     for field in (proto.graph.initializer, proto.graph.input):

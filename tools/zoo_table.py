@@ -17,10 +17,11 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -51,12 +52,13 @@ class Row:
     problem: str | None
 
 
-def row(name: str, ratio: float) -> Row:
-    """Prune one graph without timing and prove it."""
+def row(name: str, ratio: float, again: Callable[[Any], Any] | None = None) -> Row:
+    """Prune one graph without timing and prove it; `again` saves it in another form before."""
     entry = zoo_store.load_zoo()[name]
     start = time.perf_counter()
     try:
-        model = load(zoo_store.refill(zoo_store.read(entry.path)))
+        proto = zoo_store.refill(zoo_store.read(entry.path))
+        model = load(proto if again is None else again(proto))
         start = time.perf_counter()
         traced = trace(model)
     except Exception as error:
@@ -95,6 +97,8 @@ def locked_by_reason(traced: Trace, found: tuple[Group, ...]) -> tuple[Counter[s
             lock, mix = traced.partition.lock_of(atom), traced.partition.mix_of(atom)
             if atom in prunable:
                 reached.add(use.constant)
+            elif lock is not None and " mixes over it " in lock.reason:
+                mixed.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
             elif lock is not None and not lock.reason.startswith(EXPECTED):
                 locked.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
             elif lock is None and mix is not None:

@@ -172,7 +172,8 @@ def dynamic_quantize_matmul(x: Site) -> None:
     """*b m k, *b k n, scale, zero?, n? -> *b m n; the first is quantized by its range, as in DynamicQuantizeLinear."""
     _product(x, 1, "abnnc")
     x.encoded(1, 2, 3, -1)
-    x.contract(0, x.rank(0) - 1)
+    for dim in range(x.rank(0)):
+        x.contract(0, dim)
 
 
 @rule(f"{MS}.QGemm")
@@ -191,12 +192,12 @@ def qgemm(x: Site) -> None:
 
 @rule(f"{MS}.QAttention")
 def qattention(x: Site) -> None:
-    """B s i, i (q! h d!), (q! h d!) -> b s (h d): heads go whole, and num_heads follows."""
+    """B s! i, i (q! h d!), (q! h d!) -> b s (h d): heads go whole, and num_heads follows."""
     if x.has(8) or len(x.node.outputs) > 1:
         raise CannotUnify("QAttention keeps keys and values in a cache")
     qkv = "(q! h d!)"
     scales = f"{_along(x, 3)}, {_along(x, 4, qkv)}, _?, {_along(x, 6)}, {_along(x, 7, qkv)}, _?"
-    axes = x.match(f"b s i, i {qkv}, {qkv}, {scales} -> b s (h d)", "b s i q h d", sizes={"q": 3, "h": "num_heads"})
+    axes = x.match(f"b s! i, i {qkv}, {qkv}, {scales} -> b s (h d)", "b s i q h d", sizes={"q": 3, "h": "num_heads"})
     x.coupling.heads, x.coupling.head_dims = (axes["h"],), (axes["d"],)
     x.encoded(0, 3, 6, -1)
     x.encoded(1, 4, 7, 1)
@@ -346,12 +347,13 @@ def dynamic_quantize_lstm(x: Site) -> None:
     rows = "(f! h)"
     scales = ", ".join(_direction(x, slot, rows) for slot in range(8, 12))
     x.match(
-        f"s b i, d! i {rows}, d! h {rows}, d! (e! h)?, b?, d b h?, d b h?, d! (p! h)?, {scales}"
+        f"s! b i, d! i {rows}, d! h {rows}, d! (e! h)?, b?, d b h?, d b h?, d! (p! h)?, {scales}"
         " -> s d b h, d b h, d b h",
         sizes={"h": "hidden_size", "f": 4, "e": 8, "p": 3},
     )
     x.mix(x.axes(2)[1], "quantizes by the range over")
-    x.contract(0, 2)
+    for dim in range(3):
+        x.contract(0, dim)
     x.contract(2, 1)
     steps, batch, features = x.axes(0)
     direction, hidden, gates = x.axes(2)

@@ -20,7 +20,7 @@ _PARTS = "d! (f! h) i, d! (f! h) h, d! (e! h)?, b?"  # weights, recurrent weight
 
 @rule(*GATES)
 def recurrent(x: Site) -> None:
-    """S b i, d! (f! h) i, d! (f! h) h, d! (2f! h), b, d b h -> s d b h, d b h; with `layout` 1 the batch comes first.
+    """S! b i, d! (f! h) i, d! (f! h) h, d! (2f! h), b, d b h -> s d b h, d b h; with `layout` 1 the batch comes first.
 
     Source: onnx.ai/onnx/operators/onnx__LSTM.html, GRU and RNN: W[iofc], R[iofc], B, P are gates stacked on one axis.
     """
@@ -33,7 +33,7 @@ def recurrent(x: Site) -> None:
     sizes: dict[str, str | int] = {"f": gates, "e": 2 * gates, "p": PEEPHOLES}
     if "hidden_size" in x.node.attrs:
         sizes["h"] = "hidden_size"
-    x.match(f"{'b s' if first else 's b'} i, {_PARTS}, {given[0]}{cell} -> {', '.join(outputs)}", sizes=sizes)
+    x.match(f"{'b s!' if first else 's! b'} i, {_PARTS}, {given[0]}{cell} -> {', '.join(outputs)}", sizes=sizes)
     x.contract(2, 2)
     for slot in filter(x.is_zero, STATES[: len(x.node.inputs)]):
         _leave_out(x, slot)

@@ -72,6 +72,14 @@ def sequence_cases(row):
         "4 neurons"
     )  # fmt: skip
     yield row(
+        "SplitToSequence", "of-a-stated-shape",
+        dense(
+            "s = SplitToSequence<axis=1>(a, four)", *parts, "b = Mul(p, q)", four=4, zero=0, one=1, out=4,
+            y="float[n,5] y"
+        ),
+        "4 neurons"
+    )  # fmt: skip
+    yield row(
         "SplitToSequence", "unequal",
         dense(
             "s = SplitToSequence<axis=1>(a, sizes)", *parts, "t = Sigmoid(q)", "b = Concat<axis=1>(t, p)", sizes=[3, 5],

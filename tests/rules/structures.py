@@ -369,6 +369,14 @@ def _sizes():
         ),
         N8, locks=("ReduceSum sums over it and a dynamic size at once",)
     )  # fmt: skip
+    yield _case(
+        "mean-over-units-and-positions-at-once",
+        model(
+            "a = Conv(x, w1)", "r = Reshape(a, t)", "y = ReduceMean<keepdims=1, axes=[1]>(r)", x="float[n,1,h,w] x",
+            w1=(4, 1, 1, 1), t=[0, -1], opset=13
+        ),
+        "", locks=("ReduceMean mixes over it and a dynamic size at once",)
+    )  # fmt: skip
     # the size of one tensor is the shape of another, which is not cut
     for name, op in (("reshape", "z = Reshape(q, s)"), ("expand", "z = Expand(q, s)")):
         yield _case(
@@ -570,7 +578,51 @@ def _of_constants():
             "r = Reshape(a, groups)", "i = InstanceNormalization(r, ones, zeros)", "s = Shape(a)", "b = Reshape(i, s)",
             groups=[0, 2, -1], ones=np.ones(2, "f"), zeros=np.zeros(2, "f"), x="float[n,3,h,w] x"
         ),
-        "2 channels", inexact=("InstanceNormalization normalises over it",)
+        "2 channels", locks=("InstanceNormalization mixes over it and a dynamic size at once",)
+    )  # fmt: skip
+
+
+def _by_position():
+    """Units that are positions for some op: the steps of a recurrence, the tokens of an attention, rows of a range."""
+    for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+        yield _case(
+            f"units-as-steps-of-{op}",
+            model(
+                "a = Conv(x, w1)", "t = Transpose<perm=[1, 0, 2]>(a)", f"h = {op}<hidden_size=3>(t, w, r)",
+                "y = ReduceSum<keepdims=0>(h, zero)", x="float[n,2,4] x", w1=(5, 2, 1), w=(1, 3 * gates, 4),
+                r=(1, 3 * gates, 3), zero=[0]
+            ),
+            "", locks=(SPATIAL, f"{op} gives its positions a meaning")
+        )  # fmt: skip
+    row = np.random.default_rng(0)
+    width = {"k": row.integers(-99, 99, (4, 12)).astype("i1"), "s": np.float32(0.02), "z": np.uint8(120)}
+    yield _case(
+        "units-as-tokens-of-QAttention",
+        model(
+            "a = MatMul(w1, x)", "q = QuantizeLinear(a, s, z)",
+            "b = com.microsoft.QAttention<num_heads=2>(q, k, c, s, s, , z)", "m = ReduceSum<keepdims=0>(b, one)",
+            "y = MatMul(m, w2)", x="float[n,3,4] x", w1=(6, 3), c=(12,), one=[1], w2=(4, 4),
+            imports='"com.microsoft" : 1', y="float[n,4] y", **width
+        ),
+        "2 heads", locks=("com.microsoft.QAttention gives its positions a meaning",)
+    )  # fmt: skip
+    yield _case(
+        "units-in-the-range-of-another-axis",
+        model(
+            "a = Conv(x, w1, c)", "r = Relu(a)", "b = com.microsoft.DynamicQuantizeMatMul(r, k, s)", "y = Conv(b, w2)",
+            x="float[n,3,4] x", w1=(5, 3, 1), c=(5,), k=width["k"][:, :6], s=width["s"], w2=(2, 5, 1),
+            imports='"com.microsoft" : 1', y="float[n,2,6] y"
+        ),
+        "5 channels", locks=("Conv gives its positions a meaning", SPATIAL)
+    )  # fmt: skip
+    yield _case(
+        "scale-of-a-norm-over-units",
+        model(
+            "a = MatMul(x, w1)", "g = Identity(one)", "b = InstanceNormalization(a, g, zero)", "h = Tanh(b)",
+            "y = MatMul(h, w2)", x="float[n,3,6] x", w1=(6, 8), one=np.ones(3, np.float32), w2=(8, 5),
+            zero=np.zeros(3, np.float32)
+        ),
+        "", inexact=("InstanceNormalization normalises over it",)
     )  # fmt: skip
 
 
@@ -597,6 +649,7 @@ STRUCTURES: tuple[Case, ...] = (
     *_lengths(),
     *_language(),
     *_weights(),
+    *_by_position(),
     *_functions(),
     *_of_constants(),
 )
