@@ -381,7 +381,7 @@ def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, 
     A weight that several layers share stays one only where they keep the same units.
     """
     leader: dict[str, str] = {}
-    owners: dict[tuple[str, int, bytes], str] = {}
+    owners: dict[tuple[str, int, int, bytes], str] = {}
 
     def root(name: str) -> str:
         while leader[name] != name:
@@ -392,7 +392,8 @@ def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, 
         leader[group.name] = group.name
         for member in group.members:
             if len(constants[member.constant].shape) > 1:
-                owner = owners.setdefault((member.constant, member.dim, member.places.tobytes()), group.name)
+                key = (member.constant, member.dim, group.units, member.places.tobytes())
+                owner = owners.setdefault(key, group.name)
                 one, other = root(owner), root(group.name)
                 leader[other] = one
     return {name: root(name) for name in leader}

@@ -737,8 +737,11 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
     """Return a new protobuf: `model` with `edits`, without nodes and constants that the edits made dead."""
     proto = ModelProto()
     copy_fields(model.proto, proto, skip={"graph"})
-    added = [onnx.numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in edits.added.items()]
-    _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top, added)
+    _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top)
+    read = {name for graph in graphs(proto.graph) for node in graph.node for name in node.input}
+    used = {name: array for name, array in edits.added.items() if name in read}
+    added = [onnx.numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in used.items()]
+    proto.graph.initializer.extend(added)
     if proto.ir_version < 4:  # where every initializer must be listed as an input
         infos = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in added]
         proto.graph.input.extend(infos)
@@ -773,9 +776,7 @@ class _Editor:
         self._edited = {*self._inputs, *self._attributes, *self._outputs, *edits.nodes_before, *constants}
         self._named = {*edits.replaced, *edits.shapes}
 
-    def edit(
-        self, source: GraphProto, target: GraphProto, indices: Sequence[int], added: Sequence[TensorProto] = ()
-    ) -> None:
+    def edit(self, source: GraphProto, target: GraphProto, indices: Sequence[int]) -> None:
         """Fill an empty graph with the edited contents of another."""
         replaced = self._edits.replaced
         copy_fields(source, target, skip={"initializer", "node", "value_info"})
@@ -783,14 +784,17 @@ class _Editor:
         before = _live(source.node, source)
         dead = {name for node in source.node for name in node.output} - before
         after = _live(nodes, source, dead)  # a node that was dead stays, and so does what it reads
-        target.node.extend(node for node in nodes if not _made_dead(node.output, before, after))
+        known = before | dead
+        for node in nodes:
+            is_new = not any(name in known for name in node.output)
+            if any(name in after for name in node.output) if is_new else not _made_dead(node.output, before, after):
+                target.node.append(node)
         used = after | {info.name for info in source.input}
         for tensor in source.initializer:
             if tensor.name in replaced:
                 _fill(target.initializer.add(), tensor, replaced[tensor.name])
             elif tensor.name in used or tensor.name not in before:
                 target.initializer.add().CopyFrom(tensor)
-        target.initializer.extend(added)
         self._state_shapes(source, target)
 
     def _state_shapes(self, source: GraphProto, target: GraphProto) -> None:

@@ -8,6 +8,7 @@ the oracle: the dense graph with the removed units zeroed where they are contrac
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,32 @@ def rewrite(traced: Trace, kept: Kept) -> Rewritten:
         traced: the model with its axes.
         kept: bool ``[units]`` for every atom that loses units; the atoms must not be locked.
     """
-    return _Rewriter(traced, kept).run()
+    return _Rewriter(traced, {**kept, **_unread(traced, kept)}).run()
+
+
+def _unread(traced: Trace, kept: Kept) -> dict[Atom, Mask]:
+    """Return what to drop of weights of which several Slices take parts, and that get a copy each.
+
+    A copy then holds the part that its Slice takes, and not what the others do.
+    """
+    nodes, resolve = traced.model.nodes, traced.partition.atoms
+    by_constant: dict[str, list[Use]] = {}
+    for use in traced.uses:
+        by_constant.setdefault(use.constant, []).append(use)
+    parted = [
+        use
+        for uses in by_constant.values()
+        if len(uses) > 1 and all(use.node >= 0 and nodes[use.node].op == "Slice" and use.slot == 0 for use in uses)
+        if any(atom in kept for use in uses for axis in use.axes for atom in resolve(axis))
+        for use in uses
+    ]
+    if not parted:
+        return {}
+    elsewhere = {atom for axes in traced.values.values() for axis in axes for atom in resolve(axis)}
+    counts = Counter(atom for use in traced.uses for axis in use.axes for atom in resolve(axis))
+    dropped = [atom for use in parted for axis in use.axes for atom in resolve(axis) if counts[atom] == 1]
+    free = (atom for atom in dropped if atom not in elsewhere and traced.partition.lock_of(atom) is None)
+    return {atom: np.zeros(atom.size, bool) for atom in free}
 
 
 @dataclass(slots=True)

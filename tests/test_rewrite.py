@@ -17,6 +17,7 @@ from onnxprune.runtime import open_session
 from onnxprune.trace import trace
 from tests.oracle import check
 from tests.rules.build import ROWS, conv, dense, model
+from tests.rules.structures import STRUCTURES
 from tests.test_cost import MODELS
 
 
@@ -504,3 +505,12 @@ def test_a_vit_loses_width():
     assert result.report["verification"]["passed"]
     plain = onnxprune.prune(vit, ratio=0.25, latency=False)
     assert result.report["output"]["params"] < 0.85 * plain.report["output"]["params"]
+
+
+def test_a_copy_of_a_weight_holds_the_part_that_is_read():
+    proto = next(case.proto for case in STRUCTURES if str(case) == "parts-at-a-computed-place")
+    traced = trace(view(proto))
+    first, second = (group for group in groups(traced) if group.lock is None)
+    halves = {first.atom: np.arange(6) < 3, second.atom: np.arange(6) < 2}
+    sizes = {t.name: list(t.dims) for t in rewrite(traced, halves).proto.graph.initializer if t.name.startswith("w")}
+    assert sizes == {"w": [3, 6], "w_pruned": [2, 6], "w1": [3, 4], "w2": [2, 4]}

@@ -25,74 +25,7 @@ ZOO = zoo_store.load_zoo()
 
 # Graphs that lose less, by the reason.
 LOSES_LITTLE: dict[str, tuple[str, ...]] = {
-    "LSTM, GRU and RNN have no rule": (
-        "graph_bigru.handmade",
-        "graph_bilstm.handmade",
-        "graph_birnn.handmade",
-        "keras_gru.tf2onnx",
-        "keras_lstm.tf2onnx",
-        "own_bigru.torchscript",
-        "own_bilstm.dynamo",
-        "own_bilstm.torchscript",
-        "own_crnn.dynamo",
-        "own_crnn.torchscript",
-        "own_crnn.torchscript.onnxslim",
-        "own_gru.dynamo",
-        "own_gru.torchscript",
-        "own_gru_seq2seq.dynamo",
-        "own_gru_seq2seq.torchscript",
-        "own_lstm.dynamo",
-        "own_lstm.torchscript",
-        "own_lstm_streaming.torchscript",
-        "own_rnn.torchscript",
-        "timm_sequencer2d_s.torchscript",
-    ),
-    "ONNX Runtime's own ops have neither a rule nor a shape inference": (
-        "graph_nhwc.handmade.ort_extended",
-        "hf_bart.torchscript.ort_extended",
-        "hf_bert.torchscript.ort_extended",
-        "hf_bert_sdpa.dynamo.ort_extended",
-        "hf_bert_sdpa.torchscript.ort_extended",
-        "hf_distilbert.torchscript.ort_extended",
-        "hf_gpt2.dynamo.ort_extended",
-        "hf_gpt2.torchscript.ort_extended",
-        "hf_llama.dynamo.ort_extended",
-        "hf_roberta.dynamo.ort_extended",
-        "hf_segformer.torchscript.ort_extended",
-        "hf_wav2vec2.torchscript.ort_extended",
-        "hf_whisper.torchscript.ort_extended",
-        "own_diffusion_unet.torchscript.ort_extended",
-        "own_lstm.torchscript.ort_extended",
-        "own_yolo8.torchscript.ort_extended",
-        "timm_cait_xxs24_224.torchscript.ort_extended",
-        "timm_convnext_atto.torchscript.ort_extended",
-        "timm_efficientnet_lite0.torchscript.ort_extended",
-        "timm_ghostnet_050.torchscript.ort_extended",
-        "timm_mobilenetv3_small_050.torchscript.ort_extended",
-        "timm_pvt_v2_b0.torchscript.ort_extended",
-        "timm_resnet10t.torchscript.ort_extended",
-        "timm_swin_tiny_patch4_window7_224.torchscript.ort_extended",
-        "timm_vit_tiny_patch16_224.dynamo.ort_extended",
-        "timm_vit_tiny_patch16_224.torchscript.ort_extended",
-        "timm_xcit_nano_12_p16_224.torchscript.ort_extended",
-    ),
-    "a shape is unknown behind an If or a Tile whose repeats are not known": (
-        "graph_sklearn_pipeline.skl2onnx",
-        "hf_vivit.torchscript",
-        "timm_sam2_hiera_tiny.torchscript",
-        "timm_vit_small_patch16_dinov3.torchscript",
-    ),
-    "BatchNormalization in training mode standardises the weights, and has more outputs than its rule": (
-        "hf_bit.torchscript",
-        "timm_resnetv2_50x1_bit.torchscript",
-        "timm_test_nfnet.torchscript",
-    ),
-    "DeformConv has no rule": ("graph_deform_conv.handmade",),
-    "GatherND, with which the newer exporter turns windows round, has no rule": (
-        "hf_swinv2.dynamo",
-        "timm_swinv2_tiny_window8_256.dynamo",
-        "tv_swin_v2.dynamo",
-    ),
+    "its states are inputs and outputs of the graph": ("own_lstm_streaming.torchscript",),
     "nearly all of it lies on widths that some op normalises or reduces over": (
         "hf_convnextv2.torchscript",
         "hf_pvt.torchscript",
@@ -103,26 +36,8 @@ LOSES_LITTLE: dict[str, tuple[str, ...]] = {
         "timm_gmlp_ti16_224.torchscript",
         "timm_mixer_s32_224.torchscript",
     ),
-    "one weight is used twice and cut differently: the copies cost what the cut saves": (
-        "own_encoder_decoder_one.torchscript",
-        "own_hourglass.torchscript",
-        "own_perceiver_one.torchscript",
-    ),
 }
 EXPECTED = {name for names in LOSES_LITTLE.values() for name in names}
-
-# Graphs that are refused, or whose cut is found to be wrong and would not be written.
-_FRAMES = "all lengths that the probe tries give the same number of frames, which then counts as static"
-_REFUSED = "load refuses the file: ONNX Runtime puts SimplifiedLayerNormalization into ONNX's own domain"
-NOT_PROVEN: dict[str, str] = {
-    "hf_hubert.torchscript": _FRAMES,
-    "hf_llama.torchscript.ort_extended": _REFUSED,
-    "hf_t5.torchscript.ort_extended": _REFUSED,
-    "hf_wav2vec2.torchscript": _FRAMES,
-    "hf_wav2vec2_conformer.torchscript": _FRAMES,
-    "hf_wav2vec2_layer.torchscript": _FRAMES,
-    "hf_wavlm.torchscript": _FRAMES,
-}
 
 
 def pruned(name):

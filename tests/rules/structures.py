@@ -568,6 +568,17 @@ def _of_constants():
         N8
     )  # fmt: skip
     yield _case(
+        "parts-at-a-computed-place",  # as PyTorch writes attention across two sequences, of one weight
+        model(
+            "s = Shape<start=1>(x)", "one_width = Mul(s, one)", "all = Mul(s, two)",
+            "q = Slice(w, zero, one_width, zero)",
+            "k = Slice(w, one_width, all, zero)", "qt = Transpose(q)", "kt = Transpose(k)", "a = MatMul(x, qt)",
+            "b = MatMul(x, kt)", "u = MatMul(a, w1)", "v = MatMul(b, w2)", "y = Add(u, v)", x=ROWS, w=(12, 6), zero=[0],
+            one=[1], two=[2], w1=(6, 4), w2=(6, 4)
+        ),
+        "6 head dims, 6 head dims"
+    )  # fmt: skip
+    yield _case(
         "low-rank-weight",  # stays a product: it would be larger than its factors
         dense("l = MatMul(u, v)", "b0 = MatMul(a, l)", "b = Relu(b0)", u=(8, 2), v=(2, 12), out=12),
         "8 neurons, 12 neurons"
