@@ -13,7 +13,6 @@ import onnx
 import pytest
 
 from onnxprune import rewrite, verify
-from onnxprune.errors import ModelError
 from onnxprune.groups import groups
 from onnxprune.model import load, view
 from onnxprune.pipeline import Options, choose, kept_masks, plan
@@ -53,7 +52,7 @@ def pruned(name):
     return 1 - after.params / model.params, verify.verify(traced, masks, after).problem
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name not in NOT_PROVEN])
+@pytest.mark.parametrize("name", ZOO)
 def test_a_graph_is_pruned_and_proven(name):
     lost, problem = pruned(name)
     assert problem is None
@@ -63,25 +62,15 @@ def test_a_graph_is_pruned_and_proven(name):
         assert lost >= LITTLE, f"it loses {lost:.1%} only"
 
 
-@pytest.mark.parametrize("name", NOT_PROVEN)
-def test_a_graph_is_not_pruned(name):
-    """Take it out of NOT_PROVEN when this fails."""
-    try:
-        _, problem = pruned(name)
-    except ModelError as error:
-        problem = str(error)
-    assert problem is not None
-
-
 def test_the_tables_name_stored_graphs():
     listed = [name for names in LOSES_LITTLE.values() for name in names]
     assert len(listed) == len(set(listed))
-    assert set(listed) | set(NOT_PROVEN) <= set(ZOO)
+    assert set(listed) <= set(ZOO)
 
 
 def test_the_index_and_the_files_agree():
     assert {entry.path.name for entry in ZOO.values()} == {path.name for path in zoo_store.ZOO.glob("*.gz")}
-    assert len(ZOO) >= 200
+    assert len(ZOO) >= 500
 
 
 def test_the_zoo_is_small():
