@@ -202,7 +202,7 @@ class _Arithmetic:
         self._values: dict[str, Array | None] = {}
 
     def takes(self, node: NodeProto) -> bool:
-        """Whether a node follows from constants; nodes are shown in the order of the graph, then those of its bodies."""
+        """Whether a node follows from constants; nodes are shown in order, those of bodies last."""
         known = all(name in self._tensors or name in self._producers for name in node.input if name)
         if not known or node.domain not in ("", "ai.onnx") or any(True for _ in _bodies(node)):
             return False

@@ -113,8 +113,12 @@ def body(g, inputs, make, loose=False):
             [*(g.fixed if own else ()), *g.nodes],
             g.name("body"),
             [_info(value, kind) for value, kind in inputs],
-            [_info(value, kind) if not loose or g.chance(70) else
-             helper.make_tensor_value_info(value.name, kind, None) for value, kind in results],
+            [
+                _info(value, kind)
+                if not loose or g.chance(70)
+                else helper.make_tensor_value_info(value.name, kind, None)
+                for value, kind in results
+            ],
             [numpy_helper.from_array(array, name) for name, array in g.weights.items()] if own else [],
         )
     finally:
@@ -310,14 +314,15 @@ def split_to_sequence(g, x):
     single(g)
     axis = g.axis(x)
     size = x.dims[axis]
-    if g.opset >= 21 or g.chance(60):  # ONNX Runtime infers one shape for parts of several sizes
+    equal = g.chance(70)
+    if equal:
         part = g.one_of(d for d in divisors(size) if d < size)
         sizes, stated = [part] * (size // part), g.ints(part)
     else:
         first = g.between(1, size - 1)
         sizes, stated = [first, size - first], g.ints([first, size - first])
     sequence = g.node("SplitToSequence", x, stated, axis=axis)
-    if g.chance(40):
+    if not equal or g.chance(40):  # ONNX Runtime infers one shape for all parts
         return g.node("ConcatFromSequence", sequence, dims=x.dims, axis=axis)
     places = g.some(range(len(sizes)))[:2]
     return [_at(g, sequence, i, len(sizes), replaced(x.dims, axis, sizes[i])) for i in places]
@@ -431,12 +436,12 @@ def scatter(g, x):
 
 @step(3)
 def picked(g, x):
-    """Compress, CenterCropPad, ReverseSequence, NonZero of a constant, TensorScatter."""
+    """Compress, CenterCropPad, ReverseSequence, NonZero of a constant."""
     single(g)
     need(x.rank)
     axis = g.axis(x)
     size = x.dims[axis]
-    way = g.draw(5)
+    way = g.draw(4)
     if way == 0:
         mask = g.rng.integers(0, 2, size).astype(bool)
         mask[0] = True
@@ -455,9 +460,16 @@ def picked(g, x):
         found = g.node("NonZero", g.constant(mask), dims=(1, int(mask.sum())))
         flat = g.along("Squeeze", found, [0], found.dims[1:], since=13)
         return g.node("Gather", x, flat, dims=replaced(x.dims, axis, int(mask.sum())), axis=axis)
-    need(g.opset >= 24 and x.rank >= 3 and is_static(x.dims[0]) and x.dims[1] != 1)
+    raise Unfit
+
+
+@step(3)
+def cache(g, x):
+    """TensorScatter: a token is written into a cache."""
+    single(g)
+    need(g.opset >= 24 and x.rank >= 3 and x.dims[1] != 1)
     cut = g.node("Slice", x, g.ints([0]), g.ints([1]), g.ints([1]), dims=replaced(x.dims, 1, 1))
-    places = [g.ints([g.draw(2) for _ in range(x.dims[0])])] if g.chance(60) else []
+    places = [g.ints([g.draw(2) for _ in range(x.dims[0])])] if is_static(x.dims[0]) and g.chance(60) else []
     return g.node("TensorScatter", x, cut, *places, dims=x.dims, axis=1)
 
 
@@ -489,14 +501,14 @@ def by_bits(g, x):
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-@step(3)
+@step(5)
 def sampled(g, x):
     """GridSample, AffineGrid, DeformConv, Col2Im, RoiAlign, MaxRoiPool, MeanVarianceNormalization."""
     single(g)
     need(x.rank >= 3 and is_static(x.dims[1]))
     channels, ways = x.dims[1], []
     if x.rank == 4:
-        ways += [_by_grid] * (g.opset >= 16) + [_by_affine_grid] * (g.opset >= 20) + [_rois, _rois]
+        ways += [_by_grid] * 2 * (g.opset >= 16) + [_by_affine_grid] * 2 * (g.opset >= 20) + [_rois]
         ways += [_deformed] * 2 * (g.opset >= 19) + [_by_variance]
     if x.rank == 3 and is_static(x.dims[2]) and g.opset >= 18:
         ways += [_columns]
@@ -513,9 +525,11 @@ def _by_grid(g, x, channels):
 
 
 def _by_affine_grid(g, x, channels):
-    need(is_static(x.dims[0]))
-    theta = g.weight(x.dims[0], 2, 3, fan=4)
-    grid = g.node("AffineGrid", theta, g.ints([x.dims[0], channels, 3, 2]), dims=(x.dims[0], 3, 2, 2))
+    theta, size = g.weight(1, 2, 3, fan=4), g.ints([x.dims[0], channels, 3, 2]) if is_static(x.dims[0]) else None
+    if size is None:
+        size = g.node("Concat", size_of(g, x, 0), g.ints([channels, 3, 2]), axis=0)
+    theta = g.node("Expand", theta, g.node("Concat", size_of(g, x, 0), g.ints([2, 3]), axis=0))
+    grid = g.node("AffineGrid", theta, size, dims=(x.dims[0], 3, 2, 2))
     return g.node("GridSample", x, grid, dims=(*x.dims[:2], 3, 2))
 
 
@@ -542,7 +556,9 @@ def _deformed(g, x, channels):
 
 def _by_variance(g, x, channels):
     axes = g.one_of([[0, 2, 3], [2, 3], [1], [1, 2, 3]])
-    moved = g.node("Add", x, g.weight(*[1] * x.rank), dims=x.dims)
+    dims = tuple(dim if is_static(dim) else 1 for dim in x.dims)
+    need(math.prod(dims[axis] for axis in axes) > 1)  # else they may all be one number
+    moved = g.node("Add", x, g.constant(g.rng.standard_normal(dims).astype(np.float32)), dims=x.dims)
     return g.node("MeanVarianceNormalization", moved, dims=x.dims, axes=axes)
 
 
@@ -629,12 +645,16 @@ def integer_product(g, x):
         inputs = [stored, *by, weight, ks, kz]
         if g.chance(50):
             return ms(g, "QGemm", *inputs, dims=dims)
-        return real(g, ms(g, "QGemm", *inputs, g.constant(g.rng.integers(-99, 99, out).astype(np.int32)), *after, dims=dims), after)
+        return real(
+            g,
+            ms(g, "QGemm", *inputs, g.constant(g.rng.integers(-99, 99, out).astype(np.int32)), *after, dims=dims),
+            after,
+        )
     kz = g.constant(np.zeros([out] * by_column, np.int8))
     return real(g, g.node("QLinearMatMul", stored, *by, weight, ks, kz, *after, dims=dims), after)
 
 
-@step(4)
+@step(6)
 def integer_image(g, x):
     """QLinearConv, ConvInteger, and the pools, sums and activations on integers."""
     need(x.rank == 4 and is_static(x.dims[1]))
@@ -741,7 +761,10 @@ def integer_layer(g, x):
     hidden = g.between(2, 4)
     inputs = [x, integers(g, 1, size, 4 * hidden), integers(g, 1, hidden, 4 * hidden), g.weight(1, 8 * hidden)]
     for _ in range(2):
-        inputs += [g.constant(np.full((1, 4 * hidden), 0.01, np.float32)), g.constant(np.zeros((1, 4 * hidden), np.int8))]
+        inputs += [
+            g.constant(np.full((1, 4 * hidden), 0.01, np.float32)),
+            g.constant(np.zeros((1, 4 * hidden), np.int8)),
+        ]
     inputs[4:4] = ["", "", "", ""]
     dims = (x.dims[0], 1, x.dims[1], hidden)
     made = ms(g, "DynamicQuantizeLSTM", *inputs, dims=dims, hidden_size=hidden)
@@ -860,9 +883,7 @@ def fused_norm(g, x):
     if g.chance(40):
         names = [g.name(), "", "", g.name()]
         g.nodes.append(
-            helper.make_node(
-                op, [v if isinstance(v, str) else v.name for v in inputs], names, domain=MS, epsilon=0.1
-            )
+            helper.make_node(op, [v if isinstance(v, str) else v.name for v in inputs], names, domain=MS, epsilon=0.1)
         )
         return [Value(names[0], x.dims), Value(names[3], x.dims)]
     return ms(g, op, *inputs, dims=x.dims, epsilon=0.1)
@@ -956,7 +977,10 @@ def _grouped(g, x):
     lengths = [g.constant(np.full(batch, length - 1, np.int32)), g.constant(np.array(length, np.int32))]
     more, tables = {}, []
     if g.chance(50):
-        more, tables = {"do_rotary": 1, "rotary_interleaved": g.draw(2)}, [g.constant(t) for t in g.rng.standard_normal((2, 8, size // 2)).astype(np.float32)]
+        more, tables = (
+            {"do_rotary": 1, "rotary_interleaved": g.draw(2)},
+            [g.constant(t) for t in g.rng.standard_normal((2, 8, size // 2)).astype(np.float32)],
+        )
     inputs = [*parts, "", "", *lengths, *tables]
     attributes = {"num_heads": kv * repeats, "kv_num_heads": kv, **more}
     dims = (batch, length, kv * repeats * size)

@@ -565,7 +565,7 @@ def unary(g, x):
     return g.node(op, x, dims=x.dims)
 
 
-@step()
+@step(4)
 def switches(g, x):
     """Booleans and integers, cast back to floats."""
     need(g.kind == "float32")

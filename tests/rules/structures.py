@@ -575,7 +575,8 @@ def _by_position():
         model(
             "a = MatMul(w1, x)", "q = QuantizeLinear(a, s, z)",
             "b = com.microsoft.QAttention<num_heads=2>(q, k, c, s, s, , z)", "m = ReduceSum<keepdims=0>(b, one)",
-            "y = MatMul(m, w2)", x="float[n,3,4] x", w1=(6, 3), c=(12,), one=[1], w2=(4, 4), imports='"com.microsoft" : 1', y="float[n,4] y", **width
+            "y = MatMul(m, w2)", x="float[n,3,4] x", w1=(6, 3), c=(12,), one=[1], w2=(4, 4),
+            imports='"com.microsoft" : 1', y="float[n,4] y", **width
         ),
         "2 heads", locks=("com.microsoft.QAttention gives its positions a meaning",)
     )  # fmt: skip
