@@ -685,6 +685,7 @@ def integer_image(g, x):
         op = g.one_of(["QLinearAdd", "QLinearMul"])
         return real(g, ms(g, op, stored, *by, *other, *after, dims=x.dims), after)
     if way == 5:
+        g.frozen = True
         mask = g.constant(g.rng.integers(0, 2, (1, channels, 1, 1)).astype(bool))
         other = [integers(g, channels, 1, 1, kind=np.uint8), *by]
         return real(g, ms(g, "QLinearWhere", mask, stored, *by, *other, *after, dims=x.dims), after)
@@ -917,7 +918,8 @@ def _standard(g, x):
         query, key, values = _heads(g, x, kv * repeats, size), _heads(g, x, kv, size), _heads(g, x, kv, value)
         if is_static(*x.dims[:2]) and size == 4 and g.chance(60):
             query, key = (_turned(g, v, x) for v in (query, key))
-        mask = [g.weight(kv * repeats, 1, 1)] if g.chance(0) else []
+        length = x.dims[1]
+        mask = [g.weight(1, kv * repeats, length, length)] if is_static(length) and g.chance(50) else []
         out = g.node("Attention", query, key, values, *mask, dims=(*query.dims[:3], value), **more)
         return reshaped(g, transposed(g, out, 0, 2, 1, 3), *x.dims[:2], kv * repeats * value)
     parts = [projection(g, x, n) for n in (kv * repeats * size, kv * size, kv * value)]
