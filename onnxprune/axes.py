@@ -151,38 +151,88 @@ def kept_size(axis: Axis, sizes: Mapping[Atom, int]) -> int:
 
 
 def positions(axis: Axis, atom: Atom) -> npt.NDArray[np.intp]:
-    """Return where the units of `atom` lie on a resolved axis, int ``[atom.size, occurrences]``.
+    """Return where the units of `atom` lie on a resolved axis, int ``[atom.size, occurrences]``; see `places`.
 
     >>> h, d = Atom(2, "h"), Atom(3, "d")
     >>> positions(product(h, d), d).tolist()
     [[0, 3], [1, 4], [2, 5]]
-    >>> positions(concat(d, d), d).tolist()
+    """
+    return places(axis).get(atom, np.empty((atom.size, 0), np.intp))
+
+
+def places(axis: Axis) -> dict[Atom, npt.NDArray[np.intp]]:
+    """Return where the units of every atom lie on a resolved axis, int ``[atom.size, occurrences]``, by one walk.
+
+    >>> d = Atom(3, "d")
+    >>> places(concat(d, d))[d].tolist()
     [[0, 3], [1, 4], [2, 5]]
     """
-    if axis is atom:
-        return np.arange(atom.size)[:, None]
-    none = np.empty((atom.size, 0), np.intp)
     if isinstance(axis, Atom):
-        return none
+        return {axis: np.arange(axis.size)[:, None]}
+    found: dict[Atom, list[npt.NDArray[np.intp]]] = {}
     if isinstance(axis, Sum):
-        starts = np.cumsum([0, *(part.size for part in axis.parts)])
-        found = [positions(part, atom) + start for part, start in zip(axis.parts, starts, strict=False)]
-        return np.concatenate([none, *found], axis=1)
+        start = 0
+        for part in axis.parts:
+            for atom, inside in places(part).items():
+                found.setdefault(atom, []).append(inside + start)
+            start += part.size
+        return {atom: np.concatenate(parts, axis=1) for atom, parts in found.items()}
     # A product: index = Σ digit·stride. Factors without the atom take every digit, factors with it only
     # the unit's; an atom that occurs in two factors would need both digits at once, so each occurrence counts.
-    found = []
-    stride = axis.size
-    outer = 1
+    stride, outer = axis.size, 1
     for factor in axis.factors:
         stride //= factor.size
-        inside = positions(factor, atom)
-        if inside.size:
-            high = np.arange(outer) * (axis.size // outer)
-            low = np.arange(stride)
+        high = np.arange(outer) * (axis.size // outer)
+        low = np.arange(stride)
+        for atom, inside in places(factor).items():
             index = high[None, :, None, None] + inside[:, None, :, None] * stride + low[None, None, None, :]
-            found.append(index.reshape(atom.size, -1))
+            found.setdefault(atom, []).append(index.reshape(atom.size, -1))
         outer *= factor.size
-    return np.concatenate([none, *found], axis=1)
+    return {atom: np.concatenate(parts, axis=1) for atom, parts in found.items()}
+
+
+def outer_factors(axis: Axis) -> dict[Atom, set[Atom]]:
+    """Return for every atom of a resolved axis the atoms that stand left of it in a product.
+
+    >>> h, d = Atom(2, "h"), Atom(3, "d")
+    >>> [atom.name for atom in outer_factors(product(h, d))[d]]
+    ['h']
+    """
+    if isinstance(axis, Atom):
+        return {axis: set()}
+    found: dict[Atom, set[Atom]] = {}
+    left: set[Atom] = set()
+    for child in axis.factors if isinstance(axis, Product) else axis.parts:
+        inside = outer_factors(child)
+        for atom, outers in inside.items():
+            found.setdefault(atom, set()).update((outers | left) - {atom})
+        if isinstance(axis, Product):
+            left.update(inside)
+    return found
+
+
+def taken(axis: Axis, sizes: Mapping[Atom, int]) -> dict[Atom, int]:
+    """Return for every atom of a resolved axis how many indices its units take part in, at the given `sizes`.
+
+    >>> h, d = Atom(2, "h"), Atom(3, "d")
+    >>> taken(concat(product(h, d), d), {})[h], taken(concat(product(h, d), d), {d: 5})[d]
+    (6, 15)
+    """
+    if isinstance(axis, Atom):
+        return {axis: sizes.get(axis, axis.size)}
+    found: dict[Atom, int] = {}
+    if isinstance(axis, Sum):
+        for part in axis.parts:
+            for atom, count in taken(part, sizes).items():
+                found[atom] = found.get(atom, 0) + count
+        return found
+    total = kept_size(axis, sizes)
+    for factor in axis.factors:
+        size = kept_size(factor, sizes)
+        for atom, count in taken(factor, sizes).items():
+            left = total - found.get(atom, 0)  # what an occurrence in another factor has not taken already
+            found[atom] = found.get(atom, 0) + left * count // max(1, size)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +259,16 @@ class Partition:
 
     def resolve(self, axis: Axis) -> Axis:
         """Return `axis` in normal form, every bound atom replaced by what it is bound to."""
-        if isinstance(axis, Atom):
-            bound = self._bound.get(axis)
-            if bound is None:
-                return axis
-            resolved = self.resolve(bound)
-            self._bound[axis] = resolved
-            return resolved
+        chain: list[Atom] = []
+        while isinstance(axis, Atom) and axis in self._bound:  # not by recursion: residual chains are long
+            chain.append(axis)
+            axis = self._bound[axis]
+        resolved = axis if isinstance(axis, Atom) else self._resolve_inside(axis)
+        for atom in chain:
+            self._bound[atom] = resolved
+        return resolved
+
+    def _resolve_inside(self, axis: Product | Sum) -> Axis:
         children = axis.factors if isinstance(axis, Product) else axis.parts
         resolved_children = [self.resolve(child) for child in children]
         if all(new is old for new, old in zip(resolved_children, children, strict=True)):
@@ -254,6 +307,12 @@ class Partition:
         """Mark every atom of `axis` as mixed over: removing a unit is not the same as masking it."""
         for atom in self.atoms(axis):
             self._mixed.setdefault(atom, lock)
+
+    def make_static(self, axis: Axis) -> None:
+        """Replace the dynamic atoms of an axis whose size is known: factors of one number vary no more than it does."""
+        for atom in self.atoms(axis):
+            if atom.dynamic:
+                self._bind(atom, Atom(atom.size, atom.name))
 
     # -- unification -----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from onnxprune.axes import Atom, kept_size, walk
+from onnxprune.axes import Atom, kept_size, taken
 from onnxprune.groups import Group
 from onnxprune.trace import Trace
 
@@ -53,7 +53,6 @@ def macs_by_atom(traced: Trace) -> dict[Atom, int]:
         counts = [kept_size(axis, sizes) for axis in axes]
         for axis, count in zip(axes, counts, strict=True):
             others = math.prod(counts) // max(1, count)
-            for atom in dict.fromkeys(walk(axis)):
-                part = count - kept_size(axis, {**sizes, atom: 0})
+            for atom, part in taken(axis, sizes).items():
                 found[atom] = found.get(atom, 0) + others * part
     return found

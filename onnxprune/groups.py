@@ -10,17 +10,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxprune.axes import Atom, Axes, Axis, Lock, Sum, positions, walk
+from onnxprune.axes import Atom, Axes, Axis, Lock, Partition, outer_factors, places, positions, walk
 from onnxprune.effective import ConstantValues
 from onnxprune.model import Array, Constant, Node
 from onnxprune.rules import Coupling
 from onnxprune.trace import Trace
 
+Places: TypeAlias = npt.NDArray[np.intp]
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
 _OF_WEIGHTS = re.compile(r"([._](weight|kernel))?(_quantized|_Q[48])?$")  # what exporters and quantizers append
@@ -37,17 +39,18 @@ class Member:
     axis: Axis
     role: Role  # the weight makes the unit, consumes it, scales it, or adds to it
     sink: tuple[int, int]  # node and input slot where its value is consumed, after Cast, DequantizeLinear and the like
+    places: Places = field(compare=False, repr=False)  # of each unit on the axis, ``[units, occurrences]``
 
-    def matrix(self, array: Array, atom: Atom) -> Array:
-        """Return the weight as float ``[units, fan]``: all that belongs to each unit of `atom`."""
-        return _matrix(array, self.dim, self.axis, atom)
+    def matrix(self, array: Array) -> Array:
+        """Return the weight as float ``[units, fan]``: all that belongs to each unit."""
+        return _matrix(array, self.dim, self.places)
 
 
-def _matrix(array: Array, dim: int, axis: Axis, atom: Atom) -> Array:
+def _matrix(array: Array, dim: int, places: Places) -> Array:
     front = np.moveaxis(array, dim, 0)
-    if axis is not atom:
-        front = front[positions(axis, atom)]
-    flat = front.reshape(atom.size, -1)
+    if places.shape[1] != 1 or len(places) != len(front):  # else the units are the indices of the axis
+        front = front[places]
+    flat = front.reshape(len(places), -1)
     return flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float32)
 
 
@@ -108,21 +111,27 @@ def groups(traced: Trace) -> tuple[Group, ...]:
     }
     outside.update(_hidden(traced))
     members: dict[Atom, list[Member]] = {}
+    around: dict[Atom, set[Atom]] = {}
     finder = RoleFinder(traced, constant)
+    seen: dict[int, tuple[Axis, Mapping[Atom, Places], Mapping[Atom, set[Atom]]]] = {}  # by id of the axis
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)
         if weight is None or not weight.is_weight or use.node < 0:
             continue
         for dim, axis in enumerate(traced.axes(use.axes)):
-            for atom in dict.fromkeys(walk(axis)):
-                if atom in outside:
-                    role = finder.role(use.node, use.slot, atom)
-                    node = traced.model.nodes[use.node]
-                    sink, slot = finder.sink(node, use.slot)
-                    member = Member(use.constant, sink.name, dim, axis, role, (sink.index, slot))
-                    members.setdefault(atom, []).append(member)
+            if id(axis) not in seen:
+                seen[id(axis)] = axis, places(axis), outer_factors(axis)
+            _, located, outside_of = seen[id(axis)]
+            sink, slot = finder.sink(traced.model.nodes[use.node], use.slot)
+            for atom in located:
+                if atom not in outside:
+                    continue
+                role = finder.role(use.node, use.slot, atom)
+                member = Member(use.constant, sink.name, dim, axis, role, (sink.index, slot), located[atom])
+                members.setdefault(atom, []).append(member)
+                around.setdefault(atom, set()).update(outside_of[atom])
     kinds = _Kinds(traced, constant)
-    outers = {atom: _free_outers(traced, atom, parts) for atom, parts in members.items()}
+    outers = {atom: _free(partition, around[atom]) for atom in members}
     order = {atom: position for position, atom in enumerate(members)}
     # A shuffle turns (a b) into (b a): each lies inside the other, and the first of the two is pruned.
     inner = {
@@ -134,15 +143,12 @@ def groups(traced: Trace) -> tuple[Group, ...]:
     return tuple(_unique(found))
 
 
-def _free_outers(traced: Trace, atom: Atom, members: Iterable[Member]) -> set[Atom]:
-    """Return the atoms around `atom` on some weight that can be cut themselves."""
-    partition = traced.partition
-    outers = {outer for member in members for outer in _outer_factors(member.axis, atom)}
-    return {outer for outer in outers if partition.lock_of(outer) is None and partition.mix_of(outer) is None}
+def _free(partition: Partition, atoms: Iterable[Atom]) -> set[Atom]:
+    """Return the atoms that can be cut."""
+    return {atom for atom in atoms if partition.lock_of(atom) is None and partition.mix_of(atom) is None}
 
 
 def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds, inner: bool) -> Group:
-    constants = traced.model.constants
     return Group(
         name=_name(members),
         kind=kinds.of(atom),
@@ -152,36 +158,19 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         mixed=traced.partition.mix_of(atom),
         inner=inner,
         lanes=kinds.lanes.get(atom, 0),
-        params=_params(members, atom, constants),
+        params=_params(members, traced.model.constants),
     )
 
 
-def _params(members: Sequence[Member], atom: Atom, constants: Mapping[str, Constant]) -> int:
+def _params(members: Sequence[Member], constants: Mapping[str, Constant]) -> int:
     """Return how many weights go when all units go; a weight that several nodes share counts once."""
-    total = 0
-    for name in dict.fromkeys(member.constant for member in members):
-        shape = constants[name].shape
-        user = next(member.node for member in members if member.constant == name)
-        left = list(shape)
-        for member in members:
-            if (member.constant, member.node) == (name, user):
-                left[member.dim] -= positions(member.axis, atom).size
-        total += math.prod(shape) - math.prod(left)
-    return total
-
-
-def _outer_factors(axis: Axis, atom: Atom) -> Iterator[Atom]:
-    """Yield the atoms that stand left of `atom` in a product of `axis`."""
-    if isinstance(axis, Atom):
-        return
-    if isinstance(axis, Sum):
-        for part in axis.parts:
-            yield from _outer_factors(part, atom)
-        return
-    for i, factor in enumerate(axis.factors):
-        if atom in walk(factor):
-            yield from (outer for left in axis.factors[:i] for outer in walk(left) if outer is not atom)
-            yield from _outer_factors(factor, atom)
+    users: dict[str, str] = {}
+    left: dict[str, list[int]] = {}
+    for member in members:
+        if users.setdefault(member.constant, member.node) == member.node:
+            sizes = left.setdefault(member.constant, list(constants[member.constant].shape))
+            sizes[member.dim] -= member.places.size
+    return sum(constants[name].count - math.prod(sizes) for name, sizes in left.items())
 
 
 def constant_values(traced: Trace) -> set[str]:
@@ -365,7 +354,7 @@ def matrices(group: Group, traced: Trace, values: ConstantValues | None = None) 
             yield from ((member.role, matrix) for matrix in found)
         else:  # what the reference cannot evaluate counts as it is stored
             alike = (other for other in group.members if other.sink == member.sink)
-            yield from ((each.role, each.matrix(traced.model.array(each.constant), group.atom)) for each in alike)
+            yield from ((each.role, each.matrix(traced.model.array(each.constant))) for each in alike)
 
 
 def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues) -> Iterator[Array]:
@@ -373,7 +362,7 @@ def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues)
     index, slot = member.sink
     coupling = traced.couplings.get(index)
     axes = traced.axes(coupling.inputs[slot] or ()) if coupling else ()
-    if coupling is None or not any(atom in walk(axis) for axis in axes):
+    if coupling is None:
         return
     encoding, array = coupling.encodings.get(slot), values.array(coupling.node.inputs[slot])
     if array is None:
@@ -381,8 +370,32 @@ def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues)
     if encoding is not None:
         array = encoding.decode([values.array(name) for name in coupling.node.inputs])
     for dim, axis in enumerate(axes):
-        if atom in walk(axis):
-            yield _matrix(array, dim, axis, atom)
+        located = member.places if axis is member.axis else positions(axis, atom)
+        if located.size:
+            yield _matrix(array, dim, located)
+
+
+def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, str]:
+    """Return for every group the first one that shares matrices with it, unit for unit, by name; itself if none does.
+
+    A weight that several layers share stays one only where they keep the same units.
+    """
+    leader: dict[str, str] = {}
+    owners: dict[tuple[str, int, bytes], str] = {}
+
+    def root(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    for group in found:
+        leader[group.name] = group.name
+        for member in group.members:
+            if len(constants[member.constant].shape) > 1:
+                owner = owners.setdefault((member.constant, member.dim, member.places.tobytes()), group.name)
+                one, other = root(owner), root(group.name)
+                leader[other] = one
+    return {name: root(name) for name in leader}
 
 
 def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:

@@ -25,7 +25,7 @@ from onnxprune.axes import Atom, Mask
 from onnxprune.data import Data, load_data, with_shapes
 from onnxprune.effective import ConstantValues
 from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
-from onnxprune.groups import Group, carriers, groups, matrices, weights
+from onnxprune.groups import Group, carriers, groups, kin, matrices, weights
 from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Model, Source, data_file, load, staged, write
 from onnxprune.publish import Reads, check_files, resolved, staging, stamps
@@ -398,11 +398,14 @@ def plan(
     demands: dict[str, allocate.Demand] = {}
     rng = np.random.default_rng(options.seed)
     shares, values = cost.shares(traced, found), ConstantValues(traced.model)
-    for group in found:
-        if group.name in chosen:
-            scores = importance.score(options.criterion, matrices(group, traced, values), rng)
-            if scores is not None:
-                demands[group.name] = _demand(group, scores, chosen[group.name], shares[group.name], options)
+    tied = _tied(found, chosen, traced)
+    for names in tied.values():
+        scores = [importance.score(options.criterion, matrices(names[n], traced, values), rng) for n in names]
+        known = [score for score in scores if score is not None]
+        if known:
+            first = next(iter(names))
+            share = sum(shares[name] for name in names)
+            demands[first] = _demand(names[first], np.mean(known, axis=0), chosen[first], share, options)
     if chosen and not demands:
         raise OptionError(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
@@ -411,7 +414,18 @@ def plan(
     own = {name: demand for name, demand in demands.items() if demand.ratio != options.ratio}
     common = {name: demand for name, demand in demands.items() if name not in own}
     kept = {**allocate.allocate(common, _scope(options)), **allocate.allocate(own, "group")}
-    return {name: tuple(units.tolist()) for name, units in kept.items() if len(units) < demands[name].units}
+    cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
+    return {name: cut[first] for first, names in tied.items() if first in cut for name in names}
+
+
+def _tied(found: Sequence[Group], chosen: Mapping[str, float], traced: Trace) -> dict[str, dict[str, Group]]:
+    """Return the groups to be pruned, by the name of the first of those that share weights and lose the same units."""
+    leaders = kin(found, traced.model.constants)
+    sets: dict[tuple[str, float], dict[str, Group]] = {}
+    for group in found:
+        if group.name in chosen:
+            sets.setdefault((leaders[group.name], chosen[group.name]), {})[group.name] = group
+    return {next(iter(names)): names for names in sets.values()}
 
 
 def _scope(options: Options) -> Literal["global", "group"]:

@@ -3,8 +3,10 @@
 * Calls of model-local functions, nested ones too, are inlined: inside of a function a weight has no place of its own.
 * Sparse initializers and constants become dense ones: dense weights are what is cut.
 * A value that a branch or a loop body names like a value elsewhere gets a name of its own.
-* What normalises weights alone (weight standardisation, weight norm) is computed: a cut elsewhere must not change the
-  statistics of a weight, and ONNX Runtime would compute it as well before the first run.
+* Parts that several nodes take of one weight are weights of their own, so that each is cut for itself.
+* What normalises weights alone (weight standardisation, weight norm), or makes fewer numbers of them (a network over a
+  table of positions), is computed: a cut elsewhere must not change the statistics of a weight, and ONNX Runtime would
+  compute it as well before the first run.
 
 A model that has none of these is returned as it is, and written back as it is.
 """
@@ -27,7 +29,6 @@ from onnx import (
     SparseTensorProto,
     TensorProto,
     ValueInfoProto,
-    helper,
     inliner,
     numpy_helper,
 )
@@ -41,8 +42,11 @@ _NORMALISING = frozenset(
         *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"),
         *("LpNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSum"),
         *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+        *("Shape", "Size"),
     )
 )
+_CONTRACTING = frozenset(("Conv", "Einsum", "Gemm", "MatMul"))
+_PARTS = frozenset(("Slice", "Split"))
 _MESSAGE = "onnxprune.weight:"  # in front of the names of tensors whose contents are put aside
 
 
@@ -181,14 +185,27 @@ def _dense(sparse: SparseTensorProto) -> TensorProto:
 def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
     """Return the outputs of the nodes that normalise what follows from constants alone, by name."""
     arithmetic = _Arithmetic(proto, folder)
+    parted = _parted(proto.graph)
     found: dict[str, Array] = {}
     for node in _nodes(proto.graph):
-        if arithmetic.takes(node) and node.op_type in _NORMALISING and node.input:
+        follows = arithmetic.takes(node) and bool(node.input)
+        known_to = node.op_type in _NORMALISING or node.input[0] in parted if follows else False
+        if known_to or (follows and node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
             values = [arithmetic.value(name) for name in node.output if name]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 found.update(zip(filter(None, node.output), known, strict=True))
     return found
+
+
+def _parted(graph: GraphProto) -> set[str]:
+    """Return the weights that several nodes read, all of them to take parts."""
+    readers: dict[str, list[str]] = {}
+    for node in _nodes(graph):
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    weights = {tensor.name for tensor in graph.initializer} - {info.name for info in graph.output}
+    return {name for name in weights if len(readers.get(name, ())) > 1 and _PARTS.issuperset(readers[name])}
 
 
 class _Arithmetic:
@@ -202,7 +219,7 @@ class _Arithmetic:
         self._values: dict[str, Array | None] = {}
 
     def takes(self, node: NodeProto) -> bool:
-        """Whether a node follows from constants; nodes are shown in order, those of bodies last."""
+        """Whether a node follows from constants; nodes come in the order of the graph, then those of its bodies."""
         known = all(name in self._tensors or name in self._producers for name in node.input if name)
         if not known or node.domain not in ("", "ai.onnx") or any(True for _ in _bodies(node)):
             return False
@@ -216,6 +233,12 @@ class _Arithmetic:
         if name not in self._values:
             self._values.update(self._outputs(self._producers[name]))
         return self._values[name]
+
+    def shrinks(self, node: NodeProto) -> bool:
+        """Whether a node makes fewer numbers than it reads."""
+        values = [self.value(name) for name in (*node.output, *node.input) if name]
+        sizes = [value.size for value in values if value is not None]
+        return len(sizes) == len(values) and sizes[0] <= sum(sizes[1:])
 
     def _outputs(self, node: NodeProto) -> dict[str, Array | None]:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
@@ -253,14 +276,8 @@ def _take_over(source: GraphProto, target: GraphProto, computed: Mapping[str, Ar
     gone = before - after
     target.node.extend(node for node in nodes if not any(name in gone for name in node.output))
     target.initializer.extend(tensor for tensor in source.initializer if tensor.name not in gone)
-    listed = {info.name for info in source.input} & {tensor.name for tensor in source.initializer}
-    for info in [info for info in target.input if info.name in gone & listed]:
-        target.input.remove(info)
-    for name in (name for name in computed if name in made & after):
-        tensor = target.initializer.add()
-        tensor.CopyFrom(numpy_helper.from_array(computed[name], name))
-        if listed:  # which is how old versions of the format want it
-            target.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    results = ((name, array) for name, array in computed.items() if name in made & after)
+    target.initializer.extend(numpy_helper.from_array(array, name) for name, array in results)
 
 
 def _with_bodies(node: NodeProto, computed: Mapping[str, Array]) -> NodeProto:

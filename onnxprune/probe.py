@@ -195,21 +195,48 @@ _ATTEMPTS = (
 )
 
 
+# Waveforms: strides take a length apart until all those above leave one or two frames.
+_LONG = tuple(replace(c, lengths=tuple(400 * n for n in c.lengths)) for c in (_FIRST, _SECOND, _THIRD))
+_STRIDED = frozenset(("AveragePool", "Conv", "LpPool", "MaxPool", "com.microsoft.FusedConv"))
+
+
 def probe(model: Model) -> Probe:
     """Return the shapes and size values of `model` under several settings of its dynamic dims."""
-    best: tuple[Setting, ...] = ()
+    settings = _settings(model)
+    return Probe(settings, frozenset(_from_sizes(model, settings)), frozenset(_zeros(model)))
+
+
+def _settings(model: Model) -> tuple[Setting, ...]:
     if not any(True for port in model.inputs for _ in dynamic_dims(port)):
-        best = (_run(model, _FIRST),)  # nothing to choose: one walk tells all
-        if best[0].has_assumed:
-            best += tuple(_run(model, choice) for choice in (_SECOND, _THIRD))
-        return Probe(best, frozenset(_from_sizes(model, best)))
+        only = _run(model, _FIRST)  # nothing to choose: one walk tells all
+        return (only, _run(model, _SECOND), _run(model, _THIRD)) if only.has_assumed else (only,)
+    best: tuple[Setting, ...] = ()
     for attempt in _ATTEMPTS:
         settings = tuple(_run(model, choice) for choice in attempt)
         if not best or _misfits(settings) < _misfits(best):
             best = settings
         if not _misfits(best):
             break
-    return Probe(best, frozenset(_from_sizes(model, best)), frozenset(_zeros(model)))
+    if _collapses(model, best):
+        long = tuple(_run(model, choice) for choice in _LONG)
+        best = long if _misfits(long) <= _misfits(best) else best
+    return best
+
+
+def _collapses(model: Model, settings: tuple[Setting, ...]) -> bool:
+    """Whether strides make one size of lengths that differ, which then looks static."""
+    for node in model.nodes:
+        names = (node.inputs[0], node.outputs[0]) if node.op in _STRIDED else ()
+        if not names or any(name not in setting.shapes for setting in settings for name in names):
+            continue
+        before, after = ({setting.shapes[name][2:] for setting in settings} for name in names)
+        if (
+            len(before) > 1
+            and any(len(set(sizes)) == 1 for sizes in zip(*after, strict=False))
+            and (not any(len(set(sizes)) == 1 for sizes in zip(*before, strict=False)))
+        ):
+            return True
+    return False
 
 
 def _misfits(settings: tuple[Setting, ...]) -> int:
@@ -222,7 +249,8 @@ def _from_sizes(model: Model, settings: tuple[Setting, ...]) -> set[str]:
     for node in model.nodes:
         known = all(name in setting.values for setting in settings for name in node.outputs if name)
         depends = node.op in ("Shape", "Size") and not _reads_constant(model, node)
-        if known and (depends or any(name in from_sizes for name in node.inputs)):
+        read = (*node.inputs, *(name for body in node.bodies for name in body.outputs))
+        if known and (depends or any(name in from_sizes for name in read)):
             from_sizes.update(node.outputs)
     return from_sizes
 
@@ -338,12 +366,18 @@ class _Walk:
     # -- bodies ----------------------------------------------------------------------------------------
 
     def if_(self, node: Node) -> int:
-        """Walk both branches; an output has the dims in which they agree."""
-        misfits = sum(self.graph(body.nodes) for body in node.bodies)
+        """Walk both branches; an output is that of the one taken, or has the dims in which both agree."""
+        misfits = {body.attribute: self.graph(body.nodes) for body in node.bodies}
+        bodies, condition = node.bodies, self.values.get(node.inputs[0])
+        if condition is not None and condition.size == 1:
+            taken = "then_branch" if condition.item() else "else_branch"
+            bodies = tuple(body for body in bodies if body.attribute == taken)
         for index, name in enumerate(node.outputs):
-            types = [self.types.get(body.outputs[index]) for body in node.bodies]
-            self._set_common(name, types)
-        return misfits
+            inner = [body.outputs[index] for body in bodies]
+            self._set_common(name, [self.types.get(each) for each in inner])
+            if len(inner) == 1 and inner[0] in self.values:
+                self.values[name] = self.values[inner[0]]
+        return sum(misfits[body.attribute] for body in bodies)
 
     def _set_common(self, name: str, types: Sequence[TensorType | None]) -> None:
         """Give a value what all `types` have in common, and an assumed size where dims differ."""

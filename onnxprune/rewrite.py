@@ -221,11 +221,12 @@ class _Rewriter:
 
     def _slice_constants(self, finder: SizeFinder) -> None:
         by_constant: dict[str, list[Use]] = {}
+        elsewhere = self._read_elsewhere()
         for use in self.traced.uses:
             by_constant.setdefault(use.constant, []).append(use)
         for name, uses in by_constant.items():
             if name in self.traced.model.constants:
-                self._slice_constant(name, uses)
+                self._slice_constant(name, uses, name in elsewhere)
             else:
                 self._keep_number(name, uses, finder)
         for (index, slot), content in self.contents.items():
@@ -244,14 +245,14 @@ class _Rewriter:
             if is_free and (changes or any(self._is_cut(axis) for axis in use.axes)):
                 self._add(f"{name}_kept", self._sliced(value, use), [place])
 
-    def _slice_constant(self, name: str, uses: list[Use]) -> None:
+    def _slice_constant(self, name: str, uses: list[Use], is_read_elsewhere: bool) -> None:
         """Give each use its slice; uses that agree share one tensor, and the first of them the name."""
         variants: dict[Any, list[Use]] = {}
         for use in uses:
             variants.setdefault(self._variant(use), []).append(use)
         if list(variants) == [None]:
             return
-        whole = None in variants or self._is_read_elsewhere(name, uses)
+        whole = None in variants or is_read_elsewhere
         for key, same in variants.items():
             if key is None:
                 continue
@@ -284,15 +285,13 @@ class _Rewriter:
         )
         return sliced if factor is None else (sliced * factor).astype(sliced.dtype)
 
-    def _is_read_elsewhere(self, name: str, uses: list[Use]) -> bool:
-        """Whether some node outside the trace (size arithmetic, a branch) reads the constant as it is."""
-        traced = {(use.node, use.slot) for use in uses}
+    def _read_elsewhere(self) -> set[str]:
+        """Return the names that some place outside of the trace (size arithmetic, a body) reads as they are."""
+        traced = {(use.node, use.slot) for use in self.traced.uses}
+        found = {name for node in self.traced.model.nodes for body in node.bodies for name in body.outputs}
         for node in self.traced.model.nodes:
-            if any(name in body.outputs for body in node.bodies):
-                return True
-            if any(n == name and (node.index, slot) not in traced for slot, n in enumerate(node.inputs)):
-                return True
-        return False
+            found.update(name for slot, name in enumerate(node.inputs) if (node.index, slot) not in traced)
+        return found
 
     def _sliced(self, array: Array, use: Use) -> Array:
         for dim, axis in enumerate(use.axes):

@@ -349,6 +349,13 @@ MICROSOFT: Mapping[str, Rule] = {
     "Inverse": like(0),
     "Pad": padded,
 }
+
+
+def scaled(call: Call) -> Outputs:
+    """Floats in the shape of the input."""
+    return [(FLOAT, call.shape(0))]
+
+
 STANDARD: Mapping[str, Rule] = {
     "Affine": like(0),
     "GroupNormalization": like(0),
@@ -357,6 +364,8 @@ STANDARD: Mapping[str, Rule] = {
     "ParametricSoftplus": like(0),
     "Scale": like(0),
     "ScaledTanh": like(0),
+    "ai.onnx.ml.Normalizer": scaled,
+    "ai.onnx.ml.Scaler": scaled,
     "SimplifiedLayerNormalization": moments,
     "SwiGLU": like(0),
 }

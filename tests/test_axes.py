@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from itertools import pairwise
 from math import prod
@@ -23,8 +24,10 @@ from onnxprune.axes import (
     fresh,
     kept_mask,
     kept_size,
+    outer_factors,
     positions,
     product,
+    taken,
     walk,
 )
 from onnxprune.errors import CannotUnify
@@ -567,3 +570,30 @@ def test_a_long_chain_of_bindings_keeps_sizes():
         p.unify(one, other)
     p.unify(chain[0], product(Atom(2), Atom(4)))
     assert {prod(sizes(p.resolve(atom))) for atom in chain} == {8}
+
+
+# -- all atoms by one walk ---------------------------------------------------------------------------------------------
+
+
+@examples
+@given(st.data())
+def test_one_walk_tells_of_every_atom(data):
+    pool = [Atom(2, "a"), Atom(3, "b"), Atom(4, "c"), Atom(6, "d")]
+    axis = data.draw(compositions(data.draw(st.sampled_from([5, 12, 24])), pool))
+    sizes = {atom: data.draw(st.integers(1, atom.size)) for atom in dict.fromkeys(walk(axis))}
+    for atom in dict.fromkeys(walk(axis)):
+        assert taken(axis, sizes)[atom] == kept_size(axis, sizes) - kept_size(axis, {**sizes, atom: 0})
+
+
+def test_a_chain_of_ten_thousand_atoms_is_resolved():
+    partition = Partition()
+    atoms = [Atom(4, "a") for _ in range(10_000)]
+    for one, other in itertools.pairwise(atoms):
+        partition.unify(one, other)
+    assert partition.resolve(atoms[0]) is atoms[-1]
+
+
+def test_what_stands_outside():
+    h, d, e = Atom(2, "h"), Atom(3, "d"), Atom(5, "e")
+    found = outer_factors(concat(product(h, d), product(e, h)))
+    assert found == {h: {e}, d: {h}, e: set()}

@@ -315,7 +315,7 @@ def test_a_matrix_of_a_composed_axis_collects_all_that_belongs_to_a_unit():
     )))  # fmt: skip
     (found,) = [g for g in groups(traced) if g.units == 4 and g.locked is None]
     array = traced.model.array("w")
-    (matrix,) = [m.matrix(array, found.atom) for m in found.members if m.constant == "w"]
+    (matrix,) = [m.matrix(array) for m in found.members if m.constant == "w"]
     assert sorted(matrix[1]) == sorted(array[:, [1, 5, 9]].ravel())
 
 

@@ -21,7 +21,7 @@ from onnxprune import model as boundary
 from onnxprune.cli import cli
 from onnxprune.errors import InputError, NothingToPrune, VerificationError
 from onnxprune.rules import RULES
-from tests.rules.build import conv, dense
+from tests.rules.build import ROWS, conv, dense, model
 
 MODELS = Path(__file__).parent.parent / "models"
 RESNET = MODELS / "resnet_bn.onnx"
@@ -445,3 +445,29 @@ def test_accuracy_without_latency():
     result = onnxprune.prune(MODELS / "cnn.onnx", data=MODELS / "mnist_test.npz", latency=False)
     assert result.report["latency"] == []
     assert result.report["accuracy"]["samples"] == 2000
+
+
+# -- weights that layers share -----------------------------------------------------------------------------------------
+
+
+def shared():
+    """Two blocks of the same two weights, as ALBERT has them; what comes into each differs."""
+    return model(
+        "a = MatMul(x, w0)", "p = MatMul(a, w1)", "q = Relu(p)", "b = MatMul(q, w2)", "c = Tanh(b)",
+        "r = MatMul(c, w1)", "s = Sigmoid(r)", "d = MatMul(s, w2)", "y = MatMul(d, w3)",
+        x=ROWS, w0=(6, 8), w1=(8, 16), w2=(16, 8), w3=(8, 4),
+    )  # fmt: skip
+
+
+def test_layers_that_share_weights_lose_the_same_units():
+    result = onnxprune.prune(shared(), ratio=0.5, latency=False)
+    sizes = {tensor.name: list(tensor.dims) for tensor in result.model.graph.initializer}
+    assert sizes == {"w0": [6, 4], "w1": [4, 8], "w2": [8, 4], "w3": [4, 4]}
+
+
+def test_layers_that_share_weights_may_be_asked_for_different_ratios():
+    found = onnxprune.inspect(shared())
+    names = [group.name for group in found.groups if group.units == 16]
+    result = onnxprune.prune(shared(), ratio=0.0, ratios={names[0]: 0.5}, latency=False)
+    kept = {group["name"]: group["kept"] for group in result.report["groups"]}
+    assert [kept[name] for name in names] == [8, 16]

@@ -103,6 +103,47 @@ def test_a_branch_may_shadow_an_outer_value():
     assert check(found.proto).cut
 
 
+# -- arithmetic on weights ---------------------------------------------------------------------------------------------
+
+
+def test_a_standardised_weight_is_computed():
+    proto = model(
+        "m = ReduceMean<keepdims = 1>(w1, axis)", "c = Sub(w1, m)", "a = Conv(x, c)", "y = Conv(a, w2)",
+        w1=(8, 3, 1, 1), w2=(5, 8, 1, 1), axis=[1, 2, 3],
+    )  # fmt: skip
+    found = view(proto)
+    assert [node.op for node in found.nodes] == ["Sub", "Conv", "Conv"]
+    np.testing.assert_allclose(found.array("m").ravel(), found.array("w1").mean(axis=(1, 2, 3)), rtol=1e-5)
+    assert check(proto).cut
+
+
+def test_a_weight_that_only_standardisation_reads_is_left_out():
+    proto = model(
+        "r = Reshape(w1, flat)", "n, p, q = BatchNormalization<training_mode = 1>(r, g, b, mean, var)",
+        "c = Reshape(n, back)", "a = Conv(x, c)", "y = Conv(a, w2)", opset=15, infer=False, y="float[n,5,6,6] y",
+        w1=(8, 3, 1, 1), w2=(5, 8, 1, 1), flat=[1, 8, -1], back=[8, 3, 1, 1], g=(8,), b=(8,), mean=(8,),
+        var=np.ones(8, np.float32),
+    )  # fmt: skip
+    found = view(proto)
+    assert [node.op for node in found.nodes] == ["Reshape", "Conv", "Conv"]
+    assert "w1" not in found.constants
+    assert check(proto).cut
+
+
+def test_parts_of_one_weight_are_cut_for_themselves():
+    """As in attention across two sequences: one weight for queries, keys and values, of which each node takes some."""
+    proto = model(
+        "q = Slice(w, zero, six, one)", "k = Slice(w, six, nine, one)", "a = MatMul(x, q)", "b = MatMul(x, k)",
+        "u = MatMul(a, w1)", "v = MatMul(b, w2)", "y = Add(u, v)",
+        x=ROWS, w=(6, 9), zero=[0], six=[6], nine=[9], one=[1], w1=(6, 4), w2=(3, 4),
+    )  # fmt: skip
+    found = view(proto)
+    assert {name: found.constants[name].shape for name in "qk"} == {"q": (6, 6), "k": (6, 3)}
+    assert "w" not in found.constants
+    checked = check(proto)
+    assert checked.shape("q") == [6, 3]
+
+
 def test_what_dead_nodes_read_of_the_arithmetic_stays():
     proto = model(
         "a = Conv(x, w1)", "n, m, v = BatchNormalization<training_mode=1>(k, one, one, one, one)", "dead = Neg(n)",

@@ -289,3 +289,20 @@ def test_a_node_that_breaks_the_format_is_named():
     with pytest.raises(ModelError) as caught:
         probe(view(model("y = Relu<odd = 1>(x)", x=ROWS, infer=False)))
     assert str(caught.value).startswith("not a valid ONNX model: Relu 'y': ")
+
+
+# -- strides -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_length_that_strides_take_apart_is_probed_long_enough():
+    found = probed(
+        "a = Conv<strides = [10]>(x, w)", "b = Conv<strides = [8]>(a, v)", "y = Relu(b)", x="float[n,1,t] x",
+        y="float[n,6,f] y", w=(4, 1, 10), v=(6, 4, 4),
+    )  # fmt: skip
+    assert not found.is_static("y", 2)
+    assert found.first.misfits == 0
+
+
+def test_short_lengths_stay_where_nothing_takes_them_apart():
+    found = probed("y = Conv(x, w)", x="float[n,1,t] x", y="float[n,4,t] y", w=(4, 1, 1))
+    assert found.first.dims["t"] == 17

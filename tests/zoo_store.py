@@ -200,8 +200,8 @@ class _RoleFinder:
             return ROLES[node.op_type][slot]
         if _has_meaning(_array(tensor)):
             return None
-        if node.op_type in ROLES:
-            return ROLES[node.op_type].get(slot)
+        if slot in ROLES.get(node.op_type, ()):
+            return ROLES[node.op_type][slot]
         if node.op_type in _SUMS:
             return BIAS if sum(size > 1 for size in shape) < 2 else TABLE
         if node.op_type in ("Concat", "Where", "MatMul", "Einsum", "Expand"):

@@ -32,7 +32,7 @@ import onnx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from onnxprune.model import load  # noqa: E402 - of this tree
+from onnxprune.model import load, view  # noqa: E402 - of this tree
 from onnxprune.runtime import open_session  # noqa: E402
 from onnxprune.verify import settings  # noqa: E402
 from tests import zoo_store  # noqa: E402
@@ -113,7 +113,7 @@ def checked(stored: onnx.ModelProto, is_standard: bool = True) -> onnx.ModelProt
     proto = zoo_store.refill(stored)
     if is_standard:
         onnx.checker.check_model(proto)
-    model = load(proto)
+    model = load(proto) if is_standard else view(proto)
     if model.params > MOST_PARAMS:
         raise ValueError(f"{model.params:,} parameters are too many")
     session = open_session(proto.SerializeToString())
@@ -131,7 +131,7 @@ def checked(stored: onnx.ModelProto, is_standard: bool = True) -> onnx.ModelProt
 def store(name: str, proto: onnx.ModelProto, **about: str) -> zoo_store.Entry:
     """Strip, check and write one graph; return its entry."""
     stored = zoo_store.strip(proto)
-    model = load(checked(stored, "+ort" not in about["exporter"]))
+    model = view(checked(stored, "+ort" not in about["exporter"]))
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     dims = dict.fromkeys(str(dim) for port in model.inputs for dim in port.shape or () if not isinstance(dim, int))
     entry = zoo_store.Entry(

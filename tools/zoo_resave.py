@@ -19,8 +19,6 @@ import onnxruntime
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-import export_zoo  # noqa: E402
-
 from tests import zoo_store  # noqa: E402
 
 LEVELS = {
@@ -87,6 +85,8 @@ def resave(proto: onnx.ModelProto, how: str) -> onnx.ModelProto:
 
 def main() -> int:
     """Store the chosen graphs; return 1 when one failed."""
+    import export_zoo
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--how", choices=HOWS, action="append")

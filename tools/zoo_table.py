@@ -17,10 +17,11 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -34,7 +35,6 @@ from onnxprune.trace import Trace, trace  # noqa: E402
 from tests import zoo_store  # noqa: E402
 
 EXPECTED = ("it is part of the graph ",)
-MIXED = "normalises over"  # a removed unit would change what it computes for the others: no lack of a rule
 LITTLE, MUCH = 0.15, 0.03
 
 
@@ -48,19 +48,21 @@ class Row:
     trace_s: float
     left: float  # parameters after over before
     locked: float  # share of the parameters that are locked for other reasons than those expected
-    reasons: tuple[tuple[str, float], ...]  # with the share that they lock, largest first
+    reasons: tuple[tuple[str, float], ...]  # with the share that they keep, locks first
     problem: str | None
 
 
-def row(name: str, ratio: float) -> Row:
-    """Prune one graph without timing and prove it."""
+def row(name: str, ratio: float, again: Callable[[Any], Any] | None = None) -> Row:
+    """Prune one graph without timing and prove it; `again` saves it in another form before."""
     entry = zoo_store.load_zoo()[name]
-    model = load(zoo_store.refill(zoo_store.read(entry.path)))
     start = time.perf_counter()
     try:
+        proto = zoo_store.refill(zoo_store.read(entry.path))
+        model = load(proto if again is None else again(proto))
+        start = time.perf_counter()
         traced = trace(model)
     except Exception as error:
-        return Row(name, len(model.nodes), model.params, 0.0, 1.0, 1.0, (), f"trace: {type(error).__name__}: {error}")
+        return Row(name, entry.nodes, entry.params, 0.0, 1.0, 1.0, (), f"{type(error).__name__}: {error}"[:200])
     seconds = time.perf_counter() - start
     found = groups(traced)
     options = Options(ratio=ratio)
@@ -73,36 +75,39 @@ def row(name: str, ratio: float) -> Row:
             left = pruned.params / model.params
     except Exception as error:
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    reasons = locked_by_reason(traced, found)
+    locked, mixed = locked_by_reason(traced, found)
     total = sum(constant.count for constant in weights(traced).values()) or 1
-    shares = tuple((reason, count / total) for reason, count in reasons.most_common())
-    locked = sum(share for reason, share in shares if MIXED not in reason)
-    return Row(name, len(model.nodes), model.params, seconds, left, locked, shares, problem)
+    shares = tuple((reason, count / total) for reason, count in (*locked.most_common(), *mixed.most_common()))
+    return Row(name, len(model.nodes), model.params, seconds, left, locked.total() / total, shares, problem)
 
 
-def locked_by_reason(traced: Trace, found: tuple[Group, ...]) -> Counter[str]:
-    """Return how many parameters no group can shrink, by the reasons of their axes.
+def locked_by_reason(traced: Trace, found: tuple[Group, ...]) -> tuple[Counter[str], Counter[str]]:
+    """Return how many parameters no prunable group can shrink, by the reasons of their axes.
 
-    A weight counts for the first of its axes that is locked for an unexpected reason; a weight that some prunable
-    group carries counts not at all.
+    First those that are locked for an unexpected reason; then those with an axis that the rules know well, and that
+    some op mixes over, so that removing a unit is not the same as masking it (the hidden width of transformers).
     """
     prunable = {group.atom for group in found if group.prunable}
     everything = weights(traced)
-    reached, reasons = set(), {}
+    reached, locked, mixed = set(), {}, {}
     for use in traced.uses:
         if use.constant not in everything or use.node < 0:
             continue
-        for axis in traced.axes(use.axes):
-            for atom in walk(axis):
-                if atom in prunable:
-                    reached.add(use.constant)
-                lock = traced.partition.lock_of(atom) or traced.partition.mix_of(atom)
-                if lock is not None and not lock.reason.startswith(EXPECTED):
-                    reasons.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
-    counted: Counter[str] = Counter()
-    for name, reason in reasons.items():
-        if name not in reached:
-            counted[reason] += math.prod(everything[name].shape)
+        for atom in (atom for axis in traced.axes(use.axes) for atom in walk(axis)):
+            lock, mix = traced.partition.lock_of(atom), traced.partition.mix_of(atom)
+            if atom in prunable:
+                reached.add(use.constant)
+            elif lock is not None and " mixes over it " in lock.reason:
+                mixed.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
+            elif lock is not None and not lock.reason.startswith(EXPECTED):
+                locked.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
+            elif lock is None and mix is not None:
+                mixed.setdefault(use.constant, f"{mix.reason} (at {mix.node})")
+    counted: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    for name in everything.keys() - reached:
+        reasons = mixed if name in mixed else locked
+        if name in reasons:
+            counted[reasons is mixed][reasons[name]] += math.prod(everything[name].shape)
     return counted
 
 

@@ -22,10 +22,13 @@ def _no_inputs(x: Site) -> None:
 
 @rule("If", family="control", enter=_no_inputs)
 def if_(x: Site) -> None:
-    """Both branches give the same axes."""
+    """Both branches give the same axes; where sizes decide which is taken, it gives them alone."""
+    condition = x.value(0)
+    taken = None if condition is None or condition.size != 1 else f"{'then' if condition.item() else 'else'}_branch"
     for index, name in enumerate(x.node.outputs):
         if name:
-            first, *others = (x.inner(body.outputs[index]) for body in x.node.bodies)
+            bodies = (body for body in x.node.bodies if taken in (None, body.attribute))
+            first, *others = (x.inner(body.outputs[index]) for body in bodies)
             for axes in others:
                 first = _same(x, first, axes, f"the branches of {x.node.op} give it different sizes", index)
             x.output(first, index)

@@ -19,6 +19,7 @@ def reshape(x: Site) -> None:
     after = tuple(x.new(dim) for dim in range(len(x.output_shape())))
     for ins, outs in blocks(x.input_sizes(0), x.output_sizes(0)):
         _align(x, before[ins], after[outs])
+    _tell_static(x, (*before, *after), (*x.input_sizes(0), *x.output_sizes(0)))
     _give(x, after)
     entries = x.entries(1) if x.has(1) else x.attr("shape")
     x.write(1 if x.has(1) else "shape", *_targets(x, before, after, entries), follows=after)
@@ -69,6 +70,16 @@ def _align(x: Site, before: Axes, after: Axes) -> None:
         shown = " -> ".join("(" + "·".join(_shown(x, axis) for axis in side) + ")" for side in (before, after))
         for axis in (*before, *after):
             x.lock(axis, f"Reshape mixes it with others: {shown} has no common refinement")
+
+
+def _tell_static(x: Site, axes: Axes, sizes: Sequence[Sizes]) -> None:
+    """Let atoms be static that were aligned with a static size; lock what then contradicts a dynamic one."""
+    for axis, each in zip(axes, sizes, strict=True):
+        if len(set(each)) == 1:
+            x.partition.make_static(axis)
+    for axis, each in zip(axes, sizes, strict=True):
+        if len(set(each)) > 1 and not any(atom.dynamic for atom in x.partition.atoms(axis)):
+            x.lock(axis, "its size is known at run time alone")  # equal to another in one setting by chance
 
 
 def _shown(x: Site, axis: Axis) -> str:

@@ -320,7 +320,6 @@ def _others():
     )  # fmt: skip
     yield on_images("Shape", "reshape", "s = Shape(a)", "b = Reshape(a, s)")
     yield on_rows("Shape", "of-batch", "s = Shape<start=0, end=1>(a)", "f = Cast<to=1>(s)", "b = Div(a, f)")
-    yield on_rows("Shape", "of-weight", "s = Shape(k)", "b = Reshape(a, s)", k=(1, 8), x="float[1,6] x")
     yield on_images("Size", "static", "s = Size(a)", "f = Cast<to=1>(s)", "b = Div(a, f)", x=FIXED)
     yield on_images(
         "Size", "dynamic", "s = Size(a)", "f = Cast<to=1>(s)", "b = Div(a, f)", cut="",

@@ -556,6 +556,32 @@ def _weights():
     yield _case("two-outputs", conv("b = Relu(a)", "z = GlobalAveragePool(a)", y="float[] y, float[] z"), "")
 
 
+def _of_constants():
+    """What follows from constants alone is computed when the model is read."""
+    yield _case("shape-of-weight", dense("s = Shape(k)", "b = Reshape(a, s)", k=(1, 8), x="float[1,6] x"), N8)
+    yield _case(
+        "network-over-positions",
+        dense(
+            "h = MatMul(table, p1)", "g = Relu(h)", "e = MatMul(g, p2)", "r = ReduceSum<keepdims=1>(e, zero)",
+            "b = Add(a, r)", table=(5, 2), p1=(2, 64), p2=(64, 8), zero=[0]
+        ),
+        N8
+    )  # fmt: skip
+    yield _case(
+        "low-rank-weight",  # stays a product: it would be larger than its factors
+        dense("l = MatMul(u, v)", "b0 = MatMul(a, l)", "b = Relu(b0)", u=(8, 2), v=(2, 12), out=12),
+        "8 neurons, 12 neurons"
+    )  # fmt: skip
+    yield _case(
+        "group-norm-of-a-dynamic-image",  # what is normalised with the pixels is a static part of the channels
+        conv(
+            "r = Reshape(a, groups)", "i = InstanceNormalization(r, ones, zeros)", "s = Shape(a)", "b = Reshape(i, s)",
+            groups=[0, 2, -1], ones=np.ones(2, "f"), zeros=np.zeros(2, "f"), x="float[n,3,h,w] x"
+        ),
+        "2 channels", locks=("InstanceNormalization mixes over it and a dynamic size at once",)
+    )  # fmt: skip
+
+
 def _by_position():
     """Units that are positions for some op: the steps of a recurrence, the tokens of an attention, rows of a range."""
     for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
@@ -625,4 +651,5 @@ STRUCTURES: tuple[Case, ...] = (
     *_weights(),
     *_by_position(),
     *_functions(),
+    *_of_constants(),
 )

@@ -30,5 +30,13 @@ KNOWN: dict[str, str] = {
     "hf_cohere.torchscript": _RANK,
     "hf_glm.torchscript": _RANK,
     "hf_dinov2.torchscript": _FUSED,
+    "hf_sew.torchscript": _FIXED,
+    "hf_patchtst.torchscript": _FIXED,
+    "hf_patchtsmixer.torchscript": _FIXED,
+    "hf_informer.torchscript": "its sparse attention computes the number of its queries in numpy",
+    "hf_autoformer.torchscript": _FUSED,
+    "hf_upernet_swin.torchscript": _RANK,
     "hf_dinov2_registers.torchscript": _FUSED,
+    "own_encoder_decoder.dynamo": _GUARD,
+    "own_lstm_streaming.dynamo": "the states get a batch of their own, which does not fit",
 }

@@ -95,7 +95,7 @@ def transformer() -> Any:
     for _ in range(2):
         y = L.LayerNormalization(epsilon=1e-6)(x)
         x = L.Add()([x, L.MultiHeadAttention(4, 12)(y, y)])
-        y = L.Dense(96, activation="gelu")(L.LayerNormalization(epsilon=1e-6)(x))
+        y = L.Dense(96, activation="swish")(L.LayerNormalization(epsilon=1e-6)(x))
         x = L.Add()([x, L.Dense(48)(y)])
     return keras.Model(ids, L.Dense(5)(L.GlobalAveragePooling1D()(x)))
 
@@ -125,8 +125,8 @@ def mixer() -> Any:
     image = L.Input((32, 32, 3))
     x = L.Reshape((16, 48))(L.Conv2D(48, 8, 8)(image))
     y = L.Permute((2, 1))(L.LayerNormalization()(x))
-    x = L.Add()([x, L.Permute((2, 1))(L.Dense(16)(L.Dense(32, activation="gelu")(y)))])
-    x = L.Add()([x, L.Dense(48)(L.Dense(96, activation="gelu")(L.LayerNormalization()(x)))])
+    x = L.Add()([x, L.Permute((2, 1))(L.Dense(16)(L.Dense(32, activation="swish")(y)))])
+    x = L.Add()([x, L.Dense(48)(L.Dense(96, activation="swish")(L.LayerNormalization()(x)))])
     return keras.Model(image, L.Dense(10)(L.GlobalAveragePooling1D()(x)))
 
 
