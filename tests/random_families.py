@@ -6,6 +6,8 @@ scattering, quantized ops, and the ops of ONNX Runtime.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
