@@ -555,7 +555,7 @@ def _deformed(g, x, channels):
 
 
 def _by_variance(g, x, channels):
-    axes = g.one_of([[0, 2, 3], [2, 3], [1], [1, 2, 3]])
+    axes = g.one_of([[0, 2, 3], [2, 3], [1, 2], [1, 2, 3]])  # never over one unit alone: it divides by zero
     dims = tuple(dim if is_static(dim) else 1 for dim in x.dims)
     need(math.prod(dims[axis] for axis in axes) > 1)  # else they may all be one number
     moved = g.node("Add", x, g.constant(g.rng.standard_normal(dims).astype(np.float32)), dims=x.dims)
