@@ -29,6 +29,7 @@ from onnx import (
     SparseTensorProto,
     TensorProto,
     ValueInfoProto,
+    helper,
     inliner,
     numpy_helper,
 )
@@ -276,8 +277,14 @@ def _take_over(source: GraphProto, target: GraphProto, computed: Mapping[str, Ar
     gone = before - after
     target.node.extend(node for node in nodes if not any(name in gone for name in node.output))
     target.initializer.extend(tensor for tensor in source.initializer if tensor.name not in gone)
-    results = ((name, array) for name, array in computed.items() if name in made & after)
-    target.initializer.extend(numpy_helper.from_array(array, name) for name, array in results)
+    listed = {info.name for info in source.input} & {tensor.name for tensor in source.initializer}
+    for info in [info for info in target.input if info.name in gone & listed]:
+        target.input.remove(info)
+    for name in (name for name in computed if name in made & after):
+        tensor = target.initializer.add()
+        tensor.CopyFrom(numpy_helper.from_array(computed[name], name))
+        if listed:  # which is how old versions of the format want it
+            target.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
 
 
 def _with_bodies(node: NodeProto, computed: Mapping[str, Array]) -> NodeProto:

@@ -458,9 +458,11 @@ class _Masker:
         if factor is not None:
             steps.append(("Mul", factor, {}))
         for dim, mask in self._cut_dims(axes, kept):
-            places = np.maximum(np.cumsum(mask) - 1, 0)
-            zeros = mask.astype(self.traced.probe.dtype(name)).reshape(-1, *[1] * (len(axes) - dim - 1))
-            steps += [("Gather", places, {"axis": dim}), ("Mul", zeros, {})]
+            places, dtype = np.maximum(np.cumsum(mask) - 1, 0), self.traced.probe.dtype(name)
+            steps.append(("Gather", places, {"axis": dim}))
+            if dtype.kind not in "biu":  # what integers stand for zero, a later mask says
+                zeros = mask.astype(dtype).reshape(-1, *[1] * (len(axes) - dim - 1))
+                steps.append(("Mul", zeros, {}))
         values = [name, *(f"onnxprune_back_{index}_{place}_{i}" for i in range(len(steps)))][::-1]
         for (op, constant, attributes), before, after in zip(steps, values, values[1:], strict=False):
             self.added[f"{before}_by"] = constant

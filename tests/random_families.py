@@ -6,6 +6,8 @@ scattering, quantized ops, and the ops of ONNX Runtime.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
@@ -312,14 +314,15 @@ def split_to_sequence(g, x):
     single(g)
     axis = g.axis(x)
     size = x.dims[axis]
-    if g.opset >= 21 or g.chance(60):  # ONNX Runtime infers one shape for parts of several sizes
+    equal = g.chance(70)
+    if equal:
         part = g.one_of(d for d in divisors(size) if d < size)
         sizes, stated = [part] * (size // part), g.ints(part)
     else:
         first = g.between(1, size - 1)
         sizes, stated = [first, size - first], g.ints([first, size - first])
     sequence = g.node("SplitToSequence", x, stated, axis=axis)
-    if g.chance(40):
+    if not equal or g.chance(40):  # ONNX Runtime infers one shape for all parts
         return g.node("ConcatFromSequence", sequence, dims=x.dims, axis=axis)
     places = g.some(range(len(sizes)))[:2]
     return [_at(g, sequence, i, len(sizes), replaced(x.dims, axis, sizes[i])) for i in places]
@@ -433,12 +436,12 @@ def scatter(g, x):
 
 @step(3)
 def picked(g, x):
-    """Compress, CenterCropPad, ReverseSequence, NonZero of a constant, TensorScatter."""
+    """Compress, CenterCropPad, ReverseSequence, NonZero of a constant."""
     single(g)
     need(x.rank)
     axis = g.axis(x)
     size = x.dims[axis]
-    way = g.draw(5)
+    way = g.draw(4)
     if way == 0:
         mask = g.rng.integers(0, 2, size).astype(bool)
         mask[0] = True
@@ -457,9 +460,16 @@ def picked(g, x):
         found = g.node("NonZero", g.constant(mask), dims=(1, int(mask.sum())))
         flat = g.along("Squeeze", found, [0], found.dims[1:], since=13)
         return g.node("Gather", x, flat, dims=replaced(x.dims, axis, int(mask.sum())), axis=axis)
-    need(g.opset >= 24 and x.rank >= 3 and is_static(x.dims[0]) and x.dims[1] != 1)
+    raise Unfit
+
+
+@step(3)
+def cache(g, x):
+    """TensorScatter: a token is written into a cache."""
+    single(g)
+    need(g.opset >= 24 and x.rank >= 3 and x.dims[1] != 1)
     cut = g.node("Slice", x, g.ints([0]), g.ints([1]), g.ints([1]), dims=replaced(x.dims, 1, 1))
-    places = [g.ints([g.draw(2) for _ in range(x.dims[0])])] if g.chance(60) else []
+    places = [g.ints([g.draw(2) for _ in range(x.dims[0])])] if is_static(x.dims[0]) and g.chance(60) else []
     return g.node("TensorScatter", x, cut, *places, dims=x.dims, axis=1)
 
 
@@ -491,14 +501,14 @@ def by_bits(g, x):
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-@step(3)
+@step(5)
 def sampled(g, x):
     """GridSample, AffineGrid, DeformConv, Col2Im, RoiAlign, MaxRoiPool, MeanVarianceNormalization."""
     single(g)
     need(x.rank >= 3 and is_static(x.dims[1]))
     channels, ways = x.dims[1], []
     if x.rank == 4:
-        ways += [_by_grid] * (g.opset >= 16) + [_by_affine_grid] * (g.opset >= 20) + [_rois, _rois]
+        ways += [_by_grid] * 2 * (g.opset >= 16) + [_by_affine_grid] * 2 * (g.opset >= 20) + [_rois]
         ways += [_deformed] * 2 * (g.opset >= 19) + [_by_variance]
     if x.rank == 3 and is_static(x.dims[2]) and g.opset >= 18:
         ways += [_columns]
@@ -515,9 +525,11 @@ def _by_grid(g, x, channels):
 
 
 def _by_affine_grid(g, x, channels):
-    need(is_static(x.dims[0]))
-    theta = g.weight(x.dims[0], 2, 3, fan=4)
-    grid = g.node("AffineGrid", theta, g.ints([x.dims[0], channels, 3, 2]), dims=(x.dims[0], 3, 2, 2))
+    theta, size = g.weight(1, 2, 3, fan=4), g.ints([x.dims[0], channels, 3, 2]) if is_static(x.dims[0]) else None
+    if size is None:
+        size = g.node("Concat", size_of(g, x, 0), g.ints([channels, 3, 2]), axis=0)
+    theta = g.node("Expand", theta, g.node("Concat", size_of(g, x, 0), g.ints([2, 3]), axis=0))
+    grid = g.node("AffineGrid", theta, size, dims=(x.dims[0], 3, 2, 2))
     return g.node("GridSample", x, grid, dims=(*x.dims[:2], 3, 2))
 
 
@@ -543,8 +555,10 @@ def _deformed(g, x, channels):
 
 
 def _by_variance(g, x, channels):
-    axes = g.one_of([[0, 2, 3], [2, 3], [1], [1, 2, 3]])
-    moved = g.node("Add", x, g.weight(*[1] * x.rank), dims=x.dims)
+    axes = g.one_of([[0, 2, 3], [2, 3], [1, 2], [1, 2, 3]])  # never over one unit alone: it divides by zero
+    dims = tuple(dim if is_static(dim) else 1 for dim in x.dims)
+    need(math.prod(dims[axis] for axis in axes) > 1)  # else they may all be one number
+    moved = g.node("Add", x, g.constant(g.rng.standard_normal(dims).astype(np.float32)), dims=x.dims)
     return g.node("MeanVarianceNormalization", moved, dims=x.dims, axes=axes)
 
 
@@ -640,7 +654,7 @@ def integer_product(g, x):
     return real(g, g.node("QLinearMatMul", stored, *by, weight, ks, kz, *after, dims=dims), after)
 
 
-@step(4)
+@step(6)
 def integer_image(g, x):
     """QLinearConv, ConvInteger, and the pools, sums and activations on integers."""
     need(x.rank == 4 and is_static(x.dims[1]))
@@ -671,6 +685,7 @@ def integer_image(g, x):
         op = g.one_of(["QLinearAdd", "QLinearMul"])
         return real(g, ms(g, op, stored, *by, *other, *after, dims=x.dims), after)
     if way == 5:
+        g.frozen = True
         mask = g.constant(g.rng.integers(0, 2, (1, channels, 1, 1)).astype(bool))
         other = [integers(g, channels, 1, 1, kind=np.uint8), *by]
         return real(g, ms(g, "QLinearWhere", mask, stored, *by, *other, *after, dims=x.dims), after)
@@ -903,7 +918,8 @@ def _standard(g, x):
         query, key, values = _heads(g, x, kv * repeats, size), _heads(g, x, kv, size), _heads(g, x, kv, value)
         if is_static(*x.dims[:2]) and size == 4 and g.chance(60):
             query, key = (_turned(g, v, x) for v in (query, key))
-        mask = [g.weight(kv * repeats, 1, 1)] if g.chance(0) else []
+        length = x.dims[1]
+        mask = [g.weight(1, kv * repeats, length, length)] if is_static(length) and g.chance(50) else []
         out = g.node("Attention", query, key, values, *mask, dims=(*query.dims[:3], value), **more)
         return reshaped(g, transposed(g, out, 0, 2, 1, 3), *x.dims[:2], kv * repeats * value)
     parts = [projection(g, x, n) for n in (kv * repeats * size, kv * size, kv * value)]

@@ -161,3 +161,11 @@ def test_a_weight_is_normalised_in_a_branch():
     assert [node.op_type for node in branch.node] == ["Sub", "MatMul"]
     assert [tensor.name for tensor in branch.initializer] == ["c"]
     assert len(check(proto).cut) == 1
+
+
+@pytest.mark.parametrize("options", [{"ir": 3, "opset": 9}, {"listed": ("w2",), "opset": 13}])
+def test_a_normalised_weight_that_is_listed_as_an_input(options):
+    proto = dense("c = ReduceMean<axes=[1]>(k)", "e = Sub(k, c)", "b = MatMul(a, e)", k=(8, 8), **options)
+    found = load(proto)
+    assert [port.name for port in found.inputs] == ["x"]
+    assert len(check(proto).cut) == 2

@@ -343,11 +343,11 @@ def qlinear_concat(x: Site) -> None:
 
 @rule(f"{MS}.DynamicQuantizeLSTM")
 def dynamic_quantize_lstm(x: Site) -> None:
-    """As LSTM with transposed weights; the state is quantized by the range over its units, which mixes them."""
+    """As LSTM with transposed weights; the state is quantized by the range over units and rows, which mixes them."""
     rows = "(f! h)"
     scales = ", ".join(_direction(x, slot, rows) for slot in range(8, 12))
     x.match(
-        f"s! b i, d! i {rows}, d! h {rows}, d! (e! h)?, b?, d b h?, d b h?, d! (p! h)?, {scales}"
+        f"s! b! i, d! i {rows}, d! h {rows}, d! (e! h)?, b?, d b h?, d b h?, d! (p! h)?, {scales}"
         " -> s d b h, d b h, d b h",
         sizes={"h": "hidden_size", "f": 4, "e": 8, "p": 3},
     )

@@ -253,6 +253,10 @@ def _contributed(on_images, on_rows):
         inexact=("com.microsoft.QLinearSoftmax normalises over it",)
     )  # fmt: skip
     yield row(
+        "QLinearSoftmax", "channels-of-opset-11", f"p = {MS}.QLinearSoftmax<axis=1, opset=11>(q, s, z, t, u)", **SOFT,
+        opset=11, cut="", inexact=("com.microsoft.QLinearSoftmax normalises over it",)
+    )  # fmt: skip
+    yield row(
         "QLinearAveragePool", "", f"p = {MS}.QLinearAveragePool<kernel_shape=[2, 2], strides=[2, 2]>(q, s, z, t, u)"
     )
     yield row(

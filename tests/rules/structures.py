@@ -617,6 +617,23 @@ def _by_position():
         ),
         "2 heads", locks=("com.microsoft.QAttention gives its positions a meaning",)
     )  # fmt: skip
+    gates = {
+        "w": width["k"][:1].reshape(1, 1, 12),
+        "r": width["k"][1:].reshape(1, 3, 12),
+        "v": np.full((1, 12), 0.01, "f"),
+    }
+    yield _case(
+        "units-as-rows-of-DynamicQuantizeLSTM",
+        model(
+            "a = MatMul(x, w1)", "t = Unsqueeze(a, two)",
+            "h = com.microsoft.DynamicQuantizeLSTM<hidden_size=3>(t, w, r, b, , , , , v, u, v, u)",
+            "f = ReduceSum<keepdims=0>(h, last)", "y = MatMul(f, w2)", x="float[n,6] x", w1=(6, 8), two=[2], b=(1, 24),
+            u=np.zeros((1, 12), np.int8), last=[1, 3], w2=(8, 4), imports='"com.microsoft" : 1', y="float[n,4] y",
+            **gates
+        ),
+        "", locks=("com.microsoft.DynamicQuantizeLSTM gives its positions a meaning",),
+        inexact=("com.microsoft.DynamicQuantizeLSTM quantizes by the range over it",)
+    )  # fmt: skip
     yield _case(
         "units-in-the-range-of-another-axis",
         model(
