@@ -28,7 +28,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
-from onnxprune.plain import copy_fields, graphs, graphs_of, plain
+from onnxprune.plain import copy_fields, graphs, graphs_of, overridable, plain
 from onnxprune.publish import Staging, resolved, staging
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -129,6 +129,8 @@ class Model:
     constants: Mapping[str, Constant] = field(repr=False)  # of all graphs
     inputs: tuple[Port, ...]  # without those that merely list an initializer
     outputs: tuple[Port, ...]
+    overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `plain.overridable`
+    original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
 
     @cached_property
     def opsets(self) -> dict[str, int]:
@@ -232,7 +234,7 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
         ModelError: when it cannot be brought into plain form, see `onnxprune.plain`.
     """
     place = folder or (path.parent if path else Path())
-    proto = plain(proto, place)
+    original, proto = proto, plain(proto, place)
     nodes: list[tuple[Node, NodeProto]] = []
     top = _flatten(proto.graph, _opsets(proto), nodes)
     constants = {t.name: Constant(t.name, t, tuple(t.dims)) for graph in graphs(proto.graph) for t in graph.initializer}
@@ -252,6 +254,8 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
         constants=MappingProxyType(constants),
         inputs=tuple(dataclasses.replace(port, below=bounds.get(port.name)) for port in inputs),
         outputs=tuple(_port(info) for info in proto.graph.output),
+        overridable=frozenset(overridable(proto)),
+        original=None if original is proto else original,
     )
 
 
@@ -902,8 +906,15 @@ def _made_dead(outputs: Iterable[str], before: set[str], after: set[str]) -> boo
 
 
 def signature(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return inputs and outputs with types and shapes: what a caller of the model depends on."""
-    return model.inputs, model.outputs
+    """Return inputs and outputs with types and shapes, as they were read: what a caller of the model depends on.
+
+    Inputs with a default are left out, but for those that a caller means to give.
+    """
+    graph = (model.original or model.proto).graph
+    defaults = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    given = overridable(model.original or model.proto)
+    inputs = (info for info in graph.input if info.name not in defaults or info.name in given)
+    return tuple(map(_port, inputs)), tuple(map(_port, graph.output))
 
 
 def problems(proto: ModelProto) -> str | None:

@@ -46,8 +46,12 @@ _NORMALISING = frozenset(
         *("Shape", "Size"),
     )
 )
+_DRAWING = frozenset(
+    ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)
 _CONTRACTING = frozenset(("Conv", "Einsum", "Gemm", "MatMul"))
 _PARTS = frozenset(("Slice", "Split"))
+_WEIGHTS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
 _MESSAGE = "onnxprune.weight:"  # in front of the names of tensors whose contents are put aside
 
 
@@ -69,6 +73,20 @@ def plain(proto: ModelProto, folder: Path | None = None) -> ModelProto:
         proto = _renamed(proto)
     computed = _computed(proto, folder or Path())
     return _with_computed(proto, computed) if computed else proto
+
+
+def overridable(proto: ModelProto) -> set[str]:
+    """Return the names of initializers that are defaults of graph inputs: a caller may give other values.
+
+    Old exporters list every weight among the inputs, where nobody means to give it; who lists a few means it, and
+    whoever lists what is no weight. Before version 4 of the format all had to be listed.
+    """
+    if proto.ir_version < 4:
+        return set()
+    inputs = {info.name for info in proto.graph.input}
+    weights = {tensor.name for tensor in proto.graph.initializer if tensor.data_type in _WEIGHTS and len(tensor.dims)}
+    listed = {tensor.name for tensor in proto.graph.initializer if tensor.name in inputs}
+    return listed - weights if weights <= inputs else listed
 
 
 def copy_fields(source: Any, target: Any, skip: set[str]) -> None:
@@ -215,7 +233,10 @@ class _Arithmetic:
     def __init__(self, proto: ModelProto, folder: Path) -> None:
         self._proto = proto
         self._folder = folder
-        self._tensors = {tensor.name: tensor for graph in graphs(proto.graph) for tensor in graph.initializer}
+        self._opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+        tensors = (tensor for graph in graphs(proto.graph) for tensor in graph.initializer)
+        given = overridable(proto)
+        self._tensors = {tensor.name: tensor for tensor in tensors if tensor.name not in given}
         self._producers: dict[str, NodeProto] = {}
         self._values: dict[str, Array | None] = {}
 
@@ -224,8 +245,16 @@ class _Arithmetic:
         known = all(name in self._tensors or name in self._producers for name in node.input if name)
         if not known or node.domain not in ("", "ai.onnx") or any(True for _ in _bodies(node)):
             return False
+        if node.op_type in _DRAWING or not self._is_right_for(node):
+            return False
         self._producers.update(dict.fromkeys((name for name in node.output if name), node))
         return True
+
+    def _is_right_for(self, node: NodeProto) -> bool:
+        """Whether onnx's reference computes what the operator's page says: it knows some in one version alone."""
+        if node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
+            return self._opset >= 13  # before it, all axes from one on are one
+        return node.op_type != "LpNormalization" or all(a.name != "p" or a.i == 2 for a in node.attribute)
 
     def value(self, name: str) -> Array | None:
         """Return a value, None where the reference cannot compute it."""

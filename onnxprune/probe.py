@@ -197,6 +197,8 @@ _ATTEMPTS = (
 
 # Waveforms: strides take a length apart until all those above leave one or two frames.
 _LONG = tuple(replace(c, lengths=tuple(400 * n for n in c.lengths)) for c in (_FIRST, _SECOND, _THIRD))
+# What is clamped from below (blocks of 64, tables up to 1,024) looks static where all lengths are short.
+_FAR = Choice((17, 19), (1031, 1033, 1039, 1049, 1051), (416, 384, 448), 67)
 _STRIDED = frozenset(("AveragePool", "Conv", "LpPool", "MaxPool", "com.microsoft.FusedConv"))
 
 
@@ -219,8 +221,14 @@ def _settings(model: Model) -> tuple[Setting, ...]:
             break
     if _collapses(model, best):
         long = tuple(_run(model, choice) for choice in _LONG)
-        best = long if _misfits(long) <= _misfits(best) else best
-    return best
+        return long if _misfits(long) <= _misfits(best) else best
+    far = _run(model, _FAR)
+    return (*best, far) if far.misfits <= _misfits(best) and _has_lengths(model) else best
+
+
+def _has_lengths(model: Model) -> bool:
+    """Whether some dynamic dim is neither a batch nor the side of an image."""
+    return any(i and len(port.shape or ()) != 4 for port in model.inputs for i, _ in dynamic_dims(port))
 
 
 def _collapses(model: Model, settings: tuple[Setting, ...]) -> bool:
@@ -308,7 +316,8 @@ class _Walk:
                 self.types[port.name] = element_type(port.dtype), shape
         for name, constant in model.constants.items():
             self.types[name] = constant.tensor.data_type, constant.shape
-            if constant.count <= (FLOAT_LIMIT if constant.is_weight else VALUE_LIMIT):
+            limit = FLOAT_LIMIT if constant.is_weight else VALUE_LIMIT
+            if constant.count <= limit and name not in model.overridable:
                 self.values[name] = model.array(name)
 
     def graph(self, indices: Sequence[int]) -> int:
@@ -323,7 +332,10 @@ class _Walk:
             The number of nodes, this one and those in its bodies, that cannot take the shapes of their inputs.
         """
         if node.op in _WITH_BODIES and node.bodies:
-            return _WITH_BODIES[node.op](self, node)
+            try:
+                return _WITH_BODIES[node.op](self, node)
+            except (IndexError, KeyError, TypeError, ValueError):  # bodies that do not fit their node
+                return 1
         if node.op in _OF_SEQUENCES:
             _OF_SEQUENCES[node.op](self, node)
             return 0

@@ -100,7 +100,9 @@ class _Rewriter:
     def edits(self) -> Edits:
         """Return what changes in the model."""
         graph_names = (name for node in self.traced.model.nodes for name in (*node.inputs, *node.outputs))
-        self.names.update(graph_names, self.traced.model.constants)
+        self.names.update(graph_names, self.traced.model.constants, (port.name for port in self.traced.model.inputs))
+        bodies = (body for node in self.traced.model.nodes for body in node.bodies)
+        self.names.update(port.name for body in bodies for port in body.inputs)
         finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
         self._write_sizes(finder)
         self._compensate()
@@ -361,7 +363,7 @@ class _Rewriter:
 
 def mixed_ratio(traced: Trace, coupling: Coupling, kept: Kept) -> float:
     """Return how many indices the axes that an op mixes over have before a cut for one after it."""
-    axes = dict.fromkeys(traced.partition.resolve(axis) for axis in coupling.mixed)
+    axes = [traced.partition.resolve(axis) for axis in coupling.mixed]
     sizes = [(axis.size, int(kept_mask(axis, kept).sum())) for axis in axes if any(atom in kept for atom in walk(axis))]
     return math.prod(before / after for before, after in sizes)
 

@@ -104,7 +104,7 @@ class _Tracer:
 
     def _is_traced(self, node: Node) -> bool:
         outputs = [name for name in node.outputs if name]
-        return not all(self._is_constant(name) for name in outputs)
+        return bool(node.bodies) or not all(self._is_constant(name) for name in outputs)
 
     def _is_constant(self, name: str) -> bool:
         return name in self.model.constants or (name in self.probe.from_sizes and self.probe.is_known(name))
@@ -118,6 +118,9 @@ class _Tracer:
         if shape is None or not (constant or self._is_constant(name)):
             return None
         axes = tuple(fresh(size, "w") for size in shape)
+        if name in self.model.overridable:
+            for axis in axes:
+                self.partition.lock(axis, Lock(f"it is part of the graph input {name!r}, which has a default", name))
         self.uses.append(Use(node, slot, name, axes))
         return axes
 

@@ -42,6 +42,7 @@ from onnxprune.trace import Trace
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 NOISE_FACTOR = 10  # a model that amplifies round-off may differ by this multiple of its own measured noise
 NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, the values behind it are compared too
+_MASKED = 1e8  # magnitude from which a number stands for infinity
 _DEEPEST = 60  # nodes behind an output
 _TEXT = "SUO"  # kinds of numpy types that hold text
 
@@ -64,6 +65,8 @@ _ATTEMPTS = (
     (Choice((2,), (512,), (64,)), Choice((3,), (576,), (96,))),  # waveforms
     *((replace(first, batches=(1,)), replace(second, batches=(1,))) for first, second in (*_DIFFERENT, *_ALIKE)),
 )
+
+_FAR = Choice((1,), (1031, 1033, 1039, 1049), (64, 96, 160))
 
 Case: TypeAlias = "tuple[Mapping[str, int], Mapping[str, Array]]"  # dims, feeds
 
@@ -142,6 +145,9 @@ def verify(
     reference = masked(traced, kept)
     with _open(reference, traced.model.folder) as dense:
         cases = _references(dense, settings(traced.model, dense, data, seed, inputs))
+    problem = _plain_problem(traced.model, cases, tolerance)
+    if problem is not None:
+        return Verification((), tolerance, problem)
     try:
         session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder)
     except ModelError as error:
@@ -160,6 +166,22 @@ def verify(
             problem = _inside(_Pair(traced, kept, reference, pruned), cases, loud, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
+
+
+def _plain_problem(model: Model, cases: Sequence[Reference], tolerance: float) -> str | None:
+    """Return in what a model in plain form differs from what was read, on the feeds of the cases."""
+    if model.original is None:
+        return None
+    for optimize in (True, False):  # an optimization that approximates may take hold of one of them alone
+        with (
+            _open(model.original, model.folder, optimize) as first,
+            _open(model.proto, model.folder, optimize) as plain,
+        ):
+            expected = [replace(case, outputs=first.run(case.feeds)) for case in cases]
+            _, problem = _compare(plain, expected, tolerance)
+        if problem is None:
+            return None
+    return f"what was inlined or computed before the cut is wrong: {problem}"
 
 
 def _compare_plain(pruned: Model, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], None] | None:
@@ -379,14 +401,19 @@ def _distance(reference: Array, output: Array) -> tuple[float, float, bool]:
         return 0.0, 0.0, True
     if not np.isfinite(other[usable]).all():
         return np.inf, np.inf, False
-    absolute = float(np.abs(wide - other)[usable].max())
-    return absolute, absolute / max(float(np.abs(wide[usable]).max()), 1e-30), True
+    differences, sizes = np.abs(wide - other)[usable], np.abs(wide[usable])
+    is_masked = sizes >= _MASKED  # minus infinity, nearly, as a mask makes it: no part of the range
+    relative = float((differences[is_masked] / sizes[is_masked]).max(initial=0.0))
+    if not is_masked.all():
+        largest = max(float(sizes[~is_masked].max()), 1e-30)
+        relative = max(relative, float(differences[~is_masked].max()) / largest)
+    return float(differences.max()), relative, True
 
 
 def settings(
     model: Model, session: Session, data: Data | None = None, seed: int = 0, inputs: Sequence[Port] | None = None
 ) -> list[Case]:
-    """Return two settings of the dynamic dims with feeds on which the model runs.
+    """Return settings of the dynamic dims with feeds on which the model runs: two, and a long one for lengths.
 
     Args:
         model: whose inputs are fed.
@@ -403,7 +430,19 @@ def settings(
     """
     if data is not None:
         return _sampled(model.inputs, session, data)
-    return [_runnable(inputs or model.inputs, session, which, seed) for which in (0, 1)]
+    ports = inputs or model.inputs
+    return [*(_runnable(ports, session, which, seed) for which in (0, 1)), *_far(ports, session, seed)]
+
+
+def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
+    """Yield feeds of great length where the model takes them: what is clamped from below shows there."""
+    if not any(i and len(port.shape or ()) != 4 for port in inputs for i, _ in dynamic_dims(port)):
+        return
+    dims = _FAR.of(inputs)
+    feeds = random_feeds(inputs, dims, seed)
+    with contextlib.suppress(ModelError):
+        session.run(feeds)
+        yield dims, feeds
 
 
 def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:

@@ -163,9 +163,31 @@ def test_a_weight_is_normalised_in_a_branch():
     assert len(check(proto).cut) == 1
 
 
-@pytest.mark.parametrize("options", [{"ir": 3, "opset": 9}, {"listed": ("w2",), "opset": 13}])
+@pytest.mark.parametrize("options", [{"ir": 3, "opset": 9}, {"listed": ("w1", "b1", "k", "w2"), "opset": 13}])
 def test_a_normalised_weight_that_is_listed_as_an_input(options):
     proto = dense("c = ReduceMean<axes=[1]>(k)", "e = Sub(k, c)", "b = MatMul(a, e)", k=(8, 8), **options)
     found = load(proto)
     assert [port.name for port in found.inputs] == ["x"]
     assert len(check(proto).cut) == 2
+
+
+def test_a_default_that_a_caller_may_replace_is_no_constant():
+    proto = model("w = Softmax<axis = 1>(v)", "a = MatMul(x, w)", "y = MatMul(a, w2)", x=ROWS, v=(6, 16), w2=(16, 4),
+                  listed=("v",))  # fmt: skip
+    found = view(proto)
+    assert found.overridable == {"v"}
+    assert [node.op for node in found.nodes] == ["Softmax", "MatMul", "MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "opset"),
+    [
+        (("r = RandomNormal<shape = [8]>()", "s = Softmax<axis = 0>(r)"), 18),
+        (("r = RandomNormalLike(k)", "s = ReduceMax<keepdims = 0>(r)"), 18),
+        (("s = Softmax<axis = 0>(k)",), 11),
+        (("s = LpNormalization<p = 1, axis = 0>(k)",), 18),
+    ],
+)
+def test_what_the_reference_does_not_know_is_not_computed(nodes, opset):
+    proto = dense(*nodes, "b = Mul(a, s)", k=(8,), opset=opset)
+    assert len(view(proto).nodes) == len(proto.graph.node)

@@ -55,10 +55,10 @@ def test_sides_of_images_are_sizes_that_networks_divide():
 def test_every_dim_differs_from_every_other_and_from_itself():
     found = probed("y = Concat<axis = 1>(x, x)", x="float[n,3,h,w] x, float[m,s,t] z")
     dims = [setting.dims for setting in found.settings]
-    assert [list(one) for one in dims] == [["n", "h", "w", "m", "s", "t"]] * 3
+    assert [list(one) for one in dims] == [["n", "h", "w", "m", "s", "t"]] * 4
     assert [len(set(one.values())) for one in dims[:2]] == [6, 6]  # in the third, which is small, some are alike
     for key in dims[0]:
-        assert len({one[key] for one in dims}) == 3
+        assert len({one[key] for one in dims}) == 4
 
 
 def test_choices_are_taken_in_turn():
@@ -72,8 +72,8 @@ def test_choices_are_taken_in_turn():
 def test_a_clamped_dim_is_not_static():
     found = probed("c = Slice(x, zero, five, one)", "y = Relu(c)", x="float[n,s,6] x", zero=[0], five=[5], one=[1])
     assert [found.is_static("y", dim) for dim in range(3)] == [False, False, True]
-    assert [sizes[1] for sizes in (setting.shapes["y"] for setting in found.settings)] == [5, 5, 2]
-    assert found.sizes("y")[1:] == [(5, 5, 2), (6, 6, 6)]
+    assert [sizes[1] for sizes in (setting.shapes["y"] for setting in found.settings)] == [5, 5, 2, 5]
+    assert found.sizes("y")[1:] == [(5, 5, 2, 5), (6, 6, 6, 6)]
 
 
 def test_a_graph_that_takes_no_short_length_is_probed_without_one():
@@ -81,7 +81,7 @@ def test_a_graph_that_takes_no_short_length_is_probed_without_one():
         "c = Slice(x, zero, five, one)", "y = Reshape(c, to)", x="float[n,s,6] x", y="float[n,30] y", zero=[0],
         five=[5], one=[1], to=[0, 30],
     )  # fmt: skip
-    assert [setting.dims["s"] for setting in found.settings] == [17, 19]
+    assert [setting.dims["s"] for setting in found.settings] == [17, 19, 1031]
     assert found.first.misfits == 0
     assert found.is_static("y", 1)
 
@@ -306,3 +306,12 @@ def test_a_length_that_strides_take_apart_is_probed_long_enough():
 def test_short_lengths_stay_where_nothing_takes_them_apart():
     found = probed("y = Conv(x, w)", x="float[n,1,t] x", y="float[n,4,t] y", w=(4, 1, 1))
     assert found.first.dims["t"] == 17
+
+
+def test_a_length_that_is_clamped_from_below_is_not_static():
+    found = probed(
+        "s = Shape<start = 1, end = 2>(x)", "m = Max(s, least)", "c = Concat<axis = 0>(one, m)", "y = Expand(e, c)",
+        x="float[n,s,6] x", y="float[a,b] y", least=[64], one=[1], e=(1, 1),
+    )  # fmt: skip
+    assert found.sizes("y")[1] == (64, 64, 64, 1031)
+    assert not found.is_static("y", 1)

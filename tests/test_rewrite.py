@@ -228,7 +228,7 @@ def test_weights_in_constant_nodes_are_cut():
 
 
 def test_weights_that_are_listed_as_inputs_are_cut_there_too():
-    checked = check(dense("b = Relu(a)", listed=["w1"]))
+    checked = check(dense("b = Relu(a)", listed=["w1", "b1", "w2"]))
     assert [dim.dim_value for dim in dims(checked.pruned.graph.input[1])] == [6, 4]
 
 
@@ -514,3 +514,10 @@ def test_a_copy_of_a_weight_holds_the_part_that_is_read():
     halves = {first.atom: np.arange(6) < 3, second.atom: np.arange(6) < 2}
     sizes = {t.name: list(t.dims) for t in rewrite(traced, halves).proto.graph.initializer if t.name.startswith("w")}
     assert sizes == {"w": [3, 6], "w_pruned": [2, 6], "w1": [3, 4], "w2": [2, 4]}
+
+
+def test_a_default_that_a_caller_may_replace_keeps_its_shape():
+    proto = dense("b = Mul(a, k)", k=(8,), listed=["k"])
+    assert check(proto).cut == ()
+    reasons = {group.lock.reason for group in groups(trace(view(proto))) if group.lock}
+    assert "it is part of the graph input 'k', which has a default" in reasons

@@ -444,7 +444,11 @@ def test_a_model_that_cannot_be_read_back_is_our_fault(tmp_path):
 
 def test_batches_and_lengths_differ():
     proto = model("y = MatMul(x, w)", x="float[n,t,6] x", w=(6, 5))
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 2, "t": 8}, {"n": 3, "t": 3}]
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+        {"n": 2, "t": 8},
+        {"n": 3, "t": 3},
+        {"n": 1, "t": 1031},
+    ]
 
 
 def test_sides_of_images():
@@ -471,7 +475,11 @@ def test_a_batch_of_one_is_tried_last():
 def test_waveforms_are_long():
     pads = [0, 64, 0, 64]
     proto = model('p = Pad<mode="reflect">(x, pads)', "y = Neg(p)", x="float[n,t] x", pads=pads)
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 2, "t": 512}, {"n": 3, "t": 576}]
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+        {"n": 2, "t": 512},
+        {"n": 3, "t": 576},
+        {"n": 1, "t": 1031},
+    ]
 
 
 def test_other_sides_are_tried_until_the_model_runs():
@@ -555,3 +563,22 @@ def test_masking_is_what_a_mask_would_do():
     by_hand = np.maximum(feeds["x"] @ trace(view(proto)).model.array("w1") + traced.model.array("b1"), 0)
     expected = (by_hand * mask) @ traced.model.array("w2")
     assert session(masked(traced, kept)).run(feeds)["y"] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+# -- what is done before the cut -------------------------------------------------------------------------------------
+
+
+def test_a_wrong_plain_form_is_seen(monkeypatch):
+    """Folding and inlining come before both the masked and the pruned model: they are held against what was read."""
+    proto = dense("m = ReduceMean<axes = [0], keepdims = 0>(k)", "b = Mul(a, m)", k=(3, 8), opset=13)
+    assert verified(*planned(proto)).passed
+    wrong = lambda self, node: {name: np.ones(8, np.float32) for name in node.output}  # noqa: E731
+    monkeypatch.setattr("onnxprune.plain._Arithmetic._outputs", wrong)
+    found = verified(*planned(proto))
+    assert found.problem.startswith("what was inlined or computed before the cut is wrong: output 'y' differs")
+
+
+def test_what_stands_for_infinity_is_no_part_of_the_range():
+    reference = np.array([1.0, 2.0, -1e9])
+    assert verify._distance(reference, np.array([1.0, 2.5, -1e9]))[1] == pytest.approx(0.25)
+    assert verify._distance(reference, np.array([1.0, 2.0, -1.1e9]))[1] == pytest.approx(0.1)

@@ -93,6 +93,9 @@ def layer_normalization(x: Site) -> None:
     first = x.dim(x.attr("axis", -1), len(axes))
     for axis in axes[first:]:
         x.mix(axis)
+    if any(x.node.outputs[1:]):  # the deviation would be that of fewer units
+        for axis in axes[first:]:
+            x.lock(axis, f"{x.node.op} gives its mean or deviation as well")
     x.compensate(0.5, slot=1, epsilon=1e-5)
     for slot in range(1, len(x.node.inputs)):
         if x.has(slot):

@@ -669,6 +669,47 @@ def _functions():
     )  # fmt: skip
 
 
+def _branches():
+    """What decides a branch is no constant: a length, a default that a caller may replace."""
+    yield _case(
+        "branch-by-length",
+        model(
+            "a = MatMul(x, w1)", "s = Shape<start=1, end=2>(x)", "g = Greater(s, hundred)", "q = Squeeze(g)",
+            "b = If(q) <then_branch = t () => (float[n,s,8] p) { p = MatMul(a, w3) }, "
+            "else_branch = e () => (float[n,s,8] r) { r = Relu(a) }>", "y = MatMul(b, w2)",
+            x="float[n,s,6] x", y="float[n,s,4] y", infer=False, w1=(6, 8), w3=(8, 8), w2=(8, 4), hundred=[100]
+        ),
+        N8, at=({"n": 1, "s": 150}, {"n": 1, "s": 50})
+    )  # fmt: skip
+    yield _case(
+        "branch-by-default",
+        dense(
+            "b = If(c) <then_branch = t () => (float[n,8] p) { p = Relu(a) }, "
+            "else_branch = e () => (float[n,8] r) { r = MatMul(a, w3) }>", y="float[n,5] y", infer=False,
+            c=np.array(True), w3=(8, 8), listed=("c",)
+        ),
+        N8
+    )  # fmt: skip
+    yield _case(
+        "branch-of-sizes",
+        model(
+            "a = MatMul(x, w1)", "h = Shape(a)", "k = If(c) <then_branch = t () => (int64[2] p) { p = Identity(h) }, "
+            "else_branch = e () => (int64[2] f) { q = MatMul(a, w3)  f = Shape(q) }>", "g = Cast<to=1>(k)",
+            "m = ReduceSum<keepdims=0>(g)", "b = Mul(a, m)", "y = MatMul(b, w2)", x="float[n,6] x, bool c",
+            y="float[n,4] y", infer=False, w1=(6, 8), w3=(8, 8), w2=(8, 4)
+        ),
+        "", locks=("its size is read by a graph output, a branch or a loop",)
+    )  # fmt: skip
+    yield _case(
+        "input-with-the-name-of-a-copy",
+        dense(
+            "c = MatMul(a, w3)", "d = MatMul(c, w3)", "b = Add(d, w3_pruned)",
+            x="float[n,6] x, float[n,8] w3_pruned", w3=(8, 8)
+        ),
+        "8 neurons, 8 neurons"
+    )  # fmt: skip
+
+
 STRUCTURES: tuple[Case, ...] = (
     *_convolutional(),
     *_attention(),
@@ -680,4 +721,5 @@ STRUCTURES: tuple[Case, ...] = (
     *_by_position(),
     *_functions(),
     *_of_constants(),
+    *_branches(),
 )
