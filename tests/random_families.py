@@ -940,7 +940,7 @@ def _turned(g, v, x, heads=0):
         return g.node("RotaryEmbedding", v, g.weight(batch, length, half), g.weight(batch, length, half), dims=v.dims,
                       **more)  # fmt: skip
     places = g.ints([list(range(length))] * batch)
-    return g.node("RotaryEmbedding", v, g.weight(8, half), g.weight(8, half), places, dims=v.dims, **more)
+    return g.node("RotaryEmbedding", v, g.weight(64, half), g.weight(64, half), places, dims=v.dims, **more)
 
 
 def _multi_head(g, x):

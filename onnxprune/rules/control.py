@@ -22,15 +22,20 @@ def _no_inputs(x: Site) -> None:
 
 @rule("If", family="control", enter=_no_inputs)
 def if_(x: Site) -> None:
-    """Both branches give the same axes; where sizes decide which is taken, it gives them alone."""
+    """Both branches give the same axes; where sizes decide which is taken, the other one follows where it can."""
     condition = x.value(0)
     taken = None if condition is None or condition.size != 1 else f"{'then' if condition.item() else 'else'}_branch"
     for index, name in enumerate(x.node.outputs):
         if name:
-            bodies = (body for body in x.node.bodies if taken in (None, body.attribute))
+            bodies = sorted(x.node.bodies, key=lambda body: body.attribute != taken)
             first, *others = (x.inner(body.outputs[index]) for body in bodies)
             for axes in others:
-                first = _same(x, first, axes, f"the branches of {x.node.op} give it different sizes", index)
+                if taken is None:
+                    first = _same(x, first, axes, f"the branches of {x.node.op} give it different sizes", index)
+                elif len(axes) == len(first):  # never taken, but its sizes are checked with the other's
+                    for one, other in zip(first, axes, strict=True):
+                        if one.size == other.size:
+                            x.unify(one, other)
             x.output(first, index)
 
 

@@ -112,6 +112,10 @@ def _ifs(row):
         "", locks=("the branches of If give it different sizes",)
     )  # fmt: skip
     yield row(
+        "If", "constant-condition",
+        dense(_if("p = MatMul(a, w3)  t = Relu(p)", "f = Neg(a)"), w3=(8, 8), c=True), N8
+    )  # fmt: skip
+    yield row(
         "If", "fixed-result",
         dense(_if("t = Relu(k)", "f = Neg(k)", "float[8]").replace("b =", "d ="), "b = Mul(a, d)", x=SWITCH, k=(8,)),
         N8
