@@ -727,6 +727,7 @@ class Edits:
     shapes: Mapping[str, tuple[int | None, ...]]  # value -> dims after the cut; 0: as stated, None: unknown
     outputs: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (node, output) -> new value name
     nodes_after: Mapping[int, Sequence[NodeProto]] = field(default_factory=dict)  # new nodes, behind this one
+    ranks: Mapping[str, int] = field(default_factory=dict)  # number of axes of values, where it is known
 
 
 NO_EDITS = Edits({}, {}, {}, {}, {}, {})
@@ -807,12 +808,18 @@ class _Editor:
         produced |= {tensor.name for tensor in target.initializer}
         known = {info.name for info in source.value_info} - {n for node in source.node for n in node.output}
         for info in source.value_info:
-            if shapes and info.type.HasField("sequence_type"):
-                continue  # its tensors may be smaller
+            if shapes and (info.type.HasField("sequence_type") or self._is_stale(info)):
+                continue  # tensors of a sequence may be smaller; and what contradicts the graph may come to light
             if info.name in produced or info.name in known:
                 _resize(target.value_info.add(), info, shapes.get(info.name))
         for info in (*target.input, *target.output):
             _resize(info, info, shapes.get(info.name))
+
+    def _is_stale(self, info: ValueInfoProto) -> bool:
+        """Whether a stated shape has another rank than the value."""
+        rank = self._edits.ranks.get(info.name)
+        is_stated = info.type.tensor_type.HasField("shape")
+        return rank is not None and is_stated and len(info.type.tensor_type.shape.dim) != rank
 
     def _nodes(self, proto: NodeProto, index: int) -> Iterator[NodeProto]:
         """Yield the nodes that take the place of one."""

@@ -117,6 +117,7 @@ class _Rewriter:
             shapes=dict(self._shapes()),
             outputs=self.outputs,
             nodes_after=self.nodes_after,
+            ranks={name: len(axes) for name, axes in self.traced.values.items()},
         )
 
     # -- helpers ---------------------------------------------------------------------------------------

@@ -521,3 +521,9 @@ def test_a_default_that_a_caller_may_replace_keeps_its_shape():
     assert check(proto).cut == ()
     reasons = {group.lock.reason for group in groups(trace(view(proto))) if group.lock}
     assert "it is part of the graph input 'k', which has a default" in reasons
+
+
+def test_a_stated_shape_of_another_rank_is_left_out():
+    proto = dense("b = Relu(a)", infer=False, y="float[n,5] y")
+    proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 8, 1]))
+    assert check(proto).cut
