@@ -754,6 +754,24 @@ def _resizes():
         w2=(10, 3), d=[1], s=np.array([1, 1, 1, 1.09], np.float32), cut="",
         locks=("Resize interpolates over it", "its size is computed by Resize")
     )  # fmt: skip
+    ratio = (
+        "h = Shape(a)", "g = Slice(h, two, four, zero)", "f = Cast<to=1>(g)", "d = Div(to, f)",
+        "s = Concat<axis=0>(ones, d)"
+    )  # fmt: skip
+    given = {"to": np.array([10, 14], np.float32), "two": [2], "four": [4], "zero": [0], "ones": np.ones(2, np.float32)}
+    image = {"x": "float[n,3,h,w] x", "y": "float[n,5,p,q] y"}
+    yield on_images("Resize", "scales-at-run-time", *ratio, "b = Resize(a, , s)", **given, **image)
+    yield on_images("Resize", "scales-at-run-time-opset-10", *ratio, "b = Resize(a, s)", opset=10, **given, **image)
+    yield on_images(
+        "Resize", "scales-of-the-channels", "h = Shape(a)", "f = Cast<to=1>(h)", "e = Slice(f, one, two)",
+        "d = Div(e, eight)", "s = Concat<axis=0>(head, d, tail)", "b = Resize(a, , s)", one=[1], two=[2], eight=8.0,
+        head=np.ones(1, np.float32), tail=np.array([2, 1.5], np.float32)
+    )  # fmt: skip
+    yield on_images(
+        "Resize", "cropped", 'b = Resize<coordinate_transformation_mode="tf_crop_and_resize">(a, r, s)', s=up,
+        r=np.array([0, 0.25, 0, 0, 1, 1, 1, 1], np.float32), cut="", out=6, y="float[n,5,p,q] y",
+        locks=("Resize interpolates over it",)
+    )  # fmt: skip
     yield on_images("Upsample", "", "b = Upsample(a, s)", s=up, opset=9)
     yield on_images("Upsample", "attribute", "b = Upsample<scales=[1.0, 1.0, 2.0, 2.0]>(a)", opset=7)
 
