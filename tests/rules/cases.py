@@ -268,8 +268,11 @@ def _pools():
         yield on_images(op, "", f"b = {op}<kernel_shape=[2, 2], strides=[2, 2]>(a)")
     yield on_images(
         "MaxPool", "indices", "b, i = MaxPool<kernel_shape=[2, 2]>(a)", cut="",
-        locks=("MaxPool has 2 outputs, expected n c *s -> n c *t",)
+        locks=("its indices are counted over all channels",)
     )  # fmt: skip
+    unused = conv("b = MaxPool<kernel_shape=[2, 2]>(a)")
+    unused.graph.node[1].output.append("")
+    yield row("MaxPool", "no-indices", unused, C8)
     yield on_images("SpaceToDepth", "", "b = SpaceToDepth<blocksize=2>(a)", out=32, locks=(SPATIAL,))
     yield on_images(
         "DepthToSpace", "dcr", "b = DepthToSpace<blocksize=2>(a)", mid=16, out=4, cut="4 channels",
@@ -769,8 +772,8 @@ def _resizes():
     )  # fmt: skip
     yield on_images(
         "Resize", "cropped", 'b = Resize<coordinate_transformation_mode="tf_crop_and_resize">(a, r, s)', s=up,
-        r=np.array([0, 0.25, 0, 0, 1, 1, 1, 1], np.float32), cut="", out=6, y="float[n,5,p,q] y",
-        locks=("Resize interpolates over it",)
+        r=np.array([0, 0.25, 0, 0, 1, 1, 1, 1], np.float32), cut="", y="float[n,5,p,q] y",
+        locks=("Resize interpolates over it", "its size is computed by Resize")
     )  # fmt: skip
     yield on_images("Upsample", "", "b = Upsample(a, s)", s=up, opset=9)
     yield on_images("Upsample", "attribute", "b = Upsample<scales=[1.0, 1.0, 2.0, 2.0]>(a)", opset=7)
