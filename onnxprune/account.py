@@ -85,8 +85,8 @@ def accounts(traced: Trace, found: Sequence[Group], kept_whole: Mapping[str, str
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)
         if weight is not None and weight.is_weight and weight.shape and use.node >= 0:
-            sink, _ = finder.sink(traced.model.nodes[use.node], use.slot)
-            uses.setdefault(sink.index, []).append(use)
+            for sink in dict.fromkeys(sink for sink, _ in finder.sinks(use.node, use.slot)):
+                uses.setdefault(sink, []).append(use)
     carried = _by_weight(found)
     told = [_account(traced, index, uses[index], carried, kept_whole) for index in sorted(uses)]
     return (*told, *_untraced(traced))
@@ -135,8 +135,8 @@ def _account(
     carried: Mapping[tuple[str, str], Sequence[Group]],
     kept_whole: Mapping[str, str],
 ) -> Account:
-    node, nodes = traced.model.nodes[index], traced.model.nodes
-    groups = {g.name: g for use in uses for g in carried.get((use.constant, nodes[use.node].name), ())}
+    node = traced.model.nodes[index]
+    groups = {g.name: g for use in uses for g in carried.get((use.constant, node.name), ())}
     locked = [_locked(group, kept_whole[name]) for name, group in groups.items() if name in kept_whole]
     names = tuple(dict.fromkeys(use.constant for use in uses))
     return Account(

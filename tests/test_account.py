@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxprune.account import ALONE, accounts, frees
-from onnxprune.groups import groups
+from onnxprune.groups import RoleFinder, constant_values, groups
 from onnxprune.model import view
 from onnxprune.pipeline import inspect, why_not
 from onnxprune.trace import trace
@@ -47,7 +47,40 @@ def test_a_weight_behind_arithmetic_belongs_to_its_consumer():
         "t = Transpose<perm = [1, 0]>(w1)", "c = Cast<to = 1>(t)", "a = MatMul(x, c)", "y = MatMul(a, w2)",
         x=ROWS, w1=(8, 6), w2=(8, 5), dtype="float32",
     )  # fmt: skip
-    assert [(each.node, each.weights) for each in told(proto)] == [("a", ("w1",)), ("y", ("w2",))]
+    first, second = told(proto)
+    assert [(each.node, each.weights) for each in (first, second)] == [("a", ("w1",)), ("y", ("w2",))]
+    assert first.pruned == second.pruned == ("w1",)
+
+
+def test_a_computed_weight_belongs_to_each_of_its_consumers():
+    proto = model(
+        "t = Transpose<perm = [1, 0]>(w1)", "a = MatMul(x, t)", "s = Add(x, x)", "b = MatMul(s, t)", "c = Add(a, b)",
+        "y = MatMul(c, w2)",
+        x=ROWS, w1=(8, 6), w2=(8, 5),
+    )  # fmt: skip
+    assert [(each.node, each.weights, each.pruned) for each in told(proto)] == [
+        ("a", ("w1",), ("w1",)), ("b", ("w1",), ("w1",)), ("y", ("w2",), ("w1",))
+    ]  # fmt: skip
+    (group,) = (group for group in groups(trace(view(proto))) if group.prunable)
+    assert (group.nodes, group.params) == (("a", "b", "y"), 48 + 40)
+
+
+def test_the_parts_of_a_split_weight_belong_to_their_consumers():
+    proto = model(
+        "p, q = Split<axis = 1>(w, sizes)", "a = MatMul(x, p)", "b = MatMul(x, q)", "c = MatMul(a, w2)",
+        "d = MatMul(b, w3)", "y = Add(c, d)",
+        x=ROWS, w=(6, 12), sizes=[8, 4], w2=(8, 5), w3=(4, 5),
+    )  # fmt: skip
+    assert [group.nodes for group in groups(trace(view(proto))) if group.prunable] == [("a", "c"), ("b", "d")]
+
+
+def test_constant_arithmetic_is_followed_in_time_linear_in_its_nodes():
+    doubled = [f"t{n} = Add(t{n - 1}, t{n - 1})" for n in range(1, 2000)]
+    proto = model("t0 = Transpose(w1)", *doubled, "a = MatMul(x, t1999)", "y = MatMul(a, w2)",
+                  x=ROWS, w1=(8, 6), w2=(8, 5), infer=False)  # fmt: skip
+    traced = trace(view(proto))
+    finder = RoleFinder(traced, constant_values(traced))
+    assert finder.sinks(0, 0) == ((2000, 1),)
 
 
 def test_a_weight_that_meets_no_other():
@@ -68,9 +101,31 @@ def test_weights_in_the_body_of_an_unknown_op():
 @pytest.mark.parametrize("case", [*CASES, *STRUCTURES], ids=str)
 def test_no_node_is_left_out(case):
     """Each node with weights has a group to cut or a reason, and each reason has a place."""
-    for account in told(case.proto):
+    traced = trace(view(case.proto))
+    found = groups(traced)
+    all_told = accounts(traced, found, {g.name: why for g in found if (why := why_not(g)) is not None})
+    for account in all_told:
         assert account.pruned or account.locked
         assert all(locked.reason and locked.at and locked.frees for locked in account.locked)
+    assert {n for g in found if g.prunable for n in g.nodes} <= {a.node for a in all_told if a.pruned}
+    assert readers(traced) <= {account.node for account in all_told}
+
+
+def readers(traced):
+    """Return the names of nodes that read weights, also through constant arithmetic, and more than their sizes."""
+    nodes = traced.model.nodes
+    made = {name for name, constant in traced.model.constants.items() if constant.is_weight and constant.shape}
+    constant, found = constant_values(traced), set()
+    for node in nodes:
+        if node.op in ("Shape", "Size") or not made & set(node.inputs):
+            continue
+        outputs = {name for name in node.outputs if name}
+        used = {name for other in nodes for name in other.inputs}
+        if outputs <= constant and outputs & used:
+            made |= outputs
+        elif node.index in traced.couplings:
+            found.add(node.name)
+    return found
 
 
 def test_inspect_counts_nodes():
