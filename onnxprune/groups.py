@@ -76,12 +76,12 @@ class Group:
     @property
     def locked(self) -> str | None:
         """Why no unit can be removed, with the node that says so; None if units can be."""
-        return f"{self.lock.reason} (at {self.lock.node})" if self.lock else None
+        return str(self.lock) if self.lock else None
 
     @property
     def inexact(self) -> str | None:
         """Which op mixes over the units, None if masking and removing agree."""
-        return f"{self.mixed.reason} (at {self.mixed.node})" if self.mixed else None
+        return str(self.mixed) if self.mixed else None
 
     @property
     def exact(self) -> bool:
