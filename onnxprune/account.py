@@ -24,7 +24,7 @@ _REPORT = "nothing in this version; please report the model"
 _FREES: Sequence[tuple[str, str]] = (
     (r"part of the graph (in|out)put", "nothing: the model keeps its inputs and outputs"),
     (r"removing a unit is not the same|(normalises|reduces|quantizes by the range) over it", "--width"),
-    (r"outer factor", "--only NAME"),
+    (r"(outer|inner) factor", "--only NAME"),
     (r"--ratio|--ignore|--only|--round-to|--min-units|--criterion|its ratio|criterion", "other options"),
     (
         r"prune before|float model|block by block|last block|share a byte|\bquantize[ds]\b|"

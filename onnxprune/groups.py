@@ -64,7 +64,7 @@ class Group:
     members: tuple[Member, ...]
     lock: Lock | None  # why no unit can be removed
     mixed: Lock | None  # the op that mixes over the units, None if masking and removing agree
-    inner: bool  # an outer factor of the same axis is a group too (head dims inside heads)
+    outer: tuple[Atom, ...]  # free outer factors of the same axis (heads around head dims), to be cut first
     lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it
     params: int  # weights that carry it, all units together
 
@@ -82,6 +82,11 @@ class Group:
     def inexact(self) -> str | None:
         """Which op mixes over the units, None if masking and removing agree."""
         return str(self.mixed) if self.mixed else None
+
+    @property
+    def inner(self) -> bool:
+        """Whether an outer factor of the same axis can be cut instead."""
+        return bool(self.outer)
 
     @property
     def exact(self) -> bool:
@@ -134,12 +139,11 @@ def groups(traced: Trace) -> tuple[Group, ...]:
     outers = {atom: _free(partition, around[atom]) for atom in members}
     order = {atom: position for position, atom in enumerate(members)}
     # A shuffle turns (a b) into (b a): each lies inside the other, and the first of the two is pruned.
-    inner = {
-        atom
+    outer = {
+        atom: tuple(out for out in around if atom not in outers.get(out, ()) or order[out] < order[atom])
         for atom, around in outers.items()
-        if any(atom not in outers.get(outer, ()) or order[outer] < order[atom] for outer in around)
     }
-    found = [_group(traced, atom, tuple(parts), kinds, atom in inner) for atom, parts in members.items()]
+    found = [_group(traced, atom, tuple(parts), kinds, outer[atom]) for atom, parts in members.items()]
     return tuple(_unique(found))
 
 
@@ -148,7 +152,7 @@ def _free(partition: Partition, atoms: Iterable[Atom]) -> set[Atom]:
     return {atom for atom in atoms if partition.lock_of(atom) is None and partition.mix_of(atom) is None}
 
 
-def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds, inner: bool) -> Group:
+def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds, outer: tuple[Atom, ...]) -> Group:
     return Group(
         name=_name(members),
         kind=kinds.of(atom),
@@ -156,7 +160,7 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         members=members,
         lock=traced.partition.lock_of(atom),
         mixed=traced.partition.mix_of(atom),
-        inner=inner,
+        outer=outer,
         lanes=kinds.lanes.get(atom, 0),
         params=_params(members, traced.model.constants),
     )
