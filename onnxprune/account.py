@@ -18,22 +18,44 @@ from onnxprune.trace import Trace, Use
 
 ALONE = "no axis of it meets another weight"
 
+_REPORT = "nothing in this version; please report the model"
+
 # What would free an axis, by what its reason says; the first that matches counts.
 _FREES: Sequence[tuple[str, str]] = (
     (r"part of the graph (in|out)put", "nothing: the model keeps its inputs and outputs"),
-    (r"removing a unit is not the same", "--width"),
-    (r"outer factor", "--only NAME"),
+    (r"removing a unit is not the same|(normalises|reduces|quantizes by the range) over it", "--width"),
+    (r"(outer|inner) factor", "--only NAME"),
     (r"--ratio|--ignore|--only|--round-to|--min-units|--criterion|its ratio|criterion", "other options"),
-    (r"prune before|float model", "prune the model before that step"),
-    (r"has no rule|has a form of|one runtime|kernels for GPUs", "nothing in this version; please report the model"),
-    (r"run time|unknown|dynamic", "fixed sizes: export with them, or fold what computes them (onnxslim, onnxsim)"),
+    (
+        r"prune before|float model|block by block|last block|share a byte|\bquantize[ds]\b|"
+        r"weights? (that are|is) packed|integers whose scales",
+        "prune the model before that step",
+    ),
+    (
+        r"run time|(shape|tensors) of .* unknown|dynamic",
+        "perhaps fixed sizes: export with them, or fold what computes them (onnxslim, onnxsim)",
+    ),
     (
         r"no common refinement|no multiple of|differ in size|cannot be cut at",
         "other sizes: they have no common divisor",
     ),
+    (
+        r"positions?\b|\bind(ex|ices)\b|by value|computed by|interpolates over it|reverses it|along it|steer|"
+        r"takes a diagonal|determinant|multiples of one size|random|numbers? |categories|works on text|image file|"
+        r"column by column|apart by their width|by their sizes|values that are alike",
+        "nothing: each index has a meaning of its own",
+    ),
     (ALONE, "nothing: what it makes is consumed by no weight"),
+    (
+        r"has no rule|was refused|has a form of|one runtime|kernels|branch|turn to turn|loop|Squeeze without axes|"
+        r"state of zeros|a cache|several states|layout|mixes branches|scores|compiled|custom operator|older kind|"
+        r"never released|training|optimizer|a body on|a whole model|holds|tells whether|what may hold none|"
+        r"activation|metric|inside|the dims of a head|' is \d+ and|has \d+ (in|out)puts|has \d+ (axes|heads|bodies)|"
+        r"has \w+ = |is absent|are reshaped to|names axis|do not fit|gets no tensors|its rule gives|contain itself|"
+        r"cannot be told",
+        _REPORT,
+    ),
 )
-_OTHERWISE = "nothing: the op gives each index a meaning of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +91,8 @@ def frees(reason: str) -> str:
     >>> frees("Softmax normalises over it: removing a unit is not the same as masking it")
     '--width'
     """
-    return next((what for pattern, what in _FREES if re.search(pattern, reason)), _OTHERWISE)
+    words = re.sub(r" \(at .*\)|'[^']*'", " ''", reason)  # without the names, which may be of any words
+    return next((what for pattern, what in _FREES if re.search(pattern, words)), _REPORT)
 
 
 def accounts(traced: Trace, found: Sequence[Group], kept_whole: Mapping[str, str]) -> tuple[Account, ...]:
@@ -85,8 +108,8 @@ def accounts(traced: Trace, found: Sequence[Group], kept_whole: Mapping[str, str
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)
         if weight is not None and weight.is_weight and weight.shape and use.node >= 0:
-            sink, _ = finder.sink(traced.model.nodes[use.node], use.slot)
-            uses.setdefault(sink.index, []).append(use)
+            for sink in dict.fromkeys(sink for sink, _ in finder.sinks(use.node, use.slot)):
+                uses.setdefault(sink, []).append(use)
     carried = _by_weight(found)
     told = [_account(traced, index, uses[index], carried, kept_whole) for index in sorted(uses)]
     return (*told, *_untraced(traced))
@@ -109,7 +132,7 @@ def unreached(
     for name in names:
         lock = _first_lock(traced, uses.get(name, ()))
         own = next(iter(kept_whole.get(name, ())), None)
-        result.setdefault(own or (f"{lock.reason} (at {lock.node})" if lock else ALONE), []).append(name)
+        result.setdefault(own or (str(lock) if lock else ALONE), []).append(name)
     return {reason: tuple(listed) for reason, listed in result.items()}
 
 
@@ -135,8 +158,8 @@ def _account(
     carried: Mapping[tuple[str, str], Sequence[Group]],
     kept_whole: Mapping[str, str],
 ) -> Account:
-    node, nodes = traced.model.nodes[index], traced.model.nodes
-    groups = {g.name: g for use in uses for g in carried.get((use.constant, nodes[use.node].name), ())}
+    node = traced.model.nodes[index]
+    groups = {g.name: g for use in uses for g in carried.get((use.constant, node.name), ())}
     locked = [_locked(group, kept_whole[name]) for name, group in groups.items() if name in kept_whole]
     names = tuple(dict.fromkeys(use.constant for use in uses))
     return Account(
@@ -152,7 +175,7 @@ def _account(
 def _locked(group: Group, reason: str) -> Locked:
     lock = group.lock or group.mixed
     at = lock.node if lock is not None and lock.reason in reason else group.nodes[0]
-    return Locked(group.name, reason.removesuffix(f" (at {at})"), at, frees(reason))
+    return Locked(group.name, reason.replace(f" (at {at})", ""), at, frees(reason))
 
 
 def _lock_of_axes(traced: Trace, uses: Sequence[Use], node: str) -> Locked:

@@ -242,6 +242,10 @@ class Lock:
     reason: str
     node: str
 
+    def __str__(self) -> str:
+        """Return the reason with its place, unless it ends with it: the input or output of the graph that it names."""
+        return self.reason if self.reason.endswith(repr(self.node)) else f"{self.reason} (at {self.node})"
+
 
 class Partition:
     """The substitution built while tracing: what atoms are bound to, which are locked or mixed over.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxprune.axes import Atom, Axes, Axis, Lock, Partition, outer_factors, places, positions, walk
 from onnxprune.effective import ConstantValues
-from onnxprune.model import Array, Constant, Node
+from onnxprune.model import Array, Constant
 from onnxprune.rules import Coupling
 from onnxprune.trace import Trace
 
@@ -27,6 +27,12 @@ Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
 _OF_WEIGHTS = re.compile(r"([._](weight|kernel))?(_quantized|_Q[48])?$")  # what exporters and quantizers append
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
+# Slots of tables whose rows an op looks up: they make the units that the rows hold.
+_TABLES: Mapping[str, tuple[int, ...]] = {
+    "Gather": (0,),
+    "com.microsoft.GatherBlockQuantized": (0,),
+    "com.microsoft.EmbedLayerNormalization": (2, 3, 4),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class Group:
     members: tuple[Member, ...]
     lock: Lock | None  # why no unit can be removed
     mixed: Lock | None  # the op that mixes over the units, None if masking and removing agree
-    inner: bool  # an outer factor of the same axis is a group too (head dims inside heads)
+    outer: tuple[Atom, ...]  # free outer factors of the same axis (heads around head dims), to be cut first
     lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it
     params: int  # weights that carry it, all units together
 
@@ -76,12 +82,17 @@ class Group:
     @property
     def locked(self) -> str | None:
         """Why no unit can be removed, with the node that says so; None if units can be."""
-        return f"{self.lock.reason} (at {self.lock.node})" if self.lock else None
+        return str(self.lock) if self.lock else None
 
     @property
     def inexact(self) -> str | None:
         """Which op mixes over the units, None if masking and removing agree."""
-        return f"{self.mixed.reason} (at {self.mixed.node})" if self.mixed else None
+        return str(self.mixed) if self.mixed else None
+
+    @property
+    def inner(self) -> bool:
+        """Whether an outer factor of the same axis can be cut instead."""
+        return bool(self.outer)
 
     @property
     def exact(self) -> bool:
@@ -122,24 +133,23 @@ def groups(traced: Trace) -> tuple[Group, ...]:
             if id(axis) not in seen:
                 seen[id(axis)] = axis, places(axis), outer_factors(axis)
             _, located, outside_of = seen[id(axis)]
-            sink, slot = finder.sink(traced.model.nodes[use.node], use.slot)
             for atom in located:
                 if atom not in outside:
                     continue
-                role = finder.role(use.node, use.slot, atom)
-                member = Member(use.constant, sink.name, dim, axis, role, (sink.index, slot), located[atom])
-                members.setdefault(atom, []).append(member)
+                for sink, slot in finder.carrying(use.node, use.slot, atom):
+                    role, name = finder.role(sink, slot, atom), traced.model.nodes[sink].name
+                    member = Member(use.constant, name, dim, axis, role, (sink, slot), located[atom])
+                    members.setdefault(atom, []).append(member)
                 around.setdefault(atom, set()).update(outside_of[atom])
     kinds = _Kinds(traced, constant)
     outers = {atom: _free(partition, around[atom]) for atom in members}
     order = {atom: position for position, atom in enumerate(members)}
     # A shuffle turns (a b) into (b a): each lies inside the other, and the first of the two is pruned.
-    inner = {
-        atom
+    outer = {
+        atom: tuple(out for out in around if atom not in outers.get(out, ()) or order[out] < order[atom])
         for atom, around in outers.items()
-        if any(atom not in outers.get(outer, ()) or order[outer] < order[atom] for outer in around)
     }
-    found = [_group(traced, atom, tuple(parts), kinds, atom in inner) for atom, parts in members.items()]
+    found = [_group(traced, atom, tuple(parts), kinds, outer[atom]) for atom, parts in members.items()]
     return tuple(_unique(found))
 
 
@@ -148,7 +158,7 @@ def _free(partition: Partition, atoms: Iterable[Atom]) -> set[Atom]:
     return {atom for atom in atoms if partition.lock_of(atom) is None and partition.mix_of(atom) is None}
 
 
-def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds, inner: bool) -> Group:
+def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds, outer: tuple[Atom, ...]) -> Group:
     return Group(
         name=_name(members),
         kind=kinds.of(atom),
@@ -156,7 +166,7 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         members=members,
         lock=traced.partition.lock_of(atom),
         mixed=traced.partition.mix_of(atom),
-        inner=inner,
+        outer=outer,
         lanes=kinds.lanes.get(atom, 0),
         params=_params(members, traced.model.constants),
     )
@@ -166,8 +176,11 @@ def _params(members: Sequence[Member], constants: Mapping[str, Constant]) -> int
     """Return how many weights go when all units go; a weight that several nodes share counts once."""
     users: dict[str, str] = {}
     left: dict[str, list[int]] = {}
+    seen: set[tuple[str, int]] = set()  # a node may get one weight on several ways
     for member in members:
-        if users.setdefault(member.constant, member.node) == member.node:
+        key = member.constant, member.dim
+        if users.setdefault(member.constant, member.node) == member.node and key not in seen:
+            seen.add(key)
             sizes = left.setdefault(member.constant, list(constants[member.constant].shape))
             sizes[member.dim] -= member.places.size
     return sum(constants[name].count - math.prod(sizes) for name, sizes in left.items())
@@ -234,18 +247,22 @@ class RoleFinder:
     def __init__(self, traced: Trace, constant: set[str]) -> None:
         self._traced = traced
         self._constant = constant
-        self._consumers: dict[str, list[tuple[Node, int]]] = {}
+        self._consumers: dict[str, list[tuple[int, int]]] = {}
         for node in traced.model.nodes:
             for slot, name in enumerate(node.inputs):
-                self._consumers.setdefault(name, []).append((node, slot))
+                if name and node.op not in ("Shape", "Size"):  # which read no values
+                    self._consumers.setdefault(name, []).append((node.index, slot))
         self._contracted: dict[int, dict[Atom, set[int]]] = {}
+        self._sinks: dict[int, tuple[tuple[int, int], ...]] = {}  # of the outputs of a node that computes a weight
 
     def role(self, node: int, slot: int, atom: Atom) -> Role:
-        """Return what the weight in an input slot of a node does with the units of `atom`."""
-        sink, slot = self.sink(self._traced.model.nodes[node], slot)
+        """Return what the weight in an input slot of a node, one of its `sinks`, does with the units of `atom`."""
+        sink = self._traced.model.nodes[node]
         if sink.op == "BatchNormalization":
             return "scale" if slot == 1 else "vector"
         coupling = self._traced.couplings.get(sink.index)
+        if coupling and slot in _TABLES.get(sink.op, ()) and len(coupling.inputs[slot] or ()) > 1:
+            return "out"
         if coupling and self._is_hidden(coupling, slot, atom):
             return "out" if slot in _matrices(coupling) else "vector"
         contracted = self._contracted_atoms(sink.index)
@@ -259,11 +276,39 @@ class RoleFinder:
         axes = [(coupling.inputs[slot] or ())[dim] for hidden, dim in coupling.hidden if hidden == slot]
         return any(atom in self._traced.partition.atoms(axis) for axis in axes)
 
-    def sink(self, node: Node, slot: int) -> tuple[Node, int]:
-        """Follow a weight through nodes that have constant inputs alone."""
-        while node.outputs and node.outputs[0] in self._constant and self._consumers.get(node.outputs[0]):
-            node, slot = self._consumers[node.outputs[0]][0]
-        return node, slot
+    def sinks(self, node: int, slot: int) -> tuple[tuple[int, int], ...]:
+        """Return every node and slot where a weight is consumed, through nodes that have constant inputs alone."""
+        pending = [node]
+        while pending:  # an explicit stack: constant arithmetic can be thousands of nodes deep
+            onwards = self._onwards(pending[-1])
+            missing = [after for after, _ in onwards if self._computes(after) and after not in self._sinks]
+            if missing:
+                pending.extend(missing)
+                continue
+            found = ((self._sinks.get(after) or ((after, at),)) for after, at in onwards)
+            self._sinks[pending.pop()] = tuple(dict.fromkeys(sink for sinks in found for sink in sinks))
+        return self._sinks[node] or ((node, slot),)
+
+    def _onwards(self, node: int) -> list[tuple[int, int]]:
+        """Return where the outputs of a node that computes a weight go; nowhere for any other."""
+        outputs = self._traced.model.nodes[node].outputs if self._computes(node) else ()
+        return [after for name in outputs for after in self._consumers.get(name, ())]
+
+    def _computes(self, node: int) -> bool:
+        outputs = self._traced.model.nodes[node].outputs
+        return bool(outputs) and outputs[0] in self._constant
+
+    def carrying(self, node: int, slot: int, atom: Atom) -> Sequence[tuple[int, int]]:
+        """Return the sinks of a weight where its value has the units of `atom`; all of them where none tells."""
+        sinks = self.sinks(node, slot)
+        if len(sinks) == 1:
+            return sinks
+        return [sink for sink in sinks if self._has(*sink, atom)] or sinks
+
+    def _has(self, index: int, slot: int, atom: Atom) -> bool:
+        coupling = self._traced.couplings.get(index)
+        axes = (coupling.inputs[slot] or ()) if coupling else ()
+        return any(atom in self._traced.partition.atoms(axis) for axis in axes)
 
     def _is_made(self, coupling: Coupling | None, atom: Atom) -> bool:
         """Whether the units come out of the node as well: those of a recurrent layer, or of a square matrix."""

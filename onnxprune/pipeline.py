@@ -38,6 +38,7 @@ Progress: TypeAlias = Callable[[str], None]
 ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
 _LATENCY_BUDGET_S = 3.0
 _NO_BUDGET_S = 0.001  # where latency is not asked for, but outputs are compared
+_INSTEAD = "an outer factor of the same axis is pruned instead"
 _REASONS = 3  # told when nothing can be pruned
 
 
@@ -306,14 +307,15 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
         if not verification.passed:
             raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed, inputs=ports))
         comparison = _measure(model, after, options, data, progress)
-        told = [(group, kept.get(group.name), reason_for(group, chosen, options, kept)) for group in found]
+        reasons = reasons_for(found, chosen, options, kept)
+        told = [(group, kept.get(group.name), reasons.get(group.name)) for group in found]
         report = build_report(
             before=model,
             after=after,
             macs=(cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))),
             options=options,
             groups=told,
-            accounts=accounts(traced, found, {group.name: reason for group, _, reason in told if reason is not None}),
+            accounts=accounts(traced, found, reasons),
             cuts=rewritten.cuts,
             verification=verification,
             comparison=comparison,
@@ -333,24 +335,34 @@ def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
     Raises:
         OptionError: for a glob that matches nothing.
     """
-    ignored = {name for pattern in options.ignore for name in _meant(pattern, found, _names_in)}
-    wanted = {name for pattern in options.only for name in _meant(pattern, found)}
+    left_out = _left_out(found, options)
     asked = {name: ratio for glob, ratio in options.ratios for name in _meant(glob, found)}
     chosen: dict[str, float] = {}
     for group in found:
         able = group.lock is None and (group.exact or options.width)
         able = able and (not group.inner or _named(group, found, options))
-        if able and group.name not in ignored and (group.name in wanted or not options.only):
+        if able and group.name not in left_out:
             chosen[group.name] = asked.get(group.name, options.ratio)
     return chosen
+
+
+def _left_out(found: Sequence[Group], options: Options) -> set[str]:
+    """Return the names of the groups that `ignore` and `only` exclude."""
+    ignored = {name for pattern in options.ignore for name in _meant(pattern, found, _names_in)}
+    wanted = {name for pattern in options.only for name in _meant(pattern, found)}
+    return ignored | ({group.name for group in found} - wanted if options.only else set())
 
 
 def _meant(pattern: str, found: Sequence[Group], *names: Callable[[Group], Iterable[str]]) -> set[str]:
     """Return the names of the groups that a glob means: by the first of `names` by which it matches any.
 
+    Without `names`, the whole name of a group means that group alone, even where a node has the same name.
+
     Raises:
         OptionError: when it matches nothing.
     """
+    if not names and any(group.name == pattern for group in found):
+        return {pattern}
     for names_of in names or (_makers, _names_in):
         meant = {group.name for group in found if any(_is(name, pattern) for name in names_of(group))}
         if meant:
@@ -374,11 +386,13 @@ def _names_in(group: Group) -> Iterator[str]:
 
 
 def _named(group: Group, found: Sequence[Group], options: Options) -> bool:
-    """Whether a glob means this inner group: it matches the name, and not also that of an outer factor."""
+    """Whether a glob means this inner group: it is or matches the name, and not also that of an outer factor."""
     weights = {member.constant for member in group.members}
     outer = [g for g in found if g.prunable and weights & {member.constant for member in g.members}]
     globs = (*options.only, *(glob for glob, _ in options.ratios))
-    return any(_is(group.name, glob) and not any(_is(g.name, glob) for g in outer) for glob in globs)
+    return any(
+        glob == group.name or (_is(group.name, glob) and not any(_is(g.name, glob) for g in outer)) for glob in globs
+    )
 
 
 def plan(
@@ -487,20 +501,41 @@ def why_not(group: Group) -> str | None:
     if group.inexact is not None:
         return f"{group.inexact}: removing a unit is not the same as masking it"
     if group.inner:
-        return "an outer factor of the same axis is pruned instead"
+        return _INSTEAD
     return None
 
 
-def reason_for(
-    group: Group, chosen: Mapping[str, float], options: Options, kept: Mapping[str, Sequence[int]]
-) -> str | None:
-    """Return why a group kept all its units under these options, None if it lost some."""
-    if group.name in kept:
-        return None
-    if group.name not in chosen:
-        return (None if options.width and group.lock is None and not group.inner else why_not(group)) or (
-            "left out by --ignore or --only"
-        )
+def reasons_for(
+    found: Sequence[Group], chosen: Mapping[str, float], options: Options, kept: Mapping[str, Sequence[int]]
+) -> dict[str, str]:
+    """Return why groups keep all their units under these options, by name; those that lose some are absent."""
+    left_out, names = _left_out(found, options), {group.atom: group.name for group in found}
+    reasons: dict[str, str] = {}
+    for group in found:
+        if group.name in chosen and group.name not in kept:
+            reasons[group.name] = _of_no_smaller_count(group, chosen, options)
+        elif group.name not in kept:
+            outer = [names[atom] for atom in group.outer if atom in names]
+            reasons[group.name] = _of_not_chosen(group, outer, chosen, options, group.name in left_out)
+    return reasons
+
+
+def _of_not_chosen(
+    group: Group, outer: Iterable[str], chosen: Mapping[str, float], options: Options, left_out: bool
+) -> str:
+    """Return why a group is not to be pruned: a lock, the options, or an outer factor that is."""
+    if group.lock is not None or not (group.exact or options.width):
+        return why_not(group) or ""
+    if left_out:
+        return "left out by --ignore or --only"
+    ratios = [chosen[name] for name in outer if name in chosen]
+    if any(ratios):
+        return _INSTEAD
+    return "its ratio is 0" if ratios else "an inner factor of an axis is pruned only where it is named"
+
+
+def _of_no_smaller_count(group: Group, chosen: Mapping[str, float], options: Options) -> str:
+    """Return why a group that was to be pruned keeps all its units."""
     if chosen[group.name] == 0:
         return "its ratio is 0"
     if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):
@@ -517,11 +552,14 @@ def _nothing(
     if not found:
         reason = next((reason for reason in unreached if reason != ALONE), "")
         return "nothing to prune: the model has no weights that meet in an axis" + f"; {reason}" * bool(reason)
+    why = reasons_for(found, chosen, options, {})
     reasons: dict[str, list[str]] = {}
     for group in sorted(found, key=lambda group: group.name not in chosen):
-        reasons.setdefault(reason_for(group, chosen, options, {}) or "", []).append(group.name)
+        reasons.setdefault(why[group.name], []).append(group.name)
     told = sorted(reasons.items(), key=lambda item: (item[1][0] not in chosen, -len(item[1])))[:_REASONS]
-    listed = "; ".join(f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {why}" for why, names in told)
+    listed = "; ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {reason}" for reason, names in told
+    )
     return f"nothing to prune. {listed}"
 
 

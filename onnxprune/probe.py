@@ -125,6 +125,14 @@ class Probe:
         columns = zip(*(value.ravel().tolist() for value in values), strict=True)
         return [int(column[0]) if len(set(column)) == 1 else None for column in columns]
 
+    def static_numbers(self, name: str) -> list[float | None] | None:
+        """Return a known vector as it is, with None for the entries that vary; None if it is unknown."""
+        values = self._values(name)
+        if values is None:
+            return None
+        columns = zip(*(value.ravel().tolist() for value in values), strict=True)
+        return [column[0] if len(set(column)) == 1 else None for column in columns]
+
     def _values(self, name: str) -> list[Array] | None:
         values = [setting.values[name] for setting in self.settings if name in setting.values]
         same = len(values) == len(self.settings) and len({value.shape for value in values}) == 1

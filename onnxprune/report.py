@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
-from onnxprune.account import ALONE, frees
+from onnxprune.account import frees
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnxprune.verify import Verification
 
 _LISTED = 4  # names shown of a longer list
+_PLACE = r" \(at .*\)"  # what a reason says of the node that gives it
 
 
 # -- for machines ----------------------------------------------------------------------------------------
@@ -165,23 +166,36 @@ def _by_reason(reasons: Iterable[tuple[str, str]]) -> list[str]:
     """Return a line per reason with the names it holds for; reasons that differ in the node alone are one."""
     merged: dict[str, dict[str, str]] = {}
     for reason, name in reasons:
-        merged.setdefault(re.sub(r" \(at .*\)", "", reason), {})[name] = reason
-    alike = [(short, found, set(found.values())) for short, found in merged.items()]
+        merged.setdefault(re.sub(_PLACE, "", reason), {})[name] = reason
     return [
-        f"  {each.pop() if len(each) == 1 else short}: {_names(found)}{_freeing(short)}" for short, found, each in alike
+        f"  {_with_places(list(dict.fromkeys(found.values())))}: {_names(found)}{_freeing(short)}"
+        for short, found in merged.items()
     ]
+
+
+def _with_places(alike: Sequence[str]) -> str:
+    """Return one reason for several that differ in their place: with the first, and how many more there are.
+
+    >>> _with_places(["Softmax normalises over it (at a)", "Softmax normalises over it (at b)"])
+    'Softmax normalises over it (at a and 1 more)'
+    """
+    more = f" and {len(alike) - 1} more)" if len(alike) > 1 else ")"
+    return re.sub(_PLACE, lambda place: place[0][:-1] + more, alike[0])
 
 
 def _freeing(reason: str) -> str:
     """Return what would free it, in brackets, where anything would."""
     what = frees(reason)
-    return "" if what.startswith(("nothing", "other")) else f" [free with {what}]"
+    if what.startswith(("nothing", "other")):
+        return ""
+    perhaps, what = ("perhaps ", what[8:]) if what.startswith("perhaps ") else ("", what)
+    return f" [{what}]" if what.startswith("prune") else f" [{perhaps}free with {what}]"
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
     verification = report["verification"]
     proof = (
-        f"verified: masked = pruned to {verification['max_rel_diff']:.1e} of the output's range "
+        f"verified: masked = pruned {_closeness(verification['max_rel_diff'])} "
         f"in {_counted(len(verification['runs']), 'run')}"
     )
     if any(group["kept"] < group["units"] and not group["exact"] for group in report["groups"]):
@@ -194,6 +208,10 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if accuracy is not None:
         gains.append(f"accuracy {_points(accuracy['before'], accuracy['after'])}")
     return f"{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+
+
+def _closeness(difference: float) -> str:
+    return f"to {difference:.1e} of the output's range" if difference else "exactly"
 
 
 def _speed(latency: Mapping[str, Any]) -> str:
@@ -278,7 +296,7 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
     locks = inspection.locks.items()
     reasons = [(why, f"{group.name} ({group.units} {group.kind})") for why, held in locks for group in held]
     without = [(a.locked[0].reason, a.node) for a in inspection.accounts if not a.pruned and a.locked[0].group is None]
-    reasons += [(why, name) for why, name in without if why != ALONE]
+    reasons += without
     end = "every group can be pruned" if able else "no group: the model has no weights that meet in an axis"
     lines = ["not pruned, by reason:", *_by_reason(_printable(reasons))] if reasons else [end]
     cut = sum(bool(account.pruned) for account in inspection.accounts)

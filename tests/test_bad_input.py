@@ -335,7 +335,7 @@ NOTHING = [  # id, what lies in the folder, options, text of the message
     ("ratio 0", GOOD, ("--ratio", "0"), "nothing to prune. w1: its ratio is 0; "),
     ("too few units", GOOD, ("--min-units", "99"), "no smaller count is allowed by --ratio, --round-to"),
     ("all ignored", GOOD, ("--ignore", "*"), "w1: left out by --ignore or --only"),
-    ("locked", GOOD, ("--only", "w1:in"), "w1:in: it is part of the graph input 'x' (at x)"),
+    ("locked", GOOD, ("--only", "w1:in"), "w1:in: it is part of the graph input 'x'"),
     ("no weights", edited(lambda p: p.CopyFrom(model("y = Relu(x)"))), (), "the model has no weights that meet"),
     ("unknown op between", edited(custom), (), "acme.Sparkle has no rule (at b)"),
     ("many reasons", edited(lambda p: p.CopyFrom(dense("b = Softmax(a)"))), (), "Softmax normalises over it"),

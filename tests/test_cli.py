@@ -221,8 +221,8 @@ def test_inspect_lists_groups_and_every_lock(folder):
     assert lines[0].startswith("model.onnx: 4 nodes, 192 parameters, 176 MACs per sample, 0.0% of the parameters")
     assert lines[-4:] == [
         "not pruned, by reason:",
-        "  it is part of the graph input 'x' (at x): w1:in (6 neurons)",
-        "  it is part of the graph output 'y' (at y): w2 (5 neurons)",
+        "  it is part of the graph input 'x': w1:in (6 neurons)",
+        "  it is part of the graph output 'y': w2 (5 neurons)",
         "3 of 3 nodes with weights can lose units",
     ]
 

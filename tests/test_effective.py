@@ -63,6 +63,15 @@ def test_zero_points_are_subtracted():
     assert matrix == pytest.approx(real.T)
 
 
+def test_a_table_makes_the_units_of_its_rows():
+    table = np.arange(32, dtype=np.float32).reshape(4, 8)
+    proto = model(
+        "a = Gather(table, x)", "r = Relu(a)", "y = MatMul(r, w)", x="int64[n] x", table=table, w=(8, 5)
+    )  # fmt: skip
+    (matrix,) = outs(proto, "table")
+    assert matrix == pytest.approx(table.T)
+
+
 def test_a_normed_weight_counts_as_it_is_used():
     v = np.random.default_rng(0).standard_normal((6, 8, 1, 1)).astype(np.float32)
     g = np.arange(1, 7, dtype=np.float32).reshape(6, 1, 1, 1)

@@ -328,7 +328,7 @@ def test_half_weights_are_widened():
 
 def test_locks_tell_reason_and_place():
     (found,) = [group for group in grouped(dense("b = Relu(a)")) if group.units == 5]
-    assert found.locked == "it is part of the graph output 'y' (at y)"
+    assert found.locked == "it is part of the graph output 'y'"
     assert not found.prunable
 
 

@@ -20,8 +20,13 @@ from onnxprune import compare, inspect, prune, verify
 from onnxprune import model as boundary
 from onnxprune.cli import cli
 from onnxprune.errors import InputError, NothingToPrune, VerificationError
+from onnxprune.groups import groups
+from onnxprune.model import load
+from onnxprune.pipeline import choose, make_options, reasons_for
 from onnxprune.rules import RULES
+from onnxprune.trace import trace
 from tests.rules.build import ROWS, conv, dense, model
+from tests.rules.structures import STRUCTURES
 
 MODELS = Path(__file__).parent.parent / "models"
 RESNET = MODELS / "resnet_bn.onnx"
@@ -143,8 +148,8 @@ def test_inspect_tells_groups_and_locks():
     found = inspect(mlp())
     assert [group.name for group in found.groups if group.prunable] == ["w1"]
     assert {name: [g.name for g in groups] for name, groups in found.locks.items()} == {
-        "it is part of the graph input 'x' (at x)": ["w1:in"],
-        "it is part of the graph output 'y' (at y)": ["w2"],
+        "it is part of the graph input 'x'": ["w1:in"],
+        "it is part of the graph output 'y'": ["w2"],
     }
     assert found.to_dict()["macs"] == found.macs == 6 * 16 + 16 * 5
 
@@ -179,6 +184,31 @@ def test_inner_factors_are_cut_when_they_are_named(only, expected):
     factor = (3 / 5 if HEADS in expected else 1) * (10 / 16 if DIMS in expected else 1)
     qkv = next(c for c in result.report["initializers"] if "blocks.0.attention.qkv.weight" in c)
     assert 240 * factor in shape(result.model, qkv)
+
+
+QKV = next(case.proto for case in STRUCTURES if case.op == "separate-qkv")
+
+
+def test_the_name_of_a_group_means_that_group_alone():
+    """Node and weight of this name make the heads as well."""
+    assert set(kept(cut(QKV, only="wv", ratio=0.5))) == {"wv"}
+    assert set(kept(cut(QKV, ratio=0, ratios={"wv": 0.5}))) == {"wv"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "an outer factor of the same axis is pruned instead"),
+        ({"ignore": "*"}, "left out by --ignore or --only"),
+        ({"only": "wo"}, "left out by --ignore or --only"),
+        ({"ratio": 0.0}, "its ratio is 0"),
+        ({"ignore": "wq:heads"}, "an inner factor of an axis is pruned only where it is named"),
+    ],
+    ids=["default", "ignore", "only", "ratio", "ignore the outer"],
+)
+def test_an_inner_factor_says_what_is_pruned_instead(options, reason):
+    found, chosen = groups(trace(load(QKV))), make_options(**options)
+    assert reasons_for(found, choose(found, chosen), chosen, {})["wv"] == reason
 
 
 def test_a_name_with_brackets_is_found():

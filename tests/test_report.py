@@ -17,9 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from onnxprune import inspect, prune, report
+from onnxprune.account import ALONE
 from onnxprune.cli import cli
 from onnxprune.measure import Comparison, Difference, Side
-from tests.rules.build import dense, model
+from tests.rules.build import TOKENS, dense, model
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -234,7 +235,7 @@ def test_speed_in_words(latency, words):
 
 def test_reasons_that_differ_in_the_node_are_one_line():
     reasons = [("it mixes (at a): so", "g1"), ("it mixes (at b (1)): so", "g2"), ("its size (at c)", "g3")]
-    assert report._by_reason(reasons) == ["  it mixes: so: g1, g2", "  its size (at c): g3"]
+    assert report._by_reason(reasons) == ["  it mixes (at a and 1 more): so: g1, g2", "  its size (at c): g3"]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,25 @@ def test_a_model_without_groups_has_no_table():
     ]
 
 
+def test_weights_that_meet_no_other_are_said():
+    *_, text = report.inspect_tables(inspect(model("a = Mul(x, k)", "y = Mul(a, l)", x=TOKENS, k=(1,), l=(1,))))
+    assert text.splitlines()[1:] == [f"  {ALONE}: a, y", "0 of 2 nodes with weights can lose units"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("Softmax normalises over it", " [free with --width]"),
+        ("its size is known at run time alone", " [perhaps free with fixed sizes: export with them, or fold what "
+         "computes them (onnxslim, onnxsim)]"),
+        ("QLinearReduceMean quantizes its mean", " [prune the model before that step]"),
+        ("TopK returns its indices", ""),
+    ],
+)  # fmt: skip
+def test_what_frees_in_words(reason, words):
+    assert report._freeing(reason) == words
+
+
 def comparison(**difference):
     side = Side(None, "0" * 64, 1, None, 1, 1.0, 1.0, None, None)
     fields = {"max_abs_diff": 0.5, "max_rel_diff": 0.5, "snr_db": 6.0, "agreement": None, "incomparable": ()}
@@ -318,6 +338,7 @@ def test_what_is_not_known_is_a_dash():
     ("verification", "proof"),
     [
         ({}, "verified: masked = pruned to 2.0e-07 of the output's range in 2 runs"),
+        ({"max_rel_diff": 0.0}, "verified: masked = pruned exactly in 2 runs"),
         ({"runs": [{}]}, "verified: masked = pruned to 2.0e-07 of the output's range in 1 run"),
         (
             {"max_rel_diff": 3e-4, "noise": 2e-4},
@@ -330,7 +351,7 @@ def test_what_is_not_known_is_a_dash():
             "kept units",
         ),
     ],
-    ids=["below the tolerance", "one run", "round-off", "width"],
+    ids=["below the tolerance", "exact", "one run", "round-off", "width"],
 )
 def test_the_proof_in_words(verification, proof):
     common = {"max_rel_diff": 2e-7, "tolerance": 1e-4, "noise": 0.0, "runs": [{}, {}]}

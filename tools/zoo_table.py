@@ -98,11 +98,11 @@ def locked_by_reason(traced: Trace, found: tuple[Group, ...]) -> tuple[Counter[s
             if atom in prunable:
                 reached.add(use.constant)
             elif lock is not None and " mixes over it " in lock.reason:
-                mixed.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
+                mixed.setdefault(use.constant, str(lock))
             elif lock is not None and not lock.reason.startswith(EXPECTED):
-                locked.setdefault(use.constant, f"{lock.reason} (at {lock.node})")
+                locked.setdefault(use.constant, str(lock))
             elif lock is None and mix is not None:
-                mixed.setdefault(use.constant, f"{mix.reason} (at {mix.node})")
+                mixed.setdefault(use.constant, str(mix))
     counted: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     for name in everything.keys() - reached:
         reasons = mixed if name in mixed else locked

@@ -39,8 +39,6 @@ line(MS + "NhwcMaxPool",   "n *s c                                      -> n *t 
 line(MS + "GridSample",    "n c *s, n *t r                              -> n c *t")
 line(MS + "Trilu",         "*b m! n!, _?                                -> *b m n")
 line(MS + "Inverse",       "*b m! n!                                    -> *b m n")
-line(MS + "EmbedLayerNormalization",
-     "b s, b s?, v c~, p c, q c?, c, c, b s?, e s?                          -> b s c, b?, b s c?")
 # fmt: on
 
 family("elementwise", "*s -> *s", UNARY, elementwise)
@@ -207,11 +205,18 @@ def skip_layer_normalization(x: Site) -> None:
     """*b c~, *b c, c, c?, c? -> *b c, *b 1, *b 1, *b c: the sum of input and skip, normalised, comes last."""
     axes = x.broadcast(*(x.axes(slot) for slot in range(len(x.node.inputs)) if x.has(slot)))
     x.mix(axes[-1])
-    x.compensate(0.5, slot=2, epsilon=1e-12 if x.node.op.endswith("LayerNormalization") else 1e-5)
+    x.compensate(0.5, slot=2, epsilon=1e-12)
     for index in (0, 3):
         x.output(axes, index)
     for index in (1, 2):
         x.output((*axes[:-1], ONE), index)
+
+
+@rule(MS + "EmbedLayerNormalization")
+def embed_layer_normalization(x: Site) -> None:
+    """B s, b s?, v c~, p c, q c?, c, c, b s?, e s? -> b s c, b?, b s c?: the sum of three embeddings, normalised."""
+    x.match("b s, b s?, v c~, p c, q c?, c, c, b s?, e s? -> b s c, b?, b s c?")
+    x.compensate(0.5, slot=5, epsilon=1e-12)
 
 
 @rule(MS + "GroupNorm")
@@ -244,6 +249,7 @@ def mean_variance_normalization(x: Site) -> None:
     axes = x.axes(0)
     for dim in x.attr("axes", [0, 2, 3]):
         x.mix(axes[x.dim(dim, len(axes))])
+    x.compensate(0.5)
     x.output(axes)
 
 

@@ -191,7 +191,9 @@ def resize(x: Site) -> None:
     """Axes that are left as they are pass; the others are interpolated, and locked."""
     axes = list(x.axes(0))
     dims = [x.dim(dim, len(axes)) for dim in x.attr("axes", range(len(axes)))]
-    kept = _kept_by_resize(x, dims)
+    scaled = 1 if x.node.version < 11 else 2
+    scales = x.attr("scales") if x.node.version < 9 else x.numbers(scaled)
+    kept = _kept_by_resize(x, dims, scales)
     for dim in dims:
         if dim not in kept:
             x.lock(axes[dim], f"{x.node.op} interpolates over it")
@@ -199,16 +201,19 @@ def resize(x: Site) -> None:
     x.output(axes)
     if x.has(3):
         x.write(3, *(axes[dim] if x.is_static(dim) else None for dim in dims))
+    elif x.node.version >= 9 and scales is not None:
+        x.write(scaled, *scales)  # a ratio of sizes stays what it was when both are cut
 
 
-def _kept_by_resize(x: Site, dims: Sequence[int]) -> set[int]:
+def _kept_by_resize(x: Site, dims: Sequence[int], scales: Sequence[float | None] | None) -> set[int]:
     """Return the dims that Resize leaves as they are: scale 1, or the same size without a region of interest.
 
     An equal size is not enough where scales are given: 1.09 times 10 is 10 again, and interpolated.
     """
-    scales = x.attr("scales") if x.node.version < 9 else x.value(1 if x.node.version < 11 else 2)
+    if x.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return set()
     if scales is not None and len(scales) == len(dims):
         return {dim for dim, scale in zip(dims, scales, strict=True) if scale == 1}
-    cropped = x.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
     before, after = x.input_sizes(0), x.output_sizes(0)
-    return set() if cropped or not x.has(3) else {dim for dim in dims if before[dim] == after[dim]}
+    stretched = x.attr("keep_aspect_ratio_policy", "stretch") == "stretch"
+    return {dim for dim in dims if before[dim] == after[dim]} if x.has(3) and stretched else set()

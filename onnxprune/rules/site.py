@@ -229,6 +229,10 @@ class Site:
         """Return a known integer input, None for entries that depend on dynamic dims."""
         return self._probe.static_entries(self.node.inputs[slot]) if self.has(slot) else None
 
+    def numbers(self, slot: int) -> list[float | None] | None:
+        """Return a known input of any type, None for entries that depend on dynamic dims."""
+        return self._probe.static_numbers(self.node.inputs[slot]) if self.has(slot) else None
+
     def output_shape(self, index: int = 0) -> Shape:
         """Return the probe's shape of an output.
 

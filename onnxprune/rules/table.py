@@ -18,7 +18,6 @@ line("GlobalAveragePool",     "n c *s                          -> n c *t")
 line("GlobalMaxPool",         "n c *s                          -> n c *t")
 line("GlobalLpPool",          "n c *s                          -> n c *t")
 line("AveragePool",           "n c *s                          -> n c *t")
-line("MaxPool",               "n c *s                          -> n c *t")
 line("LpPool",                "n c *s                          -> n c *t")
 line("SpaceToDepth",          "n c (h p!) (w q!)               -> n (p q c) h w", p="blocksize", q="blocksize")
 line("GridSample",            "n c *s, n *t r                  -> n c *t")
@@ -39,6 +38,15 @@ def batch_normalization(x: Site) -> None:
     """N c *s, c, c, c, c -> n c *s; in training n~ c *s~, ... -> n c *s, c, c: normalised over all but the channels."""
     mixed = "~" if x.attr("training_mode", 0) else ""
     x.match(f"n{mixed} c *s{mixed}, c, c, c, c -> n c *s, c, c")
+
+
+@rule("MaxPool")
+def max_pool(x: Site) -> None:
+    """N c *s -> n c *t, n c *t; the second are positions in the whole tensor, which lock images and channels."""
+    axes = x.match("n c *s -> n c *t, n c *t")
+    if len(x.node.outputs) > 1 and x.node.outputs[1]:
+        for name in "nc":
+            x.lock(axes[name], "its indices are counted over all channels")
 
 
 @rule("MatMul")

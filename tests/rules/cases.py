@@ -268,8 +268,11 @@ def _pools():
         yield on_images(op, "", f"b = {op}<kernel_shape=[2, 2], strides=[2, 2]>(a)")
     yield on_images(
         "MaxPool", "indices", "b, i = MaxPool<kernel_shape=[2, 2]>(a)", cut="",
-        locks=("MaxPool has 2 outputs, expected n c *s -> n c *t",)
+        locks=("its indices are counted over all channels",)
     )  # fmt: skip
+    unused = conv("b = MaxPool<kernel_shape=[2, 2]>(a)")
+    unused.graph.node[1].output.append("")
+    yield row("MaxPool", "no-indices", unused, C8)
     yield on_images("SpaceToDepth", "", "b = SpaceToDepth<blocksize=2>(a)", out=32, locks=(SPATIAL,))
     yield on_images(
         "DepthToSpace", "dcr", "b = DepthToSpace<blocksize=2>(a)", mid=16, out=4, cut="4 channels",
@@ -752,6 +755,24 @@ def _resizes():
         "Resize", "same-size-by-another-scale", "a = MatMul(x, w1)", "u = Unsqueeze(a, d)",
         'r = Resize<mode="linear">(u, , s)', "b = Squeeze(r, d)", "y = MatMul(b, w2)", x="float[n,6,4] x", w1=(4, 10),
         w2=(10, 3), d=[1], s=np.array([1, 1, 1, 1.09], np.float32), cut="",
+        locks=("Resize interpolates over it", "its size is computed by Resize")
+    )  # fmt: skip
+    ratio = (
+        "h = Shape(a)", "g = Slice(h, two, four, zero)", "f = Cast<to=1>(g)", "d = Div(to, f)",
+        "s = Concat<axis=0>(ones, d)"
+    )  # fmt: skip
+    given = {"to": np.array([10, 14], np.float32), "two": [2], "four": [4], "zero": [0], "ones": np.ones(2, np.float32)}
+    image = {"x": "float[n,3,h,w] x", "y": "float[n,5,p,q] y"}
+    yield on_images("Resize", "scales-at-run-time", *ratio, "b = Resize(a, , s)", **given, **image)
+    yield on_images("Resize", "scales-at-run-time-opset-10", *ratio, "b = Resize(a, s)", opset=10, **given, **image)
+    yield on_images(
+        "Resize", "scales-of-the-channels", "h = Shape(a)", "f = Cast<to=1>(h)", "e = Slice(f, one, two)",
+        "d = Div(e, eight)", "s = Concat<axis=0>(head, d, tail)", "b = Resize(a, , s)", one=[1], two=[2], eight=8.0,
+        head=np.ones(1, np.float32), tail=np.array([2, 1.5], np.float32)
+    )  # fmt: skip
+    yield on_images(
+        "Resize", "cropped", 'b = Resize<coordinate_transformation_mode="tf_crop_and_resize">(a, r, s)', s=up,
+        r=np.array([0, 0.25, 0, 0, 1, 1, 1, 1], np.float32), cut="", y="float[n,5,p,q] y",
         locks=("Resize interpolates over it", "its size is computed by Resize")
     )  # fmt: skip
     yield on_images("Upsample", "", "b = Upsample(a, s)", s=up, opset=9)

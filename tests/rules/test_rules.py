@@ -52,12 +52,12 @@ def free(found):
 
 
 def lock_reasons(found):
-    reasons = {group.locked.rpartition(" (at ")[0] for group in found if group.locked}
+    reasons = {group.lock.reason for group in found if group.lock}
     return {reason for reason in reasons if not reason.startswith(OF_PORTS)}
 
 
 def mix_reasons(found):
-    return {g.inexact.rpartition(" (at ")[0] for g in found if g.inexact and not g.locked}
+    return {g.mixed.reason for g in found if g.mixed and not g.lock}
 
 
 def stated(proto, place):
