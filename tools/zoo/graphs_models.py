@@ -149,6 +149,62 @@ def layers_first(kind: str) -> Callable[[], onnx.ModelProto]:
     return make
 
 
+def written(text: str, **weights: tuple[int, ...]) -> Callable[[], onnx.ModelProto]:
+    """A graph in ONNX's text form, with random weights of the given shapes."""
+
+    def make() -> onnx.ModelProto:
+        proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {OPSET}]> {text}')
+        for name, shape in weights.items():
+            array = _rng.standard_normal(shape).astype(np.float32)
+            proto.graph.initializer.append(numpy_helper.from_array(array, name))
+        return proto
+
+    return make
+
+
+SCAN = """rnn (float[n,t,24] steps) => (float[n,9] scores) {
+    turned = Transpose<perm = [1, 0, 2]>(steps)
+    shape = Shape<start = 0, end = 1>(steps)
+    width = Constant<value_ints = [64]>()
+    sizes = Concat<axis = 0>(shape, width)
+    start = ConstantOfShape(sizes)
+    last, all = Scan<num_scan_inputs = 1, body = cell (float[n,64] state, float[n,24] step) =>
+        (float[n,64] next, float[n,64] out) {
+            a = MatMul(step, w_in)  b = MatMul(state, w_state)  c = Add(a, b)  d = Add(c, bias)
+            next = Tanh(d)  out = Identity(next)
+        }>(start, turned)
+    axis = Constant<value_ints = [0]>()
+    mean = ReduceMean<keepdims = 0>(all, axis)
+    both = Concat<axis = 1>(mean, last)
+    h = Gemm(both, w_hidden, b_hidden)
+    r = Relu(h)
+    scores = MatMul(r, w_out)
+}"""
+LOOP = """refine (float[n,24] features) => (float[n,9] scores) {
+    first = Gemm(features, w_first, b_first)
+    turns = Constant<value_int = 4>()
+    yes = Constant<value_int = 1>()
+    going = Cast<to = 9>(yes)
+    refined, trail = Loop<body = turn (int64 i, bool on, float[n,48] x) => (bool go, float[n,48] y, float[n,48] z) {
+            go = Identity(on)  a = MatMul(x, w_up)  b = Relu(a)  c = MatMul(b, w_down)  y = Add(x, c)  z = Tanh(y)
+        }>(turns, going, first)
+    axis = Constant<value_ints = [0]>()
+    sum = ReduceSum<keepdims = 0>(trail, axis)
+    joined = Add(sum, refined)
+    wide = Gemm(joined, w_wide, b_wide)
+    r = Relu(wide)
+    scores = MatMul(r, w_out)
+}"""
+IF = """either (float[n,24] features, bool careful) => (float[n,9] scores) {
+    first = Gemm(features, w_first, b_first)
+    r = Relu(first)
+    deep = If<then_branch = slow () => (float[n,48] s) {
+            a = MatMul(r, w_up)  b = Relu(a)  c = MatMul(b, w_down)  s = Add(r, c)
+        }, else_branch = fast () => (float[n,48] f) { f = Mul(r, gain) }>(careful)
+    scores = MatMul(deep, w_out)
+}"""
+
+
 def sklearn_mlp(kind: str) -> Callable[[], onnx.ModelProto]:
     """A perceptron of scikit-learn, fitted on random data."""
 
@@ -181,6 +237,22 @@ MAKERS: dict[str, Callable[[], onnx.ModelProto]] = {
     "bilstm": layers_first("LSTM"),
     "bigru": layers_first("GRU"),
     "birnn": layers_first("RNN"),
+    "scan_rnn": written(
+        SCAN, w_in=(24, 64), w_state=(64, 64), bias=(64,), w_hidden=(128, 96), b_hidden=(96,), w_out=(96, 9)
+    ),
+    "loop_refine": written(
+        LOOP,
+        w_first=(24, 48),
+        b_first=(48,),
+        w_up=(48, 128),
+        w_down=(128, 48),
+        w_wide=(48, 96),
+        b_wide=(96,),
+        w_out=(96, 9),
+    ),
+    "if_branches": written(
+        IF, w_first=(24, 48), b_first=(48,), w_up=(48, 128), w_down=(128, 48), gain=(48,), w_out=(48, 9)
+    ),
     "sklearn_classifier": sklearn_mlp("classifier"),
     "sklearn_regressor": sklearn_mlp("regressor"),
     "sklearn_pipeline": sklearn_mlp("scaled"),
