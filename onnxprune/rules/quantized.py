@@ -292,7 +292,35 @@ def gather_block_quantized(x: Site) -> None:
         _gathered_zeros(x, packed, quantized)
     if packed:
         axes[quantized] = _wider(x, scales[quantized], whole)
+    bits = x.attr("bits", 4) if packed else 0
+    x.decoded(0, partial(_table, dim=quantized, size=whole, bits=bits))
     x.output([*axes[:gathered], *indices, *axes[gathered + 1 :]])
+
+
+def _table(inputs: Sequence[Array | None], dim: int, size: int, bits: int) -> Array:
+    """Return the real numbers of a table, with the axes that it is stored with; those of a byte lie along one more.
+
+    Args:
+        inputs: of the node; table, indices, scales, zero points.
+        dim: that is quantized in blocks.
+        size: of a block.
+        bits: of each number, where several share a byte; 0 where they do not.
+    """
+    stored, scales, zeros = inputs[0], inputs[2], inputs[3] if len(inputs) > 3 else None
+    assert stored is not None
+    assert scales is not None
+    scale = np.moveaxis(scales.astype(np.float32), dim, -1)
+    numbers = np.moveaxis(stored, dim, -1)
+    wide = _bits(numbers, bits) if bits else numbers.astype(np.float32)
+    if zeros is None:
+        zero: Array = np.array((1 << (bits or 8) - 1) if stored.dtype == np.uint8 else 0, np.float32)
+    else:
+        moved = np.moveaxis(zeros, dim, -1)
+        points = _bits(moved, bits)[..., : scale.shape[-1]] if bits else moved.astype(np.float32)
+        zero = np.repeat(points, size, -1)[..., : wide.shape[-1]]
+    real = (wide - zero) * np.repeat(scale, size, -1)[..., : wide.shape[-1]]
+    split: Array = np.moveaxis(real.reshape(*numbers.shape, -1), -2, dim)
+    return split
 
 
 def _gathered_zeros(x: Site, packed: bool, quantized: int) -> None:
