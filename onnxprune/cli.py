@@ -25,7 +25,7 @@ from onnxprune.errors import OnnxpruneError, OptionError
 from onnxprune.publish import signals_held
 
 _PATH = click.Path(path_type=Path)
-_FILE_WIDTH = 120  # of tables in a pipe or file
+_FILE_WIDTH = 100_000  # in a pipe or file each row of a table is one line, however long its names are
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 

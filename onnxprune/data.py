@@ -64,7 +64,7 @@ def with_shapes(inputs: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> 
     [(2, 3, 32), (2,)]
 
     Raises:
-        OptionError: for an input that is not there, or a shape that it cannot have.
+        OptionError: for an input that is not there, a shape that it cannot have, or two sizes of one dim.
     """
     known = {port.name: port for port in inputs}
     sizes: dict[str, int] = {}
@@ -78,7 +78,10 @@ def with_shapes(inputs: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> 
             raise OptionError(
                 f"input {name!r}: shape {list(shape)} does not fit, the model takes {_described(known[name])}"
             )
-        sizes.update({dim: n for dim, n in zip(stated or (), shape, strict=False) if isinstance(dim, str)})
+        for dim, n in zip(stated or (), shape, strict=False):
+            if isinstance(dim, str) and sizes.setdefault(dim, n) != n:
+                given = f"input {name!r}: shape {list(shape)}"
+                raise OptionError(f"{given} gives dim {dim!r} the size {n}, another input {sizes[dim]}")
     return tuple(replace(port, shape=_fixed(port, shapes.get(port.name), sizes)) for port in inputs)
 
 

@@ -149,7 +149,9 @@ def groups(traced: Trace) -> tuple[Group, ...]:
         atom: tuple(out for out in around if atom not in outers.get(out, ()) or order[out] < order[atom])
         for atom, around in outers.items()
     }
-    found = [_group(traced, atom, tuple(parts), kinds, outer[atom]) for atom, parts in members.items()]
+    in_order = {atom: tuple(sorted(parts, key=lambda member: member.sink)) for atom, parts in members.items()}
+    found = [_group(traced, atom, parts, kinds, outer[atom]) for atom, parts in in_order.items()]
+    found.sort(key=lambda group: group.members[0].sink[0])
     return tuple(_unique(found))
 
 

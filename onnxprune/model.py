@@ -589,6 +589,7 @@ def element_type(dtype: np.dtype[Any]) -> int:
 
 # Ops that onnx's reference knows in later versions alone, which take all that earlier ones do and mean the same.
 _LATER_ALONE = ("QuantizeLinear", "DequantizeLinear")
+_FOREIGN = {f"com.microsoft.{op}": op for op in _LATER_ALONE}  # the same, under another domain
 _EXTENDED = 21  # opset of the last extension
 
 
@@ -664,10 +665,14 @@ class Inference:
         """Return the outputs of a node whose inputs are all known, by onnx's reference; None if it cannot."""
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
 
-        single = onnx.helper.make_graph([self._protos[node.index]], "node", [], [])
+        proto = self._protos[node.index]
+        if node.op in _FOREIGN:
+            proto = onnx.NodeProto.FromString(proto.SerializeToString())
+            proto.domain = ""
+        single = onnx.helper.make_graph([proto], "node", [], [])
         single.input.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.inputs) if name)
         single.output.extend(onnx.ValueInfoProto(name=name) for name in node.outputs if name)
-        later = node.op in _LATER_ALONE and node.version < _EXTENDED
+        later = node.op in _FOREIGN or (node.op in _LATER_ALONE and node.version < _EXTENDED)
         imports = [onnx.helper.make_opsetid("", _EXTENDED)] if later else self._imports
         model = onnx.helper.make_model(single, opset_imports=imports, ir_version=self._ir)
         try:

@@ -426,12 +426,13 @@ def settings(
         Two cases, or one where the data holds too few samples for a second one.
 
     Raises:
-        DataError: when the model runs on none of the sizes that are tried.
+        DataError: when the model runs on none of the sizes that are tried, or not on those that are fixed.
     """
     if data is not None:
         return _sampled(model.inputs, session, data)
-    ports = inputs or model.inputs
-    return [*(_runnable(ports, session, which, seed) for which in (0, 1)), *_far(ports, session, seed)]
+    ports = tuple(inputs or model.inputs)
+    given = ports != tuple(model.inputs)
+    return [*(_runnable(ports, session, which, seed, given) for which in (0, 1)), *_far(ports, session, seed)]
 
 
 def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
@@ -445,7 +446,7 @@ def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
         yield dims, feeds
 
 
-def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
+def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int, given: bool = False) -> Case:
     """Return random feeds of the first sizes that the model accepts."""
     reason = ""
     for attempt in _ATTEMPTS:
@@ -457,6 +458,8 @@ def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int) -
             reason = reason or str(error)
         else:
             return dims, feeds
+    if given:
+        raise DataError(f"the original model does not run on the sizes given with --input. {reason}")
     raise DataError(
         "the original model runs on none of the sizes tried for its dynamic dims; give sizes with --input NAME=SHAPE, "
         f"or samples with --data. {reason}"

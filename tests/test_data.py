@@ -272,3 +272,11 @@ def test_shapes_that_do_not_fit(shapes, message):
     with pytest.raises(OptionError) as error:
         with_shapes([Port("x", np.dtype("f4"), ("n", 3))], shapes)
     assert str(error.value) == message
+
+
+def test_two_inputs_cannot_give_one_dim_two_sizes():
+    ports = [Port("x", np.dtype("f4"), ("n", 3)), Port("m", np.dtype("f4"), ("n",))]
+    assert [port.shape for port in with_shapes(ports, {"x": (2, 3), "m": (2,)})] == [(2, 3), (2,)]
+    with pytest.raises(OptionError) as error:
+        with_shapes(ports, {"x": (2, 3), "m": (4,)})
+    assert str(error.value) == "input 'm': shape [4] gives dim 'n' the size 4, another input 2"

@@ -9,9 +9,10 @@ from onnxprune import importance
 from onnxprune.effective import ConstantValues
 from onnxprune.groups import groups, matrices
 from onnxprune.model import load
+from onnxprune.runtime import open_session
 from onnxprune.trace import trace
 from tests.rules.build import ROWS, conv, dense, model
-from tests.rules.quantized_cases import integers, scales
+from tests.rules.quantized_cases import INT4, integers, scales
 
 
 def scored(proto, name):
@@ -70,6 +71,35 @@ def test_a_table_makes_the_units_of_its_rows():
     )  # fmt: skip
     (matrix,) = outs(proto, "table")
     assert matrix == pytest.approx(table.T)
+
+
+def test_what_onnx_runtime_dequantizes_counts_as_it_is_used():
+    proto = model(
+        "k = com.microsoft.DequantizeLinear<axis=0>(w, s, z)", "t = Transpose(k)", "a = MatMul(x, t)",
+        "y = MatMul(a, w2)", x="float[n,2] x", y="float[n,3] y", imports='"com.microsoft": 1', w=STORED, s=SCALES,
+        z=np.array([3, 0, 0, 0], np.int8), w2=np.ones((4, 3), np.float32)
+    )  # fmt: skip
+    (matrix,) = outs(proto, "w")
+    assert matrix == pytest.approx((STORED - np.array([[3], [0], [0], [0]])) * SCALES[:, None])
+
+
+@pytest.mark.parametrize(("kind", "zeros"), [("packed", False), ("packed", True), ("int4", False)])
+def test_quantized_tables_count_as_they_are_used(kind, zeros):
+    """The units are blocks of 16; a Gather of every row by the runtime says what is right."""
+    rows, blocks = 20, 4
+    stored = integers("k", rows, 32, kind=np.uint8) if kind == "packed" else integers("k", rows, 64, kind=INT4)
+    given = {"kz": integers("kz", rows, blocks // 2, kind=np.uint8)} if zeros else {}
+    attributes = "block_size=16, bits=4, quantize_axis=1"
+    lookup = f"e = com.microsoft.GatherBlockQuantized<{attributes}>(k, x, ks{', kz' * zeros})"
+    rest = {"x": "int64[20] x", "opset": 21, "imports": '"com.microsoft": 1', "k": stored, "ks": scales("ks", rows, 4)}
+    looked_up = model(lookup.replace("e =", "y ="), y="float[20,64] y", **rest, **given)
+    table = open_session(looked_up.SerializeToString()).run({"x": np.arange(20)})["y"]
+    traced = trace(load(model(lookup, "y = MatMul(e, w2)", y="float[20,5] y", w2=(64, 5), **rest, **given)))
+    encoding = traced.couplings[0].encodings[0]
+    names = traced.model.nodes[0].inputs
+    real = encoding.decode([traced.model.constants.get(n) and traced.model.array(n) for n in names])
+    assert real.reshape(table.shape) == pytest.approx(table, abs=1e-6)
+    assert real.shape[:2] == stored.shape
 
 
 def test_a_normed_weight_counts_as_it_is_used():

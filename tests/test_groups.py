@@ -349,3 +349,15 @@ def test_tied_embeddings_are_one_group():
 
 def test_tokens_have_neurons_too():
     assert [g.kind for g in free(dense("b = Relu(a)", x=TOKENS, w1=(16, 8)))] == ["neurons"]
+
+
+def test_groups_and_their_nodes_are_in_graph_order():
+    """Also where a weight is transposed, or cast, long before it is used."""
+    proto = model(
+        "t = Transpose<perm=[1, 0]>(w3)", "a = MatMul(x, w1)", "b = MatMul(a, w2)", "y = MatMul(b, t)",
+        x=ROWS, w1=(6, 8), w2=(8, 7), w3=(5, 7),
+    )  # fmt: skip
+    found = groups(trace(view(proto)))
+    assert [(group.name, group.nodes) for group in found] == [
+        ("w1:in", ("a",)), ("w1", ("a", "b")), ("w2", ("b", "y")), ("w3", ("y",))
+    ]  # fmt: skip

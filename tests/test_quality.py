@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,19 @@ def imports(path, runtime_only=True):
 
 def test_every_module_has_a_layer():
     assert set(modules()) - {"__init__"} == set(LAYERS)
+
+
+def listed():
+    """Yield the modules in the table of docs/architecture.md."""
+    for line in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `") and line.split("`")[1].endswith((".py", "/")):
+            prefix = "rules." if "`rules/`" in line else ""
+            cells = line if prefix else line.split("|")[1]
+            yield from (prefix + name for name in re.findall(r"`(\w+)\.py`", cells))
+
+
+def test_the_table_of_the_docs_has_every_module():
+    assert sorted(listed()) == sorted(name for name in LAYERS if name != "rules" and not name.startswith("_"))
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if not name.startswith("_")])

@@ -283,6 +283,16 @@ def test_a_model_without_groups_has_no_table():
     ]
 
 
+def test_a_row_in_a_pipe_is_one_line(tmp_path):
+    name = "/model/layers.0/" + "a_long_name/" * 20 + "weight_of_it"
+    proto = dense("b = Relu(a)", mid=16)
+    proto.graph.initializer[0].name = proto.graph.node[0].input[1] = name
+    proto.graph.node[0].name = name
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    lines = invoke("inspect", str(tmp_path / "m.onnx")).splitlines()
+    assert [line.split()[0] for line in lines if " 100.0% " in line or " neurons " in line] == [name]
+
+
 def test_weights_that_meet_no_other_are_said():
     *_, text = report.inspect_tables(inspect(model("a = Mul(x, k)", "y = Mul(a, l)", x=TOKENS, k=(1,), l=(1,))))
     assert text.splitlines()[1:] == [f"  {ALONE}: a, y", "0 of 2 nodes with weights can lose units"]

@@ -512,6 +512,13 @@ def test_a_shape_that_is_given_makes_it_run():
     assert [feeds["x"].shape for _, feeds in cases] == [(7, 11), (7, 11)]
 
 
+def test_a_shape_that_is_given_and_does_not_run():
+    proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,t] x", to=[7, 11], w=(11, 2), infer=False)
+    found = view(proto)
+    with pytest.raises(DataError, match=r"^the original model does not run on the sizes given with --input\. ONNX"):
+        settings(found, session(proto), inputs=with_shapes(found.inputs, {"x": (7, 12)}))
+
+
 def test_feeds_follow_the_seed():
     proto = dense("b = Relu(a)")
     one, same, other = (settings(view(proto), session(proto), seed=seed)[0][1]["x"] for seed in (0, 0, 5))

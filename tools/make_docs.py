@@ -7,12 +7,16 @@ python tools/make_docs.py --check    exit with 1 when it is not current
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
-from onnxprune.rules import LOCKED, RULES
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "ops.md"
+from onnxprune.rules import LOCKED, RULES  # noqa: E402
+
+TARGET = ROOT / "docs" / "ops.md"
 HEAD = """# What onnxprune knows of ONNX
 
 One rule per op says how the axes of its inputs and outputs relate. Written by `tools/make_docs.py` from the registry in
@@ -34,8 +38,18 @@ Such an op ...
 
 def text() -> str:
     """Return the page."""
-    rows = (f"| {entry.op} | {entry.family} | `{entry.text.rstrip('.')}` |" for _, entry in sorted(RULES.items()))
+    rows = (f"| {entry.op} | {entry.family} | `{relation(entry.text)}` |" for _, entry in sorted(RULES.items()))
     return HEAD + "\n".join(rows) + f"\n\n{len(RULES)} ops.\n" + locked()
+
+
+def relation(said: str) -> str:
+    """Return a relation, or the sentence that stands for one; axis letters are small, also where docstrings begin.
+
+    >>> relation("N (g i) *s -> n (g o) *t.")
+    'n (g i) *s -> n (g o) *t'
+    """
+    said = said.rstrip(".")
+    return said[0].lower() + said[1:] if re.match(r"[A-Z]\b[^.:]*->", said) else said
 
 
 def locked() -> str:

@@ -213,10 +213,13 @@ def matmul_nbits(x: Site) -> None:
         raise CannotUnify("its weight is packed for one kind of hardware")
     size, bits = x.attr("block_size"), x.attr("bits", 4)
     whole = x.attr("K") % size == 0
-    scales = "(n k)" if x.rank(2) == 1 else "n k"
+    zeros, shared = _packed_zeros(x, bits)
+    inner = "(z s! p!)" if shared else "(k p!)"
+    blocked, scaled = ("(z s!)", "n z s!") if shared else ("k", "n k")
+    scales = f"({scaled})" if x.rank(2) == 1 else f"n {blocked}"
     x.match(
-        f"*b m {'(k p!)' if whole else 'p!'}, n k q!, {scales}, {_packed_zeros(x, bits)}, _?, n? -> *b m n",
-        sizes={"n": "N", "p": size if whole else x.attr("K")},
+        f"*b m {inner if whole else 'p!'}, n {blocked} q!, {scales}, {zeros}, _?, n? -> *b m n",
+        sizes={"n": "N", "p": size if whole else x.attr("K"), **({"s": shared} if shared else {})},
     )
     rows, blocks = x.axes(1)[:2]
     if not whole:
@@ -231,16 +234,22 @@ def matmul_nbits(x: Site) -> None:
     x.decoded(1, partial(_unpacked, bits=bits))
 
 
-def _packed_zeros(x: Site, bits: int) -> str:
-    """Return the pattern of the zero points, whose bytes may hold those of several blocks."""
+def _packed_zeros(x: Site, bits: int) -> tuple[str, int]:
+    """Return the pattern of the zero points, and how many blocks share a byte of them if such go together; else 0."""
     if not x.has(3):
-        return "_?"
-    blocks = x.sizes(1)[1]
-    packed = x.dtype(3) == np.uint8 and bits < 8 and blocks > 1
-    if packed:
-        x.lock(x.axes(1)[1], PACKED)
-    name = "z!" if packed else "k"
-    return f"(n {name})?" if x.rank(3) == 1 else f"n {name}?"
+        return "_?", 0
+    blocks, name, shared = x.sizes(1)[1], "k", 0
+    if x.dtype(3) == np.uint8 and bits < 8 and blocks > 1:
+        shared = _sharing(blocks, bits)
+        name = "z" if shared else "z!"
+        if not shared:
+            x.lock(x.axes(1)[1], PACKED)
+    return (f"(n {name})?" if x.rank(3) == 1 else f"n {name}?"), shared
+
+
+def _sharing(blocks: int, bits: int) -> int:
+    """Return how many zero points share a byte where all bytes are full, 0 otherwise."""
+    return 8 // bits if 8 % bits == 0 and blocks % (8 // bits) == 0 else 0
 
 
 def _unpacked(inputs: Sequence[Array | None], bits: int) -> Array:
@@ -292,13 +301,47 @@ def gather_block_quantized(x: Site) -> None:
         _gathered_zeros(x, packed, quantized)
     if packed:
         axes[quantized] = _wider(x, scales[quantized], whole)
+    bits = x.attr("bits", 4) if packed else 0
+    x.decoded(0, partial(_table, dim=quantized, size=whole, bits=bits))
     x.output([*axes[:gathered], *indices, *axes[gathered + 1 :]])
+
+
+def _table(inputs: Sequence[Array | None], dim: int, size: int, bits: int) -> Array:
+    """Return the real numbers of a table, with the axes that it is stored with; those of a byte lie along one more.
+
+    Args:
+        inputs: of the node; table, indices, scales, zero points.
+        dim: that is quantized in blocks.
+        size: of a block.
+        bits: of each number, where several share a byte; 0 where they do not.
+    """
+    stored, scales, zeros = inputs[0], inputs[2], inputs[3] if len(inputs) > 3 else None
+    assert stored is not None
+    assert scales is not None
+    scale = np.moveaxis(scales.astype(np.float32), dim, -1)
+    numbers = np.moveaxis(stored, dim, -1)
+    wide = _bits(numbers, bits) if bits else numbers.astype(np.float32)
+    if zeros is None:
+        zero: Array = np.array((1 << (bits or 8) - 1) if stored.dtype == np.uint8 else 0, np.float32)
+    else:
+        moved = np.moveaxis(zeros, dim, -1)
+        points = _bits(moved, bits)[..., : scale.shape[-1]] if bits else moved.astype(np.float32)
+        zero = np.repeat(points, size, -1)[..., : wide.shape[-1]]
+    real = (wide - zero) * np.repeat(scale, size, -1)[..., : wide.shape[-1]]
+    split: Array = np.moveaxis(real.reshape(*numbers.shape, -1), -2, dim)
+    return split
 
 
 def _gathered_zeros(x: Site, packed: bool, quantized: int) -> None:
     """Equate the zero points with the scales; where several share a byte their axis is locked."""
     for dim, (zero, scale) in enumerate(zip(x.axes(3), x.axes(2), strict=True)):
         if dim == quantized and packed and scale.size > 1:
+            shared = _sharing(scale.size, x.attr("bits", 4))
+            if shared and zero.size * shared == scale.size:
+                inner = fresh(shared, "s")
+                x.lock(inner, PACKED)
+                x.unify(product(zero, inner), scale)
+                continue
             x.lock(zero, PACKED)
             x.lock(scale, PACKED)
         else:

@@ -331,8 +331,15 @@ def _packed(case):
     yield row("scales-by-row", "k, ks", ks=scales("ks", rows, blocks) * 5)
     yield row("float-zeros", "k, ks, kz", kz=scales("kz", rows * blocks) * 400)
     yield row(
-        "packed-zeros", "k, ks, kz", kz=integers("kz", rows * blocks // 2, kind=np.uint8), cut="",
-        locks=(*base["locks"], "several of its zero points share a byte")
+        "packed-zeros", "k, ks, kz", kz=integers("kz", rows * blocks // 2, kind=np.uint8), cut="2 neurons",
+        after={"y.K": 32}
+    )  # fmt: skip
+    yield row("packed-zeros-by-row", "k, ks, kz", kz=integers("kz", rows, blocks // 2, kind=np.uint8), cut="2 neurons")
+    yield case(
+        op, "packed-zeros-of-odd-blocks", *nodes, f"y = {op}{attributes.replace('64', '48')}(r, k, ks, kz)", **base | {
+            "w1": (6, 48), "k": integers("k", rows, 3, size // 2, kind=np.uint8), "ks": scales("ks", rows * 3) * 5,
+            "kz": integers("kz", rows * 2, kind=np.uint8), "cut": "",
+            "locks": (*base["locks"], "several of its zero points share a byte")}
     )  # fmt: skip
     eight = attributes.replace("bits=4", "bits=8")
     yield case(
@@ -363,6 +370,12 @@ def _packed(case):
     yield case(
         gathered, "packed", f"a = {gathered}<block_size=16, bits=4, quantize_axis=1>(k, x, ks)", "y = MatMul(a, w2)",
         k=integers("k", 20, 32, kind=np.uint8), ks=scales("ks", 20, 4), locks=(f"{gathered} {BLOCKWISE}",), **table
+    )  # fmt: skip
+    yield case(
+        gathered, "packed-zeros", f"a = {gathered}<block_size=16, bits=4, quantize_axis=1>(k, x, ks, kz)",
+        "y = MatMul(a, w2)", k=integers("k", 20, 32, kind=np.uint8), ks=scales("ks", 20, 4),
+        kz=integers("kz", 20, 2, kind=np.uint8), **table | {"cut": "2 neurons"},
+        locks=(f"{gathered} {BLOCKWISE}", "several of its zero points share a byte")
     )  # fmt: skip
     yield case(
         gathered, "int4", f"a = {gathered}<block_size=16, quantize_axis=1>(k, x, ks, kz)", "y = MatMul(a, w2)",
