@@ -83,7 +83,7 @@ _MICROSOFT: Mapping[str, str] = {
     """,
     _UNTRIED: """
         GatedRelativePositionBias GemmaRotaryEmbedding HyperConnectionLowRankMix RMSNormRotary
-        LongformerAttention RouterGateUpProj TorchEmbedding IsAllFinite
+        LongformerAttention RouterGateUpProj TorchEmbedding IsAllFinite GemmFloat8
     """,
     "has kernels for a few widths alone": "BiasAdd BiasSplitGelu",
     "keeps its table column by column": "RelativePositionBias",
@@ -96,13 +96,16 @@ _MICROSOFT: Mapping[str, str] = {
     "reads positions that are given by value": "GatherND Unique SparseToDenseMatMul",
     "is an example of a custom operator": "SampleOp",
     _PACKED: """
-        MatMulPacked MoEPacked DequantizeBFP QuantizeBFP DequantizeWithOrder QuantizeWithOrder GemmFloat8
-        MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp
-        MatMulNBitsQLoRA MatMulNBitsQkv QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization
+        MatMulPacked MoEPacked DequantizeBFP QuantizeBFP MatMulBlockQuantizedFp4Weight
+        MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQLoRA MatMulNBitsQkv
+    """,
+    "orders its matrices as one kind of GPU reads them": """
+        DequantizeWithOrder QuantizeWithOrder QOrderedAttention QOrderedGelu QOrderedLayerNormalization
         QOrderedLongformerAttention QOrderedMatMul
     """,
+    "reads quantized weights of its experts in a layout that depends on the device": "QMoE",
     "adds up integers whose scales it does not know": "MatMulInteger16 MulInteger ReduceSumInteger",
-    "normalises quantized embeddings": "QEmbedLayerNormalization",
+    "adds up embeddings that are quantized with different scales": "QEmbedLayerNormalization",
     "quantizes its mean": "QLinearReduceMean",
     "is of a version of ONNX Runtime that was never released": "QLinearConv",
     "holds a graph that was compiled for one device": "EPContext Snpe",
