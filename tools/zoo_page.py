@@ -1,22 +1,21 @@
 """Write docs/zoo.md and docs/zoo.svg: every graph of tests/zoo at a ratio of 0.3, as stored and as other tools save it.
 
-    python tools/zoo_page.py [--jobs 2] [--rows FILE] [--how ort_extended --how onnxslim]
+    python tools/zoo_page.py [--jobs 2] [--cache FILE] [--how ort_extended --how onnxslim]
 
-Each graph is pruned and proven as `onnxprune` does it, without timing. `--rows` keeps finished rows in a file, so that
-a run that was ended goes on. What onnxslim saves again needs onnxslim.
+Each graph is pruned and proven as `onnxprune` does it, without timing. `--cache` keeps finished rows in a file, as
+zoo_table.py does, so that a run that was ended goes on; remove it when the rules have changed. What onnxslim saves
+again needs onnxslim.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import math
 import multiprocessing
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import zoo_resave  # noqa: E402
-from zoo_table import LITTLE, Row, row  # noqa: E402
+from zoo_table import LITTLE, STORED, Row, key_of, known_rows, remember, row  # noqa: E402
 
 from onnxprune.runtime import machine  # noqa: E402
 from tests import zoo_store  # noqa: E402
 
 RATIO = 0.3
-STORED = "as exported"
 HEAD = """# The zoo
 
 {count} graphs, exported from {sources} by {exporters} exporters and stored without their weights in `tests/zoo`
@@ -52,19 +50,15 @@ def made(task: tuple[str, str]) -> Row:
 
 def rows_of(tasks: Sequence[tuple[str, str]], jobs: int, cache: Path | None) -> dict[tuple[str, str], Row]:
     """Return a row for every task, by name and tool."""
-    known: dict[tuple[str, str], Row] = {}
-    if cache and cache.exists():
-        known = {tuple(key): Row(**one) for key, one in map(json.loads, cache.read_text().splitlines())}
-    left = [task for task in tasks if task not in known]
+    keys = {(name, how): key_of(name, RATIO, how) for name, how in tasks}
+    known = known_rows(cache)
+    left = [task for task in tasks if keys[task] not in known]
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=50) as pool:
         for done, (task, one) in enumerate(zip(left, pool.imap(made, left), strict=True), 1):
-            known[task] = one
-            if cache:
-                with cache.open("a") as file:
-                    file.write(json.dumps([task, asdict(one)]) + "\n")
+            known[keys[task]] = remember(cache, keys[task], one)
             if done % 50 == 0:
                 print(f"{done} of {len(left)}", file=sys.stderr, flush=True)
-    return {task: known[task] for task in tasks}
+    return {task: known[keys[task]] for task in tasks}
 
 
 # -- the page ------------------------------------------------------------------------------------------------
@@ -198,14 +192,14 @@ def main() -> None:
     """Make the rows and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--cache", type=Path)
     parser.add_argument("--how", action="append", choices=zoo_resave.HOWS)
     args = parser.parse_args()
     started = datetime.datetime.now()
     names = [name for name, entry in zoo_store.load_zoo().items() if "+" not in entry.exporter]
     found = {}
     for how in (STORED, *(args.how or ("ort_extended", "onnxslim"))):
-        found[how] = list(rows_of([(name, how) for name in names], args.jobs, args.rows).values())
+        found[how] = list(rows_of([(name, how) for name in names], args.jobs, args.cache).values())
     (ROOT / "docs" / "zoo.md").write_text("\n".join(page(found)) + "\n", encoding="utf-8")
     print(f"{datetime.datetime.now() - started}", file=sys.stderr)
 

@@ -26,16 +26,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from onnxprune import rewrite, verify  # noqa: E402
+from onnxprune import prune  # noqa: E402
 from onnxprune.axes import walk  # noqa: E402
+from onnxprune.errors import NothingToPrune  # noqa: E402
 from onnxprune.groups import Group, groups, weights  # noqa: E402
-from onnxprune.model import load, view  # noqa: E402
-from onnxprune.pipeline import Options, choose, kept_masks, plan  # noqa: E402
+from onnxprune.model import load  # noqa: E402
 from onnxprune.trace import Trace, trace  # noqa: E402
 from tests import zoo_store  # noqa: E402
 
 EXPECTED = ("it is part of the graph ",)
 LITTLE, MUCH = 0.15, 0.03
+STORED = "as exported"
 
 
 @dataclass(frozen=True)
@@ -53,28 +54,30 @@ class Row:
 
 
 def row(name: str, ratio: float, again: Callable[[Any], Any] | None = None) -> Row:
-    """Prune one graph without timing and prove it; `again` saves it in another form before."""
+    """Prune one graph as the command line does, without timing it; `again` saves it in another form before.
+
+    The graph is traced once more before, for the time that this takes.
+    """
     entry = zoo_store.load_zoo()[name]
     start = time.perf_counter()
     try:
-        proto = zoo_store.refill(zoo_store.read(entry.path))
-        model = load(proto if again is None else again(proto))
+        stored = zoo_store.refill(zoo_store.read(entry.path))
+        proto = stored if again is None else again(stored)
+        model = load(proto)
         start = time.perf_counter()
         traced = trace(model)
     except Exception as error:
         return Row(name, entry.nodes, entry.params, 0.0, 1.0, 1.0, (), f"{type(error).__name__}: {error}"[:200])
     seconds = time.perf_counter() - start
-    found = groups(traced)
-    options = Options(ratio=ratio)
     left, problem = 1.0, None
     try:
-        masks = kept_masks(found, plan(traced, found, choose(found, options), options))
-        if masks:
-            pruned = view(rewrite.rewrite(traced, masks).proto)
-            problem = verify.verify(traced, masks, pruned).problem
-            left = pruned.params / model.params
+        report = prune(proto, ratio, latency=False).report
+        left = report["output"]["params"] / report["input"]["params"]
+    except NothingToPrune:
+        pass
     except Exception as error:
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    found = groups(traced)
     locked, mixed = locked_by_reason(traced, found)
     total = sum(constant.count for constant in weights(traced).values()) or 1
     shares = tuple((reason, count / total) for reason, count in (*locked.most_common(), *mixed.most_common()))
@@ -121,17 +124,23 @@ def told(rows: list[Row]) -> Iterator[str]:
             yield from (f"    {share:6.1%}  {reason}" for reason, share in one.reasons[:6])
 
 
-def cached(name: str, ratio: float, cache: Path | None) -> Row:
-    """Return the row of a graph from the cache, or make it and add it there."""
-    key = f"{name} {ratio} {zlib.crc32(zoo_store.load_zoo()[name].path.read_bytes())}"
-    known = dict(map(json.loads, cache.read_text().splitlines())) if cache and cache.exists() else {}
-    if key not in known:
-        made = row(name, ratio)
-        if cache:
-            with cache.open("a") as file:
-                file.write(json.dumps([key, asdict(made)]) + "\n")
-        return made
-    return Row(**known[key])
+def key_of(name: str, ratio: float, how: str = STORED) -> str:
+    """Return the key of a row in the cache: it holds for one content of the stored file."""
+    return f"{name} {how} {ratio} {zlib.crc32(zoo_store.load_zoo()[name].path.read_bytes())}"
+
+
+def known_rows(cache: Path | None) -> dict[str, Row]:
+    """Return the rows of a cache by key."""
+    lines = cache.read_text(encoding="utf-8").splitlines() if cache and cache.exists() else []
+    return {key: Row(**one) for key, one in map(json.loads, lines)}
+
+
+def remember(cache: Path | None, key: str, made: Row) -> Row:
+    """Add a row to the cache, and return it."""
+    if cache:
+        with cache.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([key, asdict(made)]) + "\n")
+    return made
 
 
 def main() -> None:
@@ -141,11 +150,12 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--cache", type=Path)
     args = parser.parse_args()
-    rows = []
+    rows, known = [], known_rows(args.cache)
     print(f"{'graph':58} nodes     params  trace   left locked")
     for name in zoo_store.load_zoo():
         if any(fnmatchcase(name, glob) for glob in args.globs):
-            one = cached(name, args.ratio, args.cache)
+            key = key_of(name, args.ratio)
+            one = known.get(key) or remember(args.cache, key, row(name, args.ratio))
             rows.append(one)
             print(f"{name:58} {one.nodes:5} {one.params:10,} {one.trace_s:6.2f} {one.left:6.3f} {one.locked:6.3f}"
                   f" {one.problem or ''}", flush=True)  # fmt: skip
