@@ -111,7 +111,7 @@ class Group:
 
 
 def groups(traced: Trace) -> tuple[Group, ...]:
-    """Return the groups of a trace, in graph order; axes that live inside a single weight are left out."""
+    """Return the groups of a trace, in the order of tracing; axes that live inside a single weight are left out."""
     partition = traced.partition
     constant = constant_values(traced)
     outside = {
@@ -151,7 +151,6 @@ def groups(traced: Trace) -> tuple[Group, ...]:
     }
     in_order = {atom: tuple(sorted(parts, key=lambda member: member.sink)) for atom, parts in members.items()}
     found = [_group(traced, atom, parts, kinds, outer[atom]) for atom, parts in in_order.items()]
-    found.sort(key=lambda group: group.members[0].sink[0])
     return tuple(_unique(found))
 
 

@@ -251,7 +251,7 @@ def inspect(source: Source) -> Inspection:
     unreached_names = [name for name in everything if name not in reached]
     return Inspection(
         model=traced.model,
-        groups=found,
+        groups=tuple(sorted(found, key=_first_sink)),
         macs=cost.macs(traced),
         group_macs={group.name: by_atom.get(group.atom, 0) for group in found},
         locked_params=sum(constant.count for name, constant in everything.items() if name not in reached),
@@ -308,7 +308,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
             raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed, inputs=ports))
         comparison = _measure(model, after, options, data, progress)
         reasons = reasons_for(found, chosen, options, kept)
-        told = [(group, kept.get(group.name), reasons.get(group.name)) for group in found]
+        told = [(group, kept.get(group.name), reasons.get(group.name)) for group in sorted(found, key=_first_sink)]
         report = build_report(
             before=model,
             after=after,
@@ -492,6 +492,11 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
 
 
 # -- words for what was left alone ---------------------------------------------------------------------------
+
+
+def _first_sink(group: Group) -> int:
+    """Return the node that groups are listed by."""
+    return group.members[0].sink[0]
 
 
 def why_not(group: Group) -> str | None:

@@ -357,7 +357,7 @@ def test_groups_and_their_nodes_are_in_graph_order():
         "t = Transpose<perm=[1, 0]>(w3)", "a = MatMul(x, w1)", "b = MatMul(a, w2)", "y = MatMul(b, t)",
         x=ROWS, w1=(6, 8), w2=(8, 7), w3=(5, 7),
     )  # fmt: skip
-    found = groups(trace(view(proto)))
+    found = onnxprune.inspect(proto).groups
     assert [(group.name, group.nodes) for group in found] == [
         ("w1:in", ("a",)), ("w1", ("a", "b")), ("w2", ("b", "y")), ("w3", ("y",))
     ]  # fmt: skip
