@@ -28,7 +28,7 @@ _FREES: Sequence[tuple[str, str]] = (
     (r"--ratio|--ignore|--only|--round-to|--min-units|--criterion|its ratio|criterion", "other options"),
     (
         r"prune before|float model|block by block|last block|share a byte|\bquantize[ds]\b|"
-        r"weights? (that are|is) packed|integers whose scales",
+        r"weights? (that are|is) packed|orders its matrices|integers whose scales",
         "prune the model before that step",
     ),
     (
