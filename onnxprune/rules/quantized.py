@@ -401,8 +401,8 @@ def dynamic_quantize_lstm(x: Site) -> None:
     steps, batch, features = x.axes(0)
     direction, hidden, gates = x.axes(2)
     x.macs(steps, batch, direction, gates, concat(features, hidden))
-    x.encoded(1, 8, 9, -1)
-    x.encoded(2, 10, 11, -1)
+    x.encoded(1, 8, 9, 0 if x.rank(8) == 1 else -1)
+    x.encoded(2, 10, 11, 0 if x.rank(10) == 1 else -1)
 
 
 def _direction(x: Site, slot: int, rows: str) -> str:

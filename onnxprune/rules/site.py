@@ -105,7 +105,11 @@ def dequantized(slot: int, scale: int | None, zero: int | None, dim: int, inputs
 
 
 def beside(vector: Array, dim: int, rank: int) -> Array:
-    """Return a vector such that it lies along `dim` of `rank` dims; other arrays as they are."""
+    """Return a vector such that it lies along `dim` of `rank` dims, one per direction along the last; others as is."""
+    if (
+        vector.ndim == 2 and rank == 3
+    ):  # of a recurrent layer: ``[directions, rows]`` for ``[directions, inputs, rows]``
+        return vector[:, None, :]
     return vector.reshape(-1, *[1] * (rank - dim - 1)) if vector.ndim == 1 else vector
 
 

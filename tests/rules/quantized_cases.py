@@ -400,3 +400,13 @@ def _layers(case):
         rz=np.zeros(1, np.int8), one=[1], w2=(8, 5), cut="6 neurons",
         inexact=(f"{op} quantizes by the range over it",), **ON_TOKENS
     )  # fmt: skip
+    for variant, shape in (("both-directions", (2,)), ("both-directions-by-row", (2, 32))):
+        yield case(
+            op, variant, "a0 = MatMul(x, w1)", "a = Relu(a0)",
+            f'h = {op}<hidden_size=8, direction="bidirectional">(a, w, r, b, , , , , ws, wz, rs, rz)',
+            "t = Transpose<perm=[0, 2, 1, 3]>(h)", "l = Reshape(t, to)", "y = MatMul(l, w2)", x="float[s,n,3] x",
+            w1=(3, 6), w=integers("w", 2, 6, 32), r=integers("r", 2, 8, 32), b=(2, 64), ws=scales("ws", *shape),
+            wz=np.zeros(shape, np.int8), rs=scales("rs", *shape), rz=np.zeros(shape, np.int8), to=[0, 0, 16],
+            w2=(16, 5), cut="6 neurons", locks=(f"{op} gives its positions a meaning",),
+            inexact=(f"{op} quantizes by the range over it",), **ON_TOKENS
+        )  # fmt: skip

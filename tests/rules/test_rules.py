@@ -9,7 +9,8 @@ import pytest
 
 from onnxprune.axes import Atom, Partition
 from onnxprune.errors import CannotUnify
-from onnxprune.groups import groups
+from onnxprune.groups import groups, matrices
+from onnxprune.importance import score
 from onnxprune.model import Node, load, problems, view
 from onnxprune.probe import probe
 from onnxprune.rewrite import masked, rewrite
@@ -163,6 +164,16 @@ def test_case_is_not_vacuous(case):
         before, after = whole.run(feeds), part.run(feeds)
         assert all(np.isfinite(value).all() for value in (*before.values(), *after.values()))
         assert any(not np.allclose(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("case", [case for case in RUNNABLE if case.cut or case.inexact], ids=str)
+@pytest.mark.parametrize("criterion", ["l2", "fpgm"])
+def test_units_are_scored(case, criterion):
+    """Whatever carries the units, and however it is stored."""
+    traced = traced_of(case)
+    for group in groups(traced):
+        scores = score(criterion, matrices(group, traced), np.random.default_rng(0))
+        assert scores is None or (scores.shape == (group.units,) and np.isfinite(scores).all())
 
 
 def test_groups_of_eight_rows_need_a_batch_of_eight():
