@@ -328,10 +328,6 @@ class RoleFinder:
         return self._contracted[index]
 
 
-def _axes_among(sizes: Iterable[Axis | int | None]) -> Iterator[Axis]:
-    return (size for size in sizes if size is not None and not isinstance(size, int))
-
-
 class _Kinds:
     """What people call the units: decided by the ops that their atoms take part in."""
 

@@ -144,7 +144,6 @@ SHAPES: dict[str, ShapeFunction] = {
         "QLinearConcat": _concat,
         "QLinearAveragePool": _pool(lambda node: bool(node.attrs.get("channels_last", 0))),
         "QLinearGlobalAveragePool": _pool(lambda node: bool(node.attrs.get("channels_last", 0))),
-        "NhwcMaxPool": _pool(lambda node: True),
         "QGemm": _gemm,
         "QAttention": _attention,
         "MatMulIntegerToFloat": _product(1, 2),
