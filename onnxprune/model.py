@@ -767,6 +767,58 @@ def with_outputs(proto: ModelProto, names: Iterable[str]) -> ModelProto:
     return copy
 
 
+def part(
+    model: Model,
+    nodes: Iterable[int],
+    inputs: Mapping[str, np.dtype[Any]],
+    outputs: Iterable[str],
+    contents: Mapping[str, Array],
+) -> ModelProto:
+    """Return some nodes of the main graph as a model of its own, with all its weights inside.
+
+    Args:
+        model: where the nodes are taken from.
+        nodes: indices of nodes of the main graph, in order.
+        inputs: values that are given instead of computed, with their types; of any shape.
+        outputs: values to return.
+        contents: constants that hold something else than in `model`.
+    """
+    proto = ModelProto()
+    copy_fields(model.proto, proto, skip={"graph"})
+    proto.ir_version = max(proto.ir_version, 4)  # before it, every initializer was an input
+    graph = proto.graph
+    graph.name = "part"
+    graph.node.extend(p for p in (model.protos[index] for index in nodes) if _constant_of(p) is None)
+    read = {name for node in graph.node for name in (*node.input, *_captured(node))}.union(outputs)
+    stated = {port.name: port for port in model.proto.graph.input}
+    for name, dtype in inputs.items():
+        if name in read and name in stated:
+            graph.input.add().CopyFrom(stated[name])
+        elif name in read:
+            graph.input.add(name=name).type.tensor_type.elem_type = element_type(dtype)
+    for name in sorted((read & model.constants.keys()) - inputs.keys()):
+        graph.initializer.append(_initializer(model, name, contents.get(name)))
+    graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+    return proto
+
+
+def with_contents(model: Model, contents: Mapping[str, Array]) -> ModelProto:
+    """Return a copy of a model some of whose constants hold other numbers, of the same shape and type."""
+    return apply_edits(model, dataclasses.replace(NO_EDITS, replaced=contents))
+
+
+def _initializer(model: Model, name: str, content: Array | None) -> TensorProto:
+    """Return a constant as an initializer with its numbers inside, `content` where that is given."""
+    constant = model.constants[name]
+    if content is not None or _is_external(constant.tensor):
+        array = model.array(name) if content is None else content
+        return onnx.numpy_helper.from_array(np.array(array, order="C"), name)
+    tensor = TensorProto()
+    tensor.CopyFrom(constant.tensor)
+    tensor.name = name
+    return tensor
+
+
 class _Editor:
     """Applies edits to a graph and to the bodies inside of it; what no edit reaches is copied as it is."""
 

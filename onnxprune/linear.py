@@ -1,0 +1,208 @@
+"""Linear layers: the nodes whose output is a constant matrix times their input, and how to see them as that.
+
+A `Layer` says which node it is, where its weight and bias lie, and turns arrays into matrices: the weight into
+``[groups, outs, ins]``, its input into rows ``[groups, rows, ins]`` (a convolution sees patches), its output into
+``[groups, rows, outs]``, so that ``targets = rows @ weight.T + bias``. Least squares needs no more of a graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.model import Array, Model, Node
+
+Positions = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a convolution moves over its input."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]  # begins, then ends
+    dilations: tuple[int, ...]
+
+    def sizes(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the spatial sizes of the output."""
+        rank = len(self.kernel)
+        return tuple(
+            (size + self.pads[i] + self.pads[i + rank] - self.dilations[i] * (self.kernel[i] - 1) - 1)
+            // self.strides[i]
+            + 1
+            for i, size in enumerate(spatial)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node that multiplies with a constant matrix, with the bias and the normalisation behind it."""
+
+    node: Node
+    weight: str  # the constant
+    output: str  # what the layer gives, with its bias
+    bias: str | None = None  # the constant that is added to each output
+    groups: int = 1
+    window: Window | None = None  # of a convolution
+    transposed: bool = False  # the weight is stored as ``[ins, outs]``
+    gain: Array | None = None  # ``[outs]``, by which a BatchNormalization multiplies
+    offset: Array | None = None  # ``[outs]``, what it adds beside the bias
+
+    @property
+    def input(self) -> str:
+        """The name of the value that is multiplied."""
+        return self.node.inputs[0]
+
+    def matrix(self, weight: Array) -> Array:
+        """Return a stored weight as what the layer multiplies with: ``[groups, outs, ins]``, float64."""
+        wide = weight.astype(np.float64)
+        flat = wide.T if self.transposed else wide.reshape(len(wide), -1)
+        if self.gain is not None:
+            flat = flat * self.gain[:, None]
+        return flat.reshape(self.groups, len(flat) // self.groups, -1)
+
+    def stored(self, matrix: Array, like: Array) -> Array:
+        """Return the weight to store for a matrix ``[groups, outs, ins]``, in shape and type as it was."""
+        flat = matrix.reshape(-1, matrix.shape[-1])
+        if self.gain is not None:  # an output that is multiplied by zero keeps its weights
+            safe = np.where(self.gain == 0, 1, self.gain)[:, None]
+            flat = np.where(self.gain[:, None] == 0, like.reshape(len(like), -1), flat / safe)
+        return np.ascontiguousarray(flat.T if self.transposed else flat).reshape(like.shape).astype(like.dtype)
+
+    def added(self, bias: Array) -> Array:
+        """Return a stored bias as what the layer adds: ``[groups, outs]``, float64."""
+        flat = bias.astype(np.float64).reshape(-1)
+        return (flat if self.offset is None else flat + self.offset).reshape(self.groups, -1)
+
+    def stored_bias(self, added: Array, like: Array) -> Array:
+        """Return the bias to store for what the layer shall add, ``[groups, outs]``."""
+        flat = added.reshape(-1)
+        return (flat if self.offset is None else flat - self.offset).reshape(like.shape).astype(like.dtype)
+
+    def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
+        """Return at most `limit` of the positions of an output of `shape`, ascending: flat indices of its rows."""
+        count = math.prod(shape[:1] + shape[2:]) if self.window else math.prod(shape[:-1])
+        if count <= limit:
+            return np.arange(count)
+        return np.sort(rng.choice(count, limit, replace=False))
+
+    def rows(self, values: Array, at: Positions) -> Array:
+        """Return what the layer multiplies with at some positions of the output: ``[groups, rows, ins]``."""
+        if self.window is None:
+            return values.reshape(-1, values.shape[-1])[at][None].astype(np.float32)
+        patches = _patches(values, self.window, at)  # [rows, channels, taps]
+        flat = patches.reshape(len(at), self.groups, -1)
+        return flat.transpose(1, 0, 2).astype(np.float32)
+
+    def targets(self, values: Array, at: Positions) -> Array:
+        """Return an output at some positions: ``[groups, rows, outs]``."""
+        last = np.moveaxis(values, 1, -1) if self.window else values
+        flat = last.reshape(-1, last.shape[-1])[at].astype(np.float32)
+        return flat.reshape(len(at), self.groups, -1).transpose(1, 0, 2)
+
+
+def _patches(values: Array, window: Window, at: Positions) -> Array:
+    """Return what a convolution sees at flat positions of its output: ``[rows, channels, taps]``."""
+    rank = len(window.kernel)
+    sizes = window.sizes(values.shape[2:])
+    pads = [(window.pads[i], window.pads[i + rank]) for i in range(rank)]
+    padded = np.pad(values, [(0, 0), (0, 0), *pads]) if any(map(any, pads)) else values
+    sample, *starts = np.unravel_index(at, (len(values), *sizes))
+    last = np.moveaxis(padded, 1, -1)
+    taps = [
+        last[(sample, *(start * window.strides[i] + tap[i] * window.dilations[i] for i, start in enumerate(starts)))]
+        for tap in np.ndindex(*window.kernel)
+    ]
+    return np.stack(taps, axis=-1)
+
+
+def layers(model: Model) -> Iterator[Layer]:
+    """Yield the linear layers of the main graph whose weight is a constant of their own, in order.
+
+    A weight that several nodes read is left out: one matrix cannot be fitted to each of them.
+    """
+    reads: dict[str, list[tuple[Node, int]]] = {}
+    for node in model.nodes:
+        for slot, name in enumerate(node.inputs):
+            reads.setdefault(name, []).append((node, slot))
+        for name in node.captured:
+            reads.setdefault(name, []).append((node, -1))
+    kept = {port.name for port in model.outputs}
+    for index in model.top:
+        node = model.nodes[index]
+        make = _MAKERS.get(node.op)
+        layer = make(node, model) if make and len(node.inputs) > 1 else None
+        if layer is not None and len(reads[layer.weight]) == 1 and layer.weight not in model.overridable:
+            yield _with_bias(layer, model, reads, kept)
+
+
+def _conv(node: Node, model: Model) -> Layer | None:
+    weight = model.constants.get(node.inputs[1])
+    if weight is None or not _is_float(weight.dtype):
+        return None
+    rank = len(weight.shape) - 2
+    ones = (1,) * rank
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if rank < 1 or auto not in ("NOTSET", "VALID", ""):
+        return None  # what it pads depends on the size of the input
+    pads = (0,) * (2 * rank) if auto == "VALID" else tuple(node.attrs.get("pads", (0,) * (2 * rank)))
+    window = Window(
+        weight.shape[2:], tuple(node.attrs.get("strides", ones)), pads, tuple(node.attrs.get("dilations", ones))
+    )
+    return Layer(node, weight.name, node.outputs[0], groups=node.attrs.get("group", 1), window=window)
+
+
+def _gemm(node: Node, model: Model) -> Layer | None:
+    weight = model.constants.get(node.inputs[1])
+    plain = node.attrs.get("alpha", 1.0) == 1 and node.attrs.get("beta", 1.0) == 1 and not node.attrs.get("transA", 0)
+    if weight is None or not plain or not _is_float(weight.dtype):
+        return None
+    return Layer(node, weight.name, node.outputs[0], transposed=not node.attrs.get("transB", 0))
+
+
+def _matmul(node: Node, model: Model) -> Layer | None:
+    weight = model.constants.get(node.inputs[1])
+    if weight is None or len(weight.shape) != 2 or not _is_float(weight.dtype):
+        return None
+    return Layer(node, weight.name, node.outputs[0], transposed=True)
+
+
+_MAKERS = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
+
+
+def _is_float(dtype: np.dtype[np.generic]) -> bool:
+    return dtype.name in ("float16", "float32", "float64", "bfloat16")
+
+
+def _with_bias(layer: Layer, model: Model, reads: Mapping[str, list[tuple[Node, int]]], kept: set[str]) -> Layer:
+    """Return the layer with what is added to it: by itself, by an Add or a BatchNormalization behind it."""
+    outs = model.constants[layer.weight].shape[1 if layer.transposed else 0]
+
+    def constant(name: str) -> Array | None:
+        found = model.constants.get(name)
+        fits = found is not None and found.count == outs and found.shape[-1:] == (outs,)
+        return model.array(name) if fits and name not in model.overridable else None
+
+    def own(name: str) -> bool:
+        return constant(name) is not None and len(reads[name]) == 1
+
+    first = layer.node.inputs[2] if len(layer.node.inputs) > 2 else ""
+    after = reads.get(layer.output, []) if layer.output not in kept else []
+    node, slot = after[0] if len(after) == 1 else (layer.node, 0)
+    if node.op == "BatchNormalization" and slot == 0 and not node.attrs.get("training_mode", 0) and own(node.inputs[2]):
+        scale, mean, variance = (constant(node.inputs[at]) for at in (1, 3, 4))
+        added = constant(first) if first else np.zeros(outs)
+        if scale is not None and mean is not None and variance is not None and added is not None:
+            gain = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + node.attrs.get("epsilon", 1e-5))
+            offset = gain * (added.astype(np.float64) - mean.astype(np.float64))
+            return replace(layer, output=node.outputs[0], bias=node.inputs[2], gain=gain, offset=offset)
+    if first:
+        return replace(layer, bias=first) if own(first) else layer
+    if node.op == "Add" and layer.window is None and own(node.inputs[1 - slot]):
+        return replace(layer, output=node.outputs[0], bias=node.inputs[1 - slot])
+    return layer
