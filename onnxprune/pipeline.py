@@ -24,7 +24,7 @@ from onnxprune.account import ALONE, Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
 from onnxprune.data import Data, load_data, with_shapes
 from onnxprune.effective import ConstantValues
-from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
+from onnxprune.errors import InputError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, kin, matrices, weights
 from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Model, Source, data_file, load, staged, write
@@ -613,11 +613,7 @@ def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None
 
 
 def _samples(data: Any, model: Model) -> Data | None:
-    if data is None or isinstance(data, Data):
-        return data
-    if isinstance(data, (str, os.PathLike)):
-        return load_data(Path(data), model.inputs)
-    raise DataError(f"data must be the path of an .npz file, got {type(data).__name__}")
+    return None if data is None else load_data(data, model.inputs)
 
 
 def _is(name: str, pattern: str) -> bool:
