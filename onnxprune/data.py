@@ -20,7 +20,21 @@ from onnxprune import check
 from onnxprune.archive import read_archive
 from onnxprune.columns import Column, Samples, Shape, shape_of, stacked
 from onnxprune.errors import DataError, OptionError
+from onnxprune.feeds import (
+    MAX_SAMPLES,
+    as_array,
+    called,
+    each,
+    feed_arrays,
+    file_of,
+    importable,
+    is_array,
+    is_function,
+    read_feeds,
+)
 from onnxprune.fitting import LABELS, check_count, check_names, checked_labels, described, fitted, static_firsts
+from onnxprune.folder import files_in, read_folder
+from onnxprune.images import make_preprocess
 from onnxprune.model import Array, Port
 
 
@@ -76,26 +90,61 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
     """Return the samples of a source, checked against the inputs of a model and cast to their types.
 
     Args:
-        source: an .npz file: one array ``[samples, ...]`` per input, by name, and optionally ``labels`` ``[samples]``.
+        source: the path of an .npz file, with one array ``[samples, ...]`` per input, by name, and optionally
+            ``labels`` ``[samples]``; of a folder of .npz files, .npy files or images; the name ``module:function`` of
+            a function that yields or returns feeds; a dict of arrays; an array or tensor; an iterable of feeds, or a
+            function that returns one. docs/data.md has the details.
         inputs: the inputs of the model.
-        preprocess: how images become arrays.
-        max_samples: where to stop reading.
+        preprocess: how images become arrays: a `Preprocess`, or text for `make_preprocess`.
+        max_samples: stop reading feeds that come one after the other. None takes all of an iterable that knows its
+            length, and `MAX_SAMPLES` of any other. Files and folders are read whole: `limit` draws from them.
 
     Raises:
-        DataError: when the file cannot be read, an array is missing, unknown, of the wrong shape or type,
+        DataError: when the source cannot be read, an array is missing, unknown, of the wrong shape or type,
             holds NaN or infinities, or the numbers of samples differ.
+        OptionError: for `preprocess` or `max_samples`.
     """
+    chosen = make_preprocess(preprocess)
+    most = None if max_samples is None else check.count("max_samples", max_samples, 1)
     if isinstance(source, Data):
         return source
+    if is_function(source):
+        with importable():
+            return _fed(source, called(source), inputs, most)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.is_dir():
+            return _data(path, *read_folder(path, inputs, chosen), inputs)
+        return _whole(path, read_archive(path), inputs)
+    given = source() if callable(source) and not is_array(source) else source
+    if not (is_array(given) or hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+        expected = "a path, the name module:function, arrays, or an iterable of feeds"
+        raise DataError(f"data must be {expected}, got {type(given).__name__}")
+    return _fed("data", given, inputs, most)
+
+
+def files_of(source: Any) -> tuple[Path, ...]:
+    """Return the files that `load_data` reads for a source; it need not be one that can be read."""
+    if is_function(source):
+        return (file_of(source),)
     if not isinstance(source, (str, os.PathLike)):
-        raise DataError(f"data must be the path of an .npz file, got {type(source).__name__}")
-    path = Path(source)
-    return _whole(path, read_archive(path), inputs)
+        return ()
+    return files_in(Path(source)) if Path(source).is_dir() else (Path(source),)
+
+
+def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | None) -> Data:
+    """Return the data of arrays that hold everything, or of feeds that come one after the other."""
+    if isinstance(feeds, Mapping):
+        return _whole(source, {str(n): as_array(source, str(n), value) for n, value in feeds.items()}, inputs)
+    if is_array(feeds):
+        return _whole(source, feed_arrays(source, feeds, inputs), inputs)
+    most = max_samples if max_samples or hasattr(feeds, "__len__") else MAX_SAMPLES
+    return _data(source, *read_feeds(source, each(source, feeds), inputs, most), inputs)
 
 
 def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> Data:
     """Return the data of arrays ``[samples, ...]`` that hold all samples each."""
-    check_names(where, arrays, inputs)
+    check_names(where, arrays, inputs, "the file" if isinstance(where, Path) else "the data")
     feeds = {port.name: fitted(where, arrays[port.name], port) for port in inputs}
     counts = {name: len(array) for name, array in feeds.items() if array.ndim}
     if not counts:

@@ -59,6 +59,17 @@ def fitted(where: object, array: Array, port: Port) -> Array:
     return _cast(where, array, port.name, port.dtype)
 
 
+def with_samples(array: Array, port: Port) -> Array:
+    """Return an array with an axis of samples: one sample of the shape that the model states lacks it.
+
+    >>> with_samples(np.zeros((3, 8)), Port("x", None, ("n", 3, "w"))).shape
+    (1, 3, 8)
+    """
+    stated = port.shape
+    alone = stated is not None and array.ndim == len(stated) - 1 and _fits((1, *array.shape), stated)
+    return array[None] if alone else array
+
+
 def _fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
     """Whether an array fits an input, the first axis aside: it counts samples."""
     pairs = list(zip(shape, dims, strict=False))[1:]

@@ -53,6 +53,9 @@ LAYERS = (
     "columns",
     "fitting",
     "archive",
+    "feeds",
+    "images",
+    "folder",
     "data",
     "runtime",
     "verify",
@@ -68,6 +71,7 @@ BOUNDARIES = {
     "onnx_graphsurgeon": {"model"},
     "onnxruntime": {"runtime"},
     "click": {"cli"},
+    "PIL": {"images"},
 }
 
 
