@@ -25,6 +25,11 @@ from onnxprune.errors import OnnxpruneError, OptionError
 from onnxprune.publish import signals_held
 
 _PATH = click.Path(path_type=Path)
+_PREPROCESS = click.option(
+    "--preprocess",
+    metavar="TEXT",
+    help="How images become arrays: imagenet, tf, unit or raw, and settings: 'imagenet,size=240'.",
+)
 _FILE_WIDTH = 100_000  # in a pipe or file each row of a table is one line, however long its names are
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -97,7 +102,12 @@ def cli() -> None:
 @click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
-@click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to verify on; with 'labels', accuracy is shown.")
+@click.option("--data", metavar="SOURCE", help="Samples to verify on: FILE.npz, a folder, or module:function.")
+@click.option("--eval-data", metavar="SOURCE", help="Samples to compare on; with 'labels', accuracy [default: --data].")
+@_PREPROCESS
+@click.option(
+    "--samples", type=int, default=256, show_default=True, metavar="N", help="Calibrate on so many at most; 0: all."
+)
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )
@@ -113,7 +123,7 @@ def prune(
     source: Path,
     output: Path,
     ratios: tuple[str, ...],
-    data: Path | None,
+    data: str | None,
     inputs: tuple[str, ...],
     no_latency: bool,
     report_path: Path | None,
@@ -150,7 +160,8 @@ def prune(
 @cli.command()
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)
-@click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to compare on; with 'labels', accuracy.")
+@click.option("--data", metavar="SOURCE", help="Samples to compare on: FILE.npz, a folder, or module:function.")
+@_PREPROCESS
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )
@@ -165,7 +176,7 @@ def prune(
 def compare(
     before: Path,
     after: Path,
-    data: Path | None,
+    data: str | None,
     inputs: tuple[str, ...],
     providers: tuple[str, ...],
     budget_s: float,

@@ -1,59 +1,242 @@
-"""The data that users give: an .npz file with one array per input of the model, and perhaps labels.
+"""The data that users give: samples for a model, and perhaps labels.
 
-Every problem is a `DataError` that names the array, what was expected and what was found; nothing is guessed
+`load_data` reads every kind of source (docs/data.md lists them) into a `Data`; `split`, `limit` and `batches` take it
+apart. Every problem is a `DataError` that names the array, what was expected and what was found; nothing is guessed
 from the order of arrays or from similar names.
 """
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
-import zlib
+import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from onnxprune import check
+from onnxprune.archive import read_archive
+from onnxprune.columns import Column, Samples, Shape, shape_of, stacked
 from onnxprune.errors import DataError, OptionError
+from onnxprune.feeds import (
+    MAX_SAMPLES,
+    as_array,
+    called,
+    each,
+    feed_arrays,
+    file_of,
+    importable,
+    is_array,
+    is_function,
+    read_feeds,
+)
+from onnxprune.fitting import LABELS, check_count, check_names, checked_labels, described, fitted, static_firsts
+from onnxprune.folder import files_in, read_folder
+from onnxprune.images import make_preprocess
 from onnxprune.model import Array, Port
-
-LABELS = "labels"  # the name of the array of labels, unless the model has an input of this name
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Samples for a model, in memory."""
+    """Samples for a model; what lies in files is read when it is taken."""
 
-    feeds: Mapping[str, Array]  # by input name, ``[samples, ...]``; rank 0 where the input is a scalar
+    columns: Mapping[str, Samples]  # by input name, ``[samples, ...]``; rank 0 where the input is a scalar
     labels: Array | None  # int64 ``[samples]``, the index of the right class
     count: int  # samples
+    at_once: int = 1  # the samples that the model takes in one run, where it fixes their number
+    rows: Array | None = None  # int64 ``[samples]``, where they stand in the columns; None: all, in order
+
+    def take(self, indices: Sequence[int] | Array) -> dict[str, Array]:
+        """Return feeds: the samples at `indices` along the first axis, scalar inputs as they are.
+
+        Raises:
+            DataError: when these samples have different shapes, or a file cannot be read.
+        """
+        rows = self._rows(indices)
+        self._check_alike(rows)
+        return {name: stacked(c, rows) if _is_sampled(c) else np.asarray(c) for name, c in self.columns.items()}
+
+    def subset(self, indices: Sequence[int] | Array) -> Data:
+        """Return a view of the samples at `indices`, with their labels; nothing is read or copied."""
+        chosen = _positions(indices, self.count)
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(self, labels=labels, count=len(chosen), rows=self._rows(chosen))
+
+    def shapes(self, index: int) -> tuple[Shape, ...]:
+        """Return the shapes of one sample, for each input that has an axis of samples."""
+        return self._shapes(int(self._rows([index])[0]))
+
+    def _rows(self, indices: Sequence[int] | Array) -> Array:
+        chosen = _positions(indices, self.count)
+        return chosen if self.rows is None else self.rows[chosen]
+
+    def _shapes(self, row: int) -> tuple[Shape, ...]:
+        return tuple(shape_of(column, row) for column in self.columns.values() if _is_sampled(column))
+
+    def _check_alike(self, rows: Array) -> None:
+        for name, column in self.columns.items():
+            shapes = {column.shapes[row]: None for row in rows} if isinstance(column, Column) else {}
+            if len(shapes) > 1:
+                one, other = list(shapes)[:2]
+                raise DataError(
+                    f"samples of input {name!r} have different shapes, {list(one)} and {list(other)}: "
+                    "they cannot go into one batch"
+                )
 
 
-def load_data(path: Path, inputs: Sequence[Port]) -> Data:
-    """Return the samples of an .npz file, checked against the inputs of a model and cast to their types.
+def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, max_samples: int | None = None) -> Data:
+    """Return the samples of a source, checked against the inputs of a model and cast to their types.
 
     Args:
-        path: the file: one array ``[samples, ...]`` per input, by name, and optionally ``labels`` ``[samples]``.
+        source: the path of an .npz file, with one array ``[samples, ...]`` per input, by name, and optionally
+            ``labels`` ``[samples]``; of a folder of .npz files, .npy files or images; the name ``module:function`` of
+            a function that yields or returns feeds; a dict of arrays; an array or tensor; an iterable of feeds, or a
+            function that returns one. docs/data.md has the details.
         inputs: the inputs of the model.
+        preprocess: how images become arrays: a `Preprocess`, or text for `make_preprocess`.
+        max_samples: stop reading feeds that come one after the other. None takes all of an iterable that knows its
+            length, and `MAX_SAMPLES` of any other. Files and folders are read whole: `limit` draws from them.
 
     Raises:
-        DataError: when the file cannot be read, an array is missing, unknown, of the wrong shape or type,
+        DataError: when the source cannot be read, an array is missing, unknown, of the wrong shape or type,
             holds NaN or infinities, or the numbers of samples differ.
+        OptionError: for `preprocess` or `max_samples`.
     """
-    arrays = _read(path)
-    _check_names(path, arrays, inputs)
-    feeds = {port.name: _fitted(path, arrays[port.name], port) for port in inputs}
+    chosen = make_preprocess(preprocess)
+    most = None if max_samples is None else check.count("max_samples", max_samples, 1)
+    if isinstance(source, Data):
+        return source
+    if is_function(source):
+        with importable():
+            return _fed(source, called(source), inputs, most)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.is_dir():
+            return _data(path, *read_folder(path, inputs, chosen), inputs)
+        return _whole(path, read_archive(path), inputs)
+    given = source() if callable(source) and not is_array(source) else source
+    if not (is_array(given) or hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+        expected = "a path, the name module:function, arrays, or an iterable of feeds"
+        raise DataError(f"data must be {expected}, got {type(given).__name__}")
+    return _fed("data", given, inputs, most)
+
+
+def files_of(source: Any) -> tuple[Path, ...]:
+    """Return the files that `load_data` reads for a source; it need not be one that can be read."""
+    if is_function(source):
+        return (file_of(source),)
+    if not isinstance(source, (str, os.PathLike)):
+        return ()
+    return files_in(Path(source)) if Path(source).is_dir() else (Path(source),)
+
+
+def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | None) -> Data:
+    """Return the data of arrays that hold everything, or of feeds that come one after the other."""
+    if isinstance(feeds, Mapping):
+        return _whole(source, {str(n): as_array(source, str(n), value) for n, value in feeds.items()}, inputs)
+    if is_array(feeds):
+        return _whole(source, feed_arrays(source, feeds, inputs), inputs)
+    most = max_samples if max_samples or hasattr(feeds, "__len__") else MAX_SAMPLES
+    return _data(source, *read_feeds(source, each(source, feeds), inputs, most), inputs)
+
+
+def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> Data:
+    """Return the data of arrays ``[samples, ...]`` that hold all samples each."""
+    check_names(where, arrays, inputs, "the file" if isinstance(where, Path) else "the data")
+    feeds = {port.name: fitted(where, arrays[port.name], port) for port in inputs}
     counts = {name: len(array) for name, array in feeds.items() if array.ndim}
     if not counts:
-        raise DataError(f"{path}: the model has no input with an axis of samples")
+        raise DataError(f"{where}: the model has no input with an axis of samples")
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{name!r} {count}" for name, count in counts.items())
-        raise DataError(f"{path}: the arrays hold different numbers of samples (their first axis): {each}")
+        raise DataError(f"{where}: the arrays hold different numbers of samples (their first axis): {each}")
     count = next(iter(counts.values()))
-    _check_count(path, count, inputs)
     has_labels = LABELS in arrays and LABELS not in feeds
-    return Data(feeds, _labels(path, arrays[LABELS], count) if has_labels else None, count)
+    return _data(where, feeds, checked_labels(where, arrays[LABELS], count) if has_labels else None, count, inputs)
+
+
+def _data(
+    where: object, columns: Mapping[str, Samples], labels: Array | None, count: int, inputs: Sequence[Port]
+) -> Data:
+    check_count(where, count, inputs)
+    return Data(columns, labels, count, batch_size(inputs, 1))
+
+
+def _is_sampled(samples: Samples) -> bool:
+    """Whether there is an axis of samples: a scalar input has none."""
+    return isinstance(samples, Column) or samples.ndim > 0
+
+
+def _positions(indices: Sequence[int] | Array, count: int) -> Array:
+    chosen = np.asarray(indices, np.int64).reshape(-1)
+    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < count):
+        raise IndexError(f"samples are numbered 0 to {count - 1}, asked for {chosen.min()} to {chosen.max()}")
+    return chosen
+
+
+# -- parts of the data -------------------------------------------------------------------------------------
+
+
+def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
+    """Return two disjoint views that hold all samples, each in the order of the data.
+
+    Both get samples where there are two; a model that takes several at once gets whole batches in each.
+
+    Args:
+        data: the samples.
+        share: of the samples that the first view gets, drawn with `seed`.
+        seed: the same one draws the same samples.
+    """
+    share = check.fraction("share", share)
+    parts = data.count // data.at_once
+    first = round(share * parts)
+    if 0 < share < 1 and parts:
+        first = min(max(first, 1), max(parts - 1, 1))
+    one, other = _drawn(parts, first, seed)
+    return data.subset(_of_batches(data, one)), data.subset(_of_batches(data, other))
+
+
+def limit(data: Data, samples: int, seed: int) -> Data:
+    """Return at most so many samples, in whole batches and at least one, drawn with `seed` and kept in order.
+
+    >>> limit(Data({"x": np.zeros((9, 3))}, None, 9), 4, seed=0).count
+    4
+    """
+    samples = check.count("samples", samples, 1)
+    if samples >= data.count:
+        return data
+    chosen, _ = _drawn(data.count // data.at_once, max(samples // data.at_once, 1), seed)
+    return data.subset(_of_batches(data, chosen))
+
+
+def _drawn(parts: int, first: int, seed: int) -> tuple[Array, Array]:
+    """Return which of the parts are among the `first` that are drawn, and which are not; both in order."""
+    order = np.random.default_rng(seed).permutation(parts)
+    return np.sort(order[:first]), np.sort(order[first:])
+
+
+def _of_batches(data: Data, parts: Array) -> Array:
+    """Return the samples of the batches that the model takes at once."""
+    return (parts[:, None] * data.at_once + np.arange(data.at_once)).reshape(-1)
+
+
+def batches(data: Data, size: int, *, drop_last: bool = False) -> Iterator[dict[str, Array]]:
+    """Yield feeds of `size` samples each, in order.
+
+    A batch is smaller at the end of the data, and where the next sample has another shape, as sequences of different
+    lengths have; with `drop_last` these smaller ones are left out.
+    """
+    for _, run in itertools.groupby(range(data.count), data.shapes):
+        indices = list(run)
+        for start in range(0, len(indices), size):
+            chosen = indices[start : start + size]
+            if len(chosen) == size or not drop_last:
+                yield data.take(chosen)
+
+
+# -- inputs ------------------------------------------------------------------------------------------------
 
 
 def with_shapes(inputs: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> tuple[Port, ...]:
@@ -70,13 +253,13 @@ def with_shapes(inputs: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> 
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():
         if name not in known:
-            there = ", ".join(map(_described, inputs))
+            there = ", ".join(map(described, inputs))
             raise OptionError(f"input {name!r} is not one of the model, which takes {there}")
         stated = known[name].shape
         fits = stated is None or len(stated) == len(shape)
         if not fits or any(isinstance(dim, int) and dim != n for dim, n in zip(stated or (), shape, strict=False)):
             raise OptionError(
-                f"input {name!r}: shape {list(shape)} does not fit, the model takes {_described(known[name])}"
+                f"input {name!r}: shape {list(shape)} does not fit, the model takes {described(known[name])}"
             )
         for dim, n in zip(stated or (), shape, strict=False):
             if isinstance(dim, str) and sizes.setdefault(dim, n) != n:
@@ -97,133 +280,4 @@ def batch_size(inputs: Sequence[Port], wanted: int) -> int:
     >>> batch_size([Port("x", None, (1, 3, 224, 224))], 8), batch_size([Port("x", None, ("n", 3))], 8)
     (1, 8)
     """
-    return next(iter(_static_firsts(inputs).values()), wanted)
-
-
-def batches(data: Data, size: int) -> Iterator[dict[str, Array]]:
-    """Yield feeds of `size` samples each, in order; the last may be smaller."""
-    for start in range(0, data.count, size):
-        yield {n: a[start : start + size] if a.ndim else a for n, a in data.feeds.items()}
-
-
-def _static_firsts(inputs: Sequence[Port]) -> dict[str, int]:
-    firsts = {port.name: port.shape[0] for port in inputs if port.shape}
-    return {name: dim for name, dim in firsts.items() if isinstance(dim, int)}
-
-
-def _read(path: Path) -> dict[str, Array]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    with contextlib.ExitStack() as stack:
-        try:
-            # Opened here: numpy leaves a file open that turns out to be no archive.
-            found = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            found = None
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: not an .npz file; write one with numpy.savez(path, INPUT_NAME=array)")
-        return {name: _member(path, found, name) for name in found.files}
-
-
-def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> Array:
-    try:
-        return np.asarray(file[name])
-    except ValueError:
-        message = "holds Python objects, which are not read; expected an array of numbers"
-        raise DataError(f"{path}: array {name!r} {message}") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise DataError(f"{path}: array {name!r} cannot be read: the file is damaged") from None
-
-
-def _check_names(path: Path, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> None:
-    names = [port.name for port in inputs]
-    takes = ", ".join(_described(port) for port in inputs)
-    there = ", ".join(repr(name) for name in arrays) or "nothing"
-    for name in names:
-        if name not in arrays:
-            message = f"no array for input {name!r}; the model takes {takes}, the file holds {there}"
-            raise DataError(f"{path}: {message}")
-    for name in arrays:
-        if name not in names and name != LABELS:
-            message = f"array {name!r} is neither an input of the model nor {LABELS!r}; the model takes {takes}"
-            raise DataError(f"{path}: {message}")
-
-
-def _described(port: Port) -> str:
-    """Return name, type and shape of an input: ``'x' float32 [batch, 3, ?]``."""
-    dtype = port.dtype.name if port.dtype is not None else "(no tensor)"
-    dims = "of any shape" if port.shape is None else f"[{', '.join(str(d or '?') for d in port.shape)}]"
-    return f"{port.name!r} {dtype} {dims}"
-
-
-def _fitted(path: Path, array: Array, port: Port) -> Array:
-    """Return the array of an input in the type of the input, after all checks of shape, type and values."""
-    if port.dtype is None:
-        raise DataError(f"{path}: input {port.name!r} is no tensor; an .npz file cannot hold data for it")
-    shape = port.shape
-    if shape is not None and not _fits(array.shape, shape):
-        expected = f"expected {_described(port)} with the samples along the first axis"
-        raise DataError(f"{path}: array {port.name!r} has shape {list(array.shape)}, {expected}")
-    if array.ndim and not len(array):
-        raise DataError(f"{path}: array {port.name!r} of shape {list(array.shape)} holds no samples")
-    _check_finite(path, port.name, array)
-    return _cast(path, array, port.name, port.dtype)
-
-
-def _fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
-    """Whether an array fits an input, the first axis aside: it counts samples."""
-    pairs = list(zip(shape, dims, strict=False))[1:]
-    return len(shape) == len(dims) and all(not isinstance(dim, int) or n == dim for n, dim in pairs)
-
-
-def _check_finite(path: Path, name: str, array: Array) -> None:
-    if array.dtype.kind not in "fc":
-        return
-    bad = ~np.isfinite(array)
-    if bad.any():
-        first = f", the first in sample {int(np.argwhere(bad)[0][0])}" if array.ndim else ""
-        raise DataError(f"{path}: array {name!r} holds {int(bad.sum())} NaN or infinite values{first}")
-
-
-def _cast(path: Path, array: Array, name: str, dtype: np.dtype[np.generic]) -> Array:
-    """Return `array` as `dtype` where that keeps its meaning: to floats, wider or fitting integers."""
-    if array.dtype == dtype or (dtype.kind == "O" and array.dtype.kind == "U"):
-        return array.astype(dtype, copy=False)
-    old, new = _kind(array.dtype), _kind(dtype)
-    if (old, new) not in {("float", "float"), ("int", "float"), ("bool", "float"), ("int", "int"), ("bool", "int")}:
-        message = f"has type {array.dtype}, the input takes {dtype}; convert the array as is right for the model"
-        raise DataError(f"{path}: array {name!r} {message}")
-    with np.errstate(over="ignore"):
-        cast = array.astype(dtype)
-    if new == "float":
-        kept = np.isfinite(cast.astype(np.float64))
-    else:  # the way back alone is not enough: uint64 and int64 wrap around both ways
-        kept = (cast.astype(array.dtype) == array) & ((cast < 0) == (array < 0))
-    if not kept.all():
-        message = f"of type {array.dtype} holds values that do not fit {dtype}, the type of the input"
-        raise DataError(f"{path}: array {name!r} {message}")
-    return cast
-
-
-def _kind(dtype: np.dtype[np.generic]) -> str:
-    """Return float, int, bool or other; by name, because numpy's kinds do not know bfloat16 and int4."""
-    return next((kind for kind in ("float", "int", "bool") if kind in dtype.name), "other")
-
-
-def _check_count(path: Path, count: int, inputs: Sequence[Port]) -> None:
-    firsts = _static_firsts(inputs)
-    if len(set(firsts.values())) > 1:
-        each = ", ".join(f"{name!r} {dim}" for name, dim in firsts.items())
-        message = f"its inputs take different numbers of samples at once: {each}"
-        raise DataError(f"{path}: the model cannot be fed sample by sample, {message}")
-    for name, size in firsts.items():
-        if count % size:
-            message = f"input {name!r} takes exactly {size} at once; give a multiple of {size}"
-            raise DataError(f"{path}: {count} samples, but {message}")
-
-
-def _labels(path: Path, labels: Array, count: int) -> Array:
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        expected = f"expected [{count}] integers, one class index per sample"
-        raise DataError(f"{path}: array {LABELS!r} has shape {list(labels.shape)} and type {labels.dtype}, {expected}")
-    return labels.astype(np.int64)
+    return next(iter(static_firsts(inputs).values()), wanted)

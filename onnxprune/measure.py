@@ -215,9 +215,10 @@ def accuracy(session: Session, data: Data, batch: int) -> float:
     """
     if data.labels is None:
         raise DataError("accuracy needs an array 'labels' of class indices in the data")
-    right = 0
-    for i, feeds in enumerate(batches(data, batch)):
-        expected = data.labels[i * batch : (i + 1) * batch]
+    right = start = 0
+    for feeds in batches(data, batch):
+        expected = data.labels[start : start + _samples(feeds)]
+        start += len(expected)
         right += int((_top1(session.run(feeds), expected) == expected).sum())
     return right / data.count
 

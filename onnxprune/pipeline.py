@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,10 +22,11 @@ import numpy as np
 from onnxprune import allocate, check, cost, importance, rewrite, verify
 from onnxprune.account import ALONE, Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
-from onnxprune.data import Data, load_data, with_shapes
+from onnxprune.data import Data, files_of, load_data, with_shapes
 from onnxprune.effective import ConstantValues
-from onnxprune.errors import DataError, InputError, NothingToPrune, OptionError
+from onnxprune.errors import InputError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, kin, matrices, weights
+from onnxprune.images import Preprocess, make_preprocess
 from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Model, Source, data_file, load, staged, write
 from onnxprune.publish import Reads, check_files, resolved, staging, stamps
@@ -60,6 +61,9 @@ class Options:
     latency: bool = True  # whether to measure it
     seed: int = 0  # of the random criterion and of random feeds
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
+    eval_data: Any = None  # samples to compare the models on, a source as `data` is; None: those of `data`
+    preprocess: Preprocess | None = None  # how images become arrays; text is parsed, see `images.make_preprocess`
+    samples: int = 256  # of the data that calibration takes at most, drawn with the seed; 0 is all
 
     def checked(self) -> Options:
         """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
@@ -81,7 +85,19 @@ class Options:
             latency=check.flag("latency", self.latency),
             seed=check.count("seed", self.seed, 0),
             inputs=check.shapes("inputs", self.inputs),
+            eval_data=self.eval_data,
+            preprocess=make_preprocess(self.preprocess),
+            samples=check.count("samples", self.samples, 0),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; samples in memory are named by their type."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.eval_data, os.PathLike):
+            plain["eval_data"] = os.fspath(self.eval_data)
+        elif self.eval_data is not None and not isinstance(self.eval_data, str):
+            plain["eval_data"] = f"({type(self.eval_data).__name__})"
+        return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 
 
 @dataclass(frozen=True)
@@ -171,10 +187,12 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
         source: a path, an onnx.ModelProto, the program of ``torch.onnx.export(dynamo=True)``, or an
             onnx_graphsurgeon.Graph. It is not changed.
         ratio: the share of the units of each group to remove, in [0, 1).
-        data: path of an .npz with one array per input (first axis samples) and optionally ``labels``: the models
-            are then compared on it, and accuracy is reported.
+        data: samples, which the models are then compared on: the path of an .npz with one array per input (first axis
+            samples), of a folder, ``module:function``, arrays, or an iterable of feeds; see `data.load_data`. With
+            ``labels``, accuracy is reported.
         **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, width, ratios (a dict
-            glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape).
+            glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape),
+            eval_data, preprocess, samples.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -198,7 +216,7 @@ def prune_file(
     source: Path,
     target: Path,
     options: Options,
-    data: Path | None = None,
+    data: Any = None,
     *,
     report_path: Path | None = None,
     force: bool,
@@ -214,11 +232,11 @@ def prune_file(
             exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
     options = options.checked()
-    weights = data_file(resolved(target))
-    check_files(target, weights, report_path, Reads(source, data=data), force)
+    weights, samples = data_file(resolved(target)), _sample_files(data, options)
+    check_files(target, weights, report_path, Reads(source, data=samples), force)
     progress(f"reading {source}")
     model = load(source)
-    check_files(target, weights, report_path, Reads(source, tuple(model.data_files), data), force)
+    check_files(target, weights, report_path, Reads(source, tuple(model.data_files), samples), force)
 
     @contextlib.contextmanager
     def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Finish]]:
@@ -260,13 +278,14 @@ def inspect(source: Source) -> Inspection:
     )
 
 
-def compare(before: Source, after: Source, *, data: Any = None, **options: Any) -> Comparison:
+def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any = None, **options: Any) -> Comparison:
     """Return two models measured side by side; see `compare_models` for the options.
 
     Args:
         before: the reference, as for `prune`.
         after: the model that shall replace it.
-        data: path of an .npz, as for `prune`.
+        data: samples, as for `prune`.
+        preprocess: how images become arrays: text such as 'imagenet,size=240', or a `Preprocess`.
         **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape).
 
     Raises:
@@ -278,7 +297,7 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
     models = load(before), load(after)
     options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
     counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
-    return compare_models(*models, data=_samples(data, models[0]), macs=counted, **options)
+    return compare_models(*models, data=_samples(data, models[0], preprocess), macs=counted, **options)
 
 
 # -- steps of prune ---------------------------------------------------------------------------------------
@@ -288,7 +307,8 @@ Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tu
 
 
 def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
-    data, stamped = _samples(given, model), stamps(model.data_files)
+    data, stamped = _samples(given, model, options.preprocess), stamps(model.data_files)
+    evaluated = _samples(options.eval_data, model, options.preprocess) or data
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
@@ -306,7 +326,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
         verification = verify.verify(traced, masks, after, data, options.seed, inputs=ports)
         if not verification.passed:
             raise verify.failure(verification, verify.blame(traced, masks, found, data, options.seed, inputs=ports))
-        comparison = _measure(model, after, options, data, progress)
+        comparison = _measure(model, after, options, evaluated, progress)
         reasons = reasons_for(found, chosen, options, kept)
         told = [(group, kept.get(group.name), reasons.get(group.name)) for group in sorted(found, key=_first_sink)]
         report = build_report(
@@ -321,8 +341,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
             comparison=comparison,
         )
         finish(report)
-    samples = Path(given) if isinstance(given, (str, os.PathLike)) else None
-    reads = Reads(model.path, tuple(model.data_files), samples)
+    reads = Reads(model.path, tuple(model.data_files), _sample_files(given, options))
     return Result(rewritten.proto, report, model.folder, model.is_external, reads, stamped)
 
 
@@ -612,12 +631,13 @@ def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _samples(data: Any, model: Model) -> Data | None:
-    if data is None or isinstance(data, Data):
-        return data
-    if isinstance(data, (str, os.PathLike)):
-        return load_data(Path(data), model.inputs)
-    raise DataError(f"data must be the path of an .npz file, got {type(data).__name__}")
+def _samples(data: Any, model: Model, preprocess: Any) -> Data | None:
+    return None if data is None else load_data(data, model.inputs, preprocess=preprocess)
+
+
+def _sample_files(data: Any, options: Options) -> tuple[Path, ...]:
+    """Return the files that hold samples."""
+    return (*files_of(data), *files_of(options.eval_data))
 
 
 def _is(name: str, pattern: str) -> bool:

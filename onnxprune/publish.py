@@ -33,7 +33,7 @@ class Reads:
 
     source: Path | None = None
     weights: tuple[Path, ...] = ()  # the external data of the source
-    data: Path | None = None  # the samples
+    data: tuple[Path, ...] = ()  # those of the samples
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
@@ -59,12 +59,12 @@ def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, 
     if own and not force:
         raise InputError(f"{target} is the input; give another name, or {_REPLACE}")
     sources = [(reads.source, "is the input"), *((path, "holds weights of the input") for path in reads.weights)]
-    samples = (reads.data, "is the data")
+    samples = [(path, "is the data" if len(reads.data) == 1 else "is part of the data") for path in reads.data]
     for path in (target, weights):
-        _check_apart(path, "the output", [samples] if own else [*sources, samples])
+        _check_apart(path, "the output", samples if own else [*sources, *samples])
     if report is not None:
         written = [(target, "is the output"), (weights, "is for weights of the output")]
-        _check_apart(report, "the report", [*sources, samples, *written])
+        _check_apart(report, "the report", [*sources, *samples, *written])
     for path in (target, weights, *([] if report is None else [report])):
         _check_free(path, force)
 
@@ -107,6 +107,8 @@ def resolved(path: Path) -> Path:
 def _same(path: Path, other: Path) -> bool:
     """Whether two paths lead to one file, whatever they are called."""
     one, two = _status(path), _status(other)
+    if (one is None) != (two is None):
+        return False
     if one is None or two is None:
         return resolved(path) == resolved(other)
     return os.path.samestat(one, two)

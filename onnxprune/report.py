@@ -57,7 +57,7 @@ def build_report(
         "onnxprune": __version__,
         "input": _file(before, macs[0]),
         "output": _file(after, macs[1]),
-        "options": dataclasses.asdict(options),
+        "options": options.to_dict(),
         "groups": [_group(group, kept, reason) for group, kept, reason in groups],
         "nodes": [account.to_dict() for account in accounts],
         "initializers": {

@@ -490,7 +490,8 @@ def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]
 
 
 def _part(data: Data, start: int, end: int) -> dict[str, Array]:
-    return {name: array[start:end] if array.ndim else array for name, array in data.feeds.items()}
+    """Return the samples from `start` to `end`, of which those of other shapes than the first are left out."""
+    return data.take([i for i in range(start, end) if data.shapes(i) == data.shapes(start)])
 
 
 def _dims_of(inputs: Sequence[Port], feeds: Mapping[str, Array]) -> dict[str, int]:

@@ -408,7 +408,7 @@ def test_the_data_of_the_input_is_not_overwritten(folder):
         ({"provider": None}, "unknown provider None; there are: cpu, "),
         ({"latency": "no"}, "latency must be True or False, got 'no'"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"data": 5}, "data must be the path of an .npz file, got int"),
+        ({"data": 5}, "data must be a path, the name module:function, arrays, or an iterable of feeds, got int"),
         ({"threads": -1}, "threads must be at least 0, got -1"),
         ({"threads": "1"}, "threads must be a whole number, got '1'"),
     ],

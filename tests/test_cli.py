@@ -172,7 +172,7 @@ def test_all_options_reach_the_pipeline(folder, steady):
     expected |= {"round_to": 2, "min_units": 3, "ignore": ("i", "j"), "only": ("o",), "threads": 0, "provider": "cpu"}
     expected |= {"seed": 7, "latency": False}
     assert {name: getattr(seen["chosen"], name) for name in expected} == expected
-    assert (seen["data"], seen["report_path"], seen["force"]) == (Path("d.npz"), Path("r.json"), True)
+    assert (seen["data"], seen["report_path"], seen["force"]) == ("d.npz", Path("r.json"), True)
 
 
 # -- compare ---------------------------------------------------------------------------------------------

@@ -41,8 +41,8 @@ def test_arrays_and_labels(save):
     labels = np.array([0, 1, 2, 1, 0], np.uint8)
     data = load_data(save(x=ROWS, ids=np.ones((5, 7), np.int64), labels=labels), [X, IDS])
     assert data.count == 5
-    assert list(data.feeds) == ["x", "ids"]
-    np.testing.assert_array_equal(data.feeds["x"], ROWS)
+    assert list(data.columns) == ["x", "ids"]
+    np.testing.assert_array_equal(data.columns["x"], ROWS)
     assert data.labels.dtype == np.int64
     np.testing.assert_array_equal(data.labels, labels)
 
@@ -55,7 +55,7 @@ def test_an_input_called_labels_is_an_input(save):
     port = Port("labels", np.dtype("f4"), ("n", 3))
     data = load_data(save(labels=ROWS), [port])
     assert data.labels is None
-    assert data.feeds["labels"].shape == (5, 3)
+    assert data.columns["labels"].shape == (5, 3)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_an_input_called_labels_is_an_input(save):
 def test_safe_casts(save, given, taken):
     array = np.array([[1, 0, 1]], given)
     data = load_data(save(x=array), [Port("x", np.dtype(taken), ("n", 3))])
-    assert data.feeds["x"].dtype == np.dtype(taken)
-    np.testing.assert_array_equal(data.feeds["x"].astype(int), array.astype(int))
+    assert data.columns["x"].dtype == np.dtype(taken)
+    np.testing.assert_array_equal(data.columns["x"].astype(int), array.astype(int))
 
 
 def test_strings(save):
     data = load_data(save(x=np.array(["a", "bc"])), [Port("x", np.dtype(object), ("n",))])
-    assert data.feeds["x"].tolist() == ["a", "bc"]
+    assert data.columns["x"].tolist() == ["a", "bc"]
 
 
 def test_any_rank_where_the_model_states_none(save):

@@ -116,7 +116,7 @@ def test_accuracy_and_agreement_count_all_samples():
 
 
 def test_without_labels_scores_still_agree():
-    found = compare(linear(), linear(SWAPPED), data=data_of(ROWS.feeds["x"]), **FAST)
+    found = compare(linear(), linear(SWAPPED), data=data_of(ROWS.columns["x"]), **FAST)
     assert found.before.accuracy is None
     assert found.difference.agreement == 0.25
 
@@ -194,7 +194,7 @@ def test_within_noise(monkeypatch, factor, expected):
 
 
 def test_differences_are_those_of_the_formulas():
-    x = ROWS.feeds["x"]
+    x = ROWS.columns["x"]
     weight = EYE.copy()
     weight[0, 0] = 1.5
     found = compare(linear(), linear(weight), data=ROWS, batch=3, **FAST).difference
@@ -237,7 +237,7 @@ def test_integers_count_only_where_there_are_no_floats():
     assert compare(both("ArgMax"), both("ArgMin"), data=ROWS_UNLABELLED, **FAST).difference.max_abs_diff == 0
 
 
-ROWS_UNLABELLED = data_of(ROWS.feeds["x"])
+ROWS_UNLABELLED = data_of(ROWS.columns["x"])
 
 
 def test_outputs_of_other_shapes_are_named():
@@ -364,7 +364,7 @@ def test_accuracy_needs_scores(model, shape):
 
 @pytest.mark.parametrize(("labels", "span"), [([1, 2, 3, 1], "1 to 3"), ([-1, 0, 1, 2], "-1 to 2")])
 def test_labels_that_are_no_classes(labels, span):
-    data = data_of(ROWS.feeds["x"], labels)
+    data = data_of(ROWS.columns["x"], labels)
     with pytest.raises(DataError) as caught:
         accuracy(session_of(linear()), data, 4)
     assert str(caught.value) == f"the data has labels from {span}, but output 'y' scores classes 0 to 2"

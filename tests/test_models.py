@@ -62,6 +62,6 @@ def test_parameters_and_macs_fall_as_the_ratio_says(name, ratio):
 def test_test_and_calibration_data_are_disjoint():
     inputs = load(MODELS / "cnn.onnx").inputs
     test, calibration = (load_data(MODELS / f"mnist_{part}.npz", inputs) for part in ("test", "calibration"))
-    seen = {image.tobytes() for image in calibration.feeds["image"]}
-    assert not any(image.tobytes() in seen for image in test.feeds["image"])
+    seen = {image.tobytes() for image in calibration.columns["image"]}
+    assert not any(image.tobytes() in seen for image in test.columns["image"])
     assert (test.count, calibration.count, calibration.labels) == (2000, 512, None)

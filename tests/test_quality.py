@@ -50,6 +50,12 @@ LAYERS = (
     "importance",
     "allocate",
     "rewrite",
+    "columns",
+    "fitting",
+    "archive",
+    "feeds",
+    "images",
+    "folder",
     "data",
     "runtime",
     "verify",
@@ -65,6 +71,7 @@ BOUNDARIES = {
     "onnx_graphsurgeon": {"model"},
     "onnxruntime": {"runtime"},
     "click": {"cli"},
+    "PIL": {"images"},
 }
 
 
