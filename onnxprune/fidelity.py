@@ -191,19 +191,22 @@ def choose(
     return next(metric for metric in found if metric is not None)
 
 
-def checked_name(metric: str) -> str:
-    """Return the name of a kind or of a function, spelled as here.
+def checked_name(metric: Any) -> str:
+    """Return the name of a kind or of a function that is there, spelled as here.
 
-    >>> checked_name("language-model"), checked_name("my_metrics:recall")
-    ('language model', 'my_metrics:recall')
+    >>> checked_name("language-model"), checked_name("math:dist")
+    ('language model', 'math:dist')
 
     Raises:
         OptionError: for another name.
     """
-    known = metric.replace("-", " ").replace("_", " ")
-    if known not in KINDS and ":" not in metric:
+    if isinstance(metric, str) and ":" in metric:
+        check.function("metric", metric)
+        return metric
+    known = str(metric).replace("-", " ").replace("_", " ")
+    if known not in KINDS:
         raise OptionError(f"unknown metric {metric!r}; there are: {', '.join(KINDS)}, or MODULE:FUNCTION")
-    return metric if ":" in metric else known
+    return known
 
 
 def _by_name(metric: str, outputs: Arrays, feeds: Arrays, labels: Array | None) -> Metric:
@@ -244,7 +247,8 @@ def _wide(array: Array) -> Floats:
 
 
 def _flat(outputs: Arrays, name: str) -> Array:
-    return outputs[name].reshape(len(outputs[name]), -1)
+    array = outputs[name]
+    return array.reshape(len(array), math.prod(array.shape[1:]))  # -1 would refuse an empty batch
 
 
 def _first(outputs: Arrays) -> str | None:
@@ -546,7 +550,7 @@ def _looks_embedded(array: Array, feeds: Arrays) -> bool:
 
 def _vectors(array: Array) -> Array:
     """Return the vectors of an output: ``[.., width]``, also of ``[samples, width, 1, 1]``."""
-    return array.reshape(array.shape[:2]) if array.ndim == 4 else array
+    return array.reshape(array.shape[:2]) if array.shape[2:] == (1, 1) else array
 
 
 def cosines(reference: Array, other: Array) -> Floats:
