@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OptionError
@@ -90,3 +93,26 @@ def shapes(name: str, value: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     except (TypeError, ValueError):
         raise OptionError(f"{name} must be a dict from input to shape, got {value!r}") from None
     return tuple((key, tuple(count(f"{name}: a dim of {key!r}", dim, 1) for dim in dims)) for key, dims in pairs)
+
+
+def function(name: str, value: str) -> Callable[..., Any]:
+    """Return the function that ``module:function`` names; modules of the current folder are found, too.
+
+    >>> function("metric", "math:floor")(1.5)
+    1
+    """
+    module, _, attribute = value.partition(":")
+    if not module or not attribute:
+        raise OptionError(f"{name} must be MODULE:FUNCTION, got {value!r}")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:  # whatever the user's module raises
+        raise OptionError(f"{name} {value!r}: module {module!r} cannot be imported: {error}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise OptionError(f"{name} {value!r}: module {module!r} has no function {attribute!r}")
+    checked: Callable[..., Any] = found
+    return checked

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune import check
+from onnxprune import check, fidelity
 from onnxprune.data import Data, batch_size, batches, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.model import Array, Model, Port, serialize
@@ -63,8 +63,16 @@ class Difference:
     max_abs_diff: float | None  # None when no output can be compared; infinite when one is NaN and one is not
     max_rel_diff: float | None  # largest difference of an output over its largest magnitude; of the worst output
     snr_db: float | None  # 10 log10(signal / error) of the worst output; infinite when equal
-    agreement: float | None  # share of samples with equal top-1 of the first output, if it holds class scores
+    agreement: float | None  # share of samples with equal top-1 of the first output, if that holds class scores
     incomparable: tuple[str, ...]  # outputs whose shapes differ, as after a non-maximum suppression
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How much of what the first model does the second one still does."""
+
+    kind: str  # what is compared: a key of `fidelity.KINDS`, or "function"
+    figures: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class Comparison:
     threads: int  # 0 is ONNX Runtime's choice
     batch: int  # samples of a timed run
     runs: int  # timed runs of each model
+    fidelity: Fidelity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is infinite (the SNR of equal outputs) becomes None."""
@@ -111,6 +120,7 @@ def compare_models(
     memory: bool = True,
     macs: tuple[int | None, int | None] = (None, None),
     shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
+    metric: str | fidelity.Function | None = None,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
 
@@ -126,10 +136,11 @@ def compare_models(
         memory: whether to measure the peak memory, which starts a process per model.
         macs: of both models, from whoever counted them.
         shapes: of inputs, by name, where the caller fixes them.
+        metric: what of the outputs is compared, see `fidelity.choose`; None decides by the outputs.
 
     Raises:
         ModelError: when the inputs or outputs do not match, or ONNX Runtime cannot run a model.
-        DataError: when random feeds cannot be made, or labels do not fit the first output.
+        DataError: when random feeds cannot be made, or outputs do not fit the labels or the metric.
         OptionError: for a value outside its range or a provider that is not here.
     """
     batch, seed, threads = (
@@ -139,17 +150,20 @@ def compare_models(
     )
     budget_s = check.positive("budget_s", budget_s)
     memory = check.flag("memory", memory)
+    if metric is not None and not callable(metric):
+        metric = fidelity.checked_name(metric)
     inputs = with_shapes(_common_inputs(before, after), shapes)
     pair = _open(before, provider, threads), _open(after, provider, threads)
     dims = _dims(inputs, before, pair[0], batch, seed) if data is None else {}
     feeds = next(_all_feeds(inputs, data, batch, seed, dims))
-    found = _run_all(pair, _all_feeds(inputs, data, batch, seed, dims), data)
+    found, classes, kept = _run_all(pair, _all_feeds(inputs, data, batch, seed, dims), data, metric)
     before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
     interval = _interval(before_ms, after_ms, seed)
-    measured = (before_ms, after_ms), macs, _accuracies(found, data)
+    right = (classes.get("accuracy_before"), classes.get("accuracy_after"))
+    measured = (before_ms, after_ms), macs, right
     sides = [
-        _side(model, latencies_ms, count, right, _peak(model, feeds, provider, threads) if memory else None)
-        for model, latencies_ms, count, right in zip((before, after), *measured, strict=True)
+        _side(model, latencies_ms, count, share, _peak(model, feeds, provider, threads) if memory else None)
+        for model, latencies_ms, count, share in zip((before, after), *measured, strict=True)
     ]
     return Comparison(
         before=sides[0],
@@ -157,13 +171,14 @@ def compare_models(
         speedup=sides[0].median_ms / sides[1].median_ms,
         speedup_interval=interval,
         within_noise=interval[0] <= 1 + FLOOR and interval[1] >= 1 - FLOOR,
-        difference=_difference(found),
+        difference=_difference(found, classes.get("agreement")),
         samples=sum(part.samples for part in found),
         feeds="random" if data is None else "data",
         provider=provider,
         threads=threads,
         batch=_samples(feeds),
         runs=len(before_ms),
+        fidelity=kept,
     )
 
 
@@ -219,30 +234,8 @@ def accuracy(session: Session, data: Data, batch: int) -> float:
     for feeds in batches(data, batch):
         expected = data.labels[start : start + _samples(feeds)]
         start += len(expected)
-        right += int((_top1(session.run(feeds), expected) == expected).sum())
+        right += int((fidelity.top1(session.run(feeds), expected) == expected).sum())
     return right / data.count
-
-
-def _top1(outputs: Mapping[str, Array], labels: Array) -> Array:
-    """Return the index of the largest score per sample, checked against the labels of a batch."""
-    name, scores = next(iter(outputs.items()), ("(none)", np.zeros(0)))
-    if not _is_scores(scores, len(labels)):
-        expected = f"[{len(labels)}, classes], one score per class"
-        raise DataError(f"accuracy needs a first output {expected}; {name!r} is {list(scores.shape)}")
-    classes = scores.shape[1]
-    if labels.min() < 0 or labels.max() >= classes:
-        there = f"labels from {labels.min()} to {labels.max()}"
-        raise DataError(f"the data has {there}, but output {name!r} scores classes 0 to {classes - 1}")
-    top: Array = np.argmax(scores, axis=1)
-    return top
-
-
-def _is_scores(output: Array, samples: int) -> bool:
-    return output.ndim == 2 and len(output) == samples and output.shape[1] > 1 and _is_float(output)
-
-
-def _is_float(array: Array) -> bool:
-    return "float" in array.dtype.name  # by name: bfloat16 is of no kind that numpy knows
 
 
 # -- inputs, feeds and sessions --------------------------------------------------------------------------
@@ -381,24 +374,44 @@ class _Batch:
 
     samples: int
     deviations: Mapping[str, _Deviation | None]  # by output; None where it cannot be compared
-    tops: tuple[Array, Array] | None  # top-1 before and after ``[samples]``, None if these are no class scores
 
 
 def _run_all(
-    pair: tuple[Session, Session], all_feeds: Iterable[Mapping[str, Array]], data: Data | None
-) -> list[_Batch]:
-    """Run both models over all of the data, or over random feeds."""
+    pair: tuple[Session, Session],
+    all_feeds: Iterable[Mapping[str, Array]],
+    data: Data | None,
+    metric: str | fidelity.Function | None,
+) -> tuple[list[_Batch], dict[str, float], Fidelity]:
+    """Run both models over all of the data, or over random feeds; the second are the figures of class scores."""
     found: list[_Batch] = []
+    tallies: list[fidelity.Tally] = []
     start = 0
     for feeds in all_feeds:
         n = _samples(feeds)
         labels = None if data is None or data.labels is None else data.labels[start : start + n]
         before, after = (_run(session, feeds, data is None) for session in pair)
-        pairs = _pairs(before, after)
-        deviations = {name: _deviation(before[name], after[other]) for name, other in pairs}
-        found.append(_Batch(n, deviations, _tops(before, after, labels, n)))
+        after = {name: after[other] for name, other in _pairs(before, after)}
+        tallies = tallies or [each.start() for each in _watched(before, feeds, labels, metric)]
+        for tally in tallies:
+            tally.add(before, after, feeds, labels)
+        found.append(_Batch(n, {name: _deviation(before[name], after[name]) for name in after}))
         start += n
-    return found
+    classes = [tally for tally in tallies if tally.metric.kind == "classification"]
+    kept = Fidelity(tallies[0].metric.kind, tallies[0].figures())
+    return found, classes[0].figures() if classes else {}, kept
+
+
+def _watched(
+    before: Mapping[str, Array],
+    feeds: Mapping[str, Array],
+    labels: Array | None,
+    metric: str | fidelity.Function | None,
+) -> list[fidelity.Metric]:
+    """Return what is compared, and class scores beside it where another metric is asked for."""
+    asked = fidelity.choose(before, feeds, labels, metric)
+    if metric is None or asked.kind == "classification":
+        return [asked]
+    return [asked, *(each for each in [fidelity.choose(before, feeds)] if each.kind == "classification")]
 
 
 def _run(session: Session, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
@@ -424,57 +437,27 @@ def _pairs(before: Mapping[str, Array], after: Mapping[str, Array]) -> list[tupl
 
 
 def _deviation(reference: Array, other: Array) -> _Deviation | None:
-    """Compare two arrays; infinities at the same place are equal, as in masks, and so are NaNs."""
-    if reference.shape != other.shape or any(a.dtype.kind in "OUS" for a in (reference, other)):
+    """Compare two arrays, see `fidelity.gaps`."""
+    if reference.shape != other.shape or not (fidelity.is_number(reference) and fidelity.is_number(other)):
         return None
-    a, b = reference.astype(np.float64), other.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        diff = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    diff = np.where(np.isnan(diff), np.inf, diff)
+    diff, a = fidelity.gaps(reference, other), reference.astype(np.float64)
     finite = np.where(np.isfinite(a), a, 0.0)
     with np.errstate(over="ignore"):
         error, signal = float(np.square(diff).sum()), float(np.square(finite).sum())
     maxima = float(diff.max(initial=0.0)), float(np.abs(finite).max(initial=0.0))
-    return _Deviation(_is_float(reference), *maxima, error, signal)
+    return _Deviation(fidelity.is_float(reference), *maxima, error, signal)
 
 
-def _tops(
-    before: Mapping[str, Array], after: Mapping[str, Array], labels: Array | None, samples: int
-) -> tuple[Array, Array] | None:
-    if labels is not None:
-        return _top1(before, labels), _top1(after, labels)
-    one, other = next(iter(before.values())), next(iter(after.values()))
-    if not (_is_scores(one, samples) and _is_scores(other, samples)):
-        return None
-    return np.argmax(one, axis=1), np.argmax(other, axis=1)
-
-
-def _accuracies(found: Sequence[_Batch], data: Data | None) -> tuple[float | None, float | None]:
-    if data is None or data.labels is None:
-        return None, None
-    before, after = _all_tops(found) or (np.zeros(0), np.zeros(0))
-    return float((before == data.labels).mean()), float((after == data.labels).mean())
-
-
-def _all_tops(found: Sequence[_Batch]) -> tuple[Array, Array] | None:
-    """Return the top-1 before and after of all samples, None where some batch has none."""
-    tops = [batch.tops for batch in found if batch.tops is not None]
-    if len(tops) < len(found):
-        return None
-    return np.concatenate([before for before, _ in tops]), np.concatenate([after for _, after in tops])
-
-
-def _difference(found: Sequence[_Batch]) -> Difference:
+def _difference(found: Sequence[_Batch], agreement: float | None) -> Difference:
     outputs = {name: [batch.deviations[name] for batch in found] for name in found[0].deviations}
     whole = {name: _merged(parts) for name, parts in outputs.items()}
     good = [deviation for deviation in whole.values() if deviation is not None]
     counted = [deviation for deviation in good if deviation.is_float] or good
-    tops = _all_tops(found)
     return Difference(
         max_abs_diff=max((each.max_diff for each in counted), default=None),
         max_rel_diff=max((_ratio(each.max_diff, each.max_reference) for each in counted), default=None),
-        snr_db=min((_snr_db(each) for each in counted), default=None),
-        agreement=None if tops is None else float((tops[0] == tops[1]).mean()),
+        snr_db=min((fidelity.snr_db(each.error, each.signal) for each in counted), default=None),
+        agreement=agreement,
         incomparable=tuple(name for name, deviation in whole.items() if deviation is None),
     )
 
@@ -490,13 +473,6 @@ def _merged(parts: Sequence[_Deviation | None]) -> _Deviation | None:
         error=sum(part.error for part in known),
         signal=sum(part.signal for part in known),
     )
-
-
-def _snr_db(deviation: _Deviation) -> float:
-    ratio = _ratio(deviation.error, deviation.signal)
-    if ratio in (0.0, math.inf):
-        return -math.inf if ratio else math.inf
-    return -10 * math.log10(ratio)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -20,6 +20,8 @@ LAYERS = (
     "_version",
     "errors",
     "check",
+    "boxes",
+    "fidelity",
     "publish",
     "axes",
     "pattern",
@@ -65,7 +67,7 @@ LAYERS = (
     "cli",
     "__main__",
 )
-NUMPY_ALONE = ("axes", "importance", "allocate")  # no graph is known here
+NUMPY_ALONE = ("axes", "boxes", "fidelity", "importance", "allocate")  # no graph is known here
 BOUNDARIES = {
     "onnx": {"plain", "model"},
     "onnx_graphsurgeon": {"model"},
