@@ -98,6 +98,7 @@ def cli() -> None:
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
 @click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to verify on; with 'labels', accuracy is shown.")
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )
@@ -151,6 +152,7 @@ def prune(
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)
 @click.option("--data", type=_PATH, metavar="FILE.npz", help="Samples to compare on; with 'labels', accuracy.")
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )

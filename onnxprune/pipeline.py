@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune import allocate, check, cost, importance, rewrite, verify
+from onnxprune import allocate, check, cost, fidelity, importance, rewrite, verify
 from onnxprune.account import ALONE, Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
 from onnxprune.data import Data, load_data, with_shapes
@@ -60,6 +60,7 @@ class Options:
     latency: bool = True  # whether to measure it
     seed: int = 0  # of the random criterion and of random feeds
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
+    metric: str | None = None  # what of the outputs is compared on data, see `fidelity`; None: by the outputs
 
     def checked(self) -> Options:
         """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
@@ -81,6 +82,7 @@ class Options:
             latency=check.flag("latency", self.latency),
             seed=check.count("seed", self.seed, 0),
             inputs=check.shapes("inputs", self.inputs),
+            metric=None if self.metric is None else fidelity.checked_name(self.metric),
         )
 
 
@@ -174,7 +176,7 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
         data: path of an .npz with one array per input (first axis samples) and optionally ``labels``: the models
             are then compared on it, and accuracy is reported.
         **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, width, ratios (a dict
-            glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape).
+            glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape), metric.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -267,7 +269,7 @@ def compare(before: Source, after: Source, *, data: Any = None, **options: Any) 
         before: the reference, as for `prune`.
         after: the model that shall replace it.
         data: path of an .npz, as for `prune`.
-        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape).
+        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape), metric.
 
     Raises:
         InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
@@ -288,6 +290,8 @@ Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tu
 
 
 def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
+    if options.metric is not None and given is None:
+        raise OptionError("metric needs data: samples on which the models are compared")
     data, stamped = _samples(given, model), stamps(model.data_files)
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
@@ -488,6 +492,7 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
         seed=options.seed,
         memory=False,
         shapes=dict(options.inputs),
+        metric=None if data is None else options.metric,
     )
 
 
