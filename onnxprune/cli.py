@@ -108,6 +108,7 @@ def cli() -> None:
 @click.option(
     "--samples", type=int, default=256, show_default=True, metavar="N", help="Calibrate on so many at most; 0: all."
 )
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )
@@ -162,6 +163,7 @@ def prune(
 @click.argument("after", type=_PATH)
 @click.option("--data", metavar="SOURCE", help="Samples to compare on: FILE.npz, a folder, or module:function.")
 @_PREPROCESS
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune import allocate, check, cost, importance, rewrite, verify
+from onnxprune import allocate, check, cost, fidelity, importance, rewrite, verify
 from onnxprune.account import ALONE, Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
 from onnxprune.data import Data, files_of, load_data, with_shapes
@@ -64,6 +64,7 @@ class Options:
     eval_data: Any = None  # samples to compare the models on, a source as `data` is; None: those of `data`
     preprocess: Preprocess | None = None  # how images become arrays; text is parsed, see `images.make_preprocess`
     samples: int = 256  # of the data that calibration takes at most, drawn with the seed; 0 is all
+    metric: str | None = None  # what of the outputs is compared on data, see `fidelity`; None: by the outputs
 
     def checked(self) -> Options:
         """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
@@ -88,6 +89,7 @@ class Options:
             eval_data=self.eval_data,
             preprocess=make_preprocess(self.preprocess),
             samples=check.count("samples", self.samples, 0),
+            metric=None if self.metric is None else fidelity.checked_name(self.metric),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def prune(source: Source, ratio: float = 0.3, *, data: Any = None, **options: An
             ``labels``, accuracy is reported.
         **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, width, ratios (a dict
             glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape),
-            eval_data, preprocess, samples.
+            eval_data, preprocess, samples, metric.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -286,7 +288,7 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
         after: the model that shall replace it.
         data: samples, as for `prune`.
         preprocess: how images become arrays: text such as 'imagenet,size=240', or a `Preprocess`.
-        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape).
+        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape), metric.
 
     Raises:
         InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
@@ -307,6 +309,8 @@ Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tu
 
 
 def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
+    if options.metric is not None and given is None:
+        raise OptionError("metric needs data: samples on which the models are compared")
     data, stamped = _samples(given, model, options.preprocess), stamps(model.data_files)
     evaluated = _samples(options.eval_data, model, options.preprocess) or data
     ports = with_shapes(model.inputs, dict(options.inputs))
@@ -507,6 +511,7 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
         seed=options.seed,
         memory=False,
         shapes=dict(options.inputs),
+        metric=None if data is None else options.metric,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 from onnxprune.account import frees
+from onnxprune.fidelity import headline, row
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,6 +75,7 @@ def build_report(
             "runs": [dataclasses.asdict(run) for run in verification.runs],
         },
         "accuracy": _accuracy(comparison),
+        "fidelity": _fidelity(comparison),
         "latency": _latency(comparison) if options.latency else [],
     }
 
@@ -112,6 +115,15 @@ def _accuracy(comparison: Comparison | None) -> dict[str, Any] | None:
     }
 
 
+def _fidelity(comparison: Comparison | None) -> dict[str, Any] | None:
+    """Return what was compared on data; what random feeds give says little of what a model is for."""
+    if comparison is None or comparison.fidelity is None or comparison.feeds != "data":
+        return None
+    figures = comparison.fidelity.figures.items()
+    finite = {name: value if math.isfinite(value) else None for name, value in figures}
+    return {"kind": comparison.fidelity.kind, "figures": finite}
+
+
 def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
     if comparison is None:
         return []
@@ -148,6 +160,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     if accuracy is not None:
         label = f"accuracy, {accuracy['samples']} samples"
         table.add_row(label, *_accuracies(accuracy["before"], accuracy["after"]))
+    _fidelity_row(table, report["fidelity"])
     return [table, _left_alone(report["groups"]), _verdict(report)]
 
 
@@ -207,6 +220,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
     accuracy = report["accuracy"]
     if accuracy is not None:
         gains.append(f"accuracy {_points(accuracy['before'], accuracy['after'])}")
+    fidelity = report["fidelity"]
+    if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
+        gains.append(headline(fidelity["figures"]))
     return f"{proof}\n{report['output']['path']}: {'; '.join(gains)}"
 
 
@@ -242,6 +258,7 @@ def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[Render
         old, new = getattr(before, name), getattr(after, name)
         table.add_row(label, *(("-", "-", "-") if old is None or new is None else _pair(old, new, show)))
     _accuracy_row(table, before, after)
+    _fidelity_row(table, _printable(_fidelity(comparison)))
     return [table, _difference_line(comparison), _speed_line(comparison), *missed]
 
 
@@ -255,6 +272,12 @@ def bounds_line(min_speedup: float | None, max_drop: float | None) -> str:
 def _accuracy_row(table: Any, before: Side, after: Side) -> None:
     if before.accuracy is not None and after.accuracy is not None:
         table.add_row("accuracy", *_accuracies(before.accuracy, after.accuracy))
+
+
+def _fidelity_row(table: Any, fidelity: Mapping[str, Any] | None) -> None:
+    found = None if fidelity is None else row(fidelity["figures"])
+    if found is not None:
+        table.add_row(*found, "-")
 
 
 def _difference_line(comparison: Comparison) -> str:
