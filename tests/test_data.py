@@ -390,6 +390,41 @@ def test_text_stays_in_memory():
     assert column.tolist() == ["a", "bc"] * 3
 
 
+@pytest.fixture
+def small_limit(monkeypatch):
+    monkeypatch.setattr("onnxprune.columns.LIMIT_BYTES", 50)
+    monkeypatch.setattr("onnxprune.archive._PART_BYTES", 40)
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_a_large_file_is_read_in_parts(tmp_path, small_limit, write):
+    write(tmp_path / "d.npz", x=ROWS.astype("f8"), t=np.float32(0.5), labels=np.arange(5))
+    data = load_data(tmp_path / "d.npz", [X, Port("t", np.dtype("f4"), ())])
+    assert (data.count, data.labels.tolist()) == (5, [0, 1, 2, 3, 4])
+    feeds = data.take(range(5))
+    np.testing.assert_array_equal(feeds["x"], ROWS)
+    assert (feeds["x"].dtype, feeds["t"].tolist()) == (np.float32, 0.5)
+
+
+def test_what_is_wrong_with_a_large_file(save, small_limit):
+    assert message(save(x=ROWS[:, :2]), X).startswith("array 'x' has shape [5, 2], expected 'x' float32 [n, 3]")
+    assert message(save(y=ROWS), X) == f"no array for input 'x'; {TAKES_X}, the file holds 'y'"
+    path = save(x=np.where(ROWS == 10, np.nan, ROWS))
+    with pytest.raises(DataError) as caught:
+        load_data(path, [X])
+    expected = "counted from sample 3: array 'x' holds 1 NaN or infinite values, the first in sample 0"
+    assert str(caught.value) == f"{path}, {expected}"
+    np.testing.assert_array_equal(load_data(save(x=np.asfortranarray(ROWS)), [X]).take([4])["x"], ROWS[4:])
+
+
+def test_a_large_file_that_is_damaged(save, small_limit):
+    path = save(x=ROWS)
+    content = bytearray(path.read_bytes())
+    content[content.index(ROWS.tobytes())] ^= 255
+    path.write_bytes(bytes(content))
+    assert message(path, X) == "array 'x' cannot be read: the file is damaged"
+
+
 # -- iterables ---------------------------------------------------------------------------------------------
 
 
