@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxprune.account import Account
+    from onnxprune.calibrate import Calibration
+    from onnxprune.curves import Curve
     from onnxprune.groups import Group
     from onnxprune.measure import Comparison, Side
     from onnxprune.model import Model
-    from onnxprune.pipeline import Inspection, Options
+    from onnxprune.options import Options
+    from onnxprune.pipeline import Inspection
+    from onnxprune.refit import Refitted
     from onnxprune.rewrite import Cut
     from onnxprune.verify import Verification
 
@@ -41,6 +45,9 @@ def build_report(
     cuts: Mapping[str, Cut],
     verification: Verification,
     comparison: Comparison | None,
+    calibration: Calibration | None = None,
+    curves: Mapping[str, Curve] | None = None,
+    fits: Sequence[Refitted] = (),
 ) -> dict[str, Any]:
     """Return the report of one run as plain values; see docs/report.md.
 
@@ -54,6 +61,9 @@ def build_report(
         cuts: where the initializers of the output come from.
         verification: what the oracle found.
         comparison: latency and accuracy, None if they were not measured.
+        calibration: what statistics, curves and fits were made from.
+        curves: loss curves by the first of the groups that lose the same units.
+        fits: what became of each layer in reconstruction.
     """
     return {
         "onnxprune": __version__,
@@ -77,6 +87,14 @@ def build_report(
         "accuracy": _accuracy(comparison),
         "fidelity": _fidelity(comparison),
         "latency": _latency(comparison) if options.latency else [],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "removed": list(curve.removed),
+        "losses": None if curve.losses is None else list(curve.losses),
+        "errors": list(curve.errors),
     }
 
 
