@@ -88,7 +88,12 @@ def cli() -> None:
     metavar="R | GLOB=R",
     help="Share of the units to remove, in [0, 1); default 0.3. GLOB=R for those it means, see above; repeatable.",
 )
-@click.option("--criterion", default="l2", show_default=True, help="l1, l2, bn, fpgm or random.")
+@click.option(
+    "--criterion",
+    default="l2",
+    show_default=True,
+    help="l1, l2, bn, fpgm or random; from --data: wanda, flap, activation or apoz.",
+)
 @click.option(
     "--scope", metavar="global|group", help="Rank units over all groups or in each [default: group; bn: global]."
 )

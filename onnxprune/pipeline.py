@@ -419,7 +419,11 @@ def _named(group: Group, found: Sequence[Group], options: Options) -> bool:
 
 
 def plan(
-    traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], options: Options
+    traced: Trace,
+    found: Sequence[Group],
+    chosen: Mapping[str, float],
+    options: Options,
+    seen: Mapping[str, Sequence[importance.Seen]] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Return the kept unit indices of every group that loses units, by name.
 
@@ -428,16 +432,22 @@ def plan(
         found: its groups.
         chosen: ratio by group name, from `choose`.
         options: criterion, scope and rounding.
+        seen: by group name, from `statistics.activations`, for criteria that look at data.
 
     Raises:
-        OptionError: when the criterion can score none of the groups.
+        OptionError: when the criterion can score none of the groups, or needs data and gets none.
     """
+    if seen is None and importance.CRITERIA[options.criterion].data:
+        raise OptionError(f"criterion {options.criterion!r} needs data: give samples with --data")
     demands: dict[str, allocate.Demand] = {}
     rng = np.random.default_rng(options.seed)
     shares, values = cost.shares(traced, found), ConstantValues(traced.model)
     tied = _tied(found, chosen, traced)
     for names in tied.values():
-        scores = [importance.score(options.criterion, matrices(names[n], traced, values), rng) for n in names]
+        scores = [
+            importance.score(options.criterion, matrices(names[n], traced, values), rng, (seen or {}).get(n, ()))
+            for n in names
+        ]
         known = [score for score in scores if score is not None]
         if known:
             first = next(iter(names))
