@@ -7,6 +7,7 @@ float64, batch by batch: memory is that of one batch, whatever the number of sam
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.axes import ONE, Atom, Axes, positions
+from onnxprune.axes import Atom, Axes, positions
 from onnxprune.effective import ConstantValues
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, ModelError
 from onnxprune.groups import Group, Member, Places, by_unit, constant_values, multiplied
 from onnxprune.importance import Seen, magnitudes
 from onnxprune.model import Array
@@ -59,9 +60,9 @@ def activations(
     places = {group.name: tuple(finder.places(group)) for group in groups}
     taps = {place.tap: _Moments.of(place.size) for found in places.values() for place in found}
     _collect(traced, taps, batches, tapped_bytes, progress)
-    energies: dict[tuple[int, int], float] = {}
+    totals: dict[tuple[int, ...], float] = {}  # energy by node, slot and dim of the weight
     return {
-        name: tuple(_seen(traced, place, taps[place.tap], finder.values, energies) for place in found)
+        name: tuple(_seen(traced, place, taps[place.tap], finder.values, totals) for place in found)
         for name, found in places.items()
     }
 
@@ -82,11 +83,11 @@ class _Place:
 
     tap: _Tap
     size: int  # of the axis of the value
-    at: Places  # of the units on that axis
     member: Member
     coupling: Coupling  # of the node that consumes them
-    dim: int  # of the weight
-    in_weight: Places  # of the units on that axis of the weight
+    order: tuple[int, ...]  # of the dims of the weight: its units, what tells their occurrences apart, the others
+    at: Places  # of the units on the axis of the value
+    in_weight: Places  # of the units on the axis of the weight
 
 
 @dataclass(slots=True)
@@ -148,11 +149,21 @@ class _Finder:
         for tap, axes in self._operands(coupling, slot) if summed else ():
             found = [dim for dim, axis in enumerate(axes) if positions(axis, atom).size]
             alike = [dim for dim in found if axes[dim] == weight[summed[0]]] or found
-            axis = axes[alike[0]] if alike else ONE
-            if alike and not any(part.dynamic for part in self._traced.partition.atoms(axis)):
-                at, in_weight = positions(axis, atom), positions(weight[summed[0]], atom)
-                return _Place(replace(tap, dim=alike[0]), axis.size, at, member, coupling, summed[0], in_weight)
+            parts = self._traced.partition.atoms(axes[alike[0]]) if alike else ()
+            if alike and not any(part.dynamic for part in parts):
+                axis, own = axes[alike[0]], weight[summed[0]]
+                order = self._order(weight, summed[0], {*parts} - {*self._traced.partition.atoms(own)})
+                found_at = positions(axis, atom), positions(own, atom)
+                return _Place(replace(tap, dim=alike[0]), axis.size, member, coupling, order, *found_at)
         return None
+
+    def _order(self, weight: Axes, dim: int, elsewhere: set[Atom]) -> tuple[int, ...]:
+        """Return the dims of a weight, those behind `dim` that hold further factors of what it multiplies with.
+
+        The groups of a convolution lie on its outputs, the places in a block of packed numbers on an axis of their own.
+        """
+        rest = [at for at in range(len(weight)) if at != dim]
+        return (dim, *sorted(rest, key=lambda at: not elsewhere & {*self._traced.partition.atoms(weight[at])}))
 
     def _operands(self, coupling: Coupling, slot: int) -> Iterator[tuple[_Tap, Axes]]:
         """Yield the values that a weight may multiply, with their axes."""
@@ -188,8 +199,9 @@ def _collect(
     for number, chosen in enumerate(passes):
         progress(f"looking at activations, pass {number + 1} of {len(passes)}")
         first = min(made.get(tap.value, -1) for tap in chosen)
-        if first > 0:
-            replay.advance(next(name for name in model.nodes[model.top[first - 1]].outputs if name))
+        if number and first > 0:
+            with contextlib.suppress(ModelError):  # a sequence is alive there: it cannot be kept
+                replay.advance(next(name for name in model.nodes[model.top[first - 1]].outputs if name))
         names = {name for tap in chosen for name in _read(traced, tap, values)}
         for found in replay.run(names):
             for tap in chosen:
@@ -234,7 +246,7 @@ def _array(traced: Trace, tap: _Tap, found: Mapping[str, Array], values: Constan
 
 
 def _seen(
-    traced: Trace, place: _Place, moments: _Moments, values: ConstantValues, energies: dict[tuple[int, int], float]
+    traced: Trace, place: _Place, moments: _Moments, values: ConstantValues, totals: dict[tuple[int, ...], float]
 ) -> Seen:
     sums = moments.total, moments.square, moments.absolute, moments.positive
     mean, square, absolute, positive = (total / max(1, moments.count) for total in sums)
@@ -242,19 +254,13 @@ def _seen(
     whole = multiplied(place.coupling, sink[1], values)
     if whole is None:  # what the reference cannot evaluate counts as it is stored
         weight = place.member.matrix(traced.model.array(place.member.constant))
-        energy = _energy(weight, square[at].sum(1))
     else:
-        weight = by_unit(whole, place.dim, place.in_weight)
-        if sink not in energies:
-            every = np.arange(whole.shape[place.dim])[:, None]
-            energies[sink] = _energy(by_unit(whole, place.dim, every), square)
-        energy = energies[sink]
-    return Seen(weight, mean[at], square[at], absolute[at], positive[at], moments.count, energy)
-
-
-def _energy(weight: Array, square: npt.NDArray[np.float64]) -> float:
-    """Return the sum over all inputs of mean square times squared weights; groups of a convolution lie outside."""
-    outer = len(square) // len(weight)
-    if outer * len(weight) != len(square):
-        return float(square.mean() * magnitudes(weight, 2, 1).sum())
-    return float((magnitudes(weight, 2, outer).T.reshape(-1) * square).sum())
+        weight = by_unit(whole.transpose(place.order), 0, place.in_weight)
+    found = Seen(weight, mean[at], square[at], absolute[at], positive[at], moments.count, 0.0)
+    if whole is None or whole.shape[place.order[0]] != len(square):  # its units stand for those of other groups
+        return replace(found, energy=float(found.through(2, found.square).sum()) * len(square) / at.size)
+    key = (*sink, place.order[0])
+    if key not in totals:
+        every = by_unit(whole, place.order[0], np.arange(len(square))[:, None])
+        totals[key] = float(magnitudes(every, 2, 1)[:, 0] @ square)
+    return replace(found, energy=totals[key])
