@@ -95,7 +95,10 @@ def cli() -> None:
     metavar="macs=X | params=X",
     help="Fraction of the original to reach, instead of a ratio; repeatable.",
 )
-@click.option("--criterion", help="obs, l1, l2, bn, fpgm, random; see README.md [default: obs with --data, else l2].")
+@click.option(
+    "--criterion",
+    help="l1, l2, bn, fpgm or random; from --data: obs, wanda, flap, activation or apoz [default: obs with --data, else l2].",
+)
 @click.option(
     "--scope",
     metavar="loss|global|group",

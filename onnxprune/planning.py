@@ -17,6 +17,7 @@ from onnxprune.effective import ConstantValues
 from onnxprune.errors import OptionError
 from onnxprune.groups import Group, kin, matrices
 from onnxprune.options import Options
+from onnxprune.statistics import activations
 from onnxprune.trace import Trace
 
 ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
@@ -58,7 +59,11 @@ def plan(
     """
     options = options.resolved(calibration is not None)
     tied = _tied(found, chosen, traced)
-    demands = _demands(traced, found, tied, chosen=chosen, options=options)
+    seen: Mapping[str, Sequence[importance.Seen]] = {}
+    if calibration is not None and importance.CRITERIA[str(options.criterion)].data and options.criterion != "obs":
+        wanted = [group for names in tied.values() for group in names.values()]
+        seen = activations(traced, wanted, calibration.batches, progress=progress)
+    demands = _demands(traced, found, tied, chosen=chosen, options=options, seen=seen)
     if chosen and not demands:
         raise OptionError(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
@@ -89,6 +94,7 @@ def _demands(
     *,
     chosen: Mapping[str, float],
     options: Options,
+    seen: Mapping[str, Sequence[importance.Seen]],
 ) -> dict[str, allocate.Demand]:
     """Return what is asked of each set of groups that lose the same units, with scores by the criterion."""
     rng = np.random.default_rng(options.seed)
@@ -96,7 +102,7 @@ def _demands(
     criterion = "l2" if options.criterion == "obs" else str(options.criterion)  # obs ranks units while curves are made
     demands: dict[str, allocate.Demand] = {}
     for first, names in tied.items():
-        scores = [importance.score(criterion, matrices(names[n], traced, values), rng) for n in names]
+        scores = [importance.score(criterion, matrices(names[n], traced, values), rng, seen.get(n, ())) for n in names]
         known = [score for score in scores if score is not None]
         if known:
             share = sum(shares[name] for name in names)
