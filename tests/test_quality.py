@@ -60,6 +60,7 @@ LAYERS = (
     "folder",
     "data",
     "runtime",
+    "generated",
     "verify",
     "measure",
     "report",
