@@ -88,10 +88,10 @@ def _data(columns: Mapping[str, Array], ports: Sequence[Port], count: int) -> Da
 
 def _made(ports: Sequence[Port], count: int, rng: np.random.Generator) -> dict[str, Array]:
     """Return `count` samples of every input; pictures of floats in [0, 1]."""
-    dims = _dims(ports)
-    at_once = batch_size(ports, 1)
+    dims, times = _dims(ports), count // batch_size(ports, 1)
     usual = random_feeds(ports, dims, 0)  # shapes, and the values of what has no better ones
-    return {port.name: _column(port, usual[port.name], count // at_once, rng) for port in ports}
+    words = max((port.below or 0 for port in ports), default=0)
+    return {port.name: _column(port, usual[port.name], times, words, rng) for port in ports}
 
 
 def _dims(ports: Sequence[Port]) -> dict[str, int]:
@@ -104,13 +104,14 @@ def _dynamic(port: Port) -> Iterator[str]:
     yield from (dim for dim in (port.shape or ())[1:] if isinstance(dim, str))
 
 
-def _column(port: Port, usual: Array, times: int, rng: np.random.Generator) -> Array:
+def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Generator) -> Array:
     """Return samples of one input, as `usual` but more; what is no matter of chance is repeated."""
     if not usual.ndim:
         return usual
     shape = (times * len(usual), *usual.shape[1:])
     if port.below is not None:
-        return tokens(rng, shape, port.below).astype(usual.dtype)
+        ids = tokens(rng, shape, words) if port.below == words else _places(shape, port.below)
+        return ids.astype(usual.dtype)
     if _is_picture(port):
         high = 255.5 if "int" in usual.dtype.name else 1.0
         return np.moveaxis(pictures(rng, *_sizes(port, shape)) * high, 1, _channels(port)).astype(usual.dtype)
@@ -146,6 +147,12 @@ def tokens(rng: np.random.Generator, shape: tuple[int, ...], below: int) -> Arra
     """Return tokens by Zipf's law; which of them are frequent is drawn."""
     weights = 1 / (np.arange(max(1, below)) + 2.7)
     return rng.permutation(len(weights))[rng.choice(len(weights), shape, p=weights / weights.sum())]
+
+
+def _places(shape: tuple[int, ...], below: int) -> Array:
+    """Return what else is looked up beside tokens: positions where there are so many, else segments, all the first."""
+    length = shape[-1] if len(shape) > 1 else 1
+    return np.broadcast_to(np.arange(length) if 1 < length <= below else 0, shape)
 
 
 def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -360,8 +367,7 @@ def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
     computed = {name for index in model.top for name in model.nodes[index].outputs}
     for index in model.top:
         node = model.nodes[index]
-        stored = {*node.inputs[3:5]} <= model.constants.keys() and node.inputs[0] in computed
-        if node.op == "BatchNormalization" and stored:
+        if node.op == "BatchNormalization" and node.inputs[0] in computed and model.constants.keys() >= {*node.inputs[3:5]}:
             mean, variance = (model.array(name).astype(np.float64) for name in node.inputs[3:5])
             yield node.inputs[0], (mean, np.maximum(variance, 1e-12))
 
