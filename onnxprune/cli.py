@@ -88,10 +88,26 @@ def cli() -> None:
     metavar="R | GLOB=R",
     help="Share of the units to remove, in [0, 1); default 0.3. GLOB=R for those it means, see above; repeatable.",
 )
-@click.option("--criterion", default="l2", show_default=True, help="l1, l2, bn, fpgm or random.")
 @click.option(
-    "--scope", metavar="global|group", help="Rank units over all groups or in each [default: group; bn: global]."
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="macs=X | params=X",
+    help="Fraction of the original to reach, instead of a ratio; repeatable.",
 )
+@click.option("--criterion", help="obs, l1, l2, bn, fpgm, random; see README.md [default: obs with --data, else l2].")
+@click.option(
+    "--scope",
+    metavar="loss|global|group",
+    help="Share out by loss curves, rank units over all groups, or in each [default: loss with --data; else group].",
+)
+@click.option(
+    "--reconstruct/--no-reconstruct",
+    default=None,
+    help="Refit each layer to what it computed before [default: with --data].",
+)
+@click.option("--sweeps", type=int, default=1, show_default=True, metavar="N", help="Refit all layers so many times.")
+@click.option("--no-batch-norm", is_flag=True, help="Keep the running statistics of BatchNormalization.")
 @click.option(
     "--round-to",
     type=int,
@@ -108,6 +124,7 @@ def cli() -> None:
 @click.option(
     "--samples", type=int, default=256, show_default=True, metavar="N", help="Calibrate on so many at most; 0: all."
 )
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )
@@ -125,6 +142,8 @@ def prune(
     ratios: tuple[str, ...],
     data: str | None,
     inputs: tuple[str, ...],
+    targets: tuple[str, ...],
+    no_batch_norm: bool,
     no_latency: bool,
     report_path: Path | None,
     force: bool,
@@ -140,10 +159,12 @@ def prune(
     written: list[Path] = []
     with _failing(lambda: f"{written[0]} was written" if written else "nothing was written"):
         with signals_held():  # an extension module that is interrupted while it is imported fails with other errors
-            from onnxprune.pipeline import make_options, prune_file  # noqa: PLC0415
+            from onnxprune.options import make_options  # noqa: PLC0415
+            from onnxprune.pipeline import prune_file  # noqa: PLC0415
             from onnxprune.report import prune_tables  # noqa: PLC0415
 
-        chosen = make_options(**_ratios(ratios), inputs=_shapes(inputs), latency=not no_latency, **options)
+        options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": _shapes(inputs)}
+        chosen = make_options(**_ratios(ratios), targets=_targets(targets), **options)
         result = prune_file(
             source,
             output,
@@ -162,6 +183,7 @@ def prune(
 @click.argument("after", type=_PATH)
 @click.option("--data", metavar="SOURCE", help="Samples to compare on: FILE.npz, a folder, or module:function.")
 @_PREPROCESS
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
 )
@@ -255,6 +277,19 @@ def _ratios(given: Sequence[str]) -> dict[str, Any]:
         else:
             options["ratio"] = ratio
     return {**options, "ratios": by_glob}
+
+
+def _targets(given: Sequence[str]) -> dict[str, float]:
+    """Split ``--target`` values into what is bounded and the fraction."""
+    found: dict[str, float] = {}
+    for text in given:
+        for each in text.split(","):
+            name, _, number = each.partition("=")
+            try:
+                found[name.strip()] = float(number)
+            except ValueError:
+                raise OptionError(f"--target takes macs=FRACTION or params=FRACTION, got {each!r}") from None
+    return found
 
 
 def _shapes(given: Sequence[str]) -> dict[str, list[int]]:

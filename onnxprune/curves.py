@@ -2,140 +2,244 @@
 
 The original is replayed group by group, in the order in which they are consumed. At each, the moments of what the
 consumers see give the order in which the units go (`elimination`) and the refitted weights at a few levels; each
-level is then run to the output on batches that were not fitted to.
+level is then run to the output on batches that nothing was fitted to. Losses of several groups nearly add up while
+they are small, which is what allocation builds on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxprune.elimination import Consumer, Elimination, eliminate
+from onnxprune.calibrate import JUDGED, Calibration
+from onnxprune.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.groups import Group, Member
+from onnxprune.importance import Scores
 from onnxprune.linear import Layer, layers
 from onnxprune.model import Array
 from onnxprune.reconstruct import Moments
-from onnxprune.replay import Feeds, Replay
+from onnxprune.replay import Replay
 from onnxprune.trace import Trace
 
-LEAST_ROWS, ROWS_PER_INPUT = 20_000, 8
-WIDEST = 1600  # inputs of a convolution whose whole patches are correlated; of a wider one its channels are
-HELD_EVERY = 4
+LEAST_ROWS, ROWS_PER_INPUT = 20_000, 8  # that moments are made of
+WIDEST = 1600  # inputs of a layer whose Gram matrix is inverted; of a wider convolution its channels are
+MEASURED = 6  # levels of a curve at most
+TIE = 0.05  # of the typical loss per error, added per error: measured losses near zero are noise
 
-Loss = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
+
+@dataclass(frozen=True)
+class Cut:
+    """Groups that lose the same units, and what may go."""
+
+    name: str
+    groups: tuple[Group, ...]
+    removed: tuple[int, ...]  # counts that are allowed, ascending, without 0
+    scores: Scores  # of the units
+    by_score: bool  # whether the lowest scores go first, and not the least error
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a group costs when it loses units."""
+    """What groups cost when they lose units."""
 
-    group: str
     order: tuple[int, ...]  # units, the first to go first; all of those that may go
     removed: tuple[int, ...]  # units, ascending, from 0
-    losses: tuple[float, ...]  # of the output at these counts
+    losses: tuple[float, ...] | None  # of the output at these counts; None where nothing was measured
     errors: tuple[float, ...]  # of the consumers at these counts, relative to their variance
 
+    def at(self, counts: Sequence[int], slope: float) -> tuple[float, ...]:
+        """Return losses at any counts, not falling; `slope` is the usual loss per error, for what was not measured."""
+        if self.losses is None:
+            raw = slope * np.array(self.errors)
+        else:
+            raw = np.maximum(self.losses, 0) + TIE * slope * np.array(self.errors)
+        return tuple(np.interp(counts, self.removed, np.maximum.accumulate(raw)).tolist())
 
-def curves(
+
+def usual_slope(curves: Mapping[str, Curve]) -> float:
+    """Return the median loss per error over all measured levels."""
+    pairs = [
+        (loss, error)
+        for curve in curves.values()
+        for loss, error in zip(curve.losses or (), curve.errors, strict=False)
+        if error > 1e-6 and loss > 0
+    ]
+    return float(np.median([loss / error for loss, error in pairs])) if pairs else 1.0
+
+
+def measured_counts(allowed: Sequence[int]) -> list[int]:
+    """Return at most `MEASURED` of the counts, evenly spread, the last among them.
+
+    >>> measured_counts(range(10, 110, 10))
+    [10, 30, 50, 60, 80, 100]
+    """
+    places = np.linspace(0, len(allowed) - 1, min(MEASURED, len(allowed)))
+    return [allowed[int(place)] for place in np.unique(np.round(places).astype(int))]
+
+
+def measure_curves(
     traced: Trace,
-    wanted: Sequence[tuple[Group, Sequence[int]]],
-    batches: Sequence[Feeds],
-    loss: Loss,
+    cuts: Sequence[Cut],
+    calibration: Calibration,
     *,
-    judged: int = 4,
+    to_output: bool = True,
+    refitted: bool = True,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Curve]:
-    """Return the curve of each group, by name.
+    """Return the curve of each cut, by name.
 
     Args:
         traced: the model with its axes.
-        wanted: groups, and how many of their units may be removed, ascending.
-        batches: calibration feeds; every `HELD_EVERY`-th is held out.
-        loss: of the original's outputs and others.
-        judged: batches on which losses are measured, of those held out.
+        cuts: what may be removed.
+        calibration: batches and the loss of an output.
+        to_output: whether losses of the output are measured; the errors of consumers alone otherwise.
+        refitted: whether the consumers make up for what is gone.
         seed: of the rows that are looked at.
         progress: is told what is done.
     """
-    sampler = _Curves(traced, batches, loss, judged, seed)
-    order = sorted(wanted, key=lambda item: sampler.first(item[0]))
+    sampler = _Sampler(traced, calibration, to_output, refitted, seed)
     found = {}
-    for number, (group, levels) in enumerate(order):
-        progress(f"loss curve {number + 1} of {len(order)}: {group.name}")
-        found[group.name] = sampler.curve(group, levels)
-    return found
+    for number, cut in enumerate(sorted(cuts, key=sampler.first)):
+        progress(f"loss curve {number + 1} of {len(cuts)}: {cut.name}")
+        found[cut.name] = sampler.curve(cut)
+    return {cut.name: found[cut.name] for cut in cuts}
 
 
-class _Curves:
-    def __init__(self, traced: Trace, batches: Sequence[Feeds], loss: Loss, judged: int, seed: int) -> None:
-        self._traced, self._loss, self._seed = traced, loss, seed
-        self._replay = Replay(traced.model, batches)
+Pair = tuple[Member, Layer]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one consumer sees."""
+
+    train: Moments
+    held: Moments
+    consumer: Consumer
+
+
+class _Sampler:
+    def __init__(self, traced: Trace, calibration: Calibration, to_output: bool, refitted: bool, seed: int) -> None:
+        self._traced, self._calibration, self._seed = traced, calibration, seed
+        self._to_output, self._refitted = to_output, refitted
+        self._replay = Replay(traced.model, calibration.batches)
         self._layers = {layer.node.index: layer for layer in layers(traced.model)}
-        self._held = [n for n in range(len(batches)) if n % HELD_EVERY == HELD_EVERY - 1] or [len(batches) - 1]
-        self._judged = self._held[:judged]
-        self._outputs = [port.name for port in traced.model.outputs]
-        self._expected = list(self._replay.run(self._outputs, self._judged))
+        self._held = set(calibration.held)
+        self._judged = sorted(self._held)[:JUDGED] or [0]
+        self._outputs = [port.name for port in traced.model.outputs if port.dtype is not None]
+        self._expected = list(self._replay.run(self._outputs, self._judged)) if to_output else []
+        self._feeds = [calibration.batches[number] for number in self._judged] if to_output else []
         self._place = {index: place for place, index in enumerate(traced.model.top)}
 
-    def first(self, group: Group) -> int:
-        return min((self._place.get(member.sink[0], 1 << 30) for member in self._consumed(group)), default=1 << 30)
+    def first(self, cut: Cut) -> int:
+        """Return the place of the first node that consumes the units; those that none does come last."""
+        places = [self._place.get(member.sink[0], len(self._place)) for member in self._consumed(cut)]
+        return min(places, default=len(self._place))
 
-    def _consumed(self, group: Group) -> list[Member]:
-        return [member for member in group.members if member.role == "in"]
+    def _consumed(self, cut: Cut) -> list[Member]:
+        return [member for group in cut.groups for member in group.members if member.role == "in"]
 
-    def curve(self, group: Group, levels: Sequence[int]) -> Curve:
-        consumed = self._consumed(group)
-        pairs = []
-        for member in consumed:
-            layer = self._layers.get(member.sink[0])
-            if layer is not None and layer.groups == 1 and layer.weight == member.constant:
-                pairs.append((member, layer))
-        first = min((layer.node for _, layer in pairs), key=lambda node: self._place[node.index])
-        maker = [name for name in first.inputs if name in self._replay._order]  # noqa: SLF001
-        if maker:
-            self._replay.advance(maker[0])
-        moments = self._moments([layer for _, layer in pairs])
-        consumers = [self._consumer(m, l, *mm) for (m, l), mm in zip(pairs, moments, strict=True)]
-        found = eliminate(consumers, levels)
-        losses = [self._measured(pairs, consumers, moments, weights) for weights in found.weights]
-        return Curve(group.name, tuple(found.order.tolist()), (0, *levels), (0.0, *losses), (0.0, *found.errors))
+    def curve(self, cut: Cut) -> Curve:
+        """Return the curve of one cut."""
+        counts = measured_counts(cut.removed)
+        pairs = [pair for member in self._consumed(cut) for pair in self._layer(member)]
+        self._advance(cut)
+        seen = self._seen(pairs)
+        found = self._elimination(cut, counts, [each.consumer for each in seen])
+        losses = None
+        if self._to_output and any(self._float(member) for member in self._consumed(cut)):
+            gone = [found.order[:count] for count in counts]
+            losses = (0.0, *(self._loss(cut, pairs, seen, *step) for step in zip(found.weights, gone, strict=True)))
+        return Curve(tuple(found.order.tolist()), (0, *counts), losses, (0.0, *found.errors))
 
-    def _moments(self, found: Sequence[Layer]) -> list[tuple[Moments, Moments, bool]]:
-        result = []
-        for layer in found:
-            g, o, i = layer.matrix(self._traced.model.array(layer.weight)).shape
-            result.append((Moments(g, i, o), Moments(g, i, o)))
+    def _layer(self, member: Member) -> list[Pair]:
+        """Return the linear layer that consumes the units, if its inputs can be told from one another."""
+        layer = self._layers.get(member.sink[0])
+        fits = layer is not None and layer.groups == 1 and layer.weight == member.constant
+        return [(member, layer)] if fits and layer is not None and self._taps(layer, member) is not None else []
+
+    def _taps(self, layer: Layer, member: Member) -> int | None:
+        """Return how many inputs of a row one channel has; None where there are too many to invert."""
+        taps = 1 if layer.window is None else int(np.prod(layer.window.kernel))
+        ins = self._traced.model.constants[member.constant].shape[member.dim] * taps
+        return taps if ins <= WIDEST or layer.window is None else None
+
+    def _float(self, member: Member) -> bool:
+        return self._traced.model.constants[member.constant].dtype.kind == "f"
+
+    def _advance(self, cut: Cut) -> None:
+        place = self.first(cut)
+        if place < len(self._place):
+            self._replay.stand_before(place)
+
+    def _elimination(self, cut: Cut, counts: Sequence[int], consumers: Sequence[Consumer]) -> Elimination:
+        if cut.by_score or not consumers:
+            order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
+            return follow(order, counts, consumers, scores=cut.scores, refitted=self._refitted)
+        return eliminate(consumers, counts)
+
+    def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
+        moments = []
+        for _, layer in pairs:
+            groups, outs, ins = layer.matrix(self._traced.model.array(layer.weight)).shape
+            moments.append((Moments(groups, ins, outs), Moments(groups, ins, outs)))
         rng = np.random.default_rng(self._seed)
-        names = {name for layer in found for name in (layer.input, layer.output)}
-        for number, values in enumerate(self._replay.run(names)):
-            for layer, pair in zip(found, result, strict=True):
+        names = {name for _, layer in pairs for name in (layer.input, layer.output)}
+        for number, values in enumerate(self._replay.run(names)) if names else ():
+            for (_, layer), pair in zip(pairs, moments, strict=True):
                 limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].x.shape[1]) // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
-                pair[number in self._held].add(layer.rows(values[layer.input], at), layer.targets(values[layer.output], at))
-        return result
+                pair[number in self._held].add(
+                    layer.rows(values[layer.input], at), layer.targets(values[layer.output], at)
+                )
+        return [self._consumer(*pair, *each) for pair, each in zip(pairs, moments, strict=True)]
 
-    def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments) -> Consumer:
+    def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments) -> _Seen:
         weight = layer.matrix(self._traced.model.array(layer.weight))[0]
-        grams = []
-        for moments in (train, held):
-            mean = train.x / max(1, train.rows) if layer.bias is not None else np.zeros_like(train.x)
-            grams.append(moments.centred(mean, np.zeros_like(moments.y))[0][0])
-        taps = 1 if layer.window is None else int(np.prod(layer.window.kernel))
-        inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
+        has_mean = layer.bias is not None and self._refitted
+        mean = train.x / max(1, train.rows) if has_mean else np.zeros_like(train.x)
+        none = np.zeros_like(train.y)
+        gram = train.centred(mean, none)[0][0]
+        judged = held.centred(mean, none)[0][0] if held.rows else gram
         total = train + held
-        variance = float((total.yy / total.rows - (total.y / total.rows) ** 2).sum())
-        return Consumer(weight, grams[0], grams[1], variance, inputs)
+        taps = self._taps(layer, member) or 1
+        inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
+        return _Seen(train, held, Consumer(weight, gram, judged, total.variance(), inputs))
 
-    def _measured(self, pairs, consumers, moments, weights) -> float:
-        contents = {}
-        for (_, layer), consumer, (train, held), weight in zip(pairs, consumers, moments, weights, strict=True):
-            old = self._traced.model.array(layer.weight)
-            contents[layer.weight] = layer.stored(weight[None], old)
-            if layer.bias is not None:
+    def _loss(
+        self,
+        cut: Cut,
+        pairs: Sequence[Pair],
+        seen: Sequence[_Seen],
+        weights: Sequence[npt.NDArray[np.float64]],
+        gone: npt.NDArray[np.intp],
+    ) -> float:
+        """Return the loss of the output on held-out batches when units are gone."""
+        contents = self._without(cut, gone)
+        for (_, layer), each, weight in zip(pairs, seen, weights, strict=True):
+            contents[layer.weight] = layer.stored(weight[None], self._traced.model.array(layer.weight))
+            if layer.bias is not None and self._refitted:
                 like = self._traced.model.array(layer.bias)
-                added = layer.added(like) + (consumer.weight - weight) @ (train.x[0] / train.rows)
-                contents[layer.bias] = layer.stored_bias(added, like)
+                mean = each.train.x[0] / max(1, each.train.rows)
+                contents[layer.bias] = layer.stored_bias(
+                    layer.added(like) + (each.consumer.weight - weight) @ mean, like
+                )
+        metric, losses = self._calibration.metric, []
         found = self._replay.run(self._outputs, self._judged, contents)
-        return float(np.mean([self._loss(a, b) for a, b in zip(self._expected, found, strict=True)]))
+        for before, after, feeds in zip(self._expected, found, self._feeds, strict=True):
+            losses.append(metric.loss(before, after, feeds))
+        return float(np.mean(losses))
+
+    def _without(self, cut: Cut, gone: npt.NDArray[np.intp]) -> dict[str, Array]:
+        """Return the consuming weights with zeros for the units that are gone."""
+        contents: dict[str, Array] = {}
+        for member in self._consumed(cut):
+            if self._float(member):
+                array = contents.get(member.constant)
+                array = self._traced.model.array(member.constant).copy() if array is None else array
+                np.moveaxis(array, member.dim, 0)[member.places[gone].ravel()] = 0
+                contents[member.constant] = array
+        return contents

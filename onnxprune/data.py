@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune import check
-from onnxprune.archive import read_archive
+from onnxprune.archive import in_parts, read_archive
 from onnxprune.columns import Column, Samples, Shape, shape_of, stacked
 from onnxprune.errors import DataError, OptionError
 from onnxprune.feeds import (
@@ -115,6 +115,9 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
         path = Path(source)
         if path.is_dir():
             return _data(path, *read_folder(path, inputs, chosen), inputs)
+        parts = in_parts(path, inputs)
+        if parts is not None:
+            return _data(path, *read_feeds(path, parts, inputs, None), inputs)
         return _whole(path, read_archive(path), inputs)
     given = source() if callable(source) and not is_array(source) else source
     if not (is_array(given) or hasattr(given, "__iter__") or hasattr(given, "__getitem__")):

@@ -71,6 +71,41 @@ def eliminate(consumers: Sequence[Consumer], levels: Sequence[int], damping: flo
     return Elimination(np.array(order, np.intp), tuple(weights), tuple(errors))
 
 
+def follow(
+    order: Units,
+    levels: Sequence[int],
+    consumers: Sequence[Consumer],
+    *,
+    scores: Matrix,
+    refitted: bool = True,
+    damping: float = DAMPING,
+) -> Elimination:
+    """Return the same for an order that is given.
+
+    Args:
+        order: units, the first to go first, at least as many as the last level.
+        levels: numbers of removed units, ascending.
+        consumers: perhaps none; then the errors are the scores that are gone, over the sum of all.
+        scores: of all units.
+        refitted: whether the other units make up for those that are gone.
+        damping: as for `eliminate`.
+    """
+    states = [_State(consumer, damping) for consumer in consumers]
+    weights, errors, done = [], [], 0
+    total = max(float(np.square(scores).sum()), 1e-30)
+    for level in levels:
+        for state in states:
+            if refitted:
+                state.remove(order[done:level])
+            else:
+                state.drop(order[done:level])
+        done = level
+        weights.append(tuple(state.weight.copy() for state in states))
+        gone = float(np.square(scores[order[:level]]).sum()) / total
+        errors.append(sum(state.held_error() for state in states) if states else gone)
+    return Elimination(np.asarray(order[: levels[-1]], np.intp), tuple(weights), tuple(errors))
+
+
 class _State:
     """A consumer while units go."""
 
@@ -103,6 +138,10 @@ class _State:
         self._inverse[gone] = 0  # what is left of round-off
         self._inverse[:, gone] = 0
         self._inverse[gone, gone] = 1  # keeps the blocks of removed units regular
+
+    def drop(self, units: Units) -> None:
+        """Take units out and leave the others as they are."""
+        self.weight[:, self._consumer.inputs[units].ravel()] = 0
 
     def held_error(self) -> float:
         """Return the squared error on held-out rows over the variance of the outputs."""

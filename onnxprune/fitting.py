@@ -50,7 +50,7 @@ def fitted(where: object, array: Array, port: Port) -> Array:
     if port.dtype is None:
         raise DataError(f"{where}: input {port.name!r} is no tensor; an .npz file cannot hold data for it")
     shape = port.shape
-    if shape is not None and not _fits(array.shape, shape):
+    if shape is not None and not fits(array.shape, shape):
         expected = f"expected {described(port)} with the samples along the first axis"
         raise DataError(f"{where}: array {port.name!r} has shape {list(array.shape)}, {expected}")
     if array.ndim and not len(array):
@@ -66,11 +66,11 @@ def with_samples(array: Array, port: Port) -> Array:
     (1, 3, 8)
     """
     stated = port.shape
-    alone = stated is not None and array.ndim == len(stated) - 1 and _fits((1, *array.shape), stated)
+    alone = stated is not None and array.ndim == len(stated) - 1 and fits((1, *array.shape), stated)
     return array[None] if alone else array
 
 
-def _fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
+def fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
     """Whether an array fits an input, the first axis aside: it counts samples."""
     pairs = list(zip(shape, dims, strict=False))[1:]
     return len(shape) == len(dims) and all(not isinstance(dim, int) or n == dim for n, dim in pairs)

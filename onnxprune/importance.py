@@ -26,6 +26,7 @@ class Criterion:
     summary: str
     scope: Literal["global", "group"] = "group"  # how units are ranked unless asked otherwise
     comparable: bool = False  # whether raw scores compare across groups
+    data: bool = False  # whether it needs samples
 
 
 def l1(weights: Iterable[Weight], rng: np.random.Generator) -> Scores | None:
@@ -67,6 +68,7 @@ CRITERIA: dict[str, Criterion] = {
     "l2": Criterion(l2, "L2 norm of the weights that make and consume a unit"),
     "bn": Criterion(bn, "BatchNorm scale, one threshold for the network", "global", comparable=True),
     "fpgm": Criterion(fpgm, "distance to the other units (geometric median)"),
+    "obs": Criterion(l2, "error of removing a unit when the others make up for it", comparable=True, data=True),
     "random": Criterion(random, "random units, the baseline", comparable=True),
 }
 

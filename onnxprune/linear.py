@@ -58,6 +58,11 @@ class Layer:
         """The name of the value that is multiplied."""
         return self.node.inputs[0]
 
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The names of what is fitted."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
     def matrix(self, weight: Array) -> Array:
         """Return a stored weight as what the layer multiplies with: ``[groups, outs, ins]``, float64."""
         wide = weight.astype(np.float64)
@@ -87,9 +92,7 @@ class Layer:
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
         """Return at most `limit` of the positions of an output of `shape`, ascending: flat indices of its rows."""
         count = math.prod(shape[:1] + shape[2:]) if self.window else math.prod(shape[:-1])
-        if count <= limit:
-            return np.arange(count)
-        return np.sort(rng.choice(count, limit, replace=False))
+        return _places(count, limit, rng)
 
     def rows(self, values: Array, at: Positions) -> Array:
         """Return what the layer multiplies with at some positions of the output: ``[groups, rows, ins]``."""
@@ -104,6 +107,69 @@ class Layer:
         last = np.moveaxis(values, 1, -1) if self.window else values
         flat = last.reshape(-1, last.shape[-1])[at].astype(np.float32)
         return flat.reshape(len(at), self.groups, -1).transpose(1, 0, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A BatchNormalization: one number times each channel, plus one."""
+
+    node: Node
+    constants: tuple[str, str]  # of running mean and variance
+    scale: Array  # ``[channels]``, before it is divided by the deviation
+    shift: Array
+    gain: Array  # what each channel is multiplied with
+    offset: Array  # and what is added
+
+    @property
+    def input(self) -> str:
+        """The name of the value that is normalised."""
+        return self.node.inputs[0]
+
+    @property
+    def output(self) -> str:
+        """The name of the normalised value."""
+        return self.node.outputs[0]
+
+    def statistics(self, gain: Array, offset: Array) -> tuple[Array, Array]:
+        """Return the mean and variance with which a channel is multiplied with `gain`, and `offset` is added."""
+        safe = np.where(gain == 0, 1, gain)
+        mean = np.where(gain == 0, 0, (self.shift - offset) / safe)
+        variance = np.where(gain == 0, 1, (self.scale / safe) ** 2 - self.node.attrs.get("epsilon", 1e-5))
+        return mean, np.maximum(variance, 0)
+
+    def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
+        """Return at most `limit` of the positions of an output of `shape`, ascending."""
+        return _places(math.prod(shape[:1] + shape[2:]), limit, rng)
+
+    def rows(self, values: Array, at: Positions) -> Array:
+        """Return the input at some positions: ``[channels, rows, 1]``."""
+        last = np.moveaxis(values, 1, -1)
+        return last.reshape(-1, last.shape[-1])[at].T[:, :, None].astype(np.float32)
+
+    targets = rows
+
+
+def _places(count: int, limit: int, rng: np.random.Generator) -> Positions:
+    return np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False))
+
+
+def norms(model: Model) -> Iterator[Norm]:
+    """Yield the BatchNormalizations of the main graph whose running statistics are constants of their own, in order."""
+    reads: dict[str, int] = {}
+    for node in model.nodes:
+        for name in (*node.inputs, *node.captured):
+            reads[name] = reads.get(name, 0) + 1
+    for index in model.top:
+        node = model.nodes[index]
+        if node.op != "BatchNormalization" or node.attrs.get("training_mode", 0):
+            continue
+        names = node.inputs[1:5]
+        if all(name in model.constants and name not in model.overridable for name in names) and all(
+            reads[name] == 1 for name in names[2:]
+        ):
+            scale, shift, mean, variance = (model.array(name).astype(np.float64) for name in names)
+            gain = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+            yield Norm(node, (names[2], names[3]), scale, shift, gain, shift - gain * mean)
 
 
 def _patches(values: Array, window: Window, at: Positions) -> Array:

@@ -10,6 +10,7 @@ normal equations did not see; where no λ is better there than the plain cut wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,11 @@ class Moments:
             setattr(total, name, getattr(self, name) + getattr(other, name))
         return total
 
+    def variance(self) -> float:
+        """Return the variance of the targets, summed over the outputs."""
+        n = max(1, self.rows)
+        return float((self.yy / n - (self.y / n) ** 2).sum())
+
     def centred(self, mean_x: Matrix, mean_y: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Return xx, yx and yy of the rows less the given means, per row."""
         n = max(1, self.rows)
@@ -77,14 +83,15 @@ def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
     """Return the mean squared error of a layer on some rows, over the variance of what they shall give."""
     zero_x, zero_y = np.zeros_like(moments.x), np.zeros_like(moments.y)
     xx, yx, yy = moments.centred(zero_x, zero_y if bias is None else bias)
-    variance = moments.yy / max(1, moments.rows) - (moments.y / max(1, moments.rows)) ** 2
-    squared = yy - 2 * np.einsum("goi,goi->go", weight, yx) + np.einsum("goi,gij,goj->go", weight, xx, weight, optimize=True)
-    if bias is not None:  # yx above holds (y - b) x, so that no more terms are left
-        pass
-    return float(max(0.0, squared.sum()) / max(variance.sum(), 1e-30))
+    squared = (
+        yy - 2 * np.einsum("goi,goi->go", weight, yx) + np.einsum("goi,gij,goj->go", weight, xx, weight, optimize=True)
+    )
+    return float(max(0.0, squared.sum()) / max(moments.variance(), 1e-30))
 
 
-def fit(train: Moments, held: Moments, weight: Matrix, bias: Matrix | None, strengths: tuple[float, ...] = STRENGTHS) -> Fit:
+def fit(
+    train: Moments, held: Moments, weight: Matrix, bias: Matrix | None, strengths: Sequence[float] = STRENGTHS
+) -> Fit:
     """Return the layer that gives the targets best, judged by rows that it was not fitted to.
 
     Args:
@@ -96,15 +103,13 @@ def fit(train: Moments, held: Moments, weight: Matrix, bias: Matrix | None, stre
     """
     before = error(held, weight, bias)
     candidates: list[tuple[float, float | None]] = [(before, None)]
-    corrected = _solved(train, weight, bias, np.inf)
-    candidates.append((error(held, *corrected), np.inf))
-    for strength in strengths:
+    for strength in (np.inf, *strengths):
         candidates.append((error(held, *_solved(train, weight, bias, strength)), strength))
-    best, strength = min(candidates, key=lambda pair: pair[0])
-    if strength is None or not best < before:
+    best, chosen = min(candidates, key=lambda pair: pair[0])
+    if chosen is None or not best < before:
         return Fit(weight, bias, None, before, before)
-    fitted, shifted = _solved(train + held, weight, bias, strength)
-    return Fit(fitted, shifted, strength, before, best)
+    fitted, shifted = _solved(train + held, weight, bias, chosen)
+    return Fit(fitted, shifted, chosen, before, best)
 
 
 def _solved(moments: Moments, weight: Matrix, bias: Matrix | None, strength: float) -> tuple[Matrix, Matrix | None]:
@@ -124,3 +129,28 @@ def _solved(moments: Moments, weight: Matrix, bias: Matrix | None, strength: flo
     if bias is None:
         return solved, None
     return solved, mean_y - np.einsum("goi,gi->go", solved, mean_x)
+
+
+def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix) -> Fit:
+    """Return the gain and offset of a normalisation whose running statistics follow those of its input.
+
+    The running mean moves as the mean of the input did, and the variance is scaled as it was, so that what the
+    calibration samples have of their own cancels out. Judged on held-out rows as `fit` is.
+
+    Args:
+        train: one group for each channel: the input now, and what the original gave.
+        held: the same of other rows.
+        gain: ``[channels]``, what each channel is multiplied with now.
+        offset: ``[channels]``, what is added now.
+    """
+    weight, bias = gain.reshape(-1, 1, 1), offset.reshape(-1, 1)
+    n = max(1, train.rows)
+    mean, wanted = train.x / n, train.y / n
+    spread = np.sqrt(np.maximum(train.xx[:, 0] / n - mean**2, 0))
+    wanted_spread = np.sqrt(np.maximum(train.yy / n - wanted**2, 0))
+    moved = np.where(spread > 0, np.sign(weight[:, 0]) * wanted_spread / np.where(spread > 0, spread, 1), weight[:, 0])
+    shifted = wanted - moved * mean
+    before, after = error(held, weight, bias), error(held, moved[:, :, None], shifted)
+    if not after < before:
+        return Fit(weight, bias, None, before, before)
+    return Fit(moved[:, :, None], shifted, 0.0, before, after)

@@ -3,7 +3,7 @@
 In topological order each linear layer is fitted (`reconstruct.fit`) from what the *pruned* model now feeds it to what
 the *original* gave at the same place, so that later layers correct what earlier ones could not. Where its output is
 added to another branch that is final by then, the target is the sum: a block repairs the residual stream that it
-writes to.
+writes to. A BatchNormalization that is not part of a fitted layer gets new statistics.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.axes import Atom, Mask, kept_mask
-from onnxprune.linear import Layer, layers
+from onnxprune.calibrate import held_out
+from onnxprune.linear import Layer, Norm, layers, norms
 from onnxprune.model import Array, Model
-from onnxprune.reconstruct import Fit, Moments, fit
+from onnxprune.reconstruct import Fit, Moments, fit, reestimate
 from onnxprune.replay import Feeds, Replay
+from onnxprune.rewrite import Cut
 from onnxprune.trace import Trace
 
-HELD_EVERY = 4  # of so many batches one is held out
 WIDEST = 5120  # inputs of a layer whose Gram matrix is kept; a wider one keeps the plain cut
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
 LEAST_ROWS = 20_000  # of each fit, where there are so many
-UNTOUCHED = 1e-9  # relative error below which a layer sees what it saw before the cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,11 @@ class Refitted:
     """What became of one layer."""
 
     node: str
-    fit: Fit
+    op: str
+    strength: float | None  # of the ridge towards the plain cut, which stayed where it is None
+    error_before: float | None  # of the plain cut on held-out rows, over the variance of what is to be given
+    error_after: float | None
+    why_not: str | None = None  # why nothing was fitted
 
 
 def refit(
@@ -41,85 +45,155 @@ def refit(
     pruned: Model,
     batches: Sequence[Feeds],
     *,
+    cuts: Mapping[str, Cut],
     seed: int = 0,
     sweeps: int = 1,
+    linear: bool = True,
+    batch_norm: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Array], list[Refitted]]:
-    """Return new contents of constants of the pruned model, by name, and what became of each layer."""
+    """Return new contents of constants of the pruned model, by name, and what became of each layer.
+
+    Args:
+        traced: the original with its axes.
+        masks: bool ``[units]`` of the atoms that lost units.
+        pruned: what `rewrite` made of it.
+        batches: calibration feeds; some are held out, and with a single one nothing can be judged, so nothing is done.
+        cuts: where the constants of `pruned` came from.
+        seed: of the rows that are looked at.
+        sweeps: how often all layers are fitted.
+        linear: whether linear layers are fitted.
+        batch_norm: whether statistics of other BatchNormalizations are estimated anew.
+        progress: is told what is done.
+    """
     contents: dict[str, Array] = {}
     told: list[Refitted] = []
-    for _ in range(sweeps):
-        run = _Refit(traced, masks, pruned, batches, contents, seed)
-        told = run.layers(progress)
+    if len(batches) < 2:
+        return contents, told
+    for sweep in range(sweeps):
+        prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
+        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, shared=_shared(traced.model, cuts))
+        told = run.all(linear, batch_norm, lambda text, prefix=prefix: progress(prefix + text))  # type: ignore[misc]
         contents = run.new.contents
     return contents, told
 
 
+def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
+    """Return the constants of the pruned model that are copies of one that several nodes of the original read."""
+    reads: dict[str, int] = {}
+    for node in model.nodes:
+        for name in (*node.inputs, *node.captured):
+            reads[name] = reads.get(name, 0) + 1
+    shared = {name for name, count in reads.items() if count > 1}
+    return shared | {name for name, cut in cuts.items() if cut.source in shared}
+
+
 class _Refit:
+    """One sweep over the layers."""
+
     def __init__(
         self,
         traced: Trace,
         masks: Mapping[Atom, Mask],
         pruned: Model,
         batches: Sequence[Feeds],
+        *,
         contents: Mapping[str, Array],
         seed: int,
+        shared: set[str],
     ) -> None:
-        self.traced, self.masks, self.pruned, self.seed = traced, masks, pruned, seed
+        self._traced, self._masks, self._pruned, self._seed, self._shared = traced, masks, pruned, seed, shared
+        self._held = set(held_out(len(batches)))
         self.old, self.new = Replay(traced.model, batches), Replay(pruned, batches)
         self.new.contents.update(contents)
-        self.order = list(layers(pruned))
-        self.sums = _Sums(pruned, self.order)
 
-    def layers(self, progress: Callable[[str], None]) -> list[Refitted]:
+    def all(self, linear: bool, batch_norm: bool, progress: Callable[[str], None]) -> list[Refitted]:
+        """Fit what can be fitted, in order; return what became of it."""
+        found = list(layers(self._pruned)) if linear else []
+        covered = {layer.output for layer in found}
+        free = [norm for norm in norms(self._pruned) if norm.output not in covered] if batch_norm else []
+        order: list[Layer | Norm] = sorted([*found, *free], key=lambda part: self._pruned.top.index(part.node.index))
+        sums = _Sums(self._pruned, order)
         told = []
-        for number, layer in enumerate(self.order):
-            if layer.output not in self.traced.values or layer.input in self.pruned.constants:
-                continue
-            progress(f"refitting layer {number + 1} of {len(self.order)}")
-            told.append(Refitted(layer.node.name, self._layer(layer)))
-            for replay in (self.old, self.new):
-                replay.advance(layer.output)
+        for number, part in enumerate(order):
+            progress(f"refitting layer {number + 1} of {len(order)}")
+            told.append(self._part(part, sums))
+            if part.output in self._traced.values:
+                self.old.advance(part.output)
+                self.new.advance(part.output)
         return told
 
-    def _layer(self, layer: Layer) -> Fit:
+    def _part(self, part: Layer | Norm, sums: _Sums) -> Refitted:
+        why = self._why_not(part)
+        if why is not None:
+            return Refitted(part.node.name, part.node.op, None, None, None, why)
+        found = self._layer(part, sums) if isinstance(part, Layer) else self._norm(part)
+        return Refitted(part.node.name, part.node.op, found.strength, found.error_before, found.error_after)
+
+    def _why_not(self, part: Layer | Norm) -> str | None:
+        if part.output not in self._traced.values:
+            return "its output has no counterpart in the original"
+        if any(name in self._shared for name in part.constants):
+            return "other nodes share its weights"
+        if isinstance(part, Layer) and part.input in self._pruned.constants:
+            return "its input is constant"
+        if isinstance(part, Layer) and part.matrix(self._pruned.array(part.weight)).shape[-1] > WIDEST:
+            return f"it has more than {WIDEST:,} inputs"
+        return None
+
+    def _layer(self, layer: Layer, sums: _Sums) -> Fit:
         weight = self._content(layer.weight)
         matrix = layer.matrix(weight)
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
-        if matrix.shape[-1] > WIDEST:
-            return Fit(matrix, bias, None, np.nan, np.nan)
-        found = fit(*self._moments(layer, matrix), matrix, bias)
+        found = fit(*self._moments(layer, matrix.shape, *sums.target(layer)), matrix, bias)
         if found.strength is not None:
-            self.new.contents[layer.weight] = layer.stored(found.weight, weight)
+            self._keep(layer.weight, layer.stored(found.weight, weight))
             if layer.bias is not None and found.bias is not None:
-                like = self._content(layer.bias)
-                self.new.contents[layer.bias] = layer.stored_bias(found.bias, like)
+                self._keep(layer.bias, layer.stored_bias(found.bias, self._content(layer.bias)))
+        return found
+
+    def _norm(self, norm: Norm) -> Fit:
+        shape = (len(norm.gain), 1, 1)
+        found = reestimate(*self._moments(norm, shape, norm.output, ()), norm.gain, norm.offset)
+        if found.strength is not None:
+            mean, variance = norm.statistics(
+                found.weight.ravel(), np.ravel(found.bias if found.bias is not None else 0.0)
+            )
+            for name, values in zip(norm.constants, (mean, variance), strict=True):
+                self._keep(name, values.astype(self._content(name).dtype))
         return found
 
     def _content(self, name: str) -> Array:
         content = self.new.contents.get(name)
-        return self.pruned.array(name) if content is None else content
+        return self._pruned.array(name) if content is None else content
 
-    def _moments(self, layer: Layer, matrix: Array) -> tuple[Moments, Moments]:
-        groups, outs, ins = matrix.shape
+    def _keep(self, name: str, content: Array) -> None:
+        """Set a constant, unless its type cannot hold the numbers."""
+        if np.isfinite(content).all():
+            self.new.contents[name] = content
+
+    def _moments(
+        self, part: Layer | Norm, shape: tuple[int, ...], total: str, beside: Sequence[str]
+    ) -> tuple[Moments, Moments]:
+        """Return the moments of what a part is fed now and shall give, on fitted and on held-out batches."""
+        groups, outs, ins = shape
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
-        total, beside = self.sums.target(layer)
         limit = max(LEAST_ROWS, ROWS_PER_INPUT * ins) // len(self.new) + 1
-        rng = np.random.default_rng(self.seed)
-        old, new = self.old.run([total]), self.new.run([layer.input, *beside])
+        rng = np.random.default_rng(self._seed)
+        old, new = self.old.run([total]), self.new.run([part.input, *beside])
         for number, (before, now) in enumerate(zip(old, new, strict=True)):
             target = self._kept(total, before[total]).astype(np.float32)
             for name in beside:
                 target = target - now[name].astype(np.float32)
-            at = layer.places(target.shape, limit, rng)
-            moments = held if number % HELD_EVERY == HELD_EVERY - 1 or (len(self.new) < HELD_EVERY and number == len(self.new) - 1) else train
-            moments.add(layer.rows(now[layer.input], at), layer.targets(target, at))
+            at = part.places(target.shape, limit, rng)
+            moments = held if number in self._held else train
+            moments.add(part.rows(now[part.input], at), part.targets(target, at))
         return train, held
 
     def _kept(self, name: str, array: Array) -> Array:
         """Return a value of the original without the units that are gone."""
-        for dim, axis in enumerate(self.traced.axes(self.traced.values[name])):
-            mask = kept_mask(axis, self.masks)
+        for dim, axis in enumerate(self._traced.axes(self._traced.values[name])):
+            mask = kept_mask(axis, self._masks)
             if mask.size == array.shape[dim] and not mask.all():
                 array = array.compress(mask, axis=dim)
         return array
@@ -128,19 +202,20 @@ class _Refit:
 class _Sums:
     """Finds the sum that the output of a layer goes into, where the other addend is final before the layer is."""
 
-    def __init__(self, model: Model, order: Iterable[Layer]) -> None:
+    def __init__(self, model: Model, order: Iterable[Layer | Norm]) -> None:
         self._readers: dict[str, list[int]] = {}
         self._model = model
-        pending = {layer.node.index for layer in order}
-        self._last: dict[str, int] = {}  # the last layer that a value is computed from
-        for index in model.top:
+        pending = {part.node.index for part in order}
+        self._last: dict[str, int] = {}  # place of the last part that a value is computed from, -1 for none
+        self._place = {index: place for place, index in enumerate(model.top)}
+        for place, index in enumerate(model.top):
             node = model.nodes[index]
             read = [name for name in (*node.inputs, *node.captured) if name]
             for name in read:
                 self._readers.setdefault(name, []).append(index)
             last = max([self._last.get(name, -1) for name in read], default=-1)
             for name in node.outputs:
-                self._last[name] = max(last, index if index in pending else -1)
+                self._last[name] = place if index in pending else last
         self._kept = {port.name for port in model.outputs}
 
     def target(self, layer: Layer) -> tuple[str, tuple[str, ...]]:
@@ -149,8 +224,8 @@ class _Sums:
         if len(readers) != 1 or layer.output in self._kept:
             return layer.output, ()
         node = self._model.nodes[readers[0]]
-        if node.op != "Add":
-            return layer.output, ()
         other = next((name for name in node.inputs if name != layer.output), None)
-        final = other is not None and other in self._last and self._last[other] < layer.node.index
-        return (node.outputs[0], (other,)) if final and other is not None else (layer.output, ())
+        if node.op != "Add" or other is None or other not in self._last:
+            return layer.output, ()
+        final = self._last[other] < self._place[layer.node.index]
+        return (node.outputs[0], (other,)) if final else (layer.output, ())

@@ -2,23 +2,25 @@
 
 Reconstruction changes a layer and needs what the next one then gets. Running the whole model for every layer costs
 the square of its depth. A `Replay` keeps the values that are alive at one place of the graph, for all batches, runs
-from there, and moves the place on when it is told to. Where these values take more than the budget it stays where it
-is, and runs a longer way the next time: memory is bounded, whatever the number of samples.
+from there, and moves the place on when it is told to. What does not fit into its budget of memory lies in temporary
+files: memory is bounded, whatever the number of samples, and the time grows with the depth, not with its square.
 """
 
 from __future__ import annotations
 
+import pickle
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import numpy as np
+from pathlib import Path
+from typing import Any, TypeAlias, overload
 
 from onnxprune.errors import ModelError
 from onnxprune.model import Array, Model, part, serialize
 from onnxprune.runtime import Session, open_session
 
-BUDGET_BYTES = 640 * 2**20  # of the values that one replay keeps, beside the samples themselves
+BUDGET_BYTES = 384 * 2**20  # of the values that one replay keeps, beside the samples themselves
 
-Feeds = Mapping[str, Array]
+Feeds: TypeAlias = Mapping[str, Array]
 
 
 class Replay:
@@ -37,7 +39,7 @@ class Replay:
         """
         self.model = model
         self.contents: dict[str, Array] = {}  # constants that hold something else than in the model
-        self._stored: list[Feeds] = list(batches)
+        self._stored: Sequence[Feeds] = batches
         self._place = 0  # the first of `model.top` that has not been passed
         self._budget, self._threads = budget_bytes, threads
         self._order = {name: place for place, index in enumerate(model.top) for name in model.nodes[index].outputs}
@@ -59,9 +61,9 @@ class Replay:
         Raises:
             ModelError: when ONNX Runtime cannot run the part.
         """
-        wanted = list(dict.fromkeys(names))
-        given = [name for name in wanted if name in self._stored[0]]
-        computed = [name for name in wanted if name not in self._stored[0]]
+        wanted, first = list(dict.fromkeys(names)), self._stored[0]
+        given = [name for name in wanted if name in first]
+        computed = [name for name in wanted if name not in first]
         session, inputs = self._session(computed, {**self.contents, **(contents or {})}) if computed else (None, ())
         for number in range(len(self._stored)) if which is None else which:
             stored = self._stored[number]
@@ -71,22 +73,28 @@ class Replay:
             yield found
 
     def advance(self, name: str) -> None:
-        """Move to right behind the node that makes `name`, if what is alive there fits the budget."""
-        place = self._order[name] + 1
-        if place <= self._place:
-            return
-        alive = [value for value, last in self._last_read.items() if last >= place and self._is_before(value, place)]
-        per_sample = next(self.run(alive, which=[0]))
-        if sum(array.nbytes for array in per_sample.values()) * len(self._stored) > self._budget:
-            return
-        self._stored = list(self.run(alive))
-        self._place = place
+        """Move to right behind the node that makes `name`, see `stand_before`."""
+        self.stand_before(self._order[name] + 1)
 
-    def _is_before(self, name: str, place: int) -> bool:
-        return self._order.get(name, -1) < place
+    def stand_before(self, place: int) -> None:
+        """Move in front of the node at a place of `model.top`, if it is ahead; see `_Kept` for what is kept where.
+
+        Values that are no tensors cannot be kept: the replay then stays where it is.
+        """
+        read = (value for value, last in self._last_read.items() if last >= place)
+        alive = [value for value in read if self._order.get(value, -1) < place]
+        if place <= self._place or not alive:
+            return
+        kept = _Kept(self._budget)
+        try:
+            for values in self.run(alive):
+                kept.append(values)
+        except ModelError:
+            return
+        self._stored, self._place = kept, place
 
     def _find_last_reads(self) -> dict[str, int]:
-        """Return for every runtime value the place of the last node that reads it; graph outputs are read at the end."""
+        """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
         end = len(self.model.top)
         last = {port.name: end for port in self.model.outputs}
         known = {*self._order, *(port.name for port in self.model.inputs)} - self.model.constants.keys()
@@ -114,6 +122,35 @@ class Replay:
         return session, tuple(name for name in types if name in {port.name for port in session.ort.get_inputs()})
 
 
-def values_of(batches: Iterable[Mapping[str, Array]], name: str) -> Array:
-    """Return one value over all batches, along its first axis."""
-    return np.concatenate([batch[name] for batch in batches])
+class _Kept(Sequence[Feeds]):
+    """Values of batches: in memory up to a budget, beyond it in temporary files."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._left = budget_bytes
+        self._batches: list[Feeds | Path] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def append(self, values: Feeds) -> None:
+        """Keep one more batch."""
+        self._left -= sum(array.nbytes for array in values.values())
+        if self._left >= 0:
+            self._batches.append(values)
+            return
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
+        path = Path(self._folder.name) / str(len(self._batches))
+        with path.open("wb") as file:
+            pickle.dump(dict(values), file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._batches.append(path)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @overload
+    def __getitem__(self, number: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        found = self._batches[number]
+        return pickle.loads(found.read_bytes()) if isinstance(found, Path) else found

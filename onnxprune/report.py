@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 from onnxprune.account import frees
+from onnxprune.fidelity import headline, row
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxprune.account import Account
+    from onnxprune.calibrate import Calibration
+    from onnxprune.curves import Curve
     from onnxprune.groups import Group
     from onnxprune.measure import Comparison, Side
     from onnxprune.model import Model
-    from onnxprune.pipeline import Inspection, Options
+    from onnxprune.options import Options
+    from onnxprune.pipeline import Inspection
+    from onnxprune.refit import Refitted
     from onnxprune.rewrite import Cut
     from onnxprune.verify import Verification
 
@@ -39,6 +45,9 @@ def build_report(
     cuts: Mapping[str, Cut],
     verification: Verification,
     comparison: Comparison | None,
+    calibration: Calibration | None = None,
+    curves: Mapping[str, Curve] | None = None,
+    fits: Sequence[Refitted] = (),
 ) -> dict[str, Any]:
     """Return the report of one run as plain values; see docs/report.md.
 
@@ -52,6 +61,9 @@ def build_report(
         cuts: where the initializers of the output come from.
         verification: what the oracle found.
         comparison: latency and accuracy, None if they were not measured.
+        calibration: what statistics, curves and fits were made from.
+        curves: loss curves by the first of the groups that lose the same units.
+        fits: what became of each layer in reconstruction.
     """
     return {
         "onnxprune": __version__,
@@ -73,7 +85,16 @@ def build_report(
             "runs": [dataclasses.asdict(run) for run in verification.runs],
         },
         "accuracy": _accuracy(comparison),
+        "fidelity": _fidelity(comparison),
         "latency": _latency(comparison) if options.latency else [],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "removed": list(curve.removed),
+        "losses": None if curve.losses is None else list(curve.losses),
+        "errors": list(curve.errors),
     }
 
 
@@ -112,6 +133,15 @@ def _accuracy(comparison: Comparison | None) -> dict[str, Any] | None:
     }
 
 
+def _fidelity(comparison: Comparison | None) -> dict[str, Any] | None:
+    """Return what was compared on data; what random feeds give says little of what a model is for."""
+    if comparison is None or comparison.fidelity is None or comparison.feeds != "data":
+        return None
+    figures = comparison.fidelity.figures.items()
+    finite = {name: value if math.isfinite(value) else None for name, value in figures}
+    return {"kind": comparison.fidelity.kind, "figures": finite}
+
+
 def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
     if comparison is None:
         return []
@@ -148,6 +178,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     if accuracy is not None:
         label = f"accuracy, {accuracy['samples']} samples"
         table.add_row(label, *_accuracies(accuracy["before"], accuracy["after"]))
+    _fidelity_row(table, report["fidelity"])
     return [table, _left_alone(report["groups"]), _verdict(report)]
 
 
@@ -207,6 +238,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
     accuracy = report["accuracy"]
     if accuracy is not None:
         gains.append(f"accuracy {_points(accuracy['before'], accuracy['after'])}")
+    fidelity = report["fidelity"]
+    if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
+        gains.append(headline(fidelity["figures"]))
     return f"{proof}\n{report['output']['path']}: {'; '.join(gains)}"
 
 
@@ -242,6 +276,7 @@ def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[Render
         old, new = getattr(before, name), getattr(after, name)
         table.add_row(label, *(("-", "-", "-") if old is None or new is None else _pair(old, new, show)))
     _accuracy_row(table, before, after)
+    _fidelity_row(table, _printable(_fidelity(comparison)))
     return [table, _difference_line(comparison), _speed_line(comparison), *missed]
 
 
@@ -255,6 +290,12 @@ def bounds_line(min_speedup: float | None, max_drop: float | None) -> str:
 def _accuracy_row(table: Any, before: Side, after: Side) -> None:
     if before.accuracy is not None and after.accuracy is not None:
         table.add_row("accuracy", *_accuracies(before.accuracy, after.accuracy))
+
+
+def _fidelity_row(table: Any, fidelity: Mapping[str, Any] | None) -> None:
+    found = None if fidelity is None else row(fidelity["figures"])
+    if found is not None:
+        table.add_row(*found, "-")
 
 
 def _difference_line(comparison: Comparison) -> str:

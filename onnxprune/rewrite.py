@@ -7,6 +7,7 @@ the oracle: the dense graph with the removed units zeroed where they are contrac
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.axes import Atom, Axes, Axis, Mask, kept_mask, walk
-from onnxprune.model import Array, Edits, Node, Stated, apply_edits, make_node
+from onnxprune.model import Array, Edits, Model, Node, Stated, apply_edits, make_node
 from onnxprune.rules import Coupling, Write
 from onnxprune.rules.site import beside
 from onnxprune.trace import SizeFinder, Trace, Use
@@ -369,11 +370,16 @@ def mixed_ratio(traced: Trace, coupling: Coupling, kept: Kept) -> float:
     return math.prod(before / after for before, after in sizes)
 
 
-def masked(traced: Trace, kept: Kept) -> Any:
+def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None) -> Any:
     """Return the dense model whose removed units are zeroed where an op contracts them (an onnx.ModelProto).
 
     This is what the pruned model must compute. An op that mixes over removed units does so over the kept ones: it
     stands there as in the pruned model, between nodes that take the kept indices out and put them back.
+
+    Args:
+        traced: the model with its axes.
+        kept: bool ``[units]`` for every atom that loses units.
+        fitted: constants that hold other numbers than in the model.
     """
     masker = _Masker(traced, {name: node for node in traced.model.nodes for name in node.outputs})
     narrowed = [index for index, c in traced.couplings.items() if mixed_ratio(traced, c, kept) != 1]
@@ -389,7 +395,26 @@ def masked(traced: Trace, kept: Kept) -> Any:
             mask = kept_mask(traced.partition.resolve(axes[dim]), kept)
             if not mask.all():
                 masker.put(index, slot, dim, mask.reshape(-1, *[1] * (len(axes) - dim - 1)))
-    return apply_edits(traced.model, masker.edits())
+    edits = masker.edits()
+    return apply_edits(traced.model, dataclasses.replace(edits, replaced={**edits.replaced, **(fitted or {})}))
+
+
+def in_original(model: Model, cuts: Mapping[str, Cut], contents: Mapping[str, Array]) -> dict[str, Array]:
+    """Return new contents of constants of the pruned model at their places in the original, which is as it was elsewhere.
+
+    Args:
+        model: the original.
+        cuts: where the constants of the pruned model came from.
+        contents: by name in the pruned model; no two from one constant of the original.
+    """
+    found: dict[str, Array] = {}
+    for name, content in contents.items():
+        cut = cuts.get(name, Cut(name, {}))
+        whole = model.array(cut.source).copy()
+        kept = [np.array(cut.kept.get(dim, range(size)), np.intp) for dim, size in enumerate(whole.shape)]
+        whole[np.ix_(*kept)] = content
+        found[cut.source] = whole
+    return found
 
 
 @dataclass(slots=True)

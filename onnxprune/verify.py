@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -66,6 +67,7 @@ _ATTEMPTS = (
     *((replace(first, batches=(1,)), replace(second, batches=(1,))) for first, second in (*_DIFFERENT, *_ALIKE)),
 )
 
+NOT_FITTED: Mapping[str, Array] = MappingProxyType({})
 _FAR = Choice((1,), (1031, 1033, 1039, 1049), (64, 96, 160))
 
 Case: TypeAlias = "tuple[Mapping[str, int], Mapping[str, Array]]"  # dims, feeds
@@ -123,6 +125,7 @@ def verify(
     seed: int = 0,
     *,
     inputs: Sequence[Port] | None = None,
+    fitted: Mapping[str, Array] = NOT_FITTED,
 ) -> Verification:
     """Compare a pruned model with the masked one it must equal.
 
@@ -133,6 +136,7 @@ def verify(
         data: samples to compare on; random feeds without.
         seed: of the random feeds.
         inputs: those of the model, where the caller fixes the shape of some.
+        fitted: constants of the original that hold other numbers since the pruned model was refitted.
 
     Raises:
         ModelError: when the original itself cannot be run.
@@ -142,7 +146,7 @@ def verify(
     problem = _static_problem(traced.model, pruned)
     if problem is not None:
         return Verification((), tolerance, problem)
-    reference = masked(traced, kept)
+    reference = masked(traced, kept, fitted)
     with _open(reference, traced.model.folder) as dense:
         cases = _references(dense, settings(traced.model, dense, data, seed, inputs))
     problem = _plain_problem(traced.model, cases, tolerance)

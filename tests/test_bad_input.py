@@ -240,6 +240,11 @@ OUTPUTS = [  # id, arguments, text of the message
 ]  # fmt: skip
 
 SAMPLES = [  # id, what lies in the folder, arguments, text of the message
+    ("no function for data", GOOD, (*RUN, "--data", "nowhere:feeds"),
+     "nowhere:feeds: there is no module 'nowhere' in the current folder or on sys.path"),
+    ("evaluation data missing", GOOD, (*RUN, "--eval-data", "data.npz"), "data.npz: no such file"),
+    ("bad preprocess", GOOD, (*RUN, "--preprocess", "size=0"), "preprocess setting 'size' must be at least 1, got 0x0"),
+    ("bad number of samples", GOOD, (*RUN, "--samples", "-1"), "--samples must be at least 0, got -1"),
     ("data missing", GOOD, DATA, "data.npz: no such file"),
     ("data no archive", both(GOOD, file(b"1, 2", "data.npz")), DATA, "data.npz: not an .npz file; write one with "),
     ("data of another name", samples(image=ROWS), DATA,

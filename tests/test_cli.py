@@ -20,6 +20,7 @@ from onnxprune import __main__ as start
 from onnxprune import __version__, pipeline
 from onnxprune import cli as module
 from onnxprune.cli import cli
+from onnxprune.images import PRESETS
 from tests.rules.build import dense
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -158,7 +159,7 @@ def test_json_on_stdout_is_the_report(folder, steady):
 def test_all_options_reach_the_pipeline(folder, steady):
     options = "--ratio 0.2 --ratio w1=0.5 --ratio a=b=0.4 --criterion l1 --scope global --round-to 2 --min-units 3"
     options += " --ignore i --ignore j --only o --threads 0 --data d.npz --report r.json --force"
-    options += " --seed 7 --no-latency"
+    options += " --seed 7 --no-latency --eval-data e:f --preprocess tf --samples 9"
     seen = {}
 
     def stop(source, target, chosen, data, **rest):
@@ -170,7 +171,7 @@ def test_all_options_reach_the_pipeline(folder, steady):
         invoke(*RUN, *options.split(), code=3)
     expected = {"ratio": 0.2, "ratios": (("w1", 0.5), ("a=b", 0.4)), "criterion": "l1", "scope": "global"}
     expected |= {"round_to": 2, "min_units": 3, "ignore": ("i", "j"), "only": ("o",), "threads": 0, "provider": "cpu"}
-    expected |= {"seed": 7, "latency": False}
+    expected |= {"seed": 7, "latency": False, "eval_data": "e:f", "preprocess": PRESETS["tf"], "samples": 9}
     assert {name: getattr(seen["chosen"], name) for name in expected} == expected
     assert (seen["data"], seen["report_path"], seen["force"]) == ("d.npz", Path("r.json"), True)
 

@@ -273,6 +273,51 @@ def test_no_output_is_a_tensor():
         compare(model, model, data=ROWS, **FAST)
 
 
+# -- fidelity --------------------------------------------------------------------------------------------------
+
+
+def test_class_scores_are_compared_as_such():
+    found = compare(linear(), linear(SWAPPED), data=ROWS, batch=3, **FAST).fidelity
+    assert found.kind == "classification"
+    assert (found.figures["agreement"], found.figures["accuracy_after"]) == (0.25, 0.25)
+    assert found.figures["kl"] > 0
+
+
+def test_embeddings_have_no_classes():
+    weight = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    found = compare(linear(weight), linear(weight[[1, 0, 2]]), data=ROWS_UNLABELLED, batch=3, **FAST)
+    assert found.fidelity.kind == "embedding"
+    assert 0 < found.fidelity.figures["cosine"] < 1
+    assert found.difference.agreement is None
+
+
+def test_labels_beside_another_metric_count_still():
+    found = compare(linear(), linear(SWAPPED), data=ROWS, metric="dense", **FAST)
+    assert found.fidelity.kind == "dense"
+    assert found.fidelity.figures["snr_db"] == pytest.approx(found.difference.snr_db)
+    assert (found.before.accuracy, found.after.accuracy, found.difference.agreement) == (1.0, 0.25, 0.25)
+
+
+def test_outputs_that_are_no_scores_have_labels_for_a_function():
+    def mean_label(reference, outputs, feeds, labels):
+        return labels.mean()
+
+    one = linear(EYE[:, :1])
+    found = compare(one, one, data=ROWS, metric=mean_label, **FAST)
+    assert found.fidelity.figures == {"mean_label": 0.75, "mean_label_before": 0.75}
+    assert found.before.accuracy is None
+
+
+def test_a_metric_goes_by_the_names_of_the_first_model():
+    found = compare(linear(), linear(SWAPPED, output="z"), data=ROWS, metric="embedding", **FAST)
+    assert 0 < found.fidelity.figures["cosine"] < 1
+
+
+def test_an_unknown_metric_is_refused_before_anything_runs():
+    with pytest.raises(OptionError, match=r"^unknown metric 'nice'; there are: "):
+        compare(linear(), linear(name="image"), metric="nice")
+
+
 # -- inputs ----------------------------------------------------------------------------------------------------
 
 

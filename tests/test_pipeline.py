@@ -336,6 +336,17 @@ def test_every_kept_index_says_where_a_weight_comes_from():
     assert all(np.array_equal(new[name], old[name]) for name in weights)
 
 
+def test_models_are_compared_on_the_evaluation_data():
+    images = {name: array[:300] for name, array in np.load(TEST).items()}
+    unseen = {name: array[300:350] for name, array in np.load(TEST).items()}
+    result = prune(RESNET, ratio=0.1, data=images, eval_data=[unseen], preprocess="unit", latency=False)
+    assert result.report["accuracy"]["samples"] == 50
+    asked = {name: result.report["options"][name] for name in ("eval_data", "samples", "preprocess")}
+    assert (asked["eval_data"], asked["samples"], asked["preprocess"]["scale"]) == ("(list)", 256, 255)
+    path = make_options(eval_data=Path("d.npz"))
+    assert (path.to_dict()["eval_data"], path.to_dict()["preprocess"]) == ("d.npz", None)
+
+
 # -- external data ---------------------------------------------------------------------------------------
 
 

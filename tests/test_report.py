@@ -5,6 +5,7 @@ After a change that is meant: ``UPDATE_GOLDEN=1 pytest tests/test_report.py``, t
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,7 +20,8 @@ from click.testing import CliRunner
 from onnxprune import inspect, prune, report
 from onnxprune.account import ALONE
 from onnxprune.cli import cli
-from onnxprune.measure import Comparison, Difference, Side
+from onnxprune.fidelity import headline
+from onnxprune.measure import Comparison, Difference, Fidelity, Side
 from tests.rules.build import TOKENS, dense, model
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +100,7 @@ def objects(schema):
 
 def test_the_schema_is_strict_and_describes_every_field():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert len(list(objects(SCHEMA))) == 11
+    assert len(list(objects(SCHEMA))) == 12
     for schema in objects(SCHEMA):
         assert schema["additionalProperties"] is False
         assert set(schema["required"]) == set(schema["properties"])
@@ -120,6 +122,49 @@ def test_the_example_of_the_page_follows_the_schema():
     for side in ("input", "output"):
         example[side]["sha256"] = "0" * 64
     jsonschema.validate(example, SCHEMA, jsonschema.Draft202012Validator)
+
+
+def test_fidelity_is_told_by_kind(folder):
+    args = (
+        "vit.onnx",
+        "-o",
+        "small.onnx",
+        "--data",
+        "test.npz",
+        "--metric",
+        "embedding",
+        "--quiet",
+        "--report",
+        "r.json",
+    )
+    printed = invoke(*args)
+    written = json.loads(Path("r.json").read_text())
+    jsonschema.validate(written, SCHEMA, jsonschema.Draft202012Validator)
+    assert written["options"]["metric"] == written["fidelity"]["kind"] == "embedding"
+    cosine = f"{written['fidelity']['figures']['cosine']:.3f}"
+    assert table(printed)["mean cosine"] == ["1.000", cosine, "-"]
+    assert printed.splitlines()[-1].endswith(headline(written["fidelity"]["figures"]))
+    compared = table(invoke("compare", "vit.onnx", "small.onnx", "--data", "test.npz", "--metric", "embedding"))
+    assert compared["mean cosine"] == ["1.000", cosine, "-"]
+
+
+def test_without_labels_agreement_is_told(folder):
+    np.savez("plain.npz", image=np.load("test.npz")["image"])
+    args = ("vit.onnx", "-o", "small.onnx", "--data", "plain.npz", "--no-latency", "--quiet")
+    assert "; top-1 agreement 0.9" in invoke(*args)
+
+
+def test_what_is_not_finite_is_null():
+    found = dataclasses.replace(comparison(), feeds="data", fidelity=Fidelity("dense", {"snr_db": np.inf}))
+    assert report._fidelity(found) == {"kind": "dense", "figures": {"snr_db": None}}
+    assert found.to_dict()["fidelity"] == {"kind": "dense", "figures": {"snr_db": None}}
+    assert report._fidelity(dataclasses.replace(found, feeds="random")) is None
+
+
+def test_a_metric_needs_data(folder):
+    result = CliRunner().invoke(cli, ["vit.onnx", "-o", "s.onnx", "--metric", "dense", "--quiet"])
+    assert result.exit_code == 2
+    assert result.stderr == "onnxprune: --metric needs data: samples on which the models are compared\n"
 
 
 # -- golden files ------------------------------------------------------------------------------------------
@@ -368,5 +413,6 @@ def test_the_proof_in_words(verification, proof):
     side = {"macs": 2, "path": "small.onnx"}
     groups = verification.pop("groups", [])
     told = {"verification": {**common, **verification}, "input": side, "output": side, "latency": [], "accuracy": None}
+    told["fidelity"] = None
     told["groups"] = groups
     assert report._verdict(told).splitlines()[0] == proof

@@ -1,0 +1,99 @@
+"""Calibration: the batches that statistics, loss curves and reconstruction are made from, and what is compared.
+
+Samples are taken batch by batch when they are needed. Every `HELD_EVERY`-th batch is *held out*: nothing is fitted to
+it, and it decides what is kept of what was fitted to the others. Batches hold samples that stand together, so that
+several crops of one photo, one after the other, rarely fall on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+from onnxprune import fidelity
+from onnxprune.data import Data
+from onnxprune.model import Array, Model
+from onnxprune.replay import Feeds, Replay
+
+HELD_EVERY = 4
+BATCH = 16  # samples of a batch at most
+BATCHES = 8  # wanted at least, so that some can be held out
+JUDGED = 4  # held-out batches on which the loss of an output is measured
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a model is calibrated on."""
+
+    batches: Sequence[Feeds]
+    samples: int
+    metric: fidelity.Metric
+    source: Literal["data", "generated"] = "data"
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The numbers of the batches that nothing is fitted to; none where there is but one batch."""
+        return held_out(len(self.batches))
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[Feeds]):
+    """Samples in batches, read when they are asked for."""
+
+    data: Data
+    starts: tuple[tuple[int, int], ...] = field(repr=False)  # first sample, and the one behind the last
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, number: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        return self.data.take(range(*self.starts[number]))
+
+
+def batched(data: Data, size: int = BATCH) -> Batches:
+    """Return the samples of `data` in batches of one shape and of `size` at most, `BATCHES` if there can be."""
+    size = data.at_once if data.at_once > 1 else max(1, min(size, data.count // BATCHES))
+    starts: list[tuple[int, int]] = []
+    last = None
+    for sample in range(data.count):
+        shapes = data.shapes(sample)
+        if starts and shapes == last and sample - starts[-1][0] < size:
+            starts[-1] = starts[-1][0], sample + 1
+        else:
+            starts.append((sample, sample + 1))
+        last = shapes
+    return Batches(data, tuple(starts))
+
+
+def held_out(batches: int) -> tuple[int, ...]:
+    """Return which of so many batches are held out.
+
+    >>> held_out(9), held_out(2), held_out(1)
+    ((3, 7), (1,), ())
+    """
+    if batches < HELD_EVERY:
+        return (batches - 1,) if batches > 1 else ()
+    return tuple(range(HELD_EVERY - 1, batches, HELD_EVERY))
+
+
+def calibration(
+    model: Model, data: Data, metric: str | fidelity.Function | None, source: Literal["data", "generated"] = "data"
+) -> Calibration:
+    """Return what `model` is calibrated on.
+
+    Raises:
+        ModelError: when the model cannot be run.
+        DataError: when its outputs do not fit the metric.
+    """
+    batches = batched(data)
+    first = batches[0]
+    names = [port.name for port in model.outputs if port.dtype is not None]
+    outputs: dict[str, Array] = next(Replay(model, [first]).run(names))
+    return Calibration(batches, data.count, fidelity.choose(outputs, first, None, metric), source)

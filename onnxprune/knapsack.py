@@ -1,0 +1,142 @@
+"""Knapsack: how many units each group loses so that the output suffers least at a given cost. Numpy alone.
+
+Each group offers levels, each with a loss; one level per group is chosen, a multiple-choice knapsack. Costs are
+products of sizes (the MACs of a layer depend on the groups at both of its ends), so that they are made linear around a plan,
+solved by dynamic programming within a few levels of it, and made linear again, until nothing improves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BINS = 4000  # of the cost in the dynamic program
+ROUNDS = 12
+REACH = 3  # levels that one round moves a group by, at most
+
+Plan = dict[str, int]  # group -> number of its level
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What one group offers."""
+
+    removed: tuple[int, ...]  # units, ascending, from 0
+    losses: tuple[float, ...]  # of the output at these counts, not falling
+
+
+Cost = Callable[[Mapping[str, int]], float]  # removed units by group -> cost over what is allowed: at most 1 fits
+
+
+def solve(groups: Mapping[str, Levels], cost: Cost) -> dict[str, int] | None:
+    """Return how many units each group loses, None where even the most that it may does not fit.
+
+    Args:
+        groups: what they offer, by name.
+        cost: of removed units, relative to the budget.
+    """
+    start = _proportional(groups, cost)
+    if start is None:
+        return None
+    best = _improved(groups, start, cost)
+    for _ in range(ROUNDS):
+        found = _improved(groups, _repaired(groups, _round(groups, best, cost), cost), cost)
+        if _loss(groups, found) >= _loss(groups, best) - 1e-12:
+            break
+        best = found
+    return _removed(groups, best)
+
+
+def _removed(groups: Mapping[str, Levels], plan: Plan) -> dict[str, int]:
+    return {name: groups[name].removed[level] for name, level in plan.items()}
+
+
+def _loss(groups: Mapping[str, Levels], plan: Plan) -> float:
+    return sum(groups[name].losses[level] for name, level in plan.items())
+
+
+def _proportional(groups: Mapping[str, Levels], cost: Cost) -> Plan | None:
+    """Return the plan that takes the same share of the levels of every group, and the least that fits."""
+    for share in np.linspace(0, 1, 65):
+        plan = {name: round(share * (len(levels.removed) - 1)) for name, levels in groups.items()}
+        if cost(_removed(groups, plan)) <= 1:
+            return plan
+    return None
+
+
+def _round(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
+    """Return the best plan near `plan` if costs were linear around it."""
+    now = cost(_removed(groups, plan))
+    windows, changes, losses = {}, [], []
+    for name, levels in groups.items():
+        window = range(max(0, plan[name] - REACH), min(len(levels.removed), plan[name] + REACH + 1))
+        windows[name] = window
+        changes.append([cost(_removed(groups, {**plan, name: level})) - now for level in window])
+        losses.append([levels.losses[level] for level in window])
+    chosen = dynamic(losses, changes, 1 - now)
+    return plan if chosen is None else {n: windows[n][at] for n, at in zip(groups, chosen, strict=True)}
+
+
+def dynamic(losses: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], budget: float) -> list[int] | None:
+    """Return the choice of one entry per row with the least sum of losses whose costs sum to `budget` at most.
+
+    Costs are rounded up to one of `BINS` of the budget, so that the budget holds. None where nothing fits.
+
+    >>> dynamic([[0.0, 1.0], [0.0, 5.0]], [[3.0, 1.0], [3.0, 1.0]], 4.0)
+    [1, 0]
+    """
+    least = [min(row) for row in costs]
+    room = budget - sum(least)
+    if room < 0:
+        return None
+    unit = room / BINS if room > 0 else 1.0
+    best = np.zeros(BINS + 1)  # least loss at a cost of at most so many units
+    picks: list[npt.NDArray[np.intp]] = []
+    weights = [np.ceil((np.array(row) - low) / unit - 1e-9).astype(int) for row, low in zip(costs, least, strict=True)]
+    for row, weight in zip(losses, weights, strict=True):
+        options = np.full((len(row), BINS + 1), np.inf)
+        for number, (loss, taken) in enumerate(zip(row, weight, strict=True)):
+            if taken <= BINS:
+                options[number, taken:] = best[: BINS + 1 - taken] + loss
+        picks.append(options.argmin(0))
+        best = options.min(0)
+    at, chosen = BINS, []
+    for pick, weight in zip(reversed(picks), reversed(weights), strict=True):
+        chosen.append(int(pick[at]))
+        at -= int(weight[chosen[-1]])
+    return chosen[::-1]
+
+
+def _repaired(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
+    """Take more units, the cheapest loss per saved cost first, until the plan fits."""
+    plan, now = dict(plan), cost(_removed(groups, plan))
+    while now > 1:
+        steps = []
+        for name, levels in groups.items():
+            if plan[name] + 1 < len(levels.removed):
+                saved = now - cost(_removed(groups, {**plan, name: plan[name] + 1}))
+                lost = levels.losses[plan[name] + 1] - levels.losses[plan[name]]
+                steps.append((lost / saved if saved > 0 else np.inf, -saved, name))
+        _, _, name = min(steps)
+        plan[name] += 1
+        now = cost(_removed(groups, plan))
+    return plan
+
+
+def _improved(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
+    """Give back units, the largest relief first, as long as the plan fits."""
+    plan = dict(plan)
+    while True:
+        steps = [
+            (groups[name].losses[level] - groups[name].losses[level - 1], name) for name, level in plan.items() if level
+        ]
+        for _, name in sorted(steps, reverse=True):
+            fewer = {**plan, name: plan[name] - 1}
+            if cost(_removed(groups, fewer)) <= 1:
+                plan = fewer
+                break
+        else:
+            return plan
