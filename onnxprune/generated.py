@@ -114,7 +114,8 @@ def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Gen
         return ids.astype(usual.dtype)
     if _is_picture(port):
         high = 255.5 if "int" in usual.dtype.name else 1.0
-        return np.moveaxis(pictures(rng, *_sizes(port, shape)) * high, 1, _channels(port)).astype(usual.dtype)
+        drawn = pictures(rng, *_sizes(port, shape)) * high
+        return np.asarray(np.moveaxis(drawn, 1, _channels(port)).astype(usual.dtype))
     if usual.dtype.kind in "biu" or "int" in usual.dtype.name:
         return np.repeat(usual, times, axis=0)
     if _is_sound(port, shape):
@@ -146,7 +147,8 @@ def _is_sound(port: Port, shape: Sequence[int]) -> bool:
 def tokens(rng: np.random.Generator, shape: tuple[int, ...], below: int) -> Array:
     """Return tokens by Zipf's law; which of them are frequent is drawn."""
     weights = 1 / (np.arange(max(1, below)) + 2.7)
-    return rng.permutation(len(weights))[rng.choice(len(weights), shape, p=weights / weights.sum())]
+    drawn = rng.choice(len(weights), shape, p=weights / weights.sum())
+    return np.asarray(rng.permutation(len(weights))[drawn])
 
 
 def _places(shape: tuple[int, ...], below: int) -> Array:
@@ -161,7 +163,7 @@ def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     slope = rng.uniform(0, 1, (shape[0],) + (1,) * (len(shape) - 1))
     noise = np.fft.irfft(spectrum * np.maximum(np.arange(spectrum.shape[-1]), 1.0) ** -slope, n=shape[-1])
     loudness = 0.3 * 10 ** rng.uniform(-1, 0, slope.shape)
-    return loudness * noise / (noise.std(-1, keepdims=True) + 1e-12)
+    return np.asarray(loudness * noise / (noise.std(-1, keepdims=True) + 1e-12))
 
 
 def pictures(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Array:
@@ -210,7 +212,7 @@ def _noise(rng: np.random.Generator, channels: int, height: int, width: int, slo
     spectrum = np.fft.rfft2(rng.standard_normal((channels, height, width))) * falling
     noise = np.fft.irfft2(spectrum, s=(height, width))
     noise -= noise.mean((1, 2), keepdims=True)
-    return noise / (noise.std((1, 2), keepdims=True) + 1e-12)
+    return np.asarray(noise / (noise.std((1, 2), keepdims=True) + 1e-12))
 
 
 def _lines(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
@@ -236,14 +238,15 @@ def _chosen(model: Model, ports: Sequence[Port], count: int, rng: np.random.Gene
     """Return the samples of a pool that suit a model best, in the range that suits it best."""
     judged = None if batch_size(ports, 1) > 1 else _judge(model, ports)
     made = _made(ports, _pool_size(ports, count, macs) if judged else count, rng)
-    scaled = [port.name for port in ports if _is_picture(port) and np.dtype(port.dtype).kind != "u"]
+    scaled = [port.name for port in ports if _is_picture(port) and port.dtype != np.uint8]
     if judged is None:
         return Generated(_data(_in_turn(made, scaled), ports, count), f"{_words(ports)}, of the ranges that are usual")
     judge, why = judged
     found = {}
     for name in RANGES if scaled else list(RANGES)[:1]:
-        score, rows = judge(_batches(_ranged(made, scaled, name), ports), count)
-        found[name] = (score * RARE.get(name, 1.0) if score > 0 else score / RARE.get(name, 1.0), rows)
+        score, take = judge(_batches(_ranged(made, scaled, name), ports), count)
+        doubt = RARE.get(name, 1.0)
+        found[name] = (score * doubt if score > 0 else score / doubt), take
     best = max(found, key=lambda name: found[name][0])
     rows = rng.permutation(found[best][1]())  # batches that are held out are like the others
     taken = {name: array[rows] if array.ndim else array for name, array in made.items()}
@@ -367,7 +370,11 @@ def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
     computed = {name for index in model.top for name in model.nodes[index].outputs}
     for index in model.top:
         node = model.nodes[index]
-        if node.op == "BatchNormalization" and node.inputs[0] in computed and model.constants.keys() >= {*node.inputs[3:5]}:
+        if (
+            node.op == "BatchNormalization"
+            and node.inputs[0] in computed
+            and model.constants.keys() >= {*node.inputs[3:5]}
+        ):
             mean, variance = (model.array(name).astype(np.float64) for name in node.inputs[3:5])
             yield node.inputs[0], (mean, np.maximum(variance, 1e-12))
 
