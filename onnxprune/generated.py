@@ -32,9 +32,11 @@ from onnxprune.runtime import Session, default_dims, open_session, random_feeds
 Floats = npt.NDArray[np.floating]
 
 POOL = 8  # samples that are made for each that is taken, where the model can tell which are good
+PART, LEAST = 4, 256  # one of so many samples of the pool tells the range, but so many at least
 POOL_MACS = 2 * 10**11  # spent on telling: some seconds
 POOL_BYTES = 256 * 2**20  # of the pool of one input
 BATCH, VALUES = 16, 2**18  # samples of one run, and values of its inputs, at most
+CHANNELS = 128  # of those with stored statistics that tell samples apart, at most
 LONGEST = 64  # tokens of a sequence, where the model does not say
 LEAST_WAVE = 1024  # values of a float input of rank 2 that is taken for a sound
 
@@ -242,16 +244,25 @@ def _chosen(model: Model, ports: Sequence[Port], count: int, rng: np.random.Gene
     if judged is None:
         return Generated(_data(_in_turn(made, scaled), ports, count), f"{_words(ports)}, of the ranges that are usual")
     judge, why = judged
-    found = {}
-    for name in RANGES if scaled else list(RANGES)[:1]:
-        score, take = judge(_batches(_ranged(made, scaled, name), ports), count)
-        doubt = RARE.get(name, 1.0)
-        found[name] = (score * doubt if score > 0 else score / doubt), take
-    best = max(found, key=lambda name: found[name][0])
-    rows = rng.permutation(found[best][1]())  # batches that are held out are like the others
+    best = next(iter(RANGES))
+    if scaled:
+        some = max(LEAST, max(len(array) for array in made.values() if array.ndim) // PART)
+        few = {name: array[:some] if array.ndim else array for name, array in made.items()}
+        scores = {
+            name: judge(_batches(_ranged(few, scaled, name), ports), min(count, max(1, some // POOL)))[0]
+            for name in RANGES
+        }
+        best = max(scores, key=lambda name: _doubted(scores[name], RARE.get(name, 1.0)))
+    _, take = judge(_batches(_ranged(made, scaled, best), ports), count)
+    rows = rng.permutation(take())  # batches that are held out are like the others
     taken = {name: array[rows] if array.ndim else array for name, array in made.items()}
     told = f"{_words(ports)}, {best}, chosen by {why}" if scaled else f"{_words(ports)}, chosen by {why}"
     return Generated(_data(_ranged(taken, scaled, best), ports, count), told)
+
+
+def _doubted(score: float, doubt: float) -> float:
+    """Return a score, of either sign, that counts for less."""
+    return score * doubt if score > 0 else score / doubt
 
 
 def _words(ports: Sequence[Port]) -> str:
@@ -272,7 +283,7 @@ def _kind(port: Port) -> str:
 def _pool_size(ports: Sequence[Port], count: int, macs: int | None) -> int:
     """Return how many samples are made to choose `count` from."""
     each = sum(array.nbytes for array in random_feeds(ports, _dims(ports), 0).values())
-    affordable = min(POOL_MACS // max(1, (macs or POOL_MACS) * len(RANGES)), POOL_BYTES // max(1, each))
+    affordable = min(POOL_MACS // max(1, (macs or POOL_MACS) * (1 + len(RANGES))), POOL_BYTES // max(1, each))
     return min(POOL * count, max(count, affordable))
 
 
@@ -398,15 +409,17 @@ def _nearest(moments: tuple[Floats, Floats], stored: Mapping[str, tuple[Floats, 
     means, squares = (np.nan_to_num(part.astype(np.float64), posinf=1e30) for part in moments)
 
     def taken() -> Array:
-        first, second = np.zeros_like(mean), np.zeros_like(mean)
+        part = slice(None, None, -(-mean.size // CHANNELS))
+        firsts, seconds, wanted = means[:, part], squares[:, part], (mean[part], variance[part])
+        first, second = np.zeros_like(wanted[0]), np.zeros_like(wanted[0])
         rows: list[int] = []
         free = np.ones(len(means), bool)
         for number in range(1, min(count, len(means)) + 1):
             rest = np.flatnonzero(free)
-            far = divergence((first + means[rest]) / number, (second + squares[rest]) / number, mean, variance)
+            far = divergence((first + firsts[rest]) / number, (second + seconds[rest]) / number, *wanted)
             row = int(rest[far.argmin()])
             free[row] = False
-            first, second = first + means[row], second + squares[row]
+            first, second = first + firsts[row], second + seconds[row]
             rows.append(row)
         return np.array(rows)
 
