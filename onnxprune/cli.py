@@ -97,7 +97,7 @@ def cli() -> None:
 )
 @click.option(
     "--criterion",
-    help="l1, l2, bn, fpgm or random; from --data: obs, wanda, flap, activation or apoz [default: obs with --data, else l2].",
+    help="l1, l2, bn, fpgm, random; with --data obs (default), wanda, flap, activation, apoz [default: l2].",
 )
 @click.option(
     "--scope",
