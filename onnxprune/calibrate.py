@@ -30,6 +30,7 @@ class Calibration:
     samples: int
     metric: fidelity.Metric
     source: Literal["data", "generated"] = "data"
+    told: str = ""  # of generated samples, in words
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -84,7 +85,11 @@ def held_out(batches: int) -> tuple[int, ...]:
 
 
 def calibration(
-    model: Model, data: Data, metric: str | fidelity.Function | None, source: Literal["data", "generated"] = "data"
+    model: Model,
+    data: Data,
+    metric: str | fidelity.Function | None,
+    source: Literal["data", "generated"] = "data",
+    told: str = "",
 ) -> Calibration:
     """Return what `model` is calibrated on.
 
@@ -96,4 +101,4 @@ def calibration(
     first = batches[0]
     names = [port.name for port in model.outputs if port.dtype is not None]
     outputs: dict[str, Array] = next(Replay(model, [first]).run(names))
-    return Calibration(batches, data.count, fidelity.choose(outputs, first, None, metric), source)
+    return Calibration(batches, data.count, fidelity.choose(outputs, first, None, metric), source, told)

@@ -85,7 +85,12 @@ def build_report(
             "runs": [dataclasses.asdict(run) for run in verification.runs],
         },
         "calibration": calibration
-        and {"source": calibration.source, "samples": calibration.samples, "metric": calibration.metric.kind},
+        and {
+            "source": calibration.source,
+            "told": calibration.told,
+            "samples": calibration.samples,
+            "metric": calibration.metric.kind,
+        },
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
         "reconstruction": [_finite(dataclasses.asdict(each)) for each in fits],
         "accuracy": _accuracy(comparison),
@@ -250,7 +255,22 @@ def _verdict(report: Mapping[str, Any]) -> str:
     fidelity = report["fidelity"]
     if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
         gains.append(headline(fidelity["figures"]))
-    return f"{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+    return f"{_calibrated(report)}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+
+
+def _calibrated(report: Mapping[str, Any]) -> str:
+    """Return in words what units and weights were chosen by, where samples were looked at."""
+    calibration = report["calibration"]
+    if calibration is None:
+        return ""
+    made = calibration["source"] == "generated"
+    what = "generated samples" if made else "samples"
+    found = f"calibrated on {calibration['samples']:,} {what}"
+    fits = report["reconstruction"]
+    if fits:
+        refitted = sum(fit["strength"] is not None for fit in fits)
+        found += f": {refitted} of {_counted(len(fits), 'layer')} refitted, the others are best as they were cut"
+    return found + ("; real ones, with --data, keep more\n" if made else "\n")
 
 
 def _closeness(difference: float) -> str:
