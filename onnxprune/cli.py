@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import json
+import os
 import signal
 import sys
 import textwrap
@@ -165,16 +166,17 @@ def prune(
 
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": _shapes(inputs)}
         chosen = make_options(**_ratios(ratios), targets=_targets(targets), **options)
-        result = prune_file(
-            source,
-            output,
-            chosen,
-            data,
-            report_path=report_path,
-            force=force,
-            progress=_progress(quiet),
-            on_written=lambda: written.append(output),
-        )
+        with _progress(quiet) as progress:
+            result = prune_file(
+                source,
+                output,
+                chosen,
+                data,
+                report_path=report_path,
+                force=force,
+                progress=progress,
+                on_written=lambda: written.append(output),
+            )
         _show(result.report if as_json else prune_tables(result.report))
 
 
@@ -224,10 +226,11 @@ def compare(
         if max_drop is not None and data is None:
             raise OptionError("--max-drop needs --data with an array 'labels'")
         options.update(budget_s=budget_s, shapes=_shapes(inputs))
-        progress, found = _progress(quiet), []
-        for name in chosen:
-            progress(f"measuring {before} and {after} on {name}")
-            found.append(pipeline.compare(before, after, data=data, provider=name, **options))
+        found = []
+        with _progress(quiet) as progress:
+            for name in chosen:
+                progress(f"measuring {before} and {after} on {name}")
+                found.append(pipeline.compare(before, after, data=data, provider=name, **options))
         missed = [verdict(comparison, min_speedup, max_drop) for comparison in found]
         if as_json:
             listed = [{**c.to_dict(), "missed": m} for c, m in zip(found, missed, strict=True)]
@@ -374,8 +377,58 @@ def _tell(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-def _progress(quiet: bool) -> Any:
-    return (lambda _: None) if quiet else (lambda message: _tell(f"{message} ..."))
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """Yield a `Progress` to stderr: one line that changes in place on a terminal, one line per phase elsewhere."""
+    from onnxprune.progress import silent  # noqa: PLC0415
+
+    if quiet or sys.stderr is None:
+        yield silent
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _live() as progress:
+            yield progress
+    else:
+        told: list[str] = []
+
+        def line(text: str, _step: int = 0, _steps: int = 0) -> None:
+            if told[-1:] != [text]:
+                told[:] = [text]
+                _tell(f"{text} ...")
+
+        yield line
+
+
+@contextlib.contextmanager
+def _live() -> Iterator[Any]:
+    """Yield a `Progress` that keeps one line of the terminal up to date, and takes it away at the end, however it comes.
+
+    The line changes only when a step begins: a thread that redraws it would be measured with the latency.
+    """
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import Progress as Line  # noqa: PLC0415
+    from rich.table import Column  # noqa: PLC0415
+
+    from onnxprune.report import printable  # noqa: PLC0415
+
+    console = Console(stderr=True, force_terminal=True, highlight=False, emoji=False)
+    columns = (
+        TimeElapsedColumn(),
+        TextColumn(
+            "{task.fields[what]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        ),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[place]}", markup=False),
+    )
+    with Line(*columns, console=console, transient=True, auto_refresh=False) as line:
+        task = line.add_task("", what="starting", place="", total=None, visible=False)
+
+        def update(text: str, step: int = 0, steps: int = 0) -> None:
+            place = f"{step} of {steps}" if steps else "..."
+            done = {"total": steps or 1, "completed": max(0, step - 1), "visible": True}
+            line.update(task, what=printable(text), place=place, refresh=True, **done)
+
+        yield update
 
 
 def _show(what: Any) -> None:

@@ -27,12 +27,11 @@ from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Array, Model, Source, data_file, load, staged, view, with_contents, write
 from onnxprune.options import Options, make_options
 from onnxprune.planning import kept_masks, plan
+from onnxprune.progress import Progress, silent
 from onnxprune.publish import Reads, check_files, resolved, staging, stamps
 from onnxprune.refit import Refitted, refit
 from onnxprune.report import build_report
 from onnxprune.trace import Trace, trace
-
-Progress: TypeAlias = Callable[[str], None]
 
 _LATENCY_BUDGET_S = 3.0
 _CALIBRATED = 0.75  # of the samples at most, where the same source is evaluated on
@@ -148,7 +147,7 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
             write(proto, path, folder, model.is_external)
             yield path, lambda report: report["output"].update(path=None)
 
-        return _prune(model, chosen, data, lambda _: None, publish)
+        return _prune(model, chosen, data, silent, publish)
 
 
 def prune_file(
