@@ -96,7 +96,10 @@ def cli() -> None:
     metavar="macs=X | params=X",
     help="Fraction of the original to reach, instead of a ratio; repeatable.",
 )
-@click.option("--criterion", help="obs, l1, l2, bn, fpgm, random; see README.md [default: obs with --data, else l2].")
+@click.option(
+    "--criterion",
+    help="l1, l2, bn, fpgm, random; with data: obs, wanda, flap, activation, apoz [default: obs with data, else l2].",
+)
 @click.option(
     "--scope",
     metavar="loss|global|group",
@@ -400,7 +403,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _live() -> Iterator[Any]:
-    """Yield a `Progress` that keeps one line of the terminal up to date, and takes it away at the end, however it comes.
+    """Yield a `Progress` that keeps one line of the terminal up to date and takes it away when the block ends.
 
     The line changes only when a step begins: a thread that redraws it would be measured with the latency.
     """
@@ -412,11 +415,10 @@ def _live() -> Iterator[Any]:
     from onnxprune.report import printable  # noqa: PLC0415
 
     console = Console(stderr=True, force_terminal=True, highlight=False, emoji=False)
+    cut = Column(no_wrap=True, overflow="ellipsis")
     columns = (
         TimeElapsedColumn(),
-        TextColumn(
-            "{task.fields[what]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-        ),
+        TextColumn("{task.fields[what]}", markup=False, table_column=cut),
         BarColumn(bar_width=20),
         TextColumn("{task.fields[place]}", markup=False),
     )
@@ -425,8 +427,10 @@ def _live() -> Iterator[Any]:
 
         def update(text: str, step: int = 0, steps: int = 0) -> None:
             place = f"{step} of {steps}" if steps else "..."
-            done = {"total": steps or 1, "completed": max(0, step - 1), "visible": True}
-            line.update(task, what=printable(text), place=place, refresh=True, **done)
+            line.update(
+                task, total=steps or 1, completed=max(0, step - 1), visible=True, what=printable(text), place=place
+            )
+            line.refresh()
 
         yield update
 

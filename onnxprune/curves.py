@@ -104,7 +104,7 @@ def measure_curves(
         levels: counts of a curve at most.
         progress: is told what is done.
     """
-    sampler = _Sampler(traced, calibration, to_output, refitted, seed, levels)
+    sampler = _Sampler(traced, calibration, to_output=to_output, refitted=refitted, seed=seed, levels=levels)
     found = {}
     for number, cut in enumerate(sorted(cuts, key=sampler.first)):
         progress("measuring loss curves", number + 1, len(cuts))
@@ -126,7 +126,7 @@ class _Seen:
 
 class _Sampler:
     def __init__(
-        self, traced: Trace, calibration: Calibration, to_output: bool, refitted: bool, seed: int, levels: int
+        self, traced: Trace, calibration: Calibration, *, to_output: bool, refitted: bool, seed: int, levels: int
     ) -> None:
         self._traced, self._calibration, self._seed, self._levels = traced, calibration, seed, levels
         self._to_output, self._refitted = to_output, refitted

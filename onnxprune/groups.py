@@ -49,10 +49,11 @@ class Member:
 
     def matrix(self, array: Array) -> Array:
         """Return the weight as float ``[units, fan]``: all that belongs to each unit."""
-        return _matrix(array, self.dim, self.places)
+        return by_unit(array, self.dim, self.places)
 
 
-def _matrix(array: Array, dim: int, places: Places) -> Array:
+def by_unit(array: Array, dim: int, places: Places) -> Array:
+    """Return an array as float ``[units, fan]``; `places` tells where units lie on `dim`, first occurrences first."""
     front = np.moveaxis(array, dim, 0)
     if places.shape[1] != 1 or len(places) != len(front):  # else the units are the indices of the axis
         front = front[places]
@@ -403,18 +404,21 @@ def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues)
     """Yield the value of a weight where it is consumed, as ``[units, fan]``, for each axis that has the units."""
     index, slot = member.sink
     coupling = traced.couplings.get(index)
-    axes = traced.axes(coupling.inputs[slot] or ()) if coupling else ()
-    if coupling is None:
+    array = None if coupling is None else multiplied(coupling, slot, values)
+    if coupling is None or array is None:
         return
-    encoding, array = coupling.encodings.get(slot), values.array(coupling.node.inputs[slot])
-    if array is None:
-        return
-    if encoding is not None:
-        array = encoding.decode([values.array(name) for name in coupling.node.inputs])
-    for dim, axis in enumerate(axes):
+    for dim, axis in enumerate(traced.axes(coupling.inputs[slot] or ())):
         located = member.places if axis is member.axis else positions(axis, atom)
         if located.size:
-            yield _matrix(array, dim, located)
+            yield by_unit(array, dim, located)
+
+
+def multiplied(coupling: Coupling, slot: int, values: ConstantValues) -> Array | None:
+    """Return a weight as its op multiplies with it: dequantized, cast, normed; None where it cannot be evaluated."""
+    array, encoding = values.array(coupling.node.inputs[slot]), coupling.encodings.get(slot)
+    if array is None or encoding is None:
+        return array
+    return encoding.decode([values.array(name) for name in coupling.node.inputs])
 
 
 def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from onnxprune.errors import OptionError
 from onnxprune.groups import Group, kin, matrices
 from onnxprune.options import Options
 from onnxprune.progress import Progress, silent
+from onnxprune.statistics import activations
 from onnxprune.trace import Trace
 
 ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
@@ -58,7 +59,11 @@ def plan(
     """
     options = options.resolved(calibration is not None)
     tied = _tied(found, chosen, traced)
-    demands = _demands(traced, found, tied, chosen=chosen, options=options)
+    seen: Mapping[str, Sequence[importance.Seen]] = {}
+    if calibration is not None and importance.CRITERIA[str(options.criterion)].data and options.criterion != "obs":
+        wanted = [group for names in tied.values() for group in names.values()]
+        seen = activations(traced, wanted, calibration.batches, progress=progress)
+    demands = _demands(traced, found, tied, chosen=chosen, options=options, seen=seen)
     if chosen and not demands:
         raise OptionError(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
@@ -83,9 +88,12 @@ def plan(
 
 
 def cuts(traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> list[Cut]:
-    """Return what may be cut of the chosen groups, with all counts that are allowed; see `plan` for the arguments."""
+    """Return what may be cut of the chosen groups, with all counts that are allowed; see `plan` for the arguments.
+
+    Units go in the order of their error (`obs`): criteria that look at data first have no scores here.
+    """
     tied = _tied(found, chosen, traced)
-    demands = _demands(traced, found, tied, chosen=chosen, options=options)
+    demands = _demands(traced, found, tied, chosen=chosen, options=options, seen={})
     every = [_cut(tied[name], demand, options) for name, demand in demands.items()]
     return [cut for cut in every if cut.removed]
 
@@ -97,6 +105,7 @@ def _demands(
     *,
     chosen: Mapping[str, float],
     options: Options,
+    seen: Mapping[str, Sequence[importance.Seen]],
 ) -> dict[str, allocate.Demand]:
     """Return what is asked of each set of groups that lose the same units, with scores by the criterion."""
     rng = np.random.default_rng(options.seed)
@@ -104,7 +113,7 @@ def _demands(
     criterion = "l2" if options.criterion == "obs" else str(options.criterion)  # obs ranks units while curves are made
     demands: dict[str, allocate.Demand] = {}
     for first, names in tied.items():
-        scores = [importance.score(criterion, matrices(names[n], traced, values), rng) for n in names]
+        scores = [importance.score(criterion, matrices(names[n], traced, values), rng, seen.get(n, ())) for n in names]
         known = [score for score in scores if score is not None]
         if known:
             share = sum(shares[name] for name in names)

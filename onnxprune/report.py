@@ -84,10 +84,19 @@ def build_report(
             "noise": verification.noise,
             "runs": [dataclasses.asdict(run) for run in verification.runs],
         },
+        "calibration": calibration
+        and {"source": calibration.source, "samples": calibration.samples, "metric": calibration.metric.kind},
+        "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
+        "reconstruction": [_finite(dataclasses.asdict(each)) for each in fits],
         "accuracy": _accuracy(comparison),
         "fidelity": _fidelity(comparison),
         "latency": _latency(comparison) if options.latency else [],
     }
+
+
+def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry with what is infinite in words, which JSON has no number for."""
+    return {key: "bias alone" if value == float("inf") else value for key, value in entry.items()}
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

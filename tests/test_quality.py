@@ -60,6 +60,8 @@ LAYERS = (
     "folder",
     "data",
     "runtime",
+    "replay",
+    "statistics",
     "verify",
     "measure",
     "report",

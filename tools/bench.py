@@ -75,7 +75,7 @@ def accuracy() -> None:
 
     def rows() -> Iterator[Sequence[object]]:
         for name in MODELS:
-            for criterion in CRITERIA:
+            for criterion in (name for name, criterion in CRITERIA.items() if not criterion.data):
                 cells = [cell(name, criterion, ratio) for ratio in ratios]
                 if set(cells) != {"-"}:
                     yield (name, criterion, *cells)
