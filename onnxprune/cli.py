@@ -74,6 +74,7 @@ def cli() -> None:
     onnxprune model.onnx --ratio 0.3 -o small.onnx      prune (the default command)
     onnxprune compare model.onnx small.onnx             measure both side by side
     onnxprune inspect model.onnx                        what can be pruned, and what cannot
+    onnxprune sensitivity model.onnx --data d.npz       what each group costs that loses units
 
     'onnxprune prune --help' lists the options of the default command.
     """  # noqa: D301 - click keeps paragraphs behind a backspace as they are
@@ -98,7 +99,7 @@ def cli() -> None:
 )
 @click.option(
     "--criterion",
-    help="l1, l2, bn, fpgm, random; with data: obs, wanda, flap, activation, apoz [default: obs with data, else l2].",
+    help="l1, l2, bn, fpgm, random; with --data obs (default), wanda, flap, activation, apoz [default: l2].",
 )
 @click.option(
     "--scope",
@@ -258,6 +259,61 @@ def inspect(source: Path, as_json: bool) -> None:
 
         found = pipeline.inspect(source)
         _show(found.to_dict() if as_json else inspect_tables(found))
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=_PATH)
+@click.option("--data", metavar="SOURCE", help="Samples, needed: FILE.npz, a folder, or module:function.")
+@click.option("--eval-data", metavar="SOURCE", help="Samples to measure losses on [default: a part of --data].")
+@_PREPROCESS
+@click.option("--samples", type=int, default=256, show_default=True, metavar="N", help="Take so many at most; 0: all.")
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
+@click.option("--only", multiple=True, metavar="GLOB", help="Look at these groups and no others; repeatable.")
+@click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups out; repeatable.")
+@click.option("--width", is_flag=True, help="Look also at what is normalised over, such as the hidden width.")
+@click.option("--round-to", type=int, metavar="N", help="Keep multiples of N [default: 8 for channels].")
+@click.option("--no-reconstruct", is_flag=True, help="Do not refit the layers that consume the units.")
+@click.option(
+    "--levels", type=int, default=8, show_default=True, metavar="N", help="Losses to measure for each group, at most."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples that are drawn.")
+@click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, or .html with all numbers.")
+@click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write everything as JSON.")
+@click.option("--force", is_flag=True, help="Replace these files if they exist.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def sensitivity(
+    source: Path,
+    data: str | None,
+    no_reconstruct: bool,
+    levels: int,
+    plot_path: Path | None,
+    report_path: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show what the output of INPUT loses when each group loses units: what to protect, and what is free."""
+    with _failing():
+        with signals_held():
+            from onnxprune.options import make_options  # noqa: PLC0415
+            from onnxprune.pipeline import sensitivity_file  # noqa: PLC0415
+            from onnxprune.report import sensitivity_tables  # noqa: PLC0415
+
+        chosen = make_options(reconstruct=not no_reconstruct, **options)
+        with _progress(quiet) as progress:
+            found = sensitivity_file(
+                source,
+                chosen,
+                data,
+                levels=levels,
+                plot_path=plot_path,
+                report_path=report_path,
+                force=force,
+                progress=progress,
+            )
+        _show(found.to_dict() if as_json else sensitivity_tables(found))
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ LAYERS = (
     "runtime",
     "replay",
     "statistics",
+    "generated",
     "verify",
     "measure",
     "report",
