@@ -23,9 +23,10 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.measure import Comparison
-    from onnxprune.pipeline import Inspection, Result, compare, inspect, prune
+    from onnxprune.pipeline import Inspection, Result, compare, inspect, prune, sensitivity
+    from onnxprune.sensitive import Sensitivity
 
-_LAZY = ("Comparison", "Inspection", "Result", "compare", "inspect", "prune")
+_LAZY = ("Comparison", "Inspection", "Result", "Sensitivity", "compare", "inspect", "prune", "sensitivity")
 
 __all__ = [
     "Comparison",
@@ -37,11 +38,13 @@ __all__ = [
     "OnnxpruneError",
     "OptionError",
     "Result",
+    "Sensitivity",
     "VerificationError",
     "__version__",
     "compare",
     "inspect",
     "prune",
+    "sensitivity",
 ]
 
 

@@ -31,11 +31,18 @@ class Calibration:
     metric: fidelity.Metric
     source: Literal["data", "generated"] = "data"
     told: str = ""  # of generated samples, in words
+    evaluated: int = 0  # the last so many batches are of other data: these alone are held out
 
     @property
     def held(self) -> tuple[int, ...]:
         """The numbers of the batches that nothing is fitted to; none where there is but one batch."""
-        return held_out(len(self.batches))
+        count = len(self.batches)
+        return tuple(range(count - self.evaluated, count)) if self.evaluated else held_out(count)
+
+    @property
+    def judged(self) -> tuple[int, ...]:
+        """The numbers of the batches on which losses of an output are measured: held-out ones, where there are any."""
+        return self.held[: self.evaluated or JUDGED] or (0,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +80,27 @@ def batched(data: Data, size: int = BATCH) -> Batches:
     return Batches(data, tuple(starts))
 
 
+@dataclass(frozen=True, eq=False)
+class Joined(Sequence[Feeds]):
+    """Batches of two sources, one after the other, read when they are asked for."""
+
+    first: Sequence[Feeds]
+    second: Sequence[Feeds]
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @overload
+    def __getitem__(self, number: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        place = range(len(self))[number]
+        return self.first[place] if place < len(self.first) else self.second[place - len(self.first)]
+
+
 def held_out(batches: int) -> tuple[int, ...]:
     """Return which of so many batches are held out.
 
@@ -90,15 +118,25 @@ def calibration(
     metric: str | fidelity.Function | None,
     source: Literal["data", "generated"] = "data",
     told: str = "",
+    evaluated: Data | None = None,
 ) -> Calibration:
     """Return what `model` is calibrated on.
+
+    Args:
+        model: the original.
+        data: the samples; some batches of them are held out, unless `evaluated` is given.
+        metric: what is compared; None: by the outputs.
+        source: whether the samples are the user's.
+        evaluated: other samples, to be held out in the place of some of `data`.
 
     Raises:
         ModelError: when the model cannot be run.
         DataError: when its outputs do not fit the metric.
     """
-    batches = batched(data)
+    others = () if evaluated is None else batched(evaluated)
+    batches = Joined(batched(data), others) if others else batched(data)
     first = batches[0]
     names = [port.name for port in model.outputs if port.dtype is not None]
     outputs: dict[str, Array] = next(Replay(model, [first]).run(names))
-    return Calibration(batches, data.count, fidelity.choose(outputs, first, None, metric), source, told)
+    found = fidelity.choose(outputs, first, None, metric)
+    return Calibration(batches, data.count, found, source, told, len(others))

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import json
+import os
 import signal
 import sys
 import textwrap
@@ -73,6 +74,7 @@ def cli() -> None:
     onnxprune model.onnx --ratio 0.3 -o small.onnx      prune (the default command)
     onnxprune compare model.onnx small.onnx             measure both side by side
     onnxprune inspect model.onnx                        what can be pruned, and what cannot
+    onnxprune sensitivity model.onnx --data d.npz       what each group costs that loses units
 
     'onnxprune prune --help' lists the options of the default command.
     """  # noqa: D301 - click keeps paragraphs behind a backspace as they are
@@ -168,16 +170,17 @@ def prune(
 
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": _shapes(inputs)}
         chosen = make_options(**_ratios(ratios), targets=_targets(targets), **options)
-        result = prune_file(
-            source,
-            output,
-            chosen,
-            data,
-            report_path=report_path,
-            force=force,
-            progress=_progress(quiet),
-            on_written=lambda: written.append(output),
-        )
+        with _progress(quiet) as progress:
+            result = prune_file(
+                source,
+                output,
+                chosen,
+                data,
+                report_path=report_path,
+                force=force,
+                progress=progress,
+                on_written=lambda: written.append(output),
+            )
         _show(result.report if as_json else prune_tables(result.report))
 
 
@@ -227,10 +230,11 @@ def compare(
         if max_drop is not None and data is None:
             raise OptionError("--max-drop needs --data with an array 'labels'")
         options.update(budget_s=budget_s, shapes=_shapes(inputs))
-        progress, found = _progress(quiet), []
-        for name in chosen:
-            progress(f"measuring {before} and {after} on {name}")
-            found.append(pipeline.compare(before, after, data=data, provider=name, **options))
+        found = []
+        with _progress(quiet) as progress:
+            for name in chosen:
+                progress(f"measuring {before} and {after} on {name}")
+                found.append(pipeline.compare(before, after, data=data, provider=name, **options))
         missed = [verdict(comparison, min_speedup, max_drop) for comparison in found]
         if as_json:
             listed = [{**c.to_dict(), "missed": m} for c, m in zip(found, missed, strict=True)]
@@ -255,6 +259,61 @@ def inspect(source: Path, as_json: bool) -> None:
 
         found = pipeline.inspect(source)
         _show(found.to_dict() if as_json else inspect_tables(found))
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=_PATH)
+@click.option("--data", metavar="SOURCE", help="Samples, needed: FILE.npz, a folder, or module:function.")
+@click.option("--eval-data", metavar="SOURCE", help="Samples to measure losses on [default: a part of --data].")
+@_PREPROCESS
+@click.option("--samples", type=int, default=256, show_default=True, metavar="N", help="Take so many at most; 0: all.")
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
+@click.option("--only", multiple=True, metavar="GLOB", help="Look at these groups and no others; repeatable.")
+@click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups out; repeatable.")
+@click.option("--width", is_flag=True, help="Look also at what is normalised over, such as the hidden width.")
+@click.option("--round-to", type=int, metavar="N", help="Keep multiples of N [default: 8 for channels].")
+@click.option("--no-reconstruct", is_flag=True, help="Do not refit the layers that consume the units.")
+@click.option(
+    "--levels", type=int, default=8, show_default=True, metavar="N", help="Losses to measure for each group, at most."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples that are drawn.")
+@click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, or .html with all numbers.")
+@click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write everything as JSON.")
+@click.option("--force", is_flag=True, help="Replace these files if they exist.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def sensitivity(
+    source: Path,
+    data: str | None,
+    no_reconstruct: bool,
+    levels: int,
+    plot_path: Path | None,
+    report_path: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show what the output of INPUT loses when each group loses units: what to protect, and what is free."""
+    with _failing():
+        with signals_held():
+            from onnxprune.options import make_options  # noqa: PLC0415
+            from onnxprune.pipeline import sensitivity_file  # noqa: PLC0415
+            from onnxprune.report import sensitivity_tables  # noqa: PLC0415
+
+        chosen = make_options(reconstruct=not no_reconstruct, **options)
+        with _progress(quiet) as progress:
+            found = sensitivity_file(
+                source,
+                chosen,
+                data,
+                levels=levels,
+                plot_path=plot_path,
+                report_path=report_path,
+                force=force,
+                progress=progress,
+            )
+        _show(found.to_dict() if as_json else sensitivity_tables(found))
 
 
 def main() -> None:
@@ -377,8 +436,59 @@ def _tell(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-def _progress(quiet: bool) -> Any:
-    return (lambda _: None) if quiet else (lambda message: _tell(f"{message} ..."))
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """Yield a `Progress` to stderr: one line that changes in place on a terminal, one line per phase elsewhere."""
+    from onnxprune.progress import silent  # noqa: PLC0415
+
+    if quiet or sys.stderr is None:
+        yield silent
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _live() as progress:
+            yield progress
+    else:
+        told: list[str] = []
+
+        def line(text: str, _step: int = 0, _steps: int = 0) -> None:
+            if told[-1:] != [text]:
+                told[:] = [text]
+                _tell(f"{text} ...")
+
+        yield line
+
+
+@contextlib.contextmanager
+def _live() -> Iterator[Any]:
+    """Yield a `Progress` that keeps one line of the terminal up to date and takes it away when the block ends.
+
+    The line changes only when a step begins: a thread that redraws it would be measured with the latency.
+    """
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import Progress as Line  # noqa: PLC0415
+    from rich.table import Column  # noqa: PLC0415
+
+    from onnxprune.report import printable  # noqa: PLC0415
+
+    console = Console(stderr=True, force_terminal=True, highlight=False, emoji=False)
+    cut = Column(no_wrap=True, overflow="ellipsis")
+    columns = (
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}", markup=False, table_column=cut),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[place]}", markup=False),
+    )
+    with Line(*columns, console=console, transient=True, auto_refresh=False) as line:
+        task = line.add_task("", what="starting", place="", total=None, visible=False)
+
+        def update(text: str, step: int = 0, steps: int = 0) -> None:
+            place = f"{step} of {steps}" if steps else "..."
+            line.update(
+                task, total=steps or 1, completed=max(0, step - 1), visible=True, what=printable(text), place=place
+            )
+            line.refresh()
+
+        yield update
 
 
 def _show(what: Any) -> None:

@@ -8,19 +8,20 @@ they are small, which is what allocation builds on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.calibrate import JUDGED, Calibration
+from onnxprune.calibrate import Calibration
 from onnxprune.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.errors import ModelError
 from onnxprune.groups import Group, Member
 from onnxprune.importance import Scores
 from onnxprune.linear import Layer, layers
 from onnxprune.model import Array
+from onnxprune.progress import Progress, silent
 from onnxprune.reconstruct import Moments
 from onnxprune.replay import Replay
 from onnxprune.trace import Trace
@@ -79,13 +80,13 @@ def usual_slope(curves: Mapping[str, Curve]) -> float:
     return float(np.median([loss / error for loss, error in pairs])) if pairs else 1.0
 
 
-def measured_counts(allowed: Sequence[int]) -> list[int]:
-    """Return at most `MEASURED` of the counts, evenly spread, the last among them.
+def measured_counts(allowed: Sequence[int], most: int = MEASURED) -> list[int]:
+    """Return at most so many of the counts, evenly spread, the last among them.
 
     >>> measured_counts(range(10, 110, 10))
     [10, 30, 50, 60, 80, 100]
     """
-    places = np.linspace(0, len(allowed) - 1, min(MEASURED, len(allowed)))
+    places = np.linspace(0, len(allowed) - 1, min(most, len(allowed)))
     return [allowed[int(place)] for place in np.unique(np.round(places).astype(int))]
 
 
@@ -97,7 +98,8 @@ def measure_curves(
     to_output: bool = True,
     refitted: bool = True,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
+    levels: int = MEASURED,
+    progress: Progress = silent,
 ) -> dict[str, Curve]:
     """Return the curve of each cut, by name.
 
@@ -108,12 +110,13 @@ def measure_curves(
         to_output: whether losses of the output are measured; the errors of consumers alone otherwise.
         refitted: whether the consumers make up for what is gone.
         seed: of the rows that are looked at.
+        levels: counts of a curve at most.
         progress: is told what is done.
     """
-    sampler = _Sampler(traced, calibration, to_output, refitted, seed)
+    sampler = _Sampler(traced, calibration, to_output=to_output, refitted=refitted, seed=seed, levels=levels)
     found = {}
     for number, cut in enumerate(sorted(cuts, key=sampler.first)):
-        progress(f"loss curve {number + 1} of {len(cuts)}: {cut.name}")
+        progress("measuring loss curves", number + 1, len(cuts))
         try:
             found[cut.name] = sampler.curve(cut)
         except ModelError:  # a part that cannot be run alone: its units go by their scores
@@ -134,13 +137,15 @@ class _Seen:
 
 
 class _Sampler:
-    def __init__(self, traced: Trace, calibration: Calibration, to_output: bool, refitted: bool, seed: int) -> None:
-        self._traced, self._calibration, self._seed = traced, calibration, seed
+    def __init__(
+        self, traced: Trace, calibration: Calibration, *, to_output: bool, refitted: bool, seed: int, levels: int
+    ) -> None:
+        self._traced, self._calibration, self._seed, self._levels = traced, calibration, seed, levels
         self._to_output, self._refitted = to_output, refitted
         self._replay = Replay(traced.model, calibration.batches)
         self._layers = {layer.node.index: layer for layer in layers(traced.model)}
         self._held = set(calibration.held)
-        self._judged = sorted(self._held)[:JUDGED] or [0]
+        self._judged = calibration.judged
         self._outputs = [port.name for port in traced.model.outputs if port.dtype is not None]
         self._expected = list(self._replay.run(self._outputs, self._judged)) if to_output else []
         self._feeds = [calibration.batches[number] for number in self._judged] if to_output else []
@@ -156,7 +161,7 @@ class _Sampler:
 
     def curve(self, cut: Cut) -> Curve:
         """Return the curve of one cut."""
-        counts = measured_counts(cut.removed)
+        counts = measured_counts(cut.removed, self._levels)
         pairs = [pair for member in self._consumed(cut) for pair in self._layer(member)]
         self._advance(cut)
         seen = self._seen(pairs)
@@ -191,7 +196,10 @@ class _Sampler:
         if cut.by_score or not consumers:
             order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
             return follow(order, counts, consumers, scores=cut.scores, refitted=self._refitted)
-        return eliminate(consumers, counts)
+        found = eliminate(consumers, counts)
+        if self._refitted:
+            return found
+        return follow(found.order, counts, consumers, scores=cut.scores, refitted=False)
 
     def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
         moments = []

@@ -19,6 +19,7 @@ from onnxprune import check, cost, generated, rewrite, verify
 from onnxprune.account import Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
 from onnxprune.calibrate import Calibration, calibration
+from onnxprune.charts import as_html, as_svg
 from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_for, why_not
 from onnxprune.data import Data, files_of, limit, load_data, split, with_shapes
 from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
@@ -27,12 +28,12 @@ from onnxprune.measure import Comparison, compare_models
 from onnxprune.model import Array, Model, Port, Source, data_file, load, staged, view, with_contents, write
 from onnxprune.options import Options, make_options
 from onnxprune.planning import kept_masks, plan
-from onnxprune.publish import Reads, check_files, resolved, staging, stamps
+from onnxprune.progress import Progress, silent
+from onnxprune.publish import Reads, check_files, check_written, resolved, staging, stamps
 from onnxprune.refit import Refitted, refit
 from onnxprune.report import build_report
+from onnxprune.sensitive import LEVELS, Sensitivity, measure
 from onnxprune.trace import Trace, trace
-
-Progress: TypeAlias = Callable[[str], None]
 
 _LATENCY_BUDGET_S = 3.0
 _CALIBRATED = 0.75  # of the samples at most, where the same source is evaluated on
@@ -150,7 +151,7 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
             write(proto, path, folder, model.is_external)
             yield path, lambda report: report["output"].update(path=None)
 
-        return _prune(model, chosen, data, lambda _: None, publish)
+        return _prune(model, chosen, data, silent, publish)
 
 
 def prune_file(
@@ -240,6 +241,87 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     data = None if data is None else load_data(data, models[0].inputs, preprocess=preprocess)
     counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
     return compare_models(*models, data=data, macs=counted, **options)
+
+
+_ASKED = ("ignore", "only", "width", "round_to", "min_units", "reconstruct", "seed", "eval_data", "preprocess")
+PLOTS = (".svg", ".html")
+
+
+def sensitivity(source: Source, *, data: Any = None, levels: int = LEVELS, **options: Any) -> Sensitivity:
+    """Return what the output of a model loses when each of its groups loses units, one at a time.
+
+    Args:
+        source: as for `prune`.
+        data: samples, as for `prune`; some are held out, and losses are measured on these.
+        levels: of removed units in each group, at most.
+        **options: ignore, only, width, round_to, min_units, reconstruct, seed, eval_data (losses are measured on these
+            samples instead), preprocess, samples, metric: as for `prune`.
+
+    Raises:
+        InputError: for a model, data or option that cannot be used.
+        NothingToPrune: when no group can lose a unit; says why.
+    """
+    for name in options:
+        check.choice("option", name, (*_ASKED, "samples", "metric"))
+    return _sensitivity(load(source), make_options(**options), data, levels=_levels(levels), progress=silent)
+
+
+def sensitivity_file(
+    source: Path,
+    options: Options,
+    data: Any,
+    *,
+    levels: int,
+    plot_path: Path | None,
+    report_path: Path | None,
+    force: bool,
+    progress: Progress,
+) -> Sensitivity:
+    """Return the same of a file, and write it as a plot (by its name, SVG or HTML) and as JSON.
+
+    Raises:
+        InputError, NothingToPrune: as `sensitivity`; InputError also for files that cannot be written.
+    """
+    levels, options = _levels(levels), options.checked()
+    if plot_path is not None and plot_path.suffix.lower() not in PLOTS:
+        raise OptionError(f"plot must be a file that ends in {' or '.join(PLOTS)}, got {str(plot_path)!r}")
+    given = [(plot_path, "the plot"), (report_path, "the report")]
+    outputs = [(path, role) for path, role in given if path is not None]
+    check_written(outputs, Reads(source, data=_sample_files(data, options)), force)
+    progress(f"reading {source}")
+    model = load(source)
+    check_written(outputs, Reads(source, tuple(model.data_files), _sample_files(data, options)), force)
+    found = _sensitivity(model, options, data, levels=levels, progress=progress)
+    with staging(force) as files:
+        if plot_path is not None:
+            text = as_svg(found) if plot_path.suffix.lower() == ".svg" else as_html(found)
+            write_text(text, plot_path, files.add(plot_path))
+        if report_path is not None:
+            write_report(found.to_dict(), report_path, files.add(report_path))
+    return found
+
+
+def _levels(levels: Any) -> int:
+    return check.count("levels", levels, 1)
+
+
+def _sensitivity(model: Model, options: Options, given: Any, *, levels: int, progress: Progress) -> Sensitivity:
+    if given is None:
+        raise OptionError("data is needed: samples that losses are measured on")
+    data, other = load_data(given, model.inputs, preprocess=options.preprocess), None
+    data = limit(data, options.samples or data.count, options.seed)
+    if options.eval_data is not None:
+        other = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
+        other = limit(other, options.samples or other.count, options.seed)
+    progress(f"tracing {len(model.nodes)} nodes")
+    traced = trace(model)
+    found = groups(traced)
+    chosen = choose(found, options)
+    calibrated = calibration(model, data, options.metric, evaluated=other)
+    measured = measure(traced, found, chosen, calibrated, options, levels=levels, progress=progress)
+    if not measured.groups:
+        raise NothingToPrune(nothing(found, chosen, options, unreached(traced, all_reasons(found), weights(traced))))
+    return measured
 
 
 # -- steps of prune ---------------------------------------------------------------------------------------
@@ -403,8 +485,17 @@ def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None
     Raises:
         InputError: when it cannot be written.
     """
+    write_text(json.dumps(report, indent=1) + "\n", path, temporary)
+
+
+def write_text(text: str, path: Path, temporary: Path) -> None:
+    """Write a text to the temporary place of `path`.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
     try:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnxprune.effective import ConstantValues
 from onnxprune.errors import OptionError
 from onnxprune.groups import Group, kin, matrices
 from onnxprune.options import Options
+from onnxprune.progress import Progress, silent
 from onnxprune.statistics import activations
 from onnxprune.trace import Trace
 
@@ -24,7 +25,6 @@ ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layout
 LEVELS = 48  # of a group that the knapsack chooses from, at most
 
 Tied = Mapping[str, Mapping[str, Group]]  # first of the groups that lose the same units -> all of them, by name
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def plan(
     options: Options,
     *,
     calibration: Calibration | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = silent,
 ) -> Plan:
     """Return the units that every group keeps.
 
@@ -85,6 +85,17 @@ def plan(
     kept = _allocated(_Costs(traced, tied), demands, curves, options)
     cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
     return Plan({name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves)
+
+
+def cuts(traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> list[Cut]:
+    """Return what may be cut of the chosen groups, with all counts that are allowed; see `plan` for the arguments.
+
+    Units go in the order of their error (`obs`): criteria that look at data first have no scores here.
+    """
+    tied = _tied(found, chosen, traced)
+    demands = _demands(traced, found, tied, chosen=chosen, options=options, seen={})
+    every = [_cut(tied[name], demand, options) for name, demand in demands.items()]
+    return [cut for cut in every if cut.removed]
 
 
 def _demands(

@@ -69,6 +69,23 @@ def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, 
         _check_free(path, force)
 
 
+def check_written(outputs: Sequence[tuple[Path, str]], reads: Reads, force: bool) -> None:
+    """Raise InputError when one of several files, no model among them, must not or cannot be written.
+
+    Args:
+        outputs: the files, and what each is: "the plot".
+        reads: what was read; none of it may be replaced.
+        force: whether files that are there may be replaced.
+    """
+    others = [(reads.source, "is the input"), *((path, "holds weights of the input") for path in reads.weights)]
+    others += [(path, "is the data" if len(reads.data) == 1 else "is part of the data") for path in reads.data]
+    for path, role in outputs:
+        _check_regular(path, role.split()[-1])
+        _check_apart(path, role, others)
+        _check_free(path, force)
+        others.append((path, f"is {role}"))
+
+
 def _check_regular(path: Path, name: str) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a file name, such as {path / name}")

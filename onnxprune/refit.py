@@ -8,7 +8,7 @@ writes to. A BatchNormalization that is not part of a fitted layer gets new stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnxprune.calibrate import held_out
 from onnxprune.errors import ModelError
 from onnxprune.linear import Layer, Norm, layers, norms
 from onnxprune.model import Array, Model
+from onnxprune.progress import Progress, silent
 from onnxprune.reconstruct import Fit, Moments, fit, reestimate
 from onnxprune.replay import Feeds, Replay
 from onnxprune.rewrite import Cut
@@ -51,7 +52,7 @@ def refit(
     sweeps: int = 1,
     linear: bool = True,
     batch_norm: bool = True,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Array], list[Refitted]]:
     """Return new contents of constants of the pruned model, by name, and what became of each layer.
 
@@ -74,7 +75,7 @@ def refit(
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
         run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, shared=_shared(traced.model, cuts))
-        told = run.all(linear, batch_norm, lambda text, prefix=prefix: progress(prefix + text))  # type: ignore[misc]
+        told = run.all(linear, batch_norm, prefix, progress)
         contents = run.new.contents
     return contents, told
 
@@ -108,7 +109,7 @@ class _Refit:
         self.old, self.new = Replay(traced.model, batches), Replay(pruned, batches)
         self.new.contents.update(contents)
 
-    def all(self, linear: bool, batch_norm: bool, progress: Callable[[str], None]) -> list[Refitted]:
+    def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
         """Fit what can be fitted, in order; return what became of it."""
         found = list(layers(self._pruned)) if linear else []
         covered = {layer.output for layer in found}
@@ -117,7 +118,7 @@ class _Refit:
         sums = _Sums(self._pruned, order)
         told = []
         for number, part in enumerate(order):
-            progress(f"refitting layer {number + 1} of {len(order)}")
+            progress(f"{prefix}refitting layers", number + 1, len(order))
             told.append(self._part(part, sums))
             if part.output in self._traced.values:
                 self.old.advance(part.output)

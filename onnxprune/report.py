@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import Inspection
     from onnxprune.refit import Refitted
     from onnxprune.rewrite import Cut
+    from onnxprune.sensitive import Sensitive, Sensitivity
     from onnxprune.verify import Verification
 
 _LISTED = 4  # names shown of a longer list
@@ -373,6 +374,62 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
     if inspection.accounts:
         lines.append(f"{cut} of {_counted(len(inspection.accounts), 'node')} with weights can lose units")
     return [_printable(head), *[table] * bool(able), "\n".join(lines)]
+
+
+LOSSES = {  # what the loss of a kind of outputs is, see `fidelity.Metric.loss`
+    "classification": "KL divergence of the classes",
+    "language model": "KL divergence of the words",
+    "embedding": "1 - cosine",
+    "dense": "squared error over variance",
+    "boxes": "distance of the boxes",
+}
+
+
+def sensitivity_tables(found: Sensitivity) -> list[RenderableType]:
+    """Return what ``onnxprune sensitivity`` prints: the groups in the order of the graph, then what follows."""
+    table = _table("group", "kind", "units", "MACs", "25%", "50%", "75%", "verdict", left=(0, 1))
+    for group in found.groups:
+        losses = [_loss(group.loss_at(share)) for share in (0.25, 0.5, 0.75)]
+        words = verdict_words(group)
+        table.add_row(*_printable((group.name, group.kind, f"{group.units:,}", f"{group.macs:.1%}", *losses, words)))
+    return [_printable(_sensitivity_head(found)), table, "\n".join(_printable(_advice(found)))]
+
+
+def _sensitivity_head(found: Sensitivity) -> str:
+    """Return what the numbers of the table are."""
+    on = f"{_counted(found.judged, 'sample')}{' that nothing was fitted to' * found.held_out}"
+    fitted = "layers refitted" if found.reconstruct else "layers not refitted"
+    return (
+        f"{found.path or 'model'}: loss of the output ({LOSSES[found.metric]}) when one group loses 25, 50, 75 % "
+        f"of its units; on {on}, {fitted}"
+    )
+
+
+def verdict_words(group: Sensitive) -> str:
+    """Return the verdict on a group in one or two words."""
+    return f"{group.free:,} free" if group.verdict == "free" else group.verdict or ""
+
+
+def _advice(found: Sensitivity) -> list[str]:
+    """Return what the verdicts mean for pruning."""
+    lines = []
+    if found.protect:
+        names = _names(group.name for group in found.protect)
+        lines.append(f"protect (high loss per MAC saved; spare them with --ignore): {names}")
+    if found.free:
+        units = sum(group.free for group in found.free)
+        saved = f"{found.free_macs:.1%} of the MACs and {found.free_params:.1%} of the parameters"
+        lines.append(
+            f"free: {units:,} units of {_counted(len(found.free), 'group')}, {saved} if all go; each group then costs "
+            "at most a twentieth of what a typical one costs that loses half"
+        )
+    if not found.held_out:
+        lines.append("measured on what the layers were fitted to: give more samples, or others with --eval-data")
+    return lines or ["no group stands out"]
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
 
 
 # -- pieces ------------------------------------------------------------------------------------------------

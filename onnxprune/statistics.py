@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from onnxprune.errors import DataError, ModelError
 from onnxprune.groups import Group, Member, Places, by_unit, constant_values, multiplied
 from onnxprune.importance import Seen, magnitudes
 from onnxprune.model import Array
+from onnxprune.progress import Progress, silent
 from onnxprune.replay import Feeds, Replay
 from onnxprune.rules import Coupling
 from onnxprune.rules.recurrent import GATES
@@ -36,7 +37,7 @@ def activations(
     groups: Sequence[Group],
     batches: Sequence[Feeds],
     *,
-    progress: Callable[[str], object] = lambda _: None,
+    progress: Progress = silent,
     tapped_bytes: int = TAPPED_BYTES,
 ) -> dict[str, tuple[Seen, ...]]:
     """Return what was seen of every group, by name: one entry for each place where a weight consumes its units.
@@ -190,14 +191,14 @@ def _collect(
     taps: Mapping[_Tap, _Moments],
     batches: Sequence[Feeds],
     tapped_bytes: int,
-    progress: Callable[[str], object],
+    progress: Progress,
 ) -> None:
     """Add up the moments of all taps, in as many passes as the values of one batch take."""
     model, replay, values = traced.model, Replay(traced.model, batches), ConstantValues(traced.model)
     made = {name: place for place, index in enumerate(model.top) for name in model.nodes[index].outputs}
     passes = list(_passes(traced, sorted(taps, key=lambda tap: made.get(tap.value, -1)), batches[0], tapped_bytes))
     for number, chosen in enumerate(passes):
-        progress(f"looking at activations, pass {number + 1} of {len(passes)}")
+        progress("looking at activations", number + 1, len(passes))
         first = min(made.get(tap.value, -1) for tap in chosen)
         if number and first > 0:
             with contextlib.suppress(ModelError):  # a sequence is alive there: it cannot be kept

@@ -745,7 +745,7 @@ def test_no_file_of_the_data_is_overwritten(tmp_path, monkeypatch):
         target = tmp_path / folder / "b.npy"
         with pytest.raises(pipeline.InputError, match=r"b\.npy is part of the data; give the output another name$"):
             pipeline.prune_file(
-                tmp_path / "m.onnx", target, options, "calibration", force=True, progress=lambda _: None
+                tmp_path / "m.onnx", target, options, "calibration", force=True, progress=lambda *_: None
             )
 
 

@@ -283,9 +283,9 @@ def test_what_takes_too_much_is_looked_at_in_passes(monkeypatch):
     monkeypatch.setattr(statistics.Replay, "advance", lambda self, name: None)
     monkeypatch.setattr(Replay, "run", lambda self, names, *rest: asked.append(set(names)) or run(self, names, *rest))
     traced, found = network()
-    activations(traced, found, [{"x": IMAGES}], tapped_bytes=1, progress=told.append)
+    activations(traced, found, [{"x": IMAGES}], tapped_bytes=1, progress=lambda *step: told.append(step))
     assert asked == [{"x"}, {"b"}, {"d"}, {"f"}]
-    assert told[-1] == "looking at activations, pass 4 of 4"
+    assert told[-1] == ("looking at activations", 4, 4)
 
 
 def test_a_sequence_that_is_alive_between_passes():

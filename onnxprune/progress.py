@@ -1,0 +1,19 @@
+"""Progress: how long steps say how far they are."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Is told what is done next.
+
+    A phase that has steps calls once before each step, always with the same text, so that a log can show it once.
+    """
+
+    def __call__(self, text: str, step: int = 0, steps: int = 0, /) -> object:
+        """Take the name of a phase, and which of how many steps begins; 0 of 0 where there are none."""
+
+
+def silent(_text: str, _step: int = 0, _steps: int = 0, /) -> None:
+    """Tell nothing."""
