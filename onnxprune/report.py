@@ -93,24 +93,33 @@ def build_report(
             "metric": calibration.metric.kind,
         },
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
-        "reconstruction": [_finite(dataclasses.asdict(each)) for each in fits],
+        "reconstruction": [_refitted(each) for each in fits],
         "accuracy": _accuracy(comparison),
         "fidelity": _fidelity(comparison),
         "latency": _latency(comparison) if options.latency else [],
     }
 
 
-def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry with what is infinite in words, which JSON has no number for."""
-    return {key: "bias alone" if value == float("inf") else value for key, value in entry.items()}
+def _refitted(fitted: Refitted) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(fitted),
+        "strength": "bias alone" if fitted.strength == math.inf else fitted.strength,
+        "error_before": _finite(fitted.error_before),
+        "error_after": _finite(fitted.error_after),
+    }
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
         "removed": list(curve.removed),
-        "losses": None if curve.losses is None else list(curve.losses),
-        "errors": list(curve.errors),
+        "losses": None if curve.losses is None else [_finite(loss) for loss in curve.losses],
+        "errors": [_finite(error) for error in curve.errors],
     }
+
+
+def _finite(number: float | None) -> float | None:
+    """Return None for what JSON has no number for."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _file(model: Model, macs: int) -> dict[str, Any]:
