@@ -30,6 +30,7 @@ class Calibration:
     samples: int
     metric: fidelity.Metric
     source: Literal["data", "generated"] = "data"
+    told: str = ""  # of generated samples, in words
     evaluated: int = 0  # the last so many batches are of other data: these alone are held out
 
     @property
@@ -116,6 +117,7 @@ def calibration(
     data: Data,
     metric: str | fidelity.Function | None,
     source: Literal["data", "generated"] = "data",
+    told: str = "",
     evaluated: Data | None = None,
 ) -> Calibration:
     """Return what `model` is calibrated on.
@@ -136,4 +138,5 @@ def calibration(
     first = batches[0]
     names = [port.name for port in model.outputs if port.dtype is not None]
     outputs: dict[str, Array] = next(Replay(model, [first]).run(names))
-    return Calibration(batches, data.count, fidelity.choose(outputs, first, None, metric), source, len(others))
+    found = fidelity.choose(outputs, first, None, metric)
+    return Calibration(batches, data.count, found, source, told, len(others))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from onnxprune.calibrate import Calibration
 from onnxprune.elimination import Consumer, Elimination, eliminate, follow
+from onnxprune.errors import ModelError
 from onnxprune.groups import Group, Member
 from onnxprune.importance import Scores
 from onnxprune.linear import Layer, layers
@@ -58,6 +59,14 @@ class Curve:
         else:
             raw = np.maximum(self.losses, 0) + TIE * slope * np.array(self.errors)
         return tuple(np.interp(counts, self.removed, np.maximum.accumulate(raw)).tolist())
+
+
+def by_scores(cut: Cut) -> Curve:
+    """Return the curve of a cut whose consumers cannot be looked at."""
+    counts = measured_counts(cut.removed)
+    order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
+    found = follow(order, counts, (), scores=cut.scores)
+    return Curve(tuple(order.tolist()), (0, *counts), None, (0.0, *found.errors))
 
 
 def usual_slope(curves: Mapping[str, Curve]) -> float:
@@ -108,7 +117,10 @@ def measure_curves(
     found = {}
     for number, cut in enumerate(sorted(cuts, key=sampler.first)):
         progress("measuring loss curves", number + 1, len(cuts))
-        found[cut.name] = sampler.curve(cut)
+        try:
+            found[cut.name] = sampler.curve(cut)
+        except ModelError:  # a part that cannot be run alone: its units go by their scores
+            found[cut.name] = by_scores(cut)
     return {cut.name: found[cut.name] for cut in cuts}
 
 

@@ -1,7 +1,7 @@
 """Knapsack: how many units each group loses so that the output suffers least at a given cost. Numpy alone.
 
 Each group offers levels, each with a loss; one level per group is chosen, a multiple-choice knapsack. Costs are
-products of sizes (the MACs of a layer depend on the groups at both of its ends), so that they are made linear around a plan,
+products of sizes (the MACs of a layer depend on the groups at both of its ends): they are made linear around a plan,
 solved by dynamic programming within a few levels of it, and made linear again, until nothing improves.
 """
 

@@ -184,7 +184,7 @@ def _patches(values: Array, window: Window, at: Positions) -> Array:
         last[(sample, *(start * window.strides[i] + tap[i] * window.dilations[i] for i, start in enumerate(starts)))]
         for tap in np.ndindex(*window.kernel)
     ]
-    return np.stack(taps, axis=-1)
+    return taps[0][..., None] if len(taps) == 1 else np.stack(taps, axis=-1)
 
 
 def layers(model: Model) -> Iterator[Layer]:

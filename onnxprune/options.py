@@ -78,6 +78,12 @@ class Options:
         """How units of several groups are weighed against one another."""
         return self.scope or importance.CRITERIA[self.criterion or "l2"].scope
 
+    @property
+    def looks_at_samples(self) -> bool:
+        """Whether anything that is asked for, or left to the default, depends on samples."""
+        by_weights = self.criterion is not None and not importance.CRITERIA[self.criterion].data
+        return not by_weights or self.scope == "loss" or bool(self.reconstruct)
+
     def resolved(self, has_data: bool) -> Options:
         """Return the options with what depends on whether there is data to calibrate on filled in.
 

@@ -10,22 +10,22 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxprune import check, cost, rewrite, verify
+from onnxprune import check, cost, generated, rewrite, verify
 from onnxprune.account import Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
 from onnxprune.calibrate import Calibration, calibration
 from onnxprune.charts import as_html, as_svg
 from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_for, why_not
 from onnxprune.data import Data, files_of, limit, load_data, split, with_shapes
-from onnxprune.errors import InputError, NothingToPrune, OptionError
+from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, weights
 from onnxprune.measure import Comparison, compare_models
-from onnxprune.model import Array, Model, Source, data_file, load, staged, view, with_contents, write
+from onnxprune.model import Array, Model, Port, Source, data_file, load, staged, view, with_contents, write
 from onnxprune.options import Options, make_options
 from onnxprune.planning import kept_masks, plan
 from onnxprune.progress import Progress, silent
@@ -37,6 +37,8 @@ from onnxprune.trace import Trace, trace
 
 _LATENCY_BUDGET_S = 3.0
 _CALIBRATED = 0.75  # of the samples at most, where the same source is evaluated on
+_GENERATED, _FEWEST = 128, 16  # samples that are generated where none are given
+_PASS_MACS = 2 * 10**11  # of one pass over generated samples, more or less
 _NO_BUDGET_S = 0.001  # where latency is not asked for, but outputs are compared
 
 
@@ -329,16 +331,17 @@ Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tu
 
 
 def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
-    if options.metric is not None and given is None:
+    if options.metric is not None and given is None and options.eval_data is None:
         raise OptionError("metric needs data: samples on which the models are compared")
-    options, stamped = options.resolved(given is not None), stamps(model.data_files)
+    stamped = stamps(model.data_files)
     sampled, evaluated = _samples(model, options, given)
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     found = groups(traced)
     chosen = choose(found, options)
-    calibrated = None if sampled is None else calibration(model, sampled, options.metric)
+    calibrated = _calibrated(traced, options, sampled, ports, progress)
+    options = options.resolved(calibrated is not None)
     progress(f"scoring {len(chosen)} of {len(found)} groups by {options.criterion}")
     planned = plan(traced, found, chosen, options, calibration=calibrated, progress=progress)
     kept = planned.kept
@@ -374,6 +377,31 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
         finish(report)
     reads = Reads(model.path, tuple(model.data_files), _sample_files(given, options))
     return Result(repaired.proto, report, model.folder, model.is_external, reads, stamped)
+
+
+def _calibrated(
+    traced: Trace, options: Options, sampled: Data | None, ports: Sequence[Port], progress: Progress
+) -> Calibration | None:
+    """Return what to calibrate on: the samples that were given, or generated ones where the options look at any.
+
+    Raises:
+        OptionError: when an option asks for samples, none are given, and none can be made.
+    """
+    if sampled is not None:
+        return calibration(traced.model, sampled, options.metric)
+    if not options.looks_at_samples:
+        return None
+    progress("generating samples to calibrate on")
+    macs = cost.macs(traced)
+    count = max(_FEWEST, min(_GENERATED, _PASS_MACS // max(1, macs)))
+    try:
+        made = generated.inputs(traced.model, count, seed=options.seed, ports=ports, macs=macs)
+        return calibration(traced.model, made.data, None, "generated", made.told)
+    except (DataError, ModelError) as error:
+        if options.criterion is None and options.scope is None and not options.reconstruct:
+            progress(f"no samples can be generated, units are chosen by their weights: {error}")
+            return None
+        raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -416,11 +444,13 @@ def _repaired(
 
 def _samples(model: Model, options: Options, given: Any) -> tuple[Data | None, Data | None]:
     """Return what to calibrate on and what to evaluate on: other samples, unless there is but one."""
-    if given is None:
-        return None, None
-    data = load_data(given, model.inputs, preprocess=options.preprocess)
+    evaluated = None
     if options.eval_data is not None:
         evaluated = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
+    if given is None:
+        return None, evaluated
+    data = load_data(given, model.inputs, preprocess=options.preprocess)
+    if evaluated is not None:
         return limit(data, options.samples or data.count, options.seed), evaluated
     share = min(_CALIBRATED, (options.samples or data.count) / data.count)
     used, rest = split(data, share, options.seed)

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.axes import Atom, Mask, kept_mask
 from onnxprune.calibrate import held_out
+from onnxprune.errors import ModelError
 from onnxprune.linear import Layer, Norm, layers, norms
 from onnxprune.model import Array, Model
 from onnxprune.progress import Progress, silent
@@ -128,7 +129,10 @@ class _Refit:
         why = self._why_not(part)
         if why is not None:
             return Refitted(part.node.name, part.node.op, None, None, None, why)
-        found = self._layer(part, sums) if isinstance(part, Layer) else self._norm(part)
+        try:
+            found = self._layer(part, sums) if isinstance(part, Layer) else self._norm(part)
+        except ModelError as error:
+            return Refitted(part.node.name, part.node.op, None, None, None, f"it cannot be looked at: {error}")
         return Refitted(part.node.name, part.node.op, found.strength, found.error_before, found.error_after)
 
     def _why_not(self, part: Layer | Norm) -> str | None:

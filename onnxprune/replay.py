@@ -18,7 +18,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model import Array, Model, part, serialize
 from onnxprune.runtime import Session, open_session
 
-BUDGET_BYTES = 384 * 2**20  # of the values that one replay keeps, beside the samples themselves
+BUDGET_BYTES = 256 * 2**20  # of the values that one replay keeps, beside the samples themselves
 
 Feeds: TypeAlias = Mapping[str, Array]
 

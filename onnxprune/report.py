@@ -86,26 +86,40 @@ def build_report(
             "runs": [dataclasses.asdict(run) for run in verification.runs],
         },
         "calibration": calibration
-        and {"source": calibration.source, "samples": calibration.samples, "metric": calibration.metric.kind},
+        and {
+            "source": calibration.source,
+            "told": calibration.told,
+            "samples": calibration.samples,
+            "metric": calibration.metric.kind,
+        },
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
-        "reconstruction": [_finite(dataclasses.asdict(each)) for each in fits],
+        "reconstruction": [_refitted(each) for each in fits],
         "accuracy": _accuracy(comparison),
         "fidelity": _fidelity(comparison),
         "latency": _latency(comparison) if options.latency else [],
     }
 
 
-def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry with what is infinite in words, which JSON has no number for."""
-    return {key: "bias alone" if value == float("inf") else value for key, value in entry.items()}
+def _refitted(fitted: Refitted) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(fitted),
+        "strength": "bias alone" if fitted.strength == math.inf else fitted.strength,
+        "error_before": _finite(fitted.error_before),
+        "error_after": _finite(fitted.error_after),
+    }
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
         "removed": list(curve.removed),
-        "losses": None if curve.losses is None else list(curve.losses),
-        "errors": list(curve.errors),
+        "losses": None if curve.losses is None else [_finite(loss) for loss in curve.losses],
+        "errors": [_finite(error) for error in curve.errors],
     }
+
+
+def _finite(number: float | None) -> float | None:
+    """Return None for what JSON has no number for."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _file(model: Model, macs: int) -> dict[str, Any]:
@@ -251,7 +265,22 @@ def _verdict(report: Mapping[str, Any]) -> str:
     fidelity = report["fidelity"]
     if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
         gains.append(headline(fidelity["figures"]))
-    return f"{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+    return f"{_calibrated(report)}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+
+
+def _calibrated(report: Mapping[str, Any]) -> str:
+    """Return in words what units and weights were chosen by, where samples were looked at."""
+    calibration = report["calibration"]
+    if calibration is None:
+        return ""
+    made = calibration["source"] == "generated"
+    what = "generated samples" if made else "samples"
+    found = f"calibrated on {calibration['samples']:,} {what}"
+    fits = report["reconstruction"]
+    if fits:
+        refitted = sum(fit["strength"] is not None for fit in fits)
+        found += f": {refitted} of {_counted(len(fits), 'layer')} refitted, the others are best as they were cut"
+    return found + ("; real ones, with --data, keep more\n" if made else "\n")
 
 
 def _closeness(difference: float) -> str:

@@ -400,7 +400,7 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None)
 
 
 def in_original(model: Model, cuts: Mapping[str, Cut], contents: Mapping[str, Array]) -> dict[str, Array]:
-    """Return new contents of constants of the pruned model at their places in the original, which is as it was elsewhere.
+    """Return new contents of constants of the pruned model at their places in the original, as it was elsewhere.
 
     Args:
         model: the original.

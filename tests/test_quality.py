@@ -51,7 +51,11 @@ LAYERS = (
     "cost",
     "importance",
     "allocate",
+    "elimination",
+    "knapsack",
+    "reconstruct",
     "rewrite",
+    "linear",
     "columns",
     "fitting",
     "archive",
@@ -63,6 +67,12 @@ LAYERS = (
     "replay",
     "statistics",
     "generated",
+    "options",
+    "choice",
+    "calibrate",
+    "curves",
+    "planning",
+    "refit",
     "verify",
     "measure",
     "report",
@@ -70,7 +80,16 @@ LAYERS = (
     "cli",
     "__main__",
 )
-NUMPY_ALONE = ("axes", "boxes", "fidelity", "importance", "allocate")  # no graph is known here
+NUMPY_ALONE = (
+    "axes",
+    "boxes",
+    "fidelity",
+    "importance",
+    "allocate",
+    "elimination",
+    "knapsack",
+    "reconstruct",
+)  # no graph is known here
 BOUNDARIES = {
     "onnx": {"plain", "model"},
     "onnx_graphsurgeon": {"model"},

@@ -32,6 +32,7 @@ NAMES = ["cnn", "mobilenet", "resnet_bn", "resnet_folded", "vit"]
 MASKS = {  # what differs between machines: latencies, round-off, and the last digits of accuracies
     r"\d+\.\d{3} ms": "#.### ms",
     r"\d\.\de[+-]\d\d": "#.#e-##",
+    r"same top-1 for \d+\.\d%": "same top-1 for ##.#%",
     r"SNR -?\d+\.\d dB": "SNR #.# dB",
     r"\d+\.\d{2}%": "##.##%",
     r"[+-]\d+\.\d\d points": "-#.## points",
@@ -100,7 +101,7 @@ def objects(schema):
 
 def test_the_schema_is_strict_and_describes_every_field():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert len(list(objects(SCHEMA))) == 12
+    assert len(list(objects(SCHEMA))) == 15
     for schema in objects(SCHEMA):
         assert schema["additionalProperties"] is False
         assert set(schema["required"]) == set(schema["properties"])
@@ -151,7 +152,7 @@ def test_fidelity_is_told_by_kind(folder):
 def test_without_labels_agreement_is_told(folder):
     np.savez("plain.npz", image=np.load("test.npz")["image"])
     args = ("vit.onnx", "-o", "small.onnx", "--data", "plain.npz", "--no-latency", "--quiet")
-    assert "; top-1 agreement 0.9" in invoke(*args)
+    assert re.search(r"; top-1 agreement (1\.0|0\.[89])", invoke(*args))
 
 
 def test_what_is_not_finite_is_null():
@@ -169,7 +170,8 @@ def test_a_metric_needs_data(folder):
 
 # -- golden files ------------------------------------------------------------------------------------------
 
-PRUNE = ("vit.onnx", "-o", "small.onnx", "--data", "test.npz")
+# The weights alone choose the units: a loss curve may be in doubt about two, and another machine decides otherwise.
+PRUNE = ("vit.onnx", "-o", "small.onnx", "--data", "test.npz", "--criterion", "l2")
 PRINTED = {
     "prune": PRUNE,
     "inspect": ("inspect", "vit.onnx"),
@@ -211,7 +213,7 @@ def test_the_table_of_prune_shows_the_numbers_of_the_report(folder):
         assert ratio == pytest.approx(after[field] / before[field], abs=0.0005)
     latency, accuracy = written["latency"][0], written["accuracy"]
     assert [number(t) for t in rows["latency, cpu, 1 thread"][:2]] == [latency["before_ms"], latency["after_ms"]]
-    shown = [number(t) for t in rows["accuracy, 200 samples"][:2]]
+    shown = [number(t) for t in rows["accuracy, 50 samples"][:2]]
     assert shown == pytest.approx([100 * accuracy["before"], 100 * accuracy["after"]], abs=0.005)
 
 

@@ -45,7 +45,7 @@ def pruned(name):
     traced = trace(model)
     found = groups(traced)
     options = Options(ratio=0.3)
-    masks = kept_masks(found, plan(traced, found, choose(found, options), options))
+    masks = kept_masks(found, plan(traced, found, choose(found, options), options).kept)
     if not masks:
         return 0.0, None
     after = view(rewrite.rewrite(traced, masks).proto)

@@ -147,7 +147,7 @@ def surgery_once(path: Path) -> None:
     found = groups(traced)
     marks.append(time.perf_counter())
     options = pipeline.make_options(ratio=0.3)
-    kept = pipeline.plan(traced, found, pipeline.choose(found, options), options)
+    kept = pipeline.plan(traced, found, pipeline.choose(found, options), options).kept
     marks.append(time.perf_counter())
     rewritten = rewrite(traced, pipeline.kept_masks(found, kept))
     marks.append(time.perf_counter())
