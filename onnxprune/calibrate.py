@@ -116,6 +116,7 @@ def calibration(
     model: Model,
     data: Data,
     metric: str | fidelity.Function | None,
+    *,
     source: Literal["data", "generated"] = "data",
     told: str = "",
     *,
