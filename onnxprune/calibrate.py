@@ -119,6 +119,7 @@ def calibration(
     *,
     source: Literal["data", "generated"] = "data",
     told: str = "",
+    *,
     evaluated: Data | None = None,
 ) -> Calibration:
     """Return what `model` is calibrated on.
