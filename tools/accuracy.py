@@ -165,8 +165,9 @@ def sentences(_: Sequence[str]) -> Iterator[Run]:
 
 
 def decoder(_: Sequence[str]) -> Iterator[Run]:
-    """Yield SmolLM2, beside magnitude and activation-aware magnitude."""
+    """Yield SmolLM2, beside magnitude and activation-aware magnitude; and without data, where least is cut."""
     yield from bounded("decoder", "l2", "wanda")
+    yield Run("decoder", MACS["decoder"][0], "no data")
 
 
 def switched(subject: str) -> tuple[str, ...]:
@@ -225,10 +226,10 @@ def by_width(kind: str) -> list[Run]:
 
 def cost(subjects: Sequence[str]) -> Iterator[Run]:
     """Yield runs whose seconds and memory are bounded or plotted."""
-    for name in ("photos", "sentences"):
-        if name in subjects:
-            yield from costed(name)
+    real = [name for name in ("photos", "sentences") if name in subjects]
+    yield from (Run("photos", MACS["photos"][-1], samples=128) for name in real if name == "photos")
     yield from itertools.chain.from_iterable(map(by_width, SYNTHETIC))
+    yield from itertools.chain.from_iterable(map(costed, reversed(real)))
 
 
 SECTIONS = {
