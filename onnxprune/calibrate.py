@@ -119,7 +119,6 @@ def calibration(
     *,
     source: Literal["data", "generated"] = "data",
     told: str = "",
-    *,
     evaluated: Data | None = None,
 ) -> Calibration:
     """Return what `model` is calibrated on.
