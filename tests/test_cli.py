@@ -133,7 +133,7 @@ def test_main_runs_the_command_line(monkeypatch, capsys):
 
 
 def test_progress_goes_to_stderr_and_the_result_to_stdout(folder, steady):
-    result = invoke(*RUN)
+    result = invoke(*RUN, "--criterion", "l2")
     assert result.stderr.splitlines() == [
         "reading model.onnx ...",
         "tracing 4 nodes ...",
