@@ -18,8 +18,9 @@ from onnxprune.replay import Feeds, Replay
 
 HELD_EVERY = 4
 BATCH = 16  # samples of a batch at most
+BATCH_BYTES = 4 * 2**20  # of its inputs: what lies between the nodes is many times as large
 BATCHES = 8  # wanted at least, so that some can be held out
-JUDGED = 4  # held-out batches on which the loss of an output is measured
+JUDGED = 64  # held-out samples on which the loss of an output is measured, in whole batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class Calibration:
     @property
     def judged(self) -> tuple[int, ...]:
         """The numbers of the batches on which losses of an output are measured: held-out ones, where there are any."""
-        return self.held[: self.evaluated or JUDGED] or (0,)
+        each = max(1, self.samples // len(self.batches))
+        return self.held[: self.evaluated or -(-JUDGED // each)] or (0,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,9 @@ class Batches(Sequence[Feeds]):
 
 def batched(data: Data, size: int = BATCH) -> Batches:
     """Return the samples of `data` in batches of one shape and of `size` at most, `BATCHES` if there can be."""
-    size = data.at_once if data.at_once > 1 else max(1, min(size, data.count // BATCHES))
+    bytes_each = sum(array.nbytes for array in data.take([0]).values()) if data.at_once == 1 else 0
+    fitting = BATCH_BYTES // max(1, bytes_each)
+    size = data.at_once if data.at_once > 1 else max(1, min(size, fitting, data.count // BATCHES))
     starts: list[tuple[int, int]] = []
     last = None
     for sample in range(data.count):

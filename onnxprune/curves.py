@@ -26,7 +26,7 @@ from onnxprune.reconstruct import Moments
 from onnxprune.replay import Replay
 from onnxprune.trace import Trace
 
-LEAST_ROWS, ROWS_PER_INPUT = 20_000, 8  # that moments are made of
+LEAST_ROWS, ROWS_PER_INPUT = 8_192, 8  # that moments are made of
 WIDEST = 1600  # inputs of a layer whose Gram matrix is inverted; of a wider convolution its channels are
 MEASURED = 6  # levels of a curve at most
 TIE = 0.05  # of the typical loss per error, added per error: measured losses near zero are noise

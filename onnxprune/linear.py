@@ -110,6 +110,65 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixer:
+    """A convolution that is not fitted as a whole: channels that are gone are made up for by mixing those that stay.
+
+    With x ≈ M x' for the channels of the original and those that are left, the weight becomes W M, tap by tap.
+    """
+
+    node: Node
+    weight: str
+    dim: int  # of the weight, along which its input channels lie
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The names of what is fitted."""
+        return (self.weight,)
+
+    @property
+    def input(self) -> str:
+        """The name of the value that is multiplied."""
+        return self.node.inputs[0]
+
+    @property
+    def output(self) -> str:
+        """The name of what it gives."""
+        return self.node.outputs[0]
+
+    def rows(self, values: Array, at: Positions) -> Array:
+        """Return an input at some positions: ``[1, rows, channels]``."""
+        last = np.moveaxis(values, 1, -1)
+        return last.reshape(-1, last.shape[-1])[at][None].astype(np.float32)
+
+    targets = rows
+
+    def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
+        """Return at most `limit` of the positions of an input of `shape`, ascending."""
+        return _places(math.prod(shape[:1] + shape[2:]), limit, rng)
+
+    def mixed(self, weight: Array, mixing: Array, like: Array) -> Array:
+        """Return the weight for the channels that are left: ``mixing`` is ``[channels before, channels after]``."""
+        moved = np.moveaxis(weight.astype(np.float64), self.dim, -1) @ mixing
+        return np.ascontiguousarray(np.moveaxis(moved, -1, self.dim)).astype(like.dtype)
+
+
+def mixers(model: Model, widest: int) -> Iterator[Mixer]:
+    """Yield transposed convolutions, and convolutions of more than `widest` inputs, with one group, in order."""
+    reads: dict[str, int] = {}
+    for node in model.nodes:
+        for name in (*node.inputs, *node.captured):
+            reads[name] = reads.get(name, 0) + 1
+    for index in model.top:
+        node = model.nodes[index]
+        weight = model.constants.get(node.inputs[1]) if node.op in ("Conv", "ConvTranspose") else None
+        if weight is None or node.attrs.get("group", 1) != 1 or not _is_float(weight.dtype):
+            continue
+        wide = math.prod(weight.shape[1:]) > widest
+        if reads[weight.name] == 1 and weight.name not in model.overridable and (wide or node.op == "ConvTranspose"):
+            yield Mixer(node, weight.name, 1 if node.op == "Conv" else 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Norm:
     """A BatchNormalization: one number times each channel, plus one."""
 

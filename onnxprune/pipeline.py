@@ -340,7 +340,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
     traced = trace(model)
     found = groups(traced)
     chosen = choose(found, options)
-    calibrated = _calibrated(traced, options, sampled, ports, progress)
+    calibrated, why_not_any = _calibrated(traced, options, sampled, ports, progress)
     options = options.resolved(calibrated is not None)
     progress(f"scoring {len(chosen)} of {len(found)} groups by {options.criterion}")
     planned = plan(traced, found, chosen, options, calibration=calibrated, progress=progress)
@@ -370,7 +370,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
             cuts=rewritten.cuts,
             verification=verification,
             comparison=comparison,
-            calibration=calibrated,
+            calibration=calibrated or why_not_any,
             curves=planned.curves,
             fits=repaired.fits,
         )
@@ -381,26 +381,27 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
 
 def _calibrated(
     traced: Trace, options: Options, sampled: Data | None, ports: Sequence[Port], progress: Progress
-) -> Calibration | None:
+) -> tuple[Calibration | None, str | None]:
     """Return what to calibrate on: the samples that were given, or generated ones where the options look at any.
+
+    The second is why none could be generated, where they would be by default.
 
     Raises:
         OptionError: when an option asks for samples, none are given, and none can be made.
     """
     if sampled is not None:
-        return calibration(traced.model, sampled, options.metric)
+        return calibration(traced.model, sampled, options.metric), None
     if not options.looks_at_samples:
-        return None
+        return None, None
     progress("generating samples to calibrate on")
     macs = cost.macs(traced)
     count = max(_FEWEST, min(_GENERATED, _PASS_MACS // max(1, macs)))
     try:
         made = generated.inputs(traced.model, count, seed=options.seed, ports=ports, macs=macs)
-        return calibration(traced.model, made.data, None, source="generated", told=made.told)
+        return calibration(traced.model, made.data, None, source="generated", told=made.told), None
     except (DataError, ModelError) as error:
         if options.criterion is None and options.scope != "loss" and not options.reconstruct:
-            progress(f"no samples can be generated, units are chosen by their weights: {error}")
-            return None
+            return None, str(error)
         raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from onnxprune.axes import Atom, Mask, kept_mask
 from onnxprune.calibrate import held_out
 from onnxprune.errors import ModelError
-from onnxprune.linear import Layer, Norm, layers, norms
+from onnxprune.linear import Layer, Mixer, Norm, layers, mixers, norms
 from onnxprune.model import Array, Model
 from onnxprune.progress import Progress, silent
 from onnxprune.reconstruct import Fit, Moments, fit, reestimate
@@ -26,7 +27,7 @@ from onnxprune.trace import Trace
 
 WIDEST = 5120  # inputs of a layer whose Gram matrix is kept; a wider one keeps the plain cut
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
-LEAST_ROWS = 20_000  # of each fit, where there are so many
+LEAST_ROWS = 8_192  # of each fit, where there are so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def refit(
         return contents, told
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
-        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, shared=_shared(traced.model, cuts))
+        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts)
         told = run.all(linear, batch_norm, prefix, progress)
         contents = run.new.contents
     return contents, told
@@ -90,6 +91,9 @@ def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
     return shared | {name for name, cut in cuts.items() if cut.source in shared}
 
 
+Part: TypeAlias = "Layer | Mixer | Norm"
+
+
 class _Refit:
     """One sweep over the layers."""
 
@@ -102,19 +106,22 @@ class _Refit:
         *,
         contents: Mapping[str, Array],
         seed: int,
-        shared: set[str],
+        cuts: Mapping[str, Cut],
     ) -> None:
-        self._traced, self._masks, self._pruned, self._seed, self._shared = traced, masks, pruned, seed, shared
+        self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
+        self._shared = _shared(traced.model, cuts)
         self._held = set(held_out(len(batches)))
         self.old, self.new = Replay(traced.model, batches), Replay(pruned, batches)
         self.new.contents.update(contents)
 
     def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
         """Fit what can be fitted, in order; return what became of it."""
-        found = list(layers(self._pruned)) if linear else []
+        wide = list(mixers(self._pruned, WIDEST)) if linear else []
+        mixed = {mixer.weight for mixer in wide}
+        found = [layer for layer in layers(self._pruned) if layer.weight not in mixed] if linear else []
         covered = {layer.output for layer in found}
         free = [norm for norm in norms(self._pruned) if norm.output not in covered] if batch_norm else []
-        order: list[Layer | Norm] = sorted([*found, *free], key=lambda part: self._pruned.top.index(part.node.index))
+        order: list[Part] = sorted([*found, *wide, *free], key=lambda part: self._pruned.top.index(part.node.index))
         sums = _Sums(self._pruned, order)
         told = []
         for number, part in enumerate(order):
@@ -125,17 +132,20 @@ class _Refit:
                 self.new.advance(part.output)
         return told
 
-    def _part(self, part: Layer | Norm, sums: _Sums) -> Refitted:
+    def _part(self, part: Part, sums: _Sums) -> Refitted:
         why = self._why_not(part)
         if why is not None:
             return Refitted(part.node.name, part.node.op, None, None, None, why)
         try:
-            found = self._layer(part, sums) if isinstance(part, Layer) else self._norm(part)
+            if isinstance(part, Layer):
+                found = self._layer(part, sums)
+            else:
+                found = self._norm(part) if isinstance(part, Norm) else self._mixer(part)
         except ModelError as error:
             return Refitted(part.node.name, part.node.op, None, None, None, f"it cannot be looked at: {error}")
         return Refitted(part.node.name, part.node.op, found.strength, found.error_before, found.error_after)
 
-    def _why_not(self, part: Layer | Norm) -> str | None:
+    def _why_not(self, part: Part) -> str | None:
         if part.output not in self._traced.values:
             return "its output has no counterpart in the original"
         if any(name in self._shared for name in part.constants):
@@ -168,6 +178,17 @@ class _Refit:
                 self._keep(name, values.astype(self._content(name).dtype))
         return found
 
+    def _mixer(self, mixer: Mixer) -> Fit:
+        cut, like = self._cuts.get(mixer.weight, Cut(mixer.weight, {})), self._content(mixer.weight)
+        weight = self._traced.model.array(cut.source)
+        for dim, kept in cut.kept.items():
+            weight = weight if dim == mixer.dim else weight.take(kept, axis=dim)
+        plain = np.eye(weight.shape[mixer.dim])[:, list(cut.kept.get(mixer.dim, range(weight.shape[mixer.dim])))]
+        found = fit(*self._moments(mixer, (1, *plain.shape), mixer.input, ()), plain[None], None)
+        if found.strength is not None:
+            self._keep(mixer.weight, mixer.mixed(weight, found.weight[0], like))
+        return found
+
     def _content(self, name: str) -> Array:
         content = self.new.contents.get(name)
         return self._pruned.array(name) if content is None else content
@@ -178,7 +199,7 @@ class _Refit:
             self.new.contents[name] = content
 
     def _moments(
-        self, part: Layer | Norm, shape: tuple[int, ...], total: str, beside: Sequence[str]
+        self, part: Part, shape: tuple[int, ...], total: str, beside: Sequence[str]
     ) -> tuple[Moments, Moments]:
         """Return the moments of what a part is fed now and shall give, on fitted and on held-out batches."""
         groups, outs, ins = shape
@@ -187,7 +208,8 @@ class _Refit:
         rng = np.random.default_rng(self._seed)
         old, new = self.old.run([total]), self.new.run([part.input, *beside])
         for number, (before, now) in enumerate(zip(old, new, strict=True)):
-            target = self._kept(total, before[total]).astype(np.float32)
+            whole = before[total] if isinstance(part, Mixer) else self._kept(total, before[total])
+            target = whole.astype(np.float32)
             for name in beside:
                 target = target - now[name].astype(np.float32)
             at = part.places(target.shape, limit, rng)
@@ -207,7 +229,7 @@ class _Refit:
 class _Sums:
     """Finds the sum that the output of a layer goes into, where the other addend is final before the layer is."""
 
-    def __init__(self, model: Model, order: Iterable[Layer | Norm]) -> None:
+    def __init__(self, model: Model, order: Iterable[Part]) -> None:
         self._readers: dict[str, list[int]] = {}
         self._model = model
         pending = {part.node.index for part in order}

@@ -46,7 +46,7 @@ def build_report(
     cuts: Mapping[str, Cut],
     verification: Verification,
     comparison: Comparison | None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | str | None = None,
     curves: Mapping[str, Curve] | None = None,
     fits: Sequence[Refitted] = (),
 ) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def build_report(
         cuts: where the initializers of the output come from.
         verification: what the oracle found.
         comparison: latency and accuracy, None if they were not measured.
-        calibration: what statistics, curves and fits were made from.
+        calibration: what statistics, curves and fits were made from; a text says why there are no samples.
         curves: loss curves by the first of the groups that lose the same units.
         fits: what became of each layer in reconstruction.
     """
@@ -85,13 +85,7 @@ def build_report(
             "noise": verification.noise,
             "runs": [dataclasses.asdict(run) for run in verification.runs],
         },
-        "calibration": calibration
-        and {
-            "source": calibration.source,
-            "told": calibration.told,
-            "samples": calibration.samples,
-            "metric": calibration.metric.kind,
-        },
+        "calibration": _calibration(calibration),
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
         "reconstruction": [_refitted(each) for each in fits],
         "accuracy": _accuracy(comparison),
@@ -107,6 +101,14 @@ def _refitted(fitted: Refitted) -> dict[str, Any]:
         "error_before": _finite(fitted.error_before),
         "error_after": _finite(fitted.error_after),
     }
+
+
+def _calibration(found: Calibration | str | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return {"source": "none", "told": found, "samples": 0, "metric": None}
+    return {"source": found.source, "told": found.told, "samples": found.samples, "metric": found.metric.kind}
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
@@ -270,9 +272,11 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 def _calibrated(report: Mapping[str, Any]) -> str:
     """Return in words what units and weights were chosen by, where samples were looked at."""
-    calibration = report["calibration"]
+    calibration = report.get("calibration")
     if calibration is None:
         return ""
+    if calibration["source"] == "none":
+        return f"chosen by weights alone, no samples can be generated ({calibration['told']}): give some with --data\n"
     made = calibration["source"] == "generated"
     what = "generated samples" if made else "samples"
     found = f"calibrated on {calibration['samples']:,} {what}"
