@@ -116,6 +116,7 @@ def calibration(
     model: Model,
     data: Data,
     metric: str | fidelity.Function | None,
+    *,
     source: Literal["data", "generated"] = "data",
     told: str = "",
     evaluated: Data | None = None,
@@ -127,6 +128,7 @@ def calibration(
         data: the samples; some batches of them are held out, unless `evaluated` is given.
         metric: what is compared; None: by the outputs.
         source: whether the samples are the user's.
+        told: how they were generated, in words.
         evaluated: other samples, to be held out in the place of some of `data`.
 
     Raises:

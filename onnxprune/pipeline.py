@@ -396,7 +396,7 @@ def _calibrated(
     count = max(_FEWEST, min(_GENERATED, _PASS_MACS // max(1, macs)))
     try:
         made = generated.inputs(traced.model, count, seed=options.seed, ports=ports, macs=macs)
-        return calibration(traced.model, made.data, None, "generated", made.told)
+        return calibration(traced.model, made.data, None, source="generated", told=made.told)
     except (DataError, ModelError) as error:
         if options.criterion is None and options.scope is None and not options.reconstruct:
             progress(f"no samples can be generated, units are chosen by their weights: {error}")
