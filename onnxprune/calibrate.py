@@ -128,7 +128,7 @@ def calibration(
         data: the samples; some batches of them are held out, unless `evaluated` is given.
         metric: what is compared; None: by the outputs.
         source: whether the samples are the user's.
-        told: how they were generated, in words.
+        told: of generated samples, in words.
         evaluated: other samples, to be held out in the place of some of `data`.
 
     Raises:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from pathlib import Path
 
-from onnxprune.plot import Row, Series, heat_map, line_chart
+from onnxprune.plot import COLOURS, Row, Series, heat_map, line_chart
 from onnxprune.report import LOSSES, printable, verdict_words
-from onnxprune.sensitive import Sensitivity
+from onnxprune.sensitive import ROUND_OFF, Sensitivity
 
 SHARES = tuple(number / 10 for number in range(1, 10))  # of the units, removed: columns of the heat map
 _COLOURS = {"protect": "#c0392b", "free": "#2e8b57", None: "#777"}
@@ -29,7 +30,7 @@ def as_svg(found: Sensitivity) -> str:
         for group in found.groups
     ]
     columns = [f"{share:.0%}" for share in SHARES]
-    label = "share of the units removed (empty: they may not all go, or the loss was not measured)"
+    label = "share of the units removed (empty: so many may not go, or the loss was not measured)"
     return heat_map(rows, columns, x_label=label, scale_label=LOSSES[found.metric], title=_title(found))
 
 
@@ -39,21 +40,18 @@ def as_html(found: Sensitivity) -> str:
 
 
 def _lines(found: Sensitivity) -> str:
-    """Return lines of loss against saved MACs; those of a verdict are named where they are few enough to be told."""
-    told = [group.name for group in found.groups if group.verdict == "protect" or len(found.groups) <= 20][:20]
-    series = [
-        Series(
-            group.name if group.name in told else "",
-            [(100 * level.macs, level.loss) for level in group.levels if level.loss is not None],
-            None if len(found.groups) <= 8 else _COLOURS[group.verdict],
-        )
-        for group in found.groups
-    ]
+    """Return lines of loss against saved MACs, by group where the colours suffice, else by verdict."""
+    each, told, series = len(found.groups) <= len(COLOURS), set(), []
+    for group in found.groups:
+        name = group.name if each else "" if group.verdict in told else group.verdict or "neither"
+        points = [(100 * level.macs, level.loss) for level in group.levels if (level.loss or 0) > ROUND_OFF]
+        series.append(Series(name, points, None if each else _COLOURS[group.verdict]))  # type: ignore[arg-type]
+        told.add(group.verdict)
     return line_chart(series, "MACs saved, %", LOSSES[found.metric], log_y=True, width=860)
 
 
 def _title(found: Sensitivity) -> str:
-    return printable(f"Sensitivity of {found.path or 'the model'}")
+    return printable(f"Sensitivity of {Path(found.path).name if found.path else 'the model'}")
 
 
 def _table(found: Sensitivity) -> Iterator[str]:

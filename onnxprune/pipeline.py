@@ -398,7 +398,7 @@ def _calibrated(
         made = generated.inputs(traced.model, count, seed=options.seed, ports=ports, macs=macs)
         return calibration(traced.model, made.data, None, source="generated", told=made.told)
     except (DataError, ModelError) as error:
-        if options.criterion is None and options.scope is None and not options.reconstruct:
+        if options.criterion is None and options.scope != "loss" and not options.reconstruct:
             progress(f"no samples can be generated, units are chosen by their weights: {error}")
             return None
         raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -132,11 +133,14 @@ def test_main_runs_the_command_line(monkeypatch, capsys):
 
 
 def test_progress_goes_to_stderr_and_the_result_to_stdout(folder, steady):
-    result = invoke(*RUN)
+    result = invoke(*RUN, "--criterion", "l2")
     assert result.stderr.splitlines() == [
         "reading model.onnx ...",
         "tracing 4 nodes ...",
-        "scoring 1 of 3 groups by l2 ...",
+        "generating samples to calibrate on ...",
+        "scoring 1 of 3 groups by obs ...",
+        "measuring loss curves ...",
+        "refitting layers ...",
         "verifying: masked = pruned ...",
         "measuring latency on cpu ...",
     ]
@@ -266,6 +270,58 @@ def test_a_terminal_gets_wrapped_sentences(folder, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "50")
     module._show(["word " * 20])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Progress goes to a terminal of 50 columns."""
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "50")
+
+
+def steps(progress):
+    progress("reading [bold]m.onnx\x1b and a name that is longer than the terminal is wide")
+    for step in (1, 2, 3):
+        progress("fitting", step, 3)
+
+
+def test_a_terminal_gets_one_line_in_place(terminal, capsys):
+    with module._progress(False) as progress:
+        steps(progress)
+    told = capsys.readouterr().err
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told).replace("━", "").split("\r")
+    assert "[bold]m.onnx\\x1b" in told
+    assert "1 of 3" in told
+    assert max(map(len, line)) <= 50
+    assert told.count("\n") == 1  # and back up: what stood in the line is erased
+    assert told.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_leaves_the_terminal_clean(terminal, capsys, error):
+    def fail():
+        with module._progress(False) as progress:
+            progress("fitting", 1, 3)
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert capsys.readouterr().err.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
+
+
+@pytest.mark.parametrize(
+    ("quiet", "term", "lines"),
+    [(True, "xterm", 0), (False, "dumb", 2)],
+    ids=["quiet", "dumb"],
+)
+def test_no_line_in_place(terminal, monkeypatch, capsys, quiet, term, lines):
+    monkeypatch.setenv("TERM", term)
+    with module._progress(quiet) as progress:
+        steps(progress)
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == lines
+    assert "\x1b" not in told
 
 
 # -- what the system reports -------------------------------------------------------------------------------

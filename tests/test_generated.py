@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from onnxprune import generated
 from onnxprune.model import Model, load
 
+pytestmark = pytest.mark.generated
+
 MODELS = Path(__file__).resolve().parent.parent / "models"
 FEW_MACS = 10**7
 

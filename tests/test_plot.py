@@ -1,0 +1,93 @@
+"""Charts as SVG: they are well-formed, hold every value, and stay in their frame."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxprune.plot import SCALE, Row, Series, heat_map, line_chart
+
+NS = "{http://www.w3.org/2000/svg}"
+NAMES = ("plain", '<b> & "quoted"', "a\x00b\n", "x" * 200)
+
+
+def parsed(svg):
+    root = ET.fromstring(svg)
+    width, height = (float(root.get(name)) for name in ("width", "height"))
+    for each in root.iter():
+        for name, end in (("x", width), ("cx", width), ("y", height), ("cy", height)):
+            assert 0 <= float(each.get(name, 0)) <= end, (each.tag, each.attrib)
+    return root
+
+
+def texts(root):
+    return [each.text for each in root.iter(f"{NS}text")]
+
+
+def fills(root):
+    return [each.get("fill") for each in root.iter(f"{NS}rect") if each.find(f"{NS}title") is not None]
+
+
+def test_lines_with_a_dot_for_each_point():
+    root = parsed(line_chart([Series("a", [(0, 1), (1, 2), (2, 4)]), Series("", [(0, 3)])], "x", "y", title="t"))
+    assert [len(g.findall(f"{NS}circle")) for g in root.iter(f"{NS}g")] == [3, 1]
+    assert {"a", "x", "y", "t", "0", "0.5", "2"} <= set(texts(root))
+    ys = [float(dot.get("cy")) for dot in root.iter(f"{NS}circle")]
+    assert ys[0] > ys[1] > ys[3] > ys[2]
+
+
+def test_logarithmic_axes_leave_out_what_they_cannot_show():
+    points = [(1, 0.0), (10, 0.01), (100, 1.0), (0, 1.0), (5, math.inf), (5, math.nan)]
+    root = parsed(line_chart([Series("a", points)], "x", "y", log_x=True, log_y=True))
+    dots = list(root.iter(f"{NS}circle"))
+    assert len(dots) == 2
+    assert {"0.01", "0.1", "1", "10", "100"} <= set(texts(root))
+
+
+def test_a_chart_of_nothing():
+    parsed(line_chart([], "x", "y"))
+    parsed(line_chart([Series("a", [])], "x", "y", log_x=True, log_y=True))
+    parsed(heat_map([], ["1"], x_label="x", scale_label="s"))
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["plain", "markup", "control", "long"])
+def test_any_name_can_be_shown(name):
+    parsed(line_chart([Series(name, [(0, 1)])], name, "y", title="t"))
+    root = parsed(heat_map([Row(name, [1.0])], ["1"], x_label="x", scale_label="s"))
+    assert name.replace("\x00", r"\x00").replace("\n", r"\n") in root.find(f".//{NS}title").text
+
+
+def test_what_costs_more_is_darker():
+    values = [0.0, 1e-12, 1e-4, 1e-3, 0.01, 0.1, 1.0, math.inf]
+    root = parsed(heat_map([Row("a", values)], [str(v) for v in values], x_label="x", scale_label="s"))
+    shades = [sum(int(fill[i : i + 2], 16) for i in (1, 3, 5)) for fill in fills(root)]
+    assert shades == sorted(shades, reverse=True)
+    assert (fills(root)[0], fills(root)[1], fills(root)[-1]) == (SCALE[0], SCALE[0], SCALE[-1])
+
+
+def test_what_is_not_there_is_grey():
+    root = parsed(heat_map([Row("a", [1.0, None, math.nan])], "123", x_label="x", scale_label="s"))
+    assert fills(root)[1:] == ["#f0f0f0"] * 2
+
+
+@pytest.mark.parametrize("count", [1, 5, 150])
+def test_every_row_has_its_name_and_note(count):
+    rows = [Row(f"row {n}", [10.0**-n, None], f"note {n}", "#c0392b") for n in range(count)]
+    root = parsed(heat_map(rows, ["1", "2"], x_label="x", scale_label="s", title="t"))
+    assert {f"row {n}" for n in range(count)} | {f"note {n}" for n in range(count)} <= set(texts(root))
+    assert len(fills(root)) == 2 * count
+    assert re.search(r"row 0, 1: 1$", "\n".join(each.text for each in root.iter(f"{NS}title")), re.MULTILINE)
+
+
+NUMBERS = st.floats(-1e12, 1e12, allow_nan=False) | st.sampled_from([math.nan, math.inf, 0.0, 1e-300, 1e300])
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=6), st.booleans(), st.booleans())
+def test_any_numbers_can_be_shown(points, log_x, log_y):
+    parsed(line_chart([Series("a", points)], "x", "y", log_x=log_x, log_y=log_y))
+    parsed(heat_map([Row("a", [abs(y) for _, y in points])], ["c"] * len(points), x_label="x", scale_label="s"))
