@@ -227,7 +227,7 @@ class _Sampler:
         total = train + held
         taps = self._taps(layer, member) or 1
         inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
-        return _Seen(train, held, Consumer(weight, gram, judged, total.variance(), inputs))
+        return _Seen(train, held, Consumer(weight, gram, judged, total.weights()[0], inputs))
 
     def _loss(
         self,

@@ -6,7 +6,7 @@ with H the Gram matrix of what a layer sees, removing the inputs J and refitting
     E(J) = tr(W_J ([H⁻¹]_JJ)⁻¹ W_Jᵀ),       W ← W − W_J ([H⁻¹]_JJ)⁻¹ [H⁻¹]_J,:
 
 Units go greedily, the cheapest first, in blocks, so that a layer of 4,096 inputs takes seconds. A group whose units
-several layers consume adds up their errors, each over the variance of what that layer gives.
+several layers consume adds up their errors, each weighted as `reconstruct.Moments.weights` says.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Consumer:
     weight: Matrix  # [outs, ins]
     gram: Matrix  # [ins, ins], mean over rows; centred where the layer has a bias to take up means
     held: Matrix  # the same of rows that choose nothing
-    variance: float  # of the outputs, summed
+    counts: Matrix  # [outs], how much the squared error of each output counts
     inputs: Units  # [units, inputs of one unit]
 
 
@@ -41,7 +41,7 @@ class Elimination:
 
     order: Units  # removed units, first to last
     weights: tuple[tuple[Matrix, ...], ...]  # by level, by consumer: refitted, zero where units are gone
-    errors: tuple[float, ...]  # by level: on held-out rows, relative to the variance, summed over the consumers
+    errors: tuple[float, ...]  # by level: on held-out rows, weighted, summed over the consumers
 
 
 def eliminate(consumers: Sequence[Consumer], levels: Sequence[int], damping: float = DAMPING) -> Elimination:
@@ -115,16 +115,16 @@ class _State:
         damped = consumer.gram + np.diag(damping * diagonal + 1e-3 * damping * diagonal.mean() + 1e-12)
         self._inverse = np.linalg.inv(damped)
         self.weight = consumer.weight.astype(np.float64, copy=True)
-        self._scale = 1 / max(consumer.variance, 1e-30)
+        self._scale = np.sqrt(consumer.counts)[:, None]  # of each output
 
     def errors(self, alive: npt.NDArray[np.bool_]) -> Matrix:
         """Return what the removal of each unit that is left adds to the error; 0 for those that are gone."""
         inputs = self._consumer.inputs[alive]
         blocks = self._inverse[inputs[:, :, None], inputs[:, None, :]]
-        columns = self.weight[:, inputs].transpose(1, 2, 0)  # [units, inputs of one, outs]
-        added = np.einsum("uio,uio->u", columns, np.linalg.solve(blocks, columns), optimize=True)
+        columns = (self.weight * self._scale)[:, inputs].transpose(1, 2, 0)  # [units, inputs of one, outs]
+        solved = columns / blocks if inputs.shape[1] == 1 else np.linalg.solve(blocks, columns)
         found = np.zeros(len(alive))
-        found[alive] = added * self._scale
+        found[alive] = np.einsum("uio,uio->u", columns, solved)
         return found
 
     def remove(self, units: Units) -> None:
@@ -144,6 +144,6 @@ class _State:
         self.weight[:, self._consumer.inputs[units].ravel()] = 0
 
     def held_error(self) -> float:
-        """Return the squared error on held-out rows over the variance of the outputs."""
-        change = self.weight - self._consumer.weight
-        return float(np.einsum("oi,oi->", change @ self._consumer.held, change)) * self._scale
+        """Return the squared error on held-out rows weighted over the outputs."""
+        change = (self.weight - self._consumer.weight) * self._scale
+        return float(np.einsum("oi,oi->", change @ self._consumer.held, change))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, relative to the mean square of each input
+_QUIET = 0.1  # of the mean variance: outputs that vary less than this count for less
 _FLOOR = 1e-6  # of the mean of the diagonal: inputs that are (nearly) zero get at least this much
 
 
@@ -49,10 +50,21 @@ class Moments:
             setattr(total, name, getattr(self, name) + getattr(other, name))
         return total
 
-    def variance(self) -> float:
-        """Return the variance of the targets, summed over the outputs."""
+    def variance(self) -> Matrix:
+        """Return the variance of each output, ``[groups, outs]``."""
         n = max(1, self.rows)
-        return float((self.yy / n - (self.y / n) ** 2).sum())
+        return np.maximum(self.yy / n - (self.y / n) ** 2, 0)
+
+    def weights(self) -> Matrix:
+        """Return how much a squared error of each output counts, ``[groups, outs]``; with the variances they sum to 1.
+
+        Outputs count alike, whatever their scale: a few channels of a transformer are a hundred times as large as the
+        others, and a normalisation behind the layer mends that. Those that hardly vary count less.
+        """
+        variance = self.variance()
+        raw = 1 / np.maximum(variance + _QUIET * variance.mean(), 1e-30)
+        total = max(float((raw * variance).sum()), 1e-30)
+        return np.asarray(raw / total)
 
     def centred(self, mean_x: Matrix, mean_y: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Return xx, yx and yy of the rows less the given means, per row."""
@@ -80,13 +92,13 @@ class Fit:
 
 
 def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
-    """Return the mean squared error of a layer on some rows, over the variance of what they shall give."""
+    """Return the squared error of a layer on some rows, over the variance of what they shall give: see `weights`."""
     zero_x, zero_y = np.zeros_like(moments.x), np.zeros_like(moments.y)
     xx, yx, yy = moments.centred(zero_x, zero_y if bias is None else bias)
     squared = (
         yy - 2 * np.einsum("goi,goi->go", weight, yx) + np.einsum("goi,gij,goj->go", weight, xx, weight, optimize=True)
     )
-    return float(max(0.0, squared.sum()) / max(moments.variance(), 1e-30))
+    return float((np.maximum(squared, 0) * moments.weights()).sum())
 
 
 def fit(
