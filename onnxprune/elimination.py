@@ -61,6 +61,7 @@ def eliminate(consumers: Sequence[Consumer], levels: Sequence[int], damping: flo
     for level in levels:
         while len(order) < level:
             scores = np.sum([state.errors(alive) for state in states], axis=0)
+            scores = np.where(np.isfinite(scores), scores, np.finfo(np.float64).max)
             gone = np.argsort(np.where(alive, scores, np.inf), kind="stable")[: min(step, level - len(order))]
             for state in states:
                 state.remove(gone)
