@@ -36,7 +36,7 @@ class Moments:
 
     def __init__(self, groups: int, ins: int, outs: int) -> None:
         self.rows = 0
-        self._origin_x, self._origin_y = np.zeros((groups, ins)), np.zeros((groups, outs))
+        self._origin_x, self._origin_y = np.zeros((groups, ins), np.float32), np.zeros((groups, outs), np.float32)
         self._x, self._y = np.zeros((groups, ins)), np.zeros((groups, outs))
         self._xx, self._yx = np.zeros((groups, ins, ins)), np.zeros((groups, outs, ins))
         self._yy = np.zeros((groups, outs))  # squares of each output
@@ -48,9 +48,8 @@ class Moments:
         if not x.shape[1]:
             return
         if not self.rows:
-            self._origin_x, self._origin_y = x.mean(1, dtype=np.float64), y.mean(1, dtype=np.float64)
-        x = x - self._origin_x[:, None].astype(x.dtype)
-        y = y - self._origin_y[:, None].astype(y.dtype)
+            self._origin_x, self._origin_y = (rows.mean(1, dtype=np.float64).astype(np.float32) for rows in (x, y))
+        x, y = x - self._origin_x[:, None], y - self._origin_y[:, None]
         self.rows += x.shape[1]
         self._x += x.sum(1, dtype=np.float64)
         self._y += y.sum(1, dtype=np.float64)
