@@ -36,7 +36,7 @@ class Moments:
 
     def __init__(self, groups: int, ins: int, outs: int) -> None:
         self.rows = 0
-        self._origin_x, self._origin_y = np.zeros((groups, ins), np.float32), np.zeros((groups, outs), np.float32)
+        self._origin_x, self._origin_y = np.zeros((groups, ins)), np.zeros((groups, outs))
         self._x, self._y = np.zeros((groups, ins)), np.zeros((groups, outs))
         self._xx, self._yx = np.zeros((groups, ins, ins)), np.zeros((groups, outs, ins))
         self._yy = np.zeros((groups, outs))  # squares of each output
@@ -48,8 +48,9 @@ class Moments:
         if not x.shape[1]:
             return
         if not self.rows:
-            self._origin_x, self._origin_y = (rows.mean(1, dtype=np.float64).astype(np.float32) for rows in (x, y))
-        x, y = x - self._origin_x[:, None], y - self._origin_y[:, None]
+            self._origin_x, self._origin_y = _origin(x), _origin(y)
+        x = x - self._origin_x[:, None].astype(x.dtype)
+        y = y - self._origin_y[:, None].astype(y.dtype)
         self.rows += x.shape[1]
         self._x += x.sum(1, dtype=np.float64)
         self._y += y.sum(1, dtype=np.float64)
@@ -107,6 +108,11 @@ class Moments:
         yx = self._yx / n - _outer(my, mean_x) - _outer(mean_y, mx) + _outer(mean_y, mean_x)
         yy = self._yy / n - 2 * my * mean_y + mean_y**2
         return xx, yx, yy
+
+
+def _origin(rows: npt.NDArray[Any]) -> Matrix:
+    """Return the mean of rows, as a number that float32 has: what is taken off is what is put back."""
+    return rows.mean(1, dtype=np.float64).astype(np.float32).astype(np.float64)
 
 
 def _is_tame(rows: npt.NDArray[Any]) -> bool:
