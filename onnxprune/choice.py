@@ -24,14 +24,23 @@ def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
         OptionError: for a glob that matches nothing.
     """
     left_out = _left_out(found, options)
-    asked = {name: ratio for glob, ratio in options.ratios for name in _meant(glob, found)}
+    own = asked(found, options)
     chosen: dict[str, float] = {}
     for group in found:
         able = group.lock is None and (group.exact or options.width)
         able = able and (not group.inner or _named(group, found, options))
         if able and group.name not in left_out:
-            chosen[group.name] = asked.get(group.name, options.ratio)
+            chosen[group.name] = own.get(group.name, options.ratio)
     return chosen
+
+
+def asked(found: Sequence[Group], options: Options) -> dict[str, float]:
+    """Return the ratios that globs give to groups, by name.
+
+    Raises:
+        OptionError: for a glob that matches nothing.
+    """
+    return {name: ratio for glob, ratio in options.ratios for name in _meant(glob, found)}
 
 
 def _left_out(found: Sequence[Group], options: Options) -> set[str]:

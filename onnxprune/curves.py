@@ -8,7 +8,7 @@ they are small, which is what allocation builds on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from onnxprune.errors import ModelError
 from onnxprune.groups import Group, Member
 from onnxprune.importance import Scores
 from onnxprune.linear import Layer, layers
-from onnxprune.model import Array
+from onnxprune.model import Array, Model
 from onnxprune.progress import Progress, silent
 from onnxprune.reconstruct import Moments
 from onnxprune.replay import Replay
@@ -58,6 +58,8 @@ class Curve:
             raw = slope * np.array(self.errors)
         else:
             raw = np.maximum(self.losses, 0) + TIE * slope * np.array(self.errors)
+        finite = np.isfinite(raw)
+        raw = np.where(finite, raw, 10 * np.max(raw, where=finite, initial=1))  # worse than what could be measured
         return tuple(np.interp(counts, self.removed, np.maximum.accumulate(raw)).tolist())
 
 
@@ -75,7 +77,7 @@ def usual_slope(curves: Mapping[str, Curve]) -> float:
         (loss, error)
         for curve in curves.values()
         for loss, error in zip(curve.losses or (), curve.errors, strict=False)
-        if error > 1e-6 and loss > 0
+        if error > 1e-6 and 0 < loss < np.inf
     ]
     return float(np.median([loss / error for loss, error in pairs])) if pairs else 1.0
 
@@ -136,6 +138,14 @@ class _Seen:
     consumer: Consumer
 
 
+def _within(model: Model, index: int) -> Iterator[int]:
+    """Yield a node and those of its bodies."""
+    yield index
+    for body in model.nodes[index].bodies:
+        for inner in body.nodes:
+            yield from _within(model, inner)
+
+
 class _Sampler:
     def __init__(
         self, traced: Trace, calibration: Calibration, *, to_output: bool, refitted: bool, seed: int, levels: int
@@ -149,7 +159,8 @@ class _Sampler:
         self._outputs = [port.name for port in traced.model.outputs if port.dtype is not None]
         self._expected = list(self._replay.run(self._outputs, self._judged)) if to_output else []
         self._feeds = [calibration.batches[number] for number in self._judged] if to_output else []
-        self._place = {index: place for place, index in enumerate(traced.model.top)}
+        tops = enumerate(traced.model.top)
+        self._place = {inner: place for place, index in tops for inner in _within(traced.model, index)}
 
     def first(self, cut: Cut) -> int:
         """Return the place of the first node that consumes the units; those that none does come last."""
@@ -210,7 +221,7 @@ class _Sampler:
         names = {name for _, layer in pairs for name in (layer.input, layer.output)}
         for number, values in enumerate(self._replay.run(names)) if names else ():
             for (_, layer), pair in zip(pairs, moments, strict=True):
-                limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].x.shape[1]) // len(self._replay) + 1
+                limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].mean_x.shape[1]) // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
                 pair[number in self._held].add(
                     layer.rows(values[layer.input], at), layer.targets(values[layer.output], at)
@@ -220,8 +231,8 @@ class _Sampler:
     def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments) -> _Seen:
         weight = layer.matrix(self._traced.model.array(layer.weight))[0]
         has_mean = layer.bias is not None and self._refitted
-        mean = train.x / max(1, train.rows) if has_mean else np.zeros_like(train.x)
-        none = np.zeros_like(train.y)
+        mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
+        none = np.zeros_like(train.mean_y)
         gram = train.centred(mean, none)[0][0]
         judged = held.centred(mean, none)[0][0] if held.rows else gram
         total = train + held
@@ -243,7 +254,7 @@ class _Sampler:
             contents[layer.weight] = layer.stored(weight[None], self._traced.model.array(layer.weight))
             if layer.bias is not None and self._refitted:
                 like = self._traced.model.array(layer.bias)
-                mean = each.train.x[0] / max(1, each.train.rows)
+                mean = each.train.mean_x[0]
                 contents[layer.bias] = layer.stored_bias(
                     layer.added(like) + (each.consumer.weight - weight) @ mean, like
                 )

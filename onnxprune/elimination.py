@@ -61,6 +61,7 @@ def eliminate(consumers: Sequence[Consumer], levels: Sequence[int], damping: flo
     for level in levels:
         while len(order) < level:
             scores = np.sum([state.errors(alive) for state in states], axis=0)
+            scores = np.where(np.isfinite(scores), scores, np.finfo(np.float64).max)
             gone = np.argsort(np.where(alive, scores, np.inf), kind="stable")[: min(step, level - len(order))]
             for state in states:
                 state.remove(gone)
@@ -106,6 +107,14 @@ def follow(
     return Elimination(np.asarray(order[: levels[-1]], np.intp), tuple(weights), tuple(errors))
 
 
+def _solve(left: Matrix, right: Matrix) -> Matrix:
+    """Solve linear systems ``[..., n, n]``; where round-off made one singular, all by the pseudo-inverse."""
+    try:
+        return np.asarray(np.linalg.solve(left, right))
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.pinv(left) @ right)
+
+
 class _State:
     """A consumer while units go."""
 
@@ -122,7 +131,7 @@ class _State:
         inputs = self._consumer.inputs[alive]
         blocks = self._inverse[inputs[:, :, None], inputs[:, None, :]]
         columns = (self.weight * self._scale)[:, inputs].transpose(1, 2, 0)  # [units, inputs of one, outs]
-        solved = columns / blocks if inputs.shape[1] == 1 else np.linalg.solve(blocks, columns)
+        solved = columns / blocks if inputs.shape[1] == 1 else _solve(blocks, columns)
         found = np.zeros(len(alive))
         found[alive] = np.einsum("uio,uio->u", columns, solved)
         return found
@@ -131,7 +140,7 @@ class _State:
         """Take units out and let the others make up for them."""
         gone = self._consumer.inputs[units].ravel()
         rows = self._inverse[gone]
-        solved = np.linalg.solve(rows[:, gone], rows)
+        solved = _solve(rows[:, gone], rows)
         self.weight -= self.weight[:, gone] @ solved
         self._inverse -= rows.T @ solved
         self.weight[:, gone] = 0

@@ -52,6 +52,7 @@ class Layer:
     transposed: bool = False  # the weight is stored as ``[ins, outs]``
     gain: Array | None = None  # ``[outs]``, by which a BatchNormalization multiplies
     offset: Array | None = None  # ``[outs]``, what it adds beside the bias
+    fixed: Array | None = None  # ``[outs]``, what is added and cannot be fitted: others share it
 
     @property
     def input(self) -> str:
@@ -76,7 +77,8 @@ class Layer:
         flat = matrix.reshape(-1, matrix.shape[-1])
         if self.gain is not None:  # an output that is multiplied by zero keeps its weights
             safe = np.where(self.gain == 0, 1, self.gain)[:, None]
-            flat = np.where(self.gain[:, None] == 0, like.reshape(len(like), -1), flat / safe)
+            old = like.T if self.transposed else like.reshape(len(like), -1)
+            flat = np.where(self.gain[:, None] == 0, old, flat / safe)
         return np.ascontiguousarray(flat.T if self.transposed else flat).reshape(like.shape).astype(like.dtype)
 
     def added(self, bias: Array) -> Array:
@@ -103,9 +105,11 @@ class Layer:
         return flat.transpose(1, 0, 2).astype(np.float32)
 
     def targets(self, values: Array, at: Positions) -> Array:
-        """Return an output at some positions: ``[groups, rows, outs]``."""
+        """Return an output at some positions, less what is fixed: ``[groups, rows, outs]``."""
         last = np.moveaxis(values, 1, -1) if self.window else values
         flat = last.reshape(-1, last.shape[-1])[at].astype(np.float32)
+        if self.fixed is not None:
+            flat = flat - self.fixed.astype(np.float32)
         return flat.reshape(len(at), self.groups, -1).transpose(1, 0, 2)
 
 
@@ -176,8 +180,6 @@ class Norm:
     constants: tuple[str, str]  # of running mean and variance
     scale: Array  # ``[channels]``, before it is divided by the deviation
     shift: Array
-    gain: Array  # what each channel is multiplied with
-    offset: Array  # and what is added
 
     @property
     def input(self) -> str:
@@ -189,11 +191,27 @@ class Norm:
         """The name of the normalised value."""
         return self.node.outputs[0]
 
+    @property
+    def _epsilon(self) -> float:
+        return float(self.node.attrs.get("epsilon", 1e-5))
+
+    @property
+    def most(self) -> Array:
+        """The largest magnitude of what each channel can be multiplied with: that of no variance."""
+        return (
+            np.asarray(np.abs(self.scale) / np.sqrt(self._epsilon)) if self._epsilon > 0 else np.abs(self.scale) * 1e6
+        )
+
+    def multiplied(self, mean: Array, variance: Array) -> tuple[Array, Array]:
+        """Return what each channel is multiplied with, and what is added, with these statistics."""
+        gain = self.scale / np.sqrt(variance.astype(np.float64) + self._epsilon)
+        return gain, self.shift - gain * mean.astype(np.float64)
+
     def statistics(self, gain: Array, offset: Array) -> tuple[Array, Array]:
         """Return the mean and variance with which a channel is multiplied with `gain`, and `offset` is added."""
         safe = np.where(gain == 0, 1, gain)
         mean = np.where(gain == 0, 0, (self.shift - offset) / safe)
-        variance = np.where(gain == 0, 1, (self.scale / safe) ** 2 - self.node.attrs.get("epsilon", 1e-5))
+        variance = np.where(gain == 0, 1, (self.scale / safe) ** 2 - self._epsilon)
         return mean, np.maximum(variance, 0)
 
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
@@ -226,9 +244,8 @@ def norms(model: Model) -> Iterator[Norm]:
         if all(name in model.constants and name not in model.overridable for name in names) and all(
             reads[name] == 1 for name in names[2:]
         ):
-            scale, shift, mean, variance = (model.array(name).astype(np.float64) for name in names)
-            gain = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-            yield Norm(node, (names[2], names[3]), scale, shift, gain, shift - gain * mean)
+            scale, shift = (model.array(name).astype(np.float64) for name in names[:2])
+            yield Norm(node, (names[2], names[3]), scale, shift)
 
 
 def _patches(values: Array, window: Window, at: Positions) -> Array:
@@ -262,8 +279,11 @@ def layers(model: Model) -> Iterator[Layer]:
         node = model.nodes[index]
         make = _MAKERS.get(node.op)
         layer = make(node, model) if make and len(node.inputs) > 1 else None
-        if layer is not None and len(reads[layer.weight]) == 1 and layer.weight not in model.overridable:
-            yield _with_bias(layer, model, reads, kept)
+        if layer is None or len(reads[layer.weight]) > 1 or layer.weight in kept or layer.weight in model.overridable:
+            continue
+        layer = _with_bias(layer, model, reads, kept)
+        if layer is not None:
+            yield layer
 
 
 def _conv(node: Node, model: Model) -> Layer | None:
@@ -304,8 +324,11 @@ def _is_float(dtype: np.dtype[np.generic]) -> bool:
     return dtype.name in ("float16", "float32", "float64", "bfloat16")
 
 
-def _with_bias(layer: Layer, model: Model, reads: Mapping[str, list[tuple[Node, int]]], kept: set[str]) -> Layer:
-    """Return the layer with what is added to it: by itself, by an Add or a BatchNormalization behind it."""
+def _with_bias(layer: Layer, model: Model, reads: Mapping[str, list[tuple[Node, int]]], kept: set[str]) -> Layer | None:
+    """Return the layer with what is added to it: by itself, by an Add or a BatchNormalization behind it.
+
+    None where what it adds by itself is no constant, or differs from row to row.
+    """
     outs = model.constants[layer.weight].shape[1 if layer.transposed else 0]
 
     def constant(name: str) -> Array | None:
@@ -314,12 +337,16 @@ def _with_bias(layer: Layer, model: Model, reads: Mapping[str, list[tuple[Node, 
         return model.array(name) if fits and name not in model.overridable else None
 
     def own(name: str) -> bool:
-        return constant(name) is not None and len(reads[name]) == 1
+        return constant(name) is not None and len(reads[name]) == 1 and name not in kept
 
     first = layer.node.inputs[2] if len(layer.node.inputs) > 2 else ""
     after = reads.get(layer.output, []) if layer.output not in kept else []
     node, slot = after[0] if len(after) == 1 else (layer.node, 0)
-    if node.op == "BatchNormalization" and slot == 0 and not node.attrs.get("training_mode", 0) and own(node.inputs[2]):
+    if first and constant(first) is None:
+        return None
+    channels = layer.node.op != "MatMul"  # outputs of a MatMul may lie on another axis than the one that is normalised
+    normed = node.op == "BatchNormalization" and slot == 0 and not node.attrs.get("training_mode", 0)
+    if channels and normed and own(node.inputs[2]):
         scale, mean, variance = (constant(node.inputs[at]) for at in (1, 3, 4))
         added = constant(first) if first else np.zeros(outs)
         if scale is not None and mean is not None and variance is not None and added is not None:
@@ -327,7 +354,7 @@ def _with_bias(layer: Layer, model: Model, reads: Mapping[str, list[tuple[Node, 
             offset = gain * (added.astype(np.float64) - mean.astype(np.float64))
             return replace(layer, output=node.outputs[0], bias=node.inputs[2], gain=gain, offset=offset)
     if first:
-        return replace(layer, bias=first) if own(first) else layer
+        return replace(layer, bias=first) if own(first) else replace(layer, fixed=constant(first))
     if node.op == "Add" and layer.window is None and own(node.inputs[1 - slot]):
         return replace(layer, output=node.outputs[0], bias=node.inputs[1 - slot])
     return layer

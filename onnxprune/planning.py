@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy.typing as npt
 from onnxprune import allocate, cost, importance, knapsack
 from onnxprune.axes import Atom, Mask
 from onnxprune.calibrate import Calibration
+from onnxprune.choice import asked
 from onnxprune.curves import Curve, Cut, measure_curves, usual_slope
 from onnxprune.effective import ConstantValues
 from onnxprune.errors import OptionError
 from onnxprune.groups import Group, kin, matrices
-from onnxprune.options import Options
+from onnxprune.options import TARGETS, Options
 from onnxprune.progress import Progress, silent
 from onnxprune.statistics import activations
 from onnxprune.trace import Trace
@@ -82,7 +83,7 @@ def plan(
             progress=progress,
         )
         demands = {n: replace(d, scores=_ranked(d.scores, curves.get(n))) for n, d in demands.items()}
-    kept = _allocated(_Costs(traced, tied), demands, curves, options)
+    kept = _allocated(_Costs(traced, tied), demands, curves, options, asked(found, options).keys())
     cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
     return Plan({name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves)
 
@@ -151,24 +152,36 @@ class _Costs:
         sizes = {atom: self._units[first] - count for first, count in gone.items() for atom in self._atoms[first]}
         return self._counter.fraction(kind, sizes)
 
+    def saved(self, removed: Mapping[str, int]) -> tuple[str, float]:
+        """Return the target that a plan reaches: MACs, or params where it saves no MACs."""
+        reached = {kind: self.of(kind, removed) for kind in TARGETS}
+        return next(((kind, value) for kind, value in reached.items() if 0 < value < 1), ("params", 1.0))
+
     def over(self, targets: Sequence[tuple[str, float]], removed: Mapping[str, int]) -> float:
         """Return the worst cost over its target: at most 1 where all are met."""
         return max(self.of(kind, removed) / value for kind, value in targets)
 
 
 def _allocated(
-    costs: _Costs, demands: Mapping[str, allocate.Demand], curves: Mapping[str, Curve], options: Options
+    costs: _Costs,
+    demands: Mapping[str, allocate.Demand],
+    curves: Mapping[str, Curve],
+    options: Options,
+    named: Collection[str],
 ) -> dict[str, npt.NDArray[np.intp]]:
-    """Return the kept units: by loss curves, by the ratio that meets the targets, or by the ratios as they are."""
+    """Return the kept units: by loss curves, by the ratio that meets the targets, or by the ratios as they are.
+
+    Groups that are `named` with a ratio of their own have that, whatever becomes of the others.
+    """
     scope = str(options.scope)
-    own = {name: demand for name, demand in demands.items() if demand.ratio != options.ratio}
+    own = {name: demand for name, demand in demands.items() if name in named}
     common = {name: demand for name, demand in demands.items() if name not in own}
     fixed = allocate.allocate(own, "group")
     gone = {name: demands[name].units - len(units) for name, units in fixed.items()}
     if scope == "loss":
         even = allocate.allocate(common, "group")
         removed = {name: demands[name].units - len(units) for name, units in even.items()}
-        targets = options.targets or (("macs", costs.of("macs", {**gone, **removed})),)
+        targets = options.targets or (costs.saved({**gone, **removed}),)
         return {**_by_loss(costs, common, curves, targets, gone), **fixed}
     if options.targets:
         common = _meeting(costs, common, options.targets, gone, scope)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,60 +21,109 @@ Matrix = npt.NDArray[np.float64]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, relative to the mean square of each input
 _QUIET = 0.1  # of the mean variance: outputs that vary less than this count for less
+_LARGE = 1e15  # numbers above it are summed in float64: their squares leave float32
+_ROUND_OFF = 1e-12  # of a mean square: a variance below it is that of a constant
+_QUIET_SHARE = 1e-6  # of a mean: an input that varies less does not vary
 _FLOOR = 1e-6  # of the mean of the diagonal: inputs that are (nearly) zero get at least this much
 
 
 class Moments:
-    """Sums over the rows that a layer saw, for each of its groups: all that least squares needs."""
+    """Sums over the rows that a layer saw, for each of its groups: all that least squares needs.
+
+    Products are summed in float32, less an origin near the mean: inputs that hardly vary around a large one keep their
+    variance. The origin is that of the first rows.
+    """
 
     def __init__(self, groups: int, ins: int, outs: int) -> None:
         self.rows = 0
-        self.x = np.zeros((groups, ins))
-        self.y = np.zeros((groups, outs))
-        self.xx = np.zeros((groups, ins, ins))
-        self.yx = np.zeros((groups, outs, ins))
-        self.yy = np.zeros((groups, outs))  # squares of each output
+        self._origin_x, self._origin_y = np.zeros((groups, ins)), np.zeros((groups, outs))
+        self._x, self._y = np.zeros((groups, ins)), np.zeros((groups, outs))
+        self._xx, self._yx = np.zeros((groups, ins, ins)), np.zeros((groups, outs, ins))
+        self._yy = np.zeros((groups, outs))  # squares of each output
 
-    def add(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> None:
-        """Add rows ``[groups, rows, ins]`` and what they shall give, ``[groups, rows, outs]``."""
+    def add(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+        """Add rows ``[groups, rows, ins]`` and what they shall give, ``[groups, rows, outs]``; finite ones alone."""
+        if not (_is_tame(x) and _is_tame(y)):
+            x, y = _tamed(x, y)
+        if not x.shape[1]:
+            return
+        if not self.rows:
+            self._origin_x, self._origin_y = _origin(x), _origin(y)
+        x = x - self._origin_x[:, None].astype(x.dtype)
+        y = y - self._origin_y[:, None].astype(y.dtype)
         self.rows += x.shape[1]
-        self.x += x.sum(1, dtype=np.float64)
-        self.y += y.sum(1, dtype=np.float64)
-        self.xx += x.transpose(0, 2, 1) @ x
-        self.yx += y.transpose(0, 2, 1) @ x
-        self.yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
+        self._x += x.sum(1, dtype=np.float64)
+        self._y += y.sum(1, dtype=np.float64)
+        self._xx += x.transpose(0, 2, 1) @ x
+        self._yx += y.transpose(0, 2, 1) @ x
+        self._yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
 
     def __add__(self, other: Moments) -> Moments:
-        total = Moments(*self.x.shape, self.y.shape[1])
-        total.rows = self.rows + other.rows
-        for name in ("x", "y", "xx", "yx", "yy"):
-            setattr(total, name, getattr(self, name) + getattr(other, name))
+        if not self.rows or not other.rows:
+            return self if self.rows else other
+        total = Moments(*self._x.shape, self._y.shape[1])
+        total.rows, total._origin_x, total._origin_y = self.rows + other.rows, self._origin_x, self._origin_y
+        xx, yx, yy = other.centred(self._origin_x, self._origin_y)
+        total._x = self._x + other.rows * (other.mean_x - self._origin_x)
+        total._y = self._y + other.rows * (other.mean_y - self._origin_y)
+        total._xx, total._yx, total._yy = (
+            mine + other.rows * theirs for mine, theirs in ((self._xx, xx), (self._yx, yx), (self._yy, yy))
+        )
         return total
+
+    @property
+    def mean_x(self) -> Matrix:
+        """The mean of each input, ``[groups, ins]``; 0 without rows."""
+        return self._origin_x + self._x / max(1, self.rows)
+
+    @property
+    def mean_y(self) -> Matrix:
+        """The mean of each output, ``[groups, outs]``; 0 without rows."""
+        return self._origin_y + self._y / max(1, self.rows)
 
     def variance(self) -> Matrix:
         """Return the variance of each output, ``[groups, outs]``."""
         n = max(1, self.rows)
-        return np.maximum(self.yy / n - (self.y / n) ** 2, 0)
+        return np.maximum(self._yy / n - (self._y / n) ** 2, 0)
 
     def weights(self) -> Matrix:
         """Return how much a squared error of each output counts, ``[groups, outs]``; with the variances they sum to 1.
 
         Outputs count alike, whatever their scale: a few channels of a transformer are a hundred times as large as the
-        others, and a normalisation behind the layer mends that. Those that hardly vary count less.
+        others, and a normalisation behind the layer mends that. Those that hardly vary count less. Where none varies,
+        errors are over the mean square.
         """
-        variance = self.variance()
-        raw = 1 / np.maximum(variance + _QUIET * variance.mean(), 1e-30)
-        total = max(float((raw * variance).sum()), 1e-30)
-        return np.asarray(raw / total)
+        variance, energy = self.variance(), float((self.variance() + self.mean_y**2).sum())
+        if variance.sum() <= _ROUND_OFF * energy:
+            return np.full_like(variance, 1 / energy if energy > 0 else 1)
+        raw = variance.mean() / (variance + _QUIET * variance.mean())
+        return np.asarray(raw / (raw * variance).sum())
 
     def centred(self, mean_x: Matrix, mean_y: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Return xx, yx and yy of the rows less the given means, per row."""
         n = max(1, self.rows)
-        mx, my = self.x / n, self.y / n
-        xx = self.xx / n - _outer(mx, mean_x) - _outer(mean_x, mx) + _outer(mean_x, mean_x)
-        yx = self.yx / n - _outer(my, mean_x) - _outer(mean_y, mx) + _outer(mean_y, mean_x)
-        yy = self.yy / n - 2 * my * mean_y + mean_y**2
+        mx, my = self._x / n, self._y / n
+        mean_x, mean_y = mean_x - self._origin_x, mean_y - self._origin_y
+        xx = self._xx / n - _outer(mx, mean_x) - _outer(mean_x, mx) + _outer(mean_x, mean_x)
+        yx = self._yx / n - _outer(my, mean_x) - _outer(mean_y, mx) + _outer(mean_y, mean_x)
+        yy = self._yy / n - 2 * my * mean_y + mean_y**2
         return xx, yx, yy
+
+
+def _origin(rows: npt.NDArray[Any]) -> Matrix:
+    """Return the mean of rows, as a number that float32 has: what is taken off is what is put back."""
+    return rows.mean(1, dtype=np.float64).astype(np.float32).astype(np.float64)
+
+
+def _is_tame(rows: npt.NDArray[Any]) -> bool:
+    """Whether all numbers are finite and so small that sums of their products are, too."""
+    return not rows.size or bool(max(-rows.min(), rows.max()) < _LARGE)  # false for NaN
+
+
+def _tamed(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Matrix, Matrix]:
+    """Return the rows that are finite, in float64."""
+    finite = np.isfinite(x).all((0, 2)) & np.isfinite(y).all((0, 2))
+    return x[:, finite].astype(np.float64), y[:, finite].astype(np.float64)
 
 
 def _outer(left: Matrix, right: Matrix) -> Matrix:
@@ -93,12 +143,12 @@ class Fit:
 
 def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
     """Return the squared error of a layer on some rows, over the variance of what they shall give: see `weights`."""
-    zero_x, zero_y = np.zeros_like(moments.x), np.zeros_like(moments.y)
-    xx, yx, yy = moments.centred(zero_x, zero_y if bias is None else bias)
-    squared = (
+    xx, yx, yy = moments.centred(moments.mean_x, moments.mean_y)
+    varying = (
         yy - 2 * np.einsum("goi,goi->go", weight, yx) + np.einsum("goi,gij,goj->go", weight, xx, weight, optimize=True)
     )
-    return float((np.maximum(squared, 0) * moments.weights()).sum())
+    constant = moments.mean_y - np.einsum("goi,gi->go", weight, moments.mean_x) - (0 if bias is None else bias)
+    return float(((np.maximum(varying, 0) + constant**2) * moments.weights()).sum())
 
 
 def fit(
@@ -114,21 +164,24 @@ def fit(
         strengths: of the ridge, to choose from.
     """
     before = error(held, weight, bias)
-    candidates: list[tuple[float, float | None]] = [(before, None)]
-    for strength in (np.inf, *strengths):
-        candidates.append((error(held, *_solved(train, weight, bias, strength)), strength))
-    best, chosen = min(candidates, key=lambda pair: pair[0])
-    if chosen is None or not best < before:
+    best, chosen = before, None
+    for strength in (np.inf, *strengths) if train.rows else ():
+        found = error(held, *_solved(train, weight, bias, strength))
+        if found < best:  # never what is NaN
+            best, chosen = found, strength
+    if chosen is None:
         return Fit(weight, bias, None, before, before)
-    fitted, shifted = _solved(train + held, weight, bias, chosen)
-    return Fit(fitted, shifted, chosen, before, best)
+    fitted = _solved(train + held, weight, bias, chosen)
+    if not error(held, *fitted) <= before:
+        fitted = _solved(train, weight, bias, chosen)
+    return Fit(*fitted, chosen, before, best)
 
 
 def _solved(moments: Moments, weight: Matrix, bias: Matrix | None, strength: float) -> tuple[Matrix, Matrix | None]:
     """Return weight and bias by ridge regression towards `weight`; infinitely strong, the bias alone is fitted."""
-    n = max(1, moments.rows)
-    zeros_x, zeros_y = np.zeros_like(moments.x), np.zeros_like(moments.y)
-    mean_x, mean_y = (zeros_x, zeros_y) if bias is None else (moments.x / n, moments.y / n)
+    mean_x, mean_y = moments.mean_x, moments.mean_y
+    if bias is None:
+        mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
     if np.isinf(strength):
         solved = weight
     else:
@@ -143,26 +196,29 @@ def _solved(moments: Moments, weight: Matrix, bias: Matrix | None, strength: flo
     return solved, mean_y - np.einsum("goi,gi->go", solved, mean_x)
 
 
-def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix) -> Fit:
+def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix, most: Matrix) -> Fit:
     """Return the gain and offset of a normalisation whose running statistics follow those of its input.
 
     The running mean moves as the mean of the input did, and the variance is scaled as it was, so that what the
-    calibration samples have of their own cancels out. Judged on held-out rows as `fit` is.
+    calibration samples have of their own cancels out. Channels that do not vary, and those that are multiplied by zero,
+    keep their gain. Judged on held-out rows as `fit` is.
 
     Args:
         train: one group for each channel: the input now, and what the original gave.
         held: the same of other rows.
         gain: ``[channels]``, what each channel is multiplied with now.
         offset: ``[channels]``, what is added now.
+        most: ``[channels]``, the largest magnitude that a gain can have.
     """
     weight, bias = gain.reshape(-1, 1, 1), offset.reshape(-1, 1)
-    n = max(1, train.rows)
-    mean, wanted = train.x / n, train.y / n
-    spread = np.sqrt(np.maximum(train.xx[:, 0] / n - mean**2, 0))
-    wanted_spread = np.sqrt(np.maximum(train.yy / n - wanted**2, 0))
-    moved = np.where(spread > 0, np.sign(weight[:, 0]) * wanted_spread / np.where(spread > 0, spread, 1), weight[:, 0])
-    shifted = wanted - moved * mean
-    before, after = error(held, weight, bias), error(held, moved[:, :, None], shifted)
-    if not after < before:
+    before = error(held, weight, bias)
+    xx, _, wanted = train.centred(train.mean_x, train.mean_y)
+    spread, wanted = np.sqrt(np.maximum(xx[:, 0], 0)), np.sqrt(np.maximum(wanted, 0))
+    varies = (spread > _QUIET_SHARE * np.abs(train.mean_x)) & (wanted > 0)
+    ratio = np.minimum(wanted / np.where(varies, spread, 1), most.reshape(-1, 1))
+    moved = np.where(varies, np.sign(weight[:, 0]) * ratio, weight[:, 0])
+    shifted = np.where(weight[:, 0] == 0, bias, train.mean_y - moved * train.mean_x)
+    after = error(held, moved[:, :, None], shifted)
+    if not (train.rows and after < before):
         return Fit(weight, bias, None, before, before)
     return Fit(moved[:, :, None], shifted, 0.0, before, after)

@@ -9,8 +9,9 @@ writes to. A BatchNormalization that is not part of a fitted layer gets new stat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
+
 
 import numpy as np
 
@@ -118,19 +119,26 @@ class _Refit:
         """Fit what can be fitted, in order; return what became of it."""
         wide = list(mixers(self._pruned, WIDEST)) if linear else []
         mixed = {mixer.weight for mixer in wide}
-        found = [layer for layer in layers(self._pruned) if layer.weight not in mixed] if linear else []
+        found = [self._fittable(each) for each in layers(self._pruned) if each.weight not in mixed] if linear else []
         covered = {layer.output for layer in found}
         free = [norm for norm in norms(self._pruned) if norm.output not in covered] if batch_norm else []
         order: list[Part] = sorted([*found, *wide, *free], key=lambda part: self._pruned.top.index(part.node.index))
-        sums = _Sums(self._pruned, order)
+        sums = _Sums(self._pruned, order, self._traced)
         told = []
         for number, part in enumerate(order):
             progress(f"{prefix}refitting layers", number + 1, len(order))
+            if part.node.outputs[0] in self._traced.values:  # what lies between it and its output may be needed again
+                self.old.reach(part.node.outputs[0])
+                self.new.reach(part.node.outputs[0])
             told.append(self._part(part, sums))
-            if part.output in self._traced.values:
-                self.old.advance(part.output)
-                self.new.advance(part.output)
         return told
+
+    def _fittable(self, layer: Layer) -> Layer:
+        """Return a layer without the bias that others share: it stays, what is fitted makes up for the rest."""
+        if layer.bias is None or layer.bias not in self._shared:
+            return layer
+        fixed = layer.added(self._pruned.array(layer.bias)).ravel()
+        return replace(layer, bias=None, offset=None, fixed=fixed)
 
     def _part(self, part: Part, sums: _Sums) -> Refitted:
         why = self._why_not(part)
@@ -161,22 +169,23 @@ class _Refit:
         matrix = layer.matrix(weight)
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
         found = fit(*self._moments(layer, matrix.shape, *sums.target(layer)), matrix, bias)
-        if found.strength is not None:
-            self._keep(layer.weight, layer.stored(found.weight, weight))
-            if layer.bias is not None and found.bias is not None:
-                self._keep(layer.bias, layer.stored_bias(found.bias, self._content(layer.bias)))
-        return found
+        if found.strength is None:
+            return found
+        new = {layer.weight: layer.stored(found.weight, weight)}
+        if layer.bias is not None and found.bias is not None:
+            new[layer.bias] = layer.stored_bias(found.bias, self._content(layer.bias))
+        return self._kept_if_finite(new, found)
 
     def _norm(self, norm: Norm) -> Fit:
-        shape = (len(norm.gain), 1, 1)
-        found = reestimate(*self._moments(norm, shape, norm.output, ()), norm.gain, norm.offset)
-        if found.strength is not None:
-            mean, variance = norm.statistics(
-                found.weight.ravel(), np.ravel(found.bias if found.bias is not None else 0.0)
-            )
-            for name, values in zip(norm.constants, (mean, variance), strict=True):
-                self._keep(name, values.astype(self._content(name).dtype))
-        return found
+        shape = (len(norm.scale), 1, 1)
+        gain, offset = norm.multiplied(*(self._content(name) for name in norm.constants))
+        found = reestimate(*self._moments(norm, shape, norm.output, ()), gain, offset, norm.most)
+        if found.strength is None:
+            return found
+        mean, variance = norm.statistics(found.weight.ravel(), np.ravel(found.bias if found.bias is not None else 0.0))
+        pairs = zip(norm.constants, (mean, variance), strict=True)
+        with np.errstate(over="ignore"):
+            return self._kept_if_finite({n: values.astype(self._content(n).dtype) for n, values in pairs}, found)
 
     def _mixer(self, mixer: Mixer) -> Fit:
         cut, like = self._cuts.get(mixer.weight, Cut(mixer.weight, {})), self._content(mixer.weight)
@@ -193,10 +202,12 @@ class _Refit:
         content = self.new.contents.get(name)
         return self._pruned.array(name) if content is None else content
 
-    def _keep(self, name: str, content: Array) -> None:
-        """Set a constant, unless its type cannot hold the numbers."""
-        if np.isfinite(content).all():
-            self.new.contents[name] = content
+    def _kept_if_finite(self, new: Mapping[str, Array], found: Fit) -> Fit:
+        """Set constants, unless their type cannot hold the numbers: then all stay as they were."""
+        if not all(np.isfinite(content).all() for content in new.values()):
+            return replace(found, strength=None, error_after=found.error_before)
+        self.new.contents.update(new)
+        return found
 
     def _moments(
         self, part: Part, shape: tuple[int, ...], total: str, beside: Sequence[str]
@@ -229,7 +240,8 @@ class _Refit:
 class _Sums:
     """Finds the sum that the output of a layer goes into, where the other addend is final before the layer is."""
 
-    def __init__(self, model: Model, order: Iterable[Part]) -> None:
+    def __init__(self, model: Model, order: Iterable[Part], traced: Trace) -> None:
+        self._axes = {name: traced.axes(axes) for name, axes in traced.values.items()}
         self._readers: dict[str, list[int]] = {}
         self._model = model
         pending = {part.node.index for part in order}
@@ -255,4 +267,6 @@ class _Sums:
         if node.op != "Add" or other is None or other not in self._last:
             return layer.output, ()
         final = self._last[other] < self._place[layer.node.index]
+        axes = self._axes.get(node.outputs[0])  # of the same shape, or there are other rows than the layer has
+        final = final and axes is not None and axes == self._axes.get(layer.output)
         return (node.outputs[0], (other,)) if final else (layer.output, ())

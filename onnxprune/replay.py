@@ -9,7 +9,9 @@ files: memory is bounded, whatever the number of samples, and the time grows wit
 from __future__ import annotations
 
 import pickle
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -42,7 +44,12 @@ class Replay:
         self._stored: Sequence[Feeds] = batches
         self._place = 0  # the first of `model.top` that has not been passed
         self._budget, self._threads = budget_bytes, threads
-        self._order = {name: place for place, index in enumerate(model.top) for name in model.nodes[index].outputs}
+        self._order = {
+            name: place
+            for place, index in enumerate(model.top)
+            for name in model.nodes[index].outputs
+            if name not in model.constants
+        }
         self._last_read = self._find_last_reads()
 
     def __len__(self) -> int:
@@ -63,18 +70,27 @@ class Replay:
         """
         wanted, first = list(dict.fromkeys(names)), self._stored[0]
         given = [name for name in wanted if name in first]
-        computed = [name for name in wanted if name not in first]
+        constant = {name: self._constant(name, contents) for name in wanted if name in self.model.constants}
+        computed = [name for name in wanted if name not in first and name not in constant]
         session, inputs = self._session(computed, {**self.contents, **(contents or {})}) if computed else (None, ())
         for number in range(len(self._stored)) if which is None else which:
             stored = self._stored[number]
-            found = {name: stored[name] for name in given}
+            found = {**constant, **{name: stored[name] for name in given}}
             if session is not None:
                 found.update(session.run({name: stored[name] for name in inputs}))
             yield found
 
+    def _constant(self, name: str, contents: Mapping[str, Array] | None) -> Array:
+        content = (contents or {}).get(name, self.contents.get(name))
+        return self.model.array(name) if content is None else content
+
     def advance(self, name: str) -> None:
         """Move to right behind the node that makes `name`, see `stand_before`."""
         self.stand_before(self._order[name] + 1)
+
+    def reach(self, name: str) -> None:
+        """Move to right before the node that makes `name`, see `stand_before`."""
+        self.stand_before(self._order[name])
 
     def stand_before(self, place: int) -> None:
         """Move in front of the node at a place of `model.top`, if it is ahead; see `_Kept` for what is kept where.
@@ -128,7 +144,7 @@ class _Kept(Sequence[Feeds]):
     def __init__(self, budget_bytes: int) -> None:
         self._left = budget_bytes
         self._batches: list[Feeds | Path] = []
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
 
     def append(self, values: Feeds) -> None:
         """Keep one more batch."""
@@ -136,8 +152,10 @@ class _Kept(Sequence[Feeds]):
         if self._left >= 0:
             self._batches.append(values)
             return
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
-        path = Path(self._folder.name) / str(len(self._batches))
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # without a ResourceWarning
+        path = self._folder / str(len(self._batches))
         with path.open("wb") as file:
             pickle.dump(dict(values), file, protocol=pickle.HIGHEST_PROTOCOL)
         self._batches.append(path)
