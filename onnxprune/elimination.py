@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,7 @@ def follow(
     return Elimination(np.asarray(order[: levels[-1]], np.intp), tuple(weights), tuple(errors))
 
 
-def _solve(left: Matrix, right: Matrix) -> Matrix:
+def _solve(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Matrix:
     """Solve linear systems ``[..., n, n]``; where round-off made one singular, all by the pseudo-inverse."""
     try:
         return np.asarray(np.linalg.solve(left, right))
@@ -122,15 +123,15 @@ class _State:
         self._consumer = consumer
         diagonal = np.diag(consumer.gram).copy()
         damped = consumer.gram + np.diag(damping * diagonal + 1e-3 * damping * diagonal.mean() + 1e-12)
-        self._inverse = np.linalg.inv(damped)
+        self._inverse: Matrix = np.linalg.inv(damped).astype(np.float64, copy=False)
         self.weight = consumer.weight.astype(np.float64, copy=True)
-        self._scale = np.sqrt(consumer.counts)[:, None]  # of each output
+        self._scale: Matrix = np.sqrt(consumer.counts, dtype=np.float64)[:, None]  # of each output
 
     def errors(self, alive: npt.NDArray[np.bool_]) -> Matrix:
         """Return what the removal of each unit that is left adds to the error; 0 for those that are gone."""
         inputs = self._consumer.inputs[alive]
-        blocks = self._inverse[inputs[:, :, None], inputs[:, None, :]]
-        columns = (self.weight * self._scale)[:, inputs].transpose(1, 2, 0)  # [units, inputs of one, outs]
+        blocks: Matrix = self._inverse[inputs[:, :, None], inputs[:, None, :]]
+        columns: Matrix = (self.weight * self._scale)[:, inputs].transpose(1, 2, 0)  # [units, inputs of one, outs]
         solved = columns / blocks if inputs.shape[1] == 1 else _solve(blocks, columns)
         found = np.zeros(len(alive))
         found[alive] = np.einsum("uio,uio->u", columns, solved)

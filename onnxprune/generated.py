@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.data import Data, batch_size
+from onnxprune.errors import DataError
 from onnxprune.model import Array, Model, Port, serialize, with_outputs
 from onnxprune.runtime import Session, default_dims, open_session, random_feeds
 
@@ -397,10 +398,23 @@ def _moments(
     means, squares = [], []
     for feed in feeds:
         arrays = session.run(feed)
-        flat = [arrays[name].astype(np.float32).reshape(*arrays[name].shape[:2], -1) for name in stored]
+        count = next(len(array) for array in feed.values() if array.ndim)
+        flat = [_by_sample(arrays[name].astype(np.float32), count) for name in stored]
         means.append(np.concatenate([array.mean(2) for array in flat], axis=1))
         squares.append(np.concatenate([np.einsum("ncx,ncx->nc", a, a) / a.shape[2] for a in flat], axis=1))
     return np.concatenate(means), np.concatenate(squares)
+
+
+def _by_sample(array: Array, samples: int) -> Array:
+    """Return a value as ``[samples, channels, positions]``: frames and patches of one sample may lie in the batch.
+
+    Raises:
+        DataError: where the batch is no multiple of the samples.
+    """
+    if len(array) % samples:
+        raise DataError("what a BatchNormalization normalises cannot be told apart by sample")
+    apart = array.reshape(samples, len(array) // samples, array.shape[1], -1)
+    return apart.swapaxes(1, 2).reshape(samples, array.shape[1], -1)
 
 
 def _nearest(moments: tuple[Floats, Floats], stored: Mapping[str, tuple[Floats, Floats]], count: int) -> Found:

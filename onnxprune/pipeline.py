@@ -317,7 +317,7 @@ def _sensitivity(model: Model, options: Options, given: Any, *, levels: int, pro
     traced = trace(model)
     found = groups(traced)
     chosen = choose(found, options)
-    calibrated = calibration(model, data, options.metric, evaluated=other)
+    calibrated = calibration(model, data, _compared(data, options), evaluated=other)
     measured = measure(traced, found, chosen, calibrated, options, levels=levels, progress=progress)
     if not measured.groups:
         raise NothingToPrune(nothing(found, chosen, options, unreached(traced, all_reasons(found), weights(traced))))
@@ -379,6 +379,12 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
     return Result(repaired.proto, report, model.folder, model.is_external, reads, stamped)
 
 
+def _compared(data: Data, options: Options) -> str | None:
+    """Return whose loss is minimised: a function of the user need not be smooth, and labels mean classes."""
+    asked = None if options.metric is None or ":" in options.metric else options.metric
+    return "classification" if asked is None and data.labels is not None else asked
+
+
 def _calibrated(
     traced: Trace, options: Options, sampled: Data | None, ports: Sequence[Port], progress: Progress
 ) -> tuple[Calibration | None, str | None]:
@@ -390,7 +396,7 @@ def _calibrated(
         OptionError: when an option asks for samples, none are given, and none can be made.
     """
     if sampled is not None:
-        return calibration(traced.model, sampled, options.metric), None
+        return calibration(traced.model, sampled, _compared(sampled, options)), None
     if not options.looks_at_samples:
         return None, None
     progress("generating samples to calibrate on")

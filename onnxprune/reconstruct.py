@@ -112,7 +112,7 @@ class Moments:
 
 def _origin(rows: npt.NDArray[Any]) -> Matrix:
     """Return the mean of rows, as a number that float32 has: what is taken off is what is put back."""
-    return rows.mean(1, dtype=np.float64).astype(np.float32).astype(np.float64)
+    return np.asarray(rows.mean(1, dtype=np.float64).astype(np.float32), np.float64)
 
 
 def _is_tame(rows: npt.NDArray[Any]) -> bool:

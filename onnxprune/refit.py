@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-
 import numpy as np
 
 from onnxprune.axes import Atom, Mask, kept_mask
@@ -168,9 +167,12 @@ class _Refit:
         weight = self._content(layer.weight)
         matrix = layer.matrix(weight)
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
-        found = fit(*self._moments(layer, matrix.shape, *sums.target(layer)), matrix, bias)
+        train, held = self._moments(layer, matrix.shape, *sums.target(layer))
+        found = fit(train, held, matrix, bias)
         if found.strength is None:
             return found
+        if layer.gain is not None and found.bias is not None and not layer.gain.all():
+            found = _with_silent(found, layer.gain.reshape(matrix.shape[:2]) == 0, train + held)
         new = {layer.weight: layer.stored(found.weight, weight)}
         if layer.bias is not None and found.bias is not None:
             new[layer.bias] = layer.stored_bias(found.bias, self._content(layer.bias))
@@ -195,7 +197,7 @@ class _Refit:
         plain = np.eye(weight.shape[mixer.dim])[:, list(cut.kept.get(mixer.dim, range(weight.shape[mixer.dim])))]
         found = fit(*self._moments(mixer, (1, *plain.shape), mixer.input, ()), plain[None], None)
         if found.strength is not None:
-            self._keep(mixer.weight, mixer.mixed(weight, found.weight[0], like))
+            return self._kept_if_finite({mixer.weight: mixer.mixed(weight, found.weight[0], like)}, found)
         return found
 
     def _content(self, name: str) -> Array:
@@ -235,6 +237,13 @@ class _Refit:
             if mask.size == array.shape[dim] and not mask.all():
                 array = array.compress(mask, axis=dim)
         return array
+
+
+def _with_silent(found: Fit, silent: Array, moments: Moments) -> Fit:
+    """Return a fit whose outputs that are multiplied by zero give their mean: no weight of theirs counts."""
+    weight = np.where(silent[:, :, None], 0, found.weight)
+    bias = moments.mean_y if found.bias is None else np.where(silent, moments.mean_y, found.bias)
+    return replace(found, weight=weight, bias=bias)
 
 
 class _Sums:

@@ -278,12 +278,15 @@ def _calibrated(report: Mapping[str, Any]) -> str:
     if calibration["source"] == "none":
         return f"chosen by weights alone, no samples can be generated ({calibration['told']}): give some with --data\n"
     made = calibration["source"] == "generated"
-    what = "generated samples" if made else "samples"
-    found = f"calibrated on {calibration['samples']:,} {what}"
+    what = "generated sample" if made else "sample"
+    found = f"calibrated on {_counted(calibration['samples'], what)}"
     fits = report["reconstruction"]
     if fits:
         refitted = sum(fit["strength"] is not None for fit in fits)
-        found += f": {refitted} of {_counted(len(fits), 'layer')} refitted, the others are best as they were cut"
+        tried = sum(fit["why_not"] is None for fit in fits)
+        found += f": {refitted} of {_counted(len(fits), 'layer')} refitted"
+        found += f", {tried - refitted} best as they were cut" * (tried > refitted)
+        found += f", {len(fits) - tried} that cannot be" * (len(fits) > tried)
     return found + ("; real ones, with --data, keep more\n" if made else "\n")
 
 
