@@ -8,6 +8,7 @@ they are small, which is what allocation builds on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -187,13 +188,16 @@ class _Sampler:
         """Return the linear layer that consumes the units, if its inputs can be told from one another."""
         layer = self._layers.get(member.sink[0])
         fits = layer is not None and layer.groups == 1 and layer.weight == member.constant
-        return [(member, layer)] if fits and layer is not None and self._taps(layer, member) is not None else []
+        return [(member, layer)] if fits and layer is not None else []
 
-    def _taps(self, layer: Layer, member: Member) -> int | None:
-        """Return how many inputs of a row one channel has; None where there are too many to invert."""
-        taps = 1 if layer.window is None else int(np.prod(layer.window.kernel))
-        ins = self._traced.model.constants[member.constant].shape[member.dim] * taps
-        return taps if ins <= WIDEST or layer.window is None else None
+    def _taps(self, layer: Layer) -> int:
+        """Return how many inputs of a row one channel has."""
+        return 1 if layer.window is None else math.prod(layer.window.kernel)
+
+    def _is_wide(self, layer: Layer) -> bool:
+        """Whether channels are correlated, and not all inputs of a patch."""
+        shape = self._traced.model.constants[layer.weight].shape
+        return self._taps(layer) > 1 and math.prod(shape[1:]) > WIDEST
 
     def _float(self, member: Member) -> bool:
         return self._traced.model.constants[member.constant].dtype.kind == "f"
@@ -216,6 +220,7 @@ class _Sampler:
         moments = []
         for _, layer in pairs:
             groups, outs, ins = layer.matrix(self._traced.model.array(layer.weight)).shape
+            ins = ins // self._taps(layer) if self._is_wide(layer) else ins
             moments.append((Moments(groups, ins, outs), Moments(groups, ins, outs)))
         rng = np.random.default_rng(self._seed)
         names = {name for _, layer in pairs for name in (layer.input, layer.output)}
@@ -223,9 +228,8 @@ class _Sampler:
             for (_, layer), pair in zip(pairs, moments, strict=True):
                 limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].mean_x.shape[1]) // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
-                pair[number in self._held].add(
-                    layer.rows(values[layer.input], at), layer.targets(values[layer.output], at)
-                )
+                seen = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
+                pair[number in self._held].add(seen, layer.targets(values[layer.output], at))
         return [self._consumer(*pair, *each) for pair, each in zip(pairs, moments, strict=True)]
 
     def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments) -> _Seen:
@@ -235,10 +239,12 @@ class _Sampler:
         none = np.zeros_like(train.mean_y)
         gram = train.centred(mean, none)[0][0]
         judged = held.centred(mean, none)[0][0] if held.rows else gram
-        total = train + held
-        taps = self._taps(layer, member) or 1
+        counts, taps = (train + held).weights()[0], self._taps(layer)
+        if self._is_wide(layer):  # each tap of an output is an output of its own
+            weight = weight.reshape(len(weight), -1, taps).transpose(0, 2, 1).reshape(len(weight) * taps, -1)
+            counts, taps = np.repeat(counts, taps), 1
         inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
-        return _Seen(train, held, Consumer(weight, gram, judged, total.weights()[0], inputs))
+        return _Seen(train, held, Consumer(weight, gram, judged, counts, inputs))
 
     def _loss(
         self,
@@ -251,13 +257,15 @@ class _Sampler:
         """Return the loss of the output on held-out batches when units are gone."""
         contents = self._without(cut, gone)
         for (_, layer), each, weight in zip(pairs, seen, weights, strict=True):
-            contents[layer.weight] = layer.stored(weight[None], self._traced.model.array(layer.weight))
+            whole, taps = weight, self._taps(layer) if self._is_wide(layer) else 1
+            if taps > 1:
+                whole = weight.reshape(-1, taps, weight.shape[1]).transpose(0, 2, 1).reshape(len(weight) // taps, -1)
+            contents[layer.weight] = layer.stored(whole[None], self._traced.model.array(layer.weight))
             if layer.bias is not None and self._refitted:
                 like = self._traced.model.array(layer.bias)
-                mean = each.train.mean_x[0]
-                contents[layer.bias] = layer.stored_bias(
-                    layer.added(like) + (each.consumer.weight - weight) @ mean, like
-                )
+                moved = (each.consumer.weight - weight) @ each.train.mean_x[0]
+                added = layer.added(like) + moved.reshape(-1, taps).sum(1)
+                contents[layer.bias] = layer.stored_bias(added, like)
         metric, losses = self._calibration.metric, []
         found = self._replay.run(self._outputs, self._judged, contents)
         for before, after, feeds in zip(self._expected, found, self._feeds, strict=True):

@@ -8,7 +8,7 @@ A `Layer` says which node it is, where its weight and bias lie, and turns arrays
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,6 +103,12 @@ class Layer:
         patches = _patches(values, self.window, at)  # [rows, channels, taps]
         flat = patches.reshape(len(at), self.groups, -1)
         return flat.transpose(1, 0, 2).astype(np.float32)
+
+    def channels(self, values: Array, at: Positions) -> Array:
+        """Return what a convolution sees in the middle of each patch: ``[1, rows, channels]``."""
+        assert self.window is not None
+        middle = tuple(size // 2 for size in self.window.kernel)
+        return _patches(values, self.window, at, [middle])[None, :, :, 0].astype(np.float32)
 
     def targets(self, values: Array, at: Positions) -> Array:
         """Return an output at some positions, less what is fixed: ``[groups, rows, outs]``."""
@@ -248,8 +254,8 @@ def norms(model: Model) -> Iterator[Norm]:
             yield Norm(node, (names[2], names[3]), scale, shift)
 
 
-def _patches(values: Array, window: Window, at: Positions) -> Array:
-    """Return what a convolution sees at flat positions of its output: ``[rows, channels, taps]``."""
+def _patches(values: Array, window: Window, at: Positions, taps_of: Sequence[tuple[int, ...]] | None = None) -> Array:
+    """Return what a convolution sees at flat positions of its output, or some taps of it: ``[rows, channels, taps]``."""
     rank = len(window.kernel)
     sizes = window.sizes(values.shape[2:])
     pads = [(window.pads[i], window.pads[i + rank]) for i in range(rank)]
@@ -258,7 +264,7 @@ def _patches(values: Array, window: Window, at: Positions) -> Array:
     last = np.moveaxis(padded, 1, -1)
     taps = [
         last[(sample, *(start * window.strides[i] + tap[i] * window.dilations[i] for i, start in enumerate(starts)))]
-        for tap in np.ndindex(*window.kernel)
+        for tap in taps_of or np.ndindex(*window.kernel)
     ]
     return taps[0][..., None] if len(taps) == 1 else np.stack(taps, axis=-1)
 

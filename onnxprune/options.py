@@ -122,7 +122,7 @@ def make_options(**given: Any) -> Options:
     for name in given:
         check.choice("option", name, Options.__dataclass_fields__)
     if given.get("ratio") is not None and given.get("targets"):
-        raise OptionError("ratio and target exclude each other: a target decides how much is removed")
+        raise OptionError("ratio decides how much is removed, and so does a target: give one of the two")
     if given.get("ratio", 0) is None:
         del given["ratio"]
     return Options(**given).checked()
