@@ -255,7 +255,7 @@ def norms(model: Model) -> Iterator[Norm]:
 
 
 def _patches(values: Array, window: Window, at: Positions, taps_of: Sequence[tuple[int, ...]] | None = None) -> Array:
-    """Return what a convolution sees at flat positions of its output, or some taps of it: ``[rows, channels, taps]``."""
+    """Return what a convolution sees at flat positions of its output, perhaps some taps: ``[rows, channels, taps]``."""
     rank = len(window.kernel)
     sizes = window.sizes(values.shape[2:])
     pads = [(window.pads[i], window.pads[i + rank]) for i in range(rank)]
