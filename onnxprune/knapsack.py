@@ -92,10 +92,11 @@ def dynamic(losses: Sequence[Sequence[float]], costs: Sequence[Sequence[float]],
     room = budget - sum(least)
     if room < 0:
         return None
-    unit = room / BINS if room > 0 else 1.0
+    unit = max(room, 1e-12) / BINS
     best = np.zeros(BINS + 1)  # least loss at a cost of at most so many units
     picks: list[npt.NDArray[np.intp]] = []
-    weights = [np.ceil((np.array(row) - low) / unit - 1e-9).astype(int) for row, low in zip(costs, least, strict=True)]
+    above = [(np.array(row) - low) / unit - 1e-9 for row, low in zip(costs, least, strict=True)]
+    weights = [np.ceil(np.minimum(each, BINS + 1)).astype(int) for each in above]
     for row, weight in zip(losses, weights, strict=True):
         options = np.full((len(row), BINS + 1), np.inf)
         for number, (loss, taken) in enumerate(zip(row, weight, strict=True)):

@@ -144,16 +144,19 @@ class _Refit:
         if why is not None:
             return Refitted(part.node.name, part.node.op, None, None, None, why)
         try:
-            if isinstance(part, Layer):
-                found = self._layer(part, sums)
-            else:
-                found = self._norm(part) if isinstance(part, Norm) else self._mixer(part)
+            with np.errstate(over="ignore"):  # a number that a type cannot hold is told by `_kept_if_finite`
+                found = self._fit(part, sums)
         except ModelError as error:
             return Refitted(part.node.name, part.node.op, None, None, None, f"it cannot be looked at: {error}")
         return Refitted(part.node.name, part.node.op, found.strength, found.error_before, found.error_after)
 
+    def _fit(self, part: Part, sums: _Sums) -> Fit:
+        if isinstance(part, Layer):
+            return self._layer(part, sums)
+        return self._norm(part) if isinstance(part, Norm) else self._mixer(part)
+
     def _why_not(self, part: Part) -> str | None:
-        if part.output not in self._traced.values:
+        if (part.input if isinstance(part, Mixer) else part.output) not in self._traced.values:
             return "its output has no counterpart in the original"
         if any(name in self._shared for name in part.constants):
             return "other nodes share its weights"
@@ -186,8 +189,7 @@ class _Refit:
             return found
         mean, variance = norm.statistics(found.weight.ravel(), np.ravel(found.bias if found.bias is not None else 0.0))
         pairs = zip(norm.constants, (mean, variance), strict=True)
-        with np.errstate(over="ignore"):
-            return self._kept_if_finite({n: values.astype(self._content(n).dtype) for n, values in pairs}, found)
+        return self._kept_if_finite({n: values.astype(self._content(n).dtype) for n, values in pairs}, found)
 
     def _mixer(self, mixer: Mixer) -> Fit:
         cut, like = self._cuts.get(mixer.weight, Cut(mixer.weight, {})), self._content(mixer.weight)
