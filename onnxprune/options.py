@@ -91,7 +91,7 @@ class Options:
             OptionError: for what needs data where there is none.
         """
         criterion = self.criterion or ("obs" if has_data else "l2")
-        scope = self.scope or ("loss" if has_data and self.criterion is None else importance.CRITERIA[criterion].scope)
+        scope = self.scope or ("loss" if has_data and criterion == "obs" else importance.CRITERIA[criterion].scope)
         if not has_data:
             for what, asked in (
                 (f"criterion {criterion!r}", importance.CRITERIA[criterion].data),

@@ -113,3 +113,32 @@ def test_shares_of_a_group():
     found = trace(view(dense("b = Relu(a)")))
     (group,) = [group for group in groups(found) if group.locked is None]
     assert cost.shares(found, [group]) == {group.name: pytest.approx(1 + 1)}
+
+
+# -- many plans of one model -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_counter_counts_what_the_rewritten_model_does(name, seed):
+    traced = trace(load(f"models/{name}.onnx"))
+    found = [group for group in groups(traced) if group.prunable and group.exact and not group.inner]
+    rng = np.random.default_rng(seed)
+    masks = {}
+    for group in found[: None if seed else 2]:
+        masks[group.atom] = np.zeros(group.units, bool)
+        masks[group.atom][rng.permutation(group.units)[: rng.integers(1, group.units + 1)]] = True
+    counter = cost.Counter(traced, [group.atom for group in found])
+    after = view(rewrite(traced, masks).proto)
+    sizes = new_sizes(masks)
+    assert counter.fraction("macs", sizes) == pytest.approx(cost.macs(trace(after)) / cost.macs(traced), rel=1e-9)
+    assert counter.fraction("params", sizes) == pytest.approx(after.params / traced.model.params, rel=1e-9)
+    assert counter.fraction("macs", {}) == counter.fraction("params", {}) == 1
+
+
+def test_a_counter_knows_shared_weights_once():
+    proto = model("a = MatMul(x, w1)", "b = Relu(a)", "c = MatMul(b, w2)", "d = Relu(c)", "e = MatMul(d, w2)",
+        "y = MatMul(e, w3)", x=ROWS, w1=(6, 8), w2=(8, 8), w3=(8, 5))  # fmt: skip
+    traced = trace(load(proto))
+    counter = cost.Counter(traced, [group.atom for group in groups(traced)])
+    assert counter.fraction("params", {}) == counter.fraction("macs", {}) == 1
