@@ -143,7 +143,7 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     >>> [words for _, words in _ticks(0, 0.9)]
     ['0', '0.2', '0.4', '0.6', '0.8', '1']
     """
-    span = high - low or abs(high) or 1.0
+    span = high - low if high - low > 1e-300 else max(abs(high), 1e-300)
     power = 10.0 ** math.floor(math.log10(span))
     step = next(power * factor for factor in (0.2, 0.5, 1, 2) if span / (power * factor) <= 6)
     first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), math.floor(low / step) + 1)
