@@ -405,7 +405,7 @@ def _distance(reference: Array, output: Array) -> tuple[float, float, bool]:
         return 0.0, 0.0, True
     if not np.isfinite(other[usable]).all():
         return np.inf, np.inf, False
-    differences, sizes = np.abs(wide - other)[usable], np.abs(wide[usable])
+    differences, sizes = np.abs(wide[usable] - other[usable]), np.abs(wide[usable])
     is_masked = sizes >= _MASKED  # minus infinity, nearly, as a mask makes it: no part of the range
     relative = float((differences[is_masked] / sizes[is_masked]).max(initial=0.0))
     if not is_masked.all():

@@ -71,7 +71,8 @@ def test_a_calibration():
     single = calibration(load(dense("b = Relu(a)")), data(1), None)
     assert (single.held, single.judged) == ((), (0,))
     many = calibration(load(dense("b = Relu(a)")), data(400), None)
-    assert many.judged == many.held[: JUDGED // 16]
+    assert set(many.judged) <= set(many.held)
+    assert 0 < len(many.judged) <= JUDGED
     assert len(many.held) == len(many.batches) // 4
 
 

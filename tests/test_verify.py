@@ -15,8 +15,8 @@ from onnxprune import rules, verify
 from onnxprune.data import Data, with_shapes
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.groups import groups
-from onnxprune.model import load, view
-from onnxprune.rewrite import masked, rewrite
+from onnxprune.model import load, view, with_contents
+from onnxprune.rewrite import in_original, masked, rewrite
 from onnxprune.rules import Entry
 from onnxprune.runtime import open_session
 from onnxprune.trace import trace
@@ -46,6 +46,20 @@ def verified(traced, kept, proto=None, **rest):
 
 def session(proto):
     return open_session(proto.SerializeToString())
+
+
+def test_what_was_fitted_is_part_of_the_proof():
+    """A constant that holds other numbers in both models passes; in one of them alone, or in others, it does not."""
+    traced, kept = planned(dense("b = Relu(a)"))
+    pruned = rewrite(traced, kept)
+    before = view(pruned.proto)
+    contents = {name: before.array(name) + 1 for name in ("w2", "b1")}
+    after, fitted = with_contents(before, contents), in_original(traced.model, pruned.cuts, contents)
+    assert verified(traced, kept, after, fitted=fitted).passed
+    assert not verified(traced, kept, after).passed
+    assert not verified(traced, kept, pruned.proto, fitted=fitted).passed
+    assert not verified(traced, kept, after, fitted={"w2": fitted["w2"]}).passed
+    assert not verified(traced, kept, after, fitted={**fitted, "b1": fitted["b1"] + 0.01}).passed
 
 
 # -- models that are right -------------------------------------------------------------------------------------------
