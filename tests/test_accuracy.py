@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,3 +129,13 @@ def test_views_are_better_where_both_bounds_gain():
     records = {Run("photos", macs): photos(0.5) for macs in accuracy.MACS["photos"]}
     records |= {Run("photos", macs, samples=accuracy.AUGMENTED): photos(0.25) for macs in accuracy.MACS["photos"]}
     assert accuracy_page.views(records).startswith("Three views of each photo are better than one: KL 0.250 against")
+
+
+def test_the_script_writes_what_was_measured(tmp_path):
+    run = Run("cnn", 0.4)
+    line = json.dumps(record(0.985, macs=0.39, run=plain(run)))
+    (tmp_path / "measurements.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    command = [sys.executable, accuracy.__file__, "page", "--results", str(tmp_path), "--docs", str(tmp_path)]
+    subprocess.run(command, check=True)
+    expected = "| Plain CNN, 256 samples | 0.40 | 0.390 | accuracy drop, points ≤ 1 | 0.60 | yes |"
+    assert expected in (tmp_path / "accuracy.md").read_text(encoding="utf-8").splitlines()

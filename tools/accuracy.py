@@ -427,6 +427,7 @@ def main() -> None:
     parser.add_argument("command", choices=(*SECTIONS, "page", "once"))
     parser.add_argument("given", nargs="*", metavar="DIR", help="what tools/real_models.py makes")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "accuracy", metavar="FOLDER")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", metavar="FOLDER", help="where the page goes")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no measurement after so many")
     parser.add_argument("--subject", help="measure this one alone, such as photos, sentences or vit")
     given = parser.parse_args()
@@ -437,7 +438,7 @@ def main() -> None:
     if given.command == "page":
         import accuracy_page
 
-        accuracy_page.write(latest(read(given.results)), ROOT / "docs")
+        accuracy_page.write(latest(read(given.results)), given.docs)
         return
     folder = Path(given.given[0]) if given.given else None
     subjects = tuple(SUBJECTS) if folder else DIGITS
@@ -446,4 +447,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import accuracy  # as the page imports it: a `Run` of this module under another name would equal none of its runs
+
+    accuracy.main()
