@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxprune.axes import Lock, walk
-from onnxprune.groups import Group, RoleFinder, constant_values
+from onnxprune.groups import Group, RoleFinder
 from onnxprune.trace import Trace, Use
 
 ALONE = "no axis of it meets another weight"
@@ -103,7 +103,7 @@ def accounts(traced: Trace, found: Sequence[Group], kept_whole: Mapping[str, str
         found: its groups.
         kept_whole: why a group is not cut, by its name; groups that are not here are.
     """
-    finder = RoleFinder(traced, constant_values(traced))
+    finder = RoleFinder(traced)
     uses: dict[int, list[Use]] = {}
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)

@@ -114,7 +114,7 @@ class Group:
 def groups(traced: Trace) -> tuple[Group, ...]:
     """Return the groups of a trace, in the order of tracing; axes that live inside a single weight are left out."""
     partition = traced.partition
-    constant = constant_values(traced)
+    constant = traced.model.fixed
     outside = {
         atom
         for name, axes in traced.values.items()
@@ -124,7 +124,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
     outside.update(_hidden(traced))
     members: dict[Atom, list[Member]] = {}
     around: dict[Atom, set[Atom]] = {}
-    finder = RoleFinder(traced, constant)
+    finder = RoleFinder(traced)
     seen: dict[int, tuple[Axis, Mapping[Atom, Places], Mapping[Atom, set[Atom]]]] = {}  # by id of the axis
     for use in traced.uses:
         weight = traced.model.constants.get(use.constant)
@@ -142,7 +142,7 @@ def groups(traced: Trace) -> tuple[Group, ...]:
                     member = Member(use.constant, name, dim, axis, role, (sink, slot), located[atom])
                     members.setdefault(atom, []).append(member)
                 around.setdefault(atom, set()).update(outside_of[atom])
-    kinds = _Kinds(traced, constant)
+    kinds = _Kinds(traced)
     outers = {atom: _free(partition, around[atom]) for atom in members}
     order = {atom: position for position, atom in enumerate(members)}
     # A shuffle turns (a b) into (b a): each lies inside the other, and the first of the two is pruned.
@@ -188,15 +188,6 @@ def _params(members: Sequence[Member], constants: Mapping[str, Constant]) -> int
     return sum(constants[name].count - math.prod(sizes) for name, sizes in left.items())
 
 
-def constant_values(traced: Trace) -> set[str]:
-    """Return the names of constants and of what nodes compute from constants alone, such as a transposed weight."""
-    constant = set(traced.model.constants)
-    for node in traced.model.nodes:
-        if node.inputs and all(name in constant for name in (*node.inputs, *node.captured) if name):
-            constant.update(node.outputs)
-    return constant
-
-
 def _name(members: Sequence[Member]) -> str:
     """Return the name of the layer that makes the units: its weight's name if people chose it, else the node's.
 
@@ -239,21 +230,10 @@ def _matrices(coupling: Coupling) -> set[int]:
 
 
 class RoleFinder:
-    """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op.
+    """Tells what a weight does with a unit, also through Transpose or Cast between the weight and its op."""
 
-    Args:
-        traced: the model.
-        constant: from `constant_values`.
-    """
-
-    def __init__(self, traced: Trace, constant: set[str]) -> None:
+    def __init__(self, traced: Trace) -> None:
         self._traced = traced
-        self._constant = constant
-        self._consumers: dict[str, list[tuple[int, int]]] = {}
-        for node in traced.model.nodes:
-            for slot, name in enumerate(node.inputs):
-                if name and node.op not in ("Shape", "Size"):  # which read no values
-                    self._consumers.setdefault(name, []).append((node.index, slot))
         self._contracted: dict[int, dict[Atom, set[int]]] = {}
         self._sinks: dict[int, tuple[tuple[int, int], ...]] = {}  # of the outputs of a node that computes a weight
 
@@ -294,11 +274,16 @@ class RoleFinder:
     def _onwards(self, node: int) -> list[tuple[int, int]]:
         """Return where the outputs of a node that computes a weight go; nowhere for any other."""
         outputs = self._traced.model.nodes[node].outputs if self._computes(node) else ()
-        return [after for name in outputs for after in self._consumers.get(name, ())]
+        return [after for name in outputs for after in self._traced.model.readers.get(name, ()) if self._looks(after)]
+
+    def _looks(self, place: tuple[int, int]) -> bool:
+        """Whether an input is read for its values, by the node itself."""
+        node, slot = place
+        return slot >= 0 and self._traced.model.nodes[node].op not in ("Shape", "Size")
 
     def _computes(self, node: int) -> bool:
         outputs = self._traced.model.nodes[node].outputs
-        return bool(outputs) and outputs[0] in self._constant
+        return bool(outputs) and outputs[0] in self._traced.model.fixed
 
     def carrying(self, node: int, slot: int, atom: Atom) -> Sequence[tuple[int, int]]:
         """Return the sinks of a weight where its value has the units of `atom`; all of them where none tells."""
@@ -332,7 +317,8 @@ class RoleFinder:
 class _Kinds:
     """What people call the units: decided by the ops that their atoms take part in."""
 
-    def __init__(self, traced: Trace, constant: set[str]) -> None:
+    def __init__(self, traced: Trace) -> None:
+        constant = traced.model.fixed
         self._partition = traced.partition
         self._heads: set[Atom] = set()
         self._dims: set[Atom] = set()

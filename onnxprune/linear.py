@@ -8,7 +8,7 @@ A `Layer` says which node it is, where its weight and bias lie, and turns arrays
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,17 +164,13 @@ class Mixer:
 
 def mixers(model: Model, widest: int) -> Iterator[Mixer]:
     """Yield transposed convolutions, and convolutions of more than `widest` inputs, with one group, in order."""
-    reads: dict[str, int] = {}
-    for node in model.nodes:
-        for name in (*node.inputs, *node.captured):
-            reads[name] = reads.get(name, 0) + 1
     for index in model.top:
         node = model.nodes[index]
         weight = model.constants.get(node.inputs[1]) if node.op in ("Conv", "ConvTranspose") else None
         if weight is None or node.attrs.get("group", 1) != 1 or not _is_float(weight.dtype):
             continue
         wide = math.prod(weight.shape[1:]) > widest
-        if reads[weight.name] == 1 and weight.name not in model.overridable and (wide or node.op == "ConvTranspose"):
+        if _is_own(weight.name, model) and (wide or node.op == "ConvTranspose"):
             yield Mixer(node, weight.name, 1 if node.op == "Conv" else 0)
 
 
@@ -238,18 +234,13 @@ def _places(count: int, limit: int, rng: np.random.Generator) -> Positions:
 
 def norms(model: Model) -> Iterator[Norm]:
     """Yield the BatchNormalizations of the main graph whose running statistics are constants of their own, in order."""
-    reads: dict[str, int] = {}
-    for node in model.nodes:
-        for name in (*node.inputs, *node.captured):
-            reads[name] = reads.get(name, 0) + 1
     for index in model.top:
         node = model.nodes[index]
         if node.op != "BatchNormalization" or node.attrs.get("training_mode", 0):
             continue
         names = node.inputs[1:5]
-        if all(name in model.constants and name not in model.overridable for name in names) and all(
-            reads[name] == 1 for name in names[2:]
-        ):
+        known = all(name in model.constants and name not in model.overridable for name in names)
+        if known and all(len(model.readers[name]) == 1 for name in names[2:]):
             scale, shift = (model.array(name).astype(np.float64) for name in names[:2])
             yield Norm(node, (names[2], names[3]), scale, shift)
 
@@ -274,20 +265,14 @@ def layers(model: Model) -> Iterator[Layer]:
 
     A weight that several nodes read is left out: one matrix cannot be fitted to each of them.
     """
-    reads: dict[str, list[tuple[Node, int]]] = {}
-    for node in model.nodes:
-        for slot, name in enumerate(node.inputs):
-            reads.setdefault(name, []).append((node, slot))
-        for name in node.captured:
-            reads.setdefault(name, []).append((node, -1))
     kept = {port.name for port in model.outputs}
     for index in model.top:
         node = model.nodes[index]
         make = _MAKERS.get(node.op)
         layer = make(node, model) if make and len(node.inputs) > 1 else None
-        if layer is None or len(reads[layer.weight]) > 1 or layer.weight in kept or layer.weight in model.overridable:
+        if layer is None or layer.weight in kept or not _is_own(layer.weight, model):
             continue
-        layer = _with_bias(layer, model, reads, kept)
+        layer = _with_bias(layer, model, kept)
         if layer is not None:
             yield layer
 
@@ -326,11 +311,16 @@ def _matmul(node: Node, model: Model) -> Layer | None:
 _MAKERS = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
 
 
+def _is_own(constant: str, model: Model) -> bool:
+    """Whether one place alone reads a constant, and no caller may replace it."""
+    return len(model.readers[constant]) == 1 and constant not in model.overridable
+
+
 def _is_float(dtype: np.dtype[np.generic]) -> bool:
     return dtype.name in ("float16", "float32", "float64", "bfloat16")
 
 
-def _with_bias(layer: Layer, model: Model, reads: Mapping[str, list[tuple[Node, int]]], kept: set[str]) -> Layer | None:
+def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | None:
     """Return the layer with what is added to it: by itself, by an Add or a BatchNormalization behind it.
 
     None where what it adds by itself is no constant, or differs from row to row.
@@ -343,11 +333,12 @@ def _with_bias(layer: Layer, model: Model, reads: Mapping[str, list[tuple[Node, 
         return model.array(name) if fits and name not in model.overridable else None
 
     def own(name: str) -> bool:
-        return constant(name) is not None and len(reads[name]) == 1 and name not in kept
+        return constant(name) is not None and _is_own(name, model) and name not in kept
 
     first = layer.node.inputs[2] if len(layer.node.inputs) > 2 else ""
-    after = reads.get(layer.output, []) if layer.output not in kept else []
-    node, slot = after[0] if len(after) == 1 else (layer.node, 0)
+    after = model.readers.get(layer.output, ()) if layer.output not in kept else ()
+    index, slot = after[0] if len(after) == 1 else (layer.node.index, 0)
+    node = model.nodes[index]
     if first and constant(first) is None:
         return None
     channels = layer.node.op != "MatMul"  # outputs of a MatMul may lie on another axis than the one that is normalised

@@ -149,6 +149,26 @@ class Model:
         return {info.name: info.type.tensor_type.elem_type for info in stated}
 
     @cached_property
+    def readers(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
+        """Node and input slot of every place that reads a value; the slot is -1 where a body of the node does."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for node in self.nodes:
+            for slot, name in enumerate(node.inputs):
+                found.setdefault(name, []).append((node.index, slot))
+            for name in node.captured:
+                found.setdefault(name, []).append((node.index, -1))
+        return {name: tuple(places) for name, places in found.items() if name}
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The names of constants and of what nodes compute from constants alone, such as a transposed weight."""
+        fixed = set(self.constants)
+        for node in self.nodes:
+            if node.inputs and all(name in fixed for name in (*node.inputs, *node.captured) if name):
+                fixed.update(node.outputs)
+        return frozenset(fixed)
+
+    @cached_property
     def params(self) -> int:
         """The number of weights: elements of all constants that are weights."""
         return sum(constant.count for constant in self.constants.values() if constant.is_weight)

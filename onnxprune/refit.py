@@ -83,11 +83,7 @@ def refit(
 
 def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
     """Return the constants of the pruned model that are copies of one that several nodes of the original read."""
-    reads: dict[str, int] = {}
-    for node in model.nodes:
-        for name in (*node.inputs, *node.captured):
-            reads[name] = reads.get(name, 0) + 1
-    shared = {name for name, count in reads.items() if count > 1}
+    shared = {name for name, places in model.readers.items() if len(places) > 1}
     return shared | {name for name, cut in cuts.items() if cut.source in shared}
 
 
@@ -121,7 +117,7 @@ class _Refit:
         found = [self._fittable(each) for each in layers(self._pruned) if each.weight not in mixed] if linear else []
         covered = {layer.output for layer in found}
         free = [norm for norm in norms(self._pruned) if norm.output not in covered] if batch_norm else []
-        order: list[Part] = sorted([*found, *wide, *free], key=lambda part: self._pruned.top.index(part.node.index))
+        order: list[Part] = sorted([*found, *wide, *free], key=lambda part: part.node.index)
         sums = _Sums(self._pruned, order, self._traced)
         told = []
         for number, part in enumerate(order):
@@ -253,27 +249,23 @@ class _Sums:
 
     def __init__(self, model: Model, order: Iterable[Part], traced: Trace) -> None:
         self._axes = {name: traced.axes(axes) for name, axes in traced.values.items()}
-        self._readers: dict[str, list[int]] = {}
         self._model = model
         pending = {part.node.index for part in order}
         self._last: dict[str, int] = {}  # place of the last part that a value is computed from, -1 for none
         self._place = {index: place for place, index in enumerate(model.top)}
         for place, index in enumerate(model.top):
             node = model.nodes[index]
-            read = [name for name in (*node.inputs, *node.captured) if name]
-            for name in read:
-                self._readers.setdefault(name, []).append(index)
-            last = max([self._last.get(name, -1) for name in read], default=-1)
+            last = max((self._last.get(name, -1) for name in (*node.inputs, *node.captured)), default=-1)
             for name in node.outputs:
                 self._last[name] = place if index in pending else last
         self._kept = {port.name for port in model.outputs}
 
     def target(self, layer: Layer) -> tuple[str, tuple[str, ...]]:
         """Return the value that a layer shall bring about, and what else is added to it."""
-        readers = self._readers.get(layer.output, [])
+        readers = self._model.readers.get(layer.output, ())
         if len(readers) != 1 or layer.output in self._kept:
             return layer.output, ()
-        node = self._model.nodes[readers[0]]
+        node = self._model.nodes[readers[0][0]]
         other = next((name for name in node.inputs if name != layer.output), None)
         if node.op != "Add" or other is None or other not in self._last:
             return layer.output, ()

@@ -113,7 +113,7 @@ class Replay:
         """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
         end = len(self.model.top)
         last = {port.name: end for port in self.model.outputs}
-        fixed = self._fixed()
+        fixed = self.model.fixed  # it is computed again where a constant may hold something else
         known = {*self._order, *(port.name for port in self.model.inputs)} - fixed
         for place, index in enumerate(self.model.top):
             node = self.model.nodes[index]
@@ -121,15 +121,6 @@ class Replay:
                 if name in known:
                     last[name] = max(place, last.get(name, 0))
         return {name: place for name, place in last.items() if name not in fixed}
-
-    def _fixed(self) -> set[str]:
-        """Return what follows from constants alone: it is computed again where a constant may hold something else."""
-        fixed = set(self.model.constants)
-        for index in self.model.top:
-            node = self.model.nodes[index]
-            if node.inputs and all(name in fixed for name in (*node.inputs, *node.captured) if name):
-                fixed.update(node.outputs)
-        return fixed
 
     def _session(self, names: Sequence[str], contents: Mapping[str, Array]) -> tuple[Session, tuple[str, ...]]:
         """Return a session from the stored values to `names`, and the stored values that it takes."""

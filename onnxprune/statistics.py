@@ -18,7 +18,7 @@ import numpy.typing as npt
 from onnxprune.axes import Atom, Axes, positions
 from onnxprune.effective import ConstantValues
 from onnxprune.errors import DataError, ModelError
-from onnxprune.groups import Group, Member, Places, by_unit, constant_values, multiplied
+from onnxprune.groups import Group, Member, Places, by_unit, multiplied
 from onnxprune.importance import Seen, magnitudes
 from onnxprune.model import Array
 from onnxprune.progress import Progress, silent
@@ -126,7 +126,7 @@ class _Finder:
     def __init__(self, traced: Trace) -> None:
         self.values = ConstantValues(traced.model)
         self._traced = traced
-        self._constant = constant_values(traced)
+        self._constant = traced.model.fixed
         self._top = set(traced.model.top)
 
     def places(self, group: Group) -> Iterator[_Place]:

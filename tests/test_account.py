@@ -8,7 +8,7 @@ import pytest
 
 from onnxprune import account
 from onnxprune.account import ALONE, accounts, frees
-from onnxprune.groups import RoleFinder, constant_values, groups
+from onnxprune.groups import RoleFinder, groups
 from onnxprune.model import view
 from onnxprune.pipeline import inspect, why_not
 from onnxprune.rules import LOCKED
@@ -85,7 +85,7 @@ def test_constant_arithmetic_is_followed_in_time_linear_in_its_nodes():
     proto = model("t0 = Transpose(w1)", *doubled, "a = MatMul(x, t1999)", "y = MatMul(a, w2)",
                   x=ROWS, w1=(8, 6), w2=(8, 5), infer=False)  # fmt: skip
     traced = trace(view(proto))
-    finder = RoleFinder(traced, constant_values(traced))
+    finder = RoleFinder(traced)
     assert finder.sinks(0, 0) == ((2000, 1),)
 
 
@@ -121,7 +121,7 @@ def readers(traced):
     """Return the names of nodes that read weights, also through constant arithmetic, and more than their sizes."""
     nodes = traced.model.nodes
     made = {name for name, constant in traced.model.constants.items() if constant.is_weight and constant.shape}
-    constant, found = constant_values(traced), set()
+    constant, found = traced.model.fixed, set()
     for node in nodes:
         if node.op in ("Shape", "Size") or not made & set(node.inputs):
             continue
