@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Literal
 
 from onnxprune import fidelity
-from onnxprune.data import Data
+from onnxprune.data import Data, runs
 from onnxprune.model import Array, Model
-from onnxprune.replay import Feeds, Replay
+from onnxprune.replay import Batches, Feeds, Replay
 
 HELD_EVERY = 4
 BATCH = 16  # samples of a batch at most
@@ -48,45 +48,31 @@ class Calibration:
 
 
 @dataclass(frozen=True, eq=False)
-class Batches(Sequence[Feeds]):
+class Taken(Batches):
     """Samples in batches, read when they are asked for."""
 
     data: Data
-    starts: tuple[tuple[int, int], ...] = field(repr=False)  # first sample, and the one behind the last
+    runs: tuple[range, ...] = field(repr=False)  # of samples
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.runs)
 
-    @overload
-    def __getitem__(self, number: int) -> Feeds: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[n] for n in range(len(self))[number]]
-        return self.data.take(range(*self.starts[number]))
+    def at(self, number: int) -> Feeds:
+        """Return the samples of one run."""
+        return self.data.take(self.runs[number])
 
 
-def batched(data: Data, size: int = BATCH) -> Batches:
+def batched(data: Data, size: int = BATCH) -> Taken:
     """Return the samples of `data` in batches of one shape and of `size` at most, `BATCHES` if there can be."""
     bytes_each = sum(array.nbytes for array in data.take([0]).values()) if data.at_once == 1 else 0
     fitting = BATCH_BYTES // max(1, bytes_each)
     size = data.at_once if data.at_once > 1 else max(1, min(size, fitting, data.count // BATCHES))
-    starts: list[tuple[int, int]] = []
-    last = None
-    for sample in range(data.count):
-        shapes = data.shapes(sample)
-        if starts and shapes == last and sample - starts[-1][0] < size:
-            starts[-1] = starts[-1][0], sample + 1
-        else:
-            starts.append((sample, sample + 1))
-        last = shapes
-    return Batches(data, tuple(starts))
+    return Taken(data, tuple(runs(data, size)))
 
 
 @dataclass(frozen=True, eq=False)
-class Joined(Sequence[Feeds]):
-    """Batches of two sources, one after the other, read when they are asked for."""
+class Joined(Batches):
+    """Batches of two sources, one after the other."""
 
     first: Sequence[Feeds]
     second: Sequence[Feeds]
@@ -94,15 +80,9 @@ class Joined(Sequence[Feeds]):
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
-    @overload
-    def __getitem__(self, number: int) -> Feeds: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[n] for n in range(len(self))[number]]
-        place = range(len(self))[number]
-        return self.first[place] if place < len(self.first) else self.second[place - len(self.first)]
+    def at(self, number: int) -> Feeds:
+        """Return a batch of the first source, or of the second behind it."""
+        return self.first[number] if number < len(self.first) else self.second[number - len(self.first)]
 
 
 def held_out(batches: int) -> tuple[int, ...]:

@@ -231,12 +231,16 @@ def batches(data: Data, size: int, *, drop_last: bool = False) -> Iterator[dict[
     A batch is smaller at the end of the data, and where the next sample has another shape, as sequences of different
     lengths have; with `drop_last` these smaller ones are left out.
     """
-    for _, run in itertools.groupby(range(data.count), data.shapes):
-        indices = list(run)
-        for start in range(0, len(indices), size):
-            chosen = indices[start : start + size]
-            if len(chosen) == size or not drop_last:
-                yield data.take(chosen)
+    return (data.take(run) for run in runs(data, size) if len(run) == size or not drop_last)
+
+
+def runs(data: Data, size: int) -> Iterator[range]:
+    """Yield runs of at most `size` samples of the same shapes that stand together, in order."""
+    for _, alike in itertools.groupby(range(data.count), data.shapes):
+        together = list(alike)
+        for start in range(0, len(together), size):
+            part = together[start : start + size]
+            yield range(part[0], part[-1] + 1)
 
 
 # -- inputs ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pickle
 import shutil
 import tempfile
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -23,6 +24,22 @@ from onnxprune.runtime import Session, open_session
 BUDGET_BYTES = 256 * 2**20  # of the values that one replay keeps, beside the samples themselves
 
 Feeds: TypeAlias = Mapping[str, Array]
+
+
+class Batches(Sequence[Feeds]):
+    """Batches that are made when they are asked for; `at` says how."""
+
+    @abstractmethod
+    def at(self, number: int) -> Feeds:
+        """Return a batch, counted from the front."""
+
+    @overload
+    def __getitem__(self, number: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
+    def __getitem__(self, number: Any) -> Any:
+        found = range(len(self))[number]
+        return [self.at(each) for each in found] if isinstance(found, range) else self.at(found)
 
 
 class Replay:
@@ -139,7 +156,7 @@ class Replay:
         return session, tuple(name for name in types if name in {port.name for port in session.ort.get_inputs()})
 
 
-class _Kept(Sequence[Feeds]):
+class _Kept(Batches):
     """Values of batches: in memory up to a budget, beyond it in temporary files."""
 
     def __init__(self, budget_bytes: int) -> None:
@@ -164,12 +181,7 @@ class _Kept(Sequence[Feeds]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    @overload
-    def __getitem__(self, number: int) -> Feeds: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[n] for n in range(len(self))[number]]
+    def at(self, number: int) -> Feeds:
+        """Return a batch, from its file where it has one."""
         found = self._batches[number]
-        return pickle.loads(found.read_bytes()) if isinstance(found, Path) else found
+        return dict(pickle.loads(found.read_bytes())) if isinstance(found, Path) else found
