@@ -196,8 +196,8 @@ class _Sampler:
 
     def _is_wide(self, layer: Layer) -> bool:
         """Whether channels are correlated, and not all inputs of a patch."""
-        shape = self._traced.model.constants[layer.weight].shape
-        return self._taps(layer) > 1 and math.prod(shape[1:]) > WIDEST
+        shape = layer.shape(self._traced.model.constants[layer.weight].shape)
+        return self._taps(layer) > 1 and shape[-1] > WIDEST
 
     def _float(self, member: Member) -> bool:
         return self._traced.model.constants[member.constant].dtype.kind == "f"
@@ -219,7 +219,7 @@ class _Sampler:
     def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
         moments = []
         for _, layer in pairs:
-            groups, outs, ins = layer.matrix(self._traced.model.array(layer.weight)).shape
+            groups, outs, ins = layer.shape(self._traced.model.constants[layer.weight].shape)
             ins = ins // self._taps(layer) if self._is_wide(layer) else ins
             moments.append((Moments(groups, ins, outs), Moments(groups, ins, outs)))
         rng = np.random.default_rng(self._seed)

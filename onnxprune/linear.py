@@ -72,6 +72,11 @@ class Layer:
             flat = flat * self.gain[:, None]
         return flat.reshape(self.groups, len(flat) // self.groups, -1)
 
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return groups, outs and ins of a weight that is stored in a shape."""
+        outs, ins = stored[::-1] if self.transposed else (stored[0], math.prod(stored[1:]))
+        return self.groups, outs // self.groups, ins
+
     def stored(self, matrix: Array, like: Array) -> Array:
         """Return the weight to store for a matrix ``[groups, outs, ins]``, in shape and type as it was."""
         flat = matrix.reshape(-1, matrix.shape[-1])
@@ -93,7 +98,7 @@ class Layer:
 
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
         """Return at most `limit` of the positions of an output of `shape`, ascending: flat indices of its rows."""
-        count = math.prod(shape[:1] + shape[2:]) if self.window else math.prod(shape[:-1])
+        count = _positions(shape) if self.window else math.prod(shape[:-1])
         return _places(count, limit, rng)
 
     def rows(self, values: Array, at: Positions) -> Array:
@@ -112,8 +117,7 @@ class Layer:
 
     def targets(self, values: Array, at: Positions) -> Array:
         """Return an output at some positions, less what is fixed: ``[groups, rows, outs]``."""
-        last = np.moveaxis(values, 1, -1) if self.window else values
-        flat = last.reshape(-1, last.shape[-1])[at].astype(np.float32)
+        flat = _by_channel(values, at) if self.window else values.reshape(-1, values.shape[-1])[at].astype(np.float32)
         if self.fixed is not None:
             flat = flat - self.fixed.astype(np.float32)
         return flat.reshape(len(at), self.groups, -1).transpose(1, 0, 2)
@@ -147,14 +151,13 @@ class Mixer:
 
     def rows(self, values: Array, at: Positions) -> Array:
         """Return an input at some positions: ``[1, rows, channels]``."""
-        last = np.moveaxis(values, 1, -1)
-        return last.reshape(-1, last.shape[-1])[at][None].astype(np.float32)
+        return _by_channel(values, at)[None]
 
     targets = rows
 
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
         """Return at most `limit` of the positions of an input of `shape`, ascending."""
-        return _places(math.prod(shape[:1] + shape[2:]), limit, rng)
+        return _places(_positions(shape), limit, rng)
 
     def mixed(self, weight: Array, mixing: Array, like: Array) -> Array:
         """Return the weight for the channels that are left: ``mixing`` is ``[channels before, channels after]``."""
@@ -218,14 +221,24 @@ class Norm:
 
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
         """Return at most `limit` of the positions of an output of `shape`, ascending."""
-        return _places(math.prod(shape[:1] + shape[2:]), limit, rng)
+        return _places(_positions(shape), limit, rng)
 
     def rows(self, values: Array, at: Positions) -> Array:
         """Return the input at some positions: ``[channels, rows, 1]``."""
-        last = np.moveaxis(values, 1, -1)
-        return last.reshape(-1, last.shape[-1])[at].T[:, :, None].astype(np.float32)
+        return _by_channel(values, at).T[:, :, None]
 
     targets = rows
+
+
+def _by_channel(values: Array, at: Positions) -> Array:
+    """Return a value ``[samples, channels, ...]`` at some positions: ``[rows, channels]``, float32."""
+    last = np.moveaxis(values, 1, -1)
+    return last.reshape(-1, last.shape[-1])[at].astype(np.float32)
+
+
+def _positions(shape: tuple[int, ...]) -> int:
+    """Return how many positions a value ``[samples, channels, ...]`` has."""
+    return math.prod(shape[:1] + shape[2:])
 
 
 def _places(count: int, limit: int, rng: np.random.Generator) -> Positions:
@@ -347,8 +360,9 @@ def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | None:
         scale, mean, variance = (constant(node.inputs[at]) for at in (1, 3, 4))
         added = constant(first) if first else np.zeros(outs)
         if scale is not None and mean is not None and variance is not None and added is not None:
-            gain = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + node.attrs.get("epsilon", 1e-5))
-            offset = gain * (added.astype(np.float64) - mean.astype(np.float64))
+            norm = Norm(node, (node.inputs[3], node.inputs[4]), scale.astype(np.float64), np.zeros(outs))
+            gain, shift = norm.multiplied(mean, variance)
+            offset = shift + gain * added.astype(np.float64)
             return replace(layer, output=node.outputs[0], bias=node.inputs[2], gain=gain, offset=offset)
     if first:
         return replace(layer, bias=first) if own(first) else replace(layer, fixed=constant(first))

@@ -72,10 +72,9 @@ def plan(
         )
     curves: dict[str, Curve] = {}
     if calibration is not None and (options.scope == "loss" or options.criterion == "obs"):
-        cuts = [_cut(tied[name], demand, options) for name, demand in demands.items()]
         curves = measure_curves(
             traced,
-            [cut for cut in cuts if cut.removed],
+            _cuts(tied, demands, options),
             calibration,
             to_output=options.scope == "loss",
             refitted=bool(options.reconstruct),
@@ -94,9 +93,7 @@ def cuts(traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], opt
     Units go in the order of their error (`obs`): criteria that look at data first have no scores here.
     """
     tied = _tied(found, chosen, traced)
-    demands = _demands(traced, found, tied, chosen=chosen, options=options, seen={})
-    every = [_cut(tied[name], demand, options) for name, demand in demands.items()]
-    return [cut for cut in every if cut.removed]
+    return _cuts(tied, _demands(traced, found, tied, chosen=chosen, options=options, seen={}), options)
 
 
 def _demands(
@@ -122,9 +119,14 @@ def _demands(
     return demands
 
 
-def _cut(groups: Mapping[str, Group], demand: allocate.Demand, options: Options) -> Cut:
-    removed = tuple(sorted(demand.units - count for count in demand.levels() if count < demand.units))
-    return Cut(next(iter(groups)), tuple(groups.values()), removed, demand.scores, options.criterion != "obs")
+def _cuts(tied: Tied, demands: Mapping[str, allocate.Demand], options: Options) -> list[Cut]:
+    """Return what is asked for as cuts, without those that no count allows."""
+    found = []
+    for name, demand in demands.items():
+        removed = tuple(sorted(demand.units - count for count in demand.levels() if count < demand.units))
+        if removed:
+            found.append(Cut(name, tuple(tied[name].values()), removed, demand.scores, options.criterion != "obs"))
+    return found
 
 
 def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores:

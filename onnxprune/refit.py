@@ -158,7 +158,7 @@ class _Refit:
             return "other nodes share its weights"
         if isinstance(part, Layer) and part.input in self._pruned.constants:
             return "its input is constant"
-        if isinstance(part, Layer) and part.matrix(self._pruned.array(part.weight)).shape[-1] > WIDEST:
+        if isinstance(part, Layer) and part.shape(self._pruned.constants[part.weight].shape)[-1] > WIDEST:
             return f"it has more than {WIDEST:,} inputs"
         return None
 
