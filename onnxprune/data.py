@@ -32,7 +32,16 @@ from onnxprune.feeds import (
     is_function,
     read_feeds,
 )
-from onnxprune.fitting import LABELS, check_count, check_names, checked_labels, described, fitted, static_firsts
+from onnxprune.fitting import (
+    LABELS,
+    check_count,
+    check_names,
+    checked_labels,
+    counted,
+    described,
+    fitted,
+    static_firsts,
+)
 from onnxprune.folder import files_in, read_folder
 from onnxprune.images import make_preprocess
 from onnxprune.model import Array, Port
@@ -149,13 +158,7 @@ def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -
     """Return the data of arrays ``[samples, ...]`` that hold all samples each."""
     check_names(where, arrays, inputs, "the file" if isinstance(where, Path) else "the data")
     feeds = {port.name: fitted(where, arrays[port.name], port) for port in inputs}
-    counts = {name: len(array) for name, array in feeds.items() if array.ndim}
-    if not counts:
-        raise DataError(f"{where}: the model has no input with an axis of samples")
-    if len(set(counts.values())) > 1:
-        each = ", ".join(f"{name!r} {count}" for name, count in counts.items())
-        raise DataError(f"{where}: the arrays hold different numbers of samples (their first axis): {each}")
-    count = next(iter(counts.values()))
+    count = counted(where, feeds)
     has_labels = LABELS in arrays and LABELS not in feeds
     return _data(where, feeds, checked_labels(where, arrays[LABELS], count) if has_labels else None, count, inputs)
 
@@ -232,6 +235,15 @@ def batches(data: Data, size: int, *, drop_last: bool = False) -> Iterator[dict[
     lengths have; with `drop_last` these smaller ones are left out.
     """
     return (data.take(run) for run in runs(data, size) if len(run) == size or not drop_last)
+
+
+def samples_in(feeds: Mapping[str, Array]) -> int:
+    """Return the samples of a batch: the first axis of the first input that has one, 1 where none has.
+
+    >>> samples_in({"scale": np.float32(2), "x": np.zeros((4, 3))})
+    4
+    """
+    return next((len(array) for array in feeds.values() if array.ndim), 1)
 
 
 def runs(data: Data, size: int) -> Iterator[range]:

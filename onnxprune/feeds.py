@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxprune.columns import Column, Samples, gathered, length
 from onnxprune.errors import DataError
-from onnxprune.fitting import LABELS, check_names, checked_labels, fitted, static_firsts, with_samples
+from onnxprune.fitting import LABELS, check_names, checked_labels, counted, fitted, static_firsts, with_samples
 from onnxprune.model import Array, Port
 
 MAX_SAMPLES = 10_000  # taken of what does not know its own length: it may never end
@@ -196,14 +196,8 @@ def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port])
     """
     check_names(where, arrays, inputs, "the feed")
     found = {port.name: fitted(where, with_samples(arrays[port.name], port), port) for port in inputs}
-    counts = {name: len(array) for name, array in found.items() if array.ndim}
-    if not counts:
-        raise DataError(f"{where}: the model has no input with an axis of samples")
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
-        raise DataError(f"{where}: the arrays hold different numbers of samples (their first axis): {listed}")
+    count = counted(where, found)
     if LABELS in arrays and LABELS not in found:
-        count = next(iter(counts.values()))
         labels = arrays[LABELS]
         found[LABELS] = checked_labels(where, labels.reshape(1) if not labels.ndim and count == 1 else labels, count)
     return found

@@ -6,7 +6,7 @@ what was found; nothing is guessed from the order of arrays or from similar name
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -121,6 +121,21 @@ def check_count(where: object, count: int, inputs: Sequence[Port]) -> None:
         if count % size:
             message = f"input {name!r} takes exactly {size} at once; give a multiple of {size}"
             raise DataError(f"{where}: {count} samples, but {message}")
+
+
+def counted(where: object, feeds: Mapping[str, Array]) -> int:
+    """Return how many samples feeds hold, along the first axis of each.
+
+    Raises:
+        DataError: when none has an axis, or they hold different numbers.
+    """
+    counts = {name: len(array) for name, array in feeds.items() if array.ndim}
+    if not counts:
+        raise DataError(f"{where}: the model has no input with an axis of samples")
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise DataError(f"{where}: the arrays hold different numbers of samples (their first axis): {listed}")
+    return next(iter(counts.values()))
 
 
 def checked_labels(where: object, labels: Array, count: int) -> Array:

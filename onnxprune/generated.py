@@ -25,7 +25,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data import Data, batch_size
+from onnxprune.data import Data, batch_size, samples_in
 from onnxprune.errors import DataError
 from onnxprune.model import Array, Model, Port, serialize, with_outputs
 from onnxprune.runtime import Session, default_dims, open_session, random_feeds
@@ -398,7 +398,7 @@ def _moments(
     means, squares = [], []
     for feed in feeds:
         arrays = session.run(feed)
-        count = next(len(array) for array in feed.values() if array.ndim)
+        count = samples_in(feed)
         flat = [_by_sample(arrays[name].astype(np.float32), count) for name in stored]
         means.append(np.concatenate([array.mean(2) for array in flat], axis=1))
         squares.append(np.concatenate([np.einsum("ncx,ncx->nc", a, a) / a.shape[2] for a in flat], axis=1))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import check, fidelity
-from onnxprune.data import Data, batch_size, batches, with_shapes
+from onnxprune.data import Data, batch_size, batches, samples_in, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.model import Array, Model, Port, serialize
 from onnxprune.probe import dynamic_dims
@@ -176,7 +176,7 @@ def compare_models(
         feeds="random" if data is None else "data",
         provider=provider,
         threads=threads,
-        batch=_samples(feeds),
+        batch=samples_in(feeds),
         runs=len(before_ms),
         fidelity=kept,
     )
@@ -232,7 +232,7 @@ def accuracy(session: Session, data: Data, batch: int) -> float:
         raise DataError("accuracy needs an array 'labels' of class indices in the data")
     right = start = 0
     for feeds in batches(data, batch):
-        expected = data.labels[start : start + _samples(feeds)]
+        expected = data.labels[start : start + samples_in(feeds)]
         start += len(expected)
         right += int((fidelity.top1(session.run(feeds), expected) == expected).sum())
     return right / data.count
@@ -293,11 +293,6 @@ def _dims(inputs: tuple[Port, ...], before: Model, session: Session, batch: int,
             return {**found, **first}
         return dict(found)
     return usual
-
-
-def _samples(feeds: Mapping[str, Array]) -> int:
-    """Return the samples of a batch: the first axis of the first input that has one."""
-    return next((len(array) for array in feeds.values() if array.ndim), 1)
 
 
 def _source(model: Model) -> tuple[Path | bytes, Path | None]:
@@ -387,7 +382,7 @@ def _run_all(
     tallies: list[fidelity.Tally] = []
     start = 0
     for feeds in all_feeds:
-        n = _samples(feeds)
+        n = samples_in(feeds)
         labels = None if data is None or data.labels is None else data.labels[start : start + n]
         before, after = (_run(session, feeds, data is None) for session in pair)
         after = {name: after[other] for name, other in _pairs(before, after)}

@@ -20,12 +20,12 @@ from onnxprune import cost
 from onnxprune.calibrate import Calibration
 from onnxprune.choice import first_sink
 from onnxprune.curves import Curve, Cut, measure_curves
+from onnxprune.data import samples_in
 from onnxprune.fidelity import CAP
 from onnxprune.groups import Group
 from onnxprune.options import Options
 from onnxprune.planning import cuts
 from onnxprune.progress import Progress, silent
-from onnxprune.replay import Feeds
 from onnxprune.trace import Trace
 
 LEVELS = 8  # of removed units in each group
@@ -148,7 +148,7 @@ def measure(
         metric=calibration.metric.distance,
         reconstruct=bool(options.reconstruct),
         samples=calibration.samples,
-        judged=sum(_count(calibration.batches[number]) for number in calibration.judged) if groups else 0,
+        judged=sum(samples_in(calibration.batches[number]) for number in calibration.judged) if groups else 0,
         held_out=bool(calibration.held),
         typical=typical_loss(groups),
         free_macs=saved.of("macs", free),
@@ -173,10 +173,6 @@ def _sensitive(cut: Cut, curve: Curve, saved: _Saved) -> Sensitive:
     first = cut.groups[0]
     names = tuple(group.name for group in cut.groups)
     return Sensitive(cut.name, names, first.kind, first.units, *saved.share(cut), tuple(levels))
-
-
-def _count(feeds: Feeds) -> int:
-    return max((len(array) for array in feeds.values() if array.ndim), default=1)
 
 
 class _Saved:
