@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import json
 import math
 import os
 import pickle
@@ -32,7 +33,7 @@ import onnxruntime as ort
 
 from onnxprune import check
 from onnxprune.errors import DataError, ModelError, OptionError
-from onnxprune.model import Array, Port
+from onnxprune.model import Array, Port, Shape
 from onnxprune.probe import dynamic_dims
 
 _GPU = (
@@ -61,6 +62,7 @@ WINDOW = 5  # rounds whose medians tell when the warm-up is over
 STABLE = 0.05  # relative change of these medians that counts as none
 MIN_ROUNDS = 3  # measured however slow the models are
 MAX_ROUNDS = 1000
+_KERNEL = "_kernel_time"  # ends the names of events that are a node's run in ORT's profile
 
 
 # -- sessions ----------------------------------------------------------------------------------------
@@ -146,6 +148,7 @@ def open_session(
     threads: int = 0,
     folder: Path | None = None,
     optimize: bool = True,
+    profile: Path | None = None,
 ) -> Session:
     """Return a session on a model file or on the bytes of a model.
 
@@ -155,6 +158,7 @@ def open_session(
         threads: how many the operators may use on the CPU; 0 leaves it to ONNX Runtime.
         folder: where the external data of a model given as bytes lies.
         optimize: whether ONNX Runtime may fuse and reorder nodes.
+        profile: a folder, where ONNX Runtime writes how long each node took; see `node_times`.
 
     Raises:
         OptionError: for a provider that is unknown, not installed, or does not start, and for threads < 0.
@@ -162,6 +166,8 @@ def open_session(
     """
     full = check_provider(provider)
     options = _options(threads, optimize)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
     if folder is not None and isinstance(source, bytes):
         # An absolute path: ORT joins it to the location that the tensor names.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
@@ -367,6 +373,68 @@ def _round(runs: Sequence[Callable[[], object]], backwards: bool) -> list[float]
         runs[i]()
         latencies_ms[i] = (time.perf_counter_ns() - start) / 1e6
     return latencies_ms
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """How long a node took, of those that ONNX Runtime runs after fusing and reordering."""
+
+    name: str
+    op: str
+    ms: float  # mean over the runs, without the slowest quarter
+    output: Shape  # of the first output
+
+
+def node_times(
+    source: Path | bytes,
+    feeds: Mapping[str, Array],
+    *,
+    provider: str = "cpu",
+    threads: int = 0,
+    folder: Path | None = None,
+    rounds: int = 10,
+    budget_s: float = 10.0,
+) -> list[NodeTime]:
+    """Return how long each node takes, in the order in which they run, by ONNX Runtime's own profile.
+
+    Nodes that another provider than the CPU takes whole are one node; what a GPU does later is not in their time.
+
+    Args:
+        source: the file, or a serialized model.
+        feeds: one array per input.
+        provider: short name, see `PROVIDERS`.
+        threads: as for `open_session`.
+        folder: where the external data of a model given as bytes lies.
+        rounds: runs that are measured at most.
+        budget_s: time for them; three are made even beyond it.
+
+    Raises:
+        ModelError: when ONNX Runtime cannot load or run the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        session = open_session(source, provider=provider, threads=threads, folder=folder, profile=Path(scratch))
+        session.run(feeds)
+        start, done = time.perf_counter(), 0
+        while done < MIN_ROUNDS or (done < rounds and time.perf_counter() - start < budget_s):
+            session.run(feeds)
+            done += 1
+        written = session.ort.end_profiling()
+        events = json.loads(Path(written).read_text(encoding="utf-8"))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
+            found.setdefault(event["args"].get("node_index", "") + event["name"], []).append(event)
+    return [_node_time(events[len(events) // (done + 1) :], done) for events in found.values()]
+
+
+def _node_time(events: Sequence[dict[str, Any]], runs: int) -> NodeTime:
+    """Return the time of one node in one run, of its events; a node of a loop's body has several in each."""
+    durations = np.sort([event["dur"] for event in events])
+    arguments = events[0]["args"]
+    shape = next((tuple(dims) for out in arguments.get("output_type_shape", ()) for dims in out.values()), ())
+    mean = float(durations[: max(1, 3 * len(durations) // 4)].mean())
+    times = max(1, round(len(events) / runs))
+    return NodeTime(events[0]["name"].removesuffix(_KERNEL), arguments["op_name"], times * mean / 1000, shape)
 
 
 # -- memory --------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from onnxprune.runtime import (
     check_provider,
     default_dims,
     machine,
+    node_times,
     open_session,
     peak_memory_bytes,
     random_feeds,
@@ -470,6 +471,42 @@ def test_a_system_without_proc(monkeypatch):
     monkeypatch.setattr(Path, "read_text", unreadable)
     assert runtime._status_bytes("VmRSS") is None
     assert runtime._cpu_name()
+
+
+# -- time per node ---------------------------------------------------------------------------------------------
+
+
+def test_every_node_that_runs_has_a_time(path):
+    (node,) = node_times(path, FEEDS, threads=1, rounds=4)
+    assert (node.op, node.output) == ("MatMul", (2, 3))
+    assert "fc" in node.name
+    assert node.ms >= 0
+
+
+def test_a_node_of_a_loop_counts_as_often_as_it_runs():
+    step = helper.make_node("MatMul", ["state", "w"], ["next"], name="step")
+    body = helper.make_graph(
+        [step, helper.make_node("Identity", ["go"], ["still"], name="on")],
+        "body",
+        [tensor("i", [], TensorProto.INT64), tensor("go", [], TensorProto.BOOL), tensor("state", [64, 64])],
+        [tensor("still", [], TensorProto.BOOL), tensor("next", [64, 64])],
+    )
+    weights = [
+        numpy_helper.from_array(np.eye(64, dtype=np.float32), "w"),
+        numpy_helper.from_array(np.int64(5), "times"),
+        numpy_helper.from_array(np.True_, "yes"),
+    ]
+    loop = helper.make_node("Loop", ["times", "yes", "x"], ["y"], name="loop", body=body)
+    model = proto_of([loop], [tensor("x", [64, 64])], [tensor("y", [64, 64])], weights)
+    found = node_times(model.SerializeToString(), {"x": np.ones((64, 64), np.float32)}, threads=1, rounds=3)
+    times = {node.op: node.ms for node in found}
+    assert times["MatMul"] <= times["Loop"]
+
+
+def test_events_of_a_run_add_up():
+    event = {"name": "step_kernel_time", "dur": 2000, "args": {"op_name": "MatMul"}}
+    node = runtime._node_time([event] * 15, runs=3)
+    assert (node.name, node.ms, node.output) == ("step", 10.0, ())
 
 
 # -- the machine -----------------------------------------------------------------------------------------------
