@@ -8,13 +8,13 @@ A `Layer` says which node it is, where its weight and bias lie, and turns arrays
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.model import Array, Model, Node
+from onnxprune.model import Array, Constant, Model, Node
 
 Positions = npt.NDArray[np.intp]
 
@@ -170,7 +170,7 @@ def mixers(model: Model, widest: int) -> Iterator[Mixer]:
     for index in model.top:
         node = model.nodes[index]
         weight = model.constants.get(node.inputs[1]) if node.op in ("Conv", "ConvTranspose") else None
-        if weight is None or node.attrs.get("group", 1) != 1 or not _is_float(weight.dtype):
+        if weight is None or node.attrs.get("group", 1) != 1 or not is_float(weight.dtype):
             continue
         wide = math.prod(weight.shape[1:]) > widest
         if _is_own(weight.name, model) and (wide or node.op == "ConvTranspose"):
@@ -280,25 +280,56 @@ def layers(model: Model) -> Iterator[Layer]:
     """
     kept = {port.name for port in model.outputs}
     for index in model.top:
-        node = model.nodes[index]
-        make = _MAKERS.get(node.op)
-        layer = make(node, model) if make and len(node.inputs) > 1 else None
-        if layer is None or layer.weight in kept or not _is_own(layer.weight, model):
-            continue
-        layer = _with_bias(layer, model, kept)
-        if layer is not None:
+        layer = _layer(model.nodes[index], model, kept)
+        if isinstance(layer, Layer):
             yield layer
 
 
-def _conv(node: Node, model: Model) -> Layer | None:
+def why_no_layer(node: Node, model: Model) -> str:
+    """Return why a node that multiplies with a weight is neither a layer nor a mixer; empty where it is a layer."""
+    if node.index not in model.top:
+        return "it is inside a body"
+    if node.op == "ConvTranspose" and isinstance(_weight(node, model), Constant):
+        return _why_not_own(node.inputs[1], model) or "it is a ConvTranspose with groups"
+    found = _layer(node, model, {port.name for port in model.outputs})
+    return found if isinstance(found, str) else ""
+
+
+def _layer(node: Node, model: Model, kept: set[str]) -> Layer | str:
+    """Return a node as a layer, or why it is none."""
+    domain, _, op = node.op.rpartition(".")
+    make = _MAKERS.get(node.op)
+    if node.op == "ConvTranspose" and isinstance(weight := _weight(node, model), str):
+        return weight
+    if make is None or len(node.inputs) < 2:
+        return f"it is a fused operator: {op}" if domain else f"it is no linear layer: {op}"
+    weight = _weight(node, model)
+    if isinstance(weight, str):
+        return weight
+    layer = make(node, weight)
+    if isinstance(layer, str):
+        return layer
+    if weight.name in kept:
+        return "its weight is an output of the model"
+    return _why_not_own(weight.name, model) or _with_bias(layer, model, kept)
+
+
+def _weight(node: Node, model: Model) -> Constant | str:
+    """Return the constant that a node multiplies its first input with, or why there is none."""
     weight = model.constants.get(node.inputs[1])
-    if weight is None or not _is_float(weight.dtype):
-        return None
+    if weight is None:
+        if node.inputs[1] not in model.fixed:
+            return "its weight is the first factor" if node.inputs[0] in model.fixed else "its weight is computed"
+        return "its weight is computed from constants"
+    return weight if is_float(weight.dtype) else "its weight is quantized"
+
+
+def _conv(node: Node, weight: Constant) -> Layer | str:
     rank = len(weight.shape) - 2
     ones = (1,) * rank
     auto = node.attrs.get("auto_pad", "NOTSET")
     if rank < 1 or auto not in ("NOTSET", "VALID", ""):
-        return None  # what it pads depends on the size of the input
+        return "what it pads depends on the size of the input"
     pads = (0,) * (2 * rank) if auto == "VALID" else tuple(node.attrs.get("pads", (0,) * (2 * rank)))
     window = Window(
         weight.shape[2:], tuple(node.attrs.get("strides", ones)), pads, tuple(node.attrs.get("dilations", ones))
@@ -306,37 +337,44 @@ def _conv(node: Node, model: Model) -> Layer | None:
     return Layer(node, weight.name, node.outputs[0], groups=node.attrs.get("group", 1), window=window)
 
 
-def _gemm(node: Node, model: Model) -> Layer | None:
-    weight = model.constants.get(node.inputs[1])
-    plain = node.attrs.get("alpha", 1.0) == 1 and node.attrs.get("beta", 1.0) == 1 and not node.attrs.get("transA", 0)
-    if weight is None or not plain or not _is_float(weight.dtype):
-        return None
+def _gemm(node: Node, weight: Constant) -> Layer | str:
+    if node.attrs.get("transA", 0):
+        return "it is a Gemm with transA"
+    if node.attrs.get("alpha", 1.0) != 1 or node.attrs.get("beta", 1.0) != 1:
+        return "it is a Gemm with alpha or beta"
     return Layer(node, weight.name, node.outputs[0], transposed=not node.attrs.get("transB", 0))
 
 
-def _matmul(node: Node, model: Model) -> Layer | None:
-    weight = model.constants.get(node.inputs[1])
-    if weight is None or len(weight.shape) != 2 or not _is_float(weight.dtype):
-        return None
+def _matmul(node: Node, weight: Constant) -> Layer | str:
+    if len(weight.shape) != 2:
+        return "its weight is no matrix"
     return Layer(node, weight.name, node.outputs[0], transposed=True)
 
 
-_MAKERS = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
+_MAKERS: Mapping[str, Callable[[Node, Constant], Layer | str]] = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
+
+
+def _why_not_own(constant: str, model: Model) -> str:
+    """Return why a constant is not read by one place alone, or that a caller may replace it; empty where it is."""
+    if len(model.readers[constant]) != 1:
+        return "its weight is read by several nodes"
+    return "a caller may replace its weight" if constant in model.overridable else ""
 
 
 def _is_own(constant: str, model: Model) -> bool:
     """Whether one place alone reads a constant, and no caller may replace it."""
-    return len(model.readers[constant]) == 1 and constant not in model.overridable
+    return not _why_not_own(constant, model)
 
 
-def _is_float(dtype: np.dtype[np.generic]) -> bool:
+def is_float(dtype: np.dtype[np.generic]) -> bool:
+    """Whether numbers of this type can be fitted: floats of at least 16 bits."""
     return dtype.name in ("float16", "float32", "float64", "bfloat16")
 
 
-def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | None:
+def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | str:
     """Return the layer with what is added to it: by itself, by an Add or a BatchNormalization behind it.
 
-    None where what it adds by itself is no constant, or differs from row to row.
+    Else why that is impossible: what it adds by itself is no constant, or differs from row to row.
     """
     outs = model.constants[layer.weight].shape[1 if layer.transposed else 0]
 
@@ -353,7 +391,7 @@ def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | None:
     index, slot = after[0] if len(after) == 1 else (layer.node.index, 0)
     node = model.nodes[index]
     if first and constant(first) is None:
-        return None
+        return "what it adds is no constant, or differs from row to row"
     channels = layer.node.op != "MatMul"  # outputs of a MatMul may lie on another axis than the one that is normalised
     normed = node.op == "BatchNormalization" and slot == 0 and not node.attrs.get("training_mode", 0)
     if channels and normed and own(node.inputs[2]):

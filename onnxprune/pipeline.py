@@ -34,6 +34,7 @@ from onnxprune.refit import Refitted, refit
 from onnxprune.report import build_report
 from onnxprune.sensitive import LEVELS, Sensitivity, measure
 from onnxprune.trace import Trace, trace
+from onnxprune.unfitted import unfitted
 
 _LATENCY_BUDGET_S = 3.0
 _CALIBRATED = 0.75  # of the samples at most, where the same source is evaluated on
@@ -349,7 +350,8 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
         raise NothingToPrune(nothing(found, chosen, options, unreached(traced, all_reasons(found), weights(traced))))
     masks = kept_masks(found, kept)
     rewritten = rewrite.rewrite(traced, masks)
-    repaired = _repaired(traced, masks, rewritten, calibrated, options=options, progress=progress)
+    cut = [group for group in found if group.name in kept]
+    repaired = _repaired(traced, masks, rewritten, calibrated, cut=cut, options=options, progress=progress)
     with publish(repaired.proto, model.folder) as (path, finish):
         progress("verifying: masked = pruned")
         after = verify.read_back(path)
@@ -426,6 +428,7 @@ def _repaired(
     rewritten: rewrite.Rewritten,
     calibrated: Calibration | None,
     *,
+    cut: Sequence[Group],
     options: Options,
     progress: Progress,
 ) -> _Repaired:
@@ -433,6 +436,7 @@ def _repaired(
     if calibrated is None or not (options.reconstruct or options.batch_norm):
         return _Repaired(rewritten.proto, {}, ())
     pruned = view(rewritten.proto, folder=traced.model.folder)
+    which = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
     contents, fits = refit(
         traced,
         masks,
@@ -441,10 +445,10 @@ def _repaired(
         cuts=rewritten.cuts,
         seed=options.seed,
         sweeps=options.sweeps,
-        linear=bool(options.reconstruct),
-        batch_norm=options.batch_norm,
         progress=progress,
+        **which,
     )
+    fits += unfitted(traced.model, cut, pruned, **which)
     in_original = rewrite.in_original(traced.model, rewritten.cuts, contents)
     return _Repaired(with_contents(pruned, contents), in_original, tuple(fits))
 

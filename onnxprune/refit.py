@@ -90,6 +90,16 @@ def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
 Part: TypeAlias = "Layer | Mixer | Norm"
 
 
+def parts(model: Model, linear: bool, batch_norm: bool) -> list[Part]:
+    """Return what can be fitted, in order: linear layers, normalisations that are none of theirs, or both."""
+    wide = list(mixers(model, WIDEST)) if linear else []
+    mixed = {mixer.weight for mixer in wide}
+    found = [each for each in layers(model) if each.weight not in mixed] if linear else []
+    covered = {layer.output for layer in found}
+    free = [norm for norm in norms(model) if norm.output not in covered] if batch_norm else []
+    return sorted([*found, *wide, *free], key=lambda part: part.node.index)
+
+
 class _Refit:
     """One sweep over the layers."""
 
@@ -112,12 +122,8 @@ class _Refit:
 
     def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
         """Fit what can be fitted, in order; return what became of it."""
-        wide = list(mixers(self._pruned, WIDEST)) if linear else []
-        mixed = {mixer.weight for mixer in wide}
-        found = [self._fittable(each) for each in layers(self._pruned) if each.weight not in mixed] if linear else []
-        covered = {layer.output for layer in found}
-        free = [norm for norm in norms(self._pruned) if norm.output not in covered] if batch_norm else []
-        order: list[Part] = sorted([*found, *wide, *free], key=lambda part: part.node.index)
+        found = parts(self._pruned, linear, batch_norm)
+        order: list[Part] = [self._fittable(part) if isinstance(part, Layer) else part for part in found]
         sums = _Sums(self._pruned, order, self._traced)
         told = []
         for number, part in enumerate(order):

@@ -75,6 +75,7 @@ LAYERS = (
     "curves",
     "planning",
     "refit",
+    "unfitted",
     "sensitive",
     "verify",
     "measure",
