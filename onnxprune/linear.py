@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +26,27 @@ class Window:
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
-    pads: tuple[int, ...]  # begins, then ends
+    pads: tuple[int, ...]  # begins, then ends; of no meaning where sizes decide
     dilations: tuple[int, ...]
+    same: Literal["", "upper", "lower"] = ""  # where the odd one goes, if pads make sizes those of the input by strides
+
+    def padding(self, spatial: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return what is put before and behind each spatial axis of an input of these sizes."""
+        rank = len(self.kernel)
+        if not self.same:
+            return list(zip(self.pads[:rank], self.pads[rank:], strict=True))
+        found = []
+        for size, kernel, stride, dilation in zip(spatial, self.kernel, self.strides, self.dilations, strict=True):
+            total = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
+            less, more = total // 2, total - total // 2
+            found.append((less, more) if self.same == "upper" else (more, less))
+        return found
 
     def sizes(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """Return the spatial sizes of the output."""
-        rank = len(self.kernel)
         return tuple(
-            (size + self.pads[i] + self.pads[i + rank] - self.dilations[i] * (self.kernel[i] - 1) - 1)
-            // self.strides[i]
-            + 1
-            for i, size in enumerate(spatial)
+            (size + sum(pads) - self.dilations[i] * (self.kernel[i] - 1) - 1) // self.strides[i] + 1
+            for i, (size, pads) in enumerate(zip(spatial, self.padding(spatial), strict=True))
         )
 
 
@@ -52,6 +63,7 @@ class Layer:
     transposed: bool = False  # the weight is stored as ``[ins, outs]``
     gain: Array | None = None  # ``[outs]``, by which a BatchNormalization multiplies
     offset: Array | None = None  # ``[outs]``, what it adds beside the bias
+    share: float = 1.0  # of the bias that is added, not 0 where there is one
     fixed: Array | None = None  # ``[outs]``, what is added and cannot be fitted: others share it
 
     @property
@@ -88,13 +100,14 @@ class Layer:
 
     def added(self, bias: Array) -> Array:
         """Return a stored bias as what the layer adds: ``[groups, outs]``, float64."""
-        flat = bias.astype(np.float64).reshape(-1)
+        flat = self.share * bias.astype(np.float64).reshape(-1)
         return (flat if self.offset is None else flat + self.offset).reshape(self.groups, -1)
 
     def stored_bias(self, added: Array, like: Array) -> Array:
         """Return the bias to store for what the layer shall add, ``[groups, outs]``."""
         flat = added.reshape(-1)
-        return (flat if self.offset is None else flat - self.offset).reshape(like.shape).astype(like.dtype)
+        own = (flat if self.offset is None else flat - self.offset) / self.share
+        return own.reshape(like.shape).astype(like.dtype)
 
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
         """Return at most `limit` of the positions of an output of `shape`, ascending: flat indices of its rows."""
@@ -260,9 +273,7 @@ def norms(model: Model) -> Iterator[Norm]:
 
 def _patches(values: Array, window: Window, at: Positions, taps_of: Sequence[tuple[int, ...]] | None = None) -> Array:
     """Return what a convolution sees at flat positions of its output, perhaps some taps: ``[rows, channels, taps]``."""
-    rank = len(window.kernel)
-    sizes = window.sizes(values.shape[2:])
-    pads = [(window.pads[i], window.pads[i + rank]) for i in range(rank)]
+    sizes, pads = window.sizes(values.shape[2:]), window.padding(values.shape[2:])
     padded = np.pad(values, [(0, 0), (0, 0), *pads]) if any(map(any, pads)) else values
     sample, *starts = np.unravel_index(at, (len(values), *sizes))
     last = np.moveaxis(padded, 1, -1)
@@ -316,7 +327,7 @@ def _layer(node: Node, model: Model, kept: set[str]) -> Layer | str:
 
 def _weight(node: Node, model: Model) -> Constant | str:
     """Return the constant that a node multiplies its first input with, or why there is none."""
-    weight = model.constants.get(node.inputs[1])
+    weight = model.constants.get(_untransposed(node, model) or node.inputs[1])
     if weight is None:
         if node.inputs[1] not in model.fixed:
             return "its weight is the first factor" if node.inputs[0] in model.fixed else "its weight is computed"
@@ -324,15 +335,34 @@ def _weight(node: Node, model: Model) -> Constant | str:
     return weight if is_float(weight.dtype) else "its weight is quantized"
 
 
+def _untransposed(node: Node, model: Model) -> str | None:
+    """Return the matrix whose transpose a MatMul, and nothing else, multiplies with."""
+    name = node.inputs[1]
+    if name in model.constants or name not in model.fixed:
+        return None
+    maker = next((each for each in map(model.nodes.__getitem__, model.top) if name in each.outputs), None)
+    if node.op != "MatMul" or maker is None or maker.op != "Transpose":
+        return None
+    alone = len(model.readers[name]) == 1 and name not in {port.name for port in model.outputs}
+    swaps = maker.attrs.get("perm") in (None, [1, 0], (1, 0))
+    return maker.inputs[0] if alone and swaps else None
+
+
+_SAME: Mapping[str, Literal["upper", "lower"]] = {"SAME_UPPER": "upper", "SAME_LOWER": "lower"}
+
+
 def _conv(node: Node, weight: Constant) -> Layer | str:
     rank = len(weight.shape) - 2
     ones = (1,) * rank
     auto = node.attrs.get("auto_pad", "NOTSET")
-    if rank < 1 or auto not in ("NOTSET", "VALID", ""):
-        return "what it pads depends on the size of the input"
-    pads = (0,) * (2 * rank) if auto == "VALID" else tuple(node.attrs.get("pads", (0,) * (2 * rank)))
+    if rank < 1:
+        return "its weight has no spatial axis"
     window = Window(
-        weight.shape[2:], tuple(node.attrs.get("strides", ones)), pads, tuple(node.attrs.get("dilations", ones))
+        kernel=weight.shape[2:],
+        strides=tuple(node.attrs.get("strides", ones)),
+        pads=(0, 0) * rank if auto == "VALID" else tuple(node.attrs.get("pads", (0, 0) * rank)),
+        dilations=tuple(node.attrs.get("dilations", ones)),
+        same=_SAME.get(auto, ""),
     )
     return Layer(node, weight.name, node.outputs[0], groups=node.attrs.get("group", 1), window=window)
 
@@ -340,15 +370,17 @@ def _conv(node: Node, weight: Constant) -> Layer | str:
 def _gemm(node: Node, weight: Constant) -> Layer | str:
     if node.attrs.get("transA", 0):
         return "it is a Gemm with transA"
-    if node.attrs.get("alpha", 1.0) != 1 or node.attrs.get("beta", 1.0) != 1:
-        return "it is a Gemm with alpha or beta"
-    return Layer(node, weight.name, node.outputs[0], transposed=not node.attrs.get("transB", 0))
+    alpha, beta = (float(node.attrs.get(name, 1.0)) for name in ("alpha", "beta"))
+    transposed = not node.attrs.get("transB", 0)
+    outs = weight.shape[1 if transposed else 0]
+    gain = None if alpha == 1 else np.full(outs, alpha)
+    return Layer(node, weight.name, node.outputs[0], transposed=transposed, gain=gain, share=beta)
 
 
 def _matmul(node: Node, weight: Constant) -> Layer | str:
     if len(weight.shape) != 2:
         return "its weight is no matrix"
-    return Layer(node, weight.name, node.outputs[0], transposed=True)
+    return Layer(node, weight.name, node.outputs[0], transposed=weight.name == node.inputs[1])
 
 
 _MAKERS: Mapping[str, Callable[[Node, Constant], Layer | str]] = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
@@ -396,14 +428,22 @@ def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | str:
     normed = node.op == "BatchNormalization" and slot == 0 and not node.attrs.get("training_mode", 0)
     if channels and normed and own(node.inputs[2]):
         scale, mean, variance = (constant(node.inputs[at]) for at in (1, 3, 4))
-        added = constant(first) if first else np.zeros(outs)
+        added = _times(constant(first), layer.share) if first else np.zeros(outs)
         if scale is not None and mean is not None and variance is not None and added is not None:
             norm = Norm(node, (node.inputs[3], node.inputs[4]), scale.astype(np.float64), np.zeros(outs))
             gain, shift = norm.multiplied(mean, variance)
             offset = shift + gain * added.astype(np.float64)
-            return replace(layer, output=node.outputs[0], bias=node.inputs[2], gain=gain, offset=offset)
+            gain = gain if layer.gain is None else gain * layer.gain
+            return replace(layer, output=node.outputs[0], bias=node.inputs[2], gain=gain, offset=offset, share=1.0)
+    if first and own(first) and layer.share:
+        return replace(layer, bias=first)
     if first:
-        return replace(layer, bias=first) if own(first) else replace(layer, fixed=constant(first))
+        return replace(layer, fixed=_times(constant(first), layer.share))
     if node.op == "Add" and layer.window is None and own(node.inputs[1 - slot]):
-        return replace(layer, output=node.outputs[0], bias=node.inputs[1 - slot])
+        return replace(layer, output=node.outputs[0], bias=node.inputs[1 - slot], share=1.0)
     return layer
+
+
+def _times(bias: Array | None, share: float) -> Array | None:
+    """Return what a bias of which a share is added comes to."""
+    return bias if bias is None or share == 1 else bias * np.asarray(share, bias.dtype)

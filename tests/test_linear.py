@@ -86,8 +86,16 @@ def test_a_convolution(x, attributes, weight, bias):
 
 
 @pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
-def test_padding_that_depends_on_the_input_is_left_out(auto):
-    assert found(model(f'y = Conv<auto_pad="{auto}">(x, w)', x=IMAGE, w=(6, 4, 3, 3)))[1] == []
+@pytest.mark.parametrize("attributes", ["", ", strides=[2,3]", ", strides=[3,1]", ", group=2"])
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 4), (1, 5)])
+def test_padding_that_depends_on_the_input(auto, attributes, kernel):
+    weight = (6, 2 if "group" in attributes else 4, *kernel)
+    agrees(model(f'y = Conv<auto_pad="{auto}"{attributes}>(x, w, b)', x=IMAGE, w=weight, b=(6,)))
+
+
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+def test_padding_where_strides_are_wider_than_the_window(auto):
+    agrees(model(f'y = Conv<auto_pad="{auto}", strides=[4]>(x, w)', x=LINE, w=(6, 4, 2)), None)
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5)])
@@ -98,9 +106,27 @@ def test_a_gemm(shape, transposed):
     agrees(model(f"y = Gemm<transB={transposed}>(x, w)", x=ROWS, w=weight), None)
 
 
-@pytest.mark.parametrize("attribute", ["alpha=0.5", "beta=2.0", "transA=1"])
-def test_a_gemm_of_another_form_is_left_out(attribute):
-    assert found(model(f"y = Gemm<{attribute}>(x, w, b)", x="float[6,6] x", w=(6, 5), b=(5,)))[1] == []
+def test_a_gemm_of_another_form_is_left_out():
+    assert found(model("y = Gemm<transA=1>(x, w, b)", x="float[6,6] x", w=(6, 5), b=(5,)))[1] == []
+
+
+@pytest.mark.parametrize("attributes", ["alpha=0.5", "beta=2.0", "alpha=0.25, beta=-0.5, transB=1"])
+def test_a_gemm_with_factors(attributes):
+    weight = (5, 6) if "transB" in attributes else (6, 5)
+    agrees(model(f"y = Gemm<{attributes}>(x, w, b)", x=ROWS, w=weight, b=(5,)))
+    agrees(model(f"y = Gemm<{attributes}>(x, w)", x=ROWS, w=weight), None)
+    agrees(model(f"a = Gemm<{attributes}>(x, w)", "y = Add(a, b)", x=ROWS, w=weight, b=(5,)))
+
+
+@pytest.mark.parametrize("attributes", ["alpha=0.5", "beta=2.0", "alpha=0.25, beta=-0.5", "beta=0.0"])
+def test_a_gemm_with_factors_and_its_normalisation(attributes):
+    nodes = (f"a = Gemm<{attributes}>(x, w, c)", "y = BatchNormalization(a, s, o, m, v)")
+    agrees(model(*nodes, x="float[n,8] x", w=(8, 6), c=(6,), **NORM), "o")
+
+
+def test_a_bias_of_which_nothing_is_added_is_not_fitted():
+    agrees(model("y = Gemm<beta=0.0>(x, w, b)", x=ROWS, w=(6, 5), b=(5,)), None)
+    agrees(model("y = Gemm<alpha=0.0>(x, w, b)", x=ROWS, w=(6, 5), b=(5,)))
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 1), (3, 5), ()])
@@ -121,6 +147,29 @@ def test_a_bias_that_is_computed_leaves_the_layer_out():
 def test_a_matmul(x, add, shape):
     ins = 6 if x == ROWS else 16
     agrees(model("a = MatMul(x, w)", add, x=x, w=(ins, 5), b=shape))
+
+
+@pytest.mark.parametrize("perm", ["", "<perm=[1,0]>"])
+def test_a_matmul_with_a_transposed_weight(perm):
+    nodes = (f"t = Transpose{perm}(w)", "a = MatMul(x, t)", "y = Add(a, b)")
+    layer = agrees(model(*nodes, x=TOKENS, w=(5, 16), b=(5,)))
+    assert layer.weight == "w"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "y"),
+    [
+        (("t = Transpose(w)", "a = MatMul(x, t)", "y = MatMul(a, t)"), "float[] y"),
+        (("t = Transpose(w)", "a = MatMul(x, t)", "y = MatMul(a, w)"), "float[] y"),
+        (("t = Transpose(w)", "y = MatMul(x, t)"), "float[] y, float[6,6] t"),
+        (("t = Transpose<perm=[0,1]>(w)", "y = MatMul(x, t)"), "float[] y"),
+        (("k = Relu(w)", "t = Transpose(k)", "y = MatMul(x, t)"), "float[] y"),
+    ],
+    ids=["twice", "also as it is", "an output", "no swap", "computed"],
+)
+def test_a_transposed_weight_that_others_read(nodes, y):
+    _, layers_found = found(model(*nodes, x=ROWS, y=y, w=(6, 6)))
+    assert "w" not in [layer.weight for layer in layers_found]
 
 
 @pytest.mark.parametrize(

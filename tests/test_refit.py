@@ -149,6 +149,28 @@ def test_convolutions(attributes, w2):
     better(proto, 0.9)
 
 
+@pytest.mark.parametrize("first", ["MatMul(b, t)", "Gemm<alpha=0.5, beta=2.0>(b, w2, b2)"])
+def test_other_dense_forms(first):
+    transposed = "MatMul" in first
+    proto = model(
+        "a = Gemm(x, w1, b1)", "b = Relu(a)", *("t = Transpose(w2)",) * transposed, f"c = {first}", "y = Relu(c)",
+        x=ROWS, w1=low_rank(6, 16, 5), b1=(16,), w2=(5, 16) if transposed else (16, 5), b2=(5,),
+    )  # fmt: skip
+    _, contents = better(proto, 0.9)
+    assert "w2" in contents
+
+
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+def test_convolutions_whose_padding_depends_on_the_input(auto):
+    proto = model(
+        "a = Conv<pads=[1,1,1,1]>(x, w1, b1)", "b = Relu(a)", f'c = Conv<auto_pad="{auto}", strides=[2,2]>(b, w2, b2)',
+        "y = Relu(c)", x=IMAGE, w1=np.moveaxis(low_rank(27, 12, 4).reshape(3, 3, 3, 12), -1, 0).copy(),
+        b1=np.full(12, 0.2, np.float32), w2=(5, 12, 3, 3), b2=(5,),
+    )  # fmt: skip
+    _, contents = better(proto, 0.9)
+    assert "w2" in contents
+
+
 def test_transposed_convolutions_are_mixed():
     proto = model(
         "a = Conv<pads=[1,1,1,1]>(x, w1, b1)", "b = Identity(a)", "y = ConvTranspose<strides=[2,2]>(b, w2, b2)",
