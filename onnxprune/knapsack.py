@@ -2,20 +2,26 @@
 
 Each group offers levels, each with a loss; one level per group is chosen, a multiple-choice knapsack. Costs are
 products of sizes (the MACs of a layer depend on the groups at both of its ends): they are made linear around a plan,
-solved by dynamic programming within a few levels of it, and made linear again, until nothing improves.
+solved by dynamic programming within a few levels of it, and made linear again, until nothing improves. What rounding
+and linear costs have missed is then found by swaps: one group gives levels back, another takes some.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 BINS = 4000  # of the cost in the dynamic program
 ROUNDS = 12
-REACH = 3  # levels that one round moves a group by, at most
+REACH = 3  # levels that one round, or one swap, moves a group by, at most
+SWAPS = 2_000  # over the number of groups: so many are made at most
+TRIED = 64  # swaps whose true cost is looked at, the best by linear costs first
+FEW = 1_000  # plans: where there are no more, each is looked at
 
 Plan = dict[str, int]  # group -> number of its level
 
@@ -47,7 +53,51 @@ def solve(groups: Mapping[str, Levels], cost: Cost) -> dict[str, int] | None:
         if _loss(groups, found) >= _loss(groups, best) - 1e-12:
             break
         best = found
-    return _removed(groups, best)
+    if math.prod(len(levels.removed) for levels in groups.values()) <= FEW:
+        return _removed(groups, _best_of_all(groups, best, cost))
+    return _removed(groups, _swapped(groups, best, cost))
+
+
+def _best_of_all(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
+    """Return the best of all plans that fit; `plan`, which does, where none is better."""
+    best, least = plan, _loss(groups, plan) - 1e-12
+    for levels in product(*(range(len(each.removed)) for each in groups.values())):
+        other = dict(zip(groups, levels, strict=True))
+        loss = _loss(groups, other)
+        if loss < least and cost(_removed(groups, other)) <= 1:
+            best, least = other, loss
+    return best
+
+
+def _swapped(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
+    """Return the plan after swaps: one group loses fewer units, another more, and the loss falls."""
+    for _ in range(SWAPS // max(1, len(groups))):
+        found = _swap(groups, plan, cost)
+        if found is None:
+            break
+        plan = _improved(groups, found, cost)
+    return plan
+
+
+def _swap(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan | None:
+    """Return the plan after the best swap that fits, of those that are tried; None where none does."""
+    now, moves = cost(_removed(groups, plan)), []
+    for name, levels in groups.items():
+        for level in range(max(0, plan[name] - REACH), min(len(levels.removed), plan[name] + REACH + 1)):
+            if level != plan[name]:
+                change = cost(_removed(groups, {**plan, name: level})) - now
+                moves.append((name, level, levels.losses[level] - levels.losses[plan[name]], change))
+    losses, changes = (np.array([move[at] for move in moves]) for at in (2, 3))
+    numbers = np.array([list(groups).index(move[0]) for move in moves])
+    both, total = losses[:, None] + losses, changes[:, None] + changes
+    slack = np.abs(changes[:, None] * changes)  # costs are products: two changes come to more or less than their sum
+    fits = (both < -1e-12) & (now + total - slack <= 1) & (numbers[:, None] < numbers)
+    pairs = np.argwhere(fits)
+    for first, second in pairs[np.argsort(both[fits], kind="stable")][:TRIED]:
+        other = {**plan, **{moves[at][0]: moves[at][1] for at in (first, second)}}
+        if cost(_removed(groups, other)) <= 1:
+            return other
+    return None
 
 
 def _removed(groups: Mapping[str, Levels], plan: Plan) -> dict[str, int]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune import knapsack
 from onnxprune.knapsack import Levels, _proportional, dynamic, solve
 
 
@@ -47,7 +48,7 @@ def every_plan(groups):
 
 @settings(max_examples=150, deadline=None)
 @given(instances())
-def test_a_plan_fits_and_is_near_the_best(instance):
+def test_a_plan_fits_and_is_within_two_percent_of_the_best(instance):
     sizes, groups, budget = instance
     _, relative = chain(sizes)
 
@@ -64,7 +65,7 @@ def test_a_plan_fits_and_is_near_the_best(instance):
     start = _proportional(groups, cost)
     even = loss(groups, {name: groups[name].removed[level] for name, level in start.items()})
     assert loss(groups, found) <= even + 1e-12
-    assert loss(groups, found) >= best - 1e-12
+    assert best - 1e-12 <= loss(groups, found) <= 1.02 * best + 1e-9
     assert solve(groups, cost) == found
 
 
@@ -83,24 +84,50 @@ def test_the_best_of_all_plans_is_found_where_costs_add_up(seed):
     assert loss(groups, solve(groups, cost)) == pytest.approx(best, rel=0.01)
 
 
-def test_it_is_mostly_near_the_best_where_costs_are_products():
-    gaps = []
-    for seed in range(40):
-        rng = np.random.default_rng(seed)
-        sizes = rng.integers(6, 13, 4).tolist()
-        groups = {}
-        for number, size in enumerate(sizes):
-            losses = np.cumsum([0, *rng.random(4) ** 3])
-            groups[f"g{number}"] = Levels((0, *range(1, size - 1, max(1, size // 5)))[:5], tuple(losses.tolist())[:5])
-        relative = chain(sizes)[1]
-        budget = rng.uniform(0.4, 0.9)
-        fits = [loss(groups, plan) for plan in every_plan(groups) if relative(plan) <= budget]
+def random_chain(seed, count=4, levels=5):
+    """Return groups and the cost of a plan over a budget."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(6, 13, count).tolist()
+    groups = {}
+    for number, size in enumerate(sizes):
+        losses = np.cumsum([0, *rng.random(levels - 1) ** 3])
+        gone = (0, *range(1, size - 1, max(1, size // 5)))[:levels]
+        groups[f"g{number}"] = Levels(gone, tuple(losses.tolist())[: len(gone)])
+    relative, budget = chain(sizes)[1], rng.uniform(0.4, 0.9)
+    return groups, lambda removed: relative(removed) / budget
+
+
+def gaps(seeds):
+    """Return what plans lose, over the best there is."""
+    for seed in seeds:
+        groups, cost = random_chain(seed)
+        fits = [loss(groups, plan) for plan in every_plan(groups) if cost(plan) <= 1]
         if fits:
-            found = solve(groups, lambda removed, b=budget, r=relative: r(removed) / b)
-            gaps.append(loss(groups, found) / max(min(fits), 1e-9))
-    assert len(gaps) > 20
-    assert np.median(gaps) <= 1.02
-    assert np.mean(gaps) <= 1.2
+            yield loss(groups, solve(groups, cost)) / max(min(fits), 1e-9)
+
+
+def test_swaps_come_near_the_best_where_costs_are_products(monkeypatch):
+    monkeypatch.setattr(knapsack, "FEW", 0)
+    swapped = list(gaps(range(40)))
+    assert len(swapped) > 20
+    assert np.median(swapped) <= 1.001
+    assert np.mean(swapped) <= 1.02
+
+
+def test_swaps_of_many_groups_fit_and_some_are_better(monkeypatch):
+    ratios = []
+    for seed in range(12):
+        groups, cost = random_chain(seed, 30, 6)
+        found = solve(groups, cost)
+        with monkeypatch.context() as patch:
+            patch.setattr(knapsack, "SWAPS", 0)
+            without = solve(groups, cost)
+        assert (found is None) == (without is None)
+        if found is not None:
+            assert cost(found) <= 1
+            ratios.append(loss(groups, found) / loss(groups, without))
+    assert max(ratios) <= 1 + 1e-12
+    assert min(ratios) < 1 - 1e-9
 
 
 def test_what_costs_nothing_goes_first():
