@@ -2,9 +2,9 @@
 
     python tools/export_large.py OUT_DIR [NAME ...] [--force]
 
-writes OUT_DIR/NAME.onnx for resnet50, mobilenetv2, densenet121, vit_b_16 and bert_base, with a dynamic batch (and length),
-OUT_DIR/NAME.batch1.onnx with a batch of one (and, for bert_base, a length of 128), and OUT_DIR/decoder_1b.onnx with
-decoder_1b.onnx.data: a decoder of 1.1e9 parameters in half precision. Files that are there are skipped.
+writes OUT_DIR/NAME.onnx for resnet50, mobilenetv2, densenet121, vit_b_16 and bert_base, with a dynamic batch (and
+length), OUT_DIR/NAME.batch1.onnx with a batch of one (and, for bert_base, a length of 128), and OUT_DIR/decoder_1b.onnx
+with decoder_1b.onnx.data: a decoder of 1.1e9 parameters in half precision. Files that are there are skipped.
 
 The first five are exported by torch.export (`dynamo=True`), with the weights inside. The decoder is put together here,
 layer by layer, and no more than one of its weights is ever in memory: it needs numpy and onnx alone.
@@ -74,7 +74,7 @@ def export_bert(dynamic: Path, static: Path) -> None:
     feeds = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     dims = {0: "batch", 1: "length"}
     _export(States(), feeds, dict.fromkeys(feeds, dims), "states", dynamic)
-    _export(States(), {name: feed[:1] for name, feed in feeds.items()}, dict.fromkeys(feeds, {}), "states", static)
+    _export(States(), {name: feed[:1] for name, feed in feeds.items()}, {name: {} for name in feeds}, "states", static)
 
 
 def _export(network: Any, feeds: dict[str, Any], dims: dict[str, dict[int, str]], output: str, path: Path) -> None:
@@ -117,6 +117,15 @@ class Sizes:
     def head(self) -> int:
         """The size of one head."""
         return self.hidden // self.heads
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What all layers know of positions."""
+
+    cosine: str  # [length, head]
+    sine: str
+    mask: str  # [length, length], added to scores
 
 
 class Writer:
@@ -167,15 +176,15 @@ class Writer:
         return self.outside(name, self._random.uniform(0.7, 1.3, size).astype(np.float16))
 
 
-def decoder(path: Path, sizes: Sizes = Sizes()) -> None:  # noqa: B008 - a frozen value
+def decoder(path: Path, sizes: Sizes = Sizes()) -> None:
     """Write a decoder to `path` and its weights to ``<path>.data``: token ids to logits."""
     part = path.with_name(f"{path.name}.data")
     with part.open("wb") as data:
         w = Writer(data, part.name)
         x = w.op("Gather", w.weight("embedding", sizes.vocabulary, sizes.hidden), "input_ids")
-        tables, mask = _positions(w, sizes)
+        positions = _positions(w, sizes)
         for layer in range(sizes.layers):
-            x = _layer(w, x, f"layers.{layer}", tables, mask, sizes)
+            x = _layer(w, x, f"layers.{layer}", positions, sizes)
         x = _norm(w, x, "norm", sizes)
         w.nodes.append(
             helper.make_node("MatMul", [x, w.weight("head", sizes.hidden, sizes.vocabulary)], ["logits"], "node_head")
@@ -188,7 +197,7 @@ def decoder(path: Path, sizes: Sizes = Sizes()) -> None:  # noqa: B008 - a froze
     print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, its data {part.stat().st_size / 1e6:.0f} MB", flush=True)
 
 
-def _positions(w: Writer, sizes: Sizes) -> tuple[tuple[str, str], str]:
+def _positions(w: Writer, sizes: Sizes) -> Positions:
     """Add the rows of cosine and sine up to the length, and the causal mask [length, length]."""
     steps = np.arange(sizes.positions)[:, None] / 10000 ** (np.arange(0, sizes.head, 2) / sizes.head)
     angles = np.concatenate([steps, steps], axis=1)
@@ -198,7 +207,7 @@ def _positions(w: Writer, sizes: Sizes) -> tuple[tuple[str, str], str]:
     sine = w.op("Gather", w.inside(np.sin(angles).astype(np.float16)), rows)
     seen = w.op("LessOrEqual", w.op("Unsqueeze", rows, w.ints(0)), w.op("Unsqueeze", rows, w.ints(1)))
     none, never = w.inside(np.array(0, np.float16)), w.inside(np.array(-10000, np.float16))
-    return (cosine, sine), w.op("Where", seen, none, never)
+    return Positions(cosine, sine, w.op("Where", seen, none, never))
 
 
 def _norm(w: Writer, x: str, name: str, sizes: Sizes) -> str:
@@ -210,9 +219,9 @@ def _norm(w: Writer, x: str, name: str, sizes: Sizes) -> str:
     return w.op("Mul", w.gain(f"{name}.weight", sizes.hidden), scaled)
 
 
-def _layer(w: Writer, x: str, name: str, tables: tuple[str, str], mask: str, sizes: Sizes) -> str:
+def _layer(w: Writer, x: str, name: str, positions: Positions, sizes: Sizes) -> str:
     """Add attention and the gated FFN, each with its norm and residual."""
-    x = w.op("Add", x, _attention(w, _norm(w, x, f"{name}.norm1", sizes), f"{name}.attention", tables, mask, sizes))
+    x = w.op("Add", x, _attention(w, _norm(w, x, f"{name}.norm1", sizes), f"{name}.attention", positions, sizes))
     y = _norm(w, x, f"{name}.norm2", sizes)
     gate = w.op("MatMul", y, w.weight(f"{name}.ffn.gate", sizes.hidden, sizes.ffn))
     gate = w.op("Mul", gate, w.op("Sigmoid", gate))
@@ -220,7 +229,7 @@ def _layer(w: Writer, x: str, name: str, tables: tuple[str, str], mask: str, siz
     return w.op("Add", x, w.op("MatMul", y, w.weight(f"{name}.ffn.down", sizes.ffn, sizes.hidden)))
 
 
-def _attention(w: Writer, x: str, name: str, tables: tuple[str, str], mask: str, sizes: Sizes) -> str:
+def _attention(w: Writer, x: str, name: str, positions: Positions, sizes: Sizes) -> str:
     """Add causal attention with rotary positions, whose keys and values are shared by several heads."""
 
     def heads(part: str, count: int) -> str:
@@ -231,23 +240,23 @@ def _attention(w: Writer, x: str, name: str, tables: tuple[str, str], mask: str,
         y = w.op("Expand", w.op("Unsqueeze", y, w.ints(2)), w.ints(1, 1, sizes.heads // sizes.kv_heads, 1, 1))
         return w.op("Reshape", y, w.ints(0, sizes.heads, -1, sizes.head))
 
-    query = _rotated(w, heads("query", sizes.heads), tables, sizes)
-    key = repeated(_rotated(w, heads("key", sizes.kv_heads), tables, sizes))
+    query = _rotated(w, heads("query", sizes.heads), positions, sizes)
+    key = repeated(_rotated(w, heads("key", sizes.kv_heads), positions, sizes))
     value = repeated(heads("value", sizes.kv_heads))
     scores = w.op("MatMul", query, w.op("Transpose", key, perm=[0, 1, 3, 2]))
-    scores = w.op("Add", w.op("Mul", scores, w.inside(np.array(sizes.head**-0.5, np.float16))), mask)
+    scores = w.op("Add", w.op("Mul", scores, w.inside(np.array(sizes.head**-0.5, np.float16))), positions.mask)
     y = w.op("Transpose", w.op("MatMul", w.op("Softmax", scores, axis=-1), value), perm=[0, 2, 1, 3])
     y = w.op("Reshape", y, w.ints(0, 0, sizes.hidden))
     return w.op("MatMul", y, w.weight(f"{name}.out", sizes.hidden, sizes.hidden))
 
 
-def _rotated(w: Writer, x: str, tables: tuple[str, str], sizes: Sizes) -> str:
+def _rotated(w: Writer, x: str, positions: Positions, sizes: Sizes) -> str:
     """Add rotary positions to [batch, heads, length, head]."""
     half, axis = sizes.head // 2, w.ints(-1)
     first = w.op("Slice", x, w.ints(0), w.ints(half), axis)
     second = w.op("Slice", x, w.ints(half), w.ints(np.iinfo(np.int64).max), axis)
     turned = w.op("Concat", w.op("Neg", second), first, axis=-1)
-    return w.op("Add", w.op("Mul", x, tables[0]), w.op("Mul", turned, tables[1]))
+    return w.op("Add", w.op("Mul", x, positions.cosine), w.op("Mul", turned, positions.sine))
 
 
 # --- the command line ---------------------------------------------------------------------------------------
