@@ -149,10 +149,9 @@ KINDS: dict[str, Callable[[Path, Path], dict[str, float]]] = {
 }  # fmt: skip
 
 
-def once(kind: str, path: Path) -> None:
+def once(kind: str, path: Path, folder: Path) -> None:
     """Print what one kind of run takes, as JSON."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        took = KINDS[kind](path, Path(folder))
+    took = KINDS[kind](path, folder)
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     print(json.dumps({**took, "peak_bytes": 1024 * peak}))
@@ -175,11 +174,12 @@ def wanted(name: str, has_peers: bool) -> Iterator[tuple[str, int]]:
 
 def measured(kind: str, path: Path, python: str) -> dict[str, Any]:
     """Return what a fresh process says, or the last line of its complaint."""
-    command = [python, __file__, "--once", kind, str(path)]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done after {TIMEOUT_S} s"}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # made here, so that it goes when a run is stopped
+        command = [python, __file__, "--once", kind, str(path), folder]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"not done after {TIMEOUT_S} s"}
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
         return {"failed": last.replace("|", "/")[:160]}
@@ -296,7 +296,7 @@ def main() -> None:
     """Measure what is missing, then write the page."""
     assert __doc__ is not None
     if sys.argv[1:2] == ["--once"]:
-        once(sys.argv[2], Path(sys.argv[3]))
+        once(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR")
