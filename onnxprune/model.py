@@ -740,14 +740,45 @@ def whole(shape: Sequence[int | None] | None) -> Shape | None:
 Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is left of a constant: cut out when it is asked for as an array, so that no two copies of all weights exist.
+
+    Raises what reading the constant raises, where its external data is gone by then.
+    """
+
+    model: Model
+    name: str  # of the constant
+    kept: Mapping[int, npt.NDArray[np.bool_]]  # bool ``[size]`` by axis
+    factor: float = 1.0  # by which it is multiplied
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes that are left."""
+        stated = enumerate(self.model.constants[self.name].shape)
+        return tuple(int(self.kept[dim].sum()) if dim in self.kept else size for dim, size in stated)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the numbers."""
+        array = self.model.array(self.name)
+        for dim, mask in self.kept.items():
+            array = array.compress(mask, axis=dim)
+        if self.factor != 1:
+            array = (array * self.factor).astype(array.dtype)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+Content: TypeAlias = "Array | Part"
+
+
 @dataclass(frozen=True)
 class Edits:
     """What a rewrite changes; all that is not named here is copied as it is. Nodes are indices of `Model.nodes`."""
 
     inputs: Mapping[tuple[int, int], str]  # (node, input slot) -> new value name
     attributes: Mapping[tuple[int, str], Stated]  # (node, name) -> value, None removes it
-    replaced: Mapping[str, Array]  # constant -> new contents
-    added: Mapping[str, Array]  # new initializers of the main graph, which bodies see too
+    replaced: Mapping[str, Content]  # constant -> new contents
+    added: Mapping[str, Content]  # new initializers of the main graph, which bodies see too
     nodes_before: Mapping[int, Sequence[NodeProto]]  # new nodes, in front of this one
     shapes: Mapping[str, tuple[int | None, ...]]  # value -> dims after the cut; 0: as stated, None: unknown
     outputs: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (node, output) -> new value name
@@ -955,7 +986,7 @@ def _set_attribute(node: NodeProto, name: str, value: Stated) -> None:
     node.attribute.extend(kept)
 
 
-def _fill(target: TensorProto, source: TensorProto, array: Array) -> None:
+def _fill(target: TensorProto, source: TensorProto, array: Content) -> None:
     """Make `target` a tensor like `source` (name, doc string, type) with the contents of `array`."""
     new = onnx.numpy_helper.from_array(np.asarray(array, order="C"), source.name)
     new.doc_string = source.doc_string

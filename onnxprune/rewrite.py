@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.axes import Atom, Axes, Axis, Mask, kept_mask, walk
-from onnxprune.model import Array, Edits, Model, Node, Stated, apply_edits, make_node
+from onnxprune.model import Array, Content, Edits, Model, Node, Part, Stated, apply_edits, make_node
 from onnxprune.rules import Coupling, Write
 from onnxprune.rules.site import beside
 from onnxprune.trace import SizeFinder, Trace, Use
@@ -83,8 +83,8 @@ class _Rewriter:
     kept: Kept
     inputs: dict[tuple[int, int], str] = field(default_factory=dict)
     attributes: dict[tuple[int, str], Stated] = field(default_factory=dict)
-    replaced: dict[str, Array] = field(default_factory=dict)
-    added: dict[str, Array] = field(default_factory=dict)
+    replaced: dict[str, Content] = field(default_factory=dict)
+    added: dict[str, Content] = field(default_factory=dict)
     nodes_before: dict[int, list[Any]] = field(default_factory=dict)
     cuts: dict[str, Cut] = field(default_factory=dict)
     contents: dict[tuple[int, int], Array] = field(default_factory=dict)  # new content of an input
@@ -305,15 +305,12 @@ class _Rewriter:
             return None
         return factor, *(self._mask(axis).tobytes() for axis in use.axes)
 
-    def _content(self, use: Use) -> Array:
+    def _content(self, use: Use) -> Content:
         content = self.contents.get((use.node, use.slot))
         if content is not None:
             return content
-        sliced, factor = (
-            self._sliced(self.traced.model.array(use.constant), use),
-            self.factors.get((use.node, use.slot)),
-        )
-        return sliced if factor is None else (sliced * factor).astype(sliced.dtype)
+        kept = {dim: self._mask(axis) for dim, axis in enumerate(use.axes) if self._is_cut(axis)}
+        return Part(self.traced.model, use.constant, kept, self.factors.get((use.node, use.slot), 1.0))
 
     def _read_elsewhere(self) -> set[str]:
         """Return the names that some place outside of the trace (size arithmetic, a body) reads as they are."""
@@ -329,7 +326,7 @@ class _Rewriter:
                 array = array.compress(self._mask(axis), axis=dim)
         return array
 
-    def _add(self, wanted: str, content: Array, places: list[tuple[int, int]]) -> str:
+    def _add(self, wanted: str, content: Content, places: list[tuple[int, int]]) -> str:
         name = self._fresh_name(wanted)
         self.added[name] = content
         self.inputs.update(dict.fromkeys(places, name))
@@ -424,7 +421,7 @@ class _Masker:
     traced: Trace
     producers: Mapping[str, Node]  # by name of the output
     inputs: dict[tuple[int, int], str] = field(default_factory=dict)
-    added: dict[str, Array] = field(default_factory=dict)
+    added: dict[str, Content] = field(default_factory=dict)
     nodes_before: dict[int, list[Any]] = field(default_factory=dict)
     nodes_after: dict[int, list[Any]] = field(default_factory=dict)
     outputs: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -478,11 +475,11 @@ class _Masker:
         self.nodes_before.setdefault(index, []).append(make_node("Mul", [source, name], f"{name}_out"))
         self.inputs[index, slot] = f"{name}_out"
 
-    def _put_back(self, index: int, place: int, factor: Array | None, kept: Kept) -> None:
+    def _put_back(self, index: int, place: int, factor: Content | None, kept: Kept) -> None:
         """Put the indices of an output back where they were, zero between them."""
         name = self.traced.couplings[index].node.outputs[place]
         axes = self.traced.values.get(name, ())
-        steps: list[tuple[str, Array, dict[str, int]]] = []
+        steps: list[tuple[str, Content, dict[str, int]]] = []
         if factor is not None:
             steps.append(("Mul", factor, {}))
         for dim, mask in self._cut_dims(axes, kept):
@@ -556,7 +553,9 @@ class _Masker:
 
     def _constant(self, name: str) -> Array | None:
         model = self.traced.model
-        return self.added[name] if name in self.added else model.array(name) if name in model.constants else None
+        if name in self.added:
+            return np.asarray(self.added[name])
+        return model.array(name) if name in model.constants else None
 
     def _node(self, index: int, slot: int, op: str, inputs: list[str]) -> None:
         name = f"{inputs[1] if op == 'Mul' else inputs[0]}_out"

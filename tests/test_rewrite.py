@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.groups import groups
-from onnxprune.model import load, problems, view
+from onnxprune.model import Part, load, problems, view, write
 from onnxprune.rewrite import masked, new_sizes, rewrite
 from onnxprune.runtime import open_session
 from onnxprune.trace import trace
@@ -527,3 +528,51 @@ def test_a_stated_shape_of_another_rank_is_left_out():
     proto = dense("b = Relu(a)", infer=False, y="float[n,5] y")
     proto.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 8, 1]))
     assert check(proto).cut
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+def chained(path, layers=16, width=1024):
+    """Write a chain of products with half-precision weights beside the model; return the bytes of one of them."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((width, width)).astype(np.float16) for _ in range(layers)]
+    nodes = []
+    for i in range(layers):
+        nodes.append(helper.make_node("MatMul", [f"r{i - 1}" if i else "x", f"w{i}"], [f"y{i}"]))
+        nodes.append(helper.make_node("Relu", [f"y{i}"], [f"r{i}"]))
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT16, ["n", width]) for n in ("x", f"r{layers - 1}")]
+    tensors = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], tensors)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, path, save_as_external_data=True, location="chain.data")
+    return weights[0].nbytes
+
+
+def test_weights_outside_are_cut_one_at_a_time(tmp_path):
+    one = chained(tmp_path / "chain.onnx")
+    tracemalloc.start()
+    try:
+        traced, kept = planned(tmp_path / "chain.onnx", 0.9)
+        assert tracemalloc.get_traced_memory()[1] < one  # reading and tracing look at no weight
+        rewritten = rewrite(traced, kept)
+        assert len(rewritten.cuts) == 16
+        write(rewritten.proto, tmp_path / "out.onnx", tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * one  # of 16: what is left of one, and as the bytes that onnx makes of it
+    kept_indices = rewritten.cuts["w3"].kept
+    expected = traced.model.array("w3")[np.ix_(kept_indices[0], kept_indices[1])]
+    assert np.array_equal(load(tmp_path / "out.onnx").array("w3"), expected)
+
+
+def test_a_part_of_a_constant_is_cut_when_it_is_asked_for():
+    found = load(bundled("cnn"))
+    name = next(n for n, c in found.constants.items() if len(c.shape) == 4)
+    whole = found.array(name)
+    mask = np.arange(whole.shape[0]) % 2 == 0
+    part = Part(found, name, {0: mask}, 0.5)
+    assert part.shape == (mask.sum(), *whole.shape[1:])
+    assert np.array_equal(np.asarray(part), (whole[mask] * 0.5).astype(whole.dtype))
+    assert np.asarray(part, np.float64).dtype == np.float64

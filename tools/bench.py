@@ -6,7 +6,8 @@
     python tools/bench.py speed FILE                  latency at 0.3 and 0.5, rounded to 16, against the original
     python tools/bench.py surgery FILE                seconds and peak memory of trace + score + rewrite
     python tools/bench.py peer FILE                   the same step by Torch-Pruning (torch and torchvision needed)
-    python tools/bench.py page DIR > docs/results.md  all of these; DIR is what tools/export_torchvision.py writes
+    python tools/bench.py own DIR                     what pruning itself takes: tools/own_speed.py has more options
+    python tools/bench.py page DIR > docs/results.md  all but `own`; DIR is what tools/export_torchvision.py writes
 
 Prints Markdown tables. Times are medians of interleaved runs on one thread; machines are noisy, ratios less so.
 """
@@ -192,6 +193,14 @@ def peer_once(path: Path) -> None:
     print(json.dumps({"seconds": time.perf_counter() - start}))
 
 
+def own(folder: Path) -> None:
+    """Time every step of pruning large networks beside onnx.load and onnx.save; resumed from DIR/own_speed.jsonl."""
+    import own_speed
+
+    own_speed.measure(folder, folder / "own_speed.jsonl", None, None)
+    print("\n".join(own_speed.page(folder, own_speed.read(folder / "own_speed.jsonl"))))
+
+
 PAGE = (
     (
         "The surgery is right",
@@ -257,6 +266,7 @@ COMMANDS = {
     "surgery-once": surgery_once,
     "peer": peer,
     "peer-once": peer_once,
+    "own": own,
     "page": page,
 }
 

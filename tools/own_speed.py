@@ -1,0 +1,317 @@
+"""Seconds and peak memory of pruning itself, beside the least that any tool needs and beside other pruners.
+
+    python tools/own_speed.py DIR [--rows ROWS.jsonl] [--only MODEL] [--peers PYTHON] [--page docs/speed_own.md]
+
+DIR is what tools/export_large.py writes. Each figure comes from a fresh process; rounds are interleaved and medians
+told. Rows are kept in ROWS.jsonl, and what is in there is not measured again: an interrupted run goes on. PYTHON is an
+interpreter that has torch, torchvision, torch_pruning and onnxsim; without it there are no peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+TITLES = {
+    "resnet50": "ResNet-50",
+    "vit_b_16": "ViT-B/16",
+    "bert_base": "BERT-base",
+    "decoder_1b": "decoder, 1.1e9, fp16",
+}
+STEPS = ("load", "trace", "score", "allocate", "rewrite", "save")
+ROUNDS = {"resnet50": 5, "vit_b_16": 5, "bert_base": 5, "decoder_1b": 3}
+TIMEOUT_S = 420
+RATIO = 0.3
+
+
+# -- what a fresh process does -----------------------------------------------------------------------------
+
+
+def floor(path: Path, folder: Path) -> dict[str, float]:
+    """Read and write the model as onnx does."""
+    import onnx
+
+    marks = [time.perf_counter()]
+    model = onnx.load(path)
+    marks.append(time.perf_counter())
+    data = f"{path.name}.data"
+    onnx.save(model, folder / path.name, save_as_external_data=(path.parent / data).exists(), location=data)
+    marks.append(time.perf_counter())
+    return {"load": marks[1] - marks[0], "save": marks[2] - marks[1]}
+
+
+def own(path: Path, folder: Path) -> dict[str, float]:
+    """Prune by weights alone and write the model, step by step."""
+    return _steps(path, folder)[0]
+
+
+def verify(path: Path, folder: Path) -> dict[str, float]:
+    """Do the same and verify what was written; only the last step is told."""
+    from onnxprune import verify
+
+    _, traced, masks = _steps(path, folder)
+    start = time.perf_counter()
+    found = verify.verify(traced, masks, verify.read_back(folder / path.name))
+    assert found.passed, found.problem
+    return {"verify": time.perf_counter() - start}
+
+
+def _steps(path: Path, folder: Path) -> tuple[dict[str, float], Any, Any]:
+    """Return seconds by step, the trace and the kept units."""
+    from onnxprune import pipeline, planning
+    from onnxprune.groups import groups
+    from onnxprune.model import load, write
+    from onnxprune.rewrite import rewrite
+    from onnxprune.trace import trace
+
+    scoring = _timed(planning, "_demands")
+    options = pipeline.make_options(ratio=RATIO, criterion="l2", reconstruct=False)
+    marks = [time.perf_counter()]
+    model = load(path)
+    marks.append(time.perf_counter())
+    traced = trace(model)
+    found = groups(traced)
+    marks.append(time.perf_counter())
+    masks = pipeline.kept_masks(found, pipeline.plan(traced, found, pipeline.choose(found, options), options).kept)
+    marks.append(time.perf_counter())
+    rewritten = rewrite(traced, masks)
+    marks.append(time.perf_counter())
+    write(rewritten.proto, folder / path.name, model.folder)
+    marks.append(time.perf_counter())
+    load_s, trace_s, plan_s, rewrite_s, save_s = (b - a for a, b in itertools.pairwise(marks))
+    score_s = sum(scoring)
+    return dict(zip(STEPS, (load_s, trace_s, score_s, plan_s - score_s, rewrite_s, save_s), strict=True)), traced, masks
+
+
+def _timed(module: Any, name: str) -> list[float]:
+    """Let a function of a module note how long it takes; return the notes."""
+    inner, taken = getattr(module, name), []
+
+    def outer(*arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return inner(*arguments, **options)
+        finally:
+            taken.append(time.perf_counter() - start)
+
+    setattr(module, name, outer)
+    return taken
+
+
+def onnxsim(path: Path, folder: Path) -> dict[str, float]:
+    """Prune by onnxsim: its structured pruning removes channels and neurons of chains that it knows."""
+    import onnx
+    import onnxsim
+
+    start = time.perf_counter()
+    before = onnx.load(path)
+    after = onnxsim.apply_structured_pruning_cpp(before, sparsity=RATIO)
+    data = f"{path.name}.data"
+    onnx.save(after, folder / path.name, save_as_external_data=(path.parent / data).exists(), location=data)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "bytes": sum(file.stat().st_size for file in folder.iterdir())}
+
+
+def torch_pruning(path: Path, folder: Path) -> dict[str, float]:
+    """Prune the network of torchvision by Torch-Pruning and save its weights: dependency graph, one step, save."""
+    import torch
+    import torch_pruning
+    from export_torchvision import load_constructors
+
+    network = getattr(load_constructors(), path.stem)(weights=None).eval()
+    attention = [m for m in network.modules() if isinstance(m, torch.nn.MultiheadAttention)]
+    last = network.fc if path.stem == "resnet50" else network.heads
+    start = time.perf_counter()
+    pruner = torch_pruning.pruner.MagnitudePruner(
+        network,
+        torch.randn(1, 3, 224, 224),
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=RATIO,
+        ignored_layers=[last],
+        num_heads={m: m.num_heads for m in attention},
+    )
+    pruner.step()
+    torch.save(network, folder / "pruned.pt")
+    return {"seconds": time.perf_counter() - start, "bytes": (folder / "pruned.pt").stat().st_size}
+
+
+KINDS: dict[str, Callable[[Path, Path], dict[str, float]]] = {
+    "floor": floor, "own": own, "verify": verify, "onnxsim": onnxsim, "torch_pruning": torch_pruning
+}  # fmt: skip
+
+
+def once(kind: str, path: Path, folder: Path) -> None:
+    """Print what one kind of run takes, as JSON."""
+    took = KINDS[kind](path, folder)
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    print(json.dumps({**took, "peak_bytes": 1024 * peak}))
+
+
+# -- the rounds --------------------------------------------------------------------------------------------
+
+
+def wanted(name: str, has_peers: bool) -> Iterator[tuple[str, int]]:
+    """Yield the runs of one model, interleaved: kind and round."""
+    for number in range(ROUNDS[name]):
+        yield "floor", number
+        yield "own", number
+    yield "verify", 0
+    for number in range(3 if has_peers and name != "decoder_1b" else has_peers):
+        yield "onnxsim", number
+        if name in ("resnet50", "vit_b_16"):
+            yield "torch_pruning", number
+
+
+def measured(kind: str, path: Path, python: str) -> dict[str, Any]:
+    """Return what a fresh process says, or the last line of its complaint."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # made here, so that it goes when a run is stopped
+        command = [python, __file__, "--once", kind, str(path), folder]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"not done after {TIMEOUT_S} s"}
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        return {"failed": last.replace("|", "/")[:160]}
+    found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
+    return found
+
+
+def measure(folder: Path, rows: Path, only: str | None, peers: str | None) -> None:
+    """Make the rows that are not there yet."""
+    done = {(row["model"], row["kind"], row["round"]) for row in read(rows)}
+    for name in (only,) if only else TITLES:
+        for kind, number in wanted(name, peers is not None):
+            if (name, kind, number) in done:
+                continue
+            is_peer = kind in ("onnxsim", "torch_pruning")
+            found = measured(kind, folder / f"{name}.onnx", peers if is_peer and peers else sys.executable)
+            row = {"model": name, "kind": kind, "round": number, **found}
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            with rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def read(rows: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file; none where there is none."""
+    return [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()] if rows.exists() else []
+
+
+# -- the page ----------------------------------------------------------------------------------------------
+
+
+def page(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    import onnx
+
+    from onnxprune.runtime import machine
+
+    here = machine()
+    yield "# What pruning itself takes"
+    yield ""
+    yield f"Written by `tools/own_speed.py` on {here['cpu']}, onnx {onnx.__version__}. Random weights; the criterion is"
+    yield "`l2`, so that no model runs but in verification. The floor is `onnx.load` and `onnx.save` of the same file."
+    yield "Medians of fresh processes, in turn; ratios carry over to other machines, seconds do not. Imports are not in"
+    yield "the seconds; Python and its packages are in the peak."
+    yield ""
+    yield "| model | file MB | " + " | ".join(f"{step} s" for step in STEPS) + " | all s | floor s | all / floor |"
+    yield "|" + " --- |" * (len(STEPS) + 5)
+    for name in TITLES:
+        yield from _time_row(folder, name, rows)
+    yield ""
+    yield "Peak memory, and by how much of the file's size it is above the floor's (0 where it is below); verification"
+    yield "runs the masked and the pruned model in ONNX Runtime, which has copies of its own."
+    yield ""
+    yield "| model | peak MB | floor MB | above the floor / file | verify s | peak with verification MB |"
+    yield "|" + " --- |" * 6
+    for name in TITLES:
+        yield from _memory_row(folder, name, rows)
+    yield from _peers(rows)
+
+
+def _of(rows: list[dict[str, Any]], name: str, kind: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["model"] == name and row["kind"] == kind and "failed" not in row]
+
+
+def _middle(rows: list[dict[str, Any]], *keys: str) -> float:
+    return statistics.median(sum(row[key] for key in keys) for row in rows)
+
+
+def _size(folder: Path, name: str) -> int:
+    return sum(path.stat().st_size for path in folder.glob(f"{name}.onnx*"))
+
+
+def _time_row(folder: Path, name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    ours, least = _of(rows, name, "own"), _of(rows, name, "floor")
+    if ours and least:
+        steps = " | ".join(f"{_middle(ours, step):.2f}" for step in STEPS)
+        total, bound = _middle(ours, *STEPS), _middle(least, "load", "save")
+        size = _size(folder, name) / 1e6
+        yield f"| {TITLES[name]} | {size:.0f} | {steps} | {total:.2f} | {bound:.2f} | {total / bound:.2f} |"
+
+
+def _memory_row(folder: Path, name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    ours, least, proven = (_of(rows, name, kind) for kind in ("own", "floor", "verify"))
+    if ours and least:
+        peak, bound = _middle(ours, "peak_bytes"), _middle(least, "peak_bytes")
+        above = max(0.0, (peak - bound) / _size(folder, name))
+        rest = f"{_middle(proven, 'verify'):.1f} | {_middle(proven, 'peak_bytes') / 1e6:.0f}" if proven else "- | -"
+        yield f"| {TITLES[name]} | {peak / 1e6:.0f} | {bound / 1e6:.0f} | {above:.2f} | {rest} |"
+
+
+def _peers(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the table of other pruners, if they were run."""
+    tools = {"own": "onnxprune", "onnxsim": "onnxsim", "torch_pruning": "Torch-Pruning"}
+    if not any(row["kind"] in ("onnxsim", "torch_pruning") for row in rows):
+        return
+    yield ""
+    yield "## Beside other pruners"
+    yield ""
+    yield "At a ratio of 0.3, by magnitude: `onnxsim.apply_structured_pruning_cpp` from file to file, `MagnitudePruner`"
+    yield "from a network of torchvision in memory to the file of `torch.save`. None of them verifies what it made."
+    yield ""
+    yield "| model | tool | s | peak MB |"
+    yield "|" + " --- |" * 4
+    for name, (kind, tool) in itertools.product(TITLES, tools.items()):
+        found = _of(rows, name, kind)
+        failed = [row["failed"] for row in rows if (row["model"], row["kind"]) == (name, kind) and "failed" in row]
+        if found:
+            took = _middle(found, *(STEPS if kind == "own" else ("seconds",)))
+            yield f"| {TITLES[name]} | {tool} | {took:.2f} | {_middle(found, 'peak_bytes') / 1e6:.0f} |"
+        elif failed:
+            yield f"| {TITLES[name]} | {tool} | failed: {failed[0]} | |"
+
+
+def main() -> None:
+    """Measure what is missing, then write the page."""
+    assert __doc__ is not None
+    if sys.argv[1:2] == ["--once"]:
+        once(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--rows", type=Path, default=Path("own_speed.jsonl"))
+    parser.add_argument("--only", choices=TITLES)
+    parser.add_argument("--peers", metavar="PYTHON")
+    parser.add_argument("--page", type=Path)
+    arguments = parser.parse_args()
+    measure(arguments.folder, arguments.rows, arguments.only, arguments.peers)
+    text = "\n".join(page(arguments.folder, read(arguments.rows))) + "\n"
+    if arguments.page:
+        arguments.page.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
