@@ -228,7 +228,8 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
         after: the model that shall replace it.
         data: samples, as for `prune`.
         preprocess: how images become arrays: text such as 'imagenet,size=240', or a `Preprocess`.
-        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape), metric.
+        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape), metric,
+            detail, sweep_threads, sweep_batch, provider_options.
 
     Raises:
         InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
@@ -478,6 +479,7 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
         budget_s=_LATENCY_BUDGET_S if options.latency else _NO_BUDGET_S,
         seed=options.seed,
         memory=False,
+        detail=False,
         shapes=dict(options.inputs),
         metric=None if data is None else options.metric,
     )

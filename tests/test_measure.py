@@ -19,9 +19,10 @@ from onnxprune.measure import Comparison, Difference, Side, accuracy, verdict
 from onnxprune.measure import compare_models as compare
 from onnxprune.model import load, view
 from onnxprune.runtime import open_session
+from onnxprune.speed import interval
 
 HAS_MEMORY = importlib.util.find_spec("resource") is not None
-FAST = {"budget_s": 0.001, "memory": False}
+FAST = {"budget_s": 0.001, "memory": False, "detail": False}
 EYE = np.eye(3, dtype=np.float32)
 
 
@@ -158,16 +159,16 @@ def test_options_outside_their_range(batch, budget_s, message):
 def test_the_interval_holds_the_ratio_and_follows_the_seed():
     rng = np.random.default_rng(0)
     before, after = rng.normal(20, 1, 200), rng.normal(10, 1, 200)
-    low, high = measure._interval(before, after, seed=1)
+    low, high = interval(before, after, seed=1)
     assert low < np.median(before) / np.median(after) < high
     assert high - low < 0.2
-    assert measure._interval(before, after, seed=1) == (low, high)
-    assert measure._interval(before, after, seed=2) != (low, high)
+    assert interval(before, after, seed=1) == (low, high)
+    assert interval(before, after, seed=2) != (low, high)
 
 
 def test_common_disturbances_cancel():
     wave = np.sin(np.arange(100)) + 10
-    low, high = measure._interval(2 * wave, wave, seed=0)
+    low, high = interval(2 * wave, wave, seed=0)
     assert low == pytest.approx(2)
     assert high == pytest.approx(2)
 
@@ -176,7 +177,7 @@ def test_blocks_widen_the_interval_of_disturbances_that_last():
     steps = np.repeat(np.random.default_rng(0).normal(10, 1, 40), 5)
     shuffled = np.random.default_rng(1).permutation(steps)
     steady = np.full(200, 10.0)
-    lasting, mixed = (measure._interval(each, steady, seed=0) for each in (steps, shuffled))
+    lasting, mixed = (interval(each, steady, seed=0) for each in (steps, shuffled))
     assert lasting[1] - lasting[0] > mixed[1] - mixed[0]
 
 
