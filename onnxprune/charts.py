@@ -90,8 +90,12 @@ def comparison_html(found: Sequence[Comparison]) -> str:
     return "\n".join([head, comparison_svg(found), *tables, "</body></html>", ""])
 
 
+def _setting(threads: int, batch: int) -> str:
+    return f"{threads or 'all'} thread{'s' * (threads != 1)}, batch {batch}"
+
+
 def _charts(found: Comparison) -> Iterator[str]:
-    where = f"{found.provider}, {found.threads or 'all'} threads, batch {found.batch}"
+    where = f"{found.provider}, {_setting(found.threads, found.batch)}"
     lines = [
         Series(name, list(zip(side.quantiles_ms, QUANTILES, strict=False)))
         for name, side in zip(_SIDES, (found.before, found.after), strict=True)
@@ -101,11 +105,15 @@ def _charts(found: Comparison) -> Iterator[str]:
     yield line_chart(lines, "ms", "% of the runs take at most", title=title, height=300)
     rows: list[Any] = [(found.threads, found.batch, found.speedup, found.speedup_interval, found.within_noise)]
     ran = [point for point in found.sweep if point.speedup is not None]
-    rows += [(p.threads, p.batch, p.speedup, p.speedup_interval, p.within_noise) for p in ran]
+    rows += [
+        (p.threads, p.batch, p.speedup, p.speedup_interval, p.within_noise)
+        for p in ran
+        if (p.threads, p.batch) != rows[0][:2]
+    ]
     yield bar_chart(
         [
             Bars(
-                f"{threads or 'all'} threads, batch {batch}" + " (within noise)" * noise,
+                _setting(threads, batch) + " (within noise)" * noise,
                 [ratio],
                 [bounds],
                 [_NOISE if noise else COLOURS[0]],
@@ -116,10 +124,7 @@ def _charts(found: Comparison) -> Iterator[str]:
         title="Speed-up with 95 % interval",
     )
     if ran:
-        rates = [
-            Bars(f"{p.threads or 'all'} threads, batch {p.batch}", [p.before_per_s or 0, p.after_per_s or 0])
-            for p in ran
-        ]
+        rates = [Bars(_setting(p.threads, p.batch), [p.before_per_s or 0, p.after_per_s or 0]) for p in ran]
         yield bar_chart(rates, "samples per second", names=_SIDES, title="Throughput")
     if found.ops:
         ops = [Bars(op.op, [op.before_ms, op.after_ms]) for op in found.ops[:_LONGEST]]

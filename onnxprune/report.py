@@ -384,7 +384,7 @@ def _sweep_parts(sweep: Sequence[Throughput]) -> list[RenderableType]:
         cells = (*rates, f"{point.speedup:.2f}x", f"{low:.2f} to {high:.2f}", "within noise" * bool(point.within_noise))
         table.add_row(_threads(point.threads), str(point.batch), *cells)
     left = [
-        printable(f"not run with {_threads(point.threads)} threads and batch {point.batch}: {point.why_not}")
+        printable(f"not run, threads {_threads(point.threads)}, batch {point.batch}: {point.why_not}")
         for point in sweep
         if point.why_not is not None
     ]

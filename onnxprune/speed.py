@@ -66,9 +66,16 @@ def interval(before_ms: Times, after_ms: Times, seed: int, percent: float = 50) 
     length = max(1, round(n ** (1 / 3)))
     starts = rng.integers(0, n, (RESAMPLES, math.ceil(n / length)))
     rounds = ((starts[:, :, None] + np.arange(length)) % n).reshape(RESAMPLES, -1)[:, :n]
-    ratios = np.percentile(before_ms[rounds], percent, axis=1) / np.percentile(after_ms[rounds], percent, axis=1)
+    old, new = (_quantile(times[rounds], percent) for times in (before_ms, after_ms))
+    ratios = old / new
     low, high = np.percentile(ratios, (2.5, 97.5))
     return float(low), float(high)
+
+
+def _quantile(times: Times, percent: float) -> Times:
+    """Return a quantile of each row; `np.median` is faster than a percentile, and the same at 50."""
+    found: Times = np.median(times, axis=1) if percent == 50 else np.percentile(times, percent, axis=1)
+    return found
 
 
 def is_noise(bounds: tuple[float, float]) -> bool:

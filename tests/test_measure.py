@@ -153,6 +153,33 @@ def test_options_outside_their_range(batch, budget_s, message):
     assert str(caught.value) == message
 
 
+def test_a_comparison_in_detail(steady):
+    found = compare(linear(), linear(), data=ROWS, sweep_threads=[1, 2], sweep_batch=[2, 9], provider_options={})
+    assert (found.before.creation_ms, found.after.creation_ms) == (50.0, 40.0)
+    assert found.before.quantiles_ms == (2.0,) * 21
+    assert (found.p95_speedup, found.p95_speedup_interval) == (2.0, (2.0, 2.0))
+    assert [(op.op, op.before_ms, op.after_ms) for op in found.ops] == [("MatMul", 1.5, 0.5), ("Softmax", 0.5, 0.5)]
+    assert [(p.threads, p.batch, p.before_per_s) for p in found.sweep] == [
+        (1, 2, 1000.0), (1, 9, 4500.0), (2, 2, 1000.0), (2, 9, 4500.0),
+    ]  # fmt: skip
+    assert [p.batch for p in compare(linear(), linear(), sweep_batch=[3], **FAST).sweep] == [3]
+    assert [(p.threads, p.batch) for p in compare(linear(), linear(), sweep_threads=[2], batch=4, **FAST).sweep] == [
+        (2, 4)
+    ]
+
+
+def test_a_real_comparison_in_detail():
+    found = compare(linear(), linear(), data=ROWS, budget_s=0.001, memory=False)
+    assert found.before.creation_ms > 0
+    assert [(op.op, op.nodes_before, op.nodes_after) for op in found.ops] == [("MatMul", 1, 1)]
+
+
+def test_types_of_nodes_are_timed_on_the_cpu_alone():
+    place = measure._Place("cuda", 1, {"use_tf32": "0"})
+    assert measure._ops(linear(), linear(), {}, place, 1.0) == ()
+    assert place.options["use_tf32"] == "0"
+
+
 # -- the interval of the speedup ------------------------------------------------------------------------------
 
 
@@ -447,6 +474,13 @@ def test_a_bad_verdict_names_every_bound():
     assert verdict(comparison(), 1.5, 0.005) == [
         "the speedup is 1.25x (95 % interval 1.20 to 1.30), asked for at least 1.50x",
         "the accuracy fell by 1.00 points, from 98.00% to 97.00%, allowed are 0.50",
+    ]
+
+
+def test_a_speedup_within_noise_says_so():
+    found = dataclasses.replace(comparison(speedup=1.01), speedup_interval=(0.99, 1.02), within_noise=True)
+    assert verdict(found, 1.5, None) == [
+        "the speedup is 1.01x (95 % interval 0.99 to 1.02), within noise, asked for at least 1.50x"
     ]
 
 
