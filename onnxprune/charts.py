@@ -1,14 +1,17 @@
-"""Charts of a sensitivity: a heat map as SVG, and a page with it, lines and all numbers as HTML."""
+"""Charts of a sensitivity and of comparisons: as SVG, and as a page with more numbers as HTML."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from onnxprune.plot import COLOURS, Row, Series, heat_map, line_chart
+from onnxprune.measure import Comparison
+from onnxprune.plot import COLOURS, Bars, Row, Series, bar_chart, heat_map, line_chart, stacked
 from onnxprune.report import LOSSES, printable, verdict_words
 from onnxprune.sensitive import ROUND_OFF, Sensitivity
+from onnxprune.speed import QUANTILES
 
 SHARES = tuple(number / 10 for number in range(1, 10))  # of the units, removed: columns of the heat map
 _COLOURS = {"protect": "#c0392b", "free": "#2e8b57", None: "#777"}
@@ -66,3 +69,88 @@ def _table(found: Sensitivity) -> Iterator[str]:
             )  # fmt: skip
             yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
     yield "</table></body></html>"
+
+
+# -- comparisons -------------------------------------------------------------------------------------------
+
+_SIDES = ("before", "after")
+_NOISE = "#999999"  # colour of a ratio that is within noise
+_LONGEST = 12  # types of nodes that are drawn
+
+
+def comparison_svg(found: Sequence[Comparison]) -> str:
+    """Return charts of every comparison: latencies, ratios with intervals, samples per second, types of nodes."""
+    return stacked([chart for each in found for chart in _charts(each)])
+
+
+def comparison_html(found: Sequence[Comparison]) -> str:
+    """Return a page with the same charts, and the numbers of each as a table."""
+    tables = [line for each in found for line in _numbers(each)]
+    head = _HEAD.format(title="Comparison")
+    return "\n".join([head, comparison_svg(found), *tables, "</body></html>", ""])
+
+
+def _setting(threads: int, batch: int) -> str:
+    return f"{threads or 'all'} thread{'s' * (threads != 1)}, batch {batch}"
+
+
+def _charts(found: Comparison) -> Iterator[str]:
+    where = f"{found.provider}, {_setting(found.threads, found.batch)}"
+    lines = [
+        Series(name, list(zip(side.quantiles_ms, QUANTILES, strict=False)))
+        for name, side in zip(_SIDES, (found.before, found.after), strict=True)
+    ]
+    names = [Path(side.path).name if side.path else "a model" for side in (found.before, found.after)]
+    title = f"{names[0]} and {names[1]}: latency on {where}"
+    yield line_chart(lines, "ms", "% of the runs take at most", title=title, height=300)
+    rows: list[Any] = [(found.threads, found.batch, found.speedup, found.speedup_interval, found.within_noise)]
+    ran = [point for point in found.sweep if point.speedup is not None]
+    rows += [
+        (p.threads, p.batch, p.speedup, p.speedup_interval, p.within_noise)
+        for p in ran
+        if (p.threads, p.batch) != rows[0][:2]
+    ]
+    yield bar_chart(
+        [
+            Bars(
+                _setting(threads, batch) + " (within noise)" * noise,
+                [ratio],
+                [bounds],
+                [_NOISE if noise else COLOURS[0]],
+            )
+            for threads, batch, ratio, bounds, noise in rows
+        ],
+        "times as fast; 1 is no difference",
+        title="Speed-up with 95 % interval",
+    )
+    if ran:
+        rates = [Bars(_setting(p.threads, p.batch), [p.before_per_s or 0, p.after_per_s or 0]) for p in ran]
+        yield bar_chart(rates, "samples per second", names=_SIDES, title="Throughput")
+    if found.ops:
+        ops = [Bars(op.op, [op.before_ms, op.after_ms]) for op in found.ops[:_LONGEST]]
+        yield bar_chart(ops, "ms", names=_SIDES, title="Time by type of node, by ONNX Runtime's profile")
+
+
+def _numbers(found: Comparison) -> Iterator[str]:
+    def row(cells: Sequence[str], tag: str = "td") -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(printable(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    yield "<table>" + row(
+        ("provider", "threads", "batch", "before, ms", "after, ms", "speed-up", "95 % interval", ""), "th"
+    )
+    first = found.threads, found.batch, found.before.median_ms, found.after.median_ms, found.speedup
+    points: list[Any] = [(*first, found.speedup_interval, found.within_noise)]
+    points += [
+        (p.threads, p.batch, p.before_ms, p.after_ms, p.speedup, p.speedup_interval, p.within_noise)
+        for p in found.sweep
+        if p.why_not is None
+    ]
+    for threads, batch, old, new, ratio, (low, high), noise in points:
+        cells = (found.provider, str(threads or "all"), str(batch), f"{old:.3f}", f"{new:.3f}", f"{ratio:.3f}")
+        yield row((*cells, f"{low:.3f} to {high:.3f}", "within noise" * noise))
+    yield "</table>"
+    if found.ops:
+        yield "<table>" + row(("node type", "nodes before", "nodes after", "before, ms", "after, ms"), "th")
+        for op in found.ops:
+            yield row((op.op, str(op.nodes_before), str(op.nodes_after), f"{op.before_ms:.3f}", f"{op.after_ms:.3f}"))
+        yield "</table>"

@@ -197,8 +197,16 @@ def prune(
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads; 0: all.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples per timed run.")
 @click.option("--seconds", "budget_s", type=float, default=10.0, show_default=True, help="Time for the timed runs.")
+@click.option("--sweep-threads", metavar="1,2,4", default="", help="Time them with other counts of threads as well.")
+@click.option("--sweep-batch", metavar="1,8,32", default="", help="Time them with other batches as well.")
+@click.option(
+    "--provider-option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the provider; repeatable."
+)
 @click.option("--min-speedup", type=float, metavar="X", help="Exit with 1 when AFTER is not X times as fast.")
 @click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
+@click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, or .html with all numbers.")
+@click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write everything as JSON.")
+@click.option("--force", is_flag=True, help="Replace these files if they exist.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(
@@ -208,8 +216,14 @@ def compare(
     inputs: tuple[str, ...],
     providers: tuple[str, ...],
     budget_s: float,
+    sweep_threads: str,
+    sweep_batch: str,
+    given: tuple[str, ...],
     min_speedup: float | None,
     max_drop: float | None,
+    plot_path: Path | None,
+    report_path: Path | None,
+    force: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -229,16 +243,21 @@ def compare(
         check_bounds(min_speedup, max_drop)
         if max_drop is not None and data is None:
             raise OptionError("--max-drop needs --data with an array 'labels'")
-        options.update(budget_s=budget_s, shapes=_shapes(inputs))
+        options.update(budget_s=budget_s, shapes=_shapes(inputs), provider_options=_settings(given))
+        options["sweep_threads"] = _numbers("--sweep-threads", sweep_threads)
+        options["sweep_batch"] = _numbers("--sweep-batch", sweep_batch)
+        pipeline.check_compared((before, after), data, plot_path, report_path, force)
         found = []
         with _progress(quiet) as progress:
             for name in chosen:
                 progress(f"measuring {before} and {after} on {name}")
                 found.append(pipeline.compare(before, after, data=data, provider=name, **options))
         missed = [verdict(comparison, min_speedup, max_drop) for comparison in found]
+        listed = [{**c.to_dict(), "missed": m} for c, m in zip(found, missed, strict=True)]
+        report = {"onnxprune": __version__, "comparisons": listed}
+        pipeline.write_compared(found, report, plot_path, report_path, force)
         if as_json:
-            listed = [{**c.to_dict(), "missed": m} for c, m in zip(found, missed, strict=True)]
-            _show({"onnxprune": __version__, "comparisons": listed})
+            _show(report)
         else:
             met = [bounds_line(min_speedup, max_drop)] if (min_speedup, max_drop) != (None, None) else []
             for comparison, sentences in zip(found, missed, strict=True):
@@ -366,6 +385,22 @@ def _shapes(given: Sequence[str]) -> dict[str, list[int]]:
         if not name or name not in found:
             raise OptionError(f"--input takes NAME=SHAPE such as x=1,3,224,224, got {text!r}")
     return found
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    """Split a list of counts."""
+    try:
+        return [int(each) for each in text.split(",")] if text else []
+    except ValueError:
+        raise OptionError(f"{name} takes whole numbers such as 1,2,4, got {text!r}") from None
+
+
+def _settings(given: Sequence[str]) -> dict[str, str]:
+    """Split ``--provider-option`` values into keys and values."""
+    for text in given:
+        if not text.partition("=")[0] or "=" not in text:
+            raise OptionError(f"--provider-option takes KEY=VALUE, got {text!r}")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in given}
 
 
 class _Ended(KeyboardInterrupt):

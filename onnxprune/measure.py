@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,22 +23,37 @@ from onnxprune.data import Data, batch_size, batches, samples_in, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.model import Array, Model, Port, serialize
 from onnxprune.probe import dynamic_dims
+from onnxprune.punished import punished
 from onnxprune.runtime import (
     Session,
+    affinity,
     default_dims,
+    node_times,
     open_session,
     peak_memory_bytes,
+    provider_options,
     random_feeds,
+    time_creation,
     time_interleaved,
+)
+from onnxprune.speed import (
+    QUANTILES,
+    OpTime,
+    Throughput,
+    by_op,
+    check_open_batch,
+    checked_sweep,
+    interval,
+    is_noise,
+    resized,
+    sweep,
 )
 from onnxprune.verify import settings
 
 RANDOM_BATCHES = 4  # feeds on which outputs are compared when there is no data
-RESAMPLES = 2000  # of the bootstrap
-# Two sessions of one and the same model differ by up to 2 % for as long as they live (measured on ONNX Runtime
-# 1.32): their buffers lie elsewhere. No number of rounds averages that out, so it counts as noise.
-FLOOR = 0.02
+_ASIDE = 0.25  # of the time for the timed runs: for each combination of a sweep, and for the profile of each model
 NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,9 @@ class Side:
     p95_ms: float
     peak_memory_bytes: int | None  # None off the CPU, or where it cannot be measured
     accuracy: float | None  # top-1, a fraction; None without labels
+    creation_ms: float | None = None  # of a fresh session, median; None where it was not asked for
+    quantiles_ms: tuple[float, ...] = ()  # of the timed runs: the fastest, each twentieth, the slowest
+    warnings: tuple[str, ...] = ()  # what the file holds that the runtime punishes, see `punished`
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,12 @@ class Comparison:
     batch: int  # samples of a timed run
     runs: int  # timed runs of each model
     fidelity: Fidelity | None = None
+    p95_speedup: float | None = None  # of the 95th percentiles
+    p95_speedup_interval: tuple[float, float] | None = None  # None without `detail`
+    affinity: tuple[int, ...] | None = None  # logical cores that the process may run on; None where nobody says
+    provider_options: Mapping[str, str] = field(default_factory=dict)  # those that are not left to ONNX Runtime
+    ops: tuple[OpTime, ...] = ()  # by type of node; on the CPU alone
+    sweep: tuple[Throughput, ...] = ()  # with other threads and batches
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is infinite (the SNR of equal outputs) becomes None."""
@@ -121,6 +145,10 @@ def compare_models(
     macs: tuple[int | None, int | None] = (None, None),
     shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
     metric: str | fidelity.Function | None = None,
+    detail: bool = True,
+    sweep_threads: Sequence[int] = (),
+    sweep_batch: Sequence[int] = (),
+    provider_options: Mapping[str, str] = NO_OPTIONS,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
 
@@ -137,6 +165,11 @@ def compare_models(
         macs: of both models, from whoever counted them.
         shapes: of inputs, by name, where the caller fixes them.
         metric: what of the outputs is compared, see `fidelity.choose`; None decides by the outputs.
+        detail: whether to time the creation of sessions and, on the CPU, every type of node, and to tell how sure the
+            ratio of the 95th percentiles is.
+        sweep_threads: counts of threads to time both models with as well; those of `threads` alone when empty.
+        sweep_batch: batches to time them with as well; that of `batch` alone when empty.
+        provider_options: options of the provider by ONNX Runtime's names.
 
     Raises:
         ModelError: when the inputs or outputs do not match, or ONNX Runtime cannot run a model.
@@ -152,25 +185,54 @@ def compare_models(
     memory = check.flag("memory", memory)
     if metric is not None and not callable(metric):
         metric = fidelity.checked_name(metric)
+    detail = check.flag("detail", detail)
+    sweep_threads = checked_sweep("sweep_threads", sweep_threads, 0)
+    sweep_batch = checked_sweep("sweep_batch", sweep_batch, 1)
     inputs = with_shapes(_common_inputs(before, after), shapes)
-    pair = _open(before, provider, threads), _open(after, provider, threads)
+    check_open_batch(inputs, sweep_batch)
+    place = _Place(provider, threads, provider_options)
+    pair = _open(before, place), _open(after, place)
     dims = _dims(inputs, before, pair[0], batch, seed) if data is None else {}
     feeds = next(_all_feeds(inputs, data, batch, seed, dims))
     found, classes, kept = _run_all(pair, _all_feeds(inputs, data, batch, seed, dims), data, metric)
     before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
-    interval = _interval(before_ms, after_ms, seed)
+    bounds = interval(before_ms, after_ms, seed)
     right = (classes.get("accuracy_before"), classes.get("accuracy_after"))
-    measured = (before_ms, after_ms), macs, right
+    models = before, after
+    created = time_creation([lambda m=m: _open(m, place) for m in models]) if detail else (None, None)  # type: ignore[misc]
+    measured = (before_ms, after_ms), macs, right, created
     sides = [
-        _side(model, latencies_ms, count, share, _peak(model, feeds, provider, threads) if memory else None)
-        for model, latencies_ms, count, share in zip((before, after), *measured, strict=True)
+        _side(
+            model,
+            latencies_ms,
+            count,
+            share,
+            memory_bytes=_peak(model, feeds, provider, threads) if memory else None,
+            creation_ms=made,
+        )
+        for model, latencies_ms, count, share, made in zip(models, *measured, strict=True)
     ]
+
+    def sized(size: int, opened: tuple[Session, Session]) -> Mapping[str, Array]:
+        if data is not None:
+            return resized(data, size)
+        return random_feeds(inputs, _dims(inputs, before, opened[0], size, seed), seed)
+
+    swept = sweep(
+        sweep_threads or ((threads,) if sweep_batch else ()),
+        sweep_batch or (samples_in(feeds),),
+        lambda count: (_open(before, place.with_threads(count)), _open(after, place.with_threads(count))),
+        sized if sweep_batch else lambda *_: feeds,
+        lambda fed, count: (_peak(before, fed, provider, count), _peak(after, fed, provider, count)),
+        budget_s=_ASIDE * budget_s,
+        seed=seed,
+    )
     return Comparison(
         before=sides[0],
         after=sides[1],
         speedup=sides[0].median_ms / sides[1].median_ms,
-        speedup_interval=interval,
-        within_noise=interval[0] <= 1 + FLOOR and interval[1] >= 1 - FLOOR,
+        speedup_interval=bounds,
+        within_noise=is_noise(bounds),
         difference=_difference(found, classes.get("agreement")),
         samples=sum(part.samples for part in found),
         feeds="random" if data is None else "data",
@@ -179,6 +241,12 @@ def compare_models(
         batch=samples_in(feeds),
         runs=len(before_ms),
         fidelity=kept,
+        p95_speedup=sides[0].p95_ms / sides[1].p95_ms,
+        p95_speedup_interval=interval(before_ms, after_ms, seed, 95) if detail else None,
+        affinity=affinity(),
+        provider_options=place.options,
+        ops=_ops(before, after, feeds, place, _ASIDE * budget_s) if detail else (),
+        sweep=tuple(swept),
     )
 
 
@@ -198,7 +266,8 @@ def verdict(comparison: Comparison, min_speedup: float | None, max_drop: float |
     if min_speedup is not None and comparison.speedup < min_speedup:
         low, high = comparison.speedup_interval
         found = f"the speedup is {comparison.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f})"
-        missed.append(f"{found}, asked for at least {min_speedup:.2f}x")
+        noise = ", within noise" if comparison.within_noise else ""
+        missed.append(f"{found}{noise}, asked for at least {min_speedup:.2f}x")
     if max_drop is not None:
         old, new = comparison.before.accuracy, comparison.after.accuracy
         if old is None or new is None:
@@ -302,9 +371,36 @@ def _source(model: Model) -> tuple[Path | bytes, Path | None]:
     return serialize(model.proto), model.folder if model.is_external else None
 
 
-def _open(model: Model, provider: str, threads: int) -> Session:
+@dataclass(frozen=True)
+class _Place:
+    """Where sessions run."""
+
+    provider: str
+    threads: int
+    asked: Mapping[str, str]
+
+    @property
+    def options(self) -> dict[str, str]:
+        return provider_options(self.provider, self.asked)
+
+    def with_threads(self, threads: int) -> _Place:
+        return dataclasses.replace(self, threads=threads)
+
+
+def _open(model: Model, place: _Place) -> Session:
     source, folder = _source(model)
-    return open_session(source, provider=provider, threads=threads, folder=folder)
+    return open_session(source, provider=place.provider, threads=place.threads, folder=folder, asked=place.asked)
+
+
+def _ops(before: Model, after: Model, feeds: Mapping[str, Array], place: _Place, budget_s: float) -> tuple[OpTime, ...]:
+    """Return the time of each type of node; none off the CPU, where the profile shows when work was handed over."""
+    if place.provider != "cpu":
+        return ()
+    sources = _source(before), _source(after)
+    old, new = (
+        node_times(source, feeds, threads=place.threads, folder=folder, budget_s=budget_s) for source, folder in sources
+    )
+    return by_op(old, new)
 
 
 def _peak(model: Model, feeds: Mapping[str, Array], provider: str, threads: int) -> int | None:
@@ -319,7 +415,9 @@ def _side(
     latencies_ms: npt.NDArray[np.float64],
     macs: int | None,
     right: float | None,
+    *,
     memory_bytes: int | None,
+    creation_ms: float | None,
 ) -> Side:
     return Side(
         path=None if model.path is None else str(model.path),
@@ -331,22 +429,10 @@ def _side(
         p95_ms=float(np.percentile(latencies_ms, 95)),
         peak_memory_bytes=memory_bytes,
         accuracy=right,
+        creation_ms=creation_ms,
+        quantiles_ms=tuple(map(float, np.percentile(latencies_ms, QUANTILES))),
+        warnings=punished(model),
     )
-
-
-def _interval(before_ms: npt.NDArray[np.float64], after_ms: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the ratio of the medians, by a moving-block bootstrap over the rounds.
-
-    Blocks of neighbours (Künsch 1989), because a disturbance lasts for more than one round.
-    """
-    rng = np.random.default_rng(seed)
-    n = len(before_ms)
-    length = max(1, round(n ** (1 / 3)))
-    starts = rng.integers(0, n, (RESAMPLES, math.ceil(n / length)))
-    rounds = ((starts[:, :, None] + np.arange(length)) % n).reshape(RESAMPLES, -1)[:, :n]
-    ratios = np.median(before_ms[rounds], axis=1) / np.median(after_ms[rounds], axis=1)
-    low, high = np.percentile(ratios, (2.5, 97.5))
-    return float(low), float(high)
 
 
 # -- outputs -----------------------------------------------------------------------------------------------

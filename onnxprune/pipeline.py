@@ -19,7 +19,7 @@ from onnxprune import check, cost, generated, rewrite, verify
 from onnxprune.account import Account, accounts, unreached
 from onnxprune.axes import Atom, Mask
 from onnxprune.calibrate import Calibration, calibration
-from onnxprune.charts import as_html, as_svg
+from onnxprune.charts import as_html, as_svg, comparison_html, comparison_svg
 from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_for, why_not
 from onnxprune.data import Data, files_of, limit, load_data, split, with_shapes
 from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
@@ -229,7 +229,8 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
         after: the model that shall replace it.
         data: samples, as for `prune`.
         preprocess: how images become arrays: text such as 'imagenet,size=240', or a `Preprocess`.
-        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape), metric.
+        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape), metric,
+            detail, sweep_threads, sweep_batch, provider_options.
 
     Raises:
         InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
@@ -284,8 +285,7 @@ def sensitivity_file(
         InputError, NothingToPrune: as `sensitivity`; InputError also for files that cannot be written.
     """
     levels, options = _levels(levels), options.checked()
-    if plot_path is not None and plot_path.suffix.lower() not in PLOTS:
-        raise OptionError(f"plot must be a file that ends in {' or '.join(PLOTS)}, got {str(plot_path)!r}")
+    _check_plot(plot_path)
     given = [(plot_path, "the plot"), (report_path, "the report")]
     outputs = [(path, role) for path, role in given if path is not None]
     check_written(outputs, Reads(source, data=_sample_files(data, options)), force)
@@ -300,6 +300,44 @@ def sensitivity_file(
         if report_path is not None:
             write_report(found.to_dict(), report_path, files.add(report_path))
     return found
+
+
+def check_compared(
+    pair: Sequence[Path], data: Any, plot_path: Path | None, report_path: Path | None, force: bool
+) -> None:
+    """Raise InputError when a plot or report of a comparison cannot be written, before anything is measured."""
+    _check_plot(plot_path)
+    given = [(plot_path, "the plot"), (report_path, "the report")]
+    for source in pair:
+        outputs = [(path, role) for path, role in given if path is not None]
+        beside = tuple(load(source).data_files) if outputs and source.exists() else ()
+        check_written(outputs, Reads(source, beside, files_of(data)), force)
+
+
+def write_compared(
+    found: Sequence[Comparison],
+    report: Mapping[str, Any],
+    plot_path: Path | None,
+    report_path: Path | None,
+    force: bool,
+) -> None:
+    """Write comparisons as a plot (by its name, SVG or HTML) and as JSON.
+
+    Raises:
+        InputError: when a file cannot be written.
+    """
+    with staging(force) as files:
+        if plot_path is not None:
+            text = comparison_svg(found) if plot_path.suffix.lower() == ".svg" else comparison_html(found)
+            write_text(text, plot_path, files.add(plot_path))
+        if report_path is not None:
+            write_report(report, report_path, files.add(report_path))
+
+
+def _check_plot(path: Path | None) -> None:
+    if path is not None and path.suffix.lower() not in PLOTS:
+        other = "; browsers and converters make a PNG of either" if path.suffix.lower() == ".png" else ""
+        raise OptionError(f"plot must be a file that ends in {' or '.join(PLOTS)}, got {str(path)!r}{other}")
 
 
 def _levels(levels: Any) -> int:
@@ -482,6 +520,7 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
         budget_s=_LATENCY_BUDGET_S if options.latency else _NO_BUDGET_S,
         seed=options.seed,
         memory=False,
+        detail=False,
         shapes=dict(options.inputs),
         metric=None if data is None else options.metric,
     )

@@ -1,9 +1,10 @@
-"""Charts as SVG text: lines and heat maps. Pure functions of values; nothing is known of models here."""
+"""Charts as SVG text: lines, bars and heat maps. Pure functions of values; nothing is known of models here."""
 
 from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,16 @@ class Row:
     values: Sequence[float | None]  # None where there is nothing to show
     note: str = ""  # to the right of it
     colour: str = _INK  # of the note
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars that stand together, under one name."""
+
+    name: str
+    values: Sequence[float]
+    spans: Sequence[tuple[float, float]] = ()  # an interval for each value
+    colours: Sequence[str] = COLOURS
 
 
 def line_chart(
@@ -116,6 +127,70 @@ def heat_map(
     for column, words in enumerate(columns):
         parts.append(_text(left + (column + 0.5) * cell, bottom + 18, words, "middle"))
     parts.append(_text(left + cell * len(columns) / 2, bottom + 42, x_label, "middle"))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def bar_chart(
+    bars: Sequence[Bars], x_label: str, *, names: Sequence[str] = (), title: str = "", width: int = 720
+) -> str:
+    """Return an SVG of horizontal bars from 0; it grows with them.
+
+    Args:
+        bars: of values of at least 0, the uppermost first; what is not finite is left out.
+        x_label: under the x axis.
+        names: of the bars that stand together, for the legend.
+        title: above all.
+        width: in pixels.
+    """
+    thick, gap, left = 12, 8, 24 + min(280.0, _CHAR * max((len(each.name) for each in bars), default=0))
+    top, right = (62 if title else 36), width - 30
+    bottom = top + sum(thick * len(each.values) + gap for each in bars) + gap
+    ends = [x for each in bars for x in (*each.values, *(x for span in each.spans for x in span)) if math.isfinite(x)]
+    axis = _Axis([0.0, *ends] if any(ends) else [0.0, 1.0], False)
+    parts = _frame(title, width, int(bottom + 48))
+    for value, words in axis.ticks:
+        x = left + axis.at(value) * (right - left)
+        parts += [_line(x, top, x, bottom), _text(x, bottom + 18, words, "middle")]
+    y = float(top + gap)
+    for each in bars:
+        middle = y + thick * len(each.values) / 2 + 4
+        parts.append(_text(left - 8, middle, _short(each.name, int(280 / _CHAR)), "end"))
+        for number, value in enumerate(each.values):
+            if math.isfinite(value):
+                long = (axis.at(value) - axis.at(0)) * (right - left)
+                box = f'x="{left:.1f}" y="{y:.1f}" width="{long:.1f}" height="{thick - 2}"'
+                told = _safe(f"{each.name}: {value:.4g}")
+                parts.append(f'<rect {box} fill="{each.colours[number]}"><title>{told}</title></rect>')
+            parts += _whisker(
+                each.spans[number : number + 1], lambda x: left + axis.at(x) * (right - left), y + thick / 2 - 1
+            )
+            y += thick
+        y += gap
+    x = left
+    for name, colour in zip(names, COLOURS, strict=False):
+        parts += [f'<rect x="{x:.1f}" y="{top - 18}" width="12" height="8" fill="{colour}"/>']
+        parts.append(_text(x + 18, top - 10, name, "start"))
+        x += 40 + _CHAR * len(name)
+    return "\n".join([*parts, _text((left + right) / 2, bottom + 40, x_label, "middle"), "</svg>", ""])
+
+
+def _whisker(spans: Sequence[tuple[float, float]], at: Callable[[float], float], y: float) -> list[str]:
+    """Return a line over an interval, with ends; nothing for none."""
+    lines = []
+    for low, high in spans:
+        for x1, x2, half in ((at(low), at(high), 0), (at(low), at(low), 4), (at(high), at(high), 4)):
+            place = f'x1="{x1:.1f}" y1="{y - half:.1f}" x2="{x2:.1f}" y2="{y + half:.1f}"'
+            lines.append(f'<line {place} stroke="{_INK}" stroke-width="1.4"/>')
+    return lines
+
+
+def stacked(charts: Sequence[str]) -> str:
+    """Return one SVG with several of ours, one below the other."""
+    sizes = [[int(n) for n in re.findall(r'viewBox="0 0 (\d+) (\d+)"', chart)[0]] for chart in charts]
+    parts, y = _frame("", max((w for w, _ in sizes), default=1), sum(h for _, h in sizes)), 0
+    for chart, (_, height) in zip(charts, sizes, strict=True):
+        parts.append(chart.replace("<svg ", f'<svg y="{y}" ', 1))
+        y += height
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune._version import __version__
 from onnxprune.account import frees
 from onnxprune.fidelity import headline, row
+from onnxprune.punished import punished
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from onnxprune.refit import Refitted
     from onnxprune.rewrite import Cut
     from onnxprune.sensitive import Sensitive, Sensitivity
+    from onnxprune.speed import Throughput
     from onnxprune.verify import Verification
 
+_OPS = 10  # types of nodes shown; the others are one row
 _LISTED = 4  # names shown of a longer list
 _PLACE = r" \(at .*\)"  # what a reason says of the node that gives it
 
@@ -131,6 +134,7 @@ def _file(model: Model, macs: int) -> dict[str, Any]:
         "params": model.params,
         "macs": macs,
         "size_bytes": model.size_bytes(),
+        "warnings": list(punished(model)),
     }
 
 
@@ -205,7 +209,8 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         label = f"accuracy, {accuracy['samples']} samples"
         table.add_row(label, *_accuracies(accuracy["before"], accuracy["after"]))
     _fidelity_row(table, report["fidelity"])
-    return [table, _left_alone(report["groups"]), _verdict(report)]
+    warned = _warnings((("input", before["warnings"]), ("output", after["warnings"])))
+    return [table, _left_alone(report["groups"]), *warned, _verdict(report)]
 
 
 def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -316,6 +321,7 @@ def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[Render
         ("file size", "size_bytes", _bytes),
         ("latency, median", "median_ms", _ms),
         ("latency, p95", "p95_ms", _ms),
+        ("session creation", "creation_ms", _ms),
         ("peak memory", "peak_memory_bytes", _bytes),
     ]
     for label, name, show in rows:
@@ -323,7 +329,93 @@ def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[Render
         table.add_row(label, *(("-", "-", "-") if old is None or new is None else _pair(old, new, show)))
     _accuracy_row(table, before, after)
     _fidelity_row(table, _printable(_fidelity(comparison)))
-    return [table, _difference_line(comparison), _speed_line(comparison), *missed]
+    warned = _warnings((("before", before.warnings), ("after", after.warnings)))
+    parts = [table, *_op_parts(comparison), *_sweep_parts(comparison.sweep), _difference_line(comparison)]
+    return [*parts, *warned, *_place_lines(comparison), _speed_line(comparison), *missed]
+
+
+def _warnings(sides: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return a line for each thing that the runtime punishes; what holds for both models is told once."""
+    found: dict[str, list[str]] = {}
+    for side, sentences in sides:
+        for sentence in sentences:
+            found.setdefault(sentence, []).append(side)
+    return [printable(f"slower than it need be ({' and '.join(which)}): {told}") for told, which in found.items()]
+
+
+def _op_parts(comparison: Comparison) -> list[RenderableType]:
+    """Return where the time went, by type of node, and how it adds up; nothing where it was not measured."""
+    if not comparison.ops:
+        return []
+    old, new = (sum(getattr(op, name) for op in comparison.ops) for name in ("before_ms", "after_ms"))
+    table = _table("node type", "nodes", "before", "after", "saved", "share of gain")
+    shown, rest = comparison.ops[:_OPS], comparison.ops[_OPS:]
+    rows = [(op.op, _change(op.nodes_before, op.nodes_after), op.before_ms, op.after_ms) for op in shown]
+    if rest:
+        nodes = _change(sum(op.nodes_before for op in rest), sum(op.nodes_after for op in rest))
+        rows.append((f"{len(rest)} others", nodes, sum(op.before_ms for op in rest), sum(op.after_ms for op in rest)))
+    for name, nodes, before_ms, after_ms in rows:
+        saved = f"{before_ms - after_ms:+.3f} ms"
+        share = f"{(before_ms - after_ms) / (old - new):.1%}" if old > new else "-"
+        table.add_row(printable(name), nodes, _ms(before_ms), _ms(after_ms), saved, share)
+    runs = f"{_ms(comparison.before.median_ms)} and {_ms(comparison.after.median_ms)}"
+    line = f"nodes add up to {_ms(old)} and {_ms(new)} by ONNX Runtime's profile, which takes time itself; "
+    line += f"runs without it take {runs}"
+    return [table, line]
+
+
+def _change(before: int, after: int) -> str:
+    return str(before) if before == after else f"{before} -> {after}"
+
+
+def _sweep_parts(sweep: Sequence[Throughput]) -> list[RenderableType]:
+    """Return a row for every count of threads and batch, and a line for each that was not run."""
+    if not sweep:
+        return []
+    table = _table("threads", "batch", "before", "after", "speed-up", "95 % interval", "")
+    for point in sweep:
+        if point.speedup is None or point.speedup_interval is None:
+            table.add_row(_threads(point.threads), str(point.batch), *["-"] * 4, "not run")
+            continue
+        low, high = point.speedup_interval
+        rates = [
+            f"{rate:,.{0 if rate >= 1000 else 1}f}/s" for rate in (point.before_per_s or 0, point.after_per_s or 0)
+        ]
+        cells = (*rates, f"{point.speedup:.2f}x", f"{low:.2f} to {high:.2f}", "within noise" * bool(point.within_noise))
+        table.add_row(_threads(point.threads), str(point.batch), *cells)
+    left = [
+        printable(f"not run, threads {_threads(point.threads)}, batch {point.batch}: {point.why_not}")
+        for point in sweep
+        if point.why_not is not None
+    ]
+    return [table, *left]
+
+
+def _threads(number: int) -> str:
+    return str(number) if number else "all"
+
+
+def _place_lines(comparison: Comparison) -> list[str]:
+    """Return on which cores the process may run, and the options of the provider."""
+    cores = comparison.affinity
+    lines = [] if cores is None else [f"may run on {_counted(len(cores), 'logical core')}: {_spans(cores)}"]
+    options = ", ".join(f"{name}={value}" for name, value in comparison.provider_options.items())
+    return [*lines, *[printable(f"options of {comparison.provider}: {options}")] * bool(options)]
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Return ascending numbers in short.
+
+    >>> _spans([0, 1, 2, 5, 8, 9])
+    '0-2, 5, 8-9'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def bounds_line(min_speedup: float | None, max_drop: float | None) -> str:
@@ -363,6 +455,9 @@ def _speed_line(comparison: Comparison) -> str:
     low, high = comparison.speedup_interval
     where = f"{_where(comparison.provider, comparison.threads)}, batch {comparison.batch}, {comparison.runs} runs each"
     noise = "; within noise, no difference is shown" if comparison.within_noise else ""
+    if comparison.p95_speedup is not None and comparison.p95_speedup_interval is not None:
+        least, most = comparison.p95_speedup_interval
+        where += f"; of the 95th percentiles {comparison.p95_speedup:.2f}x ({least:.2f} to {most:.2f})"
     return f"speed-up {comparison.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f}) on {where}{noise}"
 
 

@@ -52,7 +52,19 @@ PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 _DEVICES = {"cuda": "cuda", "tensorrt": "cuda", "dml": "dml"}  # the others read inputs from host memory
-_PROVIDER_OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC"}}  # a search would last minutes and vary
+# What a search for algorithms finds varies between sessions and takes minutes; a stream per thread would be timed
+# with its synchronisation; TF32 is what ONNX Runtime does if it is not told otherwise: here it is said.
+_PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "cuda": {
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "do_copy_in_default_stream": "1",
+            "use_ep_level_unified_stream": "1",
+            "use_tf32": "1",
+        }
+    }
+)
+_NONE: Mapping[str, str] = MappingProxyType({})
 _SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we say what is needed
 _BFLOAT16 = 16  # TensorProto.BFLOAT16, which ORT does not take from numpy
 
@@ -141,6 +153,25 @@ def check_provider(name: str) -> str:
     return full
 
 
+def provider_options(provider: str, asked: Mapping[str, str] = _NONE) -> dict[str, str]:
+    """Return the options that a provider gets: ours, and those that are asked for before them.
+
+    >>> provider_options("cuda", {"use_tf32": "0"})["use_tf32"]
+    '0'
+    """
+    return {**_PROVIDER_OPTIONS.get(provider, {}), **asked}
+
+
+def _chain(provider: str, full: str, asked: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the providers of a session: the one asked for, and those that take the nodes that it leaves."""
+    chain = [(full, provider_options(provider, asked))]
+    if provider == "tensorrt" and PROVIDERS["cuda"][0] in ort.get_available_providers():
+        chain.append((PROVIDERS["cuda"][0], provider_options("cuda")))
+    if provider != "cpu":
+        chain.append((PROVIDERS["cpu"][0], {}))
+    return chain
+
+
 def open_session(
     source: Path | bytes,
     *,
@@ -149,16 +180,18 @@ def open_session(
     folder: Path | None = None,
     optimize: bool = True,
     profile: Path | None = None,
+    asked: Mapping[str, str] = _NONE,
 ) -> Session:
     """Return a session on a model file or on the bytes of a model.
 
     Args:
         source: the file, or a serialized model.
-        provider: short name, see `PROVIDERS`; nodes that it does not support run on the CPU.
+        provider: short name, see `PROVIDERS`; nodes that it does not support run on the CPU (TensorRT: on CUDA).
         threads: how many the operators may use on the CPU; 0 leaves it to ONNX Runtime.
         folder: where the external data of a model given as bytes lies.
         optimize: whether ONNX Runtime may fuse and reorder nodes.
         profile: a folder, where ONNX Runtime writes how long each node took; see `node_times`.
+        asked: options of the provider, as ONNX Runtime names them, beside or instead of those of `provider_options`.
 
     Raises:
         OptionError: for a provider that is unknown, not installed, or does not start, and for threads < 0.
@@ -171,13 +204,12 @@ def open_session(
     if folder is not None and isinstance(source, bytes):
         # An absolute path: ORT joins it to the location that the tensor names.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
-    chain = [(full, _PROVIDER_OPTIONS.get(provider, {}))]
-    if provider != "cpu":
-        chain.append((PROVIDERS["cpu"][0], {}))
+    if provider == "dml":  # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html
+        options.enable_mem_pattern = False
     model = source if isinstance(source, bytes) else os.fspath(source)
     where = "the model" if isinstance(source, bytes) else str(source)
     with _failing_as(f"cannot load {where}"):
-        session = ort.InferenceSession(model, options, providers=chain, enable_fallback=0)
+        session = ort.InferenceSession(model, options, providers=_chain(provider, full, asked), enable_fallback=0)
     if full not in session.get_providers():  # ORT goes on with the CPU, and figures would be the CPU's
         raise OptionError(
             f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "
@@ -375,6 +407,22 @@ def _round(runs: Sequence[Callable[[], object]], backwards: bool) -> list[float]
     return latencies_ms
 
 
+def time_creation(makers: Sequence[Callable[[], object]], *, rounds: int = 5, budget_s: float = 5.0) -> list[float]:
+    """Return the median time in ms in which each callable makes its session: fresh ones, in turns, not the first.
+
+    Args:
+        makers: the callables; what they return is dropped at once.
+        rounds: sessions of each that are measured at most.
+        budget_s: time for them; one of each is measured even beyond it.
+    """
+    _round(makers, backwards=False)  # the first reads the file and loads libraries
+    start = time.perf_counter()
+    found = [_round(makers, backwards=True)]
+    while len(found) < rounds and time.perf_counter() - start < budget_s:
+        found.append(_round(makers, backwards=len(found) % 2 == 0))
+    return [float(median) for median in np.median(np.array(found), axis=0)]
+
+
 @dataclass(frozen=True, slots=True)
 class NodeTime:
     """How long a node took, of those that ONNX Runtime runs after fusing and reordering."""
@@ -515,7 +563,29 @@ def _rusage_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def free_memory_bytes() -> int | None:
+    """Return the memory that this process may still take; None where the system does not say."""
+    free = _number_in(Path("/proc/meminfo"), r"^MemAvailable:\s+(\d+) kB")
+    limit = _number_in(Path("/sys/fs/cgroup/memory.max"), r"^(\d+)$")
+    used = _number_in(Path("/sys/fs/cgroup/memory.current"), r"^(\d+)$")
+    left = [] if free is None else [1024 * free]
+    return min([*left, *([max(0, limit - used)] if limit is not None and used is not None else [])], default=None)
+
+
+def _number_in(path: Path, pattern: str) -> int | None:
+    with contextlib.suppress(OSError):
+        found = re.search(pattern, path.read_text(), re.MULTILINE)
+        return int(found[1]) if found else None
+    return None
+
+
 # -- the machine ---------------------------------------------------------------------------------------
+
+
+def affinity() -> tuple[int, ...] | None:
+    """Return the logical cores that this process may run on; None where the system does not say."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return None if allowed is None else tuple(sorted(allowed(0)))
 
 
 def machine() -> dict[str, Any]:

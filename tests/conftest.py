@@ -5,14 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune import measure, pipeline
+from onnxprune import measure, pipeline, speed
 from onnxprune.errors import DataError
+from onnxprune.runtime import NodeTime
 
 
 @pytest.fixture
 def steady(monkeypatch):
     """Nothing is timed: the first model takes 2 ms and 20 MB, the second 1 ms and 10 MB."""
-    monkeypatch.setattr(measure, "time_interleaved", lambda *_, **__: [np.full(30, 2.0), np.full(30, 1.0)])
+    for module in (measure, speed):
+        monkeypatch.setattr(module, "time_interleaved", lambda *_, **__: [np.full(30, 2.0), np.full(30, 1.0)])
+    monkeypatch.setattr(measure, "time_creation", lambda *_, **__: [50.0, 40.0])
+    monkeypatch.setattr(measure, "affinity", lambda: (0, 1))
+    profiles = iter([[NodeTime("a", "MatMul", 1.5, ()), NodeTime("b", "Softmax", 0.5, ())],
+                     [NodeTime("a", "MatMul", 0.5, ()), NodeTime("b", "Softmax", 0.5, ())]] * 100)  # fmt: skip
+    monkeypatch.setattr(measure, "node_times", lambda *_, **__: next(profiles))
     peaks = iter([20_000_000, 10_000_000] * 100)
     monkeypatch.setattr(measure, "peak_memory_bytes", lambda *_, **__: next(peaks))
 

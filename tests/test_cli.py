@@ -183,7 +183,8 @@ def test_all_options_reach_the_pipeline(folder, steady):
 @pytest.mark.parametrize(
     ("bounds", "code", "last"),
     [
-        ((), 0, "speed-up 2.00x (95 % interval 2.00 to 2.00) on cpu, 1 thread, batch 1, 30 runs each"),
+        ((), 0, "speed-up 2.00x (95 % interval 2.00 to 2.00) on cpu, 1 thread, batch 1, 30 runs each; of the 95th "
+         "percentiles 2.00x (2.00 to 2.00)"),
         (
             ("--min-speedup", "1.9", "--max-drop", "0.5"),
             0,
@@ -207,6 +208,61 @@ def test_compare_on_several_providers(pair):
     result = invoke(*PAIR, "--provider", "cpu", "--provider", "cpu", "--threads", "2", "--json")
     found = json.loads(result.stdout)["comparisons"]
     assert [(each["provider"], each["threads"]) for each in found] == [("cpu", 2)] * 2
+
+
+def test_a_sweep_shows_every_combination(pair):
+    args = ("--sweep-threads", "1,0", "--sweep-batch", "1,8", "--quiet")
+    lines = invoke(*PAIR, *args).stdout.splitlines()
+    rows = [re.split(r" {2,}", line) for line in lines]
+    assert [row for row in rows if "2.00x" in row] == [
+        [threads, batch, rate, double, "2.00x", "2.00 to 2.00"]
+        for threads in ("1", "all")
+        for batch, rate, double in (("1", "500.0/s", "1,000/s"), ("8", "4,000/s", "8,000/s"))
+    ]
+    found = json.loads(invoke(*PAIR, *args, "--json").stdout)["comparisons"][0]["sweep"]
+    assert [(each["threads"], each["batch"]) for each in found] == [(1, 1), (1, 8), (0, 1), (0, 8)]
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".HTML"])
+def test_compare_writes_a_plot_and_a_report(pair, suffix):
+    files = ("--plot", f"p{suffix}", "--report", "r.json")
+    printed = invoke(*PAIR, "--sweep-batch", "2", *files, "--json").stdout
+    assert json.loads(Path("r.json").read_text()) == json.loads(printed)
+    plot = Path(f"p{suffix}").read_text()
+    words = (
+        "model.onnx and small.onnx: latency on cpu, 1 thread, batch 1",
+        "1 thread, batch 2",
+        "MatMul",
+        "Throughput",
+    )
+    assert [each for each in words if each not in plot] == []
+    assert ("<table>" in plot) == (suffix == ".HTML")
+    assert invoke(*PAIR, *files, code=2).stderr.startswith(f"onnxprune: p{suffix} exists")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--sweep-threads", "1;2"), "--sweep-threads takes whole numbers such as 1,2,4, got '1;2'"),
+        (("--sweep-threads", "-1"), "--sweep-threads must be at least 0, got -1"),
+        (("--sweep-batch", "0"), "--sweep-batch must be at least 1, got 0"),
+        (("--provider-option", "x"), "--provider-option takes KEY=VALUE, got 'x'"),
+        (
+            ("--plot", "p.png"),
+            "--plot must be a file that ends in .svg or .html, got 'p.png'; browsers and converters "
+            "make a PNG of either",
+        ),
+        (
+            ("--sweep-batch", "2", "--input", "image=1,1,28,28"),
+            "--sweep-batch needs an open batch, but the first dim of input 'image' is fixed to 1: export the model "
+            "with a dynamic one",
+        ),
+        (("--plot", "small.onnx"), "--plot must be a file that ends in .svg or .html, got 'small.onnx'"),
+        (("--report", "model.onnx", "--force"), "model.onnx is the input; give the report another name"),
+    ],
+)
+def test_compare_refuses(pair, args, message):
+    assert invoke(*PAIR, *args, "--quiet", code=2).stderr == f"onnxprune: {message}\n"
 
 
 def test_bounds_need_labels(pair):

@@ -19,9 +19,10 @@ from onnxprune.measure import Comparison, Difference, Side, accuracy, verdict
 from onnxprune.measure import compare_models as compare
 from onnxprune.model import load, view
 from onnxprune.runtime import open_session
+from onnxprune.speed import interval
 
 HAS_MEMORY = importlib.util.find_spec("resource") is not None
-FAST = {"budget_s": 0.001, "memory": False}
+FAST = {"budget_s": 0.001, "memory": False, "detail": False}
 EYE = np.eye(3, dtype=np.float32)
 
 
@@ -152,22 +153,49 @@ def test_options_outside_their_range(batch, budget_s, message):
     assert str(caught.value) == message
 
 
+def test_a_comparison_in_detail(steady):
+    found = compare(linear(), linear(), data=ROWS, sweep_threads=[1, 2], sweep_batch=[2, 9], provider_options={})
+    assert (found.before.creation_ms, found.after.creation_ms) == (50.0, 40.0)
+    assert found.before.quantiles_ms == (2.0,) * 21
+    assert (found.p95_speedup, found.p95_speedup_interval) == (2.0, (2.0, 2.0))
+    assert [(op.op, op.before_ms, op.after_ms) for op in found.ops] == [("MatMul", 1.5, 0.5), ("Softmax", 0.5, 0.5)]
+    assert [(p.threads, p.batch, p.before_per_s) for p in found.sweep] == [
+        (1, 2, 1000.0), (1, 9, 4500.0), (2, 2, 1000.0), (2, 9, 4500.0),
+    ]  # fmt: skip
+    assert [p.batch for p in compare(linear(), linear(), sweep_batch=[3], **FAST).sweep] == [3]
+    assert [(p.threads, p.batch) for p in compare(linear(), linear(), sweep_threads=[2], batch=4, **FAST).sweep] == [
+        (2, 4)
+    ]
+
+
+def test_a_real_comparison_in_detail():
+    found = compare(linear(), linear(), data=ROWS, budget_s=0.001, memory=False)
+    assert found.before.creation_ms > 0
+    assert [(op.op, op.nodes_before, op.nodes_after) for op in found.ops] == [("MatMul", 1, 1)]
+
+
+def test_types_of_nodes_are_timed_on_the_cpu_alone():
+    place = measure._Place("cuda", 1, {"use_tf32": "0"})
+    assert measure._ops(linear(), linear(), {}, place, 1.0) == ()
+    assert place.options["use_tf32"] == "0"
+
+
 # -- the interval of the speedup ------------------------------------------------------------------------------
 
 
 def test_the_interval_holds_the_ratio_and_follows_the_seed():
     rng = np.random.default_rng(0)
     before, after = rng.normal(20, 1, 200), rng.normal(10, 1, 200)
-    low, high = measure._interval(before, after, seed=1)
+    low, high = interval(before, after, seed=1)
     assert low < np.median(before) / np.median(after) < high
     assert high - low < 0.2
-    assert measure._interval(before, after, seed=1) == (low, high)
-    assert measure._interval(before, after, seed=2) != (low, high)
+    assert interval(before, after, seed=1) == (low, high)
+    assert interval(before, after, seed=2) != (low, high)
 
 
 def test_common_disturbances_cancel():
     wave = np.sin(np.arange(100)) + 10
-    low, high = measure._interval(2 * wave, wave, seed=0)
+    low, high = interval(2 * wave, wave, seed=0)
     assert low == pytest.approx(2)
     assert high == pytest.approx(2)
 
@@ -176,7 +204,7 @@ def test_blocks_widen_the_interval_of_disturbances_that_last():
     steps = np.repeat(np.random.default_rng(0).normal(10, 1, 40), 5)
     shuffled = np.random.default_rng(1).permutation(steps)
     steady = np.full(200, 10.0)
-    lasting, mixed = (measure._interval(each, steady, seed=0) for each in (steps, shuffled))
+    lasting, mixed = (interval(each, steady, seed=0) for each in (steps, shuffled))
     assert lasting[1] - lasting[0] > mixed[1] - mixed[0]
 
 
@@ -446,6 +474,13 @@ def test_a_bad_verdict_names_every_bound():
     assert verdict(comparison(), 1.5, 0.005) == [
         "the speedup is 1.25x (95 % interval 1.20 to 1.30), asked for at least 1.50x",
         "the accuracy fell by 1.00 points, from 98.00% to 97.00%, allowed are 0.50",
+    ]
+
+
+def test_a_speedup_within_noise_says_so():
+    found = dataclasses.replace(comparison(speedup=1.01), speedup_interval=(0.99, 1.02), within_noise=True)
+    assert verdict(found, 1.5, None) == [
+        "the speedup is 1.01x (95 % interval 0.99 to 1.02), within noise, asked for at least 1.50x"
     ]
 
 

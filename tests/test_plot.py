@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.plot import SCALE, Row, Series, heat_map, line_chart
+from onnxprune.plot import SCALE, Bars, Row, Series, bar_chart, heat_map, line_chart, stacked
 
 NS = "{http://www.w3.org/2000/svg}"
 NAMES = ("plain", '<b> & "quoted"', "a\x00b\n", "x" * 200)
@@ -93,3 +93,29 @@ NUMBERS = st.floats(-1e12, 1e12, allow_nan=False, allow_subnormal=False) | st.sa
 def test_any_numbers_can_be_shown(points, log_x, log_y):
     parsed(line_chart([Series("a", points)], "x", "y", log_x=log_x, log_y=log_y))
     parsed(heat_map([Row("a", [abs(y) for _, y in points])], ["c"] * len(points), x_label="x", scale_label="s"))
+
+
+def test_bars_with_their_intervals():
+    bars = [
+        Bars("a", [1.0, 2.0], [(0.5, 1.5), (1.0, 3.0)]),
+        Bars("b", [4.0], colours=["#123456"]),
+        Bars("c", [math.nan]),
+    ]
+    root = parsed(bar_chart(bars, "x", names=("before", "after"), title="t"))
+    drawn = [each for each in root.iter(f"{NS}rect") if each.find(f"{NS}title") is not None]
+    widths = [float(each.get("width")) for each in drawn]
+    assert widths == pytest.approx([widths[0], 2 * widths[0], 4 * widths[0]], abs=0.2)
+    assert [each.find(f"{NS}title").text for each in drawn] == ["a: 1", "a: 2", "b: 4"]
+    assert drawn[2].get("fill") == "#123456"
+    assert sum(line.get("stroke") == "#333" for line in root.iter(f"{NS}line")) == 6
+    assert {"a", "b", "c", "x", "t", "before", "after"} <= set(texts(root))
+
+
+def test_charts_below_one_another():
+    one = bar_chart([Bars("a", [0.0])], "x")
+    root = parsed(stacked([one, line_chart([], "x", "y"), one]))
+    heights = [float(each.get("height")) for each in root.findall(f"{NS}svg")]
+    assert [float(each.get("y")) for each in root.findall(f"{NS}svg")] == [0, heights[0], heights[0] + heights[1]]
+    assert float(root.get("height")) == sum(heights)
+    parsed(stacked([]))
+    parsed(bar_chart([], "x"))

@@ -69,6 +69,8 @@ LAYERS = (
     "replay",
     "statistics",
     "generated",
+    "punished",
+    "speed",
     "options",
     "choice",
     "calibrate",

@@ -16,12 +16,14 @@ import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 from onnxprune import inspect, prune, report
 from onnxprune.account import ALONE
 from onnxprune.cli import cli
 from onnxprune.fidelity import headline
 from onnxprune.measure import Comparison, Difference, Fidelity, Side
+from onnxprune.speed import OpTime, Throughput
 from tests.rules.build import TOKENS, dense, model
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +126,44 @@ def test_the_example_of_the_page_follows_the_schema():
     for side in ("input", "output"):
         example[side]["sha256"] = "0" * 64
     jsonschema.validate(example, SCHEMA, jsonschema.Draft202012Validator)
+
+
+def keys(value):
+    """Yield every key of nested plain values."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from () if key in ("figures", "provider_options") else keys(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from keys(item)
+
+
+def test_the_page_of_compare_names_every_field(folder):
+    invoke(*PRUNE, "--quiet")
+    found = json.loads(invoke(*PRINTED["compare"], "--sweep-threads", "2", "--json"))
+    page = (ROOT / "docs/compare.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(set(keys(found))) if f"`{name}`" not in page and name != "comparisons"] == [
+        "onnxprune"
+    ]
+
+
+def test_what_the_runtime_punishes_is_told_once(folder):
+    """By `prune` of input and output, and by `compare` of both models."""
+    proto = dense("b = Relu(a)", mid=16)
+    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "w2")
+    array = numpy_helper.to_array(weight).copy()
+    array[0] = 1e-40
+    weight.CopyFrom(numpy_helper.from_array(array, "w2"))
+    Path("slow.onnx").write_bytes(proto.SerializeToString())
+    printed = invoke("slow.onnx", "-o", "out.onnx", "--criterion", "random", "--report", "r.json", "--ratio", "0.1")
+    written = json.loads(Path("r.json").read_text())
+    told = written["input"]["warnings"]
+    assert [each.split(" (")[0] for each in told] == ["denormal weights"]
+    assert "slower than it need be (input" in printed
+    both = invoke("compare", "slow.onnx", "slow.onnx")
+    assert both.count("slower than it need be") == 1
+    assert f"slower than it need be (before and after): {told[0]}" in both
 
 
 def test_fidelity_is_told_by_kind(folder):
@@ -418,3 +458,39 @@ def test_the_proof_in_words(verification, proof):
     told = {"verification": {**common, **verification}, "input": side, "output": side, "latency": [], "accuracy": None}
     told |= {"fidelity": None, "calibration": None, "groups": groups}
     assert report._verdict(told).splitlines()[0] == proof
+
+
+def test_types_of_nodes_that_are_many_become_one_row():
+    ops = tuple(OpTime(f"Op{n}", 1, 2, 20.0 - n, 10.0) for n in range(12))
+    found = dataclasses.replace(comparison(), ops=ops, provider_options={"use_tf32": "1"}, affinity=(0, 1, 4))
+    shown = report.compare_tables(found, [])[1]
+    assert [list(column.cells)[-1] for column in shown.columns] == [
+        "2 others", "2 -> 4", "19.000 ms", "20.000 ms", "-1.000 ms", "-1.9%",
+    ]  # fmt: skip
+    lines = report.compare_tables(found, [])
+    assert "may run on 3 logical cores: 0-1, 4" in lines
+    assert "options of cpu: use_tf32=1" in lines
+
+
+def test_a_slower_model_has_no_share_of_the_gain():
+    found = dataclasses.replace(comparison(), ops=(OpTime("Conv", 1, 1, 1.0, 2.0),))
+    shown = report.compare_tables(found, [])[1]
+    assert [list(column.cells)[-1] for column in shown.columns][-2:] == ["-1.000 ms", "-"]
+
+
+def test_what_was_not_run_is_told():
+    left = Throughput(2, 64, None, None, None, None, None, None, None, "no memory")
+    noisy = Throughput(0, 1, 2.0, 2.0, 500.0, 500.0, 1.0, (0.9, 1.1), True)
+    parts = report.compare_tables(dataclasses.replace(comparison(), sweep=(noisy, left)), [])
+    cells = [list(column.cells) for column in parts[1].columns]
+    assert [column[0] for column in cells] == [
+        "all",
+        "1",
+        "500.0/s",
+        "500.0/s",
+        "1.00x",
+        "0.90 to 1.10",
+        "within noise",
+    ]
+    assert [column[1] for column in cells] == ["2", "64", "-", "-", "-", "-", "not run"]
+    assert parts[2] == "not run, threads 2, batch 64: no memory"

@@ -28,6 +28,7 @@ from onnxprune.runtime import (
     open_session,
     peak_memory_bytes,
     random_feeds,
+    time_creation,
     time_interleaved,
 )
 
@@ -93,8 +94,42 @@ def test_a_provider_that_does_not_start_is_an_error_and_not_the_cpu(monkeypatch,
     monkeypatch.setattr(ort, "InferenceSession", fake)
     with pytest.raises(OptionError, match="'cuda' is installed, but did not start: ONNX Runtime fell back to CPU"):
         open_session(path, provider="cuda")
-    cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})
-    assert made == [(str(path), [cuda, ("CPUExecutionProvider", {})], 0)]
+    assert made == [(str(path), [CUDA, ("CPUExecutionProvider", {})], 0)]
+
+
+CUDA = (
+    "CUDAExecutionProvider",
+    {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "do_copy_in_default_stream": "1",
+        "use_ep_level_unified_stream": "1",
+        "use_tf32": "1",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("provider", "asked", "chain"),
+    [
+        ("cuda", {"use_tf32": "0"}, [("CUDAExecutionProvider", {**CUDA[1], "use_tf32": "0"})]),
+        ("tensorrt", {"trt_fp16_enable": "1"}, [("TensorrtExecutionProvider", {"trt_fp16_enable": "1"}), CUDA]),
+        ("openvino", {"device_type": "CPU"}, [("OpenVINOExecutionProvider", {"device_type": "CPU"})]),
+        ("dml", {}, [("DmlExecutionProvider", {})]),
+    ],
+    ids=["cuda", "tensorrt", "openvino", "dml"],
+)
+def test_providers_get_their_options(monkeypatch, path, provider, asked, chain):
+    made = []
+    full = PROVIDERS[provider][0]
+
+    def fake(model, options, providers, enable_fallback):
+        made.append((providers, options.enable_mem_pattern))
+        return SimpleNamespace(get_providers=lambda: [full], get_outputs=list)
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [each[0] for each in PROVIDERS.values()])
+    monkeypatch.setattr(ort, "InferenceSession", fake)
+    assert open_session(path, provider=provider, asked=asked).provider == provider
+    assert made == [([*chain, ("CPUExecutionProvider", {})], provider != "dml")]
 
 
 # -- sessions ----------------------------------------------------------------------------------------------
@@ -410,6 +445,14 @@ def test_real_sessions_can_be_timed(path):
     assert all((each > 0).all() for each in times)
 
 
+def test_the_first_session_is_not_counted(clock):
+    assert time_creation([clock.run(100.0, 5.0, 7.0, 6.0), clock.run(100.0, 1.0)], rounds=3) == [6.0, 1.0]
+
+
+def test_slow_sessions_are_made_twice(clock):
+    assert time_creation([clock.run(100.0, 9000.0)]) == [9000.0]
+
+
 # -- memory --------------------------------------------------------------------------------------------------
 
 
@@ -509,6 +552,16 @@ def test_events_of_a_run_add_up():
     assert (node.name, node.ms, node.output) == ("step", 10.0, ())
 
 
+def test_free_memory_is_what_the_system_and_the_group_leave(monkeypatch):
+    said = {"meminfo": "MemTotal: 9 kB\nMemAvailable:   4 kB\n", "memory.max": "5000\n", "memory.current": "2000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path: said[path.name])
+    assert runtime.free_memory_bytes() == 3000
+    said["memory.max"] = "max\n"
+    assert runtime.free_memory_bytes() == 4096
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert runtime.free_memory_bytes() is None
+
+
 # -- the machine -----------------------------------------------------------------------------------------------
 
 
@@ -519,6 +572,13 @@ def test_machine():
     assert found["logical_cores"] >= 1
     assert found["onnxruntime"] == ort.__version__
     assert "cpu" in found["providers"]
+
+
+def test_affinity(monkeypatch):
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {3, 1}, raising=False)
+    assert runtime.affinity() == (1, 3)
+    monkeypatch.delattr(runtime.os, "sched_getaffinity")
+    assert runtime.affinity() is None
 
 
 def test_ports_of_a_model_make_feeds(path):
