@@ -22,15 +22,18 @@ from onnxprune.errors import (
 )
 
 if TYPE_CHECKING:
+    from onnxprune.family import Family, sweep
     from onnxprune.measure import Comparison
     from onnxprune.pipeline import Inspection, Result, compare, inspect, prune, sensitivity
     from onnxprune.sensitive import Sensitivity
 
 _LAZY = ("Comparison", "Inspection", "Result", "Sensitivity", "compare", "inspect", "prune", "sensitivity")
+_OF_FAMILIES = ("Family", "sweep")
 
 __all__ = [
     "Comparison",
     "DataError",
+    "Family",
     "InputError",
     "Inspection",
     "ModelError",
@@ -45,6 +48,7 @@ __all__ = [
     "inspect",
     "prune",
     "sensitivity",
+    "sweep",
 ]
 
 
@@ -54,4 +58,8 @@ def __getattr__(name: str) -> Any:
         from onnxprune import pipeline  # noqa: PLC0415
 
         return getattr(pipeline, name)
+    if name in _OF_FAMILIES:
+        from onnxprune import family  # noqa: PLC0415
+
+        return getattr(family, name)
     raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")

@@ -1,15 +1,15 @@
-"""Charts of a sensitivity and of comparisons: as SVG, and as a page with more numbers as HTML."""
+"""Charts of a sensitivity, of comparisons and of a family: as SVG, and as a page with more numbers as HTML."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxprune.measure import Comparison
 from onnxprune.plot import COLOURS, Bars, Row, Series, bar_chart, heat_map, line_chart, stacked
-from onnxprune.report import LOSSES, printable, verdict_words
+from onnxprune.report import LOSSES, family_quality, family_rows, printable, verdict_words
 from onnxprune.sensitive import ROUND_OFF, Sensitivity
 from onnxprune.speed import QUANTILES
 
@@ -69,6 +69,41 @@ def _table(found: Sensitivity) -> Iterator[str]:
             )  # fmt: skip
             yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
     yield "</table></body></html>"
+
+
+# -- families ----------------------------------------------------------------------------------------------
+
+
+def family_svg(summary: Mapping[str, Any]) -> str:
+    """Return what members of a family still do, against their measured latency; see `family.Family.summary`."""
+    label, before, of = family_quality(summary)
+    members = summary["members"]
+    timed = all(member["latency"] for member in members)
+    places = [] if before is None else [("original", (1.0, before))]
+    for member in members:
+        share = 1 / member["latency"]["speedup"] if timed else member["macs"] / max(1, summary["input"]["macs"])
+        value = of(member)
+        places += [] if value is None else [(f"{summary['kind']} {member['value']}", (share, value))]
+    x_label = f"{'measured latency' if timed else 'MACs'} over the original's"
+    line = Series("", sorted(point for _, point in places), _COLOURS[None])
+    each = [Series(name, [point]) for name, point in places]
+    return line_chart([line, *each], x_label, label, title=_family_title(summary))
+
+
+def family_html(summary: Mapping[str, Any]) -> str:
+    """Return a page: the plot of a family, and its table."""
+    title = _family_title(summary)
+    headings, *rows = family_rows(summary)
+    lines = ["<table><tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in headings) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    return "\n".join(
+        [_HEAD.format(title=html.escape(title)), family_svg(summary), *lines, "</table></body></html>", ""]
+    )
+
+
+def _family_title(summary: Mapping[str, Any]) -> str:
+    path = summary["input"]["path"]
+    return printable(f"Pruned to several targets: {Path(path).name if path else 'the model'}")
 
 
 # -- comparisons -------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def cli() -> None:
     onnxprune compare model.onnx small.onnx             measure both side by side
     onnxprune inspect model.onnx                        what can be pruned, and what cannot
     onnxprune sensitivity model.onnx --data d.npz       what each group costs that loses units
+    onnxprune sweep model.onnx --macs 0.8,0.6 -o out/   several targets from one calibration
 
     'onnxprune prune --help' lists the options of the default command.
     """  # noqa: D301 - click keeps paragraphs behind a backspace as they are
@@ -333,6 +334,93 @@ def sensitivity(
                 progress=progress,
             )
         _show(found.to_dict() if as_json else sensitivity_tables(found))
+
+
+# Options of `prune` that hold for all members of a family.
+_OF_MEMBERS = (
+    "ratios", "targets", "criterion", "scope", "reconstruct", "sweeps", "no_batch_norm", "round_to", "min_units",
+    "width", "ignore", "only", "data", "eval_data", "preprocess", "samples", "metric", "inputs", "provider", "threads",
+    "no_latency", "seed",
+)  # fmt: skip
+_VALUES = (("latency", "0.8,0.65"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"), ("ratios", "0.2,0.4"))
+_LISTS = [
+    click.Option([f"--{name}", f"of_{name}"], metavar="X,Y,..", help=f"A member for each: --{name} {example}.")
+    for name, example in _VALUES
+]
+
+
+@cli.command(params=[*_LISTS, *(param for param in prune.params if param.name in _OF_MEMBERS)])
+@click.argument("source", metavar="INPUT", type=_PATH)
+@click.option("-o", "--output", type=_PATH, required=True, metavar="FOLDER", help="Folder to write to.")
+@click.option("--workers", "count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead: tcp://HOST:PORT.")
+@click.option("--resume", is_flag=True, help="Fail where members of other options are there, which else are made anew.")
+@click.option("--force", is_flag=True, help="Replace files that no sweep has written.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def sweep(
+    source: Path,
+    output: Path,
+    ratios: tuple[str, ...],
+    targets: tuple[str, ...],
+    data: str | None,
+    inputs: tuple[str, ...],
+    no_batch_norm: bool,
+    no_latency: bool,
+    count: int,
+    scheduler: str | None,
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune INPUT to several targets, from one calibration: models, reports, a table and a plot in FOLDER.
+
+    Give one of --latency, --macs, --params and --ratios. Run the same command again after an interruption: it goes on.
+    """
+    with _failing(lambda: "members that are finished stay"):
+        with signals_held():
+            from onnxprune import family  # noqa: PLC0415
+            from onnxprune.executors import workers  # noqa: PLC0415
+            from onnxprune.options import make_options  # noqa: PLC0415
+            from onnxprune.report import family_tables  # noqa: PLC0415
+
+        kind, values = _values({name: options.pop(f"of_{name}") for name, _ in _VALUES})
+        options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": _shapes(inputs)}
+        by_glob = _ratios(ratios)
+        if "ratio" in by_glob:
+            raise OptionError("--ratio takes GLOB=NUMBER here: the values of a sweep say how much goes elsewhere")
+        chosen = make_options(**by_glob, targets=_targets(targets), **options)
+        with workers(count, scheduler) as found, _progress(quiet) as progress:
+            made = family.make_family(
+                source, output, kind, values, chosen, data=data,
+                workers=found, resume=resume, force=force, progress=progress,
+            )  # fmt: skip
+        _show(dict(made.summary) if as_json else [*family_tables(made.summary), _where_written(made.members)])
+
+
+def _where_written(members: Sequence[Path]) -> str:
+    folder, names = members[0].parent, [path.name for path in members]
+    listed = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}, each with its report"
+    return f"{folder}: {listed}; sweep.html has the plot"
+
+
+def _values(given: dict[str, str | None]) -> tuple[str, list[Any]]:
+    """Return the one kind of target that a family is of, and its values."""
+    asked = {name: text for name, text in given.items() if text is not None}
+    if len(asked) != 1:
+        raise OptionError(f"give one of {', '.join(f'--{name}' for name in given)}, got {len(asked)}")
+    ((name, text),) = asked.items()
+    return {"ratios": "ratio"}.get(name, name), [_number(each.strip()) for each in text.split(",") if each.strip()]
+
+
+def _number(text: str) -> Any:
+    """Return a number, or the text where it is none: 8ms."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def main() -> None:

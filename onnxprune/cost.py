@@ -6,7 +6,10 @@ Both are polynomials in the sizes of the atoms, so the cost of a plan needs no r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from onnxprune.axes import Atom, Axes, kept_size, taken, walk
 from onnxprune.groups import Group
@@ -58,42 +61,130 @@ def macs_by_atom(traced: Trace) -> dict[Atom, int]:
     return found
 
 
-class Counter:
-    """Counts MACs and parameters for many sizes of a few atoms: what a plan costs, over what the original does."""
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of a sum that depends on the sizes of some atoms."""
 
-    def __init__(self, traced: Trace, atoms: Iterable[Atom]) -> None:
-        """Sort the products that the atoms take part in from the others.
+    atoms: frozenset[Atom]
+    value: Callable[[Mapping[Atom, int]], float]
+
+
+class Terms:
+    """A sum of terms that is asked for again and again with few sizes changed: only these terms are worked out."""
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        """Work out every term at the original sizes."""
+        self._terms = terms
+        self._sizes: dict[Atom, int] = {}
+        self._values = [term.value({}) for term in terms]
+        self._by_atom: dict[Atom, list[int]] = {}
+        for number, term in enumerate(terms):
+            for atom in term.atoms:
+                self._by_atom.setdefault(atom, []).append(number)
+
+    def total(self, sizes: Mapping[Atom, int]) -> float:
+        """Return the sum when atoms have the given sizes (default: their own)."""
+        changed = {atom for atom, size in sizes.items() if self._sizes.get(atom, atom.size) != size}
+        changed |= {atom for atom, size in self._sizes.items() if atom not in sizes and size != atom.size}
+        for number in {number for atom in changed for number in self._by_atom.get(atom, ())}:
+            self._values[number] = self._terms[number].value(sizes)
+        self._sizes = dict(sizes)
+        return math.fsum(self._values)
+
+
+class Counter:
+    """Counts MACs, parameters and bytes for many sizes of a few atoms: what a plan costs, over what the original does.
+
+    A size in bytes is that of all weights, and of what the file holds besides, which no plan changes.
+    """
+
+    def __init__(self, traced: Trace) -> None:
+        """Find the products of sizes that make up the costs.
 
         Args:
             traced: the model with its axes.
-            atoms: those whose sizes will change.
         """
-        wanted, self._samples = set(atoms), per_sample(traced)
-        macs_of = (traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs)
+        samples = per_sample(traced)
+        macs_of = [traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs]
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
         sized = {use.constant: traced.axes(use.axes) for use in uses}
-        self._macs, self._fixed_macs = self._sorted(macs_of, wanted)
-        self._params, fixed = self._sorted(sized.values(), wanted)
-        read = sum(constant.count for name, constant in traced.model.constants.items() if name in sized)
-        self._fixed_params = fixed + traced.model.params - read
-        self._before = {"macs": self._count("macs", {}), "params": self._count("params", {})}
+        params = [(axes, 1) for axes in sized.values()]
+        stored = [(axes, known[name].dtype.itemsize) for name, axes in sized.items()]
+        read = sum(known[name].count for name in sized)
+        held = sum(known[name].count * known[name].dtype.itemsize for name in sized)
+        self._fixed = {"macs": 0, "params": traced.model.params - read, "size": traced.model.size_bytes() - held}
+        self._terms = {
+            "macs": _products([(axes, 1) for axes in macs_of], samples),
+            "params": _products(params, samples),
+            "size": _products(stored, samples),
+        }
+        self.before = {kind: self.count(kind, {}) for kind in self._terms}
 
-    def _sorted(self, products: Iterable[Axes], wanted: set[Atom]) -> tuple[list[Axes], int]:
-        """Return the products in which a wanted atom takes part, and the sum of the others."""
-        moving, fixed = [], 0
-        for axes in products:
-            if any(atom in wanted for axis in axes for atom in walk(axis)):
-                moving.append(axes)
-            else:
-                fixed += math.prod(kept_size(axis, self._samples) for axis in axes)
-        return moving, fixed
-
-    def _count(self, kind: str, sizes: Mapping[Atom, int]) -> int:
-        merged = {**self._samples, **sizes}
-        moving, fixed = (self._macs, self._fixed_macs) if kind == "macs" else (self._params, self._fixed_params)
-        return fixed + sum(math.prod(kept_size(axis, merged) for axis in axes) for axes in moving)
+    def count(self, kind: str, sizes: Mapping[Atom, int]) -> float:
+        """Return the MACs, params or size in bytes of a model whose atoms have the given sizes."""
+        return self._fixed[kind] + self._terms[kind].total(sizes)
 
     def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
-        """Return the MACs or params of a model whose atoms have the given sizes, over those of the original."""
-        return self._count(kind, sizes) / max(1, self._before[kind])
+        """Return the same over what the original has."""
+        return self.count(kind, sizes) / max(1, self.before[kind])
+
+
+def _products(axes_of: Sequence[tuple[Axes, int]], samples: Mapping[Atom, int]) -> Terms:
+    """Return the sum of products of the sizes of axes, each times a number."""
+
+    def term(axes: Axes, times: int) -> Term:
+        atoms = frozenset(atom for axis in axes for atom in walk(axis))
+
+        def value(sizes: Mapping[Atom, int]) -> float:
+            merged = {**samples, **sizes}
+            return float(times * math.prod(kept_size(axis, merged) for axis in axes))
+
+        return Term(atoms, value)
+
+    return Terms([term(axes, times) for axes, times in axes_of])
+
+
+class Footprint:
+    """The memory that weights and the values between nodes take at their highest, for any plan."""
+
+    def __init__(self, traced: Trace, fixed: Mapping[Atom, int]) -> None:
+        """Find out which values are alive together.
+
+        Args:
+            traced: the model with its axes.
+            fixed: sizes of dynamic atoms.
+        """
+        self._fixed, model = dict(fixed), traced.model
+        known = model.constants
+        weights = {use.constant: traced.axes(use.axes) for use in traced.uses if use.constant in known}
+        self._weights = [(axes, known[name].dtype.itemsize) for name, axes in weights.items() if known[name].is_weight]
+        place = {index: at for at, index in enumerate(model.top)}
+        ports = {port.name for port in (*model.inputs, *model.outputs)}
+        self._values: list[tuple[Axes, int]] = []
+        spans = []
+        for index in model.top:
+            for name in model.nodes[index].outputs:
+                if name in traced.values:
+                    reads = [place.get(reader, len(place) - 1) for reader, _ in model.readers.get(name, ())]
+                    end = len(place) - 1 if name in ports else max(reads, default=place[index])
+                    spans.append((place[index], end))
+                    self._values.append((traced.axes(traced.values[name]), traced.probe.dtype(name).itemsize))
+        self._alive = np.zeros((len(place), len(spans)), np.float32)
+        for number, (first, last) in enumerate(spans):
+            self._alive[first : last + 1, number] = 1
+        self._before = self._bytes({})
+
+    def _bytes(self, sizes: Mapping[Atom, int]) -> float:
+        merged = {**self._fixed, **sizes}
+
+        def held(axes: Axes, width: int) -> float:
+            return float(width * math.prod(kept_size(axis, merged) for axis in axes))
+
+        values = np.array([held(*value) for value in self._values], np.float64)
+        peak = float((self._alive @ values).max(initial=0)) if len(values) else 0.0
+        return peak + sum(held(*weight) for weight in self._weights)
+
+    def fraction(self, sizes: Mapping[Atom, int]) -> float:
+        """Return the memory of a model whose atoms have the given sizes, over that of the original."""
+        return self._bytes(sizes) / max(1.0, self._before)

@@ -8,9 +8,10 @@ they are small, which is what allocation builds on.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from onnxprune.calibrate import Calibration
 from onnxprune.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.errors import ModelError
+from onnxprune.executors import ALONE, Sent, Workers, one_blas_thread, sent, shards
 from onnxprune.groups import Group, Member
 from onnxprune.importance import Scores
 from onnxprune.linear import Layer, layers
@@ -29,6 +31,7 @@ from onnxprune.trace import Trace
 
 LEAST_ROWS, ROWS_PER_INPUT = 8_192, 8  # that moments are made of
 WIDEST = 1600  # inputs of a layer whose Gram matrix is inverted; of a wider convolution its channels are
+_MEASURING = "measuring loss curves"
 MEASURED = 6  # levels of a curve at most
 TIE = 0.05  # of the typical loss per error, added per error: measured losses near zero are noise
 
@@ -103,6 +106,7 @@ def measure_curves(
     seed: int = 0,
     levels: int = MEASURED,
     progress: Progress = silent,
+    workers: Workers = ALONE,
 ) -> dict[str, Curve]:
     """Return the curve of each cut, by name.
 
@@ -115,16 +119,58 @@ def measure_curves(
         seed: of the rows that are looked at.
         levels: counts of a curve at most.
         progress: is told what is done.
+        workers: where curves are measured; they are the same everywhere.
     """
-    sampler = _Sampler(traced, calibration, to_output=to_output, refitted=refitted, seed=seed, levels=levels)
-    found = {}
-    for number, cut in enumerate(sorted(cuts, key=sampler.first)):
-        progress("measuring loss curves", number + 1, len(cuts))
-        try:
-            found[cut.name] = sampler.curve(cut)
-        except ModelError:  # a part that cannot be run alone: its units go by their scores
-            found[cut.name] = by_scores(cut)
+    model, places = traced.model, _places(traced.model)
+    ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, places)))
+    asked = _Asked(calibration, to_output, refitted, seed, levels)
+    found: dict[str, Curve] = {}
+    if workers.parallel and ordered:
+        told = replace(asked, calibration=replace(calibration, batches=list(calibration.batches)))
+        parts = shards(len(ordered), workers)
+        progress(_MEASURING, 1, len(ordered))
+        for measured in workers.map(_curves_of, _Job(sent(model, workers), told, ordered), parts):
+            found.update(measured)
+            progress(_MEASURING, min(len(found) + 1, len(ordered)), len(ordered))
+        return {cut.name: found[cut.name] for cut in cuts}
+    with one_blas_thread() if workers.exact else contextlib.nullcontext():
+        sampler = _Sampler(model, asked)
+        for number, cut in enumerate(ordered):
+            progress(_MEASURING, number + 1, len(cuts))
+            found[cut.name] = sampler.curve_or_scores(cut)
     return {cut.name: found[cut.name] for cut in cuts}
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """How curves are measured; see `measure_curves`."""
+
+    calibration: Calibration
+    to_output: bool
+    refitted: bool
+    seed: int
+    levels: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What workers share that measure curves."""
+
+    model: Sent
+    asked: _Asked
+    ordered: tuple[Cut, ...]
+
+
+def _curves_of(job: _Job, which: range) -> dict[str, Curve]:
+    """Return the curves of some neighbouring cuts, in a worker.
+
+    The replay stops where it would if it measured the cuts before them, too: parts of a model that are run one by one
+    are fused otherwise than together, and round otherwise.
+    """
+    sampler = _Sampler(job.model.open(), job.asked)
+    for cut in job.ordered[: which.start]:
+        sampler.pass_by(cut)
+    return {cut.name: sampler.curve_or_scores(cut) for cut in (job.ordered[number] for number in which)}
 
 
 Pair = tuple[Member, Layer]
@@ -147,39 +193,56 @@ def _within(model: Model, index: int) -> Iterator[int]:
             yield from _within(model, inner)
 
 
+def _places(model: Model) -> dict[int, int]:
+    """Return the place in `model.top` of every node; of one inside a body, that of the node that has the body."""
+    return {inner: place for place, index in enumerate(model.top) for inner in _within(model, index)}
+
+
+def _consumed(cut: Cut) -> list[Member]:
+    return [member for group in cut.groups for member in group.members if member.role == "in"]
+
+
+def _first(cut: Cut, places: Mapping[int, int]) -> int:
+    """Return the place of the first node that consumes the units; those that none does come last."""
+    return min((places.get(member.sink[0], len(places)) for member in _consumed(cut)), default=len(places))
+
+
 class _Sampler:
-    def __init__(
-        self, traced: Trace, calibration: Calibration, *, to_output: bool, refitted: bool, seed: int, levels: int
-    ) -> None:
-        self._traced, self._calibration, self._seed, self._levels = traced, calibration, seed, levels
-        self._to_output, self._refitted = to_output, refitted
-        self._replay = Replay(traced.model, calibration.batches)
-        self._layers = {layer.node.index: layer for layer in layers(traced.model)}
+    def __init__(self, model: Model, asked: _Asked) -> None:
+        calibration = asked.calibration
+        self._model, self._calibration, self._seed, self._levels = model, calibration, asked.seed, asked.levels
+        self._to_output, self._refitted = asked.to_output, asked.refitted
+        self._replay = Replay(model, calibration.batches)
+        self._layers = {layer.node.index: layer for layer in layers(model)}
         self._held = set(calibration.held)
         self._judged = calibration.judged
-        self._outputs = [port.name for port in traced.model.outputs if port.dtype is not None]
-        self._expected = list(self._replay.run(self._outputs, self._judged)) if to_output else []
-        self._feeds = [calibration.batches[number] for number in self._judged] if to_output else []
-        tops = enumerate(traced.model.top)
-        self._place = {inner: place for place, index in tops for inner in _within(traced.model, index)}
+        self._outputs = [port.name for port in model.outputs if port.dtype is not None]
+        self._expected = list(self._replay.run(self._outputs, self._judged)) if self._to_output else []
+        self._feeds = [calibration.batches[number] for number in self._judged] if self._to_output else []
+        self._place = _places(model)
 
-    def first(self, cut: Cut) -> int:
-        """Return the place of the first node that consumes the units; those that none does come last."""
-        places = [self._place.get(member.sink[0], len(self._place)) for member in self._consumed(cut)]
-        return min(places, default=len(self._place))
+    def pass_by(self, cut: Cut) -> None:
+        """Move to where a cut is measured, if it is ahead."""
+        place = _first(cut, self._place)
+        if place < len(self._place):
+            self._replay.stand_before(place)
 
-    def _consumed(self, cut: Cut) -> list[Member]:
-        return [member for group in cut.groups for member in group.members if member.role == "in"]
+    def curve_or_scores(self, cut: Cut) -> Curve:
+        """Return the curve of one cut; where a part cannot be run alone, its units go by their scores."""
+        try:
+            return self.curve(cut)
+        except ModelError:
+            return by_scores(cut)
 
     def curve(self, cut: Cut) -> Curve:
         """Return the curve of one cut."""
         counts = measured_counts(cut.removed, self._levels)
-        pairs = [pair for member in self._consumed(cut) for pair in self._layer(member)]
-        self._advance(cut)
+        pairs = [pair for member in _consumed(cut) for pair in self._layer(member)]
+        self.pass_by(cut)
         seen = self._seen(pairs)
         found = self._elimination(cut, counts, [each.consumer for each in seen])
         losses = None
-        if self._to_output and any(self._float(member) for member in self._consumed(cut)):
+        if self._to_output and any(self._float(member) for member in _consumed(cut)):
             gone = [found.order[:count] for count in counts]
             losses = (0.0, *(self._loss(cut, pairs, seen, *step) for step in zip(found.weights, gone, strict=True)))
         return Curve(tuple(found.order.tolist()), (0, *counts), losses, (0.0, *found.errors))
@@ -196,16 +259,11 @@ class _Sampler:
 
     def _is_wide(self, layer: Layer) -> bool:
         """Whether channels are correlated, and not all inputs of a patch."""
-        shape = layer.shape(self._traced.model.constants[layer.weight].shape)
+        shape = layer.shape(self._model.constants[layer.weight].shape)
         return self._taps(layer) > 1 and shape[-1] > WIDEST
 
     def _float(self, member: Member) -> bool:
-        return self._traced.model.constants[member.constant].dtype.kind == "f"
-
-    def _advance(self, cut: Cut) -> None:
-        place = self.first(cut)
-        if place < len(self._place):
-            self._replay.stand_before(place)
+        return self._model.constants[member.constant].dtype.kind == "f"
 
     def _elimination(self, cut: Cut, counts: Sequence[int], consumers: Sequence[Consumer]) -> Elimination:
         if cut.by_score or not consumers:
@@ -219,7 +277,7 @@ class _Sampler:
     def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
         moments = []
         for _, layer in pairs:
-            groups, outs, ins = layer.shape(self._traced.model.constants[layer.weight].shape)
+            groups, outs, ins = layer.shape(self._model.constants[layer.weight].shape)
             ins = ins // self._taps(layer) if self._is_wide(layer) else ins
             moments.append((Moments(groups, ins, outs), Moments(groups, ins, outs)))
         rng = np.random.default_rng(self._seed)
@@ -233,7 +291,7 @@ class _Sampler:
         return [self._consumer(*pair, *each) for pair, each in zip(pairs, moments, strict=True)]
 
     def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments) -> _Seen:
-        weight = layer.matrix(self._traced.model.array(layer.weight))[0]
+        weight = layer.matrix(self._model.array(layer.weight))[0]
         has_mean = layer.bias is not None and self._refitted
         mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
         none = np.zeros_like(train.mean_y)
@@ -260,9 +318,9 @@ class _Sampler:
             whole, taps = weight, self._taps(layer) if self._is_wide(layer) else 1
             if taps > 1:
                 whole = weight.reshape(-1, taps, weight.shape[1]).transpose(0, 2, 1).reshape(len(weight) // taps, -1)
-            contents[layer.weight] = layer.stored(whole[None], self._traced.model.array(layer.weight))
+            contents[layer.weight] = layer.stored(whole[None], self._model.array(layer.weight))
             if layer.bias is not None and self._refitted:
-                like = self._traced.model.array(layer.bias)
+                like = self._model.array(layer.bias)
                 moved = (each.consumer.weight - weight) @ each.train.mean_x[0]
                 added = layer.added(like) + moved.reshape(-1, taps).sum(1)
                 contents[layer.bias] = layer.stored_bias(added, like)
@@ -275,10 +333,10 @@ class _Sampler:
     def _without(self, cut: Cut, gone: npt.NDArray[np.intp]) -> dict[str, Array]:
         """Return the consuming weights with zeros for the units that are gone."""
         contents: dict[str, Array] = {}
-        for member in self._consumed(cut):
+        for member in _consumed(cut):
             if self._float(member):
                 array = contents.get(member.constant)
-                array = self._traced.model.array(member.constant).copy() if array is None else array
+                array = self._model.array(member.constant).copy() if array is None else array
                 np.moveaxis(array, member.dim, 0)[member.places[gone].ravel()] = 0
                 contents[member.constant] = array
         return contents

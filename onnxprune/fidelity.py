@@ -943,6 +943,20 @@ def row(figures: Figures) -> tuple[str, str, str] | None:
     return name, _short(figures.get(f"{name}_before")), _short(figures[name])
 
 
+def main_figure(figures: Figures) -> tuple[str, str, float | None]:
+    """Return the name of the figure that tells most, in words, and what it is for the original itself.
+
+    >>> main_figure({"agreement": 0.9, "kl": 0.1}), main_figure({"perplexity_before": 20.0, "perplexity_after": 25.0})
+    (('agreement', 'top-1 agreement', 1.0), ('perplexity_after', 'perplexity', 20.0))
+    """
+    for key, ((name, words, _), *_) in _WORDS.items():
+        if key in figures:
+            exact = None if name == "snr_db" else 1.0
+            return name, words, figures["perplexity_before"] if name == "perplexity_after" else exact
+    name = next(name for name in figures if f"{name}_before" in figures or not name.endswith("_before"))
+    return name, name, figures.get(f"{name}_before")
+
+
 def _short(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.3g}"
 

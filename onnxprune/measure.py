@@ -346,6 +346,19 @@ def _all_feeds(
     yield from (random_feeds(inputs, dims, seed + i) for i in range(RANDOM_BATCHES))
 
 
+def timed_feeds(
+    model: Model, data: Data | None, *, batch: int, seed: int, shapes: Mapping[str, Sequence[int]] = NO_SHAPES
+) -> dict[str, Array]:
+    """Return what a model is timed on: the first samples of the data, random ones without any.
+
+    Raises:
+        ModelError, DataError: when the model cannot be run, or random feeds cannot be made.
+    """
+    inputs = with_shapes(model.inputs, shapes)
+    dims = _dims(inputs, model, _open(model, _Place("cpu", 0, {})), batch, seed) if data is None else {}
+    return next(_all_feeds(inputs, data, batch, seed, dims))
+
+
 def _dims(inputs: tuple[Port, ...], before: Model, session: Session, batch: int, seed: int) -> dict[str, int]:
     """Return sizes for the dynamic dims: the usual ones, or those that `verify` finds for a model that refuses them."""
     usual = default_dims(inputs, batch)

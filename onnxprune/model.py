@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -235,6 +235,11 @@ def load(source: Source) -> Model:
             raise ModelError(f"{where}: {error}") from None
         model.value_shapes  # noqa: B018 - read now, where a fault in it is told as one of the file
     return model
+
+
+def parse(content: bytes, folder: Path) -> Model:
+    """Return the model that `serialize` made the bytes of, without any check; `folder` holds its external data."""
+    return view(ModelProto.FromString(content), folder=folder)
 
 
 @contextlib.contextmanager
@@ -851,6 +856,92 @@ def part(
         graph.initializer.append(_initializer(model, name, contents.get(name)))
     graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     return proto
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """What a node takes: a tensor of some shape."""
+
+    dtype: str
+    shape: Shape
+    is_constant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """A node that is to stand alone, with operands of given shapes."""
+
+    op: str
+    node: bytes  # the serialized NodeProto, without names
+    operands: tuple[Operand | None, ...]  # None where an optional input is absent
+    outputs: int
+    opsets: tuple[tuple[str, int], ...]
+
+    @property
+    def bytes(self) -> int:
+        """The size of its operands."""
+        return sum(math.prod(o.shape) * np.dtype(o.dtype).itemsize for o in self.operands if o is not None)
+
+
+def stand(model: Model, node: Node, operands: Sequence[Operand | None], attributes: Mapping[str, Stated]) -> Stand:
+    """Return a node with other attributes, as one that is to stand alone.
+
+    Args:
+        model: where the node is from.
+        node: a node of it.
+        operands: what it shall take.
+        attributes: those that shall have another value.
+    """
+    proto = NodeProto()
+    proto.CopyFrom(model.protos[node.index])
+    for name, value in attributes.items():
+        _set_attribute(proto, name, value)
+    for names in (proto.input, proto.output):
+        del names[:]
+    proto.name = proto.doc_string = ""
+    del proto.metadata_props[:]
+    opsets = tuple(sorted((name, version) for name, version in model.opsets.items() if name in ("", proto.domain)))
+    return Stand(node.op, proto.SerializeToString(deterministic=True), tuple(operands), len(node.outputs), opsets)
+
+
+def side_by_side(
+    stands: Sequence[Stand], content: Callable[[np.dtype[Any], Shape, int], Array]
+) -> tuple[bytes, dict[str, Array]]:
+    """Return a serialized model of some nodes beside one another, ``k0``, ``k1``..., and what to feed it.
+
+    Args:
+        stands: the nodes; their opsets must agree.
+        content: makes the numbers of an operand, of its type, shape and a number that no other constant has.
+    """
+    proto = ModelProto(ir_version=8)
+    opsets = {name: version for stand in stands for name, version in stand.opsets}
+    proto.opset_import.extend(onnx.helper.make_opsetid(name, version) for name, version in opsets.items())
+    graph, feeds, number = proto.graph, {}, 0
+    graph.name = "side_by_side"
+    for index, one in enumerate(stands):
+        node = NodeProto.FromString(one.node)
+        node.name = f"k{index}"
+        for slot, operand in enumerate(one.operands):
+            if operand is None:
+                node.input.append("")
+                continue
+            number += 1
+            dtype = np.dtype(operand.dtype)
+            if operand.is_constant:
+                node.input.append(f"c{number}")
+                array = content(dtype, operand.shape, number)
+                graph.initializer.append(onnx.numpy_helper.from_array(array, f"c{number}"))
+                continue
+            name = f"x_{operand.dtype}_{'_'.join(map(str, operand.shape))}_{slot}"
+            node.input.append(name)
+            if name not in feeds:
+                feeds[name] = content(dtype, operand.shape, 0)
+                kind = element_type(dtype)
+                graph.input.append(onnx.helper.make_tensor_value_info(name, kind, operand.shape))
+        node.output.extend(f"k{index}_{out}" for out in range(one.outputs))
+        graph.output.append(ValueInfoProto(name=f"k{index}_0"))
+        graph.node.append(node)
+    return proto.SerializeToString(), feeds
 
 
 def with_contents(model: Model, contents: Mapping[str, Array]) -> ModelProto:

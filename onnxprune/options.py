@@ -11,9 +11,10 @@ from onnxprune import check, fidelity, importance
 from onnxprune.errors import OptionError
 from onnxprune.images import Preprocess, make_preprocess
 from onnxprune.runtime import check_provider
+from onnxprune.targets import MEASURED, Target, parse_all
 
 Scope: TypeAlias = Literal["group", "global", "loss"]
-TARGETS = ("macs", "params")
+AUTO: Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +23,22 @@ class Options:
 
     ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
     ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
-    targets: tuple[tuple[str, float], ...] = ()  # "macs" or "params" -> fraction of the original to reach, instead
+    targets: tuple[tuple[str, float | str], ...] = ()  # instead: see `targets.parse`, kind -> fraction or "8ms"
     criterion: str | None = None  # a key of `importance.CRITERIA`; None: obs where there is data, l2 otherwise
     scope: Scope | None = None  # "group", "global" or "loss"; None: loss for obs, else the criterion's own
     reconstruct: bool | None = None  # whether layers are refitted; None: where there is data
     sweeps: int = 1  # of reconstruction over all layers
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
-    round_to: int | None = None  # keep multiples of it, rounding down; None: 8 for channels, at the ratio overall
+    round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
+    # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
     min_units: int | None = None  # kept at least in each group; None is a tenth of it
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
+    batch: int = 1  # samples of a timed run, where the model does not fix it
+    profile_seconds: float = 60.0  # for timing nodes, where latency is a target or steps are looked for
     latency: bool = True  # whether to measure it
     seed: int = 0  # of the random criterion and of random feeds
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
@@ -52,12 +56,14 @@ class Options:
             ratio=check.ratio("ratio", self.ratio),
             ratios=_checked_ratios(self.ratios),
             targets=_checked_targets(self.targets),
+            batch=check.count("batch", self.batch, 1),
+            profile_seconds=check.positive("profile_seconds", self.profile_seconds),
             criterion=self.criterion and check.choice("criterion", self.criterion, importance.CRITERIA),
             scope=self.scope,
             reconstruct=None if self.reconstruct is None else check.flag("reconstruct", self.reconstruct),
             sweeps=check.count("sweeps", self.sweeps, 1),
             batch_norm=check.flag("batch_norm", self.batch_norm),
-            round_to=None if self.round_to is None else check.count("round_to", self.round_to, 1),
+            round_to=_checked_step(self.round_to),
             min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),
             width=check.flag("width", self.width),
             ignore=check.globs("ignore", self.ignore),
@@ -72,6 +78,21 @@ class Options:
             samples=check.count("samples", self.samples, 0),
             metric=None if self.metric is None else fidelity.checked_name(self.metric),
         )
+
+    @property
+    def bounds(self) -> tuple[Target, ...]:
+        """The targets."""
+        return parse_all(self.targets)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether plans depend on what is measured on this machine."""
+        return self.finds_steps or any(one.kind in MEASURED for one in self.bounds)
+
+    @property
+    def finds_steps(self) -> bool:
+        """Whether the steps of counts are those that kernels like, as measured."""
+        return self.round_to == AUTO or (self.round_to is None and any(kind == "latency" for kind, _ in self.targets))
 
     @property
     def ranking(self) -> Scope:
@@ -140,14 +161,18 @@ def _checked_ratios(given: Any) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _checked_targets(given: Any) -> tuple[tuple[str, float], ...]:
-    """Return pairs of what is bounded and its fraction, of which a dict or pairs were given."""
-    try:
-        pairs = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
-    except (TypeError, ValueError):
-        raise OptionError(f"targets must be a dict such as {{'macs': 0.7}}, got {given!r}") from None
-    found = [(check.choice("target", name, TARGETS), check.fraction(f"target {name}", value)) for name, value in pairs]
-    for name, value in found:
-        if value == 0:
-            raise OptionError(f"target {name} must be above 0, a fraction of the original")
-    return tuple(dict(found).items())
+def _checked_step(given: Any) -> int | Literal["auto"] | None:
+    """Return a step of counts."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given != AUTO:
+            raise OptionError(f"round_to must be a whole number or 'auto', got {given!r}")
+        return AUTO
+    return check.count("round_to", given, 1)
+
+
+def _checked_targets(given: Any) -> tuple[tuple[str, float | str], ...]:
+    """Return pairs of what is bounded, and a fraction or an amount with its unit."""
+    found = parse_all(given)
+    return tuple((one.kind, f"{one.value:g}{one.unit}" if one.unit else one.value) for one in found)

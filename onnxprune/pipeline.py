@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,11 +24,13 @@ from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_f
 from onnxprune.data import Data, files_of, limit, load_data, split, with_shapes
 from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, weights
-from onnxprune.measure import Comparison, compare_models
+from onnxprune.measure import Comparison, compare_models, timed_feeds
 from onnxprune.model import Array, Model, Port, Source, data_file, load, staged, view, with_contents, write
 from onnxprune.options import Options, make_options
-from onnxprune.planning import kept_masks, plan
+from onnxprune.planning import UNKNOWN, Evidence, Machine, Plan, gather, kept_masks, plan, usual_step
+from onnxprune.profile import Speed, memory_predictor, profiled
 from onnxprune.progress import Progress, silent
+from onnxprune.promise import Decided, settle
 from onnxprune.publish import Reads, check_files, check_written, resolved, staging, stamps
 from onnxprune.refit import Refitted, refit
 from onnxprune.report import build_report
@@ -369,7 +371,45 @@ Finish: TypeAlias = Callable[[dict[str, Any]], object]  # completes the report, 
 Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tuple[Path, Finish]]"]
 
 
-def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
+@dataclass(frozen=True)
+class Prepared:
+    """A model that can be planned for: what does not depend on how much is to go."""
+
+    traced: Trace
+    found: Sequence[Group]
+    chosen: Mapping[str, float]  # ratio by name of the groups that are to be pruned
+    options: Options  # resolved
+    calibrated: Calibration | None
+    why_not_any: str | None  # why no samples could be generated to calibrate on
+    sampled: Data | None  # what is calibrated and verified on
+    evaluated: Data | None  # what is compared on
+    ports: Sequence[Port]  # the inputs, with the shapes that the options fix
+    reads: Reads
+    stamped: Mapping[Path, Any]
+
+    def asked(self, options: Options) -> Prepared:
+        """Return the same with other ratios or targets."""
+        options = options.resolved(self.calibrated is not None)
+        return replace(self, options=options, chosen=choose(self.found, options))
+
+    def masks(self, planned: Plan) -> dict[Atom, Mask]:
+        """Return what a plan keeps.
+
+        Raises:
+            NothingToPrune: when that is everything; says why.
+        """
+        if not planned.kept:
+            left = unreached(self.traced, all_reasons(self.found), weights(self.traced))
+            raise NothingToPrune(nothing(self.found, self.chosen, self.options, left))
+        return kept_masks(self.found, planned.kept)
+
+
+def prepare(model: Model, options: Options, given: Any, progress: Progress) -> Prepared:
+    """Return a model with its groups and what it is calibrated on.
+
+    Raises:
+        InputError: as `prune`.
+    """
     if options.metric is not None and given is None and options.eval_data is None:
         raise OptionError("metric needs data: samples on which the models are compared")
     stamped = stamps(model.data_files)
@@ -381,42 +421,177 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
     chosen = choose(found, options)
     calibrated, why_not_any = _calibrated(traced, options, sampled, ports, progress)
     options = options.resolved(calibrated is not None)
-    progress(f"scoring {len(chosen)} of {len(found)} groups by {options.criterion}")
-    planned = plan(traced, found, chosen, options, calibration=calibrated, progress=progress)
-    kept = planned.kept
-    if not kept:
-        raise NothingToPrune(nothing(found, chosen, options, unreached(traced, all_reasons(found), weights(traced))))
-    masks = kept_masks(found, kept)
-    rewritten = rewrite.rewrite(traced, masks)
-    cut = [group for group in found if group.name in kept]
-    repaired = _repaired(traced, masks, rewritten, calibrated, cut=cut, options=options, progress=progress)
-    with publish(repaired.proto, model.folder) as (path, finish):
+    reads = Reads(model.path, tuple(model.data_files), _sample_files(given, options))
+    return Prepared(
+        traced, found, chosen, options, calibrated, why_not_any, sampled, evaluated, ports, reads, stamped
+    )  # fmt: skip
+
+
+def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
+    ready = prepare(model, options, given, progress)
+    progress(f"scoring {len(ready.chosen)} of {len(ready.found)} groups by {ready.options.criterion}")
+    evidence = gather(
+        ready.traced, ready.found, ready.chosen, ready.options, calibration=ready.calibrated, progress=progress
+    )
+    decided = decide(ready, evidence, measured(ready, progress), progress)
+    rewritten = rewrite.rewrite(ready.traced, ready.masks(decided.plan))
+    repairs = repaired(ready, decided.plan, rewritten, progress)
+    return finish(ready, decided, rewritten, repairs=repairs, progress=progress, publish=publish)
+
+
+def measured(ready: Prepared, progress: Progress) -> Speed | None:
+    """Return what the model takes on this machine, None where no plan depends on it.
+
+    Raises:
+        ModelError, DataError: when it cannot be run.
+    """
+    options, traced = ready.options, ready.traced
+    if not options.is_measured:
+        return None
+    chosen = [group for group in ready.found if group.name in ready.chosen]
+    shapes = dict(options.inputs)
+    feeds = timed_feeds(traced.model, ready.evaluated, batch=options.batch, seed=options.seed, shapes=shapes)
+    return profiled(
+        traced,
+        chosen,
+        feeds,
+        provider=options.provider,
+        threads=options.threads,
+        usual={group.atom: usual_step(group, options) for group in chosen},
+        find_steps=options.finds_steps,
+        fit=options.finds_steps or any(one.kind == "latency" for one in options.bounds),
+        seconds=options.profile_seconds,
+        seed=options.seed,
+        progress=progress,
+    )
+
+
+def decide(ready: Prepared, evidence: Evidence, speed: Speed | None, progress: Progress) -> Decided:
+    """Return the plan that meets the targets, as measured where that is possible.
+
+    Raises:
+        OptionError: when a target cannot be met.
+        NothingToPrune: when the model meets all of them already, or no plan makes it faster.
+    """
+    traced, found, options = ready.traced, ready.found, ready.options
+    originals = _originals(traced, speed, options)
+    bounds = tuple((one, one.fraction(originals.get(one.kind, 1.0))) for one in options.bounds)
+    if bounds and all(fraction >= 1 for _, fraction in bounds):
+        raise NothingToPrune(f"nothing has to go: the model meets {', '.join(str(one) for one, _ in bounds)} already")
+    fractions = tuple((one.kind, fraction) for one, fraction in bounds)
+
+    def plan_for(machine: Machine) -> Plan:
+        return plan(
+            traced, found, ready.chosen, options,
+            calibration=ready.calibrated, evidence=evidence, machine=machine, bounds=fractions,
+        )  # fmt: skip
+
+    if speed is None:
+        return Decided(plan_for(UNKNOWN), bounds)
+    predict: dict[str, Callable[[Mapping[Atom, int]], float]] = {}
+    if speed.predict is not None:
+        predict["latency"] = speed.fraction
+    if any(one.kind == "memory" for one in options.bounds):
+        predict["memory"] = memory_predictor(traced, speed.feeds).fraction
+    best, tried = settle(
+        plan_for,
+        ready.masks,
+        lambda masks: rewrite.rewrite(traced, masks),
+        fractions,
+        speed=speed,
+        predict=predict,
+        progress=progress,
+    )
+    steps = {group.name: speed.steps[group.atom] for group in found if group.atom in speed.steps}
+    return Decided(best.plan, bounds, tried, best, steps if options.finds_steps else {})
+
+
+def _originals(traced: Trace, speed: Speed | None, options: Options) -> dict[str, float]:
+    """Return what the original takes, by kind of target."""
+    counter, found = cost.Counter(traced), {}
+    kinds = {one.kind for one in options.bounds}
+    if speed is not None and "latency" in kinds:
+        found["latency"] = speed.before_ms
+    if speed is not None and "memory" in kinds:
+        memory = speed.memory_before()
+        if memory is None:
+            raise OptionError("target memory needs the CPU provider, on a system where memory can be measured")
+        found["memory"] = float(memory)
+    return {**counter.before, **found}
+
+
+Repairs: TypeAlias = tuple[dict[str, Array], list[Refitted]]  # new contents of constants; what became of each layer
+
+
+def repaired(ready: Prepared, planned: Plan, rewritten: rewrite.Rewritten, progress: Progress) -> Repairs:
+    """Return what gives the layers of the pruned model back what they computed, where there is anything to fit to."""
+    options = ready.options
+    if ready.calibrated is None or not (options.reconstruct or options.batch_norm):
+        return {}, []
+    pruned = view(rewritten.proto, folder=ready.traced.model.folder)
+    which = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
+    contents, fits = refit(
+        ready.traced,
+        kept_masks(ready.found, planned.kept),
+        pruned,
+        ready.calibrated.batches,
+        cuts=rewritten.cuts,
+        seed=options.seed,
+        sweeps=options.sweeps,
+        progress=progress,
+        **which,
+    )
+    cut = [group for group in ready.found if group.name in planned.kept]
+    return contents, [*fits, *unfitted(ready.traced.model, cut, pruned, **which)]
+
+
+def finish(
+    ready: Prepared,
+    decided: Decided,
+    rewritten: rewrite.Rewritten,
+    *,
+    repairs: Repairs,
+    progress: Progress,
+    publish: Publish,
+) -> Result:
+    """Return the pruned model, repaired, verified, measured, published.
+
+    Raises:
+        VerificationError: when it does not equal the masked one; nothing is published then.
+    """
+    model, traced, options = ready.traced.model, ready.traced, ready.options
+    planned, seed = decided.plan, options.seed
+    masks = ready.masks(planned)
+    contents, fits = repairs
+    fitted = rewrite.in_original(model, rewritten.cuts, contents)
+    proto = with_contents(view(rewritten.proto, folder=model.folder), contents) if contents else rewritten.proto
+    with publish(proto, model.folder) as (path, complete):
         progress("verifying: masked = pruned")
         after = verify.read_back(path)
-        fitted = repaired.in_original
-        verification = verify.verify(traced, masks, after, sampled, options.seed, inputs=ports, fitted=fitted)
+        verification = verify.verify(traced, masks, after, ready.sampled, seed, inputs=ready.ports, fitted=fitted)
         if not verification.passed:
-            raise verify.failure(verification, verify.blame(traced, masks, found, sampled, options.seed, inputs=ports))
-        comparison = _measure(model, after, options, evaluated, progress)
-        reasons = reasons_for(found, chosen, options, kept)
-        told = [(group, kept.get(group.name), reasons.get(group.name)) for group in sorted(found, key=first_sink)]
+            broken = verify.blame(traced, masks, ready.found, ready.sampled, seed, inputs=ready.ports)
+            raise verify.failure(verification, broken)
+        comparison = _measure(model, after, options, ready.evaluated, progress)
+        reasons = reasons_for(ready.found, ready.chosen, options, planned.kept)
+        ordered = sorted(ready.found, key=first_sink)
         report = build_report(
             before=model,
             after=after,
             macs=(cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))),
             options=options,
-            groups=told,
-            accounts=accounts(traced, found, reasons),
+            groups=[(group, planned.kept.get(group.name), reasons.get(group.name)) for group in ordered],
+            accounts=accounts(traced, ready.found, reasons),
             cuts=rewritten.cuts,
             verification=verification,
             comparison=comparison,
-            calibration=calibrated or why_not_any,
+            calibration=ready.calibrated or ready.why_not_any,
             curves=planned.curves,
-            fits=repaired.fits,
+            fits=fits,
+            promise=decided.told,
         )
-        finish(report)
-    reads = Reads(model.path, tuple(model.data_files), _sample_files(given, options))
-    return Result(repaired.proto, report, model.folder, model.is_external, reads, stamped)
+        complete(report)
+    return Result(proto, report, model.folder, model.is_external, ready.reads, ready.stamped)
 
 
 def _compared(data: Data, options: Options) -> str | None:
@@ -451,46 +626,6 @@ def _calibrated(
         raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None
 
 
-@dataclass(frozen=True)
-class _Repaired:
-    """The pruned model after reconstruction."""
-
-    proto: Any  # onnx.ModelProto
-    in_original: Mapping[str, Array]  # what the constants that were fitted would be in the original
-    fits: tuple[Refitted, ...]
-
-
-def _repaired(
-    traced: Trace,
-    masks: Mapping[Atom, Mask],
-    rewritten: rewrite.Rewritten,
-    calibrated: Calibration | None,
-    *,
-    cut: Sequence[Group],
-    options: Options,
-    progress: Progress,
-) -> _Repaired:
-    """Return the pruned model with its layers refitted, where there is something to fit them to."""
-    if calibrated is None or not (options.reconstruct or options.batch_norm):
-        return _Repaired(rewritten.proto, {}, ())
-    pruned = view(rewritten.proto, folder=traced.model.folder)
-    which = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
-    contents, fits = refit(
-        traced,
-        masks,
-        pruned,
-        calibrated.batches,
-        cuts=rewritten.cuts,
-        seed=options.seed,
-        sweeps=options.sweeps,
-        progress=progress,
-        **which,
-    )
-    fits += unfitted(traced.model, cut, pruned, **which)
-    in_original = rewrite.in_original(traced.model, rewritten.cuts, contents)
-    return _Repaired(with_contents(pruned, contents), in_original, tuple(fits))
-
-
 def _samples(model: Model, options: Options, given: Any) -> tuple[Data | None, Data | None]:
     """Return what to calibrate on and what to evaluate on: other samples, unless there is but one."""
     evaluated = None
@@ -517,6 +652,7 @@ def _measure(model: Model, after: Model, options: Options, data: Data | None, pr
         data=data,
         provider=options.provider,
         threads=options.threads,
+        batch=options.batch,
         budget_s=_LATENCY_BUDGET_S if options.latency else _NO_BUDGET_S,
         seed=options.seed,
         memory=False,

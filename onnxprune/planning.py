@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,16 +16,37 @@ from onnxprune.choice import asked
 from onnxprune.curves import Curve, Cut, measure_curves, usual_slope
 from onnxprune.effective import ConstantValues
 from onnxprune.errors import OptionError
+from onnxprune.executors import ALONE, Workers
 from onnxprune.groups import Group, kin, matrices
-from onnxprune.options import TARGETS, Options
+from onnxprune.options import Options
 from onnxprune.progress import Progress, silent
 from onnxprune.statistics import activations
+from onnxprune.targets import MEASURED
 from onnxprune.trace import Trace
 
 ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
+GAIN = 1e-3  # of the latency, that a cut must not cost
 LEVELS = 48  # of a group that the knapsack chooses from, at most
 
+Bound = tuple[str, float]  # kind of cost -> fraction of the original
 Tied = Mapping[str, Mapping[str, Group]]  # first of the groups that lose the same units -> all of them, by name
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What plans cost on a machine."""
+
+    predict: Mapping[str, Callable[[Mapping[Atom, int]], float]] = field(default_factory=dict)  # by kind of cost: from
+    # the sizes of atoms to a fraction of the original
+    steps: Mapping[Atom, int] = field(default_factory=dict)  # of counts, where they were looked for
+
+    def stepped(self, groups: Iterable[Group], demand: allocate.Demand) -> allocate.Demand:
+        """Return what is asked of groups that lose the same units, with the largest of their steps."""
+        steps = [self.steps[group.atom] for group in groups if group.atom in self.steps]
+        return replace(demand, step=max(steps), down=False) if steps else demand
+
+
+UNKNOWN = Machine()
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,14 @@ class Plan:
     curves: Mapping[str, Curve] = field(default_factory=dict)  # by name of the first of those that lose the same units
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of groups before it is decided how many units go, by the first of those that lose the same."""
+
+    scores: Mapping[str, importance.Scores]  # [units]
+    curves: Mapping[str, Curve]
+
+
 def plan(
     traced: Trace,
     found: Sequence[Group],
@@ -43,6 +72,9 @@ def plan(
     options: Options,
     *,
     calibration: Calibration | None = None,
+    machine: Machine = UNKNOWN,
+    bounds: Sequence[Bound] | None = None,
+    evidence: Evidence | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """Return the units that every group keeps.
@@ -53,25 +85,69 @@ def plan(
         chosen: ratio by group name, from `choose`.
         options: criterion, scope, targets and rounding, resolved.
         calibration: what statistics and loss curves are made from.
+        machine: what is known of costs that are measured, and of the steps of its kernels.
+        bounds: the targets as fractions of the original; by default those of the options, which must be fractions.
+        evidence: what `gather` made of the same; None: it is gathered now.
         progress: is told what is done.
 
     Raises:
         OptionError: when the criterion can score none of the groups, or a target cannot be reached.
     """
     options = options.resolved(calibration is not None)
+    known = evidence or gather(traced, found, chosen, options, calibration=calibration, progress=progress)
+    tied, curves = _tied(found, chosen, traced), known.curves
+    scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
+    demands = _demands(traced, found, tied, chosen=chosen, options=options, scores=scores)
+    demands = {first: machine.stepped(tied[first].values(), demand) for first, demand in demands.items()}
+    costs, named = _Costs(traced, tied, machine), asked(found, options).keys()
+    if bounds is None:
+        bounds = tuple((one.kind, one.value) for one in options.bounds)
+    kept = _allocated(costs, demands, curves, scope=str(options.scope), bounds=bounds, named=named)
+    if not bounds and "latency" in machine.predict:
+        kept = _worthwhile(costs, demands, kept)
+    cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
+    return Plan({name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves)
+
+
+def gather(
+    traced: Trace,
+    found: Sequence[Group],
+    chosen: Mapping[str, float],
+    options: Options,
+    *,
+    calibration: Calibration | None = None,
+    progress: Progress = silent,
+    workers: Workers = ALONE,
+) -> Evidence:
+    """Return scores and loss curves, on which neither ratios nor targets have an effect.
+
+    Args:
+        traced: the model with its axes.
+        found: its groups.
+        chosen: ratio by group name, from `choose`: which groups lose the same units.
+        options: criterion, scope and rounding.
+        calibration: what statistics and loss curves are made from.
+        progress: is told what is done.
+        workers: where the model is run for them; they are the same everywhere.
+
+    Raises:
+        OptionError: when the criterion can score none of the groups.
+    """
+    options = options.resolved(calibration is not None)
     tied = _tied(found, chosen, traced)
     seen: Mapping[str, Sequence[importance.Seen]] = {}
     if calibration is not None and importance.CRITERIA[str(options.criterion)].data and options.criterion != "obs":
         wanted = [group for names in tied.values() for group in names.values()]
-        seen = activations(traced, wanted, calibration.batches, progress=progress)
-    demands = _demands(traced, found, tied, chosen=chosen, options=options, seen=seen)
-    if chosen and not demands:
+        seen = activations(traced, wanted, calibration.batches, progress=progress, workers=workers)
+    scores = _scores(traced, tied, options, seen)
+    if chosen and not scores:
         raise OptionError(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
             "BatchNormalization (exporters fold it into convolutions); use l2"
         )
     curves: dict[str, Curve] = {}
     if calibration is not None and (options.scope == "loss" or options.criterion == "obs"):
+        demands = _demands(traced, found, tied, chosen=chosen, options=options, scores=scores)
         curves = measure_curves(
             traced,
             _cuts(tied, demands, options),
@@ -80,11 +156,9 @@ def plan(
             refitted=bool(options.reconstruct),
             seed=options.seed,
             progress=progress,
+            workers=workers,
         )
-        demands = {n: replace(d, scores=_ranked(d.scores, curves.get(n))) for n, d in demands.items()}
-    kept = _allocated(_Costs(traced, tied), demands, curves, options, asked(found, options).keys())
-    cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
-    return Plan({name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves)
+    return Evidence(scores, curves)
 
 
 def cuts(traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> list[Cut]:
@@ -93,7 +167,23 @@ def cuts(traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], opt
     Units go in the order of their error (`obs`): criteria that look at data first have no scores here.
     """
     tied = _tied(found, chosen, traced)
-    return _cuts(tied, _demands(traced, found, tied, chosen=chosen, options=options, seen={}), options)
+    scores = _scores(traced, tied, options, {})
+    return _cuts(tied, _demands(traced, found, tied, chosen=chosen, options=options, scores=scores), options)
+
+
+def _scores(
+    traced: Trace, tied: Tied, options: Options, seen: Mapping[str, Sequence[importance.Seen]]
+) -> dict[str, importance.Scores]:
+    """Return the scores of each set of groups that lose the same units, by the criterion; none for some."""
+    rng, values = np.random.default_rng(options.seed), ConstantValues(traced.model)
+    criterion = "l2" if options.criterion == "obs" else str(options.criterion)  # obs ranks units while curves are made
+    found = {}
+    for first, names in tied.items():
+        scores = [importance.score(criterion, matrices(names[n], traced, values), rng, seen.get(n, ())) for n in names]
+        known = [score for score in scores if score is not None]
+        if known:
+            found[first] = np.mean(known, axis=0)
+    return found
 
 
 def _demands(
@@ -103,20 +193,15 @@ def _demands(
     *,
     chosen: Mapping[str, float],
     options: Options,
-    seen: Mapping[str, Sequence[importance.Seen]],
+    scores: Mapping[str, importance.Scores],
 ) -> dict[str, allocate.Demand]:
-    """Return what is asked of each set of groups that lose the same units, with scores by the criterion."""
-    rng = np.random.default_rng(options.seed)
-    shares, values = cost.shares(traced, found), ConstantValues(traced.model)
-    criterion = "l2" if options.criterion == "obs" else str(options.criterion)  # obs ranks units while curves are made
-    demands: dict[str, allocate.Demand] = {}
-    for first, names in tied.items():
-        scores = [importance.score(criterion, matrices(names[n], traced, values), rng, seen.get(n, ())) for n in names]
-        known = [score for score in scores if score is not None]
-        if known:
-            share = sum(shares[name] for name in names)
-            demands[first] = _demand(names[first], np.mean(known, axis=0), chosen[first], share, options)
-    return demands
+    """Return what is asked of each set of groups that lose the same units."""
+    shares = cost.shares(traced, found)
+    return {
+        first: _demand(names[first], scores[first], chosen[first], sum(shares[name] for name in names), options)
+        for first, names in tied.items()
+        if first in scores
+    }
 
 
 def _cuts(tied: Tied, demands: Mapping[str, allocate.Demand], options: Options) -> list[Cut]:
@@ -143,23 +228,24 @@ def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores
 class _Costs:
     """What plans cost, over the original."""
 
-    def __init__(self, traced: Trace, tied: Tied) -> None:
+    def __init__(self, traced: Trace, tied: Tied, machine: Machine) -> None:
         self._atoms = {first: [group.atom for group in names.values()] for first, names in tied.items()}
         self._units = {first: next(iter(names.values())).units for first, names in tied.items()}
-        self._counter = cost.Counter(traced, [atom for atoms in self._atoms.values() for atom in atoms])
+        self._counter, self._predict = cost.Counter(traced), machine.predict
 
     def of(self, kind: str, removed: Mapping[str, int]) -> float:
-        """Return the MACs or params that are left when so many units are gone, over the original's."""
+        """Return what a plan costs when so many units are gone, over the original."""
         gone = {first: count for first, count in removed.items() if count}
         sizes = {atom: self._units[first] - count for first, count in gone.items() for atom in self._atoms[first]}
-        return self._counter.fraction(kind, sizes)
+        predict = self._predict.get(kind)
+        return predict(sizes) if predict is not None else self._counter.fraction(kind, sizes)
 
     def saved(self, removed: Mapping[str, int]) -> tuple[str, float]:
         """Return the target that a plan reaches: MACs, or params where it saves no MACs."""
-        reached = {kind: self.of(kind, removed) for kind in TARGETS}
+        reached = {kind: self.of(kind, removed) for kind in ("macs", "params")}
         return next(((kind, value) for kind, value in reached.items() if 0 < value < 1), ("params", 1.0))
 
-    def over(self, targets: Sequence[tuple[str, float]], removed: Mapping[str, int]) -> float:
+    def over(self, targets: Sequence[Bound], removed: Mapping[str, int]) -> float:
         """Return the worst cost over its target: at most 1 where all are met."""
         return max(self.of(kind, removed) / value for kind, value in targets)
 
@@ -168,14 +254,15 @@ def _allocated(
     costs: _Costs,
     demands: Mapping[str, allocate.Demand],
     curves: Mapping[str, Curve],
-    options: Options,
+    *,
+    scope: str,
+    bounds: Sequence[Bound],
     named: Collection[str],
 ) -> dict[str, npt.NDArray[np.intp]]:
     """Return the kept units: by loss curves, by the ratio that meets the targets, or by the ratios as they are.
 
     Groups that are `named` with a ratio of their own have that, whatever becomes of the others.
     """
-    scope = str(options.scope)
     own = {name: demand for name, demand in demands.items() if name in named}
     common = {name: demand for name, demand in demands.items() if name not in own}
     fixed = allocate.allocate(own, "group")
@@ -183,18 +270,45 @@ def _allocated(
     if scope == "loss":
         even = allocate.allocate(common, "group")
         removed = {name: demands[name].units - len(units) for name, units in even.items()}
-        targets = options.targets or (costs.saved({**gone, **removed}),)
+        targets = bounds or (costs.saved({**gone, **removed}),)
         return {**_by_loss(costs, common, curves, targets, gone), **fixed}
-    if options.targets:
-        common = _meeting(costs, common, options.targets, gone, scope)
+    if any(kind in MEASURED for kind, _ in bounds):
+        losses = {name: _weighed(demand) for name, demand in common.items()}
+        return {**_by_loss(costs, common, losses, bounds, gone), **fixed}
+    if bounds:
+        common = _meeting(costs, common, bounds, gone, scope)
     return {**allocate.allocate(common, scope), **fixed}
+
+
+def _worthwhile(
+    costs: _Costs, demands: Mapping[str, allocate.Demand], kept: Mapping[str, npt.NDArray[np.intp]]
+) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the plan without cuts that make the model slower, by prediction."""
+    kept = dict(kept)
+    removed = {name: demands[name].units - len(units) for name, units in kept.items()}
+    now = costs.of("latency", removed)
+    for name in sorted(removed, key=lambda name: removed[name]):
+        without = costs.of("latency", {**removed, name: 0})
+        if removed[name] and without < now - GAIN:
+            kept[name], removed[name], now = np.arange(demands[name].units), 0, without
+    return kept
+
+
+def _weighed(demand: allocate.Demand) -> Curve:
+    """Return what groups lose by the scores of their weights alone: the further a group is cut, the dearer a unit."""
+    order = np.argsort(demand.scores, kind="stable")
+    energy = np.square(np.maximum(demand.scores[order], 0).astype(np.float64)) + 1e-12
+    left = np.maximum(1 - np.cumsum(energy) / energy.sum(), 1e-6)
+    counts = tuple(range(demand.units))
+    losses = (0.0, *(-np.log(left[:-1])).tolist())
+    return Curve(tuple(order[:-1].tolist()), counts, losses, losses)
 
 
 def _by_loss(
     costs: _Costs,
     demands: Mapping[str, allocate.Demand],
     curves: Mapping[str, Curve],
-    targets: Sequence[tuple[str, float]],
+    targets: Sequence[Bound],
     gone: Mapping[str, int],
 ) -> dict[str, npt.NDArray[np.intp]]:
     """Return the kept units with the least loss that meet the targets."""
@@ -214,7 +328,7 @@ def _by_loss(
 def _meeting(
     costs: _Costs,
     demands: Mapping[str, allocate.Demand],
-    targets: Sequence[tuple[str, float]],
+    targets: Sequence[Bound],
     gone: Mapping[str, int],
     scope: str,
 ) -> dict[str, allocate.Demand]:
@@ -233,7 +347,7 @@ def _meeting(
     return {name: replace(demand, ratio=high) for name, demand in demands.items()}
 
 
-def _unreachable(costs: _Costs, targets: Sequence[tuple[str, float]], most: Mapping[str, int]) -> OptionError:
+def _unreachable(costs: _Costs, targets: Sequence[Bound], most: Mapping[str, int]) -> OptionError:
     told = ", ".join(f"{kind}={value:g} (at best {costs.of(kind, most):.3f})" for kind, value in targets)
     return OptionError(
         f"target {told} cannot be reached with what may be pruned; allow more with --min-units, --width, fewer --ignore"
@@ -250,11 +364,16 @@ def _tied(found: Sequence[Group], chosen: Mapping[str, float], traced: Trace) ->
     return {next(iter(names)): names for names in sets.values()}
 
 
-def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
+def usual_step(group: Group, options: Options) -> int:
+    """Return the step of counts, as asked for or as usual: of 8 channels, or of single heads and neurons."""
+    asked_step = None if isinstance(options.round_to, str) else options.round_to
     if group.lanes or group.mixed is not None:
-        step = allocate.round_units(group.lanes, options.round_to or ROUND_CHANNELS)
-    else:
-        step = options.round_to or 1 if group.kind == "neurons" else 1
+        return allocate.round_units(group.lanes, asked_step or ROUND_CHANNELS)
+    return asked_step or 1 if group.kind == "neurons" else 1
+
+
+def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
+    step = usual_step(group, options)
     least = math.ceil(allocate.MIN_SHARE * group.units)
     return allocate.Demand(
         scores=scores,
@@ -262,7 +381,7 @@ def _demand(group: Group, scores: importance.Scores, ratio: float, share: float,
         step=step,
         min_units=min(group.units, options.min_units or least),
         weight=share / group.units,
-        down=step > 1 and options.round_to is not None,
+        down=step > 1 and isinstance(options.round_to, int),
     )
 
 

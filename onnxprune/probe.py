@@ -216,6 +216,27 @@ def probe(model: Model) -> Probe:
     return Probe(settings, frozenset(_from_sizes(model, settings)), frozenset(_zeros(model)))
 
 
+def shapes_at(model: Model, dims: Mapping[str, int]) -> Mapping[str, Shape]:
+    """Return the shapes of values when the dynamic dims have these sizes, by name; those of unknown shape are absent.
+
+    Args:
+        model: the model.
+        dims: size by the key of `dynamic_dims`.
+    """
+    return _run(model, _Given(dims)).shapes
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Sizes of the dynamic dims that somebody has chosen."""
+
+    dims: Mapping[str, int]
+    assumed: int = 59
+
+    def of(self, _: Sequence[Port]) -> dict[str, int]:
+        return dict(self.dims)
+
+
 def _settings(model: Model) -> tuple[Setting, ...]:
     if not any(True for port in model.inputs for _ in dynamic_dims(port)):
         only = _run(model, _FIRST)  # nothing to choose: one walk tells all
@@ -297,7 +318,7 @@ def _reads_constant(model: Model, node: Node) -> bool:
     return node.inputs[0] in model.constants
 
 
-def _run(model: Model, choice: Choice) -> Setting:
+def _run(model: Model, choice: Choice | _Given) -> Setting:
     walk = _Walk(model, choice)
     misfits = walk.graph(model.top)
     kinds = {name: kind for name, (kind, _) in walk.types.items()}
@@ -308,7 +329,7 @@ def _run(model: Model, choice: Choice) -> Setting:
 class _Walk:
     """One walk through the graph under one setting of the dynamic dims."""
 
-    def __init__(self, model: Model, choice: Choice) -> None:
+    def __init__(self, model: Model, choice: Choice | _Given) -> None:
         self._model = model
         self._assumed = choice.assumed
         self._inference = Inference(model)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 from onnxprune.account import frees
-from onnxprune.fidelity import headline, row
+from onnxprune.fidelity import headline, main_figure, row
 from onnxprune.punished import punished
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def build_report(
     calibration: Calibration | str | None = None,
     curves: Mapping[str, Curve] | None = None,
     fits: Sequence[Refitted] = (),
+    promise: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the report of one run as plain values; see docs/report.md.
 
@@ -68,6 +69,7 @@ def build_report(
         calibration: what statistics, curves and fits were made from; a text says why there are no samples.
         curves: loss curves by the first of the groups that lose the same units.
         fits: what became of each layer in reconstruction.
+        promise: plans that were raced against the original, see `promise.as_promise`.
     """
     return {
         "onnxprune": __version__,
@@ -94,6 +96,7 @@ def build_report(
         "accuracy": _accuracy(comparison),
         "fidelity": _fidelity(comparison),
         "latency": _latency(comparison) if options.latency else [],
+        "promise": None if promise is None else dict(promise),
     }
 
 
@@ -485,6 +488,80 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
     if inspection.accounts:
         lines.append(f"{cut} of {_counted(len(inspection.accounts), 'node')} with weights can lose units")
     return [_printable(head), *[table] * bool(able), "\n".join(lines)]
+
+
+def family_tables(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """Return what ``onnxprune sweep`` prints: a row per member."""
+    headings, *rows = family_rows(summary)
+    table = _table(*headings[:-1])  # names of files are long, and tell what the first column tells
+    for cells in rows:
+        table.add_row(*_printable(cells[:-1]))
+    slower = [member["path"] for member in summary["members"] if _is_slower(member["latency"])]
+    return [table, *[f"slower than the original: {printable(_names(slower))}"] * bool(slower)]
+
+
+def _is_slower(latency: Mapping[str, Any] | None) -> bool:
+    return latency is not None and latency["speedup"] < 1 and not latency["within_noise"]
+
+
+def family_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the headings of the table of a family, and a row for the original and for each member."""
+    before, members = summary["input"], summary["members"]
+    timed = members[0]["latency"]
+    label, old, of = family_quality(summary)
+    where = f"{_where(timed['provider'], timed['threads'])}, ms" if timed else "ms"
+    quality = "-" if old is None else f"{old:.4g}"
+    rows: list[tuple[str, ...]] = [
+        (summary["kind"], "MACs", "params", where, "ratio", "95 % interval", label.split(",")[0], "seconds", "file"),
+        (
+            "original",
+            _count(before["macs"]),
+            _count(before["params"]),
+            "",
+            "1.000" if timed else "-",
+            "",
+            quality,
+            "",
+            "",
+        ),
+    ]
+    for member in members:
+        latency, value = member["latency"], of(member)
+        low, high = (
+            ("-", "-") if latency is None else (f"{1 / bound:.3f}" for bound in latency["speedup_interval"][::-1])
+        )
+        rows.append(
+            (
+                f"{member['value']:g}" if isinstance(member["value"], float) else str(member["value"]),
+                f"{member['macs'] / max(1, before['macs']):.3f}x",
+                f"{member['params'] / max(1, before['params']):.3f}x",
+                "-" if latency is None else f"{latency['before_ms']:.3g} → {latency['after_ms']:.3g}",
+                "-" if latency is None else f"{1 / latency['speedup']:.3f}" + " (noise)" * latency["within_noise"],
+                "-" if latency is None else f"{low} to {high}",
+                "-" if value is None else f"{value:.4g}",
+                "-" if member["seconds"] is None else f"{member['seconds']:.1f}",
+                member["path"],
+            )
+        )
+    return rows
+
+
+def family_quality(summary: Mapping[str, Any]) -> tuple[str, float | None, Callable[[Mapping[str, Any]], float | None]]:
+    """Return what tells how much members still do: in words, of the original, and as a function of a member."""
+    first = summary["members"][0]
+    if first["accuracy"] is not None:
+        samples = first["accuracy"]["samples"]
+        return (
+            f"accuracy in %, {samples} samples",
+            100 * first["accuracy"]["before"],
+            lambda m: 100 * m["accuracy"]["after"],
+        )
+    if first["fidelity"] is None:
+        whole = max(1, summary["input"]["macs"])
+        return "MACs, % (no data: nothing is known of quality)", 100.0, lambda m: 100 * m["macs"] / whole
+    figures = first["fidelity"]["figures"]
+    name, label, exact = main_figure(figures)
+    return label, exact, lambda m: m["fidelity"]["figures"][name]
 
 
 LOSSES = {  # what the loss of a kind of outputs is, see `fidelity.Metric.loss`

@@ -9,6 +9,7 @@ Run as ``python -m onnxprune.runtime REQUEST`` it is the fresh process in which 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import gc
 import json
@@ -74,6 +75,7 @@ WINDOW = 5  # rounds whose medians tell when the warm-up is over
 STABLE = 0.05  # relative change of these medians that counts as none
 MIN_ROUNDS = 3  # measured however slow the models are
 MAX_ROUNDS = 1000
+_LIMIT = contextvars.ContextVar("threads", default=0)  # what 0 threads mean
 _KERNEL = "_kernel_time"  # ends the names of events that are a node's run in ORT's profile
 
 
@@ -219,10 +221,20 @@ def open_session(
     return Session(session, provider, outputs)
 
 
+@contextlib.contextmanager
+def threads_limited(count: int) -> Iterator[None]:
+    """Let sessions whose number of threads is left to ONNX Runtime have so many within the block; 0 changes nothing."""
+    token = _LIMIT.set(count)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
 def _options(threads: int, optimize: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
-    options.intra_op_num_threads = check.count("threads", threads, 0)
+    options.intra_op_num_threads = check.count("threads", threads, 0) or _LIMIT.get()
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Idle threads of one session would go on spinning while the next is timed.

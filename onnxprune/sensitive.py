@@ -180,7 +180,7 @@ class _Saved:
 
     def __init__(self, traced: Trace, allowed: Sequence[Cut]) -> None:
         self._cuts = {cut.name: cut for cut in allowed}
-        self._counter = cost.Counter(traced, [group.atom for cut in allowed for group in cut.groups])
+        self._counter = cost.Counter(traced)
         self._by_atom, self._all = cost.macs_by_atom(traced), max(1, cost.macs(traced))
         self._params = max(1, traced.model.params)
 

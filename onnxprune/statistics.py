@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from onnxprune.axes import Atom, Axes, positions
 from onnxprune.effective import ConstantValues
 from onnxprune.errors import DataError, ModelError
+from onnxprune.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.groups import Group, Member, Places, by_unit, multiplied
 from onnxprune.importance import Seen, magnitudes
 from onnxprune.model import Array
@@ -25,8 +26,9 @@ from onnxprune.progress import Progress, silent
 from onnxprune.replay import Feeds, Replay
 from onnxprune.rules import Coupling
 from onnxprune.rules.recurrent import GATES
-from onnxprune.trace import Trace
+from onnxprune.trace import Trace, trace
 
+_LOOKING = "looking at activations"
 TAPPED_BYTES = 256 * 2**20  # of the values that one run gives back; further ones are looked at in further passes
 # Weights that multiply what their own op gave a step before: op -> slot.
 _FED_BACK: Mapping[str, int] = {**dict.fromkeys(GATES, 2), "com.microsoft.DynamicQuantizeLSTM": 2}
@@ -39,6 +41,7 @@ def activations(
     *,
     progress: Progress = silent,
     tapped_bytes: int = TAPPED_BYTES,
+    workers: Workers = ALONE,
 ) -> dict[str, tuple[Seen, ...]]:
     """Return what was seen of every group, by name: one entry for each place where a weight consumes its units.
 
@@ -50,6 +53,7 @@ def activations(
         batches: feeds by input name.
         progress: is told what is done.
         tapped_bytes: of the values that one run gives back, about.
+        workers: where the model is run; what is seen is the same everywhere.
 
     Raises:
         DataError: when there are no batches, or a value that a weight multiplies is NaN or infinite.
@@ -60,7 +64,10 @@ def activations(
     finder = _Finder(traced)
     places = {group.name: tuple(finder.places(group)) for group in groups}
     taps = {place.tap: _Moments.of(place.size) for found in places.values() for place in found}
-    _collect(traced, taps, batches, tapped_bytes, progress)
+    if workers.parallel and taps:
+        _merge(taps, _summed(traced, taps, batches, tapped_bytes=tapped_bytes, workers=workers, progress=progress))
+    else:
+        _collect(traced, [taps] * len(batches), batches, batches[0], tapped_bytes=tapped_bytes, progress=progress)
     totals: dict[tuple[int, ...], float] = {}  # energy by node, slot and dim of the weight
     return {
         name: tuple(_seen(traced, place, taps[place.tap], finder.values, totals) for place in found)
@@ -113,6 +120,18 @@ class _Moments:
         self.absolute += np.abs(wide, out=wide).sum(others)
         self.square += np.square(wide, out=wide).sum(others)
         self.count += wide.size // max(1, len(self.total))
+        self._check(tap)
+
+    def join(self, tap: _Tap, other: _Moments) -> None:
+        """Add what was seen of the next batch: the sums are those of adding its values."""
+        self.total += other.total
+        self.positive += other.positive
+        self.absolute += other.absolute
+        self.square += other.square
+        self.count += other.count
+        self._check(tap)
+
+    def _check(self, tap: _Tap) -> None:
         if not np.isfinite(self.square).all():
             raise DataError(f"{tap.value!r}, which a weight multiplies, holds NaN or infinite values for these samples")
 
@@ -186,27 +205,82 @@ class _Finder:
 # -- what is seen there --------------------------------------------------------------------------------------------
 
 
-def _collect(
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What workers share that look at activations."""
+
+    model: Sent
+    sizes: Mapping[_Tap, int]
+    batches: Sequence[Feeds]
+    tapped_bytes: int
+
+
+def _summed(
     traced: Trace,
     taps: Mapping[_Tap, _Moments],
     batches: Sequence[Feeds],
+    *,
+    tapped_bytes: int,
+    workers: Workers,
+    progress: Progress,
+) -> Iterator[dict[_Tap, _Moments]]:
+    """Yield the moments of every batch, in order, from workers that look at some batches each."""
+    sizes = {tap: len(moments.total) for tap, moments in taps.items()}
+    job = _Job(sent(traced.model, workers), sizes, list(batches), tapped_bytes)
+    parts = shards(len(batches), workers, 1)
+    progress(_LOOKING, 1, len(parts))
+    for number, found in enumerate(workers.map(_moments_of, job, parts)):
+        progress(_LOOKING, min(number + 2, len(parts)), len(parts))
+        yield from found
+
+
+def _moments_of(job: _Job, which: range) -> list[dict[_Tap, _Moments]]:
+    """Return the moments of some batches, each on its own, in a worker: the sums over all are made in their order."""
+    found = [{tap: _Moments.of(size) for tap, size in job.sizes.items()} for _ in which]
+    batches = [job.batches[number] for number in which]
+    _collect(trace(job.model.open()), found, batches, job.batches[0], tapped_bytes=job.tapped_bytes, progress=silent)
+    return found
+
+
+def _merge(taps: Mapping[_Tap, _Moments], found: Iterable[Mapping[_Tap, _Moments]]) -> None:
+    for batch in found:
+        for tap, moments in batch.items():
+            taps[tap].join(tap, moments)
+
+
+def _collect(
+    traced: Trace,
+    into: Sequence[Mapping[_Tap, _Moments]],
+    batches: Sequence[Feeds],
+    first: Feeds,
+    *,
     tapped_bytes: int,
     progress: Progress,
 ) -> None:
-    """Add up the moments of all taps, in as many passes as the values of one batch take."""
+    """Add up the moments of all taps, in as many passes as the values of the first batch take.
+
+    Args:
+        traced: the model.
+        into: what the moments of each batch are added to.
+        batches: as many; `first` is the first of all batches there are, so that parts of them go the same way.
+        first: feeds.
+        tapped_bytes: of the values that one run gives back.
+        progress: is told what is done.
+    """
+    taps = into[0]
     model, replay, values = traced.model, Replay(traced.model, batches), ConstantValues(traced.model)
     made = {name: place for place, index in enumerate(model.top) for name in model.nodes[index].outputs}
-    passes = list(_passes(traced, sorted(taps, key=lambda tap: made.get(tap.value, -1)), batches[0], tapped_bytes))
+    passes = list(_passes(traced, sorted(taps, key=lambda tap: made.get(tap.value, -1)), first, tapped_bytes))
     for number, chosen in enumerate(passes):
-        progress("looking at activations", number + 1, len(passes))
-        first = min(made.get(tap.value, -1) for tap in chosen)
-        if number and first > 0:
+        progress(_LOOKING, number + 1, len(passes))
+        start = min(made.get(tap.value, -1) for tap in chosen)
+        if number and start > 0:
             with contextlib.suppress(ModelError):  # a sequence is alive there: it cannot be kept
-                replay.advance(next(name for name in model.nodes[model.top[first - 1]].outputs if name))
+                replay.advance(next(name for name in model.nodes[model.top[start - 1]].outputs if name))
         names = {name for tap in chosen for name in _read(traced, tap, values)}
-        for found in replay.run(names):
+        for moments, found in zip(into, replay.run(names), strict=True):
             for tap in chosen:
-                taps[tap].add(tap, _array(traced, tap, found, values))
+                moments[tap].add(tap, _array(traced, tap, found, values))
             found.clear()  # before the next batch is run
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune import cost
+from onnxprune.axes import Atom
 from onnxprune.groups import groups
 from onnxprune.model import load, view
 from onnxprune.rewrite import new_sizes, rewrite
@@ -128,17 +129,46 @@ def test_a_counter_counts_what_the_rewritten_model_does(name, seed):
     for group in found[: None if seed else 2]:
         masks[group.atom] = np.zeros(group.units, bool)
         masks[group.atom][rng.permutation(group.units)[: rng.integers(1, group.units + 1)]] = True
-    counter = cost.Counter(traced, [group.atom for group in found])
+    counter = cost.Counter(traced)
     after = view(rewrite(traced, masks).proto)
     sizes = new_sizes(masks)
     assert counter.fraction("macs", sizes) == pytest.approx(cost.macs(trace(after)) / cost.macs(traced), rel=1e-9)
     assert counter.fraction("params", sizes) == pytest.approx(after.params / traced.model.params, rel=1e-9)
-    assert counter.fraction("macs", {}) == counter.fraction("params", {}) == 1
+    assert counter.fraction("macs", {}) == counter.fraction("params", {}) == counter.fraction("size", {}) == 1
+    saved = sum(constant.count * constant.dtype.itemsize for constant in traced.model.constants.values())
+    saved -= sum(constant.count * constant.dtype.itemsize for constant in after.constants.values())
+    assert counter.count("size", sizes) == pytest.approx(traced.model.size_bytes() - saved, rel=0.01)
+
+
+def test_terms_are_worked_out_where_sizes_change():
+    one, two, asked = Atom(4, "a"), Atom(6, "b"), []
+
+    def value(name, atom):
+        return lambda sizes: asked.append(name) or float(sizes.get(atom, atom.size))
+
+    terms = cost.Terms([cost.Term(frozenset([atom]), value(name, atom)) for name, atom in (("a", one), ("b", two))])
+    asked.clear()
+    assert terms.total({one: 3}) == 9
+    assert terms.total({one: 3, two: 1}) == 4
+    assert terms.total({two: 1}) == 5
+    assert terms.total({}) == 10
+    assert asked == ["a", "b", "a", "b"]
+
+
+def test_a_footprint_is_weights_and_what_is_alive_together():
+    proto = model("a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, w2)", x="float[2,6] x", w1=(6, 8), w2=(8, 5))
+    traced = trace(load(proto))
+    footprint = cost.Footprint(traced, {})
+    (group,) = (group for group in groups(traced) if group.prunable)
+    held = 4 * (6 * 8 + 8 * 5 + 2 * (8 + 8))  # both weights, and what the Relu reads and writes
+    left = 4 * (6 * 4 + 4 * 5 + 2 * (4 + 5))  # now the last node holds most
+    assert footprint.fraction({}) == 1
+    assert footprint.fraction({group.atom: 4}) == pytest.approx(left / held)
 
 
 def test_a_counter_knows_shared_weights_once():
     proto = model("a = MatMul(x, w1)", "b = Relu(a)", "c = MatMul(b, w2)", "d = Relu(c)", "e = MatMul(d, w2)",
         "y = MatMul(e, w3)", x=ROWS, w1=(6, 8), w2=(8, 8), w3=(8, 5))  # fmt: skip
     traced = trace(load(proto))
-    counter = cost.Counter(traced, [group.atom for group in groups(traced)])
+    counter = cost.Counter(traced)
     assert counter.fraction("params", {}) == counter.fraction("macs", {}) == 1

@@ -49,11 +49,11 @@ def test_what_needs_data(given, what):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"targets": {"latency": 0.5}}, "target"),
-        ({"targets": {"macs": 0}}, "target macs must be above 0, a fraction of the original"),
+        ({"targets": {"speed": 0.5}}, "unknown target 'speed'"),
+        ({"targets": {"macs": 0}}, "target macs must be above 0, got 0"),
         ({"targets": {"macs": 1.5}}, "target macs"),
         ({"targets": {"macs": "much"}}, "target macs"),
-        ({"targets": 0.5}, "targets must be a dict such as {'macs': 0.7}, got 0.5"),
+        ({"targets": 0.5}, "targets must be a dict such as {'macs': 0.7, 'latency': '8ms'}, got 0.5"),
         ({"targets": [("macs", 0.5, 1)]}, "targets must be a dict"),
         ({"ratio": 0.5, "targets": {"macs": 0.7}}, "ratio decides how much is removed, and so does a target"),
         ({"scope": "best"}, "scope must be 'group', 'global' or 'loss', got 'best'"),

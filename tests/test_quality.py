@@ -20,6 +20,7 @@ LAYERS = (
     "_version",
     "errors",
     "check",
+    "targets",
     "progress",
     "plot",
     "boxes",
@@ -66,6 +67,10 @@ LAYERS = (
     "folder",
     "data",
     "runtime",
+    "kernels",
+    "latency",
+    "profile",
+    "executors",
     "replay",
     "statistics",
     "generated",
@@ -76,6 +81,7 @@ LAYERS = (
     "calibrate",
     "curves",
     "planning",
+    "promise",
     "refit",
     "unfitted",
     "sensitive",
@@ -84,6 +90,7 @@ LAYERS = (
     "report",
     "charts",
     "pipeline",
+    "family",
     "cli",
     "__main__",
 )
@@ -103,6 +110,7 @@ BOUNDARIES = {
     "onnxruntime": {"runtime"},
     "click": {"cli"},
     "PIL": {"images"},
+    "distributed": {"executors"},
 }
 
 

@@ -1,0 +1,183 @@
+"""Times of single nodes: what an operator takes at some sizes, measured in ONNX Runtime and kept in a table.
+
+Many nodes are put side by side into one model, and ONNX Runtime's own profile tells the time of each: layouts are
+converted outside of them, weights come from memory as they do in a network, and a thousand shapes take seconds. Other
+providers than the CPU give no such times: there each node is a model of its own, and its run is timed from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from onnxprune.errors import ModelError
+from onnxprune.model import Array, Stand, side_by_side
+from onnxprune.progress import Progress, silent
+from onnxprune.runtime import machine, node_times, open_session, time_interleaved
+
+BATCH_BYTES = 2**28  # of tensors that are held for the nodes of one model
+MOST = 200  # nodes in one model
+ROUNDS = 7
+_ALONE_S = 0.05  # timed runs of a node on a provider that gives no profile
+CACHE = "ONNXPRUNE_CACHE"  # environment variable that names another folder
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A node at some sizes: what its time depends on."""
+
+    stand: Stand
+
+    @property
+    def key(self) -> str:
+        """What is equal for nodes that take the same time."""
+        node = hashlib.sha256(self.stand.node).hexdigest()[:16]
+        operands = " ".join(
+            f"{o.dtype}{list(o.shape)}{'c' if o.is_constant else ''}" if o else "-" for o in self.stand.operands
+        )
+        return f"{self.stand.op}:{node} {operands}".replace(", ", ",")
+
+
+class Tables:
+    """Times by kernel on one machine, for one provider and number of threads; kept in a file of the user's cache."""
+
+    def __init__(self, provider: str = "cpu", threads: int = 1, path: Path | None = None) -> None:
+        """Read what was measured before.
+
+        Args:
+            provider: short name, see `runtime.PROVIDERS`.
+            threads: on the CPU, 0 is ONNX Runtime's choice.
+            path: of the file; by default it is named after the machine, in the cache folder of the user.
+        """
+        self._provider, self._threads = provider, threads
+        self._path = path or cache_file(provider, threads)
+        self._ms: dict[str, float | None] = _read(self._path)
+        self.measured = 0  # kernels, since it was made
+
+    def __contains__(self, kernel: Kernel) -> bool:
+        return kernel.key in self._ms
+
+    def ms(self, kernel: Kernel) -> float | None:
+        """Return the time of a kernel, None where it has not been measured or does not run alone."""
+        return self._ms.get(kernel.key)
+
+    def number(self, key: str) -> float | None:
+        """Return another number that was kept, None where there is none."""
+        return self._ms.get(key)
+
+    def keep(self, numbers: Mapping[str, float]) -> None:
+        """Keep other numbers, by keys that no kernel has."""
+        self._ms.update(numbers)
+        _write(self._path, self._ms)
+
+    def measure(self, kernels: Sequence[Kernel], *, until: float, progress: Progress = silent) -> bool:
+        """Measure what is not known yet, in the given order; return whether all of it was.
+
+        Args:
+            kernels: what is asked for; the most important first.
+            until: `time.monotonic` after which no more is begun.
+            progress: is told how far it is.
+        """
+        missing = list({kernel.key: kernel for kernel in kernels if kernel not in self}.values())
+        done, whole = 0, True
+        for batch in _batches(missing):
+            if time.monotonic() >= until:
+                whole = False
+                break
+            progress("timing nodes", done + 1, len(missing))
+            self._ms.update(self._times(batch))
+            done += len(batch)
+        self.measured += done
+        if done:
+            _write(self._path, self._ms)
+        return whole
+
+    def _times(self, batch: Sequence[Kernel]) -> dict[str, float | None]:
+        """Return the times of some kernels; None for each that does not run."""
+        try:
+            found = self._profiled(batch) if self._provider == "cpu" else [self._timed(batch[0])]
+        except ModelError:  # one of them does not run: find out which
+            if len(batch) == 1:
+                return {batch[0].key: None}
+            half = len(batch) // 2
+            return {**self._times(batch[:half]), **self._times(batch[half:])}
+        rest = {} if len(found) == len(batch) else self._times(batch[len(found) :])
+        return {**{kernel.key: ms for kernel, ms in zip(batch, found, strict=False)}, **rest}
+
+    def _profiled(self, batch: Sequence[Kernel]) -> list[float]:
+        proto, feeds = side_by_side([kernel.stand for kernel in batch], _random)
+        found = [0.0] * len(batch)
+        for node in node_times(proto, feeds, threads=self._threads, rounds=ROUNDS, budget_s=5.0):
+            number = re.match(r"k(\d+)", node.name)
+            if number:
+                found[int(number[1])] += node.ms
+        return found
+
+    def _timed(self, kernel: Kernel) -> float:
+        proto, feeds = side_by_side([kernel.stand], _random)
+        session = open_session(proto, provider=self._provider, threads=self._threads)
+        (ms,) = time_interleaved([session.timed(feeds)], budget_s=_ALONE_S, min_rounds=5)
+        return float(np.median(ms))
+
+
+def cache_file(provider: str, threads: int) -> Path:
+    """Return the file of times that were measured on this machine, in the cache folder of the user."""
+    here = machine()
+    about = json.dumps([here["cpu"], here["logical_cores"], here["onnxruntime"], provider, threads])
+    folder = os.environ.get(CACHE) or platformdirs.user_cache_dir("onnxprune", appauthor=False)
+    name = f"{provider}-{threads}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.json"
+    return Path(folder) / "latency" / name
+
+
+def _read(path: Path) -> dict[str, float | None]:
+    """Return what a file holds; nothing where there is none, or where it is damaged: it is measured anew."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): None if ms is None else float(ms) for key, ms in held.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(path: Path, held: Mapping[str, float | None]) -> None:
+    """Write the file in one step; a folder that cannot be written is no failure: it is measured again next time."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            json.dump({**_read(path), **held}, file, indent=0)
+        Path(file.name).replace(path)
+
+
+def _batches(kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
+    """Yield the kernels in portions that fit into memory."""
+    batch: list[Kernel] = []
+    held = 0
+    for kernel in kernels:
+        if batch and (held + kernel.stand.bytes > BATCH_BYTES or len(batch) == MOST):
+            yield batch
+            batch, held = [], 0
+        batch.append(kernel)
+        held += kernel.stand.bytes
+    if batch:
+        yield batch
+
+
+_POOL: Array = np.random.default_rng(0).standard_normal(2**16 + 1, np.float32) * 0.05
+
+
+def _random(dtype: np.dtype[np.generic], shape: Sequence[int], number: int) -> Array:
+    """Return numbers for an operand: ordinary floats, which differ from operand to operand; or zeros for integers."""
+    if "int" in dtype.name or dtype.kind == "b":
+        return np.zeros(shape, dtype)
+    start = number % len(_POOL)  # two operands of one model are never the same tensor
+    return np.resize(np.roll(_POOL, start), shape).astype(dtype)

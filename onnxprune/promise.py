@@ -1,0 +1,157 @@
+"""Promises: plans are made again until what was measured meets what was asked for.
+
+A prediction tells which plan to make; the plan is built and raced against the original, and the ratio of both
+corrects the next prediction. What is kept is the plan that was measured to fit best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune.axes import Atom, Mask
+from onnxprune.errors import NothingToPrune
+from onnxprune.planning import Bound, Machine, Plan
+from onnxprune.profile import Race, Speed
+from onnxprune.progress import Progress, silent
+from onnxprune.rewrite import Rewritten, new_sizes
+from onnxprune.targets import MEASURED, Target
+
+ATTEMPTS = 6
+AIM = 0.99  # of a target, so that noise does not lift the result above it
+OVER, UNDER = 1.01, 0.97  # of a target, between which a measured plan is good
+NOISE = 1.02  # of the original's latency, above which a model is slower than it
+
+Predict = Callable[[Mapping[Atom, int]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A plan that was measured."""
+
+    plan: Plan
+    rewritten: Rewritten
+    predicted: Mapping[str, float]  # by kind, as a fraction of the original
+    measured: Mapping[str, float]
+    race: Race
+
+    def worst(self, bounds: Mapping[str, float]) -> float:
+        """Return the worst measured cost over its target."""
+        return max((value / bounds[kind] for kind, value in self.measured.items() if kind in bounds), default=0.0)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan, and how it was arrived at where that was by measuring."""
+
+    plan: Plan
+    bounds: tuple[tuple[Target, float], ...] = ()  # what was asked for, and as a fraction of the original
+    tried: tuple[Attempt, ...] = ()  # plans that were raced
+    best: Attempt | None = None  # the one that is kept
+    steps: Mapping[str, int] = field(default_factory=dict)  # of counts, by group, where they were looked for
+
+    @property
+    def told(self) -> dict[str, Any] | None:
+        """Plain values for the report; None where nothing was measured."""
+        if self.best is None:
+            return None
+        targets = [
+            {
+                "target": str(target),
+                "fraction": fraction,
+                "predicted": self.best.predicted.get(target.kind),
+                "measured": self.best.measured.get(target.kind),
+            }
+            for target, fraction in self.bounds
+        ]
+        attempts = [{"predicted": dict(one.predicted), "measured": dict(one.measured)} for one in self.tried]
+        return {"targets": targets, "attempts": attempts, "steps": dict(self.steps)}
+
+
+def settle(
+    plan_for: Callable[[Machine], Plan],
+    masks_of: Callable[[Plan], Mapping[Atom, Mask]],
+    build: Callable[[Mapping[Atom, Mask]], Rewritten],
+    bounds: Sequence[Bound],
+    *,
+    speed: Speed,
+    predict: Mapping[str, Predict],
+    progress: Progress = silent,
+) -> tuple[Attempt, tuple[Attempt, ...]]:
+    """Return the plan that meets the bounds as measured, and all that were tried.
+
+    Args:
+        plan_for: makes a plan of what is known of costs.
+        masks_of: tells what a plan keeps.
+        build: makes the pruned model.
+        bounds: by kind, fractions of the original; those of other kinds than `targets.MEASURED` are met by counting.
+        speed: measures.
+        predict: raw predictions, by kind.
+        progress: is told what is done.
+
+    Raises:
+        OptionError: when a bound cannot be met.
+        NothingToPrune: when nothing is bounded and every plan is slower than the original.
+    """
+    asked = {kind: value for kind, value in bounds if kind in MEASURED}
+    factors, steps = dict.fromkeys(predict, 1 / AIM), dict(speed.steps)
+    tried: list[Attempt] = []
+    for number in range(ATTEMPTS):
+        progress("planning and racing", number + 1, ATTEMPTS)
+        machine = Machine({kind: _scaled(predict[kind], factors[kind]) for kind in predict}, steps)
+        planned = plan_for(machine)
+        if any(planned.kept == one.plan.kept for one in tried):
+            break
+        masks = masks_of(planned)
+        built = build(masks)
+        tried.append(_measured(planned, built, new_sizes(masks), asked=asked, speed=speed, predict=predict))
+        last = tried[-1]
+        if not asked:
+            if last.race.fraction <= NOISE:
+                return last, tuple(tried)
+            steps = {atom: min(2 * step, atom.size) for atom, step in steps.items()}
+            continue
+        worst = last.worst(asked)
+        binding = max(last.predicted[kind] * factors[kind] / asked[kind] for kind in asked)
+        if UNDER <= worst <= OVER or (worst < UNDER and binding < UNDER):
+            break
+        factors = {kind: last.measured.get(kind, 1.0) / last.predicted[kind] / AIM for kind in predict}
+    if not asked:
+        raise NothingToPrune(_slower(tried))
+    return min(tried, key=lambda one: _distance(one.worst(asked))), tuple(tried)
+
+
+def _scaled(raw: Predict, factor: float) -> Predict:
+    return lambda sizes: factor * raw(sizes) if any(size != atom.size for atom, size in sizes.items()) else raw(sizes)
+
+
+def _distance(worst: float) -> float:
+    """Return how bad a ratio to a target is: being above it counts three times."""
+    return 3 * (worst - 1) if worst > 1 else 1 - worst
+
+
+def _measured(
+    planned: Plan,
+    rewritten: Rewritten,
+    sizes: Mapping[Atom, int],
+    *,
+    asked: Mapping[str, float],
+    speed: Speed,
+    predict: Mapping[str, Predict],
+) -> Attempt:
+    race = speed.race(rewritten.proto)
+    found: dict[str, float] = {"latency": race.fraction}
+    if "memory" in asked:
+        memory: Any = speed.memory(rewritten.proto)
+        found["memory"] = asked["memory"] if memory is None else memory
+    predicted = {kind: raw(sizes) for kind, raw in predict.items()}
+    return Attempt(planned, rewritten, predicted, found, race)
+
+
+def _slower(tried: Sequence[Attempt]) -> str:
+    best = min(tried, key=lambda one: one.race.fraction).race
+    return (
+        f"every plan is slower here than the original ({best.before_ms:.3g} ms before, {best.after_ms:.3g} ms after at "
+        "best): nothing is written; give --round-to a number to prune all the same"
+    )

@@ -1,0 +1,114 @@
+"""The model of latency: shapes of nodes under plans, tables between their marks, the fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxprune import latency
+from onnxprune.groups import groups
+from onnxprune.model import load
+from onnxprune.probe import shapes_at
+from onnxprune.trace import trace
+from tests.rules.build import model
+
+CHAIN = model(
+    "a = Conv<pads = [1, 1, 1, 1]>(x, w1)",
+    "b = Relu(a)",
+    "y = Conv(b, w2)",
+    x="float[n,3,h,h] x",
+    w1=(16, 3, 3, 3),
+    w2=(8, 16, 1, 1),
+)
+
+
+def sizing_of(proto, **dims):
+    source = load(proto)
+    return latency.Sizing(trace(source), shapes_at(source, dims))
+
+
+@pytest.fixture(scope="module")
+def chain():
+    sizing = sizing_of(CHAIN, n=2, h=10)
+    (group,) = (group for group in groups(sizing.traced) if group.prunable)
+    return sizing, group
+
+
+def test_nodes_have_the_shapes_of_the_run_and_of_the_plan(chain):
+    sizing, group = chain
+    first, second = latency.grids(sizing, {group.atom: 4})
+    assert [mark for (mark,) in [first.parts, second.parts]]
+    assert first.kernels[-1].key.endswith("float32[2,3,10,10] float32[16,3,3,3]c")
+    assert second.kernels[-1].key.endswith("float32[2,16,10,10] float32[8,16,1,1]c")
+    assert [kernel.key.split("] ")[-1] for kernel in second.kernels] == [
+        f"float32[8,{count},1,1]c" for count in (4, 8, 12, 16)
+    ]
+
+
+def test_coordinates_are_what_is_left(chain):
+    sizing, group = chain
+    _, second = latency.grids(sizing, {group.atom: 4})
+    assert second.at({}) == (1.0,)
+    assert second.at({group.atom: 4}) == (0.25,)
+    table = np.array([1.0, 2.0, 3.0, 5.0])  # at 4, 8, 12, 16
+    assert latency.lookup(second, table, {group.atom: 8}) == 2.0
+    assert latency.lookup(second, table, {group.atom: 14}) == 4.0
+    assert latency.lookup(second, table, {group.atom: 2}) == 0.5
+
+
+def test_depthwise_convolutions_follow_with_their_groups():
+    proto = model(
+        "a = Conv(x, w1)", "b = Conv<group = 16, pads = [1, 1, 1, 1]>(a, w2)", "y = Conv(b, w3)",
+        x="float[1,3,9,9] x", w1=(16, 3, 1, 1), w2=(16, 1, 3, 3), w3=(8, 16, 1, 1),
+    )  # fmt: skip
+    sizing = sizing_of(proto)
+    (group,) = (group for group in groups(sizing.traced) if group.prunable)
+    _, depthwise, _ = latency.grids(sizing, {group.atom: 8})
+    assert len(depthwise.parts) == 1
+    assert [k.key.split(" ", 1)[1] for k in depthwise.kernels] == [
+        f"float32[1,{n},9,9] float32[{n},1,3,3]c" for n in (8, 16)
+    ]
+
+
+def test_times_and_elements_are_features(chain):
+    sizing, group = chain
+    found = latency.grids(sizing, {group.atom: 4})
+    times = {kernel.key: float(number + 1) for grid in found for number, kernel in enumerate(grid.kernels)}
+    timed = latency.Timed(sizing, found, times)
+    assert timed.features({}).tolist() == [1.0, 8.0, 2 * 16 * 100]
+    assert timed.features({group.atom: 8}).tolist() == [1.0, 4.0, 2 * 8 * 100]
+    assert timed.unknown == 0
+
+
+def test_a_node_that_could_not_be_timed_follows_its_macs(chain):
+    sizing, group = chain
+    found = latency.grids(sizing, {group.atom: 4})
+    times = {kernel.key: 2.0 for kernel in found[0].kernels}
+    timed = latency.Timed(sizing, found, times)
+    assert timed.unknown == 1
+    whole, half = timed.features({})[1], timed.features({group.atom: 8})[1]
+    assert half - 2.0 == pytest.approx((whole - 2.0) / 2)
+
+
+@given(st.lists(st.floats(0.1, 1), min_size=3, max_size=6), st.floats(0, 0.5), st.floats(0.1, 1))
+def test_a_fit_finds_what_made_the_latencies(shares, fixed, per_ms):
+    class Linear:
+        def features(self, sizes):
+            share = sizes.get("share", 1.0)
+            return np.array([1.0, 40 * share, 1000 * share**0.5])
+
+    whole = fixed + per_ms
+    races = [({"share": share}, (fixed + per_ms * share) / whole) for share in shares]
+    found = latency.fitted(Linear(), races)
+    assert (found.weights >= 0).all()
+    for sizes, fraction in races:
+        assert found.fraction(sizes) == pytest.approx(fraction, rel=0.02)
+    assert found.fraction({}) == pytest.approx(1, rel=0.02)
+
+
+def test_shares_are_aligned_to_steps():
+    assert [latency.aligned(256, share, 16) for share in (1.0, 0.8, 0.6, 0.4, 0.2)] == [256, 208, 160, 96, 48]
+    assert latency.aligned(8, 0.2, 16) == 8
+    assert latency.aligned(100, 0.99, 16) == 96
