@@ -95,8 +95,9 @@ def cli() -> None:
     "--target",
     "targets",
     multiple=True,
-    metavar="macs=X | params=X",
-    help="Fraction of the original to reach, instead of a ratio; repeatable.",
+    metavar="KIND=X",
+    help="What the result may cost, instead of a ratio: latency, memory, size, macs or params; a fraction of the "
+    "original, or as in latency=8ms, size=20MB; repeatable.",
 )
 @click.option(
     "--criterion",
@@ -116,9 +117,9 @@ def cli() -> None:
 @click.option("--no-batch-norm", is_flag=True, help="Keep the running statistics of BatchNormalization.")
 @click.option(
     "--round-to",
-    type=int,
-    metavar="N",
-    help="Keep multiples of N, rounding down [default: 8 for channels, at the ratio overall].",
+    metavar="N|auto",
+    help="Keep multiples of N, rounding down; auto: of what kernels like, as measured, the default for latency "
+    "[default: 8 for channels, at the ratio overall].",
 )
 @click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
 @click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
@@ -136,6 +137,15 @@ def cli() -> None:
 )
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Samples of a timed run.")
+@click.option(
+    "--profile-seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Time for timing nodes, where plans depend on it; what was timed before takes none.",
+)
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random feeds and of --criterion random.")
 @click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write the report of all cuts.")
@@ -170,6 +180,7 @@ def prune(
             from onnxprune.report import prune_tables  # noqa: PLC0415
 
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": _shapes(inputs)}
+        options["round_to"] = _step(options["round_to"])
         chosen = make_options(**_ratios(ratios), targets=_targets(targets), **options)
         with _progress(quiet) as progress:
             result = prune_file(
@@ -291,7 +302,7 @@ def inspect(source: Path, as_json: bool) -> None:
 @click.option("--only", multiple=True, metavar="GLOB", help="Look at these groups and no others; repeatable.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups out; repeatable.")
 @click.option("--width", is_flag=True, help="Look also at what is normalised over, such as the hidden width.")
-@click.option("--round-to", type=int, metavar="N", help="Keep multiples of N [default: 8 for channels].")
+@click.option("--round-to", metavar="N", help="Keep multiples of N [default: 8 for channels].")
 @click.option("--no-reconstruct", is_flag=True, help="Do not refit the layers that consume the units.")
 @click.option(
     "--levels", type=int, default=8, show_default=True, metavar="N", help="Losses to measure for each group, at most."
@@ -321,6 +332,7 @@ def sensitivity(
             from onnxprune.pipeline import sensitivity_file  # noqa: PLC0415
             from onnxprune.report import sensitivity_tables  # noqa: PLC0415
 
+        options["round_to"] = _step(options["round_to"])
         chosen = make_options(reconstruct=not no_reconstruct, **options)
         with _progress(quiet) as progress:
             found = sensitivity_file(
@@ -340,9 +352,12 @@ def sensitivity(
 _OF_MEMBERS = (
     "ratios", "targets", "criterion", "scope", "reconstruct", "sweeps", "no_batch_norm", "round_to", "min_units",
     "width", "ignore", "only", "data", "eval_data", "preprocess", "samples", "metric", "inputs", "provider", "threads",
-    "no_latency", "seed",
+    "no_latency", "seed", "batch", "profile_seconds",
 )  # fmt: skip
-_VALUES = (("latency", "0.8,0.65"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"), ("ratios", "0.2,0.4"))
+_VALUES = (
+    ("latency", "0.8,0.65"), ("memory", "0.9,0.8"), ("size", "20MB,10MB"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"),
+    ("ratios", "0.2,0.4"),
+)  # fmt: skip
 _LISTS = [
     click.Option([f"--{name}", f"of_{name}"], metavar="X,Y,..", help=f"A member for each: --{name} {example}.")
     for name, example in _VALUES
@@ -377,7 +392,8 @@ def sweep(
 ) -> None:
     """Prune INPUT to several targets, from one calibration: models, reports, a table and a plot in FOLDER.
 
-    Give one of --latency, --macs, --params and --ratios. Run the same command again after an interruption: it goes on.
+    Give one of --latency, --memory, --size, --macs, --params and --ratios. Run the same command again after an
+    interruption: it goes on.
     """
     with _failing(lambda: "members that are finished stay"):
         with signals_held():
@@ -391,6 +407,7 @@ def sweep(
         by_glob = _ratios(ratios)
         if "ratio" in by_glob:
             raise OptionError("--ratio takes GLOB=NUMBER here: the values of a sweep say how much goes elsewhere")
+        options["round_to"] = _step(options["round_to"])
         chosen = make_options(**by_glob, targets=_targets(targets), **options)
         with workers(count, scheduler) as found, _progress(quiet) as progress:
             made = family.make_family(
@@ -448,17 +465,21 @@ def _ratios(given: Sequence[str]) -> dict[str, Any]:
     return {**options, "ratios": by_glob}
 
 
-def _targets(given: Sequence[str]) -> dict[str, float]:
-    """Split ``--target`` values into what is bounded and the fraction."""
-    found: dict[str, float] = {}
+def _targets(given: Sequence[str]) -> dict[str, str]:
+    """Split ``--target`` values into what is bounded, and a fraction or an amount."""
+    found: dict[str, str] = {}
     for text in given:
         for each in text.split(","):
-            name, _, number = each.partition("=")
-            try:
-                found[name.strip()] = float(number)
-            except ValueError:
-                raise OptionError(f"--target takes macs=FRACTION or params=FRACTION, got {each!r}") from None
+            name, equals, value = each.partition("=")
+            if not equals:
+                raise OptionError(f"--target takes KIND=VALUE such as macs=0.7 or latency=8ms, got {each!r}")
+            found[name.strip()] = value.strip()
     return found
+
+
+def _step(given: str | None) -> int | str | None:
+    """Return the value of ``--round-to``: a number, or a word that the options know or refuse."""
+    return int(given) if given is not None and given.lstrip("-").isdigit() else given
 
 
 def _shapes(given: Sequence[str]) -> dict[str, list[int]]:

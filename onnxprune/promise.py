@@ -6,6 +6,7 @@ corrects the next prediction. What is kept is the plan that was measured to fit 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,10 +117,29 @@ def settle(
         binding = max(last.predicted[kind] * factors[kind] / asked[kind] for kind in asked)
         if UNDER <= worst <= OVER or (worst < UNDER and binding < UNDER):
             break
-        factors = {kind: last.measured.get(kind, 1.0) / last.predicted[kind] / AIM for kind in predict}
+        for kind, bound in asked.items():
+            points = [(one.predicted[kind], one.measured[kind]) for one in tried]
+            factors[kind] = bound / wanted(points, AIM * bound)
     if not asked:
         raise NothingToPrune(_slower(tried))
     return min(tried, key=lambda one: _distance(one.worst(asked))), tuple(tried)
+
+
+def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:
+    """Return the prediction at which a goal should be measured, of pairs of what was predicted and measured.
+
+    Between the measurements around the goal, logarithms are taken to be linear; outside, the last error stays.
+
+    >>> round(wanted([(0.5, 0.6)], 0.54), 3), round(wanted([(0.6, 0.36), (1.0, 1.0)], 0.6), 3)
+    (0.45, 0.775)
+    """
+    below = max(((found, raw) for raw, found in points if found <= goal), default=None)
+    above = min(((found, raw) for raw, found in points if found > goal), default=None)
+    if below is None or above is None or not 0 < below[1] < above[1]:
+        raw, found = points[-1]
+        return goal * raw / found
+    share = math.log(goal / below[0]) / math.log(above[0] / below[0])
+    return float(below[1] * (above[1] / below[1]) ** share)
 
 
 def _scaled(raw: Predict, factor: float) -> Predict:

@@ -131,7 +131,7 @@ def test_a_result_does_not_replace_a_file_unless_forced(tmp_path):
 
 
 def test_the_public_names_are_lazy():
-    assert set(onnxprune.__all__) <= {*dir(onnxprune), *onnxprune._LAZY}
+    assert set(onnxprune.__all__) <= {*dir(onnxprune), *onnxprune._LAZY, *onnxprune._OF_FAMILIES}
     assert onnxprune.prune is prune
     with pytest.raises(AttributeError, match="module 'onnxprune' has no attribute 'prun'"):
         onnxprune.prun  # noqa: B018

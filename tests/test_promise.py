@@ -1,0 +1,125 @@
+"""Promises: plans are made again until a race says what was asked for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from onnxprune.axes import Atom
+from onnxprune.errors import NothingToPrune
+from onnxprune.planning import Plan
+from onnxprune.profile import Race
+from onnxprune.promise import Attempt, Decided, settle
+from onnxprune.targets import Target
+
+UNITS = Atom(100, "c")
+
+
+class Machine:
+    """A machine on which a model takes another share of the time than is predicted; counts how often it was asked."""
+
+    def __init__(self, latency, memory=lambda share: share, step=1):
+        self.latency, self.remembered, self.steps, self.raced = latency, memory, {UNITS: step}, 0
+
+    def race(self, share):
+        self.raced += 1
+        found = self.latency(share)
+        return Race(found, 10.0, 10.0 * found)
+
+    def memory(self, share):
+        return self.remembered(share)
+
+
+def plan_by(machine_known, bounds):
+    """Keep as many units as the predictions allow, or 60 where nothing is bounded."""
+    step = machine_known.steps[UNITS]
+    if not bounds:
+        kept = 60 // step * step
+    else:
+        fits = [
+            count
+            for count in range(1, 101)
+            if all(machine_known.predict[kind]({UNITS: count}) <= value for kind, value in bounds)
+        ]
+        kept = max(fits)
+    return Plan({"c": tuple(range(kept))} if kept < 100 else {})
+
+
+def settled(machine, *bounds, predicted=("latency",)):
+    def masks(plan):
+        return {UNITS: np.arange(100) < len(plan.kept["c"])}
+
+    return settle(
+        lambda known: plan_by(known, bounds),
+        masks,
+        lambda kept: SimpleNamespace(proto=int(kept[UNITS].sum()) / 100),
+        bounds,
+        speed=machine,
+        predict=dict.fromkeys(predicted, lambda sizes: sizes[UNITS] / 100),
+    )
+
+
+@pytest.mark.parametrize(
+    "truth", [lambda s: s, lambda s: 0.3 + 0.7 * s, lambda s: s**2, lambda s: 0.8 * s], ids=range(4)
+)
+def test_what_is_measured_meets_the_target(truth):
+    best, tried = settled(Machine(truth), ("latency", 0.6))
+    assert 0.97 * 0.6 <= best.measured["latency"] <= 1.01 * 0.6
+    assert best in tried
+    assert len(tried) <= 6
+
+
+def test_the_best_is_kept_where_counts_are_too_coarse():
+    best, tried = settled(Machine(lambda s: 0.5 if s < 0.6 else 0.8), ("latency", 0.6))
+    assert best.measured["latency"] == 0.5  # being above the target is worse than being below it
+    assert {one.measured["latency"] for one in tried} == {0.5, 0.8}
+
+
+def test_the_same_plan_is_not_raced_twice():
+    machine = Machine(lambda s: 0.9)
+    _, tried = settled(machine, ("latency", 0.9))
+    assert machine.raced == len(tried) == 1
+
+
+def test_memory_is_measured_only_where_it_is_asked_for():
+    machine = Machine(lambda s: s, memory=lambda s: 0.2 + 0.8 * s)
+    best, _ = settled(machine, ("memory", 0.7), predicted=("memory",))
+    assert 0.97 * 0.7 <= best.measured["memory"] <= 1.01 * 0.7
+    machine.memory = None  # would fail
+    best, _ = settled(machine, ("latency", 0.7))
+    assert set(best.measured) == {"latency"}
+
+
+def test_another_bound_that_binds_ends_the_search():
+    machine = Machine(lambda s: s)
+    best, tried = settled(machine, ("latency", 0.8), ("memory", 0.4), predicted=("latency", "memory"))
+    assert best.measured["memory"] == pytest.approx(0.4, abs=0.02)
+    assert len(tried) <= 2
+
+
+def test_without_a_target_steps_grow_until_the_model_is_faster():
+    machine = Machine(lambda s: 1.5 if s * 100 % 16 else 0.7, step=4)
+    best, tried = settled(machine)
+    assert [one.measured["latency"] for one in tried] == [1.5, 1.5, 0.7][-len(tried) :]
+    assert best.measured["latency"] == 0.7
+
+
+def test_a_model_that_only_gets_slower_is_not_written():
+    with pytest.raises(NothingToPrune, match=r"every plan is slower here than the original \(10 ms before, 12 ms"):
+        settled(Machine(lambda s: 1.2))
+
+
+def test_what_is_told():
+    attempt = Attempt(Plan({}), None, {"latency": 0.5}, {"latency": 0.55}, Race(0.55, 10.0, 5.5))
+    decided = Decided(Plan({}), ((Target("latency", 6.0, "ms"), 0.6), (Target("macs", 0.5), 0.5)), (attempt,), attempt)
+    assert decided.told == {
+        "targets": [
+            {"target": "latency=6ms", "fraction": 0.6, "predicted": 0.5, "measured": 0.55},
+            {"target": "macs=0.5", "fraction": 0.5, "predicted": None, "measured": None},
+        ],
+        "attempts": [{"predicted": {"latency": 0.5}, "measured": {"latency": 0.55}}],
+        "steps": {},
+    }
+    assert Decided(Plan({})).told is None
