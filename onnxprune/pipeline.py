@@ -21,7 +21,7 @@ from onnxprune.axes import Atom, Mask
 from onnxprune.calibrate import Calibration, calibration
 from onnxprune.charts import as_html, as_svg
 from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_for, why_not
-from onnxprune.data import Data, files_of, limit, load_data, split, with_shapes
+from onnxprune.data import Data, files_of, limit, load_data, shares_samples, split, with_shapes
 from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, weights
 from onnxprune.measure import Comparison, compare_models
@@ -375,6 +375,7 @@ def _prune(model: Model, options: Options, given: Any, progress: Progress, publi
             calibration=calibrated or why_not_any,
             curves=planned.curves,
             fits=repaired.fits,
+            held_out=not _seen(sampled, evaluated, options),
         )
         finish(report)
     reads = Reads(model.path, tuple(model.data_files), _sample_files(given, options))
@@ -466,6 +467,13 @@ def _samples(model: Model, options: Options, given: Any) -> tuple[Data | None, D
     share = min(_CALIBRATED, (options.samples or data.count) / data.count)
     used, rest = split(data, share, options.seed)
     return used, rest if rest.count else used
+
+
+def _seen(sampled: Data | None, evaluated: Data | None, options: Options) -> bool:
+    """Return whether samples are evaluated that calibration saw; two parts of one source are disjoint."""
+    if sampled is None or evaluated is None:
+        return False
+    return evaluated is sampled or (options.eval_data is not None and shares_samples(sampled, evaluated))
 
 
 def _measure(model: Model, after: Model, options: Options, data: Data | None, progress: Progress) -> Comparison | None:

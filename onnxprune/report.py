@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxprune.verify import Verification
 
 _LISTED = 4  # names shown of a longer list
+_SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 _PLACE = r" \(at .*\)"  # what a reason says of the node that gives it
 
 
@@ -49,6 +50,7 @@ def build_report(
     calibration: Calibration | str | None = None,
     curves: Mapping[str, Curve] | None = None,
     fits: Sequence[Refitted] = (),
+    held_out: bool = True,
 ) -> dict[str, Any]:
     """Return the report of one run as plain values; see docs/report.md.
 
@@ -65,7 +67,9 @@ def build_report(
         calibration: what statistics, curves and fits were made from; a text says why there are no samples.
         curves: loss curves by the first of the groups that lose the same units.
         fits: what became of each layer in reconstruction.
+        held_out: whether calibration saw none of the samples that were compared.
     """
+    fidelity = _fidelity(comparison)
     return {
         "onnxprune": __version__,
         "input": _file(before, macs[0]),
@@ -89,7 +93,7 @@ def build_report(
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
         "reconstruction": [_refitted(each) for each in fits],
         "accuracy": _accuracy(comparison),
-        "fidelity": _fidelity(comparison),
+        "fidelity": None if fidelity is None else {**fidelity, "held_out": held_out},
         "latency": _latency(comparison) if options.latency else [],
     }
 
@@ -267,7 +271,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
     fidelity = report["fidelity"]
     if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
         gains.append(headline(fidelity["figures"]))
-    return f"{_calibrated(report)}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+    seen = "" if fidelity is None or fidelity["held_out"] else f"{_SEEN}\n"
+    return f"{_calibrated(report)}{seen}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
 
 
 def _calibrated(report: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from onnxprune import pipeline
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.importance import CRITERIA
 from onnxprune.options import make_options
+from onnxprune.report import prune_tables
 from tests.rules.build import IMAGE, ROWS, TOKENS, dense, model
 from tests.test_cost import WEIGHTS
 
@@ -152,6 +153,20 @@ def test_other_data_is_all_evaluated(monkeypatch):
     cut("cnn", eval_data=other)
     assert (seen["calibrated"].count, seen["evaluated"].count) == (24, 16)
     assert rows(seen["evaluated"]) == {row.tobytes() for row in other["x"]}
+
+
+def test_evaluation_on_what_calibration_saw_is_told():
+    one, many = samples("cnn", 1), samples("cnn")
+    copied = {"x": np.concatenate([samples("cnn", 8)["x"] + 1, many["x"][5:6]])}
+    fresh = {"x": copied["x"][:8]}
+    for given, other, held_out in (
+        (one, None, False), (many, None, True), (many, many, False), (many, copied, False), (many, fresh, True),
+    ):  # fmt: skip
+        report = cut("cnn", data=given, eval_data=other).report
+        assert report["fidelity"]["held_out"] is held_out
+        report["output"]["path"] = "small.onnx"
+        told = [part for part in prune_tables(report) if isinstance(part, str)]
+        assert ("compared on samples that calibration saw" in "".join(told)) is not held_out
 
 
 def test_a_single_sample_of_few_positions_says_why_nothing_is_fitted():
