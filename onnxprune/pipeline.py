@@ -239,6 +239,8 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
         check.choice("option", name, known)
     models = load(before), load(after)
     options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
+    if preprocess is not None and data is None:
+        raise OptionError("preprocess has no effect without --data")
     data = None if data is None else load_data(data, models[0].inputs, preprocess=preprocess)
     counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
     return compare_models(*models, data=data, macs=counted, **options)
@@ -310,10 +312,10 @@ def _sensitivity(model: Model, options: Options, given: Any, *, levels: int, pro
     if given is None:
         raise OptionError("data is needed: samples that losses are measured on")
     data, other = load_data(given, model.inputs, preprocess=options.preprocess), None
-    data = limit(data, options.samples or data.count, options.seed)
+    data = limit(data, options.most_samples(data.count), options.seed)
     if options.eval_data is not None:
         other = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
-        other = limit(other, options.samples or other.count, options.seed)
+        other = limit(other, options.most_samples(other.count), options.seed)
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     found = groups(traced)
@@ -332,8 +334,7 @@ Publish: TypeAlias = Callable[[Any, Path], "contextlib.AbstractContextManager[tu
 
 
 def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
-    if options.metric is not None and given is None and options.eval_data is None:
-        raise OptionError("metric needs data: samples on which the models are compared")
+    options.check_effects(given is not None)
     stamped = stamps(model.data_files)
     sampled, evaluated = _samples(model, options, given)
     ports = with_shapes(model.inputs, dict(options.inputs))
@@ -445,7 +446,7 @@ def _repaired(
         calibrated.batches,
         cuts=rewritten.cuts,
         seed=options.seed,
-        sweeps=options.sweeps,
+        sweeps=options.sweeps or 1,
         progress=progress,
         **which,
     )
@@ -463,8 +464,8 @@ def _samples(model: Model, options: Options, given: Any) -> tuple[Data | None, D
         return None, evaluated
     data = load_data(given, model.inputs, preprocess=options.preprocess)
     if evaluated is not None:
-        return limit(data, options.samples or data.count, options.seed), evaluated
-    share = min(_CALIBRATED, (options.samples or data.count) / data.count)
+        return limit(data, options.most_samples(data.count), options.seed), evaluated
+    share = min(_CALIBRATED, options.most_samples(data.count) / data.count)
     used, rest = split(data, share, options.seed)
     return used, rest if rest.count else used
 
