@@ -113,7 +113,7 @@ def cli() -> None:
     default=None,
     help="Refit each layer to what it computed before [default: with --data].",
 )
-@click.option("--sweeps", type=int, default=1, show_default=True, metavar="N", help="Refit all layers so many times.")
+@click.option("--sweeps", type=int, metavar="N", help="Refit all layers so many times [default: 1].")
 @click.option("--no-batch-norm", is_flag=True, help="Keep the running statistics of BatchNormalization.")
 @click.option(
     "--round-to",
@@ -128,9 +128,7 @@ def cli() -> None:
 @click.option("--data", metavar="SOURCE", help="Samples to verify on: FILE.npz, a folder, or module:function.")
 @click.option("--eval-data", metavar="SOURCE", help="Samples to compare on; with 'labels', accuracy [default: --data].")
 @_PREPROCESS
-@click.option(
-    "--samples", type=int, default=256, show_default=True, metavar="N", help="Calibrate on so many at most; 0: all."
-)
+@click.option("--samples", type=int, metavar="N", help="Calibrate on so many at most; 0: all [default: 256].")
 @click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
@@ -297,7 +295,7 @@ def inspect(source: Path, as_json: bool) -> None:
 @click.option("--data", metavar="SOURCE", help="Samples, needed: FILE.npz, a folder, or module:function.")
 @click.option("--eval-data", metavar="SOURCE", help="Samples to measure losses on [default: a part of --data].")
 @_PREPROCESS
-@click.option("--samples", type=int, default=256, show_default=True, metavar="N", help="Take so many at most; 0: all.")
+@click.option("--samples", type=int, metavar="N", help="Take so many at most; 0: all [default: 256].")
 @click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
 @click.option("--only", multiple=True, metavar="GLOB", help="Look at these groups and no others; repeatable.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups out; repeatable.")

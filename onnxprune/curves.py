@@ -4,6 +4,9 @@ The original is replayed group by group, in the order in which they are consumed
 consumers see give the order in which the units go (`elimination`) and the refitted weights at a few levels; each
 level is then run to the output on batches that nothing was fitted to. Losses of several groups nearly add up while
 they are small, which is what allocation builds on.
+
+With a single batch no other is left: losses are those of the batch itself, some of its rows are held out for the
+errors, and consumers with too few rows keep their weights, as they do in `refit`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.calibrate import Calibration
+from onnxprune.calibrate import Calibration, held_rows
 from onnxprune.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.errors import ModelError
 from onnxprune.executors import ALONE, Sent, Workers, one_blas_thread, sent, shards
@@ -183,6 +186,7 @@ class _Seen:
     train: Moments
     held: Moments
     consumer: Consumer
+    refitted: bool  # whether it makes up for what is gone
 
 
 def _within(model: Model, index: int) -> Iterator[int]:
@@ -240,7 +244,7 @@ class _Sampler:
         pairs = [pair for member in _consumed(cut) for pair in self._layer(member)]
         self.pass_by(cut)
         seen = self._seen(pairs)
-        found = self._elimination(cut, counts, [each.consumer for each in seen])
+        found = self._elimination(cut, counts, seen)
         losses = None
         if self._to_output and any(self._float(member) for member in _consumed(cut)):
             gone = [found.order[:count] for count in counts]
@@ -265,12 +269,13 @@ class _Sampler:
     def _float(self, member: Member) -> bool:
         return self._model.constants[member.constant].dtype.kind == "f"
 
-    def _elimination(self, cut: Cut, counts: Sequence[int], consumers: Sequence[Consumer]) -> Elimination:
+    def _elimination(self, cut: Cut, counts: Sequence[int], seen: Sequence[_Seen]) -> Elimination:
+        consumers, refitted = [each.consumer for each in seen], all(each.refitted for each in seen)
         if cut.by_score or not consumers:
             order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
-            return follow(order, counts, consumers, scores=cut.scores, refitted=self._refitted)
+            return follow(order, counts, consumers, scores=cut.scores, refitted=refitted)
         found = eliminate(consumers, counts)
-        if self._refitted:
+        if refitted:
             return found
         return follow(found.order, counts, consumers, scores=cut.scores, refitted=False)
 
@@ -287,12 +292,16 @@ class _Sampler:
                 limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].mean_x.shape[1]) // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
                 seen = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
-                pair[number in self._held].add(seen, layer.targets(values[layer.output], at))
-        return [self._consumer(*pair, *each) for pair, each in zip(pairs, moments, strict=True)]
+                targets = layer.targets(values[layer.output], at)
+                out = held_rows(len(at)) if len(self._replay) == 1 else np.full(len(at), number in self._held)
+                pair[0].add(seen[:, ~out], targets[:, ~out])
+                pair[1].add(seen[:, out], targets[:, out])
+        refitted = self._refitted and (len(self._replay) > 1 or all(held.rows for _, held in moments))
+        return [self._consumer(*pair, *each, refitted) for pair, each in zip(pairs, moments, strict=True)]
 
-    def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments) -> _Seen:
+    def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments, refitted: bool) -> _Seen:
         weight = layer.matrix(self._model.array(layer.weight))[0]
-        has_mean = layer.bias is not None and self._refitted
+        has_mean = layer.bias is not None and refitted
         mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
         none = np.zeros_like(train.mean_y)
         gram = train.centred(mean, none)[0][0]
@@ -302,7 +311,7 @@ class _Sampler:
             weight = weight.reshape(len(weight), -1, taps).transpose(0, 2, 1).reshape(len(weight) * taps, -1)
             counts, taps = np.repeat(counts, taps), 1
         inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
-        return _Seen(train, held, Consumer(weight, gram, judged, counts, inputs))
+        return _Seen(train, held, Consumer(weight, gram, judged, counts, inputs), refitted)
 
     def _loss(
         self,
@@ -319,7 +328,7 @@ class _Sampler:
             if taps > 1:
                 whole = weight.reshape(-1, taps, weight.shape[1]).transpose(0, 2, 1).reshape(len(weight) // taps, -1)
             contents[layer.weight] = layer.stored(whole[None], self._model.array(layer.weight))
-            if layer.bias is not None and self._refitted:
+            if layer.bias is not None and each.refitted:
                 like = self._model.array(layer.bias)
                 moved = (each.consumer.weight - weight) @ each.train.mean_x[0]
                 added = layer.added(like) + moved.reshape(-1, taps).sum(1)

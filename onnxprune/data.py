@@ -7,6 +7,7 @@ from the order of arrays or from similar names.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,6 +236,26 @@ def batches(data: Data, size: int, *, drop_last: bool = False) -> Iterator[dict[
     lengths have; with `drop_last` these smaller ones are left out.
     """
     return (data.take(run) for run in runs(data, size) if len(run) == size or not drop_last)
+
+
+def shares_samples(one: Data, other: Data) -> bool:
+    """Return whether both hold a sample, input by input and number by number; labels do not count.
+
+    >>> shares_samples(Data({"x": np.zeros((2, 3))}, None, 2), Data({"x": np.zeros((9, 3))}, None, 9))
+    True
+    """
+    seen = set(_digests(one))
+    return any(digest in seen for digest in _digests(other))
+
+
+def _digests(data: Data) -> Iterator[bytes]:
+    """Yield a digest of each sample."""
+    for row in range(data.count):
+        digest = hashlib.sha256()
+        for name, array in sorted(data.take([row]).items()):
+            digest.update(repr((name, array.dtype.name, array.shape)).encode())
+            digest.update(repr(array.tolist()).encode() if array.dtype.kind in "OUS" else array.tobytes())
+        yield digest.digest()
 
 
 def samples_in(feeds: Mapping[str, Array]) -> int:

@@ -15,6 +15,7 @@ from onnxprune.targets import MEASURED, Target, parse_all
 
 Scope: TypeAlias = Literal["group", "global", "loss"]
 AUTO: Literal["auto"] = "auto"
+SAMPLES = 256  # that calibration takes at most, by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Options:
     criterion: str | None = None  # a key of `importance.CRITERIA`; None: obs where there is data, l2 otherwise
     scope: Scope | None = None  # "group", "global" or "loss"; None: loss for obs, else the criterion's own
     reconstruct: bool | None = None  # whether layers are refitted; None: where there is data
-    sweeps: int = 1  # of reconstruction over all layers
+    sweeps: int | None = None  # of reconstruction over all layers; None: 1
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
     round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
@@ -44,7 +45,7 @@ class Options:
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
     eval_data: Any = None  # samples to compare the models on, a source as `data` is; None: those of `data`
     preprocess: Preprocess | None = None  # how images become arrays; text is parsed, see `images.make_preprocess`
-    samples: int = 256  # of the data that calibration takes at most, drawn with the seed; 0 is all
+    samples: int | None = None  # of the data that calibration takes at most, drawn with the seed; 0 is all, None is 256
     metric: str | None = None  # what of the outputs is compared on data, see `fidelity`; None: by the outputs
 
     def checked(self) -> Options:
@@ -61,7 +62,7 @@ class Options:
             criterion=self.criterion and check.choice("criterion", self.criterion, importance.CRITERIA),
             scope=self.scope,
             reconstruct=None if self.reconstruct is None else check.flag("reconstruct", self.reconstruct),
-            sweeps=check.count("sweeps", self.sweeps, 1),
+            sweeps=None if self.sweeps is None else check.count("sweeps", self.sweeps, 1),
             batch_norm=check.flag("batch_norm", self.batch_norm),
             round_to=_checked_step(self.round_to),
             min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),
@@ -75,7 +76,7 @@ class Options:
             inputs=check.shapes("inputs", self.inputs),
             eval_data=self.eval_data,
             preprocess=make_preprocess(self.preprocess),
-            samples=check.count("samples", self.samples, 0),
+            samples=None if self.samples is None else check.count("samples", self.samples, 0),
             metric=None if self.metric is None else fidelity.checked_name(self.metric),
         )
 
@@ -105,6 +106,23 @@ class Options:
         by_weights = self.criterion is not None and not importance.CRITERIA[self.criterion].data
         return not by_weights or self.scope == "loss" or bool(self.reconstruct)
 
+    def most_samples(self, count: int) -> int:
+        """Return how many of `count` samples calibration takes at most."""
+        return (SAMPLES if self.samples is None else self.samples) or count
+
+    def check_effects(self, has_data: bool) -> None:
+        """Raise OptionError for an option that says how samples are taken, where none are given.
+
+        Args:
+            has_data: whether there are samples to calibrate on; those of `eval_data` are compared alone.
+        """
+        if self.metric is not None and not has_data and self.eval_data is None:
+            raise OptionError("metric needs data: samples on which the models are compared")
+        if self.preprocess is not None and not has_data and self.eval_data is None:
+            raise OptionError("preprocess has no effect without --data or --eval-data")
+        if self.samples is not None and not has_data:
+            raise OptionError("samples has no effect without --data: it limits what is taken of them")
+
     def resolved(self, has_data: bool) -> Options:
         """Return the options with what depends on whether there is data to calibrate on filled in.
 
@@ -118,11 +136,13 @@ class Options:
                 (f"criterion {criterion!r}", importance.CRITERIA[criterion].data),
                 ("scope 'loss'", scope == "loss"),
                 ("reconstruct", self.reconstruct),
+                ("sweeps", self.sweeps is not None and self.reconstruct is None),
             ):
                 if asked:
                     raise OptionError(f"{what} needs data: give samples with --data")
         reconstruct = has_data if self.reconstruct is None else self.reconstruct
-        return replace(self, criterion=criterion, scope=scope, reconstruct=reconstruct)
+        sweeps, samples = self.sweeps or 1, SAMPLES if self.samples is None else self.samples
+        return replace(self, criterion=criterion, scope=scope, reconstruct=reconstruct, sweeps=sweeps, samples=samples)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; samples in memory are named by their type."""
@@ -144,6 +164,8 @@ def make_options(**given: Any) -> Options:
         check.choice("option", name, Options.__dataclass_fields__)
     if given.get("ratio") is not None and given.get("targets"):
         raise OptionError("ratio decides how much is removed, and so does a target: give one of the two")
+    if given.get("sweeps") is not None and given.get("reconstruct") is False:
+        raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
     if given.get("ratio", 0) is None:
         del given["ratio"]
     return Options(**given).checked()

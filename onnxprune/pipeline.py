@@ -21,7 +21,7 @@ from onnxprune.axes import Atom, Mask
 from onnxprune.calibrate import Calibration, calibration
 from onnxprune.charts import as_html, as_svg, comparison_html, comparison_svg
 from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_for, why_not
-from onnxprune.data import Data, files_of, limit, load_data, split, with_shapes
+from onnxprune.data import Data, files_of, limit, load_data, shares_samples, split, with_shapes
 from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
 from onnxprune.groups import Group, carriers, groups, weights
 from onnxprune.measure import Comparison, compare_models, timed_feeds
@@ -242,6 +242,8 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
         check.choice("option", name, known)
     models = load(before), load(after)
     options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
+    if preprocess is not None and data is None:
+        raise OptionError("preprocess has no effect without --data")
     data = None if data is None else load_data(data, models[0].inputs, preprocess=preprocess)
     counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
     return compare_models(*models, data=data, macs=counted, **options)
@@ -350,10 +352,10 @@ def _sensitivity(model: Model, options: Options, given: Any, *, levels: int, pro
     if given is None:
         raise OptionError("data is needed: samples that losses are measured on")
     data, other = load_data(given, model.inputs, preprocess=options.preprocess), None
-    data = limit(data, options.samples or data.count, options.seed)
+    data = limit(data, options.most_samples(data.count), options.seed)
     if options.eval_data is not None:
         other = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
-        other = limit(other, options.samples or other.count, options.seed)
+        other = limit(other, options.most_samples(other.count), options.seed)
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     found = groups(traced)
@@ -410,8 +412,7 @@ def prepare(model: Model, options: Options, given: Any, progress: Progress) -> P
     Raises:
         InputError: as `prune`.
     """
-    if options.metric is not None and given is None and options.eval_data is None:
-        raise OptionError("metric needs data: samples on which the models are compared")
+    options.check_effects(given is not None)
     stamped = stamps(model.data_files)
     sampled, evaluated = _samples(model, options, given)
     ports = with_shapes(model.inputs, dict(options.inputs))
@@ -537,7 +538,7 @@ def repaired(ready: Prepared, planned: Plan, rewritten: rewrite.Rewritten, progr
         ready.calibrated.batches,
         cuts=rewritten.cuts,
         seed=options.seed,
-        sweeps=options.sweeps,
+        sweeps=options.sweeps or 1,
         progress=progress,
         **which,
     )
@@ -588,6 +589,7 @@ def finish(
             calibration=ready.calibrated or ready.why_not_any,
             curves=planned.curves,
             fits=fits,
+            held_out=not _seen(ready.sampled, ready.evaluated, options),
             promise=decided.told,
         )
         complete(report)
@@ -635,10 +637,17 @@ def _samples(model: Model, options: Options, given: Any) -> tuple[Data | None, D
         return None, evaluated
     data = load_data(given, model.inputs, preprocess=options.preprocess)
     if evaluated is not None:
-        return limit(data, options.samples or data.count, options.seed), evaluated
-    share = min(_CALIBRATED, (options.samples or data.count) / data.count)
+        return limit(data, options.most_samples(data.count), options.seed), evaluated
+    share = min(_CALIBRATED, options.most_samples(data.count) / data.count)
     used, rest = split(data, share, options.seed)
     return used, rest if rest.count else used
+
+
+def _seen(sampled: Data | None, evaluated: Data | None, options: Options) -> bool:
+    """Return whether samples are evaluated that calibration saw; two parts of one source are disjoint."""
+    if sampled is None or evaluated is None:
+        return False
+    return evaluated is sampled or (options.eval_data is not None and shares_samples(sampled, evaluated))
 
 
 def _measure(model: Model, after: Model, options: Options, data: Data | None, progress: Progress) -> Comparison | None:

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune.axes import Atom, Mask, kept_mask
-from onnxprune.calibrate import held_out
+from onnxprune.calibrate import held_out, held_rows
+from onnxprune.data import samples_in
 from onnxprune.errors import ModelError
 from onnxprune.linear import Layer, Mixer, Norm, layers, mixers, norms
 from onnxprune.model import Array, Model
@@ -61,7 +62,7 @@ def refit(
         traced: the original with its axes.
         masks: bool ``[units]`` of the atoms that lost units.
         pruned: what `rewrite` made of it.
-        batches: calibration feeds; some are held out, and with a single one nothing can be judged, so nothing is done.
+        batches: calibration feeds, of which some are held out; of a single one, rows are: see `held_rows`.
         cuts: where the constants of `pruned` came from.
         seed: of the rows that are looked at.
         sweeps: how often all layers are fitted.
@@ -71,8 +72,6 @@ def refit(
     """
     contents: dict[str, Array] = {}
     told: list[Refitted] = []
-    if len(batches) < 2:
-        return contents, told
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
         run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts)
@@ -88,6 +87,10 @@ def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
 
 
 Part: TypeAlias = "Layer | Mixer | Norm"
+
+
+class _TooFew(Exception):
+    """A part gives too few rows to hold any out; says how many."""
 
 
 def parts(model: Model, linear: bool, batch_norm: bool) -> list[Part]:
@@ -117,6 +120,7 @@ class _Refit:
         self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
         self._shared = _shared(traced.model, cuts)
         self._held = set(held_out(len(batches)))
+        self._single = samples_in(batches[0]) if len(batches) == 1 else 0
         self.old, self.new = Replay(traced.model, batches), Replay(pruned, batches)
         self.new.contents.update(contents)
 
@@ -148,8 +152,9 @@ class _Refit:
         try:
             with np.errstate(over="ignore"):  # a number that a type cannot hold is told by `_kept_if_finite`
                 found = self._fit(part, sums)
-        except ModelError as error:
-            return Refitted(part.node.name, part.node.op, None, None, None, f"it cannot be looked at: {error}")
+        except (ModelError, _TooFew) as error:
+            why = str(error) if isinstance(error, _TooFew) else f"it cannot be looked at: {error}"
+            return Refitted(part.node.name, part.node.op, None, None, None, why)
         return Refitted(part.node.name, part.node.op, found.strength, found.error_before, found.error_after)
 
     def _fit(self, part: Part, sums: _Sums) -> Fit:
@@ -218,7 +223,7 @@ class _Refit:
     def _moments(
         self, part: Part, shape: tuple[int, ...], total: str, beside: Sequence[str]
     ) -> tuple[Moments, Moments]:
-        """Return the moments of what a part is fed now and shall give, on fitted and on held-out batches."""
+        """Return the moments of what a part is fed now and shall give, of fitted and of held-out rows."""
         groups, outs, ins = shape
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
         limit = max(LEAST_ROWS, ROWS_PER_INPUT * ins) // len(self.new) + 1
@@ -230,8 +235,13 @@ class _Refit:
             for name in beside:
                 target = target - now[name].astype(np.float32)
             at = part.places(target.shape, limit, rng)
-            moments = held if number in self._held else train
-            moments.add(part.rows(now[part.input], at), part.targets(target, at))
+            out = held_rows(len(at)) if self._single else np.full(len(at), number in self._held)
+            if self._single and not out.any():
+                given = "a single sample gives" if self._single == 1 else f"{self._single} samples in one batch give"
+                raise _TooFew(f"{given} {len(at)} row{'s' * (len(at) != 1)}: too few to hold any out")
+            for moments, which in ((train, at[~out]), (held, at[out])):
+                if len(which):
+                    moments.add(part.rows(now[part.input], which), part.targets(target, which))
         return train, held
 
     def _kept(self, name: str, array: Array) -> Array:

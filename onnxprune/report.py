@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _OPS = 10  # types of nodes shown; the others are one row
 _LISTED = 4  # names shown of a longer list
+_SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 _PLACE = r" \(at .*\)"  # what a reason says of the node that gives it
 
 
@@ -53,6 +54,7 @@ def build_report(
     curves: Mapping[str, Curve] | None = None,
     fits: Sequence[Refitted] = (),
     promise: Mapping[str, Any] | None = None,
+    held_out: bool = True,
 ) -> dict[str, Any]:
     """Return the report of one run as plain values; see docs/report.md.
 
@@ -70,7 +72,9 @@ def build_report(
         curves: loss curves by the first of the groups that lose the same units.
         fits: what became of each layer in reconstruction.
         promise: plans that were raced against the original, see `promise.as_promise`.
+        held_out: whether calibration saw none of the samples that were compared.
     """
+    fidelity = _fidelity(comparison)
     return {
         "onnxprune": __version__,
         "input": _file(before, macs[0]),
@@ -94,7 +98,7 @@ def build_report(
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
         "reconstruction": [_refitted(each) for each in fits],
         "accuracy": _accuracy(comparison),
-        "fidelity": _fidelity(comparison),
+        "fidelity": None if fidelity is None else {**fidelity, "held_out": held_out},
         "latency": _latency(comparison) if options.latency else [],
         "promise": None if promise is None else dict(promise),
     }
@@ -275,7 +279,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
     fidelity = report["fidelity"]
     if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
         gains.append(headline(fidelity["figures"]))
-    return f"{_calibrated(report)}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+    seen = "" if fidelity is None or fidelity["held_out"] else f"{_SEEN}\n"
+    return f"{_calibrated(report)}{seen}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
 
 
 def _calibrated(report: Mapping[str, Any]) -> str:

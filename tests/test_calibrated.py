@@ -16,6 +16,7 @@ from onnxprune import pipeline
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.importance import CRITERIA
 from onnxprune.options import make_options
+from onnxprune.report import prune_tables
 from tests.rules.build import IMAGE, ROWS, TOKENS, dense, model
 from tests.test_cost import WEIGHTS
 
@@ -154,10 +155,50 @@ def test_other_data_is_all_evaluated(monkeypatch):
     assert rows(seen["evaluated"]) == {row.tobytes() for row in other["x"]}
 
 
-def test_a_single_sample_refits_nothing():
+def test_evaluation_on_what_calibration_saw_is_told():
+    one, many = samples("cnn", 1), samples("cnn")
+    copied = {"x": np.concatenate([samples("cnn", 8)["x"] + 1, many["x"][5:6]])}
+    fresh = {"x": copied["x"][:8]}
+    for given, other, held_out in (
+        (one, None, False), (many, None, True), (many, many, False), (many, copied, False), (many, fresh, True),
+    ):  # fmt: skip
+        report = cut("cnn", data=given, eval_data=other).report
+        assert report["fidelity"]["held_out"] is held_out
+        report["output"]["path"] = "small.onnx"
+        told = [part for part in prune_tables(report) if isinstance(part, str)]
+        assert ("compared on samples that calibration saw" in "".join(told)) is not held_out
+
+
+def test_a_single_sample_of_few_positions_says_why_nothing_is_fitted():
     report = cut("cnn", data=samples("cnn", 1)).report
-    assert report["reconstruction"] == []
+    reasons = {each["op"]: each["why_not"] for each in report["reconstruction"]}
+    rows = {"Conv": "36 rows", "Gemm": "1 row"}
+    assert reasons == {op: f"a single sample gives {given}: too few to hold any out" for op, given in rows.items()}
     assert report["verification"]["passed"]
+
+
+def test_a_single_sample_helps():
+    """A digit, on the digits of the test: the same plan with its layers as they were cut agrees less."""
+    with np.load(ROOT / "models/mnist_calibration.npz") as arrays:
+        one = {name: array[:1] for name, array in arrays.items()}
+    options = {"criterion": "l2", "scope": "group", "latency": False, "eval_data": ROOT / "models/mnist_test.npz"}
+    fitted, plain = (
+        onnxprune.prune(
+            ROOT / "models/resnet_folded.onnx", 0.3, data=one, reconstruct=on, batch_norm=on, **options
+        ).report
+        for on in (True, False)
+    )
+    assert [group["kept_units"] for group in fitted["groups"]] == [group["kept_units"] for group in plain["groups"]]
+    assert {None} < {each["why_not"] for each in fitted["reconstruction"]}
+    found, before = (each["fidelity"]["figures"]["agreement"] for each in (fitted, plain))
+    assert found > before
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_curves_of_a_single_sample_are_of_what_is_done(form):
+    """Consumers with too few rows to hold any out keep their weights: a sample alone can always be fitted."""
+    on, off = (cut(form, data=samples(form, 1), reconstruct=on).report["curves"] for on in (True, False))
+    assert on == off
 
 
 def test_a_model_without_any_linear_consumer():

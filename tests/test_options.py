@@ -39,6 +39,7 @@ def test_defaults_follow_from_data(given, has_data, expected):
         *(({"criterion": name}, f"criterion {name!r}") for name in FROM_DATA),
         ({"scope": "loss"}, "scope 'loss'"),
         ({"reconstruct": True}, "reconstruct"),
+        ({"sweeps": 2}, "sweeps"),
     ],
 )
 def test_what_needs_data(given, what):
@@ -58,6 +59,7 @@ def test_what_needs_data(given, what):
         ({"ratio": 0.5, "targets": {"macs": 0.7}}, "ratio decides how much is removed, and so does a target"),
         ({"scope": "best"}, "scope must be 'group', 'global' or 'loss', got 'best'"),
         ({"sweeps": 0}, "sweeps"),
+        ({"sweeps": 1, "reconstruct": False}, "sweeps has no effect with --no-reconstruct: layers are not fitted"),
         ({"reconstruct": "yes"}, "reconstruct"),
         ({"batch_norm": 1.5}, "batch_norm"),
         ({"criterion": "magic"}, "criterion"),
@@ -82,6 +84,31 @@ def test_whether_samples_are_looked_at():
     assert make_options(criterion="l2", scope="loss").looks_at_samples
     assert make_options(criterion="l2", reconstruct=True).looks_at_samples
     assert not make_options(criterion="l2", scope="global").looks_at_samples
+
+
+def test_what_is_not_given_is_told_from_its_default():
+    assert (make_options().sweeps, make_options().samples) == (None, None)
+    for has_data in (False, True):
+        found = make_options().resolved(has_data)
+        assert (found.sweeps, found.samples) == (1, 256)
+        assert found.resolved(has_data) == found
+    assert [make_options(samples=most).most_samples(999) for most in (None, 0, 8)] == [256, 999, 8]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metric": "dense"}, "metric needs data: samples on which the models are compared"),
+        ({"preprocess": "unit"}, "preprocess has no effect without --data or --eval-data"),
+        ({"samples": 256}, "samples has no effect without --data: it limits what is taken of them"),
+    ],
+)
+def test_what_has_no_effect_without_samples(given, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        make_options(**given).check_effects(False)
+    make_options(**given).check_effects(True)
+    if "samples" not in given:
+        make_options(**given, eval_data="data.npz").check_effects(False)
 
 
 def test_options_are_plain_values():

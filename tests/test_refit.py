@@ -260,12 +260,42 @@ def test_a_shared_bias_stays_and_its_weights_are_fitted():
     assert not [name for name in contents if name.startswith("b1")]
 
 
-def test_nothing_is_done_with_a_single_batch():
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        (1, "a single sample gives 1 row: too few to hold any out"),
+        (6, "6 samples in one batch give 6 rows: too few to hold any out"),
+    ],
+)
+def test_a_single_batch_of_few_rows_fits_nothing_and_says_why(size, why):
     proto = mlp()
-    for feeds in (batches(load(proto), 1), batches(load(proto), 1, 1)):
-        before, after, told, contents = refitted(proto, feeds)
-        assert (contents, told) == ({}, {})
-        assert before == after
+    before, after, told, contents = refitted(proto, batches(load(proto), 1, size))
+    assert contents == {}
+    assert [each.why_not for each in told.values()] == [why] * 3
+    assert before == after
+
+
+def test_rows_of_a_single_batch_are_held_out():
+    proto = mlp()
+    told, contents = better(proto, 0.9, feeds=batches(load(proto), 1, 400))
+    assert len(told) == 3
+    assert {"w2", "w3"} <= set(contents)
+
+
+def test_positions_of_a_single_sample_are_held_out():
+    proto = model(
+        "a = Conv<pads=[1,1,1,1]>(x, w1, b1)", "b = Relu(a)", "c = Conv(b, w2, b2)", "d = GlobalAveragePool(c)",
+        "y = Conv(d, w3, b3)", x="float[n,3,24,24] x",
+        w1=np.moveaxis(low_rank(27, 12, 4).reshape(3, 3, 3, 12), -1, 0).copy(), b1=np.full(12, 0.2, np.float32),
+        w2=(8, 12, 1, 1), b2=(8,), w3=(5, 8, 1, 1), b3=(5,),
+    )  # fmt: skip
+    _, _, told, contents = refitted(proto, batches(load(proto), 1, 1), only={"w1"})
+    assert "w2" in contents
+    assert [each.why_not for each in told.values()] == [
+        None,
+        None,
+        "a single sample gives 1 row: too few to hold any out",
+    ]
 
 
 def test_two_samples_are_never_worse_than_the_plain_cut_on_the_second():

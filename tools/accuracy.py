@@ -265,7 +265,7 @@ def measure(run: Run, folder: Path | None) -> Record:
                 targets={"macs": run.macs},
                 data=None if run.way in WITHOUT_DATA else data,
                 eval_data=evaluation[0],
-                samples=0 if run.samples == AUGMENTED else sample_count(run),
+                samples=None if run.way in WITHOUT_DATA else 0 if run.samples == AUGMENTED else sample_count(run),
                 latency=False,
                 **WAYS[run.way],
             )
