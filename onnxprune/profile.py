@@ -36,6 +36,7 @@ NOISE = 0.02  # of a time, that is no difference
 UNIFORM = (0.75, 0.5, 0.25)  # of each group, in candidates that the prediction is fitted to
 MIXED = 2  # candidates of random counts besides
 RACE_S = 2.0  # of a candidate beside the original
+LEAST_S, ROUNDS = 0.15, 150  # of a race: time at least, and runs that are enough
 CANDIDATE_S = 0.8  # the same while the prediction is fitted
 SHARES = (0.5, 0.25)  # of the time for profiling: until when steps are looked for, and what is left for candidates
 
@@ -78,6 +79,14 @@ class Speed:
             self.candidate({})
         return float(np.median([race.before_ms for _, race in self.races]))
 
+    @cached_property
+    def _usual_s(self) -> float:
+        """How long one run of the original takes, roughly."""
+        self._original()
+        start = time.perf_counter()
+        self._original()
+        return time.perf_counter() - start
+
     def fraction(self, sizes: Mapping[Atom, int]) -> float:
         """Return the predicted latency when atoms have these sizes, over the original's."""
         assert self.predict is not None, "nothing was fitted"
@@ -86,6 +95,7 @@ class Speed:
     def race(self, proto: Any, budget_s: float = RACE_S) -> Race:
         """Return a candidate timed beside the original, runs interleaved."""
         once = self._session(proto).timed(self.feeds)
+        budget_s = min(budget_s, max(LEAST_S, 2 * ROUNDS * self._usual_s))  # quick models need no seconds
         before, after = time_interleaved([self._original, once], budget_s=budget_s, min_rounds=5, warmup_s=budget_s / 3)
         ratio = float(np.median(after / before))  # of each round: what slows both for a while cancels
         return Race(ratio, float(np.median(before)), float(np.median(after)))

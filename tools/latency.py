@@ -1,0 +1,289 @@
+"""Measure what is promised about latency.
+
+    python tools/latency.py targets DIR      large networks at --target latency=0.5: measured over requested
+    python tools/latency.py zoo              every graph of tests/zoo at --ratio 0.3 --round-to auto: speed-up against MACs
+    python tools/latency.py ratios DIR       ResNet-50 at 0.3 and 0.5, multiples of 16
+    python tools/latency.py profile DIR      seconds of profiling, cold and cached; predicted against measured latency
+    python tools/latency.py page             docs/latency_measured.md and its plot, of what was measured
+
+DIR is what tools/export_large.py writes. Results are lines of JSON in the file `--results`; what stands there for the same
+commit is not measured again. Times are medians of interleaved runs, beside the original, on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+NETWORKS = ("resnet50", "mobilenetv2", "densenet121", "vit_b_16", "bert_base")  # with a batch of one
+THREADS = (1, 2)
+REQUESTED = 0.5
+RATIOS = (0.3, 0.5)
+PUBLISHED = {0.3: 1.4, 0.5: 2.0}  # speed-ups that others state for ResNet-50 at these ratios
+PLANS = 20  # random ones, whose latency is predicted
+COMPARE_S = {"targets": 20.0, "zoo": 1.5, "ratios": 20.0}
+Record = dict[str, Any]
+
+
+def compared(before: Path, after: Any, seconds: float, threads: int = 1) -> Record:
+    """Return two models timed beside one another."""
+    import onnxprune
+
+    found = onnxprune.compare(before, after, threads=threads, budget_s=seconds, memory=False, detail=False)
+    return {
+        "before_ms": found.before.median_ms,
+        "after_ms": found.after.median_ms,
+        "speedup": found.speedup,
+        "interval": list(found.speedup_interval),
+        "within_noise": found.within_noise,
+        "macs": (found.after.macs or 0) / max(1, found.before.macs or 0),
+    }
+
+
+def targets(key: str, folder: Path | None) -> Record:
+    """Prune one network to half of its latency, and measure it again."""
+    import onnxprune
+
+    name, threads = key.split(" ")
+    path, start = _of(folder, name), time.perf_counter()
+    options = {"criterion": "l2", "latency": False, "threads": int(threads)}
+    result = onnxprune.prune(path, targets={"latency": REQUESTED}, **options)
+    seconds = time.perf_counter() - start
+    found = compared(path, result.model, COMPARE_S["targets"], int(threads))
+    return {**found, "seconds": seconds, "races": len(result.report["promise"]["attempts"])}
+
+
+def ratios(key: str, folder: Path | None) -> Record:
+    """Prune ResNet-50 by a ratio, to multiples of 16."""
+    import onnxprune
+
+    path = _of(folder, "resnet50")
+    result = onnxprune.prune(path, ratio=float(key), round_to=16, criterion="l2", latency=False)
+    return compared(path, result.model, COMPARE_S["ratios"])
+
+
+def zoo(key: str, _: Path | None) -> Record:
+    """Prune one graph of the zoo with steps that are found."""
+    import onnxprune
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        path.write_bytes(gzip.decompress((ROOT / "tests" / "zoo" / f"{key}.onnx.gz").read_bytes()))
+        options = {"criterion": "l2", "latency": False, "profile_seconds": 10.0}
+        try:
+            result = onnxprune.prune(path, ratio=0.3, round_to="auto", **options)
+        except onnxprune.OnnxpruneError as error:
+            return {"error": type(error).__name__, "message": str(error)[:300]}
+        convolves = any(node.op_type == "Conv" for node in result.model.graph.node)
+        return {**compared(path, result.model, COMPARE_S["zoo"]), "convolves": convolves}
+
+
+def profile(key: str, folder: Path | None) -> Record:
+    """Profile ResNet-50 with an empty cache, and again; then race random plans."""
+    import numpy as np
+
+    from onnxprune import latency
+    from onnxprune.choice import choose
+    from onnxprune.groups import groups
+    from onnxprune.kernels import Tables
+    from onnxprune.measure import timed_feeds
+    from onnxprune.model import load
+    from onnxprune.options import make_options
+    from onnxprune.planning import usual_step
+    from onnxprune.profile import first_units, profiled
+    from onnxprune.rewrite import rewrite
+    from onnxprune.trace import trace
+
+    model = load(_of(folder, key))
+    traced, options = trace(model), make_options(round_to="auto")
+    found = groups(traced)
+    chosen = [group for group in found if group.name in choose(found, options)]
+    feeds = timed_feeds(model, None, batch=1, seed=0)
+    usual, seconds = {group.atom: usual_step(group, options) for group in chosen}, []
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in range(2):
+            start = time.perf_counter()
+            speed = profiled(traced, chosen, feeds, usual=usual, tables=Tables("cpu", 1, Path(scratch) / "times.json"))
+            seconds.append(time.perf_counter() - start)
+    rng, pairs = np.random.default_rng(7), []
+    for _ in range(PLANS):
+        low = rng.uniform(0.2, 0.9)
+        sizes = {g.atom: latency.aligned(g.units, rng.uniform(low, 1), speed.steps[g.atom]) for g in chosen}
+        proto = rewrite(traced, {atom: first_units(atom, size) for atom, size in sizes.items()}).proto
+        pairs.append((speed.fraction(sizes), speed.race(proto).fraction))
+    steps = sorted(set(speed.steps.values()))
+    return {"cold_s": seconds[0], "cached_s": seconds[1], "steps": steps, "plans": pairs, "complete": speed.complete}
+
+
+def _of(folder: Path | None, name: str) -> Path:
+    if folder is None:
+        raise SystemExit("give the folder that tools/export_large.py has written")
+    return folder / f"{name}.batch1.onnx"
+
+
+Measure = Callable[[str, "Path | None"], Record]
+SECTIONS: Mapping[str, tuple[Measure, Callable[[], list[str]]]] = {
+    "profile": (profile, lambda: ["resnet50"]),
+    "ratios": (ratios, lambda: [str(ratio) for ratio in RATIOS]),
+    "targets": (targets, lambda: [f"{name} {threads}" for threads in THREADS for name in NETWORKS]),
+    "zoo": (zoo, lambda: sorted(path.name.removesuffix(".onnx.gz") for path in (ROOT / "tests" / "zoo").glob("*.gz"))),
+}
+
+
+def run(section: str, folder: Path | None, results: Path, minutes: float) -> None:
+    """Measure what is missing, each in a fresh process."""
+    until, commit = time.monotonic() + 60 * minutes, _commit()
+    done = {(row["section"], row["key"]) for row in _rows(results) if row["commit"] == commit}
+    missing = [key for key in SECTIONS[section][1]() if (section, key) not in done]
+    for number, key in enumerate(missing):
+        if time.monotonic() > until:
+            print(f"out of time: {len(missing) - number} are left", file=sys.stderr)
+            return
+        command = [sys.executable, __file__, "once", section, key, *([str(folder)] if folder else [])]
+        process = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+        lines = process.stdout.strip().splitlines()
+        found = json.loads(lines[-1]) if process.returncode == 0 and lines else {"error": process.stderr[-300:]}
+        print(f"{number + 1} of {len(missing)}: {section} {key}: {found}", file=sys.stderr, flush=True)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"section": section, "key": key, "commit": commit, **found}) + "\n")
+
+
+def _commit() -> str:
+    command = ["git", "log", "-1", "--format=%h", "--", "onnxprune"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _rows(results: Path) -> Iterator[Record]:
+    if results.exists():
+        yield from map(json.loads, results.read_text(encoding="utf-8").splitlines())
+
+
+# -- the page --------------------------------------------------------------------------------------------------
+
+
+def page(results: Path, docs: Path) -> None:
+    """Write the page and its plot, of the last record of each measurement."""
+    from onnxprune.runtime import machine
+
+    last = {(row["section"], row["key"]): row for row in _rows(results)}
+    by_section = {name: {key: row for (section, key), row in last.items() if section == name} for name in SECTIONS}
+    commits = ", ".join(sorted({row["commit"] for row in last.values()}))
+    here = machine()
+    lines = [
+        "# Latency, measured",
+        "",
+        f"By `tools/latency.py` on {here['cpu']}, {here['logical_cores']} cores, ONNX Runtime {here['onnxruntime']}, CPU, "
+        f"at {commits}. Networks have random weights; medians of interleaved runs, beside the original.",
+        "",
+        *_targets_table(by_section["targets"]),
+        *_ratios_table(by_section["ratios"]),
+        *_profile_lines(by_section["profile"]),
+        *_zoo_lines(by_section["zoo"], docs),
+    ]
+    (docs / "latency_measured.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _targets_table(rows: Mapping[str, Record]) -> Iterator[str]:
+    yield f"## `--target latency={REQUESTED}`\n\nMeasured again after pruning, by `compare`; 95 % interval of the ratio.\n"
+    yield "| network | threads | before ms | after ms | latency x (interval) | measured / requested | MACs x | seconds |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for key, row in rows.items():
+        name, threads = key.split(" ")
+        if "error" in row:
+            yield f"| {name} | {threads} | {row['error']} | | | | | |"
+            continue
+        share, (low, high) = 1 / row["speedup"], row["interval"]
+        ratio = f"{share:.3f} ({1 / high:.3f} to {1 / low:.3f})"
+        times = f"{row['before_ms']:.1f} | {row['after_ms']:.1f}"
+        over = f"{share / REQUESTED:.3f}"
+        yield f"| {name} | {threads} | {times} | {ratio} | {over} | {row['macs']:.3f} | {row['seconds']:.0f} |"
+    yield ""
+
+
+def _ratios_table(rows: Mapping[str, Record]) -> Iterator[str]:
+    yield "## ResNet-50 by ratio\n\n`--round-to 16`, one thread; beside it the speed-up that others state.\n"
+    yield "| ratio | MACs x | speed-up (interval) | stated elsewhere |\n| --- | --- | --- | --- |"
+    for key, row in rows.items():
+        low, high = row["interval"]
+        stated = PUBLISHED[float(key)]
+        yield f"| {key} | {row['macs']:.3f} | {row['speedup']:.2f} ({low:.2f} to {high:.2f}) | {stated:.1f} |"
+    yield ""
+
+
+def _profile_lines(rows: Mapping[str, Record]) -> Iterator[str]:
+    for key, row in rows.items():
+        errors = sorted(abs(predicted / measured - 1) for predicted, measured in row["plans"])
+        yield f"## Profiling {key}\n"
+        yield f"{row['cold_s']:.1f} s with an empty cache, {row['cached_s']:.1f} s the second time; steps found: {row['steps']}."
+        yield (
+            f"Predicted against measured latency of {len(errors)} random plans: median error "
+            f"{100 * statistics.median(errors):.1f} %, largest {100 * errors[-1]:.1f} %.\n"
+        )
+
+
+def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
+    from onnxprune.plot import Series, line_chart
+
+    pruned = {key: row for key, row in rows.items() if "error" not in row}
+    kept = [row for row in rows.values() if "error" in row]
+    slower = [key for key, row in pruned.items() if row["speedup"] < 1 and not row["within_noise"]]
+    large = [row for row in pruned.values() if row["convolves"] and row["before_ms"] > 10]
+    products = [row["speedup"] * row["macs"] for row in large]
+    yield "## The zoo\n\nEvery graph of `tests/zoo` at `--ratio 0.3 --round-to auto`, one thread.\n"
+    yield f"- graphs: {len(rows)}; pruned: {len(pruned)}; nothing written, with the reason: {len(kept)}"
+    noise = sum(row["within_noise"] for row in pruned.values())
+    yield f"- slower than the original beyond noise: {len(slower)}{''.join(f' ({key})' for key in slower)}; within noise: {noise}"
+    for name, some in (
+        ("all", list(pruned.values())),
+        ("convolutional", [r for r in pruned.values() if r["convolves"]]),
+    ):
+        speeds = sorted(row["speedup"] for row in some)
+        if speeds:
+            quartiles = ", ".join(
+                f"{speeds[int(share * (len(speeds) - 1))]:.2f}" for share in (0.1, 0.25, 0.5, 0.75, 0.9)
+            )
+            yield f"- speed-ups, {name}: 10, 25, 50, 75, 90 % at {quartiles}"
+    if products:
+        mean = math.exp(statistics.fmean(map(math.log, products)))
+        yield f"- geometric mean of speed-up x MACs ratio, convolutional over 10 ms: {mean:.3f} ({len(products)} graphs)"
+    if pruned:
+        points = sorted((row["macs"], row["speedup"]) for row in pruned.values())
+        chart = line_chart([Series("", points)], "MACs over the original's", "speed-up", title="Graphs of the zoo")
+        (docs / "latency_zoo.svg").write_text(chart, encoding="utf-8")
+        yield "\n![speed-up against MACs](latency_zoo.svg)"
+
+
+def main() -> None:
+    """Measure one section, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section", choices=[*SECTIONS, "once", "page"])
+    parser.add_argument("rest", nargs="*")
+    parser.add_argument("--results", type=Path, default=Path("latency.jsonl"))
+    parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    given = parser.parse_args()
+    if given.section == "once":
+        section, key, *folder = given.rest
+        print(json.dumps(SECTIONS[section][0](key, Path(folder[0]) if folder else None)))
+    elif given.section == "page":
+        page(given.results, given.docs)
+    else:
+        run(given.section, Path(given.rest[0]) if given.rest else None, given.results, given.minutes)
+
+
+if __name__ == "__main__":
+    main()
