@@ -32,12 +32,12 @@ from onnxprune.trace import Trace
 
 STEPS = (16, 8, 4, 1)  # units that are taken from a multiple of 16, to see whether that makes a model faster
 SAVED = 0.5  # of what they save if time were even, that they must
-NOISE = 0.02  # of a time, that is no difference
+NOISE = 0.01  # of a time, that is no difference
 UNIFORM = (0.75, 0.5, 0.25)  # of each group, in candidates that the prediction is fitted to
 MIXED = 2  # candidates of random counts besides
 RACE_S = 2.0  # of a candidate beside the original
 LEAST_S, ROUNDS = 0.15, 150  # of a race: time at least, and runs that are enough
-CANDIDATE_S = 0.8  # the same while the prediction is fitted
+CANDIDATE_S, STEP_S = 0.8, 1.6  # the same while the prediction is fitted, and while steps are looked for
 SHARES = (0.5, 0.25)  # of the time for profiling: until when steps are looked for, and what is left for candidates
 
 
@@ -124,7 +124,7 @@ class Speed:
         folder = model.folder if isinstance(source, bytes) and model.is_external else None
         return open_session(source, provider=self._provider, threads=self._threads, folder=folder)
 
-    def candidate(self, sizes: Mapping[Atom, int]) -> Race:
+    def candidate(self, sizes: Mapping[Atom, int], budget_s: float = CANDIDATE_S) -> Race:
         """Race the model whose atoms keep their first units; one that was raced before is not raced again."""
         cut = {atom: size for atom, size in sizes.items() if size < atom.size}
         counts = [cut.get(atom, atom.size) for atom in self._order]
@@ -133,7 +133,7 @@ class Speed:
         known = [self.tables.number(key) for key in keys]
         if None in known:
             proto = rewrite(self.traced, {atom: first_units(atom, size) for atom, size in cut.items()}).proto
-            race = self.race(proto, CANDIDATE_S)
+            race = self.race(proto, budget_s)
             self.tables.keep(dict(zip(keys, (race.fraction, race.before_ms, race.after_ms), strict=True)))
         else:
             race = Race(*(number or 0.0 for number in known))
@@ -256,7 +256,8 @@ def _steps(
         bases = {group: step_base(group.units, max(1, group.lanes)) for group in groups}
         if all(base == group.units for group, base in bases.items()):
             continue  # too few units for any step
-        best, even, step = speed.candidate({group.atom: base for group, base in bases.items()}).fraction, 0.0, 1
+        whole_blocks = {group.atom: base for group, base in bases.items()}
+        best, even, step = speed.candidate(whole_blocks, STEP_S).fraction, 0.0, 1
         for number, below in enumerate(STEPS):
             progress(f"looking for the step of {kind}", number + 1, len(STEPS))
             if time.monotonic() > until:
@@ -264,7 +265,7 @@ def _steps(
                 break
             counts = {group: base - below // math.gcd(below, max(1, group.lanes)) for group, base in bases.items()}
             sizes = {group.atom: count if count > 0 else bases[group] for group, count in counts.items()}
-            saved = best - speed.candidate(sizes).fraction
+            saved = best - speed.candidate(sizes, STEP_S).fraction
             even = even or saved / below
             if saved < SAVED * even * below - NOISE * best:
                 step = 2 * below
