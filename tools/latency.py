@@ -1,13 +1,13 @@
 """Measure what is promised about latency.
 
     python tools/latency.py targets DIR      large networks at --target latency=0.5: measured over requested
-    python tools/latency.py zoo              every graph of tests/zoo at --ratio 0.3 --round-to auto: speed-up against MACs
+    python tools/latency.py zoo              graphs of tests/zoo at --ratio 0.3 --round-to auto: speed-up against MACs
     python tools/latency.py ratios DIR       ResNet-50 at 0.3 and 0.5, multiples of 16
     python tools/latency.py profile DIR      seconds of profiling, cold and cached; predicted against measured latency
     python tools/latency.py page             docs/latency_measured.md and its plot, of what was measured
 
-DIR is what tools/export_large.py writes. Results are lines of JSON in the file `--results`; what stands there for the same
-commit is not measured again. Times are medians of interleaved runs, beside the original, on an otherwise idle machine.
+DIR is what tools/export_large.py writes. Results are lines of JSON in the file `--results`; what stands there for the
+same commit is not measured again. Times are medians of interleaved runs, beside the original, on an idle machine.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def page(results: Path, docs: Path) -> None:
     lines = [
         "# Latency, measured",
         "",
-        f"By `tools/latency.py` on {here['cpu']}, {here['logical_cores']} cores, ONNX Runtime {here['onnxruntime']}, CPU, "
-        f"at {commits}. Networks have random weights; medians of interleaved runs, beside the original.",
+        f"By `tools/latency.py` on {here['cpu']}, {here['logical_cores']} cores, ONNX Runtime {here['onnxruntime']}, "
+        f"CPU, at {commits}. Networks have random weights; medians of interleaved runs, beside the original.",
         "",
         *_targets_table(by_section["targets"]),
         *_ratios_table(by_section["ratios"]),
@@ -198,8 +198,8 @@ def page(results: Path, docs: Path) -> None:
 
 
 def _targets_table(rows: Mapping[str, Record]) -> Iterator[str]:
-    yield f"## `--target latency={REQUESTED}`\n\nMeasured again after pruning, by `compare`; 95 % interval of the ratio.\n"
-    yield "| network | threads | before ms | after ms | latency x (interval) | measured / requested | MACs x | seconds |"
+    yield f"## `--target latency={REQUESTED}`\n\nMeasured again after pruning, by `compare`; with the 95 % interval.\n"
+    yield "| network | threads | before ms | after ms | latency x (95 %) | measured / requested | MACs x | seconds |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for key, row in rows.items():
         name, threads = key.split(" ")
@@ -228,7 +228,8 @@ def _profile_lines(rows: Mapping[str, Record]) -> Iterator[str]:
     for key, row in rows.items():
         errors = sorted(abs(predicted / measured - 1) for predicted, measured in row["plans"])
         yield f"## Profiling {key}\n"
-        yield f"{row['cold_s']:.1f} s with an empty cache, {row['cached_s']:.1f} s the second time; steps found: {row['steps']}."
+        seconds = f"{row['cold_s']:.1f} s with an empty cache, {row['cached_s']:.1f} s the second time"
+        yield f"{seconds}; steps found: {row['steps']}."
         yield (
             f"Predicted against measured latency of {len(errors)} random plans: median error "
             f"{100 * statistics.median(errors):.1f} %, largest {100 * errors[-1]:.1f} %.\n"
@@ -246,20 +247,18 @@ def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
     yield "## The zoo\n\nEvery graph of `tests/zoo` at `--ratio 0.3 --round-to auto`, one thread.\n"
     yield f"- graphs: {len(rows)}; pruned: {len(pruned)}; nothing written, with the reason: {len(kept)}"
     noise = sum(row["within_noise"] for row in pruned.values())
-    yield f"- slower than the original beyond noise: {len(slower)}{''.join(f' ({key})' for key in slower)}; within noise: {noise}"
-    for name, some in (
-        ("all", list(pruned.values())),
-        ("convolutional", [r for r in pruned.values() if r["convolves"]]),
-    ):
+    listed = "".join(f" ({key})" for key in slower)
+    yield f"- slower than the original beyond noise: {len(slower)}{listed}; within noise: {noise}"
+    convolutional = [row for row in pruned.values() if row["convolves"]]
+    for name, some in (("all", list(pruned.values())), ("convolutional", convolutional)):
         speeds = sorted(row["speedup"] for row in some)
         if speeds:
-            quartiles = ", ".join(
-                f"{speeds[int(share * (len(speeds) - 1))]:.2f}" for share in (0.1, 0.25, 0.5, 0.75, 0.9)
-            )
+            at = [int(share * (len(speeds) - 1)) for share in (0.1, 0.25, 0.5, 0.75, 0.9)]
+            quartiles = ", ".join(f"{speeds[place]:.2f}" for place in at)
             yield f"- speed-ups, {name}: 10, 25, 50, 75, 90 % at {quartiles}"
     if products:
         mean = math.exp(statistics.fmean(map(math.log, products)))
-        yield f"- geometric mean of speed-up x MACs ratio, convolutional over 10 ms: {mean:.3f} ({len(products)} graphs)"
+        yield f"- geometric mean of speed-up x MACs, convolutional over 10 ms: {mean:.3f} ({len(products)} graphs)"
     if pruned:
         points = sorted((row["macs"], row["speedup"]) for row in pruned.values())
         chart = line_chart([Series("", points)], "MACs over the original's", "speed-up", title="Graphs of the zoo")
