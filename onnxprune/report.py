@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
@@ -217,7 +217,33 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(label, *_accuracies(accuracy["before"], accuracy["after"]))
     _fidelity_row(table, report["fidelity"])
     warned = _warnings((("input", before["warnings"]), ("output", after["warnings"])))
-    return [table, _left_alone(report["groups"]), *warned, _verdict(report)]
+    return [table, _left_alone(report["groups"]), *warned, *_promised(report), _verdict(report)]
+
+
+def _promised(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what plans were raced for, and what came of it, where any were."""
+    promise = report["promise"]
+    if promise is None:
+        return
+    races = _counted(len(promise["attempts"]), "plan") + " raced against the original"
+    steps = sorted(set(promise["steps"].values()))
+    found = f"; counts are multiples of what kernels like: {_joined([str(step) for step in steps])}" if steps else ""
+    if not promise["targets"]:
+        last = promise["attempts"][-1]["measured"]["latency"]
+        yield f"{races}: {last:.3f} of its latency{found}"
+    for target in promise["targets"]:
+        if target["measured"] is not None:
+            asked = "" if target["target"].endswith(f"={target['fraction']:g}") else f" ({target['fraction']:.3f})"
+            yield f"{target['target']}{asked} asked: {target['measured']:.3f} of the original, {races}{found}"
+
+
+def _joined(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence.
+
+    >>> _joined(["1", "8", "16"])
+    '1, 8 and 16'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:

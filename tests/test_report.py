@@ -494,3 +494,40 @@ def test_what_was_not_run_is_told():
     ]
     assert [column[1] for column in cells] == ["2", "64", "-", "-", "-", "-", "not run"]
     assert parts[2] == "not run, threads 2, batch 64: no memory"
+
+
+@pytest.mark.parametrize(
+    ("promise", "told"),
+    [
+        (None, []),
+        (
+            {
+                "targets": [
+                    {"target": "latency=0.5", "fraction": 0.5, "predicted": 0.48, "measured": 0.497},
+                    {"target": "macs=0.6", "fraction": 0.6, "predicted": None, "measured": None},
+                ],
+                "attempts": [{"predicted": {}, "measured": {}}] * 2,
+                "steps": {"a": 16, "b": 16, "c": 1},
+            },
+            [
+                "latency=0.5 asked: 0.497 of the original, 2 plans raced against the original; "
+                "counts are multiples of what kernels like: 1 and 16"
+            ],
+        ),
+        (
+            {
+                "targets": [{"target": "latency=8ms", "fraction": 0.4, "predicted": 0.48, "measured": 0.4}],
+                "attempts": [{"predicted": {}, "measured": {}}],
+                "steps": {},
+            },
+            ["latency=8ms (0.400) asked: 0.400 of the original, 1 plan raced against the original"],
+        ),
+        (
+            {"targets": [], "attempts": [{"predicted": {}, "measured": {"latency": 0.81}}], "steps": {"a": 16}},
+            ["1 plan raced against the original: 0.810 of its latency; counts are multiples of what kernels like: 16"],
+        ),
+    ],
+    ids=["nothing was raced", "a fraction", "an amount", "steps alone"],
+)
+def test_what_was_promised_is_told(promise, told):
+    assert list(report._promised({"promise": promise})) == told
