@@ -214,6 +214,8 @@ def prune(
 )
 @click.option("--min-speedup", type=float, metavar="X", help="Exit with 1 when AFTER is not X times as fast.")
 @click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
+@click.option("--workers", "count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead: tcp://HOST:PORT.")
 @click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, or .html with all numbers.")
 @click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write everything as JSON.")
 @click.option("--force", is_flag=True, help="Replace these files if they exist.")
@@ -316,6 +318,8 @@ def sensitivity(
     data: str | None,
     no_reconstruct: bool,
     levels: int,
+    count: int,
+    scheduler: str | None,
     plot_path: Path | None,
     report_path: Path | None,
     force: bool,
@@ -326,13 +330,16 @@ def sensitivity(
     """Show what the output of INPUT loses when each group loses units: what to protect, and what is free."""
     with _failing():
         with signals_held():
+            from onnxprune.executors import ALONE, workers  # noqa: PLC0415
             from onnxprune.options import make_options  # noqa: PLC0415
             from onnxprune.pipeline import sensitivity_file  # noqa: PLC0415
             from onnxprune.report import sensitivity_tables  # noqa: PLC0415
 
         options["round_to"] = _step(options["round_to"])
         chosen = make_options(reconstruct=not no_reconstruct, **options)
-        with _progress(quiet) as progress:
+        alone = count == 1 and scheduler is None
+        where = contextlib.nullcontext(ALONE) if alone else workers(count, scheduler)
+        with where as found_workers, _progress(quiet) as progress:
             found = sensitivity_file(
                 source,
                 chosen,
@@ -342,6 +349,7 @@ def sensitivity(
                 report_path=report_path,
                 force=force,
                 progress=progress,
+                workers=found_workers,
             )
         _show(found.to_dict() if as_json else sensitivity_tables(found))
 

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +24,8 @@ from onnxprune.charts import as_html, as_svg, comparison_html, comparison_svg
 from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_for, why_not
 from onnxprune.data import Data, files_of, limit, load_data, shares_samples, split, with_shapes
 from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
+from onnxprune.executors import ALONE, Workers
+from onnxprune.executors import given as workers_of
 from onnxprune.groups import Group, carriers, groups, weights
 from onnxprune.measure import Comparison, compare_models, timed_feeds
 from onnxprune.model import Array, Model, Port, Source, data_file, load, staged, view, with_contents, write
@@ -253,13 +256,16 @@ _ASKED = ("ignore", "only", "width", "round_to", "min_units", "reconstruct", "se
 PLOTS = (".svg", ".html")
 
 
-def sensitivity(source: Source, *, data: Any = None, levels: int = LEVELS, **options: Any) -> Sensitivity:
+def sensitivity(
+    source: Source, *, data: Any = None, levels: int = LEVELS, executor: Executor | None = None, **options: Any
+) -> Sensitivity:
     """Return what the output of a model loses when each of its groups loses units, one at a time.
 
     Args:
         source: as for `prune`.
         data: samples, as for `prune`; some are held out, and losses are measured on these.
         levels: of removed units in each group, at most.
+        executor: where curves are measured, several at once; its workers must have the package.
         **options: ignore, only, width, round_to, min_units, reconstruct, seed, eval_data (losses are measured on these
             samples instead), preprocess, samples, metric: as for `prune`.
 
@@ -269,7 +275,9 @@ def sensitivity(source: Source, *, data: Any = None, levels: int = LEVELS, **opt
     """
     for name in options:
         check.choice("option", name, (*_ASKED, "samples", "metric"))
-    return _sensitivity(load(source), make_options(**options), data, levels=_levels(levels), progress=silent)
+    where = ALONE if executor is None else workers_of(executor)
+    chosen, levels = make_options(**options), _levels(levels)
+    return _sensitivity(load(source), chosen, data, levels=levels, workers=where, progress=silent)
 
 
 def sensitivity_file(
@@ -282,6 +290,7 @@ def sensitivity_file(
     report_path: Path | None,
     force: bool,
     progress: Progress,
+    workers: Workers = ALONE,
 ) -> Sensitivity:
     """Return the same of a file, and write it as a plot (by its name, SVG or HTML) and as JSON.
 
@@ -296,7 +305,7 @@ def sensitivity_file(
     progress(f"reading {source}")
     model = load(source)
     check_written(outputs, Reads(source, tuple(model.data_files), _sample_files(data, options)), force)
-    found = _sensitivity(model, options, data, levels=levels, progress=progress)
+    found = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
     with staging(force) as files:
         if plot_path is not None:
             text = as_svg(found) if plot_path.suffix.lower() == ".svg" else as_html(found)
@@ -348,7 +357,9 @@ def _levels(levels: Any) -> int:
     return check.count("levels", levels, 1)
 
 
-def _sensitivity(model: Model, options: Options, given: Any, *, levels: int, progress: Progress) -> Sensitivity:
+def _sensitivity(
+    model: Model, options: Options, given: Any, *, levels: int, workers: Workers, progress: Progress
+) -> Sensitivity:
     if given is None:
         raise OptionError("data is needed: samples that losses are measured on")
     data, other = load_data(given, model.inputs, preprocess=options.preprocess), None
@@ -361,7 +372,9 @@ def _sensitivity(model: Model, options: Options, given: Any, *, levels: int, pro
     found = groups(traced)
     chosen = choose(found, options)
     calibrated = calibration(model, data, _compared(data, options), evaluated=other)
-    measured = measure(traced, found, chosen, calibrated, options, levels=levels, progress=progress)
+    measured = measure(
+        traced, found, chosen, calibrated, options, levels=levels, progress=progress, workers=workers
+    )  # fmt: skip
     if not measured.groups:
         raise NothingToPrune(nothing(found, chosen, options, unreached(traced, all_reasons(found), weights(traced))))
     return measured

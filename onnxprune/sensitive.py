@@ -21,6 +21,7 @@ from onnxprune.calibrate import Calibration
 from onnxprune.choice import first_sink
 from onnxprune.curves import Curve, Cut, measure_curves
 from onnxprune.data import samples_in
+from onnxprune.executors import ALONE, Workers
 from onnxprune.fidelity import CAP
 from onnxprune.groups import Group
 from onnxprune.options import Options
@@ -116,6 +117,7 @@ def measure(
     *,
     levels: int = LEVELS,
     progress: Progress = silent,
+    workers: Workers = ALONE,
 ) -> Sensitivity:
     """Return what each of the chosen groups costs; no groups where none can lose a unit.
 
@@ -127,6 +129,7 @@ def measure(
         options: of which reconstruct, round_to, min_units and seed count.
         levels: of removed units in each group, at most.
         progress: is told what is done.
+        workers: where curves are measured.
     """
     options = options.resolved(True)
     allowed = sorted(cuts(traced, found, chosen, options), key=lambda cut: first_sink(cut.groups[0]))
@@ -138,6 +141,7 @@ def measure(
         seed=options.seed,
         levels=levels,
         progress=progress,
+        workers=workers,
     )
     saved = _Saved(traced, allowed)
     groups = judge([_sensitive(cut, curves[cut.name], saved) for cut in allowed], [cut.removed for cut in allowed])

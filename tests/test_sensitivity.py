@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,19 @@ def test_refitted_layers_lose_less(resnet):
 def test_the_same_seed_gives_the_same_losses(folder):
     one, two = (onnxprune.sensitivity("model.onnx", data="d.npz") for _ in range(2))
     assert one == two
+
+
+def test_curves_do_not_depend_on_where_they_are_measured(folder):
+    data = {"image": np.load(MODELS / "mnist_calibration.npz")["image"][:24]}
+    options = {"data": data, "levels": 2}
+    alone = onnxprune.sensitivity(MODELS / "resnet_folded.onnx", **options)
+    with ThreadPoolExecutor(2) as executor:
+        shared = onnxprune.sensitivity(MODELS / "resnet_folded.onnx", executor=executor, **options)
+    assert [group.name for group in shared.groups] == [group.name for group in alone.groups]
+    for one, other in zip(alone.groups, shared.groups, strict=True):
+        np.testing.assert_allclose([each.loss for each in one.levels], [each.loss for each in other.levels], rtol=1e-3)
+    result = invoke(*ARGS, "--workers", "2", "--scheduler", "tcp://127.0.0.1:1", code=2)
+    assert "give one of the two" in result.stderr
 
 
 def test_losses_are_measured_on_other_samples_where_they_are_given(folder):
