@@ -9,6 +9,7 @@ from onnxprune.account import ALONE
 from onnxprune.errors import OptionError
 from onnxprune.groups import Group, carriers
 from onnxprune.options import Options
+from onnxprune.targets import MEASURED
 
 _INSTEAD = "an outer factor of the same axis is pruned instead"
 _REASONS = 3  # told when nothing can be pruned
@@ -148,6 +149,10 @@ def _of_no_smaller_count(group: Group, chosen: Mapping[str, float], options: Opt
         return "criterion bn cannot score it: no BatchNormalization scales its units"
     if options.ranking == "loss":
         return "by its loss curve, removing units from other groups costs the output less"
+    if any(kind in MEASURED for kind, _ in options.targets):
+        return "units of other groups buy more for this target, given the steps of the kernels and --min-units"
+    if options.finds_steps:
+        return "no smaller count suits the steps of the kernels, or its cut buys no time here"
     if options.ranking == "global":
         return "no unit scored low enough among those of all groups, given --round-to and --min-units"
     return "no smaller count is allowed by --ratio, --round-to and --min-units"

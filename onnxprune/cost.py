@@ -109,13 +109,17 @@ class Counter:
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
         sized = {use.constant: traced.axes(use.axes) for use in uses}
-        params = [(axes, 1) for axes in sized.values()]
-        stored = [(axes, known[name].dtype.itemsize) for name, axes in sized.items()]
+        params = [(axes, 1.0) for axes in sized.values()]
+        stored = [(axes, width(known[name].dtype)) for name, axes in sized.items()]
         read = sum(known[name].count for name in sized)
-        held = sum(known[name].count * known[name].dtype.itemsize for name in sized)
-        self._fixed = {"macs": 0, "params": traced.model.params - read, "size": traced.model.size_bytes() - held}
+        held = sum(known[name].count * width(known[name].dtype) for name in sized)
+        self._fixed: dict[str, float] = {
+            "macs": 0,
+            "params": traced.model.params - read,
+            "size": traced.model.size_bytes() - held,
+        }
         self._terms = {
-            "macs": _products([(axes, 1) for axes in macs_of], samples),
+            "macs": _products([(axes, 1.0) for axes in macs_of], samples),
             "params": _products(params, samples),
             "size": _products(stored, samples),
         }
@@ -130,10 +134,20 @@ class Counter:
         return self.count(kind, sizes) / max(1, self.before[kind])
 
 
-def _products(axes_of: Sequence[tuple[Axes, int]], samples: Mapping[Atom, int]) -> Terms:
+def width(dtype: np.dtype[np.generic]) -> float:
+    """Return the bytes that a number takes in a file; those of less than 8 bits are packed.
+
+    >>> width(np.dtype("float16"))
+    2.0
+    """
+    bits = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}.get(dtype.name)
+    return bits / 8 if bits else float(dtype.itemsize)
+
+
+def _products(axes_of: Sequence[tuple[Axes, float]], samples: Mapping[Atom, int]) -> Terms:
     """Return the sum of products of the sizes of axes, each times a number."""
 
-    def term(axes: Axes, times: int) -> Term:
+    def term(axes: Axes, times: float) -> Term:
         atoms = frozenset(atom for axis in axes for atom in walk(axis))
 
         def value(sizes: Mapping[Atom, int]) -> float:
@@ -158,10 +172,10 @@ class Footprint:
         self._fixed, model = dict(fixed), traced.model
         known = model.constants
         weights = {use.constant: traced.axes(use.axes) for use in traced.uses if use.constant in known}
-        self._weights = [(axes, known[name].dtype.itemsize) for name, axes in weights.items() if known[name].is_weight]
+        self._weights = [(axes, width(known[name].dtype)) for name, axes in weights.items() if known[name].is_weight]
         place = {index: at for at, index in enumerate(model.top)}
         ports = {port.name for port in (*model.inputs, *model.outputs)}
-        self._values: list[tuple[Axes, int]] = []
+        self._values: list[tuple[Axes, float]] = []
         spans = []
         for index in model.top:
             for name in model.nodes[index].outputs:
@@ -169,7 +183,7 @@ class Footprint:
                     reads = [place.get(reader, len(place) - 1) for reader, _ in model.readers.get(name, ())]
                     end = len(place) - 1 if name in ports else max(reads, default=place[index])
                     spans.append((place[index], end))
-                    self._values.append((traced.axes(traced.values[name]), traced.probe.dtype(name).itemsize))
+                    self._values.append((traced.axes(traced.values[name]), width(traced.probe.dtype(name))))
         self._alive = np.zeros((len(place), len(spans)), np.float32)
         for number, (first, last) in enumerate(spans):
             self._alive[first : last + 1, number] = 1
@@ -178,8 +192,8 @@ class Footprint:
     def _bytes(self, sizes: Mapping[Atom, int]) -> float:
         merged = {**self._fixed, **sizes}
 
-        def held(axes: Axes, width: int) -> float:
-            return float(width * math.prod(kept_size(axis, merged) for axis in axes))
+        def held(axes: Axes, each: float) -> float:
+            return float(each * math.prod(kept_size(axis, merged) for axis in axes))
 
         values = np.array([held(*value) for value in self._values], np.float64)
         peak = float((self._alive @ values).max(initial=0)) if len(values) else 0.0

@@ -7,6 +7,7 @@
     │   ├── ModelError        2    not an ONNX model that can be read and run
     │   ├── DataError         2    feeds that do not fit the model's inputs
     │   └── OptionError       2    a value outside its range, a name that matches nothing
+    │       └── UnreachableTarget  2    a target that no plan meets; says what can be reached
     ├── NothingToPrune        3    no group of this model can lose a unit; says why
     └── VerificationError     1    the pruned model differs from the masked one; nothing was written
 
@@ -15,6 +16,8 @@ that names the node. It never leaves the package.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class OnnxpruneError(Exception):
@@ -37,6 +40,14 @@ class DataError(InputError):
 
 class OptionError(InputError):
     """An option's value is outside its range, or names something that is not there."""
+
+
+class UnreachableTarget(OptionError):
+    """No plan costs as little as was asked for; `best` has what can be reached, by kind, over the original."""
+
+    def __init__(self, message: str, best: Mapping[str, float]) -> None:
+        super().__init__(message)
+        self.best = dict(best)
 
 
 class NothingToPrune(OnnxpruneError):

@@ -38,18 +38,21 @@ Cost = Callable[[Mapping[str, int]], float]  # removed units by group -> cost ov
 
 
 def solve(groups: Mapping[str, Levels], cost: Cost) -> dict[str, int] | None:
-    """Return how many units each group loses, None where even the most that it may does not fit.
+    """Return how many units each group loses, None where no plan that was found fits.
 
     Args:
         groups: what they offer, by name.
         cost: of removed units, relative to the budget.
     """
-    start = _proportional(groups, cost)
-    if start is None:
+    start = _proportional(groups, cost) or _cheapest(groups, cost)
+    if cost(_removed(groups, start)) > 1:
         return None
     best = _improved(groups, start, cost)
     for _ in range(ROUNDS):
-        found = _improved(groups, _repaired(groups, _round(groups, best, cost), cost), cost)
+        fitting = _repaired(groups, _round(groups, best, cost), cost)
+        if fitting is None:
+            break
+        found = _improved(groups, fitting, cost)
         if _loss(groups, found) >= _loss(groups, best) - 1e-12:
             break
         best = found
@@ -117,6 +120,16 @@ def _proportional(groups: Mapping[str, Levels], cost: Cost) -> Plan | None:
     return None
 
 
+def _cheapest(groups: Mapping[str, Levels], cost: Cost) -> Plan:
+    """Return the plan of least cost that changes of one group at a time find: times may rise where units go."""
+    plan = {name: len(levels.removed) - 1 for name, levels in groups.items()}
+    for _ in range(2):
+        for name, levels in groups.items():
+            found = [(cost(_removed(groups, {**plan, name: level})), level) for level in range(len(levels.removed))]
+            plan[name] = min(found)[1]
+    return plan
+
+
 def _round(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
     """Return the best plan near `plan` if costs were linear around it."""
     now = cost(_removed(groups, plan))
@@ -161,8 +174,8 @@ def dynamic(losses: Sequence[Sequence[float]], costs: Sequence[Sequence[float]],
     return chosen[::-1]
 
 
-def _repaired(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
-    """Take more units, the cheapest loss per saved cost first, until the plan fits."""
+def _repaired(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan | None:
+    """Take more units, the cheapest loss per saved cost first, until the plan fits; None where it never does."""
     plan, now = dict(plan), cost(_removed(groups, plan))
     while now > 1:
         steps = []
@@ -171,6 +184,8 @@ def _repaired(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
                 saved = now - cost(_removed(groups, {**plan, name: plan[name] + 1}))
                 lost = levels.losses[plan[name] + 1] - levels.losses[plan[name]]
                 steps.append((lost / saved if saved > 0 else np.inf, -saved, name))
+        if not steps:
+            return None
         _, _, name = min(steps)
         plan[name] += 1
         now = cost(_removed(groups, plan))

@@ -193,7 +193,7 @@ def compare_models(
     place = _Place(provider, threads, provider_options)
     pair = _open(before, place), _open(after, place)
     dims = _dims(inputs, before, pair[0], batch, seed) if data is None else {}
-    feeds = next(_all_feeds(inputs, data, batch, seed, dims))
+    feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, batch_size(inputs, batch))
     found, classes, kept = _run_all(pair, _all_feeds(inputs, data, batch, seed, dims), data, metric)
     before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
     bounds = interval(before_ms, after_ms, seed)
@@ -355,8 +355,9 @@ def timed_feeds(
         ModelError, DataError: when the model cannot be run, or random feeds cannot be made.
     """
     inputs = with_shapes(model.inputs, shapes)
-    dims = _dims(inputs, model, _open(model, _Place("cpu", 0, {})), batch, seed) if data is None else {}
-    return next(_all_feeds(inputs, data, batch, seed, dims))
+    if data is not None:
+        return resized(data, batch_size(inputs, batch))
+    return random_feeds(inputs, _dims(inputs, model, _open(model, _Place("cpu", 0, {})), batch, seed), seed)
 
 
 def _dims(inputs: tuple[Port, ...], before: Model, session: Session, batch: int, seed: int) -> dict[str, int]:

@@ -23,14 +23,14 @@ from onnxprune.calibrate import Calibration, calibration
 from onnxprune.charts import as_html, as_svg, comparison_html, comparison_svg
 from onnxprune.choice import all_reasons, choose, first_sink, nothing, reasons_for, why_not
 from onnxprune.data import Data, files_of, limit, load_data, shares_samples, split, with_shapes
-from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError
+from onnxprune.errors import DataError, InputError, ModelError, NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.executors import ALONE, Workers
 from onnxprune.executors import given as workers_of
 from onnxprune.groups import Group, carriers, groups, weights
 from onnxprune.measure import Comparison, compare_models, timed_feeds
 from onnxprune.model import Array, Model, Port, Source, data_file, load, staged, view, with_contents, write
 from onnxprune.options import Options, make_options
-from onnxprune.planning import UNKNOWN, Evidence, Machine, Plan, gather, kept_masks, plan, usual_step
+from onnxprune.planning import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, kept_masks, plan, usual_step
 from onnxprune.profile import Speed, memory_predictor, profiled
 from onnxprune.progress import Progress, silent
 from onnxprune.promise import Decided, settle
@@ -38,6 +38,7 @@ from onnxprune.publish import Reads, check_files, check_written, resolved, stagi
 from onnxprune.refit import Refitted, refit
 from onnxprune.report import build_report
 from onnxprune.sensitive import LEVELS, Sensitivity, measure
+from onnxprune.targets import Target
 from onnxprune.trace import Trace, trace
 from onnxprune.unfitted import unfitted
 
@@ -462,6 +463,8 @@ def measured(ready: Prepared, progress: Progress) -> Speed | None:
     options, traced = ready.options, ready.traced
     if not options.is_measured:
         return None
+    if not ready.chosen:
+        ready.masks(Plan({}))  # says why nothing can be pruned, before anything is timed
     chosen = [group for group in ready.found if group.name in ready.chosen]
     shapes = dict(options.inputs)
     feeds = timed_feeds(traced.model, ready.evaluated, batch=options.batch, seed=options.seed, shapes=shapes)
@@ -495,10 +498,14 @@ def decide(ready: Prepared, evidence: Evidence, speed: Speed | None, progress: P
     fractions = tuple((one.kind, fraction) for one, fraction in bounds)
 
     def plan_for(machine: Machine) -> Plan:
-        return plan(
-            traced, found, ready.chosen, options,
-            calibration=ready.calibrated, evidence=evidence, machine=machine, bounds=fractions,
-        )  # fmt: skip
+        try:
+            return plan(
+                traced, found, ready.chosen, options,
+                calibration=ready.calibrated, evidence=evidence, machine=machine, bounds=fractions,
+            )  # fmt: skip
+        except UnreachableTarget as error:
+            told = [f"{one} (at best {_amount(one, error.best[one.kind], originals)})" for one, _ in bounds]
+            raise UnreachableTarget(f"target {', '.join(told)} {UNREACHABLE}", error.best) from None
 
     if speed is None:
         return Decided(plan_for(UNKNOWN), bounds)
@@ -517,7 +524,15 @@ def decide(ready: Prepared, evidence: Evidence, speed: Speed | None, progress: P
         progress=progress,
     )
     steps = {group.name: speed.steps[group.atom] for group in found if group.atom in speed.steps}
-    return Decided(best.plan, bounds, tried, best, steps if options.finds_steps else {})
+    shown = steps if options.finds_steps else {}
+    return Decided(best.plan, bounds, tried, best, shown, speed.complete, speed.unknown)
+
+
+def _amount(target: Target, fraction: float, originals: Mapping[str, float]) -> str:
+    """Return what can be reached, in the unit in which it was asked for."""
+    if not target.unit:
+        return f"{fraction:.3f}"
+    return f"{fraction * originals[target.kind] / replace(target, value=1.0).amount:.4g}{target.unit}"
 
 
 def _originals(traced: Trace, speed: Speed | None, options: Options) -> dict[str, float]:

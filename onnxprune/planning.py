@@ -15,7 +15,7 @@ from onnxprune.calibrate import Calibration
 from onnxprune.choice import asked
 from onnxprune.curves import Curve, Cut, measure_curves, usual_slope
 from onnxprune.effective import ConstantValues
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, UnreachableTarget
 from onnxprune.executors import ALONE, Workers
 from onnxprune.groups import Group, kin, matrices
 from onnxprune.options import Options
@@ -25,6 +25,9 @@ from onnxprune.targets import MEASURED
 from onnxprune.trace import Trace
 
 ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
+UNREACHABLE = (
+    "cannot be reached with what may be pruned; allow more with --min-units, --round-to, --width, fewer --ignore"
+)
 GAIN = 1e-3  # of the latency, that a cut must not cost
 LEVELS = 48  # of a group that the knapsack chooses from, at most
 
@@ -347,11 +350,10 @@ def _meeting(
     return {name: replace(demand, ratio=high) for name, demand in demands.items()}
 
 
-def _unreachable(costs: _Costs, targets: Sequence[Bound], most: Mapping[str, int]) -> OptionError:
-    told = ", ".join(f"{kind}={value:g} (at best {costs.of(kind, most):.3f})" for kind, value in targets)
-    return OptionError(
-        f"target {told} cannot be reached with what may be pruned; allow more with --min-units, --width, fewer --ignore"
-    )
+def _unreachable(costs: _Costs, targets: Sequence[Bound], most: Mapping[str, int]) -> UnreachableTarget:
+    best = {kind: costs.of(kind, most) for kind, _ in targets}
+    told = ", ".join(f"{kind}={value:g} (at best {best[kind]:.3f})" for kind, value in targets)
+    return UnreachableTarget(f"target {told} {UNREACHABLE}", best)
 
 
 def _tied(found: Sequence[Group], chosen: Mapping[str, float], traced: Trace) -> dict[str, dict[str, Group]]:

@@ -60,24 +60,25 @@ class Speed:
         *,
         provider: str,
         threads: int,
+        names: Mapping[Atom, str],
         steps: Mapping[Atom, int],
         tables: Tables,
     ) -> None:
         self.traced, self.feeds, self.tables = traced, feeds, tables
-        self.steps, self._order = dict(steps), tuple(steps)
+        self.steps, self._names = dict(steps), dict(names)
         self._provider, self._threads = provider, threads
         self._original = self._session(None).timed(feeds)
         self._peak_before: int | None = None
         self.races: list[tuple[Mapping[Atom, int], Race]] = []
         self.predict: latency.Latency | None = None
         self.complete = True  # whether the time was enough to measure everything
+        self.unknown = 0  # nodes whose times are worked out from MACs
 
-    @property
+    @cached_property
     def before_ms(self) -> float:
-        """The latency of the original, the median over the races."""
-        if not self.races:
-            self.candidate({})
-        return float(np.median([race.before_ms for _, race in self.races]))
+        """The latency of the original, as it is now."""
+        (found,) = time_interleaved([self._original], budget_s=CANDIDATE_S, min_rounds=5)
+        return float(np.median(found))
 
     @cached_property
     def _usual_s(self) -> float:
@@ -127,7 +128,7 @@ class Speed:
     def candidate(self, sizes: Mapping[Atom, int], budget_s: float = CANDIDATE_S) -> Race:
         """Race the model whose atoms keep their first units; one that was raced before is not raced again."""
         cut = {atom: size for atom, size in sizes.items() if size < atom.size}
-        counts = [cut.get(atom, atom.size) for atom in self._order]
+        counts = sorted((self._names[atom], size) for atom, size in cut.items())
         about = hashlib.sha256(json.dumps([self._about, counts]).encode()).hexdigest()[:16]
         keys = [f"race {about} {figure}" for figure in ("fraction", "before", "after")]
         known = [self.tables.number(key) for key in keys]
@@ -144,7 +145,7 @@ class Speed:
     def _about(self) -> str:
         """What races depend on beside the candidate."""
         shapes = sorted((name, array.shape) for name, array in self.feeds.items())
-        return json.dumps([self.traced.model.sha256(), shapes, [atom.size for atom in self._order]])
+        return json.dumps([self.traced.model.sha256(), shapes])
 
     def fit(self, timed: latency.Timed) -> None:
         """Fit the prediction to the candidates that were raced."""
@@ -204,7 +205,8 @@ def profiled(
     start = time.monotonic()
     tables = tables or Tables(provider, threads)
     steps = {group.atom: usual[group.atom] for group in chosen}
-    speed = Speed(traced, feeds, provider=provider, threads=threads, steps=steps, tables=tables)
+    names = {group.atom: group.name for group in chosen}
+    speed = Speed(traced, feeds, provider=provider, threads=threads, names=names, steps=steps, tables=tables)
     if find_steps:
         until = start + SHARES[0] * seconds
         speed.steps, speed.complete = _steps(speed, chosen, steps, until=until, progress=progress)
@@ -215,6 +217,7 @@ def profiled(
         kernels = [kernel for grid in sorted(found, key=_macs_of, reverse=True) for kernel in grid.kernels]
         speed.complete &= tables.measure(kernels, until=until, progress=progress)
         timed = latency.Timed(sizing, found, {kernel.key: tables.ms(kernel) for kernel in kernels})
+        speed.unknown = timed.unknown
         _race_candidates(speed, chosen, start + seconds, seed, progress)
         speed.fit(timed)
     return speed

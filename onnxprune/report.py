@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxprune.verify import Verification
 
 _OPS = 10  # types of nodes shown; the others are one row
+_TOLERATED = 1.02  # of a target of latency
 _LISTED = 4  # names shown of a longer list
 _SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 _PLACE = r" \(at .*\)"  # what a reason says of the node that gives it
@@ -235,6 +236,21 @@ def _promised(report: Mapping[str, Any]) -> Iterator[str]:
         if target["measured"] is not None:
             asked = "" if target["target"].endswith(f"={target['fraction']:g}") else f" ({target['fraction']:.3f})"
             yield f"{target['target']}{asked} asked: {target['measured']:.3f} of the original, {races}{found}"
+    yield from _above(report)
+    if not promise["complete"]:
+        yield "there was no time to measure all that predictions rest on: give more with --profile-seconds"
+    if promise["unknown"]:
+        yield f"{_counted(promise['unknown'], 'node')} could not be timed, and were taken to follow their MACs"
+
+
+def _above(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning where the model that is written was timed above the latency that was asked for."""
+    asked = [target["fraction"] for target in report["promise"]["targets"] if target["target"].startswith("latency=")]
+    for latency in report["latency"] if asked else ():
+        least = 1 / latency["speedup_interval"][1]
+        if least > _TOLERATED * asked[0]:
+            found = f"{1 / latency['speedup']:.3f} of the original's, asked for {asked[0]:.3f}"
+            yield f"warning: the last timing is above the target: {found}; was the machine busy?"
 
 
 def _joined(words: Sequence[str]) -> str:
