@@ -12,19 +12,28 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import platformdirs
 
 from onnxprune.errors import ModelError
-from onnxprune.model import Array, Stand, side_by_side
+from onnxprune.model import Array, Operand, Stand, side_by_side
 from onnxprune.progress import Progress, silent
-from onnxprune.runtime import machine, node_times, open_session, time_interleaved
+from onnxprune.runtime import NodeTime, affinity, machine, node_times, open_session, time_interleaved
+
+fcntl: ModuleType | None
+try:
+    import fcntl  # of Unix alone
+except ImportError:  # pragma: no cover
+    fcntl = None
 
 BATCH_BYTES = 2**28  # of tensors that are held for the nodes of one model
 MOST = 200  # nodes in one model
@@ -43,10 +52,16 @@ class Kernel:
     def key(self) -> str:
         """What is equal for nodes that take the same time."""
         node = hashlib.sha256(self.stand.node).hexdigest()[:16]
-        operands = " ".join(
-            f"{o.dtype}{list(o.shape)}{'c' if o.is_constant else ''}" if o else "-" for o in self.stand.operands
-        )
-        return f"{self.stand.op}:{node} {operands}".replace(", ", ",")
+        opsets = ",".join(f"{domain}{version}" for domain, version in self.stand.opsets)
+        operands = " ".join(_told(operand) for operand in self.stand.operands)
+        return f"{self.stand.op}:{node}:{opsets} {operands}".replace(", ", ",")
+
+
+def _told(operand: Operand | None) -> str:
+    if operand is None:
+        return "-"
+    mark = f"={operand.mark}" if operand.mark else ""
+    return f"{operand.dtype}{list(operand.shape)}{'c' if operand.is_constant else ''}{mark}"
 
 
 class Tables:
@@ -79,7 +94,7 @@ class Tables:
     def keep(self, numbers: Mapping[str, float]) -> None:
         """Keep other numbers, by keys that no kernel has."""
         self._ms.update(numbers)
-        _write(self._path, self._ms)
+        _write(self._path, numbers)
 
     def measure(self, kernels: Sequence[Kernel], *, until: float, progress: Progress = silent) -> bool:
         """Measure what is not known yet, in the given order; return whether all of it was.
@@ -96,11 +111,11 @@ class Tables:
                 whole = False
                 break
             progress("timing nodes", done + 1, len(missing))
-            self._ms.update(self._times(batch))
+            times = self._times(batch)
+            self._ms.update(times)
+            _write(self._path, {key: ms for key, ms in times.items() if ms is not None})  # a failure may not last
             done += len(batch)
         self.measured += done
-        if done:
-            _write(self._path, self._ms)
         return whole
 
     def _times(self, batch: Sequence[Kernel]) -> dict[str, float | None]:
@@ -115,14 +130,24 @@ class Tables:
         rest = {} if len(found) == len(batch) else self._times(batch[len(found) :])
         return {**{kernel.key: ms for kernel, ms in zip(batch, found, strict=False)}, **rest}
 
-    def _profiled(self, batch: Sequence[Kernel]) -> list[float]:
-        proto, feeds = side_by_side([kernel.stand for kernel in batch], _random)
-        found = [0.0] * len(batch)
-        for node in node_times(proto, feeds, threads=self._threads, rounds=ROUNDS, budget_s=5.0):
+    def _profiled(self, batch: Sequence[Kernel]) -> list[float | None]:
+        """Return the times of nodes side by side; one that ONNX Runtime takes apart is timed in a model of its own."""
+        found: dict[int, float] = {}
+        for node in self._nodes(batch):
             number = re.match(r"k(\d+)", node.name)
             if number:
-                found[int(number[1])] += node.ms
-        return found
+                found[int(number[1])] = found.get(int(number[1]), 0.0) + node.ms
+        return [found.get(number) or self._whole(kernel) for number, kernel in enumerate(batch)]
+
+    def _whole(self, kernel: Kernel) -> float | None:
+        """Return the time of all that runs for a node, None where that is nothing."""
+        with contextlib.suppress(ModelError):
+            return sum(node.ms for node in self._nodes([kernel])) or None
+        return None
+
+    def _nodes(self, batch: Sequence[Kernel]) -> list[NodeTime]:
+        proto, feeds = side_by_side([kernel.stand for kernel in batch], _random)
+        return node_times(proto, feeds, threads=self._threads, rounds=ROUNDS, budget_s=5.0)
 
     def _timed(self, kernel: Kernel) -> float:
         proto, feeds = side_by_side([kernel.stand], _random)
@@ -134,28 +159,56 @@ class Tables:
 def cache_file(provider: str, threads: int) -> Path:
     """Return the file of times that were measured on this machine, in the cache folder of the user."""
     here = machine()
-    about = json.dumps([here["cpu"], here["logical_cores"], here["onnxruntime"], provider, threads])
+    where = len(affinity() or ()) if provider == "cpu" else _devices()
+    about = json.dumps([here["cpu"], here["logical_cores"], here["onnxruntime"], provider, threads, where])
     folder = os.environ.get(CACHE) or platformdirs.user_cache_dir("onnxprune", appauthor=False)
     name = f"{provider}-{threads}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.json"
     return Path(folder) / "latency" / name
+
+
+@cache
+def _devices() -> str:
+    """Return the names of the GPUs, as their driver lists them; empty where it does not."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
+        return re.sub(r" \(UUID: [^)]*\)", "", listed).strip()
+    return ""
 
 
 def _read(path: Path) -> dict[str, float | None]:
     """Return what a file holds; nothing where there is none, or where it is damaged: it is measured anew."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): None if ms is None else float(ms) for key, ms in held.items()}
+        return {str(key): float(ms) for key, ms in held.items() if ms is not None}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _write(path: Path, held: Mapping[str, float | None]) -> None:
-    """Write the file in one step; a folder that cannot be written is no failure: it is measured again next time."""
+def _write(path: Path, new: Mapping[str, float]) -> None:
+    """Add to the file in one step; a folder that cannot be written is no failure: it is measured again next time."""
+    if not new:
+        return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump({**_read(path), **held}, file, indent=0)
-        Path(file.name).replace(path)
+        with _alone(path.with_suffix(".lock")):
+            text = json.dumps({**_read(path), **new}, indent=0)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+                scratch = Path(file.name)
+                try:
+                    file.write(text)
+                    file.close()  # before it is moved: Windows moves no open file
+                    scratch.replace(path)
+                finally:
+                    scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process reads and writes; where the system has no such locks, the last one wins."""
+    with lock.open("a", encoding="utf-8") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _batches(kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
@@ -176,8 +229,12 @@ _POOL: Array = np.random.default_rng(0).standard_normal(2**16 + 1, np.float32) *
 
 
 def _random(dtype: np.dtype[np.generic], shape: Sequence[int], number: int) -> Array:
-    """Return numbers for an operand: ordinary floats, which differ from operand to operand; or zeros for integers."""
+    """Return numbers for an operand: ordinary floats, which differ from operand to operand; or equal integers.
+
+    Those of 32 and 64 bits and booleans are 1, as `runtime.random_feeds` has them: a length, a mask. Those of fewer
+    bits are quantized numbers, whose zero points must be 0 for some nodes.
+    """
     if "int" in dtype.name or dtype.kind == "b":
-        return np.zeros(shape, dtype)
+        return np.full(shape, dtype.kind == "b" or dtype.itemsize >= 4, dtype)
     start = number % len(_POOL)  # two operands of one model are never the same tensor
     return np.resize(np.roll(_POOL, start), shape).astype(dtype)

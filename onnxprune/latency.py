@@ -11,20 +11,23 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.axes import Atom, Axes, Axis, kept_size, walk
+from onnxprune.axes import Atom, Axes, Axis, Mask, kept_mask, kept_size, walk
 from onnxprune.cost import Term, Terms
 from onnxprune.kernels import Kernel
-from onnxprune.model import Operand, Shape, stand
-from onnxprune.rules import Coupling
+from onnxprune.model import Array, Operand, Shape, Stated, stand
+from onnxprune.rules import Coupling, Write
 from onnxprune.trace import Trace
 
 FRACTIONS = (1.0, 0.8, 0.6, 0.4, 0.2)  # of the units of a group, at which nodes are timed
 MOST_POINTS = 125  # of one node
+MOST_NUMBERS = 64  # of an operand whose contents are kept
+COUNTS = ("bool", "int32", "int64")  # types of lengths, positions, switches; fewer bits are quantized numbers
 PULL = 1e-3  # of the fit towards times that simply add up
 
 Sizes = Mapping[Atom, int]
@@ -153,24 +156,109 @@ def _parts(coupling: Coupling, traced: Trace, moving: set[Atom]) -> Iterator[tup
 
 
 def kernel_at(coupling: Coupling, sizing: Sizing, sizes: Sizes, moving: set[Atom]) -> Kernel:
-    """Return a node at the given sizes, as what is timed."""
-    model, probe = sizing.traced.model, sizing.traced.probe
-    operands: list[Operand | None] = []
-    for name, axes in _operands(coupling):
-        if not name or axes is None:
-            operands.append(None)
-            continue
-        constant = name in model.fixed
+    """Return a node at the given sizes, as what is timed: as it stands in a pruned model, whose first units are kept.
+
+    Args:
+        coupling: the node.
+        sizing: sizes for the inputs of a run.
+        sizes: of atoms that lose units.
+        moving: all atoms that may.
+    """
+    return _Cut(coupling, sizing, sizes, moving).kernel()
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One node at some sizes."""
+
+    coupling: Coupling
+    sizing: Sizing
+    sizes: Sizes
+    moving: set[Atom]
+
+    def kernel(self) -> Kernel:
+        node, due = self.coupling.node, {write.target: write for write in self.coupling.writes if self._is_due(write)}
+        pairs = enumerate(_operands(self.coupling))
+        operands = [self._operand(name, axes, due.get(slot)) for slot, (name, axes) in pairs]
+        attributes: dict[str, Stated] = {
+            write.drop: None for write in due.values() if write.drop is not None and write.drop in node.attrs
+        }
+        for target, write in due.items():
+            if isinstance(target, str):
+                old = node.attrs.get(target)
+                entries = self._entries(write, old if isinstance(old, list) else [old] * len(write.sizes))
+                numbers = [entry or 0 for entry in entries]
+                attributes[target] = numbers[0] if write.scalar else numbers
+        return Kernel(stand(self.sizing.traced.model, node, operands, attributes))
+
+    @cached_property
+    def kept(self) -> dict[Atom, Mask]:
+        """The units that are left, of the atoms that lose some."""
+        return {atom: np.arange(atom.size) < size for atom, size in self.sizes.items() if size < atom.size}
+
+    def _mask(self, axis: Axis) -> Mask | None:
+        """Return what is left of an axis, None for all of it."""
+        resolved = self.sizing.traced.partition.resolve(axis)
+        return None if self.kept.keys().isdisjoint(walk(resolved)) else kept_mask(resolved, self.kept)
+
+    def _is_due(self, write: Write) -> bool:
+        """Whether a cut changes what the node states; as `rewrite` has it."""
+        masks = [self._mask(axis) for axis in (*_stated(write), *write.follows)]
+        cut = [int(mask.sum()) for mask in masks if mask is not None]
+        return 1 in cut if write.if_single else bool(cut)
+
+    def _entries(self, write: Write, old: Sequence[Any]) -> list[int | float | None]:
+        return [
+            before if size is None else size if isinstance(size, (int, float)) else self._size(size)
+            for size, before in zip(write.sizes, old, strict=True)
+        ]
+
+    def _size(self, axis: Axis) -> int:
+        return kept_size(self.sizing.traced.partition.resolve(axis), {**self.sizing.fixed, **self.sizes})
+
+    def _operand(self, name: str, axes: Axes | None, write: Write | None) -> Operand | None:
+        if not name or axes is None or (write is not None and write.absent):
+            return None
+        model, probe = self.sizing.traced.model, self.sizing.traced.probe
         dtype = model.constants[name].dtype if name in model.constants else probe.dtype(name)
-        operands.append(Operand(dtype.name, sizing.shape(name, axes, sizes, moving), constant))
-    everything = {**sizing.fixed, **sizes}
-    attributes = {}
-    for write in coupling.writes:
-        stated = [size for size in write.sizes if size is not None and not isinstance(size, (int, float))]
-        resolved = [sizing.traced.partition.resolve(axis) for axis in stated]
-        if isinstance(write.target, str) and write.scalar and len(resolved) == 1:
-            attributes[write.target] = kept_size(resolved[0], everything)
-    return Kernel(stand(model, coupling.node, operands, attributes))
+        shape, content = self.sizing.shape(name, axes, self.sizes, self.moving), None
+        if dtype.name in COUNTS:
+            numbers = self._written(name, write) if write else self._numbers(name, axes, shape)
+            shape, content = (shape, None) if numbers is None else (numbers.shape, numbers.astype(dtype).tobytes())
+        return Operand(dtype.name, shape, name in model.fixed, content)
+
+    def _written(self, name: str, write: Write) -> Array | None:
+        """Return what a node takes as sizes or positions after the cut, None where that is not known."""
+        value = self._value(name)
+        if write.index is not None:
+            (axis,) = _stated(write)
+            mask, index = self._mask(axis), np.array(write.index)
+            return index if mask is None else np.cumsum(mask)[index[mask[index]]] - 1
+        if value is None:
+            return None
+        return np.array(self._entries(write, value.ravel().tolist()), np.int64).reshape(value.shape)
+
+    def _numbers(self, name: str, axes: Axes, shape: Shape) -> Array | None:
+        """Return the numbers of a small operand, those that are left; None where they are not known."""
+        value = self._value(name)
+        if value is None or value.size > MOST_NUMBERS:
+            return None
+        if value.size and (value == value.flat[0]).all():  # it may have other sizes in this run
+            return np.full(shape, value.flat[0]) if math.prod(shape) <= MOST_NUMBERS else None
+        for dim, axis in enumerate(axes):
+            mask = self._mask(axis)
+            value = value if mask is None else value.compress(mask, axis=dim)
+        return value if value.shape == shape else None
+
+    def _value(self, name: str) -> Array | None:
+        model = self.sizing.traced.model
+        if name not in model.constants:
+            return self.sizing.traced.probe.value(name)
+        return model.array(name) if model.constants[name].count <= MOST_NUMBERS else None
+
+
+def _stated(write: Write) -> Axes:
+    return tuple(size for size in write.sizes if size is not None and not isinstance(size, (int, float)))
 
 
 # -- from times to a prediction --------------------------------------------------------------------------------

@@ -865,6 +865,17 @@ class Operand:
     dtype: str
     shape: Shape
     is_constant: bool
+    content: bytes | None = None  # its numbers, where they decide what the node does, such as lengths
+
+    @property
+    def array(self) -> Array | None:
+        """The numbers that it must hold, if there are any."""
+        return None if self.content is None else np.frombuffer(self.content, np.dtype(self.dtype)).reshape(self.shape)
+
+    @property
+    def mark(self) -> str:
+        """What is equal for equal numbers; empty where any will do."""
+        return "" if self.content is None else hashlib.sha256(self.content).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -911,7 +922,8 @@ def side_by_side(
 
     Args:
         stands: the nodes; their opsets must agree.
-        content: makes the numbers of an operand, of its type, shape and a number that no other constant has.
+        content: makes the numbers of an operand that may hold any: of its type, shape, and a number that no other
+            constant has and that is 0 for what is fed.
     """
     proto = ModelProto(ir_version=8)
     opsets = {name: version for stand in stands for name, version in stand.opsets}
@@ -929,13 +941,15 @@ def side_by_side(
             dtype = np.dtype(operand.dtype)
             if operand.is_constant:
                 node.input.append(f"c{number}")
-                array = content(dtype, operand.shape, number)
+                array = operand.array
+                array = content(dtype, operand.shape, number) if array is None else array
                 graph.initializer.append(onnx.numpy_helper.from_array(array, f"c{number}"))
                 continue
-            name = f"x_{operand.dtype}_{'_'.join(map(str, operand.shape))}_{slot}"
+            name = f"x_{operand.dtype}_{'_'.join(map(str, operand.shape))}_{slot}{operand.mark}"
             node.input.append(name)
             if name not in feeds:
-                feeds[name] = content(dtype, operand.shape, 0)
+                array = operand.array
+                feeds[name] = content(dtype, operand.shape, 0) if array is None else array
                 kind = element_type(dtype)
                 graph.input.append(onnx.helper.make_tensor_value_info(name, kind, operand.shape))
         node.output.extend(f"k{index}_{out}" for out in range(one.outputs))

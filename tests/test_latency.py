@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune import latency
+from onnxprune import kernels, latency
+from onnxprune.axes import walk
+from onnxprune.errors import ModelError
 from onnxprune.groups import groups
-from onnxprune.model import load
+from onnxprune.model import load, side_by_side
 from onnxprune.probe import shapes_at
+from onnxprune.runtime import default_dims, open_session
 from onnxprune.trace import trace
 from tests.rules.build import model
+from tests.rules.cases import CASES
+from tests.rules.fused_cases import FUSED
 
 CHAIN = model(
     "a = Conv<pads = [1, 1, 1, 1]>(x, w1)",
@@ -112,3 +118,89 @@ def test_shares_are_aligned_to_steps():
     assert [latency.aligned(256, share, 16) for share in (1.0, 0.8, 0.6, 0.4, 0.2)] == [256, 208, 160, 96, 48]
     assert latency.aligned(8, 0.2, 16) == 8
     assert latency.aligned(100, 0.99, 16) == 96
+
+
+def operands_of(kernel):
+    return [None if o is None else o.shape if o.array is None else o.array.tolist() for o in kernel.stand.operands]
+
+
+def attributes_of(kernel):
+    (node,) = onnx.ModelProto.FromString(side_by_side([kernel.stand], kernels._random)[0]).graph.node
+    return {found.name: onnx.helper.get_attribute_value(found) for found in node.attribute}
+
+
+def multiplying(source):
+    """Yield the kernels of each node at its full size, and with half of the units of each of its groups, and of all."""
+    traced = trace(source)
+    moving = {group.atom for group in groups(traced) if group.prunable}
+    sizing = latency.Sizing(traced, shapes_at(source, default_dims(source.inputs, 2)))
+    for index in source.top:
+        coupling = traced.couplings.get(index)
+        if coupling is None or not latency.can_stand_alone(coupling):
+            continue
+        axes = [axis for found in coupling.inputs for axis in traced.axes(found or ())]
+        atoms = sorted({atom for axis in axes for atom in walk(axis) if atom in moving}, key=str)
+        plans = ({}, *({atom: max(1, atom.size // 2) for atom in cut} for cut in (*([a] for a in atoms), atoms)))
+        yield [latency.kernel_at(coupling, sizing, plan, moving) for plan in plans]
+
+
+def failure(kernel):
+    proto, feeds = side_by_side([kernel.stand], kernels._random)
+    try:
+        open_session(proto, threads=1).run(feeds)
+    except ModelError as why:
+        return str(why)
+    return ""
+
+
+def test_every_node_that_multiplies_runs_at_every_size():
+    seen, failed, ran = set(), [], set()
+    for case in (*CASES, *FUSED):
+        for whole, *less in multiplying(load(case.proto)) if not case.trace_only else ():
+            keys = tuple(kernel.key for kernel in (whole, *less))
+            if keys in seen:
+                continue
+            seen.add(keys)
+            if failure(whole):
+                continue
+            ran.add(whole.stand.op)
+            failed += [(str(case), kernel.key, why) for kernel in less if (why := failure(kernel))]
+    assert not failed
+    assert len(ran) > 25  # ops
+
+
+def test_attributes_that_are_lists_follow():
+    (case,) = (case for case in FUSED if str(case) == "com.microsoft.Attention-sizes")
+    (found,) = (each for each in multiplying(load(case.proto)) if each[0].stand.op == "com.microsoft.Attention")
+    whole, *_, half = found
+    before, after = (attributes_of(kernel)["qkv_hidden_sizes"] for kernel in (whole, half))
+    assert sum(before) == whole.stand.operands[1].shape[1]
+    assert sum(after) == half.stand.operands[1].shape[1] < sum(before)
+
+
+def test_lengths_and_states_are_those_of_the_model():
+    proto = model(
+        "a, b, c = LSTM<hidden_size = 8>(x, w, r, , lens, h, h)", "d = Squeeze(a, one)", "y = MatMul(d, w2)",
+        x="float[30,2,16] x", w=(1, 32, 16), r=(1, 32, 8), w2=(8, 5), lens=np.array([30, 7], np.int32),
+        h=(1, 2, 8), one=np.array([1]),
+    )  # fmt: skip
+    (whole, *_, half), _ = multiplying(load(proto))
+    assert operands_of(whole)[4:] == [[30, 7], (1, 2, 8), (1, 2, 8)]
+    assert operands_of(half)[1:] == [(1, 16, 16), (1, 16, 4), None, [30, 7], (1, 2, 4), (1, 2, 4)]
+    assert attributes_of(half)["hidden_size"] == 4
+    assert [not failure(kernel) for kernel in (whole, half)] == [True, True]
+
+
+def test_lengths_that_are_fed_are_one_and_known_ones_have_the_size_of_the_run():
+    rest = {"w": (1, 32, 16), "r": (1, 32, 8), "w2": (8, 5), "one": np.array([1]), "y": "float[s,n,5] y"}
+    rest |= {"infer": False}
+    tail = ("a, b, c = LSTM<hidden_size = 8>(x, w, r, , lens)", "d = Squeeze(a, one)", "y = MatMul(d, w2)")
+    fed = model(*tail, x="float[s,n,16] x, int32[n] lens", **rest)
+    known = model(
+        "s = Shape(x)", "n = Gather(s, one)", "k = Expand(five, n)", "lens = Cast<to = 6>(k)", *tail,
+        x="float[s,n,16] x", five=np.array([5]), **rest,
+    )  # fmt: skip
+    (whole, *_), _ = multiplying(load(fed))
+    assert operands_of(whole)[4] == (2,)
+    (whole, *_), _ = multiplying(load(known))
+    assert operands_of(whole)[4] == [5] * whole.stand.operands[0].shape[1]
