@@ -97,7 +97,7 @@ def cli() -> None:
     multiple=True,
     metavar="KIND=X",
     help="What the result may cost, instead of a ratio: latency, memory, size, macs or params; a fraction of the "
-    "original, or as in latency=8ms, size=20MB; repeatable.",
+    "original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
 )
 @click.option(
     "--criterion",
@@ -331,11 +331,13 @@ def sensitivity(
     with _failing():
         with signals_held():
             from onnxprune.executors import ALONE, workers  # noqa: PLC0415
-            from onnxprune.options import make_options  # noqa: PLC0415
+            from onnxprune.options import AUTO, make_options  # noqa: PLC0415
             from onnxprune.pipeline import sensitivity_file  # noqa: PLC0415
             from onnxprune.report import sensitivity_tables  # noqa: PLC0415
 
         options["round_to"] = _step(options["round_to"])
+        if options["round_to"] == AUTO:
+            raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
         chosen = make_options(reconstruct=not no_reconstruct, **options)
         alone = count == 1 and scheduler is None
         where = contextlib.nullcontext(ALONE) if alone else workers(count, scheduler)
@@ -479,7 +481,10 @@ def _targets(given: Sequence[str]) -> dict[str, str]:
             name, equals, value = each.partition("=")
             if not equals:
                 raise OptionError(f"--target takes KIND=VALUE such as macs=0.7 or latency=8ms, got {each!r}")
-            found[name.strip()] = value.strip()
+            name = name.strip()
+            if name in found:
+                raise OptionError(f"--target {name} is given twice, as {found[name]} and {value.strip()}: give one")
+            found[name] = value.strip()
     return found
 
 

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -239,8 +239,7 @@ def _perform(function: Callable[[Any, Any], Any], key: str, shared: Any, task: A
         packed = shared.read_bytes() if isinstance(shared, Path) else shared
         _LAST.key, _LAST.job = None, None  # two jobs need not fit into memory
         _LAST.key, _LAST.job = key, pickle.loads(packed)
-    _set_blas_threads(1)
-    with threads_limited(threads):
+    with one_blas_thread(), threads_limited(threads):
         return function(_LAST.job, task)
 
 
@@ -295,15 +294,32 @@ def sent(model: Model, workers: Workers) -> Sent:
 # -- threads of numpy ------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Limit:
+    """How many blocks of all threads want one thread: the setting is the process's."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    blocks: int = 0
+    before: int | None = None  # what the first of them found, and the last restores
+
+
+_LIMIT = _Limit()
+
+
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Give numpy's linear algebra one thread within the block."""
-    before = _set_blas_threads(1)
+    """Give numpy's linear algebra one thread until this block ends, and all that other threads have begun meanwhile."""
+    with _LIMIT.lock:
+        if not _LIMIT.blocks:
+            _LIMIT.before = _set_blas_threads(1)
+        _LIMIT.blocks += 1
     try:
         yield
     finally:
-        if before is not None:
-            _set_blas_threads(before)
+        with _LIMIT.lock:
+            _LIMIT.blocks -= 1
+            if not _LIMIT.blocks and _LIMIT.before is not None:
+                _set_blas_threads(_LIMIT.before)
 
 
 def _set_blas_threads(count: int) -> int | None:

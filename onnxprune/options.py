@@ -195,6 +195,6 @@ def _checked_step(given: Any) -> int | Literal["auto"] | None:
 
 
 def _checked_targets(given: Any) -> tuple[tuple[str, float | str], ...]:
-    """Return pairs of what is bounded, and a fraction or an amount with its unit."""
+    """Return pairs of what is bounded, and a fraction or plain count, or an amount with its unit."""
     found = parse_all(given)
-    return tuple((one.kind, f"{one.value:g}{one.unit}" if one.unit else one.value) for one in found)
+    return tuple((one.kind, one.text if one.unit else one.value) for one in found)

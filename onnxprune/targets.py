@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +23,8 @@ UNITS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
     }
 )
+COUNTED = ("macs", "params", "size", "memory")  # kinds of which a whole number above 1 is an amount as it is
+_LONGEST = 24  # digits of a number that is written without an exponent
 MEASURED = ("latency", "memory")  # kinds that are predicted, and measured before anything is promised
 
 
@@ -31,54 +34,81 @@ class Target:
 
     kind: str  # a key of UNITS
     value: float
-    unit: str = ""  # "": a fraction of the original
+    unit: str = ""  # "": a fraction of the original up to 1, a plain count or bytes above it
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether the bound is a fraction of the original."""
+        return not self.unit and self.value <= 1
 
     @property
     def amount(self) -> float:
-        """The bound in milliseconds, bytes or plain counts; a fraction without a unit."""
+        """The bound in milliseconds, bytes or plain counts; a fraction as it is."""
         return self.value * (UNITS[self.kind][self.unit] if self.unit else 1)
 
     def fraction(self, original: float) -> float:
         """Return the bound over what the original takes."""
-        return self.value if not self.unit else self.amount / max(original, 1e-12)
+        return self.value if self.is_fraction else self.amount / max(original, 1e-12)
+
+    @property
+    def text(self) -> str:
+        """The bound as `parse` reads it again, to the last bit."""
+        return f"{exact(self.value)}{self.unit}"
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.value:g}{self.unit}"
+        return f"{self.kind}={self.text}"
+
+
+def exact(value: float) -> str:
+    """Return the shortest text that is read as the same bits, without an exponent unless it would be very long.
+
+    >>> exact(20000000.0), exact(1e-05), exact(0.1), exact(1e300)
+    ('20000000', '0.00001', '0.1', '1e+300')
+    """
+    number = Decimal(repr(float(value)))
+    text = f"{number:f}".removesuffix(".0")
+    return text if len(text) <= _LONGEST else repr(float(value))
 
 
 def parse(kind: Any, value: Any) -> Target:
-    """Return a target of a kind and a fraction, or a text such as ``8ms`` or ``20 MB``.
+    """Return a target of a kind and a fraction, a plain count above 1, or a text such as ``8ms`` or ``20 MB``.
 
     >>> parse("latency", "8ms").amount, parse("macs", 0.5)
     (8.0, Target(kind='macs', value=0.5, unit=''))
 
     Raises:
-        OptionError: for an unknown kind or unit, and for a value that is not above 0.
+        OptionError: for an unknown kind or unit, and for a value that is not above 0, or neither fraction nor amount.
     """
     kind = check.choice("target", kind, UNITS)
-    if not isinstance(value, str):
-        number, unit = check.fraction(f"target {kind}", value), ""
-    else:
+    if isinstance(value, str):
         number, unit = _split(kind, value)
+    else:
+        number, unit = check.number(f"target {kind}", value), ""
+    if not unit and number > 1 and not (kind in COUNTED and number.is_integer()):
+        raise _unknown(kind, value)
     if not number > 0 or not math.isfinite(number):
         raise OptionError(f"target {kind} must be above 0, got {value!r}")
     return Target(kind, number, unit)
 
 
 def _split(kind: str, text: str) -> tuple[float, str]:
-    found = re.fullmatch(r"\s*([0-9.]+(?:e-?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    known = {name.lower(): name for name in UNITS[kind]}
+    """Return the number and the unit of a text; the unit may be missing."""
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    known = {"": "", **{name.lower(): name for name in UNITS[kind]}}
+    if found is None or found[2].lower() not in known:
+        raise _unknown(kind, text)
     try:
-        number = float(found[1]) if found else math.nan
+        return float(found[1]), known[found[2].lower()]
     except ValueError:
-        number = math.nan
-    unit = found[2].lower() if found else ""
-    if math.isnan(number) or (unit and unit not in known):
-        units = ", ".join(UNITS[kind])
-        raise OptionError(f"target {kind} takes a fraction of the original, or a number with {units}; got {text!r}")
-    if not unit:
-        return check.fraction(f"target {kind}", number), ""
-    return number, known[unit]
+        raise _unknown(kind, text) from None
+
+
+def _unknown(kind: str, value: Any) -> OptionError:
+    plain = f"a whole number of {'bytes' if 'B' in UNITS[kind] else kind} above 1, " if kind in COUNTED else ""
+    units = ", ".join(UNITS[kind])
+    return OptionError(
+        f"target {kind} takes a fraction of the original up to 1, {plain}or a number with {units}; got {value!r}"
+    )
 
 
 def parse_all(given: Any) -> tuple[Target, ...]:

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,19 +102,56 @@ def test_what_0_threads_mean_within_a_block():
     assert threads(None, None) == 0
 
 
-def test_linear_algebra_has_one_thread_within_a_block():
+@pytest.fixture
+def blas():
+    """The function that tells the threads of linear algebra, which are two."""
     functions = executors._openblas()
     if functions is None:
         pytest.skip("numpy has another BLAS")
     get, set_to = functions
     before = get()
     set_to(2)
-    try:
+    yield get
+    set_to(before)
+
+
+def test_linear_algebra_has_one_thread_within_a_block(blas):
+    with one_blas_thread():
         with one_blas_thread():
-            assert get() == 1
-        assert get() == 2
-    finally:
-        set_to(before)
+            assert blas() == 1
+        assert blas() == 1
+    assert blas() == 2
+
+
+def test_threads_are_restored_when_the_last_block_ends(blas):
+    """Blocks of several threads need not be nested."""
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert blas() == 1
+    second.__exit__(None, None, None)
+    assert blas() == 2
+
+
+_BOTH = threading.Barrier(2)
+
+
+def blas_threads(_job, _task):
+    """Return the threads of linear algebra, when both tasks are under way."""
+    _BOTH.wait(60)
+    return executors._openblas()[0]()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_executor_of_threads_leaves_linear_algebra_as_it_was(blas, fails):
+    with ThreadPoolExecutor(2) as pool:
+        if fails:
+            with pytest.raises(ModelError):
+                list(given(pool).map(failing, 0, [0, 1]))
+        else:
+            assert list(given(pool).map(blas_threads, None, [0, 1])) == [1, 1]
+    assert blas() == 2
 
 
 def test_both_kinds_of_workers_are_refused():
