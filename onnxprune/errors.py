@@ -18,6 +18,7 @@ that names the node. It never leaves the package.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 
 class OnnxpruneError(Exception):
@@ -45,7 +46,7 @@ class OptionError(InputError):
 class UnreachableTarget(OptionError):
     """No plan costs as little as was asked for; `best` has what can be reached, by kind, over the original."""
 
-    def __init__(self, message: str, best: Mapping[str, float]) -> None:
+    def __init__(self, message: str, best: Mapping[str, float] = MappingProxyType({})) -> None:
         super().__init__(message)
         self.best = dict(best)
 

@@ -271,7 +271,7 @@ def _steps(
             saved = best - speed.candidate(sizes, STEP_S).fraction
             even = even or saved / below
             if saved < SAVED * even * below - NOISE * best:
-                step = 2 * below
+                step = STEPS[number - 1] if number else 2 * below
                 break
         for group in groups if step else ():
             found[group.atom] = min(step // math.gcd(step, max(1, group.lanes)), group.units)
