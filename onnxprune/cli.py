@@ -422,7 +422,8 @@ def sweep(
                 source, output, kind, values, chosen, data=data,
                 workers=found, resume=resume, force=force, progress=progress,
             )  # fmt: skip
-        _show(dict(made.summary) if as_json else [*family_tables(made.summary), _where_written(made.members)])
+        told = [*family_tables(made.summary), *family.without_model(made.summary), _where_written(made.members)]
+        _show(dict(made.summary) if as_json else told)
 
 
 def _where_written(members: Sequence[Path]) -> str:
@@ -443,7 +444,7 @@ def _values(given: dict[str, str | None]) -> tuple[str, list[Any]]:
 def _number(text: str) -> Any:
     """Return a number, or the text where it is none: 8ms."""
     try:
-        return float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
         return text
 

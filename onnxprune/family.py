@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import html
 import json
 import os
 import re
@@ -51,11 +52,12 @@ from onnxprune.pipeline import (
     write_text,
 )
 from onnxprune.planning import Evidence, Plan, gather
-from onnxprune.profile import Speed
 from onnxprune.progress import Progress, silent
 from onnxprune.promise import Decided
 from onnxprune.publish import Reads, check_files, check_written, resolved, staging, stamps
-from onnxprune.targets import UNITS
+from onnxprune.report import printable
+from onnxprune.runtime import machine
+from onnxprune.targets import UNITS, exact
 from onnxprune.trace import trace
 
 KINDS = (*UNITS, "ratio")  # what a family can be of
@@ -120,7 +122,8 @@ def sweep(
         **options: as for `prune`.
 
     Raises:
-        InputError, NothingToPrune, VerificationError: as `prune`; members that are finished stay.
+        InputError, VerificationError: as `prune`; members that are finished stay.
+        NothingToPrune: when no value asks for less than the original is.
     """
     chosen = make_options(**options)
     with contextlib.nullcontext(given(executor)) if executor is not None else open_workers(workers, scheduler) as found:
@@ -157,20 +160,21 @@ def make_family(
         progress: is told what is done.
 
     Raises:
-        InputError, NothingToPrune, VerificationError: as `prune`; members that are finished stay.
+        InputError, VerificationError: as `prune`; members that are finished stay.
+        NothingToPrune: when no value asks for less than the original is.
     """
     check.choice("kind", kind, KINDS)
     model = load(source)
     members = _members(model, options, kind, values, data=data)
     reads = Reads(model.path, tuple(model.data_files), (*files_of(data), *files_of(options.eval_data)))
     folder = _Folder(out, reads, force)
-    missing = [member for member in members if not folder.has(member)]
+    missing = [member for member in members if folder.why_none(member) is None and not folder.has(member)]
     if resume:
         folder.refuse_others(missing)
     folder.check(missing)
     if missing:
         _make(model, missing, data, folder=folder, workers=workers, progress=progress)
-    summary = _summary(model, kind, members, folder)
+    summary = _summary(kind, members, folder)
     folder.write_summary(summary)
     return Family(out, summary)
 
@@ -196,15 +200,23 @@ def _members(model: Model, options: Options, kind: str, values: Sequence[Any], *
     for value in values:
         asked = {"ratio": value} if kind == "ratio" else {"targets": (*options.targets, (kind, value))}
         own = replace(options, **asked).checked()
-        text = re.sub(r"[^\w.+-]", "_", f"{value:g}" if isinstance(value, float) else str(value))
+        text = re.sub(r"[^\w.+-]", "_", exact(value) if isinstance(value, float) else str(value))
         name = f"{stem}_{kind}_{text}"
         if name in found:
             raise OptionError(f"{kind} {text} is given twice")
-        told = json.loads(json.dumps(own.to_dict(), default=str))
-        found[name] = _Member(
-            name, value, own, {**everywhere, **{f"option {key}": value for key, value in told.items()}}
-        )
+        found[name] = _Member(name, value, own, {**everywhere, **_depends_on(own, data is not None)})
     return list(found.values())
+
+
+def _depends_on(options: Options, has_data: bool) -> dict[str, Any]:
+    """Return the options that have an effect on a member, as plain values, and the machine where it has one."""
+    idle: set[str] = set() if options.is_measured else {"profile_seconds"}
+    timed = options.latency or options.is_measured
+    if not timed:  # outputs are compared on the provider
+        idle |= {"threads", "batch"} | (set() if has_data or options.eval_data is not None else {"provider"})
+    told = json.loads(json.dumps(options.to_dict(), default=str))
+    found = {f"option {name}": value for name, value in told.items() if name not in idle}
+    return {**found, **({"machine": machine()} if timed else {})}
 
 
 def _fingerprint(source: Any) -> Any:
@@ -235,22 +247,41 @@ def _make(
 ) -> None:
     """Make the members that are missing: plans of all first, as one that cannot be reached is soon known."""
     ready = prepare(model, missing[0].options, data, progress)
+    plans = list(_plans(ready, missing, folder, workers, progress))
+    if not plans:
+        return
+    job = _job(ready, workers, progress)
+    refits = workers.map(_refitted, job, [(asked.options, decided.plan) for _, asked, decided in plans])
+    if workers.parallel:
+        progress("refitting layers", 1, len(plans))
+        refits = iter(list(_counted(refits, len(plans), progress)))  # nothing runs beside what is timed
+    for member, asked, decided in plans:
+        seconds, repairs = next(refits)
+        _finish(member, asked, decided, repairs, folder=folder, seconds=seconds, progress=progress)
+
+
+def _plans(
+    ready: Prepared, missing: Sequence[_Member], folder: _Folder, workers: Workers, progress: Progress
+) -> Iterator[tuple[_Member, Prepared, Decided]]:
+    """Yield the members that lose anything, with their plans; of the others the folder notes why there is no model.
+
+    Raises:
+        OptionError: for a target that cannot be reached; tells the member.
+    """
     each = [ready.asked(member.options) for member in missing]
-    speed, plans = measured(each[0], progress), []
+    speed = measured(each[0], progress)
     for member, asked in zip(missing, each, strict=True):
         evidence = _evidence(asked, member, folder, workers, progress)
         progress(f"planning {member.name}")
-        plans.append(_decided(asked, member, evidence, speed, progress))
-    job = _job(ready, workers, progress)
-    refits = workers.map(
-        _refitted, job, [(asked.options, decided.plan) for asked, decided in zip(each, plans, strict=True)]
-    )
-    if workers.parallel:
-        progress("refitting layers", 1, len(missing))
-        refits = iter(list(_counted(refits, len(missing), progress)))  # nothing runs beside what is timed
-    for member, asked, decided in zip(missing, each, plans, strict=True):
-        seconds, repairs = next(refits)
-        _finish(member, asked, decided, repairs, folder=folder, seconds=seconds, progress=progress)
+        try:
+            decided = decide(asked, evidence, speed, progress)
+            asked.masks(decided.plan)
+        except OptionError as error:
+            raise OptionError(f"{member.name}: {error}") from None
+        except NothingToPrune as error:
+            folder.note_none(member, str(error))
+        else:
+            yield member, asked, decided
 
 
 def _counted(found: Iterator[Any], count: int, progress: Progress) -> Iterator[Any]:
@@ -259,24 +290,11 @@ def _counted(found: Iterator[Any], count: int, progress: Progress) -> Iterator[A
         progress("refitting layers", min(number + 2, count), count)
 
 
-def _decided(asked: Prepared, member: _Member, evidence: Evidence, speed: Speed | None, progress: Progress) -> Decided:
-    """Return the plan of one member.
-
-    Raises:
-        OptionError, NothingToPrune: which tell the member.
-    """
-    try:
-        found = decide(asked, evidence, speed, progress)
-        asked.masks(found.plan)
-    except (OptionError, NothingToPrune) as error:
-        raise type(error)(f"{member.name}: {error}") from None
-    return found
-
-
 def _evidence(asked: Prepared, member: _Member, folder: _Folder, workers: Workers, progress: Progress) -> Evidence:
     """Return scores and loss curves: those that lie in the folder, or new ones, which then do."""
     free = {"option targets"} | (set() if asked.options.ratios else {"option ratio"})  # globs: which groups are alike
-    late = {f"option {name}" for name in ("latency", "provider", "threads", "metric" if asked.sampled is None else "")}
+    timing = ("latency", "provider", "threads", "batch", "profile_seconds")
+    late = {"machine", *(f"option {name}" for name in (*timing, *(["metric"] if asked.sampled is None else [])))}
     key = _digest({name: value for name, value in member.made_from.items() if name not in free | late})
     found = folder.evidence(key)
     if found is None:
@@ -409,6 +427,20 @@ class _Folder:
             return False
         return all(found.get(name) == value for name, value in _written(path, self.report(member)).items())
 
+    def _note(self, member: _Member) -> Path:
+        return self.path / _MEMORY / f"{member.name}.none.json"
+
+    def why_none(self, member: _Member) -> str | None:
+        """Return why there is no model of a member, from what is asked now; None where that is not known."""
+        found = _read_json(self._note(member))
+        return found.get("why") if isinstance(found, dict) and found.get("key") == member.key else None
+
+    def note_none(self, member: _Member, why: str) -> None:
+        """Keep why there is no model of a member."""
+        path = self._note(member)
+        with staging(force=True) as files:
+            write_report({"key": member.key, "made_from": member.made_from, "why": why}, path, files.add(path))
+
     def may_replace(self, member: _Member) -> bool:
         """Whether the files of a member may be replaced: a sweep has written them, or force allows it."""
         return self.force or self.record(member).is_file()
@@ -450,7 +482,7 @@ class _Folder:
         with staging(force=True) as files:
             write_report(summary, table, files.add(table))
             write_text(family_svg(summary), plot, files.add(plot))
-            write_text(family_html(summary), page, files.add(page))
+            write_text(_page(summary), page, files.add(page))
             owner = self.path / _MEMORY / "owner"
             write_text("sweep.json, sweep.svg and sweep.html are of onnxprune sweep\n", owner, files.add(owner))
 
@@ -498,21 +530,49 @@ def _read_json(path: Path) -> Any:
 # -- what is said of all -----------------------------------------------------------------------------------------
 
 
-def _summary(model: Model, kind: str, members: Sequence[_Member], folder: _Folder) -> dict[str, Any]:
-    """Return what sweep.json holds."""
-    reports = [_read_json(folder.report(member)) for member in members]
-    options = members[0].options.to_dict().items()
+def _summary(kind: str, members: Sequence[_Member], folder: _Folder) -> dict[str, Any]:
+    """Return what sweep.json holds.
+
+    Raises:
+        NothingToPrune: when there is a model of none of the members.
+    """
+    none = {member.name: why for member in members if (why := folder.why_none(member)) is not None}
+    made = [member for member in members if member.name not in none]
+    if not made:
+        raise NothingToPrune("; ".join(f"{name}: {why}" for name, why in none.items()))
+    reports = [_read_json(folder.report(member)) for member in made]
+    rows = [_row(member, report, folder.recorded(member) or {}) for member, report in zip(made, reports, strict=True)]
     plain = {
         "onnxprune": __version__,
         "input": reports[0]["input"],
         "kind": kind,
-        "options": {name: value for name, value in options if name not in (kind, "targets")},
-        "members": [
-            _row(member, report, folder.recorded(member) or {}) for member, report in zip(members, reports, strict=True)
+        "options": _common(made[0].options, kind),
+        "members": rows,
+        "without_model": [
+            {"value": member.value, "why": none[member.name]} for member in members if member.name in none
         ],
     }
     found: dict[str, Any] = json.loads(json.dumps(plain))
     return found
+
+
+def _common(options: Options, kind: str) -> dict[str, Any]:
+    """Return the options that hold for all members."""
+    plain = {name: value for name, value in options.to_dict().items() if name != "ratio" or kind != "ratio"}
+    return {**plain, "targets": [pair for pair in options.targets if pair[0] != kind]}
+
+
+def without_model(summary: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each value of a family of which there is no model."""
+    return [
+        printable(f"{summary['kind']} {each['value']}: no model, {each['why']}") for each in summary["without_model"]
+    ]
+
+
+def _page(summary: Mapping[str, Any]) -> str:
+    """Return the plot and the table as a page, and what is in neither."""
+    sentences = "".join(f"<p>{html.escape(sentence)}</p>\n" for sentence in without_model(summary))
+    return family_html(summary).replace("</body>", f"{sentences}</body>")
 
 
 def _row(member: _Member, report: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:

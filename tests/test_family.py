@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import onnxprune
-from onnxprune import curves, family, pipeline
+from onnxprune import curves, family, pipeline, runtime
 from onnxprune.cli import cli
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.executors import workers
@@ -182,8 +182,12 @@ def test_ratios_and_parameters(network, tmp_path):
     kept = [sum(group["kept"] for group in json.loads(path.with_suffix(".json").read_text())["groups"])
             for path in ratios.members]  # fmt: skip
     assert kept[1] < kept[0]
-    (params,) = made(network, tmp_path / "b", (0.5,), "params", targets={"macs": 0.9}).summary["members"]
-    assert params["path"] == "net_params_0.5.onnx"
+    assert "ratio" not in ratios.summary["options"]
+    found = made(network, tmp_path / "b", (0.5, 7001), "params", targets={"macs": 0.9}).summary
+    assert [member["path"] for member in found["members"]] == ["net_params_0.5.onnx", "net_params_7001.onnx"]
+    assert found["members"][1]["params"] <= 7001
+    assert found["options"]["targets"] == [["macs", 0.9]]  # and not what differs
+    assert found["options"]["latency"] is False
 
 
 def test_globs_have_curves_of_their_own(network, tmp_path):
@@ -308,6 +312,46 @@ def test_resume_refuses_members_of_others(network, tmp_path, other, said):
         made(network, tmp_path, (0.6,), resume=True, **other)
 
 
+def test_a_member_that_was_timed_is_of_one_machine(network, tmp_path, monkeypatch, steady):
+    made(network, tmp_path, (0.6,), latency=True)
+    record = json.loads((tmp_path / ".sweep" / "net_macs_0.6.json").read_text())["made_from"]
+    assert record["machine"] == json.loads(json.dumps(runtime.machine()))
+    assert (record["option threads"], record["option provider"], record["option batch"]) == (1, "cpu", 1)
+    assert "option profile_seconds" not in record
+    monkeypatch.setattr(family, "machine", lambda: {"cpu": "another"})
+    with pytest.raises(InputError, match=r"net_macs_0.6.onnx was made from another machine: give another folder"):
+        made(network, tmp_path, (0.6,), latency=True, resume=True)
+    calls = counted(monkeypatch)
+    made(network, tmp_path, (0.6,), latency=True)
+    assert calls == ["prepare", "finish"]  # and no new curves
+
+
+def test_options_without_effect_make_nothing_anew(network, tmp_path, monkeypatch):
+    made(network, tmp_path, (0.6,))
+    calls = counted(monkeypatch)
+    monkeypatch.setattr(family, "machine", lambda: {"cpu": "another"})
+    made(network, tmp_path, (0.6,), resume=True, threads=2, batch=3, profile_seconds=1.0)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("options", "has_data", "idle"),
+    [
+        ({"latency": False}, False, {"threads", "batch", "provider", "profile_seconds"}),
+        ({"latency": False}, True, {"threads", "batch", "profile_seconds"}),
+        ({"latency": False, "eval_data": "d.npz"}, False, {"threads", "batch", "profile_seconds"}),
+        ({}, False, {"profile_seconds"}),
+        ({"latency": False, "targets": {"memory": 0.5}}, False, set()),
+        ({"latency": False, "round_to": "auto"}, False, set()),
+    ],
+)
+def test_what_a_member_depends_on(options, has_data, idle):
+    chosen = make_options(**options)
+    found = family._depends_on(chosen, has_data)
+    assert {f"option {name}" for name in chosen.to_dict()} - set(found) == {f"option {name}" for name in idle}
+    assert ("machine" in found) == ("threads" not in idle)
+
+
 def test_files_of_others_are_not_replaced(network, tmp_path):
     mine = tmp_path / "net_macs_0.6.onnx"
     mine.write_text("mine")
@@ -336,6 +380,38 @@ def test_a_target_that_cannot_be_reached_is_said_first(network, tmp_path):
 def test_a_member_that_loses_nothing(network, tmp_path):
     with pytest.raises(NothingToPrune, match=r"net_ratio_0: nothing to prune"):
         made(network, tmp_path, (0.0,), "ratio", criterion="l2", scope="group")
+
+
+def test_a_member_that_the_original_meets_already_stops_no_other(network, tmp_path, monkeypatch):
+    found = made(network, tmp_path, ("1G", 0.6, 1))
+    assert [path.name for path in found.members] == ["net_macs_0.6.onnx"]
+    whys = ["nothing has to go: the model meets macs=1G already", "nothing has to go: the model meets macs=1 already"]
+    assert found.summary["without_model"] == [
+        {"value": value, "why": why} for value, why in zip(("1G", 1), whys, strict=True)
+    ]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == found.summary
+    assert all(f"<p>macs {value}: no model, nothing has to go" in (tmp_path / "sweep.html").read_text()
+               for value in ("1G", 1))  # fmt: skip
+    calls = counted(monkeypatch)
+    assert made(network, tmp_path, ("1G", 0.6, 1), resume=True).summary == found.summary
+    assert calls == []
+    made(network, tmp_path, ("1G", 0.6), seed=1)  # what was noted holds for the same options alone
+    assert calls == ["prepare", "gather", "finish"]
+
+
+def test_what_is_in_the_way_of_a_note_is_not_replaced(network, tmp_path):
+    mine = tmp_path / "net_macs_1.onnx"
+    made(network, tmp_path, (1, 0.6))
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=r"net_macs_1\.onnx exists"):
+        made(network, tmp_path, (1, 0.6), seed=1)
+
+
+def test_members_that_are_met_all(network, tmp_path):
+    for _ in range(2):
+        with pytest.raises(NothingToPrune, match=r"^net_macs_1G: nothing has to go: .*; net_macs_1: nothing has to go"):
+            made(network, tmp_path, ("1G", 1))
+    assert not (tmp_path / "sweep.json").exists()
 
 
 def test_a_member_that_fails_its_proof_is_not_written(network, tmp_path, monkeypatch):
@@ -391,6 +467,10 @@ def test_the_command(network, tmp_path, steady):
     assert "0.500" in result.output  # of the latency, see `steady`
     assert "accuracy in %" in result.output
     assert "2 → 1" in result.output
+    met = run(*given[:3], "--macs", "0.8,1000000000", *given[5:])
+    assert "macs 1000000000: no model, nothing has to go: the model meets macs=1000000000 already" in met.output
+    alone = run(*given[:3], "--macs", "1000000000", *given[5:])
+    assert (alone.exit_code, "net_macs_1000000000: nothing has to go" in alone.stderr) == (3, True)
     again = run(*given, "--json")
     assert [member["value"] for member in json.loads(again.stdout)["members"]] == [0.8, 0.6]
     assert json.loads(again.stdout)["members"][0]["latency"]["speedup"] == 2
