@@ -168,13 +168,14 @@ def make_family(
     members = _members(model, options, kind, values, data=data)
     reads = Reads(model.path, tuple(model.data_files), (*files_of(data), *files_of(options.eval_data)))
     folder = _Folder(out, reads, force)
-    missing = [member for member in members if folder.why_none(member) is None and not folder.has(member)]
+    none = {member.name: why for member in members if (why := folder.why_none(member)) is not None}
+    missing = [member for member in members if member.name not in none and not folder.has(member)]
     if resume:
         folder.refuse_others(missing)
     folder.check(missing)
     if missing:
-        _make(model, missing, data, folder=folder, workers=workers, progress=progress)
-    summary = _summary(kind, members, folder)
+        none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
+    summary = _summary(kind, members, none, folder)
     folder.write_summary(summary)
     return Family(out, summary)
 
@@ -244,12 +245,16 @@ def _digest(plain: Any) -> str:
 
 def _make(
     model: Model, missing: Sequence[_Member], data: Any, *, folder: _Folder, workers: Workers, progress: Progress
-) -> None:
-    """Make the members that are missing: plans of all first, as one that cannot be reached is soon known."""
+) -> dict[str, str]:
+    """Make the members that are missing: plans of all first, as one that cannot be reached is soon known.
+
+    Returns:
+        Of the members that lose nothing, by name, why.
+    """
     ready = prepare(model, missing[0].options, data, progress)
-    plans = list(_plans(ready, missing, folder, workers, progress))
+    plans, none = _plans(ready, missing, folder, workers, progress)
     if not plans:
-        return
+        return none
     job = _job(ready, workers, progress)
     refits = workers.map(_refitted, job, [(asked.options, decided.plan) for _, asked, decided in plans])
     if workers.parallel:
@@ -258,16 +263,18 @@ def _make(
     for member, asked, decided in plans:
         seconds, repairs = next(refits)
         _finish(member, asked, decided, repairs, folder=folder, seconds=seconds, progress=progress)
+    return none
 
 
 def _plans(
     ready: Prepared, missing: Sequence[_Member], folder: _Folder, workers: Workers, progress: Progress
-) -> Iterator[tuple[_Member, Prepared, Decided]]:
-    """Yield the members that lose anything, with their plans; of the others the folder notes why there is no model.
+) -> tuple[list[tuple[_Member, Prepared, Decided]], dict[str, str]]:
+    """Return the members that lose anything, with their plans; and by name why the others do not.
 
     Raises:
         OptionError: for a target that cannot be reached; tells the member.
     """
+    plans, none = [], {}
     each = [ready.asked(member.options) for member in missing]
     speed = measured(each[0], progress)
     for member, asked in zip(missing, each, strict=True):
@@ -279,9 +286,12 @@ def _plans(
         except OptionError as error:
             raise OptionError(f"{member.name}: {error}") from None
         except NothingToPrune as error:
-            folder.note_none(member, str(error))
+            none[member.name] = str(error)
+            if not member.options.is_measured:  # another time another may be measured
+                folder.note_none(member, str(error))
         else:
-            yield member, asked, decided
+            plans.append((member, asked, decided))
+    return plans, none
 
 
 def _counted(found: Iterator[Any], count: int, progress: Progress) -> Iterator[Any]:
@@ -530,16 +540,21 @@ def _read_json(path: Path) -> Any:
 # -- what is said of all -----------------------------------------------------------------------------------------
 
 
-def _summary(kind: str, members: Sequence[_Member], folder: _Folder) -> dict[str, Any]:
+def _summary(kind: str, members: Sequence[_Member], none: Mapping[str, str], folder: _Folder) -> dict[str, Any]:
     """Return what sweep.json holds.
+
+    Args:
+        kind: of the values.
+        members: all that were asked for.
+        none: by name, why there is no model of some.
+        folder: has the reports of the others.
 
     Raises:
         NothingToPrune: when there is a model of none of the members.
     """
-    none = {member.name: why for member in members if (why := folder.why_none(member)) is not None}
     made = [member for member in members if member.name not in none]
     if not made:
-        raise NothingToPrune("; ".join(f"{name}: {why}" for name, why in none.items()))
+        raise NothingToPrune("; ".join(f"{member.name}: {none[member.name]}" for member in members))
     reports = [_read_json(folder.report(member)) for member in made]
     rows = [_row(member, report, folder.recorded(member) or {}) for member, report in zip(made, reports, strict=True)]
     plain = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -397,6 +398,26 @@ def test_a_member_that_the_original_meets_already_stops_no_other(network, tmp_pa
     assert calls == []
     made(network, tmp_path, ("1G", 0.6), seed=1)  # what was noted holds for the same options alone
     assert calls == ["prepare", "gather", "finish"]
+
+
+def test_that_nothing_has_to_go_is_not_remembered_where_it_was_measured(network, tmp_path, monkeypatch):
+    """The latencies of two models differ by what else the machine does."""
+
+    def fractions(asked, evidence, speed, progress):
+        if dict(asked.options.targets)["latency"] == "20ms":
+            raise NothingToPrune("nothing has to go: the model meets latency=20ms already")
+        macs = dataclasses.replace(asked, options=dataclasses.replace(asked.options, targets=(("macs", 0.6),)))
+        return decide(macs, evidence, speed, progress)
+
+    decide = family.decide
+    monkeypatch.setattr(family, "measured", lambda *_: None)
+    monkeypatch.setattr(family, "decide", fractions)
+    found = made(network, tmp_path, ("20ms", 0.5), "latency")
+    assert [member["value"] for member in found.summary["members"]] == [0.5]
+    assert [each["value"] for each in found.summary["without_model"]] == ["20ms"]
+    calls = counted(monkeypatch)
+    assert made(network, tmp_path, ("20ms", 0.5), "latency").summary == found.summary
+    assert calls == ["prepare"]
 
 
 def test_what_is_in_the_way_of_a_note_is_not_replaced(network, tmp_path):
