@@ -530,7 +530,7 @@ def decide(ready: Prepared, evidence: Evidence, speed: Speed | None, progress: P
 
 def _amount(target: Target, fraction: float, originals: Mapping[str, float]) -> str:
     """Return what can be reached, in the unit in which it was asked for."""
-    if not target.unit:
+    if target.is_fraction:
         return f"{fraction:.3f}"
     return f"{fraction * originals[target.kind] / replace(target, value=1.0).amount:.4g}{target.unit}"
 

@@ -22,6 +22,7 @@ class Series:
     name: str  # in the legend; "" leaves it out
     points: Sequence[tuple[float, float]]
     colour: str | None = None
+    joined: bool = True  # whether a line joins the points
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def line_chart(
         parts += [_line(left, y, right, y), _text(left - 6, y + 4, words, "end")]
     for (each, points), colour in zip(shown, colours, strict=True):
         places = [(left + x_axis.at(x) * (right - left), bottom - y_axis.at(y) * (bottom - top)) for x, y in points]
-        parts.append(_polyline(places, colour, each.name))
+        parts.append(_polyline(places, colour, each.name, each.joined))
     parts += [_text((left + right) / 2, height - 10, x_label, "middle"), _text(8, top - 14, y_label, "start")]
     listed = [(each.name, colour) for each, colour in zip(series, colours, strict=True) if each.name]
     for number, (name, colour) in enumerate(listed):
@@ -292,10 +293,10 @@ def _line(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{_GRID}"/>'
 
 
-def _polyline(places: Sequence[tuple[float, float]], colour: str, name: str) -> str:
+def _polyline(places: Sequence[tuple[float, float]], colour: str, name: str, joined: bool) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places)
-    line = f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+    line = f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>' if joined else ""
     return f'<g fill="{colour}"><title>{_safe(name)}</title>{line}{dots}</g>'
 
 

@@ -250,6 +250,7 @@ def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
     listed = "".join(f" ({key})" for key in slower)
     yield f"- slower than the original beyond noise: {len(slower)}{listed}; within noise: {noise}"
     convolutional = [row for row in pruned.values() if row["convolves"]]
+    others = [row for row in pruned.values() if not row["convolves"]]
     for name, some in (("all", list(pruned.values())), ("convolutional", convolutional)):
         speeds = sorted(row["speedup"] for row in some)
         if speeds:
@@ -260,8 +261,11 @@ def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
         mean = math.exp(statistics.fmean(map(math.log, products)))
         yield f"- geometric mean of speed-up x MACs, convolutional over 10 ms: {mean:.3f} ({len(products)} graphs)"
     if pruned:
-        points = sorted((row["macs"], row["speedup"]) for row in pruned.values())
-        chart = line_chart([Series("", points)], "MACs over the original's", "speed-up", title="Graphs of the zoo")
+        series = [
+            Series(name, sorted((row["macs"], row["speedup"]) for row in some), joined=False)
+            for name, some in (("convolutional", convolutional), ("others", others))
+        ]
+        chart = line_chart(series, "MACs over the original's", "speed-up", title="Graphs of the zoo")
         (docs / "latency_zoo.svg").write_text(chart, encoding="utf-8")
         yield "\n![speed-up against MACs](latency_zoo.svg)"
 
