@@ -1,7 +1,7 @@
 """The pipeline: what `prune`, `inspect` and `compare` do, as lists of steps.
 
-``load -> trace -> groups -> calibrate -> plan -> rewrite -> refit -> verify -> compare``, each a function from values
-to values. The command line and export scripts call the same functions.
+``load -> trace -> groups -> calibrate -> (profile) -> plan -> (race) -> rewrite -> refit -> verify -> compare``, each a
+function from values to values. The command line and export scripts call the same functions.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
         data: samples, which the models are then compared on: the path of an .npz with one array per input (first axis
             samples), of a folder, ``module:function``, arrays, or an iterable of feeds; see `data.load_data`. With
             ``labels``, accuracy is reported.
-        **options: the fields of `Options`: criterion, scope, round_to, min_units, ignore, only, width, ratios (a dict
-            glob -> ratio is accepted), provider, threads, latency, seed, inputs (a dict name -> shape),
-            eval_data, preprocess, samples, metric.
+        **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
+            round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), provider, threads, batch,
+            profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data, preprocess, samples, metric.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
