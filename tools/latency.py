@@ -251,7 +251,8 @@ def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
     large = [row for row in pruned.values() if row["convolves"] and row["before_ms"] > 10]
     products = [row["speedup"] * row["macs"] for row in large]
     yield "## The zoo\n\nGraphs of `tests/zoo` at `--ratio 0.3 --round-to auto`, one thread.\n"
-    yield f"- graphs: {len(rows)} of {len(_graphs())}, in an order that is as good as random; pruned: {len(pruned)}; nothing written, with the reason: {len(kept)}"
+    yield f"- graphs: {len(rows)} of {len(_graphs())}, in an order that is as good as random"
+    yield f"- pruned: {len(pruned)}; nothing written, with the reason: {len(kept)}"
     noise = sum(row["within_noise"] for row in pruned.values())
     listed = "".join(f" ({key})" for key in slower)
     yield f"- slower than the original beyond noise: {len(slower)}{listed}; within noise: {noise}"
