@@ -105,8 +105,8 @@ def settle(
         progress("planning and racing", number + 1, ATTEMPTS)
         machine = Machine({kind: _scaled(predict[kind], factors[kind]) for kind in predict}, steps)
         planned = plan_for(machine)
-        if any(planned.kept == one.plan.kept for one in tried):
-            break
+        if any(planned.kept == one.plan.kept for one in tried) or (tried and not planned.kept):
+            break  # nothing new to race
         masks = masks_of(planned)
         tried.append(_raced(planned, masks, build, asked=asked, speed=speed, predict=predict))
         last = tried[-1]

@@ -7,6 +7,7 @@ import pytest
 
 from onnxprune import measure, pipeline, speed
 from onnxprune.errors import DataError
+from onnxprune.kernels import CACHE
 from onnxprune.runtime import NodeTime
 
 
@@ -33,3 +34,9 @@ def _chosen_by_weights(request, monkeypatch):
 
     if request.node.get_closest_marker("generated") is None:
         monkeypatch.setattr(pipeline.generated, "inputs", inputs)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Times of nodes are kept beside the other files of this run, and not in the cache of the user."""
+    monkeypatch.setenv(CACHE, str(tmp_path_factory.getbasetemp() / "cache"))
