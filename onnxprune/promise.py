@@ -148,7 +148,8 @@ def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:
 
 
 def _scaled(raw: Predict, factor: float) -> Predict:
-    return lambda sizes: factor * raw(sizes) if any(size != atom.size for atom, size in sizes.items()) else raw(sizes)
+    """Return a corrected prediction; what is not cut costs what the original does."""
+    return lambda sizes: factor * raw(sizes) if any(size != atom.size for atom, size in sizes.items()) else 1.0
 
 
 def _raced(
