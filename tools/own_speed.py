@@ -222,7 +222,7 @@ def page(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     yield f"Written by `tools/own_speed.py` on {here['cpu']}, onnx {onnx.__version__}. Random weights; the criterion is"
     yield "`l2`, so that no model runs but in verification. The floor is `onnx.load` and `onnx.save` of the same file."
     yield "Medians of fresh processes, in turn; ratios carry over to other machines, seconds do not. Imports are not in"
-    yield "the seconds; Python and its packages are in the peak."
+    yield "the seconds; Python and its packages are in the peak. Units are scored where their number is allocated."
     yield ""
     yield "| model | file MB | " + " | ".join(f"{step} s" for step in STEPS) + " | all s | floor s | all / floor |"
     yield "|" + " --- |" * (len(STEPS) + 5)
