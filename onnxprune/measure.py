@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from onnxprune import check, fidelity
 from onnxprune.data import Data, batch_size, batches, samples_in, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
-from onnxprune.model import Array, Model, Port, serialize
+from onnxprune.model import Array, Model, Port, runnable
 from onnxprune.probe import dynamic_dims
 from onnxprune.punished import punished
 from onnxprune.runtime import (
@@ -378,13 +377,6 @@ def _dims(inputs: tuple[Port, ...], before: Model, session: Session, batch: int,
     return usual
 
 
-def _source(model: Model) -> tuple[Path | bytes, Path | None]:
-    """Return the file of a model, or its bytes and where their external data lies."""
-    if model.path is not None:
-        return model.path, None
-    return serialize(model.proto), model.folder if model.is_external else None
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where sessions run."""
@@ -402,7 +394,7 @@ class _Place:
 
 
 def _open(model: Model, place: _Place) -> Session:
-    source, folder = _source(model)
+    source, folder = runnable(model)
     return open_session(source, provider=place.provider, threads=place.threads, folder=folder, asked=place.asked)
 
 
@@ -410,7 +402,7 @@ def _ops(before: Model, after: Model, feeds: Mapping[str, Array], place: _Place,
     """Return the time of each type of node; none off the CPU, where the profile shows when work was handed over."""
     if place.provider != "cpu":
         return ()
-    sources = _source(before), _source(after)
+    sources = runnable(before), runnable(after)
     old, new = (
         node_times(source, feeds, threads=place.threads, folder=folder, budget_s=budget_s) for source, folder in sources
     )
@@ -420,7 +412,7 @@ def _ops(before: Model, after: Model, feeds: Mapping[str, Array], place: _Place,
 def _peak(model: Model, feeds: Mapping[str, Array], provider: str, threads: int) -> int | None:
     if provider != "cpu":  # the memory of a device is not seen from the process
         return None
-    source, folder = _source(model)
+    source, folder = runnable(model)
     return peak_memory_bytes(source, feeds, provider=provider, threads=threads, folder=folder)
 
 

@@ -1154,6 +1154,18 @@ def serialize(proto: ModelProto) -> bytes:
     return data
 
 
+def runnable(model: Model, proto: ModelProto | None = None) -> tuple[Path | bytes, Path | None]:
+    """Return the file of a model, or its bytes and where their external data lies.
+
+    Args:
+        model: the model.
+        proto: another version of it, such as a pruned one, to return instead.
+    """
+    if proto is None and model.path is not None:
+        return model.path, None
+    return serialize(model.proto if proto is None else proto), model.folder if model.is_external else None
+
+
 @contextlib.contextmanager
 def staged(
     proto: ModelProto, target: Path, folder: Path, external: bool = False, files: Staging | None = None

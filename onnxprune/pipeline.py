@@ -537,8 +537,10 @@ def _amount(target: Target, fraction: float, originals: Mapping[str, float]) -> 
 
 def _originals(traced: Trace, speed: Speed | None, options: Options) -> dict[str, float]:
     """Return what the original takes, by kind of target."""
-    counter, found = cost.Counter(traced), {}
     kinds = {one.kind for one in options.bounds}
+    if not kinds:
+        return {}
+    counter, found = cost.Counter(traced), {}
     if speed is not None and "latency" in kinds:
         found["latency"] = speed.before_ms
     if speed is not None and "memory" in kinds:

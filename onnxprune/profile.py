@@ -23,7 +23,7 @@ from onnxprune.axes import Atom, Mask
 from onnxprune.errors import DataError
 from onnxprune.groups import Group
 from onnxprune.kernels import Tables
-from onnxprune.model import Array, Model, serialize
+from onnxprune.model import Array, Model, runnable
 from onnxprune.probe import dynamic_dims, shapes_at
 from onnxprune.progress import Progress, silent
 from onnxprune.rewrite import rewrite
@@ -103,26 +103,23 @@ class Speed:
 
     def memory(self, proto: Any) -> float | None:
         """Return the peak memory of a candidate over the original's, None where it cannot be measured."""
-        before, after = self.memory_before(), self._peak(serialize(proto))
+        before, after = self.memory_before(), self._peak(proto)
         return None if not before or after is None else after / before
 
     def memory_before(self) -> int | None:
         """Return the peak memory of the original in bytes, None where it cannot be measured."""
         if self._peak_before is None:
-            model = self.traced.model
-            self._peak_before = self._peak(serialize(model.proto) if model.path is None else model.path)
+            self._peak_before = self._peak(None)
         return self._peak_before
 
-    def _peak(self, source: Any) -> int | None:
+    def _peak(self, proto: Any | None) -> int | None:
         if self._provider != "cpu":
             return None
-        folder = self.traced.model.folder if isinstance(source, bytes) and self.traced.model.is_external else None
+        source, folder = runnable(self.traced.model, proto)
         return peak_memory_bytes(source, self.feeds, threads=self._threads, folder=folder)
 
     def _session(self, proto: Any | None) -> Session:
-        model = self.traced.model
-        source = model.path if proto is None and model.path is not None else serialize(proto or model.proto)
-        folder = model.folder if isinstance(source, bytes) and model.is_external else None
+        source, folder = runnable(self.traced.model, proto)
         return open_session(source, provider=self._provider, threads=self._threads, folder=folder)
 
     def candidate(self, sizes: Mapping[Atom, int], budget_s: float = CANDIDATE_S) -> Race:
