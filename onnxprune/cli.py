@@ -331,13 +331,11 @@ def sensitivity(
     with _failing():
         with signals_held():
             from onnxprune.executors import ALONE, workers  # noqa: PLC0415
-            from onnxprune.options import AUTO, make_options  # noqa: PLC0415
+            from onnxprune.options import make_options  # noqa: PLC0415
             from onnxprune.pipeline import sensitivity_file  # noqa: PLC0415
             from onnxprune.report import sensitivity_tables  # noqa: PLC0415
 
         options["round_to"] = _step(options["round_to"])
-        if options["round_to"] == AUTO:
-            raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
         chosen = make_options(reconstruct=not no_reconstruct, **options)
         alone = count == 1 and scheduler is None
         where = contextlib.nullcontext(ALONE) if alone else workers(count, scheduler)

@@ -29,7 +29,7 @@ from onnxprune.executors import given as workers_of
 from onnxprune.groups import Group, carriers, groups, weights
 from onnxprune.measure import Comparison, compare_models, timed_feeds
 from onnxprune.model import Array, Model, Port, Source, data_file, load, staged, view, with_contents, write
-from onnxprune.options import Options, make_options
+from onnxprune.options import AUTO, Options, make_options
 from onnxprune.planning import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, kept_masks, plan, usual_step
 from onnxprune.profile import Speed, memory_predictor, profiled
 from onnxprune.progress import Progress, silent
@@ -361,6 +361,8 @@ def _levels(levels: Any) -> int:
 def _sensitivity(
     model: Model, options: Options, given: Any, *, levels: int, workers: Workers, progress: Progress
 ) -> Sensitivity:
+    if options.round_to == AUTO:
+        raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
     if given is None:
         raise OptionError("data is needed: samples that losses are measured on")
     data, other = load_data(given, model.inputs, preprocess=options.preprocess), None

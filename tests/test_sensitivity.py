@@ -340,6 +340,8 @@ def test_options_that_it_does_not_have():
         onnxprune.sensitivity(dense("b = Relu(a)"), data=samples(2), ratio=0.2)
     with pytest.raises(onnxprune.OptionError, match="data is needed"):
         onnxprune.sensitivity(dense("b = Relu(a)"))
+    with pytest.raises(onnxprune.OptionError, match="round_to auto has no effect here: nothing is timed"):
+        onnxprune.sensitivity(dense("b = Relu(a)"), data=samples(2), round_to="auto")
 
 
 # -- progress -------------------------------------------------------------------------------------------------

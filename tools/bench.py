@@ -3,31 +3,21 @@
     python tools/bench.py models                      oracle, parameters and MACs of models/ at 0.3 and 0.5
     python tools/bench.py accuracy                    accuracy of models/ by criterion and ratio, no training
     python tools/bench.py torchvision DIR             every *.onnx of DIR at 0.3: oracle, cost, locked share, seconds
-    python tools/bench.py speed FILE                  latency at 0.3 and 0.5, rounded to 16, against the original
-    python tools/bench.py surgery FILE                seconds and peak memory of trace + score + rewrite
-    python tools/bench.py peer FILE                   the same step by Torch-Pruning (torch and torchvision needed)
+    python tools/bench.py page DIR > docs/results.md  all of it; DIR is what tools/export_torchvision.py writes
     python tools/bench.py own DIR                     what pruning itself takes: tools/own_speed.py has more options
-    python tools/bench.py page DIR > docs/results.md  all but `own`; DIR is what tools/export_torchvision.py writes
 
-Prints Markdown tables. Times are medians of interleaved runs on one thread; machines are noisy, ratios less so.
+Prints Markdown tables. Latency is measured by tools/latency.py, accuracy with samples by tools/accuracy.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("resnet_bn", "resnet_folded", "cnn", "vit", "mobilenet")
-REPEATS = 5
-STEPS = ("load", "trace", "score", "rewrite", "write")
 
 
 def table(headings: Sequence[str], rows: Iterator[Sequence[object]]) -> None:
@@ -92,7 +82,7 @@ def torchvision(folder: Path) -> None:
         for path in sorted(folder.glob("*.onnx")):
             locked = onnxprune.inspect(path)
             start = time.perf_counter()
-            report = onnxprune.prune(path, ratio=0.3, latency=False).report
+            report = onnxprune.prune(path, ratio=0.3, criterion="l2", latency=False).report
             seconds = time.perf_counter() - start
             share = f"{100 * locked.locked_params / locked.model.params:.1f}"
             worst = f"{report['verification']['max_rel_diff']:.1e}"
@@ -101,96 +91,6 @@ def torchvision(folder: Path) -> None:
 
     headings = ("export", "parameters", "parameters x", "MACs x", "locked %", "worst relative difference", "seconds")
     table(headings, rows())
-
-
-def speed(path: Path) -> None:
-    """Time a model against its pruned versions, one thread."""
-    import onnxprune
-
-    def rows() -> Iterator[Sequence[object]]:
-        for ratio in (0.3, 0.5):
-            result = onnxprune.prune(path, ratio=ratio, round_to=16, latency=False)
-            found = onnxprune.compare(path, result.model, threads=1, budget_s=30, memory=False)
-            low, high = found.speedup_interval
-            fewer = result.report["input"]["macs"] / result.report["output"]["macs"]
-            times = f"{found.before.median_ms:.1f}", f"{found.after.median_ms:.1f}"
-            yield (ratio, f"{fewer:.2f}", *times, f"{found.speedup:.2f} ({low:.2f} to {high:.2f})", found.runs)
-
-    table(("ratio", "fewer MACs", "before ms", "after ms", "speed-up (95 %)", "runs"), rows())
-
-
-def surgery(path: Path) -> None:
-    """Time trace + score + rewrite in fresh processes, and show their peak memory."""
-    runs = [json.loads(_fresh("surgery-once", path)) for _ in range(REPEATS)]
-    size = path.stat().st_size
-    cells = [f"{statistics.median(run[step] for run in runs):.2f}" for step in STEPS]
-    middle = statistics.median(run["trace"] + run["score"] + run["rewrite"] for run in runs)
-    peak = statistics.median(run["peak_bytes"] for run in runs)
-    headings = (*(f"{step} s" for step in STEPS), "trace + score + rewrite s", "peak memory", "over the file")
-    table(headings, iter([(*cells, f"{middle:.2f}", f"{peak / 1e6:.0f} MB", f"{peak / size:.2f}x")]))
-
-
-def surgery_once(path: Path) -> None:
-    """Prune without verification and print seconds per step and the peak memory of this process as JSON."""
-    import tempfile
-
-    from onnxprune import pipeline
-    from onnxprune.groups import groups
-    from onnxprune.model import load, write
-    from onnxprune.rewrite import rewrite
-    from onnxprune.runtime import peak_resident_bytes
-    from onnxprune.trace import trace
-
-    marks = [time.perf_counter()]
-    model = load(path)
-    marks.append(time.perf_counter())
-    traced = trace(model)
-    found = groups(traced)
-    marks.append(time.perf_counter())
-    options = pipeline.make_options(ratio=0.3)
-    kept = pipeline.plan(traced, found, pipeline.choose(found, options), options).kept
-    marks.append(time.perf_counter())
-    rewritten = rewrite(traced, pipeline.kept_masks(found, kept))
-    marks.append(time.perf_counter())
-    with tempfile.TemporaryDirectory() as folder:
-        write(rewritten.proto, Path(folder) / "out.onnx", model.folder)
-    marks.append(time.perf_counter())
-    seconds = [later - earlier for earlier, later in itertools.pairwise(marks)]
-    peak = peak_resident_bytes()
-    print(json.dumps({**dict(zip(STEPS, seconds, strict=True)), "peak_bytes": peak}))
-
-
-def peer(path: Path) -> None:
-    """Time Torch-Pruning on torchvision's ResNet-50 beside our own step, interleaved, in fresh processes."""
-    ours, theirs = [], []
-    for _ in range(REPEATS):
-        run = json.loads(_fresh("surgery-once", path))
-        ours.append(run["trace"] + run["score"] + run["rewrite"])
-        theirs.append(json.loads(_fresh("peer-once", path))["seconds"])
-    rows = [("onnxprune", ours), ("Torch-Pruning", theirs)]
-    cells = ((name, f"{statistics.median(s):.2f}", f"{min(s):.2f}", f"{max(s):.2f}") for name, s in rows)
-    table(("tool", "median s", "min", "max"), cells)
-
-
-def peer_once(path: Path) -> None:
-    """Prune torchvision's ResNet-50 by 30 % with Torch-Pruning and print the seconds as JSON."""
-    import torch
-    import torch_pruning
-    from export_torchvision import load_constructors
-
-    torch.set_num_threads(1)
-    network = load_constructors().resnet50(weights=None).eval()
-    example = torch.randn(1, 3, 224, 224)
-    start = time.perf_counter()
-    pruner = torch_pruning.pruner.MagnitudePruner(
-        network,
-        example,
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=0.3,
-        ignored_layers=[network.fc],
-    )
-    pruner.step()
-    print(json.dumps({"seconds": time.perf_counter() - start}))
 
 
 def own(folder: Path) -> None:
@@ -210,25 +110,9 @@ PAGE = (
     ),
     (
         "torchvision classifiers",
-        "Random weights, both exporters of PyTorch, `--ratio 0.3`. *locked* is the share of the parameters that no "
-        "prunable group can shrink; seconds are load to verification.",
+        "Random weights, both exporters of PyTorch, `--ratio 0.3 --criterion l2`. *locked* is the share of the "
+        "parameters that no prunable group can shrink; seconds are load to verification.",
         torchvision,
-    ),
-    (
-        "ResNet-50, time and memory of the surgery",
-        f"Median of {REPEATS} fresh processes, one at a time; the peak includes Python and its packages.",
-        lambda folder: surgery(folder / "resnet50.dynamo.onnx"),
-    ),
-    (
-        "ResNet-50, beside Torch-Pruning",
-        f"Trace, score and rewrite against building the dependency graph and one step of Torch-Pruning's magnitude "
-        f"pruner, both at 0.3, one thread; {REPEATS} fresh processes each, in turn.",
-        lambda folder: peer(folder / "resnet50.dynamo.onnx"),
-    ),
-    (
-        "ResNet-50, latency",
-        "`--round-to 16`, ONNX Runtime on CPU, one thread, batch 1, runs interleaved.",
-        lambda folder: speed(folder / "resnet50.dynamo.onnx"),
     ),
     (
         "Accuracy without training or calibration",
@@ -252,20 +136,10 @@ def page(folder: Path) -> None:
         write(folder)
 
 
-def _fresh(command: str, path: Path) -> str:
-    process = subprocess.run([sys.executable, __file__, command, str(path)], check=True, capture_output=True, text=True)
-    return process.stdout.strip().splitlines()[-1]
-
-
 COMMANDS = {
     "models": models,
     "accuracy": accuracy,
     "torchvision": torchvision,
-    "speed": speed,
-    "surgery": surgery,
-    "surgery-once": surgery_once,
-    "peer": peer,
-    "peer-once": peer_once,
     "own": own,
     "page": page,
 }

@@ -7,7 +7,8 @@
     python tools/latency.py page             docs/latency_measured.md and its plot, of what was measured
 
 DIR is what tools/export_large.py writes. Results are lines of JSON in the file `--results`; what stands there for the
-same commit is not measured again. Times are medians of interleaved runs, beside the original, on an idle machine.
+same commit is not measured again. Times are medians of interleaved runs, beside the original, on an idle machine. With
+`--jobs N` so many graphs are measured at a time, each on a core of its own: for what runs with one thread.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import argparse
 import json
 import math
 import os
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,7 @@ def zoo(key: str, _: Path | None) -> Record:
     import onnxprune
     from tests import zoo_store
 
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         stored = zoo_store.read(ROOT / "tests" / "zoo" / f"{key}.onnx.gz")
@@ -90,8 +95,9 @@ def zoo(key: str, _: Path | None) -> Record:
             result = onnxprune.prune(path, ratio=0.3, round_to="auto", **options)
         except onnxprune.OnnxpruneError as error:
             return {"error": type(error).__name__, "message": str(error)[:300]}
+        seconds = time.perf_counter() - start
         convolves = any(node.op_type == "Conv" for node in result.model.graph.node)
-        return {**compared(path, result.model, COMPARE_S["zoo"]), "convolves": convolves}
+        return {**compared(path, result.model, COMPARE_S["zoo"]), "convolves": convolves, "seconds": seconds}
 
 
 def profile(key: str, folder: Path | None) -> Record:
@@ -150,22 +156,35 @@ SECTIONS: Mapping[str, tuple[Measure, Callable[[], list[str]]]] = {
 }
 
 
-def run(section: str, folder: Path | None, results: Path, minutes: float) -> None:
-    """Measure what is missing, each in a fresh process."""
+def run(section: str, folder: Path | None, results: Path, *, minutes: float, jobs: int) -> None:
+    """Measure what is missing, each in a fresh process; several at a time have a core each."""
     until, commit = time.monotonic() + 60 * minutes, _commit()
     done = {(row["section"], row["key"]) for row in _rows(results) if row["commit"] == commit}
     missing = [key for key in SECTIONS[section][1]() if (section, key) not in done]
-    for number, key in enumerate(missing):
+    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0))[:jobs]:
+        cores.put(core)
+    write = threading.Lock()
+
+    def measure(number: int, key: str) -> bool:
         if time.monotonic() > until:
-            print(f"out of time: {len(missing) - number} are left", file=sys.stderr)
-            return
-        command = [sys.executable, __file__, "once", section, key, *([str(folder)] if folder else [])]
-        process = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+            return False
+        core = cores.get()
+        pinned = ["taskset", "-c", str(core)] if jobs > 1 else []
+        command = [*pinned, sys.executable, __file__, "once", section, key, *([str(folder)] if folder else [])]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        cores.put(core)
         lines = process.stdout.strip().splitlines()
         found = json.loads(lines[-1]) if process.returncode == 0 and lines else {"error": process.stderr[-300:]}
-        print(f"{number + 1} of {len(missing)}: {section} {key}: {found}", file=sys.stderr, flush=True)
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"section": section, "key": key, "commit": commit, **found}) + "\n")
+        with write, results.open("a", encoding="utf-8") as file:
+            print(f"{number + 1} of {len(missing)}: {section} {key}: {found}", file=sys.stderr, flush=True)
+            file.write(json.dumps({"section": section, "key": key, "commit": commit, "jobs": jobs, **found}) + "\n")
+        return True
+
+    with ThreadPoolExecutor(jobs) as pool:
+        measured = sum(pool.map(measure, range(len(missing)), missing))
+    if measured < len(missing):
+        print(f"out of time: {len(missing) - measured} are left", file=sys.stderr)
 
 
 def _commit() -> str:
@@ -284,6 +303,7 @@ def main() -> None:
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--results", type=Path, default=Path("latency.jsonl"))
     parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--jobs", type=int, default=1, help="graphs at a time, each on a core of its own")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     given = parser.parse_args()
     if given.section == "once":
@@ -292,7 +312,8 @@ def main() -> None:
     elif given.section == "page":
         page(given.results, given.docs)
     else:
-        run(given.section, Path(given.rest[0]) if given.rest else None, given.results, given.minutes)
+        folder = Path(given.rest[0]) if given.rest else None
+        run(given.section, folder, given.results, minutes=given.minutes, jobs=given.jobs)
 
 
 if __name__ == "__main__":

@@ -67,44 +67,32 @@ def verify(path: Path, folder: Path) -> dict[str, float]:
 
 def _steps(path: Path, folder: Path) -> tuple[dict[str, float], Any, Any]:
     """Return seconds by step, the trace and the kept units."""
-    from onnxprune import pipeline, planning
+    from onnxprune.choice import choose
     from onnxprune.groups import groups
     from onnxprune.model import load, write
+    from onnxprune.options import make_options
+    from onnxprune.planning import gather, kept_masks, plan
     from onnxprune.rewrite import rewrite
     from onnxprune.trace import trace
 
-    scoring = _timed(planning, "_demands")
-    options = pipeline.make_options(ratio=RATIO, criterion="l2", reconstruct=False)
+    options = make_options(ratio=RATIO, criterion="l2", reconstruct=False)
     marks = [time.perf_counter()]
     model = load(path)
     marks.append(time.perf_counter())
     traced = trace(model)
     found = groups(traced)
     marks.append(time.perf_counter())
-    masks = pipeline.kept_masks(found, pipeline.plan(traced, found, pipeline.choose(found, options), options).kept)
+    chosen = choose(found, options)
+    evidence = gather(traced, found, chosen, options)
+    marks.append(time.perf_counter())
+    masks = kept_masks(found, plan(traced, found, chosen, options, evidence=evidence).kept)
     marks.append(time.perf_counter())
     rewritten = rewrite(traced, masks)
     marks.append(time.perf_counter())
     write(rewritten.proto, folder / path.name, model.folder)
     marks.append(time.perf_counter())
-    load_s, trace_s, plan_s, rewrite_s, save_s = (b - a for a, b in itertools.pairwise(marks))
-    score_s = sum(scoring)
-    return dict(zip(STEPS, (load_s, trace_s, score_s, plan_s - score_s, rewrite_s, save_s), strict=True)), traced, masks
-
-
-def _timed(module: Any, name: str) -> list[float]:
-    """Let a function of a module note how long it takes; return the notes."""
-    inner, taken = getattr(module, name), []
-
-    def outer(*arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return inner(*arguments, **options)
-        finally:
-            taken.append(time.perf_counter() - start)
-
-    setattr(module, name, outer)
-    return taken
+    seconds = (after - before for before, after in itertools.pairwise(marks))
+    return dict(zip(STEPS, seconds, strict=True)), traced, masks
 
 
 def onnxsim(path: Path, folder: Path) -> dict[str, float]:
@@ -222,7 +210,7 @@ def page(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     yield f"Written by `tools/own_speed.py` on {here['cpu']}, onnx {onnx.__version__}. Random weights; the criterion is"
     yield "`l2`, so that no model runs but in verification. The floor is `onnx.load` and `onnx.save` of the same file."
     yield "Medians of fresh processes, in turn; ratios carry over to other machines, seconds do not. Imports are not in"
-    yield "the seconds; Python and its packages are in the peak. Units are scored where their number is allocated."
+    yield "the seconds; Python and its packages are in the peak."
     yield ""
     yield "| model | file MB | " + " | ".join(f"{step} s" for step in STEPS) + " | all s | floor s | all / floor |"
     yield "|" + " --- |" * (len(STEPS) + 5)
