@@ -33,6 +33,7 @@ from onnxprune.trace import Trace
 STEPS = (16, 8, 4, 1)  # units that are taken from a multiple of 16, to see whether that makes a model faster
 SAVED = 0.5  # of what they save if time were even, that they must
 NOISE = 0.01  # of a time, that is no difference
+EVIDENCE = 0.05  # of a time that a block of 16 must save, before a step can be told not to matter
 UNIFORM = (0.75, 0.5, 0.25)  # of each group, in candidates that the prediction is fitted to
 MIXED = 2  # candidates of random counts besides
 RACE_S = 2.0  # of a candidate beside the original
@@ -246,7 +247,8 @@ def _steps(
     """Return, by atom, the step of counts off which fewer units save no time; and whether all was raced.
 
     All groups of a kind are taken together: a count that leaves a blocked layout makes its neighbours slower too, and
-    keeps nodes from being fused, which no node tells alone.
+    keeps nodes from being fused, which no node tells alone. Where no step shows but a whole block saves next to
+    nothing either, the usual one stays.
     """
     found, whole = dict(usual), True
     kinds: dict[str, list[Group]] = {}
@@ -270,6 +272,8 @@ def _steps(
             if saved < SAVED * even * below - NOISE * best:
                 step = STEPS[number - 1] if number else 2 * below
                 break
+        else:  # no step matters, or these groups are too small a part of the model to tell
+            step = 1 if even * STEPS[0] >= EVIDENCE * best else 0
         for group in groups if step else ():
             found[group.atom] = min(step // math.gcd(step, max(1, group.lanes)), group.units)
     return found, whole

@@ -47,15 +47,15 @@ def quiet(*_):
 class Machine:
     """A machine that computes whole blocks, and is slower where a count is no multiple of them."""
 
-    def __init__(self, step, units, lanes=1):
-        self.step, self.units, self.lanes, self.asked = step, units, lanes, 0
+    def __init__(self, step, units, lanes=1, rest=0.0):
+        self.step, self.units, self.lanes, self.rest, self.asked = step, units, lanes, rest, 0
 
     def candidate(self, sizes, _=0.0):
         self.asked += 1
         (count,) = sizes.values()
         blocks = math.ceil(count * self.lanes / self.step) * self.step
         off = 1.2 if count * self.lanes % self.step else 1.0  # leaves the blocked layout
-        return Race(off * blocks / self.units / self.lanes, 1.0, 1.0)
+        return Race(self.rest + (1 - self.rest) * off * blocks / self.units / self.lanes, 1.0, 1.0)
 
 
 class Sized(SimpleNamespace):
@@ -69,13 +69,20 @@ def group_of(units, lanes=1, kind="channels"):
 
 
 @pytest.mark.parametrize(
-    ("step", "lanes", "found"), [(16, 1, 16), (8, 1, 8), (4, 1, 4), (1, 1, 1), (16, 4, 4), (16, 16, 1)]
+    ("step", "lanes", "found"), [(16, 1, 16), (8, 1, 8), (4, 1, 4), (1, 1, 1), (16, 4, 4), (16, 8, 2)]
 )
 def test_a_step_is_what_fewer_units_must_make_up_to_save_time(step, lanes, found):
     group = group_of(256, lanes)
     steps, whole = profile._steps(Machine(step, 256, lanes), [group], {group.atom: 3}, until=FOREVER, progress=quiet)
     assert steps == {group.atom: found}
     assert whole
+
+
+@pytest.mark.parametrize("step", [1, 16])
+def test_groups_that_hardly_count_keep_the_usual_step(step):
+    group, machine = group_of(256), Machine(step, 256, rest=0.99)
+    steps, whole = profile._steps(machine, [group], {group.atom: 3}, until=FOREVER, progress=quiet)
+    assert (steps, whole) == ({group.atom: 3}, True)
 
 
 def test_groups_of_few_units_keep_the_usual_step():

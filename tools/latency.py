@@ -2,7 +2,8 @@
 
     python tools/latency.py targets DIR      large networks at --target latency=0.5: measured over requested
     python tools/latency.py zoo              graphs of tests/zoo at --ratio 0.3 --round-to auto: speed-up against MACs
-    python tools/latency.py ratios DIR       ResNet-50 at 0.3 and 0.5, multiples of 16
+    python tools/latency.py ratios DIR       ResNet-50 at 0.3 and 0.5, multiples of 16 and of 32
+    python tools/latency.py cuda DIR         the first again on a GPU, in single and half precision
     python tools/latency.py profile DIR      seconds of profiling, cold and cached; predicted against measured latency
     python tools/latency.py page             docs/latency_measured.md and its plot, of what was measured
 
@@ -36,18 +37,20 @@ sys.path[:0] = [str(ROOT)]
 NETWORKS = ("resnet50", "mobilenetv2", "densenet121", "vit_b_16", "bert_base")  # with a batch of one
 THREADS = (1, 2)
 REQUESTED = 0.5
+PRECISIONS = ("fp32", "fp16")
 RATIOS = (0.3, 0.5)
+STEPS = (16, 32)  # counts are multiples of
 PUBLISHED = {0.3: 1.4, 0.5: 2.0}  # speed-ups that others state for ResNet-50 at these ratios
 PLANS = 20  # random ones, whose latency is predicted
-COMPARE_S = {"targets": 20.0, "zoo": 1.5, "ratios": 20.0}
+COMPARE_S = {"targets": 20.0, "zoo": 1.5, "ratios": 20.0, "cuda": 10.0}
 Record = dict[str, Any]
 
 
-def compared(before: Path, after: Any, seconds: float, threads: int = 1) -> Record:
+def compared(before: Path, after: Any, seconds: float, **options: Any) -> Record:
     """Return two models timed beside one another."""
     import onnxprune
 
-    found = onnxprune.compare(before, after, threads=threads, budget_s=seconds, memory=False, detail=False)
+    found = onnxprune.compare(before, after, budget_s=seconds, memory=False, detail=False, **options)
     return {
         "before_ms": found.before.median_ms,
         "after_ms": found.after.median_ms,
@@ -67,17 +70,54 @@ def targets(key: str, folder: Path | None) -> Record:
     options = {"criterion": "l2", "latency": False, "threads": int(threads)}
     result = onnxprune.prune(path, targets={"latency": REQUESTED}, **options)
     seconds = time.perf_counter() - start
-    found = compared(path, result.model, COMPARE_S["targets"], int(threads))
+    found = compared(path, result.model, COMPARE_S["targets"], threads=int(threads))
     return {**found, "seconds": seconds, "races": len(result.report["promise"]["attempts"])}
 
 
-def ratios(key: str, folder: Path | None) -> Record:
-    """Prune ResNet-50 by a ratio, to multiples of 16."""
+def cuda(key: str, folder: Path | None, provider: str = "cuda") -> Record:
+    """Prune one network to half of its latency on a GPU, measure it again, and hold its outputs against the CPU's."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
     import onnxprune
 
+    name, precision = key.split(" ")
+    path, start = _of(folder, name), time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        if precision == "fp16":
+            half, path = convert_float_to_float16(onnx.load(path)), Path(scratch) / path.name
+            onnx.save(half, path)
+        options = {"criterion": "l2", "latency": False, "provider": provider}
+        result = onnxprune.prune(path, targets={"latency": REQUESTED}, **options)
+        seconds = time.perf_counter() - start
+        found = compared(path, result.model, COMPARE_S["cuda"], provider=provider)
+        return {**found, "seconds": seconds, "difference": _differing(result.model, provider)}
+
+
+def _differing(proto: Any, provider: str) -> float:
+    """Return the largest difference of any output from that of the CPU, over the largest of its numbers there."""
+    import numpy as np
+
+    from onnxprune.measure import timed_feeds
+    from onnxprune.model import load
+    from onnxprune.runtime import open_session
+
+    feeds = timed_feeds(load(proto), None, batch=1, seed=0)
+    here, there = (open_session(proto.SerializeToString(), provider=one).run(feeds) for one in ("cpu", provider))
+    pairs = [(here[name].astype(np.float64), there[name].astype(np.float64)) for name in here]
+    return max(float(np.abs(one - other).max() / np.abs(one).max()) for one, other in pairs)
+
+
+def ratios(key: str, folder: Path | None) -> Record:
+    """Prune ResNet-50 by a ratio, to multiples of a step."""
+    import onnxprune
+
+    ratio, step = key.split(" ")
     path = _of(folder, "resnet50")
-    result = onnxprune.prune(path, ratio=float(key), round_to=16, criterion="l2", latency=False)
-    return compared(path, result.model, COMPARE_S["ratios"])
+    result = onnxprune.prune(path, ratio=float(ratio), round_to=int(step), criterion="l2", latency=False)
+    units = [(group["units"], group["kept"]) for group in result.report["groups"] if group["kept"] < group["units"]]
+    gone = 1 - sum(kept for _, kept in units) / sum(count for count, _ in units)
+    return {**compared(path, result.model, COMPARE_S["ratios"]), "gone": gone}
 
 
 def zoo(key: str, _: Path | None) -> Record:
@@ -95,9 +135,24 @@ def zoo(key: str, _: Path | None) -> Record:
             result = onnxprune.prune(path, ratio=0.3, round_to="auto", **options)
         except onnxprune.OnnxpruneError as error:
             return {"error": type(error).__name__, "message": str(error)[:300]}
-        seconds = time.perf_counter() - start
-        convolves = any(node.op_type == "Conv" for node in result.model.graph.node)
-        return {**compared(path, result.model, COMPARE_S["zoo"]), "convolves": convolves, "seconds": seconds}
+        seconds, share = time.perf_counter() - start, _convolved(path)
+        return {**compared(path, result.model, COMPARE_S["zoo"]), "convolved": share, "seconds": seconds}
+
+
+def _convolved(path: Path) -> float:
+    """Return the share of a model's MACs that its convolutions make."""
+    from onnxprune.axes import kept_size
+    from onnxprune.cost import per_sample
+    from onnxprune.model import load
+    from onnxprune.trace import trace
+
+    traced = trace(load(path))
+    sizes, by_op = per_sample(traced), {True: 0, False: 0}
+    for coupling in traced.couplings.values():
+        for axes in coupling.macs:
+            macs = math.prod(kept_size(axis, sizes) for axis in traced.axes(axes))
+            by_op["Conv" in coupling.node.op] += macs
+    return by_op[True] / max(1, sum(by_op.values()))
 
 
 def profile(key: str, folder: Path | None) -> Record:
@@ -150,8 +205,9 @@ def _of(folder: Path | None, name: str) -> Path:
 Measure = Callable[[str, "Path | None"], Record]
 SECTIONS: Mapping[str, tuple[Measure, Callable[[], list[str]]]] = {
     "profile": (profile, lambda: ["resnet50"]),
-    "ratios": (ratios, lambda: [str(ratio) for ratio in RATIOS]),
+    "ratios": (ratios, lambda: [f"{ratio} {step}" for ratio in RATIOS for step in STEPS]),
     "targets": (targets, lambda: [f"{name} {threads}" for threads in THREADS for name in NETWORKS]),
+    "cuda": (cuda, lambda: [f"{name} {precision}" for precision in PRECISIONS for name in NETWORKS]),
     "zoo": (zoo, lambda: sorted(_graphs(), key=lambda name: zlib.crc32(name.encode()))),  # any part is a fair one
 }
 
@@ -215,6 +271,7 @@ def page(results: Path, docs: Path) -> None:
         f"CPU, at {commits}. Networks have random weights; medians of interleaved runs, beside the original.",
         "",
         *_targets_table(by_section["targets"]),
+        *_cuda_table(by_section["cuda"]),
         *_ratios_table(by_section["ratios"]),
         *_profile_lines(by_section["profile"]),
         *_zoo_lines(by_section["zoo"], docs),
@@ -239,13 +296,30 @@ def _targets_table(rows: Mapping[str, Record]) -> Iterator[str]:
     yield ""
 
 
-def _ratios_table(rows: Mapping[str, Record]) -> Iterator[str]:
-    yield "## ResNet-50 by ratio\n\n`--round-to 16`, one thread; beside it the speed-up that others state.\n"
-    yield "| ratio | MACs x | speed-up (interval) | stated elsewhere |\n| --- | --- | --- | --- |"
+def _cuda_table(rows: Mapping[str, Record]) -> Iterator[str]:
+    if not rows:
+        return
+    yield f"## `--target latency={REQUESTED} --provider cuda`\n\nWith outputs held against those of the CPU.\n"
+    yield "| network | precision | before ms | after ms | measured / requested | MACs x | largest difference |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for key, row in rows.items():
-        low, high = row["interval"]
-        stated = PUBLISHED[float(key)]
-        yield f"| {key} | {row['macs']:.3f} | {row['speedup']:.2f} ({low:.2f} to {high:.2f}) | {stated:.1f} |"
+        name, precision = key.split(" ")
+        if "error" in row:
+            yield f"| {name} | {precision} | {row['error']} | | | | |"
+            continue
+        times = f"{row['before_ms']:.2f} | {row['after_ms']:.2f} | {1 / row['speedup'] / REQUESTED:.3f}"
+        yield f"| {name} | {precision} | {times} | {row['macs']:.3f} | {row['difference']:.1e} |"
+    yield ""
+
+
+def _ratios_table(rows: Mapping[str, Record]) -> Iterator[str]:
+    yield "## ResNet-50 by ratio\n\nOne thread; counts are rounded down. Beside it the speed-up that others state.\n"
+    yield "| `--ratio` | `--round-to` | units gone | MACs x | speed-up (95 %) | stated elsewhere |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for key, row in rows.items():
+        (ratio, step), (low, high) = key.split(" "), row["interval"]
+        speed = f"{row['speedup']:.2f} ({low:.2f} to {high:.2f})"
+        yield f"| {ratio} | {step} | {row['gone']:.3f} | {row['macs']:.3f} | {speed} | {PUBLISHED[float(ratio)]:.1f} |"
     yield ""
 
 
@@ -267,16 +341,19 @@ def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
     pruned = {key: row for key, row in rows.items() if "error" not in row}
     kept = [row for row in rows.values() if "error" in row]
     slower = [key for key, row in pruned.items() if row["speedup"] < 1 and not row["within_noise"]]
-    large = [row for row in pruned.values() if row["convolves"] and row["before_ms"] > 10]
+    large = [row for row in pruned.values() if row["convolved"] > 0.5 and row["before_ms"] > 10]
     products = [row["speedup"] * row["macs"] for row in large]
-    yield "## The zoo\n\nGraphs of `tests/zoo` at `--ratio 0.3 --round-to auto`, one thread.\n"
-    yield f"- graphs: {len(rows)} of {len(_graphs())}, in an order that is as good as random"
+    yield "## The zoo\n"
+    yield "Graphs of `tests/zoo` at `--ratio 0.3 --round-to auto`, one thread, two graphs at a time on a core each."
+    yield "Convolutional: more than half of the MACs are those of convolutions.\n"
+    order = "" if len(rows) == len(_graphs()) else ", in an order that is as good as random"
+    yield f"- graphs: {len(rows)} of {len(_graphs())}{order}"
     yield f"- pruned: {len(pruned)}; nothing written, with the reason: {len(kept)}"
     noise = sum(row["within_noise"] for row in pruned.values())
     listed = "".join(f" ({key})" for key in slower)
     yield f"- slower than the original beyond noise: {len(slower)}{listed}; within noise: {noise}"
-    convolutional = [row for row in pruned.values() if row["convolves"]]
-    others = [row for row in pruned.values() if not row["convolves"]]
+    convolutional = [row for row in pruned.values() if row["convolved"] > 0.5]
+    others = [row for row in pruned.values() if row["convolved"] <= 0.5]
     for name, some in (("all", list(pruned.values())), ("convolutional", convolutional)):
         speeds = sorted(row["speedup"] for row in some)
         if speeds:
