@@ -214,7 +214,9 @@ def prune(
 )
 @click.option("--min-speedup", type=float, metavar="X", help="Exit with 1 when AFTER is not X times as fast.")
 @click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
-@click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, or .html with all numbers.")
+@click.option(
+    "--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, .png, .html with all numbers."
+)
 @click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write everything as JSON.")
 @click.option("--force", is_flag=True, help="Replace these files if they exist.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -308,7 +310,9 @@ def inspect(source: Path, as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples that are drawn.")
 @click.option("--workers", "count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead: tcp://HOST:PORT.")
-@click.option("--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, or .html with all numbers.")
+@click.option(
+    "--plot", "plot_path", type=_PATH, metavar="FILE", help="Write a plot: .svg, .png, .html with all numbers."
+)
 @click.option("--report", "report_path", type=_PATH, metavar="FILE.json", help="Write everything as JSON.")
 @click.option("--force", is_flag=True, help="Replace these files if they exist.")
 @click.option("--quiet", is_flag=True, help="No progress.")

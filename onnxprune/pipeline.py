@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +32,7 @@ from onnxprune.measure import Comparison, compare_models, timed_feeds
 from onnxprune.model import Array, Model, Port, Source, data_file, load, staged, view, with_contents, write
 from onnxprune.options import AUTO, Options, make_options
 from onnxprune.planning import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, kept_masks, plan, usual_step
+from onnxprune.plot import as_png, drawing_packages
 from onnxprune.profile import Speed, memory_predictor, profiled
 from onnxprune.progress import Progress, silent
 from onnxprune.promise import Decided, settle
@@ -254,7 +256,7 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
 
 
 _ASKED = ("ignore", "only", "width", "round_to", "min_units", "reconstruct", "seed", "eval_data", "preprocess")
-PLOTS = (".svg", ".html")
+PLOTS = (".svg", ".png", ".html")
 
 
 def sensitivity(
@@ -293,7 +295,7 @@ def sensitivity_file(
     progress: Progress,
     workers: Workers = ALONE,
 ) -> Sensitivity:
-    """Return the same of a file, and write it as a plot (by its name, SVG or HTML) and as JSON.
+    """Return the same of a file, and write it as a plot (by its name, SVG, PNG or HTML) and as JSON.
 
     Raises:
         InputError, NothingToPrune: as `sensitivity`; InputError also for files that cannot be written.
@@ -309,8 +311,7 @@ def sensitivity_file(
     found = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
     with staging(force) as files:
         if plot_path is not None:
-            text = as_svg(found) if plot_path.suffix.lower() == ".svg" else as_html(found)
-            write_text(text, plot_path, files.add(plot_path))
+            _write_plot(plot_path, files.add(plot_path), partial(as_svg, found), partial(as_html, found))
         if report_path is not None:
             write_report(found.to_dict(), report_path, files.add(report_path))
     return found
@@ -335,23 +336,33 @@ def write_compared(
     report_path: Path | None,
     force: bool,
 ) -> None:
-    """Write comparisons as a plot (by its name, SVG or HTML) and as JSON.
+    """Write comparisons as a plot (by its name, SVG, PNG or HTML) and as JSON.
 
     Raises:
         InputError: when a file cannot be written.
     """
     with staging(force) as files:
         if plot_path is not None:
-            text = comparison_svg(found) if plot_path.suffix.lower() == ".svg" else comparison_html(found)
-            write_text(text, plot_path, files.add(plot_path))
+            drawn = partial(comparison_svg, found), partial(comparison_html, found)
+            _write_plot(plot_path, files.add(plot_path), *drawn)
         if report_path is not None:
             write_report(report, report_path, files.add(report_path))
 
 
 def _check_plot(path: Path | None) -> None:
-    if path is not None and path.suffix.lower() not in PLOTS:
-        other = "; browsers and converters make a PNG of either" if path.suffix.lower() == ".png" else ""
-        raise OptionError(f"plot must be a file that ends in {' or '.join(PLOTS)}, got {str(path)!r}{other}")
+    if path is None:
+        return
+    if path.suffix.lower() not in PLOTS:
+        raise OptionError(f"plot must be a file that ends in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}, got {str(path)!r}")
+    if path.suffix.lower() == ".png":
+        drawing_packages()
+
+
+def _write_plot(path: Path, temporary: Path, svg: Callable[[], str], page: Callable[[], str]) -> None:
+    """Write a chart, or a page that holds it, as the name of the file asks for."""
+    kind = path.suffix.lower()
+    drawn = page() if kind == ".html" else svg()
+    _write(as_png(drawn) if kind == ".png" else drawn.encode(), path, temporary)
 
 
 def _levels(levels: Any) -> int:
@@ -721,8 +732,12 @@ def write_text(text: str, path: Path, temporary: Path) -> None:
     Raises:
         InputError: when it cannot be written.
     """
+    _write(text.encode(), path, temporary)
+
+
+def _write(content: bytes, path: Path, temporary: Path) -> None:
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""Charts as SVG text: lines, bars and heat maps. Pure functions of values; nothing is known of models here."""
+"""Charts as SVG text or PNG: lines, bars and heat maps. Pure functions of values; nothing is known of models here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+
+from onnxprune.errors import OptionError
 
 COLOURS = ("#1f6f8b", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#34495e", "#b03a7a", "#7f8c1f")
 SCALE = ("#fdf6e3", "#fcd29f", "#f59a62", "#de5b5b", "#a62a6b", "#5b1a6b", "#241048")  # light to dark: also in grey
@@ -277,6 +280,36 @@ def _scale(low: int, high: int, left: float, y: float, label: str) -> list[str]:
 
 def _shows(value: float, log: bool) -> bool:
     return math.isfinite(value) and (value > 0 or not log)
+
+
+# -- pixels ------------------------------------------------------------------------------------------------
+
+PNG_ZOOM = 2  # pixels for each unit of the SVG: sharp on dense screens
+
+
+def as_png(svg: str) -> bytes:
+    """Return a chart as the bytes of a PNG.
+
+    Raises:
+        OptionError: where the packages that draw it are not installed.
+    """
+    drawing, fonts = drawing_packages()
+    font = {"skip_system_fonts": True, "font_files": [fonts.font_files["Roboto"]], "sans_serif_family": "Roboto"}
+    return bytes(drawing.svg_to_bytes(svg_string=svg, zoom=PNG_ZOOM, **font))
+
+
+def drawing_packages() -> tuple[ModuleType, ModuleType]:
+    """Return the packages that make pixels of an SVG: one that draws, and the font that it draws with.
+
+    Raises:
+        OptionError: where they are not installed.
+    """
+    try:
+        import font_roboto  # noqa: PLC0415
+        import resvg_py  # noqa: PLC0415
+    except ImportError:
+        raise OptionError("plot .png needs more packages: pip install 'onnxprune[png]'; .svg needs none") from None
+    return resvg_py, font_roboto
 
 
 # -- pieces ------------------------------------------------------------------------------------------------

@@ -240,6 +240,13 @@ def test_compare_writes_a_plot_and_a_report(pair, suffix):
     assert invoke(*PAIR, *files, code=2).stderr.startswith(f"onnxprune: p{suffix} exists")
 
 
+def test_compare_draws_pixels(pair, monkeypatch):
+    invoke(*PAIR, "--plot", "p.PNG", "--quiet")
+    assert Path("p.PNG").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "font_roboto", None)
+    assert "--plot .png needs more packages: pip install" in invoke(*PAIR, "--plot", "q.png", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -247,17 +254,13 @@ def test_compare_writes_a_plot_and_a_report(pair, suffix):
         (("--sweep-threads", "-1"), "--sweep-threads must be at least 0, got -1"),
         (("--sweep-batch", "0"), "--sweep-batch must be at least 1, got 0"),
         (("--provider-option", "x"), "--provider-option takes KEY=VALUE, got 'x'"),
-        (
-            ("--plot", "p.png"),
-            "--plot must be a file that ends in .svg or .html, got 'p.png'; browsers and converters "
-            "make a PNG of either",
-        ),
+        (("--plot", "p.gif"), "--plot must be a file that ends in .svg, .png or .html, got 'p.gif'"),
         (
             ("--sweep-batch", "2", "--input", "image=1,1,28,28"),
             "--sweep-batch needs an open batch, but the first dim of input 'image' is fixed to 1: export the model "
             "with a dynamic one",
         ),
-        (("--plot", "small.onnx"), "--plot must be a file that ends in .svg or .html, got 'small.onnx'"),
+        (("--plot", "small.onnx"), "--plot must be a file that ends in .svg, .png or .html, got 'small.onnx'"),
         (("--report", "model.onnx", "--force"), "model.onnx is the input; give the report another name"),
     ],
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
+import sys
 import xml.etree.ElementTree as ET
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from onnxprune.plot import SCALE, Bars, Row, Series, bar_chart, heat_map, line_chart, stacked
+from onnxprune.errors import OptionError
+from onnxprune.plot import PNG_ZOOM, SCALE, Bars, Row, Series, as_png, bar_chart, heat_map, line_chart, stacked
 
 NS = "{http://www.w3.org/2000/svg}"
 NAMES = ("plain", '<b> & "quoted"', "a\x00b\n", "x" * 200)
@@ -119,3 +123,19 @@ def test_charts_below_one_another():
     assert float(root.get("height")) == sum(heights)
     parsed(stacked([]))
     parsed(bar_chart([], "x"))
+
+
+def test_pixels_show_bars_and_words():
+    chart = bar_chart([Bars("a name to read", [1.0], colours=["#123456"])], "x")
+    root, picture = parsed(chart), Image.open(io.BytesIO(as_png(chart))).convert("RGB")
+    assert picture.size == tuple(PNG_ZOOM * float(root.get(side)) for side in ("width", "height"))
+    colours = dict(map(reversed, picture.getcolors(picture.size[0] * picture.size[1])))
+    assert colours[(0x12, 0x34, 0x56)] > 1000
+    without = Image.open(io.BytesIO(as_png(chart.replace("a name to read", ""))))
+    assert without.convert("L").tobytes().count(255) > picture.convert("L").tobytes().count(255) + 100  # ink
+
+
+def test_pixels_need_packages(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(OptionError, match=r"plot \.png needs more packages: pip install 'onnxprune\[png\]'; \.svg "):
+        as_png("<svg/>")

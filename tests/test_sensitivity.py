@@ -269,7 +269,10 @@ def test_files_hold_what_is_printed(folder):
     assert ET.fromstring(Path("p.svg").read_text(encoding="utf-8")).tag.endswith("svg")
     invoke(*ARGS, "--plot", "P.HTML")
     assert "</table></body></html>" in Path("P.HTML").read_text(encoding="utf-8")
-    assert sorted(path.name for path in folder.iterdir()) == ["P.HTML", "d.npz", "model.onnx", "p.svg", "r.json"]
+    invoke(*ARGS, "--plot", "p.png")
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+    names = ["P.HTML", "d.npz", "model.onnx", "p.png", "p.svg", "r.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_charts_name_every_group(resnet):
@@ -306,7 +309,7 @@ def test_what_was_not_measured_is_a_dash(resnet):
         ((), 2, "--data is needed: samples that losses are measured on"),
         (("--data", "nothing.npz"), 2, "nothing.npz: no such file"),
         (("--data", "d.npz", "--levels", "0"), 2, "--levels must be at least 1, got 0"),
-        (("--data", "d.npz", "--plot", "p.png"), 2, "--plot must be a file that ends in .svg or .html, got 'p.png'"),
+        (("--data", "d.npz", "--plot", "p.gif"), 2, "--plot must be a file that ends in .svg, .png or "),
         (("--data", "d.npz", "--only", "nothing"), 2, "'nothing' matches no group, and no node or weight of one; "
          "'onnxprune inspect --json' lists them"),
         (("--data", "d.npz", "--metric", "boxes"), 2, "metric 'boxes' needs "),
