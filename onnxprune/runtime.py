@@ -611,12 +611,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+_KINDS = {"cpu family": "family", "model": "model", "CPU implementer": "implementer", "CPU part": "part"}
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}  # widest first
+
+
 def _cpu_name() -> str:
+    """Return the name of the processor, and what tells processors apart whose names a virtual machine hides."""
+    about: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()
+        lines = re.findall(r"^([^\n:]+?)\s*:[ ]?(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        about = {key: value.strip() for key, value in reversed(lines)}  # of the first core
+    name = about.get("model name") or platform.processor() or platform.machine()
+    kind = " ".join(f"{word} {about[key]}" for key, word in _KINDS.items() if key in about)
+    flags = (about.get("flags") or about.get("Features") or "").split()
+    vectors = next((told for flag, told in _VECTORS.items() if flag in flags), "")
+    more = ", ".join(each for each in (kind, vectors) if each)
+    return f"{name} ({more})" if more else name
 
 
 if __name__ == "__main__":

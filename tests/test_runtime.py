@@ -574,6 +574,29 @@ def test_machine():
     assert "cpu" in found["providers"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx avx2\n\n"
+            "processor\t: 1\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: other\nflags\t\t: fpu avx512f\n",
+            "AMD EPYC (family 25 model 1, AVX2)",
+        ),
+        ("model name\t: Some\nflags\t\t: avx avx2 avx512f\n", "Some (AVX-512)"),
+        (
+            "Features\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n",
+            "here (implementer 0x41 part 0xd40, NEON)",
+        ),
+        ("", "here"),
+    ],
+    ids=["x86", "no family", "arm", "nothing"],
+)
+def test_processors_are_told_apart(monkeypatch, lines, told):
+    monkeypatch.setattr(Path, "read_text", lambda *_: lines)
+    monkeypatch.setattr(runtime.platform, "processor", lambda: "here")
+    assert runtime._cpu_name() == told
+
+
 def test_affinity(monkeypatch):
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {3, 1}, raising=False)
     assert runtime.affinity() == (1, 3)
