@@ -28,6 +28,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
+from onnxprune.order import in_order
 from onnxprune.plain import copy_fields, graphs, graphs_of, overridable, plain
 from onnxprune.publish import Staging, resolved, staging
 
@@ -216,6 +217,8 @@ class Model:
 def load(source: Source) -> Model:
     """Return the checked model of a path, a ModelProto, a torch ONNXProgram or an onnx-graphsurgeon Graph.
 
+    Nodes that stand before what they read are moved behind it, see `onnxprune.order`.
+
     Raises:
         ModelError: when the file is missing, no protobuf, no valid ONNX, of an unsupported opset, or when its
             external data is missing or lies outside the model's folder.
@@ -224,6 +227,7 @@ def load(source: Source) -> Model:
     proto = _read(path) if path else _proto_of(source)
     where = f"{path}" if path else "the model"
     with _reading(where):
+        proto = in_order(proto)
         _check_opsets(proto, where)
         folder = path.parent if path else Path()
         _check_tensors(proto, folder, where)

@@ -29,6 +29,7 @@ LAYERS = (
     "axes",
     "pattern",
     "plain",
+    "order",
     "model",
     "shapes_quantized",
     "shapes",
@@ -105,7 +106,7 @@ NUMPY_ALONE = (
     "reconstruct",
 )  # no graph is known here
 BOUNDARIES = {
-    "onnx": {"plain", "model"},
+    "onnx": {"plain", "order", "model"},
     "onnx_graphsurgeon": {"model"},
     "onnxruntime": {"runtime"},
     "click": {"cli"},
