@@ -39,6 +39,7 @@ BATCH_BYTES = 2**28  # of tensors that are held for the nodes of one model
 MOST = 200  # nodes in one model
 ROUNDS = 7
 _ALONE_S = 0.05  # timed runs of a node on a provider that gives no profile
+FORMAT = 1  # of what is kept: another one when times are measured in another way
 CACHE = "ONNXPRUNE_CACHE"  # environment variable that names another folder
 
 
@@ -160,7 +161,7 @@ def cache_file(provider: str, threads: int) -> Path:
     """Return the file of times that were measured on this machine, in the cache folder of the user."""
     here = machine()
     where = len(affinity() or ()) if provider == "cpu" else _devices()
-    about = json.dumps([here["cpu"], here["logical_cores"], here["onnxruntime"], provider, threads, where])
+    about = json.dumps([FORMAT, here["cpu"], here["logical_cores"], here["onnxruntime"], provider, threads, where])
     folder = os.environ.get(CACHE) or platformdirs.user_cache_dir("onnxprune", appauthor=False)
     name = f"{provider}-{threads}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.json"
     return Path(folder) / "latency" / name
@@ -168,11 +169,11 @@ def cache_file(provider: str, threads: int) -> Path:
 
 @cache
 def _devices() -> str:
-    """Return the names of the GPUs, as their driver lists them; empty where it does not."""
+    """Return the names and driver of the GPUs, where one tells them, and which of them may be used."""
+    command, names = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"], ""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
-        return re.sub(r" \(UUID: [^)]*\)", "", listed).strip()
-    return ""
+        names = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return f"{names} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
 
 
 def _read(path: Path) -> dict[str, float | None]:

@@ -536,7 +536,7 @@ def decide(ready: Prepared, evidence: Evidence, speed: Speed | None, progress: P
         predict=predict,
         progress=progress,
     )
-    steps = {group.name: speed.steps[group.atom] for group in found if group.atom in speed.steps}
+    steps = {group.name: best.steps[group.atom] for group in found if group.atom in best.steps}
     shown = steps if options.finds_steps else {}
     return Decided(best.plan, bounds, tried, best, shown, speed.complete, speed.unknown)
 

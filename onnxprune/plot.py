@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from xml.etree import ElementTree
 
 from onnxprune.errors import OptionError
 
@@ -285,17 +286,21 @@ def _shows(value: float, log: bool) -> bool:
 # -- pixels ------------------------------------------------------------------------------------------------
 
 PNG_ZOOM = 2  # pixels for each unit of the SVG: sharp on dense screens
+PNG_PIXELS = 16_000  # of the longer side at most: viewers and browsers take no more
 
 
 def as_png(svg: str) -> bytes:
-    """Return a chart as the bytes of a PNG.
+    """Return a chart as the bytes of a PNG. What Roboto cannot write is written in a font of the system, if it can.
 
     Raises:
         OptionError: where the packages that draw it are not installed.
     """
     drawing, fonts = drawing_packages()
-    font = {"skip_system_fonts": True, "font_files": [fonts.font_files["Roboto"]], "sans_serif_family": "Roboto"}
-    return bytes(drawing.svg_to_bytes(svg_string=svg, zoom=PNG_ZOOM, **font))
+    root = ElementTree.fromstring(svg)
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    zoom = min(PNG_ZOOM, PNG_PIXELS / max(width, height))
+    font = {"font_files": [fonts.font_files["Roboto"]], "sans_serif_family": "Roboto"}
+    return bytes(drawing.svg_to_bytes(svg_string=svg, width=round(zoom * width), **font))
 
 
 def drawing_packages() -> tuple[ModuleType, ModuleType]:

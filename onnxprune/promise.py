@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxprune.axes import Atom, Mask
-from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.planning import Bound, Machine, Plan
 from onnxprune.profile import RACE_S, Race, Speed
 from onnxprune.progress import Progress, silent
@@ -22,7 +22,8 @@ from onnxprune.targets import MEASURED, Target
 ATTEMPTS = 8
 CONFIRM = 3  # times the length of the first race, of a plan that seems to be good
 AIM = 0.99  # of a target, so that noise does not lift the result above it
-OVER, UNDER = 1.015, 0.97  # of a target, between which a measured plan is good
+UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
+OVER = 1.015  # of a target, up to which a plan is kept where no attempt stayed below it: a race tells no less
 NOISE = 1.02  # of the original's latency, above which a model is slower than it
 
 Predict = Callable[[Mapping[Atom, int]], float]
@@ -36,6 +37,7 @@ class Attempt:
     predicted: Mapping[str, float]  # by kind, as a fraction of the original
     measured: Mapping[str, float]
     race: Race
+    steps: Mapping[Atom, int] = field(default_factory=dict)  # of counts, that it was made with
 
     def worst(self, bounds: Mapping[str, float]) -> float:
         """Return the worst measured cost over its target."""
@@ -95,7 +97,7 @@ def settle(
         progress: is told what is done.
 
     Raises:
-        OptionError: when a bound cannot be met, by prediction or by all races.
+        OptionError: when a bound cannot be met, by the first prediction or by all races.
         NothingToPrune: when nothing is bounded and every plan is slower than the original.
     """
     asked = {kind: value for kind, value in bounds if kind in MEASURED}
@@ -104,12 +106,18 @@ def settle(
     for number in range(ATTEMPTS):
         progress("planning and racing", number + 1, ATTEMPTS)
         machine = Machine({kind: _scaled(predict[kind], factors[kind]) for kind in predict}, steps)
-        planned = plan_for(machine)
+        try:
+            planned = plan_for(machine)
+        except UnreachableTarget:
+            if not tried:
+                raise
+            break  # what was raced is all there is
         if any(planned.kept == one.plan.kept for one in tried) or (tried and not planned.kept):
             break  # nothing new to race
         masks = masks_of(planned)
-        tried.append(_raced(planned, masks, build, asked=asked, speed=speed, predict=predict))
-        last = tried[-1]
+        last = _raced(planned, masks, build, asked=asked, speed=speed, predict=predict)
+        last = replace(last, steps=steps)
+        tried.append(last)
         if not asked:
             if last.race.fraction <= NOISE:
                 return last, tuple(tried)
@@ -117,17 +125,20 @@ def settle(
             continue
         worst = last.worst(asked)
         binding = max(last.predicted[kind] * factors[kind] / asked[kind] for kind in asked)
-        if UNDER <= worst <= OVER or (worst < UNDER and binding < UNDER):
+        if UNDER <= worst <= 1 or (worst < UNDER and binding < UNDER):
             break
         for kind, bound in asked.items():
             points = [(one.predicted[kind], one.measured[kind]) for one in tried]
             factors[kind] = bound / wanted(points, AIM * bound)
     if not asked:
         raise NothingToPrune(_slower(tried))
-    met = [one for one in tried if one.worst(asked) <= OVER]
-    if not met:
+    below = [one for one in tried if one.worst(asked) <= 1]
+    if below:
+        return max(below, key=lambda one: one.worst(asked)), tuple(tried)
+    best = min(tried, key=lambda one: one.worst(asked))
+    if best.worst(asked) > OVER:
         raise _missed(tried, asked)
-    return max(met, key=lambda one: one.worst(asked)), tuple(tried)
+    return best, tuple(tried)
 
 
 def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:

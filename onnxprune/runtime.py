@@ -621,12 +621,22 @@ def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         lines = re.findall(r"^([^\n:]+?)\s*:[ ]?(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         about = {key: value.strip() for key, value in reversed(lines)}  # of the first core
-    name = about.get("model name") or platform.processor() or platform.machine()
+    name = about.get("model name") or _brand() or platform.processor() or platform.machine()
     kind = " ".join(f"{word} {about[key]}" for key, word in _KINDS.items() if key in about)
     flags = (about.get("flags") or about.get("Features") or "").split()
     vectors = next((told for flag, told in _VECTORS.items() if flag in flags), "")
     more = ", ".join(each for each in (kind, vectors) if each)
     return f"{name} ({more})" if more else name
+
+
+def _brand() -> str:
+    """Return what macOS calls the processor; elsewhere nothing."""
+    if sys.platform != "darwin":
+        return ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return ""
 
 
 if __name__ == "__main__":

@@ -129,15 +129,16 @@ def test_a_failure_to_write_leaves_nothing_behind(path, monkeypatch):
 
 
 def test_gpus_are_told_by_name(monkeypatch):
-    listed = SimpleNamespace(stdout="GPU 0: Fast (UUID: GPU-12-3)\n")
+    listed = SimpleNamespace(stdout="0, Fast, 580.1\n1, Slow, 580.1\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(kernels.subprocess, "run", lambda *_, **__: listed)
-    assert kernels._devices.__wrapped__() == "GPU 0: Fast"
+    assert kernels._devices.__wrapped__() == "0, Fast, 580.1\n1, Slow, 580.1 1"
 
     def missing(*_, **__):
         raise FileNotFoundError
 
     monkeypatch.setattr(kernels.subprocess, "run", missing)
-    assert kernels._devices.__wrapped__() == ""
+    assert kernels._devices.__wrapped__() == " 1"
 
 
 def test_what_was_measured_is_kept(path):

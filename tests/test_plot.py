@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onnxprune.errors import OptionError
-from onnxprune.plot import PNG_ZOOM, SCALE, Bars, Row, Series, as_png, bar_chart, heat_map, line_chart, stacked
+from onnxprune.plot import (
+    PNG_PIXELS,
+    PNG_ZOOM,
+    SCALE,
+    Bars,
+    Row,
+    Series,
+    as_png,
+    bar_chart,
+    heat_map,
+    line_chart,
+    stacked,
+)
 
 NS = "{http://www.w3.org/2000/svg}"
 NAMES = ("plain", '<b> & "quoted"', "a\x00b\n", "x" * 200)
@@ -133,6 +145,11 @@ def test_pixels_show_bars_and_words():
     assert colours[(0x12, 0x34, 0x56)] > 1000
     without = Image.open(io.BytesIO(as_png(chart.replace("a name to read", ""))))
     assert without.convert("L").tobytes().count(255) > picture.convert("L").tobytes().count(255) + 100  # ink
+
+
+def test_pictures_of_many_rows_are_no_larger_than_viewers_take():
+    picture = Image.open(io.BytesIO(as_png(heat_map([Row("r", [0.1])] * 600, ["c"], x_label="x", scale_label="s"))))
+    assert max(picture.size) == pytest.approx(PNG_PIXELS, abs=PNG_PIXELS / min(picture.size))
 
 
 def test_pixels_need_packages(monkeypatch):

@@ -597,6 +597,16 @@ def test_processors_are_told_apart(monkeypatch, lines, told):
     assert runtime._cpu_name() == told
 
 
+def test_macs_are_told_apart(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    monkeypatch.setattr(runtime.sys, "platform", "darwin")
+    monkeypatch.setattr(runtime.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="Apple M4\n"))
+    assert runtime._cpu_name() == "Apple M4"
+    monkeypatch.setattr(runtime.subprocess, "run", unreadable)
+    monkeypatch.setattr(runtime.platform, "processor", lambda: "arm")
+    assert runtime._cpu_name() == "arm"
+
+
 def test_affinity(monkeypatch):
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {3, 1}, raising=False)
     assert runtime.affinity() == (1, 3)

@@ -151,8 +151,10 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("path", type=Path, nargs="?")
     arguments = parser.parse_args()
-    given = [arguments.path] if arguments.path else []
-    COMMANDS[arguments.command](*given)
+    takes_folder = arguments.command not in ("models", "accuracy")
+    if takes_folder != (arguments.path is not None):
+        parser.error(f"{arguments.command} takes {'a folder' if takes_folder else 'no folder'}")
+    COMMANDS[arguments.command](*([arguments.path] if takes_folder else []))
 
 
 if __name__ == "__main__":

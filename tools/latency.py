@@ -215,7 +215,7 @@ SECTIONS: Mapping[str, tuple[Measure, Callable[[], list[str]]]] = {
 def run(section: str, folder: Path | None, results: Path, *, minutes: float, jobs: int) -> None:
     """Measure what is missing, each in a fresh process; several at a time have a core each."""
     until, commit = time.monotonic() + 60 * minutes, _commit()
-    done = {(row["section"], row["key"]) for row in _rows(results) if row["commit"] == commit}
+    done = {(row["section"], row["key"]) for row in _rows(results) if row["commit"] == commit and "failed" not in row}
     missing = [key for key in SECTIONS[section][1]() if (section, key) not in done]
     cores: queue.SimpleQueue[int] = queue.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[:jobs]:
@@ -231,7 +231,7 @@ def run(section: str, folder: Path | None, results: Path, *, minutes: float, job
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         cores.put(core)
         lines = process.stdout.strip().splitlines()
-        found = json.loads(lines[-1]) if process.returncode == 0 and lines else {"error": process.stderr[-300:]}
+        found = json.loads(lines[-1]) if process.returncode == 0 and lines else {"failed": process.stderr[-300:]}
         with write, results.open("a", encoding="utf-8") as file:
             print(f"{number + 1} of {len(missing)}: {section} {key}: {found}", file=sys.stderr, flush=True)
             file.write(json.dumps({"section": section, "key": key, "commit": commit, "jobs": jobs, **found}) + "\n")
@@ -241,6 +241,17 @@ def run(section: str, folder: Path | None, results: Path, *, minutes: float, job
         measured = sum(pool.map(measure, range(len(missing)), missing))
     if measured < len(missing):
         print(f"out of time: {len(missing) - measured} are left", file=sys.stderr)
+
+
+def _here(section: str) -> str:
+    """Return what was measured on."""
+    from onnxprune.runtime import machine
+
+    here, gpu = machine(), ""
+    if section == "cuda":
+        command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        gpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + ", "
+    return f"{gpu}{here['cpu']}, {here['logical_cores']} cores, ONNX Runtime {here['onnxruntime']}"
 
 
 def _commit() -> str:
@@ -258,18 +269,21 @@ def _rows(results: Path) -> Iterator[Record]:
 
 def page(results: Path, docs: Path) -> None:
     """Write the page and its plot, of the last record of each measurement."""
-    from onnxprune.runtime import machine
-
     last = {(row["section"], row["key"]): row for row in _rows(results)}
-    by_section = {name: {key: row for (section, key), row in last.items() if section == name} for name in SECTIONS}
-    commits = ", ".join(sorted({row["commit"] for row in last.values()}))
-    here = machine()
+    failed = [f"{section} {key}: {row['failed']}" for (section, key), row in last.items() if "failed" in row]
+    by_section = {
+        name: {key: last[name, key] for key in keys() if "failed" not in last.get((name, key), {"failed": ""})}
+        for name, (_, keys) in SECTIONS.items()
+    }
+    used = [row for rows in by_section.values() for row in rows.values()]
+    machines, commits = ("; ".join(sorted({row[key] for row in used})) for key in ("machine", "commit"))
     lines = [
         "# Latency, measured",
         "",
-        f"By `tools/latency.py` on {here['cpu']}, {here['logical_cores']} cores, ONNX Runtime {here['onnxruntime']}, "
-        f"CPU, at {commits}. Networks have random weights; medians of interleaved runs, beside the original.",
+        f"By `tools/latency.py` on {machines}, at {commits}. Networks have random weights; medians of interleaved "
+        "runs, beside the original.",
         "",
+        *(f"- failed: {each}" for each in failed),
         *_targets_table(by_section["targets"]),
         *_cuda_table(by_section["cuda"]),
         *_ratios_table(by_section["ratios"]),
@@ -285,9 +299,6 @@ def _targets_table(rows: Mapping[str, Record]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for key, row in rows.items():
         name, threads = key.split(" ")
-        if "error" in row:
-            yield f"| {name} | {threads} | {row['error']} | | | | | |"
-            continue
         share, (low, high) = 1 / row["speedup"], row["interval"]
         ratio = f"{share:.3f} ({1 / high:.3f} to {1 / low:.3f})"
         times = f"{row['before_ms']:.1f} | {row['after_ms']:.1f}"
@@ -304,9 +315,6 @@ def _cuda_table(rows: Mapping[str, Record]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for key, row in rows.items():
         name, precision = key.split(" ")
-        if "error" in row:
-            yield f"| {name} | {precision} | {row['error']} | | | | |"
-            continue
         times = f"{row['before_ms']:.2f} | {row['after_ms']:.2f} | {1 / row['speedup'] / REQUESTED:.3f}"
         yield f"| {name} | {precision} | {times} | {row['macs']:.3f} | {row['difference']:.1e} |"
     yield ""
@@ -344,7 +352,9 @@ def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
     large = [row for row in pruned.values() if row["convolved"] > 0.5 and row["before_ms"] > 10]
     products = [row["speedup"] * row["macs"] for row in large]
     yield "## The zoo\n"
-    yield "Graphs of `tests/zoo` at `--ratio 0.3 --round-to auto`, one thread, two graphs at a time on a core each."
+    jobs = max((row["jobs"] for row in rows.values()), default=1)
+    beside = f", {jobs} graphs at a time on a core each" if jobs > 1 else ""
+    yield f"Graphs of `tests/zoo` at `--ratio 0.3 --round-to auto`, one thread{beside}."
     yield "Convolutional: more than half of the MACs are those of convolutions.\n"
     order = "" if len(rows) == len(_graphs()) else ", in an order that is as good as random"
     yield f"- graphs: {len(rows)} of {len(_graphs())}{order}"
@@ -385,7 +395,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.section == "once":
         section, key, *folder = given.rest
-        print(json.dumps(SECTIONS[section][0](key, Path(folder[0]) if folder else None)))
+        print(json.dumps({**SECTIONS[section][0](key, Path(folder[0]) if folder else None), "machine": _here(section)}))
     elif given.section == "page":
         page(given.results, given.docs)
     else:
