@@ -45,6 +45,7 @@ NOISE_FACTOR = 10  # a model that amplifies round-off may differ by this multipl
 NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, the values behind it are compared too
 _MASKED = 1e8  # magnitude from which a number stands for infinity
 _DEEPEST = 60  # nodes behind an output
+_AHEAD, _TAPPED = 8, 64  # levels behind an output, and values, that are measured at once at most
 _TEXT = "SUO"  # kinds of numpy types that hold text
 
 # Sizes that are tried for the two settings, until the model runs: all dims different, so that a height is not taken
@@ -239,13 +240,16 @@ def _inside(pair: _Pair, cases: Sequence[Reference], loud: set[str], tolerance: 
     scores: such an output proves nothing.
     Between the nodes the pruned model has the values of the masked one, without the units that are gone.
     """
-    names = tuple(cases[0].outputs)
+    names, levels = tuple(cases[0].outputs), _Levels(pair, cases)
     for _ in range(_DEEPEST):
         names = _behind(pair.traced, names, loud)
         if not names:
             return None
-        found = _measured(pair, names, cases)
+        found = levels.of(names)
         loud = _loud(found)
+        if not loud and not levels.are_alone(names):
+            found = _measured(pair, names, cases)
+            loud = _loud(found)
         if not loud:
             break
     else:
@@ -253,6 +257,48 @@ def _inside(pair: _Pair, cases: Sequence[Reference], loud: set[str], tolerance: 
     with _open(with_outputs(pair.pruned.proto, names), pair.pruned.folder) as session:
         _, problem = _compare(session, [_without_units(pair, case) for case in found], tolerance)
     return problem and f"the outputs tell little, and behind them {problem}"
+
+
+class _Levels:
+    """Values of the masked model further and further behind its outputs, several levels measured at once.
+
+    What is tapped cannot be fused: values that were not measured alone tell where to look, and no more.
+    """
+
+    def __init__(self, pair: _Pair, cases: Sequence[Reference]) -> None:
+        self._pair, self._cases, self._ahead = pair, cases, 0
+        self._names: set[str] = set()
+        self._found: list[Reference] = []
+
+    def of(self, names: Sequence[str]) -> list[Reference]:
+        """Return these values in every case."""
+        if not self._names.issuperset(names):
+            self._measure(names)
+        return [
+            replace(
+                case,
+                outputs={name: array for name, array in case.outputs.items() if name in names},
+                noise={name: amount for name, amount in case.noise.items() if name in names},
+            )
+            for case in self._found
+        ]
+
+    def are_alone(self, names: Sequence[str]) -> bool:
+        """Whether no other values were measured with these."""
+        return self._names == set(names)
+
+    def _measure(self, names: Sequence[str]) -> None:
+        behind, wanted = tuple(names), dict.fromkeys(names)
+        for _ in range(self._ahead):
+            behind = _behind(self._pair.traced, behind, set(behind))
+            if len(wanted | dict.fromkeys(behind)) > _TAPPED:
+                break
+            wanted |= dict.fromkeys(behind)
+        self._ahead = min(2 * self._ahead + 1, _AHEAD)
+        try:
+            self._found, self._names = _measured(self._pair, tuple(wanted), self._cases), set(wanted)
+        except ModelError:  # of a value that no session can give, and that may never be asked for
+            self._found, self._names = _measured(self._pair, names, self._cases), set(names)
 
 
 def _loud(cases: Sequence[Reference]) -> set[str]:

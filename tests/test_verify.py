@@ -403,6 +403,44 @@ def test_what_a_noisy_output_is_computed_from_must_agree(monkeypatch, depth):
     assert found.problem.startswith("the outputs tell little, and behind them output ")
 
 
+def long_chain(length):
+    """A class, computed from scores by many nodes that give whole numbers."""
+    nodes = ["a = MatMul(x, w1)", "b = Relu(a)", "s = MatMul(b, w2)", "r0 = Cast<to = 7>(s)"]
+    nodes += [f"r{number + 1} = Neg(r{number})" for number in range(length)]
+    return model(*nodes, f"y = ArgMax<axis = 1>(r{length})", x=ROWS, y="int64[] y", w1=(6, 8), w2=(8, 5))
+
+
+def test_far_behind_an_output_many_levels_are_measured_at_once(monkeypatch):
+    traced, kept = planned(long_chain(40))
+    pruned = rewrite(traced, kept).proto
+    opened = []
+    measure = verify._measured
+    monkeypatch.setattr(verify, "_measured", lambda *given: opened.append(given[1]) or measure(*given))
+    assert verified(traced, kept, pruned).passed
+    assert [len(names) for names in opened] == [1, 2, 4, 8, 9, 9, 9, 1]
+    assert opened[-1] == ("s",)
+    tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
+    assert verified(traced, kept, pruned).problem.startswith("the outputs tell little, and behind them output 's' ")
+
+
+def test_values_that_no_session_gives_are_left_out_of_what_is_measured_ahead(monkeypatch):
+    traced, kept = planned(long_chain(6))
+    measure = verify._measured
+
+    def failing(pair, names, cases):
+        if len(names) > 1:
+            raise ModelError("no session can give it")
+        return measure(pair, names, cases)
+
+    monkeypatch.setattr(verify, "_measured", failing)
+    pruned = rewrite(traced, kept).proto
+    assert verified(traced, kept, pruned).passed
+    tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
+    assert "behind them output 's' " in verified(traced, kept, pruned).problem
+
+
 def test_the_scores_behind_a_class_must_agree():
     proto = model("a = MatMul(x, w1)", "b = Relu(a)", "s = MatMul(b, w2)", "y = ArgMax<axis = 1>(s)", x=ROWS,
                   y="int64[] y", w1=(6, 8), w2=(8, 5))  # fmt: skip
