@@ -45,7 +45,7 @@ NOISE_FACTOR = 10  # a model that amplifies round-off may differ by this multipl
 NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, the values behind it are compared too
 _MASKED = 1e8  # magnitude from which a number stands for infinity
 _DEEPEST = 60  # nodes behind an output
-_AHEAD, _TAPPED = 8, 64  # levels behind an output, and values, that are measured at once at most
+_AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are measured at once at most
 _TEXT = "SUO"  # kinds of numpy types that hold text
 
 # Sizes that are tried for the two settings, until the model runs: all dims different, so that a height is not taken

@@ -417,7 +417,8 @@ def test_far_behind_an_output_many_levels_are_measured_at_once(monkeypatch):
     measure = verify._measured
     monkeypatch.setattr(verify, "_measured", lambda *given: opened.append(given[1]) or measure(*given))
     assert verified(traced, kept, pruned).passed
-    assert [len(names) for names in opened] == [1, 2, 4, 8, 9, 9, 9, 1]
+    assert [len(names) for names in opened[:5]] == [1, 2, 4, 8, 16]
+    assert len(opened) == 7
     assert opened[-1] == ("s",)
     tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
