@@ -27,7 +27,7 @@ import platformdirs
 from onnxprune.errors import ModelError
 from onnxprune.model import Array, Operand, Stand, side_by_side
 from onnxprune.progress import Progress, silent
-from onnxprune.runtime import NodeTime, affinity, machine, node_times, open_session, time_interleaved
+from onnxprune.runtime import NodeTime, affinity, cpu_features, machine, node_times, open_session, time_interleaved
 
 fcntl: ModuleType | None
 try:
@@ -161,7 +161,9 @@ def cache_file(provider: str, threads: int) -> Path:
     """Return the file of times that were measured on this machine, in the cache folder of the user."""
     here = machine()
     where = len(affinity() or ()) if provider == "cpu" else _devices()
-    about = json.dumps([FORMAT, here["cpu"], here["logical_cores"], here["onnxruntime"], provider, threads, where])
+    about = json.dumps(
+        [FORMAT, here["cpu"], cpu_features(), here["logical_cores"], here["onnxruntime"], provider, threads, where]
+    )
     folder = os.environ.get(CACHE) or platformdirs.user_cache_dir("onnxprune", appauthor=False)
     name = f"{provider}-{threads}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.json"
     return Path(folder) / "latency" / name

@@ -6,11 +6,11 @@ https://github.com/onnx/onnx/blob/main/docs/IR.md#graphs
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator, MutableSequence, Sequence
 
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxprune.plain import graphs, graphs_of
+from onnxprune.plain import copy_fields, graphs, graphs_of
 
 
 def in_order(proto: ModelProto) -> ModelProto:
@@ -22,7 +22,9 @@ def in_order(proto: ModelProto) -> ModelProto:
     if all(_order(nodes) is None for nodes in _lists(proto)):
         return proto
     copy = ModelProto()
-    copy.CopyFrom(proto)
+    copy_fields(proto, copy, skip={"graph"})  # field by field: as a whole, more than 2 GB do not go into a message
+    copy_fields(proto.graph, copy.graph, skip={"node"})
+    copy.graph.node.extend(proto.graph.node)
     for nodes in reversed(list(_lists(copy))):  # bodies before the graph whose nodes hold them
         order = _order(nodes)
         if order is not None:
@@ -36,12 +38,11 @@ def _lists(proto: ModelProto) -> Iterator[MutableSequence[NodeProto]]:
     """Yield the nodes of every graph and function, and after these the nodes of their bodies."""
     for function in proto.functions:
         yield function.node
-        bodies = (body for node in function.node for attribute in node.attribute for body in graphs_of(attribute))
-        yield from (graph.node for body in bodies for graph in graphs(body))
+        yield from (graph.node for node in function.node for body in _bodies(node) for graph in graphs(body))
     yield from (graph.node for graph in graphs(proto.graph))
 
 
-def _order(nodes: MutableSequence[NodeProto]) -> list[int] | None:
+def _order(nodes: Sequence[NodeProto]) -> list[int] | None:
     """Return the places of the nodes in a topological order; None where they are in one, or in a cycle."""
     made = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     needs = [{made[name] for name in _reads(node) if name in made} for node in nodes]
@@ -64,7 +65,20 @@ def _order(nodes: MutableSequence[NodeProto]) -> list[int] | None:
 def _reads(node: NodeProto) -> Iterator[str]:
     """Yield the values that a node reads, also those that its bodies take from outside."""
     yield from node.input
-    for body in (body for attribute in node.attribute for body in graphs_of(attribute)):
-        yield from (output.name for output in body.output)
-        for inner in body.node:
-            yield from _reads(inner)
+    for body in _bodies(node):
+        inside = set(_made(body))
+        yield from (output.name for output in body.output if output.name not in inside)
+        yield from (name for inner in body.node for name in _reads(inner) if name not in inside)
+
+
+def _made(body: GraphProto) -> Iterator[str]:
+    """Yield the values that a body has of its own."""
+    yield from (port.name for port in body.input)
+    yield from (tensor.name for tensor in body.initializer)
+    yield from (tensor.values.name for tensor in body.sparse_initializer)
+    yield from (name for inner in body.node for name in inner.output)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from graphs_of(attribute)

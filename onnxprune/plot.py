@@ -290,7 +290,7 @@ PNG_PIXELS = 16_000  # of the longer side at most: viewers and browsers take no 
 
 
 def as_png(svg: str) -> bytes:
-    """Return a chart as the bytes of a PNG. What Roboto cannot write is written in a font of the system, if it can.
+    """Return a chart as the bytes of a PNG. Letters that Roboto lacks are drawn in a font of the system that has them.
 
     Raises:
         OptionError: where the packages that draw it are not installed.
@@ -312,7 +312,7 @@ def drawing_packages() -> tuple[ModuleType, ModuleType]:
     try:
         import font_roboto  # noqa: PLC0415
         import resvg_py  # noqa: PLC0415
-    except ImportError:
+    except ModuleNotFoundError:
         raise OptionError("plot .png needs more packages: pip install 'onnxprune[png]'; .svg needs none") from None
     return resvg_py, font_roboto
 

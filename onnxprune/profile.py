@@ -33,7 +33,6 @@ from onnxprune.trace import Trace
 STEPS = (16, 8, 4, 1)  # units that are taken from a multiple of 16, to see whether that makes a model faster
 SAVED = 0.5  # of what they save if time were even, that they must
 NOISE = 0.02  # of a time, that is no difference: two sessions of one model differ by as much
-EVIDENCE = 0.05  # of a time that a block of 16 must save, before a step can be told not to matter
 UNIFORM = (0.75, 0.5, 0.25)  # of each group, in candidates that the prediction is fitted to
 MIXED = 2  # candidates of random counts besides
 RACE_S = 2.0  # of a candidate beside the original
@@ -247,8 +246,8 @@ def _steps(
     """Return, by atom, the step of counts off which fewer units save no time; and whether all was raced.
 
     All groups of a kind are taken together: a count that leaves a blocked layout makes its neighbours slower too, and
-    keeps nodes from being fused, which no node tells alone. Where no step shows but a whole block saves next to
-    nothing either, the usual one stays.
+    keeps nodes from being fused, which no node tells alone. Where no step shows, the usual one stays, or a finer one
+    that was seen to save what it should: what is lost in noise tells nothing.
     """
     found, whole = dict(usual), True
     kinds: dict[str, list[Group]] = {}
@@ -259,11 +258,11 @@ def _steps(
         if all(base == group.units for group, base in bases.items()):
             continue  # too few units for any step
         whole_blocks = {group.atom: base for group, base in bases.items()}
-        best, even, step = speed.candidate(whole_blocks, STEP_S).fraction, 0.0, 1
+        best, even, step, harmless = speed.candidate(whole_blocks, STEP_S).fraction, 0.0, 0, 0
         for number, below in enumerate(STEPS):
             progress(f"looking for the step of {kind}", number + 1, len(STEPS))
             if time.monotonic() > until:
-                whole, step = False, 0
+                whole = False
                 break
             counts = {group: base - below // math.gcd(below, max(1, group.lanes)) for group, base in bases.items()}
             sizes = {group.atom: count if count > 0 else bases[group] for group, count in counts.items()}
@@ -272,10 +271,11 @@ def _steps(
             if saved < SAVED * even * below - NOISE * best:
                 step = STEPS[number - 1] if number else 2 * below
                 break
-        else:  # no step matters, or these groups are too small a part of the model to tell
-            step = 1 if even * STEPS[0] >= EVIDENCE * best else 0
-        for group in groups if step else ():
-            found[group.atom] = min(step // math.gcd(step, max(1, group.lanes)), group.units)
+            if SAVED * even * below >= NOISE * best:
+                harmless = below
+        for group in groups if step or harmless else ():
+            units = (step or harmless) // math.gcd(step or harmless, max(1, group.lanes))
+            found[group.atom] = min(units, group.units) if step else min(units, usual[group.atom])
     return found, whole
 
 

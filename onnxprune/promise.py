@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.axes import Atom, Mask
@@ -23,7 +23,7 @@ ATTEMPTS = 8
 CONFIRM = 3  # times the length of the first race, of a plan that seems to be good
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
-OVER = 1.015  # of a target, up to which a plan is kept where no attempt stayed below it: a race tells no less
+OVER = 1.015  # of a target, up to which a plan is kept where none stayed below it: sessions of one model differ by more
 NOISE = 1.02  # of the original's latency, above which a model is slower than it
 
 Predict = Callable[[Mapping[Atom, int]], float]
@@ -37,7 +37,7 @@ class Attempt:
     predicted: Mapping[str, float]  # by kind, as a fraction of the original
     measured: Mapping[str, float]
     race: Race
-    steps: Mapping[Atom, int] = field(default_factory=dict)  # of counts, that it was made with
+    steps: Mapping[Atom, int]  # of counts, that it was made with
 
     def worst(self, bounds: Mapping[str, float]) -> float:
         """Return the worst measured cost over its target."""
@@ -98,7 +98,7 @@ def settle(
 
     Raises:
         OptionError: when a bound cannot be met, by the first prediction or by all races.
-        NothingToPrune: when nothing is bounded and every plan is slower than the original.
+        NothingToPrune: when nothing that is measured is bounded, and every plan is slower than the original.
     """
     asked = {kind: value for kind, value in bounds if kind in MEASURED}
     factors, steps = dict.fromkeys(predict, 1 / AIM), dict(speed.steps)
@@ -115,8 +115,7 @@ def settle(
         if any(planned.kept == one.plan.kept for one in tried) or (tried and not planned.kept):
             break  # nothing new to race
         masks = masks_of(planned)
-        last = _raced(planned, masks, build, asked=asked, speed=speed, predict=predict)
-        last = replace(last, steps=steps)
+        last = _raced(planned, masks, build, asked=asked, speed=speed, predict=predict, steps=steps)
         tried.append(last)
         if not asked:
             if last.race.fraction <= NOISE:
@@ -171,6 +170,7 @@ def _raced(
     asked: Mapping[str, float],
     speed: Speed,
     predict: Mapping[str, Predict],
+    steps: Mapping[Atom, int],
 ) -> Attempt:
     """Build a plan and measure it; one that seems to be good is raced again, for longer."""
     proto, sizes = build(masks).proto, new_sizes(masks)
@@ -183,7 +183,7 @@ def _raced(
         if memory is None:
             raise OptionError("target memory cannot be promised: the memory of the pruned model could not be measured")
         found["memory"] = memory
-    return Attempt(planned, {kind: raw(sizes) for kind, raw in predict.items()}, found, race)
+    return Attempt(planned, {kind: raw(sizes) for kind, raw in predict.items()}, found, race, steps)
 
 
 def _missed(tried: Sequence[Attempt], asked: Mapping[str, float]) -> OptionError:
@@ -199,6 +199,6 @@ def _missed(tried: Sequence[Attempt], asked: Mapping[str, float]) -> OptionError
 def _slower(tried: Sequence[Attempt]) -> str:
     best = min(tried, key=lambda one: one.race.fraction).race
     return (
-        f"every plan is slower here than the original ({best.before_ms:.3g} ms before, {best.after_ms:.3g} ms after at "
-        "best): nothing is written; give --round-to a number to prune all the same"
+        f"every plan that was raced is slower here than the original ({best.before_ms:.3g} ms before, "
+        f"{best.after_ms:.3g} ms after at best): nothing is written; give --round-to a number to prune all the same"
     )

@@ -615,16 +615,26 @@ _KINDS = {"cpu family": "family", "model": "model", "CPU implementer": "implemen
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "asimd": "NEON"}  # widest first
 
 
-def _cpu_name() -> str:
-    """Return the name of the processor, and what tells processors apart whose names a virtual machine hides."""
-    about: dict[str, str] = {}
+def cpu_features() -> tuple[str, ...]:
+    """Return what the processor says that it can do, such as avx2, sorted; nothing where the system does not tell."""
+    about = _cpu_info()
+    return tuple(sorted((about.get("flags") or about.get("Features") or "").split()))
+
+
+def _cpu_info() -> dict[str, str]:
+    """Return what Linux says of the first core."""
     with contextlib.suppress(OSError):
         lines = re.findall(r"^([^\n:]+?)\s*:[ ]?(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        about = {key: value.strip() for key, value in reversed(lines)}  # of the first core
+        return {key: value.strip() for key, value in reversed(lines)}
+    return {}
+
+
+def _cpu_name() -> str:
+    """Return the name of the processor, and what tells processors apart whose names a virtual machine hides."""
+    about = _cpu_info()
     name = about.get("model name") or _brand() or platform.processor() or platform.machine()
     kind = " ".join(f"{word} {about[key]}" for key, word in _KINDS.items() if key in about)
-    flags = (about.get("flags") or about.get("Features") or "").split()
-    vectors = next((told for flag, told in _VECTORS.items() if flag in flags), "")
+    vectors = next((told for flag, told in _VECTORS.items() if flag in cpu_features()), "")
     more = ", ".join(each for each in (kind, vectors) if each)
     return f"{name} ({more})" if more else name
 

@@ -8,6 +8,7 @@ inputs and outputs. A model that fails is not written, and the group that broke 
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, th
 _MASKED = 1e8  # magnitude from which a number stands for infinity
 _DEEPEST = 60  # nodes behind an output
 _AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are measured at once at most
+_TAPPED_ELEMENTS = 2**26  # of these values in one case, by the sizes that the probe gave to dynamic dims
 _TEXT = "SUO"  # kinds of numpy types that hold text
 
 # Sizes that are tried for the two settings, until the model runs: all dims different, so that a height is not taken
@@ -240,23 +242,37 @@ def _inside(pair: _Pair, cases: Sequence[Reference], loud: set[str], tolerance: 
     scores: such an output proves nothing.
     Between the nodes the pruned model has the values of the masked one, without the units that are gone.
     """
-    names, levels = tuple(cases[0].outputs), _Levels(pair, cases)
+    found = _quiet(pair, cases, loud, _AHEAD) or _quiet(pair, cases, loud, 0)
+    if found is None:
+        return None  # round-off all the way: there is nothing else to compare
+    names = tuple(found[0].outputs)
+    with _open(with_outputs(pair.pruned.proto, names), pair.pruned.folder) as session:
+        _, problem = _compare(session, [_without_units(pair, case) for case in found], tolerance)
+    return problem and f"the outputs tell little, and behind them {problem}"
+
+
+def _quiet(pair: _Pair, cases: Sequence[Reference], loud: set[str], most: int) -> list[Reference] | None:
+    """Return the values behind the outputs that are not loud, measured alone; None where there are none.
+
+    Args:
+        pair: the models.
+        cases: what the outputs are.
+        loud: outputs that prove little.
+        most: levels that are measured ahead of the one that is looked at.
+    """
+    names, levels = tuple(cases[0].outputs), _Levels(pair, cases, most)
     for _ in range(_DEEPEST):
         names = _behind(pair.traced, names, loud)
         if not names:
-            return None
+            break
         found = levels.of(names)
         loud = _loud(found)
         if not loud and not levels.are_alone(names):
             found = _measured(pair, names, cases)
             loud = _loud(found)
         if not loud:
-            break
-    else:
-        return None  # round-off all the way: there is nothing else to compare
-    with _open(with_outputs(pair.pruned.proto, names), pair.pruned.folder) as session:
-        _, problem = _compare(session, [_without_units(pair, case) for case in found], tolerance)
-    return problem and f"the outputs tell little, and behind them {problem}"
+            return found
+    return None
 
 
 class _Levels:
@@ -265,8 +281,8 @@ class _Levels:
     What is tapped cannot be fused: values that were not measured alone tell where to look, and no more.
     """
 
-    def __init__(self, pair: _Pair, cases: Sequence[Reference]) -> None:
-        self._pair, self._cases, self._ahead = pair, cases, 0
+    def __init__(self, pair: _Pair, cases: Sequence[Reference], most: int) -> None:
+        self._pair, self._cases, self._ahead, self._most = pair, cases, 0, most
         self._names: set[str] = set()
         self._found: list[Reference] = []
 
@@ -291,14 +307,20 @@ class _Levels:
         behind, wanted = tuple(names), dict.fromkeys(names)
         for _ in range(self._ahead):
             behind = _behind(self._pair.traced, behind, set(behind))
-            if len(wanted | dict.fromkeys(behind)) > _TAPPED:
+            more = wanted | dict.fromkeys(behind)
+            if len(more) > _TAPPED or sum(map(self._elements, more)) > _TAPPED_ELEMENTS:
                 break
-            wanted |= dict.fromkeys(behind)
-        self._ahead = min(2 * self._ahead + 1, _AHEAD)
+            wanted = more
+        self._ahead = min(2 * self._ahead + 1, self._most)
         try:
             self._found, self._names = _measured(self._pair, tuple(wanted), self._cases), set(wanted)
         except ModelError:  # of a value that no session can give, and that may never be asked for
+            self._ahead = 0
             self._found, self._names = _measured(self._pair, names, self._cases), set(names)
+
+    def _elements(self, name: str) -> int:
+        traced = self._pair.traced
+        return math.prod(axis.size for axis in traced.axes(traced.values.get(name, ())))
 
 
 def _loud(cases: Sequence[Reference]) -> set[str]:

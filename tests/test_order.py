@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import onnxprune
 from onnxprune.errors import ModelError
-from onnxprune.model import load
+from onnxprune.model import load, serialize
 from onnxprune.order import in_order
 from onnxprune.runtime import open_session
 from tests.oracle import check
@@ -61,6 +61,13 @@ def test_bodies_are_sorted_and_what_they_read_comes_first():
     assert found.SerializeToString() == proto.SerializeToString()
 
 
+def test_names_inside_of_bodies_are_their_own():
+    body = BRANCHES.format("b = Neg(p) r = Relu(b)", "later = Neg(p) r = Relu(later)")
+    proto = dense(f"p = Relu(a) b = If(c) {body} later = Neg(p)", x=f"{ROWS}, bool c", y="float[n,5] y", infer=False)
+    assert in_order(proto) is proto
+    assert in_order(shuffled(proto, [0, 1, 3, 2, 4, 5])).graph.node[3].op_type == "If"
+
+
 def test_functions_are_sorted():
     twice = '<domain: "my", opset_import: ["" : 18]> Twice (p) => (q) { s = Neg(p) q = Relu(s) }'
     proto = conv("b = my.Twice(a)", imports='"my" : 1', functions=twice)
@@ -83,7 +90,8 @@ def test_a_file_that_only_onnxruntime_takes_is_pruned(tmp_path):
     path = tmp_path / "shuffled.onnx"
     onnx.save(shuffled(dense(CHAIN, mid=64), [6, 5, 3, 4, 2, 1, 0]), path)
     feeds = {"x": np.ones((2, 6), np.float32)}
-    assert open_session(path).run(feeds)
+    before, after = open_session(path).run(feeds), open_session(serialize(load(path).proto)).run(feeds)
+    np.testing.assert_array_equal(before["y"], after["y"])
     result = onnxprune.prune(path, ratio=0.5, criterion="l2", latency=False)
     onnx.checker.check_model(result.model)
     assert result.report["verification"]["passed"]

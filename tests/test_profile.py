@@ -47,14 +47,15 @@ def quiet(*_):
 class Machine:
     """A machine that computes whole blocks, and is slower where a count is no multiple of them."""
 
-    def __init__(self, step, units, lanes=1, rest=0.0):
-        self.step, self.units, self.lanes, self.rest, self.asked = step, units, lanes, rest, 0
+    def __init__(self, step, units, lanes=1, rest=0.0, penalty=1.2):
+        self.step, self.units, self.lanes, self.asked = step, units, lanes, 0
+        self.rest, self.penalty = rest, penalty
 
     def candidate(self, sizes, _=0.0):
         self.asked += 1
         (count,) = sizes.values()
         blocks = math.ceil(count * self.lanes / self.step) * self.step
-        off = 1.2 if count * self.lanes % self.step else 1.0  # leaves the blocked layout
+        off = self.penalty if count * self.lanes % self.step else 1.0  # leaves the blocked layout
         return Race(self.rest + (1 - self.rest) * off * blocks / self.units / self.lanes, 1.0, 1.0)
 
 
@@ -68,9 +69,7 @@ def group_of(units, lanes=1, kind="channels"):
     return Sized(atom=Atom(units, "c"), units=units, lanes=lanes, kind=kind, name="g")
 
 
-@pytest.mark.parametrize(
-    ("step", "lanes", "found"), [(16, 1, 16), (8, 1, 8), (4, 1, 4), (1, 1, 1), (16, 4, 4), (16, 8, 2)]
-)
+@pytest.mark.parametrize(("step", "lanes", "found"), [(16, 1, 16), (8, 1, 8), (4, 1, 4), (16, 4, 4), (16, 8, 2)])
 def test_a_step_is_what_fewer_units_must_make_up_to_save_time(step, lanes, found):
     group = group_of(256, lanes)
     steps, whole = profile._steps(Machine(step, 256, lanes), [group], {group.atom: 3}, until=FOREVER, progress=quiet)
@@ -78,11 +77,21 @@ def test_a_step_is_what_fewer_units_must_make_up_to_save_time(step, lanes, found
     assert whole
 
 
+@pytest.mark.parametrize(("usual", "found"), [(16, 8), (8, 8), (3, 3), (1, 1)])
+def test_where_no_step_shows_a_finer_one_is_taken_that_saves_what_it_should(usual, found):
+    group = group_of(256)
+    steps, whole = profile._steps(Machine(1, 256), [group], {group.atom: usual}, until=FOREVER, progress=quiet)
+    assert (steps, whole) == ({group.atom: found}, True)
+
+
+@pytest.mark.parametrize("penalty", [1.2, 1.0])
+@pytest.mark.parametrize("rest", [0.5, 0.8, 0.9, 0.99])
 @pytest.mark.parametrize("step", [1, 16])
-def test_groups_that_hardly_count_keep_the_usual_step(step):
-    group, machine = group_of(256), Machine(step, 256, rest=0.99)
-    steps, whole = profile._steps(machine, [group], {group.atom: 3}, until=FOREVER, progress=quiet)
-    assert (steps, whole) == ({group.atom: 3}, True)
+def test_what_is_lost_in_noise_is_no_reason_for_finer_steps(step, rest, penalty):
+    group, machine = group_of(256), Machine(step, 256, rest=rest, penalty=penalty)
+    steps, whole = profile._steps(machine, [group], {group.atom: 8}, until=FOREVER, progress=quiet)
+    assert steps[group.atom] >= 8
+    assert whole
 
 
 def test_groups_of_few_units_keep_the_usual_step():

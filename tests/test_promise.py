@@ -82,9 +82,11 @@ def test_a_plan_a_little_above_is_kept_only_where_none_is_below():
     races = iter([0.608, 0.608, 0.59, 0.59])
     best, tried = settled(Machine(lambda _: next(races)), ("latency", 0.6))
     assert (best.measured["latency"], len(tried)) == (0.59, 2)
-    best, tried = settled(Machine(lambda s: 0.608 if s > 0.01 else 0.607), ("latency", 0.6))
-    assert best.measured["latency"] == min(one.measured["latency"] for one in tried)
-    assert len(tried) > 1
+    races = iter([0.608, 0.608, 0.604, 0.604, *[0.607] * 20])
+    best, _ = settled(Machine(lambda _: next(races)), ("latency", 0.6))
+    assert best.measured["latency"] == 0.604
+    with pytest.raises(OptionError, match="target missed"):
+        settled(Machine(lambda _: 0.6091), ("latency", 0.6))
 
 
 def test_what_was_met_stays_where_no_other_plan_can_be_made():
@@ -93,8 +95,8 @@ def test_what_was_met_stays_where_no_other_plan_can_be_made():
     assert (best.measured["latency"], len(tried)) == (0.5, 1)
     with pytest.raises(UnreachableTarget, match="no plan"):
         settled(machine, ("latency", 0.6), plans=0)
-    with pytest.raises(NothingToPrune, match="every plan is slower"):
-        settled(Machine(lambda s: 1.2), plans=1)
+    with pytest.raises(NothingToPrune, match="every plan that was raced is slower"):
+        settled(Machine(lambda s: 1.2), ("size", 0.6), plans=1, predicted=("latency", "size"))
 
 
 def test_the_best_is_kept_where_counts_are_too_coarse():
@@ -112,7 +114,7 @@ def test_the_same_plan_is_not_raced_twice():
 def test_memory_is_measured_only_where_it_is_asked_for():
     machine = Machine(lambda s: s, memory=lambda s: 0.2 + 0.8 * s)
     best, _ = settled(machine, ("memory", 0.7), predicted=("memory",))
-    assert 0.97 * 0.7 <= best.measured["memory"] <= 1.01 * 0.7
+    assert 0.97 * 0.7 <= best.measured["memory"] <= 0.7
     machine.memory = None  # would fail
     best, _ = settled(machine, ("latency", 0.7))
     assert set(best.measured) == {"latency"}
@@ -146,12 +148,14 @@ def test_without_a_target_steps_grow_until_the_model_is_faster():
 
 
 def test_a_model_that_only_gets_slower_is_not_written():
-    with pytest.raises(NothingToPrune, match=r"every plan is slower here than the original \(10 ms before, 12 ms"):
+    with pytest.raises(
+        NothingToPrune, match=r"every plan that was raced is slower here than the original \(10 ms before, 12 ms"
+    ):
         settled(Machine(lambda s: 1.2))
 
 
 def test_what_is_told():
-    attempt = Attempt(Plan({}), {"latency": 0.5}, {"latency": 0.55}, Race(0.55, 10.0, 5.5))
+    attempt = Attempt(Plan({}), {"latency": 0.5}, {"latency": 0.55}, Race(0.55, 10.0, 5.5), {})
     decided = Decided(Plan({}), ((Target("latency", 6.0, "ms"), 0.6), (Target("macs", 0.5), 0.5)), (attempt,), attempt)
     assert decided.told == {
         "targets": [

@@ -593,6 +593,7 @@ def test_machine():
 )
 def test_processors_are_told_apart(monkeypatch, lines, told):
     monkeypatch.setattr(Path, "read_text", lambda *_: lines)
+    monkeypatch.setattr(runtime.sys, "platform", "linux")
     monkeypatch.setattr(runtime.platform, "processor", lambda: "here")
     assert runtime._cpu_name() == told
 

@@ -425,18 +425,48 @@ def test_far_behind_an_output_many_levels_are_measured_at_once(monkeypatch):
     assert verified(traced, kept, pruned).problem.startswith("the outputs tell little, and behind them output 's' ")
 
 
+@pytest.mark.parametrize("limit", ["_TAPPED", "_TAPPED_ELEMENTS"])
+def test_what_is_measured_ahead_is_bounded(monkeypatch, limit):
+    traced, kept = planned(long_chain(6))
+    monkeypatch.setattr(verify, limit, 1)
+    asked = []
+    measure = verify._measured
+    monkeypatch.setattr(verify, "_measured", lambda *given: asked.append(len(given[1])) or measure(*given))
+    assert verified(traced, kept, rewrite(traced, kept).proto).passed
+    assert asked == [1] * 8
+
+
+def test_values_that_are_quiet_only_alone_are_found(monkeypatch):
+    """Measured with others all is round-off: then the levels are looked at one by one."""
+    traced, kept = planned(long_chain(6))
+    noise, measure = verify._noise, verify._measured
+
+    def loud(pair, names, cases):
+        monkeypatch.setattr(verify, "_noise", lambda *given: dict.fromkeys(noise(*given), 1.0 if len(names) > 1 else 0))
+        return measure(pair, names, cases)
+
+    monkeypatch.setattr(verify, "_measured", loud)
+    pruned = rewrite(traced, kept).proto
+    tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
+    assert "behind them output 's' " in verified(traced, kept, pruned).problem
+
+
 def test_values_that_no_session_gives_are_left_out_of_what_is_measured_ahead(monkeypatch):
     traced, kept = planned(long_chain(6))
     measure = verify._measured
 
     def failing(pair, names, cases):
+        asked.append(len(names))
         if len(names) > 1:
             raise ModelError("no session can give it")
         return measure(pair, names, cases)
 
+    asked = []
     monkeypatch.setattr(verify, "_measured", failing)
     pruned = rewrite(traced, kept).proto
     assert verified(traced, kept, pruned).passed
+    assert asked == [1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2, 1]
     tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
     assert "behind them output 's' " in verified(traced, kept, pruned).problem
