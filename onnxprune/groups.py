@@ -72,7 +72,8 @@ class Group:
     lock: Lock | None  # why no unit can be removed
     mixed: Lock | None  # the op that mixes over the units, None if masking and removing agree
     outer: tuple[Atom, ...]  # free outer factors of the same axis (heads around head dims), to be cut first
-    lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it
+    lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it; what is common to
+    # all where some have more channels for a unit than others
     params: int  # weights that carry it, all units together
 
     @property
@@ -346,7 +347,7 @@ class _Kinds:
         axis = self._partition.resolve(axes[dim]) if axes else None
         for part in getattr(axis, "parts", (axis,)) if axis else ():
             for atom in walk(part):
-                self.lanes[atom] = part.size // atom.size
+                self.lanes[atom] = math.gcd(self.lanes.get(atom, 0), part.size // atom.size)
 
     def _add_attention(self, output: Axes, macs: Axes) -> None:
         """A product of two activations: batch axes are heads, the others are inside the heads."""

@@ -256,6 +256,13 @@ def test_lanes_are_the_channels_of_a_unit():
     assert lanes == {(4, 2, False), (2, 4, True)}
 
 
+def test_lanes_are_what_all_channels_have_in_common():
+    """A depthwise convolution that doubles the channels: its units are one channel before it and two after it."""
+    proto = model("a = Conv(x, w1)", "b = Conv<group = 8>(a, w2)", "y = Conv(b, w3)",
+                  w1=(8, 3, 1, 1), w2=(16, 1, 1, 1), w3=(5, 16, 1, 1))  # fmt: skip
+    assert (8, 1) in {(group.units, group.lanes) for group in free(proto)}
+
+
 def test_no_convolution_no_lanes():
     assert {group.lanes for group in grouped(dense("b = Relu(a)"))} == {0}
 
