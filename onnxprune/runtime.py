@@ -183,6 +183,7 @@ def open_session(
     optimize: bool = True,
     profile: Path | None = None,
     asked: Mapping[str, str] = _NONE,
+    exact: bool = False,
 ) -> Session:
     """Return a session on a model file or on the bytes of a model.
 
@@ -194,6 +195,9 @@ def open_session(
         optimize: whether ONNX Runtime may fuse and reorder nodes.
         profile: a folder, where ONNX Runtime writes how long each node took; see `node_times`.
         asked: options of the provider, as ONNX Runtime names them, beside or instead of those of `provider_options`.
+        exact: whether products of uint8 with int8 add up without saturation: on x64 without VNNI the usual kernels
+            saturate sums of two. Not all models load so. See "When and why do I need to try U8U8?" on
+            https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
     Raises:
         OptionError: for a provider that is unknown, not installed, or does not start, and for threads < 0.
@@ -210,6 +214,8 @@ def open_session(
         options.enable_mem_pattern = False
     model = source if isinstance(source, bytes) else os.fspath(source)
     where = "the model" if isinstance(source, bytes) else str(source)
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     with _failing_as(f"cannot load {where}"):
         session = ort.InferenceSession(model, options, providers=_chain(provider, full, asked), enable_fallback=0)
     if full not in session.get_providers():  # ORT goes on with the CPU, and figures would be the CPU's

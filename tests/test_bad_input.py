@@ -390,7 +390,7 @@ def test_a_disk_that_is_full(folder, monkeypatch, options):
         raise full
 
     if options:
-        monkeypatch.setattr(Path, "write_text", fail)
+        monkeypatch.setattr(Path, "write_bytes", fail)
     else:
         monkeypatch.setattr("onnxprune.model.write", fail)
     code, message = refused(folder, *RUN, *options)

@@ -34,7 +34,7 @@ NAMES = ["cnn", "mobilenet", "resnet_bn", "resnet_folded", "vit"]
 MASKS = {  # what differs between machines: latencies, round-off, and the last digits of accuracies
     r"\d+\.\d{3} ms": "#.### ms",
     r"\d\.\de[+-]\d\d": "#.#e-##",
-    r"\d+ of \d+ layers refitted": "## of ## layers refitted",
+    r"\d+ of \d+ layers refitted, \d+ best": "## of ## layers refitted, # best",
     r"same top-1 for \d+\.\d%": "same top-1 for ##.#%",
     r"SNR -?\d+\.\d dB": "SNR #.# dB",
     r"\d+\.\d{2}%": "##.##%",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -401,6 +403,26 @@ def test_what_a_noisy_output_is_computed_from_must_agree(monkeypatch, depth):
         return
     assert not found.passed
     assert found.problem.startswith("the outputs tell little, and behind them output ")
+
+
+def test_saturation_in_pairs_is_no_difference():
+    """Whatever the processor does with the sums, a right cut of integer products agrees, and a wrong one does not."""
+    proto = model(
+        "h = MatMul(x, w1)", "a = Relu(h)", "q, s, z = DynamicQuantizeLinear(a)", "p = MatMulInteger(q, k, z)",
+        "f = Cast<to=1>(p)", "y = Mul(f, s)", x=ROWS, w1=(6, 8),
+        k=np.where(np.arange(40) % 2, 127, -128).reshape(8, 5).astype(np.int8),
+    )  # fmt: skip
+    traced, kept = planned(proto)
+    pruned, reference = rewrite(traced, kept).proto, masked(traced, kept)
+    cases = [verify.Reference({}, {"x": np.full((3, 6), 9, np.float32)}, {})]
+    cases = [replace(case, outputs=session(reference).run(case.feeds)) for case in cases]
+    runs, problem = verify._compare_exact(reference, Path(), view(pruned), cases, 1e-5)
+    assert (len(runs), problem) == (1, None)
+    tensor = next(t for t in pruned.graph.initializer if t.name == "k")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[::-1] // 2, "k"))
+    assert verify._compare_exact(reference, Path(), view(pruned), cases, 1e-5) is None
+    pruned.graph.node[0].op_type = "Unknown"
+    assert verify._compare_exact(reference, Path(), view(pruned), cases, 1e-5) is None
 
 
 def long_chain(length):
