@@ -713,7 +713,10 @@ def _boxes(metric: Metric, outputs: Arrays) -> Sequence[boxes.Found]:
     array = _wide(outputs[metric.outputs[0]])
     if array.shape[-1] == 6:
         return boxes.images(array[..., :4], array[..., 4], array[..., 5], False)
-    scores, classes = (None if part is None else outputs[part] for part in metric.parts)
+    shape = array.shape[:-1]
+    parts = [None if part is None else outputs[part] for part in metric.parts]
+    fitting = (part if part is not None and part.shape[: len(shape)] == shape else None for part in parts)
+    scores, classes = fitting  # numbers of another count are not those of the boxes, which a batch without any hides
     points = None if scores is None else _wide(scores)
     if points is not None and points.ndim == array.ndim:
         points = points if metric.probabilities else 1 / (1 + np.exp(-points))

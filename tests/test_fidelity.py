@@ -411,6 +411,16 @@ def test_boxes_that_went_and_boxes_that_came():
     assert figures(metric, (none, none)) == {"matched": 1.0, "mean_iou": 1.0}
 
 
+def test_numbers_that_are_not_those_of_the_boxes_are_left_out():
+    """Where no box is found, any empty output may be taken for the classes; another batch tells."""
+    none = OUTPUTS["none found"][0]
+    metric = choose(none)
+    assert metric.parts[1] is not None
+    other = {**none, metric.parts[1]: np.zeros(1, np.int64)}
+    assert figures(metric, (none, other)) == {"matched": 1.0, "mean_iou": 1.0}
+    assert metric.loss(none, other) == 0
+
+
 def test_the_order_of_boxes_does_not_count():
     before = detections()
     after = {name: array[:, ::-1] for name, array in before.items()}
