@@ -191,14 +191,14 @@ def test_an_address_that_is_none():
 
 def test_large_samples_cause_no_warning():
     distributed = pytest.importorskip("distributed")
-    arguments = {"n_workers": 1, "processes": False, "dashboard_address": None}
+    arguments = {"n_workers": 1, "processes": False, "dashboard_address": ":0"}
     with distributed.LocalCluster(**arguments) as cluster, workers(scheduler=cluster.scheduler_address) as found:
         assert next(found.map(scaled, np.ones(2_000_000), [2.0])).sum() == 4_000_000
 
 
 def test_a_cluster_without_workers():
     distributed = pytest.importorskip("distributed")
-    arguments = {"n_workers": 0, "processes": False, "dashboard_address": None}
+    arguments = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
     refused = pytest.raises(OptionError, match="has no workers: start")
     with distributed.LocalCluster(**arguments) as cluster, refused, workers(scheduler=cluster.scheduler_address):
         pass

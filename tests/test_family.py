@@ -91,7 +91,7 @@ def serial(network, tmp_path_factory):
 def cluster():
     """Four worker processes, each watched by a nanny that starts it anew when it dies."""
     distributed = pytest.importorskip("distributed")
-    arguments = {"n_workers": 4, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    arguments = {"n_workers": 4, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with distributed.LocalCluster(**arguments) as found:
         yield found.scheduler_address
 
