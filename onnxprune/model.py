@@ -28,7 +28,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
-from onnxprune.order import in_order
+from onnxprune.order import captured, in_order
 from onnxprune.plain import copy_fields, graphs, graphs_of, overridable, plain
 from onnxprune.publish import Staging, resolved, staging
 
@@ -508,7 +508,7 @@ def _node(index: int, proto: NodeProto, opsets: Mapping[str, int], bodies: tuple
         inputs=tuple(proto.input),
         outputs=tuple(proto.output),
         attrs=MappingProxyType({a.name: _attribute(a) for a in proto.attribute if not any(True for _ in graphs_of(a))}),
-        captured=tuple(dict.fromkeys(_captured(proto))),
+        captured=tuple(dict.fromkeys(captured(proto))),
         bodies=bodies,
     )
 
@@ -522,16 +522,6 @@ def _attribute(attribute: AttributeProto) -> Any:
     if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
         return list(value)
     return value
-
-
-def _captured(node: NodeProto) -> Iterator[str]:
-    """Yield the names that the subgraphs of `node` read from outside of themselves."""
-    for graph in (g for attribute in node.attribute for g in graphs_of(attribute)):
-        inner = {info.name for info in graph.input} | {t.name for t in graph.initializer}
-        for child in graph.node:
-            yield from (name for name in (*child.input, *_captured(child)) if name and name not in inner)
-            inner.update(child.output)
-        yield from (info.name for info in graph.output if info.name not in inner)
 
 
 def _port(info: ValueInfoProto) -> Port:
@@ -849,7 +839,7 @@ def part(
     graph = proto.graph
     graph.name = "part"
     graph.node.extend(p for p in (model.protos[index] for index in nodes) if _constant_of(p) is None)
-    read = {name for node in graph.node for name in (*node.input, *_captured(node))}.union(outputs)
+    read = {name for node in graph.node for name in (*node.input, *captured(node))}.union(outputs)
     stated = {port.name: port for port in model.proto.graph.input}
     for name, dtype in inputs.items():
         if name in read and name in stated:
@@ -1119,7 +1109,7 @@ def _live(nodes: Iterable[NodeProto], graph: GraphProto, kept: Iterable[str] = (
     for node in reversed(list(nodes)):
         if any(name in live for name in node.output):
             live.update(node.input)
-            live.update(_captured(node))
+            live.update(captured(node))
     return live
 
 

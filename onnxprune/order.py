@@ -10,7 +10,7 @@ from collections.abc import Iterator, MutableSequence, Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxprune.plain import copy_fields, graphs, graphs_of
+from onnxprune.plain import bodies_of, copy_fields, graphs
 
 
 def in_order(proto: ModelProto) -> ModelProto:
@@ -38,7 +38,7 @@ def _lists(proto: ModelProto) -> Iterator[MutableSequence[NodeProto]]:
     """Yield the nodes of every graph and function, and after these the nodes of their bodies."""
     for function in proto.functions:
         yield function.node
-        yield from (graph.node for node in function.node for body in _bodies(node) for graph in graphs(body))
+        yield from (graph.node for node in function.node for body in bodies_of(node) for graph in graphs(body))
     yield from (graph.node for graph in graphs(proto.graph))
 
 
@@ -62,13 +62,18 @@ def _order(nodes: Sequence[NodeProto]) -> list[int] | None:
     return order if len(order) == len(nodes) else None
 
 
+def captured(node: NodeProto) -> Iterator[str]:
+    """Yield the names that the bodies of a node read from outside of themselves."""
+    for body in bodies_of(node):
+        inside = set(_made(body))
+        yield from (name for inner in body.node for name in _reads(inner) if name not in inside)
+        yield from (output.name for output in body.output if output.name not in inside)
+
+
 def _reads(node: NodeProto) -> Iterator[str]:
     """Yield the values that a node reads, also those that its bodies take from outside."""
-    yield from node.input
-    for body in _bodies(node):
-        inside = set(_made(body))
-        yield from (output.name for output in body.output if output.name not in inside)
-        yield from (name for inner in body.node for name in _reads(inner) if name not in inside)
+    yield from filter(None, node.input)
+    yield from captured(node)
 
 
 def _made(body: GraphProto) -> Iterator[str]:
@@ -77,8 +82,3 @@ def _made(body: GraphProto) -> Iterator[str]:
     yield from (tensor.name for tensor in body.initializer)
     yield from (tensor.values.name for tensor in body.sparse_initializer)
     yield from (name for inner in body.node for name in inner.output)
-
-
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        yield from graphs_of(attribute)

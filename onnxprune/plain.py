@@ -109,7 +109,8 @@ def graphs_of(attribute: AttributeProto) -> Iterator[GraphProto]:
     yield from attribute.graphs
 
 
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+def bodies_of(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs that a node holds."""
     for attribute in node.attribute:
         yield from graphs_of(attribute)
 
@@ -118,7 +119,7 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """Yield a graph and all graphs inside of it."""
     yield graph
     for node in graph.node:
-        for inner in _bodies(node):
+        for inner in bodies_of(node):
             yield from graphs(inner)
 
 
@@ -243,7 +244,7 @@ class _Arithmetic:
     def takes(self, node: NodeProto) -> bool:
         """Whether a node follows from constants; nodes come in the order of the graph, then those of its bodies."""
         known = all(name in self._tensors or name in self._producers for name in node.input if name)
-        if not known or node.domain not in ("", "ai.onnx") or any(True for _ in _bodies(node)):
+        if not known or node.domain not in ("", "ai.onnx") or any(True for _ in bodies_of(node)):
             return False
         if node.op_type in _DRAWING or not self._is_right_for(node):
             return False
@@ -300,7 +301,7 @@ def _take_over(source: GraphProto, target: GraphProto, computed: Mapping[str, Ar
     copy_fields(source, target, skip={"node", "initializer"})
     made = {name for node in source.node for name in node.output if name}
     before = _needed(source, source.node)
-    nodes = [node if not any(True for _ in _bodies(node)) else _with_bodies(node, computed) for node in source.node]
+    nodes = [node if not any(True for _ in bodies_of(node)) else _with_bodies(node, computed) for node in source.node]
     nodes = [node for node in nodes if not any(name in computed for name in node.output)]
     after = _needed(source, nodes, made - before)  # what was dead stays, and so does what it reads
     gone = before - after
@@ -319,7 +320,7 @@ def _take_over(source: GraphProto, target: GraphProto, computed: Mapping[str, Ar
 def _with_bodies(node: NodeProto, computed: Mapping[str, Array]) -> NodeProto:
     copy = NodeProto()
     copy.CopyFrom(node)
-    for graph in _bodies(copy):
+    for graph in bodies_of(copy):
         source = GraphProto()
         source.CopyFrom(graph)
         graph.Clear()
@@ -333,7 +334,7 @@ def _needed(graph: GraphProto, nodes: Iterable[NodeProto], dead: Iterable[str] =
     for node in reversed(list(nodes)):
         if any(name in needed for name in node.output):
             needed.update(node.input)
-            for inner in (inner for body in _bodies(node) for inner in graphs(body)):
+            for inner in (inner for body in bodies_of(node) for inner in graphs(body)):
                 needed.update(name for child in inner.node for name in child.input)
                 needed.update(info.name for info in inner.output)
     return needed
@@ -351,7 +352,7 @@ def _defined(graph: GraphProto) -> Iterator[str]:
 
 
 def _has_namesakes(graph: GraphProto) -> bool:
-    if not any(True for node in graph.node for _ in _bodies(node)):
+    if not any(True for node in graph.node for _ in bodies_of(node)):
         return False
     names = [name for inner in graphs(graph) for name in _defined(inner)]
     return len(set(names)) < len(names)
@@ -369,7 +370,7 @@ def _rename_inner(graph: GraphProto, names: Mapping[str, str], taken: set[str]) 
     """Apply `names` to what the nodes of a graph read, and make new names for what its inner graphs define."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
-        for inner in _bodies(node):
+        for inner in bodies_of(node):
             own = {name: _unused(name, taken) for name in dict.fromkeys(_defined(inner))}
             _rename_inner(inner, {**names, **own}, taken)
             _rename_definitions(inner, {**names, **own})

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune import cost, latency
+from onnxprune.allocate import round_units
 from onnxprune.axes import Atom, Mask
 from onnxprune.errors import DataError
 from onnxprune.groups import Group
@@ -264,7 +265,7 @@ def _steps(
             if time.monotonic() > until:
                 whole = False
                 break
-            counts = {group: base - below // math.gcd(below, max(1, group.lanes)) for group, base in bases.items()}
+            counts = {group: base - round_units(max(1, group.lanes), below) for group, base in bases.items()}
             sizes = {group.atom: count if count > 0 else bases[group] for group, count in counts.items()}
             saved = best - speed.candidate(sizes, STEP_S).fraction
             even = even or saved / below
@@ -274,7 +275,7 @@ def _steps(
             if SAVED * even * below >= NOISE * best:
                 harmless = below
         for group in groups if step or harmless else ():
-            units = (step or harmless) // math.gcd(step or harmless, max(1, group.lanes))
+            units = round_units(max(1, group.lanes), step or harmless)
             found[group.atom] = min(units, group.units) if step else min(units, usual[group.atom])
     return found, whole
 
@@ -285,7 +286,7 @@ def step_base(units: int, lanes: int) -> int:
     >>> step_base(256, 1), step_base(64, 8), step_base(12, 1)
     (160, 40, 12)
     """
-    step = STEPS[0] // math.gcd(STEPS[0], lanes)
+    step = round_units(lanes, STEPS[0])
     return max(2 * step, int(0.65 * units / step) * step) if 3 * step <= units else units
 
 

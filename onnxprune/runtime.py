@@ -623,7 +623,10 @@ _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "a
 
 def cpu_features() -> tuple[str, ...]:
     """Return what the processor says that it can do, such as avx2, sorted; nothing where the system does not tell."""
-    about = _cpu_info()
+    return _features(_cpu_info())
+
+
+def _features(about: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted((about.get("flags") or about.get("Features") or "").split()))
 
 
@@ -640,7 +643,7 @@ def _cpu_name() -> str:
     about = _cpu_info()
     name = about.get("model name") or _brand() or platform.processor() or platform.machine()
     kind = " ".join(f"{word} {about[key]}" for key, word in _KINDS.items() if key in about)
-    vectors = next((told for flag, told in _VECTORS.items() if flag in cpu_features()), "")
+    vectors = next((told for flag, told in _VECTORS.items() if flag in _features(about)), "")
     more = ", ".join(each for each in (kind, vectors) if each)
     return f"{name} ({more})" if more else name
 

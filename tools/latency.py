@@ -28,6 +28,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,18 +142,13 @@ def zoo(key: str, _: Path | None) -> Record:
 
 def _convolved(path: Path) -> float:
     """Return the share of a model's MACs that its convolutions make."""
-    from onnxprune.axes import kept_size
-    from onnxprune.cost import per_sample
+    from onnxprune.cost import macs
     from onnxprune.model import load
     from onnxprune.trace import trace
 
     traced = trace(load(path))
-    sizes, by_op = per_sample(traced), {True: 0, False: 0}
-    for coupling in traced.couplings.values():
-        for axes in coupling.macs:
-            macs = math.prod(kept_size(axis, sizes) for axis in traced.axes(axes))
-            by_op["Conv" in coupling.node.op] += macs
-    return by_op[True] / max(1, sum(by_op.values()))
+    convolutions = {index: one for index, one in traced.couplings.items() if "Conv" in one.node.op}
+    return macs(replace(traced, couplings=convolutions)) / max(1, macs(traced))
 
 
 def profile(key: str, folder: Path | None) -> Record:
