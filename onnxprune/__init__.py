@@ -8,6 +8,7 @@ True
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
@@ -22,13 +23,28 @@ from onnxprune.errors import (
 )
 
 if TYPE_CHECKING:
-    from onnxprune.family import Family, sweep
-    from onnxprune.measure import Comparison
-    from onnxprune.pipeline import Inspection, Result, compare, inspect, prune, sensitivity
-    from onnxprune.sensitive import Sensitivity
+    from onnxprune.commands.compare import compare
+    from onnxprune.commands.inspect import inspect
+    from onnxprune.commands.prune import prune
+    from onnxprune.commands.sensitivity import sensitivity
+    from onnxprune.commands.steps import Result
+    from onnxprune.commands.sweep import Family, sweep
+    from onnxprune.evaluation.comparison import Comparison
+    from onnxprune.planning.inspection import Inspection
+    from onnxprune.planning.sensitivity import Sensitivity
 
-_LAZY = ("Comparison", "Inspection", "Result", "Sensitivity", "compare", "inspect", "prune", "sensitivity")
-_OF_FAMILIES = ("Family", "sweep")
+_HOMES = {  # of public names that are imported when they are first used
+    "Comparison": "evaluation.comparison",
+    "Family": "commands.sweep",
+    "Inspection": "planning.inspection",
+    "Result": "commands.steps",
+    "Sensitivity": "planning.sensitivity",
+    "compare": "commands.compare",
+    "inspect": "commands.inspect",
+    "prune": "commands.prune",
+    "sensitivity": "commands.sensitivity",
+    "sweep": "commands.sweep",
+}
 
 __all__ = [
     "Comparison",
@@ -53,13 +69,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pipeline when it is first used, so that ``onnxprune --help`` stays fast."""
-    if name in _LAZY:
-        from onnxprune import pipeline  # noqa: PLC0415
-
-        return getattr(pipeline, name)
-    if name in _OF_FAMILIES:
-        from onnxprune import family  # noqa: PLC0415
-
-        return getattr(family, name)
-    raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    """Import a command when it is first used, so that ``onnxprune --help`` stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"onnxprune.{_HOMES[name]}"), name)

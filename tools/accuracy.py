@@ -254,7 +254,7 @@ def measure(run: Run, folder: Path | None) -> Record:
         folder: of what tools/real_models.py makes; None where the run needs none of it.
     """
     import onnxprune
-    from onnxprune.runtime import peak_resident_bytes
+    from onnxprune.runtime.memory import peak_resident_bytes
 
     with tempfile.TemporaryDirectory(prefix="accuracy-") as scratch:
         path, data, evaluation = sources(run, folder, Path(scratch))
@@ -405,7 +405,7 @@ def fresh(run: Run, folder: Path | None) -> Record:
 
 def measure_all(runs: Sequence[Run], folder: Path | None, results: Path, seconds: float) -> None:
     """Measure what is missing, one after the other, and append it; none is begun after so many seconds."""
-    from onnxprune.runtime import machine
+    from onnxprune.runtime.machine import machine
 
     results.mkdir(parents=True, exist_ok=True)
     begun, here = time.monotonic(), machine()

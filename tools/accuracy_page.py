@@ -38,7 +38,7 @@ from accuracy import (  # noqa: E402
     studied,
 )
 
-from onnxprune.plot import Series, line_chart  # noqa: E402
+from onnxprune.report.plot import Series, line_chart  # noqa: E402
 
 Records = Mapping[Run, Record]
 NONE = "-"

@@ -50,7 +50,7 @@ def costs(report: dict) -> tuple[str, str]:
 def accuracy() -> None:
     """Prune the bundled models by every criterion, without training or calibration."""
     import onnxprune
-    from onnxprune.importance import CRITERIA
+    from onnxprune.criteria.importance import CRITERIA
 
     data = ROOT / "models" / "mnist_test.npz"
     ratios = (0.1, 0.2, 0.3, 0.5)
@@ -126,7 +126,7 @@ PAGE = (
 
 def page(folder: Path) -> None:
     """Print docs/results.md."""
-    from onnxprune.runtime import machine
+    from onnxprune.runtime.machine import machine
 
     here = machine()
     print("# Measured\n")

@@ -3,12 +3,10 @@
     python tools/export_zoo.py [NAME ...] [--source timm ...] [--force] [--list]
 
 A NAME is an architecture (`timm_vit`), a graph (`timm_vit.dynamo`) or a glob. Every graph is stripped of its weights,
-filled again as the tests do (tests/zoo_store.py), checked by onnx, and run in ONNX Runtime on the two settings that
-`onnxprune.verify.settings` finds; what passes is stored in tests/zoo, what fails is listed with the first line of
-the error. Failures that are known stand in `zoo/failures.py` with their reasons. The exit code is 1 when others failed.
-
-Requires torch 2.13, torchvision 0.28, timm 1.0.29, transformers 4.57, onnxscript, onnxslim, onnxsim, scikit-learn and
-skl2onnx; the TensorFlow graphs (--source tensorflow) tf2onnx and Keras, in an environment of their own.
+filled again as the tests do (tests/support/zoo_store.py), checked by onnx, and run in ONNX Runtime on the two settings
+that `onnxprune.evaluation.settings` finds; what passes is stored in tests/zoo, what fails is listed with the first
+line of the error. Failures that are known stand in `zoo/failures.py` with their reasons. The exit code is 1 when
+others failed.
 """
 
 from __future__ import annotations
@@ -32,10 +30,11 @@ import onnx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from onnxprune.model import load, view  # noqa: E402 - of this tree
-from onnxprune.runtime import open_session  # noqa: E402
-from onnxprune.verify import settings  # noqa: E402
-from tests import zoo_store  # noqa: E402
+from onnxprune.evaluation.settings import settings  # noqa: E402
+from onnxprune.graph.read import load  # noqa: E402 - of this tree
+from onnxprune.graph.view import view  # noqa: E402 - of this tree
+from onnxprune.runtime.session import open_session  # noqa: E402
+from tests.support import zoo_store  # noqa: E402
 
 SOURCES = ("torchvision", "timm", "transformers", "handmade", "graphs")
 MOST_PARAMS = 12_500_000

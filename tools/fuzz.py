@@ -4,8 +4,9 @@
     python tools/fuzz.py --only 1234                        one graph: prints its nodes, its groups and the traceback
     python tools/fuzz.py --only 1234 --reduce               the same, reduced to few nodes that fail alike
 
-Every graph of `tests/random_graphs.py` is a function of its seed. What fails is written to build/fuzz/SEED.onnx, with
-the traceback beside it. The summary counts the graphs that have an op, and those where a cut goes through it.
+Every graph of `tests/support/random_graphs.py` is a function of its seed. What fails is written to
+build/fuzz/SEED.onnx, with the traceback beside it. The summary counts the graphs that have an op, and those where a
+cut goes through it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.errors import ModelError  # noqa: E402
-from onnxprune.model import load, view  # noqa: E402
-from onnxprune.runtime import open_session, random_feeds  # noqa: E402
-from tests import random_families, random_graphs  # noqa: E402
-from tests.oracle import Checked, check  # noqa: E402
+from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.graph.view import view  # noqa: E402
+from onnxprune.runtime.random_feeds import random_feeds  # noqa: E402
+from onnxprune.runtime.session import open_session  # noqa: E402
+from tests.support import random_families, random_graphs  # noqa: E402
+from tests.support.oracle import Checked, check  # noqa: E402
 
 CHUNK = 25  # seeds that a worker takes at a time
 AGAIN = 10  # every so many graphs the pruned one is pruned again

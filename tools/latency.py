@@ -99,9 +99,9 @@ def _differing(proto: Any, provider: str) -> float:
     """Return the largest difference of any output from that of the CPU, over the largest of its numbers there."""
     import numpy as np
 
-    from onnxprune.measure import timed_feeds
-    from onnxprune.model import load
-    from onnxprune.runtime import open_session
+    from onnxprune.evaluation.place import timed_feeds
+    from onnxprune.graph.read import load
+    from onnxprune.runtime.session import open_session
 
     feeds = timed_feeds(load(proto), None, batch=1, seed=0)
     here, there = (open_session(proto.SerializeToString(), provider=one).run(feeds) for one in ("cpu", provider))
@@ -124,7 +124,7 @@ def ratios(key: str, folder: Path | None) -> Record:
 def zoo(key: str, _: Path | None) -> Record:
     """Prune one graph of the zoo, refilled with weights, with steps that are found."""
     import onnxprune
-    from tests import zoo_store
+    from tests.support import zoo_store
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -142,9 +142,9 @@ def zoo(key: str, _: Path | None) -> Record:
 
 def _convolved(path: Path) -> float:
     """Return the share of a model's MACs that its convolutions make."""
-    from onnxprune.cost import macs
-    from onnxprune.model import load
-    from onnxprune.trace import trace
+    from onnxprune.dependency.cost import macs
+    from onnxprune.dependency.trace import trace
+    from onnxprune.graph.read import load
 
     traced = trace(load(path))
     convolutions = {index: one for index, one in traced.couplings.items() if "Conv" in one.node.op}
@@ -155,17 +155,17 @@ def profile(key: str, folder: Path | None) -> Record:
     """Profile ResNet-50 with an empty cache, and again; then race random plans."""
     import numpy as np
 
-    from onnxprune import latency
-    from onnxprune.choice import choose
-    from onnxprune.groups import groups
-    from onnxprune.kernels import Tables
-    from onnxprune.measure import timed_feeds
-    from onnxprune.model import load
-    from onnxprune.options import make_options
-    from onnxprune.planning import usual_step
-    from onnxprune.profile import first_units, profiled
-    from onnxprune.rewrite import rewrite
-    from onnxprune.trace import trace
+    from onnxprune.dependency.groups import groups
+    from onnxprune.dependency.trace import trace
+    from onnxprune.evaluation.place import timed_feeds
+    from onnxprune.graph.read import load
+    from onnxprune.latency import predict
+    from onnxprune.latency.kernels import Tables
+    from onnxprune.planning.choice import choose
+    from onnxprune.planning.options import make_options
+    from onnxprune.planning.plan import usual_step
+    from onnxprune.planning.profile import first_units, profiled
+    from onnxprune.surgery.rewrite import rewrite
 
     model = load(_of(folder, key))
     traced, options = trace(model), make_options(round_to="auto")
@@ -181,7 +181,7 @@ def profile(key: str, folder: Path | None) -> Record:
     rng, pairs = np.random.default_rng(7), []
     for _ in range(PLANS):
         low = rng.uniform(0.2, 0.9)
-        sizes = {g.atom: latency.aligned(g.units, rng.uniform(low, 1), speed.steps[g.atom]) for g in chosen}
+        sizes = {g.atom: predict.aligned(g.units, rng.uniform(low, 1), speed.steps[g.atom]) for g in chosen}
         proto = rewrite(traced, {atom: first_units(atom, size) for atom, size in sizes.items()}).proto
         pairs.append((speed.fraction(sizes), speed.race(proto).fraction))
     steps = sorted(set(speed.steps.values()))
@@ -241,7 +241,7 @@ def run(section: str, folder: Path | None, results: Path, *, minutes: float, job
 
 def _here(section: str) -> str:
     """Return what was measured on."""
-    from onnxprune.runtime import machine
+    from onnxprune.runtime.machine import machine
 
     here, gpu = machine(), ""
     if section == "cuda":
@@ -340,7 +340,7 @@ def _profile_lines(rows: Mapping[str, Record]) -> Iterator[str]:
 
 
 def _zoo_lines(rows: Mapping[str, Record], docs: Path) -> Iterator[str]:
-    from onnxprune.plot import Series, line_chart
+    from onnxprune.report.plot import Series, line_chart
 
     pruned = {key: row for key, row in rows.items() if "error" not in row}
     kept = [row for row in rows.values() if "error" in row]

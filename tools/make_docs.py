@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from onnxprune.rules import LOCKED, RULES  # noqa: E402
+from onnxprune.dependency.rules import LOCKED, RULES  # noqa: E402
 
 TARGET = ROOT / "docs" / "ops.md"
 HEAD = """# What onnxprune knows of ONNX

@@ -56,7 +56,7 @@ def own(path: Path, folder: Path) -> dict[str, float]:
 
 def verify(path: Path, folder: Path) -> dict[str, float]:
     """Do the same and verify what was written; only the last step is told."""
-    from onnxprune import verify
+    from onnxprune.evaluation import verify
 
     _, traced, masks = _steps(path, folder)
     start = time.perf_counter()
@@ -67,13 +67,14 @@ def verify(path: Path, folder: Path) -> dict[str, float]:
 
 def _steps(path: Path, folder: Path) -> tuple[dict[str, float], Any, Any]:
     """Return seconds by step, the trace and the kept units."""
-    from onnxprune.choice import choose
-    from onnxprune.groups import groups
-    from onnxprune.model import load, write
-    from onnxprune.options import make_options
-    from onnxprune.planning import gather, kept_masks, plan
-    from onnxprune.rewrite import rewrite
-    from onnxprune.trace import trace
+    from onnxprune.dependency.groups import groups
+    from onnxprune.dependency.trace import trace
+    from onnxprune.graph.read import load
+    from onnxprune.graph.write import write
+    from onnxprune.planning.choice import choose
+    from onnxprune.planning.options import make_options
+    from onnxprune.planning.plan import gather, kept_masks, plan
+    from onnxprune.surgery.rewrite import rewrite
 
     options = make_options(ratio=RATIO, criterion="l2", reconstruct=False)
     marks = [time.perf_counter()]
@@ -202,7 +203,7 @@ def page(folder: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of the page."""
     import onnx
 
-    from onnxprune.runtime import machine
+    from onnxprune.runtime.machine import machine
 
     here = machine()
     yield "# What pruning itself takes"

@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import zoo_resave  # noqa: E402
 from zoo_table import LITTLE, STORED, Row, key_of, known_rows, remember, row  # noqa: E402
 
-from onnxprune.runtime import machine  # noqa: E402
-from tests import zoo_store  # noqa: E402
+from onnxprune.runtime.machine import machine  # noqa: E402
+from tests.support import zoo_store  # noqa: E402
 
 RATIO = 0.3
 HEAD = """# The zoo

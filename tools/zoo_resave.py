@@ -19,7 +19,7 @@ import onnxruntime
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from tests import zoo_store  # noqa: E402
+from tests.support import zoo_store  # noqa: E402
 
 LEVELS = {
     "ort_basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,

@@ -27,12 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from onnxprune import prune  # noqa: E402
-from onnxprune.axes import walk  # noqa: E402
+from onnxprune.dependency.axes import walk  # noqa: E402
+from onnxprune.dependency.groups import Group, groups, weights  # noqa: E402
+from onnxprune.dependency.trace import Trace, trace  # noqa: E402
 from onnxprune.errors import NothingToPrune  # noqa: E402
-from onnxprune.groups import Group, groups, weights  # noqa: E402
-from onnxprune.model import load  # noqa: E402
-from onnxprune.trace import Trace, trace  # noqa: E402
-from tests import zoo_store  # noqa: E402
+from onnxprune.graph.read import load  # noqa: E402
+from tests.support import zoo_store  # noqa: E402
 
 EXPECTED = ("it is part of the graph ",)
 LITTLE, MUCH = 0.15, 0.03

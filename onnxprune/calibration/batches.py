@@ -1,0 +1,149 @@
+"""Calibration: the batches that statistics, loss curves and reconstruction are made from, and what is compared.
+
+Samples are taken batch by batch when they are needed. Every `HELD_EVERY`-th batch is *held out*: nothing is fitted to
+it, and it decides what is kept of what was fitted to the others. Batches hold samples that stand together, so that
+several crops of one photo, one after the other, rarely fall on both sides. Of a single batch, rows are held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data.samples import Data, runs
+from onnxprune.graph.model import Model
+from onnxprune.graph.tensors import Array
+from onnxprune.metrics.arrays import Function
+from onnxprune.metrics.kinds import choose_metric
+from onnxprune.metrics.metric import Metric
+from onnxprune.runtime.replay import Batches, Feeds, Replay
+
+HELD_EVERY = 4
+BATCH = 16  # samples of a batch at most
+BATCH_BYTES = 4 * 2**20  # of its inputs: what lies between the nodes is many times as large
+BATCHES = 8  # wanted at least, so that some can be held out
+ROW_BLOCKS = 8  # that the rows of a single batch are divided into; whole ones are held out
+ROWS_TO_DIVIDE = 64  # of a single batch, at least: fits to fewer are often worse than none, on other samples
+JUDGED = 64  # held-out samples on which the loss of an output is measured, in whole batches
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a model is calibrated on."""
+
+    batches: Sequence[Feeds]
+    samples: int
+    metric: Metric
+    source: Literal["data", "generated"] = "data"
+    told: str = ""  # of generated samples, in words
+    evaluated: int = 0  # the last so many batches are of other data: these alone are held out
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The numbers of the batches that nothing is fitted to; none where there is but one batch."""
+        count = len(self.batches)
+        return tuple(range(count - self.evaluated, count)) if self.evaluated else held_out(count)
+
+    @property
+    def judged(self) -> tuple[int, ...]:
+        """The numbers of the batches on which losses of an output are measured: held-out ones, where there are any."""
+        each = max(1, self.samples // len(self.batches))
+        return self.held[: self.evaluated or -(-JUDGED // each)] or (0,)
+
+
+@dataclass(frozen=True, eq=False)
+class Taken(Batches):
+    """Samples in batches, read when they are asked for."""
+
+    data: Data
+    runs: tuple[range, ...] = field(repr=False)  # of samples
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def at(self, number: int) -> Feeds:
+        """Return the samples of one run."""
+        return self.data.take(self.runs[number])
+
+
+def batched(data: Data, size: int = BATCH) -> Taken:
+    """Return the samples of `data` in batches of one shape and of `size` at most, `BATCHES` if there can be."""
+    bytes_each = sum(array.nbytes for array in data.take([0]).values()) if data.at_once == 1 else 0
+    fitting = BATCH_BYTES // max(1, bytes_each)
+    size = data.at_once if data.at_once > 1 else max(1, min(size, fitting, data.count // BATCHES))
+    return Taken(data, tuple(runs(data, size)))
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Batches):
+    """Batches of two sources, one after the other."""
+
+    first: Sequence[Feeds]
+    second: Sequence[Feeds]
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def at(self, number: int) -> Feeds:
+        """Return a batch of the first source, or of the second behind it."""
+        return self.first[number] if number < len(self.first) else self.second[number - len(self.first)]
+
+
+def held_out(batches: int) -> tuple[int, ...]:
+    """Return which of so many batches are held out.
+
+    >>> held_out(9), held_out(2), held_out(1)
+    ((3, 7), (1,), ())
+    """
+    if batches < HELD_EVERY:
+        return (batches - 1,) if batches > 1 else ()
+    return tuple(range(HELD_EVERY - 1, batches, HELD_EVERY))
+
+
+def held_rows(count: int) -> npt.NDArray[np.bool_]:
+    """Return which of the rows of a single batch are held out: every `HELD_EVERY`-th block; none where they are few.
+
+    Blocks, since neighbours see nearly the same: rows that lie between those of a fit judge nothing.
+
+    >>> np.flatnonzero(held_rows(64)).tolist() == [*range(24, 32), *range(56, 64)], held_rows(8).any()
+    (True, np.False_)
+    """
+    if count < ROWS_TO_DIVIDE:
+        return np.zeros(count, bool)
+    return np.isin(np.arange(count) * ROW_BLOCKS // count, held_out(ROW_BLOCKS))
+
+
+def calibration(
+    model: Model,
+    data: Data,
+    metric: str | Function | None,
+    *,
+    source: Literal["data", "generated"] = "data",
+    told: str = "",
+    evaluated: Data | None = None,
+) -> Calibration:
+    """Return what `model` is calibrated on.
+
+    Args:
+        model: the original.
+        data: the samples; some batches of them are held out, unless `evaluated` is given.
+        metric: what is compared; None: by the outputs.
+        source: whether the samples are the user's.
+        told: of generated samples, in words.
+        evaluated: other samples, to be held out in the place of some of `data`.
+
+    Raises:
+        ModelError: when the model cannot be run.
+        DataError: when its outputs do not fit the metric.
+    """
+    others = () if evaluated is None else batched(evaluated)
+    batches = Joined(batched(data), others) if others else batched(data)
+    first = batches[0]
+    names = [port.name for port in model.outputs if port.dtype is not None]
+    outputs: dict[str, Array] = next(Replay(model, [first]).run(names))
+    found = choose_metric(outputs, first, None, metric)
+    return Calibration(batches, data.count, found, source, told, len(others))

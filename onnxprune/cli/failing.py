@@ -1,0 +1,71 @@
+"""Errors and signals: one or two lines on stderr and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import click
+
+from onnxprune.cli.screen import say_error
+from onnxprune.errors import OnnxpruneError, OptionError
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal asks for the end: like Ctrl-C, it passes through every block that cleans up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise _Ended(number)
+
+
+def hear_signals() -> None:
+    """Let the signals that end a process end it in order; those that are ignored (nohup) stay so."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+@contextlib.contextmanager
+def failing(state: Callable[[], str] = str) -> Iterator[None]:
+    """Turn errors into one or two lines on stderr and an exit code; never a traceback.
+
+    Args:
+        state: says whether anything was written, when that is not what the error itself is about.
+    """
+    try:
+        yield
+    except OnnxpruneError as error:
+        say_error(_as_typed(str(error)) if isinstance(error, OptionError) else str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a file that goes away while it is read
+        if error.errno == errno.EPIPE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        say_error(f"{place}{error.strerror or error}", state())
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        say_error("interrupted", state())
+        sys.exit(getattr(interrupt, "exit_code", 130))
+
+
+def _as_typed(message: str) -> str:
+    """Return a message that begins with the Python name of an option with the name as it is typed here.
+
+    >>> with click.Context(cli.commands["prune"]):
+    ...     _as_typed("round_to must be at least 1, got 0")
+    '--round-to must be at least 1, got 0'
+    """
+    name, space, rest = message.partition(" ")
+    typed = f"--{name.replace('_', '-')}"
+    options = [opt for option in click.get_current_context().command.params for opt in option.opts]
+    return f"{typed}{space}{rest}" if typed in options else message

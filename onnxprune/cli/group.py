@@ -1,0 +1,59 @@
+"""The command ``onnxprune``: a group whose default command is `prune`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune._version import __version__
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Commands(click.Group):
+    """A group whose default command is `prune`, and whose usage errors are short."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; say in one line what is wrong with its options."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            message = " ".join(error.format_message().split()).rstrip(".")
+            click.echo(f"onnxprune: {message}; see '{(error.ctx or ctx).command_path} --help'", err=True)
+            ctx.exit(error.exit_code)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            meant = difflib.get_close_matches(args[0], self.commands, 1)
+            if meant and not Path(args[0]).exists():
+                raise click.UsageError(f"No file or command {args[0]!r}, did you mean {meant[0]!r}?", ctx)
+            args = ["prune", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let options of `prune` stand in front of the input."""
+        own = {"-h", "--help", "--version"}
+        if args and args[0].startswith("-") and args[0] not in own:
+            args = ["prune", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="onnxprune")
+def cli() -> None:
+    """Make a trained ONNX model smaller and faster by removing whole channels, heads and neurons.
+
+    \b
+    onnxprune model.onnx --ratio 0.3 -o small.onnx      prune (the default command)
+    onnxprune compare model.onnx small.onnx             measure both side by side
+    onnxprune inspect model.onnx                        what can be pruned, and what cannot
+    onnxprune sensitivity model.onnx --data d.npz       what each group costs that loses units
+    onnxprune sweep model.onnx --macs 0.8,0.6 -o out/   several targets from one calibration
+
+    'onnxprune prune --help' lists the options of the default command.
+    """  # noqa: D301 - click keeps paragraphs behind a backspace as they are

@@ -1,0 +1,27 @@
+"""``onnxprune inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxprune.cli.failing import failing
+from onnxprune.cli.group import cli
+from onnxprune.cli.screen import show_result
+from onnxprune.cli.values import PATH
+from onnxprune.graph.publish import signals_held
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(source: Path, as_json: bool) -> None:
+    """Show the groups of INPUT, what they cost and couple, and why the rest cannot be cut."""
+    with failing():
+        with signals_held():
+            from onnxprune.commands import inspect
+            from onnxprune.report.inspect import inspect_tables
+
+        found = inspect.inspect(source)
+        show_result(found.to_dict() if as_json else inspect_tables(found))

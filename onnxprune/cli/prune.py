@@ -1,0 +1,127 @@
+"""``onnxprune prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli.failing import failing
+from onnxprune.cli.group import cli
+from onnxprune.cli.screen import show_progress, show_result
+from onnxprune.cli.values import PATH, PREPROCESS, parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.graph.publish import signals_held
+
+
+@cli.command()
+@click.argument("source", metavar="INPUT", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
+@click.option(
+    "--ratio",
+    "ratios",
+    multiple=True,
+    metavar="R | GLOB=R",
+    help="Share of the units to remove, in [0, 1); default 0.3. GLOB=R for those it means, see above; repeatable.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="KIND=X",
+    help="What the result may cost, instead of a ratio: latency, memory, size, macs or params; a fraction of the "
+    "original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
+)
+@click.option(
+    "--criterion",
+    help="l1, l2, bn, fpgm, random; with --data obs (default), wanda, flap, activation, apoz [default: l2].",
+)
+@click.option(
+    "--scope",
+    metavar="loss|global|group",
+    help="Share out by loss curves, rank units over all groups, or in each [default: loss with --data; else group].",
+)
+@click.option(
+    "--reconstruct/--no-reconstruct",
+    default=None,
+    help="Refit each layer to what it computed before [default: with --data].",
+)
+@click.option("--sweeps", type=int, metavar="N", help="Refit all layers so many times [default: 1].")
+@click.option("--no-batch-norm", is_flag=True, help="Keep the running statistics of BatchNormalization.")
+@click.option(
+    "--round-to",
+    metavar="N|auto",
+    help="Keep multiples of N, rounding down; auto: of what kernels like, as measured, the default for latency "
+    "[default: 8 for channels, at the ratio overall].",
+)
+@click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
+@click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
+@click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
+@click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
+@click.option("--data", metavar="SOURCE", help="Samples to verify on: FILE.npz, a folder, or module:function.")
+@click.option("--eval-data", metavar="SOURCE", help="Samples to compare on; with 'labels', accuracy [default: --data].")
+@PREPROCESS
+@click.option("--samples", type=int, metavar="N", help="Calibrate on so many at most; 0: all [default: 256].")
+@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
+)
+@click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Samples of a timed run.")
+@click.option(
+    "--profile-seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Time for timing nodes, where plans depend on it; what was timed before takes none.",
+)
+@click.option("--no-latency", is_flag=True, help="Do not measure latency.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random feeds and of --criterion random.")
+@click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
+def prune(
+    source: Path,
+    output: Path,
+    ratios: tuple[str, ...],
+    data: str | None,
+    inputs: tuple[str, ...],
+    targets: tuple[str, ...],
+    no_batch_norm: bool,
+    no_latency: bool,
+    report_path: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune INPUT, prove the result, measure it, and write it.
+
+    A GLOB of --only and --ratio means the groups with this name, or whose units are made by a node or weight with this
+    name; where there are none, those in which any node or weight has it. --ignore spares every group that touches it.
+    """
+    written: list[Path] = []
+    with failing(lambda: f"{written[0]} was written" if written else "nothing was written"):
+        with signals_held():  # an extension module that is interrupted while it is imported fails with other errors
+            from onnxprune.commands.prune import prune_file
+            from onnxprune.planning.options import make_options
+            from onnxprune.report.prune import prune_tables
+
+        options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
+        options["round_to"] = parse_step(options["round_to"])
+        chosen = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
+        with show_progress(quiet) as progress:
+            result = prune_file(
+                source,
+                output,
+                chosen,
+                data,
+                report_path=report_path,
+                force=force,
+                progress=progress,
+                on_written=lambda: written.append(output),
+            )
+        show_result(result.report if as_json else prune_tables(result.report))

@@ -1,0 +1,111 @@
+"""What is printed: progress to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+_FILE_WIDTH = 100_000  # in a pipe or file each row of a table is one line, however long its names are
+
+
+def say_error(what: str, state: str = "") -> None:
+    """Print an error, and what it left."""
+    _tell(f"onnxprune: {what}; {state}" if state else f"onnxprune: {what}")
+
+
+def _tell(text: str) -> None:
+    """Print a line to stderr; names in it come from the file, and control characters are escaped."""
+    from onnxprune.report.words import printable
+
+    click.echo(printable(text), err=True)
+
+
+@contextlib.contextmanager
+def show_progress(quiet: bool) -> Iterator[Any]:
+    """Yield a `Progress` to stderr: one line that changes in place on a terminal, one line per phase elsewhere."""
+    from onnxprune.progress import silent
+
+    if quiet or sys.stderr is None:
+        yield silent
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _live() as progress:
+            yield progress
+    else:
+        told: list[str] = []
+
+        def line(text: str, _step: int = 0, _steps: int = 0) -> None:
+            if told[-1:] != [text]:
+                told[:] = [text]
+                _tell(f"{text} ...")
+
+        yield line
+
+
+@contextlib.contextmanager
+def _live() -> Iterator[Any]:
+    """Yield a `Progress` that keeps one line of the terminal up to date and takes it away when the block ends.
+
+    The line changes only when a step begins: a thread that redraws it would be measured with the latency.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Line
+    from rich.table import Column
+
+    from onnxprune.report.words import printable
+
+    console = Console(stderr=True, force_terminal=True, highlight=False, emoji=False)
+    cut = Column(no_wrap=True, overflow="ellipsis")
+    columns = (
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}", markup=False, table_column=cut),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[place]}", markup=False),
+    )
+    with Line(*columns, console=console, transient=True, auto_refresh=False) as line:
+        task = line.add_task("", what="starting", place="", total=None, visible=False)
+
+        def update(text: str, step: int = 0, steps: int = 0) -> None:
+            place = f"{step} of {steps}" if steps else "..."
+            line.update(
+                task, total=steps or 1, completed=max(0, step - 1), visible=True, what=printable(text), place=place
+            )
+            line.refresh()
+
+        yield update
+
+
+def show_result(what: Any) -> None:
+    """Print a dict as JSON, or tables and sentences, to stdout; a file gets no colour and unbroken sentences."""
+    if sys.stdout is None:  # closed by the caller, as by >&-
+        return
+    if isinstance(what, dict):
+        click.echo(json.dumps(what, indent=1))
+        return
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, markup=False, emoji=False, width=None if terminal else _FILE_WIDTH)
+    for part in what:
+        if isinstance(part, str):
+            text = _wrapped(part, console.width) if terminal else part
+        else:
+            with console.capture() as captured:
+                console.print(part)
+            text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+        click.echo(text)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return each line broken between words, continued with an indent; names and paths stay whole."""
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return "\n".join(wrapper.fill(line) for line in text.splitlines())

@@ -1,0 +1,16 @@
+"""The command line: ``onnxprune INPUT -o OUT`` prunes; ``compare`` and ``inspect`` look.
+
+Progress goes to stderr, results to stdout. Heavy modules are imported when a command runs, so that ``--help`` answers
+at once. Exit codes: 0 done, 1 a check or bound was missed, 2 bad input, 3 nothing to prune.
+"""
+
+from __future__ import annotations
+
+from onnxprune.cli.failing import hear_signals
+from onnxprune.cli.group import cli
+
+
+def main() -> None:
+    """Run the command line."""
+    hear_signals()
+    cli(prog_name="onnxprune")

@@ -1,0 +1,94 @@
+"""``onnxprune sweep``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli.failing import failing
+from onnxprune.cli.group import cli
+from onnxprune.cli.prune import prune
+from onnxprune.cli.screen import show_progress, show_result
+from onnxprune.cli.values import PATH, parse_ratios, parse_shapes, parse_step, parse_sweep_values, parse_targets
+from onnxprune.errors import OptionError
+from onnxprune.graph.publish import signals_held
+
+# Options of `prune` that hold for all members of a family.
+_OF_MEMBERS = (
+    "ratios", "targets", "criterion", "scope", "reconstruct", "sweeps", "no_batch_norm", "round_to", "min_units",
+    "width", "ignore", "only", "data", "eval_data", "preprocess", "samples", "metric", "inputs", "provider", "threads",
+    "no_latency", "seed", "batch", "profile_seconds",
+)  # fmt: skip
+_VALUES = (
+    ("latency", "0.8,0.65"), ("memory", "0.9,0.8"), ("size", "20MB,10MB"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"),
+    ("ratios", "0.2,0.4"),
+)  # fmt: skip
+_LISTS = [
+    click.Option([f"--{name}", f"of_{name}"], metavar="X,Y,..", help=f"A member for each: --{name} {example}.")
+    for name, example in _VALUES
+]
+
+
+@cli.command(params=[*_LISTS, *(param for param in prune.params if param.name in _OF_MEMBERS)])
+@click.argument("source", metavar="INPUT", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder to write to.")
+@click.option("--workers", "count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead: tcp://HOST:PORT.")
+@click.option("--resume", is_flag=True, help="Fail where members of other options are there, which else are made anew.")
+@click.option("--force", is_flag=True, help="Replace files that no sweep has written.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def sweep(
+    source: Path,
+    output: Path,
+    ratios: tuple[str, ...],
+    targets: tuple[str, ...],
+    data: str | None,
+    inputs: tuple[str, ...],
+    no_batch_norm: bool,
+    no_latency: bool,
+    count: int,
+    scheduler: str | None,
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune INPUT to several targets, from one calibration: models, reports, a table and a plot in FOLDER.
+
+    Give one of --latency, --memory, --size, --macs, --params and --ratios. Run the same command again after an
+    interruption: it goes on.
+    """
+    with failing(lambda: "members that are finished stay"):
+        with signals_held():
+            from onnxprune.commands import (
+                sweep,
+            )
+            from onnxprune.planning.options import make_options
+            from onnxprune.report.family import family_tables, without_model
+            from onnxprune.runtime.executors import workers
+
+        kind, values = parse_sweep_values({name: options.pop(f"of_{name}") for name, _ in _VALUES})
+        options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
+        by_glob = parse_ratios(ratios)
+        if "ratio" in by_glob:
+            raise OptionError("--ratio takes GLOB=NUMBER here: the values of a sweep say how much goes elsewhere")
+        options["round_to"] = parse_step(options["round_to"])
+        chosen = make_options(**by_glob, targets=parse_targets(targets), **options)
+        with workers(count, scheduler) as found, show_progress(quiet) as progress:
+            made = sweep.make_family(
+                source, output, kind, values, chosen, data=data,
+                workers=found, resume=resume, force=force, progress=progress,
+            )  # fmt: skip
+        told = [*family_tables(made.summary), *without_model(made.summary), _where_written(made.members)]
+        show_result(dict(made.summary) if as_json else told)
+
+
+def _where_written(members: Sequence[Path]) -> str:
+    folder, names = members[0].parent, [path.name for path in members]
+    listed = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}, each with its report"
+    return f"{folder}: {listed}; sweep.html has the plot"

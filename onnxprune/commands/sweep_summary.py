@@ -1,0 +1,63 @@
+"""What is said of all members of a family: sweep.json, a plot and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnxprune._version import __version__
+from onnxprune.commands.sweep_folder import Member, SweepFolder, read_json
+from onnxprune.errors import NothingToPrune
+from onnxprune.planning.options import Options
+
+
+def summarize(kind: str, members: Sequence[Member], none: Mapping[str, str], folder: SweepFolder) -> dict[str, Any]:
+    """Return what sweep.json holds.
+
+    Args:
+        kind: of the values.
+        members: all that were asked for.
+        none: by name, why there is no model of some.
+        folder: has the reports of the others.
+
+    Raises:
+        NothingToPrune: when there is a model of none of the members.
+    """
+    made = [member for member in members if member.name not in none]
+    if not made:
+        raise NothingToPrune("; ".join(f"{member.name}: {none[member.name]}" for member in members))
+    reports = [read_json(folder.report(member)) for member in made]
+    rows = [_row(member, report, folder.recorded(member) or {}) for member, report in zip(made, reports, strict=True)]
+    plain = {
+        "onnxprune": __version__,
+        "input": reports[0]["input"],
+        "kind": kind,
+        "options": _common(made[0].options, kind),
+        "members": rows,
+        "without_model": [
+            {"value": member.value, "why": none[member.name]} for member in members if member.name in none
+        ],
+    }
+    found: dict[str, Any] = json.loads(json.dumps(plain))
+    return found
+
+
+def _common(options: Options, kind: str) -> dict[str, Any]:
+    """Return the options that hold for all members."""
+    plain = {name: value for name, value in options.to_dict().items() if name != "ratio" or kind != "ratio"}
+    return {**plain, "targets": [pair for pair in options.targets if pair[0] != kind]}
+
+
+def _row(member: Member, report: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "value": member.value,
+        "path": f"{member.name}.onnx",
+        "report": f"{member.name}.json",
+        **{name: report["output"][name] for name in ("sha256", "params", "macs", "size_bytes")},
+        "latency": report["latency"][0] if report["latency"] else None,
+        "accuracy": report["accuracy"],
+        "fidelity": report["fidelity"],
+        "max_rel_diff": report["verification"]["max_rel_diff"],
+        "seconds": record.get("seconds"),
+    }

@@ -1,0 +1,1 @@
+"""How much a unit matters, from weights and statistics; numpy alone."""

@@ -1,0 +1,1 @@
+"""Samples: read from files, folders and functions, or made up."""

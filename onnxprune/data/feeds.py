@@ -1,0 +1,250 @@
+"""Feeds that come one after the other: from an iterable, or from a function of the user's that is named.
+
+A feed is a dict by input name, a tuple in the order of the inputs, or a single array; it holds one sample or several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxprune.data.columns import Column, Samples, gathered, length
+from onnxprune.data.fitting import LABELS, check_names, checked_labels, counted, fitted, static_firsts, with_samples
+from onnxprune.errors import DataError
+from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+
+MAX_SAMPLES = 10_000  # taken of what does not know its own length: it may never end
+Table: TypeAlias = tuple[dict[str, Samples], "Array | None", int]  # columns by input, labels, number of samples
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_EXPECTED = "a dict by input name, a tuple in the order of the inputs, or an array"
+
+
+# -- functions ---------------------------------------------------------------------------------------------
+
+
+def is_function(source: object) -> bool:
+    """Whether a source is the name of a function, and not that of a file that is there.
+
+    >>> is_function("feeds:samples"), is_function("data/feeds.npz")
+    (True, False)
+    """
+    return isinstance(source, str) and bool(_FUNCTION.fullmatch(source)) and not Path(source).exists()
+
+
+def file_of(source: str) -> Path:
+    """Return where the module of a function would lie in the current folder.
+
+    >>> file_of("my.feeds:samples").as_posix()
+    'my/feeds.py'
+    """
+    return Path(*source.split(":", maxsplit=1)[0].split(".")).with_suffix(".py")
+
+
+@contextlib.contextmanager
+def importable() -> Iterator[None]:
+    """Let modules of the current folder be imported within the block."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+
+
+def called(source: str) -> Any:
+    """Return what the function ``module:function`` returns.
+
+    Raises:
+        DataError: when it cannot be imported, or raises.
+    """
+    module_name, _, name = source.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _raised(source, error, "importing its module") from error
+        raise DataError(f"{source}: there is no module {module_name!r} in the current folder or on sys.path") from None
+    except (Exception, SystemExit) as error:
+        raise _raised(source, error, "importing its module") from error
+    function = getattr(module, name, None)
+    if function is None:
+        raise DataError(f"{source}: module {module_name!r} has no function {name!r}")
+    if not callable(function):
+        kind = type(function).__name__
+        raise DataError(f"{source} is of type {kind}; expected a function without arguments that yields feeds")
+    try:
+        return function()
+    except (Exception, SystemExit) as error:
+        raise _raised(source, error, "the function") from error
+
+
+def _raised(source: str, error: BaseException, what: str) -> DataError:
+    """Return the error for one that came out of a user's code, with the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    place = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return DataError(f"{source}: {what} raised {said} ({place})")
+
+
+def each(source: str, feeds: Any) -> Iterator[tuple[str, Any]]:
+    """Yield feeds with the words for where each comes from.
+
+    Raises:
+        DataError: when `feeds` is nothing to iterate over, or raises while it is.
+    """
+    if isinstance(feeds, (tuple, Mapping)) or is_array(feeds):
+        feeds = [feeds]  # a single one
+    try:
+        iterator = iter(feeds)
+    except TypeError:
+        raise DataError(f"{source}: expected feeds, each {_EXPECTED}, got {type(feeds).__name__}") from None
+    number = 0
+    while True:
+        number += 1
+        try:
+            feed = next(iterator)
+        except StopIteration:
+            return
+        except (Exception, SystemExit) as error:
+            raise _raised(source, error, f"reading feed {number}") from error
+        yield f"{source}: feed {number}", feed
+
+
+# -- feeds -------------------------------------------------------------------------------------------------
+
+
+def read_feeds(
+    source: object, feeds: Iterable[tuple[str, Any]], inputs: Sequence[Port], max_samples: int | None
+) -> Table:
+    """Return the samples of all feeds, in memory or in a temporary file; stop at `max_samples`.
+
+    Args:
+        source: words for where all of it comes from.
+        feeds: the feeds, each behind the words for where it comes from.
+        inputs: of the model.
+        max_samples: read at most so many; None reads all.
+
+    Raises:
+        DataError: when there are none, or one does not fit the inputs.
+    """
+    scalars: dict[str, Array] = {}
+    columns = gathered(_parts(feeds, inputs, max_samples, scalars))
+    if not columns:
+        raise DataError(f"{source}: there are no feeds; expected at least one, {_EXPECTED}")
+    count = length(next(iter(columns.values())))
+    labels = columns.pop(LABELS) if LABELS in columns and all(port.name != LABELS for port in inputs) else None
+    _check_blocks(source, columns, inputs)
+    ordered = {port.name: scalars[port.name] if port.name in scalars else columns[port.name] for port in inputs}
+    return ordered, None if labels is None else np.asarray(labels), count
+
+
+def _parts(
+    feeds: Iterable[tuple[str, Any]], inputs: Sequence[Port], max_samples: int | None, scalars: dict[str, Array]
+) -> Iterator[dict[str, Array]]:
+    """Yield arrays ``[samples, ...]`` by input, and labels; scalar inputs go to `scalars`."""
+    at_once = next(iter(static_firsts(inputs).values()), 1)
+    left = sys.maxsize if max_samples is None else max(max_samples // at_once, 1) * at_once
+    names: set[str] = set()
+    for where, given in feeds:
+        part = fitted_feed(where, feed_arrays(where, given, inputs), inputs)
+        for name in [name for name, array in part.items() if not array.ndim]:
+            _check_scalar(where, name, part[name], scalars.setdefault(name, part[name]))
+            del part[name]
+        names = names or set(part)
+        if names != set(part):
+            which = "has" if LABELS in part else "has no"
+            raise DataError(f"{where} {which} {LABELS!r}, unlike those before it; give them with all or none")
+        count = len(next(iter(part.values())))
+        yield {name: array[:left] for name, array in part.items()}
+        left -= count
+        if left <= 0:
+            return
+
+
+def feed_arrays(where: str, feed: Any, inputs: Sequence[Port]) -> dict[str, Array]:
+    """Return the arrays of a feed by name; a tuple holds one per input, and may end with labels."""
+    if isinstance(feed, Mapping):
+        return {str(name): as_array(where, str(name), value) for name, value in feed.items()}
+    names = [port.name for port in inputs]
+    values = list(feed) if isinstance(feed, (tuple, list)) else [feed]
+    if len(values) == len(names) + 1 and LABELS not in names:
+        names.append(LABELS)
+    if len(values) != len(names):
+        takes = ", ".join(map(repr, names))
+        raise DataError(
+            f"{where} holds {len(values)} arrays; the model takes {len(names)} ({takes}), and {LABELS!r} may follow"
+        )
+    return {name: as_array(where, name, value) for name, value in zip(names, values, strict=True)}
+
+
+def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> dict[str, Array]:
+    """Return the arrays of one feed in the types of the inputs, all with an axis of samples, and its labels.
+
+    Raises:
+        DataError: when one does not fit, or they hold different numbers of samples.
+    """
+    check_names(where, arrays, inputs, "the feed")
+    found = {port.name: fitted(where, with_samples(arrays[port.name], port), port) for port in inputs}
+    count = counted(where, found)
+    if LABELS in arrays and LABELS not in found:
+        labels = arrays[LABELS]
+        found[LABELS] = checked_labels(where, labels.reshape(1) if not labels.ndim and count == 1 else labels, count)
+    return found
+
+
+def is_array(value: object) -> bool:
+    """Whether a value is an array of numpy or of another library: a tensor."""
+    return isinstance(value, np.ndarray) or hasattr(value, "__array__") or callable(getattr(value, "numpy", None))
+
+
+def as_array(where: str, name: str, value: Any) -> Array:
+    """Return a value of any array library, a number, or a list of numbers as a numpy array.
+
+    Raises:
+        DataError: when it is none of these.
+    """
+    try:
+        for method in ("detach", "cpu"):  # a tensor of torch that is part of a computation, or lies on a device
+            value = getattr(value, method)() if callable(getattr(value, method, None)) else value
+        if not hasattr(value, "__array__") and callable(getattr(value, "numpy", None)):
+            value = value.numpy()
+        array = np.asarray(value)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        message = f"cannot be made an array from {type(value).__name__}: {said}"
+        raise DataError(f"{where}: array {name!r} {message}") from error
+    if array.dtype.kind == "O" and not all(isinstance(item, str) for item in array.reshape(-1)):
+        kind = type(value).__name__
+        raise DataError(f"{where}: array {name!r} is of type {kind}; expected an array of numbers, or text")
+    return array
+
+
+def _check_scalar(where: str, name: str, value: Array, first: Array) -> None:
+    if value != first:
+        message = f"is a scalar that all samples share, but {value} here and {first} before"
+        raise DataError(f"{where}: input {name!r} {message}")
+
+
+def _check_blocks(source: object, columns: Mapping[str, Samples], inputs: Sequence[Port]) -> None:
+    """Raise DataError where samples that the model takes at once have different shapes."""
+    at_once = next(iter(static_firsts(inputs).values()), 1)
+    for name, column in columns.items():
+        shapes = column.shapes if isinstance(column, Column) else []
+        for start in range(0, len(shapes), at_once):
+            block = list(dict.fromkeys(shapes[start : start + at_once]))
+            if len(block) > 1:
+                message = f"have different shapes, {list(block[0])} and {list(block[1])}"
+                which = f"samples {start} to {start + at_once - 1} of input {name!r}, which the model takes at once"
+                raise DataError(f"{source}: {which}, {message}")

@@ -1,0 +1,452 @@
+"""Calibration samples that are made up, for models that come without data.
+
+Least squares on what layers see needs inputs that drive a network as its own do. White noise does not: it has neither
+areas nor edges, and the activations that it brings about are unlike those of pictures. What is drawn here is made of
+what pictures are made of, whatever they show: shapes that hide each other, with sharp edges and even areas ("dead
+leaves", Lee, Mumford & Huang 2001), spectra that fall with the frequency (Field 1987), and lines on an even ground.
+Sounds are noise of falling spectra, tokens follow Zipf's law, masks are ones; the rest is standard normal.
+
+What a model expects pictures to range over is not stored in its file, but it can be told from what it computes:
+
+- where BatchNormalization is kept, the running mean and variance say what activations were like in training: the
+  range and the samples that come nearest to them are taken (the sum of KL divergences between Gaussians, by channel);
+- a classifier is confident in pictures that are like those it knows, and finds different classes in different ones.
+  The mutual information of sample and class, H(mean p) - mean H(p), is large where both hold;
+- of any other model nothing is known: its samples range over all that is usual.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data.samples import Data, batch_size, samples_in
+from onnxprune.errors import DataError
+from onnxprune.graph.model import Model
+from onnxprune.graph.parts import with_outputs
+from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import serialize
+from onnxprune.runtime.random_feeds import default_dims, random_feeds
+from onnxprune.runtime.session import Session, open_session
+
+Floats = npt.NDArray[np.floating]
+
+POOL = 8  # samples that are made for each that is taken, where the model can tell which are good
+PART, LEAST = 4, 256  # one of so many samples of the pool tells the range, but so many at least
+POOL_MACS = 2 * 10**11  # spent on telling: some seconds
+POOL_BYTES = 256 * 2**20  # of the pool of one input
+BATCH, VALUES = 16, 2**18  # samples of one run, and values of its inputs, at most
+CHANNELS = 128  # of those with stored statistics that tell samples apart, at most
+LONGEST = 64  # tokens of a sequence, where the model does not say
+LEAST_WAVE = 1024  # values of a float input of rank 2 that is taken for a sound
+
+RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(  # pictures in [0, 1], times and plus
+    {"0 to 1": (1.0, 0.0), "-1 to 1": (2.0, -1.0), "-2 to 2.4": (4.4, -2.0), "0 to 255": (255.0, 0.0)}
+)
+RARE = MappingProxyType(
+    {"0 to 255": 0.5}
+)  # large inputs make any classifier look confident: they must be twice as good
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Samples, and words for the report on what they are and how they were chosen."""
+
+    data: Data
+    told: str
+
+
+def inputs(
+    model: Model, count: int, *, seed: int = 0, ports: Sequence[Port] | None = None, macs: int | None = None
+) -> Generated:
+    """Return samples for a model of which no data is at hand.
+
+    Args:
+        model: in plain form; it is run to choose among samples.
+        count: of samples; whole batches where the model fixes their number.
+        seed: the same one makes the same samples.
+        ports: the inputs, with dims that are fixed (`data.with_shapes`); None: as the model states them.
+        macs: of one sample, which bounds the samples that the model is run on; None: few are.
+
+    Raises:
+        DataError: for an input that is no tensor of numbers, or of unknown rank.
+        ModelError: when ONNX Runtime cannot run the model.
+    """
+    stated = model.inputs if ports is None else tuple(ports)
+    at_once = batch_size(stated, 1)
+    count = -(-count // at_once) * at_once
+    rng = np.random.default_rng(seed)
+    if not any(_is_picture(port) for port in stated):
+        return Generated(_data(_made(stated, count, rng), stated, count), _words(stated))
+    return _chosen(model, stated, count, rng, macs)
+
+
+def _data(columns: Mapping[str, Array], ports: Sequence[Port], count: int) -> Data:
+    return Data(columns, None, count, batch_size(ports, 1))
+
+
+# -- what is drawn -----------------------------------------------------------------------------------------
+
+
+def _made(ports: Sequence[Port], count: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Return `count` samples of every input; pictures of floats in [0, 1]."""
+    dims, times = _dims(ports), count // batch_size(ports, 1)
+    usual = random_feeds(ports, dims, 0)  # shapes, and the values of what has no better ones
+    words = max((port.below or 0 for port in ports), default=0)
+    return {port.name: _column(port, usual[port.name], times, words, rng) for port in ports}
+
+
+def _dims(ports: Sequence[Port]) -> dict[str, int]:
+    dims = default_dims(ports, 1)
+    lengths = {key for port in ports if port.below is not None for key in _dynamic(port)}
+    return {key: LONGEST if key in lengths and size != 1 else size for key, size in dims.items()}
+
+
+def _dynamic(port: Port) -> Iterator[str]:
+    yield from (dim for dim in (port.shape or ())[1:] if isinstance(dim, str))
+
+
+def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Generator) -> Array:
+    """Return samples of one input, as `usual` but more; what is no matter of chance is repeated."""
+    if not usual.ndim:
+        return usual
+    shape = (times * len(usual), *usual.shape[1:])
+    if port.below is not None:
+        ids = tokens(rng, shape, words) if port.below == words else _places(shape, port.below)
+        return ids.astype(usual.dtype)
+    if _is_picture(port):
+        high = 255.5 if "int" in usual.dtype.name else 1.0
+        drawn = pictures(rng, *_sizes(port, shape)) * high
+        return np.asarray(np.moveaxis(drawn, 1, _channels(port)).astype(usual.dtype))
+    if usual.dtype.kind in "biu" or "int" in usual.dtype.name:
+        return np.repeat(usual, times, axis=0)
+    if _is_sound(port, shape):
+        return sounds(rng, shape).astype(usual.dtype)
+    return rng.standard_normal(shape, np.float32).astype(usual.dtype)
+
+
+def _is_picture(port: Port) -> bool:
+    """Whether an input of rank 4 has 1, 3 or 4 channels in front of the sides or behind them."""
+    shape = port.shape or ()
+    is_number = port.dtype is not None and (port.dtype.kind == "f" or port.dtype.name in ("uint8", "bfloat16"))
+    return is_number and len(shape) == 4 and port.below is None and any(shape[i] in (1, 3, 4) for i in (1, 3))
+
+
+def _channels(port: Port) -> int:
+    return 1 if port.shape is not None and port.shape[1] in (1, 3, 4) else 3
+
+
+def _sizes(port: Port, shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Return samples, channels and sides."""
+    n, one, two, three = shape
+    return (n, one, two, three) if _channels(port) == 1 else (n, three, one, two)
+
+
+def _is_sound(port: Port, shape: Sequence[int]) -> bool:
+    return (len(shape) == 3 and shape[1] <= 2 < shape[2]) or (len(shape) == 2 and shape[1] >= LEAST_WAVE)
+
+
+def tokens(rng: np.random.Generator, shape: tuple[int, ...], below: int) -> Array:
+    """Return tokens by Zipf's law; which of them are frequent is drawn."""
+    weights = 1 / (np.arange(max(1, below)) + 2.7)
+    drawn = rng.choice(len(weights), shape, p=weights / weights.sum())
+    return np.asarray(rng.permutation(len(weights))[drawn])
+
+
+def _places(shape: tuple[int, ...], below: int) -> Array:
+    """Return what else is looked up beside tokens: positions where there are so many, else segments, all the first."""
+    length = shape[-1] if len(shape) > 1 else 1
+    return np.broadcast_to(np.arange(length) if 1 < length <= below else 0, shape)
+
+
+def sounds(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Return noise along the last axis, of falling spectra and different loudness; most of it in [-1, 1]."""
+    spectrum = np.fft.rfft(rng.standard_normal(shape))
+    slope = rng.uniform(0, 1, (shape[0],) + (1,) * (len(shape) - 1))
+    noise = np.fft.irfft(spectrum * np.maximum(np.arange(spectrum.shape[-1]), 1.0) ** -slope, n=shape[-1])
+    loudness = 0.3 * 10 ** rng.uniform(-1, 0, slope.shape)
+    return np.asarray(loudness * noise / (noise.std(-1, keepdims=True) + 1e-12))
+
+
+def pictures(rng: np.random.Generator, count: int, channels: int, height: int, width: int) -> Array:
+    """Return pictures of several styles in turn, in [0, 1]: float32 ``[count, channels, height, width]``."""
+    made = [_STYLES[i % len(_STYLES)](rng, channels, height, width) for i in range(count)]
+    return np.stack(made).astype(np.float32) if made else np.empty((0, channels, height, width), np.float32)
+
+
+def _leaves(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
+    """Return one picture of ellipses and boxes that hide each other."""
+    picture = np.broadcast_to(_colour(rng, channels), (channels, height, width)).copy()
+    for _ in range(rng.integers(2, 30)):
+        size = 1 + 0.5 * max(height, width) * rng.uniform(0.05, 1) ** 2
+        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        turn, flat, is_round = rng.uniform(0, np.pi), rng.uniform(0.15, 1), rng.random() < 0.5
+        reach = 1.5 * size
+        rows = slice(max(0, int(y - reach)), max(0, int(y + reach) + 1))
+        columns = slice(max(0, int(x - reach)), max(0, int(x + reach) + 1))
+        dy, dx = np.ogrid[rows.start - y : min(rows.stop, height) - y, columns.start - x : min(columns.stop, width) - x]
+        u = (dx * np.cos(turn) + dy * np.sin(turn)) / size
+        v = (dy * np.cos(turn) - dx * np.sin(turn)) / (size * flat)
+        inside = u**2 + v**2 < 1 if is_round else (abs(u) < 1) & (abs(v) < 1)
+        area = picture[:, rows, columns]
+        area[:, inside[: area.shape[1], : area.shape[2]]] = _colour(rng, channels)[:, 0]
+    return picture
+
+
+def _colour(rng: np.random.Generator, channels: int) -> Floats:
+    """Return one value per channel in [0, 1], mostly alike: greys are more frequent than pure colours."""
+    colour = rng.random() + rng.uniform(0, 0.3) * rng.standard_normal((channels, 1, 1)) * (channels > 1)
+    return np.clip(colour, 0, 1)
+
+
+def _clouds(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
+    """Return one picture whose spectrum falls with the frequency, of random contrast and brightness."""
+    shared, own = _noise(rng, 1, height, width, (0.8, 2.0)), _noise(rng, channels, height, width, (0.8, 2.0))
+    alike = rng.uniform(0.5, 1)
+    field = own if channels == 1 else alike * shared + math.sqrt(1 - alike**2) * own
+    return np.clip(rng.uniform(0.2, 0.8) + rng.uniform(0.1, 0.4) * field, 0, 1)
+
+
+def _noise(rng: np.random.Generator, channels: int, height: int, width: int, slopes: tuple[float, float]) -> Floats:
+    """Return noise whose amplitude falls with a power of the frequency; mean 0, deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    falling = np.maximum(frequency, 1 / max(height, width)) ** -rng.uniform(*slopes)
+    spectrum = np.fft.rfft2(rng.standard_normal((channels, height, width))) * falling
+    noise = np.fft.irfft2(spectrum, s=(height, width))
+    noise -= noise.mean((1, 2), keepdims=True)
+    return np.asarray(noise / (noise.std((1, 2), keepdims=True) + 1e-12))
+
+
+def _lines(rng: np.random.Generator, channels: int, height: int, width: int) -> Floats:
+    """Return one drawing: smooth lines on an even ground, within a circle, light on dark or dark on light."""
+    relief = _noise(rng, 1, height, width, (1.5, 3.0))
+    ink = np.clip(1.5 - abs(relief - rng.uniform(-1, 1)) / rng.uniform(0.1, 0.6), 0, 1)
+    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    ink = ink * np.clip(5 * (rng.uniform(0.5, 1.2) - np.hypot(y, x)), 0, 1)
+    light, dark = (1.0, 0.0) if rng.random() < 0.7 else (rng.random((channels, 1, 1)) for _ in range(2))
+    return np.broadcast_to(dark + (light - dark) * ink, (channels, height, width))
+
+
+_STYLES: tuple[Callable[[np.random.Generator, int, int, int], Floats], ...] = (_leaves, _clouds, _lines)
+
+
+# -- what is chosen ----------------------------------------------------------------------------------------
+
+Found = tuple[float, Callable[[], Array]]  # how good samples are, and which of them to take
+Judge = Callable[[Iterator[dict[str, Array]], int], Found]
+
+
+def _chosen(model: Model, ports: Sequence[Port], count: int, rng: np.random.Generator, macs: int | None) -> Generated:
+    """Return the samples of a pool that suit a model best, in the range that suits it best."""
+    judged = None if batch_size(ports, 1) > 1 else _judge(model, ports)
+    made = _made(ports, _pool_size(ports, count, macs) if judged else count, rng)
+    scaled = [port.name for port in ports if _is_picture(port) and port.dtype != np.uint8]
+    if judged is None:
+        return Generated(_data(_in_turn(made, scaled), ports, count), f"{_words(ports)}, of the ranges that are usual")
+    judge, why = judged
+    best = next(iter(RANGES))
+    if scaled:
+        some = max(LEAST, max(len(array) for array in made.values() if array.ndim) // PART)
+        few = {name: array[:some] if array.ndim else array for name, array in made.items()}
+        scores = {
+            name: judge(_batches(_ranged(few, scaled, name), ports), min(count, max(1, some // POOL)))[0]
+            for name in RANGES
+        }
+        best = max(scores, key=lambda name: _doubted(scores[name], RARE.get(name, 1.0)))
+    _, take = judge(_batches(_ranged(made, scaled, best), ports), count)
+    rows = rng.permutation(take())  # batches that are held out are like the others
+    taken = {name: array[rows] if array.ndim else array for name, array in made.items()}
+    told = f"{_words(ports)}, {best}, chosen by {why}" if scaled else f"{_words(ports)}, chosen by {why}"
+    return Generated(_data(_ranged(taken, scaled, best), ports, count), told)
+
+
+def _doubted(score: float, doubt: float) -> float:
+    """Return a score, of either sign, that counts for less."""
+    return score * doubt if score > 0 else score / doubt
+
+
+def _words(ports: Sequence[Port]) -> str:
+    """Return what is made, in the order of the inputs."""
+    return ", ".join(dict.fromkeys(map(_kind, ports)))
+
+
+def _kind(port: Port) -> str:
+    if _is_picture(port):
+        return "shapes, clouds and lines"
+    if port.below is not None:
+        return "random tokens"
+    if port.dtype is not None and (port.dtype.kind in "biu" or "int" in port.dtype.name):
+        return "8-bit noise" if port.dtype.name in ("int8", "uint8") else "ones"
+    return "random numbers"
+
+
+def _pool_size(ports: Sequence[Port], count: int, macs: int | None) -> int:
+    """Return how many samples are made to choose `count` from."""
+    each = sum(array.nbytes for array in random_feeds(ports, _dims(ports), 0).values())
+    affordable = min(POOL_MACS // max(1, (macs or POOL_MACS) * (1 + len(RANGES))), POOL_BYTES // max(1, each))
+    return min(POOL * count, max(count, affordable))
+
+
+def _in_turn(made: Mapping[str, Array], scaled: Sequence[str]) -> dict[str, Array]:
+    """Return pictures of all ranges but the rare ones; each batch has some of each, and of each style."""
+    lines = [line for name, line in RANGES.items() if name not in RARE]
+    columns = dict(made)
+    for name in scaled:
+        array = made[name]
+        which = np.arange(len(array)) // len(_STYLES) % len(lines)
+        factor, shift = (np.array(part, np.float32)[which].reshape(-1, 1, 1, 1) for part in zip(*lines, strict=True))
+        columns[name] = (array * factor + shift).astype(array.dtype)
+    return columns
+
+
+def _ranged(made: Mapping[str, Array], scaled: Sequence[str], name: str) -> dict[str, Array]:
+    factor, shift = RANGES[name]
+    moved = {
+        key: (made[key].astype(np.float32) * np.float32(factor) + np.float32(shift)).astype(made[key].dtype)
+        for key in scaled
+    }
+    return {**made, **moved}
+
+
+def _batches(columns: Mapping[str, Array], ports: Sequence[Port]) -> Iterator[dict[str, Array]]:
+    static = batch_size(ports, 0)
+    each = sum(array[:1].size for array in columns.values() if array.ndim)
+    size = static or max(1, min(BATCH, VALUES // max(1, each)))
+    count = max(len(array) for array in columns.values() if array.ndim)
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] if array.ndim else array for name, array in columns.items()}
+
+
+def _judge(model: Model, ports: Sequence[Port]) -> tuple[Judge, str] | None:
+    """Return how to tell good samples, with words for it; None where the model gives no hint."""
+    stored = dict(_normalised(model))
+    if stored:
+        session = open_session(serialize(with_outputs(model.proto, stored)), folder=model.folder)
+        return (lambda feeds, count: _nearest(_moments(session, feeds, stored), stored, count)), "stored statistics"
+    output = model.outputs[0]
+    session = open_session(serialize(model.proto), folder=model.folder)
+    if output.name not in session.outputs:
+        return None
+    scores = session.run(random_feeds(ports, _dims(ports), 0))[output.name]
+    if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
+        return None
+    return (lambda feeds, count: _telling(_classes(session, feeds, output.name), count)), "confident, diverse outputs"
+
+
+# -- by what the outputs are -------------------------------------------------------------------------------
+
+
+def _classes(session: Session, feeds: Iterator[dict[str, Array]], output: str) -> Floats:
+    """Return probabilities ``[samples, classes]``."""
+    return np.concatenate([_probabilities(session.run(feed)[output].astype(np.float64)) for feed in feeds])
+
+
+def _probabilities(scores: Floats) -> Floats:
+    if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2):
+        return scores
+    finite = np.nan_to_num(scores)
+    powers = np.exp(finite - finite.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def _telling(chances: Floats, count: int) -> Found:
+    """Return the mutual information of sample and class for the samples that are taken, one after the other."""
+    own = entropy(chances)
+    total, spent, rows = np.zeros(chances.shape[1]), 0.0, []
+    score = np.zeros(len(chances))
+    free = np.ones(len(chances), bool)
+    for number in range(1, min(count, len(chances)) + 1):
+        score = np.where(free, entropy((total + chances) / number) - (spent + own) / number, -np.inf)
+        row = int(score.argmax())
+        free[row] = False
+        total, spent = total + chances[row], spent + own[row]
+        rows.append(row)
+    return float(entropy(total / len(rows)) - spent / len(rows)), lambda: np.array(rows)
+
+
+def entropy(chances: Floats) -> Floats:
+    """Return the entropy along the last axis, in nats.
+
+    >>> float(entropy(np.array([0.5, 0.5, 0.0]))) == math.log(2)
+    True
+    """
+    return np.asarray(-(chances * np.log(np.maximum(chances, 1e-30))).sum(-1))
+
+
+# -- by what BatchNormalization has stored -----------------------------------------------------------------
+
+
+def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
+    """Yield the values that a BatchNormalization reads, with the mean and variance that it has stored."""
+    computed = {name for index in model.top for name in model.nodes[index].outputs}
+    for index in model.top:
+        node = model.nodes[index]
+        if (
+            node.op == "BatchNormalization"
+            and node.inputs[0] in computed
+            and model.constants.keys() >= {*node.inputs[3:5]}
+        ):
+            mean, variance = (model.array(name).astype(np.float64) for name in node.inputs[3:5])
+            yield node.inputs[0], (mean, np.maximum(variance, 1e-12))
+
+
+def _moments(
+    session: Session, feeds: Iterator[dict[str, Array]], stored: Mapping[str, object]
+) -> tuple[Floats, Floats]:
+    """Return the mean and the mean square of each channel in each sample: ``[samples, channels of all nodes]``."""
+    means, squares = [], []
+    for feed in feeds:
+        arrays = session.run(feed)
+        count = samples_in(feed)
+        flat = [_by_sample(arrays[name].astype(np.float32), count) for name in stored]
+        means.append(np.concatenate([array.mean(2) for array in flat], axis=1))
+        squares.append(np.concatenate([np.einsum("ncx,ncx->nc", a, a) / a.shape[2] for a in flat], axis=1))
+    return np.concatenate(means), np.concatenate(squares)
+
+
+def _by_sample(array: Array, samples: int) -> Array:
+    """Return a value as ``[samples, channels, positions]``: frames and patches of one sample may lie in the batch.
+
+    Raises:
+        DataError: where the batch is no multiple of the samples.
+    """
+    if len(array) % samples:
+        raise DataError("what a BatchNormalization normalises cannot be told apart by sample")
+    apart = array.reshape(samples, len(array) // samples, array.shape[1], -1)
+    return apart.swapaxes(1, 2).reshape(samples, array.shape[1], -1)
+
+
+def _nearest(moments: tuple[Floats, Floats], stored: Mapping[str, tuple[Floats, Floats]], count: int) -> Found:
+    """Return minus the divergence of all samples, and those that together come nearest, one after the other."""
+    mean, variance = (np.concatenate(parts) for parts in zip(*stored.values(), strict=True))
+    means, squares = (np.nan_to_num(part.astype(np.float64), posinf=1e30) for part in moments)
+
+    def taken() -> Array:
+        part = slice(None, None, -(-mean.size // CHANNELS))
+        firsts, seconds, wanted = means[:, part], squares[:, part], (mean[part], variance[part])
+        first, second = np.zeros_like(wanted[0]), np.zeros_like(wanted[0])
+        rows: list[int] = []
+        free = np.ones(len(means), bool)
+        for number in range(1, min(count, len(means)) + 1):
+            rest = np.flatnonzero(free)
+            far = divergence((first + firsts[rest]) / number, (second + seconds[rest]) / number, *wanted)
+            row = int(rest[far.argmin()])
+            free[row] = False
+            first, second = first + firsts[row], second + seconds[row]
+            rows.append(row)
+        return np.array(rows)
+
+    return -float(divergence(means.mean(0), squares.mean(0), mean, variance)), taken
+
+
+def divergence(mean: Floats, square: Floats, stored_mean: Floats, stored_variance: Floats) -> Floats:
+    """Return the KL divergence of the Gaussians that were stored from those that are found, mean over the last axis."""
+    found = np.maximum(square - mean**2, 1e-6 * stored_variance)
+    ratio = found / stored_variance
+    return np.asarray(((ratio - 1 - np.log(ratio) + (mean - stored_mean) ** 2 / stored_variance) / 2).mean(-1))

@@ -1,0 +1,1 @@
+"""Which axes and units hang together: axes, rules of operators, groups, what they cost."""

@@ -1,0 +1,204 @@
+"""What a model costs: parameters and multiply-accumulates, from the sizes of its atoms.
+
+Both are polynomials in the sizes of the atoms, so the cost of a plan needs no rewritten model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.dependency.axes import Atom, Axes, kept_size, taken, walk
+from onnxprune.dependency.groups import Group
+from onnxprune.dependency.trace import Trace
+
+
+def per_sample(traced: Trace) -> dict[Atom, int]:
+    """Return the sizes that make costs those of one sample: dynamic first dims of the inputs become 1."""
+    sizes: dict[Atom, int] = {}
+    for port in traced.model.inputs:
+        axes = traced.values.get(port.name, ())
+        for atom in traced.partition.atoms(axes[0]) if axes else ():
+            if atom.dynamic:
+                sizes[atom] = 1
+    return sizes
+
+
+def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
+    """Return the multiply-accumulates of one sample when atoms have the given `sizes` (default: their own).
+
+    Counted are convolutions and matrix products; elementwise ops and normalisations are not. Dynamic dims
+    other than the batch have the size that the probe gave them.
+    """
+    merged = {**per_sample(traced), **(sizes or {})}
+    total = 0
+    for coupling in traced.couplings.values():
+        for axes in coupling.macs:
+            total += math.prod(kept_size(traced.partition.resolve(axis), merged) for axis in axes)
+    return total
+
+
+def shares(traced: Trace, found: Sequence[Group]) -> dict[str, float]:
+    """Return what each group stands for, by name: its share of the parameters plus its share of the MACs."""
+    by_atom = macs_by_atom(traced)
+    params, total = max(1, traced.model.params), max(1, macs(traced))
+    return {group.name: group.params / params + by_atom.get(group.atom, 0) / total for group in found}
+
+
+def macs_by_atom(traced: Trace) -> dict[Atom, int]:
+    """Return, for every atom, the multiply-accumulates of one sample that its units take part in."""
+    sizes = per_sample(traced)
+    found: dict[Atom, int] = {}
+    for axes in (traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs):
+        counts = [kept_size(axis, sizes) for axis in axes]
+        for axis, count in zip(axes, counts, strict=True):
+            others = math.prod(counts) // max(1, count)
+            for atom, part in taken(axis, sizes).items():
+                found[atom] = found.get(atom, 0) + others * part
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of a sum that depends on the sizes of some atoms."""
+
+    atoms: frozenset[Atom]
+    value: Callable[[Mapping[Atom, int]], float]
+
+
+class Terms:
+    """A sum of terms that is asked for again and again with few sizes changed: only these terms are worked out."""
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        """Work out every term at the original sizes."""
+        self._terms = terms
+        self._sizes: dict[Atom, int] = {}
+        self._values = [term.value({}) for term in terms]
+        self._by_atom: dict[Atom, list[int]] = {}
+        for number, term in enumerate(terms):
+            for atom in term.atoms:
+                self._by_atom.setdefault(atom, []).append(number)
+
+    def total(self, sizes: Mapping[Atom, int]) -> float:
+        """Return the sum when atoms have the given sizes (default: their own)."""
+        changed = {atom for atom, size in sizes.items() if self._sizes.get(atom, atom.size) != size}
+        changed |= {atom for atom, size in self._sizes.items() if atom not in sizes and size != atom.size}
+        for number in {number for atom in changed for number in self._by_atom.get(atom, ())}:
+            self._values[number] = self._terms[number].value(sizes)
+        self._sizes = dict(sizes)
+        return math.fsum(self._values)
+
+
+class Counter:
+    """Counts MACs, parameters and bytes for many sizes of a few atoms: what a plan costs, over what the original does.
+
+    A size in bytes is that of all weights, and of what the file holds besides, which no plan changes.
+    """
+
+    def __init__(self, traced: Trace) -> None:
+        """Find the products of sizes that make up the costs.
+
+        Args:
+            traced: the model with its axes.
+        """
+        samples = per_sample(traced)
+        macs_of = [traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs]
+        known = traced.model.constants
+        uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
+        sized = {use.constant: traced.axes(use.axes) for use in uses}
+        params = [(axes, 1.0) for axes in sized.values()]
+        stored = [(axes, width(known[name].dtype)) for name, axes in sized.items()]
+        read = sum(known[name].count for name in sized)
+        held = sum(known[name].count * width(known[name].dtype) for name in sized)
+        self._fixed: dict[str, float] = {
+            "macs": 0,
+            "params": traced.model.params - read,
+            "size": traced.model.size_bytes() - held,
+        }
+        self._terms = {
+            "macs": _products([(axes, 1.0) for axes in macs_of], samples),
+            "params": _products(params, samples),
+            "size": _products(stored, samples),
+        }
+        self.before = {kind: self.count(kind, {}) for kind in self._terms}
+
+    def count(self, kind: str, sizes: Mapping[Atom, int]) -> float:
+        """Return the MACs, params or size in bytes of a model whose atoms have the given sizes."""
+        return self._fixed[kind] + self._terms[kind].total(sizes)
+
+    def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
+        """Return the same over what the original has."""
+        return self.count(kind, sizes) / max(1, self.before[kind])
+
+
+def width(dtype: np.dtype[np.generic]) -> float:
+    """Return the bytes that a number takes in a file; those of less than 8 bits are packed.
+
+    >>> width(np.dtype("float16"))
+    2.0
+    """
+    bits = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}.get(dtype.name)
+    return bits / 8 if bits else float(dtype.itemsize)
+
+
+def _products(axes_of: Sequence[tuple[Axes, float]], samples: Mapping[Atom, int]) -> Terms:
+    """Return the sum of products of the sizes of axes, each times a number."""
+
+    def term(axes: Axes, times: float) -> Term:
+        atoms = frozenset(atom for axis in axes for atom in walk(axis))
+
+        def value(sizes: Mapping[Atom, int]) -> float:
+            merged = {**samples, **sizes}
+            return float(times * math.prod(kept_size(axis, merged) for axis in axes))
+
+        return Term(atoms, value)
+
+    return Terms([term(axes, times) for axes, times in axes_of])
+
+
+class Footprint:
+    """The memory that weights and the values between nodes take at their highest, for any plan."""
+
+    def __init__(self, traced: Trace, fixed: Mapping[Atom, int]) -> None:
+        """Find out which values are alive together.
+
+        Args:
+            traced: the model with its axes.
+            fixed: sizes of dynamic atoms.
+        """
+        self._fixed, model = dict(fixed), traced.model
+        known = model.constants
+        weights = {use.constant: traced.axes(use.axes) for use in traced.uses if use.constant in known}
+        self._weights = [(axes, width(known[name].dtype)) for name, axes in weights.items() if known[name].is_weight]
+        place = {index: at for at, index in enumerate(model.top)}
+        ports = {port.name for port in (*model.inputs, *model.outputs)}
+        self._values: list[tuple[Axes, float]] = []
+        spans = []
+        for index in model.top:
+            for name in model.nodes[index].outputs:
+                if name in traced.values:
+                    reads = [place.get(reader, len(place) - 1) for reader, _ in model.readers.get(name, ())]
+                    end = len(place) - 1 if name in ports else max(reads, default=place[index])
+                    spans.append((place[index], end))
+                    self._values.append((traced.axes(traced.values[name]), width(traced.probe.dtype(name))))
+        self._alive = np.zeros((len(place), len(spans)), np.float32)
+        for number, (first, last) in enumerate(spans):
+            self._alive[first : last + 1, number] = 1
+        self._before = self._bytes({})
+
+    def _bytes(self, sizes: Mapping[Atom, int]) -> float:
+        merged = {**self._fixed, **sizes}
+
+        def held(axes: Axes, each: float) -> float:
+            return float(each * math.prod(kept_size(axis, merged) for axis in axes))
+
+        values = np.array([held(*value) for value in self._values], np.float64)
+        peak = float((self._alive @ values).max(initial=0)) if len(values) else 0.0
+        return peak + sum(held(*weight) for weight in self._weights)
+
+    def fraction(self, sizes: Mapping[Atom, int]) -> float:
+        """Return the memory of a model whose atoms have the given sizes, over that of the original."""
+        return self._bytes(sizes) / max(1.0, self._before)

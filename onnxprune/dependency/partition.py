@@ -1,0 +1,284 @@
+"""Which axes are equal: a partition that unifies, splits and factors atoms.
+
+The table of cases stands in the docstring of `Partition`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxprune.dependency.axes import (
+    NONE,
+    ONE,
+    Atom,
+    Axis,
+    Cut,
+    Lock,
+    Pop,
+    Product,
+    Sum,
+    concat,
+    fresh,
+    parts_reversed,
+    product,
+    walk,
+)
+from onnxprune.errors import CannotUnify
+
+
+class Partition:
+    """The substitution built while tracing: what atoms are bound to, which are locked or mixed over.
+
+    The only mutable object of the algebra. `locks` and `mixed` are kept for atoms that are not bound; when a
+    locked atom is refined, its parts are locked for the same reason.
+    """
+
+    def __init__(self) -> None:
+        self._bound: dict[Atom, Axis] = {}
+        self._locks: dict[Atom, Lock] = {}
+        self._mixed: dict[Atom, Lock] = {}
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def resolve(self, axis: Axis) -> Axis:
+        """Return `axis` in normal form, every bound atom replaced by what it is bound to."""
+        chain: list[Atom] = []
+        while isinstance(axis, Atom) and axis in self._bound:  # not by recursion: residual chains are long
+            chain.append(axis)
+            axis = self._bound[axis]
+        resolved = axis if isinstance(axis, Atom) else self._resolve_inside(axis)
+        for atom in chain:
+            self._bound[atom] = resolved
+        return resolved
+
+    def _resolve_inside(self, axis: Product | Sum) -> Axis:
+        children = axis.factors if isinstance(axis, Product) else axis.parts
+        resolved_children = [self.resolve(child) for child in children]
+        if all(new is old for new, old in zip(resolved_children, children, strict=True)):
+            return axis
+        return product(*resolved_children) if isinstance(axis, Product) else concat(*resolved_children)
+
+    def atoms(self, axis: Axis) -> tuple[Atom, ...]:
+        """Return the distinct unbound atoms of `axis`, left to right."""
+        return tuple(dict.fromkeys(walk(self.resolve(axis))))
+
+    def lock_of(self, atom: Atom) -> Lock | None:
+        """Return why an unbound atom cannot be cut, or None if it is free."""
+        return self._locks.get(atom)
+
+    def mix_of(self, atom: Atom) -> Lock | None:
+        """Return the op that mixes over an unbound atom, so that a cut is inexact; None if there is none."""
+        return self._mixed.get(atom)
+
+    def show(self, axis: Axis) -> str:
+        """Return `axis` in the pattern notation, such as ``(h:12 d:64)``."""
+        axis = self.resolve(axis)
+        if isinstance(axis, Atom):
+            return f"{axis.name}:{axis.size}"
+        if isinstance(axis, Sum):
+            return "[" + " + ".join(map(self.show, axis.parts)) + "]"
+        return "(" + " ".join(map(self.show, axis.factors)) + ")" if axis.factors else "1"
+
+    # -- marking ---------------------------------------------------------------------------------
+
+    def lock(self, axis: Axis, lock: Lock) -> None:
+        """Forbid cuts on every atom of `axis`; the first reason given stays."""
+        for atom in self.atoms(axis):
+            self._locks.setdefault(atom, lock)
+
+    def mix(self, axis: Axis, lock: Lock) -> None:
+        """Mark every atom of `axis` as mixed over: removing a unit is not the same as masking it."""
+        for atom in self.atoms(axis):
+            self._mixed.setdefault(atom, lock)
+
+    def make_static(self, axis: Axis) -> None:
+        """Replace the dynamic atoms of an axis whose size is known: factors of one number vary no more than it does."""
+        for atom in self.atoms(axis):
+            if atom.dynamic:
+                self._bind(atom, Atom(atom.size, atom.name))
+
+    # -- unification -----------------------------------------------------------------------------
+
+    def unify(self, left: Axis, right: Axis) -> None:
+        """Make two axes equal.
+
+        Raises:
+            CannotUnify: if they have no common refinement, unless both are locked: nothing of them is ever cut, so that
+                they need none. What was unified before stays unified, which is safe (it only couples more); the caller
+                locks what took part.
+        """
+        try:
+            self._unify(left, right)
+        except CannotUnify:
+            if left.size != right.size or not (self.is_locked(left) and self.is_locked(right)):
+                raise
+
+    def is_locked(self, axis: Axis) -> bool:
+        """Whether no atom of an axis can be cut."""
+        return all(atom in self._locks for atom in self.atoms(axis))
+
+    def _unify(self, left: Axis, right: Axis) -> None:
+        left, right = self.resolve(left), self.resolve(right)
+        if left is right or left == right:
+            return
+        if left.size != right.size:
+            raise CannotUnify(f"{self.show(left)} and {self.show(right)} differ in size")
+        if isinstance(left, Atom) and not (left.dynamic and isinstance(right, Atom)):
+            self._bind(left, right)
+        elif isinstance(right, Atom):
+            self._bind(right, left)
+        elif isinstance(left, Product) and isinstance(right, Product):
+            self._unify_products(left, right)
+        else:
+            self._unify_sums(left, right)
+
+    def split(self, axis: Axis, at: int) -> tuple[Axis, Axis]:
+        """Cut `axis` as a sum; return its first `at` indices and the others.
+
+        >>> p = Partition()
+        >>> a = Atom(6, "a")
+        >>> [p.show(part) for part in p.split(a, 2)], p.show(a)
+        (['a:2', 'a:4'], '[a:2 + a:4]')
+        """
+        axis = self.resolve(axis)
+        if at in (0, axis.size):
+            return (NONE, axis) if at == 0 else (axis, NONE)
+        if not 0 < at < axis.size:
+            raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}")
+        if isinstance(axis, Atom):
+            if axis.dynamic and at == axis.size - 1:  # the rest has other sizes too, and must not count as 1
+                raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}: it is dynamic")
+            head, tail = fresh(at, axis.name), fresh(axis.size - at, axis.name, axis.dynamic)
+            self._bind(axis, concat(head, tail))
+            return head, tail
+        if isinstance(axis, Product):
+            return self._split_product(axis, at)
+        start = 0
+        for i, part in enumerate(axis.parts):
+            if start + part.size > at:
+                head, tail = self.split(part, at - start)
+                return concat(*axis.parts[:i], head), concat(tail, *axis.parts[i + 1 :])
+            start += part.size
+        raise AssertionError("unreachable: `at` lies inside the axis")
+
+    def factor(self, axis: Axis, inner: int) -> tuple[Axis, Axis]:
+        """Write `axis` as a product whose inner factor has `inner` indices; return outer and inner.
+
+        >>> p = Partition()
+        >>> a = Atom(6, "a")
+        >>> [p.show(part) for part in p.factor(a, 2)], p.show(a)
+        (['a:3', 'a:2'], '(a:3 a:2)')
+        """
+        axis = self.resolve(axis)
+        if inner in (1, axis.size):
+            return (axis, ONE) if inner == 1 else (ONE, axis)
+        if inner < 1 or axis.size % inner:
+            raise CannotUnify(f"{self.show(axis)} is no multiple of {inner}")
+        if isinstance(axis, Atom):
+            high, low = fresh(axis.size // inner, axis.name, axis.dynamic), fresh(inner, axis.name)
+            self._bind(axis, product(high, low))
+            return high, low
+        if isinstance(axis, Product):
+            return self._factor_product(axis, inner)
+        if all(part.size % inner == 0 for part in axis.parts):
+            pairs = [self.factor(part, inner) for part in axis.parts]
+            self._tie([low for _, low in pairs])
+            return concat(*(high for high, _ in pairs)), pairs[0][1]
+        pieces = self.pieces(axis, inner)
+        self._tie(pieces)
+        return concat(*[ONE] * len(pieces)), pieces[0]
+
+    def pieces(self, axis: Axis, size: int) -> list[Axis]:
+        """Cut `axis` into consecutive pieces of `size` indices each."""
+        found = []
+        rest = self.resolve(axis)
+        while rest.size > size:
+            head, rest = self.split(rest, size)
+            found.append(head)
+        return [*found, rest]
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _bind(self, atom: Atom, axis: Axis) -> None:
+        if atom in walk(axis):
+            raise CannotUnify(f"{self.show(atom)} would contain itself in {self.show(axis)}")
+        self._bound[atom] = axis
+        lock, mixed = self._locks.pop(atom, None), self._mixed.pop(atom, None)
+        if lock:
+            self.lock(axis, lock)
+        if mixed:
+            self.mix(axis, mixed)
+
+    def _tie(self, axes: Iterable[Axis]) -> None:
+        first, *others = axes
+        for other in others:
+            self.unify(first, other)
+
+    def _unify_products(self, left: Product, right: Product) -> None:
+        def cut(axis: Axis, size: int) -> tuple[Axis, Axis]:
+            outer, inner = self.factor(axis, size)
+            return inner, outer
+
+        self._unify_runs([*left.factors], [*right.factors], self._pop_factor, cut)
+
+    def _unify_sums(self, left: Axis, right: Axis) -> None:
+        """Walk two compositions as sums; a product or atom counts as a sum of one part."""
+        self._unify_runs(parts_reversed(left), parts_reversed(right), self._pop_part, self.split)
+
+    def _unify_runs(self, lefts: list[Axis], rights: list[Axis], pop: Pop, cut: Cut) -> None:
+        """Unify two runs piece by piece, from their ends.
+
+        Args:
+            lefts: one run, the next piece last.
+            rights: the other run.
+            pop: takes the next piece of a run.
+            cut: takes a piece of a given size off a piece; returns it and the rest.
+        """
+        while lefts and rights:
+            a, b = pop(lefts), pop(rights)
+            if a.size > b.size:
+                a, rest = cut(a, b.size)
+                lefts.append(rest)
+            elif b.size > a.size:
+                b, rest = cut(b, a.size)
+                rights.append(rest)
+            self.unify(a, b)
+
+    def _pop_factor(self, factors: list[Axis]) -> Axis:
+        """Take the innermost factor, in its present normal form."""
+        last = self.resolve(factors.pop())
+        if isinstance(last, Product):
+            factors.extend(last.factors)
+            return factors.pop() if last.factors else ONE
+        return last
+
+    def _pop_part(self, parts: list[Axis]) -> Axis:
+        """Take the first part (lists are reversed), in its present normal form."""
+        first = self.resolve(parts.pop())
+        if isinstance(first, Sum):
+            parts.extend(reversed(first.parts))
+            return parts.pop()
+        return first
+
+    def _split_product(self, axis: Product, at: int) -> tuple[Axis, Axis]:
+        first, rest = axis.factors[0], product(*axis.factors[1:])
+        if at % rest.size == 0:
+            head, tail = self.split(first, at // rest.size)
+            return product(head, rest), product(tail, rest)
+        if isinstance(first, Atom) and first.dynamic:
+            raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}: its first factor is dynamic")
+        self.unify(first, concat(*[ONE] * first.size))
+        return self.split(axis, at)
+
+    def _factor_product(self, axis: Product, inner: int) -> tuple[Axis, Axis]:
+        outers = list(axis.factors)
+        inners: list[Axis] = []
+        size = 1
+        while size < inner:
+            last = outers.pop()
+            if inner % (size * last.size):
+                outer, last = self.factor(last, inner // size)
+                outers.append(outer)
+            inners.insert(0, last)
+            size *= last.size
+        return product(*outers), product(*inners)

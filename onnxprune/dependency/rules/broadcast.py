@@ -1,0 +1,89 @@
+"""The three families: elementwise ops, reductions, and ops that mix along one axis."""
+
+from __future__ import annotations
+
+from onnxprune.dependency.axes import ONE
+from onnxprune.dependency.rules.registry import family, rule
+from onnxprune.dependency.rules.site import Site
+from onnxprune.errors import CannotUnify
+
+UNARY = """
+    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
+    HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin
+    Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+"""
+ELEMENTWISE = """
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual
+    Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor
+"""
+REDUCTIONS = """
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare
+"""
+INDEX_REDUCTIONS = "ArgMax ArgMin"
+MIXING = "Hardmax LogSoftmax LpNormalization Softmax"
+
+
+def elementwise(x: Site) -> None:
+    """Inputs are broadcast, right-aligned; axes of size 1 carry nothing."""
+    x.output(x.broadcast(*(x.axes(slot) for slot in range(len(x.node.inputs)) if x.has(slot))))
+
+
+def reduction(x: Site) -> None:
+    """Reduced axes disappear; a sum contracts them, every other reduction mixes over them."""
+    axes = x.axes(0)
+    reduced = _reduced(x, len(axes))
+    for dim in sorted(reduced):
+        if x.node.op == "ReduceSum":
+            x.contract(0, dim)
+        elif x.node.op in INDEX_REDUCTIONS.split():
+            x.lock(axes[dim], f"{x.node.op} returns its indices")
+        else:
+            x.mix(axes[dim], "reduces over")
+    if x.node.op == "ReduceMean":
+        x.compensate(-1)
+    keep = x.attr("keepdims", 1)
+    x.output([ONE if dim in reduced else axis for dim, axis in enumerate(axes) if keep or dim not in reduced])
+
+
+def _reduced(x: Site, rank: int) -> set[int]:
+    """Return the reduced dims, from the attribute (a list, or one for ArgMax) or the input."""
+    if x.node.op in INDEX_REDUCTIONS.split():
+        return {x.dim(x.attr("axis", 0), rank)}
+    if x.has(1):
+        given = x.value(1)
+        if given is None:
+            raise CannotUnify("which axes are reduced is computed at run time")
+        dims = [int(dim) for dim in given.ravel()]
+    else:
+        dims = x.attr("axes", [])
+    if not dims and not x.attr("noop_with_empty_axes", 0):
+        return set(range(rank))
+    return {x.dim(dim, rank) for dim in dims}
+
+
+def mixing(x: Site) -> None:
+    """Every index along `axis` depends on all others: cutting it is inexact."""
+    axes = x.axes(0)
+    old = x.node.version < 13 and x.node.op != "LpNormalization"
+    first = x.dim(x.attr("axis", 1 if old else -1), len(axes))
+    for axis in axes[first:] if old else axes[first : first + 1]:
+        x.mix(axis)
+    x.output(axes)
+
+
+@rule("TopK")
+def top_k(x: Site) -> None:
+    """The axis that is searched is locked; both outputs have the others."""
+    axes = list(x.axes(0))
+    dim = x.dim(x.attr("axis", -1), len(axes))
+    x.lock(axes[dim], "TopK returns its indices")
+    for index in range(len(x.node.outputs)):
+        axes[dim] = x.made(dim, index)
+        x.output(axes, index)
+
+
+family("elementwise", "*s -> *s", UNARY, elementwise)
+family("elementwise", "*s, *s, ... -> *s, broadcast", ELEMENTWISE, elementwise)
+family("reduction", "*s -> *s without the reduced axes", f"{REDUCTIONS} {INDEX_REDUCTIONS}", reduction)
+family("mixing", "*s -> *s, mixed along one axis", MIXING, mixing)

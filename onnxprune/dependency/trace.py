@@ -1,0 +1,308 @@
+"""Trace a model: give every tensor its axes by applying the rule of every node.
+
+The driver. It looks up the rule of each op, runs it on the axes of the inputs, checks what it returned against
+the shapes that ONNX infers, and turns every refusal into a lock with one reason and the node's name.
+
+Constants are traced like any other tensor, with one difference: each *use* of a constant gets axes of its own,
+because exporters share one tensor between unrelated nodes. Values that follow from sizes alone
+(``Shape -> Gather -> Sqrt``) count as constants too: the number of the original model is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxprune.dependency import rules
+from onnxprune.dependency.axes import Axes, Axis, Lock, fresh
+from onnxprune.dependency.partition import Partition
+from onnxprune.dependency.rules import Coupling, Site
+from onnxprune.errors import CannotUnify
+from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.model import Body, Model, Node
+from onnxprune.graph.probe import Probe, probe
+from onnxprune.graph.tensors import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One place where a constant, or a value that sizes alone determine, enters the traced graph."""
+
+    node: int  # index of the consumer, -1 for a graph output or a subgraph
+    slot: int  # its input
+    constant: str
+    axes: Axes
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A model with the axes of all its tensors."""
+
+    model: Model
+    probe: Probe
+    partition: Partition
+    values: Mapping[str, Axes]  # runtime tensors; those of unknown shape are absent
+    couplings: Mapping[int, Coupling]  # by node index; nodes that compute sizes alone are absent
+    uses: tuple[Use, ...]
+
+    def axes(self, axes: Axes) -> Axes:
+        """Return `axes` in normal form."""
+        return tuple(self.partition.resolve(axis) for axis in axes)
+
+
+def trace(model: Model) -> Trace:
+    """Return the axes of every tensor of `model`.
+
+    Never fails on a graph that ONNX can read: what is not understood is locked, with its reason.
+    """
+    return _Tracer(model, probe(model)).run()
+
+
+class _Tracer:
+    def __init__(self, model: Model, probed: Probe) -> None:
+        self.model = model
+        self.probe = probed
+        self.partition = Partition()
+        self.values: dict[str, Axes] = {}
+        self.sequences: dict[str, tuple[Axes, ...]] = {}  # the axes of each tensor
+        self.couplings: dict[int, Coupling] = {}
+        self.uses: list[Use] = []
+
+    def run(self) -> Trace:
+        self._inputs()
+        self._graph(self.model.top)
+        for port in self.model.outputs:
+            reason = f"it is part of the graph output {port.name!r}"
+            for axes in (self._axes(port.name, -1, 0), *self.sequences.get(port.name, ())):
+                for axis in axes or ():
+                    self.partition.lock(axis, Lock(reason, port.name))
+        self._contract_dynamic()
+        self._read_sizes()
+        return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses))
+
+    def _graph(self, indices: Sequence[int]) -> None:
+        """Trace the nodes of the main graph or of a body, each after the bodies inside of it."""
+        for node in (self.model.nodes[index] for index in indices):
+            if self._is_traced(node):
+                self.couplings[node.index] = self._couple(node)
+
+    # -- where axes come from ------------------------------------------------------------------------
+
+    def _inputs(self) -> None:
+        shared: dict[str, Axis] = {}
+        for port in self.model.inputs:
+            shape = self.probe.shape(port.name)
+            if shape is None:
+                continue
+            keys = dict(dynamic_dims(port))
+            axes = []
+            for dim, size in enumerate(shape):
+                key = keys.get(dim)
+                axis = fresh(size, key or "s", dynamic=key is not None)
+                if key is not None:
+                    axis = shared.setdefault(key, axis)
+                self.partition.lock(axis, Lock(f"it is part of the graph input {port.name!r}", port.name))
+                axes.append(axis)
+            self.values[port.name] = tuple(axes)
+
+    def _is_traced(self, node: Node) -> bool:
+        outputs = [name for name in node.outputs if name]
+        return bool(node.bodies) or not all(self._is_constant(name) for name in outputs)
+
+    def _is_constant(self, name: str) -> bool:
+        return name in self.model.constants or (name in self.probe.from_sizes and self.probe.is_known(name))
+
+    def _axes(self, name: str, node: int, slot: int) -> Axes | None:
+        """Return the axes of an input; constants get new ones for every use."""
+        if name in self.values:
+            return self.values[name]
+        constant = self.model.constants.get(name)
+        shape = constant.shape if constant else self.probe.shape(name)
+        if shape is None or not (constant or self._is_constant(name)):
+            return None
+        axes = tuple(fresh(size, "w") for size in shape)
+        if name in self.model.overridable:
+            for axis in axes:
+                self.partition.lock(axis, Lock(f"it is part of the graph input {name!r}, which has a default", name))
+        self.uses.append(Use(node, slot, name, axes))
+        return axes
+
+    def _inner(self, name: str) -> Axes | None:
+        """Return the axes of a value inside a body, for the node that has the body; a constant there stays whole."""
+        known = name in self.values
+        axes = self._axes(name, -1, 0)
+        if not known:
+            for axis in axes or ():
+                self.partition.lock(axis, Lock("it is a fixed result of a branch or a loop", name))
+        return axes
+
+    # -- one node --------------------------------------------------------------------------------------
+
+    def _couple(self, node: Node) -> Coupling:
+        inputs = [self._axes(name, node.index, slot) if name else None for slot, name in enumerate(node.inputs)]
+        site = Site(node, inputs, self.partition, self.probe, look_up=self._inner, sequences=self.sequences)
+        try:
+            self._apply(site)
+        except CannotUnify as refusal:
+            self._refuse(site, str(refusal))
+        except (IndexError, TypeError, ValueError, ZeroDivisionError):  # what no rule foresaw in a broken node
+            self._refuse(site, f"the attributes of {node.op} do not fit its inputs")
+        for name, axes in zip(node.outputs, site.coupling.outputs, strict=True):
+            if name and axes is not None:
+                self.values[name] = axes
+        for slot, axes in enumerate(inputs):
+            if slot not in site.coupling.read:
+                self._lock(axes, f"its values steer {node.op}", node)
+        return site.coupling
+
+    def _apply(self, site: Site) -> None:
+        node = site.node
+        entry = rules.RULES.get(node.op)
+        if entry is None or (node.bodies and entry.enter is None):
+            why = rules.LOCKED.get(node.op, "has no rule")
+            raise CannotUnify(f"{node.op} {'reads it inside a branch or loop' if node.captured else why}")
+        for name, axes in zip(node.inputs, site.coupling.inputs, strict=True):
+            if name and axes is None and name not in self.sequences:
+                raise CannotUnify(f"the shape of {name!r} is unknown")
+        if entry.enter is not None:
+            entry.enter(site)
+            self.values.update(site.given)
+            for body in node.bodies:
+                self._graph(body.nodes)
+        entry.apply(site)
+        for name, axes in zip(node.outputs, site.coupling.outputs, strict=True):
+            shape = self.probe.shape(name)
+            if name and shape is not None and tuple(a.size for a in axes or ()) != shape:
+                raise CannotUnify(f"its rule gives {self._sizes(axes)} for {name!r} of shape {shape}")
+
+    def _sizes(self, axes: Axes | None) -> Shape | None:
+        return None if axes is None else tuple(axis.size for axis in axes)
+
+    def _refuse(self, site: Site, reason: str) -> None:
+        """Lock every axis that the node touches, and give its outputs new locked axes."""
+        node = site.node
+        coupling = site.coupling
+        outer = (name for name in node.captured if not any(map(self._was_entered, node.bodies)))
+        inner = [name for body in node.bodies for name in (*(port.name for port in body.inputs), *body.outputs)]
+        captured = [self._axes(name, -1, 0) for name in outer]
+        for axes in (*coupling.inputs, *coupling.outputs, *captured, *(self.values.get(name) for name in inner)):
+            self._lock(axes, reason, node)
+        coupling.writes.clear()
+        for name in (*node.inputs, *node.captured, *inner, *node.outputs):
+            for axes in self.sequences.get(name, ()):
+                self._lock(axes, reason, node)
+        coupling.contracted.clear()
+        coupling.mixed.clear()
+        coupling.hidden.clear()
+        coupling.macs.clear()
+        coupling.read.update(range(len(node.inputs)))
+        for index, name in enumerate(node.outputs):
+            shape = self.probe.shape(name)
+            if shape is None:
+                coupling.outputs[index] = None
+                continue
+            dynamic = [not self.probe.is_static(name, dim) for dim in range(len(shape))]
+            axes = tuple(fresh(size, "u", flag) for size, flag in zip(shape, dynamic, strict=True))
+            self._lock(axes, reason, node)
+            coupling.outputs[index] = axes
+
+    def _was_entered(self, body: Body) -> bool:
+        """Whether some node of a body has been traced: it has taken part in what the body reads."""
+        return any(index in self.couplings for index in body.nodes)
+
+    def _lock(self, axes: Axes | None, reason: str, node: Node) -> None:
+        for axis in axes or ():
+            self.partition.lock(axis, Lock(reason, node.name))
+
+    def _contract_dynamic(self) -> None:
+        """Lock what is summed or mixed over as one axis with a dynamic size: no constant mask can tell its units."""
+        for coupling in self.couplings.values():
+            summed = [(coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted]
+            for verb, axes in (("sums", summed), ("mixes", coupling.mixed)):
+                for axis in axes:
+                    if any(atom.dynamic for atom in self.partition.atoms(axis)):
+                        reason = f"{coupling.node.op} {verb} over it and a dynamic size at once"
+                        self._lock((axis,), reason, coupling.node)
+
+    # -- sizes used as data ----------------------------------------------------------------------------
+
+    def _read_sizes(self) -> None:
+        """Lock the axes whose sizes enter the data in a way that no number can replace.
+
+        That is together with a dynamic size, or as an output of the graph, or inside a branch or loop.
+        """
+        finder = SizeFinder(self.model, self.probe, self.values)
+        for use in self.uses:
+            name = use.constant
+            inside = use.node >= 0
+            if name in self.model.constants or (inside and self.probe.static_value(name) is not None):
+                continue
+            coupling = self.couplings.get(use.node)
+            if coupling is not None and any(write.target == use.slot for write in coupling.writes):
+                continue
+            why = (
+                "used as data together with a dynamic size" if inside else "read by a graph output, a branch or a loop"
+            )
+            lock = Lock(f"its size is {why}", self.model.nodes[use.node].name if inside else name)
+            for axis in finder.axes(name):
+                self.partition.lock(axis, lock)
+
+
+class SizeFinder:
+    """Finds the axes whose sizes a value is computed from."""
+
+    def __init__(self, model: Model, probed: Probe, values: Mapping[str, Axes]) -> None:
+        self._producer = {name: node for node in model.nodes for name in node.outputs if name}
+        self._probe = probed
+        self._values = values
+        self._found: dict[str, frozenset[Axis]] = {}
+
+    def axes(self, name: str) -> frozenset[Axis]:
+        """Return the axes of runtime tensors whose sizes determine the value `name`."""
+        if name not in self._found:
+            pending = [name]
+            while pending:  # an explicit stack: size arithmetic can be thousands of nodes deep
+                missing = [i for i in self._sources(pending[-1]) if i not in self._found]
+                if missing:
+                    pending.extend(missing)
+                else:
+                    self._found[pending[-1]] = self._here(pending[-1])
+                    pending.pop()
+        return self._found[name]
+
+    def _sources(self, name: str) -> list[str]:
+        node = self._producer.get(name)
+        if node is None or name not in self._probe.from_sizes or self._picked(node) is not None:
+            return []
+        return [] if node.op in ("Shape", "Size") else [i for i in node.inputs if i]
+
+    def _here(self, name: str) -> frozenset[Axis]:
+        node = self._producer.get(name)
+        if node is None or name not in self._probe.from_sizes:
+            return frozenset()
+        picked = self._picked(node)
+        if picked is not None:
+            return frozenset(picked)
+        if node.op in ("Shape", "Size"):
+            return frozenset(self._measured(node))
+        return frozenset().union(*(self._found[i] for i in node.inputs if i))
+
+    def _measured(self, node: Node) -> Axes:
+        """Return the axes whose sizes a Shape or Size reads."""
+        return self._values.get(node.inputs[0], ())[node.attrs.get("start", 0) : node.attrs.get("end")]
+
+    def _picked(self, node: Node) -> Sequence[Axis] | None:
+        """Return the axes that a Gather or Slice of a Shape picks, None for any other node."""
+        shape = self._producer.get(node.inputs[0]) if node.inputs else None
+        if shape is None or shape.op != "Shape" or shape.inputs[0] not in self._values:
+            return None
+        axes = self._measured(shape)
+        if node.op == "Slice" and node.version < 10:
+            return axes[node.attrs["starts"][0] : node.attrs["ends"][0]]
+        steering = [self._probe.static_value(name) for name in node.inputs[1:]]
+        if node.op == "Gather" and steering[0] is not None:
+            return [axes[int(i)] for i in steering[0].ravel()]
+        whole = node.op != "Slice" or (len(node.inputs) != 3 and any(node.inputs[4:]))  # with steps: any of them
+        if whole or steering[0] is None or steering[1] is None:
+            return None
+        return axes[int(steering[0].item()) : int(steering[1].item())]

@@ -1,0 +1,1 @@
+"""Proof and comparison: masked = pruned, and two models side by side."""

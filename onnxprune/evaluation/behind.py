@@ -1,0 +1,188 @@
+"""Values behind the outputs: what is compared where round-off is all that an output tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.dependency.axes import kept_mask
+from onnxprune.dependency.trace import Trace
+from onnxprune.errors import ModelError
+from onnxprune.evaluation.difference import TEXT_KINDS, Reference, compare_outputs, distance_between, open_proto
+from onnxprune.graph.model import Model
+from onnxprune.graph.parts import with_outputs
+from onnxprune.graph.tensors import Array
+from onnxprune.runtime.session import Session
+from onnxprune.surgery.rewrite import Kept
+
+NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, the values behind it are compared too
+_DEEPEST = 60  # nodes behind an output
+_AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are measured at once at most
+_TAPPED_ELEMENTS = 2**26  # of these values in one case, by the sizes that the probe gave to dynamic dims
+
+
+def with_noise(case: Reference, plain: Session) -> Reference:
+    """Measure what this model makes of round-off, output by output.
+
+    Some networks amplify rounding errors. How much is measured: the same masked model with and without the
+    optimizations of ONNX Runtime (`plain`), and on feeds that differ in their last digit, differs by round-off alone.
+    """
+    return replace(case, noise=_noise(case, plain))
+
+
+def _noise(case: Reference, plain: Session) -> dict[str, float]:
+    noise: dict[str, float] = {}
+    for feeds in (case.feeds, {name: _nudged(array) for name, array in case.feeds.items()}):
+        again = plain.run(feeds)
+        for name, output in case.outputs.items():
+            if output.dtype.kind not in TEXT_KINDS and output.shape == again[name].shape:
+                noise[name] = max(noise.get(name, 0.0), distance_between(output, again[name])[1])
+    return noise
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedAndPruned:
+    """The two models that must agree."""
+
+    traced: Trace
+    kept: Kept
+    reference: Any  # the masked model, an onnx.ModelProto
+    pruned: Model
+
+
+def problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], tolerance: float) -> str | None:
+    """Compare what `loud` outputs are computed from, back to where round-off is small; return what is wrong.
+
+    A sigmoid that is nearly 0, or the order of equal scores, is round-off alone, and a class is the same for many
+    scores: such an output proves nothing.
+    Between the nodes the pruned model has the values of the masked one, without the units that are gone.
+    """
+    found = _quiet(pair, cases, loud, _AHEAD) or _quiet(pair, cases, loud, 0)
+    if found is None:
+        return None  # round-off all the way: there is nothing else to compare
+    names = tuple(found[0].outputs)
+    with open_proto(with_outputs(pair.pruned.proto, names), pair.pruned.folder) as session:
+        _, problem = compare_outputs(session, [_without_units(pair, case) for case in found], tolerance)
+    return problem and f"the outputs tell little, and behind them {problem}"
+
+
+def _quiet(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], most: int) -> list[Reference] | None:
+    """Return the values behind the outputs that are not loud, measured alone; None where there are none.
+
+    Args:
+        pair: the models.
+        cases: what the outputs are.
+        loud: outputs that prove little.
+        most: levels that are measured ahead of the one that is looked at.
+    """
+    names, levels = tuple(cases[0].outputs), _Levels(pair, cases, most)
+    for _ in range(_DEEPEST):
+        names = _behind(pair.traced, names, loud)
+        if not names:
+            break
+        found = levels.of(names)
+        loud = loud_outputs(found)
+        if not loud and not levels.are_alone(names):
+            found = _measured(pair, names, cases)
+            loud = loud_outputs(found)
+        if not loud:
+            return found
+    return None
+
+
+class _Levels:
+    """Values of the masked model further and further behind its outputs, several levels measured at once.
+
+    What is tapped cannot be fused: values that were not measured alone tell where to look, and no more.
+    """
+
+    def __init__(self, pair: MaskedAndPruned, cases: Sequence[Reference], most: int) -> None:
+        self._pair, self._cases, self._ahead, self._most = pair, cases, 0, most
+        self._names: set[str] = set()
+        self._found: list[Reference] = []
+
+    def of(self, names: Sequence[str]) -> list[Reference]:
+        """Return these values in every case."""
+        if not self._names.issuperset(names):
+            self._measure(names)
+        return [
+            replace(
+                case,
+                outputs={name: array for name, array in case.outputs.items() if name in names},
+                noise={name: amount for name, amount in case.noise.items() if name in names},
+            )
+            for case in self._found
+        ]
+
+    def are_alone(self, names: Sequence[str]) -> bool:
+        """Whether no other values were measured with these."""
+        return self._names == set(names)
+
+    def _measure(self, names: Sequence[str]) -> None:
+        behind, wanted = tuple(names), dict.fromkeys(names)
+        for _ in range(self._ahead):
+            behind = _behind(self._pair.traced, behind, set(behind))
+            more = wanted | dict.fromkeys(behind)
+            if len(more) > _TAPPED or sum(map(self._elements, more)) > _TAPPED_ELEMENTS:
+                break
+            wanted = more
+        self._ahead = min(2 * self._ahead + 1, self._most)
+        try:
+            self._found, self._names = _measured(self._pair, tuple(wanted), self._cases), set(wanted)
+        except ModelError:  # of a value that no session can give, and that may never be asked for
+            self._ahead = 0
+            self._found, self._names = _measured(self._pair, names, self._cases), set(names)
+
+    def _elements(self, name: str) -> int:
+        traced = self._pair.traced
+        return math.prod(axis.size for axis in traced.axes(traced.values.get(name, ())))
+
+
+def loud_outputs(cases: Sequence[Reference]) -> set[str]:
+    """Return the values that prove little: mostly round-off, or whole numbers, such as the class of the top score."""
+    noisy = {name for case in cases for name, amount in case.noise.items() if amount > NOISE_LIMIT}
+    return noisy | {name for case in cases for name, output in case.outputs.items() if output.dtype.kind in "biu"}
+
+
+def _behind(traced: Trace, names: Sequence[str], loud: set[str]) -> tuple[str, ...]:
+    """Return `names` with the loud ones replaced by the values that their nodes read."""
+    makers = {name: node for node in traced.model.nodes for name in node.outputs if name}
+    inputs = {port.name for port in traced.model.inputs}
+    found: list[str] = []
+    for name in names:
+        node = makers.get(name)
+        if name not in loud or node is None:
+            found.append(name)
+        else:
+            read = (*node.inputs, *node.captured)
+            found += [source for source in read if source in traced.values and source not in inputs]
+    return tuple(dict.fromkeys(found))
+
+
+def _measured(pair: MaskedAndPruned, names: Sequence[str], cases: Sequence[Reference]) -> list[Reference]:
+    """Return what the masked model gives for values between nodes, and their round-off."""
+    tapped, folder = with_outputs(pair.reference, names), pair.traced.model.folder
+    with open_proto(tapped, folder) as dense:
+        found = [Reference(case.dims, case.feeds, dense.run(case.feeds)) for case in cases]
+    with open_proto(tapped, folder, optimize=False) as plain:
+        return [replace(case, noise=_noise(case, plain)) for case in found]
+
+
+def _without_units(pair: MaskedAndPruned, case: Reference) -> Reference:
+    """Return the values of the masked model without the units that the pruned one does not have."""
+    outputs = dict(case.outputs)
+    for name, array in case.outputs.items():
+        for dim, axis in enumerate(pair.traced.axes(pair.traced.values.get(name, ()))):
+            mask = kept_mask(axis, pair.kept)
+            if not mask.all() and mask.size == array.shape[dim]:
+                outputs[name] = outputs[name].compress(mask, axis=dim)
+    return replace(case, outputs=outputs)
+
+
+def _nudged(array: Array) -> Array:
+    """Return the next larger numbers; anything but float32 and float64 stays as it is."""
+    return np.nextafter(array, array.dtype.type(np.inf)) if array.dtype.name in ("float32", "float64") else array

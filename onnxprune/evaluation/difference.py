@@ -1,0 +1,121 @@
+"""How far two models lie apart on the same feeds, and how far they may."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.model import Model
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import fits_one_message, serialize, write
+from onnxprune.runtime.session import Session, open_session
+
+# Largest difference allowed, relative to the largest magnitude of the output. Float32 round-off of deep networks
+# measures 1e-7 to 2e-6 here; a wrong slice gives 1e-2 and more. Half precision has 3 decimal digits.
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+NOISE_FACTOR = 10  # a model that amplifies round-off may differ by this multiple of its own measured noise
+_MASKED = 1e8  # magnitude from which a number stands for infinity
+TEXT_KINDS = "SUO"  # kinds of numpy types that hold text
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One comparison of the two models."""
+
+    dims: Mapping[str, int]  # size of each dynamic dim
+    max_abs_diff: float
+    max_rel_diff: float  # over the largest magnitude of the masked model's output
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the masked model gives on one setting of the dynamic dims."""
+
+    dims: Mapping[str, int]  # size of each dynamic dim
+    feeds: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    noise: Mapping[str, float] = field(default_factory=dict)  # what round-off makes of each output, where measured
+
+
+@contextlib.contextmanager
+def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = False) -> Iterator[Session]:
+    """Open a model in memory; one that does not fit a message goes through a temporary file."""
+    if fits_one_message(proto):
+        yield open_session(serialize(proto), folder=folder, optimize=optimize, exact=exact)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "model.onnx"
+        write(proto, path, folder)
+        yield open_session(path, optimize=optimize, exact=exact)
+
+
+def compare_outputs(pruned: Session, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], str | None]:
+    """Run the pruned model on each case; stop at the first problem."""
+    runs: list[Run] = []
+    for case in cases:
+        try:
+            given = pruned.run(case.feeds)
+        except ModelError as error:
+            return runs, str(error)
+        run, problem = _difference(case, given, tolerance)
+        runs.append(run)
+        if problem is not None:
+            return runs, problem
+    return runs, None
+
+
+def _difference(case: Reference, given: Mapping[str, Array], tolerance: float) -> tuple[Run, str | None]:
+    """Compare all outputs of one run; return the worst, and a sentence for the first that is wrong."""
+    worst_abs = worst_rel = 0.0
+    problem = None
+    for name, reference in case.outputs.items():
+        output = given[name]
+        if output.shape != reference.shape:
+            wrong = f"output {name!r} has shape {output.shape}, expected {reference.shape}"
+            return Run(case.dims, np.inf, np.inf), wrong
+        if output.dtype.kind in TEXT_KINDS:
+            different = float((output != reference).any())
+            worst_abs, worst_rel = max(worst_abs, different), max(worst_rel, different)
+            problem = problem or (f"output {name!r} holds other text than the masked model's" if different else None)
+            continue
+        absolute, relative, finite = distance_between(reference, output)
+        worst_abs, worst_rel = max(worst_abs, absolute), max(worst_rel, relative)
+        if not finite:
+            problem = problem or f"output {name!r} is not finite where the masked model's is"
+        elif relative > max(tolerance, NOISE_FACTOR * case.noise.get(name, 0.0)):
+            problem = problem or (
+                f"output {name!r} differs from the masked model by {relative:.1e} of its range, "
+                f"more than {tolerance:.0e}"
+            )
+    return Run(case.dims, worst_abs, worst_rel), problem
+
+
+def distance_between(reference: Array, output: Array) -> tuple[float, float, bool]:
+    """Return absolute and relative difference, and whether `output` is finite wherever `reference` is."""
+    wide, other = reference.astype(np.float64), output.astype(np.float64)
+    usable = np.isfinite(wide)
+    if not usable.any():
+        return 0.0, 0.0, True
+    if not np.isfinite(other[usable]).all():
+        return np.inf, np.inf, False
+    differences, sizes = np.abs(wide[usable] - other[usable]), np.abs(wide[usable])
+    is_masked = sizes >= _MASKED  # minus infinity, nearly, as a mask makes it: no part of the range
+    relative = float((differences[is_masked] / sizes[is_masked]).max(initial=0.0))
+    if not is_masked.all():
+        largest = max(float(sizes[~is_masked].max()), 1e-30)
+        relative = max(relative, float(differences[~is_masked].max()) / largest)
+    return float(differences.max()), relative, True
+
+
+def tolerance_of(model: Model) -> float:
+    """Return the tolerance of the least precise weights or inputs of the model."""
+    names = {constant.dtype.name for constant in model.constants.values() if constant.is_weight and constant.shape}
+    names |= {port.dtype.name for port in model.inputs if port.dtype is not None}
+    return max((TOLERANCES[name] for name in names if name in TOLERANCES), default=TOLERANCES["float32"])

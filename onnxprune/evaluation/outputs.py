@@ -1,0 +1,166 @@
+"""Outputs of two models on the same feeds: how far they lie apart, how many answers are right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.data.samples import Data, batches, samples_in
+from onnxprune.errors import DataError, ModelError
+from onnxprune.evaluation.comparison import Difference, Fidelity
+from onnxprune.graph.tensors import Array
+from onnxprune.metrics.arrays import Function, is_float, is_number
+from onnxprune.metrics.classification import top1
+from onnxprune.metrics.dense import gaps, snr_db
+from onnxprune.metrics.kinds import choose_metric
+from onnxprune.metrics.metric import Metric, Tally
+from onnxprune.runtime.session import Session
+
+
+def accuracy(session: Session, data: Data, batch: int) -> float:
+    """Return the share of samples whose largest score in the first output is that of the label.
+
+    Args:
+        session: of a classifier: its first output is ``[samples, classes]``.
+        data: samples with labels.
+        batch: samples per run; must be what the model takes, see `data.batch_size`.
+
+    Raises:
+        DataError: without labels, or when the first output or the labels do not fit.
+    """
+    if data.labels is None:
+        raise DataError("accuracy needs an array 'labels' of class indices in the data")
+    right = start = 0
+    for feeds in batches(data, batch):
+        expected = data.labels[start : start + samples_in(feeds)]
+        start += len(expected)
+        right += int((top1(session.run(feeds), expected) == expected).sum())
+    return right / data.count
+
+
+@dataclass(frozen=True)
+class _Deviation:
+    """How far one output of a batch lies from the reference."""
+
+    is_float: bool
+    max_diff: float
+    max_reference: float
+    error: float  # sum of squares
+    signal: float  # sum of squares
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What remains of a batch that went through both models."""
+
+    samples: int
+    deviations: Mapping[str, _Deviation | None]  # by output; None where it cannot be compared
+
+
+def run_both(
+    pair: tuple[Session, Session],
+    all_feeds: Iterable[Mapping[str, Array]],
+    data: Data | None,
+    metric: str | Function | None,
+) -> tuple[list[_Batch], dict[str, float], Fidelity]:
+    """Run both models over all of the data, or over random feeds; the second are the figures of class scores."""
+    found: list[_Batch] = []
+    tallies: list[Tally] = []
+    start = 0
+    for feeds in all_feeds:
+        n = samples_in(feeds)
+        labels = None if data is None or data.labels is None else data.labels[start : start + n]
+        before, after = (_run(session, feeds, data is None) for session in pair)
+        after = {name: after[other] for name, other in _pairs(before, after)}
+        tallies = tallies or [each.start() for each in _watched(before, feeds, labels, metric)]
+        for tally in tallies:
+            tally.add(before, after, feeds, labels)
+        found.append(_Batch(n, {name: _deviation(before[name], after[name]) for name in after}))
+        start += n
+    classes = [tally for tally in tallies if tally.metric.kind == "classification"]
+    kept = Fidelity(tallies[0].metric.kind, tallies[0].figures())
+    return found, classes[0].figures() if classes else {}, kept
+
+
+def _watched(
+    before: Mapping[str, Array],
+    feeds: Mapping[str, Array],
+    labels: Array | None,
+    metric: str | Function | None,
+) -> list[Metric]:
+    """Return what is compared, and class scores beside it where another metric is asked for."""
+    asked = choose_metric(before, feeds, labels, metric)
+    if metric is None or asked.kind == "classification":
+        return [asked]
+    return [asked, *(each for each in [choose_metric(before, feeds)] if each.kind == "classification")]
+
+
+def _run(session: Session, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
+    try:
+        outputs = session.run(feeds)
+    except ModelError as error:
+        if not is_random:
+            raise
+        hint = "the feeds were random, of default sizes; give real ones with --data"
+        raise ModelError(f"{error} ({hint})") from None
+    if not outputs:
+        raise ModelError("the models cannot be compared: no output is a tensor")
+    return outputs
+
+
+def _pairs(before: Mapping[str, Array], after: Mapping[str, Array]) -> list[tuple[str, str]]:
+    """Return which outputs belong together: those of equal names, or all by position if no name is shared."""
+    shared = [(name, name) for name in before if name in after]
+    if len(before) != len(after) or 0 < len(shared) < len(before):
+        both = f"{', '.join(before)} in the first, {', '.join(after)} in the second"
+        raise ModelError(f"the models cannot be compared: their outputs differ, {both}")
+    return shared or list(zip(before, after, strict=True))
+
+
+def _deviation(reference: Array, other: Array) -> _Deviation | None:
+    """Compare two arrays, see `dense.gaps`."""
+    if reference.shape != other.shape or not (is_number(reference) and is_number(other)):
+        return None
+    diff, a = gaps(reference, other), reference.astype(np.float64)
+    finite = np.where(np.isfinite(a), a, 0.0)
+    with np.errstate(over="ignore"):
+        error, signal = float(np.square(diff).sum()), float(np.square(finite).sum())
+    maxima = float(diff.max(initial=0.0)), float(np.abs(finite).max(initial=0.0))
+    return _Deviation(is_float(reference), *maxima, error, signal)
+
+
+def difference_of(found: Sequence[_Batch], agreement: float | None) -> Difference:
+    """Return how far the outputs of all batches lie apart, of the worst output."""
+    outputs = {name: [batch.deviations[name] for batch in found] for name in found[0].deviations}
+    whole = {name: _merged(parts) for name, parts in outputs.items()}
+    good = [deviation for deviation in whole.values() if deviation is not None]
+    counted = [deviation for deviation in good if deviation.is_float] or good
+    return Difference(
+        max_abs_diff=max((each.max_diff for each in counted), default=None),
+        max_rel_diff=max((_ratio(each.max_diff, each.max_reference) for each in counted), default=None),
+        snr_db=min((snr_db(each.error, each.signal) for each in counted), default=None),
+        agreement=agreement,
+        incomparable=tuple(name for name, deviation in whole.items() if deviation is None),
+    )
+
+
+def _merged(parts: Sequence[_Deviation | None]) -> _Deviation | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return _Deviation(
+        is_float=known[0].is_float,
+        max_diff=max(part.max_diff for part in known),
+        max_reference=max(part.max_reference for part in known),
+        error=sum(part.error for part in known),
+        signal=sum(part.signal for part in known),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    if part == 0:
+        return 0.0
+    return part / whole if whole else math.inf

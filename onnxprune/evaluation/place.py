@@ -1,0 +1,120 @@
+"""Where models run and what they are fed with: providers, threads, shapes, random feeds."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from onnxprune.data.samples import Data, batch_size, batches, with_shapes
+from onnxprune.errors import DataError, ModelError
+from onnxprune.evaluation.settings import settings
+from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import runnable
+from onnxprune.latency.speedup import (
+    resized,
+)
+from onnxprune.runtime.random_feeds import default_dims, random_feeds
+from onnxprune.runtime.session import Session, open_session, provider_options
+
+RANDOM_BATCHES = 4  # feeds on which outputs are compared when there is no data
+NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+
+
+def common_inputs(before: Model, after: Model) -> tuple[Port, ...]:
+    """Return the inputs that both models take; a dim that one of them fixes is fixed."""
+    others = {port.name: port for port in after.inputs}
+    names = [port.name for port in before.inputs]
+    strange = [port.name for port in after.inputs if port.name not in names]
+    missing = [name for name in names if name not in others]
+    if missing or strange:
+        which, has, lacks = (missing, "first", "second") if missing else (strange, "second", "first")
+        raise ModelError(f"the models cannot be compared: input {which[0]!r} is in the {has}, not in the {lacks}")
+    return tuple(_common(port, others[port.name]) for port in before.inputs)
+
+
+def _common(one: Port, other: Port) -> Port:
+    if one.shape is None or other.shape is None:
+        agree, shape = one.dtype == other.dtype, one.shape or other.shape
+    else:
+        pairs = list(zip(one.shape, other.shape, strict=False))
+        fixed = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+        agree = one.dtype == other.dtype and len(one.shape) == len(other.shape)
+        agree = agree and all(a == b for a, b in fixed)
+        shape = tuple(b if isinstance(b, int) else a for a, b in pairs)
+    if not agree:
+        both = " and ".join(f"{port.dtype} {port.shape and list(port.shape)}" for port in (one, other))
+        raise ModelError(f"the models cannot be compared: input {one.name!r} differs, {both}")
+    return Port(one.name, one.dtype, shape, one.below)
+
+
+def feeds_to_compare(
+    inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int, dims: Mapping[str, int]
+) -> Iterator[dict[str, Array]]:
+    """Yield the samples of the data in batches; without data, a few batches of random feeds."""
+    if data is not None:
+        yield from batches(data, batch_size(inputs, batch))
+        return
+    yield from (random_feeds(inputs, dims, seed + i) for i in range(RANDOM_BATCHES))
+
+
+def timed_feeds(
+    model: Model, data: Data | None, *, batch: int, seed: int, shapes: Mapping[str, Sequence[int]] = NO_SHAPES
+) -> dict[str, Array]:
+    """Return what a model is timed on: the first samples of the data, random ones without any.
+
+    Raises:
+        ModelError, DataError: when the model cannot be run, or random feeds cannot be made.
+    """
+    inputs = with_shapes(model.inputs, shapes)
+    if data is not None:
+        return resized(data, batch_size(inputs, batch))
+    return random_feeds(inputs, dims_for(inputs, model, open_model(model, Place("cpu", 0, {})), batch, seed), seed)
+
+
+def dims_for(inputs: tuple[Port, ...], before: Model, session: Session, batch: int, seed: int) -> dict[str, int]:
+    """Return sizes for the dynamic dims: the usual ones, or those that `verify` finds for a model that refuses them."""
+    usual = default_dims(inputs, batch)
+    try:
+        session.run(random_feeds(inputs, usual, seed))
+    except ModelError:
+        try:
+            found, _ = settings(before, session, None, seed)[0]
+        except DataError:
+            return usual  # the first error says it best, and comes again
+        first = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == 0}
+        with contextlib.suppress(ModelError):
+            session.run(random_feeds(inputs, {**found, **first}, seed))
+            return {**found, **first}
+        return dict(found)
+    return usual
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where sessions run."""
+
+    provider: str
+    threads: int
+    asked: Mapping[str, str]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options of the provider, with those that are always set."""
+        return provider_options(self.provider, self.asked)
+
+    def with_threads(self, threads: int) -> Place:
+        """Return the same place with another count of threads."""
+        return dataclasses.replace(self, threads=threads)
+
+
+def open_model(model: Model, place: Place) -> Session:
+    """Return a session of a model in this place."""
+    source, folder = runnable(model)
+    return open_session(source, provider=place.provider, threads=place.threads, folder=folder, asked=place.asked)

@@ -1,0 +1,127 @@
+"""Settings of the dynamic dims on which a model runs, with feeds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from onnxprune.data.samples import Data
+from onnxprune.errors import DataError, ModelError
+from onnxprune.graph.dims import Choice, dynamic_dims
+from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+from onnxprune.runtime.random_feeds import random_feeds
+from onnxprune.runtime.session import Session
+
+# Sizes that are tried for the two settings, until the model runs: all dims different, so that a height is not taken
+# for a width; the second setting short, so that a clamped dim shows; then larger, then dims alike, then one sample.
+_DIFFERENT = (
+    (Choice((2, 5), (8, 9, 10, 11), (64, 96, 160)), Choice((3, 4), (3, 4, 5, 2), (128, 96, 64))),
+    (Choice((2, 5), (16, 18, 20, 22), (224, 256, 288)), Choice((3, 4), (12, 14, 10, 15), (256, 224, 192))),
+    (Choice((2, 5), (48, 56, 64, 72), (32, 64, 96)), Choice((3, 4), (64, 72, 48, 56), (64, 32, 96))),
+)
+_SQUARE = (
+    (Choice((2,), (5,), (n,)), Choice((3,), (8,), (m,))) for n, m in ((128, 160), (640, 512), (299, 331), (1, 1))
+)
+_COUNTS = ((2, 3), (1, 1), (24, 48), (8, 16))  # samples for the two cases, the same for data that is given
+_ALIKE = (*((first.alike(), second.alike()) for first, second in _DIFFERENT), *_SQUARE)
+_ATTEMPTS = (
+    *_DIFFERENT,
+    *_ALIKE,
+    (Choice((24,), (24,), (64,)), Choice((48,), (48,), (96,))),  # frames of videos, blocks of text
+    (Choice((2,), (512,), (64,)), Choice((3,), (576,), (96,))),  # waveforms
+    *((replace(first, batches=(1,)), replace(second, batches=(1,))) for first, second in (*_DIFFERENT, *_ALIKE)),
+)
+_FAR = Choice((1,), (1031, 1033, 1039, 1049), (64, 96, 160))
+Case: TypeAlias = "tuple[Mapping[str, int], Mapping[str, Array]]"  # dims, feeds
+
+
+def settings(
+    model: Model, session: Session, data: Data | None = None, seed: int = 0, inputs: Sequence[Port] | None = None
+) -> list[Case]:
+    """Return settings of the dynamic dims with feeds on which the model runs: two, and a long one for lengths.
+
+    Args:
+        model: whose inputs are fed.
+        session: a session of it, to find sizes that it accepts.
+        data: samples to take the feeds from; without, random numbers.
+        seed: of the random numbers.
+        inputs: those of the model, where the caller fixes the shape of some.
+
+    Returns:
+        Two cases, or one where the data holds too few samples for a second one.
+
+    Raises:
+        DataError: when the model runs on none of the sizes that are tried, or not on those that are fixed.
+    """
+    if data is not None:
+        return _sampled(model.inputs, session, data)
+    ports = tuple(inputs or model.inputs)
+    given = ports != tuple(model.inputs)
+    return [*(_runnable(ports, session, which, seed, given) for which in (0, 1)), *_far(ports, session, seed)]
+
+
+def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
+    """Yield feeds of great length where the model takes them: what is clamped from below shows there."""
+    if not any(i and len(port.shape or ()) != 4 for port in inputs for i, _ in dynamic_dims(port)):
+        return
+    dims = _FAR.of(inputs)
+    feeds = random_feeds(inputs, dims, seed)
+    with contextlib.suppress(ModelError):
+        session.run(feeds)
+        yield dims, feeds
+
+
+def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int, given: bool = False) -> Case:
+    """Return random feeds of the first sizes that the model accepts."""
+    reason = ""
+    for attempt in _ATTEMPTS:
+        dims = attempt[which].of(inputs)
+        feeds = random_feeds(inputs, dims, seed + which)
+        try:
+            session.run(feeds)
+        except ModelError as error:
+            reason = reason or str(error)
+        else:
+            return dims, feeds
+    if given:
+        raise DataError(f"the original model does not run on the sizes given with --input. {reason}")
+    raise DataError(
+        "the original model runs on none of the sizes tried for its dynamic dims; give sizes with --input NAME=SHAPE, "
+        f"or samples with --data. {reason}"
+    )
+
+
+def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]:
+    """Return the first samples, and others for a second case, in numbers that the model accepts.
+
+    Raises:
+        ModelError: when it runs on no number of samples.
+    """
+    fixed = next((port.shape[0] for port in inputs if port.shape and isinstance(port.shape[0], int)), None)
+    tried = [(fixed, fixed)] if fixed is not None else _COUNTS
+    reason: ModelError | None = None
+    for first, second in tried:
+        bounds = [(0, first), (first, first + second)]
+        ends = [(start, min(end, data.count)) for start, end in bounds]
+        feeds = [_part(data, start, end) for start, end in ends if end - start >= (fixed or 1)]
+        try:
+            for part in feeds:
+                session.run(part)
+        except ModelError as error:
+            reason = reason or error
+        else:
+            return [(_dims_of(inputs, part), part) for part in feeds]
+    raise reason or ModelError("there are no samples")
+
+
+def _part(data: Data, start: int, end: int) -> dict[str, Array]:
+    """Return the samples from `start` to `end`, of which those of other shapes than the first are left out."""
+    return data.take([i for i in range(start, end) if data.shapes(i) == data.shapes(start)])
+
+
+def _dims_of(inputs: Sequence[Port], feeds: Mapping[str, Array]) -> dict[str, int]:
+    return {key: feeds[port.name].shape[i] for port in inputs for i, key in dynamic_dims(port)}

@@ -1,0 +1,211 @@
+"""The oracle: what the masked model computes, the pruned model computes.
+
+*The dense model with the removed units zeroed where they are consumed gives the same output as the pruned model.*
+Run on two settings of the dynamic dims, together with onnx's checker, strict shape inference, and a comparison of
+inputs and outputs. A model that fails is not written, and the group that broke it is named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from onnxprune.data.samples import Data
+from onnxprune.dependency.trace import Trace
+from onnxprune.errors import DataError, ModelError, VerificationError
+from onnxprune.evaluation.behind import MaskedAndPruned, loud_outputs, problem_behind, with_noise
+from onnxprune.evaluation.difference import TEXT_KINDS, Reference, Run, compare_outputs, open_proto, tolerance_of
+from onnxprune.evaluation.settings import Case, settings
+from onnxprune.graph.checks import problems
+from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Port
+from onnxprune.graph.read import load
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import serialize, signature
+from onnxprune.runtime.session import Session, open_session
+from onnxprune.surgery.mask import masked
+from onnxprune.surgery.rewrite import Kept
+
+NOT_FITTED: Mapping[str, Array] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the oracle found."""
+
+    runs: tuple[Run, ...]
+    tolerance: float  # of max_rel_diff
+    problem: str | None  # one sentence, None if all is well
+    noise: float = 0.0  # measured round-off of the masked model, where a difference was above the tolerance
+
+    @property
+    def passed(self) -> bool:
+        """Whether the pruned model is proven equal to the masked one."""
+        return self.problem is None
+
+    @property
+    def max_abs_diff(self) -> float:
+        """The largest absolute difference of any output in any run."""
+        return max((run.max_abs_diff for run in self.runs), default=0.0)
+
+    @property
+    def max_rel_diff(self) -> float:
+        """The largest relative difference of any output in any run."""
+        return max((run.max_rel_diff for run in self.runs), default=0.0)
+
+
+def verify(
+    traced: Trace,
+    kept: Kept,
+    pruned: Model,
+    data: Data | None = None,
+    seed: int = 0,
+    *,
+    inputs: Sequence[Port] | None = None,
+    fitted: Mapping[str, Array] = NOT_FITTED,
+) -> Verification:
+    """Compare a pruned model with the masked one it must equal.
+
+    Args:
+        traced: the original with its axes.
+        kept: bool ``[units]`` by atom, as given to `rewrite`.
+        pruned: the file that was written, as it was read back.
+        data: samples to compare on; random feeds without.
+        seed: of the random feeds.
+        inputs: those of the model, where the caller fixes the shape of some.
+        fitted: constants of the original that hold other numbers since the pruned model was refitted.
+
+    Raises:
+        ModelError: when the original itself cannot be run.
+        DataError: when there are no feeds that it runs on, or an output of it is never finite.
+    """
+    tolerance = tolerance_of(traced.model)
+    problem = _static_problem(traced.model, pruned)
+    if problem is not None:
+        return Verification((), tolerance, problem)
+    reference = masked(traced, kept, fitted)
+    with open_proto(reference, traced.model.folder) as dense:
+        cases = references(dense, settings(traced.model, dense, data, seed, inputs))
+    problem = _plain_problem(traced.model, cases, tolerance)
+    if problem is not None:
+        return Verification((), tolerance, problem)
+    try:
+        session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder)
+    except ModelError as error:
+        return Verification((), tolerance, str(error))
+    runs, problem = compare_outputs(session, cases, tolerance)
+    if problem is not None:
+        with open_proto(reference, traced.model.folder, optimize=False) as plain:
+            cases = [with_noise(case, plain) for case in cases]
+            unoptimized = [replace(case, outputs=plain.run(case.feeds), noise={}) for case in cases]
+        runs, problem = compare_outputs(session, cases, tolerance)
+        if problem is not None:
+            otherwise = _compare_plain(pruned, unoptimized, tolerance)
+            otherwise = otherwise or _compare_exact(reference, traced.model.folder, pruned, cases, tolerance)
+            runs, problem = otherwise or (runs, problem)
+    loud = loud_outputs(cases)
+    if problem is None and loud:
+        with contextlib.suppress(ModelError):  # of a value that no session can give
+            problem = problem_behind(MaskedAndPruned(traced, kept, reference, pruned), cases, loud, tolerance)
+    noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
+    return Verification(tuple(runs), tolerance, problem, noise)
+
+
+def _plain_problem(model: Model, cases: Sequence[Reference], tolerance: float) -> str | None:
+    """Return in what a model in plain form differs from what was read, on the feeds of the cases."""
+    if model.original is None:
+        return None
+    for optimize in (True, False):  # an optimization that approximates may take hold of one of them alone
+        with (
+            open_proto(model.original, model.folder, optimize) as first,
+            open_proto(model.proto, model.folder, optimize) as plain,
+        ):
+            expected = [replace(case, outputs=first.run(case.feeds)) for case in cases]
+            _, problem = compare_outputs(plain, expected, tolerance)
+        if problem is None:
+            return None
+    return f"what was inlined or computed before the cut is wrong: {problem}"
+
+
+def _compare_plain(pruned: Model, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], None] | None:
+    """Compare with ONNX Runtime's optimizations off on both sides; return the runs if they agree, None if not.
+
+    Some optimizations approximate: from version 1.32 on a product with a dequantized weight quantizes the activations,
+    too, where the weight has one scale. They can take hold of one of two equal models alone, so that what was cut is
+    proven without them.
+    """
+    try:
+        with open_proto(pruned.proto, pruned.folder, optimize=False) as plain:
+            runs, problem = compare_outputs(plain, cases, tolerance)
+    except ModelError:
+        return None
+    return (runs, None) if problem is None else None
+
+
+def _compare_exact(
+    reference: Any, folder: Path, pruned: Model, cases: Sequence[Reference], tolerance: float
+) -> tuple[list[Run], None] | None:
+    """Compare with integer products that do not saturate on both sides; return the runs if they agree, None if not.
+
+    On x64 without VNNI, ONNX Runtime adds products of uint8 and int8 in pairs that saturate. Which are paired changes
+    with every unit that goes, so that only sums without saturation tell whether the surgery was right.
+    """
+    try:
+        with (
+            open_proto(reference, folder, exact=True) as dense,
+            open_proto(pruned.proto, pruned.folder, exact=True) as small,
+        ):
+            found = [replace(case, outputs=dense.run(case.feeds), noise={}) for case in cases]
+            runs, problem = compare_outputs(small, found, tolerance)
+    except ModelError:
+        return None
+    return (runs, None) if problem is None else None
+
+
+def read_back(path: Path) -> Model:
+    """Return the model that was just written, read as a user would.
+
+    Raises:
+        VerificationError: when it cannot be read: that is our fault, not the user's.
+    """
+    try:
+        return load(path)
+    except ModelError as error:
+        reason = str(error).replace(f"{path}: ", "")
+        raise VerificationError(
+            f"the pruned model is wrong and was not written: {reason}. Please report the model"
+        ) from None
+
+
+def references(dense: Session, cases: Sequence[Case]) -> list[Reference]:
+    """Run the masked model on each case.
+
+    Raises:
+        DataError: when an output has no finite number in any run: it could not be compared.
+    """
+    found = [Reference(dims, feeds, dense.run(feeds)) for dims, feeds in cases]
+    for name in found[0].outputs:
+        outputs = [case.outputs[name] for case in found]
+        numeric = [output for output in outputs if output.size and output.dtype.kind not in TEXT_KINDS]
+        if numeric and not any(np.isfinite(output.astype(np.float64)).any() for output in numeric):
+            raise DataError(
+                f"output {name!r} of the original is not finite on the feeds used, so that nothing can be proven; "
+                "give samples with --data, or mend the weights"
+            )
+    return found
+
+
+def _static_problem(before: Model, after: Model) -> str | None:
+    """Return what is wrong with the pruned graph itself; faults that the original has too do not count."""
+    found = problems(after.proto)
+    if found is not None and problems(before.proto) is None:
+        return f"the pruned graph is not valid: {found.splitlines()[0]}"
+    if signature(before) != signature(after):
+        return "the pruned model has other inputs or outputs than the original"
+    return None

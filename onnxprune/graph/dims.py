@@ -1,0 +1,89 @@
+"""Sizes for the dynamic dims of a model: how they are chosen, and what is tried in turn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnxprune.graph.ports import Port
+
+
+def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
+    """Yield position and key of each dynamic dim of an input; equal names have equal keys.
+
+    >>> list(dynamic_dims(Port("x", None, ("batch", 3, None))))
+    [(0, 'batch'), (2, 'x.2')]
+    """
+    for i, dim in enumerate(port.shape or ()):
+        if not isinstance(dim, int):
+            yield i, dim or f"{port.name}.{i}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How sizes are chosen for dynamic dims, in one setting.
+
+    Batches, lengths (any other dim) and sides (of images) are taken in turn, so that differently named dims differ.
+    """
+
+    batches: tuple[int, ...]
+    lengths: tuple[int, ...]
+    sides: tuple[int, ...]
+    assumed: int = 0  # for sizes that depend on data, such as the count of a NonZero
+
+    def alike(self) -> Choice:
+        """Return the choice that gives all batches, all lengths and all sides one size each."""
+        return Choice(self.batches[:1], self.lengths[:1], self.sides[:1], self.assumed)
+
+    def of(self, model_inputs: Sequence[Port]) -> dict[str, int]:
+        """Return a size for every dynamic dim, by key."""
+        dims: dict[str, int] = {}
+        batches, lengths, sides = map(itertools.cycle, (self.batches, self.lengths, self.sides))
+        for port in model_inputs:
+            is_image = port.shape is not None and len(port.shape) == 4
+            for i, key in dynamic_dims(port):
+                if key not in dims:
+                    dims[key] = next(batches if i == 0 else sides if is_image and i >= 2 else lengths)
+        return dims
+
+
+# What is tried, in this order, until every node can take the shapes of its inputs. In each attempt the last setting is
+# small where the others are large, so that a dim that is clamped (x[:, :5]) does not look static; sides of images are
+# multiples of 32, because networks divide them by two again and again.
+FIRST = Choice((11, 5), (17, 23, 29, 37, 41), (224, 256, 320), 59)
+SECOND = Choice((13, 7), (19, 31, 43, 47, 53), (352, 320, 288), 61)
+THIRD = Choice((3, 2), (2, 3, 5, 7, 1), (192, 160, 128), 6)
+ATTEMPTS = (
+    (FIRST, SECOND, THIRD),
+    (FIRST, SECOND),
+    tuple(choice.alike() for choice in (FIRST, SECOND, THIRD)),  # dims of two names that must be equal
+    tuple(choice.alike() for choice in (FIRST, SECOND)),
+    # Frames of videos and blocks of text come in multiples.
+    (Choice((11 * 24,), (17 * 24,), (224,), 59), Choice((13 * 24,), (19 * 24,), (352,), 61)),
+    # Readers of text lines squeeze the height of an image, which has to be that of a line.
+    (
+        replace(FIRST, sides=(48, 320)),
+        replace(SECOND, sides=(32, 480)),
+        replace(THIRD, sides=(48, 160)),
+    ),
+    # Some exporters fix the batch in a Reshape and call it dynamic all the same: the graph fits a batch of one.
+    tuple(replace(choice, batches=(1,)) for choice in (FIRST, SECOND, THIRD)),
+    tuple(replace(choice, batches=(1,)).alike() for choice in (FIRST, SECOND)),
+)
+# Waveforms: strides take a length apart until all those above leave one or two frames.
+LONG = tuple(replace(c, lengths=tuple(400 * n for n in c.lengths)) for c in (FIRST, SECOND, THIRD))
+# What is clamped from below (blocks of 64, tables up to 1,024) looks static where all lengths are short.
+FAR = Choice((17, 19), (1031, 1033, 1039, 1049, 1051), (416, 384, 448), 67)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedDims:
+    """Sizes of the dynamic dims that somebody has chosen."""
+
+    dims: Mapping[str, int]
+    assumed: int = 59
+
+    def of(self, _: Sequence[Port]) -> dict[str, int]:
+        """Return these sizes, whatever the inputs are."""
+        return dict(self.dims)

@@ -1,0 +1,181 @@
+"""The model as the rest of the package sees it: frozen nodes, constants by name, arrays that are read when asked for.
+
+A `Model` is never changed; `graph.edit` makes a new protobuf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+from onnx.external_data_helper import ExternalDataInfo
+
+from onnxprune.graph.plain import graphs
+from onnxprune.graph.ports import Port, port_of
+from onnxprune.graph.tensors import Array, Shape, array_of, has_external_data, numpy_type, raw_length
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A graph inside a node: a branch of If, the body of Loop or Scan."""
+
+    attribute: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[int, ...]  # indices of its own nodes; those of bodies inside are listed with their node
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node, with what differs between files made plain."""
+
+    index: int  # position in `Model.nodes`
+    name: str  # never empty: unnamed nodes are called after their first output
+    op: str  # "Conv", or "com.microsoft.Gelu" outside the default domain
+    version: int  # opset version of its domain
+    inputs: tuple[str, ...]  # "" where an optional input is absent
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any]  # int, float, str, list or numpy array; bodies are left out
+    captured: tuple[str, ...] = ()  # outer values that its bodies read
+    bodies: tuple[Body, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.name!r}"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An initializer or the output of a Constant node."""
+
+    name: str
+    tensor: TensorProto
+    shape: Shape
+    node: int | None = None  # index of the Constant node, None for an initializer
+
+    @property
+    def count(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy type of the elements."""
+        return numpy_type(self.tensor.data_type)
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it holds floats, or integers of at most 8 bits: quantized weights. Sizes and indices are wider."""
+        return self.tensor.data_type in _WEIGHTS
+
+
+_WEIGHTS = frozenset(
+    number
+    for name, number in TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "BFLOAT", "DOUBLE")) or name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX model as the package sees it; `proto` is shared with the caller and never changed."""
+
+    proto: ModelProto
+    path: Path | None  # the file it was read from
+    folder: Path  # where external data lies
+    nodes: tuple[Node, ...] = field(repr=False)  # of all graphs; those of a body stand in front of its node
+    protos: tuple[NodeProto, ...] = field(repr=False)  # the same nodes
+    top: tuple[int, ...] = field(repr=False)  # indices of the nodes of the main graph itself
+    constants: Mapping[str, Constant] = field(repr=False)  # of all graphs
+    inputs: tuple[Port, ...]  # without those that merely list an initializer
+    outputs: tuple[Port, ...]
+    overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `plain.overridable`
+    original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
+
+    @cached_property
+    def opsets(self) -> dict[str, int]:
+        """Version by domain; the default domain is ``""``."""
+        return opsets_of(self.proto)
+
+    @cached_property
+    def value_shapes(self) -> dict[str, tuple[int | str | None, ...] | None]:
+        """Shapes that the file itself states for values between nodes."""
+        return {info.name: port_of(info).shape for graph in graphs(self.proto.graph) for info in graph.value_info}
+
+    @cached_property
+    def value_kinds(self) -> dict[str, int]:
+        """ONNX element types that the file itself states for values between nodes."""
+        stated = (info for graph in graphs(self.proto.graph) for info in graph.value_info)
+        return {info.name: info.type.tensor_type.elem_type for info in stated}
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
+        """Node and input slot of every place that reads a value; the slot is -1 where a body of the node does."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for node in self.nodes:
+            for slot, name in enumerate(node.inputs):
+                found.setdefault(name, []).append((node.index, slot))
+            for name in node.captured:
+                found.setdefault(name, []).append((node.index, -1))
+        return {name: tuple(places) for name, places in found.items() if name}
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The names of constants and of what nodes compute from constants alone, such as a transposed weight."""
+        fixed = set(self.constants)
+        for node in self.nodes:
+            if node.inputs and all(name in fixed for name in (*node.inputs, *node.captured) if name):
+                fixed.update(node.outputs)
+        return frozenset(fixed)
+
+    @cached_property
+    def params(self) -> int:
+        """The number of weights: elements of all constants that are weights."""
+        return sum(constant.count for constant in self.constants.values() if constant.is_weight)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether some initializer lies outside the model file."""
+        return any(has_external_data(tensor) for tensor in self.proto.graph.initializer)
+
+    def array(self, name: str) -> Array:
+        """Return the constant `name` as a read-only array; external data is mapped, not read."""
+        return array_of(self.constants[name].tensor, self.folder)
+
+    def size_bytes(self) -> int:
+        """Return the bytes that the model takes on disk, external data included."""
+        ends: dict[str, int] = {}
+        for tensor in self.proto.graph.initializer:
+            if has_external_data(tensor):
+                info = ExternalDataInfo(tensor)
+                end = (info.offset or 0) + raw_length(tensor)
+                ends[info.location] = max(end, ends.get(info.location, 0))
+        return (self.path.stat().st_size if self.path else self.proto.ByteSize()) + sum(ends.values())
+
+    @property
+    def data_files(self) -> set[Path]:
+        """The files that hold its external data."""
+        tensors = (tensor for tensor in self.proto.graph.initializer if has_external_data(tensor))
+        return {self.folder / ExternalDataInfo(tensor).location for tensor in tensors}
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the model file (of the serialized message for a model in memory), in hex."""
+        digest = hashlib.sha256()
+        if self.path is None:
+            digest.update(self.proto.SerializeToString(deterministic=True))
+            return digest.hexdigest()
+        with self.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+def opsets_of(proto: ModelProto) -> dict[str, int]:
+    """Return the version of each domain; the default domain is ``""``."""
+    return {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in proto.opset_import}

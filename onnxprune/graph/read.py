@@ -1,0 +1,99 @@
+"""From a path, protobuf, torch program or onnx-graphsurgeon graph to a checked `Model`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.checks import check_graph, check_nested, check_opsets, check_tensors
+from onnxprune.graph.model import Model
+from onnxprune.graph.order import in_order
+from onnxprune.graph.view import view
+
+Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
+
+
+def load(source: Source) -> Model:
+    """Return the checked model of a path, a ModelProto, a torch ONNXProgram or an onnx-graphsurgeon Graph.
+
+    Nodes that stand before what they read are moved behind it, see `onnxprune.order`.
+
+    Raises:
+        ModelError: when the file is missing, no protobuf, no valid ONNX, of an unsupported opset, or when its
+            external data is missing or lies outside the model's folder.
+    """
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    proto = read_proto(path) if path else _proto_of(source)
+    where = f"{path}" if path else "the model"
+    with _reading(where):
+        proto = in_order(proto)
+        check_opsets(proto, where)
+        folder = path.parent if path else Path()
+        check_tensors(proto, folder, where)
+        check_nested(proto.graph, where)
+        check_graph(proto, where)
+        try:
+            model = view(proto, path)
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from None
+        model.value_shapes  # noqa: B018 - read now, where a fault in it is told as one of the file
+    return model
+
+
+def parse(content: bytes, folder: Path) -> Model:
+    """Return the model that `serialize` made the bytes of, without any check; `folder` holds its external data."""
+    return view(ModelProto.FromString(content), folder=folder)
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what protobuf and onnx raise on damaged messages (text that is no text, unknown types) into one sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{where}: not a valid ONNX model: {type(error).__name__}: {reason}") from None
+
+
+def read_proto(path: Path) -> ModelProto:
+    """Return what a file holds, without external data.
+
+    Raises:
+        ModelError: when there is no such file, or it is no ONNX file.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; give the model file in it")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        if not path.stat().st_size:
+            raise ModelError(f"{path}: the file is empty")
+        return onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError:
+        message = "not an ONNX file, or a truncated one (it cannot be parsed as a protobuf)"
+        raise ModelError(f"{path}: {message}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from None
+
+
+def _proto_of(source: Any) -> ModelProto:
+    if isinstance(source, ModelProto):
+        return source
+    proto = getattr(source, "model_proto", None)  # torch.onnx.ONNXProgram
+    if isinstance(proto, ModelProto):
+        return proto
+    if type(source).__module__.startswith("onnx_graphsurgeon"):
+        import onnx_graphsurgeon  # noqa: PLC0415 - takes 0.3 s, and few callers hold such a graph
+
+        exported: ModelProto = onnx_graphsurgeon.export_onnx(source)
+        return exported
+    expected = "a path, an onnx.ModelProto, a torch ONNXProgram or an onnx_graphsurgeon.Graph"
+    raise ModelError(f"expected {expected}, got {type(source).__name__}")

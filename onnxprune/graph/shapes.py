@@ -1,0 +1,397 @@
+"""Types and shapes of operators for which onnx has no inference: those of ONNX Runtime's optimiser, mostly.
+
+One row per operator. Most say which input an output is like, or which standard operator gives the same shape
+(FusedConv: Conv of the first three inputs); the others are formulas from the operator's page
+(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). An operator that is not here, or whose
+inputs are unknown, has the shapes that the file states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from onnxprune.graph import shapes_quantized
+from onnxprune.graph.inference import Inference, TensorType
+from onnxprune.graph.model import Node
+from onnxprune.graph.shapes_quantized import ShapeFunction
+from onnxprune.graph.tensors import FLOAT, INT32, Array, Shape
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node with the types and known values of its inputs."""
+
+    node: Node
+    types: Mapping[str, TensorType]
+    values: Mapping[str, Array]
+    inference: Inference
+
+    def has(self, slot: int) -> bool:
+        """Whether an optional input is present and of known shape."""
+        return slot < len(self.node.inputs) and self.node.inputs[slot] in self.types
+
+    def type(self, slot: int) -> TensorType:
+        """Return element type and shape of an input; KeyError if they are unknown."""
+        return self.types[self.node.inputs[slot]]
+
+    def shape(self, slot: int) -> Shape:
+        """Return the shape of an input."""
+        return self.type(slot)[1]
+
+    def number(self, name: str, default: int = 0) -> int:
+        """Return an attribute that is an integer."""
+        return int(self.node.attrs.get(name, default))
+
+    def scalar(self, slot: int) -> int:
+        """Return the value of an input that is one integer; KeyError if it is unknown."""
+        return int(self.values[self.node.inputs[slot]].ravel()[0])
+
+    def typed(self, shape: Shape, slot: int = 0) -> TensorType:
+        """Return `shape` with the element type of an input."""
+        return self.type(slot)[0], shape
+
+
+Outputs: TypeAlias = "Sequence[TensorType | None]"
+Rule: TypeAlias = Callable[[Call], Outputs]
+
+
+def outputs_of(
+    node: Node, types: Mapping[str, TensorType], values: Mapping[str, Array], inference: Inference
+) -> Outputs:
+    """Return element type and shape of each output, None where unknown; nothing for an operator not in the table.
+
+    Args:
+        node: the node.
+        types: of its inputs, by name.
+        values: of its inputs, where they are known.
+        inference: onnx's own, for the operators that one stands for.
+    """
+    rule = SHAPES.get(node.op)
+    if rule is None:
+        return ()
+    try:
+        return rule(Call(node, types, values, inference))
+    except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):  # inputs that are unknown, or do not fit
+        return ()
+
+
+# -- ways to say it --------------------------------------------------------------------------------------------
+
+
+def like(*slots: int | None) -> Rule:
+    """Each output is like the input in this slot."""
+    return lambda call: [None if slot is None else call.type(slot) for slot in slots]
+
+
+def stands_for(op: str, count: int, last: bool = False) -> Rule:
+    """The outputs are those of a standard operator of the first `count` inputs; `last`: channels are the last dim."""
+
+    def rule(call: Call) -> Outputs:
+        known = [call.type(slot) if call.has(slot) else None for slot in range(min(count, len(call.node.inputs)))]
+        if last and known[0] is not None:
+            kind, (n, *positions, c) = known[0]
+            known[0] = kind, (n, c, *positions)
+        given = call.inference.stand_in(call.node, op, known, call.values)
+        return [(kind, _channels_last(shape) if last else shape) for kind, shape in given]
+
+    return rule
+
+
+def _channels_last(shape: Shape) -> Shape:
+    n, c, *positions = shape
+    return n, *positions, c
+
+
+def broadcast(call: Call) -> Outputs:
+    """All inputs together, by numpy's broadcasting."""
+    shapes = [call.shape(slot) for slot in range(len(call.node.inputs)) if call.has(slot)]
+    return [call.typed(_broadcast(*shapes))]
+
+
+def _broadcast(*shapes: Shape) -> Shape:
+    rank = max(map(len, shapes))
+    columns = zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True)
+    return tuple(next((size for size in column if size != 1), 1) for column in columns)
+
+
+def half(call: Call) -> Outputs:
+    """The last dim is two halves, of which one is left; a second input that is no vector is the other half."""
+    *front, last = call.shape(0)
+    return [call.typed((*front, last // 2))]
+
+
+# -- products ----------------------------------------------------------------------------------------------------
+
+
+def matrix_product(call: Call) -> Outputs:
+    """A numpy matmul of operands that are transposed as the attributes say."""
+    left = _transposed(call.shape(0), call.number("transA"), call.number("transBatchA"))
+    right = _transposed(call.shape(1), call.number("transB"), call.number("transBatchB"))
+    batch = _broadcast(left[:-2], right[:-2])
+    return [call.typed((*batch, *left[-2:-1], *(right[-1:] if len(right) > 1 else ())))]
+
+
+def _transposed(shape: Shape, swap: int, batch: int) -> Shape:
+    if len(shape) < 2:
+        return shape
+    if batch:
+        shape = (*shape[1:-1], shape[0], shape[-1])
+    return (*shape[:-2], shape[-1], shape[-2]) if swap else shape
+
+
+def mixed_distances(call: Call) -> Outputs:
+    """Rows of the one by rows of the other."""
+    return [call.typed((call.shape(0)[0], call.shape(1)[0]))]
+
+
+# -- norms -------------------------------------------------------------------------------------------------------
+
+
+def moments(call: Call) -> Outputs:
+    """The output is like the input, mean and deviation have size 1 from `axis` on."""
+    shape = call.shape(0)
+    first = call.number("axis", -1) % len(shape)
+    small = FLOAT, shape[:first] + (1,) * (len(shape) - first)
+    return [call.type(0), small, small]
+
+
+def skip_moments(call: Call) -> Outputs:
+    """As `moments`; the sum of input and skip comes last."""
+    small = FLOAT, (*call.shape(0)[:-1], 1)
+    return [call.type(0), small, small, call.type(0)]
+
+
+def embedding(call: Call) -> Outputs:
+    """Ids ``[b, s]`` become rows of the embedding ``[v, c]``."""
+    kind, (_, width) = call.type(2)
+    rows = kind, (*call.shape(0), width)
+    return [rows, (INT32, call.shape(0)[:1]), rows]
+
+
+# -- attention ---------------------------------------------------------------------------------------------------
+
+
+def fused_attention(call: Call) -> Outputs:
+    """Input ``[b, s, i]`` and weights of all three projections; the present state has the past in front."""
+    *front, _ = call.shape(0)
+    stated = call.node.attrs.get("qkv_hidden_sizes")
+    sizes = stated or [call.shape(1)[1] // 3] * 3
+    heads = call.number("num_heads")
+    past = call.shape(4)[3] if call.has(4) else 0
+    state = (2, front[0], heads, past + front[-1], sizes[0] // heads)
+    return [call.typed((*front, sizes[2])), call.typed(state)]
+
+
+def attention(call: Call, past: int = 6) -> Outputs:
+    """Query ``[b, s, (h d)]`` or packed, keys and values likewise or per head; `past` is the slot of the past keys."""
+    query, heads = call.shape(0), call.number("num_heads")
+    if len(query) == 5:  # b s h 3 d
+        batch, length, _, _, dims = query
+        values, total = dims, length
+    else:
+        batch, length, dims = query[0], query[1], query[2] // heads
+        packed = len(call.shape(1)) == 5  # b t h 2 d
+        per_head = len(call.shape(1)) == 4  # b h t d
+        total = call.shape(1)[2 if per_head else 1]
+        values = dims if packed else call.shape(2)[3] if per_head else call.shape(2)[2] // heads
+    total += call.shape(past)[2] if call.has(past) else 0
+    states = [call.typed((batch, heads, total, size)) for size in (dims, values)]
+    return [call.typed((batch, length, heads * values)), *states, call.typed((batch, heads, length, total))]
+
+
+def packed_tokens(call: Call) -> Outputs:
+    """Queries ``[n, (h d)]`` or ``[n, h, 3, d]``; the output is as wide as the values."""
+    query = call.shape(0)
+    return [call.typed((query[0], query[1] * query[3] if len(query) == 4 else call.shape(2)[1]))]
+
+
+def packed_attention(call: Call) -> Outputs:
+    """As `fused_attention`, of tokens ``[n, i]``."""
+    stated = call.node.attrs.get("qkv_hidden_sizes")
+    return [call.typed((call.shape(0)[0], stated[2] if stated else call.shape(1)[1] // 3))]
+
+
+def grouped_attention(call: Call) -> Outputs:
+    """Query ``[b, s, (k g d)]`` or all three packed; the states hold the past, or have a buffer of their own."""
+    batch, length, width = call.shape(0)
+    heads, shared = call.number("num_heads"), call.number("kv_num_heads")
+    dims = width // (heads if call.has(1) else heads + 2 * shared)
+    out = call.typed((batch, length, heads * dims))
+    try:
+        total = max(call.scalar(6), call.shape(3)[2] if call.has(3) else 0)
+    except KeyError:
+        return [out, None, None]
+    state = call.typed((batch, shared, total, dims))
+    return [out, state, state]
+
+
+def linear_attention(call: Call) -> Outputs:
+    """Query ``[b, t, (h d)]``, values ``[b, t, (k v)]``; the state is ``[b, k, d, v]``."""
+    batch, length, width = call.shape(0)
+    heads, shared = call.number("q_num_heads"), call.number("kv_num_heads")
+    dims, values = width // heads, call.shape(2)[2] // shared
+    out = batch, length, max(heads, shared) * values
+    return [call.typed(out), call.typed((batch, shared, dims, values))]
+
+
+def causal_conv(call: Call) -> Outputs:
+    """The state holds the positions before the first that the kernel reaches."""
+    batch, channels, _ = call.shape(0)
+    return [call.type(0), call.typed((batch, channels, (call.shape(1)[-1] - 1) * call.number("dilation", 1)))]
+
+
+def position_bias(call: Call) -> Outputs:
+    """Table ``[r, h]`` and two lengths become ``[1, h, q, k]``."""
+    return [call.typed((1, call.shape(0)[1], call.scalar(1), call.scalar(2)))]
+
+
+def gated_position_bias(call: Call) -> Outputs:
+    """Queries ``[b, s, (h d)]`` scale the bias ``[1, h, s, s]``."""
+    return [call.typed((call.shape(0)[0], *call.shape(2)[1:]))]
+
+
+# -- layouts of blocked channels -------------------------------------------------------------------------------------
+
+
+def blocked_conv(call: Call) -> Outputs:
+    """As Conv; the input has as many channels as the weights ask for, because blocks are padded."""
+    kind, (n, _, *positions) = call.type(0)
+    wanted = call.shape(1)[1] * call.number("group", 1)
+    return call.inference.stand_in(call.node, "Conv", [(kind, (n, wanted, *positions)), call.type(1)], call.values)
+
+
+def reordered(call: Call) -> Outputs:
+    """Channels that come last are moved; how many a block pads is known to the machine alone."""
+    shape = call.shape(0)
+    return [call.typed((shape[0], shape[-1], *shape[1:-1]) if call.number("channels_last") else shape)]
+
+
+def unblocked(call: Call) -> Outputs:
+    """The padding of the last block goes; channels may be moved to the last place."""
+    n, _, *positions = call.shape(0)
+    shape = n, call.number("channels"), *positions
+    return [call.typed(_channels_last(shape) if call.number("channels_last") else shape)]
+
+
+def enlarged(call: Call) -> Outputs:
+    """Each dim times its scale."""
+    return [
+        call.typed(tuple(size * scale for size, scale in zip(call.shape(0), call.node.attrs["scales"], strict=True)))
+    ]
+
+
+# -- others ------------------------------------------------------------------------------------------------------
+
+
+def expanded(call: Call) -> Outputs:
+    """A dim of size 1 comes in at a known place."""
+    shape, at = call.shape(0), call.scalar(1)
+    at += (len(shape) + 1) * (at < 0)
+    return [call.typed((*shape[:at], 1, *shape[at:]))]
+
+
+def padded(call: Call) -> Outputs:
+    """Every dim grows by what is padded at its two ends."""
+    pads = call.values[call.node.inputs[1]].ravel().tolist()
+    shape = call.shape(0)
+    pairs = zip(pads[: len(shape)], pads[len(shape) :], strict=True)
+    return [call.typed(tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True)))]
+
+
+MICROSOFT: Mapping[str, Rule] = {
+    # elementwise
+    "BiasAdd": broadcast,
+    "BiasDropout": lambda call: [call.type(0)] * 2,
+    "BiasGelu": like(0),
+    "BiasSoftmax": like(0),
+    "BiasSplitGelu": half,
+    "FastGelu": like(0),
+    "GatedAdd": like(0),
+    "Gelu": like(0),
+    "QuickGelu": like(0),
+    "ScaledSiLU": like(0),
+    "SwiGLU": lambda call: like(0)(call) if call.has(1) else half(call),
+    "Trilu": like(0),
+    # convolutions and products
+    "CausalConvWithState": causal_conv,
+    "CDist": mixed_distances,
+    "FusedConv": stands_for("Conv", 3),
+    "FusedGemm": stands_for("Gemm", 3),
+    "FusedMatMul": matrix_product,
+    "FusedMatMulActivation": matrix_product,
+    "GemmFastGelu": matrix_product,
+    "MoE": like(0),
+    "NhwcConv": stands_for("Conv", 3, last=True),
+    "NhwcFusedConv": stands_for("Conv", 3, last=True),
+    "NhwcMaxPool": stands_for("MaxPool", 1, last=True),
+    "TransposeMatMul": matrix_product,
+    # norms
+    "EmbedLayerNormalization": embedding,
+    "GatedRMSNorm": like(0),
+    "GroupNorm": like(0),
+    "SkipGroupNorm": like(0, 0),
+    "SkipLayerNormalization": skip_moments,
+    "SkipSimplifiedLayerNormalization": skip_moments,
+    # attention
+    "Attention": fused_attention,
+    "DecoderMaskedMultiHeadAttention": lambda call: attention(call, past=5),
+    "GatedRelativePositionBias": gated_position_bias,
+    "GroupQueryAttention": grouped_attention,
+    "LinearAttention": linear_attention,
+    "MultiHeadAttention": attention,
+    "PackedAttention": packed_attention,
+    "PackedMultiHeadAttention": packed_tokens,
+    "RelativePositionBias": position_bias,
+    "RotaryEmbedding": like(0),
+    # others
+    "ExpandDims": expanded,
+    "GridSample": stands_for("GridSample", 2),
+    "Inverse": like(0),
+    "Pad": padded,
+}
+
+
+def scaled(call: Call) -> Outputs:
+    """Floats in the shape of the input."""
+    return [(FLOAT, call.shape(0))]
+
+
+STANDARD: Mapping[str, Rule] = {
+    "Affine": like(0),
+    "GroupNormalization": like(0),
+    "LayerNormalization": moments,
+    "MeanVarianceNormalization": like(0),
+    "ParametricSoftplus": like(0),
+    "Scale": like(0),
+    "ScaledTanh": like(0),
+    "ai.onnx.ml.Normalizer": scaled,
+    "ai.onnx.ml.Scaler": scaled,
+    "SimplifiedLayerNormalization": moments,
+    "SwiGLU": like(0),
+}
+BLOCKED: Mapping[str, Rule] = {
+    "AveragePool": stands_for("AveragePool", 1),
+    "Conv": blocked_conv,
+    "GlobalAveragePool": stands_for("GlobalAveragePool", 1),
+    "GlobalMaxPool": stands_for("GlobalMaxPool", 1),
+    "MaxPool": stands_for("MaxPool", 1),
+    "ReorderInput": reordered,
+    "ReorderOutput": unblocked,
+    "Upsample": enlarged,
+}
+
+
+def _quantized(function: ShapeFunction) -> Rule:
+    return lambda call: function(call.node, [call.types.get(name) for name in call.node.inputs], call.values)
+
+
+SHAPES: Mapping[str, Rule] = {
+    **{name: _quantized(function) for name, function in shapes_quantized.SHAPES.items()},
+    **{
+        prefix + name: rule
+        for prefix, table in (("", STANDARD), ("com.microsoft.", MICROSOFT), ("com.microsoft.nchwc.", BLOCKED))
+        for name, rule in table.items()
+    },
+}

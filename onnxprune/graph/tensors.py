@@ -1,0 +1,59 @@
+"""Tensors of a protobuf: their types, their contents as numpy arrays, their bytes in a file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+from onnx.external_data_helper import ExternalDataInfo
+
+Array: TypeAlias = npt.NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+FLOAT, BOOL = int(TensorProto.FLOAT), int(TensorProto.BOOL)
+INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
+
+
+def numpy_type(data_type: int) -> np.dtype[Any]:
+    """Return the numpy type of an ONNX element type."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+
+
+def numpy_of(tensor: TensorProto) -> Array:
+    """Return a tensor that an attribute holds as an array."""
+    array: Array = onnx.numpy_helper.to_array(tensor)
+    return array
+
+
+def has_external_data(tensor: TensorProto) -> bool:
+    """Whether the contents of a tensor lie outside the model file."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def raw_length(tensor: TensorProto) -> int:
+    """Return the bytes that the elements of `tensor` take, packed 4-bit types included."""
+    count = math.prod(tensor.dims)
+    name = TensorProto.DataType.Name(tensor.data_type)
+    if name.endswith(("INT4", "FLOAT4E2M1")):
+        return (count + 1) // 2
+    if name.endswith("INT2"):
+        return (count + 3) // 4
+    return count * numpy_type(tensor.data_type).itemsize
+
+
+def array_of(tensor: TensorProto, folder: Path) -> Array:
+    """Return the contents of a tensor as a read-only array; external data is mapped, not read."""
+    if not has_external_data(tensor):
+        array = onnx.numpy_helper.to_array(tensor)
+        array.flags.writeable = False
+        return array
+    info = ExternalDataInfo(tensor)
+    raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (raw_length(tensor),))
+    dtype = numpy_type(tensor.data_type)
+    if raw_length(tensor) == math.prod(tensor.dims) * dtype.itemsize:
+        return raw.view(dtype).reshape(tuple(tensor.dims))
+    return array_of(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes()), folder)

@@ -1,0 +1,135 @@
+"""From a protobuf to a `Model`: nodes of all graphs in one list, constants by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxprune.graph.model import Body, Constant, Model, Node, opsets_of
+from onnxprune.graph.order import captured
+from onnxprune.graph.plain import graphs, graphs_of, overridable, plain
+from onnxprune.graph.ports import port_of
+
+
+def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None) -> Model:
+    """Return `proto` as a `Model`, without any check; `folder` is where its external data lies.
+
+    Raises:
+        ModelError: when it cannot be brought into plain form, see `onnxprune.plain`.
+    """
+    place = folder or (path.parent if path else Path())
+    original, proto = proto, plain(proto, place)
+    nodes: list[tuple[Node, NodeProto]] = []
+    top = _flatten(proto.graph, opsets_of(proto), nodes)
+    constants = {t.name: Constant(t.name, t, tuple(t.dims)) for graph in graphs(proto.graph) for t in graph.initializer}
+    for node, node_proto in nodes:
+        tensor = constant_of(node_proto)
+        if tensor is not None:
+            constants[node.outputs[0]] = Constant(node.outputs[0], tensor, tuple(tensor.dims), node.index)
+    bounds = _index_bounds([node for node, _ in nodes], constants)
+    inputs = (port_of(info) for info in proto.graph.input if info.name not in constants)
+    return Model(
+        proto=proto,
+        path=path,
+        folder=place,
+        nodes=tuple(node for node, _ in nodes),
+        protos=tuple(node_proto for _, node_proto in nodes),
+        top=top,
+        constants=MappingProxyType(constants),
+        inputs=tuple(dataclasses.replace(port, below=bounds.get(port.name)) for port in inputs),
+        outputs=tuple(port_of(info) for info in proto.graph.output),
+        overridable=frozenset(overridable(proto)),
+        original=None if original is proto else original,
+    )
+
+
+_REARRANGING = frozenset(
+    ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+)
+
+
+def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:
+    """Return for values that are indices into constants (token ids) how many entries the smallest of these has.
+
+    Goes backwards from each Gather through ops that leave numbers as they are.
+    """
+    bounds: dict[str, int] = {}
+    for node in reversed(nodes):
+        bound = min((bounds[name] for name in node.outputs if name in bounds), default=None)
+        source = None
+        if node.op == "Gather" and node.inputs[0] in constants:
+            shape, axis = constants[node.inputs[0]].shape, node.attrs.get("axis", 0)
+            source, bound = node.inputs[1], shape[axis] if -len(shape) <= axis < len(shape) else None
+        elif node.op in _REARRANGING and node.inputs:
+            source = node.inputs[0]
+        if source and bound is not None:
+            bounds[source] = min(bound, bounds.get(source, bound))
+    return bounds
+
+
+def _flatten(graph: GraphProto, opsets: Mapping[str, int], nodes: list[tuple[Node, NodeProto]]) -> tuple[int, ...]:
+    """Append the nodes of a graph to `nodes`, those of bodies first; return the indices of its own."""
+    own = []
+    for proto in graph.node:
+        bodies = tuple(
+            Body(
+                attribute.name,
+                tuple(port_of(info) for info in body.input),
+                tuple(info.name for info in body.output),
+                _flatten(body, opsets, nodes),
+            )
+            for attribute in proto.attribute
+            for body in graphs_of(attribute)
+        )
+        own.append(len(nodes))
+        nodes.append((_node(len(nodes), proto, opsets, bodies), proto))
+    return tuple(own)
+
+
+def _node(index: int, proto: NodeProto, opsets: Mapping[str, int], bodies: tuple[Body, ...]) -> Node:
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    first = next((name for name in proto.output if name), f"{proto.op_type}_{index}")
+    return Node(
+        index=index,
+        name=proto.name or first,
+        op=f"{domain}.{proto.op_type}" if domain else proto.op_type,
+        version=opsets.get(domain, 1),
+        inputs=tuple(proto.input),
+        outputs=tuple(proto.output),
+        attrs=MappingProxyType({a.name: _attribute(a) for a in proto.attribute if not any(True for _ in graphs_of(a))}),
+        captured=tuple(dict.fromkeys(captured(proto))),
+        bodies=bodies,
+    )
+
+
+def _attribute(attribute: AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.type == AttributeProto.STRING:
+        return value.decode("utf-8", "replace")
+    if attribute.type == AttributeProto.STRINGS:
+        return [item.decode("utf-8", "replace") for item in value]
+    if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+        return list(value)
+    return value
+
+
+def constant_of(node: NodeProto) -> TensorProto | None:
+    """Return the tensor of a Constant node in any of its forms; None for other nodes and sparse values."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        tensor: TensorProto = attribute.t
+        return tensor
+    if attribute.name in ("value_float", "value_floats"):
+        return onnx.numpy_helper.from_array(np.array(_attribute(attribute), np.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        return onnx.numpy_helper.from_array(np.array(_attribute(attribute), np.int64))
+    return None

@@ -1,0 +1,100 @@
+"""Any other outputs: the ratio of signal to error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxprune.metrics.arrays import Array, Arrays, Floats, in_double, is_float, is_number
+from onnxprune.metrics.metric import CAP, Batch, Kind, Metric
+
+
+def gaps(reference: Array, other: Array) -> Floats:
+    """Return absolute differences; infinities at the same place are equal, as in masks, and so are NaNs.
+
+    >>> gaps(np.array([1.0, np.nan, np.inf, 0]), np.array([3.0, np.nan, np.inf, np.nan])).tolist()
+    [2.0, 0.0, 0.0, inf]
+    """
+    a, b = in_double(reference), in_double(other)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return np.where(np.isnan(apart), np.inf, apart)
+
+
+def snr_db(error: float, signal: float) -> float:
+    """Return the ratio of two sums of squares in decibels: infinite without an error.
+
+    >>> snr_db(1.0, 100.0), snr_db(0.0, 1.0), snr_db(1.0, 0.0)
+    (20.0, inf, -inf)
+    """
+    if error == 0 or signal == 0 or math.isinf(error):
+        return -math.inf if error else math.inf
+    return 10 * (math.log10(signal) - math.log10(error))
+
+
+def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, asked: bool) -> Metric | None:
+    numbers = [name for name, array in outputs.items() if is_number(array)]
+    floats = [name for name in numbers if is_float(outputs[name])]
+    return KIND.metric(floats or numbers)
+
+
+def _padded(reference: Array, other: Array) -> tuple[Array, Array]:
+    """Return arrays of one shape: where their sizes follow from values, what one of them lacks counts as zeros."""
+    if reference.shape == other.shape:
+        return reference, other
+    a, b = in_double(reference), in_double(other)
+    if a.ndim != b.ndim:
+        a, b = a.reshape(-1), b.reshape(-1)
+    shape = tuple(map(max, zip(a.shape, b.shape, strict=True)))
+    return _grown(a, shape), _grown(b, shape)
+
+
+def _grown(array: Array, shape: tuple[int, ...]) -> Array:
+    return np.pad(array, [(0, size - n) for size, n in zip(shape, array.shape, strict=True)])
+
+
+def relative_error(reference: Array, other: Array) -> float:
+    """Return the mean square error over the variance of the reference; over its mean square where that is constant."""
+    a, b = map(in_double, _padded(reference, other))
+    known = np.isfinite(a)
+    if not known.any():
+        return 0.0
+    values, others = a[known], b[known]
+    if not np.isfinite(others).all():
+        return math.inf
+    size = float(np.abs(values).max()) or 1.0
+    values, others = values / size, others / size  # no square of the reference overflows
+    square, variance = float(np.square(values).mean()), float(values.var())
+    scale = variance if variance > 1e-12 * square else square
+    return min(float(np.square(values - others).mean()) / (scale or 1.0), CAP)
+
+
+def dense_loss(metric: Metric, batch: Batch) -> float:
+    """Return the relative squared errors of all outputs, added up."""
+    reference, outputs = batch.reference, batch.outputs
+    return sum(relative_error(reference[name], outputs[name]) for name in metric.outputs)
+
+
+def _sums(metric: Metric, batch: Batch) -> dict[str, float]:
+    reference, outputs = batch.reference, batch.outputs
+    sums = {}
+    for name in metric.outputs:
+        a, b = _padded(reference[name], outputs[name])
+        sums[f"error {name}"] = float(np.square(gaps(a, b)).sum())
+        wide = in_double(a)
+        sums[f"signal {name}"] = float(np.square(np.where(np.isfinite(wide), wide, 0.0)).sum())
+    return sums
+
+
+def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
+    each = {name: snr_db(sums[f"error {name}"], sums[f"signal {name}"]) for name in metric.outputs}
+    several = {f"snr_db of {name}": value for name, value in each.items()} if len(each) > 1 else {}
+    return {"snr_db": min(each.values()), **several}
+
+
+KIND = Kind(
+    "dense", "snr_db", True, _find, dense_loss, _sums, _figures,
+    "an output of numbers",
+)  # fmt: skip

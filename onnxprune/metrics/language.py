@@ -1,0 +1,103 @@
+"""Language models: perplexity, the Kullback-Leibler divergence per token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.metrics.arrays import Array, Arrays, is_float, mask_input, rows_are_probabilities, token_inputs
+from onnxprune.metrics.classification import ROW_SUMS, row_sums
+from onnxprune.metrics.metric import CAP, Batch, Kind, Metric, counted_tokens
+
+VOCABULARY = 256  # words at least: those of a model on bytes
+
+
+def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, asked: bool) -> Metric | None:
+    for name, array in outputs.items():
+        if array.ndim != 3 or not is_float(array) or not (asked or array.shape[2] >= VOCABULARY):
+            continue
+        ids = _ids_of(feeds, array.shape[:2], array.shape[2])
+        if ids is not None:
+            mask = mask_input({each: a for each, a in feeds.items() if each != ids}, array.shape[:2])
+            are = rows_are_probabilities(array)
+            found = KIND.metric([name], ids=ids, mask=mask, probabilities=are)
+            return replace(found, shift=_shift(found, array, feeds))
+    return None
+
+
+def _ids_of(feeds: Arrays, shape: tuple[int, ...], vocabulary: int) -> str | None:
+    """Return the input that holds words of a vocabulary: of several, the one of the largest numbers.
+
+    Masks and segments are 0 and 1 alone; positions are smaller than the words of a real text.
+    """
+    inputs = token_inputs(feeds, shape)
+    largest = {name: int(array.max(initial=0)) for name, array in inputs.items()}
+    if any(array.min(initial=0) < 0 for array in inputs.values()) or max(largest.values(), default=0) < 2:
+        return None
+    return max(largest, key=largest.__getitem__) if max(largest.values()) < vocabulary else None
+
+
+def _shift(metric: Metric, scores: Array, feeds: Arrays) -> int:
+    """Return which word is predicted: the next one, or its own where a model that sees all words is surer of that."""
+    few = {name: feeds[name][:4] for name in (metric.ids, metric.mask) if name is not None}
+    losses = []
+    with np.errstate(all="ignore"):
+        for shift in (1, 0):
+            sums = _word_sums(replace(metric, shift=shift), scores[:4], scores[:4], few)
+            losses.append(sums["loss_before"] / sums["predicted"] if sums["predicted"] else math.inf)
+    return 0 if losses[1] < losses[0] < math.inf else 1
+
+
+def _words(metric: Metric, shape: tuple[int, ...], feeds: Arrays | None) -> Array:
+    """Return for each token ``[samples, tokens]`` the word that it predicts, -1 where that does not count."""
+    ids = None if feeds is None or metric.ids is None else feeds.get(metric.ids)
+    if ids is None or ids.shape != shape:
+        return np.full(shape, -1)
+    words = np.where(counted_tokens(metric, feeds, shape), ids.astype(np.int64), -1)
+    if metric.shift:  # padding predicts nothing, and is not predicted
+        following = np.where(words[:, :-1] < 0, -1, words[:, 1:])
+        words = np.concatenate([following, np.full((len(words), 1), -1)], axis=1)
+    return words
+
+
+def _word_sums(metric: Metric, reference: Array, other: Array, feeds: Arrays | None) -> dict[str, float]:
+    """Return sums over the tokens ``[samples, tokens, vocabulary]`` that count."""
+    shape = reference.shape[:2]
+    if other.shape[:2] != shape:
+        return {**dict.fromkeys(ROW_SUMS, 0.0), "rows": 1.0, "kl": math.inf}
+    index = np.flatnonzero(counted_tokens(metric, feeds, shape))
+    a, b = (side.reshape(-1, side.shape[2]) for side in (reference, other))
+    return row_sums(metric, a, b, index, _words(metric, shape, feeds).reshape(-1))
+
+
+def _loss(metric: Metric, batch: Batch) -> float:
+    reference, outputs, feeds = batch.reference, batch.outputs, batch.feeds
+    a, b = (side[metric.outputs[0]] for side in (reference, outputs))
+    if a.shape != b.shape:
+        return CAP
+    sums = _word_sums(metric, a, b, feeds)
+    return sums["kl"] / max(1.0, sums["rows"])
+
+
+def _sums(metric: Metric, batch: Batch) -> dict[str, float]:
+    reference, outputs, feeds = batch.reference, batch.outputs, batch.feeds
+    return _word_sums(metric, reference[metric.outputs[0]], outputs[metric.outputs[0]], feeds)
+
+
+def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
+    found = {}
+    if sums["predicted"]:
+        for side in ("before", "after"):
+            mean = sums[f"loss_{side}"] / sums["predicted"]
+            found[f"perplexity_{side}"] = math.exp(mean) if mean < 700 else math.inf
+    rows = max(1.0, sums["rows"])
+    return {**found, "kl": sums["kl"] / rows, "agreement": sums["agreed"] / rows}
+
+
+KIND = Kind(
+    "language model", "perplexity_after", False, _find, _loss, _sums, _figures,
+    "an output [samples, tokens, vocabulary] and an input [samples, tokens] of words in it",
+)  # fmt: skip

@@ -1,0 +1,352 @@
+"""Loss curves: how much the output suffers when one group loses units and its consumers are refitted.
+
+The original is replayed group by group, in the order in which they are consumed. At each, the moments of what the
+consumers see give the order in which the units go (`elimination`) and the refitted weights at a few levels; each
+level is then run to the output on batches that nothing was fitted to. Losses of several groups nearly add up while
+they are small, which is what allocation builds on.
+
+With a single batch no other is left: losses are those of the batch itself, some of its rows are held out for the
+errors, and consumers with too few rows keep their weights, as they do in `refit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.calibration.batches import Calibration, held_rows
+from onnxprune.criteria.elimination import Consumer, Elimination, eliminate, follow
+from onnxprune.criteria.importance import Scores
+from onnxprune.dependency.groups import Group, Member
+from onnxprune.dependency.trace import Trace
+from onnxprune.errors import ModelError
+from onnxprune.graph.linear import Layer, layers
+from onnxprune.graph.model import Model
+from onnxprune.graph.tensors import Array
+from onnxprune.progress import Progress, silent
+from onnxprune.recovery.reconstruct import Moments
+from onnxprune.runtime.executors import ALONE, Sent, Workers, one_blas_thread, sent, shards
+from onnxprune.runtime.replay import Replay
+
+LEAST_ROWS, ROWS_PER_INPUT = 8_192, 8  # that moments are made of
+WIDEST = 1600  # inputs of a layer whose Gram matrix is inverted; of a wider convolution its channels are
+_MEASURING = "measuring loss curves"
+MEASURED = 6  # levels of a curve at most
+TIE = 0.05  # of the typical loss per error, added per error: measured losses near zero are noise
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Groups that lose the same units, and what may go."""
+
+    name: str
+    groups: tuple[Group, ...]
+    removed: tuple[int, ...]  # counts that are allowed, ascending, without 0
+    scores: Scores  # of the units
+    by_score: bool  # whether the lowest scores go first, and not the least error
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What groups cost when they lose units."""
+
+    order: tuple[int, ...]  # units, the first to go first; all of those that may go
+    removed: tuple[int, ...]  # units, ascending, from 0
+    losses: tuple[float, ...] | None  # of the output at these counts; None where nothing was measured
+    errors: tuple[float, ...]  # of the consumers at these counts, relative to their variance
+
+    def at(self, counts: Sequence[int], slope: float) -> tuple[float, ...]:
+        """Return losses at any counts, not falling; `slope` is the usual loss per error, for what was not measured."""
+        if self.losses is None:
+            raw = slope * np.array(self.errors)
+        else:
+            raw = np.maximum(self.losses, 0) + TIE * slope * np.array(self.errors)
+        finite = np.isfinite(raw)
+        raw = np.where(finite, raw, 10 * np.max(raw, where=finite, initial=1))  # worse than what could be measured
+        return tuple(np.interp(counts, self.removed, np.maximum.accumulate(raw)).tolist())
+
+
+def by_scores(cut: Cut) -> Curve:
+    """Return the curve of a cut whose consumers cannot be looked at."""
+    counts = measured_counts(cut.removed)
+    order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
+    found = follow(order, counts, (), scores=cut.scores)
+    return Curve(tuple(order.tolist()), (0, *counts), None, (0.0, *found.errors))
+
+
+def usual_slope(curves: Mapping[str, Curve]) -> float:
+    """Return the median loss per error over all measured levels."""
+    pairs = [
+        (loss, error)
+        for curve in curves.values()
+        for loss, error in zip(curve.losses or (), curve.errors, strict=False)
+        if error > 1e-6 and 0 < loss < np.inf
+    ]
+    return float(np.median([loss / error for loss, error in pairs])) if pairs else 1.0
+
+
+def measured_counts(allowed: Sequence[int], most: int = MEASURED) -> list[int]:
+    """Return at most so many of the counts, evenly spread, the last among them.
+
+    >>> measured_counts(range(10, 110, 10))
+    [10, 30, 50, 60, 80, 100]
+    """
+    places = np.linspace(0, len(allowed) - 1, min(most, len(allowed)))
+    return [allowed[int(place)] for place in np.unique(np.round(places).astype(int))]
+
+
+def measure_curves(
+    traced: Trace,
+    cuts: Sequence[Cut],
+    calibration: Calibration,
+    *,
+    to_output: bool = True,
+    refitted: bool = True,
+    seed: int = 0,
+    levels: int = MEASURED,
+    progress: Progress = silent,
+    workers: Workers = ALONE,
+) -> dict[str, Curve]:
+    """Return the curve of each cut, by name.
+
+    Args:
+        traced: the model with its axes.
+        cuts: what may be removed.
+        calibration: batches and the loss of an output.
+        to_output: whether losses of the output are measured; the errors of consumers alone otherwise.
+        refitted: whether the consumers make up for what is gone.
+        seed: of the rows that are looked at.
+        levels: counts of a curve at most.
+        progress: is told what is done.
+        workers: where curves are measured; they are the same everywhere.
+    """
+    model, places = traced.model, _places(traced.model)
+    ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, places)))
+    asked = _Asked(calibration, to_output, refitted, seed, levels)
+    found: dict[str, Curve] = {}
+    if workers.parallel and ordered:
+        told = replace(asked, calibration=replace(calibration, batches=list(calibration.batches)))
+        parts = shards(len(ordered), workers)
+        progress(_MEASURING, 1, len(ordered))
+        for measured in workers.map(_curves_of, _Job(sent(model, workers), told, ordered), parts):
+            found.update(measured)
+            progress(_MEASURING, min(len(found) + 1, len(ordered)), len(ordered))
+        return {cut.name: found[cut.name] for cut in cuts}
+    with one_blas_thread() if workers.exact else contextlib.nullcontext():
+        sampler = _Sampler(model, asked)
+        for number, cut in enumerate(ordered):
+            progress(_MEASURING, number + 1, len(cuts))
+            found[cut.name] = sampler.curve_or_scores(cut)
+    return {cut.name: found[cut.name] for cut in cuts}
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """How curves are measured; see `measure_curves`."""
+
+    calibration: Calibration
+    to_output: bool
+    refitted: bool
+    seed: int
+    levels: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What workers share that measure curves."""
+
+    model: Sent
+    asked: _Asked
+    ordered: tuple[Cut, ...]
+
+
+def _curves_of(job: _Job, which: range) -> dict[str, Curve]:
+    """Return the curves of some neighbouring cuts, in a worker.
+
+    The replay stops where it would if it measured the cuts before them, too: parts of a model that are run one by one
+    are fused otherwise than together, and round otherwise.
+    """
+    sampler = _Sampler(job.model.open(), job.asked)
+    for cut in job.ordered[: which.start]:
+        sampler.pass_by(cut)
+    return {cut.name: sampler.curve_or_scores(cut) for cut in (job.ordered[number] for number in which)}
+
+
+Pair = tuple[Member, Layer]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one consumer sees."""
+
+    train: Moments
+    held: Moments
+    consumer: Consumer
+    refitted: bool  # whether it makes up for what is gone
+
+
+def _within(model: Model, index: int) -> Iterator[int]:
+    """Yield a node and those of its bodies."""
+    yield index
+    for body in model.nodes[index].bodies:
+        for inner in body.nodes:
+            yield from _within(model, inner)
+
+
+def _places(model: Model) -> dict[int, int]:
+    """Return the place in `model.top` of every node; of one inside a body, that of the node that has the body."""
+    return {inner: place for place, index in enumerate(model.top) for inner in _within(model, index)}
+
+
+def _consumed(cut: Cut) -> list[Member]:
+    return [member for group in cut.groups for member in group.members if member.role == "in"]
+
+
+def _first(cut: Cut, places: Mapping[int, int]) -> int:
+    """Return the place of the first node that consumes the units; those that none does come last."""
+    return min((places.get(member.sink[0], len(places)) for member in _consumed(cut)), default=len(places))
+
+
+class _Sampler:
+    def __init__(self, model: Model, asked: _Asked) -> None:
+        calibration = asked.calibration
+        self._model, self._calibration, self._seed, self._levels = model, calibration, asked.seed, asked.levels
+        self._to_output, self._refitted = asked.to_output, asked.refitted
+        self._replay = Replay(model, calibration.batches)
+        self._layers = {layer.node.index: layer for layer in layers(model)}
+        self._held = set(calibration.held)
+        self._judged = calibration.judged
+        self._outputs = [port.name for port in model.outputs if port.dtype is not None]
+        self._expected = list(self._replay.run(self._outputs, self._judged)) if self._to_output else []
+        self._feeds = [calibration.batches[number] for number in self._judged] if self._to_output else []
+        self._place = _places(model)
+
+    def pass_by(self, cut: Cut) -> None:
+        """Move to where a cut is measured, if it is ahead."""
+        place = _first(cut, self._place)
+        if place < len(self._place):
+            self._replay.stand_before(place)
+
+    def curve_or_scores(self, cut: Cut) -> Curve:
+        """Return the curve of one cut; where a part cannot be run alone, its units go by their scores."""
+        try:
+            return self.curve(cut)
+        except ModelError:
+            return by_scores(cut)
+
+    def curve(self, cut: Cut) -> Curve:
+        """Return the curve of one cut."""
+        counts = measured_counts(cut.removed, self._levels)
+        pairs = [pair for member in _consumed(cut) for pair in self._layer(member)]
+        self.pass_by(cut)
+        seen = self._seen(pairs)
+        found = self._elimination(cut, counts, seen)
+        losses = None
+        if self._to_output and any(self._float(member) for member in _consumed(cut)):
+            gone = [found.order[:count] for count in counts]
+            losses = (0.0, *(self._loss(cut, pairs, seen, *step) for step in zip(found.weights, gone, strict=True)))
+        return Curve(tuple(found.order.tolist()), (0, *counts), losses, (0.0, *found.errors))
+
+    def _layer(self, member: Member) -> list[Pair]:
+        """Return the linear layer that consumes the units, if its inputs can be told from one another."""
+        layer = self._layers.get(member.sink[0])
+        fits = layer is not None and layer.groups == 1 and layer.weight == member.constant
+        return [(member, layer)] if fits and layer is not None else []
+
+    def _taps(self, layer: Layer) -> int:
+        """Return how many inputs of a row one channel has."""
+        return 1 if layer.window is None else math.prod(layer.window.kernel)
+
+    def _is_wide(self, layer: Layer) -> bool:
+        """Whether channels are correlated, and not all inputs of a patch."""
+        shape = layer.shape(self._model.constants[layer.weight].shape)
+        return self._taps(layer) > 1 and shape[-1] > WIDEST
+
+    def _float(self, member: Member) -> bool:
+        return self._model.constants[member.constant].dtype.kind == "f"
+
+    def _elimination(self, cut: Cut, counts: Sequence[int], seen: Sequence[_Seen]) -> Elimination:
+        consumers, refitted = [each.consumer for each in seen], all(each.refitted for each in seen)
+        if cut.by_score or not consumers:
+            order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
+            return follow(order, counts, consumers, scores=cut.scores, refitted=refitted)
+        found = eliminate(consumers, counts)
+        if refitted:
+            return found
+        return follow(found.order, counts, consumers, scores=cut.scores, refitted=False)
+
+    def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
+        moments = []
+        for _, layer in pairs:
+            groups, outs, ins = layer.shape(self._model.constants[layer.weight].shape)
+            ins = ins // self._taps(layer) if self._is_wide(layer) else ins
+            moments.append((Moments(groups, ins, outs), Moments(groups, ins, outs)))
+        rng = np.random.default_rng(self._seed)
+        names = {name for _, layer in pairs for name in (layer.input, layer.output)}
+        for number, values in enumerate(self._replay.run(names)) if names else ():
+            for (_, layer), pair in zip(pairs, moments, strict=True):
+                limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].mean_x.shape[1]) // len(self._replay) + 1
+                at = layer.places(values[layer.output].shape, limit, rng)
+                seen = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
+                targets = layer.targets(values[layer.output], at)
+                out = held_rows(len(at)) if len(self._replay) == 1 else np.full(len(at), number in self._held)
+                pair[0].add(seen[:, ~out], targets[:, ~out])
+                pair[1].add(seen[:, out], targets[:, out])
+        refitted = self._refitted and (len(self._replay) > 1 or all(held.rows for _, held in moments))
+        return [self._consumer(*pair, *each, refitted) for pair, each in zip(pairs, moments, strict=True)]
+
+    def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments, refitted: bool) -> _Seen:
+        weight = layer.matrix(self._model.array(layer.weight))[0]
+        has_mean = layer.bias is not None and refitted
+        mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
+        none = np.zeros_like(train.mean_y)
+        gram = train.centred(mean, none)[0][0]
+        judged = held.centred(mean, none)[0][0] if held.rows else gram
+        counts, taps = (train + held).weights()[0], self._taps(layer)
+        if self._is_wide(layer):  # each tap of an output is an output of its own
+            weight = weight.reshape(len(weight), -1, taps).transpose(0, 2, 1).reshape(len(weight) * taps, -1)
+            counts, taps = np.repeat(counts, taps), 1
+        inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
+        return _Seen(train, held, Consumer(weight, gram, judged, counts, inputs), refitted)
+
+    def _loss(
+        self,
+        cut: Cut,
+        pairs: Sequence[Pair],
+        seen: Sequence[_Seen],
+        weights: Sequence[npt.NDArray[np.float64]],
+        gone: npt.NDArray[np.intp],
+    ) -> float:
+        """Return the loss of the output on held-out batches when units are gone."""
+        contents = self._without(cut, gone)
+        for (_, layer), each, weight in zip(pairs, seen, weights, strict=True):
+            whole, taps = weight, self._taps(layer) if self._is_wide(layer) else 1
+            if taps > 1:
+                whole = weight.reshape(-1, taps, weight.shape[1]).transpose(0, 2, 1).reshape(len(weight) // taps, -1)
+            contents[layer.weight] = layer.stored(whole[None], self._model.array(layer.weight))
+            if layer.bias is not None and each.refitted:
+                like = self._model.array(layer.bias)
+                moved = (each.consumer.weight - weight) @ each.train.mean_x[0]
+                added = layer.added(like) + moved.reshape(-1, taps).sum(1)
+                contents[layer.bias] = layer.stored_bias(added, like)
+        metric, losses = self._calibration.metric, []
+        found = self._replay.run(self._outputs, self._judged, contents)
+        for before, after, feeds in zip(self._expected, found, self._feeds, strict=True):
+            losses.append(metric.loss(before, after, feeds))
+        return float(np.mean(losses))
+
+    def _without(self, cut: Cut, gone: npt.NDArray[np.intp]) -> dict[str, Array]:
+        """Return the consuming weights with zeros for the units that are gone."""
+        contents: dict[str, Array] = {}
+        for member in _consumed(cut):
+            if self._float(member):
+                array = contents.get(member.constant)
+                array = self._model.array(member.constant).copy() if array is None else array
+                np.moveaxis(array, member.dim, 0)[member.places[gone].ravel()] = 0
+                contents[member.constant] = array
+        return contents

@@ -1,0 +1,202 @@
+"""Options: what `prune` is asked to do, as one checked value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeAlias
+
+from onnxprune import check
+from onnxprune.criteria import importance
+from onnxprune.data.images import Preprocess, make_preprocess
+from onnxprune.errors import OptionError
+from onnxprune.metrics import kinds
+from onnxprune.planning.targets import MEASURED, Target, parse_all
+from onnxprune.runtime.session import check_provider
+
+Scope: TypeAlias = Literal["group", "global", "loss"]
+AUTO: Literal["auto"] = "auto"
+SAMPLES = 256  # that calibration takes at most, by default
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `prune` is asked to do."""
+
+    ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
+    ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
+    targets: tuple[tuple[str, float | str], ...] = ()  # instead: see `targets.parse`, kind -> fraction or "8ms"
+    criterion: str | None = None  # a key of `importance.CRITERIA`; None: obs where there is data, l2 otherwise
+    scope: Scope | None = None  # "group", "global" or "loss"; None: loss for obs, else the criterion's own
+    reconstruct: bool | None = None  # whether layers are refitted; None: where there is data
+    sweeps: int | None = None  # of reconstruction over all layers; None: 1
+    batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
+    round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
+    # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
+    min_units: int | None = None  # kept at least in each group; None is a tenth of it
+    width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
+    ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
+    only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
+    provider: str = "cpu"  # where latency is measured
+    threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
+    batch: int = 1  # samples of a timed run, where the model does not fix it
+    profile_seconds: float = 60.0  # for timing nodes, where latency is a target or steps are looked for
+    latency: bool = True  # whether to measure it
+    seed: int = 0  # of the random criterion and of random feeds
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
+    eval_data: Any = None  # samples to compare the models on, a source as `data` is; None: those of `data`
+    preprocess: Preprocess | None = None  # how images become arrays; text is parsed, see `images.make_preprocess`
+    samples: int | None = None  # of the data that calibration takes at most, drawn with the seed; 0 is all, None is 256
+    metric: str | None = None  # what of the outputs is compared on data, see `fidelity`; None: by the outputs
+
+    def checked(self) -> Options:
+        """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
+        if self.scope not in (None, "group", "global", "loss"):
+            raise OptionError(f"scope must be 'group', 'global' or 'loss', got {self.scope!r}")
+        check_provider(self.provider)
+        return Options(
+            ratio=check.ratio("ratio", self.ratio),
+            ratios=_checked_ratios(self.ratios),
+            targets=_checked_targets(self.targets),
+            batch=check.count("batch", self.batch, 1),
+            profile_seconds=check.positive("profile_seconds", self.profile_seconds),
+            criterion=self.criterion and check.choice("criterion", self.criterion, importance.CRITERIA),
+            scope=self.scope,
+            reconstruct=None if self.reconstruct is None else check.flag("reconstruct", self.reconstruct),
+            sweeps=None if self.sweeps is None else check.count("sweeps", self.sweeps, 1),
+            batch_norm=check.flag("batch_norm", self.batch_norm),
+            round_to=_checked_step(self.round_to),
+            min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),
+            width=check.flag("width", self.width),
+            ignore=check.globs("ignore", self.ignore),
+            only=check.globs("only", self.only),
+            provider=self.provider,
+            threads=check.count("threads", self.threads, 0),
+            latency=check.flag("latency", self.latency),
+            seed=check.count("seed", self.seed, 0),
+            inputs=check.shapes("inputs", self.inputs),
+            eval_data=self.eval_data,
+            preprocess=make_preprocess(self.preprocess),
+            samples=None if self.samples is None else check.count("samples", self.samples, 0),
+            metric=None if self.metric is None else kinds.checked_name(self.metric),
+        )
+
+    @property
+    def bounds(self) -> tuple[Target, ...]:
+        """The targets."""
+        return parse_all(self.targets)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether plans depend on what is measured on this machine."""
+        return self.finds_steps or any(one.kind in MEASURED for one in self.bounds)
+
+    @property
+    def finds_steps(self) -> bool:
+        """Whether the steps of counts are those that kernels like, as measured."""
+        return self.round_to == AUTO or (self.round_to is None and any(kind == "latency" for kind, _ in self.targets))
+
+    @property
+    def ranking(self) -> Scope:
+        """How units of several groups are weighed against one another."""
+        return self.scope or importance.CRITERIA[self.criterion or "l2"].scope
+
+    @property
+    def looks_at_samples(self) -> bool:
+        """Whether anything that is asked for, or left to the default, depends on samples."""
+        by_weights = self.criterion is not None and not importance.CRITERIA[self.criterion].data
+        return not by_weights or self.scope == "loss" or bool(self.reconstruct)
+
+    def most_samples(self, count: int) -> int:
+        """Return how many of `count` samples calibration takes at most."""
+        return (SAMPLES if self.samples is None else self.samples) or count
+
+    def check_effects(self, has_data: bool) -> None:
+        """Raise OptionError for an option that says how samples are taken, where none are given.
+
+        Args:
+            has_data: whether there are samples to calibrate on; those of `eval_data` are compared alone.
+        """
+        if self.metric is not None and not has_data and self.eval_data is None:
+            raise OptionError("metric needs data: samples on which the models are compared")
+        if self.preprocess is not None and not has_data and self.eval_data is None:
+            raise OptionError("preprocess has no effect without --data or --eval-data")
+        if self.samples is not None and not has_data:
+            raise OptionError("samples has no effect without --data: it limits what is taken of them")
+
+    def resolved(self, has_data: bool) -> Options:
+        """Return the options with what depends on whether there is data to calibrate on filled in.
+
+        Raises:
+            OptionError: for what needs data where there is none.
+        """
+        criterion = self.criterion or ("obs" if has_data else "l2")
+        scope = self.scope or ("loss" if has_data and criterion == "obs" else importance.CRITERIA[criterion].scope)
+        if not has_data:
+            for what, asked in (
+                (f"criterion {criterion!r}", importance.CRITERIA[criterion].data),
+                ("scope 'loss'", scope == "loss"),
+                ("reconstruct", self.reconstruct),
+                ("sweeps", self.sweeps is not None and self.reconstruct is None),
+            ):
+                if asked:
+                    raise OptionError(f"{what} needs data: give samples with --data")
+        reconstruct = has_data if self.reconstruct is None else self.reconstruct
+        sweeps, samples = self.sweeps or 1, SAMPLES if self.samples is None else self.samples
+        return replace(self, criterion=criterion, scope=scope, reconstruct=reconstruct, sweeps=sweeps, samples=samples)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; samples in memory are named by their type."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.eval_data, os.PathLike):
+            plain["eval_data"] = os.fspath(self.eval_data)
+        elif self.eval_data is not None and not isinstance(self.eval_data, str):
+            plain["eval_data"] = f"({type(self.eval_data).__name__})"
+        return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
+
+
+def make_options(**given: Any) -> Options:
+    """Return checked `Options` from keywords, where lists, dicts and single globs are accepted.
+
+    Raises:
+        OptionError: for an unknown name, or a value of another type or outside its range.
+    """
+    for name in given:
+        check.choice("option", name, Options.__dataclass_fields__)
+    if given.get("ratio") is not None and given.get("targets"):
+        raise OptionError("ratio decides how much is removed, and so does a target: give one of the two")
+    if given.get("sweeps") is not None and given.get("reconstruct") is False:
+        raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
+    if given.get("ratio", 0) is None:
+        del given["ratio"]
+    return Options(**given).checked()
+
+
+def _checked_ratios(given: Any) -> tuple[tuple[str, float], ...]:
+    """Return pairs of glob and ratio, of which a dict or pairs were given."""
+    try:
+        pairs = [(glob, ratio) for glob, ratio in (given.items() if isinstance(given, Mapping) else given)]
+    except (TypeError, ValueError):
+        raise OptionError(f"ratios must be a dict from glob to ratio, got {given!r}") from None
+    names = check.globs("ratios", [glob for glob, _ in pairs])
+    return tuple(
+        (glob, check.ratio(f"ratio of {glob!r}", ratio)) for glob, (_, ratio) in zip(names, pairs, strict=True)
+    )
+
+
+def _checked_step(given: Any) -> int | Literal["auto"] | None:
+    """Return a step of counts."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given != AUTO:
+            raise OptionError(f"round_to must be a whole number or 'auto', got {given!r}")
+        return AUTO
+    return check.count("round_to", given, 1)
+
+
+def _checked_targets(given: Any) -> tuple[tuple[str, float | str], ...]:
+    """Return pairs of what is bounded, and a fraction or plain count, or an amount with its unit."""
+    found = parse_all(given)
+    return tuple((one.kind, one.text if one.unit else one.value) for one in found)

@@ -1,0 +1,400 @@
+"""Planning: scores, loss curves, costs and what is asked become the units that every group keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.calibration.batches import Calibration
+from onnxprune.calibration.statistics import activations
+from onnxprune.criteria import importance
+from onnxprune.dependency import cost
+from onnxprune.dependency.axes import Atom, Mask
+from onnxprune.dependency.groups import Group, kin, matrices
+from onnxprune.dependency.trace import Trace
+from onnxprune.errors import OptionError, UnreachableTarget
+from onnxprune.graph.effective import ConstantValues
+from onnxprune.planning import allocate, knapsack
+from onnxprune.planning.choice import asked
+from onnxprune.planning.curves import Curve, Cut, measure_curves, usual_slope
+from onnxprune.planning.options import Options
+from onnxprune.planning.targets import MEASURED
+from onnxprune.progress import Progress, silent
+from onnxprune.runtime.executors import ALONE, Workers
+
+ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layouts of CPU and GPU kernels
+UNREACHABLE = (
+    "cannot be reached with what may be pruned; allow more with --min-units, --round-to, --width, fewer --ignore"
+)
+GAIN = 1e-3  # of the latency, that a cut must not cost
+LEVELS = 48  # of a group that the knapsack chooses from, at most
+
+Bound = tuple[str, float]  # kind of cost -> fraction of the original
+Tied = Mapping[str, Mapping[str, Group]]  # first of the groups that lose the same units -> all of them, by name
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What plans cost on a machine."""
+
+    predict: Mapping[str, Callable[[Mapping[Atom, int]], float]] = field(default_factory=dict)  # by kind of cost: from
+    # the sizes of atoms to a fraction of the original
+    steps: Mapping[Atom, int] = field(default_factory=dict)  # of counts, where they were looked for
+
+    def stepped(self, groups: Iterable[Group], demand: allocate.Demand) -> allocate.Demand:
+        """Return what is asked of groups that lose the same units, with the largest of their steps."""
+        steps = [self.steps[group.atom] for group in groups if group.atom in self.steps]
+        return replace(demand, step=max(steps), down=False) if steps else demand
+
+
+UNKNOWN = Machine()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units every group keeps, and what that was decided by."""
+
+    kept: Mapping[str, tuple[int, ...]]  # by name of the groups that lose units
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # by name of the first of those that lose the same units
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of groups before it is decided how many units go, by the first of those that lose the same."""
+
+    scores: Mapping[str, importance.Scores]  # [units]
+    curves: Mapping[str, Curve]
+
+
+def plan(
+    traced: Trace,
+    found: Sequence[Group],
+    chosen: Mapping[str, float],
+    options: Options,
+    *,
+    calibration: Calibration | None = None,
+    machine: Machine = UNKNOWN,
+    bounds: Sequence[Bound] | None = None,
+    evidence: Evidence | None = None,
+    progress: Progress = silent,
+) -> Plan:
+    """Return the units that every group keeps.
+
+    Args:
+        traced: the model with its axes.
+        found: its groups.
+        chosen: ratio by group name, from `choose`.
+        options: criterion, scope, targets and rounding, resolved.
+        calibration: what statistics and loss curves are made from.
+        machine: what is known of costs that are measured, and of the steps of its kernels.
+        bounds: the targets as fractions of the original; by default those of the options, which must be fractions.
+        evidence: what `gather` made of the same; None: it is gathered now.
+        progress: is told what is done.
+
+    Raises:
+        OptionError: when the criterion can score none of the groups, or a target cannot be reached.
+    """
+    options = options.resolved(calibration is not None)
+    known = evidence or gather(traced, found, chosen, options, calibration=calibration, progress=progress)
+    tied, curves = _tied(found, chosen, traced), known.curves
+    scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
+    demands = _demands(traced, found, tied, chosen=chosen, options=options, scores=scores)
+    demands = {first: machine.stepped(tied[first].values(), demand) for first, demand in demands.items()}
+    costs, named = _Costs(traced, tied, machine), asked(found, options).keys()
+    if bounds is None:
+        bounds = tuple((one.kind, one.value) for one in options.bounds)
+    kept = _allocated(costs, demands, curves, scope=str(options.scope), bounds=bounds, named=named)
+    if not bounds and "latency" in machine.predict:
+        kept = _worthwhile(costs, demands, kept)
+    cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
+    return Plan({name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves)
+
+
+def gather(
+    traced: Trace,
+    found: Sequence[Group],
+    chosen: Mapping[str, float],
+    options: Options,
+    *,
+    calibration: Calibration | None = None,
+    progress: Progress = silent,
+    workers: Workers = ALONE,
+) -> Evidence:
+    """Return scores and loss curves, on which neither ratios nor targets have an effect.
+
+    Args:
+        traced: the model with its axes.
+        found: its groups.
+        chosen: ratio by group name, from `choose`: which groups lose the same units.
+        options: criterion, scope and rounding.
+        calibration: what statistics and loss curves are made from.
+        progress: is told what is done.
+        workers: where the model is run for them; they are the same everywhere.
+
+    Raises:
+        OptionError: when the criterion can score none of the groups.
+    """
+    options = options.resolved(calibration is not None)
+    tied = _tied(found, chosen, traced)
+    seen: Mapping[str, Sequence[importance.Seen]] = {}
+    if calibration is not None and importance.CRITERIA[str(options.criterion)].data and options.criterion != "obs":
+        wanted = [group for names in tied.values() for group in names.values()]
+        seen = activations(traced, wanted, calibration.batches, progress=progress, workers=workers)
+    scores = _scores(traced, tied, options, seen)
+    if chosen and not scores:
+        raise OptionError(
+            f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
+            "BatchNormalization (exporters fold it into convolutions); use l2"
+        )
+    curves: dict[str, Curve] = {}
+    if calibration is not None and (options.scope == "loss" or options.criterion == "obs"):
+        demands = _demands(traced, found, tied, chosen=chosen, options=options, scores=scores)
+        curves = measure_curves(
+            traced,
+            _cuts(tied, demands, options),
+            calibration,
+            to_output=options.scope == "loss",
+            refitted=bool(options.reconstruct),
+            seed=options.seed,
+            progress=progress,
+            workers=workers,
+        )
+    return Evidence(scores, curves)
+
+
+def cuts(traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> list[Cut]:
+    """Return what may be cut of the chosen groups, with all counts that are allowed; see `plan` for the arguments.
+
+    Units go in the order of their error (`obs`): criteria that look at data first have no scores here.
+    """
+    tied = _tied(found, chosen, traced)
+    scores = _scores(traced, tied, options, {})
+    return _cuts(tied, _demands(traced, found, tied, chosen=chosen, options=options, scores=scores), options)
+
+
+def _scores(
+    traced: Trace, tied: Tied, options: Options, seen: Mapping[str, Sequence[importance.Seen]]
+) -> dict[str, importance.Scores]:
+    """Return the scores of each set of groups that lose the same units, by the criterion; none for some."""
+    rng, values = np.random.default_rng(options.seed), ConstantValues(traced.model)
+    criterion = "l2" if options.criterion == "obs" else str(options.criterion)  # obs ranks units while curves are made
+    found = {}
+    for first, names in tied.items():
+        scores = [importance.score(criterion, matrices(names[n], traced, values), rng, seen.get(n, ())) for n in names]
+        known = [score for score in scores if score is not None]
+        if known:
+            found[first] = np.mean(known, axis=0)
+    return found
+
+
+def _demands(
+    traced: Trace,
+    found: Sequence[Group],
+    tied: Tied,
+    *,
+    chosen: Mapping[str, float],
+    options: Options,
+    scores: Mapping[str, importance.Scores],
+) -> dict[str, allocate.Demand]:
+    """Return what is asked of each set of groups that lose the same units."""
+    shares = cost.shares(traced, found)
+    return {
+        first: _demand(names[first], scores[first], chosen[first], sum(shares[name] for name in names), options)
+        for first, names in tied.items()
+        if first in scores
+    }
+
+
+def _cuts(tied: Tied, demands: Mapping[str, allocate.Demand], options: Options) -> list[Cut]:
+    """Return what is asked for as cuts, without those that no count allows."""
+    found = []
+    for name, demand in demands.items():
+        removed = tuple(sorted(demand.units - count for count in demand.levels() if count < demand.units))
+        if removed:
+            found.append(Cut(name, tuple(tied[name].values()), removed, demand.scores, options.criterion != "obs"))
+    return found
+
+
+def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores:
+    """Return scores that rise in the order of a curve, by the errors that it has; units that never go come last."""
+    if curve is None:
+        return scores
+    ranked = np.full(len(scores), curve.errors[-1] + 1.0)
+    steps = np.arange(1, len(curve.order) + 1)
+    errors = np.interp(steps, curve.removed, np.maximum.accumulate(curve.errors))
+    ranked[list(curve.order)] = errors + 1e-9 * steps
+    return ranked
+
+
+class _Costs:
+    """What plans cost, over the original."""
+
+    def __init__(self, traced: Trace, tied: Tied, machine: Machine) -> None:
+        self._atoms = {first: [group.atom for group in names.values()] for first, names in tied.items()}
+        self._units = {first: next(iter(names.values())).units for first, names in tied.items()}
+        self._counter, self._predict = cost.Counter(traced), machine.predict
+
+    def of(self, kind: str, removed: Mapping[str, int]) -> float:
+        """Return what a plan costs when so many units are gone, over the original."""
+        gone = {first: count for first, count in removed.items() if count}
+        sizes = {atom: self._units[first] - count for first, count in gone.items() for atom in self._atoms[first]}
+        predict = self._predict.get(kind)
+        return predict(sizes) if predict is not None else self._counter.fraction(kind, sizes)
+
+    def saved(self, removed: Mapping[str, int]) -> tuple[str, float]:
+        """Return the target that a plan reaches: MACs, or params where it saves no MACs."""
+        reached = {kind: self.of(kind, removed) for kind in ("macs", "params")}
+        return next(((kind, value) for kind, value in reached.items() if 0 < value < 1), ("params", 1.0))
+
+    def over(self, targets: Sequence[Bound], removed: Mapping[str, int]) -> float:
+        """Return the worst cost over its target: at most 1 where all are met."""
+        return max(self.of(kind, removed) / value for kind, value in targets)
+
+
+def _allocated(
+    costs: _Costs,
+    demands: Mapping[str, allocate.Demand],
+    curves: Mapping[str, Curve],
+    *,
+    scope: str,
+    bounds: Sequence[Bound],
+    named: Collection[str],
+) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the kept units: by loss curves, by the ratio that meets the targets, or by the ratios as they are.
+
+    Groups that are `named` with a ratio of their own have that, whatever becomes of the others.
+    """
+    own = {name: demand for name, demand in demands.items() if name in named}
+    common = {name: demand for name, demand in demands.items() if name not in own}
+    fixed = allocate.allocate(own, "group")
+    gone = {name: demands[name].units - len(units) for name, units in fixed.items()}
+    if scope == "loss":
+        even = allocate.allocate(common, "group")
+        removed = {name: demands[name].units - len(units) for name, units in even.items()}
+        targets = bounds or (costs.saved({**gone, **removed}),)
+        return {**_by_loss(costs, common, curves, targets, gone), **fixed}
+    if any(kind in MEASURED for kind, _ in bounds):
+        losses = {name: _weighed(demand) for name, demand in common.items()}
+        return {**_by_loss(costs, common, losses, bounds, gone), **fixed}
+    if bounds:
+        common = _meeting(costs, common, bounds, gone, scope)
+    return {**allocate.allocate(common, scope), **fixed}
+
+
+def _worthwhile(
+    costs: _Costs, demands: Mapping[str, allocate.Demand], kept: Mapping[str, npt.NDArray[np.intp]]
+) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the plan without cuts that make the model slower, by prediction."""
+    kept = dict(kept)
+    removed = {name: demands[name].units - len(units) for name, units in kept.items()}
+    now = costs.of("latency", removed)
+    for name in sorted(removed, key=lambda name: removed[name]):
+        without = costs.of("latency", {**removed, name: 0})
+        if removed[name] and without < now - GAIN:
+            kept[name], removed[name], now = np.arange(demands[name].units), 0, without
+    return kept
+
+
+def _weighed(demand: allocate.Demand) -> Curve:
+    """Return what groups lose by the scores of their weights alone: the further a group is cut, the dearer a unit."""
+    order = np.argsort(demand.scores, kind="stable")
+    energy = np.square(np.maximum(demand.scores[order], 0).astype(np.float64)) + 1e-12
+    left = np.maximum(1 - np.cumsum(energy) / energy.sum(), 1e-6)
+    counts = tuple(range(demand.units))
+    losses = (0.0, *(-np.log(left[:-1])).tolist())
+    return Curve(tuple(order[:-1].tolist()), counts, losses, losses)
+
+
+def _by_loss(
+    costs: _Costs,
+    demands: Mapping[str, allocate.Demand],
+    curves: Mapping[str, Curve],
+    targets: Sequence[Bound],
+    gone: Mapping[str, int],
+) -> dict[str, npt.NDArray[np.intp]]:
+    """Return the kept units with the least loss that meet the targets."""
+    slope = usual_slope(curves)
+    offers = {}
+    for name, demand in demands.items():
+        counts = sorted({demand.units - count for count in demand.levels()})
+        if name in curves:
+            thinned = [counts[int(at)] for at in np.unique(np.linspace(0, len(counts) - 1, LEVELS).round())]
+            offers[name] = knapsack.Levels(tuple(thinned), curves[name].at(thinned, slope))
+    removed = knapsack.solve(offers, lambda removed: costs.over(targets, {**gone, **removed}) / (1 + 1e-9))
+    if removed is None:
+        raise _unreachable(costs, targets, {**gone, **{name: offer.removed[-1] for name, offer in offers.items()}})
+    return {name: allocate.top(demands[name].scores, demands[name].units - count) for name, count in removed.items()}
+
+
+def _meeting(
+    costs: _Costs,
+    demands: Mapping[str, allocate.Demand],
+    targets: Sequence[Bound],
+    gone: Mapping[str, int],
+    scope: str,
+) -> dict[str, allocate.Demand]:
+    """Return the demands with the lowest ratio, the same for all, that meets the targets."""
+
+    def removed(ratio: float) -> dict[str, int]:
+        kept = allocate.allocate({name: replace(demand, ratio=ratio) for name, demand in demands.items()}, scope)
+        return {**gone, **{name: demands[name].units - len(units) for name, units in kept.items()}}
+
+    low, high = 0.0, 0.999
+    if costs.over(targets, removed(high)) > 1:
+        raise _unreachable(costs, targets, removed(high))
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if costs.over(targets, removed(middle)) > 1 else (low, middle)
+    return {name: replace(demand, ratio=high) for name, demand in demands.items()}
+
+
+def _unreachable(costs: _Costs, targets: Sequence[Bound], most: Mapping[str, int]) -> UnreachableTarget:
+    best = {kind: costs.of(kind, most) for kind, _ in targets}
+    told = ", ".join(f"{kind}={value:g} (at best {best[kind]:.3f})" for kind, value in targets)
+    return UnreachableTarget(f"target {told} {UNREACHABLE}", best)
+
+
+def _tied(found: Sequence[Group], chosen: Mapping[str, float], traced: Trace) -> dict[str, dict[str, Group]]:
+    """Return the groups to be pruned, by the name of the first of those that share weights and lose the same units."""
+    leaders = kin(found, traced.model.constants)
+    sets: dict[tuple[str, float], dict[str, Group]] = {}
+    for group in found:
+        if group.name in chosen:
+            sets.setdefault((leaders[group.name], chosen[group.name]), {})[group.name] = group
+    return {next(iter(names)): names for names in sets.values()}
+
+
+def usual_step(group: Group, options: Options) -> int:
+    """Return the step of counts, as asked for or as usual: of 8 channels, or of single heads and neurons."""
+    asked_step = None if isinstance(options.round_to, str) else options.round_to
+    if group.lanes or group.mixed is not None:
+        return allocate.round_units(group.lanes, asked_step or ROUND_CHANNELS)
+    return asked_step or 1 if group.kind == "neurons" else 1
+
+
+def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
+    step = usual_step(group, options)
+    least = math.ceil(allocate.MIN_SHARE * group.units)
+    return allocate.Demand(
+        scores=scores,
+        ratio=ratio,
+        step=step,
+        min_units=min(group.units, options.min_units or least),
+        weight=share / group.units,
+        down=step > 1 and isinstance(options.round_to, int),
+    )
+
+
+def _mask(group: Group, kept: Sequence[int]) -> Mask:
+    mask = np.zeros(group.units, bool)
+    mask[list(kept)] = True
+    return mask
+
+
+def kept_masks(found: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> dict[Atom, Mask]:
+    """Return the masks of a plan, by atom: what `rewrite` takes."""
+    return {group.atom: _mask(group, kept[group.name]) for group in found if group.name in kept}

@@ -1,0 +1,305 @@
+"""What pruning buys on this machine: latency and memory, predicted for any plan and measured for those that matter.
+
+Nodes are timed (`kernels`), a model of latency is fitted to a few pruned candidates (`latency`), and each plan that
+is made from it is raced against the original. The ratio of both corrects the next plan, so that what is promised
+is what was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from onnxprune.dependency import cost
+from onnxprune.dependency.axes import Atom, Mask
+from onnxprune.dependency.groups import Group
+from onnxprune.dependency.trace import Trace
+from onnxprune.errors import DataError
+from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.model import Model
+from onnxprune.graph.probe import shapes_at
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import runnable
+from onnxprune.latency import predict
+from onnxprune.latency.kernels import Tables
+from onnxprune.planning.allocate import round_units
+from onnxprune.progress import Progress, silent
+from onnxprune.runtime.memory import peak_memory_bytes
+from onnxprune.runtime.session import Session, open_session
+from onnxprune.runtime.timing import time_interleaved
+from onnxprune.surgery.rewrite import rewrite
+
+STEPS = (16, 8, 4, 1)  # units that are taken from a multiple of 16, to see whether that makes a model faster
+SAVED = 0.5  # of what they save if time were even, that they must
+NOISE = 0.02  # of a time, that is no difference: two sessions of one model differ by as much
+UNIFORM = (0.75, 0.5, 0.25)  # of each group, in candidates that the prediction is fitted to
+MIXED = 2  # candidates of random counts besides
+RACE_S = 2.0  # of a candidate beside the original
+LEAST_S, ROUNDS = 0.15, 150  # of a race: time at least, and runs that are enough
+CANDIDATE_S, STEP_S = 0.8, 1.6  # the same while the prediction is fitted, and while steps are looked for
+SHARES = (0.5, 0.25)  # of the time for profiling: until when steps are looked for, and what is left for candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """A candidate beside the original."""
+
+    fraction: float  # of the median latencies
+    before_ms: float
+    after_ms: float
+
+
+class Speed:
+    """Latency of plans on one machine; made by `profiled`."""
+
+    def __init__(
+        self,
+        traced: Trace,
+        feeds: Mapping[str, Array],
+        *,
+        provider: str,
+        threads: int,
+        names: Mapping[Atom, str],
+        steps: Mapping[Atom, int],
+        tables: Tables,
+    ) -> None:
+        self.traced, self.feeds, self.tables = traced, feeds, tables
+        self.steps, self._names = dict(steps), dict(names)
+        self._provider, self._threads = provider, threads
+        self._original = self._session(None).timed(feeds)
+        self._peak_before: int | None = None
+        self.races: list[tuple[Mapping[Atom, int], Race]] = []
+        self.predict: predict.Latency | None = None
+        self.complete = True  # whether the time was enough to measure everything
+        self.unknown = 0  # nodes whose times are worked out from MACs
+
+    @cached_property
+    def before_ms(self) -> float:
+        """The latency of the original, as it is now."""
+        (found,) = time_interleaved([self._original], budget_s=CANDIDATE_S, min_rounds=5)
+        return float(np.median(found))
+
+    @cached_property
+    def _usual_s(self) -> float:
+        """How long one run of the original takes, roughly."""
+        self._original()
+        start = time.perf_counter()
+        self._original()
+        return time.perf_counter() - start
+
+    def fraction(self, sizes: Mapping[Atom, int]) -> float:
+        """Return the predicted latency when atoms have these sizes, over the original's."""
+        assert self.predict is not None, "nothing was fitted"
+        return self.predict.fraction(sizes)
+
+    def race(self, proto: Any, budget_s: float = RACE_S) -> Race:
+        """Return a candidate timed beside the original, runs interleaved."""
+        once = self._session(proto).timed(self.feeds)
+        budget_s = min(budget_s, max(LEAST_S, 2 * ROUNDS * self._usual_s))  # quick models need no seconds
+        before, after = time_interleaved([self._original, once], budget_s=budget_s, min_rounds=5, warmup_s=budget_s / 3)
+        ratio = float(np.median(after / before))  # of each round: what slows both for a while cancels
+        return Race(ratio, float(np.median(before)), float(np.median(after)))
+
+    def memory(self, proto: Any) -> float | None:
+        """Return the peak memory of a candidate over the original's, None where it cannot be measured."""
+        before, after = self.memory_before(), self._peak(proto)
+        return None if not before or after is None else after / before
+
+    def memory_before(self) -> int | None:
+        """Return the peak memory of the original in bytes, None where it cannot be measured."""
+        if self._peak_before is None:
+            self._peak_before = self._peak(None)
+        return self._peak_before
+
+    def _peak(self, proto: Any | None) -> int | None:
+        if self._provider != "cpu":
+            return None
+        source, folder = runnable(self.traced.model, proto)
+        return peak_memory_bytes(source, self.feeds, threads=self._threads, folder=folder)
+
+    def _session(self, proto: Any | None) -> Session:
+        source, folder = runnable(self.traced.model, proto)
+        return open_session(source, provider=self._provider, threads=self._threads, folder=folder)
+
+    def candidate(self, sizes: Mapping[Atom, int], budget_s: float = CANDIDATE_S) -> Race:
+        """Race the model whose atoms keep their first units; one that was raced before is not raced again."""
+        cut = {atom: size for atom, size in sizes.items() if size < atom.size}
+        counts = sorted((self._names[atom], size) for atom, size in cut.items())
+        about = hashlib.sha256(json.dumps([self._about, counts]).encode()).hexdigest()[:16]
+        keys = [f"race {about} {figure}" for figure in ("fraction", "before", "after")]
+        known = [self.tables.number(key) for key in keys]
+        if None in known:
+            proto = rewrite(self.traced, {atom: first_units(atom, size) for atom, size in cut.items()}).proto
+            race = self.race(proto, budget_s)
+            self.tables.keep(dict(zip(keys, (race.fraction, race.before_ms, race.after_ms), strict=True)))
+        else:
+            race = Race(*(number or 0.0 for number in known))
+        self.races.append((cut, race))
+        return race
+
+    @cached_property
+    def _about(self) -> str:
+        """What races depend on beside the candidate."""
+        shapes = sorted((name, array.shape) for name, array in self.feeds.items())
+        return json.dumps([self.traced.model.sha256(), shapes])
+
+    def fit(self, timed: predict.Timed) -> None:
+        """Fit the prediction to the candidates that were raced."""
+        self.predict = predict.fitted(timed, [(sizes, race.fraction) for sizes, race in self.races])
+
+
+def first_units(atom: Atom, count: int) -> Mask:
+    """Return the mask that keeps the first units."""
+    return np.arange(atom.size) < count
+
+
+def sizes_of(feeds: Mapping[str, Array], model: Model) -> dict[str, int]:
+    """Return the sizes of the dynamic dims that feeds have, by the key of `probe.dynamic_dims`.
+
+    Raises:
+        DataError: when a feed is missing or has another rank.
+    """
+    found: dict[str, int] = {}
+    for port in model.inputs:
+        if port.name not in feeds or (port.shape is not None and feeds[port.name].ndim != len(port.shape)):
+            raise DataError(f"input {port.name!r}: nothing to run the model on that fits it")
+        found.update((key, feeds[port.name].shape[dim]) for dim, key in dynamic_dims(port))
+    return found
+
+
+def profiled(
+    traced: Trace,
+    chosen: Sequence[Group],
+    feeds: Mapping[str, Array],
+    *,
+    provider: str = "cpu",
+    threads: int = 1,
+    usual: Mapping[Atom, int],
+    find_steps: bool = True,
+    fit: bool = True,
+    seconds: float = 60.0,
+    seed: int = 0,
+    tables: Tables | None = None,
+    progress: Progress = silent,
+) -> Speed:
+    """Return what plans for these groups take on this machine.
+
+    Args:
+        traced: the model with its axes.
+        chosen: the groups that may lose units.
+        feeds: what the model is timed on.
+        provider: short name, see `runtime.PROVIDERS`.
+        threads: on the CPU, 0 is ONNX Runtime's choice.
+        usual: by atom, the step that counts of units have where none is looked for.
+        find_steps: whether the steps of the kernels in use are looked for.
+        fit: whether latencies are to be predicted.
+        seconds: for all of it, more or less; what is known from earlier runs takes none.
+        seed: of the random candidates.
+        tables: where times are kept; by default in the user's cache.
+        progress: is told what is done.
+    """
+    start = time.monotonic()
+    tables = tables or Tables(provider, threads)
+    steps = {group.atom: usual[group.atom] for group in chosen}
+    names = {group.atom: group.name for group in chosen}
+    speed = Speed(traced, feeds, provider=provider, threads=threads, names=names, steps=steps, tables=tables)
+    if find_steps:
+        until = start + SHARES[0] * seconds
+        speed.steps, speed.complete = _steps(speed, chosen, steps, until=until, progress=progress)
+    if fit:
+        sizing = predict.Sizing(traced, shapes_at(traced.model, sizes_of(feeds, traced.model)))
+        found = predict.grids(sizing, speed.steps)
+        until = start + (1 - SHARES[1]) * seconds
+        kernels = [kernel for grid in sorted(found, key=_macs_of, reverse=True) for kernel in grid.kernels]
+        speed.complete &= tables.measure(kernels, until=until, progress=progress)
+        timed = predict.Timed(sizing, found, {kernel.key: tables.ms(kernel) for kernel in kernels})
+        speed.unknown = timed.unknown
+        _race_candidates(speed, chosen, start + seconds, seed, progress)
+        speed.fit(timed)
+    return speed
+
+
+def _macs_of(grid: predict.Grid) -> int:
+    return sum(math.prod(axis.size for axis in axes) for axes in grid.macs)
+
+
+def _race_candidates(speed: Speed, chosen: Sequence[Group], until: float, seed: int, progress: Progress) -> None:
+    rng = np.random.default_rng(seed)
+    shares: list[list[float]] = [[share] * len(chosen) for share in UNIFORM]
+    shares += [rng.uniform(0.2, 1, len(chosen)).tolist() for _ in range(MIXED)]
+    for number, each in enumerate(shares):
+        if number and time.monotonic() > until:
+            break
+        progress("racing candidates", number + 1, len(shares))
+        pairs = zip(chosen, each, strict=True)
+        sizes = {g.atom: predict.aligned(g.units, float(share), speed.steps[g.atom]) for g, share in pairs}
+        speed.candidate(sizes)
+
+
+# -- steps of kernels ------------------------------------------------------------------------------------------
+
+
+def _steps(
+    speed: Speed, chosen: Sequence[Group], usual: Mapping[Atom, int], *, until: float, progress: Progress
+) -> tuple[dict[Atom, int], bool]:
+    """Return, by atom, the step of counts off which fewer units save no time; and whether all was raced.
+
+    All groups of a kind are taken together: a count that leaves a blocked layout makes its neighbours slower too, and
+    keeps nodes from being fused, which no node tells alone. Where no step shows, the usual one stays, or a finer one
+    that was seen to save what it should: what is lost in noise tells nothing.
+    """
+    found, whole = dict(usual), True
+    kinds: dict[str, list[Group]] = {}
+    for group in chosen:
+        kinds.setdefault("channels" if group.lanes else group.kind, []).append(group)
+    for kind, groups in kinds.items():
+        bases = {group: step_base(group.units, max(1, group.lanes)) for group in groups}
+        if all(base == group.units for group, base in bases.items()):
+            continue  # too few units for any step
+        whole_blocks = {group.atom: base for group, base in bases.items()}
+        best, even, step, harmless = speed.candidate(whole_blocks, STEP_S).fraction, 0.0, 0, 0
+        for number, below in enumerate(STEPS):
+            progress(f"looking for the step of {kind}", number + 1, len(STEPS))
+            if time.monotonic() > until:
+                whole = False
+                break
+            counts = {group: base - round_units(max(1, group.lanes), below) for group, base in bases.items()}
+            sizes = {group.atom: count if count > 0 else bases[group] for group, count in counts.items()}
+            saved = best - speed.candidate(sizes, STEP_S).fraction
+            even = even or saved / below
+            if saved < SAVED * even * below - NOISE * best:
+                step = STEPS[number - 1] if number else 2 * below
+                break
+            if SAVED * even * below >= NOISE * best:
+                harmless = below
+        for group in groups if step or harmless else ():
+            units = round_units(max(1, group.lanes), step or harmless)
+            found[group.atom] = min(units, group.units) if step else min(units, usual[group.atom])
+    return found, whole
+
+
+def step_base(units: int, lanes: int) -> int:
+    """Return a count that suits every step: a multiple of the largest, about two thirds; or all units where few.
+
+    >>> step_base(256, 1), step_base(64, 8), step_base(12, 1)
+    (160, 40, 12)
+    """
+    step = round_units(lanes, STEPS[0])
+    return max(2 * step, int(0.65 * units / step) * step) if 3 * step <= units else units
+
+
+# -- memory ----------------------------------------------------------------------------------------------------
+
+
+def memory_predictor(traced: Trace, feeds: Mapping[str, Array]) -> cost.Footprint:
+    """Return what predicts the peak memory of plans on these feeds."""
+    sizing = predict.Sizing(traced, shapes_at(traced.model, sizes_of(feeds, traced.model)))
+    return cost.Footprint(traced, sizing.fixed)

@@ -1,0 +1,1 @@
+"""Giving back what a cut took: layers refitted in closed form."""

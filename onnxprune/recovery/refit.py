@@ -1,0 +1,292 @@
+"""Refit: layer after layer of a pruned model is given back what it computed before the cut.
+
+In topological order each linear layer is fitted (`reconstruct.fit`) from what the *pruned* model now feeds it to what
+the *original* gave at the same place, so that later layers correct what earlier ones could not. Where its output is
+added to another branch that is final by then, the target is the sum: a block repairs the residual stream that it
+writes to. A BatchNormalization that is not part of a fitted layer gets new statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from onnxprune.calibration.batches import held_out, held_rows
+from onnxprune.data.samples import samples_in
+from onnxprune.dependency.axes import Atom, Mask, kept_mask
+from onnxprune.dependency.trace import Trace
+from onnxprune.errors import ModelError
+from onnxprune.graph.linear import Layer, Mixer, Norm, layers, mixers, norms
+from onnxprune.graph.model import Model
+from onnxprune.graph.tensors import Array
+from onnxprune.progress import Progress, silent
+from onnxprune.recovery.reconstruct import Fit, Moments, fit, reestimate
+from onnxprune.runtime.replay import Feeds, Replay
+from onnxprune.surgery.rewrite import Cut
+
+WIDEST = 5120  # inputs of a layer whose Gram matrix is kept; a wider one keeps the plain cut
+ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
+LEAST_ROWS = 8_192  # of each fit, where there are so many
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """What became of one layer."""
+
+    node: str
+    op: str
+    strength: float | None  # of the ridge towards the plain cut, which stayed where it is None
+    error_before: float | None  # of the plain cut on held-out rows, over the variance of what is to be given
+    error_after: float | None
+    why_not: str | None = None  # why nothing was fitted
+
+
+def refit(
+    traced: Trace,
+    masks: Mapping[Atom, Mask],
+    pruned: Model,
+    batches: Sequence[Feeds],
+    *,
+    cuts: Mapping[str, Cut],
+    seed: int = 0,
+    sweeps: int = 1,
+    linear: bool = True,
+    batch_norm: bool = True,
+    progress: Progress = silent,
+) -> tuple[dict[str, Array], list[Refitted]]:
+    """Return new contents of constants of the pruned model, by name, and what became of each layer.
+
+    Args:
+        traced: the original with its axes.
+        masks: bool ``[units]`` of the atoms that lost units.
+        pruned: what `rewrite` made of it.
+        batches: calibration feeds, of which some are held out; of a single one, rows are: see `held_rows`.
+        cuts: where the constants of `pruned` came from.
+        seed: of the rows that are looked at.
+        sweeps: how often all layers are fitted.
+        linear: whether linear layers are fitted.
+        batch_norm: whether statistics of other BatchNormalizations are estimated anew.
+        progress: is told what is done.
+    """
+    contents: dict[str, Array] = {}
+    told: list[Refitted] = []
+    for sweep in range(sweeps):
+        prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
+        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts)
+        told = run.all(linear, batch_norm, prefix, progress)
+        contents = run.new.contents
+    return contents, told
+
+
+def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
+    """Return the constants of the pruned model that are copies of one that several nodes of the original read."""
+    shared = {name for name, places in model.readers.items() if len(places) > 1}
+    return shared | {name for name, cut in cuts.items() if cut.source in shared}
+
+
+Part: TypeAlias = "Layer | Mixer | Norm"
+
+
+class _TooFew(Exception):
+    """A part gives too few rows to hold any out; says how many."""
+
+
+def parts(model: Model, linear: bool, batch_norm: bool) -> list[Part]:
+    """Return what can be fitted, in order: linear layers, normalisations that are none of theirs, or both."""
+    wide = list(mixers(model, WIDEST)) if linear else []
+    mixed = {mixer.weight for mixer in wide}
+    found = [each for each in layers(model) if each.weight not in mixed] if linear else []
+    covered = {layer.output for layer in found}
+    free = [norm for norm in norms(model) if norm.output not in covered] if batch_norm else []
+    return sorted([*found, *wide, *free], key=lambda part: part.node.index)
+
+
+class _Refit:
+    """One sweep over the layers."""
+
+    def __init__(
+        self,
+        traced: Trace,
+        masks: Mapping[Atom, Mask],
+        pruned: Model,
+        batches: Sequence[Feeds],
+        *,
+        contents: Mapping[str, Array],
+        seed: int,
+        cuts: Mapping[str, Cut],
+    ) -> None:
+        self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
+        self._shared = _shared(traced.model, cuts)
+        self._held = set(held_out(len(batches)))
+        self._single = samples_in(batches[0]) if len(batches) == 1 else 0
+        self.old, self.new = Replay(traced.model, batches), Replay(pruned, batches)
+        self.new.contents.update(contents)
+
+    def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
+        """Fit what can be fitted, in order; return what became of it."""
+        found = parts(self._pruned, linear, batch_norm)
+        order: list[Part] = [self._fittable(part) if isinstance(part, Layer) else part for part in found]
+        sums = _Sums(self._pruned, order, self._traced)
+        told = []
+        for number, part in enumerate(order):
+            progress(f"{prefix}refitting layers", number + 1, len(order))
+            if part.node.outputs[0] in self._traced.values:  # what lies between it and its output may be needed again
+                self.old.reach(part.node.outputs[0])
+                self.new.reach(part.node.outputs[0])
+            told.append(self._part(part, sums))
+        return told
+
+    def _fittable(self, layer: Layer) -> Layer:
+        """Return a layer without the bias that others share: it stays, what is fitted makes up for the rest."""
+        if layer.bias is None or layer.bias not in self._shared:
+            return layer
+        fixed = layer.added(self._pruned.array(layer.bias)).ravel()
+        return replace(layer, bias=None, offset=None, fixed=fixed)
+
+    def _part(self, part: Part, sums: _Sums) -> Refitted:
+        why = self._why_not(part)
+        if why is not None:
+            return Refitted(part.node.name, part.node.op, None, None, None, why)
+        try:
+            with np.errstate(over="ignore"):  # a number that a type cannot hold is told by `_kept_if_finite`
+                found = self._fit(part, sums)
+        except (ModelError, _TooFew) as error:
+            why = str(error) if isinstance(error, _TooFew) else f"it cannot be looked at: {error}"
+            return Refitted(part.node.name, part.node.op, None, None, None, why)
+        return Refitted(part.node.name, part.node.op, found.strength, found.error_before, found.error_after)
+
+    def _fit(self, part: Part, sums: _Sums) -> Fit:
+        if isinstance(part, Layer):
+            return self._layer(part, sums)
+        return self._norm(part) if isinstance(part, Norm) else self._mixer(part)
+
+    def _why_not(self, part: Part) -> str | None:
+        if (part.input if isinstance(part, Mixer) else part.output) not in self._traced.values:
+            return "its output has no counterpart in the original"
+        if any(name in self._shared for name in part.constants):
+            return "other nodes share its weights"
+        if isinstance(part, Layer) and part.input in self._pruned.constants:
+            return "its input is constant"
+        if isinstance(part, Layer) and part.shape(self._pruned.constants[part.weight].shape)[-1] > WIDEST:
+            return f"it has more than {WIDEST:,} inputs"
+        return None
+
+    def _layer(self, layer: Layer, sums: _Sums) -> Fit:
+        weight = self._content(layer.weight)
+        matrix = layer.matrix(weight)
+        bias = None if layer.bias is None else layer.added(self._content(layer.bias))
+        train, held = self._moments(layer, matrix.shape, *sums.target(layer))
+        found = fit(train, held, matrix, bias)
+        if found.strength is None:
+            return found
+        if layer.gain is not None and found.bias is not None and not layer.gain.all():
+            found = _with_silent(found, layer.gain.reshape(matrix.shape[:2]) == 0, train + held)
+        new = {layer.weight: layer.stored(found.weight, weight)}
+        if layer.bias is not None and found.bias is not None:
+            new[layer.bias] = layer.stored_bias(found.bias, self._content(layer.bias))
+        return self._kept_if_finite(new, found)
+
+    def _norm(self, norm: Norm) -> Fit:
+        shape = (len(norm.scale), 1, 1)
+        gain, offset = norm.multiplied(*(self._content(name) for name in norm.constants))
+        found = reestimate(*self._moments(norm, shape, norm.output, ()), gain, offset, norm.most)
+        if found.strength is None:
+            return found
+        mean, variance = norm.statistics(found.weight.ravel(), np.ravel(found.bias if found.bias is not None else 0.0))
+        pairs = zip(norm.constants, (mean, variance), strict=True)
+        return self._kept_if_finite({n: values.astype(self._content(n).dtype) for n, values in pairs}, found)
+
+    def _mixer(self, mixer: Mixer) -> Fit:
+        cut, like = self._cuts.get(mixer.weight, Cut(mixer.weight, {})), self._content(mixer.weight)
+        weight = self._traced.model.array(cut.source)
+        for dim, kept in cut.kept.items():
+            weight = weight if dim == mixer.dim else weight.take(kept, axis=dim)
+        plain = np.eye(weight.shape[mixer.dim])[:, list(cut.kept.get(mixer.dim, range(weight.shape[mixer.dim])))]
+        found = fit(*self._moments(mixer, (1, *plain.shape), mixer.input, ()), plain[None], None)
+        if found.strength is not None:
+            return self._kept_if_finite({mixer.weight: mixer.mixed(weight, found.weight[0], like)}, found)
+        return found
+
+    def _content(self, name: str) -> Array:
+        content = self.new.contents.get(name)
+        return self._pruned.array(name) if content is None else content
+
+    def _kept_if_finite(self, new: Mapping[str, Array], found: Fit) -> Fit:
+        """Set constants, unless their type cannot hold the numbers: then all stay as they were."""
+        if not all(np.isfinite(content).all() for content in new.values()):
+            return replace(found, strength=None, error_after=found.error_before)
+        self.new.contents.update(new)
+        return found
+
+    def _moments(
+        self, part: Part, shape: tuple[int, ...], total: str, beside: Sequence[str]
+    ) -> tuple[Moments, Moments]:
+        """Return the moments of what a part is fed now and shall give, of fitted and of held-out rows."""
+        groups, outs, ins = shape
+        train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
+        limit = max(LEAST_ROWS, ROWS_PER_INPUT * ins) // len(self.new) + 1
+        rng = np.random.default_rng(self._seed)
+        old, new = self.old.run([total]), self.new.run([part.input, *beside])
+        for number, (before, now) in enumerate(zip(old, new, strict=True)):
+            whole = before[total] if isinstance(part, Mixer) else self._kept(total, before[total])
+            target = whole.astype(np.float32)
+            for name in beside:
+                target = target - now[name].astype(np.float32)
+            at = part.places(target.shape, limit, rng)
+            out = held_rows(len(at)) if self._single else np.full(len(at), number in self._held)
+            if self._single and not out.any():
+                given = "a single sample gives" if self._single == 1 else f"{self._single} samples in one batch give"
+                raise _TooFew(f"{given} {len(at)} row{'s' * (len(at) != 1)}: too few to hold any out")
+            for moments, which in ((train, at[~out]), (held, at[out])):
+                if len(which):
+                    moments.add(part.rows(now[part.input], which), part.targets(target, which))
+        return train, held
+
+    def _kept(self, name: str, array: Array) -> Array:
+        """Return a value of the original without the units that are gone."""
+        for dim, axis in enumerate(self._traced.axes(self._traced.values[name])):
+            mask = kept_mask(axis, self._masks)
+            if mask.size == array.shape[dim] and not mask.all():
+                array = array.compress(mask, axis=dim)
+        return array
+
+
+def _with_silent(found: Fit, silent: Array, moments: Moments) -> Fit:
+    """Return a fit whose outputs that are multiplied by zero give their mean: no weight of theirs counts."""
+    weight = np.where(silent[:, :, None], 0, found.weight)
+    bias = moments.mean_y if found.bias is None else np.where(silent, moments.mean_y, found.bias)
+    return replace(found, weight=weight, bias=bias)
+
+
+class _Sums:
+    """Finds the sum that the output of a layer goes into, where the other addend is final before the layer is."""
+
+    def __init__(self, model: Model, order: Iterable[Part], traced: Trace) -> None:
+        self._axes = {name: traced.axes(axes) for name, axes in traced.values.items()}
+        self._model = model
+        pending = {part.node.index for part in order}
+        self._last: dict[str, int] = {}  # place of the last part that a value is computed from, -1 for none
+        self._place = {index: place for place, index in enumerate(model.top)}
+        for place, index in enumerate(model.top):
+            node = model.nodes[index]
+            last = max((self._last.get(name, -1) for name in (*node.inputs, *node.captured)), default=-1)
+            for name in node.outputs:
+                self._last[name] = place if index in pending else last
+        self._kept = {port.name for port in model.outputs}
+
+    def target(self, layer: Layer) -> tuple[str, tuple[str, ...]]:
+        """Return the value that a layer shall bring about, and what else is added to it."""
+        readers = self._model.readers.get(layer.output, ())
+        if len(readers) != 1 or layer.output in self._kept:
+            return layer.output, ()
+        node = self._model.nodes[readers[0][0]]
+        other = next((name for name in node.inputs if name != layer.output), None)
+        if node.op != "Add" or other is None or other not in self._last:
+            return layer.output, ()
+        final = self._last[other] < self._place[layer.node.index]
+        axes = self._axes.get(node.outputs[0])  # of the same shape, or there are other rows than the layer has
+        final = final and axes is not None and axes == self._axes.get(layer.output)
+        return (node.outputs[0], (other,)) if final else (layer.output, ())

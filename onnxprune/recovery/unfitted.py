@@ -1,0 +1,53 @@
+"""Unfitted: the nodes with weights that lost units and that reconstruction has no form for, each with the reason.
+
+They keep the plain cut. A report that lists fitted layers alone would let them pass for nodes that needed no fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from onnxprune.dependency.groups import Group, Member
+from onnxprune.graph.linear import is_float, why_no_layer
+from onnxprune.graph.model import Model, Node
+from onnxprune.recovery.refit import Refitted, parts
+
+
+def unfitted(
+    model: Model, cut: Iterable[Group], pruned: Model, *, linear: bool = True, batch_norm: bool = True
+) -> list[Refitted]:
+    """Return the nodes that make or consume removed units with a weight and are none of the parts of `refit`.
+
+    Args:
+        model: the original.
+        cut: the groups that lost units.
+        pruned: what `rewrite` made of it.
+        linear: whether linear layers are fitted.
+        batch_norm: whether statistics of BatchNormalizations are estimated anew.
+    """
+    fitted = set(_outputs(pruned, linear, batch_norm))
+    after = {node.outputs[0]: node for node in pruned.nodes if node.outputs}
+    looked = ("in", "out") * linear + ("scale",) * batch_norm
+    told: dict[int, Refitted] = {}
+    for member in (member for group in cut for member in group.members if member.role in looked):
+        node = model.nodes[member.sink[0]]
+        if node.index not in told and not fitted.intersection(node.outputs):
+            why = _why_not(model, member, after.get(node.outputs[0]), pruned)
+            told[node.index] = Refitted(node.name, node.op, None, None, None, why)
+    return [told[index] for index in sorted(told)]
+
+
+def _outputs(pruned: Model, linear: bool, batch_norm: bool) -> Iterator[str]:
+    """Yield what the nodes of the parts that are fitted give, with the normalisation behind a layer."""
+    for part in parts(pruned, linear, batch_norm):
+        yield from (part.node.outputs[0], part.output)
+
+
+def _why_not(model: Model, member: Member, node: Node | None, pruned: Model) -> str:
+    if not is_float(model.constants[member.constant].dtype):
+        return "its weight is quantized"
+    if node is None:
+        return "it has no counterpart in the pruned model"
+    if node.op == "BatchNormalization":
+        return "it is inside a body" if node.index not in pruned.top else "its statistics are no constants of its own"
+    return why_no_layer(node, pruned)

@@ -1,0 +1,181 @@
+"""The report as plain values; docs/report.md has the schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxprune._version import __version__
+from onnxprune.graph.punished import punished
+
+if TYPE_CHECKING:
+    from onnxprune.calibration.batches import Calibration
+    from onnxprune.dependency.account import Account
+    from onnxprune.dependency.groups import Group
+    from onnxprune.evaluation.comparison import Comparison
+    from onnxprune.evaluation.verify import Verification
+    from onnxprune.graph.model import Model
+    from onnxprune.planning.curves import Curve
+    from onnxprune.planning.options import Options
+    from onnxprune.recovery.refit import Refitted
+    from onnxprune.surgery.rewrite import Cut
+
+
+def build_report(
+    *,
+    before: Model,
+    after: Model,
+    macs: tuple[int, int],
+    options: Options,
+    groups: Sequence[tuple[Group, Sequence[int] | None, str | None]],
+    accounts: Sequence[Account],
+    cuts: Mapping[str, Cut],
+    verification: Verification,
+    comparison: Comparison | None,
+    calibration: Calibration | str | None = None,
+    curves: Mapping[str, Curve] | None = None,
+    fits: Sequence[Refitted] = (),
+    promise: Mapping[str, Any] | None = None,
+    held_out: bool = True,
+) -> dict[str, Any]:
+    """Return the report of one run as plain values; see docs/report.md.
+
+    Args:
+        before: the original.
+        after: the pruned model.
+        macs: multiply-accumulates of one sample, before and after.
+        options: what was asked.
+        groups: every group with its kept units (None if all) and the reason if it was left alone.
+        accounts: of every node with weights.
+        cuts: where the initializers of the output come from.
+        verification: what the oracle found.
+        comparison: latency and accuracy, None if they were not measured.
+        calibration: what statistics, curves and fits were made from; a text says why there are no samples.
+        curves: loss curves by the first of the groups that lose the same units.
+        fits: what became of each layer in reconstruction.
+        promise: plans that were raced against the original, see `promise.as_promise`.
+        held_out: whether calibration saw none of the samples that were compared.
+    """
+    fidelity = fidelity_values(comparison)
+    return {
+        "onnxprune": __version__,
+        "input": _file(before, macs[0]),
+        "output": _file(after, macs[1]),
+        "options": options.to_dict(),
+        "groups": [_group(group, kept, reason) for group, kept, reason in groups],
+        "nodes": [account.to_dict() for account in accounts],
+        "initializers": {
+            name: {"source": cut.source, "kept": {str(dim): list(indices) for dim, indices in cut.kept.items()}}
+            for name, cut in cuts.items()
+        },
+        "verification": {
+            "passed": verification.passed,
+            "max_abs_diff": verification.max_abs_diff,
+            "max_rel_diff": verification.max_rel_diff,
+            "tolerance": verification.tolerance,
+            "noise": verification.noise,
+            "runs": [dataclasses.asdict(run) for run in verification.runs],
+        },
+        "calibration": _calibration(calibration),
+        "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
+        "reconstruction": [_refitted(each) for each in fits],
+        "accuracy": _accuracy(comparison),
+        "fidelity": None if fidelity is None else {**fidelity, "held_out": held_out},
+        "latency": _latency(comparison) if options.latency else [],
+        "promise": None if promise is None else dict(promise),
+    }
+
+
+def _refitted(fitted: Refitted) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(fitted),
+        "strength": "bias alone" if fitted.strength == math.inf else fitted.strength,
+        "error_before": _finite(fitted.error_before),
+        "error_after": _finite(fitted.error_after),
+    }
+
+
+def _calibration(found: Calibration | str | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return {"source": "none", "told": found, "samples": 0, "metric": None}
+    return {"source": found.source, "told": found.told, "samples": found.samples, "metric": found.metric.kind}
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "removed": list(curve.removed),
+        "losses": None if curve.losses is None else [_finite(loss) for loss in curve.losses],
+        "errors": [_finite(error) for error in curve.errors],
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """Return None for what JSON has no number for."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _file(model: Model, macs: int) -> dict[str, Any]:
+    return {
+        "path": str(model.path) if model.path else None,
+        "sha256": model.sha256(),
+        "params": model.params,
+        "macs": macs,
+        "size_bytes": model.size_bytes(),
+        "warnings": list(punished(model)),
+    }
+
+
+def _group(group: Group, kept: Sequence[int] | None, reason: str | None) -> dict[str, Any]:
+    units = list(range(group.units)) if kept is None else list(kept)
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "units": group.units,
+        "kept": len(units),
+        "kept_units": units,
+        "exact": group.exact,
+        "locked": reason,
+        "nodes": list(group.nodes),
+    }
+
+
+def _accuracy(comparison: Comparison | None) -> dict[str, Any] | None:
+    if comparison is None or comparison.before.accuracy is None:
+        return None
+    return {
+        "before": comparison.before.accuracy,
+        "after": comparison.after.accuracy,
+        "samples": comparison.samples,
+        "agreement": comparison.difference.agreement,
+    }
+
+
+def fidelity_values(comparison: Comparison | None) -> dict[str, Any] | None:
+    """Return what was compared on data; what random feeds give says little of what a model is for."""
+    if comparison is None or comparison.fidelity is None or comparison.feeds != "data":
+        return None
+    figures = comparison.fidelity.figures.items()
+    finite = {name: value if math.isfinite(value) else None for name, value in figures}
+    return {"kind": comparison.fidelity.kind, "figures": finite}
+
+
+def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
+    if comparison is None:
+        return []
+    low, high = comparison.speedup_interval
+    return [
+        {
+            "provider": comparison.provider,
+            "threads": comparison.threads,
+            "batch": comparison.batch,
+            "before_ms": comparison.before.median_ms,
+            "after_ms": comparison.after.median_ms,
+            "speedup": comparison.speedup,
+            "speedup_interval": [low, high],
+            "within_noise": comparison.within_noise,
+        }
+    ]

@@ -1,0 +1,152 @@
+"""What ``onnxprune prune`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.metrics.words import headline
+from onnxprune.report.words import (
+    accuracy_cells,
+    all_printable,
+    by_reason,
+    count_cells,
+    enumerated,
+    fidelity_row,
+    ms_text,
+    new_table,
+    pair_cells,
+    place_text,
+    plural,
+    points_text,
+    size_text,
+    warning_lines,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+_TOLERATED = 1.02  # of a target of latency
+_SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
+
+
+def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Return what the command line prints after a run: the table, what was left alone, the verdict."""
+    report = all_printable(report)
+    before, after = report["input"], report["output"]
+    table = new_table("", "before", "after", "after / before")
+    table.add_row("parameters", *count_cells(before["params"], after["params"]))
+    table.add_row("MACs per sample", *count_cells(before["macs"], after["macs"]))
+    table.add_row("file size", *pair_cells(before["size_bytes"], after["size_bytes"], size_text))
+    for latency in report["latency"]:
+        label = f"latency, {place_text(latency['provider'], latency['threads'])}"
+        table.add_row(label, *pair_cells(latency["before_ms"], latency["after_ms"], ms_text))
+    accuracy = report["accuracy"]
+    if accuracy is not None:
+        label = f"accuracy, {accuracy['samples']} samples"
+        table.add_row(label, *accuracy_cells(accuracy["before"], accuracy["after"]))
+    fidelity_row(table, report["fidelity"])
+    warned = warning_lines((("input", before["warnings"]), ("output", after["warnings"])))
+    return [table, _left_alone(report["groups"]), *warned, *_promised(report), _verdict(report)]
+
+
+def _promised(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what plans were raced for, and what came of it, where any were."""
+    promise = report["promise"]
+    if promise is None:
+        return
+    races = plural(len(promise["attempts"]), "plan") + " raced against the original"
+    steps = sorted(set(promise["steps"].values()))
+    found = f"; counts are multiples of what kernels like: {enumerated([str(step) for step in steps])}" if steps else ""
+    if not promise["targets"]:
+        last = promise["attempts"][-1]["measured"]["latency"]
+        yield f"{races}: {last:.3f} of its latency{found}"
+    for target in promise["targets"]:
+        if target["measured"] is not None:
+            asked = "" if target["target"].endswith(f"={target['fraction']:g}") else f" ({target['fraction']:.3f})"
+            yield f"{target['target']}{asked} asked: {target['measured']:.3f} of the original, {races}{found}"
+    yield from _above(report)
+    if not promise["complete"]:
+        yield "there was no time to measure all that predictions rest on: give more with --profile-seconds"
+    if promise["unknown"]:
+        yield f"{plural(promise['unknown'], 'node')} could not be timed, and were taken to follow their MACs"
+
+
+def _above(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning where the model that is written was timed above the latency that was asked for."""
+    asked = [target["fraction"] for target in report["promise"]["targets"] if target["target"].startswith("latency=")]
+    for latency in report["latency"] if asked else ():
+        least = 1 / latency["speedup_interval"][1]
+        if least > _TOLERATED * asked[0]:
+            found = f"{1 / latency['speedup']:.3f} of the original's, asked for {asked[0]:.3f}"
+            yield f"warning: the last timing is above the target: {found}; was the machine busy?"
+
+
+def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was pruned, and one line per reason for the groups that kept all their units."""
+    cut = [group for group in groups if group["kept"] < group["units"]]
+    kept = sum(group["kept"] for group in cut)
+    total = sum(group["units"] for group in cut)
+    kinds = ", ".join(dict.fromkeys(group["kind"] for group in cut))
+    line = f"pruned {len(cut)} of {len(groups)} groups ({kinds}): {kept:,} of {total:,} units kept"
+    left = [(group["locked"] or "", group["name"]) for group in groups if group["kept"] == group["units"]]
+    return "\n".join([line, *["left alone, by reason:"] * bool(left), *by_reason(left)])
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    verification = report["verification"]
+    proof = (
+        f"verified: masked = pruned {_closeness(verification['max_rel_diff'])} "
+        f"in {plural(len(verification['runs']), 'run')}"
+    )
+    if any(group["kept"] < group["units"] and not group["exact"] for group in report["groups"]):
+        proof += ", where normalisations go over the kept units"
+    if verification["max_rel_diff"] > verification["tolerance"]:
+        proof += f", which is round-off: the original alone makes {verification['noise']:.1e} of it"
+    saved = report["input"]["macs"] / max(1, report["output"]["macs"])
+    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"])]
+    accuracy = report["accuracy"]
+    if accuracy is not None:
+        gains.append(f"accuracy {points_text(accuracy['before'], accuracy['after'])}")
+    fidelity = report["fidelity"]
+    if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
+        gains.append(headline(fidelity["figures"]))
+    seen = "" if fidelity is None or fidelity["held_out"] else f"{_SEEN}\n"
+    return f"{_calibrated(report)}{seen}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
+
+
+def _calibrated(report: Mapping[str, Any]) -> str:
+    """Return in words what units and weights were chosen by, where samples were looked at."""
+    calibration = report.get("calibration")
+    if calibration is None:
+        return ""
+    if calibration["source"] == "none":
+        return f"chosen by weights alone, no samples can be generated ({calibration['told']}): give some with --data\n"
+    made = calibration["source"] == "generated"
+    what = "generated sample" if made else "sample"
+    found = f"calibrated on {plural(calibration['samples'], what)}"
+    fits = report["reconstruction"]
+    if fits:
+        refitted = sum(fit["strength"] is not None for fit in fits)
+        tried = sum(fit["why_not"] is None for fit in fits)
+        found += f": {refitted} of {plural(len(fits), 'layer')} refitted"
+        found += f", {tried - refitted} best as they were cut" * (tried > refitted)
+        found += f", {len(fits) - tried} that cannot be" * (len(fits) > tried)
+    return found + ("; real ones, with --data, keep more\n" if made else "\n")
+
+
+def _closeness(difference: float) -> str:
+    return f"to {difference:.1e} of the output's range" if difference else "exactly"
+
+
+def _speed(latency: Mapping[str, Any]) -> str:
+    """Return in words how much faster or slower one run got."""
+    where = place_text(latency["provider"], latency["threads"])
+    speedup, interval = latency["speedup"], latency["speedup_interval"]
+    slower = speedup < 1 and not latency["within_noise"]
+    low, high = sorted(1 / bound for bound in interval) if slower else interval
+    known = f"on {where} (95 % interval {low:.2f} to {high:.2f})"
+    if latency["within_noise"]:
+        return f"no measurable speed-up {known}"
+    return f"{1 / speedup:.2f}x slower {known}" if slower else f"{speedup:.2f}x faster {known}"

@@ -1,0 +1,171 @@
+"""Pieces of what is printed: tables, counts, units, names, control characters escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.dependency.account import frees
+from onnxprune.metrics.words import row
+
+if TYPE_CHECKING:
+    pass
+
+
+_LISTED = 4  # names shown of a longer list
+_PLACE = r" \(at .*\)"  # what a reason says of the node that gives it
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence.
+
+    >>> enumerated(["1", "8", "16"])
+    '1, 8 and 16'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line per reason with the names it holds for; reasons that differ in the node alone are one."""
+    merged: dict[str, dict[str, str]] = {}
+    for reason, name in reasons:
+        merged.setdefault(re.sub(_PLACE, "", reason), {})[name] = reason
+    return [
+        f"  {_with_places(list(dict.fromkeys(found.values())))}: {names_text(found)}{_freeing(short)}"
+        for short, found in merged.items()
+    ]
+
+
+def _with_places(alike: Sequence[str]) -> str:
+    """Return one reason for several that differ in their place: with the first, and how many more there are.
+
+    >>> _with_places(["Softmax normalises over it (at a)", "Softmax normalises over it (at b)"])
+    'Softmax normalises over it (at a and 1 more)'
+    """
+    more = f" and {len(alike) - 1} more)" if len(alike) > 1 else ")"
+    return re.sub(_PLACE, lambda place: place[0][:-1] + more, alike[0])
+
+
+def _freeing(reason: str) -> str:
+    """Return what would free it, in brackets, where anything would."""
+    what = frees(reason)
+    if what.startswith(("nothing", "other")):
+        return ""
+    perhaps, what = ("perhaps ", what[8:]) if what.startswith("perhaps ") else ("", what)
+    return f" [{what}]" if what.startswith("prune") else f" [{perhaps}free with {what}]"
+
+
+def warning_lines(sides: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return a line for each thing that the runtime punishes; what holds for both models is told once."""
+    found: dict[str, list[str]] = {}
+    for side, sentences in sides:
+        for sentence in sentences:
+            found.setdefault(sentence, []).append(side)
+    return [printable(f"slower than it need be ({' and '.join(which)}): {told}") for told, which in found.items()]
+
+
+def fidelity_row(table: Any, fidelity: Mapping[str, Any] | None) -> None:
+    """Add the row of what was compared to a table, where it has one."""
+    found = None if fidelity is None else row(fidelity["figures"])
+    if found is not None:
+        table.add_row(*found, "-")
+
+
+LOSSES = {  # what the loss of a kind of outputs is, see `fidelity.Metric.loss`
+    "classification": "KL divergence of the classes",
+    "language model": "KL divergence of the words",
+    "embedding": "1 - cosine",
+    "dense": "squared error over variance",
+    "boxes": "distance of the boxes",
+}
+
+
+def new_table(*headings: str, left: Sequence[int] = (0,)) -> Any:
+    """Return an empty table that is readable without colour and in a log file."""
+    from rich import box  # noqa: PLC0415 - only when something is printed
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for i, heading in enumerate(headings):
+        free = i in left and heading != "kind"  # names may be broken where space is short; words and numbers are not
+        table.add_column(heading, justify="left" if i in left else "right", overflow="fold", no_wrap=not free)
+    return table
+
+
+def printable(text: str) -> str:
+    r"""Return a text whose control characters are escaped: names come from the file, and may hold anything.
+
+    >>> printable("a\n\x1b[31m")
+    'a\\n\\x1b[31m'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def all_printable(value: Any) -> Any:
+    """Return plain values whose strings are printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: all_printable(item) for key, item in value.items()}
+    return [all_printable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def count_cells(before: int, after: int) -> tuple[str, str, str]:
+    """Return the cells of two counts: before, after, their ratio."""
+    return pair_cells(before, after, count_text)
+
+
+def pair_cells(before: float, after: float, show: Any) -> tuple[str, str, str]:
+    """Return the cells of two numbers: before, after, their ratio."""
+    return show(before), show(after), f"{after / before:.3f}" if before else "-"
+
+
+def plural(number: int, what: str) -> str:
+    """Return a count with its noun: "1 plan", "2 plans"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def count_text(value: float) -> str:
+    """Return a count in the unit people use: thousands, millions, billions."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{value / limit if unit != 'k' else value / 1e3:.2f} {unit}"
+    return f"{value:,.0f}"
+
+
+def size_text(value: float) -> str:
+    """Return bytes in the unit people use."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f} B"
+
+
+def ms_text(value: float) -> str:
+    """Return milliseconds with their unit."""
+    return f"{value:.3f} ms"
+
+
+def accuracy_cells(before: float, after: float) -> tuple[str, str, str]:
+    """Return the cells of two accuracies: before, after, points between them."""
+    return f"{before:.2%}", f"{after:.2%}", points_text(before, after)
+
+
+def points_text(before: float, after: float) -> str:
+    """Return the difference of two shares in percentage points."""
+    return f"{100 * (after - before):+.2f} points"
+
+
+def place_text(provider: str, threads: int) -> str:
+    """Return where something ran: the provider, and on the CPU the threads."""
+    if provider != "cpu":
+        return provider
+    return "cpu" if threads == 0 else f"cpu, {threads} thread{'s' * (threads > 1)}"
+
+
+def names_text(names: Iterable[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more

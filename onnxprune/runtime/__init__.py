@@ -1,0 +1,1 @@
+"""Running models: sessions, timing, memory, processes. The only room that imports onnxruntime."""

@@ -1,0 +1,349 @@
+"""Where independent tasks run: here, in processes of this machine, or on a Dask cluster.
+
+All speak the interface of `concurrent.futures.Executor`. A task is a function at the top of a module, a *job* (what all
+tasks of a run share: the model, the samples) and a picklable value. Results come in the order of the tasks, and no bit
+of them depends on how many workers there are:
+
+- what a task computes does not depend on which other tasks its worker has run;
+- numpy's linear algebra has one thread in every task, also here: it rounds by how it divides its work. ONNX Runtime
+  divides what it writes and not what it adds up, and has as many threads as leave no core to two workers.
+
+The same bits need the same kernels: of one kind of processor, and the same releases of numpy and ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from onnxprune import check
+from onnxprune.errors import InputError, ModelError, OnnxpruneError, OptionError
+from onnxprune.graph.model import Model
+from onnxprune.graph.read import load, parse
+from onnxprune.graph.write import fits_one_message, serialize
+from onnxprune.runtime.session import threads_limited
+
+CONNECT_S = 5.0  # until a scheduler that does not answer counts as not there
+_SPELLINGS = (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""))  # before and behind OpenBLAS's names
+RETRIES = 2  # of a task on a cluster that fails for reasons of the cluster
+
+Job = TypeVar("Job")
+Task = TypeVar("Task")
+Found = TypeVar("Found")
+
+
+class Here(Executor):
+    """Runs each call where it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return a future that is done; an interrupt is not kept in it, but ends the run."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # whatever it is, the future holds it
+            future.set_exception(error)
+        return future
+
+
+@dataclass(frozen=True)
+class Workers:
+    """An executor, and what has to be known of it."""
+
+    executor: Executor
+    count: int = 1  # of the tasks that run at the same time
+    threads: int = 0  # of ONNX Runtime in each task; 0 is its own choice
+    near: bool = True  # whether they see the files of this machine
+    exact: bool = True  # whether linear algebra has one thread, so that a run elsewhere gives the same bits
+    share: Callable[[bytes], Any] = bytes  # makes of a packed job what each task gets of it
+
+    @property
+    def parallel(self) -> bool:
+        """Whether tasks leave this process."""
+        return not isinstance(self.executor, Here)
+
+    def map(self, function: Callable[[Job, Task], Found], job: Job, tasks: Sequence[Task]) -> Iterator[Found]:
+        """Yield what a function at the top of a module makes of a job and each task, in order.
+
+        Here a task begins when its result is asked for, elsewhere all are handed over at once.
+
+        Raises:
+            InputError: when a worker process dies; and whatever the function raises.
+        """
+        if not self.parallel:
+            for task in tasks:
+                with one_blas_thread() if self.exact else contextlib.nullcontext():
+                    future = self.executor.submit(function, job, task)
+                yield future.result()
+            return
+        packed = pickle.dumps(job, protocol=pickle.HIGHEST_PROTOCOL)
+        key, shared = hashlib.sha256(packed).hexdigest(), self.share(packed)
+        del packed
+        futures = [self.executor.submit(_perform, function, key, shared, task, self.threads) for task in tasks]
+        try:
+            for future in futures:
+                with _dying():
+                    found = future.result()
+                yield found
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+ALONE = Workers(Here(), exact=False)  # as fast as one process can be
+SERIAL = Workers(Here())  # with the same bits as any number of workers
+
+
+@contextlib.contextmanager
+def workers(count: int = 1, scheduler: str | None = None) -> Iterator[Workers]:
+    """Yield `Workers`: of a Dask cluster where a scheduler is given, else so many processes, else none.
+
+    Args:
+        count: processes of this machine; 1 is this one.
+        scheduler: the address of a Dask scheduler, such as tcp://10.0.0.1:8786.
+
+    Raises:
+        OptionError: for both at once, without the extra [dask], and when the scheduler does not answer.
+    """
+    count = check.count("workers", count, 1)
+    if scheduler is not None:
+        if count > 1:
+            raise OptionError("workers are processes of this machine, and a scheduler has its own: give one of the two")
+        with _cluster(scheduler) as found:
+            yield found
+    elif count == 1:
+        yield SERIAL
+    else:
+        with _processes(count) as found:
+            yield found
+
+
+def given(executor: Executor) -> Workers:
+    """Return `Workers` of any executor whose tasks may leave the process.
+
+    Its workers have one thread each, and see the files of this machine or not: models are sent to them.
+    """
+    return Workers(executor, getattr(executor, "_max_workers", 4), threads=1, near=False)
+
+
+def shards(count: int, workers: Workers, each: int = 2) -> list[range]:
+    """Return contiguous parts of so many things, `each` per worker, as even as can be.
+
+    >>> shards(5, Workers(Here(), count=1))
+    [range(0, 3), range(3, 5)]
+    """
+    parts = [part for part in np.array_split(np.arange(count), each * workers.count) if len(part)]
+    return [range(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+# -- processes -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _processes(count: int) -> Iterator[Workers]:
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of ONNX Runtime half
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+
+        def share(packed: bytes) -> Path:
+            path = Path(scratch) / hashlib.sha256(packed).hexdigest()
+            path.write_bytes(packed)
+            return path
+
+        pool = ProcessPoolExecutor(count, context, _prepare)
+        try:
+            yield Workers(pool, count, max(1, _cores() // count), share=share)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepare() -> None:
+    """Let an interrupt of the terminal end the process that waits for the workers alone: it ends them."""
+    import signal  # noqa: PLC0415 - in workers alone
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _dying() -> Iterator[None]:
+    """Say in words that a worker died."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process died, as when memory is short: give fewer --workers; what is finished stays"
+        ) from None
+    except OnnxpruneError:
+        raise
+    except Exception as error:
+        if type(error).__name__ in ("KilledWorker", "FutureCancelledError", "FuturesCancelledError"):
+            raise InputError(f"the cluster lost the workers of a task again and again: {error}") from None
+        raise
+
+
+# -- a cluster -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _cluster(scheduler: str) -> Iterator[Workers]:
+    try:
+        import distributed  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise OptionError("scheduler needs Dask: pip install 'onnxprune[dask]'") from None
+    try:
+        make: Any = distributed.Client  # has no types
+        client = make(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:  # TimeoutError is an OSError; ValueError is a protocol that there is not
+        reason = str(error).splitlines()[0] if str(error) else "no answer"
+        raise OptionError(f"scheduler {scheduler} cannot be reached within {CONNECT_S:g} s: {reason}") from None
+    with client:
+        cores = client.nthreads()
+        if not cores:
+            raise OptionError(f"scheduler {scheduler} has no workers: start some with 'dask worker {scheduler}'")
+
+        def share(packed: bytes) -> Any:
+            with warnings.catch_warnings():  # it is sent once, and kept by the scheduler so that no worker is missed
+                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+                return client.submit(bytes, packed, pure=False, retries=RETRIES)
+
+        executor = client.get_executor(pure=False, retries=RETRIES)
+        yield Workers(executor, sum(cores.values()), threads=1, near=False, share=share)
+
+
+# -- in a worker -----------------------------------------------------------------------------------------------
+
+_LAST = threading.local()  # the job of the last task: a worker gets several tasks of one job
+
+
+def _perform(function: Callable[[Any, Any], Any], key: str, shared: Any, task: Any, threads: int) -> Any:
+    """Run a task in a worker."""
+    if getattr(_LAST, "key", None) != key:
+        packed = shared.read_bytes() if isinstance(shared, Path) else shared
+        _LAST.key, _LAST.job = None, None  # two jobs need not fit into memory
+        _LAST.key, _LAST.job = key, pickle.loads(packed)
+    with one_blas_thread(), threads_limited(threads):
+        return function(_LAST.job, task)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A model on its way to workers: by its file where they see it, by its bytes otherwise."""
+
+    path: Path | None
+    sha256: str
+    folder: Path  # of its external data
+    content: bytes | None
+
+    def open(self) -> Model:
+        """Return the model.
+
+        Raises:
+            ModelError: when this worker cannot read its file, or reads another one there.
+        """
+        if self.content is not None:
+            return parse(self.content, self.folder)
+        assert self.path is not None
+        here = f"the worker on {socket.gethostname()}"
+        try:
+            model = load(self.path)
+        except ModelError as error:
+            raise ModelError(
+                f"{here} cannot read the model, which has external data and goes by its path: put it on storage that "
+                f"all workers see ({error})"
+            ) from None
+        if model.sha256() != self.sha256:
+            raise ModelError(f"{here} reads another model at {self.path}, or it has changed meanwhile")
+        return model
+
+
+def sent(model: Model, workers: Workers) -> Sent:
+    """Return a model in the form in which workers get it.
+
+    Raises:
+        OptionError: for one in memory that is too large to be sent.
+    """
+    path = None if model.path is None else model.path.resolve()
+    if path is not None and path.exists() and (workers.near or model.is_external):
+        return Sent(path, model.sha256(), model.folder.resolve(), None)
+    proto = model.original or model.proto
+    if not fits_one_message(proto):
+        raise OptionError(
+            "workers cannot be sent a model of more than 2 GiB: save it with external data, on storage that they see"
+        )
+    return Sent(None, "", model.folder.resolve(), serialize(proto))
+
+
+# -- threads of numpy ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Limit:
+    """How many blocks of all threads want one thread: the setting is the process's."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    blocks: int = 0
+    before: int | None = None  # what the first of them found, and the last restores
+
+
+_LIMIT = _Limit()
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Give numpy's linear algebra one thread until this block ends, and all that other threads have begun meanwhile."""
+    with _LIMIT.lock:
+        if not _LIMIT.blocks:
+            _LIMIT.before = _set_blas_threads(1)
+        _LIMIT.blocks += 1
+    try:
+        yield
+    finally:
+        with _LIMIT.lock:
+            _LIMIT.blocks -= 1
+            if not _LIMIT.blocks and _LIMIT.before is not None:
+                _set_blas_threads(_LIMIT.before)
+
+
+def _set_blas_threads(count: int) -> int | None:
+    """Set the threads of the OpenBLAS that came with numpy; return how many it had, None where it is another one."""
+    functions = _openblas()
+    if functions is None:
+        return None
+    get, set_to = functions
+    before = int(get())
+    if before != count:
+        set_to(count)
+    return before
+
+
+@cache
+def _openblas() -> tuple[Callable[[], int], Callable[[int], object]] | None:
+    """Return the functions by which the OpenBLAS inside numpy's wheels tells and takes its number of threads."""
+    home = Path(np.__file__).parent
+    for folder in (home.with_name("numpy.libs"), home / ".dylibs"):
+        for path in sorted(folder.glob("*openblas*")):
+            library = ctypes.CDLL(str(path))
+            for name in itertools.starmap("{}openblas_{{}}_num_threads{}".format, _SPELLINGS):
+                if hasattr(library, name.format("set")):
+                    return getattr(library, name.format("get")), getattr(library, name.format("set"))
+    return None

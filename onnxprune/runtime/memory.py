@@ -1,0 +1,114 @@
+"""Peak memory of a model, measured in a fresh process; memory that is free.
+
+Run as ``python -m onnxprune.runtime.memory REQUEST`` it is the fresh process in which `peak_memory_bytes` measures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from onnxprune.graph.tensors import Array
+from onnxprune.runtime.session import open_session
+
+
+def peak_memory_bytes(
+    source: Path | bytes,
+    feeds: Mapping[str, Array],
+    *,
+    provider: str = "cpu",
+    threads: int = 0,
+    folder: Path | None = None,
+    timeout_s: float = 120.0,
+) -> int | None:
+    """Return the host memory that loading and running a model adds to a fresh process, at its highest.
+
+    None where it cannot be measured: no `resource` module (Windows), a failure, or `timeout_s` is over.
+
+    Args:
+        source: the file, or a serialized model.
+        feeds: one array per input.
+        provider: short name, see `PROVIDERS`.
+        threads: as for `open_session`.
+        folder: where the external data of a model given as bytes lies.
+        timeout_s: after which the process is ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
+        path = source if isinstance(source, Path) else Path(name) / "model.onnx"
+        if isinstance(source, bytes):
+            path.write_bytes(source)
+        request = Path(name) / "request"
+        request.write_bytes(pickle.dumps((path.resolve(), dict(feeds), provider, threads, folder)))
+        command = [sys.executable, "-m", "onnxprune.runtime.memory", str(request)]
+        # The child finds the package where this process found it.
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        try:
+            done = subprocess.run(command, capture_output=True, env=env, timeout=timeout_s, check=True, text=True)
+            return int(done.stdout.split()[-1])
+        except (subprocess.SubprocessError, OSError, ValueError, IndexError):
+            return None
+
+
+def _measure(request: Path) -> int:
+    """Return the growth of this process's peak memory over loading and running the model of a request."""
+    path, feeds, provider, threads, folder = pickle.loads(request.read_bytes())
+    model: Path | bytes = path if folder is None else path.read_bytes()
+    before = _resident_bytes()
+    session = open_session(model, provider=provider, threads=threads, folder=folder)
+    for _ in range(2):  # the first run plans the memory, the second takes it in one piece
+        session.run(feeds)
+    return max(0, peak_resident_bytes() - before)
+
+
+def _resident_bytes() -> int:
+    """Return the memory of this process now, and forget its peak where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status_bytes("VmRSS") or _rusage_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Return the largest memory that this process has held so far, in bytes."""
+    # Not getrusage on Linux: a child inherits the peak of the process that started it, however large.
+    return _status_bytes("VmHWM") or _rusage_bytes()
+
+
+def _status_bytes(key: str) -> int | None:
+    with contextlib.suppress(OSError):
+        found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
+def _rusage_bytes() -> int:
+    import resource  # noqa: PLC0415 - Windows has none
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory_bytes() -> int | None:
+    """Return the memory that this process may still take; None where the system does not say."""
+    free = _number_in(Path("/proc/meminfo"), r"^MemAvailable:\s+(\d+) kB")
+    limit = _number_in(Path("/sys/fs/cgroup/memory.max"), r"^(\d+)$")
+    used = _number_in(Path("/sys/fs/cgroup/memory.current"), r"^(\d+)$")
+    left = [] if free is None else [1024 * free]
+    return min([*left, *([max(0, limit - used)] if limit is not None and used is not None else [])], default=None)
+
+
+def _number_in(path: Path, pattern: str) -> int | None:
+    with contextlib.suppress(OSError):
+        found = re.search(pattern, path.read_text(), re.MULTILINE)
+        return int(found[1]) if found else None
+    return None
+
+
+if __name__ == "__main__":
+    print(_measure(Path(sys.argv[1])))

@@ -1,0 +1,77 @@
+"""Random feeds: sizes for dynamic dims, numbers that fit an input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.errors import DataError
+from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+
+DEFAULT_SIDE = 224  # pixels of a dynamic height or width
+DEFAULT_LENGTH = 32  # of any other dynamic dim: tokens, time steps
+
+
+def default_dims(inputs: Sequence[Port], batch: int = 1) -> dict[str, int]:
+    """Return a size for every dynamic dim: `batch` in front, 224 for sides of images, 32 for the others.
+
+    >>> default_dims([Port("x", np.dtype("f4"), ("n", 3, "h", "w"))], batch=8)
+    {'n': 8, 'h': 224, 'w': 224}
+    """
+    dims = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == 0}
+    for port in inputs:
+        is_image = len(port.shape or ()) == 4
+        for _, key in dynamic_dims(port):
+            dims.setdefault(key, DEFAULT_SIDE if is_image else DEFAULT_LENGTH)
+    return dims
+
+
+def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """Return one array per input: what a graph can take without knowing what it means.
+
+    Floats are standard normal. Integers that index an embedding (`Port.below`) lie in its range, 8-bit ones are
+    pixels of any value, others are 1, which a mask and a length can be. Booleans are true; a single one is a switch,
+    and as the seed is even or odd.
+
+    Args:
+        inputs: the inputs of the model.
+        dims: size by the key of `probe.dynamic_dims`, see `default_dims`.
+        seed: of the random numbers.
+
+    Raises:
+        DataError: for an input that is no tensor of numbers, of unknown rank, or with a dim that `dims` lacks.
+    """
+    rng = np.random.default_rng(seed)
+    return {port.name: _random(port, _concrete(port, dims), rng, seed % 2 == 0) for port in inputs}
+
+
+def _concrete(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
+    if port.dtype is None or port.dtype.kind in "OUS":
+        raise DataError(_not_random(port, "not a tensor of numbers"))
+    if port.shape is None:
+        raise DataError(_not_random(port, "of unknown rank"))
+    keys = dict(dynamic_dims(port))
+    missing = sorted(set(keys.values()) - set(dims))
+    if missing:
+        raise DataError(_not_random(port, f"{list(port.shape)}, without a size for {', '.join(missing)}"))
+    return tuple(dims[keys[i]] if i in keys else int(dim or 0) for i, dim in enumerate(port.shape))
+
+
+def _not_random(port: Port, why: str) -> str:
+    return f"input {port.name!r} is {why}: random values cannot be made for it; give real ones with --data"
+
+
+def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator, switch: bool) -> Array:
+    dtype = np.dtype(port.dtype)
+    if dtype.kind == "b":
+        return np.full(shape, switch or math.prod(shape) > 1, dtype)
+    if "int" in dtype.name:  # by name: the 4-bit integers of ml_dtypes are of kind V
+        if port.below is not None:
+            return rng.integers(0, max(1, port.below), shape).astype(dtype)
+        is_pixel = dtype.name in ("int8", "uint8")
+        return rng.integers(0, 256, shape).astype(dtype) if is_pixel else np.ones(shape, dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)

@@ -1,0 +1,190 @@
+"""Replay: run a model on calibration data piece by piece, each node as seldom as memory allows.
+
+Reconstruction changes a layer and needs what the next one then gets. Running the whole model for every layer costs
+the square of its depth. A `Replay` keeps the values that are alive at one place of the graph, for all batches, runs
+from there, and moves the place on when it is told to. What does not fit into its budget of memory lies in temporary
+files: memory is bounded, whatever the number of samples, and the time grows with the depth, not with its square.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import tempfile
+import weakref
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.model import Model
+from onnxprune.graph.parts import part
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import serialize
+from onnxprune.runtime.session import Session, open_session
+
+BUDGET_BYTES = 256 * 2**20  # of the values that one replay keeps, beside the samples themselves
+
+Feeds: TypeAlias = Mapping[str, Array]
+
+
+class Batches(Sequence[Feeds]):
+    """Batches that are made when they are asked for; `at` says how."""
+
+    @abstractmethod
+    def at(self, number: int) -> Feeds:
+        """Return a batch, counted from the front."""
+
+    @overload
+    def __getitem__(self, number: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
+    def __getitem__(self, number: Any) -> Any:
+        found = range(len(self))[number]
+        return [self.at(each) for each in found] if isinstance(found, range) else self.at(found)
+
+
+class Replay:
+    """A model, batches of samples, and the values that are alive at the place where it stands."""
+
+    def __init__(
+        self, model: Model, batches: Sequence[Feeds], *, budget_bytes: int = BUDGET_BYTES, threads: int = 0
+    ) -> None:
+        """Stand in front of the first node.
+
+        Args:
+            model: in plain form.
+            batches: feeds by input name, kept as they are.
+            budget_bytes: of the values that are kept.
+            threads: of the sessions, 0 is ONNX Runtime's choice.
+        """
+        self.model = model
+        self.contents: dict[str, Array] = {}  # constants that hold something else than in the model
+        self._stored: Sequence[Feeds] = batches
+        self._place = 0  # the first of `model.top` that has not been passed
+        self._budget, self._threads = budget_bytes, threads
+        self._order = {
+            name: place
+            for place, index in enumerate(model.top)
+            for name in model.nodes[index].outputs
+            if name not in model.constants
+        }
+        self._last_read = self._find_last_reads()
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def run(
+        self, names: Iterable[str], which: Iterable[int] | None = None, contents: Mapping[str, Array] | None = None
+    ) -> Iterator[dict[str, Array]]:
+        """Yield the values of `names` for every batch, or for those of `which`.
+
+        Args:
+            names: of values between nodes, outputs, or inputs.
+            which: numbers of batches.
+            contents: constants that hold something else, for this run alone.
+
+        Raises:
+            ModelError: when ONNX Runtime cannot run the part.
+        """
+        wanted, first = list(dict.fromkeys(names)), self._stored[0]
+        given = [name for name in wanted if name in first]
+        constant = {name: self._constant(name, contents) for name in wanted if name in self.model.constants}
+        computed = [name for name in wanted if name not in first and name not in constant]
+        session, inputs = self._session(computed, {**self.contents, **(contents or {})}) if computed else (None, ())
+        for number in range(len(self._stored)) if which is None else which:
+            stored = self._stored[number]
+            found = {**constant, **{name: stored[name] for name in given}}
+            if session is not None:
+                found.update(session.run({name: stored[name] for name in inputs}))
+            yield found
+
+    def _constant(self, name: str, contents: Mapping[str, Array] | None) -> Array:
+        content = (contents or {}).get(name, self.contents.get(name))
+        return self.model.array(name) if content is None else content
+
+    def advance(self, name: str) -> None:
+        """Move to right behind the node that makes `name`, see `stand_before`."""
+        self.stand_before(self._order[name] + 1)
+
+    def reach(self, name: str) -> None:
+        """Move to right before the node that makes `name`, see `stand_before`."""
+        self.stand_before(self._order[name])
+
+    def stand_before(self, place: int) -> None:
+        """Move in front of the node at a place of `model.top`, if it is ahead; see `_Kept` for what is kept where.
+
+        Values that are no tensors cannot be kept: the replay then stays where it is.
+        """
+        read = (value for value, last in self._last_read.items() if last >= place)
+        alive = [value for value in read if self._order.get(value, -1) < place]
+        if place <= self._place or not alive:
+            return
+        kept = _Kept(self._budget)
+        try:
+            for values in self.run(alive):
+                kept.append(values)
+        except ModelError:
+            return
+        self._stored, self._place = kept, place
+
+    def _find_last_reads(self) -> dict[str, int]:
+        """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
+        end = len(self.model.top)
+        last = {port.name: end for port in self.model.outputs}
+        fixed = self.model.fixed  # it is computed again where a constant may hold something else
+        known = {*self._order, *(port.name for port in self.model.inputs)} - fixed
+        for place, index in enumerate(self.model.top):
+            node = self.model.nodes[index]
+            for name in (*node.inputs, *node.captured):
+                if name in known:
+                    last[name] = max(place, last.get(name, 0))
+        return {name: place for name, place in last.items() if name not in fixed}
+
+    def _session(self, names: Sequence[str], contents: Mapping[str, Array]) -> tuple[Session, tuple[str, ...]]:
+        """Return a session from the stored values to `names`, and the stored values that it takes."""
+        stored = self._stored[0]
+        needed, nodes = set(names), []
+        for place in range(max(self._order[name] for name in names), -1, -1):
+            node = self.model.nodes[self.model.top[place]]
+            if any(name in needed and name not in stored for name in node.outputs):
+                nodes.append(node.index)
+                needed.update(name for name in (*node.inputs, *node.captured) if name)
+        types = {name: array.dtype for name, array in stored.items() if name in needed}
+        proto = part(self.model, reversed(nodes), types, names, contents)
+        session = open_session(serialize(proto), threads=self._threads)
+        if set(session.outputs) != set(names):
+            raise ModelError(f"{sorted(set(names) - set(session.outputs))} are no tensors")
+        return session, tuple(name for name in types if name in {port.name for port in session.ort.get_inputs()})
+
+
+class _Kept(Batches):
+    """Values of batches: in memory up to a budget, beyond it in temporary files."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._left = budget_bytes
+        self._batches: list[Feeds | Path] = []
+        self._folder: Path | None = None
+
+    def append(self, values: Feeds) -> None:
+        """Keep one more batch."""
+        self._left -= sum(array.nbytes for array in values.values())
+        if self._left >= 0:
+            self._batches.append(values)
+            return
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # without a ResourceWarning
+        path = self._folder / str(len(self._batches))
+        with path.open("wb") as file:
+            pickle.dump(dict(values), file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._batches.append(path)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def at(self, number: int) -> Feeds:
+        """Return a batch, from its file where it has one."""
+        found = self._batches[number]
+        return dict(pickle.loads(found.read_bytes())) if isinstance(found, Path) else found

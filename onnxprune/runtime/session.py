@@ -1,0 +1,262 @@
+"""ONNX Runtime sessions: providers, options, runs, and errors that name the model."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import ctypes
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from onnxprune import check
+from onnxprune.errors import ModelError, OptionError
+from onnxprune.graph.tensors import Array
+
+_GPU = (
+    "pip uninstall onnxruntime, then pip install onnxruntime-gpu"  # both fill one folder: in this order, one at a time
+)
+PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {  # short name -> name in ONNX Runtime, how to get it
+        "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
+        "cuda": ("CUDAExecutionProvider", _GPU),
+        "tensorrt": ("TensorrtExecutionProvider", f"{_GPU}, and install TensorRT"),
+        "openvino": ("OpenVINOExecutionProvider", "pip install onnxruntime-openvino"),
+        "dml": ("DmlExecutionProvider", "pip install onnxruntime-directml (Windows)"),
+        "coreml": ("CoreMLExecutionProvider", "pip install onnxruntime (macOS)"),
+        "rocm": ("ROCMExecutionProvider", "pip install onnxruntime-rocm"),
+        "migraphx": ("MIGraphXExecutionProvider", "pip install onnxruntime-migraphx"),
+    }
+)
+_DEVICES = {"cuda": "cuda", "tensorrt": "cuda", "dml": "dml"}  # the others read inputs from host memory
+# What a search for algorithms finds varies between sessions and takes minutes; a stream per thread would be timed
+# with its synchronisation; TF32 is what ONNX Runtime does if it is not told otherwise: here it is said.
+_PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "cuda": {
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "do_copy_in_default_stream": "1",
+            "use_ep_level_unified_stream": "1",
+            "use_tf32": "1",
+        }
+    }
+)
+_NONE: Mapping[str, str] = MappingProxyType({})
+_SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we say what is needed
+_BFLOAT16 = 16  # TensorProto.BFLOAT16, which ORT does not take from numpy
+_LIMIT = contextvars.ContextVar("threads", default=0)  # what 0 threads mean
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model that is ready to run; made by `open_session`."""
+
+    ort: Any  # the onnxruntime.InferenceSession
+    provider: str  # short name, a key of PROVIDERS
+    outputs: tuple[str, ...]  # names of the outputs that are tensors, in the order of the model
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the tensor outputs by name; sequences and maps are left out.
+
+        Raises:
+            ModelError: when ONNX Runtime refuses the feeds or a node fails.
+        """
+        if not self.outputs:
+            return {}
+        with _failing_as("cannot run the model"):
+            if self._takes_bfloat16:
+                values = {name: _ort_value(array, "cpu") for name, array in feeds.items()}
+                found = self.ort.run_with_ort_values(list(self.outputs), values)
+                return {n: _numpy_of(value) for n, value in zip(self.outputs, found, strict=True)}
+            arrays = self.ort.run(list(self.outputs), dict(feeds))
+            return dict(zip(self.outputs, arrays, strict=True))
+
+    def timed(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """Return a callable that runs the model once and waits for it; inputs and outputs stay on the device.
+
+        Raises:
+            ModelError: when ONNX Runtime refuses the feeds (the callable raises it when a node fails).
+        """
+        device = _DEVICES.get(self.provider, "cpu")
+        with _failing_as("cannot bind the inputs"):
+            binding = self.ort.io_binding()
+            for name, array in feeds.items():
+                binding.bind_ortvalue_input(name, _ort_value(array, device))
+            for name in self.outputs:
+                binding.bind_output(name, device)
+
+        def once() -> None:
+            with _failing_as("cannot run the model"):
+                self.ort.run_with_iobinding(binding)
+                binding.synchronize_outputs()
+
+        try:
+            once()
+            once()  # the first run makes the outputs that later ones fill
+        except ModelError:  # bound outputs must have the rank that the file states, which exporters get wrong
+            return lambda: self.run(feeds)
+        return once
+
+    @property
+    def _takes_bfloat16(self) -> bool:
+        ports = (*self.ort.get_inputs(), *self.ort.get_outputs())
+        return any(port.type == "tensor(bfloat16)" for port in ports)
+
+
+def check_provider(name: str) -> str:
+    """Return ONNX Runtime's name of a provider that this machine has.
+
+    Raises:
+        OptionError: when there is no such provider, or the installed onnxruntime lacks it.
+    """
+    full, install = PROVIDERS[check.choice("provider", name, PROVIDERS)]
+    available = ort.get_available_providers()
+    if full not in available:
+        here = ", ".join(short for short, (other, _) in PROVIDERS.items() if other in available)
+        raise OptionError(
+            f"provider {name!r} is not available: the onnxruntime {ort.__version__} installed here offers {here}; "
+            f"get it with: {install}"
+        )
+    return full
+
+
+def provider_options(provider: str, asked: Mapping[str, str] = _NONE) -> dict[str, str]:
+    """Return the options that a provider gets: ours, and those that are asked for before them.
+
+    >>> provider_options("cuda", {"use_tf32": "0"})["use_tf32"]
+    '0'
+    """
+    return {**_PROVIDER_OPTIONS.get(provider, {}), **asked}
+
+
+def _chain(provider: str, full: str, asked: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the providers of a session: the one asked for, and those that take the nodes that it leaves."""
+    chain = [(full, provider_options(provider, asked))]
+    if provider == "tensorrt" and PROVIDERS["cuda"][0] in ort.get_available_providers():
+        chain.append((PROVIDERS["cuda"][0], provider_options("cuda")))
+    if provider != "cpu":
+        chain.append((PROVIDERS["cpu"][0], {}))
+    return chain
+
+
+def open_session(
+    source: Path | bytes,
+    *,
+    provider: str = "cpu",
+    threads: int = 0,
+    folder: Path | None = None,
+    optimize: bool = True,
+    profile: Path | None = None,
+    asked: Mapping[str, str] = _NONE,
+    exact: bool = False,
+) -> Session:
+    """Return a session on a model file or on the bytes of a model.
+
+    Args:
+        source: the file, or a serialized model.
+        provider: short name, see `PROVIDERS`; nodes that it does not support run on the CPU (TensorRT: on CUDA).
+        threads: how many the operators may use on the CPU; 0 leaves it to ONNX Runtime.
+        folder: where the external data of a model given as bytes lies.
+        optimize: whether ONNX Runtime may fuse and reorder nodes.
+        profile: a folder, where ONNX Runtime writes how long each node took; see `node_times`.
+        asked: options of the provider, as ONNX Runtime names them, beside or instead of those of `provider_options`.
+        exact: whether products of uint8 with int8 add up without saturation: on x64 without VNNI the usual kernels
+            saturate sums of two. Not all models load so. See "When and why do I need to try U8U8?" on
+            https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+
+    Raises:
+        OptionError: for a provider that is unknown, not installed, or does not start, and for threads < 0.
+        ModelError: when ONNX Runtime cannot load the model.
+    """
+    full = check_provider(provider)
+    options = _options(threads, optimize)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
+    if folder is not None and isinstance(source, bytes):
+        # An absolute path: ORT joins it to the location that the tensor names.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
+    if provider == "dml":  # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html
+        options.enable_mem_pattern = False
+    model = source if isinstance(source, bytes) else os.fspath(source)
+    where = "the model" if isinstance(source, bytes) else str(source)
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    with _failing_as(f"cannot load {where}"):
+        session = ort.InferenceSession(model, options, providers=_chain(provider, full, asked), enable_fallback=0)
+    if full not in session.get_providers():  # ORT goes on with the CPU, and figures would be the CPU's
+        raise OptionError(
+            f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "
+            f"{', '.join(session.get_providers())}; check its driver and libraries"
+        )
+    outputs = tuple(port.name for port in session.get_outputs() if port.type.startswith("tensor("))
+    return Session(session, provider, outputs)
+
+
+@contextlib.contextmanager
+def threads_limited(count: int) -> Iterator[None]:
+    """Let sessions whose number of threads is left to ONNX Runtime have so many within the block; 0 changes nothing."""
+    token = _LIMIT.set(count)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def _options(threads: int, optimize: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = check.count("threads", threads, 0) or _LIMIT.get()
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Idle threads of one session would go on spinning while the next is timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return options
+
+
+@contextlib.contextmanager
+def _failing_as(what: str) -> Iterator[None]:
+    """Turn whatever ONNX Runtime raises into a ModelError of one line."""
+    try:
+        yield
+    except Exception as error:  # its exceptions have no common base but this
+        raise ModelError(f"ONNX Runtime {what}: {_first_line(str(error))}") from None
+
+
+def _first_line(message: str) -> str:
+    r"""Return the first line without the code in front, and the list of wrong dims that may follow it.
+
+    >>> _first_line("[ONNXRuntimeError] : 1 : FAIL : Load model failed\n at stack trace")
+    'Load model failed'
+    """
+    lines = [line.strip() for line in message.strip().splitlines()] or ["(no message)"]
+    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])
+    return " ".join([first, *(line for line in lines[1:] if line.startswith("index: "))])
+
+
+def _ort_value(array: Array, device: str) -> Any:
+    """Return an OrtValue on a device; bfloat16 stays on the host, from where ORT copies it."""
+    array = np.ascontiguousarray(array) if array.ndim else array
+    if array.dtype.name == "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+
+
+def _numpy_of(value: Any) -> Array:
+    """Return a copy of an OrtValue on the host; ORT itself does not know numpy's bfloat16."""
+    if value.data_type() != "tensor(bfloat16)":
+        found: Array = value.numpy()
+        return found
+    import ml_dtypes  # noqa: PLC0415 - comes with onnx, and few models have such outputs
+
+    shape = tuple(value.shape())
+    raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape)))
+    return np.frombuffer(raw, np.dtype(ml_dtypes.bfloat16)).reshape(shape)

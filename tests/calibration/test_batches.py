@@ -1,0 +1,89 @@
+"""Batches of samples, and which of them are held out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.batches import BATCH, JUDGED, Joined, batched, calibration, held_out
+from onnxprune.data.samples import load_data
+from onnxprune.graph.read import load
+from tests.support.build import ROWS, dense, model
+
+
+def data(count, shape=(6,)):
+    array = np.arange(count * int(np.prod(shape)), dtype=np.float32).reshape(count, *shape)
+    return load_data({"x": array}, load(dense("b = Relu(a)")).inputs)
+
+
+def sizes(batches):
+    return [len(next(iter(batch.values()))) for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, [1]), (5, [1] * 5), (17, [2] * 8 + [1]), (40, [5] * 8), (200, [BATCH] * 12 + [8])],
+)
+def test_sizes_of_batches(count, expected):
+    batches = batched(data(count))
+    assert sizes(batches) == expected
+    np.testing.assert_array_equal(np.concatenate([b["x"] for b in batches]), data(count).take(range(count))["x"])
+    assert sizes(batches[1:3]) == expected[1:3]
+    np.testing.assert_array_equal(batches[-1]["x"], batches[len(batches) - 1]["x"])
+
+
+def test_batches_hold_samples_of_one_shape():
+    proto = model("y = Relu(x)", x="float[n,s] x")
+    feeds = [{"x": np.zeros((1, length), np.float32)} for length in (3, 3, 4, 4, 4, 3) for _ in range(4)]
+    batches = batched(load_data(feeds, load(proto).inputs))
+    assert [batch["x"].shape for batch in batches] == [(3, s) for s in (3, 3)] + [(2, 3)] + [(3, 4)] * 4 + [
+        (3, 3),
+        (1, 3),
+    ]
+
+
+def test_a_model_that_takes_several_at_once_gets_so_many():
+    proto = model("y = Relu(x)", x="float[4,6] x")
+    found = load_data({"x": np.zeros((12, 6), np.float32)}, load(proto).inputs)
+    assert sizes(batched(found)) == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("count", "held"), [(1, ()), (2, (1,)), (3, (2,)), (4, (3,)), (8, (3, 7)), (9, (3, 7)), (20, (3, 7, 11, 15, 19))]
+)
+def test_held_out_batches(count, held):
+    assert held_out(count) == held
+
+
+def test_sources_after_one_another():
+    joined = Joined([{"x": np.array(n)} for n in range(3)], [{"x": np.array(n)} for n in (7, 8)])
+    assert [int(each["x"]) for each in joined] == [0, 1, 2, 7, 8]
+    assert [int(each["x"]) for each in joined[2:4]] == [2, 7]
+    assert int(joined[-1]["x"]) == 8
+    with pytest.raises(IndexError):
+        joined[5]
+
+
+def test_a_calibration():
+    found = calibration(load(dense("b = Relu(a)")), data(40), "dense")
+    assert (found.samples, found.metric.kind, found.source) == (40, "dense", "data")
+    assert found.held == found.judged == (3, 7)
+    single = calibration(load(dense("b = Relu(a)")), data(1), None)
+    assert (single.held, single.judged) == ((), (0,))
+    many = calibration(load(dense("b = Relu(a)")), data(400), None)
+    assert set(many.judged) <= set(many.held)
+    assert 0 < len(many.judged) <= JUDGED
+    assert len(many.held) == len(many.batches) // 4
+
+
+def test_other_samples_are_held_out_in_the_place_of_some():
+    found = calibration(load(dense("b = Relu(a)")), data(40), "dense", evaluated=data(10))
+    assert sizes(found.batches) == [5] * 8 + [1] * 10
+    assert found.held == found.judged == tuple(range(8, 18))
+
+
+def test_the_metric_follows_from_the_outputs():
+    proto = model("y = Softmax(x)", x=ROWS)
+    assert calibration(
+        load(proto), load_data({"x": np.zeros((8, 6), np.float32)}, load(proto).inputs), None
+    ).metric.kind

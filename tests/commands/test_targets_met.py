@@ -1,0 +1,116 @@
+"""Targets from end to end: what is measured is stood in for, so that a busy machine changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+
+import onnxprune
+from onnxprune.cli.group import cli
+from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.planning import profile
+from onnxprune.planning.profile import Race, Speed
+from tests.support.paths import ROOT
+
+MODELS = ROOT / "models"
+SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def by_size(monkeypatch):
+    """A model takes as long as it is large, and 10 ms as it was read."""
+
+    def race(self, proto, _budget_s=0.0):
+        share = proto.ByteSize() / self.traced.model.proto.ByteSize()
+        return Race(share, 10.0, 10.0 * share)
+
+    monkeypatch.setattr(Speed, "race", race)
+    monkeypatch.setattr(Speed, "before_ms", 10.0)
+
+
+def cut(name, **options):
+    return onnxprune.prune(MODELS / f"{name}.onnx", criterion="l2", latency=False, **options).report
+
+
+@pytest.mark.parametrize(("asked", "fraction"), [(0.7, 0.7), ("6ms", 0.6)])
+@pytest.mark.parametrize("name", ["vit", "resnet_bn"])
+def test_a_latency_is_met(name, asked, fraction):
+    report = cut(name, targets={"latency": asked})
+    jsonschema.validate(json.loads(json.dumps(report)), SCHEMA)
+    (target,) = report["promise"]["targets"]
+    assert target["fraction"] == pytest.approx(fraction)
+    assert 0.9 * fraction <= target["measured"] <= 1.015 * fraction
+    assert report["output"]["size_bytes"] / report["input"]["size_bytes"] == pytest.approx(target["measured"], rel=0.01)
+    assert report["verification"]["passed"]
+    assert report["promise"]["complete"]
+
+
+def test_several_targets_are_met_together():
+    report = cut("vit", targets={"latency": 0.8, "macs": 0.6})
+    assert report["promise"]["targets"][0]["measured"] <= 1.015 * 0.8
+    assert report["output"]["macs"] <= 0.6 * report["input"]["macs"]
+
+
+@pytest.mark.parametrize("target", [{"size": "1.2MB"}, {"size": 0.7}, {"params": "300K"}, {"macs": "15M"}], ids=str)
+def test_what_is_counted_needs_no_race(target):
+    report = cut("vit", targets=target)
+    assert report["promise"] is None
+    ((kind, value),) = target.items()
+    reached = report["output"][{"size": "size_bytes"}.get(kind, kind)]
+    before = report["input"][{"size": "size_bytes"}.get(kind, kind)]
+    allowed = {"1.2MB": 1.2e6, "300K": 3e5, "15M": 15e6}.get(value, 0.7 * before)
+    assert 0.85 * allowed <= reached <= allowed
+
+
+def test_memory_is_met(monkeypatch):
+    monkeypatch.setattr(Speed, "memory_before", lambda self: 100)
+    monkeypatch.setattr(Speed, "memory", lambda self, proto: self.race(proto).fraction)
+    (target,) = cut("vit", targets={"memory": 0.8})["promise"]["targets"]
+    assert 0.9 * 0.8 <= target["measured"] <= 1.015 * 0.8
+
+
+def test_steps_alone_are_looked_for():
+    report = cut("resnet_bn", ratio=0.3, round_to="auto")
+    assert report["promise"]["targets"] == []
+    assert report["promise"]["attempts"][-1]["measured"]["latency"] < 1
+    assert set(report["promise"]["steps"]) <= {group["name"] for group in report["groups"]}
+    assert report["promise"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ({"latency": 0.01}, r"target latency=0.01 \(at best 0\.\d{3}\) cannot be reached with what may be pruned"),
+        ({"latency": "0.1ms"}, r"target latency=0.1ms \(at best [\d.]+ms\) cannot be reached"),
+        ({"size": "1KB"}, r"target size=1KB \(at best [\d.]+KB\) cannot be reached"),
+    ],
+)
+def test_what_cannot_be_reached(targets, message):
+    with pytest.raises(OptionError, match=message):
+        cut("resnet_bn", targets=targets)
+
+
+def test_what_is_met_already():
+    with pytest.raises(NothingToPrune, match="nothing has to go: the model meets latency=20ms already"):
+        cut("vit", targets={"latency": "20ms"})
+
+
+def test_the_command_line_tells_it(tmp_path):
+    out = tmp_path / "fast.onnx"
+    options = ("--target", "latency=0.8", "--criterion", "l2", "--no-latency", "--quiet")
+    result = CliRunner().invoke(cli, [str(MODELS / "vit.onnx"), *options, "-o", str(out)])
+    assert result.exit_code == 0, result.stderr
+    assert "latency=0.8 asked: 0." in result.stdout
+    assert "raced against the original" in result.stdout
+    assert out.exists()
+
+
+def test_groups_that_are_left_out_stay(monkeypatch):
+    monkeypatch.setattr(profile, "MIXED", 0)
+    report = cut("resnet_bn", targets={"latency": 0.85}, only="stage3*")
+    cut_groups = [group["name"] for group in report["groups"] if group["kept"] < group["units"]]
+    assert cut_groups
+    assert all(name.startswith("stage3") for name in cut_groups)

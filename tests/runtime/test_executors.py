@@ -1,0 +1,275 @@
+"""Tasks run here, in processes and on a cluster: in order, with the same results, and what goes wrong is said."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.batches import calibration
+from onnxprune.calibration.statistics import activations
+from onnxprune.data.samples import load_data
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
+from onnxprune.errors import InputError, ModelError, OptionError
+from onnxprune.graph.read import load
+from onnxprune.planning.choice import choose
+from onnxprune.planning.curves import measure_curves
+from onnxprune.planning.options import make_options
+from onnxprune.planning.plan import cuts, gather
+from onnxprune.runtime import executors
+from onnxprune.runtime.executors import SERIAL, Workers, given, one_blas_thread, sent, workers
+from onnxprune.runtime.session import _options, threads_limited
+from tests.commands.test_sweep import ALIKE, save_network
+
+RNG = np.random.default_rng(0)
+
+
+def scaled(job, task):
+    return job * task
+
+
+def failing(job, task):
+    if task == job:
+        raise ModelError(f"task {task} fails")
+    return task
+
+
+def dying(_job, _task):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def threads(_job, _task):
+    return _options(0, optimize=True).intra_op_num_threads
+
+
+@pytest.fixture(scope="module")
+def pair():
+    with workers(2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A model with what its statistics and curves are made from; batches of two shapes."""
+    path = save_network(tmp_path_factory.mktemp("model"))
+    loaded = load(path)
+    traced = trace(loaded)
+    samples = load_data({"x": RNG.standard_normal((60, 3, 6, 6)).astype(np.float32)}, loaded.inputs)
+    return traced, groups(traced), calibration(loaded, samples, "dense")
+
+
+def test_results_come_in_order(pair):
+    assert list(pair.map(scaled, 3, range(7))) == list(SERIAL.map(scaled, 3, range(7))) == [0, 3, 6, 9, 12, 15, 18]
+
+
+def test_here_a_task_begins_when_it_is_asked_for():
+    results = SERIAL.map(failing, 2, [0, 1, 2, 3])
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ModelError, match="task 2 fails"):
+        next(results)
+
+
+def test_errors_of_tasks_are_raised(pair):
+    with pytest.raises(ModelError, match="task 4 fails"):
+        list(pair.map(failing, 4, range(6)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_process_that_dies_is_said():
+    with workers(2) as found, pytest.raises(InputError, match=r"a worker process died, .* give fewer --workers"):
+        list(found.map(dying, None, range(3)))
+
+
+def test_cores_are_shared_out(pair):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert set(pair.map(threads, None, range(3))) == {max(1, cores // 2)}
+
+
+def test_what_0_threads_mean_within_a_block():
+    with threads_limited(3):
+        assert threads(None, None) == 3
+        assert _options(2, optimize=True).intra_op_num_threads == 2
+    assert threads(None, None) == 0
+
+
+@pytest.fixture
+def blas():
+    """The function that tells the threads of linear algebra, which are two."""
+    functions = executors._openblas()
+    if functions is None:
+        pytest.skip("numpy has another BLAS")
+    get, set_to = functions
+    before = get()
+    set_to(2)
+    yield get
+    set_to(before)
+
+
+def test_linear_algebra_has_one_thread_within_a_block(blas):
+    with one_blas_thread():
+        with one_blas_thread():
+            assert blas() == 1
+        assert blas() == 1
+    assert blas() == 2
+
+
+def test_threads_are_restored_when_the_last_block_ends(blas):
+    """Blocks of several threads need not be nested."""
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert blas() == 1
+    second.__exit__(None, None, None)
+    assert blas() == 2
+
+
+_BOTH = threading.Barrier(2)
+
+
+def blas_threads(_job, _task):
+    """Return the threads of linear algebra, when both tasks are under way."""
+    _BOTH.wait(60)
+    return executors._openblas()[0]()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_executor_of_threads_leaves_linear_algebra_as_it_was(blas, fails):
+    with ThreadPoolExecutor(2) as pool:
+        if fails:
+            with pytest.raises(ModelError):
+                list(given(pool).map(failing, 0, [0, 1]))
+        else:
+            assert list(given(pool).map(blas_threads, None, [0, 1])) == [1, 1]
+    assert blas() == 2
+
+
+def test_both_kinds_of_workers_are_refused():
+    with pytest.raises(OptionError, match="give one of the two"), workers(2, "tcp://127.0.0.1:1"):
+        pass
+
+
+def test_no_such_number_of_workers():
+    with pytest.raises(OptionError, match="workers must be at least 1, got 0"), workers(0):
+        pass
+
+
+def test_without_dask_the_command_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    message = re.escape("scheduler needs Dask: pip install 'onnxprune[dask]'")
+    with pytest.raises(OptionError, match=message), workers(scheduler="tcp://127.0.0.1:1"):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(executors, "CONNECT_S", 0.2)
+    with socket.socket() as free:  # bound, and nobody listens
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        message = f"scheduler {address} cannot be reached within 0.2 s"
+        with pytest.raises(OptionError, match=message), workers(scheduler=address):
+            pass
+
+
+def test_an_address_that_is_none():
+    with (
+        pytest.raises(OptionError, match="scheduler nonsense://x cannot be reached"),
+        workers(scheduler="nonsense://x"),
+    ):
+        pass
+
+
+def test_large_samples_cause_no_warning():
+    distributed = pytest.importorskip("distributed")
+    arguments = {"n_workers": 1, "processes": False, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**arguments) as cluster, workers(scheduler=cluster.scheduler_address) as found:
+        assert next(found.map(scaled, np.ones(2_000_000), [2.0])).sum() == 4_000_000
+
+
+def test_a_cluster_without_workers():
+    distributed = pytest.importorskip("distributed")
+    arguments = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
+    refused = pytest.raises(OptionError, match="has no workers: start")
+    with distributed.LocalCluster(**arguments) as cluster, refused, workers(scheduler=cluster.scheduler_address):
+        pass
+
+
+# -- models on their way ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_a_model_arrives_as_it_was_sent(tmp_path, near):
+    model = load(save_network(tmp_path))
+    arrived = pickle.loads(pickle.dumps(sent(model, Workers(SERIAL.executor, near=near)))).open()
+    assert (arrived.nodes, arrived.top, arrived.inputs) == (model.nodes, model.top, model.inputs)
+    assert all(np.array_equal(arrived.array(name), model.array(name)) for name in model.constants)
+
+
+def test_external_data_goes_by_its_path(tmp_path):
+    path = save_network(tmp_path, external=True)
+    going = sent(load(path), Workers(SERIAL.executor, near=False))
+    assert going.content is None
+    assert load(path).array("w1").shape == going.open().array("w1").shape
+    path.rename(tmp_path / "elsewhere.onnx")
+    with pytest.raises(ModelError, match=r"the worker on .* cannot read the model, .* put it on storage that all"):
+        going.open()
+
+
+def test_another_model_at_the_path(tmp_path):
+    path = save_network(tmp_path)
+    going = sent(load(path), SERIAL)
+    other = save_network(tmp_path / "other", seed=1)
+    other.replace(path)
+    with pytest.raises(ModelError, match="reads another model at"):
+        going.open()
+
+
+# -- the same numbers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5])
+def test_curves_in_parts_are_those_of_one_run(seen, shards):
+    traced, found, calibrated = seen
+    asked = make_options(criterion="obs", round_to=1, min_units=1)
+    wanted = cuts(traced, found, choose(found, asked), asked)
+    with ThreadPoolExecutor(shards) as pool:
+        parted = measure_curves(traced, wanted, calibrated, workers=given(pool))
+    assert len(wanted) == 4
+    assert parted == measure_curves(traced, wanted, calibrated, workers=SERIAL)
+
+
+@pytest.mark.parametrize("tapped", [1, 2**28])
+def test_statistics_in_parts_are_those_of_one_run(seen, pair, tapped):
+    traced, found, calibrated = seen
+    able = [group for group in found if group.prunable]
+    one = activations(traced, able, calibrated.batches, tapped_bytes=tapped)
+    other = activations(traced, able, calibrated.batches, tapped_bytes=tapped, workers=pair)
+    assert pickle.dumps(ALIKE(one)) == pickle.dumps(ALIKE(other))
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "obs"])
+def test_evidence_is_the_same_in_processes(seen, pair, criterion):
+    traced, found, calibrated = seen
+    asked = make_options(criterion=criterion, round_to=1)
+    chosen = choose(found, asked)
+    one, other = (gather(traced, found, chosen, asked, calibration=calibrated, workers=w) for w in (SERIAL, pair))
+    assert one.curves == other.curves
+    assert all(np.array_equal(one.scores[name], other.scores[name]) for name in one.scores)
+
+
+def test_no_temporary_file_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with workers(2) as found:
+        assert list(found.map(scaled, 2, [1])) == [2]
+        assert any(Path(tmp_path).iterdir())
+    assert not any(Path(tmp_path).iterdir())

@@ -1,0 +1,252 @@
+"""Replay: whatever the place and the memory, values are those of the whole model."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.read import load
+from onnxprune.runtime.replay import Replay, _Kept
+from onnxprune.runtime.session import open_session
+from tests.support.build import IMAGE, ROWS, model
+
+RNG = np.random.default_rng(0)
+
+
+def branched(**more):
+    return model(
+        "a = Conv(x, w1, b1)", "b = Relu(a)", "c = Conv<pads=[1,1,1,1]>(b, w2)", "d = Add(b, c)", "e = Sigmoid(d)",
+        "f = GlobalAveragePool(e)", "g = Flatten(f)", "h = MatMul(g, w3)", "y = Add(h, b3)",
+        w1=(4, 3, 3, 3), b1=(4,), w2=(4, 4, 3, 3), w3=(4, 5), b3=(5,), **more,
+    )  # fmt: skip
+
+
+def batches(count=3, shape=(2, 3, 6, 6), dtype="float32"):
+    return [{"x": np.random.default_rng(seed).standard_normal(shape).astype(dtype)} for seed in range(count)]
+
+
+def whole(proto, names, feeds):
+    """Return values of the whole model, by name."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    have = {output.name for output in wide.graph.output}
+    wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
+    session = open_session(wide.SerializeToString(), threads=1)
+    found = {**feeds, **session.run(feeds)}
+    return {name: found[name] for name in names}
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
+
+
+BEHIND = ["a", "b", "c", "d", "e", "f", "g", "h", "y"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("budget", [0, 1000, 2**30])
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_every_place_gives_what_the_model_gives(budget, step, folder):
+    proto, feeds = branched(), batches()
+    replay, spilled = Replay(load(proto), feeds, budget_bytes=budget), False
+    for place in range(0, len(BEHIND), step):
+        replay.stand_before(place)
+        names = BEHIND[place:]
+        for each, found in zip(feeds, replay.run(names), strict=True):
+            same(found, whole(proto, names, each))
+        spilled = spilled or any(folder.iterdir())
+    assert spilled == (budget < 2**30)
+    del replay
+    gc.collect()
+    assert list(folder.iterdir()) == []
+
+
+def test_values_in_any_order_and_of_some_batches():
+    proto, feeds = branched(), batches(4)
+    replay = Replay(load(proto), feeds)
+    replay.advance("b")
+    found = list(replay.run(["y", "b", "d", "y"], [3, 1]))
+    assert len(found) == 2
+    for number, values in zip([3, 1], found, strict=True):
+        same(values, whole(proto, ["y", "b", "d"], feeds[number]))
+    assert len(replay) == 4
+    assert [list(values) for values in replay.run(["x"], [0])] == [["x"]] if "x" in replay._stored[0] else True
+
+
+def test_it_never_moves_back():
+    proto, feeds = branched(), batches(1)
+    replay = Replay(load(proto), feeds)
+    replay.advance("e")
+    kept = replay._stored
+    replay.advance("a")
+    replay.reach("e")
+    assert replay._stored is kept
+
+
+def test_constants_that_hold_something_else():
+    proto, feeds = branched(), batches(2)
+    other = {"w2": RNG.standard_normal((4, 4, 3, 3)).astype(np.float32), "b3": np.ones(5, np.float32)}
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    for tensor in changed.graph.initializer:
+        if tensor.name in other:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(other[tensor.name], tensor.name))
+    replay = Replay(load(proto), feeds)
+    replay.advance("b")
+    for each, found in zip(feeds, replay.run(["y"], contents=other), strict=True):
+        same(found, whole(changed, ["y"], each))
+    for each, found in zip(feeds, replay.run(["y"]), strict=True):
+        same(found, whole(proto, ["y"], each))
+    replay.contents.update(other)
+    replay.advance("d")
+    for each, found in zip(feeds, replay.run(["y"]), strict=True):
+        same(found, whole(changed, ["y"], each))
+
+
+def test_the_samples_themselves_are_not_changed():
+    proto, feeds = branched(), batches(2)
+    before = [each["x"].copy() for each in feeds]
+    replay = Replay(load(proto), feeds)
+    replay.advance("d")
+    list(replay.run(["y"]))
+    assert all(np.array_equal(each["x"], was) for each, was in zip(feeds, before, strict=True))
+
+
+def test_a_later_part_may_still_need_an_input():
+    proto = model("a = Relu(x)", "b = Neg(a)", "c = Exp(b)", "y = Add(c, x)", x=ROWS)
+    feeds = batches(2, (3, 6))
+    replay = Replay(load(proto), feeds)
+    replay.advance("c")
+    for each, found in zip(feeds, replay.run(["y", "x"]), strict=True):
+        same(found, whole(proto, ["y", "x"], each))
+
+
+IF = """y = If (on) <
+  then_branch = one () => (float[n,6] p) {{ p = Mul(b, k) }},
+  else_branch = two () => (float[n,6] q) {{ q = Sub(a, k) }} >"""
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_branches_read_values_from_outside(on):
+    proto = model(
+        "a = Relu(x)", "b = Neg(a)", "c = Exp(b)", IF.replace("{{", "{").replace("}}", "}"), "z = Add(y, c)",
+        x=f"{ROWS}, bool on", y="float[n,6] z", k=(6,), infer=False,
+    )  # fmt: skip
+    feeds = [{**each, "on": np.array(on)} for each in batches(2, (3, 6))]
+    for name in ("a", "c", "y"):
+        replay = Replay(load(proto), feeds, budget_bytes=0)
+        replay.advance(name)
+        for each, found in zip(feeds, replay.run(["z"]), strict=True):
+            same(found, whole(proto, ["z"], each))
+
+
+def test_a_sequence_cannot_be_kept():
+    proto = model(
+        "a = Relu(x)", "s = SplitToSequence<axis=1, keepdims=1>(a)", "b = Neg(a)", "c = ConcatFromSequence<axis=1>(s)",
+        "y = Add(b, c)", x=ROWS,
+    )  # fmt: skip
+    feeds = batches(2, (3, 6))
+    replay = Replay(load(proto), feeds)
+    replay.advance("a")
+    kept = replay._stored
+    replay.advance("b")
+    assert replay._stored is kept
+    for each, found in zip(feeds, replay.run(["y"]), strict=True):
+        same(found, whole(proto, ["y"], each))
+    with pytest.raises(ModelError):
+        list(replay.run(["s"]))
+    replay.advance("c")
+    for each, found in zip(feeds, replay.run(["y"]), strict=True):
+        same(found, whole(proto, ["y"], each))
+
+
+def test_half_precision():
+    proto = model(
+        "a = MatMul(x, w)",
+        "b = Relu(a)",
+        "y = MatMul(b, w2)",
+        x="float16[n,6] x",
+        y="float16[] y",
+        w=(6, 6),
+        w2=(6, 2),
+        dtype="float16",
+    )
+    feeds = batches(2, (3, 6), "float16")
+    replay = Replay(load(proto), feeds, budget_bytes=0)
+    replay.advance("b")
+    for each, found in zip(feeds, replay.run(["y"]), strict=True):
+        assert found["y"].dtype == np.float16
+        np.testing.assert_allclose(found["y"], whole(proto, ["y"], each)["y"], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_bfloat16_between_nodes(budget):
+    proto = model(
+        "a = MatMul(x, w)", "b = Cast<to=16>(a)", "c = Identity(b)", "d = Cast<to=1>(c)", "y = MatMul(d, w2)",
+        x=ROWS, w=(6, 6), w2=(6, 2),
+    )  # fmt: skip
+    feeds = batches(2, (3, 6))
+    replay = Replay(load(proto), feeds, budget_bytes=budget)
+    replay.advance("c")
+    for each, found in zip(feeds, replay.run(["y"]), strict=True):
+        same(found, whole(proto, ["y"], each))
+
+
+def test_constants_of_nodes_and_of_outputs():
+    proto = model(
+        "k = Constant<value_floats=[2.0]>()", "a = Mul(x, k)", "b = Add(a, k)", "y = Relu(b)",
+        x=ROWS, y="float[] y, float[1] k, float[6] w", w=(6,),
+    )  # fmt: skip
+    feeds = batches(2, (3, 6))
+    replay = Replay(load(proto), feeds)
+    for name in (None, "a", "b"):
+        if name is not None:
+            replay.advance(name)
+        for each, found in zip(feeds, replay.run(["y", "k", "w"], contents={"w": np.ones(6, np.float32)}), strict=True):
+            expected = whole(proto, ["y", "k"], each)
+            same(found, {**expected, "w": np.ones(6, np.float32)})
+
+
+def test_a_model_with_a_fixed_batch():
+    proto = model(
+        "a = Relu(x)", "b = Reshape(a, k)", "y = MatMul(b, w)", x="float[2,3,6,6] x", k=np.array([2, 108]), w=(108, 3)
+    )
+    feeds = batches(2)
+    replay = Replay(load(proto), feeds)
+    replay.advance("b")
+    for each, found in zip(feeds, replay.run(["y"]), strict=True):
+        same(found, whole(proto, ["y"], each))
+
+
+def test_a_part_that_cannot_be_run():
+    proto = model("a = Relu(x)", "b = Reshape(a, k)", "y = Neg(b)", x=IMAGE, k=np.array([7, 7]))
+    replay = Replay(load(proto), batches(1))
+    with pytest.raises(ModelError):
+        list(replay.run(["y"]))
+    replay.advance("b")
+    assert "x" in replay._stored[0]
+
+
+def test_what_is_kept_is_a_sequence(folder):
+    kept = _Kept(budget_bytes=40)
+    for number in range(4):
+        kept.append({"v": np.full(4, number, np.float32)})
+    assert [values["v"][0] for values in kept] == [0, 1, 2, 3]
+    assert [values["v"][0] for values in kept[1:3]] == [1, 2]
+    assert len(kept) == 4
+    (inner,) = folder.iterdir()
+    assert sorted(path.name for path in Path(inner).iterdir()) == ["2", "3"]
