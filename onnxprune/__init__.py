@@ -25,19 +25,18 @@ from onnxprune.errors import (
 if TYPE_CHECKING:
     from onnxprune.commands.compare import compare
     from onnxprune.commands.inspect import inspect
-    from onnxprune.commands.prune import prune
+    from onnxprune.commands.prune import Result, prune
     from onnxprune.commands.sensitivity import sensitivity
-    from onnxprune.commands.steps import Result
     from onnxprune.commands.sweep import Family, sweep
     from onnxprune.evaluation.comparison import Comparison
     from onnxprune.planning.inspection import Inspection
     from onnxprune.planning.sensitivity import Sensitivity
 
-_HOMES = {  # of public names that are imported when they are first used
+_HOMES = {  # public name -> its module, which is imported when the name is first used
     "Comparison": "evaluation.comparison",
     "Family": "commands.sweep",
     "Inspection": "planning.inspection",
-    "Result": "commands.steps",
+    "Result": "commands.prune",
     "Sensitivity": "planning.sensitivity",
     "compare": "commands.compare",
     "inspect": "commands.inspect",
@@ -69,7 +68,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a command when it is first used, so that ``onnxprune --help`` stays fast."""
+    """Import a public name when it is first used, so that ``onnxprune --help`` stays fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
     return getattr(importlib.import_module(f"onnxprune.{_HOMES[name]}"), name)

@@ -28,26 +28,26 @@ def number(name: str, value: Any) -> float:
 
 def positive(name: str, value: Any) -> float:
     """Return a finite number above 0."""
-    found = number(name, value)
-    if not 0 < found < math.inf:
-        raise OptionError(f"{name} must be above 0, got {found:g}")
-    return found
+    real = number(name, value)
+    if not 0 < real < math.inf:
+        raise OptionError(f"{name} must be above 0, got {real:g}")
+    return real
 
 
 def ratio(name: str, value: Any) -> float:
     """Return a share of units to remove."""
-    found = number(name, value)
-    if not 0 <= found < 1:
-        raise OptionError(f"{name} must be at least 0 and below 1, got {found:g}: it is the share of units to remove")
-    return found
+    share = number(name, value)
+    if not 0 <= share < 1:
+        raise OptionError(f"{name} must be at least 0 and below 1, got {share:g}: it is the share of units to remove")
+    return share
 
 
 def fraction(name: str, value: Any) -> float:
     """Return a share from 0 to 1, of which people may think in percent."""
-    found = number(name, value)
-    if not 0 <= found <= 1:
-        raise OptionError(f"{name} is a fraction between 0 and 1 (0.01 is one point), got {found:g}")
-    return found
+    share = number(name, value)
+    if not 0 <= share <= 1:
+        raise OptionError(f"{name} is a fraction between 0 and 1 (0.01 is one point), got {share:g}")
+    return share
 
 
 def count(name: str, value: Any, least: int) -> int:
@@ -83,7 +83,7 @@ def globs(name: str, value: Any) -> tuple[str, ...]:
 
 
 def shapes(name: str, value: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Return pairs of input and shape, of which a dict or pairs were given.
+    """Return pairs of input and shape, from a dict or from pairs.
 
     >>> shapes("inputs", {"x": [1, 3, 8, 8]})
     (('x', (1, 3, 8, 8)),)
@@ -107,12 +107,12 @@ def function(name: str, value: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        loaded = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:  # whatever the user's module raises
         raise OptionError(f"{name} {value!r}: module {module!r} cannot be imported: {error}") from error
     finally:
         sys.path.remove(here)
-    if not callable(found):
+    if not callable(loaded):
         raise OptionError(f"{name} {value!r}: module {module!r} has no function {attribute!r}")
-    checked: Callable[..., Any] = found
+    checked: Callable[..., Any] = loaded
     return checked

@@ -1,6 +1,12 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, what belongs to the soak, and where coverage is measured.
+
+``pytest --soak`` takes all cases; without it those that are marked `soak` are left out: they prove the same on more
+graphs (`tools/soak`).
+"""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +14,45 @@ import pytest
 from onnxprune.errors import DataError
 from onnxprune.latency.kernels import CACHE
 from onnxprune.runtime.timing import NodeTime
+
+# Tests that take the same ways through the code as others, many times over. Tracing lines takes two thirds of their
+# time again, so coverage is measured without them.
+UNTRACED = frozenset(
+    (
+        "test_a_graph_is_pruned_and_proven",
+        "test_accuracy_is_kept",
+        "test_every_combination_is_proven",
+        "test_every_command_of_the_readme_works",
+        "test_every_operator_of_onnx_is_traced",
+        "test_masked_and_pruned_agree",
+        "test_masked_and_pruned_agree_on_what_hypothesis_draws",
+        "test_what_is_printed_is_parsed_again",
+    )
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--soak", action="store_true", help="take the cases that are marked soak, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--soak"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    tracer = sys.gettrace()
+    if getattr(item, "originalname", item.name) not in UNTRACED:
+        return (yield)
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""What is seen of a model on samples."""
+"""Calibration: batches of samples, and activation statistics of a model on them."""

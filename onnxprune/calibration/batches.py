@@ -1,7 +1,7 @@
-"""Calibration: the batches that statistics, loss curves and reconstruction are made from, and what is compared.
+"""Calibration: the batches that statistics, loss curves and reconstruction use, and the metric.
 
-Samples are taken batch by batch when they are needed. Every `HELD_EVERY`-th batch is *held out*: nothing is fitted to
-it, and it decides what is kept of what was fitted to the others. Batches hold samples that stand together, so that
+Samples are read batch by batch when they are needed. Every `HELD_EVERY`-th batch is *held out*: nothing is fitted to
+it, and a fit to the others is kept only if it is better there. Batches hold samples that stand together, so that
 several crops of one photo, one after the other, rarely fall on both sides. Of a single batch, rows are held out.
 """
 
@@ -24,7 +24,7 @@ from onnxprune.runtime.replay import Batches, Feeds, Replay
 
 HELD_EVERY = 4
 BATCH = 16  # samples of a batch at most
-BATCH_BYTES = 4 * 2**20  # of its inputs: what lies between the nodes is many times as large
+BATCH_BYTES = 4 * 2**20  # of the inputs of a batch: its activations are many times as large
 BATCHES = 8  # wanted at least, so that some can be held out
 ROW_BLOCKS = 8  # that the rows of a single batch are divided into; whole ones are held out
 ROWS_TO_DIVIDE = 64  # of a single batch, at least: fits to fewer are often worse than none, on other samples
@@ -33,13 +33,13 @@ JUDGED = 64  # held-out samples on which the loss of an output is measured, in w
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a model is calibrated on."""
+    """The batches and the metric that a model is calibrated with."""
 
     batches: Sequence[Feeds]
     samples: int
     metric: Metric
     source: Literal["data", "generated"] = "data"
-    told: str = ""  # of generated samples, in words
+    description: str = ""  # of generated samples, in words
     evaluated: int = 0  # the last so many batches are of other data: these alone are held out
 
     @property
@@ -50,14 +50,14 @@ class Calibration:
 
     @property
     def judged(self) -> tuple[int, ...]:
-        """The numbers of the batches on which losses of an output are measured: held-out ones, where there are any."""
+        """The numbers of the batches on which losses of an output are measured: held-out ones, if any."""
         each = max(1, self.samples // len(self.batches))
         return self.held[: self.evaluated or -(-JUDGED // each)] or (0,)
 
 
 @dataclass(frozen=True, eq=False)
 class Taken(Batches):
-    """Samples in batches, read when they are asked for."""
+    """Batches of samples, read on access."""
 
     data: Data
     runs: tuple[range, ...] = field(repr=False)  # of samples
@@ -107,7 +107,7 @@ def held_out(batches: int) -> tuple[int, ...]:
 def held_rows(count: int) -> npt.NDArray[np.bool_]:
     """Return which of the rows of a single batch are held out: every `HELD_EVERY`-th block; none where they are few.
 
-    Blocks, since neighbours see nearly the same: rows that lie between those of a fit judge nothing.
+    Blocks, because neighbouring rows are nearly alike: rows between those of a fit would not be independent of it.
 
     >>> np.flatnonzero(held_rows(64)).tolist() == [*range(24, 32), *range(56, 64)], held_rows(8).any()
     (True, np.False_)
@@ -123,18 +123,18 @@ def calibration(
     metric: str | Function | None,
     *,
     source: Literal["data", "generated"] = "data",
-    told: str = "",
+    description: str = "",
     evaluated: Data | None = None,
 ) -> Calibration:
-    """Return what `model` is calibrated on.
+    """Return the batches and the metric that `model` is calibrated with.
 
     Args:
         model: the original.
-        data: the samples; some batches of them are held out, unless `evaluated` is given.
-        metric: what is compared; None: by the outputs.
+        data: the samples; some batches of them are held out where `evaluated` is None.
+        metric: on the outputs; None chooses one by their values, see `choose_metric`.
         source: whether the samples are the user's.
-        told: of generated samples, in words.
-        evaluated: other samples, to be held out in the place of some of `data`.
+        description: of generated samples, in words.
+        evaluated: other samples, held out instead of batches of `data`.
 
     Raises:
         ModelError: when the model cannot be run.
@@ -145,5 +145,5 @@ def calibration(
     first = batches[0]
     names = [port.name for port in model.outputs if port.dtype is not None]
     outputs: dict[str, Array] = next(Replay(model, [first]).run(names))
-    found = choose_metric(outputs, first, None, metric)
-    return Calibration(batches, data.count, found, source, told, len(others))
+    resolved_metric = choose_metric(outputs, first, None, metric)
+    return Calibration(batches, data.count, resolved_metric, source, description, len(others))

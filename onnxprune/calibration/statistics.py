@@ -1,8 +1,8 @@
-"""Statistics: what weights are seen to multiply with, of each unit of each group, on calibration data.
+"""Activation statistics of each unit of each group, at the weights that consume it, on calibration data.
 
-A group's weights of role ``in`` say where its units are consumed; what the coupling of that node contracts with the
-weight is the activation. Of it the first two moments, the mean magnitude and the share above zero are summed in
-float64, batch by batch: memory is that of one batch, whatever the number of samples.
+The weights of role ``in`` of a group consume its units; the value that the node contracts with such a weight is the
+activation. Its first two moments, mean magnitude and share above zero are summed in float64, batch by batch: memory is
+that of one batch, whatever the number of samples.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import Feeds, Replay
 
 _LOOKING = "looking at activations"
-TAPPED_BYTES = 256 * 2**20  # of the values that one run gives back; further ones are looked at in further passes
-# Weights that multiply what their own op gave a step before: op -> slot.
+TAPPED_BYTES = 256 * 2**20  # of the values that one run returns; the others take further passes
+# Weights that multiply the output of their own op at the previous step: op -> slot.
 _FED_BACK: Mapping[str, int] = {**dict.fromkeys(GATES, 2), "com.microsoft.DynamicQuantizeLSTM": 2}
 
 
@@ -43,17 +43,17 @@ def activations(
     tapped_bytes: int = TAPPED_BYTES,
     workers: Workers = ALONE,
 ) -> dict[str, tuple[Seen, ...]]:
-    """Return what was seen of every group, by name: one entry for each place where a weight consumes its units.
+    """Return activation statistics of every group, by name: one entry for each place where a weight consumes its units.
 
-    A group has no entries where no weight consumes it, or where that is inside of a branch or loop.
+    A group has no entries where no weight consumes it, or only one inside a branch or loop.
 
     Args:
         traced: the model with its axes.
-        groups: those to look at.
+        groups: those to measure.
         batches: feeds by input name.
-        progress: is told what is done.
-        tapped_bytes: of the values that one run gives back, about.
-        workers: where the model is run; what is seen is the same everywhere.
+        progress: is called with the step.
+        tapped_bytes: of the values that one run returns, about.
+        workers: where the model is run; the statistics are the same everywhere.
 
     Raises:
         DataError: when there are no batches, or a value that a weight multiplies is NaN or infinite.
@@ -63,15 +63,15 @@ def activations(
         raise DataError("statistics need at least one batch of samples")
     finder = _Finder(traced)
     places = {group.name: tuple(finder.places(group)) for group in groups}
-    taps = {place.tap: _Moments.of(place.size) for found in places.values() for place in found}
+    taps = {place.tap: _Moments.of(place.size) for group_places in places.values() for place in group_places}
     if workers.parallel and taps:
         _merge(taps, _summed(traced, taps, batches, tapped_bytes=tapped_bytes, workers=workers, progress=progress))
     else:
         _collect(traced, [taps] * len(batches), batches, batches[0], tapped_bytes=tapped_bytes, progress=progress)
     totals: dict[tuple[int, ...], float] = {}  # energy by node, slot and dim of the weight
     return {
-        name: tuple(_seen(traced, place, taps[place.tap], finder.values, totals) for place in found)
-        for name, found in places.items()
+        name: tuple(_statistics(traced, place, taps[place.tap], finder.values, totals) for place in group_places)
+        for name, group_places in places.items()
     }
 
 
@@ -81,7 +81,7 @@ class _Tap:
 
     value: str
     dim: int
-    node: int | None = None  # whose input is stored in a form of its own, such as quantized
+    node: int | None = None  # whose input is encoded, such as quantized
     slot: int = 0
 
 
@@ -93,7 +93,7 @@ class _Place:
     size: int  # of the axis of the value
     member: Member
     coupling: Coupling  # of the node that consumes them
-    order: tuple[int, ...]  # of the dims of the weight: its units, what tells their occurrences apart, the others
+    order: tuple[int, ...]  # of the dims of the weight: its units, those that number their occurrences, the others
     at: Places  # of the units on the axis of the value
     in_weight: Places  # of the units on the axis of the weight
 
@@ -123,7 +123,7 @@ class _Moments:
         self._check(tap)
 
     def join(self, tap: _Tap, other: _Moments) -> None:
-        """Add what was seen of the next batch: the sums are those of adding its values."""
+        """Add the sums of the next batch."""
         self.total += other.total
         self.positive += other.positive
         self.absolute += other.absolute
@@ -167,14 +167,14 @@ class _Finder:
         carrying = [dim for dim, axis in enumerate(weight) if positions(axis, atom).size]
         summed = [dim for dim in carrying if (slot, dim) in coupling.contracted] or carrying
         for tap, axes in self._operands(coupling, slot) if summed else ():
-            found = [dim for dim, axis in enumerate(axes) if positions(axis, atom).size]
-            alike = [dim for dim in found if axes[dim] == weight[summed[0]]] or found
+            value_dims = [dim for dim, axis in enumerate(axes) if positions(axis, atom).size]
+            alike = [dim for dim in value_dims if axes[dim] == weight[summed[0]]] or value_dims
             parts = self._traced.partition.atoms(axes[alike[0]]) if alike else ()
             if alike and not any(part.dynamic for part in parts):
                 axis, own = axes[alike[0]], weight[summed[0]]
                 order = self._order(weight, summed[0], {*parts} - {*self._traced.partition.atoms(own)})
-                found_at = positions(axis, atom), positions(own, atom)
-                return _Place(replace(tap, dim=alike[0]), axis.size, member, coupling, order, *found_at)
+                unit_positions = positions(axis, atom), positions(own, atom)
+                return _Place(replace(tap, dim=alike[0]), axis.size, member, coupling, order, *unit_positions)
         return None
 
     def _order(self, weight: Axes, dim: int, elsewhere: set[Atom]) -> tuple[int, ...]:
@@ -202,12 +202,12 @@ class _Finder:
         return self._traced.axes(axes or ())
 
 
-# -- what is seen there --------------------------------------------------------------------------------------------
+# -- activation statistics -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What workers share that look at activations."""
+    """What all tasks of workers share."""
 
     model: Sent
     sizes: Mapping[_Tap, int]
@@ -224,26 +224,28 @@ def _summed(
     workers: Workers,
     progress: Progress,
 ) -> Iterator[dict[_Tap, _Moments]]:
-    """Yield the moments of every batch, in order, from workers that look at some batches each."""
+    """Yield the moments of every batch, in order, from workers that get some batches each."""
     sizes = {tap: len(moments.total) for tap, moments in taps.items()}
     job = _Job(sent(traced.model, workers), sizes, list(batches), tapped_bytes)
     parts = shards(len(batches), workers, 1)
     progress(_LOOKING, 1, len(parts))
-    for number, found in enumerate(workers.map(_moments_of, job, parts)):
+    for number, batch_moments in enumerate(workers.map(_moments_of, job, parts)):
         progress(_LOOKING, min(number + 2, len(parts)), len(parts))
-        yield from found
+        yield from batch_moments
 
 
 def _moments_of(job: _Job, which: range) -> list[dict[_Tap, _Moments]]:
     """Return the moments of some batches, each on its own, in a worker: the sums over all are made in their order."""
-    found = [{tap: _Moments.of(size) for tap, size in job.sizes.items()} for _ in which]
+    batch_moments = [{tap: _Moments.of(size) for tap, size in job.sizes.items()} for _ in which]
     batches = [job.batches[number] for number in which]
-    _collect(trace(job.model.open()), found, batches, job.batches[0], tapped_bytes=job.tapped_bytes, progress=silent)
-    return found
+    _collect(
+        trace(job.model.open()), batch_moments, batches, job.batches[0], tapped_bytes=job.tapped_bytes, progress=silent
+    )
+    return batch_moments
 
 
-def _merge(taps: Mapping[_Tap, _Moments], found: Iterable[Mapping[_Tap, _Moments]]) -> None:
-    for batch in found:
+def _merge(taps: Mapping[_Tap, _Moments], batch_moments: Iterable[Mapping[_Tap, _Moments]]) -> None:
+    for batch in batch_moments:
         for tap, moments in batch.items():
             taps[tap].join(tap, moments)
 
@@ -262,42 +264,42 @@ def _collect(
     Args:
         traced: the model.
         into: what the moments of each batch are added to.
-        batches: as many; `first` is the first of all batches there are, so that parts of them go the same way.
-        first: feeds.
-        tapped_bytes: of the values that one run gives back.
-        progress: is told what is done.
+        batches: feeds, as many as entries of `into`.
+        first: the first of all batches, also of those of other workers: each worker then makes the same passes.
+        tapped_bytes: of the values that one run returns.
+        progress: is called with the step.
     """
     taps = into[0]
     model, replay, values = traced.model, Replay(traced.model, batches), ConstantValues(traced.model)
     made = {name: place for place, index in enumerate(model.top) for name in model.nodes[index].outputs}
     passes = list(_passes(traced, sorted(taps, key=lambda tap: made.get(tap.value, -1)), first, tapped_bytes))
-    for number, chosen in enumerate(passes):
+    for number, pass_taps in enumerate(passes):
         progress(_LOOKING, number + 1, len(passes))
-        start = min(made.get(tap.value, -1) for tap in chosen)
+        start = min(made.get(tap.value, -1) for tap in pass_taps)
         if number and start > 0:
             with contextlib.suppress(ModelError):  # a sequence is alive there: it cannot be kept
                 replay.advance(next(name for name in model.nodes[model.top[start - 1]].outputs if name))
-        names = {name for tap in chosen for name in _read(traced, tap, values)}
-        for moments, found in zip(into, replay.run(names), strict=True):
-            for tap in chosen:
-                moments[tap].add(tap, _array(traced, tap, found, values))
-            found.clear()  # before the next batch is run
+        names = {name for tap in pass_taps for name in _read(traced, tap, values)}
+        for moments, computed in zip(into, replay.run(names), strict=True):
+            for tap in pass_taps:
+                moments[tap].add(tap, _array(traced, tap, computed, values))
+            computed.clear()  # before the next batch is run
 
 
 def _passes(traced: Trace, taps: Sequence[_Tap], feeds: Feeds, tapped_bytes: int) -> Iterator[list[_Tap]]:
-    """Yield taps that are looked at together: sizes grow from those of the trace as the inputs do."""
+    """Yield the taps of each pass. Their sizes are those of the trace, scaled as the inputs are."""
     scale = max([array.size / max(1, _elements(traced, name)) for name, array in feeds.items()], default=1.0)
-    chosen: list[_Tap] = []
+    pass_taps: list[_Tap] = []
     held = 0.0
     for tap in taps:
         size = 4 * scale * _elements(traced, tap.value)
-        if chosen and held + size > tapped_bytes:
-            yield chosen
-            chosen, held = [], 0.0
-        chosen.append(tap)
+        if pass_taps and held + size > tapped_bytes:
+            yield pass_taps
+            pass_taps, held = [], 0.0
+        pass_taps.append(tap)
         held += size
-    if chosen:
-        yield chosen
+    if pass_taps:
+        yield pass_taps
 
 
 def _elements(traced: Trace, name: str) -> int:
@@ -305,37 +307,37 @@ def _elements(traced: Trace, name: str) -> int:
 
 
 def _read(traced: Trace, tap: _Tap, values: ConstantValues) -> list[str]:
-    """Return the values at run time that tell a tap: with a form of its own, also scales and zero points."""
+    """Return the names of the values that a tap is computed from: an encoded one also needs scales and zero points."""
     if tap.node is None:
         return [tap.value]
     inputs = traced.model.nodes[tap.node].inputs
     return [name for name in dict.fromkeys(inputs) if name and values.array(name) is None]
 
 
-def _array(traced: Trace, tap: _Tap, found: Mapping[str, Array], values: ConstantValues) -> Array:
+def _array(traced: Trace, tap: _Tap, computed: Mapping[str, Array], values: ConstantValues) -> Array:
     if tap.node is None:
-        return found[tap.value]
+        return computed[tap.value]
     coupling = traced.couplings[tap.node]
-    arrays = [found[name] if name in found else values.array(name) for name in coupling.node.inputs]
+    arrays = [computed[name] if name in computed else values.array(name) for name in coupling.node.inputs]
     return coupling.encodings[tap.slot].decode(arrays)
 
 
-def _seen(
+def _statistics(
     traced: Trace, place: _Place, moments: _Moments, values: ConstantValues, totals: dict[tuple[int, ...], float]
 ) -> Seen:
     sums = moments.total, moments.square, moments.absolute, moments.positive
     mean, square, absolute, positive = (total / max(1, moments.count) for total in sums)
     sink, at = place.member.sink, place.at
     whole = multiplied(place.coupling, sink[1], values)
-    if whole is None:  # what the reference cannot evaluate counts as it is stored
+    if whole is None:  # a weight that cannot be evaluated counts as it is stored
         weight = place.member.matrix(traced.model.array(place.member.constant))
     else:
         weight = by_unit(whole.transpose(place.order), 0, place.in_weight)
-    found = Seen(weight, mean[at], square[at], absolute[at], positive[at], moments.count, 0.0)
-    if whole is None or whole.shape[place.order[0]] != len(square):  # its units stand for those of other groups
-        return replace(found, energy=float(found.through(2, found.square).sum()) * len(square) / at.size)
+    statistics = Seen(weight, mean[at], square[at], absolute[at], positive[at], moments.count, 0.0)
+    if whole is None or whole.shape[place.order[0]] != len(square):  # then these units stand for all
+        return replace(statistics, energy=float(statistics.through(2, statistics.square).sum()) * len(square) / at.size)
     key = (*sink, place.order[0])
     if key not in totals:
         every = by_unit(whole, place.order[0], np.arange(len(square))[:, None])
         totals[key] = float(magnitudes(every, 2, 1)[:, 0] @ square)
-    return replace(found, energy=totals[key])
+    return replace(statistics, energy=totals[key])

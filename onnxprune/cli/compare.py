@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from onnxprune._version import __version__
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
+from onnxprune.cli.options import FORCE, INPUTS, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import PATH, PREPROCESS, parse_numbers, parse_provider_options, parse_shapes
+from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_shapes
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
@@ -22,10 +22,8 @@ from onnxprune.graph.publish import signals_held
 @click.argument("after", type=PATH)
 @click.option("--data", metavar="SOURCE", help="Samples to compare on: FILE.npz, a folder, or module:function.")
 @PREPROCESS
-@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
-@click.option(
-    "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
-)
+@METRIC
+@INPUTS
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="cpu, cuda, ...; repeatable.")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads; 0: all.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples per timed run.")
@@ -33,16 +31,18 @@ from onnxprune.graph.publish import signals_held
 @click.option("--sweep-threads", metavar="1,2,4", default="", help="Time them with other counts of threads as well.")
 @click.option("--sweep-batch", metavar="1,8,32", default="", help="Time them with other batches as well.")
 @click.option(
-    "--provider-option", "given", multiple=True, metavar="KEY=VALUE", help="An option of the provider; repeatable."
+    "--provider-option",
+    "provider_option_texts",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the provider; repeatable.",
 )
 @click.option("--min-speedup", type=float, metavar="X", help="Exit with 1 when AFTER is not X times as fast.")
 @click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
-@click.option(
-    "--plot", "plot_path", type=PATH, metavar="FILE", help="Write a plot: .svg, .png, .html with all numbers."
-)
-@click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
-@click.option("--force", is_flag=True, help="Replace these files if they exist.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@PLOT
+@REPORT
+@FORCE
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(
     before: Path,
@@ -53,7 +53,7 @@ def compare(
     budget_s: float,
     sweep_threads: str,
     sweep_batch: str,
-    given: tuple[str, ...],
+    provider_option_texts: tuple[str, ...],
     min_speedup: float | None,
     max_drop: float | None,
     plot_path: Path | None,
@@ -67,36 +67,32 @@ def compare(
     with failing():
         with signals_held():
             from onnxprune import check
-            from onnxprune.commands import compare
-            from onnxprune.evaluation.comparison import check_bounds, verdict
+            from onnxprune.commands.compare import compare_files
+            from onnxprune.evaluation.comparison import check_bounds
             from onnxprune.report.compare import bounds_line, compare_tables
             from onnxprune.runtime.session import check_provider
 
-        chosen = providers or ("cpu",)
-        for provider in chosen:
+        providers = providers or ("cpu",)
+        for provider in providers:
             check_provider(provider)
         check.positive("seconds", budget_s)
         check_bounds(min_speedup, max_drop)
         if max_drop is not None and data is None:
             raise OptionError("--max-drop needs --data with an array 'labels'")
-        options.update(budget_s=budget_s, shapes=parse_shapes(inputs), provider_options=parse_provider_options(given))
+        options |= {"budget_s": budget_s, "shapes": parse_shapes(inputs)}
+        options["provider_options"] = parse_provider_options(provider_option_texts)
         options["sweep_threads"] = parse_numbers("--sweep-threads", sweep_threads)
         options["sweep_batch"] = parse_numbers("--sweep-batch", sweep_batch)
-        compare.check_compared((before, after), data, plot_path, report_path, force)
-        found = []
         with show_progress(quiet) as progress:
-            for name in chosen:
-                progress(f"measuring {before} and {after} on {name}")
-                found.append(compare.compare(before, after, data=data, provider=name, **options))
-        missed = [verdict(comparison, min_speedup, max_drop) for comparison in found]
-        listed = [{**c.to_dict(), "missed": m} for c, m in zip(found, missed, strict=True)]
-        report = {"onnxprune": __version__, "comparisons": listed}
-        compare.write_compared(found, report, plot_path, report_path, force)
+            compared = compare_files(
+                before, after, data, providers=providers, min_speedup=min_speedup, max_drop=max_drop,
+                plot_path=plot_path, report_path=report_path, force=force, progress=progress, **options,
+            )  # fmt: skip
         if as_json:
-            show_result(report)
+            show_result(compared.report)
         else:
             met = [bounds_line(min_speedup, max_drop)] if (min_speedup, max_drop) != (None, None) else []
-            for comparison, sentences in zip(found, missed, strict=True):
-                show_result(compare_tables(comparison, sentences or met))
-    if any(missed):
+            for comparison, missed in zip(compared.comparisons, compared.missed, strict=True):
+                show_result(compare_tables(comparison, missed or met))
+    if any(compared.missed):
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Errors and signals: one or two lines on stderr and an exit code, never a traceback."""
+"""Errors and signals end a command with one or two lines on stderr and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxprune.errors import OnnxpruneError, OptionError
 
 
 class _Ended(KeyboardInterrupt):
-    """A signal asks for the end: like Ctrl-C, it passes through every block that cleans up."""
+    """A signal that ends the process: like Ctrl-C, it passes through every block that cleans up."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -28,7 +28,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def hear_signals() -> None:
-    """Let the signals that end a process end it in order; those that are ignored (nohup) stay so."""
+    """Let SIGTERM and SIGHUP raise, so that blocks clean up; a signal that is ignored (nohup) stays ignored."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
@@ -40,7 +40,7 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
     """Turn errors into one or two lines on stderr and an exit code; never a traceback.
 
     Args:
-        state: says whether anything was written, when that is not what the error itself is about.
+        state: returns what was written so far; it is added where the error itself is about something else.
     """
     try:
         yield
@@ -59,9 +59,10 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _as_typed(message: str) -> str:
-    """Return a message that begins with the Python name of an option with the name as it is typed here.
+    """Return a message with the Python name of an option, if it begins with one, as it is typed on the command line.
 
-    >>> with click.Context(cli.commands["prune"]):
+    >>> from onnxprune.cli.prune import prune
+    >>> with click.Context(prune):
     ...     _as_typed("round_to must be at least 1, got 0")
     '--round-to must be at least 1, got 0'
     """

@@ -8,8 +8,8 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
+from onnxprune.cli.options import PATH
 from onnxprune.cli.screen import show_result
-from onnxprune.cli.values import PATH
 from onnxprune.graph.publish import signals_held
 
 
@@ -20,8 +20,8 @@ def inspect(source: Path, as_json: bool) -> None:
     """Show the groups of INPUT, what they cost and couple, and why the rest cannot be cut."""
     with failing():
         with signals_held():
-            from onnxprune.commands import inspect
+            from onnxprune.commands.inspect import inspect as inspect_file
             from onnxprune.report.inspect import inspect_tables
 
-        found = inspect.inspect(source)
-        show_result(found.to_dict() if as_json else inspect_tables(found))
+        inspection = inspect_file(source)
+        show_result(inspection.to_dict() if as_json else inspect_tables(inspection))

@@ -9,8 +9,9 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
+from onnxprune.cli.options import INPUTS, METRIC, PATH, PREPROCESS, QUIET
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import PATH, PREPROCESS, parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.graph.publish import signals_held
 
 
@@ -62,10 +63,8 @@ from onnxprune.graph.publish import signals_held
 @click.option("--eval-data", metavar="SOURCE", help="Samples to compare on; with 'labels', accuracy [default: --data].")
 @PREPROCESS
 @click.option("--samples", type=int, metavar="N", help="Calibrate on so many at most; 0: all [default: 256].")
-@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
-@click.option(
-    "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
-)
+@METRIC
+@INPUTS
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples of a timed run.")
@@ -81,7 +80,7 @@ from onnxprune.graph.publish import signals_held
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random feeds and of --criterion random.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
 def prune(
     source: Path,
@@ -112,12 +111,12 @@ def prune(
 
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         options["round_to"] = parse_step(options["round_to"])
-        chosen = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
+        checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
         with show_progress(quiet) as progress:
             result = prune_file(
                 source,
                 output,
-                chosen,
+                checked,
                 data,
                 report_path=report_path,
                 force=force,

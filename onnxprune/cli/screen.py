@@ -15,13 +15,13 @@ import click
 _FILE_WIDTH = 100_000  # in a pipe or file each row of a table is one line, however long its names are
 
 
-def say_error(what: str, state: str = "") -> None:
-    """Print an error, and what it left."""
-    _tell(f"onnxprune: {what}; {state}" if state else f"onnxprune: {what}")
+def say_error(message: str, state: str = "") -> None:
+    """Print an error, and what was written before it."""
+    _print_line(f"onnxprune: {message}; {state}" if state else f"onnxprune: {message}")
 
 
-def _tell(text: str) -> None:
-    """Print a line to stderr; names in it come from the file, and control characters are escaped."""
+def _print_line(text: str) -> None:
+    """Print a line to stderr; its control characters, as names from a model may have, are escaped."""
     from onnxprune.report.words import printable
 
     click.echo(printable(text), err=True)
@@ -38,12 +38,12 @@ def show_progress(quiet: bool) -> Iterator[Any]:
         with _live() as progress:
             yield progress
     else:
-        told: list[str] = []
+        last: list[str] = []
 
         def line(text: str, _step: int = 0, _steps: int = 0) -> None:
-            if told[-1:] != [text]:
-                told[:] = [text]
-                _tell(f"{text} ...")
+            if last != [text]:
+                last[:] = [text]
+                _print_line(f"{text} ...")
 
         yield line
 
@@ -82,18 +82,18 @@ def _live() -> Iterator[Any]:
         yield update
 
 
-def show_result(what: Any) -> None:
+def show_result(result: Any) -> None:
     """Print a dict as JSON, or tables and sentences, to stdout; a file gets no colour and unbroken sentences."""
     if sys.stdout is None:  # closed by the caller, as by >&-
         return
-    if isinstance(what, dict):
-        click.echo(json.dumps(what, indent=1))
+    if isinstance(result, dict):
+        click.echo(json.dumps(result, indent=1))
         return
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, markup=False, emoji=False, width=None if terminal else _FILE_WIDTH)
-    for part in what:
+    for part in result:
         if isinstance(part, str):
             text = _wrapped(part, console.width) if terminal else part
         else:

@@ -10,8 +10,9 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
+from onnxprune.cli.options import FORCE, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT, SCHEDULER, WORKERS
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import PATH, PREPROCESS, parse_step
+from onnxprune.cli.values import parse_step
 from onnxprune.graph.publish import signals_held
 
 
@@ -21,7 +22,7 @@ from onnxprune.graph.publish import signals_held
 @click.option("--eval-data", metavar="SOURCE", help="Samples to measure losses on [default: a part of --data].")
 @PREPROCESS
 @click.option("--samples", type=int, metavar="N", help="Take so many at most; 0: all [default: 256].")
-@click.option("--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs].")
+@METRIC
 @click.option("--only", multiple=True, metavar="GLOB", help="Look at these groups and no others; repeatable.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups out; repeatable.")
 @click.option("--width", is_flag=True, help="Look also at what is normalised over, such as the hidden width.")
@@ -31,21 +32,19 @@ from onnxprune.graph.publish import signals_held
     "--levels", type=int, default=8, show_default=True, metavar="N", help="Losses to measure for each group, at most."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples that are drawn.")
-@click.option("--workers", "count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead: tcp://HOST:PORT.")
-@click.option(
-    "--plot", "plot_path", type=PATH, metavar="FILE", help="Write a plot: .svg, .png, .html with all numbers."
-)
-@click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
-@click.option("--force", is_flag=True, help="Replace these files if they exist.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@WORKERS
+@SCHEDULER
+@PLOT
+@REPORT
+@FORCE
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def sensitivity(
     source: Path,
     data: str | None,
     no_reconstruct: bool,
     levels: int,
-    count: int,
+    worker_count: int,
     scheduler: str | None,
     plot_path: Path | None,
     report_path: Path | None,
@@ -63,19 +62,19 @@ def sensitivity(
             from onnxprune.runtime.executors import ALONE, workers
 
         options["round_to"] = parse_step(options["round_to"])
-        chosen = make_options(reconstruct=not no_reconstruct, **options)
-        alone = count == 1 and scheduler is None
-        where = contextlib.nullcontext(ALONE) if alone else workers(count, scheduler)
-        with where as found_workers, show_progress(quiet) as progress:
-            found = sensitivity_file(
+        checked = make_options(reconstruct=not no_reconstruct, **options)
+        alone = worker_count == 1 and scheduler is None
+        opened = contextlib.nullcontext(ALONE) if alone else workers(worker_count, scheduler)
+        with opened as pool, show_progress(quiet) as progress:
+            measured = sensitivity_file(
                 source,
-                chosen,
+                checked,
                 data,
                 levels=levels,
                 plot_path=plot_path,
                 report_path=report_path,
                 force=force,
                 progress=progress,
-                workers=found_workers,
+                workers=pool,
             )
-        show_result(found.to_dict() if as_json else sensitivity_tables(found))
+        show_result(measured.to_dict() if as_json else sensitivity_tables(measured))

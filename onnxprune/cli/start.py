@@ -1,4 +1,4 @@
-"""The command line: ``onnxprune INPUT -o OUT`` prunes; ``compare`` and ``inspect`` look.
+"""Where the command line starts.
 
 Progress goes to stderr, results to stdout. Heavy modules are imported when a command runs, so that ``--help`` answers
 at once. Exit codes: 0 done, 1 a check or bound was missed, 2 bad input, 3 nothing to prune.

@@ -10,9 +10,10 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
+from onnxprune.cli.options import PATH, QUIET, SCHEDULER, WORKERS
 from onnxprune.cli.prune import prune
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import PATH, parse_ratios, parse_shapes, parse_step, parse_sweep_values, parse_targets
+from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_sweep_values, parse_targets
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
@@ -35,11 +36,11 @@ _LISTS = [
 @cli.command(params=[*_LISTS, *(param for param in prune.params if param.name in _OF_MEMBERS)])
 @click.argument("source", metavar="INPUT", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="Folder to write to.")
-@click.option("--workers", "count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead: tcp://HOST:PORT.")
+@WORKERS
+@SCHEDULER
 @click.option("--resume", is_flag=True, help="Fail where members of other options are there, which else are made anew.")
 @click.option("--force", is_flag=True, help="Replace files that no sweep has written.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def sweep(
     source: Path,
@@ -50,7 +51,7 @@ def sweep(
     inputs: tuple[str, ...],
     no_batch_norm: bool,
     no_latency: bool,
-    count: int,
+    worker_count: int,
     scheduler: str | None,
     resume: bool,
     force: bool,
@@ -65,9 +66,7 @@ def sweep(
     """
     with failing(lambda: "members that are finished stay"):
         with signals_held():
-            from onnxprune.commands import (
-                sweep,
-            )
+            from onnxprune.commands.sweep import make_family
             from onnxprune.planning.options import make_options
             from onnxprune.report.family import family_tables, without_model
             from onnxprune.runtime.executors import workers
@@ -78,14 +77,14 @@ def sweep(
         if "ratio" in by_glob:
             raise OptionError("--ratio takes GLOB=NUMBER here: the values of a sweep say how much goes elsewhere")
         options["round_to"] = parse_step(options["round_to"])
-        chosen = make_options(**by_glob, targets=parse_targets(targets), **options)
-        with workers(count, scheduler) as found, show_progress(quiet) as progress:
-            made = sweep.make_family(
-                source, output, kind, values, chosen, data=data,
-                workers=found, resume=resume, force=force, progress=progress,
+        checked = make_options(**by_glob, targets=parse_targets(targets), **options)
+        with workers(worker_count, scheduler) as pool, show_progress(quiet) as progress:
+            family = make_family(
+                source, output, kind, values, checked, data=data,
+                workers=pool, resume=resume, force=force, progress=progress,
             )  # fmt: skip
-        told = [*family_tables(made.summary), *without_model(made.summary), _where_written(made.members)]
-        show_result(dict(made.summary) if as_json else told)
+        lines = [*family_tables(family.summary), *without_model(family.summary), _where_written(family.members)]
+        show_result(dict(family.summary) if as_json else lines)
 
 
 def _where_written(members: Sequence[Path]) -> str:

@@ -1,29 +1,19 @@
-"""Values of options, from text to numbers, shapes, ratios and targets."""
+"""Parsers of option values: from text to numbers, shapes, ratios and targets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-import click
 
 from onnxprune.errors import OptionError
 
-PATH = click.Path(path_type=Path)
-PREPROCESS = click.option(
-    "--preprocess",
-    metavar="TEXT",
-    help="How images become arrays: imagenet, tf, unit or raw, and settings: 'imagenet,size=240'.",
-)
 
-
-def parse_sweep_values(given: dict[str, str | None]) -> tuple[str, list[Any]]:
-    """Return the one kind of target that a family is of, and its values."""
-    asked = {name: text for name, text in given.items() if text is not None}
-    if len(asked) != 1:
-        raise OptionError(f"give one of {', '.join(f'--{name}' for name in given)}, got {len(asked)}")
-    ((name, text),) = asked.items()
+def parse_sweep_values(texts: dict[str, str | None]) -> tuple[str, list[Any]]:
+    """Return the one kind of target that has values, and these; `texts` has all kinds, None for those without."""
+    with_values = {name: text for name, text in texts.items() if text is not None}
+    if len(with_values) != 1:
+        raise OptionError(f"give one of {', '.join(f'--{name}' for name in texts)}, got {len(with_values)}")
+    ((name, text),) = with_values.items()
     return {"ratios": "ratio"}.get(name, name), [_number(each.strip()) for each in text.split(",") if each.strip()]
 
 
@@ -35,11 +25,11 @@ def _number(text: str) -> Any:
         return text
 
 
-def parse_ratios(given: Sequence[str]) -> dict[str, Any]:
+def parse_ratios(texts: Sequence[str]) -> dict[str, Any]:
     """Split ``--ratio`` values into the common ratio and those by glob."""
     options: dict[str, Any] = {}
     by_glob: list[tuple[str, float]] = []
-    for text in given:
+    for text in texts:
         glob, equals, number = text.rpartition("=")
         try:
             ratio = float(number)
@@ -54,38 +44,38 @@ def parse_ratios(given: Sequence[str]) -> dict[str, Any]:
     return {**options, "ratios": by_glob}
 
 
-def parse_targets(given: Sequence[str]) -> dict[str, str]:
+def parse_targets(texts: Sequence[str]) -> dict[str, str]:
     """Split ``--target`` values into what is bounded, and a fraction or an amount."""
-    found: dict[str, str] = {}
-    for text in given:
+    targets: dict[str, str] = {}
+    for text in texts:
         for each in text.split(","):
             name, equals, value = each.partition("=")
             if not equals:
                 raise OptionError(f"--target takes KIND=VALUE such as macs=0.7 or latency=8ms, got {each!r}")
             name = name.strip()
-            if name in found:
-                raise OptionError(f"--target {name} is given twice, as {found[name]} and {value.strip()}: give one")
-            found[name] = value.strip()
-    return found
+            if name in targets:
+                raise OptionError(f"--target {name} is given twice, as {targets[name]} and {value.strip()}: give one")
+            targets[name] = value.strip()
+    return targets
 
 
-def parse_step(given: str | None) -> int | str | None:
+def parse_step(text: str | None) -> int | str | None:
     """Return the value of ``--round-to``: a number, or a word that the options know or refuse."""
-    return int(given) if given is not None and given.lstrip("-").isdigit() else given
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text
 
 
-def parse_shapes(given: Sequence[str]) -> dict[str, list[int]]:
+def parse_shapes(texts: Sequence[str]) -> dict[str, list[int]]:
     """Split ``--input`` values into the name of an input and its shape."""
-    found: dict[str, list[int]] = {}
-    for text in given:
+    shapes: dict[str, list[int]] = {}
+    for text in texts:
         name, _, dims = text.rpartition("=")
         try:
-            found[name] = [int(dim) for dim in dims.split(",")]
+            shapes[name] = [int(dim) for dim in dims.split(",")]
         except ValueError:
-            found.pop(name, None)
-        if not name or name not in found:
+            shapes.pop(name, None)
+        if not name or name not in shapes:
             raise OptionError(f"--input takes NAME=SHAPE such as x=1,3,224,224, got {text!r}")
-    return found
+    return shapes
 
 
 def parse_numbers(name: str, text: str) -> list[int]:
@@ -96,9 +86,9 @@ def parse_numbers(name: str, text: str) -> list[int]:
         raise OptionError(f"{name} takes whole numbers such as 1,2,4, got {text!r}") from None
 
 
-def parse_provider_options(given: Sequence[str]) -> dict[str, str]:
+def parse_provider_options(texts: Sequence[str]) -> dict[str, str]:
     """Split ``--provider-option`` values into keys and values."""
-    for text in given:
+    for text in texts:
         if not text.partition("=")[0] or "=" not in text:
             raise OptionError(f"--provider-option takes KEY=VALUE, got {text!r}")
-    return {text.partition("=")[0]: text.partition("=")[2] for text in given}
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}

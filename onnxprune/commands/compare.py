@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onnxprune import check
-from onnxprune.commands.files import check_plot, write_plot, write_report
+from onnxprune._version import __version__
+from onnxprune.commands.report_files import ReportFiles
 from onnxprune.data.samples import files_of, load_data
 from onnxprune.dependency import cost
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
-from onnxprune.evaluation.compare import compare_models
-from onnxprune.evaluation.comparison import Comparison
-from onnxprune.graph.publish import Reads, check_written, staging
+from onnxprune.evaluation.compare import CompareOptions, compare_models
+from onnxprune.evaluation.comparison import Comparison, verdict
+from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
+from onnxprune.progress import Progress
 from onnxprune.report.charts import comparison_html, comparison_svg
 
 
 def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any = None, **options: Any) -> Comparison:
-    """Return two models measured side by side; see `compare_models` for the options.
+    """Return two models measured side by side; see `evaluation.compare.CompareOptions`.
 
     Args:
         before: the reference, as for `prune`.
         after: the model that shall replace it.
         data: samples, as for `prune`.
         preprocess: how images become arrays: text such as 'imagenet,size=240', or a `Preprocess`.
-        **options: provider, threads, batch, budget_s, seed, memory, shapes (a dict from input to shape), metric,
-            detail, sweep_threads, sweep_batch, provider_options.
+        **options: the fields of `CompareOptions`: provider, threads, batch, budget_s, seed, memory, shapes (a dict
+            from input to shape), metric, detail, sweep_threads, sweep_batch, provider_options.
 
     Raises:
         InputError: for models that cannot be read or run, or that have different inputs, and for unknown options.
     """
-    known = [name for name in compare_models.__kwdefaults__ or () if name not in ("data", "macs")]
+    known = [field.name for field in dataclasses.fields(CompareOptions)]
     for name in options:
         check.choice("option", name, known)
     models = load(before), load(after)
@@ -42,37 +45,57 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     if preprocess is not None and data is None:
         raise OptionError("preprocess has no effect without --data")
     data = None if data is None else load_data(data, models[0].inputs, preprocess=preprocess)
-    counted = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
-    return compare_models(*models, data=data, macs=counted, **options)
+    macs = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
+    return compare_models(*models, data=data, macs=macs, **options)
 
 
-def check_compared(
-    pair: Sequence[Path], data: Any, plot_path: Path | None, report_path: Path | None, force: bool
-) -> None:
-    """Raise InputError when a plot or report of a comparison cannot be written, before anything is measured."""
-    check_plot(plot_path)
-    given = [(plot_path, "the plot"), (report_path, "the report")]
-    for source in pair:
-        outputs = [(path, role) for path, role in given if path is not None]
-        beside = tuple(load(source).data_files) if outputs and source.exists() else ()
-        check_written(outputs, Reads(source, beside, files_of(data)), force)
+@dataclasses.dataclass(frozen=True)
+class ComparedFiles:
+    """Comparisons of two files, one for each provider, and the bounds that they miss."""
+
+    comparisons: Sequence[Comparison]
+    missed: Sequence[Sequence[str]]  # of each comparison, a sentence for each bound that it misses
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        pairs = zip(self.comparisons, self.missed, strict=True)
+        entries = [{**comparison.to_dict(), "missed": missed} for comparison, missed in pairs]
+        return {"onnxprune": __version__, "comparisons": entries}
 
 
-def write_compared(
-    found: Sequence[Comparison],
-    report: Mapping[str, Any],
+def compare_files(
+    before: Path,
+    after: Path,
+    data: Any,
+    *,
+    providers: Sequence[str],
+    min_speedup: float | None,
+    max_drop: float | None,
     plot_path: Path | None,
     report_path: Path | None,
     force: bool,
-) -> None:
-    """Write comparisons as a plot (by its name, SVG, PNG or HTML) and as JSON.
+    progress: Progress,
+    **options: Any,
+) -> ComparedFiles:
+    """Compare two files on each provider, and write a plot (SVG, PNG or HTML, by its suffix) and a JSON report.
 
     Raises:
-        InputError: when a file cannot be written.
+        InputError: as `compare`; also for files that cannot be written, before anything is measured.
+        OptionError: when `max_drop` needs labels that the data lacks.
     """
-    with staging(force) as files:
-        if plot_path is not None:
-            drawn = partial(comparison_svg, found), partial(comparison_html, found)
-            write_plot(plot_path, files.add(plot_path), *drawn)
-        if report_path is not None:
-            write_report(report, report_path, files.add(report_path))
+    report_files = ReportFiles(plot_path, report_path, force)
+    report_files.check_plot()
+    for source in (before, after):
+        weights = tuple(load(source).data_files) if report_files.outputs and source.exists() else ()
+        report_files.check(Reads(source, weights, files_of(data)))
+    comparisons = []
+    for provider in providers:
+        progress(f"measuring {before} and {after} on {provider}")
+        comparisons.append(compare(before, after, data=data, provider=provider, **options))
+    missed = [verdict(comparison, min_speedup, max_drop) for comparison in comparisons]
+    compared = ComparedFiles(comparisons, missed)
+    report_files.write(
+        compared.report, svg=partial(comparison_svg, comparisons), page=partial(comparison_html, comparisons)
+    )
+    return compared

@@ -21,17 +21,18 @@ def inspect(source: Source) -> Inspection:
         ModelError: when the model cannot be read.
     """
     traced = trace(load(source))
-    found = groups(traced)
-    by_atom = cost.macs_by_atom(traced)
-    reached = {name for name, carried in carriers(found).items() if any(group.prunable for group in carried)}
-    everything = weights(traced)
-    unreached_names = [name for name in everything if name not in reached]
+    all_groups, all_weights = groups(traced), weights(traced)
+    macs = cost.macs_by_atom(traced)
+    reached = {name for name, carried in carriers(all_groups).items() if any(group.prunable for group in carried)}
+    locked = {name: constant for name, constant in all_weights.items() if name not in reached}
     return Inspection(
         model=traced.model,
-        groups=tuple(sorted(found, key=first_sink)),
+        groups=tuple(sorted(all_groups, key=first_sink)),
         macs=cost.macs(traced),
-        group_macs={group.name: by_atom.get(group.atom, 0) for group in found},
-        locked_params=sum(constant.count for name, constant in everything.items() if name not in reached),
-        unreached=unreached(traced, all_reasons(found), unreached_names),
-        accounts=accounts(traced, found, {g.name: reason for g in found if (reason := why_not(g)) is not None}),
+        group_macs={group.name: macs.get(group.atom, 0) for group in all_groups},
+        locked_params=sum(constant.count for constant in locked.values()),
+        unreached=unreached(traced, all_reasons(all_groups), list(locked)),
+        accounts=accounts(
+            traced, all_groups, {group.name: reason for group in all_groups if (reason := why_not(group)) is not None}
+        ),
     )

@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxprune.commands.files import sample_files, write_report
-from onnxprune.commands.steps import Finish, Publish, Result, decide, finish, measured, prepare, repaired
+from onnxprune.commands.decide import decide, profile, score
+from onnxprune.commands.finish import Complete, Publish, finish
+from onnxprune.commands.prepare import prepare, sample_files
+from onnxprune.commands.recover import recover
+from onnxprune.commands.report_files import write_report
+from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, check_files, resolved, staging
+from onnxprune.graph.publish import Reads, check_files, resolved, staging, stamps
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import data_file, staged, write
 from onnxprune.planning.options import Options, make_options
-from onnxprune.planning.plan import gather
 from onnxprune.progress import Progress, silent
-from onnxprune.surgery import rewrite
+
+
+@dataclass(frozen=True)
+class Result:
+    """A pruned and verified model."""
+
+    model: Any  # onnx.ModelProto
+    report: dict[str, Any]  # see docs/report.md
+    folder: Path  # where external data of the model lies
+    external: bool  # whether weights go to a file beside the model, as they did in the source
+    reads: Reads  # the files that it was made from: none of them is overwritten by accident
+    stamps: Mapping[Path, Any]  # of the files that hold its external data, as they were read
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
+        """Write the model, atomically; return the path.
+
+        Raises:
+            InputError: when the file exists and `force` is not set, holds what the model was made from, or its folder
+                cannot be written; and when external data has changed since it was read.
+        """
+        target = Path(path)
+        check_files(target, data_file(resolved(target)), None, self.reads, force)
+        if stamps(path for path in self.stamps if path.exists()) != self.stamps:
+            raise InputError(
+                f"{self.folder}: the weights of the input have changed since they were read; prune it again"
+            )
+        with staging(force) as files, staged(self.model, target, self.folder, self.external, files):
+            return target
 
 
 def prune(source: Source, ratio: float | None = None, *, data: Any = None, **options: Any) -> Result:
@@ -26,9 +58,9 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
     Args:
         source: a path, an onnx.ModelProto, the program of ``torch.onnx.export(dynamo=True)``, or an
             onnx_graphsurgeon.Graph. It is not changed.
-        ratio: the share of the units of each group to remove, in [0, 1); 0.3 unless `targets` are given.
-        data: samples, which the models are then compared on: the path of an .npz with one array per input (first axis
-            samples), of a folder, ``module:function``, arrays, or an iterable of feeds; see `data.load_data`. With
+        ratio: the share of the units of each group to remove, in [0, 1); 0.3 unless there are `targets`.
+        data: samples to compare the models on: the path of an .npz with one array per input (first axis samples), of
+            a folder, ``module:function``, arrays, or an iterable of feeds; see `data.samples.load_data`. With
             ``labels``, accuracy is reported.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
             round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), provider, threads, batch,
@@ -39,17 +71,17 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
         NothingToPrune: when no group can lose a unit; says why.
         VerificationError: when the pruned model does not equal the masked one.
     """
-    chosen = make_options(ratio=ratio, **options)
+    checked = make_options(ratio=ratio, **options)
     model = load(source)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         path = Path(scratch) / "pruned.onnx"
 
         @contextlib.contextmanager
-        def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Finish]]:
+        def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
             write(proto, path, folder, model.is_external)
             yield path, lambda report: report["output"].update(path=None)
 
-        return _prune(model, chosen, data, silent, publish)
+        return _prune(model, checked, data, silent, publish)
 
 
 def prune_file(
@@ -79,26 +111,25 @@ def prune_file(
     check_files(target, weights, report_path, Reads(source, tuple(model.data_files), samples), force)
 
     @contextlib.contextmanager
-    def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Finish]]:
+    def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
         with staging(force, on_written) as files, staged(proto, target, folder, model.is_external, files) as path:
 
-            def finish(report: dict[str, Any]) -> None:
+            def complete(report: dict[str, Any]) -> None:
                 report["output"]["path"] = str(target)
                 if report_path is not None:
                     write_report(report, report_path, files.add(report_path))
 
-            yield path, finish
+            yield path, complete
 
     return _prune(model, options, data, progress, publish)
 
 
-def _prune(model: Model, options: Options, given: Any, progress: Progress, publish: Publish) -> Result:
-    ready = prepare(model, options, given, progress)
-    progress(f"scoring {len(ready.chosen)} of {len(ready.found)} groups by {ready.options.criterion}")
-    evidence = gather(
-        ready.traced, ready.found, ready.chosen, ready.options, calibration=ready.calibrated, progress=progress
-    )
-    decided = decide(ready, evidence, measured(ready, progress), progress)
-    rewritten = rewrite.rewrite(ready.traced, ready.masks(decided.plan))
-    repairs = repaired(ready, decided.plan, rewritten, progress)
-    return finish(ready, decided, rewritten, repairs=repairs, progress=progress, publish=publish)
+def _prune(model: Model, options: Options, data: Any, progress: Progress, publish: Publish) -> Result:
+    prepared = prepare(model, options, data, progress)
+    evidence = score(prepared, progress)
+    speed = profile(prepared, progress)
+    decision = decide(prepared, evidence, speed, progress)
+    rewritten = prepared.rewritten(decision.plan)
+    recovery = recover(prepared, decision.plan, rewritten, progress)
+    proto, report = finish(prepared, decision, rewritten, recovery=recovery, progress=progress, publish=publish)
+    return Result(proto, report, model.folder, model.is_external, prepared.reads, prepared.stamps)

@@ -9,25 +9,27 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune.calibration.batches import calibration
-from onnxprune.commands.files import check_plot, sample_files, write_plot, write_report
-from onnxprune.commands.steps import loss_metric
-from onnxprune.data.samples import limit, load_data
+from onnxprune.commands.prepare import loss_metric, sample_files
+from onnxprune.commands.report_files import ReportFiles
+from onnxprune.data.samples import Data, limit, load_data
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.groups import groups, weights
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, check_written, staging
+from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
-from onnxprune.planning.choice import all_reasons, choose, nothing
+from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
 from onnxprune.planning.options import AUTO, Options, make_options
 from onnxprune.planning.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.progress import Progress, silent
 from onnxprune.report.charts import as_html, as_svg
-from onnxprune.runtime.executors import ALONE, Workers
-from onnxprune.runtime.executors import given as workers_of
+from onnxprune.runtime.executors import ALONE, Workers, from_executor
 
-_ASKED = ("ignore", "only", "width", "round_to", "min_units", "reconstruct", "seed", "eval_data", "preprocess")
+_OPTIONS = (
+    "ignore", "only", "width", "round_to", "min_units", "reconstruct", "seed", "eval_data", "preprocess", "samples",
+    "metric",
+)  # fmt: skip
 
 
 def sensitivity(
@@ -38,7 +40,7 @@ def sensitivity(
     Args:
         source: as for `prune`.
         data: samples, as for `prune`; some are held out, and losses are measured on these.
-        levels: of removed units in each group, at most.
+        levels: counts of removed units to measure for each group, at most.
         executor: where curves are measured, several at once; its workers must have the package.
         **options: ignore, only, width, round_to, min_units, reconstruct, seed, eval_data (losses are measured on these
             samples instead), preprocess, samples, metric: as for `prune`.
@@ -48,10 +50,10 @@ def sensitivity(
         NothingToPrune: when no group can lose a unit; says why.
     """
     for name in options:
-        check.choice("option", name, (*_ASKED, "samples", "metric"))
-    where = ALONE if executor is None else workers_of(executor)
-    chosen, levels = make_options(**options), _levels(levels)
-    return _sensitivity(load(source), chosen, data, levels=levels, workers=where, progress=silent)
+        check.choice("option", name, _OPTIONS)
+    workers = ALONE if executor is None else from_executor(executor)
+    checked, levels = make_options(**options), _checked_levels(levels)
+    return _sensitivity(load(source), checked, data, levels=levels, workers=workers, progress=silent)
 
 
 def sensitivity_file(
@@ -66,52 +68,50 @@ def sensitivity_file(
     progress: Progress,
     workers: Workers = ALONE,
 ) -> Sensitivity:
-    """Return the same of a file, and write it as a plot (by its name, SVG, PNG or HTML) and as JSON.
+    """Return the sensitivity of a file, and write it as a plot (SVG, PNG or HTML, by its suffix) and as JSON.
 
     Raises:
         InputError, NothingToPrune: as `sensitivity`; InputError also for files that cannot be written.
     """
-    levels, options = _levels(levels), options.checked()
-    check_plot(plot_path)
-    given = [(plot_path, "the plot"), (report_path, "the report")]
-    outputs = [(path, role) for path, role in given if path is not None]
-    check_written(outputs, Reads(source, data=sample_files(data, options)), force)
+    levels, options = _checked_levels(levels), options.checked()
+    report_files = ReportFiles(plot_path, report_path, force)
+    report_files.check_plot()
+    report_files.check(Reads(source, data=sample_files(data, options)))
     progress(f"reading {source}")
     model = load(source)
-    check_written(outputs, Reads(source, tuple(model.data_files), sample_files(data, options)), force)
-    found = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
-    with staging(force) as files:
-        if plot_path is not None:
-            write_plot(plot_path, files.add(plot_path), partial(as_svg, found), partial(as_html, found))
-        if report_path is not None:
-            write_report(found.to_dict(), report_path, files.add(report_path))
-    return found
+    report_files.check(Reads(source, tuple(model.data_files), sample_files(data, options)))
+    measured = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
+    report_files.write(measured.to_dict(), svg=partial(as_svg, measured), page=partial(as_html, measured))
+    return measured
 
 
-def _levels(levels: Any) -> int:
+def _checked_levels(levels: Any) -> int:
     return check.count("levels", levels, 1)
 
 
 def _sensitivity(
-    model: Model, options: Options, given: Any, *, levels: int, workers: Workers, progress: Progress
+    model: Model, options: Options, data_source: Any, *, levels: int, workers: Workers, progress: Progress
 ) -> Sensitivity:
     if options.round_to == AUTO:
         raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
-    if given is None:
+    if data_source is None:
         raise OptionError("data is needed: samples that losses are measured on")
-    data, other = load_data(given, model.inputs, preprocess=options.preprocess), None
-    data = limit(data, options.most_samples(data.count), options.seed)
-    if options.eval_data is not None:
-        other = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
-        other = limit(other, options.most_samples(other.count), options.seed)
+    data = _samples(model, options, data_source)
+    evaluation_data = None if options.eval_data is None else _samples(model, options, options.eval_data)
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
-    found = groups(traced)
-    chosen = choose(found, options)
-    calibrated = calibration(model, data, loss_metric(data, options), evaluated=other)
+    all_groups = groups(traced)
+    ratios = select_ratios(all_groups, options)
+    calibrated_on = calibration(model, data, loss_metric(data, options), evaluated=evaluation_data)
     measured = measure(
-        traced, found, chosen, calibrated, options, levels=levels, progress=progress, workers=workers
+        traced, all_groups, ratios, calibrated_on, options, levels=levels, progress=progress, workers=workers
     )  # fmt: skip
     if not measured.groups:
-        raise NothingToPrune(nothing(found, chosen, options, unreached(traced, all_reasons(found), weights(traced))))
+        unreached_weights = unreached(traced, all_reasons(all_groups), weights(traced))
+        raise NothingToPrune(why_nothing(all_groups, ratios, options, unreached_weights))
     return measured
+
+
+def _samples(model: Model, options: Options, data_source: Any) -> Data:
+    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    return limit(data, options.most_samples(data.count), options.seed)

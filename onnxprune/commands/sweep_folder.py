@@ -1,4 +1,4 @@
-"""The folder of a sweep: what lies in it, and what it remembers of a run that was interrupted."""
+"""The folder of a sweep: its members, their records, and the loss curves that an interrupted run left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.commands.files import write_report, write_text
+from onnxprune.commands.report_files import write_report, write_text
+from onnxprune.commands.sweep_members import Member
 from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, check_files, check_written, resolved, staging
 from onnxprune.graph.write import data_file
 from onnxprune.planning.curves import Curve
-from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Evidence
 from onnxprune.report.charts import family_page, family_svg
 
@@ -25,43 +25,23 @@ _MEMORY = ".sweep"  # folder in the folder of the family
 _SUMMARY = "sweep"  # name of the files about all members
 
 
-@dataclass(frozen=True)
-class Member:
-    """One model that is asked for, and what is known of it."""
-
-    name: str
-    value: Any  # of the target
-    options: Options
-    made_from: Mapping[str, Any]  # all that it depends on
-
-    @property
-    def key(self) -> str:
-        """Tells apart what members were made from."""
-        return digest_of(self.made_from)
-
-
-def digest_of(plain: Any) -> str:
-    """Return the SHA-256 of plain values, in hex."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def file_digests(path: Path, report: Path) -> dict[str, Any]:
-    """Return what tells the file of a model, the one beside it, and its report."""
-    beside = data_file(path)
+    """Return what identifies the file of a model, the one of its external data, and its report."""
+    weights = data_file(path)
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
     return {
         "sha256": digest.hexdigest(),
-        "data_bytes": beside.stat().st_size if beside.exists() else 0,
+        "data_bytes": weights.stat().st_size if weights.exists() else 0,
         "report_sha256": hashlib.sha256(report.read_bytes()).hexdigest(),
     }
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a family lies, and what it remembers."""
+    """Where the files of a family lie, and what is remembered of earlier runs."""
 
     path: Path
     reads: Reads
@@ -72,35 +52,35 @@ class SweepFolder:
         return self.path / f"{member.name}.onnx"
 
     def report(self, member: Member) -> Path:
-        """Where its report lies."""
+        """Where the report of a member lies."""
         return self.path / f"{member.name}.json"
 
     def record(self, member: Member) -> Path:
-        """Where the record of what it was made from lies."""
+        """Where the record of what a member was made from lies."""
         return self.path / _MEMORY / f"{member.name}.json"
 
     def recorded(self, member: Member) -> dict[str, Any] | None:
         """Return the record of a member, whatever it was made from."""
-        found = read_json(self.record(member))
-        return found if isinstance(found, dict) and {"key", "made_from", "sha256"} <= set(found) else None
+        record = read_json(self.record(member))
+        return record if isinstance(record, dict) and {"key", "made_from", "sha256"} <= set(record) else None
 
     def has(self, member: Member) -> bool:
-        """Whether a member is finished, from what is asked now."""
-        found, path = self.recorded(member), self.model(member)
-        if found is None or found["key"] != member.key or not path.is_file() or not self.report(member).is_file():
+        """Whether a member is finished, and made from the same as in this run."""
+        record, path = self.recorded(member), self.model(member)
+        if record is None or record["key"] != member.key or not path.is_file() or not self.report(member).is_file():
             return False
-        return all(found.get(name) == value for name, value in file_digests(path, self.report(member)).items())
+        return all(record.get(name) == value for name, value in file_digests(path, self.report(member)).items())
 
     def _note(self, member: Member) -> Path:
         return self.path / _MEMORY / f"{member.name}.none.json"
 
     def why_none(self, member: Member) -> str | None:
-        """Return why there is no model of a member, from what is asked now; None where that is not known."""
-        found = read_json(self._note(member))
-        return found.get("why") if isinstance(found, dict) and found.get("key") == member.key else None
+        """Return the noted reason why a member, made from the same as in this run, has no model; None without one."""
+        note = read_json(self._note(member))
+        return note.get("why") if isinstance(note, dict) and note.get("key") == member.key else None
 
     def note_none(self, member: Member, why: str) -> None:
-        """Keep why there is no model of a member."""
+        """Note why a member has no model."""
         path = self._note(member)
         with staging(force=True) as files:
             write_report({"key": member.key, "made_from": member.made_from, "why": why}, path, files.add(path))
@@ -110,11 +90,11 @@ class SweepFolder:
         return self.force or self.record(member).is_file()
 
     def refuse_others(self, missing: Sequence[Member]) -> None:
-        """Raise InputError when a member is there that was made from something else."""
+        """Raise InputError when a missing member is there after all, made from something else."""
         for member in missing:
-            found = self.recorded(member)
-            if found is not None and found["key"] != member.key:
-                before = found["made_from"]
+            record = self.recorded(member)
+            if record is not None and record["key"] != member.key:
+                before = record["made_from"]
                 differ = [name for name, value in member.made_from.items() if before.get(name) != value]
                 raise InputError(
                     f"{self.model(member)} was made from another {', '.join(differ) or 'version'}: give another "
@@ -129,8 +109,8 @@ class SweepFolder:
             raise InputError(f"{self.path}: the folder cannot be made: {error.strerror}") from None
         for member in missing:
             target = self.model(member)
-            beside = data_file(resolved(target))
-            check_files(target, beside, self.report(member), self.reads, self.may_replace(member))
+            weights = data_file(resolved(target))
+            check_files(target, weights, self.report(member), self.reads, self.may_replace(member))
         outputs = [(path, "a file of the sweep") for path in self._summaries()]
         check_written(outputs, self.reads, self.force or self._owns_summary())
 
@@ -141,7 +121,7 @@ class SweepFolder:
         return (self.path / _MEMORY / "owner").is_file()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write what is to be said of all members."""
+        """Write the table, plot and page of all members."""
         table, plot, page = self._summaries()
         with staging(force=True) as files:
             write_report(summary, table, files.add(table))
@@ -151,15 +131,15 @@ class SweepFolder:
             write_text("sweep.json, sweep.svg and sweep.html are of onnxprune sweep\n", owner, files.add(owner))
 
     def evidence(self, key: str) -> Evidence | None:
-        """Return the scores and curves that are kept, None where there are none of this key."""
-        found = read_json(self._evidence_path(key))
+        """Return the scores and loss curves that are kept; None where there are none of this key."""
+        plain = read_json(self._evidence_path(key))
         try:
-            return None if found is None else _evidence_of(found)
+            return None if plain is None else _evidence_of(plain)
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def keep_evidence(self, key: str, evidence: Evidence) -> None:
-        """Keep scores and curves; numbers are written so that they are read as the same bits."""
+        """Keep scores and loss curves; numbers are written so that the same bits are read."""
         path = self._evidence_path(key)
         scores = {name: {"type": str(each.dtype), "of": each.tolist()} for name, each in evidence.scores.items()}
         curves = {name: dataclasses.asdict(curve) for name, curve in evidence.curves.items()}

@@ -1,4 +1,4 @@
-"""What is said of all members of a family: sweep.json, a plot and a page."""
+"""The summary of a family: what sweep.json holds, and its plot and page show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune._version import __version__
-from onnxprune.commands.sweep_folder import Member, SweepFolder, read_json
+from onnxprune.commands.sweep_folder import SweepFolder, read_json
+from onnxprune.commands.sweep_members import Member
 from onnxprune.errors import NothingToPrune
 from onnxprune.planning.options import Options
 
@@ -16,13 +17,13 @@ def summarize(kind: str, members: Sequence[Member], none: Mapping[str, str], fol
     """Return what sweep.json holds.
 
     Args:
-        kind: of the values.
-        members: all that were asked for.
-        none: by name, why there is no model of some.
+        kind: one of `sweep_members.KINDS`.
+        members: all of them.
+        none: by the names of those without a model, why.
         folder: has the reports of the others.
 
     Raises:
-        NothingToPrune: when there is a model of none of the members.
+        NothingToPrune: when no member has a model.
     """
     made = [member for member in members if member.name not in none]
     if not made:
@@ -39,8 +40,8 @@ def summarize(kind: str, members: Sequence[Member], none: Mapping[str, str], fol
             {"value": member.value, "why": none[member.name]} for member in members if member.name in none
         ],
     }
-    found: dict[str, Any] = json.loads(json.dumps(plain))
-    return found
+    summary: dict[str, Any] = json.loads(json.dumps(plain))
+    return summary
 
 
 def _common(options: Options, kind: str) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Elimination: which units a layer misses least when its other weights may make up for them. Numpy alone.
 
 Optimal brain surgeon (Hassibi & Stork 1993; for whole columns Frantar & Alistarh 2022, "Optimal Brain Compression"):
-with H the Gram matrix of what a layer sees, removing the inputs J and refitting the others adds the squared error
+with H the Gram matrix of the inputs of a layer, removing the inputs J and refitting the others adds the squared error
 
     E(J) = tr(W_J ([H⁻¹]_JJ)⁻¹ W_Jᵀ),       W ← W − W_J ([H⁻¹]_JJ)⁻¹ [H⁻¹]_J,:
 
-Units go greedily, the cheapest first, in blocks, so that a layer of 4,096 inputs takes seconds. A group whose units
-several layers consume adds up their errors, each weighted as `reconstruct.Moments.weights` says.
+Units are removed greedily, the cheapest first, in blocks, so that a layer of 4,096 inputs takes seconds. A group whose
+units several layers consume adds up their errors, each weighted as `recovery.reconstruct.Moments.weights` says.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Matrix = npt.NDArray[np.float64]
 Units = npt.NDArray[np.intp]
 
 DAMPING = 0.01  # of the mean square of each input, added to it: a Gram matrix of few samples is singular
-STEPS = 128  # in which units go, at most
+STEPS = 128  # blocks of units that are removed one after the other, at most
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class Consumer:
 
     weight: Matrix  # [outs, ins]
     gram: Matrix  # [ins, ins], mean over rows; centred where the layer has a bias to take up means
-    held: Matrix  # the same of rows that choose nothing
+    held: Matrix  # the same over held-out rows, which decide no removal
     counts: Matrix  # [outs], how much the squared error of each output counts
     inputs: Units  # [units, inputs of one unit]
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """The order in which units go, and what is left of each consumer."""
+    """The order in which units are removed, and the refitted weights of each consumer."""
 
     order: Units  # removed units, first to last
-    weights: tuple[tuple[Matrix, ...], ...]  # by level, by consumer: refitted, zero where units are gone
+    weights: tuple[tuple[Matrix, ...], ...]  # by level, by consumer: zero at removed units
     errors: tuple[float, ...]  # by level: on held-out rows, weighted, summed over the consumers
 
 
 def eliminate(consumers: Sequence[Consumer], levels: Sequence[int], damping: float = DAMPING) -> Elimination:
-    """Return the order in which the units of a group go, and the refitted consumers at each level.
+    """Return the order in which the units of a group are removed, and the refitted consumers at each level.
 
     Args:
         consumers: at least one; all with the same units.
@@ -82,14 +82,14 @@ def follow(
     refitted: bool = True,
     damping: float = DAMPING,
 ) -> Elimination:
-    """Return the same for an order that is given.
+    """Return what `eliminate` does, for an order that is fixed.
 
     Args:
-        order: units, the first to go first, at least as many as the last level.
+        order: units, the first to be removed first, at least as many as the last level.
         levels: numbers of removed units, ascending.
-        consumers: perhaps none; then the errors are the scores that are gone, over the sum of all.
+        consumers: perhaps none; then the errors are the shares of the squared scores that are removed.
         scores: of all units.
-        refitted: whether the other units make up for those that are gone.
+        refitted: whether the kept units make up for the removed ones.
         damping: as for `eliminate`.
     """
     states = [_State(consumer, damping) for consumer in consumers]
@@ -117,7 +117,7 @@ def _solve(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Matrix:
 
 
 class _State:
-    """A consumer while units go."""
+    """A consumer while units are removed."""
 
     def __init__(self, consumer: Consumer, damping: float) -> None:
         self._consumer = consumer
@@ -128,17 +128,17 @@ class _State:
         self._scale: Matrix = np.sqrt(consumer.counts, dtype=np.float64)[:, None]  # of each output
 
     def errors(self, alive: npt.NDArray[np.bool_]) -> Matrix:
-        """Return what the removal of each unit that is left adds to the error; 0 for those that are gone."""
+        """Return what the removal of each kept unit would add to the error; 0 for removed units."""
         inputs = self._consumer.inputs[alive]
         blocks: Matrix = self._inverse[inputs[:, :, None], inputs[:, None, :]]
         columns: Matrix = (self.weight * self._scale)[:, inputs].transpose(1, 2, 0)  # [units, inputs of one, outs]
         solved = columns / blocks if inputs.shape[1] == 1 else _solve(blocks, columns)
-        found = np.zeros(len(alive))
-        found[alive] = np.einsum("uio,uio->u", columns, solved)
-        return found
+        added = np.zeros(len(alive))
+        added[alive] = np.einsum("uio,uio->u", columns, solved)
+        return added
 
     def remove(self, units: Units) -> None:
-        """Take units out and let the others make up for them."""
+        """Remove units and let the kept ones make up for them."""
         gone = self._consumer.inputs[units].ravel()
         rows = self._inverse[gone]
         solved = _solve(rows[:, gone], rows)
@@ -150,7 +150,7 @@ class _State:
         self._inverse[gone, gone] = 1  # keeps the blocks of removed units regular
 
     def drop(self, units: Units) -> None:
-        """Take units out and leave the others as they are."""
+        """Remove units and leave the kept ones as they are."""
         self.weight[:, self._consumer.inputs[units].ravel()] = 0
 
     def held_error(self) -> float:

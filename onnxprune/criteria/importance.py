@@ -1,8 +1,8 @@
-"""Importance: how much a unit matters, from its weights, and from what they were seen to multiply with.
+"""Importance: how much a unit matters, from its weights and from activation statistics.
 
-A criterion sees, per group, matrices ``[units, fan]`` of the weights that make and consume the units, and what
-`statistics` saw of the units where they are consumed. It returns one score per unit; the units with the lowest scores
-go first. Numpy only; no graph is known here.
+A criterion sees, per group, matrices ``[units, fan]`` of the weights that make and consume the units, and the
+activation statistics of the units where they are consumed (`calibration.statistics`). It returns one score per unit;
+the units with the lowest scores are removed first. Numpy only; no graph is known here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROUND_OFF = 1e-12  # of a mean square: a variance below it is that of a constan
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """One place where a weight consumes the units of a group, and what was seen there.
+    """Activation statistics of the units of a group at one place where a weight consumes them.
 
     A unit may occur several times there (the dims of a head, the pixels of a flattened channel): the moments tell the
     occurrences apart. They are over all samples and positions.
@@ -122,9 +122,9 @@ def wanda(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[Se
     groups, ‖X‖ is the root mean square, a sum over f weights is divided by √f, and both by the root of the consumer's
     energy: were inputs uncorrelated and all |W| of a unit the same, squares would be shares of the output's energy.
     """
-    if not seen:  # as if it were the weights alone that tell which share of the energy is whose
-        found = l2(weights, rng)
-        return found if found is None else found / np.sqrt(len(found))
+    if not seen:  # without statistics, the weights alone share out the energy
+        norms = l2(weights, rng)
+        return norms if norms is None else norms / np.sqrt(len(norms))
     shares = [_over(one.through(1, np.sqrt(one.square)), np.sqrt(one.weight.shape[1] * one.energy)) for one in seen]
     return _mean(shares)
 
@@ -135,11 +135,11 @@ def flap(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[See
     What does not fluctuate is a bias. An et al. 2024, "Fluctuation-based Adaptive Structured Pruning for Large
     Language Models"; like there, scores are standardised in each group, (S − mean S) / std S, to compare across groups.
     """
-    found = _over_consumers(seen, lambda one: one.through(2, one.variance)) if seen else l2(weights, rng)
-    if found is None:
+    scores = _over_consumers(seen, lambda one: one.through(2, one.variance)) if seen else l2(weights, rng)
+    if scores is None:
         return None
-    spread = found.std()
-    return np.asarray((found - found.mean()) / spread) if spread > _ROUND_OFF else np.zeros_like(found)
+    spread = scores.std()
+    return np.asarray((scores - scores.mean()) / spread) if spread > _ROUND_OFF else np.zeros_like(scores)
 
 
 def activation(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[Seen] = ()) -> Scores | None:
@@ -180,7 +180,7 @@ def score(name: str, weights: Iterable[Weight], rng: np.random.Generator, seen: 
         weights: role and matrix ``[units, fan]`` of each weight of the group; read once, in order, or not at all.
         rng: for criteria that draw.
         seen: the places where the units are consumed, for criteria from data. Where there are none (the units of
-            queries and keys meet each other, no weight), the L2 norm of the weights stands in.
+            queries and keys meet each other, no weight), the L2 norm of the weights is used.
 
     Returns:
         The scores, or None when the group has no weights that the criterion looks at.
@@ -214,8 +214,8 @@ def _kernels(weights: Iterable[Weight], norm: Callable[[Matrix], Matrix]) -> Sco
     vectors: list[Scores] = []
     for role, matrix in weights:
         (kernels if role in ("out", "in") else vectors).append(_relative(norm(matrix)))
-    chosen = kernels or vectors
-    return np.mean(chosen, axis=0) if chosen else None
+    norms = kernels or vectors
+    return np.mean(norms, axis=0) if norms else None
 
 
 def _relative(values: Matrix) -> Scores:

@@ -1,1 +1,1 @@
-"""Samples: read from files, folders and functions, or made up."""
+"""Samples: read from files, folders and functions, or generated."""

@@ -19,7 +19,7 @@ from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
-_PART_BYTES = 32 * 2**20  # read at a time of a large file
+_PART_BYTES = 32 * 2**20  # of a large file, read at a time
 _DAMAGES = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -34,12 +34,12 @@ def read_archive(path: Path) -> dict[str, Array]:
     with contextlib.ExitStack() as stack:
         try:
             # Opened here: numpy leaves a file open that turns out to be no archive.
-            found = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
+            archive = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            found = None
-        if not isinstance(found, np.lib.npyio.NpzFile):
+            archive = None
+        if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: not an .npz file; write one with numpy.savez(path, INPUT_NAME=array)")
-        return {name: _member(path, found, name) for name in found.files}
+        return {name: _member(path, archive, name) for name in archive.files}
 
 
 def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> Array:
@@ -57,22 +57,22 @@ def _member(path: Path, file: np.lib.npyio.NpzFile, name: str) -> Array:
 
 @dataclass(frozen=True)
 class _Member:
-    """An array of an archive that is open at its first number."""
+    """An array of an archive, open at its first number."""
 
     file: IO[bytes]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def read(self, rows: int) -> Array:
-        """Return the next samples; all of a scalar, which has to be read once alone."""
+        """Return the next samples; all of a scalar, which is read once."""
         shape = (rows, *self.shape[1:]) if self.shape else ()
         return np.frombuffer(self.file.read(math.prod(shape) * self.dtype.itemsize), self.dtype).reshape(shape)
 
 
 def in_parts(path: Path, inputs: Sequence[Port]) -> Iterator[tuple[str, dict[str, Array]]] | None:
-    """Return the samples of a large .npz file bit by bit, with words for where they come from; None to read it whole.
+    """Return the samples of a large .npz file part by part, each with the words for its source; None to read it whole.
 
-    It is read whole when it is small, and when it is not as it should be, which `read_archive` and the checks tell.
+    It is read whole when it is small, and when it is faulty: `read_archive` and the checks then raise the error.
     """
     try:
         with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as stack:
@@ -96,18 +96,18 @@ def _members(archive: zipfile.ZipFile, stack: contextlib.ExitStack) -> dict[str,
     Raises:
         ValueError: for one that is not stored sample after sample.
     """
-    found = {}
-    for member in archive.namelist():
-        file = stack.enter_context(archive.open(member))
+    members = {}
+    for entry in archive.namelist():
+        file = stack.enter_context(archive.open(entry))
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
-            raise ValueError(member)
+            raise ValueError(entry)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = header(file)
         if (is_fortran and len(shape) > 1) or dtype.hasobject:
-            raise ValueError(member)
-        found[member.removesuffix(".npy")] = _Member(file, shape, dtype)
-    return found
+            raise ValueError(entry)
+        members[entry.removesuffix(".npy")] = _Member(file, shape, dtype)
+    return members
 
 
 def _parts(path: Path, shapes: Mapping[str, tuple[int, ...]], count: int) -> Iterator[tuple[str, dict[str, Array]]]:

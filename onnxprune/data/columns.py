@@ -1,4 +1,4 @@
-"""Samples of one input of a model, in memory, in a temporary file, or read when they are asked for.
+"""Samples of one input of a model: in memory, in a temporary file, or read on access.
 
 An array ``[samples, ...]`` is the plain case, also when it is mapped from a file. A `Column` holds samples of different
 shapes, as sequences of different lengths have, and samples that lie in files of their own.
@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxprune.graph.tensors import Array
 
-LIMIT_BYTES = 256 * 2**20  # kept in memory; what is more goes to a temporary file
+LIMIT_BYTES = 256 * 2**20  # kept in memory; the rest goes to a temporary file
 Shape: TypeAlias = tuple[int, ...]
 
 
@@ -55,8 +55,8 @@ def stacked(samples: Samples, rows: Array) -> Array:
 def gathered(parts: Iterable[Mapping[str, Array]], limit_bytes: int = LIMIT_BYTES) -> dict[str, Samples]:
     """Return the samples of all parts, by input: in memory up to a limit, else in a temporary file.
 
-    The file has no name where the system allows that; it goes with the last array that is mapped from it. Text stays
-    in memory.
+    The file has no name where the system allows that; it is removed with the last array that is mapped from it. Text
+    stays in memory.
 
     Args:
         parts: arrays ``[samples, ...]`` by input, always of the same inputs and types; not kept.

@@ -1,4 +1,4 @@
-"""Feeds that come one after the other: from an iterable, or from a function of the user's that is named.
+"""Feeds read one after the other: from an iterable, or from a function of the user, by its name.
 
 A feed is a dict by input name, a tuple in the order of the inputs, or a single array; it holds one sample or several.
 """
@@ -22,7 +22,7 @@ from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
-MAX_SAMPLES = 10_000  # taken of what does not know its own length: it may never end
+MAX_SAMPLES = 10_000  # taken of an iterable without a length: it may never end
 Table: TypeAlias = tuple[dict[str, Samples], "Array | None", int]  # columns by input, labels, number of samples
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -33,7 +33,7 @@ _EXPECTED = "a dict by input name, a tuple in the order of the inputs, or an arr
 
 
 def is_function(source: object) -> bool:
-    """Whether a source is the name of a function, and not that of a file that is there.
+    """Whether a source is the name of a function, and not of an existing file.
 
     >>> is_function("feeds:samples"), is_function("data/feeds.npz")
     (True, False)
@@ -91,7 +91,7 @@ def called(source: str) -> Any:
 
 
 def _raised(source: str, error: BaseException, what: str) -> DataError:
-    """Return the error for one that came out of a user's code, with the line that raised it."""
+    """Return the error for an exception in the user's code, with the line that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     place = f"{Path(frame.filename).name}, line {frame.lineno}"
@@ -99,10 +99,10 @@ def _raised(source: str, error: BaseException, what: str) -> DataError:
 
 
 def each(source: str, feeds: Any) -> Iterator[tuple[str, Any]]:
-    """Yield feeds with the words for where each comes from.
+    """Yield feeds, each behind the words for its source.
 
     Raises:
-        DataError: when `feeds` is nothing to iterate over, or raises while it is.
+        DataError: when `feeds` cannot be iterated over, or raises while it is.
     """
     if isinstance(feeds, (tuple, Mapping)) or is_array(feeds):
         feeds = [feeds]  # a single one
@@ -131,8 +131,8 @@ def read_feeds(
     """Return the samples of all feeds, in memory or in a temporary file; stop at `max_samples`.
 
     Args:
-        source: words for where all of it comes from.
-        feeds: the feeds, each behind the words for where it comes from.
+        source: words for the source of all feeds.
+        feeds: the feeds, each behind the words for its source.
         inputs: of the model.
         max_samples: read at most so many; None reads all.
 
@@ -157,8 +157,8 @@ def _parts(
     at_once = next(iter(static_firsts(inputs).values()), 1)
     left = sys.maxsize if max_samples is None else max(max_samples // at_once, 1) * at_once
     names: set[str] = set()
-    for where, given in feeds:
-        part = fitted_feed(where, feed_arrays(where, given, inputs), inputs)
+    for where, feed in feeds:
+        part = fitted_feed(where, feed_arrays(where, feed, inputs), inputs)
         for name in [name for name, array in part.items() if not array.ndim]:
             _check_scalar(where, name, part[name], scalars.setdefault(name, part[name]))
             del part[name]
@@ -196,12 +196,14 @@ def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port])
         DataError: when one does not fit, or they hold different numbers of samples.
     """
     check_names(where, arrays, inputs, "the feed")
-    found = {port.name: fitted(where, with_samples(arrays[port.name], port), port) for port in inputs}
-    count = counted(where, found)
-    if LABELS in arrays and LABELS not in found:
+    fitted_arrays = {port.name: fitted(where, with_samples(arrays[port.name], port), port) for port in inputs}
+    count = counted(where, fitted_arrays)
+    if LABELS in arrays and LABELS not in fitted_arrays:
         labels = arrays[LABELS]
-        found[LABELS] = checked_labels(where, labels.reshape(1) if not labels.ndim and count == 1 else labels, count)
-    return found
+        fitted_arrays[LABELS] = checked_labels(
+            where, labels.reshape(1) if not labels.ndim and count == 1 else labels, count
+        )
+    return fitted_arrays
 
 
 def is_array(value: object) -> bool:

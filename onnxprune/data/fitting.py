@@ -1,7 +1,7 @@
 """Whether an array fits an input of a model: names, shapes, types and values, and the cast to the input's type.
 
-Every problem is a `DataError` that begins with `where` the array comes from and names the array, what was expected and
-what was found; nothing is guessed from the order of arrays or from similar names.
+Every problem is a `DataError` that begins with the source of the array (`where`) and names the array, what was
+expected and what it holds; nothing is guessed from the order of arrays or from similar names.
 """
 
 from __future__ import annotations

@@ -23,18 +23,18 @@ _KINDS = {".npz": ".npz files", ".npy": ".npy files", **dict.fromkeys(SUFFIXES, 
 
 def files_in(folder: Path) -> tuple[Path, ...]:
     """Return the files of a folder that are samples or labels, also in folders within, sorted by name."""
-    found = {
+    paths = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
     wanted = (*_KINDS, ".txt", ".csv")
-    kept = {name: path for name, path in found.items() if path.suffix.lower() in wanted}
+    kept = {name: path for name, path in paths.items() if path.suffix.lower() in wanted}
     return tuple(p for n, p in sorted(kept.items()) if p.suffix.lower() in _KINDS or n in _LABEL_FILES)
 
 
 def read_folder(folder: Path, inputs: Sequence[Port], preprocess: Preprocess | None) -> Table:
-    """Return the samples of a folder: images are read when they are asked for, arrays once, see `gathered`.
+    """Return the samples of a folder: images are read on access, arrays once, see `gathered`.
 
     Raises:
         DataError: when it holds no samples or several kinds, or a file does not fit.
@@ -83,28 +83,28 @@ def _read_array(path: Path) -> Array:
 def _classes(folder: Path, paths: Sequence[Path]) -> Array | None:
     """Return the class of each image where all lie in folders named by it; None where no image does."""
     names = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths]
-    found = [int(name) if name.isascii() and name.isdigit() else None for name in names]
-    if all(index is None for index in found):
+    indices = [int(name) if name.isascii() and name.isdigit() else None for name in names]
+    if all(index is None for index in indices):
         return None
-    if None in found:
-        stray = paths[found.index(None)].relative_to(folder)
+    if None in indices:
+        stray = paths[indices.index(None)].relative_to(folder)
         raise DataError(f"{folder}: some images lie in folders named by a class index, {stray} does not")
-    return np.array(found, np.int64)
+    return np.array(indices, np.int64)
 
 
 def _read_labels(file: Path, folder: Path, paths: Sequence[Path], count: int) -> Array:
     """Return labels ``[samples]`` in the order of the samples; a .csv may name the file of each."""
     if file.suffix == ".npy":
-        found = _read_array(file)
+        labels = _read_array(file)
     else:
         rows = _rows(file)
         if rows and len(rows[0]) == 2:
             rows = _by_name(file, rows, [path.relative_to(folder).as_posix() for path in paths])
-        found = np.array([_index(file, row) for row in rows], np.int64)
-    if found.shape != (count,) or found.dtype.kind not in "iu":
-        got = f"shape {list(found.shape)} and type {found.dtype}"
+        labels = np.array([_index(file, row) for row in rows], np.int64)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        got = f"shape {list(labels.shape)} and type {labels.dtype}"
         raise DataError(f"{file}: has {got}, expected [{count}] integers, one class index per sample sorted by file")
-    return found.astype(np.int64)
+    return labels.astype(np.int64)
 
 
 def _rows(file: Path) -> list[list[str]]:

@@ -1,18 +1,18 @@
-"""Calibration samples that are made up, for models that come without data.
+"""Generated calibration samples, for models without data.
 
 Least squares on what layers see needs inputs that drive a network as its own do. White noise does not: it has neither
-areas nor edges, and the activations that it brings about are unlike those of pictures. What is drawn here is made of
-what pictures are made of, whatever they show: shapes that hide each other, with sharp edges and even areas ("dead
+areas nor edges, and its activations are unlike those of pictures. Pictures are drawn here from
+what all pictures have, whatever they show: shapes that hide each other, with sharp edges and even areas ("dead
 leaves", Lee, Mumford & Huang 2001), spectra that fall with the frequency (Field 1987), and lines on an even ground.
 Sounds are noise of falling spectra, tokens follow Zipf's law, masks are ones; the rest is standard normal.
 
-What a model expects pictures to range over is not stored in its file, but it can be told from what it computes:
+The range of values that a model expects of pictures is not stored in its file, but what it computes gives hints:
 
-- where BatchNormalization is kept, the running mean and variance say what activations were like in training: the
+- where BatchNormalization is kept, the running mean and variance describe the activations in training: the
   range and the samples that come nearest to them are taken (the sum of KL divergences between Gaussians, by channel);
 - a classifier is confident in pictures that are like those it knows, and finds different classes in different ones.
   The mutual information of sample and class, H(mean p) - mean H(p), is large where both hold;
-- of any other model nothing is known: its samples range over all that is usual.
+- any other model gives no hint: its samples get all usual ranges.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from onnxprune.runtime.session import Session, open_session
 
 Floats = npt.NDArray[np.floating]
 
-POOL = 8  # samples that are made for each that is taken, where the model can tell which are good
-PART, LEAST = 4, 256  # one of so many samples of the pool tells the range, but so many at least
-POOL_MACS = 2 * 10**11  # spent on telling: some seconds
+POOL = 8  # samples that are drawn for each that is taken, where the model gives hints
+PART, LEAST = 4, 256  # one in so many samples of the pool decides the range, but at least so many
+POOL_MACS = 2 * 10**11  # spent on judging the pool: some seconds
 POOL_BYTES = 256 * 2**20  # of the pool of one input
 BATCH, VALUES = 16, 2**18  # samples of one run, and values of its inputs, at most
-CHANNELS = 128  # of those with stored statistics that tell samples apart, at most
-LONGEST = 64  # tokens of a sequence, where the model does not say
-LEAST_WAVE = 1024  # values of a float input of rank 2 that is taken for a sound
+CHANNELS = 128  # with stored statistics that samples are compared by, at most
+LONGEST = 64  # tokens of a sequence, where the model does not fix them
+LEAST_WAVE = 1024  # values of a float input of rank 2 that counts as a sound
 
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(  # pictures in [0, 1], times and plus
     {"0 to 1": (1.0, 0.0), "-1 to 1": (2.0, -1.0), "-2 to 2.4": (4.4, -2.0), "0 to 255": (255.0, 0.0)}
@@ -59,19 +59,19 @@ class Generated:
     """Samples, and words for the report on what they are and how they were chosen."""
 
     data: Data
-    told: str
+    description: str
 
 
 def inputs(
     model: Model, count: int, *, seed: int = 0, ports: Sequence[Port] | None = None, macs: int | None = None
 ) -> Generated:
-    """Return samples for a model of which no data is at hand.
+    """Return samples for a model without data.
 
     Args:
         model: in plain form; it is run to choose among samples.
         count: of samples; whole batches where the model fixes their number.
         seed: the same one makes the same samples.
-        ports: the inputs, with dims that are fixed (`data.with_shapes`); None: as the model states them.
+        ports: the inputs, with dims that are fixed (`data.samples.with_shapes`); None: as the model states them.
         macs: of one sample, which bounds the samples that the model is run on; None: few are.
 
     Raises:
@@ -84,7 +84,7 @@ def inputs(
     rng = np.random.default_rng(seed)
     if not any(_is_picture(port) for port in stated):
         return Generated(_data(_made(stated, count, rng), stated, count), _words(stated))
-    return _chosen(model, stated, count, rng, macs)
+    return _select(model, stated, count, rng, macs)
 
 
 def _data(columns: Mapping[str, Array], ports: Sequence[Port], count: int) -> Data:
@@ -97,7 +97,7 @@ def _data(columns: Mapping[str, Array], ports: Sequence[Port], count: int) -> Da
 def _made(ports: Sequence[Port], count: int, rng: np.random.Generator) -> dict[str, Array]:
     """Return `count` samples of every input; pictures of floats in [0, 1]."""
     dims, times = _dims(ports), count // batch_size(ports, 1)
-    usual = random_feeds(ports, dims, 0)  # shapes, and the values of what has no better ones
+    usual = random_feeds(ports, dims, 0)  # shapes, and the values where there are no better ones
     words = max((port.below or 0 for port in ports), default=0)
     return {port.name: _column(port, usual[port.name], times, words, rng) for port in ports}
 
@@ -113,7 +113,7 @@ def _dynamic(port: Port) -> Iterator[str]:
 
 
 def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Generator) -> Array:
-    """Return samples of one input, as `usual` but more; what is no matter of chance is repeated."""
+    """Return samples of one input, of the shape of `usual` but more; values that are not random are repeated."""
     if not usual.ndim:
         return usual
     shape = (times * len(usual), *usual.shape[1:])
@@ -160,7 +160,7 @@ def tokens(rng: np.random.Generator, shape: tuple[int, ...], below: int) -> Arra
 
 
 def _places(shape: tuple[int, ...], below: int) -> Array:
-    """Return what else is looked up beside tokens: positions where there are so many, else segments, all the first."""
+    """Return other indices beside tokens: positions where the table has enough rows, else segments, all the first."""
     length = shape[-1] if len(shape) > 1 else 1
     return np.broadcast_to(np.arange(length) if 1 < length <= below else 0, shape)
 
@@ -236,13 +236,13 @@ def _lines(rng: np.random.Generator, channels: int, height: int, width: int) -> 
 _STYLES: tuple[Callable[[np.random.Generator, int, int, int], Floats], ...] = (_leaves, _clouds, _lines)
 
 
-# -- what is chosen ----------------------------------------------------------------------------------------
+# -- selection ---------------------------------------------------------------------------------------------
 
-Found = tuple[float, Callable[[], Array]]  # how good samples are, and which of them to take
-Judge = Callable[[Iterator[dict[str, Array]], int], Found]
+Selection = tuple[float, Callable[[], Array]]  # how good samples are, and which of them to take
+Judge = Callable[[Iterator[dict[str, Array]], int], Selection]
 
 
-def _chosen(model: Model, ports: Sequence[Port], count: int, rng: np.random.Generator, macs: int | None) -> Generated:
+def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Generator, macs: int | None) -> Generated:
     """Return the samples of a pool that suit a model best, in the range that suits it best."""
     judged = None if batch_size(ports, 1) > 1 else _judge(model, ports)
     made = _made(ports, _pool_size(ports, count, macs) if judged else count, rng)
@@ -262,8 +262,8 @@ def _chosen(model: Model, ports: Sequence[Port], count: int, rng: np.random.Gene
     _, take = judge(_batches(_ranged(made, scaled, best), ports), count)
     rows = rng.permutation(take())  # batches that are held out are like the others
     taken = {name: array[rows] if array.ndim else array for name, array in made.items()}
-    told = f"{_words(ports)}, {best}, chosen by {why}" if scaled else f"{_words(ports)}, chosen by {why}"
-    return Generated(_data(_ranged(taken, scaled, best), ports, count), told)
+    description = f"{_words(ports)}, {best}, chosen by {why}" if scaled else f"{_words(ports)}, chosen by {why}"
+    return Generated(_data(_ranged(taken, scaled, best), ports, count), description)
 
 
 def _doubted(score: float, doubt: float) -> float:
@@ -272,7 +272,7 @@ def _doubted(score: float, doubt: float) -> float:
 
 
 def _words(ports: Sequence[Port]) -> str:
-    """Return what is made, in the order of the inputs."""
+    """Return the kinds of samples in words, in the order of the inputs."""
     return ", ".join(dict.fromkeys(map(_kind, ports)))
 
 
@@ -324,7 +324,7 @@ def _batches(columns: Mapping[str, Array], ports: Sequence[Port]) -> Iterator[di
 
 
 def _judge(model: Model, ports: Sequence[Port]) -> tuple[Judge, str] | None:
-    """Return how to tell good samples, with words for it; None where the model gives no hint."""
+    """Return how samples are judged, with words for it; None where the model gives no hint."""
     stored = dict(_normalised(model))
     if stored:
         session = open_session(serialize(with_outputs(model.proto, stored)), folder=model.folder)
@@ -339,7 +339,7 @@ def _judge(model: Model, ports: Sequence[Port]) -> tuple[Judge, str] | None:
     return (lambda feeds, count: _telling(_classes(session, feeds, output.name), count)), "confident, diverse outputs"
 
 
-# -- by what the outputs are -------------------------------------------------------------------------------
+# -- by the outputs ----------------------------------------------------------------------------------------
 
 
 def _classes(session: Session, feeds: Iterator[dict[str, Array]], output: str) -> Floats:
@@ -355,8 +355,8 @@ def _probabilities(scores: Floats) -> Floats:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def _telling(chances: Floats, count: int) -> Found:
-    """Return the mutual information of sample and class for the samples that are taken, one after the other."""
+def _telling(chances: Floats, count: int) -> Selection:
+    """Return the mutual information of sample and class of the samples that are taken greedily, and their rows."""
     own = entropy(chances)
     total, spent, rows = np.zeros(chances.shape[1]), 0.0, []
     score = np.zeros(len(chances))
@@ -379,7 +379,7 @@ def entropy(chances: Floats) -> Floats:
     return np.asarray(-(chances * np.log(np.maximum(chances, 1e-30))).sum(-1))
 
 
-# -- by what BatchNormalization has stored -----------------------------------------------------------------
+# -- by the statistics of BatchNormalization ---------------------------------------------------------------
 
 
 def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
@@ -422,8 +422,8 @@ def _by_sample(array: Array, samples: int) -> Array:
     return apart.swapaxes(1, 2).reshape(samples, array.shape[1], -1)
 
 
-def _nearest(moments: tuple[Floats, Floats], stored: Mapping[str, tuple[Floats, Floats]], count: int) -> Found:
-    """Return minus the divergence of all samples, and those that together come nearest, one after the other."""
+def _nearest(moments: tuple[Floats, Floats], stored: Mapping[str, tuple[Floats, Floats]], count: int) -> Selection:
+    """Return minus the divergence of all samples, and the rows that together come nearest, taken greedily."""
     mean, variance = (np.concatenate(parts) for parts in zip(*stored.values(), strict=True))
     means, squares = (np.nan_to_num(part.astype(np.float64), posinf=1e30) for part in moments)
 
@@ -446,7 +446,7 @@ def _nearest(moments: tuple[Floats, Floats], stored: Mapping[str, tuple[Floats, 
 
 
 def divergence(mean: Floats, square: Floats, stored_mean: Floats, stored_variance: Floats) -> Floats:
-    """Return the KL divergence of the Gaussians that were stored from those that are found, mean over the last axis."""
-    found = np.maximum(square - mean**2, 1e-6 * stored_variance)
-    ratio = found / stored_variance
+    """Return the KL divergence of the measured Gaussians from the stored ones, mean over the last axis."""
+    variance = np.maximum(square - mean**2, 1e-6 * stored_variance)
+    ratio = variance / stored_variance
     return np.asarray(((ratio - 1 - np.log(ratio) + (mean - stored_mean) ** 2 / stored_variance) / 2).mean(-1))

@@ -1,6 +1,6 @@
 """Images as samples: how their pixels become the numbers that a model takes.
 
-Pillow reads them; it is asked for when there are images, and is no requirement otherwise.
+Pillow reads them; it is imported only where there are images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Preprocess:
     fit: str = "crop"  # "crop" keeps the proportions and cuts the middle out, "stretch" does neither
     resample: str = "bilinear"  # "nearest", "bilinear" or "bicubic"
     color: str | None = None  # "rgb", "bgr" or "grey"; None: rgb, or grey where the model takes one channel
-    layout: str | None = None  # "nchw" or "nhwc"; None: which of the two the model's shape says
+    layout: str | None = None  # "nchw" or "nhwc"; None: by the shape of the input
 
 
 PRESETS = {
@@ -56,8 +56,8 @@ _CHOICES = {
 # -- the option --------------------------------------------------------------------------------------------
 
 
-def make_preprocess(given: Any) -> Preprocess | None:
-    """Return a checked `Preprocess` of what the option says; None of None.
+def make_preprocess(option: Any) -> Preprocess | None:
+    """Return the checked `Preprocess` for a value of the option; None for None.
 
     Settings stand between commas or semicolons, and may follow a preset.
 
@@ -67,13 +67,13 @@ def make_preprocess(given: Any) -> Preprocess | None:
     (123.7, 116.3, 103.5)
 
     Raises:
-        OptionError: for a setting that there is not, or a value outside its range.
+        OptionError: for an unknown setting, or a value outside its range.
     """
-    if given is None or isinstance(given, Preprocess):
-        return given if given is None else _checked(given, explicit=True)
-    if not isinstance(given, str):
-        raise OptionError(f"preprocess must be text such as 'imagenet,size=240' or a Preprocess, got {given!r}")
-    preset, settings = _settings(given)
+    if option is None or isinstance(option, Preprocess):
+        return option if option is None else _checked(option, explicit=True)
+    if not isinstance(option, str):
+        raise OptionError(f"preprocess must be text such as 'imagenet,size=240' or a Preprocess, got {option!r}")
+    preset, settings = _settings(option)
     start = PRESETS[check.choice("preprocess preset", preset, PRESETS)] if preset else Preprocess()
     values = {name: _value(name, items) for name, items in settings.items()}
     return _checked(replace(start, **values), explicit=preset == "raw" or "scale" in values)
@@ -113,53 +113,53 @@ def _value(name: str, items: Sequence[str]) -> Any:
         raise OptionError(f"preprocess setting {name!r} takes {takes}, got {','.join(items)!r}") from None
 
 
-def _checked(given: Preprocess, explicit: bool) -> Preprocess:
-    """Raise OptionError for a value outside its range; `explicit` is whether the scale was asked for."""
+def _checked(preprocess: Preprocess, explicit: bool) -> Preprocess:
+    """Raise OptionError for a value outside its range; `explicit` is whether the user set the scale."""
     for name, known in _CHOICES.items():
-        if (value := getattr(given, name)) is not None:
+        if (value := getattr(preprocess, name)) is not None:
             check.choice(f"preprocess setting {name}", value, known)
-    for name, values in (("mean", given.mean), ("std", given.std)):
+    for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) not in (1, 3):
             raise OptionError(f"preprocess setting {name!r} takes one number or three, got {len(values)}")
         if not all(math.isfinite(value) and (name == "mean" or value > 0) for value in values):
             raise OptionError(f"preprocess setting {name!r} holds numbers that it cannot have: {list(values)}")
-    if not explicit and max(map(abs, given.mean)) > 1:
+    if not explicit and max(map(abs, preprocess.mean)) > 1:
         raise OptionError(
-            f"preprocess setting 'mean' is {list(given.mean)}, but pixels go from 0 to 1; "
+            f"preprocess setting 'mean' is {list(preprocess.mean)}, but pixels go from 0 to 1; "
             "add scale=1 if it is meant for pixels from 0 to 255"
         )
-    check.positive("preprocess setting 'scale'", given.scale)
-    if check.positive("preprocess setting 'crop'", given.crop) > 1:
-        raise OptionError(f"preprocess setting 'crop' is a share of the image, at most 1, got {given.crop:g}")
-    if given.size is not None and min(given.size) < 1:
-        raise OptionError(f"preprocess setting 'size' must be at least 1, got {'x'.join(map(str, given.size))}")
-    return given
+    check.positive("preprocess setting 'scale'", preprocess.scale)
+    if check.positive("preprocess setting 'crop'", preprocess.crop) > 1:
+        raise OptionError(f"preprocess setting 'crop' is a share of the image, at most 1, got {preprocess.crop:g}")
+    if preprocess.size is not None and min(preprocess.size) < 1:
+        raise OptionError(f"preprocess setting 'size' must be at least 1, got {'x'.join(map(str, preprocess.size))}")
+    return preprocess
 
 
 # -- images ------------------------------------------------------------------------------------------------
 
 
-def image_column(folder: Path, paths: Sequence[Path], inputs: Sequence[Port], given: Preprocess | None) -> Column:
-    """Return images as samples of the model's one input, read when they are asked for.
+def image_column(folder: Path, paths: Sequence[Path], inputs: Sequence[Port], preprocess: Preprocess | None) -> Column:
+    """Return images as samples of the model's one input, read on access.
 
-    Each file is opened here, so that one that is no image is found at once.
+    Each file is opened here once, so that one that is no image raises at once.
 
     Raises:
         DataError: when Pillow is missing, the model takes no images, or an image cannot be read or is of another size.
     """
     port = _image_input(folder, inputs)
-    chosen = _completed(folder, port, given)
+    settings = _completed(folder, port, preprocess)
     sizes = {path: _opened(path, lambda image: (image.height, image.width)) for path in paths}
-    if chosen.size is None:
-        chosen = replace(chosen, size=_common_size(folder, port, chosen, sizes))
-    height, width = chosen.size or (0, 0)
-    channels = 1 if chosen.color == "grey" else 3
-    shape = (channels, height, width) if chosen.layout == "nchw" else (height, width, channels)
+    if settings.size is None:
+        settings = replace(settings, size=_common_size(folder, port, settings, sizes))
+    height, width = settings.size or (0, 0)
+    channels = 1 if settings.color == "grey" else 3
+    shape = (channels, height, width) if settings.layout == "nchw" else (height, width, channels)
     dtype = np.dtype(np.float32) if port.dtype is None else port.dtype
 
     def read(row: int) -> Array:
-        pixels = _opened(paths[row], lambda image: _pixels(paths[row], image, chosen))
-        array: Array = fitted(paths[row], _numbers(pixels, chosen)[None], port)[0]
+        pixels = _opened(paths[row], lambda image: _pixels(paths[row], image, settings))
+        array: Array = fitted(paths[row], _numbers(pixels, settings)[None], port)[0]
         return array
 
     return Column([shape] * len(paths), dtype, read)
@@ -175,38 +175,38 @@ def _image_input(folder: Path, inputs: Sequence[Port]) -> Port:
     return inputs[0]
 
 
-def _completed(folder: Path, port: Port, given: Preprocess | None) -> Preprocess:
-    """Return the settings with what the shape and type of the input say.
+def _completed(folder: Path, port: Port, preprocess: Preprocess | None) -> Preprocess:
+    """Return the settings, completed by the shape and type of the input.
 
     Raises:
-        DataError: when they say too little, or other than the settings.
+        DataError: when these do not determine a setting, or contradict one.
     """
     is_int = "int" in str(port.dtype)
-    if given is None and not is_int:
+    if preprocess is None and not is_int:
         raise DataError(
             f"{folder}: images need --preprocess, the one that the model was trained with: "
             f"{', '.join(PRESETS)}, or mean=...,std=...; see docs/data.md"
         )
-    chosen = given or PRESETS["raw"]
-    if is_int and not _is_raw(chosen):
+    settings = preprocess or PRESETS["raw"]
+    if is_int and not _is_raw(settings):
         raise DataError(f"{folder}: {described(port)} takes pixels as they are; give --preprocess raw")
     dims = port.shape or (None,) * 4
-    layout = chosen.layout or _layout(folder, port)
+    layout = settings.layout or _layout(folder, port)
     height, width, channels = (dims[2], dims[3], dims[1]) if layout == "nchw" else dims[1:]
-    color = chosen.color or ("grey" if channels == 1 else "rgb")
+    color = settings.color or ("grey" if channels == 1 else "rgb")
     wanted = 1 if color == "grey" else 3
     if isinstance(channels, int) and channels != wanted:
         message = f"images in {color} and {layout} have {wanted} channels, the model takes {described(port)}"
         raise DataError(f"{folder}: {message}; say another color or layout in --preprocess")
-    if wanted == 1 and max(len(chosen.mean), len(chosen.std)) > 1:
+    if wanted == 1 and max(len(settings.mean), len(settings.std)) > 1:
         raise DataError(f"{folder}: grey images have one channel; give one mean and one std in --preprocess")
     static = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    size = chosen.size or static
-    for found, dim in zip(size or (), (height, width), strict=False):
-        if isinstance(dim, int) and found != dim:
+    size = settings.size or static
+    for side, dim in zip(size or (), (height, width), strict=False):
+        if isinstance(dim, int) and side != dim:
             message = f"size {'x'.join(map(str, size or ()))} does not fit, the model takes {described(port)}"
             raise DataError(f"{folder}: {message}")
-    return replace(chosen, size=size, layout=layout, color=color)
+    return replace(settings, size=size, layout=layout, color=color)
 
 
 def _layout(folder: Path, port: Port) -> str:
@@ -218,21 +218,21 @@ def _layout(folder: Path, port: Port) -> str:
     return "nchw" if first else "nhwc"
 
 
-def _common_size(folder: Path, port: Port, chosen: Preprocess, sizes: dict[Path, tuple[int, int]]) -> tuple[int, int]:
+def _common_size(folder: Path, port: Port, settings: Preprocess, sizes: dict[Path, tuple[int, int]]) -> tuple[int, int]:
     """Return the size of all images, where neither the model nor the settings give one."""
     dims = port.shape or (None,) * 4
-    stated = dims[2:] if chosen.layout == "nchw" else dims[1:3]
-    found = {size: path for path, size in reversed(sizes.items())}
-    fits = all(not isinstance(dim, int) or n == dim for size in found for n, dim in zip(size, stated, strict=True))
-    if len(found) > 1 or chosen.crop != 1 or not fits:
-        listed = ", ".join(f"{path.name} {h}x{w}" for (h, w), path in list(found.items())[:-3:-1])
+    stated = dims[2:] if settings.layout == "nchw" else dims[1:3]
+    by_size = {size: path for path, size in reversed(sizes.items())}
+    fits = all(not isinstance(dim, int) or n == dim for size in by_size for n, dim in zip(size, stated, strict=True))
+    if len(by_size) > 1 or settings.crop != 1 or not fits:
+        listed = ", ".join(f"{path.name} {h}x{w}" for (h, w), path in list(by_size.items())[:-3:-1])
         message = f"the model takes {described(port)}, and the images are {listed} (height x width)"
         raise DataError(f"{folder}: {message}; add size=HEIGHTxWIDTH to --preprocess")
-    return next(iter(found))
+    return next(iter(by_size))
 
 
-def _is_raw(chosen: Preprocess) -> bool:
-    return set(chosen.mean) == {0.0} and set(chosen.std) == {1.0} and chosen.scale == 1
+def _is_raw(settings: Preprocess) -> bool:
+    return set(settings.mean) == {0.0} and set(settings.std) == {1.0} and settings.scale == 1
 
 
 def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
@@ -252,28 +252,28 @@ def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
     raise DataError(f"{path}: has pixels of mode {mode}, expected 8 bits a channel; convert it, or give .npy files")
 
 
-def _pixels(path: Path, image: Any, chosen: Preprocess) -> Array:
+def _pixels(path: Path, image: Any, settings: Preprocess) -> Array:
     """Return the pixels ``[height, width, channels]``, resized and cropped, in the order of channels that is wanted."""
-    height, width = chosen.size or (image.height, image.width)
-    image = image.convert("L" if chosen.color == "grey" else "RGB")
-    if chosen.fit == "stretch":
+    height, width = settings.size or (image.height, image.width)
+    image = image.convert("L" if settings.color == "grey" else "RGB")
+    if settings.fit == "stretch":
         resized = (width, height)
     else:
-        covered = math.floor(height / chosen.crop) / image.height, math.floor(width / chosen.crop) / image.width
+        covered = math.floor(height / settings.crop) / image.height, math.floor(width / settings.crop) / image.width
         factor = max(covered)
         resized = (max(width, int(image.width * factor + 1e-6)), max(height, int(image.height * factor + 1e-6)))
     if resized != image.size:
         from PIL import Image  # noqa: PLC0415
 
-        image = image.resize(resized, getattr(Image.Resampling, chosen.resample.upper()))
+        image = image.resize(resized, getattr(Image.Resampling, settings.resample.upper()))
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     array = np.asarray(image.crop((left, top, left + width, top + height)), np.uint8).reshape(height, width, -1)
-    return np.flip(array, -1) if chosen.color == "bgr" else array
+    return np.flip(array, -1) if settings.color == "bgr" else array
 
 
-def _numbers(pixels: Array, chosen: Preprocess) -> Array:
+def _numbers(pixels: Array, settings: Preprocess) -> Array:
     """Return pixels as the numbers that the model takes, in its layout, without the axis of samples."""
-    if not _is_raw(chosen):
-        mean, std = np.asarray(chosen.mean, np.float32), np.asarray(chosen.std, np.float32)
-        pixels = (pixels.astype(np.float32) / np.float32(chosen.scale) - mean) / std
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if chosen.layout == "nchw" else pixels)
+    if not _is_raw(settings):
+        mean, std = np.asarray(settings.mean, np.float32), np.asarray(settings.std, np.float32)
+        pixels = (pixels.astype(np.float32) / np.float32(settings.scale) - mean) / std
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if settings.layout == "nchw" else pixels)

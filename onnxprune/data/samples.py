@@ -1,8 +1,8 @@
-"""The data that users give: samples for a model, and perhaps labels.
+"""Data: samples for a model, and perhaps labels.
 
-`load_data` reads every kind of source (docs/data.md lists them) into a `Data`; `split`, `limit` and `batches` take it
-apart. Every problem is a `DataError` that names the array, what was expected and what was found; nothing is guessed
-from the order of arrays or from similar names.
+`load_data` reads every kind of source (docs/data.md lists them) into a `Data`; `split`, `limit` and `batches` divide
+it. Every problem is a `DataError` that names the array, what was expected and what it holds; nothing is guessed from
+the order of arrays or from similar names.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from onnxprune.graph.tensors import Array
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Samples for a model; what lies in files is read when it is taken."""
+    """Samples for a model; those in files are read by `take`."""
 
     columns: Mapping[str, Samples]  # by input name, ``[samples, ...]``; rank 0 where the input is a scalar
     labels: Array | None  # int64 ``[samples]``, the index of the right class
     count: int  # samples
     at_once: int = 1  # the samples that the model takes in one run, where it fixes their number
-    rows: Array | None = None  # int64 ``[samples]``, where they stand in the columns; None: all, in order
+    rows: Array | None = None  # int64 ``[samples]``, their positions in the columns; None: all, in order
 
     def take(self, indices: Sequence[int] | Array) -> dict[str, Array]:
         """Return feeds: the samples at `indices` along the first axis, scalar inputs as they are.
@@ -71,17 +71,17 @@ class Data:
 
     def subset(self, indices: Sequence[int] | Array) -> Data:
         """Return a view of the samples at `indices`, with their labels; nothing is read or copied."""
-        chosen = _positions(indices, self.count)
-        labels = None if self.labels is None else self.labels[chosen]
-        return replace(self, labels=labels, count=len(chosen), rows=self._rows(chosen))
+        positions = _positions(indices, self.count)
+        labels = None if self.labels is None else self.labels[positions]
+        return replace(self, labels=labels, count=len(positions), rows=self._rows(positions))
 
     def shapes(self, index: int) -> tuple[Shape, ...]:
         """Return the shapes of one sample, for each input that has an axis of samples."""
         return self._shapes(int(self._rows([index])[0]))
 
     def _rows(self, indices: Sequence[int] | Array) -> Array:
-        chosen = _positions(indices, self.count)
-        return chosen if self.rows is None else self.rows[chosen]
+        positions = _positions(indices, self.count)
+        return positions if self.rows is None else self.rows[positions]
 
     def _shapes(self, row: int) -> tuple[Shape, ...]:
         return tuple(shape_of(column, row) for column in self.columns.values() if _is_sampled(column))
@@ -107,7 +107,7 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
             function that returns one. docs/data.md has the details.
         inputs: the inputs of the model.
         preprocess: how images become arrays: a `Preprocess`, or text for `make_preprocess`.
-        max_samples: stop reading feeds that come one after the other. None takes all of an iterable that knows its
+        max_samples: stop reading an iterable of feeds there. None takes all of an iterable that knows its
             length, and `MAX_SAMPLES` of any other. Files and folders are read whole: `limit` draws from them.
 
     Raises:
@@ -115,7 +115,7 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
             holds NaN or infinities, or the numbers of samples differ.
         OptionError: for `preprocess` or `max_samples`.
     """
-    chosen = make_preprocess(preprocess)
+    settings = make_preprocess(preprocess)
     most = None if max_samples is None else check.count("max_samples", max_samples, 1)
     if isinstance(source, Data):
         return source
@@ -125,16 +125,16 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.is_dir():
-            return _data(path, *read_folder(path, inputs, chosen), inputs)
+            return _data(path, *read_folder(path, inputs, settings), inputs)
         parts = in_parts(path, inputs)
         if parts is not None:
             return _data(path, *read_feeds(path, parts, inputs, None), inputs)
         return _whole(path, read_archive(path), inputs)
-    given = source() if callable(source) and not is_array(source) else source
-    if not (is_array(given) or hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+    feeds = source() if callable(source) and not is_array(source) else source
+    if not (is_array(feeds) or hasattr(feeds, "__iter__") or hasattr(feeds, "__getitem__")):
         expected = "a path, the name module:function, arrays, or an iterable of feeds"
-        raise DataError(f"data must be {expected}, got {type(given).__name__}")
-    return _fed("data", given, inputs, most)
+        raise DataError(f"data must be {expected}, got {type(feeds).__name__}")
+    return _fed("data", feeds, inputs, most)
 
 
 def files_of(source: Any) -> tuple[Path, ...]:
@@ -147,7 +147,7 @@ def files_of(source: Any) -> tuple[Path, ...]:
 
 
 def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | None) -> Data:
-    """Return the data of arrays that hold everything, or of feeds that come one after the other."""
+    """Return the data of arrays that hold all samples, or of an iterable of feeds."""
     if isinstance(feeds, Mapping):
         return _whole(source, {str(n): as_array(source, str(n), value) for n, value in feeds.items()}, inputs)
     if is_array(feeds):
@@ -178,10 +178,10 @@ def _is_sampled(samples: Samples) -> bool:
 
 
 def _positions(indices: Sequence[int] | Array, count: int) -> Array:
-    chosen = np.asarray(indices, np.int64).reshape(-1)
-    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < count):
-        raise IndexError(f"samples are numbered 0 to {count - 1}, asked for {chosen.min()} to {chosen.max()}")
-    return chosen
+    positions = np.asarray(indices, np.int64).reshape(-1)
+    if len(positions) and not (positions.min() >= 0 and positions.max() < count):
+        raise IndexError(f"samples are numbered 0 to {count - 1}, asked for {positions.min()} to {positions.max()}")
+    return positions
 
 
 # -- parts of the data -------------------------------------------------------------------------------------
@@ -215,8 +215,8 @@ def limit(data: Data, samples: int, seed: int) -> Data:
     samples = check.count("samples", samples, 1)
     if samples >= data.count:
         return data
-    chosen, _ = _drawn(data.count // data.at_once, max(samples // data.at_once, 1), seed)
-    return data.subset(_of_batches(data, chosen))
+    drawn, _ = _drawn(data.count // data.at_once, max(samples // data.at_once, 1), seed)
+    return data.subset(_of_batches(data, drawn))
 
 
 def _drawn(parts: int, first: int, seed: int) -> tuple[Array, Array]:
@@ -304,8 +304,8 @@ def with_shapes(inputs: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> 
             )
         for dim, n in zip(stated or (), shape, strict=False):
             if isinstance(dim, str) and sizes.setdefault(dim, n) != n:
-                given = f"input {name!r}: shape {list(shape)}"
-                raise OptionError(f"{given} gives dim {dim!r} the size {n}, another input {sizes[dim]}")
+                prefix = f"input {name!r}: shape {list(shape)}"
+                raise OptionError(f"{prefix} gives dim {dim!r} the size {n}, another input {sizes[dim]}")
     return tuple(replace(port, shape=_fixed(port, shapes.get(port.name), sizes)) for port in inputs)
 
 

@@ -95,12 +95,12 @@ def frees(reason: str) -> str:
     return next((what for pattern, what in _FREES if re.search(pattern, words)), _REPORT)
 
 
-def accounts(traced: Trace, found: Sequence[Group], kept_whole: Mapping[str, str]) -> tuple[Account, ...]:
+def accounts(traced: Trace, groups: Sequence[Group], kept_whole: Mapping[str, str]) -> tuple[Account, ...]:
     """Return an account of every node with weights, in graph order.
 
     Args:
         traced: the model.
-        found: its groups.
+        groups: its groups.
         kept_whole: why a group is not cut, by its name; groups that are not here are.
     """
     finder = RoleFinder(traced)
@@ -110,9 +110,9 @@ def accounts(traced: Trace, found: Sequence[Group], kept_whole: Mapping[str, str
         if weight is not None and weight.is_weight and weight.shape and use.node >= 0:
             for sink in dict.fromkeys(sink for sink, _ in finder.sinks(use.node, use.slot)):
                 uses.setdefault(sink, []).append(use)
-    carried = _by_weight(found)
-    told = [_account(traced, index, uses[index], carried, kept_whole) for index in sorted(uses)]
-    return (*told, *_untraced(traced))
+    carried = _by_weight(groups)
+    accounted = [_account(traced, index, uses[index], carried, kept_whole) for index in sorted(uses)]
+    return (*accounted, *_untraced(traced))
 
 
 def unreached(
@@ -142,10 +142,10 @@ def _first_lock(traced: Trace, uses: Iterable[Use]) -> Lock | None:
     return next((lock for lock in locks if lock is not None), None)
 
 
-def _by_weight(found: Iterable[Group]) -> dict[tuple[str, str], list[Group]]:
+def _by_weight(groups: Iterable[Group]) -> dict[tuple[str, str], list[Group]]:
     """Return the groups of each use of a weight, by the name of the weight and of the node."""
     result: dict[tuple[str, str], list[Group]] = {}
-    for group in found:
+    for group in groups:
         for key in dict.fromkeys((member.constant, member.node) for member in group.members):
             result.setdefault(key, []).append(group)
     return result

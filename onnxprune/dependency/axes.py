@@ -1,33 +1,10 @@
-"""The axis algebra: atoms, products, sums, and the partition that unifies them.
+"""The axis algebra: atoms, products and sums; `dependency.partition` unifies them.
 
 An axis is an ordered composition of atoms. ``64`` channels are an `Atom`; a flattened ``C·H·W`` is
 the `Product` ``(c h w)`` in row-major order; a concatenation is the `Sum` ``[a + b]``. Both nest: the fused
 query, key and value of GPT-NeoX is ``(h [d + d + d])``.
 
-Ops equate axes. `Partition.unify` makes two axes equal by binding atoms to finer compositions, as
-Hindley-Milner inference binds type variables:
-
-==================  ===============================================================================
-unify               how
-==================  ===============================================================================
-atom ~ atom         one class
-atom ~ composition  bind the atom
-product ~ product   refine at the common boundaries of the cumulative products, innermost first
-sum ~ sum           cut at the union of the boundaries
-sum ~ product       cut the product's first factor at the sum's boundaries
-cut in a product    on the first factor when the cut is a multiple of the rest; else the first
-                    factor is expanded into a sum of copies of the rest
-factor of a sum     if every part divides, the parts' outers and one common inner;
-                    else the sum is cut into equal pieces that are one class
-==================  ===============================================================================
-
 Axes of size 1 carry no atom: they are the empty product `ONE`.
-
->>> p = Partition()
->>> qkv, heads, dim = Atom(192, "qkv"), Atom(4, "h"), Atom(16, "d")
->>> p.unify(qkv, product(Atom(3), heads, dim))
->>> [p.show(piece) for piece in p.pieces(qkv, 64)]
-['(h:4 d:16)', '(h:4 d:16)', '(h:4 d:16)']
 """
 
 from __future__ import annotations
@@ -166,14 +143,14 @@ def places(axis: Axis) -> dict[Atom, npt.NDArray[np.intp]]:
     """
     if isinstance(axis, Atom):
         return {axis: np.arange(axis.size)[:, None]}
-    found: dict[Atom, list[npt.NDArray[np.intp]]] = {}
+    by_atom: dict[Atom, list[npt.NDArray[np.intp]]] = {}
     if isinstance(axis, Sum):
         start = 0
         for part in axis.parts:
             for atom, inside in places(part).items():
-                found.setdefault(atom, []).append(inside + start)
+                by_atom.setdefault(atom, []).append(inside + start)
             start += part.size
-        return {atom: np.concatenate(parts, axis=1) for atom, parts in found.items()}
+        return {atom: np.concatenate(parts, axis=1) for atom, parts in by_atom.items()}
     # A product: index = Σ digit·stride. Factors without the atom take every digit, factors with it only
     # the unit's; an atom that occurs in two factors would need both digits at once, so each occurrence counts.
     stride, outer = axis.size, 1
@@ -183,9 +160,9 @@ def places(axis: Axis) -> dict[Atom, npt.NDArray[np.intp]]:
         low = np.arange(stride)
         for atom, inside in places(factor).items():
             index = high[None, :, None, None] + inside[:, None, :, None] * stride + low[None, None, None, :]
-            found.setdefault(atom, []).append(index.reshape(atom.size, -1))
+            by_atom.setdefault(atom, []).append(index.reshape(atom.size, -1))
         outer *= factor.size
-    return {atom: np.concatenate(parts, axis=1) for atom, parts in found.items()}
+    return {atom: np.concatenate(parts, axis=1) for atom, parts in by_atom.items()}
 
 
 def outer_factors(axis: Axis) -> dict[Atom, set[Atom]]:
@@ -197,15 +174,15 @@ def outer_factors(axis: Axis) -> dict[Atom, set[Atom]]:
     """
     if isinstance(axis, Atom):
         return {axis: set()}
-    found: dict[Atom, set[Atom]] = {}
+    left_of: dict[Atom, set[Atom]] = {}
     left: set[Atom] = set()
     for child in axis.factors if isinstance(axis, Product) else axis.parts:
         inside = outer_factors(child)
         for atom, outers in inside.items():
-            found.setdefault(atom, set()).update((outers | left) - {atom})
+            left_of.setdefault(atom, set()).update((outers | left) - {atom})
         if isinstance(axis, Product):
             left.update(inside)
-    return found
+    return left_of
 
 
 def taken(axis: Axis, sizes: Mapping[Atom, int]) -> dict[Atom, int]:
@@ -217,19 +194,19 @@ def taken(axis: Axis, sizes: Mapping[Atom, int]) -> dict[Atom, int]:
     """
     if isinstance(axis, Atom):
         return {axis: sizes.get(axis, axis.size)}
-    found: dict[Atom, int] = {}
+    counts: dict[Atom, int] = {}
     if isinstance(axis, Sum):
         for part in axis.parts:
             for atom, count in taken(part, sizes).items():
-                found[atom] = found.get(atom, 0) + count
-        return found
+                counts[atom] = counts.get(atom, 0) + count
+        return counts
     total = kept_size(axis, sizes)
     for factor in axis.factors:
         size = kept_size(factor, sizes)
         for atom, count in taken(factor, sizes).items():
-            left = total - found.get(atom, 0)  # what an occurrence in another factor has not taken already
-            found[atom] = found.get(atom, 0) + left * count // max(1, size)
-    return found
+            left = total - counts.get(atom, 0)  # what an occurrence in another factor has not taken already
+            counts[atom] = counts.get(atom, 0) + left * count // max(1, size)
+    return counts
 
 
 @dataclass(frozen=True, slots=True)

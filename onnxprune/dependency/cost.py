@@ -41,24 +41,24 @@ def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
     return total
 
 
-def shares(traced: Trace, found: Sequence[Group]) -> dict[str, float]:
+def shares(traced: Trace, groups: Sequence[Group]) -> dict[str, float]:
     """Return what each group stands for, by name: its share of the parameters plus its share of the MACs."""
     by_atom = macs_by_atom(traced)
     params, total = max(1, traced.model.params), max(1, macs(traced))
-    return {group.name: group.params / params + by_atom.get(group.atom, 0) / total for group in found}
+    return {group.name: group.params / params + by_atom.get(group.atom, 0) / total for group in groups}
 
 
 def macs_by_atom(traced: Trace) -> dict[Atom, int]:
     """Return, for every atom, the multiply-accumulates of one sample that its units take part in."""
     sizes = per_sample(traced)
-    found: dict[Atom, int] = {}
+    totals: dict[Atom, int] = {}
     for axes in (traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs):
         counts = [kept_size(axis, sizes) for axis in axes]
         for axis, count in zip(axes, counts, strict=True):
             others = math.prod(counts) // max(1, count)
             for atom, part in taken(axis, sizes).items():
-                found[atom] = found.get(atom, 0) + others * part
-    return found
+                totals[atom] = totals.get(atom, 0) + others * part
+    return totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,10 @@ class Term:
 
 
 class Terms:
-    """A sum of terms that is asked for again and again with few sizes changed: only these terms are worked out."""
+    """A sum of terms that is evaluated again and again with few sizes changed: only their terms are computed anew."""
 
     def __init__(self, terms: Sequence[Term]) -> None:
-        """Work out every term at the original sizes."""
+        """Compute every term at the original sizes."""
         self._terms = terms
         self._sizes: dict[Atom, int] = {}
         self._values = [term.value({}) for term in terms]
@@ -93,9 +93,9 @@ class Terms:
 
 
 class Counter:
-    """Counts MACs, parameters and bytes for many sizes of a few atoms: what a plan costs, over what the original does.
+    """Counts MACs, parameters and bytes of a plan, also as fractions of the original, for many sizes of a few atoms.
 
-    A size in bytes is that of all weights, and of what the file holds besides, which no plan changes.
+    The size in bytes is that of all weights plus the rest of the file, which no plan changes.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -130,7 +130,7 @@ class Counter:
         return self._fixed[kind] + self._terms[kind].total(sizes)
 
     def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
-        """Return the same over what the original has."""
+        """Return the count as a fraction of that of the original."""
         return self.count(kind, sizes) / max(1, self.before[kind])
 
 
@@ -160,10 +160,10 @@ def _products(axes_of: Sequence[tuple[Axes, float]], samples: Mapping[Atom, int]
 
 
 class Footprint:
-    """The memory that weights and the values between nodes take at their highest, for any plan."""
+    """The peak memory of weights and of the values between nodes, for any plan."""
 
     def __init__(self, traced: Trace, fixed: Mapping[Atom, int]) -> None:
-        """Find out which values are alive together.
+        """Find the values that are alive at the same time.
 
         Args:
             traced: the model with its axes.

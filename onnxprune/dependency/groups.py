@@ -154,8 +154,8 @@ def groups(traced: Trace) -> tuple[Group, ...]:
         for atom, around in outers.items()
     }
     in_order = {atom: tuple(sorted(parts, key=lambda member: member.sink)) for atom, parts in members.items()}
-    found = [_group(traced, atom, parts, kinds, outer[atom]) for atom, parts in in_order.items()]
-    return tuple(_unique(found))
+    all_groups = [_group(traced, atom, parts, kinds, outer[atom]) for atom, parts in in_order.items()]
+    return tuple(_unique(all_groups))
 
 
 def _free(partition: Partition, atoms: Iterable[Atom]) -> set[Atom]:
@@ -178,10 +178,10 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
 
 
 def _params(members: Sequence[Member], constants: Mapping[str, Constant]) -> int:
-    """Return how many weights go when all units go; a weight that several nodes share counts once."""
+    """Return how many weights are removed with all units; a weight that several nodes share counts once."""
     users: dict[str, str] = {}
     left: dict[str, list[int]] = {}
-    seen: set[tuple[str, int]] = set()  # a node may get one weight on several ways
+    seen: set[tuple[str, int]] = set()  # a node may read one weight along several paths
     for member in members:
         key = member.constant, member.dim
         if users.setdefault(member.constant, member.node) == member.node and key not in seen:
@@ -204,13 +204,13 @@ def _name(members: Sequence[Member]) -> str:
     return f"{name}:in" if consumed else name
 
 
-def _unique(found: list[Group]) -> Iterator[Group]:
+def _unique(all_groups: list[Group]) -> Iterator[Group]:
     """Make names unique: the kind is added to those that several groups share, then a number."""
-    counts = Counter(group.name for group in found)
-    kinds = [f":{group.kind.replace(' ', '_')}" if counts[group.name] > 1 else "" for group in found]
-    wanted = [group.name + kind for group, kind in zip(found, kinds, strict=True)]
+    counts = Counter(group.name for group in all_groups)
+    kinds = [f":{group.kind.replace(' ', '_')}" if counts[group.name] > 1 else "" for group in all_groups]
+    wanted = [group.name + kind for group, kind in zip(all_groups, kinds, strict=True)]
     shared, taken = Counter(wanted), set(wanted)
-    for group, name in zip(found, wanted, strict=True):
+    for group, name in zip(all_groups, wanted, strict=True):
         number, unique = 1, name
         while shared[name] > 1 and unique in taken:
             unique = f"{name}.{number}"
@@ -270,8 +270,8 @@ class RoleFinder:
             if missing:
                 pending.extend(missing)
                 continue
-            found = ((self._sinks.get(after) or ((after, at),)) for after, at in onwards)
-            self._sinks[pending.pop()] = tuple(dict.fromkeys(sink for sinks in found for sink in sinks))
+            reached = ((self._sinks.get(after) or ((after, at),)) for after, at in onwards)
+            self._sinks[pending.pop()] = tuple(dict.fromkeys(sink for sinks in reached for sink in sinks))
         return self._sinks[node] or ((node, slot),)
 
     def _onwards(self, node: int) -> list[tuple[int, int]]:
@@ -308,12 +308,12 @@ class RoleFinder:
     def _contracted_atoms(self, index: int) -> dict[Atom, set[int]]:
         """Return the atoms that a node contracts, with the slots where it does."""
         if index not in self._contracted:
-            found: dict[Atom, set[int]] = {}
+            slots_of: dict[Atom, set[int]] = {}
             coupling = self._traced.couplings.get(index)
             for slot, dim in coupling.contracted if coupling else ():
                 for atom in self._traced.partition.atoms((coupling.inputs[slot] or ())[dim]) if coupling else ():
-                    found.setdefault(atom, set()).add(slot)
-            self._contracted[index] = found
+                    slots_of.setdefault(atom, set()).add(slot)
+            self._contracted[index] = slots_of
         return self._contracted[index]
 
 
@@ -381,9 +381,9 @@ def matrices(group: Group, traced: Trace, values: ConstantValues | None = None) 
         if member.sink in seen:
             continue
         seen.add(member.sink)
-        found = list(_consumed(member, group.atom, traced, values))
-        if found:
-            yield from ((member.role, matrix) for matrix in found)
+        evaluated = list(_consumed(member, group.atom, traced, values))
+        if evaluated:
+            yield from ((member.role, matrix) for matrix in evaluated)
         else:  # what the reference cannot evaluate counts as it is stored
             alike = (other for other in group.members if other.sink == member.sink)
             yield from ((each.role, each.matrix(traced.model.array(each.constant))) for each in alike)
@@ -410,7 +410,7 @@ def multiplied(coupling: Coupling, slot: int, values: ConstantValues) -> Array |
     return encoding.decode([values.array(name) for name in coupling.node.inputs])
 
 
-def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, str]:
+def kin(all_groups: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, str]:
     """Return for every group the first one that shares matrices with it, unit for unit, by name; itself if none does.
 
     A weight that several layers share stays one only where they keep the same units.
@@ -423,7 +423,7 @@ def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, 
             name = leader[name]
         return name
 
-    for group in found:
+    for group in all_groups:
         leader[group.name] = group.name
         for member in group.members:
             if len(constants[member.constant].shape) > 1:
@@ -434,10 +434,10 @@ def kin(found: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, 
     return {name: root(name) for name in leader}
 
 
-def carriers(found: Iterable[Group]) -> dict[str, list[Group]]:
+def carriers(all_groups: Iterable[Group]) -> dict[str, list[Group]]:
     """Return the groups that each weight carries, by the name of the constant."""
     result: dict[str, list[Group]] = {}
-    for group in found:
+    for group in all_groups:
         for name in dict.fromkeys(member.constant for member in group.members):
             result.setdefault(name, []).append(group)
     return result

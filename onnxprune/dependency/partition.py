@@ -1,6 +1,27 @@
 """Which axes are equal: a partition that unifies, splits and factors atoms.
 
-The table of cases stands in the docstring of `Partition`.
+Ops equate axes. `Partition.unify` makes two axes equal by binding atoms to finer compositions, as
+Hindley-Milner inference binds type variables:
+
+==================  ===============================================================================
+unify               how
+==================  ===============================================================================
+atom ~ atom         one class
+atom ~ composition  bind the atom
+product ~ product   refine at the common boundaries of the cumulative products, innermost first
+sum ~ sum           cut at the union of the boundaries
+sum ~ product       cut the product's first factor at the sum's boundaries
+cut in a product    on the first factor when the cut is a multiple of the rest; else the first
+                    factor is expanded into a sum of copies of the rest
+factor of a sum     if every part divides, the parts' outers and one common inner;
+                    else the sum is cut into equal pieces that are one class
+==================  ===============================================================================
+
+>>> p = Partition()
+>>> qkv, heads, dim = Atom(192, "qkv"), Atom(4, "h"), Atom(16, "d")
+>>> p.unify(qkv, product(Atom(3), heads, dim))
+>>> [p.show(piece) for piece in p.pieces(qkv, 64)]
+['(h:4 d:16)', '(h:4 d:16)', '(h:4 d:16)']
 """
 
 from __future__ import annotations
@@ -82,7 +103,7 @@ class Partition:
     # -- marking ---------------------------------------------------------------------------------
 
     def lock(self, axis: Axis, lock: Lock) -> None:
-        """Forbid cuts on every atom of `axis`; the first reason given stays."""
+        """Forbid cuts on every atom of `axis`; the first reason stays."""
         for atom in self.atoms(axis):
             self._locks.setdefault(atom, lock)
 
@@ -190,12 +211,12 @@ class Partition:
 
     def pieces(self, axis: Axis, size: int) -> list[Axis]:
         """Cut `axis` into consecutive pieces of `size` indices each."""
-        found = []
+        front = []
         rest = self.resolve(axis)
         while rest.size > size:
             head, rest = self.split(rest, size)
-            found.append(head)
-        return [*found, rest]
+            front.append(head)
+        return [*front, rest]
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -232,7 +253,7 @@ class Partition:
             lefts: one run, the next piece last.
             rights: the other run.
             pop: takes the next piece of a run.
-            cut: takes a piece of a given size off a piece; returns it and the rest.
+            cut: takes a piece of some size off a piece; returns it and the rest.
         """
         while lefts and rights:
             a, b = pop(lefts), pop(rights)

@@ -166,7 +166,7 @@ class _Tracer:
                 raise CannotUnify(f"the shape of {name!r} is unknown")
         if entry.enter is not None:
             entry.enter(site)
-            self.values.update(site.given)
+            self.values.update(site.body_inputs)
             for body in node.bodies:
                 self._graph(body.nodes)
         entry.apply(site)

@@ -1,4 +1,4 @@
-"""Values behind the outputs: what is compared where round-off is all that an output tells."""
+"""Values behind the outputs: they are compared where an output is mostly round-off."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TAPPED_ELEMENTS = 2**26  # of these values in one case, by the sizes that the p
 
 
 def with_noise(case: Reference, plain: Session) -> Reference:
-    """Measure what this model makes of round-off, output by output.
+    """Measure how much this model amplifies round-off, output by output.
 
     Some networks amplify rounding errors. How much is measured: the same masked model with and without the
     optimizations of ONNX Runtime (`plain`), and on feeds that differ in their last digit, differs by round-off alone.
@@ -55,18 +55,18 @@ class MaskedAndPruned:
 
 
 def problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], tolerance: float) -> str | None:
-    """Compare what `loud` outputs are computed from, back to where round-off is small; return what is wrong.
+    """Compare the values that `loud` outputs are computed from, back to where round-off is small; return what is wrong.
 
     A sigmoid that is nearly 0, or the order of equal scores, is round-off alone, and a class is the same for many
     scores: such an output proves nothing.
-    Between the nodes the pruned model has the values of the masked one, without the units that are gone.
+    Between the nodes the pruned model has the values of the masked one, without the removed units.
     """
-    found = _quiet(pair, cases, loud, _AHEAD) or _quiet(pair, cases, loud, 0)
-    if found is None:
-        return None  # round-off all the way: there is nothing else to compare
-    names = tuple(found[0].outputs)
+    quiet = _quiet(pair, cases, loud, _AHEAD) or _quiet(pair, cases, loud, 0)
+    if quiet is None:
+        return None  # round-off everywhere: there is nothing else to compare
+    names = tuple(quiet[0].outputs)
     with open_proto(with_outputs(pair.pruned.proto, names), pair.pruned.folder) as session:
-        _, problem = compare_outputs(session, [_without_units(pair, case) for case in found], tolerance)
+        _, problem = compare_outputs(session, [_without_units(pair, case) for case in quiet], tolerance)
     return problem and f"the outputs tell little, and behind them {problem}"
 
 
@@ -75,35 +75,35 @@ def _quiet(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], mo
 
     Args:
         pair: the models.
-        cases: what the outputs are.
+        cases: the outputs of the masked model.
         loud: outputs that prove little.
-        most: levels that are measured ahead of the one that is looked at.
+        most: levels that are measured ahead of the current one, at most.
     """
     names, levels = tuple(cases[0].outputs), _Levels(pair, cases, most)
     for _ in range(_DEEPEST):
         names = _behind(pair.traced, names, loud)
         if not names:
             break
-        found = levels.of(names)
-        loud = loud_outputs(found)
+        measured = levels.of(names)
+        loud = loud_outputs(measured)
         if not loud and not levels.are_alone(names):
-            found = _measured(pair, names, cases)
-            loud = loud_outputs(found)
+            measured = _measured(pair, names, cases)
+            loud = loud_outputs(measured)
         if not loud:
-            return found
+            return measured
     return None
 
 
 class _Levels:
     """Values of the masked model further and further behind its outputs, several levels measured at once.
 
-    What is tapped cannot be fused: values that were not measured alone tell where to look, and no more.
+    Tapped nodes cannot be fused: values that were not measured alone only tell where to look.
     """
 
     def __init__(self, pair: MaskedAndPruned, cases: Sequence[Reference], most: int) -> None:
         self._pair, self._cases, self._ahead, self._most = pair, cases, 0, most
         self._names: set[str] = set()
-        self._found: list[Reference] = []
+        self._tapped: list[Reference] = []
 
     def of(self, names: Sequence[str]) -> list[Reference]:
         """Return these values in every case."""
@@ -115,7 +115,7 @@ class _Levels:
                 outputs={name: array for name, array in case.outputs.items() if name in names},
                 noise={name: amount for name, amount in case.noise.items() if name in names},
             )
-            for case in self._found
+            for case in self._tapped
         ]
 
     def are_alone(self, names: Sequence[str]) -> bool:
@@ -132,10 +132,10 @@ class _Levels:
             wanted = more
         self._ahead = min(2 * self._ahead + 1, self._most)
         try:
-            self._found, self._names = _measured(self._pair, tuple(wanted), self._cases), set(wanted)
-        except ModelError:  # of a value that no session can give, and that may never be asked for
+            self._tapped, self._names = _measured(self._pair, tuple(wanted), self._cases), set(wanted)
+        except ModelError:  # of a value that no session can give, and that may never be needed
             self._ahead = 0
-            self._found, self._names = _measured(self._pair, names, self._cases), set(names)
+            self._tapped, self._names = _measured(self._pair, names, self._cases), set(names)
 
     def _elements(self, name: str) -> int:
         traced = self._pair.traced
@@ -152,24 +152,24 @@ def _behind(traced: Trace, names: Sequence[str], loud: set[str]) -> tuple[str, .
     """Return `names` with the loud ones replaced by the values that their nodes read."""
     makers = {name: node for node in traced.model.nodes for name in node.outputs if name}
     inputs = {port.name for port in traced.model.inputs}
-    found: list[str] = []
+    value_names: list[str] = []
     for name in names:
         node = makers.get(name)
         if name not in loud or node is None:
-            found.append(name)
+            value_names.append(name)
         else:
             read = (*node.inputs, *node.captured)
-            found += [source for source in read if source in traced.values and source not in inputs]
-    return tuple(dict.fromkeys(found))
+            value_names += [source for source in read if source in traced.values and source not in inputs]
+    return tuple(dict.fromkeys(value_names))
 
 
 def _measured(pair: MaskedAndPruned, names: Sequence[str], cases: Sequence[Reference]) -> list[Reference]:
-    """Return what the masked model gives for values between nodes, and their round-off."""
+    """Return the values between nodes of the masked model, and their round-off."""
     tapped, folder = with_outputs(pair.reference, names), pair.traced.model.folder
     with open_proto(tapped, folder) as dense:
-        found = [Reference(case.dims, case.feeds, dense.run(case.feeds)) for case in cases]
+        measured = [Reference(case.dims, case.feeds, dense.run(case.feeds)) for case in cases]
     with open_proto(tapped, folder, optimize=False) as plain:
-        return [replace(case, noise=_noise(case, plain)) for case in found]
+        return [replace(case, noise=_noise(case, plain)) for case in measured]
 
 
 def _without_units(pair: MaskedAndPruned, case: Reference) -> Reference:

@@ -7,6 +7,9 @@ ratio of the two medians comes with an interval, so that noise is not taken for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,6 @@ from onnxprune.data.samples import Data, batch_size, samples_in, with_shapes
 from onnxprune.evaluation.comparison import Comparison, Side
 from onnxprune.evaluation.outputs import difference_of, run_both
 from onnxprune.evaluation.place import (
-    NO_OPTIONS,
-    NO_SHAPES,
     Place,
     common_inputs,
     dims_for,
@@ -25,12 +26,14 @@ from onnxprune.evaluation.place import (
     open_model,
 )
 from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Port
 from onnxprune.graph.punished import punished
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import runnable
 from onnxprune.latency.speedup import (
     QUANTILES,
     OpTime,
+    Throughput,
     by_op,
     check_open_batch,
     checked_sweep,
@@ -50,123 +53,171 @@ from onnxprune.runtime.timing import node_times, time_creation, time_interleaved
 _ASIDE = 0.25  # of the time for the timed runs: for each combination of a sweep, and for the profile of each model
 
 
+@dataclass(frozen=True)
+class CompareOptions:
+    """How two models are compared; `checked` says which values are taken."""
+
+    provider: str = "cpu"  # short name, see `runtime.session.PROVIDERS`
+    threads: int = 1  # of each session on the CPU; 0 leaves it to ONNX Runtime
+    batch: int = 1  # samples per timed run, where the model does not fix it
+    budget_s: float = 10.0  # time for the timed runs of both
+    seed: int = 0  # of random feeds and of the bootstrap
+    memory: bool = True  # whether to measure the peak memory, which starts a process per model
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of inputs, by name, where the caller fixes them
+    metric: str | Function | None = None  # what of the outputs is compared, see `metrics.kinds.choose_metric`
+    detail: bool = True  # whether to time the creation of sessions and each type of node, and the 95th percentiles
+    sweep_threads: Sequence[int] = ()  # counts of threads to time both with as well; those of `threads` when empty
+    sweep_batch: Sequence[int] = ()  # batches to time both with as well; that of `batch` when empty
+    provider_options: Mapping[str, str] = field(default_factory=dict)  # by ONNX Runtime's names
+
+    def checked(self) -> CompareOptions:
+        """Return the same with values of the right types.
+
+        Raises:
+            OptionError: for a value outside its range.
+        """
+        by_name = self.metric is not None and not callable(self.metric)
+        return replace(
+            self,
+            batch=check.count("batch", self.batch, 1),
+            seed=check.count("seed", self.seed, 0),
+            threads=check.count("threads", self.threads, 0),
+            budget_s=check.positive("budget_s", self.budget_s),
+            memory=check.flag("memory", self.memory),
+            metric=checked_name(self.metric) if by_name else self.metric,
+            detail=check.flag("detail", self.detail),
+            sweep_threads=checked_sweep("sweep_threads", self.sweep_threads, 0),
+            sweep_batch=checked_sweep("sweep_batch", self.sweep_batch, 1),
+        )
+
+    @property
+    def place(self) -> Place:
+        """Where both models run."""
+        return Place(self.provider, self.threads, self.provider_options)
+
+
+@dataclass(frozen=True)
+class _Feeds:
+    """The feeds of both models: the samples of the data, random numbers without data."""
+
+    inputs: tuple[Port, ...]
+    before: Model
+    data: Data | None
+    seed: int
+
+    def of(self, batch: int, session: Session) -> Mapping[str, Array]:
+        """Return the feeds of a timed run; `session` of the reference tells which sizes it takes."""
+        if self.data is not None:
+            return resized(self.data, batch)
+        return random_feeds(self.inputs, dims_for(self.inputs, self.before, session, batch, self.seed), self.seed)
+
+
 def compare_models(
     before: Model,
     after: Model,
     *,
     data: Data | None = None,
-    provider: str = "cpu",
-    threads: int = 1,
-    batch: int = 1,
-    budget_s: float = 10.0,
-    seed: int = 0,
-    memory: bool = True,
     macs: tuple[int | None, int | None] = (None, None),
-    shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
-    metric: str | Function | None = None,
-    detail: bool = True,
-    sweep_threads: Sequence[int] = (),
-    sweep_batch: Sequence[int] = (),
-    provider_options: Mapping[str, str] = NO_OPTIONS,
+    **options: Any,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
 
     Args:
         before: the reference.
-        after: the model that shall replace it.
+        after: the model that is to replace it.
         data: samples, all of which are run for differences and accuracy; random feeds when None.
-        provider: short name, see `runtime.PROVIDERS`.
-        threads: of each session on the CPU; 0 leaves it to ONNX Runtime.
-        batch: samples per timed run, where the model does not fix it.
-        budget_s: time for the timed runs of both.
-        seed: of random feeds and of the bootstrap.
-        memory: whether to measure the peak memory, which starts a process per model.
-        macs: of both models, from whoever counted them.
-        shapes: of inputs, by name, where the caller fixes them.
-        metric: what of the outputs is compared, see `metrics.kinds.choose_metric`; None decides by the outputs.
-        detail: whether to time the creation of sessions and, on the CPU, every type of node, and to tell how sure the
-            ratio of the 95th percentiles is.
-        sweep_threads: counts of threads to time both models with as well; those of `threads` alone when empty.
-        sweep_batch: batches to time them with as well; that of `batch` alone when empty.
-        provider_options: options of the provider by ONNX Runtime's names.
+        macs: of both models, as the caller counted them.
+        **options: the fields of `CompareOptions`.
 
     Raises:
         ModelError: when the inputs or outputs do not match, or ONNX Runtime cannot run a model.
         DataError: when random feeds cannot be made, or outputs do not fit the labels or the metric.
         OptionError: for a value outside its range or a provider that is not here.
     """
-    batch, seed, threads = (
-        check.count("batch", batch, 1),
-        check.count("seed", seed, 0),
-        check.count("threads", threads, 0),
-    )
-    budget_s = check.positive("budget_s", budget_s)
-    memory = check.flag("memory", memory)
-    if metric is not None and not callable(metric):
-        metric = checked_name(metric)
-    detail = check.flag("detail", detail)
-    sweep_threads = checked_sweep("sweep_threads", sweep_threads, 0)
-    sweep_batch = checked_sweep("sweep_batch", sweep_batch, 1)
-    inputs = with_shapes(common_inputs(before, after), shapes)
-    check_open_batch(inputs, sweep_batch)
-    place = Place(provider, threads, provider_options)
+    request = CompareOptions(**options).checked()
+    models, place, seed = (before, after), request.place, request.seed
+    inputs = with_shapes(common_inputs(before, after), request.shapes)
+    check_open_batch(inputs, request.sweep_batch)
     pair = open_model(before, place), open_model(after, place)
-    dims = dims_for(inputs, before, pair[0], batch, seed) if data is None else {}
-    feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, batch_size(inputs, batch))
-    found, classes, kept = run_both(pair, feeds_to_compare(inputs, data, batch, seed, dims), data, metric)
-    before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
+    dims = dims_for(inputs, before, pair[0], request.batch, seed) if data is None else {}
+    feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, batch_size(inputs, request.batch))
+    batches, classes, fidelity = run_both(
+        pair, feeds_to_compare(inputs, data, request.batch, seed, dims), data, request.metric
+    )
+    before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=request.budget_s)
+    old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
-    right = (classes.get("accuracy_before"), classes.get("accuracy_after"))
-    models = before, after
-    created = time_creation([lambda m=m: open_model(m, place) for m in models]) if detail else (None, None)  # type: ignore[misc]
-    measured = (before_ms, after_ms), macs, right, created
-    sides = [
+    return Comparison(
+        before=old,
+        after=new,
+        speedup=old.median_ms / new.median_ms,
+        speedup_interval=bounds,
+        within_noise=is_noise(bounds),
+        difference=difference_of(batches, classes.get("agreement")),
+        samples=sum(part.samples for part in batches),
+        feeds="random" if data is None else "data",
+        provider=request.provider,
+        threads=request.threads,
+        batch=samples_in(feeds),
+        runs=len(before_ms),
+        fidelity=fidelity,
+        p95_speedup=old.p95_ms / new.p95_ms,
+        p95_speedup_interval=interval(before_ms, after_ms, seed, 95) if request.detail else None,
+        affinity=affinity(),
+        provider_options=place.options,
+        ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
+        sweep=_swept(models, feeds, _Feeds(inputs, before, data, seed), request),
+    )
+
+
+def _sides(
+    models: tuple[Model, Model],
+    feeds: Mapping[str, Array],
+    timed: Sequence[npt.NDArray[np.float64]],
+    options: CompareOptions,
+    *,
+    macs: tuple[int | None, int | None],
+    classes: Mapping[str, float],
+) -> list[Side]:
+    """Return the measurements of each model; `timed` are the latencies of each, in ms."""
+    creation: Sequence[float | None] = (None, None)
+    if options.detail:
+        creation = time_creation([partial(open_model, model, options.place) for model in models])
+    accuracies = classes.get("accuracy_before"), classes.get("accuracy_after")
+    return [
         _side(
             model,
             latencies_ms,
             count,
-            share,
-            memory_bytes=_peak(model, feeds, provider, threads) if memory else None,
-            creation_ms=made,
+            accuracy,
+            memory_bytes=_peak(model, feeds, options.provider, options.threads) if options.memory else None,
+            creation_ms=creation_ms,
         )
-        for model, latencies_ms, count, share, made in zip(models, *measured, strict=True)
+        for model, latencies_ms, count, accuracy, creation_ms in zip(
+            models, timed, macs, accuracies, creation, strict=True
+        )
     ]
 
-    def sized(size: int, opened: tuple[Session, Session]) -> Mapping[str, Array]:
-        if data is not None:
-            return resized(data, size)
-        return random_feeds(inputs, dims_for(inputs, before, opened[0], size, seed), seed)
 
-    swept = sweep(
-        sweep_threads or ((threads,) if sweep_batch else ()),
-        sweep_batch or (samples_in(feeds),),
+def _swept(
+    models: tuple[Model, Model], feeds: Mapping[str, Array], fed: _Feeds, options: CompareOptions
+) -> tuple[Throughput, ...]:
+    """Return both models timed with other threads and batches, as the options ask for."""
+    before, after = models
+    place = options.place
+    points = sweep(
+        options.sweep_threads or ((options.threads,) if options.sweep_batch else ()),
+        options.sweep_batch or (samples_in(feeds),),
         lambda count: (open_model(before, place.with_threads(count)), open_model(after, place.with_threads(count))),
-        sized if sweep_batch else lambda *_: feeds,
-        lambda fed, count: (_peak(before, fed, provider, count), _peak(after, fed, provider, count)),
-        budget_s=_ASIDE * budget_s,
-        seed=seed,
+        (lambda size, pair: fed.of(size, pair[0])) if options.sweep_batch else lambda *_: feeds,
+        lambda fed, count: (
+            _peak(before, fed, options.provider, count),
+            _peak(after, fed, options.provider, count),
+        ),
+        budget_s=_ASIDE * options.budget_s,
+        seed=options.seed,
     )
-    return Comparison(
-        before=sides[0],
-        after=sides[1],
-        speedup=sides[0].median_ms / sides[1].median_ms,
-        speedup_interval=bounds,
-        within_noise=is_noise(bounds),
-        difference=difference_of(found, classes.get("agreement")),
-        samples=sum(part.samples for part in found),
-        feeds="random" if data is None else "data",
-        provider=provider,
-        threads=threads,
-        batch=samples_in(feeds),
-        runs=len(before_ms),
-        fidelity=kept,
-        p95_speedup=sides[0].p95_ms / sides[1].p95_ms,
-        p95_speedup_interval=interval(before_ms, after_ms, seed, 95) if detail else None,
-        affinity=affinity(),
-        provider_options=place.options,
-        ops=_ops(before, after, feeds, place, _ASIDE * budget_s) if detail else (),
-        sweep=tuple(swept),
-    )
+    return tuple(points)
 
 
 def _ops(before: Model, after: Model, feeds: Mapping[str, Array], place: Place, budget_s: float) -> tuple[OpTime, ...]:

@@ -1,4 +1,4 @@
-"""What a comparison of two models holds, and the bounds that it may miss."""
+"""The comparison of two models as values, and the bounds that it may miss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Side:
     p95_ms: float
     peak_memory_bytes: int | None  # None off the CPU, or where it cannot be measured
     accuracy: float | None  # top-1, a fraction; None without labels
-    creation_ms: float | None = None  # of a fresh session, median; None where it was not asked for
+    creation_ms: float | None = None  # of a fresh session, median; None where it was not measured
     quantiles_ms: tuple[float, ...] = ()  # of the timed runs: the fastest, each twentieth, the slowest
     warnings: tuple[str, ...] = ()  # what the file holds that the runtime punishes, see `punished`
 
@@ -55,7 +55,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     before: Side
     after: Side
@@ -72,7 +72,9 @@ class Comparison:
     fidelity: Fidelity | None = None
     p95_speedup: float | None = None  # of the 95th percentiles
     p95_speedup_interval: tuple[float, float] | None = None  # None without `detail`
-    affinity: tuple[int, ...] | None = None  # logical cores that the process may run on; None where nobody says
+    affinity: tuple[int, ...] | None = (
+        None  # logical cores that the process may run on; None where the system does not say
+    )
     provider_options: Mapping[str, str] = field(default_factory=dict)  # those that are not left to ONNX Runtime
     ops: tuple[OpTime, ...] = ()  # by type of node; on the CPU alone
     sweep: tuple[Throughput, ...] = ()  # with other threads and batches
@@ -96,19 +98,19 @@ def verdict(comparison: Comparison, min_speedup: float | None, max_drop: float |
 
     Args:
         comparison: of the models before and after.
-        min_speedup: the least ratio of median latencies; None asks for nothing.
-        max_drop: the largest loss of accuracy, as a fraction: 0.01 is one point; None asks for nothing.
+        min_speedup: the least ratio of median latencies; None sets no bound.
+        max_drop: the largest loss of accuracy, as a fraction: 0.01 is one point; None sets no bound.
 
     Raises:
-        OptionError: when `max_drop` is asked for without labels, or a bound is outside its range.
+        OptionError: when `max_drop` is set without labels, or a bound is outside its range.
     """
     check_bounds(min_speedup, max_drop)
     missed = []
     if min_speedup is not None and comparison.speedup < min_speedup:
         low, high = comparison.speedup_interval
-        found = f"the speedup is {comparison.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f})"
+        speedup_text = f"the speedup is {comparison.speedup:.2f}x (95 % interval {low:.2f} to {high:.2f})"
         noise = ", within noise" if comparison.within_noise else ""
-        missed.append(f"{found}{noise}, asked for at least {min_speedup:.2f}x")
+        missed.append(f"{speedup_text}{noise}, asked for at least {min_speedup:.2f}x")
     if max_drop is not None:
         old, new = comparison.before.accuracy, comparison.after.accuracy
         if old is None or new is None:

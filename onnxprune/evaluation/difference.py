@@ -36,12 +36,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the masked model gives on one setting of the dynamic dims."""
+    """The outputs of the masked model on one setting of the dynamic dims."""
 
     dims: Mapping[str, int]  # size of each dynamic dim
     feeds: Mapping[str, Array]
     outputs: Mapping[str, Array]
-    noise: Mapping[str, float] = field(default_factory=dict)  # what round-off makes of each output, where measured
+    noise: Mapping[str, float] = field(default_factory=dict)  # round-off of each output, where measured
 
 
 @contextlib.contextmanager
@@ -61,22 +61,22 @@ def compare_outputs(pruned: Session, cases: Sequence[Reference], tolerance: floa
     runs: list[Run] = []
     for case in cases:
         try:
-            given = pruned.run(case.feeds)
+            pruned_outputs = pruned.run(case.feeds)
         except ModelError as error:
             return runs, str(error)
-        run, problem = _difference(case, given, tolerance)
+        run, problem = _difference(case, pruned_outputs, tolerance)
         runs.append(run)
         if problem is not None:
             return runs, problem
     return runs, None
 
 
-def _difference(case: Reference, given: Mapping[str, Array], tolerance: float) -> tuple[Run, str | None]:
+def _difference(case: Reference, pruned_outputs: Mapping[str, Array], tolerance: float) -> tuple[Run, str | None]:
     """Compare all outputs of one run; return the worst, and a sentence for the first that is wrong."""
     worst_abs = worst_rel = 0.0
     problem = None
     for name, reference in case.outputs.items():
-        output = given[name]
+        output = pruned_outputs[name]
         if output.shape != reference.shape:
             wrong = f"output {name!r} has shape {output.shape}, expected {reference.shape}"
             return Run(case.dims, np.inf, np.inf), wrong

@@ -54,7 +54,7 @@ class _Deviation:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What remains of a batch that went through both models."""
+    """What is kept of a batch that was run through both models."""
 
     samples: int
     deviations: Mapping[str, _Deviation | None]  # by output; None where it cannot be compared
@@ -66,8 +66,8 @@ def run_both(
     data: Data | None,
     metric: str | Function | None,
 ) -> tuple[list[_Batch], dict[str, float], Fidelity]:
-    """Run both models over all of the data, or over random feeds; the second are the figures of class scores."""
-    found: list[_Batch] = []
+    """Run both models over all feeds; return the batches, the figures of class scores, and the fidelity."""
+    all_batches: list[_Batch] = []
     tallies: list[Tally] = []
     start = 0
     for feeds in all_feeds:
@@ -78,11 +78,11 @@ def run_both(
         tallies = tallies or [each.start() for each in _watched(before, feeds, labels, metric)]
         for tally in tallies:
             tally.add(before, after, feeds, labels)
-        found.append(_Batch(n, {name: _deviation(before[name], after[name]) for name in after}))
+        all_batches.append(_Batch(n, {name: _deviation(before[name], after[name]) for name in after}))
         start += n
     classes = [tally for tally in tallies if tally.metric.kind == "classification"]
-    kept = Fidelity(tallies[0].metric.kind, tallies[0].figures())
-    return found, classes[0].figures() if classes else {}, kept
+    fidelity = Fidelity(tallies[0].metric.kind, tallies[0].figures())
+    return all_batches, classes[0].figures() if classes else {}, fidelity
 
 
 def _watched(
@@ -91,11 +91,11 @@ def _watched(
     labels: Array | None,
     metric: str | Function | None,
 ) -> list[Metric]:
-    """Return what is compared, and class scores beside it where another metric is asked for."""
-    asked = choose_metric(before, feeds, labels, metric)
-    if metric is None or asked.kind == "classification":
-        return [asked]
-    return [asked, *(each for each in [choose_metric(before, feeds)] if each.kind == "classification")]
+    """Return the metric that is compared, and that of class scores beside it where another one is requested."""
+    main_metric = choose_metric(before, feeds, labels, metric)
+    if metric is None or main_metric.kind == "classification":
+        return [main_metric]
+    return [main_metric, *(each for each in [choose_metric(before, feeds)] if each.kind == "classification")]
 
 
 def _run(session: Session, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
@@ -132,9 +132,9 @@ def _deviation(reference: Array, other: Array) -> _Deviation | None:
     return _Deviation(is_float(reference), *maxima, error, signal)
 
 
-def difference_of(found: Sequence[_Batch], agreement: float | None) -> Difference:
+def difference_of(all_batches: Sequence[_Batch], agreement: float | None) -> Difference:
     """Return how far the outputs of all batches lie apart, of the worst output."""
-    outputs = {name: [batch.deviations[name] for batch in found] for name in found[0].deviations}
+    outputs = {name: [batch.deviations[name] for batch in all_batches] for name in all_batches[0].deviations}
     whole = {name: _merged(parts) for name, parts in outputs.items()}
     good = [deviation for deviation in whole.values() if deviation is not None]
     counted = [deviation for deviation in good if deviation.is_float] or good

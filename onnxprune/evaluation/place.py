@@ -1,4 +1,4 @@
-"""Where models run and what they are fed with: providers, threads, shapes, random feeds."""
+"""Where models run, and their feeds: providers, threads, shapes, random feeds."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def feeds_to_compare(
 def timed_feeds(
     model: Model, data: Data | None, *, batch: int, seed: int, shapes: Mapping[str, Sequence[int]] = NO_SHAPES
 ) -> dict[str, Array]:
-    """Return what a model is timed on: the first samples of the data, random ones without any.
+    """Return the feeds that a model is timed on: the first samples of the data, random ones without data.
 
     Raises:
         ModelError, DataError: when the model cannot be run, or random feeds cannot be made.
@@ -85,14 +85,14 @@ def dims_for(inputs: tuple[Port, ...], before: Model, session: Session, batch: i
         session.run(random_feeds(inputs, usual, seed))
     except ModelError:
         try:
-            found, _ = settings(before, session, None, seed)[0]
+            accepted_dims, _ = settings(before, session, None, seed)[0]
         except DataError:
             return usual  # the first error says it best, and comes again
         first = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == 0}
         with contextlib.suppress(ModelError):
-            session.run(random_feeds(inputs, {**found, **first}, seed))
-            return {**found, **first}
-        return dict(found)
+            session.run(random_feeds(inputs, {**accepted_dims, **first}, seed))
+            return {**accepted_dims, **first}
+        return dict(accepted_dims)
     return usual
 
 
@@ -102,12 +102,12 @@ class Place:
 
     provider: str
     threads: int
-    asked: Mapping[str, str]
+    requested_options: Mapping[str, str]
 
     @property
     def options(self) -> dict[str, str]:
         """Options of the provider, with those that are always set."""
-        return provider_options(self.provider, self.asked)
+        return provider_options(self.provider, self.requested_options)
 
     def with_threads(self, threads: int) -> Place:
         """Return the same place with another count of threads."""
@@ -117,4 +117,6 @@ class Place:
 def open_model(model: Model, place: Place) -> Session:
     """Return a session of a model in this place."""
     source, folder = runnable(model)
-    return open_session(source, provider=place.provider, threads=place.threads, folder=folder, asked=place.asked)
+    return open_session(
+        source, provider=place.provider, threads=place.threads, folder=folder, requested_options=place.requested_options
+    )

@@ -26,7 +26,7 @@ _DIFFERENT = (
 _SQUARE = (
     (Choice((2,), (5,), (n,)), Choice((3,), (8,), (m,))) for n, m in ((128, 160), (640, 512), (299, 331), (1, 1))
 )
-_COUNTS = ((2, 3), (1, 1), (24, 48), (8, 16))  # samples for the two cases, the same for data that is given
+_COUNTS = ((2, 3), (1, 1), (24, 48), (8, 16))  # samples for the two cases, the same for data
 _ALIKE = (*((first.alike(), second.alike()) for first, second in _DIFFERENT), *_SQUARE)
 _ATTEMPTS = (
     *_DIFFERENT,
@@ -60,8 +60,8 @@ def settings(
     if data is not None:
         return _sampled(model.inputs, session, data)
     ports = tuple(inputs or model.inputs)
-    given = ports != tuple(model.inputs)
-    return [*(_runnable(ports, session, which, seed, given) for which in (0, 1)), *_far(ports, session, seed)]
+    sizes_fixed = ports != tuple(model.inputs)
+    return [*(_runnable(ports, session, which, seed, sizes_fixed) for which in (0, 1)), *_far(ports, session, seed)]
 
 
 def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
@@ -75,7 +75,7 @@ def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
         yield dims, feeds
 
 
-def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int, given: bool = False) -> Case:
+def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int, sizes_fixed: bool = False) -> Case:
     """Return random feeds of the first sizes that the model accepts."""
     reason = ""
     for attempt in _ATTEMPTS:
@@ -87,7 +87,7 @@ def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int, g
             reason = reason or str(error)
         else:
             return dims, feeds
-    if given:
+    if sizes_fixed:
         raise DataError(f"the original model does not run on the sizes given with --input. {reason}")
     raise DataError(
         "the original model runs on none of the sizes tried for its dynamic dims; give sizes with --input NAME=SHAPE, "
@@ -102,9 +102,9 @@ def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]
         ModelError: when it runs on no number of samples.
     """
     fixed = next((port.shape[0] for port in inputs if port.shape and isinstance(port.shape[0], int)), None)
-    tried = [(fixed, fixed)] if fixed is not None else _COUNTS
+    counts = [(fixed, fixed)] if fixed is not None else _COUNTS
     reason: ModelError | None = None
-    for first, second in tried:
+    for first, second in counts:
         bounds = [(0, first), (first, first + second)]
         ends = [(start, min(end, data.count)) for start, end in bounds]
         feeds = [_part(data, start, end) for start, end in ends if end - start >= (fixed or 1)]

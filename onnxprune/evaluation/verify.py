@@ -1,4 +1,4 @@
-"""The oracle: what the masked model computes, the pruned model computes.
+"""The oracle: the pruned model computes what the masked model computes.
 
 *The dense model with the removed units zeroed where they are consumed gives the same output as the pruned model.*
 Run on two settings of the dynamic dims, together with onnx's checker, strict shape inference, and a comparison of
@@ -37,7 +37,7 @@ NOT_FITTED: Mapping[str, Array] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the oracle found."""
+    """The result of the oracle."""
 
     runs: tuple[Run, ...]
     tolerance: float  # of max_rel_diff
@@ -74,7 +74,7 @@ def verify(
 
     Args:
         traced: the original with its axes.
-        kept: bool ``[units]`` by atom, as given to `rewrite`.
+        kept: bool ``[units]`` by atom, as passed to `rewrite`.
         pruned: the file that was written, as it was read back.
         data: samples to compare on; random feeds without.
         seed: of the random feeds.
@@ -118,7 +118,7 @@ def verify(
 
 
 def _plain_problem(model: Model, cases: Sequence[Reference], tolerance: float) -> str | None:
-    """Return in what a model in plain form differs from what was read, on the feeds of the cases."""
+    """Return how a model in plain form differs from the file that was read, on the feeds of the cases."""
     if model.original is None:
         return None
     for optimize in (True, False):  # an optimization that approximates may take hold of one of them alone
@@ -154,15 +154,15 @@ def _compare_exact(
     """Compare with integer products that do not saturate on both sides; return the runs if they agree, None if not.
 
     On x64 without VNNI, ONNX Runtime adds products of uint8 and int8 in pairs that saturate. Which are paired changes
-    with every unit that goes, so that only sums without saturation tell whether the surgery was right.
+    with every removed unit, so that only sums without saturation tell whether the surgery was right.
     """
     try:
         with (
             open_proto(reference, folder, exact=True) as dense,
             open_proto(pruned.proto, pruned.folder, exact=True) as small,
         ):
-            found = [replace(case, outputs=dense.run(case.feeds), noise={}) for case in cases]
-            runs, problem = compare_outputs(small, found, tolerance)
+            expected = [replace(case, outputs=dense.run(case.feeds), noise={}) for case in cases]
+            runs, problem = compare_outputs(small, expected, tolerance)
     except ModelError:
         return None
     return (runs, None) if problem is None else None
@@ -189,23 +189,23 @@ def references(dense: Session, cases: Sequence[Case]) -> list[Reference]:
     Raises:
         DataError: when an output has no finite number in any run: it could not be compared.
     """
-    found = [Reference(dims, feeds, dense.run(feeds)) for dims, feeds in cases]
-    for name in found[0].outputs:
-        outputs = [case.outputs[name] for case in found]
+    all_references = [Reference(dims, feeds, dense.run(feeds)) for dims, feeds in cases]
+    for name in all_references[0].outputs:
+        outputs = [case.outputs[name] for case in all_references]
         numeric = [output for output in outputs if output.size and output.dtype.kind not in TEXT_KINDS]
         if numeric and not any(np.isfinite(output.astype(np.float64)).any() for output in numeric):
             raise DataError(
                 f"output {name!r} of the original is not finite on the feeds used, so that nothing can be proven; "
                 "give samples with --data, or mend the weights"
             )
-    return found
+    return all_references
 
 
 def _static_problem(before: Model, after: Model) -> str | None:
     """Return what is wrong with the pruned graph itself; faults that the original has too do not count."""
-    found = problems(after.proto)
-    if found is not None and problems(before.proto) is None:
-        return f"the pruned graph is not valid: {found.splitlines()[0]}"
+    fault = problems(after.proto)
+    if fault is not None and problems(before.proto) is None:
+        return f"the pruned graph is not valid: {fault.splitlines()[0]}"
     if signature(before) != signature(after):
         return "the pruned model has other inputs or outputs than the original"
     return None

@@ -1,4 +1,4 @@
 """An ONNX file as data: read, checked, seen as nodes and constants, edited, written.
 
-The only room that imports onnx and onnx_graphsurgeon.
+The only package that imports onnx and onnx_graphsurgeon.
 """

@@ -1,4 +1,7 @@
-"""What a file must hold before it is looked at, and what onnx's checker says against a model."""
+"""Checks of a protobuf: what a file must hold before it is read as a model, and what onnx's checker reports.
+
+Apart from `graph.read`, because pruned models are checked too, before they are written.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def check_tensors(proto: ModelProto, folder: Path, where: str) -> None:
 
 
 def _check_typed(tensor: TensorProto, where: str) -> None:
-    """Read a tensor that keeps its numbers in a field of their type: that fails when they are too few or many."""
+    """Raise ModelError for a tensor whose typed field (such as ``float_data``) holds too few or too many numbers."""
     try:
         onnx.numpy_helper.to_array(tensor)
     except ValueError:
@@ -122,7 +125,7 @@ def check_graph(proto: ModelProto, where: str) -> None:
 
 
 def skeleton(proto: ModelProto) -> ModelProto:
-    """Return a copy of `proto` whose large initializers are graph inputs: small, and the same to checkers."""
+    """Return a copy of `proto` whose large initializers are graph inputs: small, and checkers treat both alike."""
     small = ModelProto()
     copy_fields(proto, small, skip={"graph"})
     copy_fields(proto.graph, small.graph, skip={"initializer"})

@@ -1,4 +1,4 @@
-"""Sizes for the dynamic dims of a model: how they are chosen, and what is tried in turn."""
+"""Sizes for the dynamic dims of a model: how a setting picks them, and the settings that the probe tries in turn."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ ATTEMPTS = (
     tuple(replace(choice, batches=(1,)) for choice in (FIRST, SECOND, THIRD)),
     tuple(replace(choice, batches=(1,)).alike() for choice in (FIRST, SECOND)),
 )
-# Waveforms: strides take a length apart until all those above leave one or two frames.
+# Waveforms: strides shorten them so much that each of the lengths above leaves one or two frames.
 LONG = tuple(replace(c, lengths=tuple(400 * n for n in c.lengths)) for c in (FIRST, SECOND, THIRD))
 # What is clamped from below (blocks of 64, tables up to 1,024) looks static where all lengths are short.
 FAR = Choice((17, 19), (1031, 1033, 1039, 1049, 1051), (416, 384, 448), 67)
@@ -79,7 +79,7 @@ FAR = Choice((17, 19), (1031, 1033, 1039, 1049, 1051), (416, 384, 448), 67)
 
 @dataclass(frozen=True, slots=True)
 class FixedDims:
-    """Sizes of the dynamic dims that somebody has chosen."""
+    """Sizes of the dynamic dims that the caller fixes."""
 
     dims: Mapping[str, int]
     assumed: int = 59

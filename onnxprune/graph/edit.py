@@ -22,9 +22,9 @@ Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is left of a constant: cut out when it is asked for as an array, so that no two copies of all weights exist.
+    """The kept part of a constant: cut out when it is read as an array, so that the weights are never held twice.
 
-    Raises what reading the constant raises, where its external data is gone by then.
+    Reading it fails as reading the constant does, such as when its external data has been deleted.
     """
 
     model: Model
@@ -34,7 +34,7 @@ class Part:
 
     @property
     def shape(self) -> Shape:
-        """The sizes that are left."""
+        """The sizes after the cut."""
         stated = enumerate(self.model.constants[self.name].shape)
         return tuple(int(self.kept[dim].sum()) if dim in self.kept else size for dim, size in stated)
 

@@ -1,7 +1,7 @@
 """Effective weights: the values that nodes compute from constants alone, such as a dequantized or normed weight.
 
 A criterion has to see the numbers that an op multiplies with, not the ones that the file happens to keep. They are
-evaluated when they are asked for, by onnx's reference, and only the last few are held.
+evaluated on demand, by onnx's reference, and only the last few are held.
 """
 
 from __future__ import annotations

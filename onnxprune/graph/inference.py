@@ -1,4 +1,4 @@
-"""Shapes and types of values, by onnx's own inference, node by node or of the whole graph."""
+"""Shapes, types and numbers of values, by onnx's own inference and its reference, of one node or the whole graph."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Inference:
         known = {name: onnx.helper.make_tensor_type_proto(*typed) for name, typed in types.items()}
         data = {name: onnx.numpy_helper.from_array(value, name) for name, value in values.items()}
         try:
-            found = onnx.shape_inference.infer_node_outputs(
+            inferred = onnx.shape_inference.infer_node_outputs(
                 schema, proto, known, data, opset_imports=self._imports, ir_version=self._ir
             )
         except onnx.shape_inference.InferenceError:
@@ -70,7 +70,7 @@ class Inference:
             raise ModelError(f"{where}not a valid ONNX model: {node}: {' '.join(str(error).split())}") from None
         except KeyError:  # an input of unknown type
             return None
-        return {name: _type_of(proto) for name, proto in found.items()}
+        return {name: _type_of(proto) for name, proto in inferred.items()}
 
     def stand_in(
         self, node: Node, op: str, types: Sequence[TensorType | None], values: Mapping[str, Array]
@@ -90,14 +90,14 @@ class Inference:
         known = [(name, typed) for name, typed in zip(names, types, strict=True) if typed is not None]
         data = {name: onnx.numpy_helper.from_array(values[name], name) for name, _ in known if name in values}
         try:
-            found = onnx.shape_inference.infer_node_outputs(
+            inferred = onnx.shape_inference.infer_node_outputs(
                 schema, proto, {name: onnx.helper.make_tensor_type_proto(*typed) for name, typed in known}, data,
                 opset_imports=self._imports, ir_version=self._ir
             )  # fmt: skip
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
             return []
-        given = [_type_of(proto) for proto in found.values()]
-        return [(kind, shape) for kind, dims in given if (shape := whole(dims)) is not None]
+        partial = [_type_of(proto) for proto in inferred.values()]
+        return [(kind, shape) for kind, dims in partial if (shape := whole(dims)) is not None]
 
     def evaluate(self, node: Node, values: Mapping[str, Array]) -> list[Array] | None:
         """Return the outputs of a node whose inputs are all known, by onnx's reference; None if it cannot."""

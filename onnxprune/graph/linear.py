@@ -27,21 +27,21 @@ class Window:
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
-    pads: tuple[int, ...]  # begins, then ends; of no meaning where sizes decide
+    pads: tuple[int, ...]  # begins, then ends; ignored where `same` is set
     dilations: tuple[int, ...]
-    same: Literal["", "upper", "lower"] = ""  # where the odd one goes, if pads make sizes those of the input by strides
+    same: Literal["", "upper", "lower"] = ""  # of auto_pad SAME: the end that gets the odd pad
 
     def padding(self, spatial: tuple[int, ...]) -> list[tuple[int, int]]:
         """Return what is put before and behind each spatial axis of an input of these sizes."""
         rank = len(self.kernel)
         if not self.same:
             return list(zip(self.pads[:rank], self.pads[rank:], strict=True))
-        found = []
+        pads = []
         for size, kernel, stride, dilation in zip(spatial, self.kernel, self.strides, self.dilations, strict=True):
             total = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
             less, more = total // 2, total - total // 2
-            found.append((less, more) if self.same == "upper" else (more, less))
-        return found
+            pads.append((less, more) if self.same == "upper" else (more, less))
+        return pads
 
     def sizes(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """Return the spatial sizes of the output."""
@@ -57,7 +57,7 @@ class Layer:
 
     node: Node
     weight: str  # the constant
-    output: str  # what the layer gives, with its bias
+    output: str  # its output, bias included
     bias: str | None = None  # the constant that is added to each output
     groups: int = 1
     window: Window | None = None  # of a convolution
@@ -139,9 +139,9 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Mixer:
-    """A convolution that is not fitted as a whole: channels that are gone are made up for by mixing those that stay.
+    """A convolution that is not fitted as a whole: the kept channels are mixed to make up for the removed ones.
 
-    With x ≈ M x' for the channels of the original and those that are left, the weight becomes W M, tap by tap.
+    With x ≈ M x' for the channels of the original and the kept ones, the weight becomes W M, tap by tap.
     """
 
     node: Node
@@ -160,7 +160,7 @@ class Mixer:
 
     @property
     def output(self) -> str:
-        """The name of what it gives."""
+        """The name of its output."""
         return self.node.outputs[0]
 
     def rows(self, values: Array, at: Positions) -> Array:
@@ -174,7 +174,7 @@ class Mixer:
         return _places(_positions(shape), limit, rng)
 
     def mixed(self, weight: Array, mixing: Array, like: Array) -> Array:
-        """Return the weight for the channels that are left: ``mixing`` is ``[channels before, channels after]``."""
+        """Return the weight for the kept channels: ``mixing`` is ``[channels before, channels after]``."""
         moved = np.moveaxis(weight.astype(np.float64), self.dim, -1) @ mixing
         return np.ascontiguousarray(np.moveaxis(moved, -1, self.dim)).astype(like.dtype)
 
@@ -216,7 +216,7 @@ class Norm:
 
     @property
     def most(self) -> Array:
-        """The largest magnitude of what each channel can be multiplied with: that of no variance."""
+        """The largest gain that each channel can have, in magnitude: the one for a variance of 0."""
         return (
             np.asarray(np.abs(self.scale) / np.sqrt(self._epsilon)) if self._epsilon > 0 else np.abs(self.scale) * 1e6
         )
@@ -303,8 +303,8 @@ def why_no_layer(node: Node, model: Model) -> str:
         return "it is inside a body"
     if node.op == "ConvTranspose" and isinstance(_weight(node, model), Constant):
         return _why_not_own(node.inputs[1], model) or "it is a ConvTranspose with groups"
-    found = _layer(node, model, {port.name for port in model.outputs})
-    return found if isinstance(found, str) else ""
+    layer = _layer(node, model, {port.name for port in model.outputs})
+    return layer if isinstance(layer, str) else ""
 
 
 def _layer(node: Node, model: Model, kept: set[str]) -> Layer | str:
@@ -412,8 +412,8 @@ def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | str:
     outs = model.constants[layer.weight].shape[1 if layer.transposed else 0]
 
     def constant(name: str) -> Array | None:
-        found = model.constants.get(name)
-        fits = found is not None and found.count == outs and found.shape[-1:] == (outs,)
+        stored = model.constants.get(name)
+        fits = stored is not None and stored.count == outs and stored.shape[-1:] == (outs,)
         return model.array(name) if fits and name not in model.overridable else None
 
     def own(name: str) -> bool:
@@ -446,5 +446,5 @@ def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | str:
 
 
 def _times(bias: Array | None, share: float) -> Array | None:
-    """Return what a bias of which a share is added comes to."""
+    """Return a bias times the share of it that is added."""
     return bias if bias is None or share == 1 else bias * np.asarray(share, bias.dtype)

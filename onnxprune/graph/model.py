@@ -95,7 +95,7 @@ class Model:
     constants: Mapping[str, Constant] = field(repr=False)  # of all graphs
     inputs: tuple[Port, ...]  # without those that merely list an initializer
     outputs: tuple[Port, ...]
-    overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `plain.overridable`
+    overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `graph.plain.overridable`
     original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
 
     @cached_property
@@ -117,13 +117,13 @@ class Model:
     @cached_property
     def readers(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
         """Node and input slot of every place that reads a value; the slot is -1 where a body of the node does."""
-        found: dict[str, list[tuple[int, int]]] = {}
+        by_name: dict[str, list[tuple[int, int]]] = {}
         for node in self.nodes:
             for slot, name in enumerate(node.inputs):
-                found.setdefault(name, []).append((node.index, slot))
+                by_name.setdefault(name, []).append((node.index, slot))
             for name in node.captured:
-                found.setdefault(name, []).append((node.index, -1))
-        return {name: tuple(places) for name, places in found.items() if name}
+                by_name.setdefault(name, []).append((node.index, -1))
+        return {name: tuple(places) for name, places in by_name.items() if name}
 
     @cached_property
     def fixed(self) -> frozenset[str]:

@@ -52,13 +52,13 @@ def _order(nodes: Sequence[NodeProto]) -> list[int] | None:
     for place, before in enumerate(needs):
         for each in before:
             readers.setdefault(each, []).append(place)
-    ready, order = [place for place, before in enumerate(needs) if not before], []
-    while ready:
-        order.append(heapq.heappop(ready))
+    candidates, order = [place for place, before in enumerate(needs) if not before], []
+    while candidates:
+        order.append(heapq.heappop(candidates))
         for reader in readers.get(order[-1], ()):
             needs[reader].discard(order[-1])
             if not needs[reader]:
-                heapq.heappush(ready, reader)
+                heapq.heappush(candidates, reader)
     return order if len(order) == len(nodes) else None
 
 

@@ -1,4 +1,7 @@
-"""Models made of parts of a model: a range of nodes, one node alone, several side by side."""
+"""Models made of parts of a model: a range of nodes, one node alone, several side by side.
+
+Refits replay ranges of nodes; latency is measured on single ones.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def part(
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """What a node takes: a tensor of some shape."""
+    """An input of a node that stands alone: a tensor of some shape."""
 
     dtype: str
     shape: Shape
@@ -81,7 +84,7 @@ class Operand:
 
     @property
     def mark(self) -> str:
-        """What is equal for equal numbers; empty where any will do."""
+        """A short hash of its numbers; empty where any numbers do."""
         return "" if self.content is None else hashlib.sha256(self.content).hexdigest()[:8]
 
 

@@ -1,4 +1,4 @@
-"""A model in plain form: what no other module needs to know of.
+"""A model in plain form: without the constructs that no other module has to know of.
 
 * Calls of model-local functions, nested ones too, are inlined: inside of a function a weight has no place of its own.
 * Sparse initializers and constants become dense ones: dense weights are what is cut.
@@ -78,8 +78,8 @@ def plain(proto: ModelProto, folder: Path | None = None) -> ModelProto:
 def overridable(proto: ModelProto) -> set[str]:
     """Return the names of initializers that are defaults of graph inputs: a caller may give other values.
 
-    Old exporters list every weight among the inputs, where nobody means to give it; who lists a few means it, and
-    whoever lists what is no weight. Before version 4 of the format all had to be listed.
+    Old exporters list every weight among the inputs without meaning it as a default. A list of only some weights is
+    meant, and so is a constant that is no weight. Before version 4 of the format all had to be listed.
     """
     if proto.ir_version < 4:
         return set()
@@ -206,7 +206,7 @@ def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
     """Return the outputs of the nodes that normalise what follows from constants alone, by name."""
     arithmetic = _Arithmetic(proto, folder)
     parted = _parted(proto.graph)
-    found: dict[str, Array] = {}
+    computed: dict[str, Array] = {}
     for node in _nodes(proto.graph):
         follows = arithmetic.takes(node) and bool(node.input)
         known_to = node.op_type in _NORMALISING or node.input[0] in parted if follows else False
@@ -214,8 +214,8 @@ def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
             values = [arithmetic.value(name) for name in node.output if name]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
-                found.update(zip(filter(None, node.output), known, strict=True))
-    return found
+                computed.update(zip(filter(None, node.output), known, strict=True))
+    return computed
 
 
 def _parted(graph: GraphProto) -> set[str]:
@@ -236,8 +236,8 @@ class _Arithmetic:
         self._folder = folder
         self._opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
         tensors = (tensor for graph in graphs(proto.graph) for tensor in graph.initializer)
-        given = overridable(proto)
-        self._tensors = {tensor.name: tensor for tensor in tensors if tensor.name not in given}
+        replaceable = overridable(proto)
+        self._tensors = {tensor.name: tensor for tensor in tensors if tensor.name not in replaceable}
         self._producers: dict[str, NodeProto] = {}
         self._values: dict[str, Array | None] = {}
 
@@ -274,18 +274,18 @@ class _Arithmetic:
     def _outputs(self, node: NodeProto) -> dict[str, Array | None]:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
 
-        given = {name: self.value(name) for name in dict.fromkeys(node.input) if name}
+        feeds = {name: self.value(name) for name in dict.fromkeys(node.input) if name}
         outputs = [name for name in node.output if name]
-        inputs, results = ([ValueInfoProto(name=name) for name in names] for names in (given, outputs))
+        inputs, results = ([ValueInfoProto(name=name) for name in names] for names in (feeds, outputs))
         graph = GraphProto(name="node", node=[node], input=inputs, output=results)
         model = ModelProto(ir_version=self._proto.ir_version, graph=graph, opset_import=self._proto.opset_import)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = ReferenceEvaluator(model).run(None, given)
+                values = ReferenceEvaluator(model).run(None, feeds)
         except Exception:  # whatever an implementation in Python raises: the node then stays as it is
-            found = [None] * len(outputs)
-        return dict(zip(outputs, found, strict=True))
+            values = [None] * len(outputs)
+        return dict(zip(outputs, values, strict=True))
 
 
 def _with_computed(proto: ModelProto, computed: Mapping[str, Array]) -> ModelProto:

@@ -1,4 +1,7 @@
-"""Inputs and outputs of a graph: names, types, shapes."""
+"""Inputs and outputs of a graph: names, types, shapes.
+
+Apart from `graph.model`, so that `graph.dims` needs nothing else of a model.
+"""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def shapes_at(model: Model, dims: Mapping[str, int]) -> Mapping[str, Shape]:
 
 def _settings(model: Model) -> tuple[Setting, ...]:
     if not any(True for port in model.inputs for _ in dynamic_dims(port)):
-        only = _run(model, FIRST)  # nothing to choose: one walk tells all
+        only = _run(model, FIRST)  # no dynamic dims: one walk is enough
         return (only, _run(model, SECOND), _run(model, THIRD)) if only.has_assumed else (only,)
     best: tuple[Setting, ...] = ()
     for attempt in ATTEMPTS:

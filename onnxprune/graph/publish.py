@@ -38,8 +38,8 @@ class Reads:
 
 def stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
     """Return by path what differs when a file is changed or replaced."""
-    found = {path: path.stat() for path in paths}
-    return {path: (status.st_ino, status.st_size, status.st_mtime_ns) for path, status in found.items()}
+    statuses = {path: path.stat() for path in paths}
+    return {path: (status.st_ino, status.st_size, status.st_mtime_ns) for path, status in statuses.items()}
 
 
 def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, force: bool) -> None:

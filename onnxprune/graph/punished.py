@@ -1,4 +1,4 @@
-"""What a file holds that ONNX Runtime punishes with time, and what to do about it."""
+"""What in a file makes ONNX Runtime slow, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import FLOAT, Array
 
 _CHUNK = 1 << 18  # elements that are looked at together: they stay in the cache
-_LISTING_MEANS = 4  # version of the format from which on an initializer that is an input may be given by a caller
+_LISTING_MEANS = 4  # version of the format from which on a caller may replace an initializer that is an input
 
 
 def punished(model: Model) -> tuple[str, ...]:
-    """Return a sentence for each thing in a model that makes it slower than it need be; none is good."""
+    """Return a sentence for each thing in a model that makes it slower than it need be; empty where there is none."""
     return (*_listed(model), *_denormals(model))
 
 
 def _listed(model: Model) -> list[str]:
-    """Tell of weights that a caller may replace: ONNX Runtime then takes none of them for constant."""
+    """Report weights that a caller may replace: ONNX Runtime then takes none of them for constant."""
     proto = model.original or model.proto
     if proto.ir_version < _LISTING_MEANS:
         return []
@@ -33,15 +33,15 @@ def _listed(model: Model) -> list[str]:
 
 
 def _denormals(model: Model) -> list[str]:
-    """Tell of float32 weights too small for full precision: a CPU takes many times as long for each."""
-    found = {
+    """Report float32 weights too small for full precision: a CPU takes many times as long for each."""
+    counts = {
         name: count
         for name, constant in model.constants.items()
         if constant.tensor.data_type == FLOAT and (count := denormals(model.array(name)))
     }
-    if not found:
+    if not counts:
         return []
-    total, most = sum(found.values()), max(found, key=lambda name: found[name])
+    total, most = sum(counts.values()), max(counts, key=lambda name: counts[name])
     return [
         f"denormal weights (nonzero, below 1.18e-38), slow on a CPU: {total:,}, most of them in {most!r}; make them "
         "0 in the file, or let ONNX Runtime do so with the session entry 'session.set_denormal_as_zero'"

@@ -24,7 +24,7 @@ Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
 def load(source: Source) -> Model:
     """Return the checked model of a path, a ModelProto, a torch ONNXProgram or an onnx-graphsurgeon Graph.
 
-    Nodes that stand before what they read are moved behind it, see `onnxprune.order`.
+    Nodes that stand before what they read are moved behind it, see `graph.order`.
 
     Raises:
         ModelError: when the file is missing, no protobuf, no valid ONNX, of an unsupported opset, or when its
@@ -44,7 +44,7 @@ def load(source: Source) -> Model:
             model = view(proto, path)
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from None
-        model.value_shapes  # noqa: B018 - read now, where a fault in it is told as one of the file
+        model.value_shapes  # noqa: B018 - read now, so that a fault in it is reported as one of the file
     return model
 
 
@@ -55,7 +55,7 @@ def parse(content: bytes, folder: Path) -> Model:
 
 @contextlib.contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """Turn what protobuf and onnx raise on damaged messages (text that is no text, unknown types) into one sentence."""
+    """Turn what protobuf and onnx raise on damaged messages (invalid text, unknown types) into one sentence."""
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:  # UnicodeDecodeError is a ValueError

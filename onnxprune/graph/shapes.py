@@ -93,8 +93,8 @@ def stands_for(op: str, count: int, last: bool = False) -> Rule:
         if last and known[0] is not None:
             kind, (n, *positions, c) = known[0]
             known[0] = kind, (n, c, *positions)
-        given = call.inference.stand_in(call.node, op, known, call.values)
-        return [(kind, _channels_last(shape) if last else shape) for kind, shape in given]
+        outputs = call.inference.stand_in(call.node, op, known, call.values)
+        return [(kind, _channels_last(shape) if last else shape) for kind, shape in outputs]
 
     return rule
 

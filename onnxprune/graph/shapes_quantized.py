@@ -42,8 +42,8 @@ def _broadcast(*slots: int) -> ShapeFunction:
     """Return the function of an elementwise op: its result has the type of the last of `slots`."""
 
     def shapes(node: Node, types: Types, values: Mapping[str, Array]) -> list[TensorType | None]:
-        given = [_at(types, slot) for slot in slots]
-        return [(given[-1][0], tuple(np.broadcast_shapes(*(shape for _, shape in given))))]
+        operands = [_at(types, slot) for slot in slots]
+        return [(operands[-1][0], tuple(np.broadcast_shapes(*(shape for _, shape in operands))))]
 
     return shapes
 
@@ -73,16 +73,16 @@ def _pooled(attrs: Mapping[str, Any], sides: Sequence[int]) -> Shape:
     kernel, strides = attrs["kernel_shape"], attrs.get("strides", [1] * count)
     dilations, pads = attrs.get("dilations", [1] * count), attrs.get("pads", [0] * 2 * count)
     auto = attrs.get("auto_pad", "NOTSET")
-    found = []
+    sizes = []
     for i, side in enumerate(sides):
         reach = dilations[i] * (kernel[i] - 1) + 1
         if auto.startswith("SAME"):
-            found.append(math.ceil(side / strides[i]))
+            sizes.append(math.ceil(side / strides[i]))
             continue
         free = side - reach + (0 if auto == "VALID" else pads[i] + pads[count + i])
         steps = math.ceil(free / strides[i]) if attrs.get("ceil_mode", 0) else free // strides[i]
-        found.append(steps + 1)
-    return tuple(found)
+        sizes.append(steps + 1)
+    return tuple(sizes)
 
 
 def _product(right: int, result: int) -> ShapeFunction:

@@ -1,4 +1,7 @@
-"""Tensors of a protobuf: their types, their contents as numpy arrays, their bytes in a file."""
+"""Tensors of a protobuf: their types, their contents as numpy arrays, their bytes in a file.
+
+At the bottom of this package: every other module may import it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""From a protobuf to a `Model`: nodes of all graphs in one list, constants by name."""
+"""From a protobuf to a `Model`: nodes of all graphs in one list, constants by name.
+
+Nothing is checked here; `graph.read` does that for files of users.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
     """Return `proto` as a `Model`, without any check; `folder` is where its external data lies.
 
     Raises:
-        ModelError: when it cannot be brought into plain form, see `onnxprune.plain`.
+        ModelError: when it cannot be brought into plain form, see `graph.plain`.
     """
     place = folder or (path.parent if path else Path())
     original, proto = proto, plain(proto, place)

@@ -1,4 +1,8 @@
-"""One walk through a graph under one setting of its dynamic dims: shapes, and numbers that follow from sizes."""
+"""One walk through a graph under one setting of its dynamic dims: shapes, and numbers that follow from sizes.
+
+`graph.probe` compares walks under several settings. Here is what one of them does: inference node by node, evaluation
+of small values, and the bodies and sequences that onnx's inference does not follow.
+"""
 
 from __future__ import annotations
 
@@ -98,8 +102,8 @@ class Walk:
 
     def _shaped(self, node: Node) -> dict[str, TensorType]:
         """Return what is known of the outputs of an operator for which onnx has no inference."""
-        given = outputs_of(node, self.types, self._known(node), self._inference)
-        return {name: typed for name, typed in zip(node.outputs, given, strict=False) if typed is not None}
+        outputs = outputs_of(node, self.types, self._known(node), self._inference)
+        return {name: typed for name, typed in zip(node.outputs, outputs, strict=False) if typed is not None}
 
     # -- bodies ----------------------------------------------------------------------------------------
 
@@ -258,13 +262,13 @@ class Walk:
     def split_to_sequence(self, node: Node) -> None:
         """The parts of a tensor: of known sizes, of one size, or of size 1."""
         typed = self.types.get(node.inputs[0])
-        given = self.values.get(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else np.array(1)
-        if typed is None or given is None:
+        split = self.values.get(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else np.array(1)
+        if typed is None or split is None:
             return
         kind, shape = typed
         axis = node.attrs.get("axis", 0) % max(1, len(shape))
         squeezed = len(node.inputs) == 1 and not node.attrs.get("keepdims", 1)
-        parts = [(*shape[:axis], *[size] * (not squeezed), *shape[axis + 1 :]) for size in parts_of(shape[axis], given)]
+        parts = [(*shape[:axis], *[size] * (not squeezed), *shape[axis + 1 :]) for size in parts_of(shape[axis], split)]
         self.sequences[node.outputs[0]] = [(kind, part) for part in parts]
 
     def concat_from_sequence(self, node: Node) -> None:
@@ -287,6 +291,7 @@ class Walk:
         return None if value is None else int(value.item())
 
     # -- one node --------------------------------------------------------------------------------------
+
     def _is_misshapen(self, node: Node) -> bool:
         """Whether a Reshape changes the number of elements, which inference does not always see."""
         if node.op != "Reshape" or not {node.inputs[0], node.outputs[0]} <= self.types.keys():
@@ -300,7 +305,7 @@ class Walk:
 
         The file comes last: what it states may be stale.
         """
-        found: dict[str, TensorType] = {}
+        stated: dict[str, TensorType] = {}
         for name, shape in self._model.value_shapes.items():
             dims = [
                 dim if isinstance(dim, int) else self.dims.get(dim or "")
@@ -308,9 +313,9 @@ class Walk:
             ]
             if None not in dims:
                 kind = self._model.value_kinds[name] or FLOAT
-                found[name] = kind, tuple(dim for dim in dims if dim is not None)
+                stated[name] = kind, tuple(dim for dim in dims if dim is not None)
         shapes = {name: shape for name, (_, shape) in self.types.items()}
-        return {**found, **inferred_shapes(self._model, shapes)}
+        return {**stated, **inferred_shapes(self._model, shapes)}
 
     def _known(self, node: Node) -> dict[str, Array]:
         """Return the known values among the inputs of a node."""
@@ -344,15 +349,15 @@ _OF_SEQUENCES: Mapping[str, Callable[[Walk, Node], None]] = {
 }
 
 
-def parts_of(size: int, given: Array) -> list[int]:
-    """Return the sizes of the parts that SplitToSequence makes of an axis: those given, or one size and the rest.
+def parts_of(size: int, split: Array) -> list[int]:
+    """Return the sizes of the parts that SplitToSequence makes of an axis: those of `split`, or one size and the rest.
 
     >>> parts_of(10, np.array(4)), parts_of(10, np.array([4, 6]))
     ([4, 4, 2], [4, 6])
     """
-    if given.ndim:
-        return [int(part) for part in given]
-    step = max(1, int(given.item()))
+    if split.ndim:
+        return [int(part) for part in split]
+    step = max(1, int(split.item()))
     return [min(step, size - start) for start in range(0, size, step)]
 
 

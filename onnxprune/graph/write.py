@@ -28,12 +28,12 @@ INLINE_LIMIT = 2**31 - 2**20  # bytes of one protobuf message, less a margin for
 def signature(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Return inputs and outputs with types and shapes, as they were read: what a caller of the model depends on.
 
-    Inputs with a default are left out, but for those that a caller means to give.
+    Inputs with a default are left out, but for those that callers are meant to replace; see `overridable`.
     """
     graph = (model.original or model.proto).graph
     defaults = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    given = overridable(model.original or model.proto)
-    inputs = (info for info in graph.input if info.name not in defaults or info.name in given)
+    replaceable = overridable(model.original or model.proto)
+    inputs = (info for info in graph.input if info.name not in defaults or info.name in replaceable)
     return tuple(map(port_of, inputs)), tuple(map(port_of, graph.output))
 
 

@@ -1,1 +1,1 @@
-"""What a model takes on a machine: kernels timed, latency predicted, two models raced."""
+"""Latency on this machine: timed kernels, prediction for a plan, and the speedup of a pruned model."""

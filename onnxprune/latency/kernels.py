@@ -1,8 +1,8 @@
-"""Times of single nodes: what an operator takes at some sizes, measured in ONNX Runtime and kept in a table.
+"""Times of single nodes at some sizes, measured in ONNX Runtime and kept in a table.
 
-Many nodes are put side by side into one model, and ONNX Runtime's own profile tells the time of each: layouts are
+Many nodes are put side by side into one model, and ONNX Runtime's own profile has the time of each: layouts are
 converted outside of them, weights come from memory as they do in a network, and a thousand shapes take seconds. Other
-providers than the CPU give no such times: there each node is a model of its own, and its run is timed from outside.
+providers than the CPU give no such times: there each node is timed as a model of its own.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ BATCH_BYTES = 2**28  # of tensors that are held for the nodes of one model
 MOST = 200  # nodes in one model
 ROUNDS = 7
 _ALONE_S = 0.05  # timed runs of a node on a provider that gives no profile
-FORMAT = 1  # of what is kept: another one when times are measured in another way
+FORMAT = 1  # of the table; changes when times are measured in another way
 CACHE = "ONNXPRUNE_CACHE"  # environment variable that names another folder
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A node at some sizes: what its time depends on."""
+    """A node at some sizes, which determine its time."""
 
     stand: Stand
 
     @property
     def key(self) -> str:
-        """What is equal for nodes that take the same time."""
+        """The key in the table, equal for nodes that take the same time."""
         node = hashlib.sha256(self.stand.node).hexdigest()[:16]
         opsets = ",".join(f"{domain}{version}" for domain, version in self.stand.opsets)
-        operands = " ".join(_told(operand) for operand in self.stand.operands)
+        operands = " ".join(_operand_key(operand) for operand in self.stand.operands)
         return f"{self.stand.op}:{node}:{opsets} {operands}".replace(", ", ",")
 
 
-def _told(operand: Operand | None) -> str:
+def _operand_key(operand: Operand | None) -> str:
     if operand is None:
         return "-"
     mark = f"={operand.mark}" if operand.mark else ""
@@ -72,17 +72,17 @@ class Tables:
     """Times by kernel on one machine, for one provider and number of threads; kept in a file of the user's cache."""
 
     def __init__(self, provider: str = "cpu", threads: int = 1, path: Path | None = None) -> None:
-        """Read what was measured before.
+        """Read the times that were measured before.
 
         Args:
-            provider: short name, see `runtime.PROVIDERS`.
+            provider: short name, see `runtime.session.PROVIDERS`.
             threads: on the CPU, 0 is ONNX Runtime's choice.
             path: of the file; by default it is named after the machine, in the cache folder of the user.
         """
         self._provider, self._threads = provider, threads
         self._path = path or cache_file(provider, threads)
         self._ms: dict[str, float | None] = _read(self._path)
-        self.measured = 0  # kernels, since it was made
+        self.measured = 0  # kernels measured by this object
 
     def __contains__(self, kernel: Kernel) -> bool:
         return kernel.key in self._ms
@@ -101,12 +101,12 @@ class Tables:
         _write(self._path, numbers)
 
     def measure(self, kernels: Sequence[Kernel], *, until: float, progress: Progress = silent) -> bool:
-        """Measure what is not known yet, in the given order; return whether all of it was.
+        """Measure the kernels that are not in the table, in order; return whether there was time for all.
 
         Args:
-            kernels: what is asked for; the most important first.
+            kernels: the most important first.
             until: `time.monotonic` after which no more is begun.
-            progress: is told how far it is.
+            progress: is called with the step.
         """
         missing = list({kernel.key: kernel for kernel in kernels if kernel not in self}.values())
         done, whole = 0, True
@@ -125,26 +125,26 @@ class Tables:
     def _times(self, batch: Sequence[Kernel]) -> dict[str, float | None]:
         """Return the times of some kernels; None for each that does not run."""
         try:
-            found = self._profiled(batch) if self._provider == "cpu" else [self._timed(batch[0])]
+            times_ms = self._profiled(batch) if self._provider == "cpu" else [self._timed(batch[0])]
         except ModelError:  # one of them does not run: find out which
             if len(batch) == 1:
                 return {batch[0].key: None}
             half = len(batch) // 2
             return {**self._times(batch[:half]), **self._times(batch[half:])}
-        rest = {} if len(found) == len(batch) else self._times(batch[len(found) :])
-        return {**{kernel.key: ms for kernel, ms in zip(batch, found, strict=False)}, **rest}
+        rest = {} if len(times_ms) == len(batch) else self._times(batch[len(times_ms) :])
+        return {**{kernel.key: ms for kernel, ms in zip(batch, times_ms, strict=False)}, **rest}
 
     def _profiled(self, batch: Sequence[Kernel]) -> list[float | None]:
-        """Return the times of nodes side by side; one that ONNX Runtime takes apart is timed in a model of its own."""
-        found: dict[int, float] = {}
+        """Return the times of nodes side by side; one that ONNX Runtime decomposes is timed in a model of its own."""
+        times_ms: dict[int, float] = {}
         for node in self._nodes(batch):
             number = re.match(r"k(\d+)", node.name)
             if number:
-                found[int(number[1])] = found.get(int(number[1]), 0.0) + node.ms
-        return [found.get(number) or self._whole(kernel) for number, kernel in enumerate(batch)]
+                times_ms[int(number[1])] = times_ms.get(int(number[1]), 0.0) + node.ms
+        return [times_ms.get(number) or self._whole(kernel) for number, kernel in enumerate(batch)]
 
     def _whole(self, kernel: Kernel) -> float | None:
-        """Return the time of all that runs for a node, None where that is nothing."""
+        """Return the time of all nodes that ONNX Runtime makes of a node, None where there are none."""
         with contextlib.suppress(ModelError):
             return sum(node.ms for node in self._nodes([kernel])) or None
         return None
@@ -174,7 +174,7 @@ def cache_file(provider: str, threads: int) -> Path:
 
 @cache
 def _devices() -> str:
-    """Return the names and driver of the GPUs, where one tells them, and which of them may be used."""
+    """Return the names and driver of the GPUs, where nvidia-smi lists them, and which of them may be used."""
     command, names = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"], ""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         names = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -182,7 +182,7 @@ def _devices() -> str:
 
 
 def _read(path: Path) -> dict[str, float | None]:
-    """Return what a file holds; nothing where there is none, or where it is damaged: it is measured anew."""
+    """Return the times of a file; none where it is missing or damaged: they are measured again."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         return {str(key): float(ms) for key, ms in held.items() if ms is not None}
@@ -237,7 +237,7 @@ _POOL: Array = np.random.default_rng(0).standard_normal(2**16 + 1, np.float32) *
 def _random(dtype: np.dtype[np.generic], shape: Sequence[int], number: int) -> Array:
     """Return numbers for an operand: ordinary floats, which differ from operand to operand; or equal integers.
 
-    Those of 32 and 64 bits and booleans are 1, as `runtime.random_feeds` has them: a length, a mask. Those of fewer
+    Those of 32 and 64 bits and booleans are 1, as in `runtime.random_feeds`: a length, a mask. Those of fewer
     bits are quantized numbers, whose zero points must be 0 for some nodes.
     """
     if "int" in dtype.name or dtype.kind == "b":

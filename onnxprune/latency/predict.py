@@ -1,8 +1,8 @@
-"""A model of latency that is measured: what a plan takes, before it is made.
+"""Latency of a plan, predicted from measured kernels before the model is pruned.
 
-Nodes that multiply are timed one by one at several sizes (`kernels`), and what lies between is interpolated. What the
-others take follows the elements that they write. How the two add up to the time of the whole model is fitted to the
-latencies of a few pruned candidates, which are timed beside the original, so that the prediction is one of fractions.
+Nodes that multiply are timed one by one at several sizes (`latency.kernels`); sizes between are interpolated. The time
+of the others is proportional to the elements that they write. How the two add up to the time of the whole model is
+fitted to a few pruned candidates, timed beside the original: the prediction is a fraction of the original's latency.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FRACTIONS = (1.0, 0.8, 0.6, 0.4, 0.2)  # of the units of a group, at which nodes
 MOST_POINTS = 125  # of one node
 MOST_NUMBERS = 64  # of an operand whose contents are kept
 COUNTS = ("bool", "int32", "int64")  # types of lengths, positions, switches; fewer bits are quantized numbers
-PULL = 1e-3  # of the fit towards times that simply add up
+PULL = 1e-3  # of the ridge towards weights with which times simply add up
 
 Sizes = Mapping[Atom, int]
 
@@ -46,7 +46,7 @@ class Grid:
     macs: tuple[Axes, ...]
 
     def at(self, sizes: Sizes) -> tuple[float, ...]:
-        """Return the coordinates of a plan: by part, what is left of it."""
+        """Return the coordinates of a plan: by part, the kept share."""
         return tuple(_share(axes, sizes) for axes in self.parts)
 
 
@@ -62,7 +62,7 @@ class Sizing:
 
         Args:
             traced: the model with its axes.
-            shapes: of values, as the inputs of the run make them; see `probe.shapes_at`.
+            shapes: of values, for the inputs of the run; see `graph.probe.shapes_at`.
         """
         self.traced = traced
         self._shapes = shapes
@@ -73,7 +73,7 @@ class Sizing:
                     self.fixed[axis] = size
 
     def shape(self, name: str, axes: Axes, sizes: Sizes, moving: set[Atom]) -> Shape:
-        """Return the shape of a value when atoms have the given sizes."""
+        """Return the shape of a value at these sizes of atoms."""
         known = self._shapes.get(name, ())
         return tuple(
             known[dim]
@@ -88,12 +88,12 @@ def grids(sizing: Sizing, steps: Mapping[Atom, int]) -> list[Grid]:
 
     Args:
         sizing: sizes for the inputs of a run.
-        steps: of the atoms that may lose units, counts that kernels like are multiples of it.
+        steps: of the atoms that may lose units; fast kernels need multiples of it.
     """
     traced = sizing.traced
     top = set(traced.model.top)
-    found = (_grid(coupling, sizing, steps) for index, coupling in traced.couplings.items() if index in top)
-    return [grid for grid in found if grid is not None]
+    candidates = (_grid(coupling, sizing, steps) for index, coupling in traced.couplings.items() if index in top)
+    return [grid for grid in candidates if grid is not None]
 
 
 def _grid(coupling: Coupling, sizing: Sizing, steps: Mapping[Atom, int]) -> Grid | None:
@@ -114,8 +114,8 @@ def _grid(coupling: Coupling, sizing: Sizing, steps: Mapping[Atom, int]) -> Grid
         marks.append(tuple(order))
         choices.append([at[mark] for mark in order])
     kernels = []
-    for chosen in itertools.product(*choices):
-        sizes = {atom: size for each in chosen for atom, size in each.items()}
+    for combination in itertools.product(*choices):
+        sizes = {atom: size for each in combination for atom, size in each.items()}
         kernels.append(kernel_at(coupling, sizing, sizes, set(steps)))
     macs = tuple(sizing.traced.axes(axes) for axes in coupling.macs)
     return Grid(coupling.node.index, parts, tuple(marks), tuple(kernels), macs)
@@ -144,7 +144,7 @@ def _operands(coupling: Coupling) -> Iterator[tuple[str, Axes | None]]:
 
 def _parts(coupling: Coupling, traced: Trace, moving: set[Atom]) -> Iterator[tuple[Axis, ...]]:
     """Yield the axes of the operands that can change, those with common atoms together."""
-    axes = {axis for _, found in _operands(coupling) for axis in traced.axes(found or ())}
+    axes = {axis for _, operand in _operands(coupling) for axis in traced.axes(operand or ())}
     left = [(axis, {atom for atom in walk(axis) if atom in moving}) for axis in axes]
     left = sorted(((axis, atoms) for axis, atoms in left if atoms), key=lambda pair: (pair[0].size, str(pair[0])))
     while left:
@@ -153,12 +153,12 @@ def _parts(coupling: Coupling, traced: Trace, moving: set[Atom]) -> Iterator[tup
         while more := [pair for pair in left if pair[1] & atoms]:
             left = [pair for pair in left if not pair[1] & atoms]
             part += [axis for axis, _ in more]
-            atoms = atoms.union(*(found for _, found in more))
+            atoms = atoms.union(*(shared for _, shared in more))
         yield tuple(part)
 
 
 def kernel_at(coupling: Coupling, sizing: Sizing, sizes: Sizes, moving: set[Atom]) -> Kernel:
-    """Return a node at the given sizes, as what is timed: as it stands in a pruned model, whose first units are kept.
+    """Return the kernel of a node at these sizes, as in a pruned model that keeps the first units.
 
     Args:
         coupling: the node.
@@ -195,16 +195,16 @@ class _Cut:
 
     @cached_property
     def kept(self) -> dict[Atom, Mask]:
-        """The units that are left, of the atoms that lose some."""
+        """Masks of the kept units, of the atoms that lose some."""
         return {atom: np.arange(atom.size) < size for atom, size in self.sizes.items() if size < atom.size}
 
     def _mask(self, axis: Axis) -> Mask | None:
-        """Return what is left of an axis, None for all of it."""
+        """Return the mask of the kept positions of an axis, None for all of it."""
         resolved = self.sizing.traced.partition.resolve(axis)
         return None if self.kept.keys().isdisjoint(walk(resolved)) else kept_mask(resolved, self.kept)
 
     def _is_due(self, write: Write) -> bool:
-        """Whether a cut changes what the node states; as `rewrite` has it."""
+        """Whether a cut changes sizes that the node states, as in `surgery.rewrite`."""
         masks = [self._mask(axis) for axis in (*_stated(write), *write.follows)]
         cut = [int(mask.sum()) for mask in masks if mask is not None]
         return 1 in cut if write.if_single else bool(cut)
@@ -230,7 +230,7 @@ class _Cut:
         return Operand(dtype.name, shape, name in model.fixed, content)
 
     def _written(self, name: str, write: Write) -> Array | None:
-        """Return what a node takes as sizes or positions after the cut, None where that is not known."""
+        """Return the sizes or positions that a node reads after the cut, None where they are not known."""
         value = self._value(name)
         if write.index is not None:
             (axis,) = _stated(write)
@@ -241,7 +241,7 @@ class _Cut:
         return np.array(self._entries(write, value.ravel().tolist()), np.int64).reshape(value.shape)
 
     def _numbers(self, name: str, axes: Axes, shape: Shape) -> Array | None:
-        """Return the numbers of a small operand, those that are left; None where they are not known."""
+        """Return the kept numbers of a small operand; None where they are not known."""
         value = self._value(name)
         if value is None or value.size > MOST_NUMBERS:
             return None
@@ -267,23 +267,25 @@ def _stated(write: Write) -> Axes:
 
 
 class Timed:
-    """What the nodes that multiply take under any plan, in ms; and how many elements the others write."""
+    """The time of the nodes that multiply under any plan, in ms, and the elements that the others write."""
 
-    def __init__(self, sizing: Sizing, found: Sequence[Grid], times: Mapping[str, float | None]) -> None:
+    def __init__(self, sizing: Sizing, node_grids: Sequence[Grid], times: Mapping[str, float | None]) -> None:
         """Interpolate between times.
 
         Args:
             sizing: sizes for the inputs of a run.
-            found: the nodes, with the sizes at which they were timed.
-            times: by key of a kernel; what is missing is worked out from MACs.
+            node_grids: the nodes, with the sizes at which they were timed.
+            times: in ms, by key of a kernel; missing ones are estimated from MACs.
         """
         self._sizing = sizing
         terms, self.unknown = [], 0
-        tables = [self._table(grid, times) for grid in found]
-        known = [(self._macs(grid, {}), table) for grid, table in zip(found, tables, strict=True) if table is not None]
+        tables = [self._table(grid, times) for grid in node_grids]
+        known = [
+            (self._macs(grid, {}), table) for grid, table in zip(node_grids, tables, strict=True) if table is not None
+        ]
         rates = [float(table.flat[-1]) / max(1, macs) for macs, table in known]
         rate = float(np.median(rates)) if rates else 1e-6  # ms per multiply-accumulate
-        for grid, table in zip(found, tables, strict=True):
+        for grid, table in zip(node_grids, tables, strict=True):
             atoms = frozenset(atom for axes in grid.parts for axis in axes for atom in walk(axis))
             if table is None:
                 self.unknown += 1
@@ -291,13 +293,13 @@ class Timed:
             else:
                 terms.append(Term(atoms, partial(lookup, grid, table)))
         self._kernels = Terms(terms)
-        self._elements = Terms(list(self._written({grid.node for grid in found})))
+        self._elements = Terms(list(self._written({grid.node for grid in node_grids})))
 
     def _table(self, grid: Grid, times: Mapping[str, float | None]) -> npt.NDArray[np.float64] | None:
-        found = [times.get(kernel.key) for kernel in grid.kernels]
-        if any(ms is None for ms in found):
+        times_ms = [times.get(kernel.key) for kernel in grid.kernels]
+        if any(ms is None for ms in times_ms):
             return None
-        return np.array(found, np.float64).reshape([len(marks) for marks in grid.marks])
+        return np.array(times_ms, np.float64).reshape([len(marks) for marks in grid.marks])
 
     def _by_macs(self, grid: Grid, rate: float, sizes: Sizes) -> float:
         return rate * self._macs(grid, sizes)
@@ -323,12 +325,12 @@ class Timed:
                     yield Term(atoms, count)
 
     def features(self, sizes: Sizes) -> npt.NDArray[np.float64]:
-        """Return what a latency is made of: a constant, the ms of the nodes that multiply, elements of the others."""
+        """Return the terms of a latency: a constant, the ms of the nodes that multiply, the elements of the others."""
         return np.array([1.0, self._kernels.total(sizes), self._elements.total(sizes)])
 
 
 def lookup(grid: Grid, table: npt.NDArray[np.float64], sizes: Sizes) -> float:
-    """Return the time of a node under a plan, between those that were measured (linear along every part)."""
+    """Return the time of a node under a plan, interpolated linearly along every part."""
     values = table
     for marks, at in zip(grid.marks, grid.at(sizes), strict=True):
         high = int(np.searchsorted(marks, at))
@@ -350,14 +352,14 @@ class Latency:
     weights: npt.NDArray[np.float64]  # of the features
 
     def fraction(self, sizes: Sizes) -> float:
-        """Return the latency of a model whose atoms have the given sizes, over that of the original."""
+        """Return the latency at these sizes of atoms, over that of the original."""
         return float(self.timed.features(sizes) @ self.weights)
 
 
 def fitted(timed: Timed, candidates: Sequence[tuple[Sizes, float]]) -> Latency:
     """Return the prediction that agrees best with candidates: sizes, and latency over the original's.
 
-    Three weights that are not negative are fitted to relative errors; a pull towards what simply adds up decides
+    Three non-negative weights are fitted to relative errors; a weak ridge towards times that simply add up decides
     where the candidates do not.
     """
     rows = np.array([timed.features({}), *(timed.features(sizes) for sizes, _ in candidates)])
@@ -371,7 +373,7 @@ def fitted(timed: Timed, candidates: Sequence[tuple[Sizes, float]]) -> Latency:
 
 def _not_negative(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the least-squares solution without negative entries, by trying every set of entries that are zero."""
-    best, found = math.inf, np.zeros(a.shape[1])
+    best, solution = math.inf, np.zeros(a.shape[1])
     for used in itertools.product((True, False), repeat=a.shape[1]):
         columns = np.flatnonzero(used)
         if not len(columns):
@@ -379,6 +381,6 @@ def _not_negative(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt
         part = np.linalg.lstsq(a[:, columns], b, rcond=None)[0]
         error = float(np.sum((a[:, columns] @ part - b) ** 2))
         if (part >= 0).all() and error < best:
-            best, found = error, np.zeros(a.shape[1])
-            found[columns] = part
-    return found
+            best, solution = error, np.zeros(a.shape[1])
+            solution[columns] = part
+    return solution

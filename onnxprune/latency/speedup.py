@@ -77,8 +77,8 @@ def interval(before_ms: Times, after_ms: Times, seed: int, percent: float = 50) 
 
 def _quantile(times: Times, percent: float) -> Times:
     """Return a quantile of each row; `np.median` is faster than a percentile, and the same at 50."""
-    found: Times = np.median(times, axis=1) if percent == 50 else np.percentile(times, percent, axis=1)
-    return found
+    quantiles: Times = np.median(times, axis=1) if percent == 50 else np.percentile(times, percent, axis=1)
+    return quantiles
 
 
 def is_noise(bounds: tuple[float, float]) -> bool:
@@ -87,7 +87,7 @@ def is_noise(bounds: tuple[float, float]) -> bool:
 
 
 def by_op(before: Sequence[NodeTime], after: Sequence[NodeTime]) -> tuple[OpTime, ...]:
-    """Return the times of nodes by type, those first that take longest."""
+    """Return the times of nodes by type, the longest first."""
     ops = dict.fromkeys(node.op for node in (*before, *after))
     rows = [
         OpTime(op, len(old), len(new), sum(old), sum(new))
@@ -108,7 +108,7 @@ def checked_sweep(name: str, value: object, least: int) -> tuple[int, ...]:
 
 
 def check_open_batch(inputs: Sequence[Port], wanted: Sequence[int]) -> None:
-    """Raise OptionError when batches are asked for that the model, or a shape that was given, does not take."""
+    """Raise OptionError for batches that the model, or a shape that the user fixed, does not take."""
     fixed = static_firsts(inputs)
     if wanted and fixed:
         name, size = next(iter(fixed.items()))
@@ -136,7 +136,7 @@ def sweep(
     budget_s: float,
     seed: int,
 ) -> Iterator[Throughput]:
-    """Yield both models timed in turns for every count of threads and batch; what memory does not allow is told.
+    """Yield both models timed in turns for every count of threads and batch; `why_not` names what memory excludes.
 
     Args:
         threads: counts of threads.

@@ -1,4 +1,4 @@
-"""What arrays are: floats, probabilities, tokens, masks; rows in double precision."""
+"""Types of arrays, and what an array holds: floats, probabilities, tokens, masks; rows in double precision."""
 
 from __future__ import annotations
 

@@ -16,17 +16,17 @@ from onnxprune.metrics.metric import CAP, Batch, Kind, Metric
 LEAST_SCORE = 0.25  # of a box that counts, where the original gives any
 
 
-def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, asked: bool) -> Metric | None:
+def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -> Metric | None:
     for name, array in outputs.items():
         if array.ndim not in (2, 3) or not is_float(array) or array.shape[-1] not in (4, 6):
             continue
         if array.shape[-1] == 6:
-            if asked or _is_packed(array):
+            if by_name or _is_packed(array):
                 return _with_least(KIND.metric([name]), outputs)
             continue
         parts = _beside(outputs, name)
         ordered, centers = _are_corners(array), array.ndim == 3 and in_unit_interval(array)
-        if asked or (parts[0] is not None and (ordered or centers)):
+        if by_name or (parts[0] is not None and (ordered or centers)):
             rest = [other for other, a in outputs.items() if other not in (name, *parts) and is_float(a)]
             are = parts[0] is not None and in_unit_interval(outputs[parts[0]])
             return _with_least(
@@ -71,7 +71,7 @@ def _with_least(metric: Metric, outputs: Arrays) -> Metric:
     return replace(metric, least=LEAST_SCORE if best >= LEAST_SCORE else 0.0)
 
 
-def _boxes(metric: Metric, outputs: Arrays) -> Sequence[matching.Found]:
+def _boxes(metric: Metric, outputs: Arrays) -> Sequence[matching.Detections]:
     """Return the boxes of every image of a batch."""
     array = in_double(outputs[metric.outputs[0]])
     if array.shape[-1] == 6:

@@ -54,7 +54,7 @@ def _tops(rows: Floats) -> Array:
     return np.where(np.isnan(rows).any(axis=1), -1, np.argmax(rows, axis=1))
 
 
-def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, asked: bool) -> Metric | None:
+def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -> Metric | None:
     name = first_floats(outputs)
     samples = sample_count(feeds) if labels is None else len(labels)
     if name is None or not _is_scores(outputs[name], samples):
@@ -78,8 +78,8 @@ def _logs(rows: Floats, are_probabilities: bool) -> Floats:
 
 def _divergences(logs: Floats, other: Floats, is_broken: Flags) -> Floats:
     """Return KL(reference || other) per row, in nats; infinite where the other is broken, 0 without a reference."""
-    found = np.maximum((np.exp(logs) * (logs - other)).sum(axis=1), 0.0)
-    return np.where(is_broken, np.inf, np.where(np.isnan(found), 0.0, found))
+    divergences = np.maximum((np.exp(logs) * (logs - other)).sum(axis=1), 0.0)
+    return np.where(is_broken, np.inf, np.where(np.isnan(divergences), 0.0, divergences))
 
 
 ROW_SUMS = ("rows", "agreed", "kl", "predicted", "loss_before", "loss_after")
@@ -139,10 +139,10 @@ def _sums(metric: Metric, batch: Batch) -> dict[str, float]:
 
 def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
     rows = max(1.0, sums["rows"])
-    found = {"agreement": sums["agreed"] / rows, "kl": sums["kl"] / rows}
+    figures = {"agreement": sums["agreed"] / rows, "kl": sums["kl"] / rows}
     if "right_before" in sums:
-        found.update(accuracy_before=sums["right_before"] / rows, accuracy_after=sums["right_after"] / rows)
-    return found
+        figures.update(accuracy_before=sums["right_before"] / rows, accuracy_after=sums["right_after"] / rows)
+    return figures
 
 
 KIND = Kind(

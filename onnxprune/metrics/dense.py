@@ -34,7 +34,7 @@ def snr_db(error: float, signal: float) -> float:
     return 10 * (math.log10(signal) - math.log10(error))
 
 
-def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, asked: bool) -> Metric | None:
+def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -> Metric | None:
     numbers = [name for name, array in outputs.items() if is_number(array)]
     floats = [name for name in numbers if is_float(outputs[name])]
     return KIND.metric(floats or numbers)

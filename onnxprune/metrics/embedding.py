@@ -27,13 +27,13 @@ WIDTH, MULTIPLE = 64, 32  # of an embedding
 UNIT_WIDTH = 16  # of an embedding of length 1
 
 
-def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, asked: bool) -> Metric | None:
-    fits = _is_vectors if asked else looks_embedded
-    found = sorted((name for name, a in outputs.items() if fits(a, feeds)), key=lambda name: outputs[name].ndim)
-    if not found or not (asked or first_floats(outputs) in found):
+def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -> Metric | None:
+    fits = _is_vectors if by_name else looks_embedded
+    names = sorted((name for name, a in outputs.items() if fits(a, feeds)), key=lambda name: outputs[name].ndim)
+    if not names or not (by_name or first_floats(outputs) in names):
         return None
-    tokens = next((outputs[name].shape[:2] for name in found if outputs[name].ndim == 3), None)
-    return KIND.metric(found, mask=None if tokens is None else mask_input(feeds, tokens))
+    tokens = next((outputs[name].shape[:2] for name in names if outputs[name].ndim == 3), None)
+    return KIND.metric(names, mask=None if tokens is None else mask_input(feeds, tokens))
 
 
 def _is_vectors(array: Array, feeds: Arrays) -> bool:
@@ -68,10 +68,10 @@ def cosines(reference: Array, other: Array) -> Floats:
     [0.707, 1.0, 0.0]
     """
     (a, one), (b, another) = _units(reference), _units(other)
-    found = 1 - np.square(a - b).sum(axis=1) / 2  # exactly 1 for equal rows, exact for small angles
-    found = np.where(one & another, np.clip(found, -1, 1), (one == another) * 1.0)
+    cosine = 1 - np.square(a - b).sum(axis=1) / 2  # exactly 1 for equal rows, exact for small angles
+    cosine = np.where(one & another, np.clip(cosine, -1, 1), (one == another) * 1.0)
     known = np.isfinite(reference).all(axis=1)
-    return np.where(known, np.where(np.isfinite(other).all(axis=1), found, 0.0), 1.0)
+    return np.where(known, np.where(np.isfinite(other).all(axis=1), cosine, 0.0), 1.0)
 
 
 def _units(rows: Array) -> tuple[Floats, Flags]:
@@ -115,14 +115,14 @@ def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
 
 def _sample_vectors(metric: Metric, reference: Arrays, outputs: Arrays, feeds: Arrays | None) -> tuple[Array, Array]:
     """Return a vector per sample before and after ``[samples, width]``: of tokens, their mean."""
-    found = []
+    vectors = []
     for side in (reference, outputs):
         array = in_double(_vectors(side[metric.outputs[0]]))
         if array.ndim == 3:
             weights = counted_tokens(metric, feeds, array.shape[:2])[:, :, None]
             array = np.where(weights, array, 0.0).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
-        found.append(_units(array)[0].astype(np.float32))
-    return found[0], found[1]
+        vectors.append(_units(array)[0].astype(np.float32))
+    return vectors[0], vectors[1]
 
 
 KIND = Kind(

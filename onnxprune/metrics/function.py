@@ -28,16 +28,17 @@ def returned_figures(
 ) -> dict[str, float]:
     """Return what a user's function gives for a batch, by name."""
     own = getattr(function, "__name__", type(function).__name__)
-    given = function(reference, outputs, feeds, labels)
+    returned = function(reference, outputs, feeds, labels)
     try:
-        found = {
-            str(name): float(value) for name, value in (given if isinstance(given, Mapping) else {own: given}).items()
+        figures = {
+            str(name): float(value)
+            for name, value in (returned if isinstance(returned, Mapping) else {own: returned}).items()
         }
     except (TypeError, ValueError):
-        found = {}
-    if not found:
-        raise OptionError(f"metric {own!r} must return a number, or a dict of numbers by name, got {given!r}")
-    return found
+        figures = {}
+    if not figures:
+        raise OptionError(f"metric {own!r} must return a number, or a dict of numbers by name, got {returned!r}")
+    return figures
 
 
 def _sums(metric: Metric, batch: Batch) -> dict[str, float]:

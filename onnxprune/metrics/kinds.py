@@ -19,7 +19,7 @@ dense             anything else
 ================  ==========================================================================================
 
 A metric's name overrules the table; then the sizes alone must fit. ``module:function`` names a function of the user,
-see `Function`.
+see `metrics.arrays.Function`.
 
 Two things are measured. The *loss* of a batch is what can be minimised: 0 for equal outputs, smooth, finite whatever
 the finite values are, infinite where the other model gives NaN or infinity and the reference does not. The *figures*
@@ -52,7 +52,7 @@ def choose_metric(
     labels: Array | None = None,
     metric: str | Function | None = None,
 ) -> Metric:
-    """Return what is compared, by the outputs of the original on one batch: see the table above.
+    """Return the metric that fits the outputs of the original on one batch: see the table above.
 
     Args:
         outputs: of the original.
@@ -70,12 +70,12 @@ def choose_metric(
         return _of_function(check.function("metric", metric), outputs, feeds, labels)
     if metric is not None or labels is not None:
         return _by_name(metric or "classification", outputs, feeds or {}, labels)
-    found = (kind.find(outputs, feeds or {}, None, False) for kind in KINDS.values())
-    return next(metric for metric in found if metric is not None)
+    candidates = (kind.find(outputs, feeds or {}, None, False) for kind in KINDS.values())
+    return next(metric for metric in candidates if metric is not None)
 
 
 def checked_name(metric: Any) -> str:
-    """Return the name of a kind or of a function that is there, spelled as here.
+    """Return the name of a kind, in the spelling of `KINDS`, or of a function that can be imported.
 
     >>> checked_name("language-model"), checked_name("math:dist")
     ('language model', 'math:dist')
@@ -96,11 +96,11 @@ def _by_name(metric: str, outputs: Arrays, feeds: Arrays, labels: Array | None) 
     name = checked_name(metric)
     if name == "classification" and labels is not None:
         top1(outputs, labels)
-    found = KINDS[name].find(outputs, feeds, labels, True)
-    if found is None:
+    candidate = KINDS[name].find(outputs, feeds, labels, True)
+    if candidate is None:
         there = ", ".join(f"{output!r} {array.dtype.name} {list(array.shape)}" for output, array in outputs.items())
         raise DataError(f"metric {name!r} needs {KINDS[name].needs}; the outputs are {there or 'none'}")
-    return found
+    return candidate
 
 
 def _of_function(function: Function, outputs: Arrays, feeds: Arrays | None, labels: Array | None) -> Metric:

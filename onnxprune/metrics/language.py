@@ -15,16 +15,16 @@ from onnxprune.metrics.metric import CAP, Batch, Kind, Metric, counted_tokens
 VOCABULARY = 256  # words at least: those of a model on bytes
 
 
-def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, asked: bool) -> Metric | None:
+def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -> Metric | None:
     for name, array in outputs.items():
-        if array.ndim != 3 or not is_float(array) or not (asked or array.shape[2] >= VOCABULARY):
+        if array.ndim != 3 or not is_float(array) or not (by_name or array.shape[2] >= VOCABULARY):
             continue
         ids = _ids_of(feeds, array.shape[:2], array.shape[2])
         if ids is not None:
             mask = mask_input({each: a for each, a in feeds.items() if each != ids}, array.shape[:2])
             are = rows_are_probabilities(array)
-            found = KIND.metric([name], ids=ids, mask=mask, probabilities=are)
-            return replace(found, shift=_shift(found, array, feeds))
+            metric = KIND.metric([name], ids=ids, mask=mask, probabilities=are)
+            return replace(metric, shift=_shift(metric, array, feeds))
     return None
 
 
@@ -88,13 +88,13 @@ def _sums(metric: Metric, batch: Batch) -> dict[str, float]:
 
 
 def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
-    found = {}
+    figures = {}
     if sums["predicted"]:
         for side in ("before", "after"):
             mean = sums[f"loss_{side}"] / sums["predicted"]
-            found[f"perplexity_{side}"] = math.exp(mean) if mean < 700 else math.inf
+            figures[f"perplexity_{side}"] = math.exp(mean) if mean < 700 else math.inf
     rows = max(1.0, sums["rows"])
-    return {**found, "kl": sums["kl"] / rows, "agreement": sums["agreed"] / rows}
+    return {**figures, "kl": sums["kl"] / rows, "agreement": sums["agreed"] / rows}
 
 
 KIND = Kind(

@@ -1,4 +1,7 @@
-"""Boxes that a detector found, against those that another one found: overlap, matching; numpy alone."""
+"""Boxes of two detectors: overlap, matching, distance; numpy alone.
+
+`metrics.boxes` finds the boxes among the outputs of a model.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ OVERLAP = 0.5  # IoU from which on two boxes are the same object (PASCAL VOC, Ev
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Detections:
     """The boxes of one image, the best first."""
 
     corners: Floats  # [boxes, 4]: two opposite corners
@@ -24,23 +27,23 @@ class Found:
     classes: npt.NDArray[Any]  # [boxes]
 
 
-def found(corners: Floats, scores: Floats, classes: npt.NDArray[Any]) -> Found:
+def detections(corners: Floats, scores: Floats, classes: npt.NDArray[Any]) -> Detections:
     """Return at most `MOST` boxes of an image, sorted by score; boxes of equal scores stay in order."""
     best = np.argsort(-scores, kind="stable")[:MOST]
-    return Found(corners[best], np.maximum(scores[best], 0), classes[best])
+    return Detections(corners[best], np.maximum(scores[best], 0), classes[best])
 
 
-def above(boxes: Found, least: float) -> Found:
+def above(boxes: Detections, least: float) -> Detections:
     """Return the boxes with a score of at least `least`."""
     kept = boxes.scores >= least
-    return Found(boxes.corners[kept], boxes.scores[kept], boxes.classes[kept])
+    return Detections(boxes.corners[kept], boxes.scores[kept], boxes.classes[kept])
 
 
-def overlaps(one: Found, other: Found) -> Floats:
+def overlaps(one: Detections, other: Detections) -> Floats:
     """Return the IoU of every pair of boxes ``[one, other]``, 0 for boxes of different classes.
 
-    >>> box = found(np.array([[0.0, 0.0, 2.0, 2.0]]), np.ones(1), np.zeros(1))
-    >>> half = found(np.array([[0.0, 0.0, 2.0, 1.0]]), np.ones(1), np.zeros(1))
+    >>> box = detections(np.array([[0.0, 0.0, 2.0, 2.0]]), np.ones(1), np.zeros(1))
+    >>> half = detections(np.array([[0.0, 0.0, 2.0, 1.0]]), np.ones(1), np.zeros(1))
     >>> overlaps(box, half).tolist()
     [[0.5]]
     """
@@ -58,7 +61,7 @@ def _area(low: Floats, high: Floats) -> Floats:
     return np.asarray(sides[..., 0] * sides[..., 1])
 
 
-def match(reference: Found, other: Found) -> list[float]:
+def match(reference: Detections, other: Detections) -> list[float]:
     """Return the IoU of each pair of boxes that are the same object: the best box first takes its nearest."""
     iou = overlaps(reference, other)
     pairs = []
@@ -70,7 +73,7 @@ def match(reference: Found, other: Found) -> list[float]:
     return pairs
 
 
-def distance(reference: Found, other: Found) -> float:
+def distance(reference: Detections, other: Detections) -> float:
     """Return from 0 (equal) to 1 how far two sets of boxes lie apart, smoothly in places and scores.
 
     Each box counts by its score, and is as near as its nearest of the other set: IoU times the smaller over the larger
@@ -106,7 +109,7 @@ def corners(boxes: Floats, are_centers: bool) -> Floats:
 
 def images(
     boxes: Floats, scores: Floats | None, classes: npt.NDArray[Any] | None, are_centers: bool
-) -> Sequence[Found]:
+) -> Sequence[Detections]:
     """Return the boxes of every image.
 
     Args:
@@ -120,7 +123,7 @@ def images(
     flat = each.shape[:2]
     points = np.ones(flat) if scores is None else scores.reshape(flat)
     kinds = np.zeros(flat) if classes is None else classes.reshape(flat)
-    return [found(corners(b, are_centers), s, c) for b, s, c in zip(each, points, kinds, strict=True)]
+    return [detections(corners(b, are_centers), s, c) for b, s, c in zip(each, points, kinds, strict=True)]
 
 
 def _many(shape: tuple[int, ...]) -> int:

@@ -1,4 +1,4 @@
-"""What a metric is, and the figures of many batches."""
+"""What a metric is: a kind of comparison, what it compares of a model, and the figures of many batches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Metric:
-    """What is compared, as `kinds.choose_metric` decided."""
+    """What is compared, as `metrics.kinds.choose_metric` decides."""
 
     figures_by: Kind  # how figures are counted
     loss_by: Kind  # whose loss this has: `figures_by`, but for a function
@@ -66,15 +66,16 @@ class Metric:
 
     @property
     def kind(self) -> str:
-        """A key of `kinds.KINDS`, or "function"."""
+        """A key of `metrics.kinds.KINDS`, or "function"."""
         return self.figures_by.label
 
     def loss(self, reference: Arrays, outputs: Arrays, feeds: Arrays | None = None) -> float:
         """Return how far the outputs of a batch lie from the reference, 0 for equal ones.
 
         Classification and language models: mean KL(reference || outputs), in nats; embeddings: mean 1 - cosine; dense
-        outputs: mean square error over the variance of the reference; boxes: see `boxes.distance`. Several outputs are
-        added up. A function of the user need not be smooth, so that the loss is then that of the kind in the table.
+        outputs: mean square error over the variance of the reference; boxes: see `metrics.matching.distance`. Several
+        outputs are added up. A function of the user need not be smooth, so that the loss is then that of the kind in
+        the table.
 
         Args:
             reference: outputs of the original.
@@ -82,10 +83,10 @@ class Metric:
             feeds: the inputs, which tell what is padding; all tokens count without.
         """
         with np.errstate(all="ignore"):
-            found = self.loss_by.loss(self, Batch(reference, outputs, feeds, None))
-        if found == math.inf:
-            return found
-        return CAP if math.isnan(found) else min(max(0.0, found), CAP)
+            value = self.loss_by.loss(self, Batch(reference, outputs, feeds, None))
+        if value == math.inf:
+            return value
+        return CAP if math.isnan(value) else min(max(0.0, value), CAP)
 
     def start(self) -> Tally:
         """Return an empty tally."""
@@ -112,8 +113,8 @@ class Tally:
             OptionError: when the user's function does not return numbers.
         """
         with np.errstate(all="ignore"):
-            found = self.metric.figures_by.sums(self.metric, Batch(reference, outputs, feeds, labels))
-        for name, value in found.items():
+            sums = self.metric.figures_by.sums(self.metric, Batch(reference, outputs, feeds, labels))
+        for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         left = RANKED - sum(len(one) for one, _ in self._vectors)
         vectors = self.metric.figures_by.vectors
@@ -126,11 +127,11 @@ class Tally:
         """Return what was counted; nothing of an empty tally."""
         if not self._sums:
             return {}
-        found = self.metric.figures_by.figures(self.metric, self._sums)
+        figures = self.metric.figures_by.figures(self.metric, self._sums)
         if sum(len(one) for one, _ in self._vectors) > 2:  # two pairs of samples at least, else there is no order
             before, after = (np.concatenate(side) for side in zip(*self._vectors, strict=True))
-            found["rank_correlation"] = rank_correlation(similarities(before), similarities(after))
-        return found
+            figures["rank_correlation"] = rank_correlation(similarities(before), similarities(after))
+        return figures
 
 
 def counted_tokens(metric: Metric, feeds: Arrays | None, shape: tuple[int, ...]) -> Flags:

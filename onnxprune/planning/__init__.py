@@ -1,1 +1,1 @@
-"""From what is asked for to what each group keeps."""
+"""From targets and ratios to the units that each group keeps."""

@@ -1,8 +1,8 @@
 """Allocation: how many units each group loses, and which. Numpy only; pure functions of values.
 
 Counts are rounded to the steps that kernels like. Rounding each group to the nearest step would drift from the
-ratio that was asked for, so the rounding errors are settled over all groups by the largest-remainder method. Where
-steps are asked for by name, speed is what is wanted, and counts are rounded down instead.
+requested ratio, so the rounding errors are settled over all groups by the largest-remainder method. Where the
+options name a step, the aim is speed, and counts are rounded down instead.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from onnxprune.criteria.importance import Scores
 
-MIN_SHARE = 0.1  # of the units of a group stay, unless asked otherwise: no ranking may empty a layer
+MIN_SHARE = 0.1  # of the units of a group stay, unless the options say otherwise: no ranking may empty a layer
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked of one group."""
+    """How many units one group is to lose, and by which scores."""
 
     scores: Scores  # [units]
     ratio: float  # share of the units to remove
@@ -114,7 +114,7 @@ def _remainder(target: float, low: int, high: int) -> float:
 
 
 def _global_targets(demands: Mapping[str, Demand]) -> dict[str, float]:
-    """Return the counts above one threshold for all, which is chosen so that the asked share of units goes.
+    """Return the kept counts above one threshold for all groups, set so that the requested share of units is removed.
 
     Groups never fall below their minimum, so the threshold rises until the others have made up for it.
     """
@@ -123,7 +123,7 @@ def _global_targets(demands: Mapping[str, Demand]) -> dict[str, float]:
     wanted = round(sum(_share(demand) for demand in demands.values()))
     ranks = _ranks(demands)
     low, high = 0, sum(demand.units for demand in demands.values())
-    while low < high:  # the lowest threshold that keeps no more than what is wanted
+    while low < high:  # the lowest threshold that keeps no more than the wanted count
         middle = (low + high) // 2
         if sum(_above(demands, ranks, middle).values()) > wanted:
             low = middle + 1

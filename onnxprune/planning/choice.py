@@ -12,10 +12,10 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.targets import MEASURED
 
 _INSTEAD = "an outer factor of the same axis is pruned instead"
-_REASONS = 3  # told when nothing can be pruned
+_REASONS = 3  # listed when nothing can be pruned
 
 
-def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
+def select_ratios(groups: Sequence[Group], options: Options) -> dict[str, float]:
     """Return the ratio of every group that is to be pruned, by name.
 
     Inner factors (head dims inside heads) are pruned only when a glob of `only` or `ratios` names their group:
@@ -24,34 +24,34 @@ def choose(found: Sequence[Group], options: Options) -> dict[str, float]:
     Raises:
         OptionError: for a glob that matches nothing.
     """
-    left_out = _left_out(found, options)
-    own = asked(found, options)
-    chosen: dict[str, float] = {}
-    for group in found:
+    left_out = _left_out(groups, options)
+    own = named_ratios(groups, options)
+    ratios: dict[str, float] = {}
+    for group in groups:
         able = group.lock is None and (group.exact or options.width)
-        able = able and (not group.inner or _named(group, found, options))
+        able = able and (not group.inner or _named(group, groups, options))
         if able and group.name not in left_out:
-            chosen[group.name] = own.get(group.name, options.ratio)
-    return chosen
+            ratios[group.name] = own.get(group.name, options.ratio)
+    return ratios
 
 
-def asked(found: Sequence[Group], options: Options) -> dict[str, float]:
+def named_ratios(groups: Sequence[Group], options: Options) -> dict[str, float]:
     """Return the ratios that globs give to groups, by name.
 
     Raises:
         OptionError: for a glob that matches nothing.
     """
-    return {name: ratio for glob, ratio in options.ratios for name in _meant(glob, found)}
+    return {name: ratio for glob, ratio in options.ratios for name in _meant(glob, groups)}
 
 
-def _left_out(found: Sequence[Group], options: Options) -> set[str]:
+def _left_out(groups: Sequence[Group], options: Options) -> set[str]:
     """Return the names of the groups that `ignore` and `only` exclude."""
-    ignored = {name for pattern in options.ignore for name in _meant(pattern, found, _names_in)}
-    wanted = {name for pattern in options.only for name in _meant(pattern, found)}
-    return ignored | ({group.name for group in found} - wanted if options.only else set())
+    ignored = {name for pattern in options.ignore for name in _meant(pattern, groups, _names_in)}
+    wanted = {name for pattern in options.only for name in _meant(pattern, groups)}
+    return ignored | ({group.name for group in groups} - wanted if options.only else set())
 
 
-def _meant(pattern: str, found: Sequence[Group], *names: Callable[[Group], Iterable[str]]) -> set[str]:
+def _meant(pattern: str, groups: Sequence[Group], *names: Callable[[Group], Iterable[str]]) -> set[str]:
     """Return the names of the groups that a glob means: by the first of `names` by which it matches any.
 
     Without `names`, the whole name of a group means that group alone, even where a node has the same name.
@@ -59,10 +59,10 @@ def _meant(pattern: str, found: Sequence[Group], *names: Callable[[Group], Itera
     Raises:
         OptionError: when it matches nothing.
     """
-    if not names and any(group.name == pattern for group in found):
+    if not names and any(group.name == pattern for group in groups):
         return {pattern}
     for names_of in names or (_makers, _names_in):
-        meant = {group.name for group in found if any(_is(name, pattern) for name in names_of(group))}
+        meant = {group.name for group in groups if any(_is(name, pattern) for name in names_of(group))}
         if meant:
             return meant
     raise OptionError(
@@ -83,17 +83,17 @@ def _names_in(group: Group) -> Iterator[str]:
     yield from (group.name, *group.nodes, *(member.constant for member in group.members))
 
 
-def _named(group: Group, found: Sequence[Group], options: Options) -> bool:
+def _named(group: Group, groups: Sequence[Group], options: Options) -> bool:
     """Whether a glob means this inner group: it is or matches the name, and not also that of an outer factor."""
     weights = {member.constant for member in group.members}
-    outer = [g for g in found if g.prunable and weights & {member.constant for member in g.members}]
+    outer = [g for g in groups if g.prunable and weights & {member.constant for member in g.members}]
     globs = (*options.only, *(glob for glob, _ in options.ratios))
     return any(
         glob == group.name or (_is(group.name, glob) and not any(_is(g.name, glob) for g in outer)) for glob in globs
     )
 
 
-# -- words for what was left alone ---------------------------------------------------------------------------
+# -- why groups are left alone -------------------------------------------------------------------------------
 
 
 def first_sink(group: Group) -> int:
@@ -113,37 +113,37 @@ def why_not(group: Group) -> str | None:
 
 
 def reasons_for(
-    found: Sequence[Group], chosen: Mapping[str, float], options: Options, kept: Mapping[str, Sequence[int]]
+    groups: Sequence[Group], ratios: Mapping[str, float], options: Options, kept: Mapping[str, Sequence[int]]
 ) -> dict[str, str]:
     """Return why groups keep all their units under these options, by name; those that lose some are absent."""
-    left_out, names = _left_out(found, options), {group.atom: group.name for group in found}
+    left_out, names = _left_out(groups, options), {group.atom: group.name for group in groups}
     reasons: dict[str, str] = {}
-    for group in found:
-        if group.name in chosen and group.name not in kept:
-            reasons[group.name] = _of_no_smaller_count(group, chosen, options)
+    for group in groups:
+        if group.name in ratios and group.name not in kept:
+            reasons[group.name] = _of_no_smaller_count(group, ratios, options)
         elif group.name not in kept:
             outer = [names[atom] for atom in group.outer if atom in names]
-            reasons[group.name] = _of_not_chosen(group, outer, chosen, options, group.name in left_out)
+            reasons[group.name] = _of_not_selected(group, outer, ratios, options, group.name in left_out)
     return reasons
 
 
-def _of_not_chosen(
-    group: Group, outer: Iterable[str], chosen: Mapping[str, float], options: Options, left_out: bool
+def _of_not_selected(
+    group: Group, outer: Iterable[str], ratios: Mapping[str, float], options: Options, left_out: bool
 ) -> str:
     """Return why a group is not to be pruned: a lock, the options, or an outer factor that is."""
     if group.lock is not None or not (group.exact or options.width):
         return why_not(group) or ""
     if left_out:
         return "left out by --ignore or --only"
-    ratios = [chosen[name] for name in outer if name in chosen]
-    if any(ratios):
+    outer_ratios = [ratios[name] for name in outer if name in ratios]
+    if any(outer_ratios):
         return _INSTEAD
-    return "its ratio is 0" if ratios else "an inner factor of an axis is pruned only where it is named"
+    return "its ratio is 0" if outer_ratios else "an inner factor of an axis is pruned only where it is named"
 
 
-def _of_no_smaller_count(group: Group, chosen: Mapping[str, float], options: Options) -> str:
+def _of_no_smaller_count(group: Group, ratios: Mapping[str, float], options: Options) -> str:
     """Return why a group that was to be pruned keeps all its units."""
-    if chosen[group.name] == 0:
+    if ratios[group.name] == 0:
         return "its ratio is 0"
     if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):
         return "criterion bn cannot score it: no BatchNormalization scales its units"
@@ -158,28 +158,28 @@ def _of_no_smaller_count(group: Group, chosen: Mapping[str, float], options: Opt
     return "no smaller count is allowed by --ratio, --round-to and --min-units"
 
 
-def nothing(
-    found: Sequence[Group], chosen: Mapping[str, float], options: Options, unreached: Mapping[str, Sequence[str]]
+def why_nothing(
+    groups: Sequence[Group], ratios: Mapping[str, float], options: Options, unreached: Mapping[str, Sequence[str]]
 ) -> str:
     """Say why no group lost a unit: first what the options decided, then the most frequent locks."""
-    if not found:
+    if not groups:
         reason = next((reason for reason in unreached if reason != ALONE), "")
         return "nothing to prune: the model has no weights that meet in an axis" + f"; {reason}" * bool(reason)
-    why = reasons_for(found, chosen, options, {})
+    why = reasons_for(groups, ratios, options, {})
     reasons: dict[str, list[str]] = {}
-    for group in sorted(found, key=lambda group: group.name not in chosen):
+    for group in sorted(groups, key=lambda group: group.name not in ratios):
         reasons.setdefault(why[group.name], []).append(group.name)
-    told = sorted(reasons.items(), key=lambda item: (item[1][0] not in chosen, -len(item[1])))[:_REASONS]
+    most_frequent = sorted(reasons.items(), key=lambda item: (item[1][0] not in ratios, -len(item[1])))[:_REASONS]
     listed = "; ".join(
-        f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {reason}" for reason, names in told
+        f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {reason}" for reason, names in most_frequent
     )
     return f"nothing to prune. {listed}"
 
 
-def all_reasons(found: Sequence[Group]) -> dict[str, list[str]]:
+def all_reasons(groups: Sequence[Group]) -> dict[str, list[str]]:
     """Return by weight why its groups are not pruned by default."""
-    told = {name: [why_not(group) for group in carried] for name, carried in carriers(found).items()}
-    return {name: [why for why in reasons if why is not None] for name, reasons in told.items()}
+    reasons = {name: [why_not(group) for group in carried] for name, carried in carriers(groups).items()}
+    return {name: [why for why in of_one if why is not None] for name, of_one in reasons.items()}
 
 
 def _is(name: str, pattern: str) -> bool:

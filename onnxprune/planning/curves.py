@@ -1,12 +1,12 @@
 """Loss curves: how much the output suffers when one group loses units and its consumers are refitted.
 
-The original is replayed group by group, in the order in which they are consumed. At each, the moments of what the
-consumers see give the order in which the units go (`elimination`) and the refitted weights at a few levels; each
-level is then run to the output on batches that nothing was fitted to. Losses of several groups nearly add up while
-they are small, which is what allocation builds on.
+The original is replayed group by group, in the order in which the groups are consumed. At each group, the moments of
+its consumers' inputs give the order in which units are removed (`elimination`) and the refitted weights at a few
+levels; each level is then run to the output on held-out batches. Losses of several groups nearly add up while they
+are small; allocation relies on this.
 
-With a single batch no other is left: losses are those of the batch itself, some of its rows are held out for the
-errors, and consumers with too few rows keep their weights, as they do in `refit`.
+With a single batch there is none to hold out: losses are those of the batch itself, some of its rows are held out for
+the errors, and consumers with too few rows keep their weights, as they do in `refit`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TIE = 0.05  # of the typical loss per error, added per error: measured losses ne
 
 @dataclass(frozen=True)
 class Cut:
-    """Groups that lose the same units, and what may go."""
+    """Groups that lose the same units, and the counts that may be removed."""
 
     name: str
     groups: tuple[Group, ...]
@@ -53,15 +53,15 @@ class Cut:
 
 @dataclass(frozen=True)
 class Curve:
-    """What groups cost when they lose units."""
+    """The loss of groups that lose the same units, by removed count."""
 
-    order: tuple[int, ...]  # units, the first to go first; all of those that may go
+    order: tuple[int, ...]  # of removal: all units that may be removed
     removed: tuple[int, ...]  # units, ascending, from 0
     losses: tuple[float, ...] | None  # of the output at these counts; None where nothing was measured
     errors: tuple[float, ...]  # of the consumers at these counts, relative to their variance
 
     def at(self, counts: Sequence[int], slope: float) -> tuple[float, ...]:
-        """Return losses at any counts, not falling; `slope` is the usual loss per error, for what was not measured."""
+        """Return losses at any counts, not falling; `slope`, the usual loss per error, is for what was not measured."""
         if self.losses is None:
             raw = slope * np.array(self.errors)
         else:
@@ -72,11 +72,11 @@ class Curve:
 
 
 def by_scores(cut: Cut) -> Curve:
-    """Return the curve of a cut whose consumers cannot be looked at."""
+    """Return the curve of a cut whose consumers cannot be run, by its scores."""
     counts = measured_counts(cut.removed)
     order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
-    found = follow(order, counts, (), scores=cut.scores)
-    return Curve(tuple(order.tolist()), (0, *counts), None, (0.0, *found.errors))
+    elimination = follow(order, counts, (), scores=cut.scores)
+    return Curve(tuple(order.tolist()), (0, *counts), None, (0.0, *elimination.errors))
 
 
 def usual_slope(curves: Mapping[str, Curve]) -> float:
@@ -119,34 +119,34 @@ def measure_curves(
         cuts: what may be removed.
         calibration: batches and the loss of an output.
         to_output: whether losses of the output are measured; the errors of consumers alone otherwise.
-        refitted: whether the consumers make up for what is gone.
-        seed: of the rows that are looked at.
+        refitted: whether the consumers are refitted after the cut.
+        seed: of the sampled rows.
         levels: counts of a curve at most.
-        progress: is told what is done.
+        progress: called before each step.
         workers: where curves are measured; they are the same everywhere.
     """
     model, places = traced.model, _places(traced.model)
     ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, places)))
-    asked = _Asked(calibration, to_output, refitted, seed, levels)
-    found: dict[str, Curve] = {}
+    settings = _Settings(calibration, to_output, refitted, seed, levels)
+    curves: dict[str, Curve] = {}
     if workers.parallel and ordered:
-        told = replace(asked, calibration=replace(calibration, batches=list(calibration.batches)))
+        settings_sent = replace(settings, calibration=replace(calibration, batches=list(calibration.batches)))
         parts = shards(len(ordered), workers)
         progress(_MEASURING, 1, len(ordered))
-        for measured in workers.map(_curves_of, _Job(sent(model, workers), told, ordered), parts):
-            found.update(measured)
-            progress(_MEASURING, min(len(found) + 1, len(ordered)), len(ordered))
-        return {cut.name: found[cut.name] for cut in cuts}
+        for measured in workers.map(_curves_of, _Job(sent(model, workers), settings_sent, ordered), parts):
+            curves.update(measured)
+            progress(_MEASURING, min(len(curves) + 1, len(ordered)), len(ordered))
+        return {cut.name: curves[cut.name] for cut in cuts}
     with one_blas_thread() if workers.exact else contextlib.nullcontext():
-        sampler = _Sampler(model, asked)
+        sampler = _Sampler(model, settings)
         for number, cut in enumerate(ordered):
             progress(_MEASURING, number + 1, len(cuts))
-            found[cut.name] = sampler.curve_or_scores(cut)
-    return {cut.name: found[cut.name] for cut in cuts}
+            curves[cut.name] = sampler.curve_or_scores(cut)
+    return {cut.name: curves[cut.name] for cut in cuts}
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Settings:
     """How curves are measured; see `measure_curves`."""
 
     calibration: Calibration
@@ -158,10 +158,10 @@ class _Asked:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What workers share that measure curves."""
+    """What all workers need to measure curves."""
 
     model: Sent
-    asked: _Asked
+    settings: _Settings
     ordered: tuple[Cut, ...]
 
 
@@ -171,7 +171,7 @@ def _curves_of(job: _Job, which: range) -> dict[str, Curve]:
     The replay stops where it would if it measured the cuts before them, too: parts of a model that are run one by one
     are fused otherwise than together, and round otherwise.
     """
-    sampler = _Sampler(job.model.open(), job.asked)
+    sampler = _Sampler(job.model.open(), job.settings)
     for cut in job.ordered[: which.start]:
         sampler.pass_by(cut)
     return {cut.name: sampler.curve_or_scores(cut) for cut in (job.ordered[number] for number in which)}
@@ -181,13 +181,13 @@ Pair = tuple[Member, Layer]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one consumer sees."""
+class _ConsumerMoments:
+    """The moments of the inputs and outputs of one consumer."""
 
     train: Moments
     held: Moments
     consumer: Consumer
-    refitted: bool  # whether it makes up for what is gone
+    refitted: bool  # whether it is refitted after the cut
 
 
 def _within(model: Model, index: int) -> Iterator[int]:
@@ -208,15 +208,15 @@ def _consumed(cut: Cut) -> list[Member]:
 
 
 def _first(cut: Cut, places: Mapping[int, int]) -> int:
-    """Return the place of the first node that consumes the units; those that none does come last."""
+    """Return the place of the first node that consumes the units; cuts that no node consumes come last."""
     return min((places.get(member.sink[0], len(places)) for member in _consumed(cut)), default=len(places))
 
 
 class _Sampler:
-    def __init__(self, model: Model, asked: _Asked) -> None:
-        calibration = asked.calibration
-        self._model, self._calibration, self._seed, self._levels = model, calibration, asked.seed, asked.levels
-        self._to_output, self._refitted = asked.to_output, asked.refitted
+    def __init__(self, model: Model, settings: _Settings) -> None:
+        calibration = settings.calibration
+        self._model, self._calibration, self._seed, self._levels = model, calibration, settings.seed, settings.levels
+        self._to_output, self._refitted = settings.to_output, settings.refitted
         self._replay = Replay(model, calibration.batches)
         self._layers = {layer.node.index: layer for layer in layers(model)}
         self._held = set(calibration.held)
@@ -233,7 +233,7 @@ class _Sampler:
             self._replay.stand_before(place)
 
     def curve_or_scores(self, cut: Cut) -> Curve:
-        """Return the curve of one cut; where a part cannot be run alone, its units go by their scores."""
+        """Return the curve of one cut; where a part cannot be run alone, units are removed by their scores."""
         try:
             return self.curve(cut)
         except ModelError:
@@ -244,16 +244,17 @@ class _Sampler:
         counts = measured_counts(cut.removed, self._levels)
         pairs = [pair for member in _consumed(cut) for pair in self._layer(member)]
         self.pass_by(cut)
-        seen = self._seen(pairs)
-        found = self._elimination(cut, counts, seen)
+        moments = self._consumer_moments(pairs)
+        elimination = self._elimination(cut, counts, moments)
         losses = None
         if self._to_output and any(self._float(member) for member in _consumed(cut)):
-            gone = [found.order[:count] for count in counts]
-            losses = (0.0, *(self._loss(cut, pairs, seen, *step) for step in zip(found.weights, gone, strict=True)))
-        return Curve(tuple(found.order.tolist()), (0, *counts), losses, (0.0, *found.errors))
+            removed = [elimination.order[:count] for count in counts]
+            steps = zip(elimination.weights, removed, strict=True)
+            losses = (0.0, *(self._loss(cut, pairs, moments, *step) for step in steps))
+        return Curve(tuple(elimination.order.tolist()), (0, *counts), losses, (0.0, *elimination.errors))
 
     def _layer(self, member: Member) -> list[Pair]:
-        """Return the linear layer that consumes the units, if its inputs can be told from one another."""
+        """Return the linear layer that consumes the units, if each unit has inputs of its own there."""
         layer = self._layers.get(member.sink[0])
         fits = layer is not None and layer.groups == 1 and layer.weight == member.constant
         return [(member, layer)] if fits and layer is not None else []
@@ -270,17 +271,17 @@ class _Sampler:
     def _float(self, member: Member) -> bool:
         return self._model.constants[member.constant].dtype.kind == "f"
 
-    def _elimination(self, cut: Cut, counts: Sequence[int], seen: Sequence[_Seen]) -> Elimination:
-        consumers, refitted = [each.consumer for each in seen], all(each.refitted for each in seen)
+    def _elimination(self, cut: Cut, counts: Sequence[int], moments: Sequence[_ConsumerMoments]) -> Elimination:
+        consumers, refitted = [each.consumer for each in moments], all(each.refitted for each in moments)
         if cut.by_score or not consumers:
             order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
             return follow(order, counts, consumers, scores=cut.scores, refitted=refitted)
-        found = eliminate(consumers, counts)
+        elimination = eliminate(consumers, counts)
         if refitted:
-            return found
-        return follow(found.order, counts, consumers, scores=cut.scores, refitted=False)
+            return elimination
+        return follow(elimination.order, counts, consumers, scores=cut.scores, refitted=False)
 
-    def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
+    def _consumer_moments(self, pairs: Sequence[Pair]) -> list[_ConsumerMoments]:
         moments = []
         for _, layer in pairs:
             groups, outs, ins = layer.shape(self._model.constants[layer.weight].shape)
@@ -292,15 +293,17 @@ class _Sampler:
             for (_, layer), pair in zip(pairs, moments, strict=True):
                 limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].mean_x.shape[1]) // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
-                seen = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
+                inputs = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
                 targets = layer.targets(values[layer.output], at)
                 out = held_rows(len(at)) if len(self._replay) == 1 else np.full(len(at), number in self._held)
-                pair[0].add(seen[:, ~out], targets[:, ~out])
-                pair[1].add(seen[:, out], targets[:, out])
+                pair[0].add(inputs[:, ~out], targets[:, ~out])
+                pair[1].add(inputs[:, out], targets[:, out])
         refitted = self._refitted and (len(self._replay) > 1 or all(held.rows for _, held in moments))
         return [self._consumer(*pair, *each, refitted) for pair, each in zip(pairs, moments, strict=True)]
 
-    def _consumer(self, member: Member, layer: Layer, train: Moments, held: Moments, refitted: bool) -> _Seen:
+    def _consumer(
+        self, member: Member, layer: Layer, train: Moments, held: Moments, refitted: bool
+    ) -> _ConsumerMoments:
         weight = layer.matrix(self._model.array(layer.weight))[0]
         has_mean = layer.bias is not None and refitted
         mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
@@ -312,19 +315,19 @@ class _Sampler:
             weight = weight.reshape(len(weight), -1, taps).transpose(0, 2, 1).reshape(len(weight) * taps, -1)
             counts, taps = np.repeat(counts, taps), 1
         inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
-        return _Seen(train, held, Consumer(weight, gram, judged, counts, inputs), refitted)
+        return _ConsumerMoments(train, held, Consumer(weight, gram, judged, counts, inputs), refitted)
 
     def _loss(
         self,
         cut: Cut,
         pairs: Sequence[Pair],
-        seen: Sequence[_Seen],
+        moments: Sequence[_ConsumerMoments],
         weights: Sequence[npt.NDArray[np.float64]],
-        gone: npt.NDArray[np.intp],
+        removed: npt.NDArray[np.intp],
     ) -> float:
-        """Return the loss of the output on held-out batches when units are gone."""
-        contents = self._without(cut, gone)
-        for (_, layer), each, weight in zip(pairs, seen, weights, strict=True):
+        """Return the loss of the output on held-out batches without the removed units."""
+        contents = self._without(cut, removed)
+        for (_, layer), each, weight in zip(pairs, moments, weights, strict=True):
             whole, taps = weight, self._taps(layer) if self._is_wide(layer) else 1
             if taps > 1:
                 whole = weight.reshape(-1, taps, weight.shape[1]).transpose(0, 2, 1).reshape(len(weight) // taps, -1)
@@ -335,18 +338,18 @@ class _Sampler:
                 added = layer.added(like) + moved.reshape(-1, taps).sum(1)
                 contents[layer.bias] = layer.stored_bias(added, like)
         metric, losses = self._calibration.metric, []
-        found = self._replay.run(self._outputs, self._judged, contents)
-        for before, after, feeds in zip(self._expected, found, self._feeds, strict=True):
+        outputs = self._replay.run(self._outputs, self._judged, contents)
+        for before, after, feeds in zip(self._expected, outputs, self._feeds, strict=True):
             losses.append(metric.loss(before, after, feeds))
         return float(np.mean(losses))
 
-    def _without(self, cut: Cut, gone: npt.NDArray[np.intp]) -> dict[str, Array]:
-        """Return the consuming weights with zeros for the units that are gone."""
+    def _without(self, cut: Cut, removed: npt.NDArray[np.intp]) -> dict[str, Array]:
+        """Return the consuming weights with zeros for the removed units."""
         contents: dict[str, Array] = {}
         for member in _consumed(cut):
             if self._float(member):
                 array = contents.get(member.constant)
                 array = self._model.array(member.constant).copy() if array is None else array
-                np.moveaxis(array, member.dim, 0)[member.places[gone].ravel()] = 0
+                np.moveaxis(array, member.dim, 0)[member.places[removed].ravel()] = 0
                 contents[member.constant] = array
         return contents

@@ -27,12 +27,12 @@ class Inspection:
     @property
     def locks(self) -> dict[str, list[Group]]:
         """Groups that cannot be cut, by reason."""
-        found: dict[str, list[Group]] = {}
+        by_reason: dict[str, list[Group]] = {}
         for group in self.groups:
             reason = why_not(group)
             if reason is not None:
-                found.setdefault(reason, []).append(group)
-        return found
+                by_reason.setdefault(reason, []).append(group)
+        return by_reason
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -1,9 +1,9 @@
 """Knapsack: how many units each group loses so that the output suffers least at a given cost. Numpy alone.
 
-Each group offers levels, each with a loss; one level per group is chosen, a multiple-choice knapsack. Costs are
-products of sizes (the MACs of a layer depend on the groups at both of its ends): they are made linear around a plan,
-solved by dynamic programming within a few levels of it, and made linear again, until nothing improves. What rounding
-and linear costs have missed is then found by swaps: one group gives levels back, another takes some.
+Each group offers levels of removal, each with a loss; one level per group is picked: a multiple-choice knapsack. Costs
+are products of sizes (the MACs of a layer depend on the groups at both of its ends): they are made linear around a
+plan, solved by dynamic programming within a few levels of it, and made linear again, until nothing improves. Swaps
+then recover what rounding and linear costs have missed: one group gives levels back, another takes some.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Plan = dict[str, int]  # group -> number of its level
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """What one group offers."""
+    """The levels of removal that one group offers."""
 
     removed: tuple[int, ...]  # units, ascending, from 0
     losses: tuple[float, ...]  # of the output at these counts, not falling
@@ -38,10 +38,10 @@ Cost = Callable[[Mapping[str, int]], float]  # removed units by group -> cost ov
 
 
 def solve(groups: Mapping[str, Levels], cost: Cost) -> dict[str, int] | None:
-    """Return how many units each group loses, None where no plan that was found fits.
+    """Return how many units each group loses, None where the search finds no plan that fits.
 
     Args:
-        groups: what they offer, by name.
+        groups: the levels of each, by name.
         cost: of removed units, relative to the budget.
     """
     start = _proportional(groups, cost) or _cheapest(groups, cost)
@@ -52,10 +52,10 @@ def solve(groups: Mapping[str, Levels], cost: Cost) -> dict[str, int] | None:
         fitting = _repaired(groups, _round(groups, best, cost), cost)
         if fitting is None:
             break
-        found = _improved(groups, fitting, cost)
-        if _loss(groups, found) >= _loss(groups, best) - 1e-12:
+        candidate = _improved(groups, fitting, cost)
+        if _loss(groups, candidate) >= _loss(groups, best) - 1e-12:
             break
-        best = found
+        best = candidate
     if math.prod(len(levels.removed) for levels in groups.values()) <= FEW:
         return _removed(groups, _best_of_all(groups, best, cost))
     return _removed(groups, _swapped(groups, best, cost))
@@ -75,10 +75,10 @@ def _best_of_all(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
 def _swapped(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
     """Return the plan after swaps: one group loses fewer units, another more, and the loss falls."""
     for _ in range(SWAPS // max(1, len(groups))):
-        found = _swap(groups, plan, cost)
-        if found is None:
+        swapped = _swap(groups, plan, cost)
+        if swapped is None:
             break
-        plan = _improved(groups, found, cost)
+        plan = _improved(groups, swapped, cost)
     return plan
 
 
@@ -121,12 +121,12 @@ def _proportional(groups: Mapping[str, Levels], cost: Cost) -> Plan | None:
 
 
 def _cheapest(groups: Mapping[str, Levels], cost: Cost) -> Plan:
-    """Return the plan of least cost that changes of one group at a time find: times may rise where units go."""
+    """Return the plan of least cost that changing one group at a time reaches: fewer units may take more time."""
     plan = {name: len(levels.removed) - 1 for name, levels in groups.items()}
     for _ in range(2):
         for name, levels in groups.items():
-            found = [(cost(_removed(groups, {**plan, name: level})), level) for level in range(len(levels.removed))]
-            plan[name] = min(found)[1]
+            costs = [(cost(_removed(groups, {**plan, name: level})), level) for level in range(len(levels.removed))]
+            plan[name] = min(costs)[1]
     return plan
 
 
@@ -139,8 +139,8 @@ def _round(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan:
         windows[name] = window
         changes.append([cost(_removed(groups, {**plan, name: level})) - now for level in window])
         losses.append([levels.losses[level] for level in window])
-    chosen = dynamic(losses, changes, 1 - now)
-    return plan if chosen is None else {n: windows[n][at] for n, at in zip(groups, chosen, strict=True)}
+    entries = dynamic(losses, changes, 1 - now)
+    return plan if entries is None else {n: windows[n][at] for n, at in zip(groups, entries, strict=True)}
 
 
 def dynamic(losses: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], budget: float) -> list[int] | None:
@@ -167,11 +167,11 @@ def dynamic(losses: Sequence[Sequence[float]], costs: Sequence[Sequence[float]],
                 options[number, taken:] = best[: BINS + 1 - taken] + loss
         picks.append(options.argmin(0))
         best = options.min(0)
-    at, chosen = BINS, []
+    at, entries = BINS, []
     for pick, weight in zip(reversed(picks), reversed(weights), strict=True):
-        chosen.append(int(pick[at]))
-        at -= int(weight[chosen[-1]])
-    return chosen[::-1]
+        entries.append(int(pick[at]))
+        at -= int(weight[entries[-1]])
+    return entries[::-1]
 
 
 def _repaired(groups: Mapping[str, Levels], plan: Plan, cost: Cost) -> Plan | None:

@@ -1,4 +1,4 @@
-"""Options: what `prune` is asked to do, as one checked value."""
+"""Options of `prune`, as one checked value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLES = 256  # that calibration takes at most, by default
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `prune` is asked to do."""
+    """The options of `prune`."""
 
     ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
     ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
@@ -104,7 +104,7 @@ class Options:
 
     @property
     def looks_at_samples(self) -> bool:
-        """Whether anything that is asked for, or left to the default, depends on samples."""
+        """Whether any option, set or left to its default, depends on samples."""
         by_weights = self.criterion is not None and not importance.CRITERIA[self.criterion].data
         return not by_weights or self.scope == "loss" or bool(self.reconstruct)
 
@@ -113,7 +113,7 @@ class Options:
         return (SAMPLES if self.samples is None else self.samples) or count
 
     def check_effects(self, has_data: bool) -> None:
-        """Raise OptionError for an option that says how samples are taken, where none are given.
+        """Raise OptionError for an option about samples where there are none.
 
         Args:
             has_data: whether there are samples to calibrate on; those of `eval_data` are compared alone.
@@ -126,21 +126,21 @@ class Options:
             raise OptionError("samples has no effect without --data: it limits what is taken of them")
 
     def resolved(self, has_data: bool) -> Options:
-        """Return the options with what depends on whether there is data to calibrate on filled in.
+        """Return the options with the defaults filled in that depend on whether there is calibration data.
 
         Raises:
-            OptionError: for what needs data where there is none.
+            OptionError: for an option that needs data where there is none.
         """
         criterion = self.criterion or ("obs" if has_data else "l2")
         scope = self.scope or ("loss" if has_data and criterion == "obs" else importance.CRITERIA[criterion].scope)
         if not has_data:
-            for what, asked in (
+            for what, needs_data in (
                 (f"criterion {criterion!r}", importance.CRITERIA[criterion].data),
                 ("scope 'loss'", scope == "loss"),
                 ("reconstruct", self.reconstruct),
                 ("sweeps", self.sweeps is not None and self.reconstruct is None),
             ):
-                if asked:
+                if needs_data:
                     raise OptionError(f"{what} needs data: give samples with --data")
         reconstruct = has_data if self.reconstruct is None else self.reconstruct
         sweeps, samples = self.sweeps or 1, SAMPLES if self.samples is None else self.samples
@@ -156,47 +156,47 @@ class Options:
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 
 
-def make_options(**given: Any) -> Options:
+def make_options(**values: Any) -> Options:
     """Return checked `Options` from keywords, where lists, dicts and single globs are accepted.
 
     Raises:
         OptionError: for an unknown name, or a value of another type or outside its range.
     """
-    for name in given:
+    for name in values:
         check.choice("option", name, Options.__dataclass_fields__)
-    if given.get("ratio") is not None and given.get("targets"):
+    if values.get("ratio") is not None and values.get("targets"):
         raise OptionError("ratio decides how much is removed, and so does a target: give one of the two")
-    if given.get("sweeps") is not None and given.get("reconstruct") is False:
+    if values.get("sweeps") is not None and values.get("reconstruct") is False:
         raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
-    if given.get("ratio", 0) is None:
-        del given["ratio"]
-    return Options(**given).checked()
+    if values.get("ratio", 0) is None:
+        del values["ratio"]
+    return Options(**values).checked()
 
 
-def _checked_ratios(given: Any) -> tuple[tuple[str, float], ...]:
-    """Return pairs of glob and ratio, of which a dict or pairs were given."""
+def _checked_ratios(value: Any) -> tuple[tuple[str, float], ...]:
+    """Return pairs of glob and ratio, from a dict or from pairs."""
     try:
-        pairs = [(glob, ratio) for glob, ratio in (given.items() if isinstance(given, Mapping) else given)]
+        pairs = [(glob, ratio) for glob, ratio in (value.items() if isinstance(value, Mapping) else value)]
     except (TypeError, ValueError):
-        raise OptionError(f"ratios must be a dict from glob to ratio, got {given!r}") from None
+        raise OptionError(f"ratios must be a dict from glob to ratio, got {value!r}") from None
     names = check.globs("ratios", [glob for glob, _ in pairs])
     return tuple(
         (glob, check.ratio(f"ratio of {glob!r}", ratio)) for glob, (_, ratio) in zip(names, pairs, strict=True)
     )
 
 
-def _checked_step(given: Any) -> int | Literal["auto"] | None:
+def _checked_step(value: Any) -> int | Literal["auto"] | None:
     """Return a step of counts."""
-    if given is None:
+    if value is None:
         return None
-    if isinstance(given, str):
-        if given != AUTO:
-            raise OptionError(f"round_to must be a whole number or 'auto', got {given!r}")
+    if isinstance(value, str):
+        if value != AUTO:
+            raise OptionError(f"round_to must be a whole number or 'auto', got {value!r}")
         return AUTO
-    return check.count("round_to", given, 1)
+    return check.count("round_to", value, 1)
 
 
-def _checked_targets(given: Any) -> tuple[tuple[str, float | str], ...]:
-    """Return pairs of what is bounded, and a fraction or plain count, or an amount with its unit."""
-    found = parse_all(given)
-    return tuple((one.kind, one.text if one.unit else one.value) for one in found)
+def _checked_targets(value: Any) -> tuple[tuple[str, float | str], ...]:
+    """Return pairs of the kind of cost and its bound: a fraction, a plain count, or an amount with its unit."""
+    targets = parse_all(value)
+    return tuple((one.kind, one.text if one.unit else one.value) for one in targets)

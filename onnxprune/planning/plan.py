@@ -1,4 +1,4 @@
-"""Planning: scores, loss curves, costs and what is asked become the units that every group keeps."""
+"""Planning: scores, loss curves, costs and targets become the units that every group keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.errors import OptionError, UnreachableTarget
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.planning import allocate, knapsack
-from onnxprune.planning.choice import asked
+from onnxprune.planning.choice import named_ratios
 from onnxprune.planning.curves import Curve, Cut, measure_curves, usual_slope
 from onnxprune.planning.options import Options
 from onnxprune.planning.targets import MEASURED
@@ -43,10 +43,10 @@ class Machine:
 
     predict: Mapping[str, Callable[[Mapping[Atom, int]], float]] = field(default_factory=dict)  # by kind of cost: from
     # the sizes of atoms to a fraction of the original
-    steps: Mapping[Atom, int] = field(default_factory=dict)  # of counts, where they were looked for
+    steps: Mapping[Atom, int] = field(default_factory=dict)  # of kept counts, where they were measured
 
     def stepped(self, groups: Iterable[Group], demand: allocate.Demand) -> allocate.Demand:
-        """Return what is asked of groups that lose the same units, with the largest of their steps."""
+        """Return the demand on groups that lose the same units, with the largest of their steps."""
         steps = [self.steps[group.atom] for group in groups if group.atom in self.steps]
         return replace(demand, step=max(steps), down=False) if steps else demand
 
@@ -56,7 +56,7 @@ UNKNOWN = Machine()
 
 @dataclass(frozen=True)
 class Plan:
-    """Which units every group keeps, and what that was decided by."""
+    """Which units every group keeps, and the loss curves that decided it."""
 
     kept: Mapping[str, tuple[int, ...]]  # by name of the groups that lose units
     curves: Mapping[str, Curve] = field(default_factory=dict)  # by name of the first of those that lose the same units
@@ -64,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of groups before it is decided how many units go, by the first of those that lose the same."""
+    """Scores and loss curves, by the first of the groups that lose the same units."""
 
     scores: Mapping[str, importance.Scores]  # [units]
     curves: Mapping[str, Curve]
@@ -72,8 +72,8 @@ class Evidence:
 
 def plan(
     traced: Trace,
-    found: Sequence[Group],
-    chosen: Mapping[str, float],
+    groups: Sequence[Group],
+    ratios: Mapping[str, float],
     options: Options,
     *,
     calibration: Calibration | None = None,
@@ -86,25 +86,25 @@ def plan(
 
     Args:
         traced: the model with its axes.
-        found: its groups.
-        chosen: ratio by group name, from `choose`.
+        groups: its groups.
+        ratios: ratio by group name, from `select_ratios`.
         options: criterion, scope, targets and rounding, resolved.
         calibration: what statistics and loss curves are made from.
         machine: what is known of costs that are measured, and of the steps of its kernels.
         bounds: the targets as fractions of the original; by default those of the options, which must be fractions.
-        evidence: what `gather` made of the same; None: it is gathered now.
-        progress: is told what is done.
+        evidence: from `gather` with the same arguments; None: it is gathered now.
+        progress: called before each step.
 
     Raises:
         OptionError: when the criterion can score none of the groups, or a target cannot be reached.
     """
     options = options.resolved(calibration is not None)
-    known = evidence or gather(traced, found, chosen, options, calibration=calibration, progress=progress)
-    tied, curves = _tied(found, chosen, traced), known.curves
+    known = evidence or gather(traced, groups, ratios, options, calibration=calibration, progress=progress)
+    tied, curves = _tied(groups, ratios, traced), known.curves
     scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
-    demands = _demands(traced, found, tied, chosen=chosen, options=options, scores=scores)
+    demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     demands = {first: machine.stepped(tied[first].values(), demand) for first, demand in demands.items()}
-    costs, named = _Costs(traced, tied, machine), asked(found, options).keys()
+    costs, named = _Costs(traced, tied, machine), named_ratios(groups, options).keys()
     if bounds is None:
         bounds = tuple((one.kind, one.value) for one in options.bounds)
     kept = _allocated(costs, demands, curves, scope=str(options.scope), bounds=bounds, named=named)
@@ -116,8 +116,8 @@ def plan(
 
 def gather(
     traced: Trace,
-    found: Sequence[Group],
-    chosen: Mapping[str, float],
+    groups: Sequence[Group],
+    ratios: Mapping[str, float],
     options: Options,
     *,
     calibration: Calibration | None = None,
@@ -128,31 +128,31 @@ def gather(
 
     Args:
         traced: the model with its axes.
-        found: its groups.
-        chosen: ratio by group name, from `choose`: which groups lose the same units.
+        groups: its groups.
+        ratios: ratio by group name, from `select_ratios`: which groups lose the same units.
         options: criterion, scope and rounding.
         calibration: what statistics and loss curves are made from.
-        progress: is told what is done.
+        progress: called before each step.
         workers: where the model is run for them; they are the same everywhere.
 
     Raises:
         OptionError: when the criterion can score none of the groups.
     """
     options = options.resolved(calibration is not None)
-    tied = _tied(found, chosen, traced)
-    seen: Mapping[str, Sequence[importance.Seen]] = {}
+    tied = _tied(groups, ratios, traced)
+    statistics: Mapping[str, Sequence[importance.Seen]] = {}
     if calibration is not None and importance.CRITERIA[str(options.criterion)].data and options.criterion != "obs":
         wanted = [group for names in tied.values() for group in names.values()]
-        seen = activations(traced, wanted, calibration.batches, progress=progress, workers=workers)
-    scores = _scores(traced, tied, options, seen)
-    if chosen and not scores:
+        statistics = activations(traced, wanted, calibration.batches, progress=progress, workers=workers)
+    scores = _scores(traced, tied, options, statistics)
+    if ratios and not scores:
         raise OptionError(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
             "BatchNormalization (exporters fold it into convolutions); use l2"
         )
     curves: dict[str, Curve] = {}
     if calibration is not None and (options.scope == "loss" or options.criterion == "obs"):
-        demands = _demands(traced, found, tied, chosen=chosen, options=options, scores=scores)
+        demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
         curves = measure_curves(
             traced,
             _cuts(tied, demands, options),
@@ -166,61 +166,64 @@ def gather(
     return Evidence(scores, curves)
 
 
-def cuts(traced: Trace, found: Sequence[Group], chosen: Mapping[str, float], options: Options) -> list[Cut]:
-    """Return what may be cut of the chosen groups, with all counts that are allowed; see `plan` for the arguments.
+def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], options: Options) -> list[Cut]:
+    """Return the cuts of the groups with a ratio, with all counts that are allowed; see `plan` for the arguments.
 
-    Units go in the order of their error (`obs`): criteria that look at data first have no scores here.
+    Units are removed in the order of their error (`obs`): criteria that need activation statistics have no scores here.
     """
-    tied = _tied(found, chosen, traced)
+    tied = _tied(groups, ratios, traced)
     scores = _scores(traced, tied, options, {})
-    return _cuts(tied, _demands(traced, found, tied, chosen=chosen, options=options, scores=scores), options)
+    return _cuts(tied, _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores), options)
 
 
 def _scores(
-    traced: Trace, tied: Tied, options: Options, seen: Mapping[str, Sequence[importance.Seen]]
+    traced: Trace, tied: Tied, options: Options, statistics: Mapping[str, Sequence[importance.Seen]]
 ) -> dict[str, importance.Scores]:
     """Return the scores of each set of groups that lose the same units, by the criterion; none for some."""
     rng, values = np.random.default_rng(options.seed), ConstantValues(traced.model)
     criterion = "l2" if options.criterion == "obs" else str(options.criterion)  # obs ranks units while curves are made
-    found = {}
+    scores = {}
     for first, names in tied.items():
-        scores = [importance.score(criterion, matrices(names[n], traced, values), rng, seen.get(n, ())) for n in names]
-        known = [score for score in scores if score is not None]
+        group_scores = [
+            importance.score(criterion, matrices(group, traced, values), rng, statistics.get(name, ()))
+            for name, group in names.items()
+        ]
+        known = [score for score in group_scores if score is not None]
         if known:
-            found[first] = np.mean(known, axis=0)
-    return found
+            scores[first] = np.mean(known, axis=0)
+    return scores
 
 
 def _demands(
     traced: Trace,
-    found: Sequence[Group],
+    groups: Sequence[Group],
     tied: Tied,
     *,
-    chosen: Mapping[str, float],
+    ratios: Mapping[str, float],
     options: Options,
     scores: Mapping[str, importance.Scores],
 ) -> dict[str, allocate.Demand]:
-    """Return what is asked of each set of groups that lose the same units."""
-    shares = cost.shares(traced, found)
+    """Return the demand on each set of groups that lose the same units."""
+    shares = cost.shares(traced, groups)
     return {
-        first: _demand(names[first], scores[first], chosen[first], sum(shares[name] for name in names), options)
+        first: _demand(names[first], scores[first], ratios[first], sum(shares[name] for name in names), options)
         for first, names in tied.items()
         if first in scores
     }
 
 
 def _cuts(tied: Tied, demands: Mapping[str, allocate.Demand], options: Options) -> list[Cut]:
-    """Return what is asked for as cuts, without those that no count allows."""
-    found = []
+    """Return the demands as cuts, without those that allow no smaller count."""
+    all_cuts = []
     for name, demand in demands.items():
         removed = tuple(sorted(demand.units - count for count in demand.levels() if count < demand.units))
         if removed:
-            found.append(Cut(name, tuple(tied[name].values()), removed, demand.scores, options.criterion != "obs"))
-    return found
+            all_cuts.append(Cut(name, tuple(tied[name].values()), removed, demand.scores, options.criterion != "obs"))
+    return all_cuts
 
 
 def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores:
-    """Return scores that rise in the order of a curve, by the errors that it has; units that never go come last."""
+    """Return scores that rise in the order of a curve, by its errors; units that are never removed come last."""
     if curve is None:
         return scores
     ranked = np.full(len(scores), curve.errors[-1] + 1.0)
@@ -231,7 +234,7 @@ def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores
 
 
 class _Costs:
-    """What plans cost, over the original."""
+    """The costs of plans, over the original's."""
 
     def __init__(self, traced: Trace, tied: Tied, machine: Machine) -> None:
         self._atoms = {first: [group.atom for group in names.values()] for first, names in tied.items()}
@@ -239,7 +242,7 @@ class _Costs:
         self._counter, self._predict = cost.Counter(traced), machine.predict
 
     def of(self, kind: str, removed: Mapping[str, int]) -> float:
-        """Return what a plan costs when so many units are gone, over the original."""
+        """Return the cost with so many units removed, over the original's."""
         gone = {first: count for first, count in removed.items() if count}
         sizes = {atom: self._units[first] - count for first, count in gone.items() for atom in self._atoms[first]}
         predict = self._predict.get(kind)
@@ -300,7 +303,7 @@ def _worthwhile(
 
 
 def _weighed(demand: allocate.Demand) -> Curve:
-    """Return what groups lose by the scores of their weights alone: the further a group is cut, the dearer a unit."""
+    """Return a loss curve from the scores of weights alone: the further a group is cut, the dearer a unit."""
     order = np.argsort(demand.scores, kind="stable")
     energy = np.square(np.maximum(demand.scores[order], 0).astype(np.float64)) + 1e-12
     left = np.maximum(1 - np.cumsum(energy) / energy.sum(), 1e-6)
@@ -354,26 +357,26 @@ def _meeting(
 
 def _unreachable(costs: _Costs, targets: Sequence[Bound], most: Mapping[str, int]) -> UnreachableTarget:
     best = {kind: costs.of(kind, most) for kind, _ in targets}
-    told = ", ".join(f"{kind}={value:g} (at best {best[kind]:.3f})" for kind, value in targets)
-    return UnreachableTarget(f"target {told} {UNREACHABLE}", best)
+    targets_text = ", ".join(f"{kind}={value:g} (at best {best[kind]:.3f})" for kind, value in targets)
+    return UnreachableTarget(f"target {targets_text} {UNREACHABLE}", best)
 
 
-def _tied(found: Sequence[Group], chosen: Mapping[str, float], traced: Trace) -> dict[str, dict[str, Group]]:
+def _tied(groups: Sequence[Group], ratios: Mapping[str, float], traced: Trace) -> dict[str, dict[str, Group]]:
     """Return the groups to be pruned, by the name of the first of those that share weights and lose the same units."""
-    leaders = kin(found, traced.model.constants)
+    leaders = kin(groups, traced.model.constants)
     sets: dict[tuple[str, float], dict[str, Group]] = {}
-    for group in found:
-        if group.name in chosen:
-            sets.setdefault((leaders[group.name], chosen[group.name]), {})[group.name] = group
+    for group in groups:
+        if group.name in ratios:
+            sets.setdefault((leaders[group.name], ratios[group.name]), {})[group.name] = group
     return {next(iter(names)): names for names in sets.values()}
 
 
 def usual_step(group: Group, options: Options) -> int:
-    """Return the step of counts, as asked for or as usual: of 8 channels, or of single heads and neurons."""
-    asked_step = None if isinstance(options.round_to, str) else options.round_to
+    """Return the step of kept counts: that of the options, or the usual one of 8 channels, single heads and neurons."""
+    requested_step = None if isinstance(options.round_to, str) else options.round_to
     if group.lanes or group.mixed is not None:
-        return allocate.round_units(group.lanes, asked_step or ROUND_CHANNELS)
-    return asked_step or 1 if group.kind == "neurons" else 1
+        return allocate.round_units(group.lanes, requested_step or ROUND_CHANNELS)
+    return requested_step or 1 if group.kind == "neurons" else 1
 
 
 def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
@@ -395,6 +398,6 @@ def _mask(group: Group, kept: Sequence[int]) -> Mask:
     return mask
 
 
-def kept_masks(found: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> dict[Atom, Mask]:
+def kept_masks(groups: Sequence[Group], kept: Mapping[str, Sequence[int]]) -> dict[Atom, Mask]:
     """Return the masks of a plan, by atom: what `rewrite` takes."""
-    return {group.atom: _mask(group, kept[group.name]) for group in found if group.name in kept}
+    return {group.atom: _mask(group, kept[group.name]) for group in groups if group.name in kept}

@@ -1,8 +1,8 @@
-"""What pruning buys on this machine: latency and memory, predicted for any plan and measured for those that matter.
+"""Latency and memory of plans on this machine: predicted for any plan, measured for a few.
 
-Nodes are timed (`kernels`), a model of latency is fitted to a few pruned candidates (`latency`), and each plan that
-is made from it is raced against the original. The ratio of both corrects the next plan, so that what is promised
-is what was measured.
+Nodes are timed (`kernels`), a model of latency is fitted to a few pruned candidates (`latency`), and each plan made
+from it is raced against the original. The ratio of measurement to prediction corrects the next plan, so that only
+measured latencies are promised.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Speed:
     @cached_property
     def before_ms(self) -> float:
         """The latency of the original, as it is now."""
-        (found,) = time_interleaved([self._original], budget_s=CANDIDATE_S, min_rounds=5)
-        return float(np.median(found))
+        (times_ms,) = time_interleaved([self._original], budget_s=CANDIDATE_S, min_rounds=5)
+        return float(np.median(times_ms))
 
     @cached_property
     def _usual_s(self) -> float:
@@ -147,7 +147,7 @@ class Speed:
 
     @cached_property
     def _about(self) -> str:
-        """What races depend on beside the candidate."""
+        """What the result of a race depends on beside the candidate, as a key."""
         shapes = sorted((name, array.shape) for name, array in self.feeds.items())
         return json.dumps([self.traced.model.sha256(), shapes])
 
@@ -167,17 +167,17 @@ def sizes_of(feeds: Mapping[str, Array], model: Model) -> dict[str, int]:
     Raises:
         DataError: when a feed is missing or has another rank.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for port in model.inputs:
         if port.name not in feeds or (port.shape is not None and feeds[port.name].ndim != len(port.shape)):
             raise DataError(f"input {port.name!r}: nothing to run the model on that fits it")
-        found.update((key, feeds[port.name].shape[dim]) for dim, key in dynamic_dims(port))
-    return found
+        sizes.update((key, feeds[port.name].shape[dim]) for dim, key in dynamic_dims(port))
+    return sizes
 
 
 def profiled(
     traced: Trace,
-    chosen: Sequence[Group],
+    groups: Sequence[Group],
     feeds: Mapping[str, Array],
     *,
     provider: str = "cpu",
@@ -190,39 +190,39 @@ def profiled(
     tables: Tables | None = None,
     progress: Progress = silent,
 ) -> Speed:
-    """Return what plans for these groups take on this machine.
+    """Return the latency of plans for these groups on this machine, with the steps of its kernels.
 
     Args:
         traced: the model with its axes.
-        chosen: the groups that may lose units.
+        groups: the groups that may lose units.
         feeds: what the model is timed on.
         provider: short name, see `runtime.PROVIDERS`.
         threads: on the CPU, 0 is ONNX Runtime's choice.
-        usual: by atom, the step that counts of units have where none is looked for.
-        find_steps: whether the steps of the kernels in use are looked for.
+        usual: by atom, the step of kept counts where none is measured.
+        find_steps: whether the steps of the kernels in use are measured.
         fit: whether latencies are to be predicted.
-        seconds: for all of it, more or less; what is known from earlier runs takes none.
+        seconds: for all of it, roughly; times known from earlier runs take none.
         seed: of the random candidates.
         tables: where times are kept; by default in the user's cache.
-        progress: is told what is done.
+        progress: called before each step.
     """
     start = time.monotonic()
     tables = tables or Tables(provider, threads)
-    steps = {group.atom: usual[group.atom] for group in chosen}
-    names = {group.atom: group.name for group in chosen}
+    steps = {group.atom: usual[group.atom] for group in groups}
+    names = {group.atom: group.name for group in groups}
     speed = Speed(traced, feeds, provider=provider, threads=threads, names=names, steps=steps, tables=tables)
     if find_steps:
         until = start + SHARES[0] * seconds
-        speed.steps, speed.complete = _steps(speed, chosen, steps, until=until, progress=progress)
+        speed.steps, speed.complete = _steps(speed, groups, steps, until=until, progress=progress)
     if fit:
         sizing = predict.Sizing(traced, shapes_at(traced.model, sizes_of(feeds, traced.model)))
-        found = predict.grids(sizing, speed.steps)
+        grids = predict.grids(sizing, speed.steps)
         until = start + (1 - SHARES[1]) * seconds
-        kernels = [kernel for grid in sorted(found, key=_macs_of, reverse=True) for kernel in grid.kernels]
+        kernels = [kernel for grid in sorted(grids, key=_macs_of, reverse=True) for kernel in grid.kernels]
         speed.complete &= tables.measure(kernels, until=until, progress=progress)
-        timed = predict.Timed(sizing, found, {kernel.key: tables.ms(kernel) for kernel in kernels})
+        timed = predict.Timed(sizing, grids, {kernel.key: tables.ms(kernel) for kernel in kernels})
         speed.unknown = timed.unknown
-        _race_candidates(speed, chosen, start + seconds, seed, progress)
+        _race_candidates(speed, groups, start + seconds, seed, progress)
         speed.fit(timed)
     return speed
 
@@ -231,15 +231,15 @@ def _macs_of(grid: predict.Grid) -> int:
     return sum(math.prod(axis.size for axis in axes) for axes in grid.macs)
 
 
-def _race_candidates(speed: Speed, chosen: Sequence[Group], until: float, seed: int, progress: Progress) -> None:
+def _race_candidates(speed: Speed, groups: Sequence[Group], until: float, seed: int, progress: Progress) -> None:
     rng = np.random.default_rng(seed)
-    shares: list[list[float]] = [[share] * len(chosen) for share in UNIFORM]
-    shares += [rng.uniform(0.2, 1, len(chosen)).tolist() for _ in range(MIXED)]
+    shares: list[list[float]] = [[share] * len(groups) for share in UNIFORM]
+    shares += [rng.uniform(0.2, 1, len(groups)).tolist() for _ in range(MIXED)]
     for number, each in enumerate(shares):
         if number and time.monotonic() > until:
             break
         progress("racing candidates", number + 1, len(shares))
-        pairs = zip(chosen, each, strict=True)
+        pairs = zip(groups, each, strict=True)
         sizes = {g.atom: predict.aligned(g.units, float(share), speed.steps[g.atom]) for g, share in pairs}
         speed.candidate(sizes)
 
@@ -248,20 +248,20 @@ def _race_candidates(speed: Speed, chosen: Sequence[Group], until: float, seed: 
 
 
 def _steps(
-    speed: Speed, chosen: Sequence[Group], usual: Mapping[Atom, int], *, until: float, progress: Progress
+    speed: Speed, groups: Sequence[Group], usual: Mapping[Atom, int], *, until: float, progress: Progress
 ) -> tuple[dict[Atom, int], bool]:
-    """Return, by atom, the step of counts off which fewer units save no time; and whether all was raced.
+    """Return the step of kept counts by atom, and whether all candidates were raced: between steps, no time is saved.
 
     All groups of a kind are taken together: a count that leaves a blocked layout makes its neighbours slower too, and
-    keeps nodes from being fused, which no node tells alone. Where no step shows, the usual one stays, or a finer one
-    that was seen to save what it should: what is lost in noise tells nothing.
+    keeps nodes from being fused, which the times of single nodes do not show. Where no step shows, the usual one
+    stays, or a finer one that measurably saved what it should: differences within noise do not count.
     """
-    found, whole = dict(usual), True
+    steps, complete = dict(usual), True
     kinds: dict[str, list[Group]] = {}
-    for group in chosen:
+    for group in groups:
         kinds.setdefault("channels" if group.lanes else group.kind, []).append(group)
-    for kind, groups in kinds.items():
-        bases = {group: step_base(group.units, max(1, group.lanes)) for group in groups}
+    for kind, alike in kinds.items():
+        bases = {group: step_base(group.units, max(1, group.lanes)) for group in alike}
         if all(base == group.units for group, base in bases.items()):
             continue  # too few units for any step
         whole_blocks = {group.atom: base for group, base in bases.items()}
@@ -269,7 +269,7 @@ def _steps(
         for number, below in enumerate(STEPS):
             progress(f"looking for the step of {kind}", number + 1, len(STEPS))
             if time.monotonic() > until:
-                whole = False
+                complete = False
                 break
             counts = {group: base - round_units(max(1, group.lanes), below) for group, base in bases.items()}
             sizes = {group.atom: count if count > 0 else bases[group] for group, count in counts.items()}
@@ -280,10 +280,10 @@ def _steps(
                 break
             if SAVED * even * below >= NOISE * best:
                 harmless = below
-        for group in groups if step or harmless else ():
+        for group in alike if step or harmless else ():
             units = round_units(max(1, group.lanes), step or harmless)
-            found[group.atom] = min(units, group.units) if step else min(units, usual[group.atom])
-    return found, whole
+            steps[group.atom] = min(units, group.units) if step else min(units, usual[group.atom])
+    return steps, complete
 
 
 def step_base(units: int, lanes: int) -> int:
@@ -300,6 +300,6 @@ def step_base(units: int, lanes: int) -> int:
 
 
 def memory_predictor(traced: Trace, feeds: Mapping[str, Array]) -> cost.Footprint:
-    """Return what predicts the peak memory of plans on these feeds."""
+    """Return the model that predicts the peak memory of plans on these feeds."""
     sizing = predict.Sizing(traced, shapes_at(traced.model, sizes_of(feeds, traced.model)))
     return cost.Footprint(traced, sizing.fixed)

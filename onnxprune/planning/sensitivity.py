@@ -1,8 +1,8 @@
-"""Sensitivity: what the output loses when each group alone loses units, and what follows for it.
+"""Sensitivity: the loss of the output when each group alone loses units, and a verdict on each.
 
 The verdicts compare the groups of one model with one another, so that no number is a scale of losses:
 
-- *typical* is the median, over the groups, of the loss with half of the units gone;
+- *typical* is the median, over the groups, of the loss with half of the units removed;
 - units are *free* while the loss is at most the typical one over `PRACTICALLY_NONE`;
 - a group is to be *protected* where half of its units cost `DEAR` times the median loss per MAC that they save, unless
   half of them are free: groups that save next to nothing are dear per MAC even where they cost nothing.
@@ -39,11 +39,11 @@ Verdict: TypeAlias = Literal["protect", "free"]
 
 @dataclass(frozen=True)
 class Level:
-    """What it means that a group loses some units."""
+    """What it costs and saves to remove some units of a group."""
 
     removed: int  # units
     loss: float | None  # of the output; None where it was not measured
-    error: float  # of the layers that consume the units, over the variance of what they give
+    error: float  # of the layers that consume the units, over the variance of their outputs
     macs: float  # that are saved, over those of the model
     params: float
 
@@ -59,11 +59,11 @@ class Sensitive:
     macs: float  # that its units take part in, over those of the model
     params: float
     levels: tuple[Level, ...]  # by removed units, ascending, from 0
-    free: int = 0  # units that can go at practically no loss
+    free: int = 0  # units that can be removed at practically no loss
     verdict: Verdict | None = None
 
     def loss_at(self, share: float) -> float | None:
-        """Return the loss with this share of the units gone; None where it was not measured or they may not go."""
+        """Return the loss with this share of the units removed; None where it was not measured or is not allowed."""
         known = [(level.removed, level.loss) for level in self.levels if level.loss is not None]
         if not known or share * self.units > known[-1][0]:
             return None
@@ -71,23 +71,23 @@ class Sensitive:
         return float(np.interp(share * self.units, removed, np.maximum.accumulate(losses)))
 
     def macs_at(self, share: float) -> float:
-        """Return the MACs, over those of the model, that are saved with this share of the units gone."""
+        """Return the MACs, over those of the model, that are saved with this share of the units removed."""
         removed = [level.removed for level in self.levels]
         return float(np.interp(share * self.units, removed, [level.macs for level in self.levels]))
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What the output of a model loses when its groups lose units, one at a time."""
+    """The loss of the output of a model when its groups lose units, one group at a time."""
 
     path: str | None
     sha256: str
     metric: str  # the kind of outputs; docs/sensitivity.md says which loss it has
     reconstruct: bool  # whether the layers that consume the units were refitted
     samples: int  # of the data, fitted to and judged on
-    judged: int  # samples that losses are of
-    held_out: bool  # whether nothing was fitted to these
-    typical: float  # loss: the median, over the groups, with half of the units gone
+    judged: int  # samples that losses are measured on
+    held_out: bool  # whether nothing was fitted to those samples
+    typical: float  # loss: the median, over the groups, with half of the units removed
     free_macs: float  # saved when all groups whose verdict is "free" lose their free units, over those of the model
     free_params: float
     groups: tuple[Sensitive, ...]  # in the order of the graph
@@ -110,8 +110,8 @@ class Sensitivity:
 
 def measure(
     traced: Trace,
-    found: Sequence[Group],
-    chosen: Mapping[str, float],
+    groups: Sequence[Group],
+    ratios: Mapping[str, float],
     calibration: Calibration,
     options: Options,
     *,
@@ -119,20 +119,20 @@ def measure(
     progress: Progress = silent,
     workers: Workers = ALONE,
 ) -> Sensitivity:
-    """Return what each of the chosen groups costs; no groups where none can lose a unit.
+    """Return the sensitivity of each group that has a ratio; no groups where none can lose a unit.
 
     Args:
         traced: the model with its axes.
-        found: its groups.
-        chosen: ratio by group name, from `choose`.
+        groups: its groups.
+        ratios: ratio by group name, from `select_ratios`.
         calibration: samples and the loss of an output.
         options: of which reconstruct, round_to, min_units and seed count.
         levels: of removed units in each group, at most.
-        progress: is told what is done.
+        progress: called before each step.
         workers: where curves are measured.
     """
     options = options.resolved(True)
-    allowed = sorted(cuts(traced, found, chosen, options), key=lambda cut: first_sink(cut.groups[0]))
+    allowed = sorted(cuts(traced, groups, ratios, options), key=lambda cut: first_sink(cut.groups[0]))
     curves = measure_curves(
         traced,
         [replace(cut, removed=spread(cut, levels)) for cut in allowed],
@@ -144,20 +144,20 @@ def measure(
         workers=workers,
     )
     saved = _Saved(traced, allowed)
-    groups = judge([_sensitive(cut, curves[cut.name], saved) for cut in allowed], [cut.removed for cut in allowed])
-    free = {group.name: group.free for group in groups if group.verdict == "free"}
+    judged = judge([_sensitive(cut, curves[cut.name], saved) for cut in allowed], [cut.removed for cut in allowed])
+    free = {group.name: group.free for group in judged if group.verdict == "free"}
     return Sensitivity(
         path=str(traced.model.path) if traced.model.path else None,
         sha256=traced.model.sha256(),
         metric=calibration.metric.loss_by.label,
         reconstruct=bool(options.reconstruct),
         samples=calibration.samples,
-        judged=sum(samples_in(calibration.batches[number]) for number in calibration.judged) if groups else 0,
+        judged=sum(samples_in(calibration.batches[number]) for number in calibration.judged) if judged else 0,
         held_out=bool(calibration.held),
-        typical=typical_loss(groups),
+        typical=typical_loss(judged),
         free_macs=saved.of("macs", free),
         free_params=saved.of("params", free),
-        groups=tuple(groups),
+        groups=tuple(judged),
     )
 
 
@@ -180,7 +180,7 @@ def _sensitive(cut: Cut, curve: Curve, saved: _Saved) -> Sensitive:
 
 
 class _Saved:
-    """What is saved when units go, over what the model costs."""
+    """What removing units saves, over the costs of the model."""
 
     def __init__(self, traced: Trace, allowed: Sequence[Cut]) -> None:
         self._cuts = {cut.name: cut for cut in allowed}
@@ -189,7 +189,7 @@ class _Saved:
         self._params = max(1, traced.model.params)
 
     def of(self, kind: str, removed: Mapping[str, int]) -> float:
-        """Return the share of the MACs or params that is saved when so many units go."""
+        """Return the share of the MACs or params that removing so many units saves."""
         gone = ((group, count) for name, count in removed.items() for group in self._cuts[name].groups)
         return 1 - self._counter.fraction(kind, {group.atom: group.units - count for group, count in gone})
 
@@ -208,27 +208,27 @@ def judge(groups: Sequence[Sensitive], allowed: Sequence[Sequence[int]]) -> list
 
     Args:
         groups: those of one model.
-        allowed: for each, the counts that may go, ascending.
+        allowed: for each, the counts that may be removed, ascending.
     """
     bound = max(typical_loss(groups) / PRACTICALLY_NONE, ROUND_OFF)
     dear = DEAR * _median([_price(group) for group in groups])
-    told = []
+    judged = []
     for group, counts in zip(groups, allowed, strict=True):
         costs = [(count, group.loss_at(count / group.units)) for count in counts]
         free = max((count for count, loss in costs if loss is not None and loss <= bound), default=0)
         price = _price(group)
         is_dear = price is not None and price > dear and (_halved(group) or 0) > bound
-        told.append(replace(group, free=free, verdict="protect" if is_dear else "free" if free else None))
-    return told
+        judged.append(replace(group, free=free, verdict="protect" if is_dear else "free" if free else None))
+    return judged
 
 
 def typical_loss(groups: Sequence[Sensitive]) -> float:
-    """Return the median loss with half of the units of one group gone."""
+    """Return the median loss with half of the units of one group removed."""
     return _median([_halved(group) for group in groups])
 
 
 def _half(group: Sensitive) -> float:
-    """Return the share that stands for half of the units: all that may go where half may not."""
+    """Return the share that stands for half of the units: the largest allowed one where half is not allowed."""
     return min(0.5, group.levels[-1].removed / group.units)
 
 
@@ -237,7 +237,7 @@ def _halved(group: Sensitive) -> float | None:
 
 
 def _price(group: Sensitive) -> float | None:
-    """Return the loss per MAC with half of the units gone; None where no loss was measured or no MACs are saved."""
+    """Return the loss per MAC with half of the units removed; None where no loss was measured or no MACs are saved."""
     loss, saved = _halved(group), group.macs_at(_half(group))
     return None if loss is None or saved <= 0 else loss / saved
 

@@ -93,12 +93,12 @@ def parse(kind: Any, value: Any) -> Target:
 
 def _split(kind: str, text: str) -> tuple[float, str]:
     """Return the number and the unit of a text; the unit may be missing."""
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    matched = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     known = {"": "", **{name.lower(): name for name in UNITS[kind]}}
-    if found is None or found[2].lower() not in known:
+    if matched is None or matched[2].lower() not in known:
         raise _unknown(kind, text)
     try:
-        return float(found[1]), known[found[2].lower()]
+        return float(matched[1]), known[matched[2].lower()]
     except ValueError:
         raise _unknown(kind, text) from None
 
@@ -111,16 +111,18 @@ def _unknown(kind: str, value: Any) -> OptionError:
     )
 
 
-def parse_all(given: Any) -> tuple[Target, ...]:
+def parse_all(targets: Any) -> tuple[Target, ...]:
     """Return the targets of a dict, of pairs, or of targets; of one kind the last counts.
 
     Raises:
         OptionError: as `parse`, and for anything else.
     """
     try:
-        items = given.items() if isinstance(given, Mapping) else given
+        items = targets.items() if isinstance(targets, Mapping) else targets
         pairs = [(item.kind, item) if isinstance(item, Target) else tuple(item) for item in items]
-        found = {kind: value if isinstance(value, Target) else parse(kind, value) for kind, value in pairs}
+        by_kind = {kind: value if isinstance(value, Target) else parse(kind, value) for kind, value in pairs}
     except (TypeError, ValueError):
-        raise OptionError(f"targets must be a dict such as {{'macs': 0.7, 'latency': '8ms'}}, got {given!r}") from None
-    return tuple(found.values())
+        raise OptionError(
+            f"targets must be a dict such as {{'macs': 0.7, 'latency': '8ms'}}, got {targets!r}"
+        ) from None
+    return tuple(by_kind.values())

@@ -1,1 +1,1 @@
-"""Giving back what a cut took: layers refitted in closed form."""
+"""Recovery of accuracy after a cut: layers are refitted in closed form."""

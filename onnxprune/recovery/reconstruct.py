@@ -1,6 +1,6 @@
-"""Reconstruction: least squares that give a layer back what it computed before the cut. Numpy alone.
+"""Reconstruction: least squares that restore the outputs of a layer after a cut. Numpy alone.
 
-For a layer with weight W that sees inputs X of the pruned model where the original gave Y, the fit is
+For a layer with weight W, inputs X in the pruned model and outputs Y in the original, the fit is
 
     W' = argmin ||Y - W' X||² + λ ||(W' - W) D||²,    D² = diag(X Xᵀ)
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, relative to the mean square of each input
-_QUIET = 0.1  # of the mean variance: outputs that vary less than this count for less
+_QUIET = 0.1  # of the mean variance: outputs that vary less than this get less weight
 _LARGE = 1e15  # numbers above it are summed in float64: their squares leave float32
 _ROUND_OFF = 1e-12  # of a mean square: a variance below it is that of a constant
 _QUIET_SHARE = 1e-6  # of a mean: an input that varies less does not vary
@@ -28,7 +28,7 @@ _FLOOR = 1e-6  # of the mean of the diagonal: inputs that are (nearly) zero get 
 
 
 class Moments:
-    """Sums over the rows that a layer saw, for each of its groups: all that least squares needs.
+    """Sums over the rows of inputs and targets of a layer, for each of its groups: all that least squares needs.
 
     Products are summed in float32, less an origin near the mean: inputs that hardly vary around a large one keep their
     variance. The origin is that of the first rows.
@@ -42,7 +42,7 @@ class Moments:
         self._yy = np.zeros((groups, outs))  # squares of each output
 
     def add(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
-        """Add rows ``[groups, rows, ins]`` and what they shall give, ``[groups, rows, outs]``; finite ones alone."""
+        """Add inputs ``[groups, rows, ins]`` and targets ``[groups, rows, outs]``; finite rows alone."""
         if not (_is_tame(x) and _is_tame(y)):
             x, y = _tamed(x, y)
         if not x.shape[1]:
@@ -87,11 +87,11 @@ class Moments:
         return np.maximum(self._yy / n - (self._y / n) ** 2, 0)
 
     def weights(self) -> Matrix:
-        """Return how much a squared error of each output counts, ``[groups, outs]``; with the variances they sum to 1.
+        """Return the weights of the squared errors of outputs, ``[groups, outs]``; times the variances they sum to 1.
 
-        Outputs count alike, whatever their scale: a few channels of a transformer are a hundred times as large as the
-        others, and a normalisation behind the layer mends that. Those that hardly vary count less. Where none varies,
-        errors are over the mean square.
+        Outputs are normalised by their variance: a few channels of a transformer are a hundred times as large as the
+        others, and a normalisation behind the layer levels that. Those that hardly vary get less weight. Where none
+        varies, errors are divided by the mean square.
         """
         variance, energy = self.variance(), float((self.variance() + self.mean_y**2).sum())
         if variance.sum() <= _ROUND_OFF * energy:
@@ -100,7 +100,7 @@ class Moments:
         return np.asarray(raw / (raw * variance).sum())
 
     def centred(self, mean_x: Matrix, mean_y: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        """Return xx, yx and yy of the rows less the given means, per row."""
+        """Return xx, yx and yy of the rows less these means, per row."""
         n = max(1, self.rows)
         mx, my = self._x / n, self._y / n
         mean_x, mean_y = mean_x - self._origin_x, mean_y - self._origin_y
@@ -111,7 +111,7 @@ class Moments:
 
 
 def _origin(rows: npt.NDArray[Any]) -> Matrix:
-    """Return the mean of rows, as a number that float32 has: what is taken off is what is put back."""
+    """Return the mean of rows, rounded to float32: it is subtracted and added back without round-off."""
     return np.asarray(rows.mean(1, dtype=np.float64).astype(np.float32), np.float64)
 
 
@@ -142,7 +142,7 @@ class Fit:
 
 
 def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
-    """Return the squared error of a layer on some rows, over the variance of what they shall give: see `weights`."""
+    """Return the squared error of a layer on some rows, over the variance of the targets: see `weights`."""
     xx, yx, yy = moments.centred(moments.mean_x, moments.mean_y)
     varying = (
         yy - 2 * np.einsum("goi,goi->go", weight, yx) + np.einsum("goi,gij,goj->go", weight, xx, weight, optimize=True)
@@ -154,7 +154,7 @@ def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
 def fit(
     train: Moments, held: Moments, weight: Matrix, bias: Matrix | None, strengths: Sequence[float] = STRENGTHS
 ) -> Fit:
-    """Return the layer that gives the targets best, judged by rows that it was not fitted to.
+    """Return the layer that is nearest to the targets on rows that it was not fitted to.
 
     Args:
         train: of the rows to fit.
@@ -164,17 +164,17 @@ def fit(
         strengths: of the ridge, to choose from.
     """
     before = error(held, weight, bias)
-    best, chosen = before, None
+    best_error, best_strength = before, None
     for strength in (np.inf, *strengths) if train.rows else ():
-        found = error(held, *_solved(train, weight, bias, strength))
-        if found < best:  # never what is NaN
-            best, chosen = found, strength
-    if chosen is None:
+        held_error = error(held, *_solved(train, weight, bias, strength))
+        if held_error < best_error:  # never what is NaN
+            best_error, best_strength = held_error, strength
+    if best_strength is None:
         return Fit(weight, bias, None, before, before)
-    fitted = _solved(train + held, weight, bias, chosen)
+    fitted = _solved(train + held, weight, bias, best_strength)
     if not error(held, *fitted) <= before:
-        fitted = _solved(train, weight, bias, chosen)
-    return Fit(*fitted, chosen, before, best)
+        fitted = _solved(train, weight, bias, best_strength)
+    return Fit(*fitted, best_strength, before, best_error)
 
 
 def _solved(moments: Moments, weight: Matrix, bias: Matrix | None, strength: float) -> tuple[Matrix, Matrix | None]:
@@ -199,12 +199,12 @@ def _solved(moments: Moments, weight: Matrix, bias: Matrix | None, strength: flo
 def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix, most: Matrix) -> Fit:
     """Return the gain and offset of a normalisation whose running statistics follow those of its input.
 
-    The running mean moves as the mean of the input did, and the variance is scaled as it was, so that what the
-    calibration samples have of their own cancels out. Channels that do not vary, and those that are multiplied by zero,
+    The running mean moves as the mean of the input did, and the variance is scaled as it was, so that the bias of the
+    calibration samples cancels out. Channels that do not vary, and those that are multiplied by zero,
     keep their gain. Judged on held-out rows as `fit` is.
 
     Args:
-        train: one group for each channel: the input now, and what the original gave.
+        train: one group for each channel: the input now, and the output of the original.
         held: the same of other rows.
         gain: ``[channels]``, what each channel is multiplied with now.
         offset: ``[channels]``, what is added now.

@@ -1,7 +1,7 @@
-"""Refit: layer after layer of a pruned model is given back what it computed before the cut.
+"""Refit: layer after layer of a pruned model is fitted to what it computed before the cut.
 
-In topological order each linear layer is fitted (`reconstruct.fit`) from what the *pruned* model now feeds it to what
-the *original* gave at the same place, so that later layers correct what earlier ones could not. Where its output is
+In topological order each linear layer is fitted (`reconstruct.fit`) from its inputs in the *pruned* model to its
+outputs in the *original*, so that later layers correct the errors that earlier ones leave. Where its output is
 added to another branch that is final by then, the target is the sum: a block repairs the residual stream that it
 writes to. A BatchNormalization that is not part of a fitted layer gets new statistics.
 """
@@ -34,12 +34,12 @@ LEAST_ROWS = 8_192  # of each fit, where there are so many
 
 @dataclass(frozen=True, slots=True)
 class Refitted:
-    """What became of one layer."""
+    """The outcome for one layer."""
 
     node: str
     op: str
     strength: float | None  # of the ridge towards the plain cut, which stayed where it is None
-    error_before: float | None  # of the plain cut on held-out rows, over the variance of what is to be given
+    error_before: float | None  # of the plain cut on held-out rows, over the variance of the targets
     error_after: float | None
     why_not: str | None = None  # why nothing was fitted
 
@@ -57,7 +57,7 @@ def refit(
     batch_norm: bool = True,
     progress: Progress = silent,
 ) -> tuple[dict[str, Array], list[Refitted]]:
-    """Return new contents of constants of the pruned model, by name, and what became of each layer.
+    """Return new contents of constants of the pruned model, by name, and the outcome for each layer.
 
     Args:
         traced: the original with its axes.
@@ -65,20 +65,20 @@ def refit(
         pruned: what `rewrite` made of it.
         batches: calibration feeds, of which some are held out; of a single one, rows are: see `held_rows`.
         cuts: where the constants of `pruned` came from.
-        seed: of the rows that are looked at.
+        seed: of the rows that are drawn.
         sweeps: how often all layers are fitted.
         linear: whether linear layers are fitted.
         batch_norm: whether statistics of other BatchNormalizations are estimated anew.
-        progress: is told what is done.
+        progress: is called with the step.
     """
     contents: dict[str, Array] = {}
-    told: list[Refitted] = []
+    outcomes: list[Refitted] = []
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
         run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts)
-        told = run.all(linear, batch_norm, prefix, progress)
+        outcomes = run.all(linear, batch_norm, prefix, progress)
         contents = run.new.contents
-    return contents, told
+    return contents, outcomes
 
 
 def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
@@ -91,17 +91,17 @@ Part: TypeAlias = "Layer | Mixer | Norm"
 
 
 class _TooFew(Exception):
-    """A part gives too few rows to hold any out; says how many."""
+    """A part gives too few rows to hold any out; the message has their number."""
 
 
 def parts(model: Model, linear: bool, batch_norm: bool) -> list[Part]:
-    """Return what can be fitted, in order: linear layers, normalisations that are none of theirs, or both."""
+    """Return what can be fitted, in order: linear layers, normalisations that are not behind one of them, or both."""
     wide = list(mixers(model, WIDEST)) if linear else []
     mixed = {mixer.weight for mixer in wide}
-    found = [each for each in layers(model) if each.weight not in mixed] if linear else []
-    covered = {layer.output for layer in found}
+    linear_layers = [each for each in layers(model) if each.weight not in mixed] if linear else []
+    covered = {layer.output for layer in linear_layers}
     free = [norm for norm in norms(model) if norm.output not in covered] if batch_norm else []
-    return sorted([*found, *wide, *free], key=lambda part: part.node.index)
+    return sorted([*linear_layers, *wide, *free], key=lambda part: part.node.index)
 
 
 class _Refit:
@@ -126,21 +126,21 @@ class _Refit:
         self.new.contents.update(contents)
 
     def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
-        """Fit what can be fitted, in order; return what became of it."""
-        found = parts(self._pruned, linear, batch_norm)
-        order: list[Part] = [self._fittable(part) if isinstance(part, Layer) else part for part in found]
+        """Fit what can be fitted, in order; return the outcomes."""
+        fittable = parts(self._pruned, linear, batch_norm)
+        order: list[Part] = [self._fittable(part) if isinstance(part, Layer) else part for part in fittable]
         sums = _Sums(self._pruned, order, self._traced)
-        told = []
+        outcomes = []
         for number, part in enumerate(order):
             progress(f"{prefix}refitting layers", number + 1, len(order))
-            if part.node.outputs[0] in self._traced.values:  # what lies between it and its output may be needed again
+            if part.node.outputs[0] in self._traced.values:  # nodes between its start and its output may run again
                 self.old.reach(part.node.outputs[0])
                 self.new.reach(part.node.outputs[0])
-            told.append(self._part(part, sums))
-        return told
+            outcomes.append(self._part(part, sums))
+        return outcomes
 
     def _fittable(self, layer: Layer) -> Layer:
-        """Return a layer without the bias that others share: it stays, what is fitted makes up for the rest."""
+        """Return a layer without the bias that others share: it stays, and the weight alone is fitted."""
         if layer.bias is None or layer.bias not in self._shared:
             return layer
         fixed = layer.added(self._pruned.array(layer.bias)).ravel()
@@ -151,12 +151,12 @@ class _Refit:
         if why is not None:
             return Refitted(part.node.name, part.node.op, None, None, None, why)
         try:
-            with np.errstate(over="ignore"):  # a number that a type cannot hold is told by `_kept_if_finite`
-                found = self._fit(part, sums)
+            with np.errstate(over="ignore"):  # `_kept_if_finite` checks for overflow
+                fitted = self._fit(part, sums)
         except (ModelError, _TooFew) as error:
             why = str(error) if isinstance(error, _TooFew) else f"it cannot be looked at: {error}"
             return Refitted(part.node.name, part.node.op, None, None, None, why)
-        return Refitted(part.node.name, part.node.op, found.strength, found.error_before, found.error_after)
+        return Refitted(part.node.name, part.node.op, fitted.strength, fitted.error_before, fitted.error_after)
 
     def _fit(self, part: Part, sums: _Sums) -> Fit:
         if isinstance(part, Layer):
@@ -179,25 +179,27 @@ class _Refit:
         matrix = layer.matrix(weight)
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
         train, held = self._moments(layer, matrix.shape, *sums.target(layer))
-        found = fit(train, held, matrix, bias)
-        if found.strength is None:
-            return found
-        if layer.gain is not None and found.bias is not None and not layer.gain.all():
-            found = _with_silent(found, layer.gain.reshape(matrix.shape[:2]) == 0, train + held)
-        new = {layer.weight: layer.stored(found.weight, weight)}
-        if layer.bias is not None and found.bias is not None:
-            new[layer.bias] = layer.stored_bias(found.bias, self._content(layer.bias))
-        return self._kept_if_finite(new, found)
+        fitted = fit(train, held, matrix, bias)
+        if fitted.strength is None:
+            return fitted
+        if layer.gain is not None and fitted.bias is not None and not layer.gain.all():
+            fitted = _with_silent(fitted, layer.gain.reshape(matrix.shape[:2]) == 0, train + held)
+        new = {layer.weight: layer.stored(fitted.weight, weight)}
+        if layer.bias is not None and fitted.bias is not None:
+            new[layer.bias] = layer.stored_bias(fitted.bias, self._content(layer.bias))
+        return self._kept_if_finite(new, fitted)
 
     def _norm(self, norm: Norm) -> Fit:
         shape = (len(norm.scale), 1, 1)
         gain, offset = norm.multiplied(*(self._content(name) for name in norm.constants))
-        found = reestimate(*self._moments(norm, shape, norm.output, ()), gain, offset, norm.most)
-        if found.strength is None:
-            return found
-        mean, variance = norm.statistics(found.weight.ravel(), np.ravel(found.bias if found.bias is not None else 0.0))
+        fitted = reestimate(*self._moments(norm, shape, norm.output, ()), gain, offset, norm.most)
+        if fitted.strength is None:
+            return fitted
+        mean, variance = norm.statistics(
+            fitted.weight.ravel(), np.ravel(fitted.bias if fitted.bias is not None else 0.0)
+        )
         pairs = zip(norm.constants, (mean, variance), strict=True)
-        return self._kept_if_finite({n: values.astype(self._content(n).dtype) for n, values in pairs}, found)
+        return self._kept_if_finite({n: values.astype(self._content(n).dtype) for n, values in pairs}, fitted)
 
     def _mixer(self, mixer: Mixer) -> Fit:
         cut, like = self._cuts.get(mixer.weight, Cut(mixer.weight, {})), self._content(mixer.weight)
@@ -205,26 +207,26 @@ class _Refit:
         for dim, kept in cut.kept.items():
             weight = weight if dim == mixer.dim else weight.take(kept, axis=dim)
         plain = np.eye(weight.shape[mixer.dim])[:, list(cut.kept.get(mixer.dim, range(weight.shape[mixer.dim])))]
-        found = fit(*self._moments(mixer, (1, *plain.shape), mixer.input, ()), plain[None], None)
-        if found.strength is not None:
-            return self._kept_if_finite({mixer.weight: mixer.mixed(weight, found.weight[0], like)}, found)
-        return found
+        fitted = fit(*self._moments(mixer, (1, *plain.shape), mixer.input, ()), plain[None], None)
+        if fitted.strength is not None:
+            return self._kept_if_finite({mixer.weight: mixer.mixed(weight, fitted.weight[0], like)}, fitted)
+        return fitted
 
     def _content(self, name: str) -> Array:
         content = self.new.contents.get(name)
         return self._pruned.array(name) if content is None else content
 
-    def _kept_if_finite(self, new: Mapping[str, Array], found: Fit) -> Fit:
+    def _kept_if_finite(self, new: Mapping[str, Array], fitted: Fit) -> Fit:
         """Set constants, unless their type cannot hold the numbers: then all stay as they were."""
         if not all(np.isfinite(content).all() for content in new.values()):
-            return replace(found, strength=None, error_after=found.error_before)
+            return replace(fitted, strength=None, error_after=fitted.error_before)
         self.new.contents.update(new)
-        return found
+        return fitted
 
     def _moments(
         self, part: Part, shape: tuple[int, ...], total: str, beside: Sequence[str]
     ) -> tuple[Moments, Moments]:
-        """Return the moments of what a part is fed now and shall give, of fitted and of held-out rows."""
+        """Return the moments of the inputs of a part and its targets, of the rows to fit and the held-out ones."""
         groups, outs, ins = shape
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
         limit = max(LEAST_ROWS, ROWS_PER_INPUT * ins) // len(self.new) + 1
@@ -238,15 +240,15 @@ class _Refit:
             at = part.places(target.shape, limit, rng)
             out = held_rows(len(at)) if self._single else np.full(len(at), number in self._held)
             if self._single and not out.any():
-                given = "a single sample gives" if self._single == 1 else f"{self._single} samples in one batch give"
-                raise _TooFew(f"{given} {len(at)} row{'s' * (len(at) != 1)}: too few to hold any out")
+                subject = "a single sample gives" if self._single == 1 else f"{self._single} samples in one batch give"
+                raise _TooFew(f"{subject} {len(at)} row{'s' * (len(at) != 1)}: too few to hold any out")
             for moments, which in ((train, at[~out]), (held, at[out])):
                 if len(which):
                     moments.add(part.rows(now[part.input], which), part.targets(target, which))
         return train, held
 
     def _kept(self, name: str, array: Array) -> Array:
-        """Return a value of the original without the units that are gone."""
+        """Return a value of the original without the removed units."""
         for dim, axis in enumerate(self._traced.axes(self._traced.values[name])):
             mask = kept_mask(axis, self._masks)
             if mask.size == array.shape[dim] and not mask.all():
@@ -254,11 +256,11 @@ class _Refit:
         return array
 
 
-def _with_silent(found: Fit, silent: Array, moments: Moments) -> Fit:
-    """Return a fit whose outputs that are multiplied by zero give their mean: no weight of theirs counts."""
-    weight = np.where(silent[:, :, None], 0, found.weight)
-    bias = moments.mean_y if found.bias is None else np.where(silent, moments.mean_y, found.bias)
-    return replace(found, weight=weight, bias=bias)
+def _with_silent(fitted: Fit, silent: Array, moments: Moments) -> Fit:
+    """Return a fit in which outputs that are multiplied by zero are constant: their mean."""
+    weight = np.where(silent[:, :, None], 0, fitted.weight)
+    bias = moments.mean_y if fitted.bias is None else np.where(silent, moments.mean_y, fitted.bias)
+    return replace(fitted, weight=weight, bias=bias)
 
 
 class _Sums:
@@ -278,7 +280,7 @@ class _Sums:
         self._kept = {port.name for port in model.outputs}
 
     def target(self, layer: Layer) -> tuple[str, tuple[str, ...]]:
-        """Return the value that a layer shall bring about, and what else is added to it."""
+        """Return the value that is the target of a layer, and the other addends of it."""
         readers = self._model.readers.get(layer.output, ())
         if len(readers) != 1 or layer.output in self._kept:
             return layer.output, ()

@@ -1,6 +1,6 @@
-"""Unfitted: the nodes with weights that lost units and that reconstruction has no form for, each with the reason.
+"""Unfitted: the nodes with weights that lost units but cannot be refitted, each with the reason.
 
-They keep the plain cut. A report that lists fitted layers alone would let them pass for nodes that needed no fit.
+They keep the plain cut. Without them in the report, they would look like nodes that needed no fit.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def unfitted(
     """
     fitted = set(_outputs(pruned, linear, batch_norm))
     after = {node.outputs[0]: node for node in pruned.nodes if node.outputs}
-    looked = ("in", "out") * linear + ("scale",) * batch_norm
-    told: dict[int, Refitted] = {}
-    for member in (member for group in cut for member in group.members if member.role in looked):
+    roles = ("in", "out") * linear + ("scale",) * batch_norm
+    outcomes: dict[int, Refitted] = {}
+    for member in (member for group in cut for member in group.members if member.role in roles):
         node = model.nodes[member.sink[0]]
-        if node.index not in told and not fitted.intersection(node.outputs):
+        if node.index not in outcomes and not fitted.intersection(node.outputs):
             why = _why_not(model, member, after.get(node.outputs[0]), pruned)
-            told[node.index] = Refitted(node.name, node.op, None, None, None, why)
-    return [told[index] for index in sorted(told)]
+            outcomes[node.index] = Refitted(node.name, node.op, None, None, None, why)
+    return [outcomes[index] for index in sorted(outcomes)]
 
 
 def _outputs(pruned: Model, linear: bool, batch_norm: bool) -> Iterator[str]:
-    """Yield what the nodes of the parts that are fitted give, with the normalisation behind a layer."""
+    """Yield the outputs of the parts that are fitted, also those of a normalisation behind a layer."""
     for part in parts(pruned, linear, batch_norm):
         yield from (part.node.outputs[0], part.output)
 

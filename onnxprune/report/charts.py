@@ -28,41 +28,42 @@ td:first-child, th:first-child {{ text-align: left }}
 <body>"""
 
 
-def as_svg(found: Sensitivity) -> str:
+def as_svg(sensitivity: Sensitivity) -> str:
     """Return a heat map of the loss by group and share of removed units."""
     rows = [
         Row(group.name, [group.loss_at(share) for share in SHARES], verdict_words(group), _COLOURS[group.verdict])
-        for group in found.groups
+        for group in sensitivity.groups
     ]
     columns = [f"{share:.0%}" for share in SHARES]
     label = "share of the units removed (empty: so many may not go, or the loss was not measured)"
-    return heat_map(rows, columns, x_label=label, scale_label=LOSSES[found.metric], title=_title(found))
+    return heat_map(rows, columns, x_label=label, scale_label=LOSSES[sensitivity.metric], title=_title(sensitivity))
 
 
-def as_html(found: Sensitivity) -> str:
+def as_html(sensitivity: Sensitivity) -> str:
     """Return a page: the heat map, lines of loss against saved MACs, and a table of every level."""
-    return "\n".join([_HEAD.format(title=html.escape(_title(found))), as_svg(found), _lines(found), *_table(found), ""])
+    head = _HEAD.format(title=html.escape(_title(sensitivity)))
+    return "\n".join([head, as_svg(sensitivity), _lines(sensitivity), *_table(sensitivity), ""])
 
 
-def _lines(found: Sensitivity) -> str:
+def _lines(sensitivity: Sensitivity) -> str:
     """Return lines of loss against saved MACs, by group where the colours suffice, else by verdict."""
-    each, told, series = len(found.groups) <= len(COLOURS), set(), []
-    for group in found.groups:
-        name = group.name if each else "" if group.verdict in told else group.verdict or "neither"
+    by_group, labelled, series = len(sensitivity.groups) <= len(COLOURS), set(), []
+    for group in sensitivity.groups:
+        name = group.name if by_group else "" if group.verdict in labelled else group.verdict or "neither"
         points = [(100 * level.macs, level.loss) for level in group.levels if (level.loss or 0) > ROUND_OFF]
-        series.append(Series(name, points, None if each else _COLOURS[group.verdict]))  # type: ignore[arg-type]
-        told.add(group.verdict)
-    return line_chart(series, "MACs saved, %", LOSSES[found.metric], log_y=True, width=860)
+        series.append(Series(name, points, None if by_group else _COLOURS[group.verdict]))  # type: ignore[arg-type]
+        labelled.add(group.verdict)
+    return line_chart(series, "MACs saved, %", LOSSES[sensitivity.metric], log_y=True, width=860)
 
 
-def _title(found: Sensitivity) -> str:
-    return printable(f"Sensitivity of {Path(found.path).name if found.path else 'the model'}")
+def _title(sensitivity: Sensitivity) -> str:
+    return printable(f"Sensitivity of {Path(sensitivity.path).name if sensitivity.path else 'the model'}")
 
 
-def _table(found: Sensitivity) -> Iterator[str]:
+def _table(sensitivity: Sensitivity) -> Iterator[str]:
     headings = ("group", "kind", "units", "removed", "loss", "MACs saved", "parameters saved", "verdict")
     yield "<table><tr>" + "".join(f"<th>{heading}</th>" for heading in headings) + "</tr>"
-    for group in found.groups:
+    for group in sensitivity.groups:
         for level in group.levels[1:]:
             loss = "-" if level.loss is None else f"{level.loss:.2e}"
             cells = (
@@ -77,7 +78,7 @@ def _table(found: Sensitivity) -> Iterator[str]:
 
 
 def family_svg(summary: Mapping[str, Any]) -> str:
-    """Return what members of a family still do, against their measured latency; see `family.Family.summary`."""
+    """Return the quality of the members of a family against their measured latency; see `family.Family.summary`."""
     label, before, of = family_quality(summary)
     members = summary["members"]
     timed = all(member["latency"] for member in members)
@@ -104,7 +105,7 @@ def family_html(summary: Mapping[str, Any]) -> str:
 
 
 def family_page(summary: Mapping[str, Any]) -> str:
-    """Return the plot and the table as a page, and what is in neither."""
+    """Return the plot and the table as a page, and the values without a model."""
     sentences = "".join(f"<p>{html.escape(sentence)}</p>\n" for sentence in without_model(summary))
     return family_html(summary).replace("</body>", f"{sentences}</body>")
 
@@ -121,37 +122,38 @@ _NOISE = "#999999"  # colour of a ratio that is within noise
 _LONGEST = 12  # types of nodes that are drawn
 
 
-def comparison_svg(found: Sequence[Comparison]) -> str:
+def comparison_svg(comparisons: Sequence[Comparison]) -> str:
     """Return charts of every comparison: latencies, ratios with intervals, samples per second, types of nodes."""
-    return stacked([chart for each in found for chart in _charts(each)])
+    return stacked([chart for each in comparisons for chart in _charts(each)])
 
 
-def comparison_html(found: Sequence[Comparison]) -> str:
+def comparison_html(comparisons: Sequence[Comparison]) -> str:
     """Return a page with the same charts, and the numbers of each as a table."""
-    tables = [line for each in found for line in _numbers(each)]
+    tables = [line for each in comparisons for line in _numbers(each)]
     head = _HEAD.format(title="Comparison")
-    return "\n".join([head, comparison_svg(found), *tables, "</body></html>", ""])
+    return "\n".join([head, comparison_svg(comparisons), *tables, "</body></html>", ""])
 
 
 def _setting(threads: int, batch: int) -> str:
     return f"{threads or 'all'} thread{'s' * (threads != 1)}, batch {batch}"
 
 
-def _charts(found: Comparison) -> Iterator[str]:
-    where = f"{found.provider}, {_setting(found.threads, found.batch)}"
+def _charts(comparison: Comparison) -> Iterator[str]:
+    where = f"{comparison.provider}, {_setting(comparison.threads, comparison.batch)}"
     lines = [
         Series(name, list(zip(side.quantiles_ms, QUANTILES, strict=False)))
-        for name, side in zip(_SIDES, (found.before, found.after), strict=True)
+        for name, side in zip(_SIDES, (comparison.before, comparison.after), strict=True)
     ]
-    names = [Path(side.path).name if side.path else "a model" for side in (found.before, found.after)]
+    names = [Path(side.path).name if side.path else "a model" for side in (comparison.before, comparison.after)]
     title = f"{names[0]} and {names[1]}: latency on {where}"
     yield line_chart(lines, "ms", "% of the runs take at most", title=title, height=300)
-    rows: list[Any] = [(found.threads, found.batch, found.speedup, found.speedup_interval, found.within_noise)]
-    ran = [point for point in found.sweep if point.speedup is not None]
+    setting = comparison.threads, comparison.batch
+    rows: list[Any] = [(*setting, comparison.speedup, comparison.speedup_interval, comparison.within_noise)]
+    ran = [point for point in comparison.sweep if point.speedup is not None]
     rows += [
         (p.threads, p.batch, p.speedup, p.speedup_interval, p.within_noise)
         for p in ran
-        if (p.threads, p.batch) != rows[0][:2]
+        if (p.threads, p.batch) != setting
     ]
     yield bar_chart(
         [
@@ -169,31 +171,32 @@ def _charts(found: Comparison) -> Iterator[str]:
     if ran:
         rates = [Bars(_setting(p.threads, p.batch), [p.before_per_s or 0, p.after_per_s or 0]) for p in ran]
         yield bar_chart(rates, "samples per second", names=_SIDES, title="Throughput")
-    if found.ops:
-        ops = [Bars(op.op, [op.before_ms, op.after_ms]) for op in found.ops[:_LONGEST]]
+    if comparison.ops:
+        ops = [Bars(op.op, [op.before_ms, op.after_ms]) for op in comparison.ops[:_LONGEST]]
         yield bar_chart(ops, "ms", names=_SIDES, title="Time by type of node, by ONNX Runtime's profile")
 
 
-def _numbers(found: Comparison) -> Iterator[str]:
+def _numbers(comparison: Comparison) -> Iterator[str]:
     def row(cells: Sequence[str], tag: str = "td") -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(printable(cell))}</{tag}>" for cell in cells) + "</tr>"
 
     yield "<table>" + row(
         ("provider", "threads", "batch", "before, ms", "after, ms", "speed-up", "95 % interval", ""), "th"
     )
-    first = found.threads, found.batch, found.before.median_ms, found.after.median_ms, found.speedup
-    points: list[Any] = [(*first, found.speedup_interval, found.within_noise)]
+    before, after = comparison.before, comparison.after
+    first = comparison.threads, comparison.batch, before.median_ms, after.median_ms, comparison.speedup
+    points: list[Any] = [(*first, comparison.speedup_interval, comparison.within_noise)]
     points += [
         (p.threads, p.batch, p.before_ms, p.after_ms, p.speedup, p.speedup_interval, p.within_noise)
-        for p in found.sweep
+        for p in comparison.sweep
         if p.why_not is None
     ]
     for threads, batch, old, new, ratio, (low, high), noise in points:
-        cells = (found.provider, str(threads or "all"), str(batch), f"{old:.3f}", f"{new:.3f}", f"{ratio:.3f}")
+        cells = (comparison.provider, str(threads or "all"), str(batch), f"{old:.3f}", f"{new:.3f}", f"{ratio:.3f}")
         yield row((*cells, f"{low:.3f} to {high:.3f}", "within noise" * noise))
     yield "</table>"
-    if found.ops:
+    if comparison.ops:
         yield "<table>" + row(("node type", "nodes before", "nodes after", "before, ms", "after, ms"), "th")
-        for op in found.ops:
+        for op in comparison.ops:
             yield row((op.op, str(op.nodes_before), str(op.nodes_after), f"{op.before_ms:.3f}", f"{op.after_ms:.3f}"))
         yield "</table>"

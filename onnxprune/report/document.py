@@ -46,16 +46,16 @@ def build_report(
         before: the original.
         after: the pruned model.
         macs: multiply-accumulates of one sample, before and after.
-        options: what was asked.
+        options: those of the run.
         groups: every group with its kept units (None if all) and the reason if it was left alone.
         accounts: of every node with weights.
         cuts: where the initializers of the output come from.
-        verification: what the oracle found.
+        verification: the result of the oracle.
         comparison: latency and accuracy, None if they were not measured.
-        calibration: what statistics, curves and fits were made from; a text says why there are no samples.
+        calibration: what statistics, curves and fits were made from; a text says why there are none.
         curves: loss curves by the first of the groups that lose the same units.
-        fits: what became of each layer in reconstruction.
-        promise: plans that were raced against the original, see `promise.as_promise`.
+        fits: the outcome of reconstruction for each layer.
+        promise: plans that were raced against the original, see `promise.Decision.report_values`.
         held_out: whether calibration saw none of the samples that were compared.
     """
     fidelity = fidelity_values(comparison)
@@ -66,18 +66,8 @@ def build_report(
         "options": options.to_dict(),
         "groups": [_group(group, kept, reason) for group, kept, reason in groups],
         "nodes": [account.to_dict() for account in accounts],
-        "initializers": {
-            name: {"source": cut.source, "kept": {str(dim): list(indices) for dim, indices in cut.kept.items()}}
-            for name, cut in cuts.items()
-        },
-        "verification": {
-            "passed": verification.passed,
-            "max_abs_diff": verification.max_abs_diff,
-            "max_rel_diff": verification.max_rel_diff,
-            "tolerance": verification.tolerance,
-            "noise": verification.noise,
-            "runs": [dataclasses.asdict(run) for run in verification.runs],
-        },
+        "initializers": {name: _cut(cut) for name, cut in cuts.items()},
+        "verification": _verification(verification),
         "calibration": _calibration(calibration),
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
         "reconstruction": [_refitted(each) for each in fits],
@@ -85,6 +75,21 @@ def build_report(
         "fidelity": None if fidelity is None else {**fidelity, "held_out": held_out},
         "latency": _latency(comparison) if options.latency else [],
         "promise": None if promise is None else dict(promise),
+    }
+
+
+def _cut(cut: Cut) -> dict[str, Any]:
+    return {"source": cut.source, "kept": {str(dim): list(indices) for dim, indices in cut.kept.items()}}
+
+
+def _verification(verification: Verification) -> dict[str, Any]:
+    return {
+        "passed": verification.passed,
+        "max_abs_diff": verification.max_abs_diff,
+        "max_rel_diff": verification.max_rel_diff,
+        "tolerance": verification.tolerance,
+        "noise": verification.noise,
+        "runs": [dataclasses.asdict(run) for run in verification.runs],
     }
 
 
@@ -97,12 +102,17 @@ def _refitted(fitted: Refitted) -> dict[str, Any]:
     }
 
 
-def _calibration(found: Calibration | str | None) -> dict[str, Any] | None:
-    if found is None:
+def _calibration(calibration: Calibration | str | None) -> dict[str, Any] | None:
+    if calibration is None:
         return None
-    if isinstance(found, str):
-        return {"source": "none", "told": found, "samples": 0, "metric": None}
-    return {"source": found.source, "told": found.told, "samples": found.samples, "metric": found.metric.kind}
+    if isinstance(calibration, str):
+        return {"source": "none", "told": calibration, "samples": 0, "metric": None}
+    return {
+        "source": calibration.source,
+        "told": calibration.description,
+        "samples": calibration.samples,
+        "metric": calibration.metric.kind,
+    }
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
@@ -155,7 +165,7 @@ def _accuracy(comparison: Comparison | None) -> dict[str, Any] | None:
 
 
 def fidelity_values(comparison: Comparison | None) -> dict[str, Any] | None:
-    """Return what was compared on data; what random feeds give says little of what a model is for."""
+    """Return the figures of fidelity on data; random feeds say little about what a model is used for."""
     if comparison is None or comparison.fidelity is None or comparison.feeds != "data":
         return None
     figures = comparison.fidelity.figures.items()

@@ -69,7 +69,7 @@ def family_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def family_quality(summary: Mapping[str, Any]) -> tuple[str, float | None, Callable[[Mapping[str, Any]], float | None]]:
-    """Return what tells how much members still do: in words, of the original, and as a function of a member."""
+    """Return the measure of quality of a family: its label, its value for the original, and a function of a member."""
     first = summary["members"][0]
     if first["accuracy"] is not None:
         samples = first["accuracy"]["samples"]

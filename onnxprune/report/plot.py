@@ -125,9 +125,9 @@ def heat_map(
             _text(left - 8, y + step / 2 + 4, _short(row.name, int(280 / _CHAR * 12 / font)), "end", size=font)
         )
         for column, (value, words) in enumerate(zip(row.values, columns, strict=True)):
-            told = f"{row.name}, {words}: {'-' if value is None else f'{value:.2g}'}"
+            tooltip = f"{row.name}, {words}: {'-' if value is None else f'{value:.2g}'}"
             box = f'x="{left + column * cell:.1f}" y="{y}" width="{cell - 1:.1f}" height="{step - 1}"'
-            parts.append(f'<rect {box} fill="{_fill(value, low, high)}"><title>{_safe(told)}</title></rect>')
+            parts.append(f'<rect {box} fill="{_fill(value, low, high)}"><title>{_safe(tooltip)}</title></rect>')
         parts.append(_text(width - notes + 8, y + step / 2 + 4, row.note, "start", size=font, colour=row.colour))
     for column, words in enumerate(columns):
         parts.append(_text(left + (column + 0.5) * cell, bottom + 18, words, "middle"))
@@ -164,8 +164,8 @@ def bar_chart(
             if math.isfinite(value):
                 long = (axis.at(value) - axis.at(0)) * (right - left)
                 box = f'x="{left:.1f}" y="{y:.1f}" width="{long:.1f}" height="{thick - 2}"'
-                told = _safe(f"{each.name}: {value:.4g}")
-                parts.append(f'<rect {box} fill="{each.colours[number]}"><title>{told}</title></rect>')
+                tooltip = _safe(f"{each.name}: {value:.4g}")
+                parts.append(f'<rect {box} fill="{each.colours[number]}"><title>{tooltip}</title></rect>')
             parts += _whisker(
                 each.spans[number : number + 1], lambda x: left + axis.at(x) * (right - left), y + thick / 2 - 1
             )

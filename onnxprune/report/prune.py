@@ -32,7 +32,7 @@ _SEEN = "compared on samples that calibration saw: others may fare worse; give s
 
 
 def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
-    """Return what the command line prints after a run: the table, what was left alone, the verdict."""
+    """Return what the command line prints after a run: the table, the groups left alone, the verdict."""
     report = all_printable(report)
     before, after = report["input"], report["output"]
     table = new_table("", "before", "after", "after / before")
@@ -52,20 +52,22 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _promised(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what plans were raced for, and what came of it, where any were."""
+    """Yield the targets that plans were raced for with the measured costs, where any were raced."""
     promise = report["promise"]
     if promise is None:
         return
     races = plural(len(promise["attempts"]), "plan") + " raced against the original"
     steps = sorted(set(promise["steps"].values()))
-    found = f"; counts are multiples of what kernels like: {enumerated([str(step) for step in steps])}" if steps else ""
+    multiples = enumerated([str(step) for step in steps])
+    steps_text = f"; counts are multiples of what kernels like: {multiples}" if steps else ""
     if not promise["targets"]:
         last = promise["attempts"][-1]["measured"]["latency"]
-        yield f"{races}: {last:.3f} of its latency{found}"
+        yield f"{races}: {last:.3f} of its latency{steps_text}"
     for target in promise["targets"]:
         if target["measured"] is not None:
-            asked = "" if target["target"].endswith(f"={target['fraction']:g}") else f" ({target['fraction']:.3f})"
-            yield f"{target['target']}{asked} asked: {target['measured']:.3f} of the original, {races}{found}"
+            bound, fraction = target["target"], target["fraction"]
+            bound += "" if bound.endswith(f"={fraction:g}") else f" ({fraction:.3f})"
+            yield f"{bound} asked: {target['measured']:.3f} of the original, {races}{steps_text}"
     yield from _above(report)
     if not promise["complete"]:
         yield "there was no time to measure all that predictions rest on: give more with --profile-seconds"
@@ -74,13 +76,13 @@ def _promised(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _above(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning where the model that is written was timed above the latency that was asked for."""
-    asked = [target["fraction"] for target in report["promise"]["targets"] if target["target"].startswith("latency=")]
-    for latency in report["latency"] if asked else ():
+    """Yield a warning where the written model was timed above the target of latency."""
+    bounds = [target["fraction"] for target in report["promise"]["targets"] if target["target"].startswith("latency=")]
+    for latency in report["latency"] if bounds else ():
         least = 1 / latency["speedup_interval"][1]
-        if least > _TOLERATED * asked[0]:
-            found = f"{1 / latency['speedup']:.3f} of the original's, asked for {asked[0]:.3f}"
-            yield f"warning: the last timing is above the target: {found}; was the machine busy?"
+        if least > _TOLERATED * bounds[0]:
+            measured = f"{1 / latency['speedup']:.3f} of the original's, asked for {bounds[0]:.3f}"
+            yield f"warning: the last timing is above the target: {measured}; was the machine busy?"
 
 
 def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -117,7 +119,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _calibrated(report: Mapping[str, Any]) -> str:
-    """Return in words what units and weights were chosen by, where samples were looked at."""
+    """Return in words what the model was calibrated on; nothing where no samples were to be used."""
     calibration = report.get("calibration")
     if calibration is None:
         return ""
@@ -125,15 +127,15 @@ def _calibrated(report: Mapping[str, Any]) -> str:
         return f"chosen by weights alone, no samples can be generated ({calibration['told']}): give some with --data\n"
     made = calibration["source"] == "generated"
     what = "generated sample" if made else "sample"
-    found = f"calibrated on {plural(calibration['samples'], what)}"
+    text = f"calibrated on {plural(calibration['samples'], what)}"
     fits = report["reconstruction"]
     if fits:
         refitted = sum(fit["strength"] is not None for fit in fits)
-        tried = sum(fit["why_not"] is None for fit in fits)
-        found += f": {refitted} of {plural(len(fits), 'layer')} refitted"
-        found += f", {tried - refitted} best as they were cut" * (tried > refitted)
-        found += f", {len(fits) - tried} that cannot be" * (len(fits) > tried)
-    return found + ("; real ones, with --data, keep more\n" if made else "\n")
+        attempted = sum(fit["why_not"] is None for fit in fits)
+        text += f": {refitted} of {plural(len(fits), 'layer')} refitted"
+        text += f", {attempted - refitted} best as they were cut" * (attempted > refitted)
+        text += f", {len(fits) - attempted} that cannot be" * (len(fits) > attempted)
+    return text + ("; real ones, with --data, keep more\n" if made else "\n")
 
 
 def _closeness(difference: float) -> str:

@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from onnxprune.planning.sensitivity import Sensitive, Sensitivity
 
 
-def sensitivity_tables(found: Sensitivity) -> list[RenderableType]:
-    """Return what ``onnxprune sensitivity`` prints: the groups in the order of the graph, then what follows."""
+def sensitivity_tables(sensitivity: Sensitivity) -> list[RenderableType]:
+    """Return what ``onnxprune sensitivity`` prints: the groups in the order of the graph, then advice."""
     table = new_table("group", "kind", "units", "MACs", "25%", "50%", "75%", "verdict", left=(0, 1))
-    for group in found.groups:
+    for group in sensitivity.groups:
         losses = [_loss(group.loss_at(share)) for share in (0.25, 0.5, 0.75)]
         words = verdict_words(group)
         table.add_row(*all_printable((group.name, group.kind, f"{group.units:,}", f"{group.macs:.1%}", *losses, words)))
-    return [all_printable(_sensitivity_head(found)), table, "\n".join(all_printable(_advice(found)))]
+    return [all_printable(_sensitivity_head(sensitivity)), table, "\n".join(all_printable(_advice(sensitivity)))]
 
 
-def _sensitivity_head(found: Sensitivity) -> str:
-    """Return what the numbers of the table are."""
-    on = f"{plural(found.judged, 'sample')}{' that nothing was fitted to' * found.held_out}"
-    fitted = "layers refitted" if found.reconstruct else "layers not refitted"
+def _sensitivity_head(sensitivity: Sensitivity) -> str:
+    """Return the line above the table: what its numbers measure."""
+    on = f"{plural(sensitivity.judged, 'sample')}{' that nothing was fitted to' * sensitivity.held_out}"
+    fitted = "layers refitted" if sensitivity.reconstruct else "layers not refitted"
     return (
-        f"{found.path or 'model'}: loss of the output ({LOSSES[found.metric]}) when one group loses 25, 50, 75 % "
-        f"of its units; on {on}, {fitted}"
+        f"{sensitivity.path or 'model'}: loss of the output ({LOSSES[sensitivity.metric]}) when one group loses 25, "
+        f"50, 75 % of its units; on {on}, {fitted}"
     )
 
 
@@ -37,20 +37,20 @@ def verdict_words(group: Sensitive) -> str:
     return f"{group.free:,} free" if group.verdict == "free" else group.verdict or ""
 
 
-def _advice(found: Sensitivity) -> list[str]:
+def _advice(sensitivity: Sensitivity) -> list[str]:
     """Return what the verdicts mean for pruning."""
     lines = []
-    if found.protect:
-        names = names_text(group.name for group in found.protect)
+    if sensitivity.protect:
+        names = names_text(group.name for group in sensitivity.protect)
         lines.append(f"protect (high loss per MAC saved; spare them with --ignore): {names}")
-    if found.free:
-        units = sum(group.free for group in found.free)
-        saved = f"{found.free_macs:.1%} of the MACs and {found.free_params:.1%} of the parameters"
+    if sensitivity.free:
+        units = sum(group.free for group in sensitivity.free)
+        saved = f"{sensitivity.free_macs:.1%} of the MACs and {sensitivity.free_params:.1%} of the parameters"
         lines.append(
-            f"free: {units:,} units of {plural(len(found.free), 'group')}, {saved} if all go; each group then costs "
-            "at most a twentieth of what a typical one costs that loses half"
+            f"free: {units:,} units of {plural(len(sensitivity.free), 'group')}, {saved} if all go; each group then "
+            "costs at most a twentieth of what a typical one costs that loses half"
         )
-    if not found.held_out:
+    if not sensitivity.held_out:
         lines.append("measured on what the layers were fitted to: give more samples, or others with --eval-data")
     return lines or ["no group stands out"]
 

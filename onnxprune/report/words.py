@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 _LISTED = 4  # names shown of a longer list
-_PLACE = r" \(at .*\)"  # what a reason says of the node that gives it
+_PLACE = r" \(at .*\)"  # the node that a reason names
 
 
 def enumerated(words: Sequence[str]) -> str:
@@ -32,8 +32,8 @@ def by_reason(reasons: Iterable[tuple[str, str]]) -> list[str]:
     for reason, name in reasons:
         merged.setdefault(re.sub(_PLACE, "", reason), {})[name] = reason
     return [
-        f"  {_with_places(list(dict.fromkeys(found.values())))}: {names_text(found)}{_freeing(short)}"
-        for short, found in merged.items()
+        f"  {_with_places(list(dict.fromkeys(by_name.values())))}: {names_text(by_name)}{_freeing(short)}"
+        for short, by_name in merged.items()
     ]
 
 
@@ -48,7 +48,7 @@ def _with_places(alike: Sequence[str]) -> str:
 
 
 def _freeing(reason: str) -> str:
-    """Return what would free it, in brackets, where anything would."""
+    """Return what would free a locked group, in brackets, where anything would."""
     what = frees(reason)
     if what.startswith(("nothing", "other")):
         return ""
@@ -57,19 +57,19 @@ def _freeing(reason: str) -> str:
 
 
 def warning_lines(sides: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
-    """Return a line for each thing that the runtime punishes; what holds for both models is told once."""
-    found: dict[str, list[str]] = {}
+    """Return a line for each thing that the runtime punishes; one line where it holds for both models."""
+    by_sentence: dict[str, list[str]] = {}
     for side, sentences in sides:
         for sentence in sentences:
-            found.setdefault(sentence, []).append(side)
-    return [printable(f"slower than it need be ({' and '.join(which)}): {told}") for told, which in found.items()]
+            by_sentence.setdefault(sentence, []).append(side)
+    return [printable(f"slower than it need be ({' and '.join(which)}): {text}") for text, which in by_sentence.items()]
 
 
 def fidelity_row(table: Any, fidelity: Mapping[str, Any] | None) -> None:
-    """Add the row of what was compared to a table, where it has one."""
-    found = None if fidelity is None else row(fidelity["figures"])
-    if found is not None:
-        table.add_row(*found, "-")
+    """Add the row of the fidelity to a table, where it has one."""
+    cells = None if fidelity is None else row(fidelity["figures"])
+    if cells is not None:
+        table.add_row(*cells, "-")
 
 
 LOSSES = {  # what the loss of a kind of outputs is, see `fidelity.Metric.loss`

@@ -1,1 +1,1 @@
-"""Running models: sessions, timing, memory, processes. The only room that imports onnxruntime."""
+"""Running models: sessions, timing, memory, processes. The only package that imports onnxruntime."""

@@ -47,7 +47,7 @@ RETRIES = 2  # of a task on a cluster that fails for reasons of the cluster
 
 Job = TypeVar("Job")
 Task = TypeVar("Task")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class Here(Executor):
@@ -68,7 +68,7 @@ class Workers:
     """An executor, and what has to be known of it."""
 
     executor: Executor
-    count: int = 1  # of the tasks that run at the same time
+    count: int = 1  # tasks that run at the same time
     threads: int = 0  # of ONNX Runtime in each task; 0 is its own choice
     near: bool = True  # whether they see the files of this machine
     exact: bool = True  # whether linear algebra has one thread, so that a run elsewhere gives the same bits
@@ -79,10 +79,10 @@ class Workers:
         """Whether tasks leave this process."""
         return not isinstance(self.executor, Here)
 
-    def map(self, function: Callable[[Job, Task], Found], job: Job, tasks: Sequence[Task]) -> Iterator[Found]:
+    def map(self, function: Callable[[Job, Task], Result], job: Job, tasks: Sequence[Task]) -> Iterator[Result]:
         """Yield what a function at the top of a module makes of a job and each task, in order.
 
-        Here a task begins when its result is asked for, elsewhere all are handed over at once.
+        In this process a task begins when its result is needed; otherwise all are submitted at once.
 
         Raises:
             InputError: when a worker process dies; and whatever the function raises.
@@ -100,8 +100,8 @@ class Workers:
         try:
             for future in futures:
                 with _dying():
-                    found = future.result()
-                yield found
+                    result = future.result()
+                yield result
         finally:
             for future in futures:
                 future.cancel()
@@ -126,16 +126,16 @@ def workers(count: int = 1, scheduler: str | None = None) -> Iterator[Workers]:
     if scheduler is not None:
         if count > 1:
             raise OptionError("workers are processes of this machine, and a scheduler has its own: give one of the two")
-        with _cluster(scheduler) as found:
-            yield found
+        with _cluster(scheduler) as cluster:
+            yield cluster
     elif count == 1:
         yield SERIAL
     else:
-        with _processes(count) as found:
-            yield found
+        with _processes(count) as processes:
+            yield processes
 
 
-def given(executor: Executor) -> Workers:
+def from_executor(executor: Executor) -> Workers:
     """Return `Workers` of any executor whose tasks may leave the process.
 
     Its workers have one thread each, and see the files of this machine or not: models are sent to them.
@@ -186,7 +186,7 @@ def _cores() -> int:
 
 @contextlib.contextmanager
 def _dying() -> Iterator[None]:
-    """Say in words that a worker died."""
+    """Turn the death of a worker into an InputError."""
     try:
         yield
     except BrokenProcessPool:
@@ -302,7 +302,7 @@ class _Limit:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     blocks: int = 0
-    before: int | None = None  # what the first of them found, and the last restores
+    before: int | None = None  # threads before the first of them, restored after the last
 
 
 _LIMIT = _Limit()
@@ -338,7 +338,7 @@ def _set_blas_threads(count: int) -> int | None:
 
 @cache
 def _openblas() -> tuple[Callable[[], int], Callable[[int], object]] | None:
-    """Return the functions by which the OpenBLAS inside numpy's wheels tells and takes its number of threads."""
+    """Return the functions that get and set the number of threads of the OpenBLAS inside numpy's wheels."""
     home = Path(np.__file__).parent
     for folder in (home.with_name("numpy.libs"), home / ".dylibs"):
         for path in sorted(folder.glob("*openblas*")):

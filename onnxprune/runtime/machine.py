@@ -1,4 +1,4 @@
-"""What this machine is: the cores that may be used, the processor, its vector instructions."""
+"""The machine that latencies are measured on: usable cores, processor, vector instructions, ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxprune.runtime.session import PROVIDERS
 
 
 def affinity() -> tuple[int, ...] | None:
-    """Return the logical cores that this process may run on; None where the system does not say."""
+    """Return the logical cores that this process may run on; None where the system does not report them."""
     allowed = getattr(os, "sched_getaffinity", None)
     return None if allowed is None else tuple(sorted(allowed(0)))
 
@@ -39,7 +39,7 @@ _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "a
 
 
 def cpu_features() -> tuple[str, ...]:
-    """Return what the processor says that it can do, such as avx2, sorted; nothing where the system does not tell."""
+    """Return the feature flags of the processor, such as avx2, sorted; empty where the system does not list them."""
     return _features(_cpu_info())
 
 
@@ -48,7 +48,7 @@ def _features(about: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _cpu_info() -> dict[str, str]:
-    """Return what Linux says of the first core."""
+    """Return the fields of /proc/cpuinfo for the first core; empty where there is no such file."""
     with contextlib.suppress(OSError):
         lines = re.findall(r"^([^\n:]+?)\s*:[ ]?(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         return {key: value.strip() for key, value in reversed(lines)}
@@ -56,17 +56,17 @@ def _cpu_info() -> dict[str, str]:
 
 
 def _cpu_name() -> str:
-    """Return the name of the processor, and what tells processors apart whose names a virtual machine hides."""
+    """Return the name of the processor, with family, model and vectors: a virtual machine may hide the name."""
     about = _cpu_info()
     name = about.get("model name") or _brand() or platform.processor() or platform.machine()
     kind = " ".join(f"{word} {about[key]}" for key, word in _KINDS.items() if key in about)
-    vectors = next((told for flag, told in _VECTORS.items() if flag in _features(about)), "")
+    vectors = next((label for flag, label in _VECTORS.items() if flag in _features(about)), "")
     more = ", ".join(each for each in (kind, vectors) if each)
     return f"{name} ({more})" if more else name
 
 
 def _brand() -> str:
-    """Return what macOS calls the processor; elsewhere nothing."""
+    """Return the name that macOS gives the processor; empty on other systems."""
     if sys.platform != "darwin":
         return ""
     with contextlib.suppress(OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Peak memory of a model, measured in a fresh process; memory that is free.
+"""Memory: the peak that running a model adds to a fresh process, and what this process may still take.
 
 Run as ``python -m onnxprune.runtime.memory REQUEST`` it is the fresh process in which `peak_memory_bytes` measures.
 """
@@ -37,7 +37,7 @@ def peak_memory_bytes(
         feeds: one array per input.
         provider: short name, see `PROVIDERS`.
         threads: as for `open_session`.
-        folder: where the external data of a model given as bytes lies.
+        folder: where the external data of a model in bytes lies.
         timeout_s: after which the process is ended.
     """
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
@@ -82,8 +82,8 @@ def peak_resident_bytes() -> int:
 
 def _status_bytes(key: str) -> int | None:
     with contextlib.suppress(OSError):
-        found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
+        match = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(match[1]) * 1024 if match else None
     return None
 
 
@@ -95,7 +95,7 @@ def _rusage_bytes() -> int:
 
 
 def free_memory_bytes() -> int | None:
-    """Return the memory that this process may still take; None where the system does not say."""
+    """Return the memory that this process may still take; None where the system does not report it."""
     free = _number_in(Path("/proc/meminfo"), r"^MemAvailable:\s+(\d+) kB")
     limit = _number_in(Path("/sys/fs/cgroup/memory.max"), r"^(\d+)$")
     used = _number_in(Path("/sys/fs/cgroup/memory.current"), r"^(\d+)$")
@@ -105,8 +105,8 @@ def free_memory_bytes() -> int | None:
 
 def _number_in(path: Path, pattern: str) -> int | None:
     with contextlib.suppress(OSError):
-        found = re.search(pattern, path.read_text(), re.MULTILINE)
-        return int(found[1]) if found else None
+        match = re.search(pattern, path.read_text(), re.MULTILINE)
+        return int(match[1]) if match else None
     return None
 
 

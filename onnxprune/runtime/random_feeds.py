@@ -1,4 +1,4 @@
-"""Random feeds: sizes for dynamic dims, numbers that fit an input."""
+"""Random inputs for a model: a size for each dynamic dim, and values of the type and range that each input takes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def default_dims(inputs: Sequence[Port], batch: int = 1) -> dict[str, int]:
 
 
 def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Return one array per input: what a graph can take without knowing what it means.
+    """Return one array per input, of values that most graphs accept whatever the input means.
 
     Floats are standard normal. Integers that index an embedding (`Port.below`) lie in its range, 8-bit ones are
-    pixels of any value, others are 1, which a mask and a length can be. Booleans are true; a single one is a switch,
-    and as the seed is even or odd.
+    pixels of any value, others are 1, which a mask and a length can be. Booleans are true; a single one is a switch:
+    true for an even seed, false for an odd one.
 
     Args:
         inputs: the inputs of the model.
-        dims: size by the key of `probe.dynamic_dims`, see `default_dims`.
+        dims: size by the key of `graph.dims.dynamic_dims`, see `default_dims`.
         seed: of the random numbers.
 
     Raises:

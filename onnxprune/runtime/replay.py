@@ -1,8 +1,8 @@
-"""Replay: run a model on calibration data piece by piece, each node as seldom as memory allows.
+"""Replay: run a model on calibration data part by part, each node as seldom as memory allows.
 
 Reconstruction changes a layer and needs what the next one then gets. Running the whole model for every layer costs
 the square of its depth. A `Replay` keeps the values that are alive at one place of the graph, for all batches, runs
-from there, and moves the place on when it is told to. What does not fit into its budget of memory lies in temporary
+from there, and moves the place forward on request. What does not fit into its budget of memory goes to temporary
 files: memory is bounded, whatever the number of samples, and the time grows with the depth, not with its square.
 """
 
@@ -30,7 +30,7 @@ Feeds: TypeAlias = Mapping[str, Array]
 
 
 class Batches(Sequence[Feeds]):
-    """Batches that are made when they are asked for; `at` says how."""
+    """Batches that are made on access, by `at`."""
 
     @abstractmethod
     def at(self, number: int) -> Feeds:
@@ -41,8 +41,8 @@ class Batches(Sequence[Feeds]):
     @overload
     def __getitem__(self, number: slice) -> Sequence[Feeds]: ...
     def __getitem__(self, number: Any) -> Any:
-        found = range(len(self))[number]
-        return [self.at(each) for each in found] if isinstance(found, range) else self.at(found)
+        selected = range(len(self))[number]
+        return [self.at(each) for each in selected] if isinstance(selected, range) else self.at(selected)
 
 
 class Replay:
@@ -60,7 +60,7 @@ class Replay:
             threads: of the sessions, 0 is ONNX Runtime's choice.
         """
         self.model = model
-        self.contents: dict[str, Array] = {}  # constants that hold something else than in the model
+        self.contents: dict[str, Array] = {}  # constants whose contents replace those of the model
         self._stored: Sequence[Feeds] = batches
         self._place = 0  # the first of `model.top` that has not been passed
         self._budget, self._threads = budget_bytes, threads
@@ -83,22 +83,22 @@ class Replay:
         Args:
             names: of values between nodes, outputs, or inputs.
             which: numbers of batches.
-            contents: constants that hold something else, for this run alone.
+            contents: constants whose contents are replaced, for this run alone.
 
         Raises:
             ModelError: when ONNX Runtime cannot run the part.
         """
         wanted, first = list(dict.fromkeys(names)), self._stored[0]
-        given = [name for name in wanted if name in first]
+        fed = [name for name in wanted if name in first]
         constant = {name: self._constant(name, contents) for name in wanted if name in self.model.constants}
         computed = [name for name in wanted if name not in first and name not in constant]
         session, inputs = self._session(computed, {**self.contents, **(contents or {})}) if computed else (None, ())
         for number in range(len(self._stored)) if which is None else which:
             stored = self._stored[number]
-            found = {**constant, **{name: stored[name] for name in given}}
+            values = {**constant, **{name: stored[name] for name in fed}}
             if session is not None:
-                found.update(session.run({name: stored[name] for name in inputs}))
-            yield found
+                values.update(session.run({name: stored[name] for name in inputs}))
+            yield values
 
     def _constant(self, name: str, contents: Mapping[str, Array] | None) -> Array:
         content = (contents or {}).get(name, self.contents.get(name))
@@ -133,7 +133,7 @@ class Replay:
         """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
         end = len(self.model.top)
         last = {port.name: end for port in self.model.outputs}
-        fixed = self.model.fixed  # it is computed again where a constant may hold something else
+        fixed = self.model.fixed  # computed again, as a constant may have been replaced
         known = {*self._order, *(port.name for port in self.model.inputs)} - fixed
         for place, index in enumerate(self.model.top):
             node = self.model.nodes[index]
@@ -186,5 +186,5 @@ class _Kept(Batches):
 
     def at(self, number: int) -> Feeds:
         """Return a batch, from its file where it has one."""
-        found = self._batches[number]
-        return dict(pickle.loads(found.read_bytes())) if isinstance(found, Path) else found
+        batch = self._batches[number]
+        return dict(pickle.loads(batch.read_bytes())) if isinstance(batch, Path) else batch

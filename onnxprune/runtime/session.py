@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: providers, options, runs, and errors that name the model."""
+"""ONNX Runtime sessions: choose a provider, set the options, run a model, and turn failures into one-line errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 _DEVICES = {"cuda": "cuda", "tensorrt": "cuda", "dml": "dml"}  # the others read inputs from host memory
 # What a search for algorithms finds varies between sessions and takes minutes; a stream per thread would be timed
-# with its synchronisation; TF32 is what ONNX Runtime does if it is not told otherwise: here it is said.
+# with its synchronisation; TF32 is the default of ONNX Runtime, stated here.
 _PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "cuda": {
@@ -49,7 +49,7 @@ _PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 _NONE: Mapping[str, str] = MappingProxyType({})
-_SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we say what is needed
+_SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we report the first line
 _BFLOAT16 = 16  # TensorProto.BFLOAT16, which ORT does not take from numpy
 _LIMIT = contextvars.ContextVar("threads", default=0)  # what 0 threads mean
 
@@ -73,8 +73,8 @@ class Session:
         with _failing_as("cannot run the model"):
             if self._takes_bfloat16:
                 values = {name: _ort_value(array, "cpu") for name, array in feeds.items()}
-                found = self.ort.run_with_ort_values(list(self.outputs), values)
-                return {n: _numpy_of(value) for n, value in zip(self.outputs, found, strict=True)}
+                ort_values = self.ort.run_with_ort_values(list(self.outputs), values)
+                return {n: _numpy_of(value) for n, value in zip(self.outputs, ort_values, strict=True)}
             arrays = self.ort.run(list(self.outputs), dict(feeds))
             return dict(zip(self.outputs, arrays, strict=True))
 
@@ -127,18 +127,18 @@ def check_provider(name: str) -> str:
     return full
 
 
-def provider_options(provider: str, asked: Mapping[str, str] = _NONE) -> dict[str, str]:
-    """Return the options that a provider gets: ours, and those that are asked for before them.
+def provider_options(provider: str, requested: Mapping[str, str] = _NONE) -> dict[str, str]:
+    """Return the options that a provider gets: our defaults, overridden by the requested ones.
 
     >>> provider_options("cuda", {"use_tf32": "0"})["use_tf32"]
     '0'
     """
-    return {**_PROVIDER_OPTIONS.get(provider, {}), **asked}
+    return {**_PROVIDER_OPTIONS.get(provider, {}), **requested}
 
 
-def _chain(provider: str, full: str, asked: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """Return the providers of a session: the one asked for, and those that take the nodes that it leaves."""
-    chain = [(full, provider_options(provider, asked))]
+def _chain(provider: str, full: str, requested: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the providers of a session: the requested one, then those that run the nodes which it does not support."""
+    chain = [(full, provider_options(provider, requested))]
     if provider == "tensorrt" and PROVIDERS["cuda"][0] in ort.get_available_providers():
         chain.append((PROVIDERS["cuda"][0], provider_options("cuda")))
     if provider != "cpu":
@@ -154,7 +154,7 @@ def open_session(
     folder: Path | None = None,
     optimize: bool = True,
     profile: Path | None = None,
-    asked: Mapping[str, str] = _NONE,
+    requested_options: Mapping[str, str] = _NONE,
     exact: bool = False,
 ) -> Session:
     """Return a session on a model file or on the bytes of a model.
@@ -163,10 +163,11 @@ def open_session(
         source: the file, or a serialized model.
         provider: short name, see `PROVIDERS`; nodes that it does not support run on the CPU (TensorRT: on CUDA).
         threads: how many the operators may use on the CPU; 0 leaves it to ONNX Runtime.
-        folder: where the external data of a model given as bytes lies.
+        folder: where the external data of a model in bytes lies.
         optimize: whether ONNX Runtime may fuse and reorder nodes.
         profile: a folder, where ONNX Runtime writes how long each node took; see `node_times`.
-        asked: options of the provider, as ONNX Runtime names them, beside or instead of those of `provider_options`.
+        requested_options: options of the provider, as ONNX Runtime names them, beside or instead of those of
+            `provider_options`.
         exact: whether products of uint8 with int8 add up without saturation: on x64 without VNNI the usual kernels
             saturate sums of two. Not all models load so. See "When and why do I need to try U8U8?" on
             https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
@@ -189,8 +190,10 @@ def open_session(
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     with _failing_as(f"cannot load {where}"):
-        session = ort.InferenceSession(model, options, providers=_chain(provider, full, asked), enable_fallback=0)
-    if full not in session.get_providers():  # ORT goes on with the CPU, and figures would be the CPU's
+        session = ort.InferenceSession(
+            model, options, providers=_chain(provider, full, requested_options), enable_fallback=0
+        )
+    if full not in session.get_providers():  # ORT falls back to the CPU, and the latencies would be those of the CPU
         raise OptionError(
             f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "
             f"{', '.join(session.get_providers())}; check its driver and libraries"
@@ -253,8 +256,8 @@ def _ort_value(array: Array, device: str) -> Any:
 def _numpy_of(value: Any) -> Array:
     """Return a copy of an OrtValue on the host; ORT itself does not know numpy's bfloat16."""
     if value.data_type() != "tensor(bfloat16)":
-        found: Array = value.numpy()
-        return found
+        array: Array = value.numpy()
+        return array
     import ml_dtypes  # noqa: PLC0415 - comes with onnx, and few models have such outputs
 
     shape = tuple(value.shape())

@@ -1,4 +1,4 @@
-"""Latency of sessions, run in turns; times of single nodes by ONNX Runtime's profile."""
+"""Timing: latencies of several models measured in turns, of creating their sessions, and of single nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.runtime.session import open_session
 
-WINDOW = 5  # rounds whose medians tell when the warm-up is over
+WINDOW = 5  # rounds of the medians that decide when the warm-up is over
 STABLE = 0.05  # relative change of these medians that counts as none
 MIN_ROUNDS = 3  # measured however slow the models are
 MAX_ROUNDS = 1000
@@ -41,7 +41,7 @@ def time_interleaved(
         runs: the callables.
         budget_s: time for the measured rounds, all callables together.
         min_rounds: rounds wanted even beyond the budget.
-        warmup_s: at most this long goes by before; a third of the budget when None.
+        warmup_s: longest time of the warm-up; a third of the budget when None.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -102,15 +102,15 @@ def time_creation(makers: Sequence[Callable[[], object]], *, rounds: int = 5, bu
     """
     _round(makers, backwards=False)  # the first reads the file and loads libraries
     start = time.perf_counter()
-    found = [_round(makers, backwards=True)]
-    while len(found) < rounds and time.perf_counter() - start < budget_s:
-        found.append(_round(makers, backwards=len(found) % 2 == 0))
-    return [float(median) for median in np.median(np.array(found), axis=0)]
+    latencies_ms = [_round(makers, backwards=True)]
+    while len(latencies_ms) < rounds and time.perf_counter() - start < budget_s:
+        latencies_ms.append(_round(makers, backwards=len(latencies_ms) % 2 == 0))
+    return [float(median) for median in np.median(np.array(latencies_ms), axis=0)]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeTime:
-    """How long a node took, of those that ONNX Runtime runs after fusing and reordering."""
+    """The time of one node, as ONNX Runtime runs it after fusing and reordering."""
 
     name: str
     op: str
@@ -130,14 +130,15 @@ def node_times(
 ) -> list[NodeTime]:
     """Return how long each node takes, in the order in which they run, by ONNX Runtime's own profile.
 
-    Nodes that another provider than the CPU takes whole are one node; what a GPU does later is not in their time.
+    Nodes that another provider than the CPU takes whole are one node. Work that a GPU does after the call returns is
+    not counted.
 
     Args:
         source: the file, or a serialized model.
         feeds: one array per input.
         provider: short name, see `PROVIDERS`.
         threads: as for `open_session`.
-        folder: where the external data of a model given as bytes lies.
+        folder: where the external data of a model in bytes lies.
         rounds: runs that are measured at most.
         budget_s: time for them; three are made even beyond it.
 
@@ -153,11 +154,11 @@ def node_times(
             done += 1
         written = session.ort.end_profiling()
         events = json.loads(Path(written).read_text(encoding="utf-8"))
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_node: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
-            found.setdefault(event["args"].get("node_index", "") + event["name"], []).append(event)
-    return [_node_time(events[len(events) // (done + 1) :], done) for events in found.values()]
+            by_node.setdefault(event["args"].get("node_index", "") + event["name"], []).append(event)
+    return [_node_time(events[len(events) // (done + 1) :], done) for events in by_node.values()]
 
 
 def _node_time(events: Sequence[dict[str, Any]], runs: int) -> NodeTime:

@@ -1,4 +1,7 @@
-"""The masked model of the oracle: the dense model with the removed units zeroed where they are consumed."""
+"""The masked model of the oracle: the dense model with the removed units zeroed where they are consumed.
+
+The oracle is `evaluation.verify`: a pruned model must compute what the masked one computes.
+"""
 
 from __future__ import annotations
 
@@ -48,21 +51,21 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None)
 
 
 def in_original(model: Model, cuts: Mapping[str, Cut], contents: Mapping[str, Array]) -> dict[str, Array]:
-    """Return new contents of constants of the pruned model at their places in the original, as it was elsewhere.
+    """Return constants of the original with the contents of the pruned model at the kept indices, else unchanged.
 
     Args:
         model: the original.
         cuts: where the constants of the pruned model came from.
         contents: by name in the pruned model; no two from one constant of the original.
     """
-    found: dict[str, Array] = {}
+    restored: dict[str, Array] = {}
     for name, content in contents.items():
         cut = cuts.get(name, Cut(name, {}))
         whole = model.array(cut.source).copy()
         kept = [np.array(cut.kept.get(dim, range(size)), np.intp) for dim, size in enumerate(whole.shape)]
         whole[np.ix_(*kept)] = content
-        found[cut.source] = whole
-    return found
+        restored[cut.source] = whole
+    return restored
 
 
 @dataclass(slots=True)

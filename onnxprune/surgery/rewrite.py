@@ -1,8 +1,8 @@
 """Rewrite: a trace and a plan become a smaller model.
 
 One sentence: *slice every constant along every axis by the kept indices of that axis*, and let the sizes that
-nodes state follow. Everything that no cut touches is copied as it is. The same trace gives the masked model of
-the oracle: the dense graph with the removed units zeroed where they are contracted.
+nodes state follow. Everything that no cut touches is copied as it is. The same trace gives the masked model,
+which must compute the same: see `surgery.mask`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def rewrite(traced: Trace, kept: Kept) -> Rewritten:
 
 
 def _unread(traced: Trace, kept: Kept) -> dict[Atom, Mask]:
-    """Return what to drop of weights of which several Slices take parts, and that get a copy each.
+    """Return the atoms to drop of weights that several Slices take parts of.
 
-    A copy then holds the part that its Slice takes, and not what the others do.
+    Each Slice gets a copy of the weight, which then holds the part that this Slice takes and no other.
     """
     nodes, resolve = traced.model.nodes, traced.partition.atoms
     by_constant: dict[str, list[Use]] = {}
@@ -239,7 +239,7 @@ class Rewriter:
         self.nodes_after[index] = [make_node("Mul", [raw, by], name)]
 
     def _scale_inputs(self) -> None:
-        """Multiply the inputs that are to be, where they are no constants that have been."""
+        """Multiply the inputs that have a factor; those that are constants have been multiplied when they were cut."""
         constants = {(use.node, use.slot) for use in self.traced.uses if use.constant in self.traced.model.constants}
         for (index, slot), factor in self.factors.items():
             if (index, slot) not in constants:
@@ -317,10 +317,10 @@ class Rewriter:
     def _read_elsewhere(self) -> set[str]:
         """Return the names that some place outside of the trace (size arithmetic, a body) reads as they are."""
         traced = {(use.node, use.slot) for use in self.traced.uses}
-        found = {name for node in self.traced.model.nodes for body in node.bodies for name in body.outputs}
+        names = {name for node in self.traced.model.nodes for body in node.bodies for name in body.outputs}
         for node in self.traced.model.nodes:
-            found.update(name for slot, name in enumerate(node.inputs) if (node.index, slot) not in traced)
-        return found
+            names.update(name for slot, name in enumerate(node.inputs) if (node.index, slot) not in traced)
+        return names
 
     def _sliced(self, array: Array, use: Use) -> Array:
         for dim, axis in enumerate(use.axes):

@@ -21,7 +21,7 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import DataError, OptionError
 from onnxprune.evaluation.settings import settings as settings_of
 from onnxprune.graph.read import load
-from onnxprune.planning.choice import choose
+from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import plan
 from onnxprune.runtime.replay import Replay
@@ -331,7 +331,7 @@ def test_a_unit_that_never_fires_goes_first(name, scope):
     traced = trace(load(dead_unit()))
     found = groups(traced)
     options = make_options(ratio=0.125, criterion=name, scope=scope, round_to=1)
-    chosen = choose(found, options)
+    chosen = select_ratios(found, options)
     seen = calibration(traced.model, load_data({"x": VECTORS}, traced.model.inputs), None)
     assert plan(traced, found, chosen, options, calibration=seen).kept == {"w1": (0, 1, 3, 4, 5, 6, 7)}
     plain = make_options(ratio=0.125, round_to=1)
@@ -344,4 +344,4 @@ def test_criteria_from_data_need_data(name):
     found = groups(traced)
     options = make_options(criterion=name)
     with pytest.raises(OptionError, match=f"criterion '{name}' needs data: give samples with --data"):
-        plan(traced, found, choose(found, options), options)
+        plan(traced, found, select_ratios(found, options), options)

@@ -126,7 +126,7 @@ def test_main_runs_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr("onnxprune.cli.start.hear_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["onnxprune", "--version"])
     with pytest.raises(SystemExit, match="0"):
-        main.main()
+        main()
     assert __version__ in capsys.readouterr().out
 
 
@@ -406,7 +406,7 @@ def test_what_was_written_is_said(folder, steady, monkeypatch):
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxprune.cli.inspect.show_result", fail)
+    monkeypatch.setattr("onnxprune.cli.prune.show_result", fail)
     assert invoke(*RUN, "--quiet", code=130).stderr == "onnxprune: interrupted; small.onnx was written\n"
 
 

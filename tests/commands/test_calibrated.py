@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.commands import steps
+from onnxprune.commands import finish, prepare
 from onnxprune.criteria.importance import CRITERIA
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.planning.options import make_options
@@ -114,18 +114,18 @@ def test_the_seed_decides_what_is_calibrated_on():
 def seen_by(monkeypatch):
     """Return the lists that the samples of calibration and of evaluation end in."""
     seen = {"calibrated": None, "evaluated": None}
-    calibration, measure = steps.calibration, steps._measure
+    calibration, compare = prepare.calibration, finish._compare
 
     def calibrating(loaded, data, *rest, **more):
         seen["calibrated"] = data
         return calibration(loaded, data, *rest, **more)
 
-    def measuring(before, after, options, data, progress):
+    def comparing(before, after, options, data, progress):
         seen["evaluated"] = data
-        return measure(before, after, options, data, progress)
+        return compare(before, after, options, data, progress)
 
-    monkeypatch.setattr("onnxprune.commands.steps.calibration", calibrating)
-    monkeypatch.setattr("onnxprune.commands.steps._measure", measuring)
+    monkeypatch.setattr("onnxprune.commands.prepare.calibration", calibrating)
+    monkeypatch.setattr("onnxprune.commands.finish._compare", comparing)
     return seen
 
 

@@ -24,7 +24,7 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError, NothingToPrune, VerificationError
 from onnxprune.graph import read
 from onnxprune.graph.read import load
-from onnxprune.planning.choice import choose, reasons_for
+from onnxprune.planning.choice import reasons_for, select_ratios
 from onnxprune.planning.options import make_options
 from tests.dependency.rules.structures import STRUCTURES
 from tests.support.build import ROWS, conv, dense, model
@@ -132,7 +132,7 @@ def test_a_result_does_not_replace_a_file_unless_forced(tmp_path):
 
 
 def test_the_public_names_are_lazy():
-    assert set(onnxprune.__all__) <= {*dir(onnxprune), *onnxprune._LAZY, *onnxprune._OF_FAMILIES}
+    assert set(onnxprune.__all__) <= {*dir(onnxprune), *onnxprune._HOMES}
     assert onnxprune.prune is prune
     with pytest.raises(AttributeError, match="module 'onnxprune' has no attribute 'prun'"):
         onnxprune.prun  # noqa: B018
@@ -209,7 +209,7 @@ def test_the_name_of_a_group_means_that_group_alone():
 )
 def test_an_inner_factor_says_what_is_pruned_instead(options, reason):
     found, chosen = groups(trace(load(QKV))), make_options(**options)
-    assert reasons_for(found, choose(found, chosen), chosen, {})["wv"] == reason
+    assert reasons_for(found, select_ratios(found, chosen), chosen, {})["wv"] == reason
 
 
 def test_a_name_with_brackets_is_found():

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import onnxprune
 from onnxprune.cli.group import cli
-from onnxprune.commands import prune, steps, sweep
+from onnxprune.commands import prune, recover, sweep, sweep_members, sweep_recovery
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.graph.publish import stamps
 from onnxprune.planning import curves
@@ -117,10 +117,10 @@ def dying_refit(marker, job, task):
     """Refit; the worker that begins first dies, while the others refit."""
     if once(marker):
         os.kill(os.getpid(), signal.SIGKILL)
-    return refitted(job, task)
+    return recover_one(job, task)
 
 
-curves_of, refitted = curves._curves_of, sweep._refitted
+curves_of, recover_one = curves._curves_of, sweep_recovery._recover_one
 
 
 @pytest.mark.parametrize("where", ["curves", "refits"])
@@ -129,7 +129,7 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_family(network, serial, cl
     if where == "curves":
         monkeypatch.setattr(curves, "_curves_of", functools.partial(dying_curves, marker))
     else:
-        monkeypatch.setattr("onnxprune.commands.sweep._refitted", functools.partial(dying_refit, marker))
+        monkeypatch.setattr("onnxprune.commands.sweep_recovery._recover_one", functools.partial(dying_refit, marker))
     with workers(scheduler=cluster) as found:
         assert found.count == 4
         other = made(network, tmp_path / "out", by=found)
@@ -231,7 +231,7 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(sweep, name, call)
 
-    for name in ("prepare", "gather", "finish"):
+    for name in ("prepare", "score", "finish"):
         counting(name, getattr(sweep, name))
     return calls
 
@@ -293,14 +293,14 @@ def test_curves_that_cannot_be_read_are_made_anew(network, tmp_path, monkeypatch
     cache.write_text(content)
     calls = counted(monkeypatch)
     assert contents(made(network, tmp_path, (0.6, 0.5)))[0][0] == first[0][0]
-    assert calls == ["prepare", "gather", "finish"]
+    assert calls == ["prepare", "score", "finish"]
 
 
 def test_another_option_makes_members_anew(network, tmp_path, monkeypatch):
     made(network, tmp_path, (0.6,))
     calls = counted(monkeypatch)
     found = made(network, tmp_path, (0.6,), seed=1)
-    assert calls == ["prepare", "gather", "finish"]
+    assert calls == ["prepare", "score", "finish"]
     assert json.loads(found.members[0].with_suffix(".json").read_text())["options"]["seed"] == 1
 
 
@@ -321,7 +321,7 @@ def test_a_member_that_was_timed_is_of_one_machine(network, tmp_path, monkeypatc
     assert record["machine"] == json.loads(json.dumps(machine.machine()))
     assert (record["option threads"], record["option provider"], record["option batch"]) == (1, "cpu", 1)
     assert "option profile_seconds" not in record
-    monkeypatch.setattr("onnxprune.commands.sweep.machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr("onnxprune.commands.sweep_members.machine", lambda: {"cpu": "another"})
     with pytest.raises(InputError, match=r"net_macs_0.6.onnx was made from another machine: give another folder"):
         made(network, tmp_path, (0.6,), latency=True, resume=True)
     calls = counted(monkeypatch)
@@ -332,7 +332,7 @@ def test_a_member_that_was_timed_is_of_one_machine(network, tmp_path, monkeypatc
 def test_options_without_effect_make_nothing_anew(network, tmp_path, monkeypatch):
     made(network, tmp_path, (0.6,))
     calls = counted(monkeypatch)
-    monkeypatch.setattr("onnxprune.commands.sweep.machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr("onnxprune.commands.sweep_members.machine", lambda: {"cpu": "another"})
     made(network, tmp_path, (0.6,), resume=True, threads=2, batch=3, profile_seconds=1.0)
     assert calls == []
 
@@ -350,7 +350,7 @@ def test_options_without_effect_make_nothing_anew(network, tmp_path, monkeypatch
 )
 def test_what_a_member_depends_on(options, has_data, idle):
     chosen = make_options(**options)
-    found = sweep._depends_on(chosen, has_data)
+    found = sweep_members._effective(chosen, has_data)
     assert {f"option {name}" for name in chosen.to_dict()} - set(found) == {f"option {name}" for name in idle}
     assert ("machine" in found) == ("threads" not in idle)
 
@@ -399,7 +399,7 @@ def test_a_member_that_the_original_meets_already_stops_no_other(network, tmp_pa
     assert made(network, tmp_path, ("1G", 0.6, 1), resume=True).summary == found.summary
     assert calls == []
     made(network, tmp_path, ("1G", 0.6), seed=1)  # what was noted holds for the same options alone
-    assert calls == ["prepare", "gather", "finish"]
+    assert calls == ["prepare", "score", "finish"]
 
 
 def test_that_nothing_has_to_go_is_not_remembered_where_it_was_measured(network, tmp_path, monkeypatch):
@@ -412,7 +412,7 @@ def test_that_nothing_has_to_go_is_not_remembered_where_it_was_measured(network,
         return decide(macs, evidence, speed, progress)
 
     decide = sweep.decide
-    monkeypatch.setattr("onnxprune.commands.sweep.measured", lambda *_: None)
+    monkeypatch.setattr("onnxprune.commands.sweep.profile", lambda *_: None)
     monkeypatch.setattr("onnxprune.commands.sweep.decide", fractions)
     found = made(network, tmp_path, ("20ms", 0.5), "latency")
     assert [member["value"] for member in found.summary["members"]] == [0.5]
@@ -441,10 +441,10 @@ def test_a_member_that_fails_its_proof_is_not_written(network, tmp_path, monkeyp
     """Whatever workers send: what they say of weights is put into the file and proven here, and it must be finite."""
 
     def broken(*args, **kwargs):
-        found, told = steps.repaired(*args, **kwargs)
-        return {name: array * np.nan for name, array in found.items()}, told
+        contents, fits = recover.recover(*args, **kwargs)
+        return {name: array * np.nan for name, array in contents.items()}, fits
 
-    monkeypatch.setattr("onnxprune.commands.sweep.repaired", broken)
+    monkeypatch.setattr("onnxprune.commands.sweep_recovery.recover", broken)
     with pytest.raises((VerificationError, InputError)):
         made(network, tmp_path, (0.6,))
     assert not list(tmp_path.glob("*.onnx"))

@@ -48,7 +48,7 @@ def test_a_network_trained_on_0_to_1_gets_pictures_from_0_to_1(name: str) -> Non
     assert image.min() >= 0
     assert 0.9 < image.max() <= 1
     hint = "stored statistics" if name == "resnet_bn" else "confident, diverse outputs"
-    assert found.told == f"shapes, clouds and lines, 0 to 1, chosen by {hint}"
+    assert found.description == f"shapes, clouds and lines, 0 to 1, chosen by {hint}"
 
 
 def test_one_seed_makes_one_set_of_samples() -> None:
@@ -106,7 +106,7 @@ def test_a_model_without_a_hint_gets_pictures_of_all_usual_ranges() -> None:
     found = generated.inputs(model_of(info("x", TensorProto.FLOAT, ["n", 3, 32, 32])), 36)
     image = found.data.columns["x"]
     lows, highs = image.min((1, 2, 3)), image.max((1, 2, 3))
-    assert found.told == "shapes, clouds and lines, of the ranges that are usual"
+    assert found.description == "shapes, clouds and lines, of the ranges that are usual"
     assert (lows >= 0).sum() >= 12
     assert (lows < -1.5).any()
     assert highs.max() <= 2.5

@@ -239,7 +239,7 @@ def test_a_signal_leaves_nothing_behind(folder, name, code):
     large = dense("c = Relu(a)", "d = MatMul(c, q)", "b = Relu(d)", mid=2000, q=(2000, 2000))
     Path("slow.onnx").write_bytes(large.SerializeToString())
     before = files(folder)
-    with start("slow.onnx", "-o", "small.onnx", "--report", "r.json") as process:
+    with start("slow.onnx", "-o", "small.onnx", "--report", "r.json", "--criterion", "l2") as process:
         wait_for(lambda: list(folder.glob(".onnxprune-*")), process)
         process.send_signal(getattr(signal, name))
         _, message = process.communicate(timeout=60)

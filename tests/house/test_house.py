@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
 
 import onnxprune
+from onnxprune.cli.group import cli
+from onnxprune.criteria.importance import CRITERIA
+from onnxprune.metrics.kinds import KINDS
+from onnxprune.metrics.words import headline
+from onnxprune.report.words import LOSSES
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "onnxprune"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_FILES_AT_THE_TOP = 500, 60, 8
 
@@ -81,8 +88,33 @@ def test_compare_stays_a_function_after_use():
     assert callable(onnxprune.inspect)
 
 
-def test_the_op_table_of_the_docs_is_current():
-    result = subprocess.run(
-        [sys.executable, "tools/make_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("script", ["ops_page.py", "architecture_page.py"])
+def test_the_pages_that_scripts_make_are_current(script):
+    command = [sys.executable, f"tools/pages/{script}", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_criterion_is_told():
+    """In the table of the README and in the help of the command line."""
+    row = next(line for line in README.splitlines() if line.startswith("| `--criterion`"))
+    (option,) = (option for option in cli.commands["prune"].params if option.name == "criterion")
+    for name in CRITERIA:
+        assert f"`{name}`" in row
+        assert re.search(rf"\b{name}\b", option.help), name
+
+
+def test_every_metric_has_words():
+    """Its loss in tables, its figures in sentences, its name in the page of the report."""
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    assert set(LOSSES) == set(KINDS)
+    for name, kind in KINDS.items():
+        assert name in page
+        assert headline({kind.name: 1.0, "perplexity_before": 1.0}).split()[0] not in ("", kind.name)
+
+
+def test_every_command_is_told_and_has_its_files():
+    for name in cli.commands:
+        assert f"onnxprune {name} " in README or name == "prune"
+        for room in ("cli", "commands"):
+            assert (PACKAGE / room / f"{name}.py").is_file(), f"{room}/{name}.py"

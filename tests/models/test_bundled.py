@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import product
 
 import pytest
 
 import onnxprune
+from onnxprune.criteria.importance import CRITERIA
 from onnxprune.data.samples import load_data
 from onnxprune.evaluation.outputs import accuracy
 from onnxprune.graph.read import load
@@ -64,3 +66,18 @@ def test_test_and_calibration_data_are_disjoint():
     seen = {image.tobytes() for image in calibration.columns["image"]}
     assert not any(image.tobytes() in seen for image in test.columns["image"])
     assert (test.count, calibration.count, calibration.labels) == (2000, 512, None)
+
+
+WITH_BATCH_NORM = ("resnet_bn",)
+COMBINATIONS = product(NAMES, CRITERIA, ("group", "global", "loss"))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("name", "criterion", "scope"), [each for each in COMBINATIONS if each[1] != "bn" or each[0] in WITH_BATCH_NORM]
+)
+def test_every_criterion_and_scope_is_proven(name, criterion, scope):
+    options = {"criterion": criterion, "scope": scope, "latency": False, "data": MODELS / "mnist_calibration.npz"}
+    report = onnxprune.prune(MODELS / f"{name}.onnx", 0.3, samples=48, **options).report
+    assert report["verification"]["passed"]
+    assert report["output"]["params"] < report["input"]["params"]

@@ -1,7 +1,10 @@
-"""Every stored graph of the zoo is traced, pruned at 0.3 and proven; what loses little stands here with the reason.
+"""The stored graphs of the zoo are traced, pruned at 0.3 and proven; what loses little stands here with the reason.
 
-tools/zoo_table.py prints what becomes of each graph. The tables below hold the exact names, so that a graph that is
-pruned better than it was has to be taken out of them.
+Every run proves the graphs of a cover, in which every operator, form, exporter, opset and reason of a lock occurs
+(`tests/support/zoo_cover.py`); the soak proves all of them.
+
+tools/pages/zoo_table.py prints what becomes of each graph. The tables below hold the exact names, so that a graph that
+is pruned better than it was has to be taken out of them.
 """
 
 from __future__ import annotations
@@ -17,14 +20,16 @@ from onnxprune.dependency.trace import trace
 from onnxprune.evaluation import verify
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
-from onnxprune.planning.choice import choose
+from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import kept_masks, plan
 from onnxprune.surgery import rewrite
-from tests.support import zoo_store
+from tests.support import zoo_cover, zoo_store
 
 LITTLE = 0.15  # of the parameters: what a graph loses at least at a ratio of 0.3
 ZOO = zoo_store.load_zoo()
+COVER = zoo_cover.load_cover()
+CASES = [pytest.param(name, marks=() if name in COVER else pytest.mark.soak) for name in ZOO]
 
 # Graphs that lose less, by the reason.
 LOSES_LITTLE: dict[str, tuple[str, ...]] = {
@@ -47,16 +52,17 @@ def pruned(name):
     """Prune a graph; return the share of its parameters that went, and what the proof says against it."""
     model = load(zoo_store.refill(zoo_store.read(ZOO[name].path)))
     traced = trace(model)
-    found = groups(traced)
+    all_groups = groups(traced)
     options = Options(ratio=0.3)
-    masks = kept_masks(found, plan(traced, found, choose(found, options), options).kept)
+    kept = plan(traced, all_groups, select_ratios(all_groups, options), options).kept
+    masks = kept_masks(all_groups, kept)
     if not masks:
         return 0.0, None
     after = view(rewrite.rewrite(traced, masks).proto)
     return 1 - after.params / model.params, verify.verify(traced, masks, after).problem
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CASES)
 def test_a_graph_is_pruned_and_proven(name):
     lost, problem = pruned(name)
     assert problem is None
@@ -64,6 +70,19 @@ def test_a_graph_is_pruned_and_proven(name):
         assert lost < LITTLE, f"it loses {lost:.1%} now: take it out of LOSES_LITTLE"
     else:
         assert lost >= LITTLE, f"it loses {lost:.1%} only"
+
+
+def test_the_cover_has_all_that_can_be_read_off_the_graphs():
+    """Operators, forms, exporters and opsets; ``tools/models/zoo_cover.py`` makes it anew."""
+    features = {name: zoo_cover.written_features(entry) for name, entry in ZOO.items()}
+    assert set(ZOO) >= COVER
+    assert set().union(*features.values()) - set().union(*(features[name] for name in COVER)) == set()
+
+
+@pytest.mark.soak
+def test_the_cover_is_what_the_rule_chooses():
+    features = {name: zoo_cover.all_features(entry) for name, entry in ZOO.items()}
+    assert sorted(zoo_cover.cover(features, ZOO)) == sorted(COVER)
 
 
 def test_the_tables_name_stored_graphs():

@@ -10,7 +10,7 @@ from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
-from onnxprune.planning.choice import choose
+from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curves import MEASURED, Curve, measure_curves, measured_counts, usual_slope
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts
@@ -28,7 +28,7 @@ def curves(proto, feeds=None, count=48, criterion="obs", **options):
     shape = [dim for dim in loaded.inputs[0].shape if isinstance(dim, int)]
     feeds = feeds or {"x": RNG.standard_normal((count, *shape)).astype(np.float32)}
     seen = calibration(loaded, load_data(feeds, loaded.inputs), "dense")
-    return measure_curves(traced, cuts(traced, found, choose(found, asked), asked), seen, **options)
+    return measure_curves(traced, cuts(traced, found, select_ratios(found, asked), asked), seen, **options)
 
 
 def redundant():

@@ -15,7 +15,7 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
-from onnxprune.planning.choice import choose
+from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import kept_masks, plan
 from onnxprune.surgery.rewrite import rewrite
@@ -63,7 +63,7 @@ def planned(name, data=True, **options):
     """Return a plan, and what is left of MACs and parameters in the rewritten model."""
     traced, found, seen = prepared(name)
     asked = make_options(round_to=1, **options)
-    result = plan(traced, found, choose(found, asked), asked, calibration=seen if data else None)
+    result = plan(traced, found, select_ratios(found, asked), asked, calibration=seen if data else None)
     after = view(rewrite(traced, kept_masks(found, result.kept)).proto)
     left = {"macs": cost.macs(trace(after)) / cost.macs(traced), "params": after.params / traced.model.params}
     return result, left
@@ -141,7 +141,7 @@ def test_what_saves_no_macs_is_shared_out_by_parameters():
     assert cost.macs(traced) == 0
     seen = calibration(loaded, load_data({"x": np.arange(16) % 10}, loaded.inputs), "dense")
     options = make_options(ratio=0.5, round_to=1)
-    kept = plan(traced, found, choose(found, options), options, calibration=seen).kept
+    kept = plan(traced, found, select_ratios(found, options), options, calibration=seen).kept
     assert [len(units) for units in kept.values()] == [4]
 
 
@@ -170,7 +170,7 @@ def test_heads(scope):
 def test_rounding_and_least_counts_hold(criterion, scope):
     traced, found, seen = prepared("network")
     options = make_options(criterion=criterion, scope=scope, ratio=0.5, round_to=8, min_units=16)
-    kept = plan(traced, found, choose(found, options), options, calibration=seen).kept
+    kept = plan(traced, found, select_ratios(found, options), options, calibration=seen).kept
     assert kept
     assert all(len(units) % 8 == 0 and len(units) >= 16 for units in kept.values())
     assert all(list(units) == sorted(set(units)) for units in kept.values())
@@ -195,7 +195,7 @@ def test_by_loss_is_better_than_even():
         loaded, load_data({"x": RNG.standard_normal((64, 6)).astype(np.float32)}, loaded.inputs), "dense"
     )
     options = make_options(ratio=0.3, round_to=1)
-    kept = plan(traced, found, choose(found, options), options, calibration=seen).kept
+    kept = plan(traced, found, select_ratios(found, options), options, calibration=seen).kept
     assert len(kept["w1"]) < 16 - 0.3 * 16
     assert len(kept.get("w2", range(16))) > 16 - 0.3 * 16
 
@@ -206,7 +206,7 @@ def test_the_width_with_data(scope):
     found = groups(traced)
     samples = limit(load_data(MODELS / "mnist_calibration.npz", traced.model.inputs), 16, 0)
     options = make_options(scope=scope, ratio=0.25, width=True, only=["patches"])
-    chosen = choose(found, options)
+    chosen = select_ratios(found, options)
     assert chosen
     kept = plan(traced, found, chosen, options, calibration=calibration(traced.model, samples, None)).kept
     assert set(kept) == set(chosen)
@@ -217,4 +217,4 @@ def test_a_criterion_that_can_score_nothing():
     found = groups(traced)
     options = make_options(criterion="bn")
     with pytest.raises(OptionError, match="criterion 'bn' finds no weights that it can score"):
-        plan(traced, found, choose(found, options), options)
+        plan(traced, found, select_ratios(found, options), options)

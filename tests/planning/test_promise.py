@@ -11,7 +11,7 @@ from onnxprune.dependency.axes import Atom
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.profile import Race
-from onnxprune.planning.promise import Attempt, Decided, settle
+from onnxprune.planning.promise import Attempt, Decision, meet_targets
 from onnxprune.planning.targets import Target
 
 UNITS = Atom(100, "c")
@@ -58,7 +58,7 @@ def settled(machine, *bounds, predicted=("latency",), plans=100):
             raise UnreachableTarget("no plan", {})
         return plan_by(known, bounds)
 
-    return settle(
+    return meet_targets(
         plan_for,
         masks,
         lambda kept: SimpleNamespace(proto=int(kept[UNITS].sum()) / 100),
@@ -156,8 +156,10 @@ def test_a_model_that_only_gets_slower_is_not_written():
 
 def test_what_is_told():
     attempt = Attempt(Plan({}), {"latency": 0.5}, {"latency": 0.55}, Race(0.55, 10.0, 5.5), {})
-    decided = Decided(Plan({}), ((Target("latency", 6.0, "ms"), 0.6), (Target("macs", 0.5), 0.5)), (attempt,), attempt)
-    assert decided.told == {
+    decision = Decision(
+        Plan({}), ((Target("latency", 6.0, "ms"), 0.6), (Target("macs", 0.5), 0.5)), (attempt,), attempt
+    )
+    assert decision.report_values == {
         "targets": [
             {"target": "latency=6ms", "fraction": 0.6, "predicted": 0.5, "measured": 0.55},
             {"target": "macs=0.5", "fraction": 0.5, "predicted": None, "measured": None},
@@ -167,4 +169,4 @@ def test_what_is_told():
         "complete": True,
         "unknown": 0,
     }
-    assert Decided(Plan({})).told is None
+    assert Decision(Plan({})).report_values is None

@@ -74,7 +74,7 @@ def refitted(proto, feeds=None, *, share=0.5, only=None, seed=0, scale=1.0, **op
     feeds = batches(traced.model, scale=scale) if feeds is None else feeds
     contents, told = refit(traced, masks, pruned, feeds, cuts=rewritten.cuts, **options)
     after = with_contents(pruned, contents)
-    fitted = mask.in_original(traced.model, rewritten.cuts, contents)
+    fitted = in_original(traced.model, rewritten.cuts, contents)
     proof = verify.verify(traced, masks, view(after, folder=traced.model.folder), None, fitted=fitted)
     assert proof.passed, proof.problem
     if fitted:
@@ -248,7 +248,7 @@ def test_shared_weights_stay_and_say_why():
     contents, told = refit(traced, masks, pruned, batches(traced.model), cuts=rewritten.cuts)
     assert set(contents) <= {"w0", "w3"}
     assert {each.why_not for each in told} - {None} <= {"other nodes share its weights"}
-    fitted = mask.in_original(traced.model, rewritten.cuts, contents)
+    fitted = in_original(traced.model, rewritten.cuts, contents)
     assert verify.verify(traced, masks, view(with_contents(pruned, contents)), None, fitted=fitted).passed
 
 
@@ -464,7 +464,7 @@ def test_contents_lie_at_their_places_in_the_original():
         was = traced.model.array(name)
         np.testing.assert_array_equal(found[name].compress(mask, dim), was.compress(mask, dim) + 1)
         np.testing.assert_array_equal(found[name].compress(~mask, dim), was.compress(~mask, dim))
-    assert mask.in_original(traced.model, {}, {"w2": traced.model.array("w2") * 2})["w2"].shape == (8, 5)
+    assert in_original(traced.model, {}, {"w2": traced.model.array("w2") * 2})["w2"].shape == (8, 5)
 
 
 # -- the bundled models ------------------------------------------------------------------------------------------------

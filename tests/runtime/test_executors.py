@@ -22,12 +22,12 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError, ModelError, OptionError
 from onnxprune.graph.read import load
-from onnxprune.planning.choice import choose
+from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curves import measure_curves
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts, gather
 from onnxprune.runtime import executors
-from onnxprune.runtime.executors import SERIAL, Workers, given, one_blas_thread, sent, workers
+from onnxprune.runtime.executors import SERIAL, Workers, from_executor, one_blas_thread, sent, workers
 from onnxprune.runtime.session import _options, threads_limited
 from tests.commands.test_sweep import ALIKE, save_network
 
@@ -148,9 +148,9 @@ def test_an_executor_of_threads_leaves_linear_algebra_as_it_was(blas, fails):
     with ThreadPoolExecutor(2) as pool:
         if fails:
             with pytest.raises(ModelError):
-                list(given(pool).map(failing, 0, [0, 1]))
+                list(from_executor(pool).map(failing, 0, [0, 1]))
         else:
-            assert list(given(pool).map(blas_threads, None, [0, 1])) == [1, 1]
+            assert list(from_executor(pool).map(blas_threads, None, [0, 1])) == [1, 1]
     assert blas() == 2
 
 
@@ -241,9 +241,9 @@ def test_another_model_at_the_path(tmp_path):
 def test_curves_in_parts_are_those_of_one_run(seen, shards):
     traced, found, calibrated = seen
     asked = make_options(criterion="obs", round_to=1, min_units=1)
-    wanted = cuts(traced, found, choose(found, asked), asked)
+    wanted = cuts(traced, found, select_ratios(found, asked), asked)
     with ThreadPoolExecutor(shards) as pool:
-        parted = measure_curves(traced, wanted, calibrated, workers=given(pool))
+        parted = measure_curves(traced, wanted, calibrated, workers=from_executor(pool))
     assert len(wanted) == 4
     assert parted == measure_curves(traced, wanted, calibrated, workers=SERIAL)
 
@@ -261,7 +261,7 @@ def test_statistics_in_parts_are_those_of_one_run(seen, pair, tapped):
 def test_evidence_is_the_same_in_processes(seen, pair, criterion):
     traced, found, calibrated = seen
     asked = make_options(criterion=criterion, round_to=1)
-    chosen = choose(found, asked)
+    chosen = select_ratios(found, asked)
     one, other = (gather(traced, found, chosen, asked, calibration=calibrated, workers=w) for w in (SERIAL, pair))
     assert one.curves == other.curves
     assert all(np.array_equal(one.scores[name], other.scores[name]) for name in one.scores)

@@ -27,7 +27,7 @@ from onnxprune.runtime import memory, session, timing
 from onnxprune.runtime.machine import _cpu_name, affinity, machine
 from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
-from onnxprune.runtime.session import PROVIDERS, check_provider, open_session
+from onnxprune.runtime.session import PROVIDERS, Session, check_provider, open_session
 from onnxprune.runtime.timing import node_times, time_creation, time_interleaved
 
 measures_memory = pytest.mark.skipif(
@@ -126,7 +126,7 @@ def test_providers_get_their_options(monkeypatch, path, provider, asked, chain):
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: [each[0] for each in PROVIDERS.values()])
     monkeypatch.setattr(ort, "InferenceSession", fake)
-    assert open_session(path, provider=provider, asked=asked).provider == provider
+    assert open_session(path, provider=provider, requested_options=asked).provider == provider
     assert made == [([*chain, ("CPUExecutionProvider", {})], provider != "dml")]
 
 
@@ -263,7 +263,7 @@ def test_an_output_of_another_rank_than_the_file_states_is_timed_unbound(path):
         def run_with_iobinding(self, binding):
             raise RuntimeError("Invalid rank for output: y Got: 2 Expected: 3")
 
-    once = session.Session(Strict(), "cpu", ("y",)).timed(FEEDS)
+    once = Session(Strict(), "cpu", ("y",)).timed(FEEDS)
     np.testing.assert_array_equal(once()["y"], np.full((2, 3), 4, np.float32))
 
 

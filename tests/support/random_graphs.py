@@ -1,7 +1,8 @@
 """Random valid graphs, composed of nearly all ops that have a rule; `random_families` holds a part of the steps.
 
 All choices are made by one function, ``draw(count) -> int`` below `count`, so that one generator serves a seed
-(`from_seed`, for `tools/fuzz.py`) and hypothesis (`graphs`, which shrinks what it finds). Small numbers are simple.
+(`from_seed`, for `tools/proofs/fuzz.py`) and hypothesis (`graphs`, which shrinks what it finds). Small numbers are
+simple.
 
 A *step* takes a graph and a value and adds nodes; `STEPS` is the table of them. To add an op, write a step and decorate
 it: it raises `Unfit` (by `need`) where the value is not one for it, and returns its result, or several. Sizes are

@@ -24,6 +24,7 @@ from tests.dependency.rules.structures import STRUCTURES
 from tests.dependency.test_cost import MODELS
 from tests.support.build import ROWS, conv, dense, model
 from tests.support.oracle import check
+from tests.support.paths import MODELS as FOLDER
 
 
 def planned(proto, share=0.5, seed=0, **units):
@@ -503,7 +504,7 @@ def test_a_mean_of_fewer_units_is_divided_by_the_original_count():
 
 
 def test_a_vit_loses_width():
-    vit = MODELS / "vit.onnx"
+    vit = FOLDER / "vit.onnx"
     result = onnxprune.prune(vit, ratio=0.25, width=True, latency=False)
     cut = {group["name"]: group for group in result.report["groups"] if not group["exact"]}
     assert cut["patches"]["kept"] == 56  # of 80, in multiples of 8

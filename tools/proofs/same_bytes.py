@@ -6,9 +6,9 @@
 
 `record` performs the runs of the tables below with the package of a checkout, through its command line and its public
 functions alone, so that the inside of the package may look as it likes. It goes on where it stopped: a run that was
-recorded from the same commit, files and commands stays. It exits with 1 where a run has another exit code than its table
-says, which is recorded all the same. `compare` prints a line for each run that differs, with the
-first place where it does, and exits with 1 if any does.
+recorded from the same commit, files and commands stays. It exits with 1 where a step ends with another exit code than
+its table says, which is recorded all the same. `compare` prints a line for each run that differs, with the first place
+where it does, and exits with 1 if any does.
 
 What may differ between two runs of one checkout is taken out before anything is compared: times, versions, temporary
 paths. The rest must be equal to the last bit. That needs one machine, and the same releases of numpy and ONNX Runtime.
@@ -1208,7 +1208,7 @@ def difference(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] 
     if not differing:
         return None
     first, *others = sorted(differing, key=lambda part: not part.startswith("input "))  # these explain the others
-    more = f"; also {', '.join(others)}" if others else ""
+    more = f"; also {', '.join(others[:3])}" + f" and {len(others) - 3} more" * (len(others) > 3) if others else ""
     return f"{name}: {first}: {place(old['parts'].get(first), new['parts'].get(first))}{more}"
 
 

@@ -38,12 +38,12 @@ def rotary_embedding_with_positions(x: Site) -> None:
 def _rotate(x: Site, others: str) -> None:
     interleaved = bool(x.attr("interleaved", 0))
     dims = _rotated(interleaved)
-    given = {"w": 2} if interleaved else {}
+    pairs = {"w": 2} if interleaved else {}
     heads = {"h": "num_heads"} if x.attr("num_heads", 0) else {}
     if x.rank(0) == 4:
-        axes = x.match(f"b h s {dims}, {others} -> b h s {dims}", sizes={**given, **heads})
+        axes = x.match(f"b h s {dims}, {others} -> b h s {dims}", sizes={**pairs, **heads})
     else:
-        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**given, **(heads or {"p": 0})})
+        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**pairs, **(heads or {"p": 0})})
     if x.attr("rotary_embedding_dim", 0):
         x.write("rotary_embedding_dim", _rotated_axis(axes), scalar=True)
 
@@ -57,9 +57,9 @@ def _fit(x: Site, slot: int, *letters: str) -> str:
     return " ".join("1" if axis.size == 1 else name for axis, name in zip(axes, named, strict=True)) + "?"
 
 
-def _keep_scale(x: Site, dims: Axis, given: bool) -> None:
+def _keep_scale(x: Site, dims: Axis, is_stated: bool) -> None:
     """A scale that the op computes from the dims of a head must stay that of the original model."""
-    if not given:
+    if not is_stated:
         x.write("scale", 1 / math.sqrt(dims.size), scalar=True, follows=(dims,))
 
 
@@ -89,16 +89,16 @@ def attention(x: Site) -> None:
     steered = bool(x.attr("is_causal", 0) or x.has(6) or x.attr("left_window_size", -1) >= 0)
     s, t = ("s!", "t!") if steered or x.attr("right_window_size", -1) >= 0 else ("s", "t~")
     stated = "q_num_heads" in x.node.attrs
-    given: dict[str, str | int] = {"k": "kv_num_heads"} if stated else {}
+    sizes: dict[str, str | int] = {"k": "kv_num_heads"} if stated else {}
     if folded:
-        given["g"] = _ratio(x, x.attr("q_num_heads", 0), x.attr("kv_num_heads", 0))
+        sizes["g"] = _ratio(x, x.attr("q_num_heads", 0), x.attr("kv_num_heads", 0))
         query, key, value, out = f"b {s} (k g d)", f"b {t} (k d)", "b t (k v)", "b s (k g v)"
     else:
         query, key, value, out = f"b (k g) {s} d", f"b k {t} d", "b k t v", "b (k g) s v"
     mask = _fit(x, 3, "b", "(k g)", "s", total)
     past = "b k p! d?, b k p v?" if x.has(4) else "_?, _?"
     states = f"b k {total} d, b k {total} v, b (k g) s {total}"
-    axes = x.match(f"{query}, {key}, {value}, {mask}, {past}, b? -> {out}, {states}", sizes=given)
+    axes = x.match(f"{query}, {key}, {value}, {mask}, {past}, b? -> {out}, {states}", sizes=sizes)
     if stated:
         x.write("q_num_heads", product(axes["k"], axes["g"]), scalar=True)
     x.contract(1, x.rank(1) - 1)

@@ -51,10 +51,10 @@ def _reduced(x: Site, rank: int) -> set[int]:
     if x.node.op in INDEX_REDUCTIONS.split():
         return {x.dim(x.attr("axis", 0), rank)}
     if x.has(1):
-        given = x.value(1)
-        if given is None:
+        axes = x.value(1)
+        if axes is None:
             raise CannotUnify("which axes are reduced is computed at run time")
-        dims = [int(dim) for dim in given.ravel()]
+        dims = [int(dim) for dim in axes.ravel()]
     else:
         dims = x.attr("axes", [])
     if not dims and not x.attr("noop_with_empty_axes", 0):

@@ -1,4 +1,7 @@
-"""What a rule leaves behind for each node: contracted axes, sizes to write back, scales to keep."""
+"""What a rule records for each node: contracted axes, sizes to write back, scales to keep.
+
+Costs, masks and rewriting work from these records and need no rule.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from onnxprune.graph.model import Node
 from onnxprune.graph.tensors import Array
 
 Size: TypeAlias = "Axis | int | float | None"
-NONE_GIVEN: Mapping[str, str | int] = {}
+NO_SIZES: Mapping[str, str | int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def dequantized(slot: int, scale: int | None, zero: int | None, dim: int, inputs
 
 
 def beside(vector: Array, dim: int, rank: int) -> Array:
-    """Return a vector such that it lies along `dim` of `rank` dims, one per direction along the last; others as is."""
+    """Return a vector in a shape that lies along `dim` of `rank` dims, or ``[directions, rows]`` along the last."""
     if (
         vector.ndim == 2 and rank == 3
     ):  # of a recurrent layer: ``[directions, rows]`` for ``[directions, inputs, rows]``

@@ -1,6 +1,6 @@
 """Operators that are locked on purpose: why no axis of theirs is cut.
 
-The driver puts the operator's name in front: "NonMaxSuppression returns positions". What stands neither here nor among
+The tracer puts the operator's name in front: "NonMaxSuppression returns positions". What stands neither here nor among
 the rules is locked as well, because it "has no rule".
 """
 

@@ -1,4 +1,7 @@
-"""A line of the table held against a node: letters get axes, sizes get solved."""
+"""A line of the notation matched with a node: letters get axes, unknown sizes are solved.
+
+`Site.match` calls it; `dependency.pattern` explains the notation.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ class Match:
         self.sums = sums
         self.pattern = parse(text)
         self.sizes: dict[str, int] = {
-            name: site.attr(given, 1) if isinstance(given, str) else given for name, given in sizes.items()
+            name: site.attr(source, 1) if isinstance(source, str) else source for name, source in sizes.items()
         }
-        self.written = {name: given for name, given in sizes.items() if isinstance(given, str)}
+        self.written = {name: source for name, source in sizes.items() if isinstance(source, str)}
         self.bound: dict[str, Axis] = {}
         self.spreads: dict[str, Axes] = {}
         # (slot, dim, entry, axis) for every entry of the inputs that is no spread
@@ -67,9 +70,9 @@ class Match:
         dim = 0
         for entry in entries:
             if isinstance(entry, Spread):
-                given = axes[dim : dim + extra]
+                spanned = axes[dim : dim + extra]
                 known = self.spreads.get(entry.name)
-                self.spreads[entry.name] = given if known is None else self.site.broadcast(known, given)
+                self.spreads[entry.name] = spanned if known is None else self.site.broadcast(known, spanned)
                 dim += extra
             else:
                 self.pairs.append((slot, dim, entry, axes[dim]))
@@ -131,7 +134,7 @@ class Match:
         return self.spreads[name[1:]] if name.startswith("*") else (self._letter(name),)
 
     def _give(self, index: int, operand: Operand) -> Axes:
-        """Build the axes of an output; what no input told is made by the op."""
+        """Build the axes of an output; a letter that no input has is made by the op."""
         shape = self.site.output_shape(index)
         entries = operand.entries or ()
         extra = len(shape) - sum(not isinstance(entry, Spread) for entry in entries)
@@ -179,7 +182,7 @@ class Match:
 
     def _contract(self, slot: int, item: Letter | Spread) -> None:
         for other, dim, entry, _ in self.pairs:
-            if other == slot and item.name in {found.name for found in letters(Operand((entry,)))}:
+            if other == slot and item.name in {letter.name for letter in letters(Operand((entry,)))}:
                 self.site.contract(slot, dim)
 
 

@@ -62,16 +62,16 @@ def linear(x: Site) -> None:
 
 
 def _scaled(x: Site, slot: int) -> None:
-    axes, given = x.axes(0), x.axes(slot)
-    if not given or (len(given) == 1 and given[0].size == 1):
+    axes, scales = x.axes(0), x.axes(slot)
+    if not scales or (len(scales) == 1 and scales[0].size == 1):
         return
     dim = x.dim(x.attr("axis", 1), len(axes))
-    if len(given) == 1:
-        x.unify(given[0], axes[dim])
+    if len(scales) == 1:
+        x.unify(scales[0], axes[dim])
         return
-    if len(given) != len(axes):
-        raise CannotUnify(f"input {slot} has {len(given)} axes, expected {len(axes)}")
-    for i, (one, axis) in enumerate(zip(given, axes, strict=True)):
+    if len(scales) != len(axes):
+        raise CannotUnify(f"input {slot} has {len(scales)} axes, expected {len(axes)}")
+    for i, (one, axis) in enumerate(zip(scales, axes, strict=True)):
         if i == dim:
             _blocked(x, one, axis, x.attr("block_size", 1))
         else:
@@ -107,8 +107,8 @@ def dynamic(x: Site) -> None:
 def qlinear_conv(x: Site) -> None:
     """N (g i) *s, (g o) i *k, (g o)? -> n (g o) *t, each with scale and zero; those of the weight may be per (g o)."""
     scales = f"{_along(x, 4, '(g o)')}, {_along(x, 5, '(g o)')}"
-    given = f"n (g i) *s, {_along(x, 1)}, {_along(x, 2)}, (g o) i *k, {scales}, {_along(x, 6)}, {_along(x, 7)}, (g o)?"
-    x.match(f"{given} -> n (g o) *t", "n g o i *t *k", sizes={"g": "group"})
+    inputs = f"n (g i) *s, {_along(x, 1)}, {_along(x, 2)}, (g o) i *k, {scales}, {_along(x, 6)}, {_along(x, 7)}, (g o)?"
+    x.match(f"{inputs} -> n (g o) *t", "n g o i *t *k", sizes={"g": "group"})
     x.coupling.channels = 1
     x.encoded(0, 1, 2, 1)
     x.encoded(3, 4, 5, 0)
@@ -128,7 +128,7 @@ def _product(x: Site, right: int, order: Sequence[str]) -> None:
     """Match a matrix product; `order` says what its inputs are.
 
     Args:
-        x: where.
+        x: the node.
         right: the slot of the second matrix.
         order: ``a`` and ``b`` for the matrices, ``m`` or ``n`` for a scale or zero point per row or column, ``c`` for
             a bias per column, ``1`` for one of the whole tensor.
@@ -184,8 +184,8 @@ def qgemm(x: Site) -> None:
     names = "mn"[2 - x.rank(6) :] if x.has(6) else ""
     bias = " ".join(name if size > 1 else "1" for name, size in zip(names, x.sizes(6), strict=True)) if names else ""
     scales = [_along(x, slot, "n" if slot in (4, 5) else "") for slot in range(9)]
-    given = [left, *scales[1:3], right, *scales[4:6], f"{bias}?", *scales[7:]]
-    x.match(f"{', '.join(given)} -> m n", "m k n")
+    inputs = [left, *scales[1:3], right, *scales[4:6], f"{bias}?", *scales[7:]]
+    x.match(f"{', '.join(inputs)} -> m n", "m k n")
     x.encoded(0, 1, 2, 0)
     x.encoded(3, 4, 5, 0 if x.attr("transB", 0) else 1)
 
@@ -277,8 +277,8 @@ def _bits(stored: Array, bits: int) -> Array:
         return whole
     single = np.unpackbits(stored, axis=-1, bitorder="little")
     weights = (1 << np.arange(bits)).astype(np.float32)
-    found: Array = single.reshape(*stored.shape[:-1], -1, bits) @ weights
-    return found
+    numbers: Array = single.reshape(*stored.shape[:-1], -1, bits) @ weights
+    return numbers
 
 
 @rule(f"{MS}.GatherBlockQuantized")

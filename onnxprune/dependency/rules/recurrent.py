@@ -27,13 +27,13 @@ def recurrent(x: Site) -> None:
     gates = GATES[x.node.op]
     first = x.attr("layout", 0)
     state = "b d h" if first else "d b h"
-    given = ["_?" if x.is_zero(slot) else f"{state}?" for slot in STATES]
-    cell = f", {given[1]}, d! (p! h)?" if x.node.op == "LSTM" else ""
+    initial = ["_?" if x.is_zero(slot) else f"{state}?" for slot in STATES]
+    cell = f", {initial[1]}, d! (p! h)?" if x.node.op == "LSTM" else ""
     outputs = ["b s d h" if first else "s d b h", state, *[state] * (x.node.op == "LSTM")]
     sizes: dict[str, str | int] = {"f": gates, "e": 2 * gates, "p": PEEPHOLES}
     if "hidden_size" in x.node.attrs:
         sizes["h"] = "hidden_size"
-    x.match(f"{'b s!' if first else 's! b'} i, {_PARTS}, {given[0]}{cell} -> {', '.join(outputs)}", sizes=sizes)
+    x.match(f"{'b s!' if first else 's! b'} i, {_PARTS}, {initial[0]}{cell} -> {', '.join(outputs)}", sizes=sizes)
     x.contract(2, 2)
     for slot in filter(x.is_zero, STATES[: len(x.node.inputs)]):
         _leave_out(x, slot)

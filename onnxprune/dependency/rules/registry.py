@@ -1,4 +1,4 @@
-"""The registry: one rule per op, and how it was said."""
+"""The registry: one rule per op, with the line or sentence that describes it."""
 
 from __future__ import annotations
 

@@ -151,10 +151,10 @@ def unsqueeze(x: Site) -> None:
 
 
 def _dims(x: Site, rank: int) -> set[int] | None:
-    given = x.value(1) if x.has(1) else x.attr("axes")
-    if given is None and x.has(1):
+    axes = x.value(1) if x.has(1) else x.attr("axes")
+    if axes is None and x.has(1):
         raise CannotUnify("its axes are computed at run time")
-    return None if given is None else {x.dim(dim, rank) for dim in given}
+    return None if axes is None else {x.dim(dim, rank) for dim in axes}
 
 
 @rule("Expand")

@@ -52,9 +52,11 @@ def slice_(x: Site) -> None:
     x.write(2 if x.node.version >= 10 else "ends", *new_ends, follows=ends_from_end)
 
 
-def _from_end(axes: Sequence[Axis], dims: Sequence[int], given: Sequence[int | None]) -> Axes:
+def _from_end(axes: Sequence[Axis], dims: Sequence[int], positions: Sequence[int | None]) -> Axes:
     """Return the axes on which a position is counted from the end: it moves with cuts behind it, too."""
-    return tuple(axes[dim] for dim, position in zip(dims, given, strict=True) if position is not None and position < 0)
+    return tuple(
+        axes[dim] for dim, position in zip(dims, positions, strict=True) if position is not None and position < 0
+    )
 
 
 def _slice_arguments(x: Site, rank: int) -> tuple[list[int | None], list[int | None], list[int], list[int | None]]:
@@ -130,16 +132,16 @@ def _picked(x: Site, axis: Axis, index: Array) -> Axis | None:
     starts = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), index.size]
     runs = [(int(index[start]), end - start) for start, end in pairwise(starts)]
     try:
-        found = _shuffled(x, axis, index, [count for _, count in runs])
-        if found is None and 2 * len(runs) <= index.size:  # each run is two indices at least, on the average
-            found = concat(*(_run(x, axis, start, count) for start, count in runs))
-        if found is not None:
-            x.unify(x.axes(1)[0], found)
+        picked = _shuffled(x, axis, index, [count for _, count in runs])
+        if picked is None and 2 * len(runs) <= index.size:  # each run is two indices at least, on the average
+            picked = concat(*(_run(x, axis, start, count) for start, count in runs))
+        if picked is not None:
+            x.unify(x.axes(1)[0], picked)
     except CannotUnify:
         return None
-    if found is not None:
+    if picked is not None:
         x.write(1, axis, index=tuple(index.tolist()))
-    return found
+    return picked
 
 
 def _run(x: Site, axis: Axis, start: int, count: int) -> Axis:
@@ -167,10 +169,10 @@ def pad(x: Site) -> None:
     axes = list(x.axes(0))
     rank = len(axes)
     known = x.entries(1) if x.has(1) else x.attr("pads")
-    given = x.value(3) if x.has(3) else range(rank)
-    if known is None or given is None:
+    padded = x.value(3) if x.has(3) else range(rank)
+    if known is None or padded is None:
         raise CannotUnify("how much is padded is computed at run time")
-    dims = [x.dim(dim, rank) for dim in given]
+    dims = [x.dim(dim, rank) for dim in padded]
     sizes: list[Size] = [None] * (2 * len(dims))
     for i, dim in enumerate(dims):
         low, high = known[i], known[i + len(dims)]

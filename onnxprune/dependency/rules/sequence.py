@@ -71,21 +71,21 @@ def split_to_sequence(x: Site) -> None:
     """*a [p + q + ...] *b -> a sequence of *a p *b, *a q *b, ...; parts of one size are alike."""
     axes = list(x.axes(0))
     dim = x.dim(x.attr("axis", 0), len(axes))
-    given = x.value(1) if x.has(1) else None
-    if not x.is_static_input(0, dim) or (x.has(1) and given is None):
+    split = x.value(1) if x.has(1) else None
+    if not x.is_static_input(0, dim) or (x.has(1) and split is None):
         raise CannotUnify("SplitToSequence cuts it at positions known at run time alone")
-    if given is None:
+    if split is None:
         x.lock(axes[dim], "SplitToSequence takes each of its indices for a tensor of its own")
         inner = [ONE] * bool(x.attr("keepdims", 1))
         x.output_sequence([(*axes[:dim], *inner, *axes[dim + 1 :])] * axes[dim].size)
         return
     parts: list[Axis] = []
     rest = axes[dim]
-    for size in parts_of(axes[dim].size, given):
+    for size in parts_of(axes[dim].size, split):
         part, rest = x.partition.split(rest, size)
         parts.append(part)
     x.output_sequence([(*axes[:dim], part, *axes[dim + 1 :]) for part in parts])
-    x.write(1, *_stated(x, parts, is_scalar=not given.ndim))
+    x.write(1, *_stated(x, parts, is_scalar=not split.ndim))
 
 
 def _stated(x: Site, parts: list[Axis], is_scalar: bool) -> list[Size]:

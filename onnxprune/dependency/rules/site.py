@@ -18,7 +18,7 @@ import numpy as np
 from onnxprune.dependency.axes import ONE, Axes, Axis, Lock, fresh
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules.coupling import (
-    NONE_GIVEN,
+    NO_SIZES,
     Compensation,
     Coupling,
     Decoder,
@@ -51,7 +51,7 @@ class Site:
         self.partition = partition
         self.coupling = Coupling(node, inputs, [None] * len(node.outputs))
         self._probe = probe
-        self.given: dict[str, Axes] = {}  # axes of the inputs of bodies, by name
+        self.body_inputs: dict[str, Axes] = {}  # axes of the inputs of bodies, by name
         self._look_up = look_up  # axes of a value inside a body
         self._sequences = {} if sequences is None else sequences  # of the trace: the axes of each tensor
 
@@ -111,10 +111,10 @@ class Site:
     def sequence(self, slot: int) -> tuple[Axes, ...]:
         """Return the axes of each tensor of an input that is a sequence."""
         self.coupling.read.add(slot)
-        found = self._sequences.get(self.node.inputs[slot])
-        if found is None:
+        tensors = self._sequences.get(self.node.inputs[slot])
+        if tensors is None:
             raise CannotUnify(f"the tensors of the sequence {self.node.inputs[slot]!r} are unknown")
-        return found
+        return tensors
 
     def output_sequence(self, tensors: Sequence[Sequence[Axis]]) -> None:
         """Give the axes of each tensor of the output."""
@@ -122,7 +122,7 @@ class Site:
 
     def give_inner(self, name: str, axes: Sequence[Axis]) -> None:
         """Give the axes of an input of a body."""
-        self.given[name] = tuple(axes)
+        self.body_inputs[name] = tuple(axes)
 
     def input_sizes(self, slot: int) -> list[Sizes]:
         """Return the sizes of an input under every setting of the probe."""
@@ -285,12 +285,12 @@ class Site:
         return tuple(result)
 
     def match(
-        self, text: str, macs: str = "", *, sums: bool = False, sizes: Mapping[str, str | int] = NONE_GIVEN
+        self, text: str, macs: str = "", *, sums: bool = False, sizes: Mapping[str, str | int] = NO_SIZES
     ) -> Mapping[str, Axis]:
         """Apply a line of the notation.
 
         Args:
-            text: the line; see `onnxprune.pattern`.
+            text: the line; see `dependency.pattern`.
             macs: letters whose sizes multiply to the multiply-accumulates.
             sums: whether the op sums over a letter that one input alone has.
             sizes: sizes that the shapes do not tell: a number, or the name of an attribute (default 1), to which

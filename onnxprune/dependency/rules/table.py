@@ -1,6 +1,6 @@
 """The table: ops whose relation between axes is one line.
 
-The notation is explained in `onnxprune.pattern`. A letter given after the line is an attribute of the op that states
+The notation is explained in `dependency.pattern`. A letter after the line names the attribute of the op that states
 its size; after a cut the new size is written back to it.
 """
 

@@ -1,0 +1,31 @@
+"""Options that several commands have, written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+PREPROCESS = click.option(
+    "--preprocess",
+    metavar="TEXT",
+    help="How images become arrays: imagenet, tf, unit or raw, and settings: 'imagenet,size=240'.",
+)
+METRIC = click.option(
+    "--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs]."
+)
+INPUTS = click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
+)
+WORKERS = click.option(
+    "--workers", "worker_count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in."
+)
+SCHEDULER = click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead: tcp://HOST:PORT.")
+PLOT = click.option(
+    "--plot", "plot_path", type=PATH, metavar="FILE", help="Write a plot: .svg, .png, .html with all numbers."
+)
+REPORT = click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
+FORCE = click.option("--force", is_flag=True, help="Replace these files if they exist.")
+QUIET = click.option("--quiet", is_flag=True, help="No progress.")

@@ -1,0 +1,115 @@
+"""Last step of `prune` and `sweep`: verify the pruned model, compare it with the original, report, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from onnxprune.commands.prepare import PreparedModel
+from onnxprune.commands.recover import Recovery
+from onnxprune.data.samples import Data, shares_samples
+from onnxprune.dependency import cost
+from onnxprune.dependency.account import accounts
+from onnxprune.evaluation import blame, verify
+from onnxprune.evaluation.compare import compare_models
+from onnxprune.evaluation.comparison import Comparison
+from onnxprune.graph.edit import with_contents
+from onnxprune.graph.model import Model
+from onnxprune.graph.view import view
+from onnxprune.planning.choice import first_sink, reasons_for
+from onnxprune.planning.options import Options
+from onnxprune.planning.promise import Decision
+from onnxprune.progress import Progress
+from onnxprune.report.document import build_report
+from onnxprune.surgery import mask, rewrite
+
+Complete: TypeAlias = Callable[[dict[str, Any]], object]  # adds to the report, and writes it where it has a file
+Publish: TypeAlias = Callable[[Any, Path], AbstractContextManager[tuple[Path, Complete]]]
+# writes a model, with external data from a folder, to a temporary place; moved into place when the block ends well
+
+_LATENCY_BUDGET_S = 3.0
+_NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
+
+
+def finish(
+    prepared: PreparedModel,
+    decision: Decision,
+    rewritten: rewrite.Rewritten,
+    *,
+    recovery: Recovery,
+    progress: Progress,
+    publish: Publish,
+) -> tuple[Any, dict[str, Any]]:
+    """Return the pruned model, recovered and verified, and its report, when both are published.
+
+    Raises:
+        VerificationError: when it does not equal the masked model; nothing is published then.
+    """
+    model, traced, options = prepared.traced.model, prepared.traced, prepared.options
+    data, seed, ports = prepared.calibration_data, options.seed, prepared.ports
+    plan = decision.plan
+    masks = prepared.masks(plan)
+    contents, fits = recovery
+    fitted = mask.in_original(model, rewritten.cuts, contents)
+    proto = with_contents(view(rewritten.proto, folder=model.folder), contents) if contents else rewritten.proto
+    with publish(proto, model.folder) as (path, complete):
+        progress("verifying: masked = pruned")
+        after = verify.read_back(path)
+        verification = verify.verify(traced, masks, after, data, seed, inputs=ports, fitted=fitted)
+        if not verification.passed:
+            broken = blame.blame(traced, masks, prepared.groups, data, seed, inputs=ports)
+            raise blame.failure(verification, broken)
+        comparison = _compare(model, after, options, prepared.evaluation_data, progress)
+        reasons = reasons_for(prepared.groups, prepared.ratios, options, plan.kept)
+        ordered = sorted(prepared.groups, key=first_sink)
+        report = build_report(
+            before=model,
+            after=after,
+            macs=(cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))),
+            options=options,
+            groups=[(group, plan.kept.get(group.name), reasons.get(group.name)) for group in ordered],
+            accounts=accounts(traced, prepared.groups, reasons),
+            cuts=rewritten.cuts,
+            verification=verification,
+            comparison=comparison,
+            calibration=prepared.calibration or prepared.why_no_calibration,
+            curves=plan.curves,
+            fits=fits,
+            held_out=_is_held_out(prepared),
+            promise=decision.report_values,
+        )
+        complete(report)
+    return proto, report
+
+
+def _is_held_out(prepared: PreparedModel) -> bool:
+    """Return whether calibration saw none of the samples that are evaluated; parts of one source are disjoint."""
+    calibration_data, evaluation_data = prepared.calibration_data, prepared.evaluation_data
+    if calibration_data is None or evaluation_data is None:
+        return True
+    if evaluation_data is calibration_data:
+        return False
+    return prepared.options.eval_data is None or not shares_samples(calibration_data, evaluation_data)
+
+
+def _compare(before: Model, after: Model, options: Options, data: Data | None, progress: Progress) -> Comparison | None:
+    """Time both models and, with samples, compare their outputs; None where the options want neither."""
+    if not options.latency and data is None:
+        return None
+    progress(f"measuring latency on {options.provider}" if options.latency else "comparing outputs")
+    return compare_models(
+        before,
+        after,
+        data=data,
+        provider=options.provider,
+        threads=options.threads,
+        batch=options.batch,
+        budget_s=_LATENCY_BUDGET_S if options.latency else _NO_BUDGET_S,
+        seed=options.seed,
+        memory=False,
+        detail=False,
+        shapes=dict(options.inputs),
+        metric=None if data is None else options.metric,
+    )

@@ -1,0 +1,160 @@
+"""First step of `prune` and `sweep`: trace a model, group its units, and choose the samples to calibrate on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune.calibration.batches import Calibration, calibration
+from onnxprune.data import generated
+from onnxprune.data.samples import Data, files_of, limit, load_data, split, with_shapes
+from onnxprune.dependency import cost
+from onnxprune.dependency.account import unreached
+from onnxprune.dependency.axes import Atom, Mask
+from onnxprune.dependency.groups import Group, groups, weights
+from onnxprune.dependency.trace import Trace, trace
+from onnxprune.errors import DataError, ModelError, NothingToPrune, OptionError
+from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Port
+from onnxprune.graph.publish import Reads, stamps
+from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
+from onnxprune.planning.options import Options
+from onnxprune.planning.plan import Plan, kept_masks
+from onnxprune.progress import Progress
+from onnxprune.surgery.rewrite import Rewritten, rewrite
+
+_MOST_CALIBRATED = 0.75  # of the samples, where the rest of the same source is evaluated on
+_GENERATED, _FEWEST = 128, 16  # samples to generate where there is no data
+_PASS_MACS = 2 * 10**11  # of one pass over generated samples, more or less
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model that can be planned for: all that does not depend on how many units are removed."""
+
+    traced: Trace
+    groups: Sequence[Group]
+    ratios: Mapping[str, float]  # by the names of the groups to prune
+    options: Options  # resolved
+    calibration: Calibration | None
+    why_no_calibration: str | None  # why no samples could be generated to calibrate on
+    calibration_data: Data | None  # samples to calibrate and verify on; generated ones are not among them
+    evaluation_data: Data | None  # samples to compare both models on
+    ports: Sequence[Port]  # the inputs, with the shapes that the options fix
+    reads: Reads
+    stamps: Mapping[Path, Any]  # of the files of external data, as they were read
+
+    def with_options(self, options: Options) -> PreparedModel:
+        """Return the same model with other ratios or targets."""
+        options = options.resolved(self.calibration is not None)
+        return replace(self, options=options, ratios=select_ratios(self.groups, options))
+
+    def masks(self, plan: Plan) -> dict[Atom, Mask]:
+        """Return the masks of the units that a plan keeps.
+
+        Raises:
+            NothingToPrune: when it keeps all units; says why.
+        """
+        if not plan.kept:
+            unreached_weights = unreached(self.traced, all_reasons(self.groups), weights(self.traced))
+            raise NothingToPrune(why_nothing(self.groups, self.ratios, self.options, unreached_weights))
+        return kept_masks(self.groups, plan.kept)
+
+    def rewritten(self, plan: Plan) -> Rewritten:
+        """Return the pruned model of a plan, its weights as they were cut.
+
+        Raises:
+            NothingToPrune: as `masks`.
+        """
+        return rewrite(self.traced, self.masks(plan))
+
+
+def prepare(model: Model, options: Options, data_source: Any, progress: Progress) -> PreparedModel:
+    """Return a model with its groups, their ratios, and what to calibrate on.
+
+    Raises:
+        InputError: as `prune`.
+    """
+    options.check_effects(data_source is not None)
+    weight_stamps = stamps(model.data_files)
+    calibration_data, evaluation_data = _samples(model, options, data_source)
+    ports = with_shapes(model.inputs, dict(options.inputs))
+    progress(f"tracing {len(model.nodes)} nodes")
+    traced = trace(model)
+    all_groups = groups(traced)
+    ratios = select_ratios(all_groups, options)
+    calibrated_on, why_no_calibration = _calibration(traced, options, calibration_data, ports, progress)
+    options = options.resolved(calibrated_on is not None)
+    return PreparedModel(
+        traced=traced,
+        groups=all_groups,
+        ratios=ratios,
+        options=options,
+        calibration=calibrated_on,
+        why_no_calibration=why_no_calibration,
+        calibration_data=calibration_data,
+        evaluation_data=evaluation_data,
+        ports=ports,
+        reads=Reads(model.path, tuple(model.data_files), sample_files(data_source, options)),
+        stamps=weight_stamps,
+    )
+
+
+def sample_files(data_source: Any, options: Options) -> tuple[Path, ...]:
+    """Return the files that hold samples, to calibrate on and to evaluate on."""
+    return (*files_of(data_source), *files_of(options.eval_data))
+
+
+def loss_metric(data: Data, options: Options) -> str | None:
+    """Return the metric whose loss is minimised: never a function of the user, which need not be smooth.
+
+    Labels mean classes, unless the options name a metric.
+    """
+    metric = None if options.metric is None or ":" in options.metric else options.metric
+    return "classification" if metric is None and data.labels is not None else metric
+
+
+def _samples(model: Model, options: Options, data_source: Any) -> tuple[Data | None, Data | None]:
+    """Return the samples to calibrate on and those to evaluate on: disjoint parts of one source, or two sources.
+
+    A source of a single sample serves for both.
+    """
+    evaluation_data = None
+    if options.eval_data is not None:
+        evaluation_data = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
+    if data_source is None:
+        return None, evaluation_data
+    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    if evaluation_data is not None:
+        return limit(data, options.most_samples(data.count), options.seed), evaluation_data
+    share = min(_MOST_CALIBRATED, options.most_samples(data.count) / data.count)
+    calibration_data, rest = split(data, share, options.seed)
+    return calibration_data, rest if rest.count else calibration_data
+
+
+def _calibration(
+    traced: Trace, options: Options, calibration_data: Data | None, ports: Sequence[Port], progress: Progress
+) -> tuple[Calibration | None, str | None]:
+    """Return what to calibrate on: samples of the user, or generated ones where an option needs some.
+
+    The second value says why none could be generated, where the options can do without.
+
+    Raises:
+        OptionError: when an option needs samples, there is no data, and none can be generated.
+    """
+    if calibration_data is not None:
+        return calibration(traced.model, calibration_data, loss_metric(calibration_data, options)), None
+    if not options.looks_at_samples:
+        return None, None
+    progress("generating samples to calibrate on")
+    macs = cost.macs(traced)
+    count = max(_FEWEST, min(_GENERATED, _PASS_MACS // max(1, macs)))
+    try:
+        samples = generated.inputs(traced.model, count, seed=options.seed, ports=ports, macs=macs)
+        return calibration(traced.model, samples.data, None, source="generated", description=samples.description), None
+    except (DataError, ModelError) as error:
+        if options.criterion is None and options.scope != "loss" and not options.reconstruct:
+            return None, str(error)
+        raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None

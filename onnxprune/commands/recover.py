@@ -1,0 +1,38 @@
+"""Step of `prune` and `sweep` that recovers quality: refit the layers of the pruned model to what they computed."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from onnxprune.commands.prepare import PreparedModel
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.view import view
+from onnxprune.planning.plan import Plan, kept_masks
+from onnxprune.progress import Progress
+from onnxprune.recovery.refit import Refitted, refit
+from onnxprune.recovery.unfitted import unfitted
+from onnxprune.surgery.rewrite import Rewritten
+
+Recovery: TypeAlias = tuple[dict[str, Array], list[Refitted]]  # new contents of constants; the outcome for each layer
+
+
+def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:
+    """Return new weights and statistics for the pruned model; none where there is nothing to calibrate on."""
+    options = prepared.options
+    if prepared.calibration is None or not (options.reconstruct or options.batch_norm):
+        return {}, []
+    pruned = view(rewritten.proto, folder=prepared.traced.model.folder)
+    layer_kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
+    contents, fits = refit(
+        prepared.traced,
+        kept_masks(prepared.groups, plan.kept),
+        pruned,
+        prepared.calibration.batches,
+        cuts=rewritten.cuts,
+        seed=options.seed,
+        sweeps=options.sweeps or 1,
+        progress=progress,
+        **layer_kinds,
+    )
+    cut_groups = [group for group in prepared.groups if group.name in plan.kept]
+    return contents, [*fits, *unfitted(prepared.traced.model, cut_groups, pruned, **layer_kinds)]

@@ -1,0 +1,94 @@
+"""Reports, texts and plots, as the files that commands write beside models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import InputError, OptionError
+from onnxprune.graph.publish import Reads, check_written, staging
+from onnxprune.report.plot import as_png, drawing_packages
+
+PLOTS = (".svg", ".png", ".html")
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a command without a model as its output writes a plot and a report, each if it has a path."""
+
+    plot: Path | None
+    report: Path | None
+    force: bool  # whether files that are there may be replaced
+
+    @property
+    def outputs(self) -> list[tuple[Path, str]]:
+        """The files to write, and what each is."""
+        roles = [(self.plot, "the plot"), (self.report, "the report")]
+        return [(path, role) for path, role in roles if path is not None]
+
+    def check_plot(self) -> None:
+        """Raise OptionError when the plot cannot be drawn: its suffix is none of `PLOTS`, or packages are missing."""
+        if self.plot is None:
+            return
+        suffix = self.plot.suffix.lower()
+        if suffix not in PLOTS:
+            suffixes = f"{', '.join(PLOTS[:-1])} or {PLOTS[-1]}"
+            raise OptionError(f"plot must be a file that ends in {suffixes}, got {str(self.plot)!r}")
+        if suffix == ".png":
+            drawing_packages()
+
+    def check(self, reads: Reads) -> None:
+        """Raise InputError when a file must not or cannot be written; none of `reads` may be replaced."""
+        check_written(self.outputs, reads, self.force)
+
+    def write(self, report: Mapping[str, Any], *, svg: Callable[[], str], page: Callable[[], str]) -> None:
+        """Write both files, or none.
+
+        Args:
+            report: becomes JSON.
+            svg: draws the plot.
+            page: makes an HTML page that holds it.
+
+        Raises:
+            InputError: when a file cannot be written.
+        """
+        with staging(self.force) as files:
+            if self.plot is not None:
+                _write_plot(self.plot, files.add(self.plot), svg, page)
+            if self.report is not None:
+                write_report(report, self.report, files.add(self.report))
+
+
+def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None:
+    """Write a report as JSON to the temporary place of `path`.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    write_text(json.dumps(report, indent=1) + "\n", path, temporary)
+
+
+def write_text(text: str, path: Path, temporary: Path) -> None:
+    """Write a text to the temporary place of `path`.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    _write(text.encode(), path, temporary)
+
+
+def _write_plot(path: Path, temporary: Path, svg: Callable[[], str], page: Callable[[], str]) -> None:
+    """Write a plot in the format that the suffix of `path` names."""
+    suffix = path.suffix.lower()
+    markup = page() if suffix == ".html" else svg()
+    _write(as_png(markup) if suffix == ".png" else markup.encode(), path, temporary)
+
+
+def _write(content: bytes, path: Path, temporary: Path) -> None:
+    try:
+        temporary.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None

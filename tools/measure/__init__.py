@@ -1,0 +1,1 @@
+"""Measurements of accuracy, latency and the cost of pruning itself."""

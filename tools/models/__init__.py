@@ -1,0 +1,1 @@
+"""Makers of models: exporters, training, and the architectures of the zoo."""

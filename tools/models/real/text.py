@@ -1,0 +1,60 @@
+"""English text in sequences of tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tools.models.real.packages import SEED, installed
+
+EVALUATION_SHARE = 0.4  # of the text, whole articles
+
+
+def articles() -> tuple[list[str], list[str]]:
+    """Return English articles (calibration, evaluation): Python's help topics and scikit-learn's data descriptions."""
+    from pydoc_data.topics import topics
+
+    texts = {name: plain(text) for name, text in topics.items()}
+    for path in sorted(installed("sklearn/datasets/descr").glob("*.rst")):
+        texts[path.name] = plain(path.read_text(encoding="utf-8"))
+    names = sorted({text: name for name, text in texts.items()}.values())  # topics repeat one another
+    order = [names[i] for i in np.random.default_rng(SEED).permutation(len(names))]
+    size = np.cumsum([len(texts[name]) for name in order])
+    cut = int(np.searchsorted(size, size[-1] * EVALUATION_SHARE)) + 1
+    return without_shared([texts[name] for name in order[cut:]], [texts[name] for name in order[:cut]])
+
+
+def plain(text: str) -> str:
+    """Return a text without rulers, markup and indentation; paragraphs stay apart."""
+    paragraphs = (" ".join(re.sub(r"[*`|]|[-=~^+.#]{3,}", " ", p).split()) for p in re.split(r"\n\s*\n", text))
+    return "\n".join(p for p in paragraphs if p)
+
+
+def without_shared(kept: list[str], filtered: list[str]) -> tuple[list[str], list[str]]:
+    """Return both lists, the second without paragraphs that also stand in the first."""
+    seen = {paragraph for text in kept for paragraph in text.split("\n")}
+    left = ("\n".join(p for p in text.split("\n") if p not in seen) for text in filtered)
+    return kept, [text for text in left if text]
+
+
+def sequences(texts: Sequence[str], tokenizer: Any, length: int) -> np.ndarray:
+    """Return all full runs of `length` tokens, int64 ``[samples, length]``, shuffled; none spans two articles."""
+    runs = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        runs += [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
+    return np.random.default_rng(SEED).permutation(np.array(runs, np.int64))
+
+
+def text_parts(tokenizer: Any, length: int, wanted: dict[str, int]) -> dict[str, np.ndarray]:
+    """Return the sequences of each part; a smaller calibration part is the beginning of the larger one."""
+    calibration, evaluation = (sequences(texts, tokenizer, length) for texts in articles())
+    print(f"{len(calibration)} sequences of {length} tokens for calibration, {len(evaluation)} for evaluation")
+    parts = {part: (evaluation if part == "eval" else calibration)[:count] for part, count in wanted.items()}
+    for part, rows in parts.items():
+        if len(rows) < wanted[part]:
+            raise SystemExit(f"{part}: {len(rows)} sequences, wanted {wanted[part]}")
+    return parts

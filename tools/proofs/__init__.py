@@ -1,0 +1,1 @@
+"""Proofs: random graphs through the oracle, and equal bytes of two checkouts."""

@@ -1,0 +1,160 @@
+"""The proofs that take too long for every run of the tests, and docs/soak.md, the page of the last one.
+
+    tools/soak                              sets up .venv, runs all parts, writes the page; an hour on two cores
+    python tools/proofs/soak.py --part zoo  one part alone
+
+The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion and scope on the bundled models. A part that
+passed stays passed for the same commit: after an interruption the same command goes on. The exit code is 1 when a part
+fails; what it printed lies in build/soak/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD, PAGE = ROOT / "build" / "soak", ROOT / "docs" / "soak.md"
+GRAPHS, CHUNK = 20_000, 2_000  # random ones, and how many a part takes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command of the soak."""
+
+    name: str
+    words: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part."""
+
+    name: str
+    passed: bool
+    seconds: float
+    summary: str  # the last line that it printed
+    commit: str
+    dirty: bool  # whether files of the package or the tests differed from the commit
+
+
+def parts(jobs: int) -> list[Part]:
+    """Return all parts, in their order."""
+    test = (sys.executable, "-m", "pytest", "--soak", "-n", str(jobs), "--dist", "worksteal", "-p", "no:cacheprovider")
+    fuzz = (sys.executable, "tools/proofs/fuzz.py", "--jobs", str(jobs), "--count", str(CHUNK))
+    random_parts = [
+        Part(
+            f"random-{start}",
+            f"random graphs of the seeds {start:,} to {start + CHUNK - 1:,}",
+            (*fuzz, "--seed", str(start)),
+        )
+        for start in range(0, GRAPHS, CHUNK)
+    ]
+    return [
+        Part("zoo", "every graph of tests/zoo, pruned at 0.3 and proven", (*test, "tests/models/test_zoo.py")),
+        Part(
+            "bundled",
+            "every criterion and scope on the bundled models, with samples",
+            (*test, "-m", "soak", "--ignore", "tests/models/test_zoo.py", "tests"),
+        ),
+        *random_parts,
+    ]
+
+
+def git(*arguments: str) -> str:
+    """Return what git prints."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def perform(part: Part) -> Outcome:
+    """Run a part; what it prints goes to a file."""
+    log = BUILD / f"{part.name}.log"
+    start = time.monotonic()
+    with log.open("w", encoding="utf-8") as file:
+        code = subprocess.run(part.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    summary = next((line for line in reversed(lines) if re.search(r"\d+ (passed|graphs|failed)", line)), "no summary")
+    seconds = round(time.monotonic() - start, 1)
+    dirty = bool(git("status", "--porcelain", "--", "onnxprune", "tests"))
+    return Outcome(part.name, code == 0, seconds, summary.strip(" ="), git("rev-parse", "--short", "HEAD"), dirty)
+
+
+def load_outcomes() -> dict[str, Outcome]:
+    """Return what is known of earlier runs, by part."""
+    file = BUILD / "outcomes.json"
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    return {row["name"]: Outcome(**row) for row in rows}
+
+
+def save_outcomes(outcomes: dict[str, Outcome]) -> None:
+    """Keep what is known."""
+    text = json.dumps([asdict(outcome) for outcome in outcomes.values()], indent=1)
+    (BUILD / "outcomes.json").write_text(text + "\n", encoding="utf-8")
+
+
+def page(all_parts: Sequence[Part], outcomes: dict[str, Outcome]) -> str:
+    """Return the page of the last run."""
+    commits = sorted({outcome.commit + " and changes" * outcome.dirty for outcome in outcomes.values()})
+    seconds = sum(outcome.seconds for outcome in outcomes.values())
+    lines = [
+        "# The last soak",
+        "",
+        "`tools/soak` proves what takes too long for every run of the tests: masked = pruned on all graphs of",
+        f"`tests/zoo`, on {GRAPHS:,} random graphs, and with every criterion and scope on the bundled models.",
+        "",
+        f"Commit {', '.join(commits)}; Python {platform.python_version()}, {os.cpu_count()} logical cores; "
+        f"{seconds / 60:.0f} minutes.",
+        "",
+        "| part | result | what it printed last | seconds |",
+        "| --- | --- | --- | --- |",
+    ]
+    for part in all_parts:
+        outcome = outcomes.get(part.name)
+        if outcome is None:
+            lines.append(f"| {part.words} | not run | | |")
+        else:
+            result, last = "passed" if outcome.passed else "**failed**", outcome.summary.replace("|", "&#124;")
+            lines.append(f"| {part.words} | {result} | {last} | {outcome.seconds:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run the parts that have not passed at this commit; write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", help="run these alone; repeatable")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    options = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    all_parts, outcomes, commit = parts(options.jobs), load_outcomes(), git("rev-parse", "--short", "HEAD")
+    names = [part.name for part in all_parts]
+    unknown = set(options.part or ()) - set(names)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    for part in all_parts:
+        known = outcomes.get(part.name)
+        done = known is not None and known.passed and known.commit == commit and not known.dirty
+        if done or (options.part and part.name not in options.part):
+            continue
+        print(f"{part.words} ...", flush=True)
+        outcomes[part.name] = perform(part)
+        save_outcomes(outcomes)
+        PAGE.write_text(page(all_parts, outcomes), encoding="utf-8")
+        print(f"  {'passed' if outcomes[part.name].passed else 'FAILED'}: {outcomes[part.name].summary}", flush=True)
+    failed = [name for name, outcome in outcomes.items() if not outcome.passed]
+    print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
