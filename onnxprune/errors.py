@@ -11,8 +11,8 @@
     ├── NothingToPrune        3    no group of this model can lose a unit; says why
     └── VerificationError     1    the pruned model differs from the masked one; nothing was written
 
-Inner code raises `CannotUnify` with a short sentence; the driver in `trace` turns it into a lock
-that names the node. It never leaves the package.
+Inner code raises `CannotUnify` with a short sentence; `dependency.trace` turns it into a lock that names the node. It
+never leaves the package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class OnnxpruneError(Exception):
 
 
 class InputError(OnnxpruneError):
-    """What was given cannot be used."""
+    """A model, data or an option that cannot be used."""
 
 
 class ModelError(InputError):
@@ -44,7 +44,7 @@ class OptionError(InputError):
 
 
 class UnreachableTarget(OptionError):
-    """No plan costs as little as was asked for; `best` has what can be reached, by kind, over the original."""
+    """No plan meets the targets; `best` has the least cost that can be reached, by kind, over the original's."""
 
     def __init__(self, message: str, best: Mapping[str, float] = MappingProxyType({})) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class UnreachableTarget(OptionError):
 
 
 class NothingToPrune(OnnxpruneError):
-    """No group can lose a unit under the options given."""
+    """No group can lose a unit under these options."""
 
     exit_code = 3
 

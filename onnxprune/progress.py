@@ -1,4 +1,4 @@
-"""Progress: how long steps say how far they are."""
+"""Progress: how long-running steps report how far they are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Is told what is done next.
+    """A callback that learns which phase or step begins.
 
     A phase that has steps calls once before each step, always with the same text, so that a log can show it once.
     """
@@ -16,4 +16,4 @@ class Progress(Protocol):
 
 
 def silent(_text: str, _step: int = 0, _steps: int = 0, /) -> None:
-    """Tell nothing."""
+    """Report nothing."""

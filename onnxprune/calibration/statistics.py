@@ -51,7 +51,7 @@ def activations(
         traced: the model with its axes.
         groups: those to measure.
         batches: feeds by input name.
-        progress: is called with the step.
+        progress: called before each step.
         tapped_bytes: of the values that one run returns, about.
         workers: where the model is run; the statistics are the same everywhere.
 
@@ -267,7 +267,7 @@ def _collect(
         batches: feeds, as many as entries of `into`.
         first: the first of all batches, also of those of other workers: each worker then makes the same passes.
         tapped_bytes: of the values that one run returns.
-        progress: is called with the step.
+        progress: called before each step.
     """
     taps = into[0]
     model, replay, values = traced.model, Replay(traced.model, batches), ConstantValues(traced.model)

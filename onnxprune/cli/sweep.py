@@ -68,7 +68,7 @@ def sweep(
         with signals_held():
             from onnxprune.commands.sweep import make_family
             from onnxprune.planning.options import make_options
-            from onnxprune.report.family import family_tables, without_model
+            from onnxprune.report.sweep import family_tables, without_model
             from onnxprune.runtime.executors import workers
 
         kind, values = parse_sweep_values({name: options.pop(f"of_{name}") for name, _ in _VALUES})

@@ -26,8 +26,8 @@ from onnxprune.report.document import build_report
 from onnxprune.surgery import mask, rewrite
 
 Complete: TypeAlias = Callable[[dict[str, Any]], object]  # adds to the report, and writes it where it has a file
+# Writes a model, with external data from a folder, to a temporary place; moves it into place when the block ends well.
 Publish: TypeAlias = Callable[[Any, Path], AbstractContextManager[tuple[Path, Complete]]]
-# writes a model, with external data from a folder, to a temporary place; moved into place when the block ends well
 
 _LATENCY_BUDGET_S = 3.0
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies

@@ -23,7 +23,7 @@ from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
 from onnxprune.planning.options import AUTO, Options, make_options
 from onnxprune.planning.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.progress import Progress, silent
-from onnxprune.report.charts import as_html, as_svg
+from onnxprune.report.charts import sensitivity_html, sensitivity_svg
 from onnxprune.runtime.executors import ALONE, Workers, from_executor
 
 _OPTIONS = (
@@ -81,7 +81,9 @@ def sensitivity_file(
     model = load(source)
     report_files.check(Reads(source, tuple(model.data_files), sample_files(data, options)))
     measured = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
-    report_files.write(measured.to_dict(), svg=partial(as_svg, measured), page=partial(as_html, measured))
+    report_files.write(
+        measured.to_dict(), svg=partial(sensitivity_svg, measured), page=partial(sensitivity_html, measured)
+    )
     return measured
 
 

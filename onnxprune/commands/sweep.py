@@ -121,7 +121,7 @@ def make_family(
         workers: where curves are measured and layers refitted; the members are the same everywhere.
         resume: whether members of other options that are there are an error; else they are made anew.
         force: whether files may be replaced that no sweep has written.
-        progress: is told what is done.
+        progress: called before each step.
 
     Raises:
         InputError, VerificationError: as `prune`; members that are finished stay.

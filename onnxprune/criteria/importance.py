@@ -73,7 +73,7 @@ class Criterion:
 
     score: Callable[[Iterable[Weight], np.random.Generator, Sequence[Seen]], Scores | None]  # None: no such weights
     summary: str
-    scope: Literal["global", "group"] = "group"  # how units are ranked unless asked otherwise
+    scope: Literal["global", "group"] = "group"  # how units are ranked where the options do not say
     comparable: bool = False  # whether raw scores compare across groups
     data: bool = False  # whether it looks at activations
 

@@ -15,10 +15,9 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.graph.tensors import Array
+from onnxprune.graph.tensors import Array, Shape
 
 LIMIT_BYTES = 256 * 2**20  # kept in memory; the rest goes to a temporary file
-Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,10 @@
 """Generated calibration samples, for models without data.
 
 Least squares on what layers see needs inputs that drive a network as its own do. White noise does not: it has neither
-areas nor edges, and its activations are unlike those of pictures. Pictures are drawn here from
-what all pictures have, whatever they show: shapes that hide each other, with sharp edges and even areas ("dead
-leaves", Lee, Mumford & Huang 2001), spectra that fall with the frequency (Field 1987), and lines on an even ground.
-Sounds are noise of falling spectra, tokens follow Zipf's law, masks are ones; the rest is standard normal.
+areas nor edges, and its activations are unlike those of pictures. Pictures are drawn here from what all pictures have,
+whatever they show: shapes that hide each other, with sharp edges and even areas ("dead leaves", Lee, Mumford & Huang
+2001), spectra that fall with the frequency (Field 1987), and lines on an even ground. Sounds are noise of falling
+spectra, tokens follow Zipf's law, masks are ones; the rest is standard normal.
 
 The range of values that a model expects of pictures is not stored in its file, but what it computes gives hints:
 
@@ -49,9 +49,8 @@ LEAST_WAVE = 1024  # values of a float input of rank 2 that counts as a sound
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(  # pictures in [0, 1], times and plus
     {"0 to 1": (1.0, 0.0), "-1 to 1": (2.0, -1.0), "-2 to 2.4": (4.4, -2.0), "0 to 255": (255.0, 0.0)}
 )
-RARE = MappingProxyType(
-    {"0 to 255": 0.5}
-)  # large inputs make any classifier look confident: they must be twice as good
+# Large inputs make any classifier look confident: they must be twice as good.
+RARE = MappingProxyType({"0 to 255": 0.5})
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxprune import check
 from onnxprune.data.archive import in_parts, read_archive
-from onnxprune.data.columns import Column, Samples, Shape, shape_of, stacked
+from onnxprune.data.columns import Column, Samples, shape_of, stacked
 from onnxprune.data.feeds import (
     MAX_SAMPLES,
     as_array,
@@ -46,7 +46,7 @@ from onnxprune.data.folder import files_in, read_folder
 from onnxprune.data.images import make_preprocess
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph.ports import Port
-from onnxprune.graph.tensors import Array
+from onnxprune.graph.tensors import Array, Shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
-"""What a model costs: parameters and multiply-accumulates, from the sizes of its atoms.
+"""What a model costs: multiply-accumulates, parameters, bytes and peak memory, from the sizes of its atoms.
 
-Both are polynomials in the sizes of the atoms, so the cost of a plan needs no rewritten model.
+All but the peak are polynomials in the sizes of the atoms, so the cost of a plan needs no rewritten model.
 """
 
 from __future__ import annotations

@@ -18,13 +18,7 @@ from onnxprune import check
 from onnxprune.data.samples import Data, batch_size, samples_in, with_shapes
 from onnxprune.evaluation.comparison import Comparison, Side
 from onnxprune.evaluation.outputs import difference_of, run_both
-from onnxprune.evaluation.place import (
-    Place,
-    common_inputs,
-    dims_for,
-    feeds_to_compare,
-    open_model,
-)
+from onnxprune.evaluation.place import Place, common_inputs, dims_for, feeds_to_compare, open_model
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.punished import punished
@@ -165,8 +159,8 @@ def compare_models(
         p95_speedup_interval=interval(before_ms, after_ms, seed, 95) if request.detail else None,
         affinity=affinity(),
         provider_options=place.options,
-        ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
         sweep=_swept(models, feeds, _Feeds(inputs, before, data, seed), request),
+        ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
     )
 
 
@@ -200,7 +194,7 @@ def _sides(
 
 
 def _swept(
-    models: tuple[Model, Model], feeds: Mapping[str, Array], fed: _Feeds, options: CompareOptions
+    models: tuple[Model, Model], feeds: Mapping[str, Array], source: _Feeds, options: CompareOptions
 ) -> tuple[Throughput, ...]:
     """Return both models timed with other threads and batches, as the options ask for."""
     before, after = models
@@ -209,11 +203,8 @@ def _swept(
         options.sweep_threads or ((options.threads,) if options.sweep_batch else ()),
         options.sweep_batch or (samples_in(feeds),),
         lambda count: (open_model(before, place.with_threads(count)), open_model(after, place.with_threads(count))),
-        (lambda size, pair: fed.of(size, pair[0])) if options.sweep_batch else lambda *_: feeds,
-        lambda fed, count: (
-            _peak(before, fed, options.provider, count),
-            _peak(after, fed, options.provider, count),
-        ),
+        (lambda size, pair: source.of(size, pair[0])) if options.sweep_batch else lambda *_: feeds,
+        lambda fed, count: (_peak(before, fed, options.provider, count), _peak(after, fed, options.provider, count)),
         budget_s=_ASIDE * options.budget_s,
         seed=options.seed,
     )
@@ -242,7 +233,7 @@ def _side(
     model: Model,
     latencies_ms: npt.NDArray[np.float64],
     macs: int | None,
-    right: float | None,
+    accuracy: float | None,
     *,
     memory_bytes: int | None,
     creation_ms: float | None,
@@ -256,7 +247,7 @@ def _side(
         median_ms=float(np.median(latencies_ms)),
         p95_ms=float(np.percentile(latencies_ms, 95)),
         peak_memory_bytes=memory_bytes,
-        accuracy=right,
+        accuracy=accuracy,
         creation_ms=creation_ms,
         quantiles_ms=tuple(map(float, np.percentile(latencies_ms, QUANTILES))),
         warnings=punished(model),

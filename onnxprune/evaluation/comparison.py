@@ -10,10 +10,7 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune.errors import OptionError
-from onnxprune.latency.speedup import (
-    OpTime,
-    Throughput,
-)
+from onnxprune.latency.speedup import OpTime, Throughput
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,7 @@ class Comparison:
     fidelity: Fidelity | None = None
     p95_speedup: float | None = None  # of the 95th percentiles
     p95_speedup_interval: tuple[float, float] | None = None  # None without `detail`
-    affinity: tuple[int, ...] | None = (
-        None  # logical cores that the process may run on; None where the system does not say
-    )
+    affinity: tuple[int, ...] | None = None  # logical cores that the process may run on; None where unknown
     provider_options: Mapping[str, str] = field(default_factory=dict)  # those that are not left to ONNX Runtime
     ops: tuple[OpTime, ...] = ()  # by type of node; on the CPU alone
     sweep: tuple[Throughput, ...] = ()  # with other threads and batches

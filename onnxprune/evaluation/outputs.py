@@ -26,7 +26,7 @@ def accuracy(session: Session, data: Data, batch: int) -> float:
     Args:
         session: of a classifier: its first output is ``[samples, classes]``.
         data: samples with labels.
-        batch: samples per run; must be what the model takes, see `data.batch_size`.
+        batch: samples per run; must be what the model takes, see `data.samples.batch_size`.
 
     Raises:
         DataError: without labels, or when the first output or the labels do not fit.
@@ -121,7 +121,7 @@ def _pairs(before: Mapping[str, Array], after: Mapping[str, Array]) -> list[tupl
 
 
 def _deviation(reference: Array, other: Array) -> _Deviation | None:
-    """Compare two arrays, see `dense.gaps`."""
+    """Compare two arrays, see `metrics.dense.gaps`."""
     if reference.shape != other.shape or not (is_number(reference) and is_number(other)):
         return None
     diff, a = gaps(reference, other), reference.astype(np.float64)

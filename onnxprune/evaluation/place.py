@@ -16,15 +16,12 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import runnable
-from onnxprune.latency.speedup import (
-    resized,
-)
+from onnxprune.latency.speedup import resized
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
 from onnxprune.runtime.session import Session, open_session, provider_options
 
 RANDOM_BATCHES = 4  # feeds on which outputs are compared when there is no data
 NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
-NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 def common_inputs(before: Model, after: Model) -> tuple[Port, ...]:

@@ -19,8 +19,8 @@ import numpy as np
 from onnxprune.data.samples import Data
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import DataError, ModelError, VerificationError
-from onnxprune.evaluation.behind import MaskedAndPruned, loud_outputs, problem_behind, with_noise
 from onnxprune.evaluation.difference import TEXT_KINDS, Reference, Run, compare_outputs, open_proto, tolerance_of
+from onnxprune.evaluation.intermediate import MaskedAndPruned, loud_outputs, problem_behind, with_noise
 from onnxprune.evaluation.settings import Case, settings
 from onnxprune.graph.checks import problems
 from onnxprune.graph.model import Model

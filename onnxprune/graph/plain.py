@@ -17,10 +17,9 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -35,8 +34,7 @@ from onnx import (
 )
 
 from onnxprune.errors import ModelError
-
-Array: TypeAlias = npt.NDArray[Any]
+from onnxprune.graph.tensors import Array
 
 _NORMALISING = frozenset(
     (

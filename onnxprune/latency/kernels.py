@@ -106,7 +106,7 @@ class Tables:
         Args:
             kernels: the most important first.
             until: `time.monotonic` after which no more is begun.
-            progress: is called with the step.
+            progress: called before each step.
         """
         missing = list({kernel.key: kernel for kernel in kernels if kernel not in self}.values())
         done, whole = 0, True

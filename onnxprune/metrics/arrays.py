@@ -16,7 +16,7 @@ Arrays: TypeAlias = Mapping[str, Array]
 Figures: TypeAlias = Mapping[str, "float | None"]  # None for what is not finite, as in JSON
 # (reference outputs, outputs, feeds, labels) of a batch to one float or several by name; feeds and labels may be None.
 # Batches are averaged by their samples. The first name is the headline; higher is better unless a word of it says
-# otherwise (`LOWER`): "top5" and "mAP" rise, "word_error_rate" and "l1Loss" fall.
+# otherwise (`metrics.function.LOWER`): "top5" and "mAP" rise, "word_error_rate" and "l1Loss" fall.
 Function: TypeAlias = Callable[[Arrays, Arrays, "Arrays | None", "Array | None"], Any]
 BLOCK = 1 << 21  # numbers that are worked on at once
 

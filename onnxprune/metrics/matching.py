@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats: TypeAlias = npt.NDArray[np.float64]
+from onnxprune.metrics.arrays import Floats
 
 MOST = 300  # boxes of an image that count, those with the best scores: what detectors give at most
 OVERLAP = 0.5  # IoU from which on two boxes are the same object (PASCAL VOC, Everingham et al. 2010)

@@ -39,7 +39,8 @@ class Kind:
     sums: Callable[[Metric, Batch], dict[str, float]]
     figures: Callable[[Metric, Mapping[str, float]], dict[str, float]]
     needs: str  # the outputs that it needs, in words
-    vectors: Callable[[Metric, Arrays, Arrays, Arrays | None], tuple[Array, Array]] | None = None  # that are ranked
+    # a vector per sample, before and after, where the order of their similarities is compared
+    vectors: Callable[[Metric, Arrays, Arrays, Arrays | None], tuple[Array, Array]] | None = None
 
     def metric(self, outputs: Sequence[str], **fields: Any) -> Metric:
         """Return what is compared of these outputs; `fields` are those of `Metric`."""

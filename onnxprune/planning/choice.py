@@ -120,14 +120,14 @@ def reasons_for(
     reasons: dict[str, str] = {}
     for group in groups:
         if group.name in ratios and group.name not in kept:
-            reasons[group.name] = _of_no_smaller_count(group, ratios, options)
+            reasons[group.name] = _why_not_cut(group, ratios, options)
         elif group.name not in kept:
             outer = [names[atom] for atom in group.outer if atom in names]
-            reasons[group.name] = _of_not_selected(group, outer, ratios, options, group.name in left_out)
+            reasons[group.name] = _why_not_selected(group, outer, ratios, options, group.name in left_out)
     return reasons
 
 
-def _of_not_selected(
+def _why_not_selected(
     group: Group, outer: Iterable[str], ratios: Mapping[str, float], options: Options, left_out: bool
 ) -> str:
     """Return why a group is not to be pruned: a lock, the options, or an outer factor that is."""
@@ -141,7 +141,7 @@ def _of_not_selected(
     return "its ratio is 0" if outer_ratios else "an inner factor of an axis is pruned only where it is named"
 
 
-def _of_no_smaller_count(group: Group, ratios: Mapping[str, float], options: Options) -> str:
+def _why_not_cut(group: Group, ratios: Mapping[str, float], options: Options) -> str:
     """Return why a group that was to be pruned keeps all its units."""
     if ratios[group.name] == 0:
         return "its ratio is 0"

@@ -1,12 +1,12 @@
 """Loss curves: how much the output suffers when one group loses units and its consumers are refitted.
 
 The original is replayed group by group, in the order in which the groups are consumed. At each group, the moments of
-its consumers' inputs give the order in which units are removed (`elimination`) and the refitted weights at a few
-levels; each level is then run to the output on held-out batches. Losses of several groups nearly add up while they
-are small; allocation relies on this.
+its consumers' inputs give the order in which units are removed (`criteria.elimination`) and the refitted weights at
+a few levels; each level is then run to the output on held-out batches. Losses of several groups nearly add up while
+they are small; allocation relies on this.
 
 With a single batch there is none to hold out: losses are those of the batch itself, some of its rows are held out for
-the errors, and consumers with too few rows keep their weights, as they do in `refit`.
+the errors, and consumers with too few rows keep their weights, as they do in `recovery.refit`.
 """
 
 from __future__ import annotations

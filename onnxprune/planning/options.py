@@ -48,7 +48,7 @@ class Options:
     eval_data: Any = None  # samples to compare the models on, a source as `data` is; None: those of `data`
     preprocess: Preprocess | None = None  # how images become arrays; text is parsed, see `images.make_preprocess`
     samples: int | None = None  # of the data that calibration takes at most, drawn with the seed; 0 is all, None is 256
-    metric: str | None = None  # what of the outputs is compared on data, see `fidelity`; None: by the outputs
+    metric: str | None = None  # what of the outputs is compared on data, see `metrics.kinds`; None: by the outputs
 
     def checked(self) -> Options:
         """Return the same as plain values; raise OptionError for a value of another type or outside its range."""

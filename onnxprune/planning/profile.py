@@ -1,8 +1,8 @@
 """Latency and memory of plans on this machine: predicted for any plan, measured for a few.
 
-Nodes are timed (`kernels`), a model of latency is fitted to a few pruned candidates (`latency`), and each plan made
-from it is raced against the original. The ratio of measurement to prediction corrects the next plan, so that only
-measured latencies are promised.
+Nodes are timed (`latency.kernels`), a model of latency is fitted to a few pruned candidates (`latency.predict`), and
+each plan made from it is raced against the original. The ratio of measurement to prediction corrects the next plan, so
+that only measured latencies are promised.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def first_units(atom: Atom, count: int) -> Mask:
 
 
 def sizes_of(feeds: Mapping[str, Array], model: Model) -> dict[str, int]:
-    """Return the sizes of the dynamic dims that feeds have, by the key of `probe.dynamic_dims`.
+    """Return the sizes of the dynamic dims that feeds have, by the key of `graph.dims.dynamic_dims`.
 
     Raises:
         DataError: when a feed is missing or has another rank.
@@ -196,7 +196,7 @@ def profiled(
         traced: the model with its axes.
         groups: the groups that may lose units.
         feeds: what the model is timed on.
-        provider: short name, see `runtime.PROVIDERS`.
+        provider: short name, see `runtime.session.PROVIDERS`.
         threads: on the CPU, 0 is ONNX Runtime's choice.
         usual: by atom, the step of kept counts where none is measured.
         find_steps: whether the steps of the kernels in use are measured.

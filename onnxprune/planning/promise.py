@@ -20,7 +20,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.surgery.rewrite import Rewritten, new_sizes
 
 ATTEMPTS = 8
-CONFIRM = 3  # times the length of the first race: of the second, where a plan seems to meet its target
+CONFIRM = 3  # of a plan that seems to meet its target, the second race lasts so many times as long as the first
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
 OVER = 1.015  # of a target, up to which a plan is kept where none stayed below it: sessions of one model differ by more

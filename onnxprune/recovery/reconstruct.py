@@ -200,8 +200,8 @@ def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix, most
     """Return the gain and offset of a normalisation whose running statistics follow those of its input.
 
     The running mean moves as the mean of the input did, and the variance is scaled as it was, so that the bias of the
-    calibration samples cancels out. Channels that do not vary, and those that are multiplied by zero,
-    keep their gain. Judged on held-out rows as `fit` is.
+    calibration samples cancels out. Channels that do not vary, and those that are multiplied by zero, keep their gain.
+    Judged on held-out rows as `fit` is.
 
     Args:
         train: one group for each channel: the input now, and the output of the original.

@@ -69,7 +69,7 @@ def refit(
         sweeps: how often all layers are fitted.
         linear: whether linear layers are fitted.
         batch_norm: whether statistics of other BatchNormalizations are estimated anew.
-        progress: is called with the step.
+        progress: called before each step.
     """
     contents: dict[str, Array] = {}
     outcomes: list[Refitted] = []

@@ -10,9 +10,9 @@ from typing import Any
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.latency.speedup import QUANTILES
 from onnxprune.planning.sensitivity import ROUND_OFF, Sensitivity
-from onnxprune.report.family import family_quality, family_rows, without_model
 from onnxprune.report.plot import COLOURS, Bars, Row, Series, bar_chart, heat_map, line_chart, stacked
 from onnxprune.report.sensitivity import verdict_words
+from onnxprune.report.sweep import family_quality, family_rows, without_model
 from onnxprune.report.words import LOSSES, printable
 
 SHARES = tuple(number / 10 for number in range(1, 10))  # of the units, removed: columns of the heat map
@@ -28,7 +28,7 @@ td:first-child, th:first-child {{ text-align: left }}
 <body>"""
 
 
-def as_svg(sensitivity: Sensitivity) -> str:
+def sensitivity_svg(sensitivity: Sensitivity) -> str:
     """Return a heat map of the loss by group and share of removed units."""
     rows = [
         Row(group.name, [group.loss_at(share) for share in SHARES], verdict_words(group), _COLOURS[group.verdict])
@@ -39,10 +39,10 @@ def as_svg(sensitivity: Sensitivity) -> str:
     return heat_map(rows, columns, x_label=label, scale_label=LOSSES[sensitivity.metric], title=_title(sensitivity))
 
 
-def as_html(sensitivity: Sensitivity) -> str:
+def sensitivity_html(sensitivity: Sensitivity) -> str:
     """Return a page: the heat map, lines of loss against saved MACs, and a table of every level."""
     head = _HEAD.format(title=html.escape(_title(sensitivity)))
-    return "\n".join([head, as_svg(sensitivity), _lines(sensitivity), *_table(sensitivity), ""])
+    return "\n".join([head, sensitivity_svg(sensitivity), _lines(sensitivity), *_table(sensitivity), ""])
 
 
 def _lines(sensitivity: Sensitivity) -> str:
@@ -78,7 +78,7 @@ def _table(sensitivity: Sensitivity) -> Iterator[str]:
 
 
 def family_svg(summary: Mapping[str, Any]) -> str:
-    """Return the quality of the members of a family against their measured latency; see `family.Family.summary`."""
+    """Return the quality of the members of a family against their measured latency; see docs/sweep.md."""
     label, before, of = family_quality(summary)
     members = summary["members"]
     timed = all(member["latency"] for member in members)
@@ -93,7 +93,7 @@ def family_svg(summary: Mapping[str, Any]) -> str:
     return line_chart([line, *each], x_label, label, title=_family_title(summary))
 
 
-def family_html(summary: Mapping[str, Any]) -> str:
+def _family_html(summary: Mapping[str, Any]) -> str:
     """Return a page: the plot of a family, and its table."""
     title = _family_title(summary)
     headings, *rows = family_rows(summary)
@@ -107,7 +107,7 @@ def family_html(summary: Mapping[str, Any]) -> str:
 def family_page(summary: Mapping[str, Any]) -> str:
     """Return the plot and the table as a page, and the values without a model."""
     sentences = "".join(f"<p>{html.escape(sentence)}</p>\n" for sentence in without_model(summary))
-    return family_html(summary).replace("</body>", f"{sentences}</body>")
+    return _family_html(summary).replace("</body>", f"{sentences}</body>")
 
 
 def _family_title(summary: Mapping[str, Any]) -> str:

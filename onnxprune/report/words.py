@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxprune.dependency.account import frees
 from onnxprune.metrics.words import row
-
-if TYPE_CHECKING:
-    pass
-
 
 _LISTED = 4  # names shown of a longer list
 _PLACE = r" \(at .*\)"  # the node that a reason names
@@ -72,7 +68,7 @@ def fidelity_row(table: Any, fidelity: Mapping[str, Any] | None) -> None:
         table.add_row(*cells, "-")
 
 
-LOSSES = {  # what the loss of a kind of outputs is, see `fidelity.Metric.loss`
+LOSSES = {  # what the loss of a kind of outputs is, see `metrics.metric.Metric.loss`
     "classification": "KL divergence of the classes",
     "language model": "KL divergence of the words",
     "embedding": "1 - cosine",

@@ -20,9 +20,8 @@ from onnxprune import check
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.graph.tensors import Array
 
-_GPU = (
-    "pip uninstall onnxruntime, then pip install onnxruntime-gpu"  # both fill one folder: in this order, one at a time
-)
+# Both packages fill one folder: one at a time, in this order.
+_GPU = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
 PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {  # short name -> name in ONNX Runtime, how to get it
         "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),

@@ -370,5 +370,5 @@ def mixed_ratio(traced: Trace, coupling: Coupling, kept: Kept) -> float:
 
 
 def new_sizes(kept: Kept) -> dict[Atom, int]:
-    """Return the size of every cut atom, for `cost`."""
+    """Return the size of every cut atom, as `dependency.cost` takes it."""
     return {atom: int(mask.sum()) for atom, mask in kept.items()}

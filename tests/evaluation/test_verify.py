@@ -18,7 +18,7 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.rules import Entry
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import DataError, ModelError, VerificationError
-from onnxprune.evaluation import behind, verify
+from onnxprune.evaluation import intermediate, verify
 from onnxprune.evaluation.blame import blame, failure
 from onnxprune.evaluation.difference import Reference, Run, _difference, compare_outputs, distance_between, tolerance_of
 from onnxprune.evaluation.settings import _runnable, settings
@@ -341,7 +341,7 @@ def test_noise_is_measured_output_by_output():
     text = np.array(["a", "b"], object)
     case = noisy(("z", np.array([4.0, 2.0])), ("t", text), ("s", np.zeros(3)))
     again = {"y": np.array([1.0, 1e-3]), "z": np.array([4.0, 2.0]), "t": text, "s": np.zeros(2)}
-    found = behind.with_noise(case, SimpleNamespace(run=lambda _feeds: again))
+    found = intermediate.with_noise(case, SimpleNamespace(run=lambda _feeds: again))
     assert found.noise == {"y": pytest.approx(1e-3), "z": 0.0}
     assert (found.dims, found.feeds, found.outputs) == (case.dims, case.feeds, case.outputs)
 
@@ -355,7 +355,7 @@ def test_noise_is_measured_on_feeds_that_differ_in_their_last_digit():
         seen.append(given)
         return {"y": np.array([1.0, 1e-3 * (len(seen) - 1)])}
 
-    found = behind.with_noise(case, SimpleNamespace(run=run))
+    found = intermediate.with_noise(case, SimpleNamespace(run=run))
     assert found.noise == {"y": pytest.approx(1e-3)}
     assert seen[0] == feeds
     assert (seen[1]["x"] > feeds["x"]).all()
@@ -399,9 +399,11 @@ def test_what_a_noisy_output_is_computed_from_must_agree(monkeypatch, depth):
     """Its own round-off excuses the output alone: an error in front of it is found, as deep as it has to be."""
     proto = dense("c = Relu(a)", "h = MatMul(c, k)", "b = Relu(h)", k=(8, 8))
     calls = iter(range(60))
-    measure = behind._noise
+    measure = intermediate._noise
     monkeypatch.setattr(
-        behind, "_noise", lambda *given: dict.fromkeys(measure(*given), 0.1 if next(calls) // 2 < depth - 1 else 0.0)
+        intermediate,
+        "_noise",
+        lambda *given: dict.fromkeys(measure(*given), 0.1 if next(calls) // 2 < depth - 1 else 0.0),
     )
     found = verified_with_noise(monkeypatch, 0.1, 0.1, proto=proto, weight="k")
     if depth > 3:  # all of it is noisy
@@ -442,9 +444,9 @@ def test_far_behind_an_output_many_levels_are_measured_at_once(monkeypatch):
     traced, kept = planned(long_chain(40))
     pruned = rewrite(traced, kept).proto
     opened = []
-    measure = behind._measured
+    measure = intermediate._measured
     monkeypatch.setattr(
-        "onnxprune.evaluation.behind._measured", lambda *given: opened.append(given[1]) or measure(*given)
+        "onnxprune.evaluation.intermediate._measured", lambda *given: opened.append(given[1]) or measure(*given)
     )
     assert verified(traced, kept, pruned).passed
     assert [len(names) for names in opened[:5]] == [1, 2, 4, 8, 16]
@@ -458,11 +460,11 @@ def test_far_behind_an_output_many_levels_are_measured_at_once(monkeypatch):
 @pytest.mark.parametrize("limit", ["_TAPPED", "_TAPPED_ELEMENTS"])
 def test_what_is_measured_ahead_is_bounded(monkeypatch, limit):
     traced, kept = planned(long_chain(6))
-    monkeypatch.setattr(behind, limit, 1)
+    monkeypatch.setattr(intermediate, limit, 1)
     asked = []
-    measure = behind._measured
+    measure = intermediate._measured
     monkeypatch.setattr(
-        "onnxprune.evaluation.behind._measured", lambda *given: asked.append(len(given[1])) or measure(*given)
+        "onnxprune.evaluation.intermediate._measured", lambda *given: asked.append(len(given[1])) or measure(*given)
     )
     assert verified(traced, kept, rewrite(traced, kept).proto).passed
     assert asked == [1] * 8
@@ -471,16 +473,16 @@ def test_what_is_measured_ahead_is_bounded(monkeypatch, limit):
 def test_values_that_are_quiet_only_alone_are_found(monkeypatch):
     """Measured with others all is round-off: then the levels are looked at one by one."""
     traced, kept = planned(long_chain(6))
-    noise, measure = behind._noise, behind._measured
+    noise, measure = intermediate._noise, intermediate._measured
 
     def loud(pair, names, cases):
         monkeypatch.setattr(
-            "onnxprune.evaluation.behind._noise",
+            "onnxprune.evaluation.intermediate._noise",
             lambda *given: dict.fromkeys(noise(*given), 1.0 if len(names) > 1 else 0),
         )
         return measure(pair, names, cases)
 
-    monkeypatch.setattr(behind, "_measured", loud)
+    monkeypatch.setattr(intermediate, "_measured", loud)
     pruned = rewrite(traced, kept).proto
     tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
@@ -489,7 +491,7 @@ def test_values_that_are_quiet_only_alone_are_found(monkeypatch):
 
 def test_values_that_no_session_gives_are_left_out_of_what_is_measured_ahead(monkeypatch):
     traced, kept = planned(long_chain(6))
-    measure = behind._measured
+    measure = intermediate._measured
 
     def failing(pair, names, cases):
         asked.append(len(names))
@@ -498,7 +500,7 @@ def test_values_that_no_session_gives_are_left_out_of_what_is_measured_ahead(mon
         return measure(pair, names, cases)
 
     asked = []
-    monkeypatch.setattr(behind, "_measured", failing)
+    monkeypatch.setattr(intermediate, "_measured", failing)
     pruned = rewrite(traced, kept).proto
     assert verified(traced, kept, pruned).passed
     assert asked == [1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2, 1]

@@ -1,4 +1,4 @@
-"""The house rules, as tests: formatting, lint, types, layers, public names, documented registry."""
+"""The house rules, as tests: formatting, lint, types, walls, sizes, public names, and pages that name what there is."""
 
 from __future__ import annotations
 
@@ -15,12 +15,25 @@ from onnxprune.criteria.importance import CRITERIA
 from onnxprune.metrics.kinds import KINDS
 from onnxprune.metrics.words import headline
 from onnxprune.report.words import LOSSES
+from tests.conftest import UNTRACED
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "onnxprune"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+SCHEMA = (ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")
+
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_FILES_AT_THE_TOP = 500, 60, 8
+HOMES = {  # finer than the contracts: one file where it is one, and `onnxprune/__init__.py` is held to it, too
+    "onnx": "graph/",
+    "onnx_graphsurgeon": "graph/read.py",
+    "onnxruntime": "runtime/",
+    "click": "cli/",
+    "PIL": "data/images.py",
+    "distributed": "runtime/executors.py",
+    "resvg_py": "report/plot.py",
+    "font_roboto": "report/plot.py",
+}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +76,42 @@ def test_modules_and_functions_are_small(capsys):
     assert len(top) <= MOST_FILES_AT_THE_TOP, top
 
 
+def imported(tree):
+    """Yield the packages that a module imports, for type checkers too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize(("library", "home"), HOMES.items())
+def test_boundary_libraries_have_one_home(library, home):
+    users = [name for name, tree in modules().items() if library in imported(tree)]
+    assert users
+    assert [name for name in users if not name.startswith(home)] == []
+
+
+def names_of_tests():
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py"))
+    return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_what_is_not_traced_is_there():
+    assert UNTRACED - names_of_tests() == set()
+
+
+def test_what_contributing_names_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:onnxprune|tests|tools|docs)/[\w/.-]+)", page)
+    tests = re.findall(r"\btest_\w+", page)
+    assert len(paths) > 20
+    assert len(tests) > 10
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
+    known = names_of_tests() | {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert [name for name in tests if name not in known] == []
+
+
 def test_every_room_says_what_it_is_for():
     rooms = {name: ast.get_docstring(tree) for name, tree in modules().items() if name.endswith("__init__.py")}
     assert [name for name, text in rooms.items() if not text] == []
@@ -96,20 +145,24 @@ def test_the_pages_that_scripts_make_are_current(script):
 
 
 def test_every_criterion_is_told():
-    """In the table of the README and in the help of the command line."""
+    """In the table of the README, in the help of the command line and in the schema of the report."""
     row = next(line for line in README.splitlines() if line.startswith("| `--criterion`"))
     (option,) = (option for option in cli.commands["prune"].params if option.name == "criterion")
     for name in CRITERIA:
         assert f"`{name}`" in row
         assert re.search(rf"\b{name}\b", option.help), name
+        assert re.search(rf"How units were scored:[^\"]*\b{name}\b", SCHEMA), name
 
 
 def test_every_metric_has_words():
-    """Its loss in tables, its figures in sentences, its name in the page of the report."""
+    """Its loss in tables, its figures in sentences, its name in the README, the page of the report and its schema."""
     page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    row = next(line for line in README.splitlines() if line.startswith("| `--metric`"))
     assert set(LOSSES) == set(KINDS)
     for name, kind in KINDS.items():
-        assert name in page
+        assert f"`{name}`" in page
+        assert f"`{name.replace(' ', '-')}`" in row
+        assert f'"{name}"' in SCHEMA
         assert headline({kind.name: 1.0, "perplexity_before": 1.0}).split()[0] not in ("", kind.name)
 
 

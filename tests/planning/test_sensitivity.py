@@ -24,7 +24,7 @@ import onnxprune
 from onnxprune.cli.group import cli
 from onnxprune.planning.curves import Cut
 from onnxprune.planning.sensitivity import DEAR, PRACTICALLY_NONE, Level, Sensitive, judge, spread, typical_loss
-from onnxprune.report.charts import as_html, as_svg
+from onnxprune.report.charts import sensitivity_html, sensitivity_svg
 from onnxprune.report.sensitivity import sensitivity_tables
 from tests.support.build import dense
 from tests.support.paths import GOLDEN, ROOT
@@ -138,7 +138,7 @@ def test_a_model_in_memory_has_no_path():
     assert found.path is None
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["input"]["path"] is None
     assert sensitivity_tables(found)[0].startswith("model: loss of the output (KL divergence of the classes) when")
-    assert "Sensitivity of the model" in as_svg(found)
+    assert "Sensitivity of the model" in sensitivity_svg(found)
 
 
 def test_levels_are_next_to_even_shares():
@@ -276,18 +276,18 @@ def test_files_hold_what_is_printed(folder):
 
 
 def test_charts_name_every_group(resnet):
-    root = ET.fromstring(as_svg(resnet))
+    root = ET.fromstring(sensitivity_svg(resnet))
     texts = {each.text for each in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {each.name for each in resnet.groups} <= texts
     assert "Sensitivity of resnet_folded.onnx" in texts
-    page = as_html(resnet)
+    page = sensitivity_html(resnet)
     assert page.count("<svg") == 2
     assert page.count("<tr>") == 1 + sum(len(each.levels) - 1 for each in resnet.groups)
 
 
 def test_lines_of_many_groups_are_told_by_verdict(resnet):
     many = [dataclasses.replace(resnet.groups[0], name=f"g{n}", verdict=v) for n, v in enumerate(["protect", None] * 5)]
-    page = as_html(dataclasses.replace(resnet, groups=tuple(many)))
+    page = sensitivity_html(dataclasses.replace(resnet, groups=tuple(many)))
     assert page.count(">protect</text>") == 5 + 1
     assert page.count(">neither</text>") == 1
 
@@ -297,7 +297,7 @@ def test_what_was_not_measured_is_a_dash(resnet):
     found = dataclasses.replace(resnet, groups=(dataclasses.replace(resnet.groups[0], levels=levels, verdict=None),))
     assert printed(found, 100)[-1].split()[-3:] == ["-", "-", "-"]
     assert sensitivity_tables(found)[-1] == "no group stands out"
-    assert "<td>-</td>" in as_html(found)
+    assert "<td>-</td>" in sensitivity_html(found)
 
 
 # -- bad input -----------------------------------------------------------------------------------------------

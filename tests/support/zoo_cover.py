@@ -1,8 +1,9 @@
 """The graphs of the zoo that are proven in every run of the tests: few that have of everything what all of them have.
 
 A graph's *features* are its exporter, its opset, its operators, the forms of its nodes (which inputs and attributes an
-operator is given) and the reasons of its locks. The cover is the shortest list that a greedy choice finds in which
-every feature of the zoo occurs; the cheapest graph per new feature comes first. The others are proven by the soak.
+operator has, with texts, flags, ranks of kernels) and the reasons of its locks. The cover is the short list that a
+greedy choice finds in which every feature of the zoo occurs; the cheapest graph per new feature comes first. The
+others are proven by the soak.
 
 >>> greedy({"a": {1, 2}, "b": {2, 3}, "c": {3}}, {"a": 1.0, "b": 5.0, "c": 1.0})
 ['a', 'c']
@@ -14,7 +15,7 @@ import json
 import re
 from collections.abc import Hashable, Iterator, Mapping
 
-from onnx import ModelProto, NodeProto
+from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.groups import groups
@@ -48,9 +49,25 @@ def written_features(entry: Entry) -> set[Hashable]:
     for node in all_nodes(proto):
         operator = f"{node.domain}.{node.op_type}".removeprefix("ai.onnx.").removeprefix(".")
         inputs = "".join("x" if name else "-" for name in node.input)[:MOST_INPUTS]
-        attributes = sorted(attribute.name for attribute in node.attribute)
+        attributes = sorted(map(attribute_form, node.attribute))
         features |= {("operator", operator), ("form", operator, inputs, *attributes)}
     return features
+
+
+def attribute_form(attribute: AttributeProto) -> str:
+    """Return what of an attribute tells the form of its node: texts, flags, the rank of a kernel; else the name alone.
+
+    >>> attribute_form(helper.make_attribute("mode", "linear"))
+    'mode=linear'
+    >>> attribute_form(helper.make_attribute("kernel_shape", [3, 3]))
+    'kernel_shape 2d'
+    """
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return f"{attribute.name}={value.decode()}"
+    if value in (0, 1) and isinstance(value, int):
+        return f"{attribute.name}={value}"
+    return f"{attribute.name} {len(value)}d" if attribute.name == "kernel_shape" else attribute.name
 
 
 def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:

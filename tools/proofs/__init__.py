@@ -1,1 +1,1 @@
-"""Proofs: random graphs through the oracle, and equal bytes of two checkouts."""
+"""Proofs: random graphs, the soak, the oldest and newest versions, and equal bytes of two checkouts."""

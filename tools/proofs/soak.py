@@ -4,8 +4,8 @@
     python tools/proofs/soak.py --part zoo  one part alone
 
 The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion and scope on the bundled models. A part that
-passed stays passed for the same commit: after an interruption the same command goes on. The exit code is 1 when a part
-fails; what it printed lies in build/soak/.
+passed at a commit is not run again at that commit: after an interruption the same command goes on. Where files differ
+from the commit, every part is run. The exit code is 1 when a part fails; what it printed lies in build/soak/.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Outcome:
     name: str
     passed: bool
     seconds: float
-    summary: str  # the last line that it printed
+    summary: str  # the last line of what it printed that counts what passed and failed
     commit: str
-    dirty: bool  # whether files of the package or the tests differed from the commit
+    dirty: bool  # whether files that a part reads differed from the commit, before or after it
 
 
 def parts(jobs: int) -> list[Part]:
@@ -77,17 +77,23 @@ def git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def state() -> tuple[str, bool]:
+    """Return the commit, and whether files that the parts read differ from it."""
+    changed = git("status", "--porcelain", "--", "onnxprune", "tests", "models", "tools", "pyproject.toml")
+    return git("rev-parse", "--short", "HEAD"), bool(changed)
+
+
 def perform(part: Part) -> Outcome:
     """Run a part; what it prints goes to a file."""
     log = BUILD / f"{part.name}.log"
+    commit, dirty = state()
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(part.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    summary = next((line for line in reversed(lines) if re.search(r"\d+ (passed|graphs|failed)", line)), "no summary")
+    summary = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error)", line)), "no summary")
     seconds = round(time.monotonic() - start, 1)
-    dirty = bool(git("status", "--porcelain", "--", "onnxprune", "tests"))
-    return Outcome(part.name, code == 0, seconds, summary.strip(" ="), git("rev-parse", "--short", "HEAD"), dirty)
+    return Outcome(part.name, code == 0, seconds, summary.strip(" ="), commit, dirty or state() != (commit, False))
 
 
 def load_outcomes() -> dict[str, Outcome]:
@@ -136,14 +142,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    all_parts, outcomes, commit = parts(options.jobs), load_outcomes(), git("rev-parse", "--short", "HEAD")
+    all_parts = parts(options.jobs)
     names = [part.name for part in all_parts]
+    outcomes = {name: outcome for name, outcome in load_outcomes().items() if name in names}
     unknown = set(options.part or ()) - set(names)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     for part in all_parts:
         known = outcomes.get(part.name)
-        done = known is not None and known.passed and known.commit == commit and not known.dirty
+        done = known is not None and known.passed and not known.dirty and state() == (known.commit, False)
         if done or (options.part and part.name not in options.part):
             continue
         print(f"{part.words} ...", flush=True)
@@ -152,7 +159,7 @@ def main() -> int:
         PAGE.write_text(page(all_parts, outcomes), encoding="utf-8")
         print(f"  {'passed' if outcomes[part.name].passed else 'FAILED'}: {outcomes[part.name].summary}", flush=True)
     failed = [name for name, outcome in outcomes.items() if not outcome.passed]
-    print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed")
+    print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed, {len(all_parts) - len(outcomes)} not run")
     return int(bool(failed))
 
 

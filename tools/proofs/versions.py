@@ -6,7 +6,8 @@
 
 The oldest set pins each run-time dependency and each extra that the tests use to the lower bound that pyproject.toml
 states; the newest set is what pip takes today. Both use the Python that runs this script. Development tools (linters,
-pytest) are the newest in both. The exit code is 1 when a set fails; what it printed lies in build/versions/.
+pytest) are those that pip took when the environment was made. The exit code is 1 when a set fails; what it printed lies
+in build/versions/.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def environment(name: str) -> Path:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     wanted = [pinned(each) for each in requirements()] if name == "oldest" else requirements()
-    upgrade = ["--upgrade"] if name == "newest" else []
+    upgrade = ["--upgrade", "--upgrade-strategy", "eager"] if name == "newest" else []
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *upgrade]
     subprocess.run([*command, *wanted, "--editable", ".[test]"], cwd=ROOT, check=True)
     return python
@@ -93,8 +94,9 @@ def run(name: str, tests: list[str]) -> Outcome:
         code = subprocess.run(
             [*command, *LEFT_OUT, *tests], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False
         ).returncode
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if " passed" in line]
-    summary = lines[-1].strip(" =") if lines else "no summary"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    summary = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error)", line)), "no summary")
+    summary = summary.strip(" =")
     return Outcome(name, code == 0, summary, round(time.monotonic() - start, 1), installed(python))
 
 
@@ -115,10 +117,22 @@ def page(outcomes: list[Outcome], commit: str, tests: list[str]) -> str:
         lines.append(f"| {package} | " + " | ".join(outcome.versions[package] for outcome in outcomes) + " |")
     for label, cell in (
         ("result", lambda each: "passed" if each.passed else "**failed**"),
-        ("", lambda each: each.summary),
+        ("tests", lambda each: each.summary),
     ):
         lines.append(f"| {label} | " + " | ".join(cell(outcome) for outcome in outcomes) + " |")
     return "\n".join(lines) + "\n"
+
+
+def git(*arguments: str) -> str:
+    """Return what git prints."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def commit() -> str:
+    """Return the commit, and whether files that the tests read differ from it."""
+    changed = git("status", "--porcelain", "--", "onnxprune", "tests", "models", "tools", "pyproject.toml")
+    return git("rev-parse", "--short", "HEAD") + " and changes" * bool(changed)
 
 
 def main() -> int:
@@ -132,10 +146,7 @@ def main() -> int:
     for outcome in outcomes:
         print(f"{outcome.name}: {'passed' if outcome.passed else 'FAILED'}: {outcome.summary}")
     if not options.set:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        PAGE.write_text(page(outcomes, done.stdout.strip(), options.tests), encoding="utf-8")
+        PAGE.write_text(page(outcomes, commit(), options.tests), encoding="utf-8")
     return int(not all(outcome.passed for outcome in outcomes))
 
 

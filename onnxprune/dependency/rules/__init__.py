@@ -1,8 +1,11 @@
 """What the tool knows of ONNX: one rule per op.
 
 `table` holds the lines, `broadcast` the three families, `fused` and `attention` the operators that do the work of
-several, the others the ops whose meaning depends on constants or attributes. `locked` says why some have no rule on
-purpose. Importing this package fills `RULES`.
+several; `control`, `quantized`, `recurrent`, `reshape`, `scatter`, `select` and `sequence` the ops whose meaning
+depends on constants or attributes. `locked` says why some have no rule on purpose.
+
+A rule works at a `site`, `match` matches its line with the node, and it leaves a `coupling`. Importing this package
+fills `RULES` of `registry`.
 """
 
 from onnxprune.dependency.rules import (

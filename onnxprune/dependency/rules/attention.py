@@ -1,4 +1,10 @@
-"""Rules of fused attention operators: heads, rotations, caches."""
+"""Attention in one operator: heads, rotary embeddings, masks, caches of the past.
+
+The letters: queries ``b s (k g d)``, keys ``b t (k d)``, values ``b t (k v)``, with ``k`` heads of keys, ``g`` queries
+to each, ``d`` dims of a head that queries and keys are compared on, and ``v`` dims of its values.
+
+Pages: https://onnx.ai/onnx/operators/ and https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
 
 from __future__ import annotations
 

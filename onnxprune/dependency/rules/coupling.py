@@ -97,8 +97,6 @@ def dequantized(slot: int, scale: int | None, zero: int | None, dim: int, inputs
 
 def beside(vector: Array, dim: int, rank: int) -> Array:
     """Return a vector in a shape that lies along `dim` of `rank` dims, or ``[directions, rows]`` along the last."""
-    if (
-        vector.ndim == 2 and rank == 3
-    ):  # of a recurrent layer: ``[directions, rows]`` for ``[directions, inputs, rows]``
+    if vector.ndim == 2 and rank == 3:  # of a recurrent layer, whose weight is ``[directions, inputs, rows]``
         return vector[:, None, :]
     return vector.reshape(-1, *[1] * (rank - dim - 1)) if vector.ndim == 1 else vector

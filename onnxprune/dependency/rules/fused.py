@@ -1,8 +1,6 @@
-"""Operators that do the work of several: attention, rotary embeddings, and what ONNX Runtime's optimiser writes.
+"""Operators that do the work of several, most of them written by ONNX Runtime's optimiser.
 
-Most are lines whose operands depend on which of several forms the node has. The letters of an attention: queries
-``b s (k g d)``, keys ``b t (k d)``, values ``b t (k v)``, with ``k`` heads of keys, ``g`` queries to each, ``d`` dims
-of a head that queries and keys are compared on, and ``v`` dims of its values.
+Most are lines whose operands depend on which of several forms the node has. Those that attend are in `attention`.
 
 Pages: https://onnx.ai/onnx/operators/ and https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
