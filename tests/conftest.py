@@ -15,6 +15,7 @@ from onnxprune.errors import DataError
 from onnxprune.latency.kernels import CACHE
 from onnxprune.runtime.session import threads_limited
 from onnxprune.runtime.timing import NodeTime
+from tests.support.house import size
 
 # Tests that take the same ways through the code as others, many times over, and all that draw examples by hypothesis:
 # coverage is measured without them, because tracing lines takes two thirds of their time again.
@@ -53,6 +54,10 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if item.get_closest_marker("soak")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(str(size()))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,9 +16,9 @@ from onnxprune.metrics.kinds import KINDS
 from onnxprune.metrics.words import headline
 from onnxprune.report.words import LOSSES
 from tests.conftest import UNTRACED
+from tests.support.house import PACKAGE, modules, size
 from tests.support.paths import ROOT
 
-PACKAGE = ROOT / "onnxprune"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SCHEMA = (ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")
@@ -36,44 +36,33 @@ HOMES = {  # finer than the contracts: one file where it is one, and `onnxprune/
 }
 
 
+def run_python(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     "command",
-    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("importlinter.cli", "lint-imports")],
-    ids=["lint", "format", "types", "walls"],
+    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)],
+    ids=["lint", "format", "types"],
 )
 def test_the_tree_is_clean(command):
-    """Walls are the contracts of import-linter in pyproject.toml."""
-    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = run_python("-m", *command)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def modules():
-    """Return the syntax tree of every module, by its path in the package."""
-    return {
-        str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8"))
-        for path in sorted(PACKAGE.rglob("*.py"))
-    }
+def test_the_walls_stand():
+    """The contracts of import-linter in pyproject.toml."""
+    result = run_python("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"Contracts: [1-9]\d* kept, 0 broken", result.stdout), result.stdout
 
 
-def test_modules_and_functions_are_small(capsys):
-    """The three figures are printed: the longest module, the longest function, the files at the top of the package."""
-    lines = {name: len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in modules()}
-    functions = {
-        f"{name}:{node.name}": node.end_lineno - node.lineno + 1
-        for name, tree in modules().items()
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-    }
-    module, function = max(lines, key=lines.get), max(functions, key=functions.get)
-    top = sorted(path.name for path in PACKAGE.iterdir() if path.is_file())
-    with capsys.disabled():
-        print(
-            f"\nhouse: longest module {module}, {lines[module]} lines; longest function {function}, "
-            f"{functions[function]} lines; {len(top)} files at the top"
-        )
-    assert lines[module] <= MOST_LINES
-    assert functions[function] <= MOST_LINES_OF_A_FUNCTION
-    assert len(top) <= MOST_FILES_AT_THE_TOP, top
+def test_modules_and_functions_are_small():
+    """The three figures are printed at the end of every run, see tests/conftest.py."""
+    measured = size()
+    assert measured.module_lines <= MOST_LINES, measured
+    assert measured.function_lines <= MOST_LINES_OF_A_FUNCTION, measured
+    assert len(measured.top_files) <= MOST_FILES_AT_THE_TOP, measured
 
 
 def imported(tree):
