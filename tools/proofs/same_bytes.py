@@ -945,8 +945,8 @@ def _sorted_ops(text: str) -> str:
 def words_of(drawing: str) -> str:
     """Return the words of a chart whose lines and numbers are times."""
     texts = re.findall(">([^<>]+)<", drawing)
-    found = {re.sub(r"[\d.,]+|\(within noise\)|within noise", "", text).strip() for text in texts}
-    return "\n".join(sorted(found - {""}))
+    words = {re.sub(r"[\d.,]+(e[+-]?\d+)?|\(within noise\)|within noise", "", text).strip() for text in texts}
+    return "\n".join(sorted(words - {""}))
 
 
 def parsed(text: str) -> Any:
