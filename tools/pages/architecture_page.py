@@ -178,7 +178,7 @@ def shortened(words: str, most: int) -> str:
 
 def listing(rooms: list[Room]) -> str:
     """Return the rooms and their modules as Markdown."""
-    lines = [BEGIN, "", "![The rooms of onnxprune](architecture.svg)", ""]
+    lines = [BEGIN, ""]
     for each in rooms:
         lines += [f"### `{each.name}/`", "", each.job, "", "| module | what it holds |", "| --- | --- |"]
         lines += [f"| `{name}.py` | {job.rstrip('.').replace('|', '&#124;')} |" for name, job in each.modules.items()]
