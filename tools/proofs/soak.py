@@ -3,7 +3,7 @@
     tools/soak                              sets up .venv, runs all parts, writes the page; an hour on two cores
     python tools/proofs/soak.py --part zoo  one part alone
 
-The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion and scope on the bundled models. A part that
+The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion on the bundled models. A part that
 passed at a commit is not run again at that commit: after an interruption the same command goes on. Where files differ
 from the commit, every part is run. The exit code is 1 when a part fails; what it printed lies in build/soak/.
 """
@@ -64,7 +64,7 @@ def parts(jobs: int) -> list[Part]:
         Part("zoo", "every graph of tests/zoo, pruned at 0.3 and proven", (*test, "tests/models/test_zoo.py")),
         Part(
             "bundled",
-            "every criterion and scope on the bundled models, with samples",
+            "every criterion on every bundled model, scopes in turn, with samples",
             (*test, "-m", "soak", "--ignore", "tests/models/test_zoo.py", "tests"),
         ),
         *random_parts,
@@ -117,7 +117,7 @@ def page(all_parts: Sequence[Part], outcomes: dict[str, Outcome]) -> str:
         "# The last soak",
         "",
         "`tools/soak` proves what takes too long for every run of the tests: masked = pruned on all graphs of",
-        f"`tests/zoo`, on {GRAPHS:,} random graphs, and with every criterion and scope on the bundled models.",
+        f"`tests/zoo`, on {GRAPHS:,} random graphs, and with every criterion on the bundled models.",
         "",
         f"Commit {', '.join(commits)}; Python {platform.python_version()}, {os.cpu_count()} logical cores; "
         f"{seconds / 60:.0f} minutes.",
