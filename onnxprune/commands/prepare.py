@@ -58,8 +58,7 @@ class PreparedModel:
             NothingToPrune: when it keeps all units; says why.
         """
         if not plan.kept:
-            unreached_weights = unreached(self.traced, all_reasons(self.groups), weights(self.traced))
-            raise NothingToPrune(why_nothing(self.groups, self.ratios, self.options, unreached_weights))
+            raise nothing_to_prune(self.traced, self.groups, self.ratios, self.options)
         return kept_masks(self.groups, plan.kept)
 
     def rewritten(self, plan: Plan) -> Rewritten:
@@ -102,6 +101,24 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
     )
 
 
+def nothing_to_prune(
+    traced: Trace, all_groups: Sequence[Group], ratios: Mapping[str, float], options: Options
+) -> NothingToPrune:
+    """Return the error that says why no group loses a unit."""
+    unreached_weights = unreached(traced, all_reasons(all_groups), weights(traced))
+    return NothingToPrune(why_nothing(all_groups, ratios, options, unreached_weights))
+
+
+def load_limited(model: Model, options: Options, data_source: Any) -> Data:
+    """Return the samples of a source, as many as the options allow.
+
+    Raises:
+        DataError: when they do not fit the inputs of the model.
+    """
+    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    return limit(data, options.most_samples(data.count), options.seed)
+
+
 def sample_files(data_source: Any, options: Options) -> tuple[Path, ...]:
     """Return the files that hold samples, to calibrate on and to evaluate on."""
     return (*files_of(data_source), *files_of(options.eval_data))
@@ -126,9 +143,9 @@ def _samples(model: Model, options: Options, data_source: Any) -> tuple[Data | N
         evaluation_data = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
     if data_source is None:
         return None, evaluation_data
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
     if evaluation_data is not None:
-        return limit(data, options.most_samples(data.count), options.seed), evaluation_data
+        return load_limited(model, options, data_source), evaluation_data
+    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
     share = min(_MOST_CALIBRATED, options.most_samples(data.count) / data.count)
     calibration_data, rest = split(data, share, options.seed)
     return calibration_data, rest if rest.count else calibration_data

@@ -9,17 +9,15 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune.calibration.batches import calibration
-from onnxprune.commands.prepare import loss_metric, sample_files
+from onnxprune.commands.prepare import load_limited, loss_metric, nothing_to_prune, sample_files
 from onnxprune.commands.report_files import ReportFiles
-from onnxprune.data.samples import Data, limit, load_data
-from onnxprune.dependency.account import unreached
-from onnxprune.dependency.groups import groups, weights
+from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
-from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
+from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import AUTO, Options, make_options
 from onnxprune.planning.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.progress import Progress, silent
@@ -76,10 +74,11 @@ def sensitivity_file(
     levels, options = _checked_levels(levels), options.checked()
     report_files = ReportFiles(plot_path, report_path, force)
     report_files.check_plot()
-    report_files.check(Reads(source, data=sample_files(data, options)))
+    samples = sample_files(data, options)
+    report_files.check(Reads(source, data=samples))
     progress(f"reading {source}")
     model = load(source)
-    report_files.check(Reads(source, tuple(model.data_files), sample_files(data, options)))
+    report_files.check(Reads(source, tuple(model.data_files), samples))
     measured = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
     report_files.write(
         measured.to_dict(), svg=partial(sensitivity_svg, measured), page=partial(sensitivity_html, measured)
@@ -98,8 +97,8 @@ def _sensitivity(
         raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
     if data_source is None:
         raise OptionError("data is needed: samples that losses are measured on")
-    data = _samples(model, options, data_source)
-    evaluation_data = None if options.eval_data is None else _samples(model, options, options.eval_data)
+    data = load_limited(model, options, data_source)
+    evaluation_data = None if options.eval_data is None else load_limited(model, options, options.eval_data)
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     all_groups = groups(traced)
@@ -109,11 +108,5 @@ def _sensitivity(
         traced, all_groups, ratios, calibrated_on, options, levels=levels, progress=progress, workers=workers
     )  # fmt: skip
     if not measured.groups:
-        unreached_weights = unreached(traced, all_reasons(all_groups), weights(traced))
-        raise NothingToPrune(why_nothing(all_groups, ratios, options, unreached_weights))
+        raise nothing_to_prune(traced, all_groups, ratios, options)
     return measured
-
-
-def _samples(model: Model, options: Options, data_source: Any) -> Data:
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
-    return limit(data, options.most_samples(data.count), options.seed)

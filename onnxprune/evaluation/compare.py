@@ -26,6 +26,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import runnable
 from onnxprune.latency.speedup import (
     QUANTILES,
+    Feeds,
     OpTime,
     Throughput,
     by_op,
@@ -90,22 +91,6 @@ class CompareOptions:
         return Place(self.provider, self.threads, self.provider_options)
 
 
-@dataclass(frozen=True)
-class _Feeds:
-    """The feeds of both models: the samples of the data, random numbers without data."""
-
-    inputs: tuple[Port, ...]
-    before: Model
-    data: Data | None
-    seed: int
-
-    def of(self, batch: int, session: Session) -> Mapping[str, Array]:
-        """Return the feeds of a timed run; `session` of the reference tells which sizes it takes."""
-        if self.data is not None:
-            return resized(self.data, batch)
-        return random_feeds(self.inputs, dims_for(self.inputs, self.before, session, batch, self.seed), self.seed)
-
-
 def compare_models(
     before: Model,
     after: Model,
@@ -141,6 +126,7 @@ def compare_models(
     before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=request.budget_s)
     old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
+    sized = partial(_sized_feeds, inputs=inputs, before=before, data=data, seed=seed)
     return Comparison(
         before=old,
         after=new,
@@ -159,7 +145,7 @@ def compare_models(
         p95_speedup_interval=interval(before_ms, after_ms, seed, 95) if request.detail else None,
         affinity=affinity(),
         provider_options=place.options,
-        sweep=_swept(models, feeds, _Feeds(inputs, before, data, seed), request),
+        sweep=_swept(models, feeds, sized, request),
         ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
     )
 
@@ -193,17 +179,39 @@ def _sides(
     ]
 
 
+def _sized_feeds(
+    batch: int,
+    pair: tuple[Session, Session],
+    *,
+    inputs: tuple[Port, ...],
+    before: Model,
+    data: Data | None,
+    seed: int,
+) -> Mapping[str, Array]:
+    """Return feeds of a batch: the first samples of the data; without data, random ones of sizes that are taken."""
+    if data is not None:
+        return resized(data, batch)
+    return random_feeds(inputs, dims_for(inputs, before, pair[0], batch, seed), seed)
+
+
 def _swept(
-    models: tuple[Model, Model], feeds: Mapping[str, Array], source: _Feeds, options: CompareOptions
+    models: tuple[Model, Model], feeds: Mapping[str, Array], sized: Feeds, options: CompareOptions
 ) -> tuple[Throughput, ...]:
-    """Return both models timed with other threads and batches, as the options ask for."""
+    """Return both models timed with other threads and batches, as the options ask for.
+
+    Args:
+        models: before and after.
+        feeds: of the batch of `options`.
+        sized: makes feeds of other batches.
+        options: which threads and batches.
+    """
     before, after = models
     place = options.place
     points = sweep(
         options.sweep_threads or ((options.threads,) if options.sweep_batch else ()),
         options.sweep_batch or (samples_in(feeds),),
         lambda count: (open_model(before, place.with_threads(count)), open_model(after, place.with_threads(count))),
-        (lambda size, pair: source.of(size, pair[0])) if options.sweep_batch else lambda *_: feeds,
+        sized if options.sweep_batch else lambda *_: feeds,
         lambda fed, count: (_peak(before, fed, options.provider, count), _peak(after, fed, options.provider, count)),
         budget_s=_ASIDE * options.budget_s,
         seed=options.seed,

@@ -24,7 +24,7 @@ def run(tmp_path, monkeypatch):
             taken.append(part.name)
             return soak.Outcome(part.name, part.name not in failing, 1.0, "3 passed", *state)
 
-        monkeypatch.setattr(soak, "state", lambda: state)
+        monkeypatch.setattr(soak.logged, "state", lambda: state)
         monkeypatch.setattr(soak, "perform", perform)
         monkeypatch.setattr(sys, "argv", ["soak", *arguments])
         return soak.main(), taken

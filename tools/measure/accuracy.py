@@ -31,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tools.git import differs, package_commit  # noqa: E402
 from tools.measure.accuracy_runs import (  # noqa: E402
     AUGMENTED,
     DIGITS,
@@ -158,12 +159,7 @@ def synthetic(kind: str, width: int, folder: Path) -> tuple[Path, Path, tuple[Pa
 @functools.cache
 def package_state() -> str:
     """Return the last commit that changed the package, with a plus where files differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "onnxprune")
-    return (git("log", "-1", "--format=%h", "--", "onnxprune") or "unknown") + "+" * bool(changed)
+    return package_commit() + "+" * differs("onnxprune")
 
 
 def fresh(run: Run, folder: Path | None) -> Record:

@@ -33,6 +33,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tools.git import package_commit  # noqa: E402
+
 NETWORKS = ("resnet50", "mobilenetv2", "densenet121", "vit_b_16", "bert_base")  # with a batch of one
 THREADS = (1, 2)
 REQUESTED = 0.5
@@ -208,7 +210,7 @@ SECTIONS: Mapping[str, tuple[Measure, Callable[[], list[str]]]] = {
 
 def run(section: str, folder: Path | None, results: Path, *, minutes: float, jobs: int) -> None:
     """Measure what is missing, each in a fresh process; several at a time have a core each."""
-    until, commit = time.monotonic() + 60 * minutes, _commit()
+    until, commit = time.monotonic() + 60 * minutes, package_commit()
     done = {(row["section"], row["key"]) for row in read(results) if row["commit"] == commit and "failed" not in row}
     missing = [key for key in SECTIONS[section][1]() if (section, key) not in done]
     cores: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -246,11 +248,6 @@ def _here(section: str) -> str:
         command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         gpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + ", "
     return f"{gpu}{here['cpu']}, {here['logical_cores']} cores, ONNX Runtime {here['onnxruntime']}"
-
-
-def _commit() -> str:
-    command = ["git", "log", "-1", "--format=%h", "--", "onnxprune"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def read(results: Path) -> Iterator[Record]:

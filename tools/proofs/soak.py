@@ -1,6 +1,6 @@
 """The proofs that take too long for every run of the tests, and docs/soak.md, the page of the last one.
 
-    tools/soak                              sets up .venv, runs all parts, writes the page; an hour on two cores
+    tools/soak                              sets up .venv, runs all parts, writes the page; half an hour on two cores
     python tools/proofs/soak.py --part zoo  one part alone
 
 The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion on the bundled models. A part that
@@ -14,15 +14,16 @@ import argparse
 import json
 import os
 import platform
-import re
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.proofs import logged  # noqa: E402
+
 BUILD, PAGE = ROOT / "build" / "soak", ROOT / "docs" / "soak.md"
 GRAPHS, CHUNK = 20_000, 2_000  # random ones, and how many a part takes
 
@@ -71,29 +72,12 @@ def parts(jobs: int) -> list[Part]:
     ]
 
 
-def git(*arguments: str) -> str:
-    """Return what git prints."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-def state() -> tuple[str, bool]:
-    """Return the commit, and whether files that the parts read differ from it."""
-    changed = git("status", "--porcelain", "--", "onnxprune", "tests", "models", "tools", "pyproject.toml")
-    return git("rev-parse", "--short", "HEAD"), bool(changed)
-
-
 def perform(part: Part) -> Outcome:
     """Run a part; what it prints goes to a file."""
-    log = BUILD / f"{part.name}.log"
-    commit, dirty = state()
-    start = time.monotonic()
-    with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(part.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    summary = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error)", line)), "no summary")
-    seconds = round(time.monotonic() - start, 1)
-    return Outcome(part.name, code == 0, seconds, summary.strip(" ="), commit, dirty or state() != (commit, False))
+    commit, dirty = logged.state()
+    ended = logged.run(part.command, BUILD / f"{part.name}.log")
+    dirty = dirty or logged.state() != (commit, False)
+    return Outcome(part.name, ended.passed, ended.seconds, ended.summary, commit, dirty)
 
 
 def load_outcomes() -> dict[str, Outcome]:
@@ -111,7 +95,7 @@ def save_outcomes(outcomes: dict[str, Outcome]) -> None:
 
 def page(all_parts: Sequence[Part], outcomes: dict[str, Outcome]) -> str:
     """Return the page of the last run."""
-    commits = sorted({outcome.commit + " and changes" * outcome.dirty for outcome in outcomes.values()})
+    commits = sorted({logged.named(outcome.commit, outcome.dirty) for outcome in outcomes.values()})
     seconds = sum(outcome.seconds for outcome in outcomes.values())
     lines = [
         "# The last soak",
@@ -150,7 +134,7 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     for part in all_parts:
         known = outcomes.get(part.name)
-        done = known is not None and known.passed and not known.dirty and state() == (known.commit, False)
+        done = known is not None and known.passed and not known.dirty and logged.state() == (known.commit, False)
         if done or (options.part and part.name not in options.part):
             continue
         print(f"{part.words} ...", flush=True)

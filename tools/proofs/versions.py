@@ -18,12 +18,15 @@ import platform
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.proofs import logged  # noqa: E402
+
 BUILD, PAGE = ROOT / "build" / "versions", ROOT / "docs" / "versions.md"
 EXTRAS = ("images", "dask", "png")  # that belong to the package, and that the tests use
 SETS = ("oldest", "newest")
@@ -88,16 +91,9 @@ def installed(python: Path) -> dict[str, str]:
 def run(name: str, tests: list[str]) -> Outcome:
     """Run the tests in the environment of a set."""
     python = environment(name)
-    start, log = time.monotonic(), BUILD / f"{name}.log"
     command = [str(python), "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-p", "no:cacheprovider"]
-    with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(
-            [*command, *LEFT_OUT, *tests], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    summary = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error)", line)), "no summary")
-    summary = summary.strip(" =")
-    return Outcome(name, code == 0, summary, round(time.monotonic() - start, 1), installed(python))
+    ended = logged.run([*command, *LEFT_OUT, *tests], BUILD / f"{name}.log")
+    return Outcome(name, ended.passed, ended.summary, ended.seconds, installed(python))
 
 
 def page(outcomes: list[Outcome], commit: str, tests: list[str]) -> str:
@@ -123,18 +119,6 @@ def page(outcomes: list[Outcome], commit: str, tests: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def git(*arguments: str) -> str:
-    """Return what git prints."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-def commit() -> str:
-    """Return the commit, and whether files that the tests read differ from it."""
-    changed = git("status", "--porcelain", "--", "onnxprune", "tests", "models", "tools", "pyproject.toml")
-    return git("rev-parse", "--short", "HEAD") + " and changes" * bool(changed)
-
-
 def main() -> int:
     """Run the sets and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,7 +130,7 @@ def main() -> int:
     for outcome in outcomes:
         print(f"{outcome.name}: {'passed' if outcome.passed else 'FAILED'}: {outcome.summary}")
     if not options.set:
-        PAGE.write_text(page(outcomes, commit(), options.tests), encoding="utf-8")
+        PAGE.write_text(page(outcomes, logged.named(*logged.state()), options.tests), encoding="utf-8")
     return int(not all(outcome.passed for outcome in outcomes))
 
 
