@@ -9,7 +9,11 @@ from onnxprune.errors import OptionError
 
 
 def parse_sweep_values(texts: dict[str, str | None]) -> tuple[str, list[Any]]:
-    """Return the one kind of target that has values, and these; `texts` has all kinds, None for those without."""
+    """Return the one kind of target that has values, and these; `texts` has all kinds, None for those without.
+
+    Raises:
+        OptionError: when none or several have values.
+    """
     with_values = {name: text for name, text in texts.items() if text is not None}
     if len(with_values) != 1:
         raise OptionError(f"give one of {', '.join(f'--{name}' for name in texts)}, got {len(with_values)}")
@@ -26,7 +30,11 @@ def _number(text: str) -> Any:
 
 
 def parse_ratios(texts: Sequence[str]) -> dict[str, Any]:
-    """Split ``--ratio`` values into the common ratio and those by glob."""
+    """Split ``--ratio`` values into the common ratio and those by glob.
+
+    Raises:
+        OptionError: for a text that is no number and no GLOB=NUMBER.
+    """
     options: dict[str, Any] = {}
     by_glob: list[tuple[str, float]] = []
     for text in texts:
@@ -45,7 +53,11 @@ def parse_ratios(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_targets(texts: Sequence[str]) -> dict[str, str]:
-    """Split ``--target`` values into what is bounded, and a fraction or an amount."""
+    """Split ``--target`` values into what is bounded, and a fraction or an amount.
+
+    Raises:
+        OptionError: for a text that is no KIND=VALUE, and for a kind that is given twice.
+    """
     targets: dict[str, str] = {}
     for text in texts:
         for each in text.split(","):
@@ -65,7 +77,11 @@ def parse_step(text: str | None) -> int | str | None:
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, list[int]]:
-    """Split ``--input`` values into the name of an input and its shape."""
+    """Split ``--input`` values into the name of an input and its shape.
+
+    Raises:
+        OptionError: for a text that is no NAME=SHAPE.
+    """
     shapes: dict[str, list[int]] = {}
     for text in texts:
         name, _, dims = text.rpartition("=")
@@ -79,7 +95,11 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, list[int]]:
 
 
 def parse_numbers(name: str, text: str) -> list[int]:
-    """Split a list of counts."""
+    """Split a list of counts.
+
+    Raises:
+        OptionError: for a text of anything but whole numbers and commas.
+    """
     try:
         return [int(each) for each in text.split(",")] if text else []
     except ValueError:
@@ -87,7 +107,11 @@ def parse_numbers(name: str, text: str) -> list[int]:
 
 
 def parse_provider_options(texts: Sequence[str]) -> dict[str, str]:
-    """Split ``--provider-option`` values into keys and values."""
+    """Split ``--provider-option`` values into keys and values.
+
+    Raises:
+        OptionError: for a text that is no KEY=VALUE.
+    """
     for text in texts:
         if not text.partition("=")[0] or "=" not in text:
             raise OptionError(f"--provider-option takes KEY=VALUE, got {text!r}")

@@ -25,7 +25,11 @@ NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 def common_inputs(before: Model, after: Model) -> tuple[Port, ...]:
-    """Return the inputs that both models take; a dim that one of them fixes is fixed."""
+    """Return the inputs that both models take; a dim that one of them fixes is fixed.
+
+    Raises:
+        ModelError: when one model has an input that the other lacks, or types or fixed dims differ; names the input.
+    """
     others = {port.name: port for port in after.inputs}
     names = [port.name for port in before.inputs]
     strange = [port.name for port in after.inputs if port.name not in names]

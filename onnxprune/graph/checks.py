@@ -100,7 +100,11 @@ def _check_external(tensor: TensorProto, folder: Path, where: str) -> None:
 
 
 def check_nested(graph: GraphProto, where: str) -> None:
-    """Refuse external data in attributes and branches: only initializers of the main graph may lie outside."""
+    """Refuse external data in attributes and branches: only initializers of the main graph may lie outside.
+
+    Raises:
+        ModelError: for a tensor of an attribute or a branch that lies outside the file; names the node.
+    """
     for node in graph.node:
         for attribute in node.attribute:
             inner = [attribute.g, *attribute.graphs]
@@ -116,7 +120,11 @@ def check_nested(graph: GraphProto, where: str) -> None:
 
 
 def check_graph(proto: ModelProto, where: str) -> None:
-    """Run onnx's checker on the graph without its large weights (they were checked by `check_tensors`)."""
+    """Run onnx's checker on the graph without its large weights (they were checked by `check_tensors`).
+
+    Raises:
+        ModelError: when the checker refuses it; says why.
+    """
     try:
         onnx.checker.check_model(skeleton(proto))
     except onnx.checker.ValidationError as error:

@@ -26,7 +26,11 @@ def is_higher_better(name: str) -> bool:
 def returned_figures(
     function: Function, reference: Arrays, outputs: Arrays, feeds: Arrays | None, labels: Array | None
 ) -> dict[str, float]:
-    """Return what a user's function gives for a batch, by name."""
+    """Return what a user's function gives for a batch, by name.
+
+    Raises:
+        OptionError: when it returns neither a number nor a dict of numbers.
+    """
     own = getattr(function, "__name__", type(function).__name__)
     returned = function(reference, outputs, feeds, labels)
     try:
