@@ -11,6 +11,8 @@
     ├── NothingToPrune        3    no group of this model can lose a unit; says why
     └── VerificationError     1    the pruned model differs from the masked one; nothing was written
 
+Any other exception is a fault of the package: the command line ends with exit code 4.
+
 Inner code raises `CannotUnify` with a short sentence; `dependency.trace` turns it into a lock that names the node. It
 never leaves the package.
 """

@@ -6,13 +6,17 @@ import contextlib
 import errno
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import click
 
 from onnxprune.cli.screen import say_error
+from onnxprune.cli.unexpected import sentence_of
 from onnxprune.errors import OnnxpruneError, OptionError
+
+DEBUG = "onnxprune.debug"  # key of the context of a command
 
 
 class _Ended(KeyboardInterrupt):
@@ -37,7 +41,7 @@ def hear_signals() -> None:
 
 @contextlib.contextmanager
 def failing(state: Callable[[], str] = str) -> Iterator[None]:
-    """Turn errors into one or two lines on stderr and an exit code; never a traceback.
+    """Turn errors into one or two lines on stderr and an exit code; a traceback comes with ``--debug`` alone.
 
     Args:
         state: returns what was written so far; it is added where the error itself is about something else.
@@ -56,6 +60,20 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         say_error("interrupted", state())
         sys.exit(getattr(interrupt, "exit_code", 130))
+    except (click.ClickException, click.exceptions.Exit, click.Abort):  # click's own
+        raise
+    except Exception as error:  # whatever nobody foresaw
+        if _debugs():
+            traceback.print_exc()
+        message, code = sentence_of(error)
+        say_error(message, state())
+        sys.exit(code)
+
+
+def _debugs() -> bool:
+    """Whether the command has the option ``--debug``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(DEBUG))
 
 
 def _as_typed(message: str) -> str:
@@ -68,5 +86,6 @@ def _as_typed(message: str) -> str:
     """
     name, space, rest = message.partition(" ")
     typed = f"--{name.replace('_', '-')}"
-    options = [opt for option in click.get_current_context().command.params for opt in option.opts]
+    context = click.get_current_context(silent=True)
+    options = [opt for option in (context.command.params if context else ()) for opt in option.opts]
     return f"{typed}{space}{rest}" if typed in options else message

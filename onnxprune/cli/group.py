@@ -43,7 +43,13 @@ class _Commands(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Commands, context_settings=_CONTEXT)
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 a check or bound was missed; 2 bad input, or too little memory; 3 nothing to prune; 4 a "
+    "fault of onnxprune, which COMMAND --debug shows."
+)
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT, epilog=_EXIT_CODES)
 @click.version_option(__version__, prog_name="onnxprune")
 def cli() -> None:
     """Make a trained ONNX model smaller and faster by removing whole channels, heads and neurons.

@@ -8,7 +8,7 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import PATH
+from onnxprune.cli.options import DEBUG, PATH
 from onnxprune.cli.screen import show_result
 from onnxprune.graph.publish import signals_held
 
@@ -16,6 +16,7 @@ from onnxprune.graph.publish import signals_held
 @cli.command()
 @click.argument("source", metavar="INPUT", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@DEBUG
 def inspect(source: Path, as_json: bool) -> None:
     """Show the groups of INPUT, what they cost and couple, and why the rest cannot be cut."""
     with failing():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from onnxprune.cli.failing import DEBUG as _DEBUG
+
 PATH = click.Path(path_type=Path)
 
 PREPROCESS = click.option(
@@ -29,3 +31,17 @@ PLOT = click.option(
 REPORT = click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
 FORCE = click.option("--force", is_flag=True, help="Replace these files if they exist.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[_DEBUG] = value
+
+
+DEBUG = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_debug,
+    help="Show the traceback of an unexpected error.",
+)

@@ -9,7 +9,7 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import INPUTS, METRIC, PATH, PREPROCESS, QUIET
+from onnxprune.cli.options import DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.graph.publish import signals_held
@@ -82,6 +82,7 @@ from onnxprune.graph.publish import signals_held
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
+@DEBUG
 def prune(
     source: Path,
     output: Path,

@@ -10,7 +10,7 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import PATH, QUIET, SCHEDULER, WORKERS
+from onnxprune.cli.options import DEBUG, PATH, QUIET, SCHEDULER, WORKERS
 from onnxprune.cli.prune import prune
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_sweep_values, parse_targets
@@ -42,6 +42,7 @@ _LISTS = [
 @click.option("--force", is_flag=True, help="Replace files that no sweep has written.")
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@DEBUG
 def sweep(
     source: Path,
     output: Path,

@@ -1,0 +1,113 @@
+"""What nobody foresaw: one sentence with the step and the node, exit code 4, and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from onnxprune import __main__ as start
+from onnxprune.cli import main, unexpected
+from onnxprune.cli.group import cli
+from tests.support.build import dense
+
+RUN = ("model.onnx", "-o", "small.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder with a model."""
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").write_bytes(dense("b = Relu(a)", mid=16).SerializeToString())
+    return tmp_path
+
+
+def invoke(*args, code=0):
+    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
+    assert result.exit_code == code, (result.stderr, result.exception)
+    return result
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            ValueError("bad\nthing"),
+            4,
+            "unexpected ValueError while tracing, at MatMul 'a0': bad thing. This is a fault of",
+        ),
+        (RecursionError(), 4, "unexpected RecursionError while tracing, at MatMul 'a0': (no message). This is a fault"),
+        (Unprintable(), 4, "unexpected Unprintable while tracing, at MatMul 'a0': (no message)."),
+        (KeyError("x" * 999), 4, f"MatMul 'a0': '{'x' * 299} .... This is a fault"),
+        (
+            MemoryError(),
+            2,
+            "out of memory while tracing, at MatMul 'a0': close other programs, or ask for less: smaller",
+        ),
+        (
+            ImportError("no q"),
+            2,
+            "a package that is needed cannot be imported while tracing, at MatMul 'a0': no q; install",
+        ),
+    ],
+    ids=["ValueError", "RecursionError", "unprintable", "long", "memory", "import"],
+)
+def test_what_nobody_foresaw_is_a_sentence(folder, monkeypatch, error, code, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("onnxprune.dependency.trace.Site", fail)
+    told = invoke(*RUN, "--quiet", code=code).stderr
+    assert message in told
+    assert told.endswith("; nothing was written\n")
+    assert len(told.splitlines()) == 1
+    assert not Path("small.onnx").exists()
+
+
+def test_debug_shows_the_traceback(folder, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("onnxprune.dependency.trace.Site", fail)
+    told = invoke("inspect", "model.onnx", "--debug", code=4).stderr
+    assert told.startswith("Traceback (most recent call last):\n")
+    assert "raise ZeroDivisionError" in told
+    assert "onnxprune: unexpected ZeroDivisionError while tracing, at MatMul 'a0'" in told.splitlines()[-1]
+
+
+def test_a_fault_of_the_command_line_itself(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "main", lambda **_: {}["x"])
+    with pytest.raises(SystemExit, match="4"):
+        main()
+    assert capsys.readouterr().err.startswith("onnxprune: unexpected KeyError: 'x'. This is a fault of onnxprune")
+
+
+def test_a_node_whose_name_is_no_text():
+    whole = onnx.NodeProto(op_type="Relu", name="abc").SerializeToString()
+    namespace = {}
+    code = "def reads(node):\n    raise LookupError"
+    exec(compile(code, "onnxprune/graph/read.py", "exec"), namespace)
+    with pytest.raises(LookupError) as caught:
+        namespace["reads"](onnx.NodeProto.FromString(whole.replace(b"abc", b"a\xffc")))
+    assert unexpected.place_of(caught.value) == r" while reading the model, at Relu b'a\xffc'"
+
+
+def test_packages_that_are_broken_at_the_start(monkeypatch, capsys):
+    def broken():
+        raise ImportError("no click")
+
+    monkeypatch.setattr("onnxprune.cli.main", broken)
+    with pytest.raises(SystemExit, match="2"):
+        start.main()
+    assert capsys.readouterr().err == "onnxprune: cannot start: ImportError: no click; install it again\n"
+
+
+def test_help_names_the_exit_codes():
+    assert "4 a fault of onnxprune" in " ".join(invoke("--help").stdout.split())
