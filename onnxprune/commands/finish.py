@@ -17,6 +17,7 @@ from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.edit import with_contents
 from onnxprune.graph.model import Model
+from onnxprune.graph.publish import check_unchanged
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
@@ -46,6 +47,7 @@ def finish(
 
     Raises:
         VerificationError: when it does not equal the masked model; nothing is published then.
+        InputError: when a file of the input has changed since it was read; nothing is published then.
     """
     model, traced, options = prepared.traced.model, prepared.traced, prepared.options
     data, seed, ports = prepared.calibration_data, options.seed, prepared.ports
@@ -80,6 +82,7 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
+        check_unchanged(model.stamps, model.path)
         complete(report)
     return proto, report
 

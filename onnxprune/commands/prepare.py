@@ -18,7 +18,7 @@ from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import DataError, ModelError, NothingToPrune, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
-from onnxprune.graph.publish import Reads, stamps
+from onnxprune.graph.publish import Reads
 from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
@@ -44,7 +44,6 @@ class PreparedModel:
     evaluation_data: Data | None  # samples to compare both models on
     ports: Sequence[Port]  # the inputs, with the shapes that the options fix
     reads: Reads
-    stamps: Mapping[Path, Any]  # of the files of external data, as they were read
 
     def with_options(self, options: Options) -> PreparedModel:
         """Return the same model with other ratios or targets."""
@@ -77,7 +76,6 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
         InputError: as `prune`.
     """
     options.check_effects(data_source is not None)
-    weight_stamps = stamps(model.data_files)
     calibration_data, evaluation_data = _samples(model, options, data_source)
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
@@ -97,7 +95,6 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
         evaluation_data=evaluation_data,
         ports=ports,
         reads=Reads(model.path, tuple(model.data_files), sample_files(data_source, options)),
-        stamps=weight_stamps,
     )
 
 

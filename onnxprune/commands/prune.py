@@ -15,9 +15,8 @@ from onnxprune.commands.finish import Complete, Publish, finish
 from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.recover import recover
 from onnxprune.commands.report_files import write_report
-from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, check_files, resolved, staging, stamps
+from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import data_file, staged, write
 from onnxprune.planning.options import Options, make_options
@@ -44,10 +43,7 @@ class Result:
         """
         target = Path(path)
         check_files(target, data_file(resolved(target)), None, self.reads, force)
-        if stamps(path for path in self.stamps if path.exists()) != self.stamps:
-            raise InputError(
-                f"{self.folder}: the weights of the input have changed since they were read; prune it again"
-            )
+        check_unchanged(self.stamps)
         with staging(force) as files, staged(self.model, target, self.folder, self.external, files):
             return target
 
@@ -125,11 +121,13 @@ def prune_file(
 
 
 def _prune(model: Model, options: Options, data: Any, progress: Progress, publish: Publish) -> Result:
-    prepared = prepare(model, options, data, progress)
-    evidence = score(prepared, progress)
-    speed = profile(prepared, progress)
-    decision = decide(prepared, evidence, speed, progress)
-    rewritten = prepared.rewritten(decision.plan)
-    recovery = recover(prepared, decision.plan, rewritten, progress)
-    proto, report = finish(prepared, decision, rewritten, recovery=recovery, progress=progress, publish=publish)
-    return Result(proto, report, model.folder, model.is_external, prepared.reads, prepared.stamps)
+    with blamed_on_change(model.stamps, model.path):
+        prepared = prepare(model, options, data, progress)
+        evidence = score(prepared, progress)
+        speed = profile(prepared, progress)
+        decision = decide(prepared, evidence, speed, progress)
+        rewritten = prepared.rewritten(decision.plan)
+        recovery = recover(prepared, decision.plan, rewritten, progress)
+        proto, report = finish(prepared, decision, rewritten, recovery=recovery, progress=progress, publish=publish)
+    weight_stamps = {path: stamp for path, stamp in model.stamps.items() if path != model.path}
+    return Result(proto, report, model.folder, model.is_external, prepared.reads, weight_stamps)

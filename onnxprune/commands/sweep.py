@@ -31,7 +31,7 @@ from onnxprune.commands.sweep_recovery import recover_all
 from onnxprune.commands.sweep_summary import summarize
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, staging
+from onnxprune.graph.publish import Reads, blamed_on_change, staging
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import staged
 from onnxprune.planning.options import Options, make_options
@@ -138,7 +138,8 @@ def make_family(
         folder.refuse_others(missing)
     folder.check(missing)
     if missing:
-        none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
+        with blamed_on_change(model.stamps, model.path):
+            none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
     summary = summarize(kind, members, none, folder)
     folder.write_summary(summary)
     return Family(out, summary)
@@ -237,7 +238,7 @@ def _finish(
                     "seconds": total_seconds,
                     **file_digests(path, report_path),
                 }
-                write_report(record, folder.record(member), files.add(folder.record(member)))
+                write_report(record, folder.record(member), files.add(folder.record(member), ahead=True))
 
             yield path, complete
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import numpy as np
 from onnxprune.commands.report_files import write_report, write_text
 from onnxprune.commands.sweep_members import Member
 from onnxprune.errors import InputError
-from onnxprune.graph.publish import Reads, check_files, check_written, resolved, staging
-from onnxprune.graph.write import data_file
+from onnxprune.graph.publish import Reads, check_files, check_written, digest_of, resolved, staging
+from onnxprune.graph.write import data_file, weights_of
 from onnxprune.planning.curves import Curve
 from onnxprune.planning.plan import Evidence
 from onnxprune.report.charts import family_page, family_svg
@@ -27,15 +26,11 @@ _SUMMARY = "sweep"  # name of the files about all members
 
 def file_digests(path: Path, report: Path) -> dict[str, Any]:
     """Return what identifies the file of a model, the one of its external data, and its report."""
-    weights = data_file(path)
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+    weights = [file for file in weights_of(path) if file.exists()]
     return {
-        "sha256": digest.hexdigest(),
-        "data_bytes": weights.stat().st_size if weights.exists() else 0,
-        "report_sha256": hashlib.sha256(report.read_bytes()).hexdigest(),
+        "sha256": digest_of(path),
+        "data_bytes": sum(file.stat().st_size for file in weights),
+        "report_sha256": digest_of(report),
     }
 
 
@@ -128,7 +123,9 @@ class SweepFolder:
             write_text(family_svg(summary), plot, files.add(plot))
             write_text(family_page(summary), page, files.add(page))
             owner = self.path / _MEMORY / "owner"
-            write_text("sweep.json, sweep.svg and sweep.html are of onnxprune sweep\n", owner, files.add(owner))
+            write_text(
+                "sweep.json, sweep.svg and sweep.html are of onnxprune sweep\n", owner, files.add(owner, ahead=True)
+            )
 
     def evidence(self, key: str) -> Evidence | None:
         """Return the scores and loss curves that are kept; None where there are none of this key."""

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def _fingerprint(source: Any) -> Any:
         return None
     paths = sorted(files_of(source))
     if paths:
-        return [str(source), *([str(path), *stamp[1:]] for path, stamp in stamps(filter(Path.exists, paths)).items())]
+        return [str(source), *([str(path), *stamp[1:]] for path, stamp in stamps(paths).items())]
     arrays = source if isinstance(source, Mapping) else {"": source}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         return f"{type(source).__name__} {time.time_ns()}"

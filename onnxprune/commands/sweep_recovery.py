@@ -63,7 +63,6 @@ class _Job:
             evaluation_data=None,
             ports=traced.model.inputs,
             reads=Reads(),
-            stamps={},
         )
 
 

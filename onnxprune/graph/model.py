@@ -19,6 +19,7 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.plain import graphs
 from onnxprune.graph.ports import Port, port_of
+from onnxprune.graph.publish import Stamp
 from onnxprune.graph.tensors import Array, Shape, array_of, has_external_data, numpy_type, raw_length
 
 
@@ -97,6 +98,8 @@ class Model:
     outputs: tuple[Port, ...]
     overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `graph.plain.overridable`
     original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
+    digest: str | None = None  # SHA-256 of the bytes that were read from the file, in hex
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)  # of the files, when they were read
 
     @cached_property
     def opsets(self) -> dict[str, int]:
@@ -165,15 +168,8 @@ class Model:
         return {self.folder / ExternalDataInfo(tensor).location for tensor in tensors}
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the model file (of the serialized message for a model in memory), in hex."""
-        digest = hashlib.sha256()
-        if self.path is None:
-            digest.update(self.proto.SerializeToString(deterministic=True))
-            return digest.hexdigest()
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        """Return the SHA-256 of the bytes that were read (of the serialized message for a model in memory), in hex."""
+        return self.digest or hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 def opsets_of(proto: ModelProto) -> dict[str, int]:

@@ -1,26 +1,35 @@
 """Files that appear whole or not at all: what may be written, and how it is moved into place.
 
 Everything is written to hidden folders beside its place first. The moves come last, all together: they are taken back
-when one of them fails, signals wait until they are done, and the first file that was staged (the model) is the last to
-move, so that it stands for the whole.
+when one of them fails, and signals wait until they are done.
+
+A process that is killed between two of them leaves the old model or the new one, never a mixture. The first file that
+was staged (the model) is the one commit point: it is renamed over the old one in a single step. Its weights have a file
+of their own that nobody else reads yet, and come before it; old weights go last. Reports come before a model whose
+place is free, so that it stands for the whole. Where an old model is replaced, its report goes before it and the new
+one comes behind it: no report ever stands beside a model that it does not describe.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import shutil
 import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TypeAlias
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, OnnxpruneError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+Stamp: TypeAlias = tuple[int, int, int]  # of a file: its number, its bytes, when it was last changed in ns
 _REPLACE = "--force (in Python: force=True) to replace it"
 
 
@@ -36,10 +45,36 @@ class Reads:
     data: tuple[Path, ...] = ()  # those of the samples
 
 
-def stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
-    """Return by path what differs when a file is changed or replaced."""
-    statuses = {path: path.stat() for path in paths}
+def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
+    """Return by path what differs when a file is changed or replaced; nothing of files that are not there."""
+    statuses = {path: path.stat() for path in paths if path.exists()}
     return {path: (status.st_ino, status.st_size, status.st_mtime_ns) for path, status in statuses.items()}
+
+
+def check_unchanged(before: Mapping[Path, Stamp], source: Path | None = None) -> None:
+    """Raise InputError when the files of a model are not any more what they were when their stamps were taken.
+
+    Args:
+        before: the stamps.
+        source: which of the files is the model; the others hold its weights.
+    """
+    now = stamps(before)
+    changed = [path for path, stamp in before.items() if now.get(path) != stamp]
+    if source in changed:
+        raise InputError(f"{source}: the input has changed since it was read; prune it again")
+    if changed:
+        names = ", ".join(map(str, changed))
+        raise InputError(f"{names}: the weights of the input have changed since they were read; prune it again")
+
+
+@contextlib.contextmanager
+def blamed_on_change(before: Mapping[Path, Stamp], source: Path | None) -> Iterator[None]:
+    """Say of what fails in the block that files of the model have changed, where they have; see `check_unchanged`."""
+    try:
+        yield
+    except (OnnxpruneError, OSError):
+        check_unchanged(before, source)
+        raise
 
 
 def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, force: bool) -> None:
@@ -47,7 +82,7 @@ def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, 
 
     Args:
         target: the model to write.
-        weights: the file beside it that may take its external data.
+        weights: the file beside it that may take its external data; one that is there already stays, see `Staging`.
         report: the report to write.
         reads: what was read; only the source may be replaced, by force, and its weights with it.
         force: whether files that are there may be replaced.
@@ -65,7 +100,7 @@ def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, 
     if report is not None:
         written = [(target, "is the output"), (weights, "is for weights of the output")]
         _check_apart(report, "the report", [*sources, *samples, *written])
-    for path in (target, weights, *([] if report is None else [report])):
+    for path in (target, *([] if report is None else [report])):
         _check_free(path, force)
 
 
@@ -142,16 +177,37 @@ def _status(path: Path) -> os.stat_result | None:
 # -- into place ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Move:
+    """A file that waits in a hidden folder."""
+
+    temporary: Path  # where it is
+    place: Path  # where it shall be
+
+    @property
+    def backup(self) -> Path:
+        """Where the file that it replaces waits until all is done."""
+        return self.temporary.with_name(f".old-{self.temporary.name[:200]}")
+
+
 class Staging:
     """Files that wait in hidden folders; made by `staging`."""
 
     def __init__(self, scratch: contextlib.ExitStack) -> None:
         self._scratch = scratch
-        self.moves: list[tuple[Path, Path]] = []  # where a file is, where it shall be
-        self.stale: list[Path] = []  # files to remove when all others are in place
+        self.ahead: list[_Move] = []  # what has to be there before the main file is
+        self.weights: list[_Move] = []  # external data of the main file: in place before it, and never over another
+        self.moves: list[_Move] = []  # the main file, and what belongs to it
+        self.stale: Callable[[], Iterable[Path]] = tuple  # says which files go when all others are in place
 
-    def add(self, target: Path) -> Path:
+    def add(self, target: Path, *, ahead: bool = False) -> Path:
         """Return where to write what shall be `target`.
+
+        The first file is the main one: the others stand beside what it holds, and follow it.
+
+        Args:
+            target: the place.
+            ahead: whether it has to be in place before the main file, such as a note of whose that is.
 
         Raises:
             InputError: when its folder cannot be written.
@@ -163,9 +219,13 @@ class Staging:
             except OSError as error:
                 raise InputError(f"{target.parent}: cannot write there: {error.strerror}") from None
             self._scratch.callback(_remove, folder)
-        temporary = Path(folder.name) / place.name
-        self.moves.append((temporary, place))
-        return temporary
+        move = _Move(Path(folder.name) / place.name, place)
+        (self.ahead if ahead else self.moves).append(move)
+        return move.temporary
+
+    def add_weights(self, temporary: Path) -> None:
+        """Take external data of the main file along, under the name that it has beside the temporary file of that."""
+        self.weights.append(_Move(temporary, self.moves[0].place.with_name(temporary.name)))
 
 
 def _remove(folder: tempfile.TemporaryDirectory[str]) -> None:
@@ -182,51 +242,116 @@ def staging(force: bool, done: Callable[[], object] = lambda: None) -> Iterator[
         done: called once when they are in place, before any signal that came meanwhile has its effect.
 
     Raises:
-        InputError: when a file is there by now, without `force`.
+        InputError: when a file is there by now, without `force`; with it, when a folder or device is.
     """
     with contextlib.ExitStack() as scratch:
         files = Staging(scratch)
         yield files
+        for move in (*files.ahead, *files.weights, *files.moves):
+            _flush(move.temporary)
         with signals_held():
-            _publish(files.moves[::-1], force)
+            _publish(files, force)
             done()
-            for path in files.stale:
-                with contextlib.suppress(OSError):
-                    path.unlink()
 
 
-def _publish(moves: Sequence[tuple[Path, Path]], force: bool) -> None:
+def _publish(files: Staging, force: bool) -> None:
+    if not files.moves:
+        return
+    main, *others = files.moves
+    stale = set(files.stale())
     with contextlib.ExitStack() as undo:
-        for i, (temporary, target) in enumerate(moves):
-            if force and target.exists():
-                _replace(temporary, target, temporary.with_name(f".old-{i}"), undo)
-            else:
-                _create(temporary, target, undo)
+        for move in files.ahead:
+            _put(move, force, undo)
+        for move in files.weights:
+            if not same_bytes(move.temporary, move.place):
+                _create(move, undo)
+        for move in others:
+            if force and os.path.lexists(move.place):
+                _take_away(move, undo)
+        behind = others if os.path.lexists(main.place) else []
+        for move in () if behind else others[::-1]:
+            _create(move, undo)
+        _put(main, force, undo)
+        for move in behind:
+            _create(move, undo)
         undo.pop_all()
+    _flush(main.place.parent)
+    for path in stale.difference(move.place for move in files.weights):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
-def _create(temporary: Path, target: Path, undo: contextlib.ExitStack) -> None:
+def _put(move: _Move, force: bool, undo: contextlib.ExitStack) -> None:
+    """Move a file into place: in one step, whether another one is there or not."""
+    if not (force and os.path.lexists(move.place)):
+        _create(move, undo)
+        return
+    _back_up(move)
+    undo.callback(move.backup.replace, move.place)
+    move.temporary.replace(move.place)
+
+
+def _create(move: _Move, undo: contextlib.ExitStack) -> None:
     """Move a file to a place that is free, also if another process wants it."""
     try:
-        os.link(temporary, target)
+        os.link(move.temporary, move.place)
     except FileExistsError:
-        raise _exists(target) from None
+        raise _exists(move.place) from None
     except OSError:  # a file system without links: only there, a file made since this line is replaced
-        if target.exists():
-            raise _exists(target) from None
-        temporary.replace(target)
-    undo.callback(target.unlink)
+        if os.path.lexists(move.place):
+            raise _exists(move.place) from None
+        move.temporary.replace(move.place)
+    undo.callback(move.place.unlink)
 
 
-def _replace(temporary: Path, target: Path, backup: Path, undo: contextlib.ExitStack) -> None:
-    """Move a file into the place of another, whose permissions it gets."""
-    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+def _take_away(move: _Move, undo: contextlib.ExitStack) -> None:
+    """Make a place free; what was there comes back if a later step fails."""
+    _back_up(move)
+    undo.callback(move.backup.replace, move.place)
+    move.place.unlink()
+
+
+def _back_up(move: _Move) -> None:
+    """Keep a file that is to be replaced by one with its permissions, without a moment in which it is not there.
+
+    Raises:
+        InputError: when it is no file any more.
+    """
+    status = move.place.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "link, device or pipe"
+        raise InputError(f"{move.place} has become a {kind}; it stays, and nothing was written: give another name")
+    move.temporary.chmod(stat.S_IMODE(status.st_mode))
     try:
-        os.link(target, backup)
+        os.link(move.place, move.backup)
     except OSError:
-        target.rename(backup)
-    undo.callback(backup.replace, target)
-    temporary.replace(target)
+        shutil.copy2(move.place, move.backup)
+
+
+def same_bytes(path: Path, other: Path) -> bool:
+    """Whether both are files that hold the same."""
+    try:
+        statuses = path.lstat(), other.lstat()
+    except OSError:
+        return False
+    alike = all(stat.S_ISREG(status.st_mode) for status in statuses) and len({s.st_size for s in statuses}) == 1
+    return alike and digest_of(path) == digest_of(other)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Let the system write a file, or the names in a folder, to the disk; where it can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

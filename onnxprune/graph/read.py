@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.checks import check_graph, check_nested, check_opsets, check_tensors
 from onnxprune.graph.model import Model
 from onnxprune.graph.order import in_order
+from onnxprune.graph.publish import stamps
 from onnxprune.graph.view import view
 
 Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
@@ -31,7 +35,8 @@ def load(source: Source) -> Model:
             external data is missing or lies outside the model's folder.
     """
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-    proto = read_proto(path) if path else _proto_of(source)
+    before = stamps([path] if path else [])
+    proto, digest = read_file(path) if path else (_proto_of(source), None)
     where = f"{path}" if path else "the model"
     with _reading(where):
         proto = in_order(proto)
@@ -45,7 +50,7 @@ def load(source: Source) -> Model:
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from None
         model.value_shapes  # noqa: B018 - read now, so that a fault in it is reported as one of the file
-    return model
+    return dataclasses.replace(model, digest=digest, stamps={**before, **stamps(model.data_files)})
 
 
 def parse(content: bytes, folder: Path) -> Model:
@@ -69,19 +74,30 @@ def read_proto(path: Path) -> ModelProto:
     Raises:
         ModelError: when there is no such file, or it is no ONNX file.
     """
+    return read_file(path)[0]
+
+
+def read_file(path: Path) -> tuple[ModelProto, str]:
+    """Return what a file holds, without external data, and the SHA-256 of the bytes that it was read from, in hex.
+
+    Raises:
+        ModelError: when there is no such file, or it is no ONNX file.
+    """
     if path.is_dir():
         raise ModelError(f"{path}: is a folder; give the model file in it")
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     try:
-        if not path.stat().st_size:
+        content = path.read_bytes()
+        if not content:
             raise ModelError(f"{path}: the file is empty")
-        return onnx.load(path, format="protobuf", load_external_data=False)
+        proto = onnx.load(io.BytesIO(content), format="protobuf", load_external_data=False)
     except DecodeError:
         message = "not an ONNX file, or a truncated one (it cannot be parsed as a protobuf)"
         raise ModelError(f"{path}: {message}") from None
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from None
+    return proto, hashlib.sha256(content).hexdigest()
 
 
 def _proto_of(source: Any) -> ModelProto:

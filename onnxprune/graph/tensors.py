@@ -15,6 +15,8 @@ import onnx
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
+from onnxprune.errors import ModelError
+
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
 FLOAT, BOOL = int(TensorProto.FLOAT), int(TensorProto.BOOL)
@@ -55,8 +57,19 @@ def array_of(tensor: TensorProto, folder: Path) -> Array:
         array.flags.writeable = False
         return array
     info = ExternalDataInfo(tensor)
-    raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (raw_length(tensor),))
+    try:
+        raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (raw_length(tensor),))
+    except ValueError:  # longer than the file
+        raise cut_short(folder / info.location, tensor.name) from None
     dtype = numpy_type(tensor.data_type)
     if raw_length(tensor) == math.prod(tensor.dims) * dtype.itemsize:
         return raw.view(dtype).reshape(tuple(tensor.dims))
     return array_of(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes()), folder)
+
+
+def cut_short(path: Path, name: str) -> ModelError:
+    """Return the error of a file of external data that is shorter than it was when the model was read."""
+    return ModelError(
+        f"{path}: it ends before the end of tensor {name!r}: the file has become shorter since the model was read; "
+        "restore it and run again"
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import onnx
 from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
@@ -17,11 +18,11 @@ from onnxprune.graph.checks import SMALL_BYTES
 from onnxprune.graph.model import Model
 from onnxprune.graph.plain import copy_fields, overridable
 from onnxprune.graph.ports import Port, port_of
-from onnxprune.graph.publish import Staging, resolved, staging
+from onnxprune.graph.publish import Staging, digest_of, resolved, same_bytes, staging
 from onnxprune.graph.read import read_proto
-from onnxprune.graph.tensors import has_external_data, raw_length
-from onnxprune.graph.view import view
+from onnxprune.graph.tensors import cut_short, has_external_data, raw_length
 
+_DIGITS = 12  # of a digest that tell the weights of one model from those of the next
 INLINE_LIMIT = 2**31 - 2**20  # bytes of one protobuf message, less a margin for the graph
 
 
@@ -79,32 +80,86 @@ def staged(
             yield path
         return
     temporary, place = files.add(target), resolved(target)
-    data = write(proto, temporary, folder, external)
+    data = write(proto, temporary, folder, external, lambda written: own_name(place, written))
     if data is not None:
-        files.moves.append((data, data_file(place)))
-    elif data_file(place) in _data_files_of(place):
-        files.stale.append(data_file(place))
+        files.add_weights(data)
+    files.stale = lambda: own_weights(place)
     yield temporary
 
 
-def _data_files_of(path: Path) -> set[Path]:
+def data_file(path: Path) -> Path:
+    """Return the file beside a model at `path` that `write` puts external data into where that name is free."""
+    return path.with_name(f"{path.name}.data")
+
+
+def own_name(place: Path, data: Path) -> str:
+    """Return the name that the external data of a model at `place` gets, such that no other file is replaced.
+
+    ``NAME.data`` where that is free or holds these very bytes; else ``NAME.DIGEST.data``, after what it holds. A model
+    whose weights are replaced gets a file beside the old one, which is removed when the new model is in place.
+    """
+    usual = data_file(place)
+    if not os.path.lexists(usual) or same_bytes(data, usual):
+        return usual.name
+    return f"{place.name}.{digest_of(data)[:_DIGITS]}.data"
+
+
+def own_weights(place: Path) -> set[Path]:
+    """Return the files that hold the external data of the model at `place` and of no other one.
+
+    They have a name of `own_name`, the model refers to them, and no other model in the folder mentions them.
+    """
+    pattern = re.compile(rf"{re.escape(place.name)}(\.[0-9a-f]{{{_DIGITS}}})?\.data")
+    named = [path for path in place.parent.iterdir() if pattern.fullmatch(path.name)]
+    referred = weights_of(place) if named else set()
+    return {path for path in named if path in referred and not _mentioned(path, place)}
+
+
+def weights_of(path: Path) -> set[Path]:
     """Return the files that hold the external data of the model at `path`; none if there is no model."""
     try:
-        return view(read_proto(path), path).data_files
+        graph = read_proto(path).graph
+        return {path.parent / ExternalDataInfo(t).location for t in graph.initializer if has_external_data(t)}
     except (ModelError, ValueError):
         return set()
 
 
-def data_file(path: Path) -> Path:
-    """Return the file beside a model at `path` that `write` puts external data into."""
-    return path.with_name(f"{path.name}.data")
+def _mentioned(weights: Path, place: Path) -> bool:
+    """Whether another model in the folder mentions a file; one that cannot be read counts as if it did."""
+    for path in weights.parent.glob("*.onnx"):
+        try:
+            if path == place or not path.is_file() or not path.stat().st_size:
+                continue
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(weights.name.encode()) >= 0:
+                    return True
+        except OSError:
+            return True
+    return False
 
 
-def write(proto: ModelProto, path: Path, folder: Path, external: bool = False) -> Path | None:
+def _usual_name(data: Path) -> str:
+    return data.name
+
+
+def write(
+    proto: ModelProto,
+    path: Path,
+    folder: Path,
+    external: bool = False,
+    name_of: Callable[[Path], str] = _usual_name,
+) -> Path | None:
     """Write `proto` to `path`; return the data file beside it, if external data was needed.
 
     Large tensors go to ``NAME.data`` when that is asked for, when some tensor is external already, or when the model
     would not fit a protobuf.
+
+    Args:
+        proto: the model; external tensors refer to files in `folder`.
+        path: where to write it.
+        folder: where the external data of `proto` lies now.
+        external: whether weights go to a file beside the model in any case.
+        name_of: says how the data file is to be called, once it is written.
     """
     tensors = proto.graph.initializer
     external = external or any(has_external_data(tensor) for tensor in tensors) or not fits_one_message(proto)
@@ -115,10 +170,14 @@ def write(proto: ModelProto, path: Path, folder: Path, external: bool = False) -
     slim = ModelProto()
     copy_fields(proto, slim, skip={"graph"})
     copy_fields(proto.graph, slim.graph, skip={"initializer"})
-    data = data_file(path)
-    with data.open("wb") as file:
-        for tensor in tensors:
-            slim.graph.initializer.append(_moved(tensor, folder, file, data.name))
+    written = data_file(path)
+    with written.open("wb") as file:
+        moved = [_moved(tensor, folder, file) for tensor in tensors]
+    data = written.rename(path.with_name(name_of(written)))
+    for tensor in moved:
+        if has_external_data(tensor):
+            tensor.external_data[0].value = data.name
+        slim.graph.initializer.append(tensor)
     path.write_bytes(serialize(slim))
     return data
 
@@ -161,24 +220,38 @@ def _varint(number: int) -> bytes:
     return bytes([*groups, number])
 
 
-def _moved(tensor: TensorProto, folder: Path, file: Any, location: str) -> TensorProto:
-    """Append the bytes of `tensor` to `file`, page-aligned; return the tensor that refers to them."""
+def _moved(tensor: TensorProto, folder: Path, file: BinaryIO) -> TensorProto:
+    """Append the bytes of `tensor` to `file`, page-aligned; return a tensor that says where in it."""
     if not has_external_data(tensor) and len(tensor.raw_data) <= SMALL_BYTES:
         return tensor
     moved = TensorProto()
     copy_fields(tensor, moved, skip={"raw_data", "external_data", "data_location"})
     file.seek(-file.tell() % 4096, os.SEEK_CUR)
     offset = file.tell()
-    if has_external_data(tensor):
-        info = ExternalDataInfo(tensor)
-        with (folder / info.location).open("rb") as source:
-            source.seek(info.offset or 0)
-            left = raw_length(tensor)
-            while left:
-                left -= file.write(source.read(min(left, 1 << 24)))
-    else:
-        file.write(tensor.raw_data)
+    for piece in _pieces(tensor, folder):
+        file.write(piece)
     moved.data_location = TensorProto.EXTERNAL
-    entries = {"location": location, "offset": offset, "length": file.tell() - offset}
-    moved.external_data.extend(onnx.StringStringEntryProto(key=k, value=str(v)) for k, v in entries.items())
+    moved.external_data.add(key="location")  # once it has a name
+    moved.external_data.add(key="offset", value=str(offset))
+    moved.external_data.add(key="length", value=str(file.tell() - offset))
     return moved
+
+
+def _pieces(tensor: TensorProto, folder: Path) -> Iterator[bytes]:
+    """Yield the bytes of a tensor, those of external data some at a time.
+
+    Raises:
+        ModelError: when its file has become shorter than it was when the model was read.
+    """
+    if not has_external_data(tensor):
+        yield tensor.raw_data
+        return
+    info, left = ExternalDataInfo(tensor), raw_length(tensor)
+    with (folder / info.location).open("rb") as source:
+        source.seek(info.offset or 0)
+        while left:
+            piece = source.read(min(left, 1 << 24))
+            if not piece:
+                raise cut_short(folder / info.location, tensor.name)
+            left -= len(piece)
+            yield piece
