@@ -90,6 +90,13 @@ def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
 Part: TypeAlias = "Layer | Mixer | Norm"
 
 
+def _target(part: Part, sums: _Sums) -> tuple[str, tuple[str, ...]]:
+    """Return the value of the original that a part is fitted to, and what the pruned model adds to its output."""
+    if isinstance(part, Layer):
+        return sums.target(part)
+    return (part.output if isinstance(part, Norm) else part.input), ()
+
+
 class _TooFew(Exception):
     """A part gives too few rows to hold any out; the message has their number."""
 
@@ -134,7 +141,7 @@ class _Refit:
         for number, part in enumerate(order):
             progress(f"{prefix}refitting layers", number + 1, len(order))
             if part.node.outputs[0] in self._traced.values:  # nodes between its start and its output may run again
-                self.old.reach(part.node.outputs[0])
+                self.old.reach(part.node.outputs[0], [_target(part, sums)[0]])
                 self.new.reach(part.node.outputs[0])
             outcomes.append(self._part(part, sums))
         return outcomes
@@ -178,7 +185,7 @@ class _Refit:
         weight = self._content(layer.weight)
         matrix = layer.matrix(weight)
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
-        train, held = self._moments(layer, matrix.shape, *sums.target(layer))
+        train, held = self._moments(layer, matrix.shape, *_target(layer, sums))
         fitted = fit(train, held, matrix, bias)
         if fitted.strength is None:
             return fitted

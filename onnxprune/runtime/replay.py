@@ -63,6 +63,7 @@ class Replay:
         self.contents: dict[str, Array] = {}  # constants whose contents replace those of the model
         self._stored: Sequence[Feeds] = batches
         self._place = 0  # the first of `model.top` that has not been passed
+        self._ahead: frozenset[str] = frozenset()  # stored values that are computed behind the place
         self._budget, self._threads = budget_bytes, threads
         self._order = {
             name: place
@@ -88,11 +89,12 @@ class Replay:
         Raises:
             ModelError: when ONNX Runtime cannot run the part.
         """
-        wanted, first = list(dict.fromkeys(names)), self._stored[0]
+        wanted, replaced = list(dict.fromkeys(names)), {**self.contents, **(contents or {})}
+        first = self._usable(replaced)
         fed = [name for name in wanted if name in first]
         constant = {name: self._constant(name, contents) for name in wanted if name in self.model.constants}
         computed = [name for name in wanted if name not in first and name not in constant]
-        session, inputs = self._session(computed, {**self.contents, **(contents or {})}) if computed else (None, ())
+        session, inputs = self._session(computed, replaced) if computed else (None, ())
         for number in range(len(self._stored)) if which is None else which:
             stored = self._stored[number]
             values = {**constant, **{name: stored[name] for name in fed}}
@@ -104,30 +106,44 @@ class Replay:
         content = (contents or {}).get(name, self.contents.get(name))
         return self.model.array(name) if content is None else content
 
+    def _usable(self, replaced: Mapping[str, Array]) -> Feeds:
+        """Return what is stored of the first batch, without what a constant that is replaced may change."""
+        first = self._stored[0]
+        return {name: first[name] for name in first if name not in self._ahead} if replaced else first
+
     def advance(self, name: str) -> None:
         """Move to right behind the node that makes `name`, see `stand_before`."""
         self.stand_before(self._order[name] + 1)
 
-    def reach(self, name: str) -> None:
+    def reach(self, name: str, ahead: Iterable[str] = ()) -> None:
         """Move to right before the node that makes `name`, see `stand_before`."""
-        self.stand_before(self._order[name])
+        self.stand_before(self._order[name], ahead)
 
-    def stand_before(self, place: int) -> None:
+    def stand_before(self, place: int, ahead: Iterable[str] = ()) -> None:
         """Move in front of the node at a place of `model.top`, if it is ahead; see `_Kept` for what is kept where.
 
         Values that are no tensors cannot be kept: the replay then stays where it is.
+
+        Args:
+            place: in `model.top`.
+            ahead: values that will be wanted there and are computed behind it. They are computed on the way and kept,
+                so that their nodes need not run once for them and once more to pass by; used as long as no constant
+                is replaced.
         """
         read = (value for value, last in self._last_read.items() if last >= place)
         alive = [value for value in read if self._order.get(value, -1) < place]
         if place <= self._place or not alive:
             return
-        kept = _Kept(self._budget)
-        try:
-            for values in self.run(alive):
-                kept.append(values)
-        except ModelError:
+        beyond = frozenset() if self.contents else frozenset(n for n in ahead if self._order.get(n, -1) >= place)
+        for more in (beyond, frozenset[str]()) if beyond else (beyond,):
+            kept = _Kept(self._budget)
+            try:
+                for values in self.run([*alive, *sorted(more)]):
+                    kept.append(values)
+            except ModelError:
+                continue
+            self._stored, self._place, self._ahead = kept, place, more
             return
-        self._stored, self._place = kept, place
 
     def _find_last_reads(self) -> dict[str, int]:
         """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
@@ -144,7 +160,7 @@ class Replay:
 
     def _session(self, names: Sequence[str], contents: Mapping[str, Array]) -> tuple[Session, tuple[str, ...]]:
         """Return a session from the stored values to `names`, and the stored values that it takes."""
-        stored = self._stored[0]
+        stored = self._usable(contents)
         needed, nodes = set(names), []
         for place in range(max(self._order[name] for name in names), -1, -1):
             node = self.model.nodes[self.model.top[place]]

@@ -250,3 +250,70 @@ def test_what_is_kept_is_a_sequence(folder):
     assert len(kept) == 4
     (inner,) = folder.iterdir()
     assert sorted(path.name for path in Path(inner).iterdir()) == ["2", "3"]
+
+
+# -- values that are computed ahead of the place -------------------------------------------------------------
+
+
+def sessions_made(replay, monkeypatch):
+    """Return a list that grows by the names wanted of each session that the replay makes."""
+    made, original = [], replay._session
+    monkeypatch.setattr(
+        replay, "_session", lambda names, contents: made.append(list(names)) or original(names, contents)
+    )
+    return made
+
+
+def test_values_ahead_are_computed_on_the_way_and_not_again(monkeypatch):
+    proto, feeds = branched(), batches()
+    replay = Replay(load(proto), feeds)
+    made = sessions_made(replay, monkeypatch)
+    replay.reach("c", ["c", "d", "x", "b"])
+    assert made == [["b", "c", "d"]]
+    for found, feed in zip(replay.run(["b", "c", "d"]), feeds, strict=True):
+        same(found, whole(proto, ["b", "c", "d"], feed))
+    replay.reach("f")
+    for found, feed in zip(replay.run(["y"]), feeds, strict=True):
+        same(found, whole(proto, ["y"], feed))
+    assert made[1:] == [["e"], ["y"]]
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_values_ahead_are_those_of_the_constants_of_the_run(once):
+    proto, feeds = branched(), batches()
+    replay = Replay(load(proto), feeds)
+    replay.reach("c", ["c"])
+    changed = {"w2": np.zeros((4, 4, 3, 3), np.float32)}
+    if not once:
+        replay.contents.update(changed)
+    for found in replay.run(["c", "d"], contents=changed if once else None):
+        assert not found["c"].any()
+        assert found["d"].any()
+    for found, feed in zip(replay.run(["c"]), feeds, strict=True):
+        assert found["c"].any() == once
+        if once:
+            same(found, whole(proto, ["c"], feed))
+
+
+def test_a_replay_with_other_constants_keeps_nothing_ahead(monkeypatch):
+    replay = Replay(load(branched()), batches())
+    replay.contents["w2"] = np.zeros((4, 4, 3, 3), np.float32)
+    made = sessions_made(replay, monkeypatch)
+    replay.reach("c", ["c"])
+    assert made == [["b"]]
+
+
+def test_what_is_no_tensor_ahead_does_not_keep_the_replay_from_moving(monkeypatch):
+    replay = Replay(load(branched()), batches())
+    original = replay._session
+
+    def refused(names, contents):
+        if "c" in names:
+            raise ModelError("no tensor")
+        return original(names, contents)
+
+    monkeypatch.setattr(replay, "_session", refused)
+    replay.reach("c", ["c"])
+    assert replay._place == replay._order["c"]
+    monkeypatch.undo()
+    assert next(replay.run(["c"]))["c"].any()
