@@ -1,7 +1,8 @@
 """Fixtures that several test files share, what belongs to the soak, and where coverage is measured.
 
 ``pytest --soak`` takes all cases; without it those that are marked `soak` are left out: they prove the same on more
-graphs (`tools/soak`).
+graphs, or need packages that only the soak has (`tools/soak`). A run in which a test was skipped is not green:
+``--allow-skips`` is for systems that lack what a test needs.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ UNTRACED = frozenset(
 
 def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="take the cases that are marked soak, too")
+    parser.addoption("--allow-skips", action="store_true", help="pass where a test was skipped")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -58,6 +60,19 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(str(size()))
+    if skipped(terminalreporter.config):
+        terminalreporter.write_line("tests were skipped, so this run is not green; --allow-skips lets it pass")
+
+
+def pytest_sessionfinish(session):
+    if session.exitstatus == pytest.ExitCode.OK and skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def skipped(config):
+    """Return whether a test was skipped that should have run."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return bool(reporter and reporter.stats.get("skipped")) and not config.getoption("--allow-skips")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -20,29 +19,13 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture
-def in_clone(tmp_path, monkeypatch):
-    """A folder that looks like the clone, in which commands may write."""
-    (tmp_path / "models").symlink_to(ROOT / "models")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def commands():
     lines = (line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines())
     return [shlex.split(line)[1:] for line in lines if line.startswith("onnxprune ")]
 
 
-def test_every_command_of_the_readme_works(in_clone, steady, monkeypatch):
+def test_every_command_of_the_readme_works(in_small_clone, steady):
     """With few samples: what a command prints of all of them is tested below."""
-    monkeypatch.setattr("onnxprune.planning.options.SAMPLES", 32)
-    (in_clone / "models").unlink()
-    (in_clone / "models").mkdir()
-    for path in (ROOT / "models").iterdir():
-        if path.suffix == ".npz":
-            np.savez(in_clone / "models" / path.name, **{n: array[:800] for n, array in np.load(path).items()})
-        else:
-            (in_clone / "models" / path.name).symlink_to(path)
     assert len(commands()) >= 5
     for arguments in commands():
         result = CliRunner().invoke(cli, arguments)
@@ -55,9 +38,11 @@ def test_the_scripts_of_the_readme_are_there_and_can_be_run():
         assert path.stat().st_mode & 0o111, f"tools/{name} is not executable"
 
 
-@pytest.mark.skipif(not (ROOT / ".ci").exists(), reason="not in a clone: a source distribution has no .ci")
 def test_ci_runs_what_the_readme_says():
-    assert "tools/test" in (ROOT / ".ci" / "run").read_text()
+    if (ROOT / ".ci").exists():
+        assert "tools/test" in (ROOT / ".ci" / "run").read_text()
+    else:
+        assert (ROOT / "PKG-INFO").exists(), "neither a clone nor a source distribution, which has no .ci"
 
 
 def masked(text):
@@ -86,13 +71,6 @@ def test_the_python_example_uses_what_there_is():
     for name in re.findall(r"onnxprune\.(\w+)", example):
         assert name in onnxprune.__all__
     assert len(example.splitlines()) <= 15
-
-
-def test_the_python_example_runs(in_clone):
-    for needed in ("torch", "onnxscript"):
-        pytest.importorskip(needed, reason=f"the example exports with torch, which needs {needed}")
-    exec(compile(blocks("python")[0], "README.md", "exec"), {})
-    assert (in_clone / "small.onnx").is_file()
 
 
 def test_every_link_of_the_readme_leads_somewhere():

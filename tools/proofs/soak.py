@@ -65,7 +65,7 @@ def parts(jobs: int) -> list[Part]:
         Part("zoo", "every graph of tests/zoo, pruned at 0.3 and proven", (*test, "tests/models/test_zoo.py")),
         Part(
             "bundled",
-            "every criterion on every bundled model, scopes in turn, with samples",
+            "every criterion on every bundled model, scopes in turn, with samples; programs that need PyTorch",
             (*test, "-m", "soak", "--ignore", "tests/models/test_zoo.py", "tests"),
         ),
         *random_parts,

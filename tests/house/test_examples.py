@@ -1,0 +1,209 @@
+"""Every block of code in the README and in docs/ is run: here, or in the soak where it needs PyTorch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper, save
+from PIL import Image
+
+import onnxprune
+from onnxprune.cli.group import cli
+from onnxprune.data.samples import load_data
+from tests.support.paths import ROOT
+
+RUN = ("sh", "python")  # languages that are run
+CHECKED = {"README.md": ("text",), "docs/report.md": ("json",)}  # by other tests: what a command prints, the schema
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code in a page."""
+
+    page: str
+    language: str
+    number: int  # among those of its language in the page, from 0
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.language}:{self.number}"
+
+
+def blocks_of(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    counts: dict[str, int] = {}
+    for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        counts[language] = counts.get(language, -1) + 1
+        yield Block(page, language, counts[language], code)
+
+
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+BLOCKS = {str(block): block for page in PAGES for block in blocks_of(page)}
+COMMANDS = [name for name, block in BLOCKS.items() if re.search(r"^onnxprune ", block.code, re.MULTILINE)]
+
+
+def commands(code):
+    joined = code.replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[1:] for line in joined.splitlines() if line.startswith("onnxprune ")]
+
+
+def python_of(name):
+    return compile(BLOCKS[name].code, name, "exec")
+
+
+def photos_model(path):
+    """A network for photos of any size: [n, 3, h, w] to 4 classes."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(16, 3, 3, 3)), "v": rng.normal(size=(4, 16, 1, 1))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="stem", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"]),
+        helper.make_node("Conv", ["c", "v"], ["d"], name="head"),
+        helper.make_node("Flatten", ["d"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])]
+    constants = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "photos", ports, outputs, constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_no_block_of_a_page_is_left_out():
+    """A new block needs a test: commands are run below, programs have one each."""
+    known = {*COMMANDS, *PROGRAMS, *WITH_TORCH, "README.md:sh:0", "docs/data.md:sh:0"}
+    rest = [b for name, b in BLOCKS.items() if name not in known and b.language not in CHECKED.get(b.page, ())]
+    assert [str(block) for block in rest if block.language or block.code.startswith("onnxprune")] == []
+    assert known <= set(BLOCKS)
+
+
+def test_the_first_commands_of_the_readme_are_scripts():
+    for line in BLOCKS["README.md:sh:0"].code.splitlines():
+        assert (ROOT / line.split()[0]).is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.startswith("README")])
+def test_every_command_of_the_docs_works(name, in_small_clone, steady):
+    folder = in_small_clone
+    (folder / "docs").mkdir()
+    for file, source in {"model.onnx": "vit.onnx", "samples.npz": "mnist_test.npz", "d.npz": "mnist_test.npz"}.items():
+        (folder / file).symlink_to(folder / "models" / source)
+    small = ["model.onnx", "--criterion", "l2", "--no-latency", "-o", "small.onnx"]
+    assert CliRunner().invoke(cli, small).exit_code == 0
+    for arguments in commands(BLOCKS[name].code):
+        result = CliRunner().invoke(cli, [*arguments, "--force"] if "-o" in arguments else arguments)
+        met = "the model meets latency=8ms, size=20MB already"  # 2 ms by `steady`: there is nothing to do
+        assert result.exit_code == 0 or met in result.output, (arguments, result.output)
+
+
+def test_every_way_to_prepare_images_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photos_model("model.onnx")
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    lines = BLOCKS["docs/data.md:sh:0"].code.splitlines()
+    ways = [shlex.split(line if "size=" in line else f"{line},size=24") for line in lines]
+    assert len(ways) >= 4
+    for way in ways:
+        command = ["model.onnx", "--criterion", "wanda", "--data", "photos", *way, "-o", "o.onnx", "--force"]
+        result = CliRunner().invoke(cli, [*command, "--no-latency"])
+        assert result.exit_code == 0, (way, result.output)
+
+
+# -- programs --------------------------------------------------------------------------------------------------
+
+
+def arrays_are_saved(_):
+    names = {"ids": np.ones((3, 4), np.int64), "mask": np.ones((3, 4), np.int64), "classes": np.arange(3)}
+    exec(python_of("docs/data.md:python:0"), {"numpy": np, **names})
+    assert set(np.load("data.npz")) == {"input_ids", "attention_mask", "labels"}
+
+
+def samples_are_yielded(folder):
+    (folder / "texts.txt").write_text("a b\nc d\n")
+
+    def tokenizer(text, return_tensors):
+        assert return_tensors == "np"
+        return {"input_ids": np.array([[ord(word) for word in text.split()]])}
+
+    names = {"tokenizer": tokenizer}
+    exec(python_of("docs/data.md:python:1"), names)
+    model = onnxprune.graph.read.load(ids_model())
+    data = load_data(names["samples"], model.inputs)
+    assert data.count == 2
+
+
+def ids_model():
+    port = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["n", "t"])
+    output = helper.make_tensor_value_info("y", TensorProto.INT64, ["n", "t"])
+    graph = helper.make_graph([helper.make_node("Identity", ["input_ids"], ["y"])], "ids", [port], [output])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def a_metric_is_a_function(folder):
+    (folder / "mine.py").write_text(BLOCKS["docs/report.md:python:0"].code)
+    command = ["compare", "models/vit.onnx", "models/vit.onnx", "--data", "models/mnist_test.npz"]
+    result = CliRunner().invoke(cli, [*command, "--metric", "mine:top5", "--json"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)["comparisons"][0]["fidelity"]["figures"]
+    assert 0.9 < figures["top5"] == figures["top5_before"] <= 1
+
+
+def groups_are_measured(_):
+    exec(python_of("docs/sensitivity.md:python:0"), {})
+
+
+def a_family_is_made(folder):
+    exec(python_of("docs/sweep.md:python:0"), {})
+    assert (folder / "family").is_dir()
+
+
+PROGRAMS = {
+    "docs/data.md:python:0": arrays_are_saved,
+    "docs/data.md:python:1": samples_are_yielded,
+    "docs/report.md:python:0": a_metric_is_a_function,
+    "docs/sensitivity.md:python:0": groups_are_measured,
+    "docs/sweep.md:python:0": a_family_is_made,
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_of_the_docs_works(name, in_small_clone, steady, capsys):
+    PROGRAMS[name](in_small_clone)
+
+
+# -- programs that need PyTorch ------------------------------------------------------------------------------------
+
+EXPORT = """
+import json, onnxprune, torch
+layers = torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
+model = torch.nn.Sequential(*layers).eval()
+torch.onnx.export(model, (torch.randn(2, 8),), "model.onnx", dynamo=True)
+result = onnxprune.prune("model.onnx", ratio=0.5, criterion="l2", round_to=1)
+result.save("small.onnx")
+json.dump(result.report, open("small.json", "w"))
+"""
+CHECK = """
+assert {tuple(w.shape) for w in state.values()} == {(8, 8), (8,), (4, 8), (4,)}, state
+"""
+WITH_TORCH = {"README.md:python:0": ("", ""), "docs/report.md:python:1": (EXPORT, CHECK)}  # what runs around each
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", WITH_TORCH)
+def test_every_program_with_torch_works(name, in_clone):
+    before, after = WITH_TORCH[name]
+    (in_clone / "program.py").write_text(before + BLOCKS[name].code + after)
+    ended = subprocess.run([sys.executable, "program.py"], check=False, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    assert (in_clone / "small.onnx").is_file()
