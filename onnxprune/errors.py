@@ -67,3 +67,29 @@ class VerificationError(OnnxpruneError):
 
 class CannotUnify(Exception):
     """Two axes that an op equates have no common refinement."""
+
+
+# -- what others say -----------------------------------------------------------------------------------------------
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """Return text of at most so many characters, without its middle if it is longer.
+
+    >>> shortened("x" * 500, 20)
+    'xxxxxxx ... xxxxxxxx'
+    """
+    kept = most - len(" ... ")
+    return text if len(text) <= most else f"{text[: kept // 2]} ... {text[len(text) - kept + kept // 2 :]}"
+
+
+def said(error: BaseException) -> str:
+    """Return kind and message of an exception, whoever raised it, in one line that can stand in a sentence.
+
+    >>> said(ValueError("no such photo"))
+    'ValueError: no such photo'
+    """
+    try:
+        message = shortened(" ".join(shortened(str(error), 3000).split()))
+    except Exception:  # its own words may fail, too
+        message = ""
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

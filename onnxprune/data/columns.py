@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 
+from onnxprune.errors import DataError
 from onnxprune.graph.tensors import Array, Shape
 
 LIMIT_BYTES = 256 * 2**20  # kept in memory; the rest goes to a temporary file
@@ -60,6 +62,9 @@ def gathered(parts: Iterable[Mapping[str, Array]], limit_bytes: int = LIMIT_BYTE
     Args:
         parts: arrays ``[samples, ...]`` by input, always of the same inputs and types; not kept.
         limit_bytes: of memory, beside the part that is being read.
+
+    Raises:
+        DataError: when they do not fit into a temporary file.
     """
     shapes: dict[str, list[Shape]] = {}
     dtypes: dict[str, np.dtype[Any]] = {}
@@ -84,18 +89,32 @@ def _spill(waiting: Mapping[str, list[Array]], files: dict[str, IO[bytes]], stac
     for name, arrays in waiting.items():
         if arrays and arrays[0].dtype.kind == "O":
             continue
-        if name not in files:
-            files[name] = stack.enter_context(tempfile.TemporaryFile(prefix="onnxprune-"))  # noqa: SIM115 - it is
-        for array in arrays:
-            files[name].write(array.tobytes())
+        with storing():
+            if name not in files:
+                files[name] = stack.enter_context(tempfile.TemporaryFile(prefix="onnxprune-"))  # noqa: SIM115 - it is
+            for array in arrays:
+                files[name].write(array.tobytes())
+            files[name].flush()
         arrays.clear()
+
+
+@contextlib.contextmanager
+def storing() -> Iterator[None]:
+    """Say what to do where samples do not fit into the folder of temporary files, or there is none."""
+    try:
+        yield
+    except OSError as error:
+        folder = os.environ.get("TMPDIR") or tempfile.tempdir or "the folder of temporary files"
+        raise DataError(
+            f"samples of more than {LIMIT_BYTES // 2**20} MiB go to a temporary file, which {folder} does not take: "
+            f"{error.strerror or error}; set TMPDIR to a folder with room, or give fewer samples"
+        ) from None
 
 
 def _flat(waiting: dict[str, list[Array]], files: Mapping[str, IO[bytes]], name: str, dtype: np.dtype[Any]) -> Array:
     """Return all elements of an input ``[elements]``."""
     if name not in files:
         return np.concatenate(waiting.pop(name))
-    files[name].flush()
     if not files[name].tell():
         return np.empty(0, dtype)
     return np.memmap(files[name], dtype, "r")  # the mapping keeps the file open by itself

@@ -10,15 +10,24 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxprune.data.columns import Column, Samples, gathered, length
-from onnxprune.data.fitting import LABELS, check_names, checked_labels, counted, fitted, static_firsts, with_samples
-from onnxprune.errors import DataError
+from onnxprune.data.fitting import (
+    LABELS,
+    MOST_SAMPLES,
+    check_names,
+    checked_labels,
+    counted,
+    fitted,
+    static_firsts,
+    with_samples,
+)
+from onnxprune.errors import DataError, said
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
@@ -26,6 +35,7 @@ MAX_SAMPLES = 10_000  # taken of an iterable without a length: it may never end
 Table: TypeAlias = tuple[dict[str, Samples], "Array | None", int]  # columns by input, labels, number of samples
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_OF_OTHERS = (Exception, SystemExit, GeneratorExit)  # what code of others may raise; an interrupt ends the run
 _EXPECTED = "a dict by input name, a tuple in the order of the inputs, or an array"
 
 
@@ -76,7 +86,7 @@ def called(source: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _raised(source, error, "importing its module") from error
         raise DataError(f"{source}: there is no module {module_name!r} in the current folder or on sys.path") from None
-    except (Exception, SystemExit) as error:
+    except _OF_OTHERS as error:
         raise _raised(source, error, "importing its module") from error
     function = getattr(module, name, None)
     if function is None:
@@ -84,18 +94,26 @@ def called(source: str) -> Any:
     if not callable(function):
         kind = type(function).__name__
         raise DataError(f"{source} is of type {kind}; expected a function without arguments that yields feeds")
+    return made_by(source, function)
+
+
+def made_by(source: str, function: Callable[[], Any]) -> Any:
+    """Return what a function of the user returns.
+
+    Raises:
+        DataError: when it raises.
+    """
     try:
         return function()
-    except (Exception, SystemExit) as error:
+    except _OF_OTHERS as error:
         raise _raised(source, error, "the function") from error
 
 
 def _raised(source: str, error: BaseException, what: str) -> DataError:
     """Return the error for an exception in the user's code, with the line that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     place = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return DataError(f"{source}: {what} raised {said} ({place})")
+    return DataError(f"{source}: {what} raised {said(error)} ({place})")
 
 
 def each(source: str, feeds: Any) -> Iterator[tuple[str, Any]]:
@@ -110,6 +128,8 @@ def each(source: str, feeds: Any) -> Iterator[tuple[str, Any]]:
         iterator = iter(feeds)
     except TypeError:
         raise DataError(f"{source}: expected feeds, each {_EXPECTED}, got {type(feeds).__name__}") from None
+    except _OF_OTHERS as error:
+        raise _raised(source, error, "reading its feeds") from error
     number = 0
     while True:
         number += 1
@@ -117,9 +137,21 @@ def each(source: str, feeds: Any) -> Iterator[tuple[str, Any]]:
             feed = next(iterator)
         except StopIteration:
             return
-        except (Exception, SystemExit) as error:
+        except _OF_OTHERS as error:
             raise _raised(source, error, f"reading feed {number}") from error
         yield f"{source}: feed {number}", feed
+
+
+def length_of(feeds: Any) -> int | None:
+    """Return how many feeds there are, None where that is not known: a loader of a stream has no length to tell.
+
+    >>> length_of([1, 2]), length_of(iter([1, 2]))
+    (2, None)
+    """
+    try:
+        return len(feeds)
+    except _OF_OTHERS:
+        return None
 
 
 # -- feeds -------------------------------------------------------------------------------------------------
@@ -155,7 +187,8 @@ def _parts(
 ) -> Iterator[dict[str, Array]]:
     """Yield arrays ``[samples, ...]`` by input, and labels; scalar inputs go to `scalars`."""
     at_once = next(iter(static_firsts(inputs).values()), 1)
-    left = sys.maxsize if max_samples is None else max(max_samples // at_once, 1) * at_once
+    most = MOST_SAMPLES + at_once if max_samples is None else max_samples  # one batch more than may be
+    left = max(most // at_once, 1) * at_once
     names: set[str] = set()
     for where, feed in feeds:
         part = fitted_feed(where, feed_arrays(where, feed, inputs), inputs)
@@ -176,7 +209,7 @@ def _parts(
 def feed_arrays(where: str, feed: Any, inputs: Sequence[Port]) -> dict[str, Array]:
     """Return the arrays of a feed by name; a tuple holds one per input, and may end with labels."""
     if isinstance(feed, Mapping):
-        return {str(name): as_array(where, str(name), value) for name, value in feed.items()}
+        return arrays_of(where, feed)
     names = [port.name for port in inputs]
     values = list(feed) if isinstance(feed, (tuple, list)) else [feed]
     if len(values) == len(names) + 1 and LABELS not in names:
@@ -189,6 +222,19 @@ def feed_arrays(where: str, feed: Any, inputs: Sequence[Port]) -> dict[str, Arra
     return {name: as_array(where, name, value) for name, value in zip(names, values, strict=True)}
 
 
+def arrays_of(where: str, feed: Mapping[Any, Any]) -> dict[str, Array]:
+    """Return the arrays of a mapping by name.
+
+    Raises:
+        DataError: when it raises, or holds anything else.
+    """
+    try:
+        values = {str(name): value for name, value in feed.items()}
+    except _OF_OTHERS as error:
+        raise _raised(where, error, "reading its arrays") from error
+    return {name: as_array(where, name, value) for name, value in values.items()}
+
+
 def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> dict[str, Array]:
     """Return the arrays of one feed in the types of the inputs, all with an axis of samples, and its labels.
 
@@ -199,16 +245,16 @@ def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port])
     fitted_arrays = {port.name: fitted(where, with_samples(arrays[port.name], port), port) for port in inputs}
     count = counted(where, fitted_arrays)
     if LABELS in arrays and LABELS not in fitted_arrays:
-        labels = arrays[LABELS]
-        fitted_arrays[LABELS] = checked_labels(
-            where, labels.reshape(1) if not labels.ndim and count == 1 else labels, count
-        )
+        fitted_arrays[LABELS] = checked_labels(where, arrays[LABELS], count)
     return fitted_arrays
 
 
 def is_array(value: object) -> bool:
     """Whether a value is an array of numpy or of another library: a tensor."""
-    return isinstance(value, np.ndarray) or hasattr(value, "__array__") or callable(getattr(value, "numpy", None))
+    try:
+        return isinstance(value, np.ndarray) or hasattr(value, "__array__") or callable(getattr(value, "numpy", None))
+    except Exception:  # whatever raises when it is asked for an attribute is no array
+        return False
 
 
 def as_array(where: str, name: str, value: Any) -> Array:
@@ -223,9 +269,8 @@ def as_array(where: str, name: str, value: Any) -> Array:
         if not hasattr(value, "__array__") and callable(getattr(value, "numpy", None)):
             value = value.numpy()
         array = np.asarray(value)
-    except Exception as error:
-        said = " ".join(str(error).split())
-        message = f"cannot be made an array from {type(value).__name__}: {said}"
+    except _OF_OTHERS as error:
+        message = f"cannot be made an array from {type(value).__name__}: {said(error)}"
         raise DataError(f"{where}: array {name!r} {message}") from error
     if array.dtype.kind == "O" and not all(isinstance(item, str) for item in array.reshape(-1)):
         kind = type(value).__name__

@@ -7,14 +7,18 @@ expected and what it holds; nothing is guessed from the order of arrays or from 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port
-from onnxprune.graph.tensors import Array
+from onnxprune.graph.tensors import Array, Shape
 
 LABELS = "labels"  # the name of the array of labels, unless the model has an input of this name
+MOST_SAMPLES = 10_000_000  # of one source: what is done for each sample would take hours
+_TEXT_BYTES = 256 * 2**20  # text stays in memory
+_CASTS = {("float", "float"), ("int", "float"), ("bool", "float"), ("int", "int"), ("bool", "int")}
 
 
 def static_firsts(inputs: Sequence[Port]) -> dict[str, int]:
@@ -48,16 +52,40 @@ def described(port: Port) -> str:
 
 def fitted(where: object, array: Array, port: Port) -> Array:
     """Return the array of an input in the type of the input, after all checks of shape, type and values."""
+    dtype = check_array(where, port, array.shape, array.dtype)
+    _check_finite(where, port.name, array)
+    return _cast(where, array, port.name, dtype)
+
+
+def check_array(
+    where: object, port: Port, shape: Shape, dtype: np.dtype[Any], *, may_lack_axis: bool = False
+) -> np.dtype[Any]:
+    """Return the type of an input if it can take an array of this shape and type, whatever its values.
+
+    Args:
+        where: words for the source of the array.
+        port: the input.
+        shape: of the array.
+        dtype: of the array.
+        may_lack_axis: whether it may be one sample, without the axis of samples.
+
+    Raises:
+        DataError: when it cannot, or there are no samples.
+    """
     if port.dtype is None:
         raise DataError(f"{where}: input {port.name!r} is no tensor; an .npz file cannot hold data for it")
-    shape = port.shape
-    if shape is not None and not fits(array.shape, shape):
+    is_one = may_lack_axis and lacks_axis(shape, port)
+    if port.shape is not None and not fits(shape, port.shape) and not is_one:
         expected = f"expected {described(port)} with the samples along the first axis"
-        raise DataError(f"{where}: array {port.name!r} has shape {list(array.shape)}, {expected}")
-    if array.ndim and not len(array):
-        raise DataError(f"{where}: array {port.name!r} of shape {list(array.shape)} holds no samples")
-    _check_finite(where, port.name, array)
-    return _cast(where, array, port.name, port.dtype)
+        raise DataError(f"{where}: array {port.name!r} has shape {list(shape)}, {expected}")
+    if shape and not shape[0] and not is_one:
+        raise DataError(f"{where}: array {port.name!r} of shape {list(shape)} holds no samples")
+    if shape and not is_one:
+        check_most(where, shape[0])
+    if dtype != port.dtype and not _is_text(dtype, port.dtype) and (_kind(dtype), _kind(port.dtype)) not in _CASTS:
+        message = f"has type {dtype}, the input takes {port.dtype}; convert the array as is right for the model"
+        raise DataError(f"{where}: array {port.name!r} {message}")
+    return port.dtype
 
 
 def with_samples(array: Array, port: Port) -> Array:
@@ -66,9 +94,13 @@ def with_samples(array: Array, port: Port) -> Array:
     >>> with_samples(np.zeros((3, 8)), Port("x", None, ("n", 3, "w"))).shape
     (1, 3, 8)
     """
+    return array[None] if lacks_axis(array.shape, port) else array
+
+
+def lacks_axis(shape: Shape, port: Port) -> bool:
+    """Whether this is the shape of one sample, without the axis of samples."""
     stated = port.shape
-    alone = stated is not None and array.ndim == len(stated) - 1 and fits((1, *array.shape), stated)
-    return array[None] if alone else array
+    return stated is not None and len(shape) == len(stated) - 1 and fits((1, *shape), stated)
 
 
 def fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
@@ -88,15 +120,11 @@ def _check_finite(where: object, name: str, array: Array) -> None:
 
 def _cast(where: object, array: Array, name: str, dtype: np.dtype[np.generic]) -> Array:
     """Return `array` as `dtype` where that keeps its meaning: to floats, wider or fitting integers."""
-    if array.dtype == dtype or (dtype.kind == "O" and array.dtype.kind == "U"):
+    if array.dtype == dtype or _is_text(array.dtype, dtype):
         return array.astype(dtype, copy=False)
-    old, new = _kind(array.dtype), _kind(dtype)
-    if (old, new) not in {("float", "float"), ("int", "float"), ("bool", "float"), ("int", "int"), ("bool", "int")}:
-        message = f"has type {array.dtype}, the input takes {dtype}; convert the array as is right for the model"
-        raise DataError(f"{where}: array {name!r} {message}")
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
-    if new == "float":
+    if _kind(dtype) == "float":
         kept = np.isfinite(cast.astype(np.float64))
     else:  # the way back alone is not enough: uint64 and int64 wrap around both ways
         kept = (cast.astype(array.dtype) == array) & ((cast < 0) == (array < 0))
@@ -106,9 +134,31 @@ def _cast(where: object, array: Array, name: str, dtype: np.dtype[np.generic]) -
     return cast
 
 
+def _is_text(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Whether a type is that of text, and text is wanted."""
+    return wanted.kind == "O" and dtype.kind == "U"
+
+
 def _kind(dtype: np.dtype[np.generic]) -> str:
     """Return float, int, bool or other; by name, because numpy's kinds do not know bfloat16 and int4."""
     return next((kind for kind in ("float", "int", "bool") if kind in dtype.name), "other")
+
+
+def check_most(where: object, count: int) -> None:
+    """Raise DataError for more samples than any run could look at."""
+    if count > MOST_SAMPLES:
+        raise DataError(
+            f"{where}: {count} samples are more than {MOST_SAMPLES:,}, the most that are taken; give a part"
+        )
+
+
+def check_text(where: object, name: str, dtype: np.dtype[Any], nbytes: int) -> None:
+    """Raise DataError for more text than is kept in memory."""
+    if dtype.kind in "US" and nbytes > _TEXT_BYTES:
+        mib = _TEXT_BYTES // 2**20
+        raise DataError(
+            f"{where}: array {name!r} holds more than {mib} MiB of text, which stays in memory; give a part"
+        )
 
 
 def check_count(where: object, count: int, inputs: Sequence[Port]) -> None:
@@ -139,9 +189,20 @@ def counted(where: object, feeds: Mapping[str, Array]) -> int:
     return next(iter(counts.values()))
 
 
-def checked_labels(where: object, labels: Array, count: int) -> Array:
-    """Return labels as int64 ``[count]``."""
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+def check_labels(where: object, shape: Shape, dtype: np.dtype[Any], count: int) -> None:
+    """Raise DataError unless labels have one class index per sample, whatever their values; one may lack the axis."""
+    if (shape != (count,) and not (shape == () and count == 1)) or dtype.kind not in "iu":
         expected = f"expected [{count}] integers, one class index per sample"
-        raise DataError(f"{where}: array {LABELS!r} has shape {list(labels.shape)} and type {labels.dtype}, {expected}")
-    return labels.astype(np.int64)
+        raise DataError(f"{where}: array {LABELS!r} has shape {list(shape)} and type {dtype}, {expected}")
+
+
+def checked_labels(where: object, labels: Array, count: int) -> Array:
+    """Return labels as int64 ``[count]``.
+
+    Raises:
+        DataError: when they are no class indices, one per sample.
+    """
+    check_labels(where, labels.shape, labels.dtype, count)
+    if labels.dtype.kind == "u" and int(labels.max()) >= 2**63:
+        raise DataError(f"{where}: array {LABELS!r} holds {labels.max()}, which is no class index")
+    return labels.astype(np.int64).reshape(count)

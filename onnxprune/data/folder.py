@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
-from collections.abc import Iterator, Sequence
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxprune.data.archive import read_archive
+from onnxprune.data.archive import array_in, feeds_in
 from onnxprune.data.feeds import Table, read_feeds
-from onnxprune.data.fitting import LABELS
+from onnxprune.data.fitting import LABELS, checked_labels
 from onnxprune.data.images import SUFFIXES, Preprocess, image_column
-from onnxprune.errors import DataError
+from onnxprune.data.npy import open_npy
+from onnxprune.data.opening import open_ordinary
+from onnxprune.errors import DataError, shortened
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
 _LABEL_FILES = tuple(f"{LABELS}{suffix}" for suffix in (".npy", ".txt", ".csv"))
+_LABEL_BYTES = 64 * 2**20  # of a file of labels
 _KINDS = {".npz": ".npz files", ".npy": ".npy files", **dict.fromkeys(SUFFIXES, "images")}
 
 
 def files_in(folder: Path) -> tuple[Path, ...]:
-    """Return the files of a folder that are samples or labels, also in folders within, sorted by name."""
-    paths = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
+    """Return the files of a folder that are samples or labels, also in folders within, sorted by name.
+
+    What is called like one and is none (a pipe, a link that leads nowhere) is among them: opening it says so.
+    """
+    try:
+        names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    except (OSError, RecursionError) as error:
+        raise DataError(f"{folder}: cannot be listed: {getattr(error, 'strerror', None) or 'it is too deep'}") from None
+    shown = {name: path for name, path in names.items() if not re.search(r"(^|/)\.", name)}
     wanted = (*_KINDS, ".txt", ".csv")
-    kept = {name: path for name, path in paths.items() if path.suffix.lower() in wanted}
+    kept = {name: path for name, path in shown.items() if path.suffix.lower() in wanted and not path.is_dir()}
     return tuple(p for n, p in sorted(kept.items()) if p.suffix.lower() in _KINDS or n in _LABEL_FILES)
 
 
@@ -62,19 +73,12 @@ def read_folder(folder: Path, inputs: Sequence[Port], preprocess: Preprocess | N
 def _feeds(paths: Sequence[Path], inputs: Sequence[Port]) -> Iterator[tuple[str, Any]]:
     for path in paths:
         if path.suffix.lower() == ".npz":
-            yield str(path), read_archive(path)
+            yield from feeds_in(path, inputs)
         elif len(inputs) == 1:
-            yield str(path), {inputs[0].name: _read_array(path)}
+            yield from array_in(path, inputs[0])
         else:
             names = ", ".join(repr(port.name) for port in inputs)
             raise DataError(f"{path}: an .npy file holds one array, the model takes {names}; give .npz files")
-
-
-def _read_array(path: Path) -> Array:
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError):
-        raise DataError(f"{path}: not an .npy file of numbers; write one with numpy.save(path, array)") from None
 
 
 # -- labels ------------------------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ def _read_array(path: Path) -> Array:
 def _classes(folder: Path, paths: Sequence[Path]) -> Array | None:
     """Return the class of each image where all lie in folders named by it; None where no image does."""
     names = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths]
-    indices = [int(name) if name.isascii() and name.isdigit() else None for name in names]
+    indices = [int(name) if re.fullmatch(r"[0-9]{1,18}", name) else None for name in names]
     if all(index is None for index in indices):
         return None
     if None in indices:
@@ -95,31 +99,65 @@ def _classes(folder: Path, paths: Sequence[Path]) -> Array | None:
 def _read_labels(file: Path, folder: Path, paths: Sequence[Path], count: int) -> Array:
     """Return labels ``[samples]`` in the order of the samples; a .csv may name the file of each."""
     if file.suffix == ".npy":
-        labels = _read_array(file)
-    else:
-        rows = _rows(file)
-        if rows and len(rows[0]) == 2:
-            rows = _by_name(file, rows, [path.relative_to(folder).as_posix() for path in paths])
-        labels = np.array([_index(file, row) for row in rows], np.int64)
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        got = f"shape {list(labels.shape)} and type {labels.dtype}"
-        raise DataError(f"{file}: has {got}, expected [{count}] integers, one class index per sample sorted by file")
-    return labels.astype(np.int64)
+        return _labels_of(file, count)
+    rows = _rows(file)
+    first = list(itertools.islice(rows, 1))
+    rows = itertools.chain(first, rows)
+    if first and len(first[0]) == 2:
+        rows = iter(_by_name(file, rows, [path.relative_to(folder).as_posix() for path in paths]))
+    labels = np.array([_index(file, row) for row in itertools.islice(rows, count + 1)], np.int64)
+    if len(labels) != count:
+        held = f"more than {count}" if len(labels) > count else str(len(labels))
+        raise DataError(f"{file}: has {held} class indices, expected {count}, one per sample sorted by file")
+    return labels
 
 
-def _rows(file: Path) -> list[list[str]]:
-    """Return the cells of each line, without a line of headings."""
+def _labels_of(file: Path, count: int) -> Array:
+    stored = open_npy(file)
+    with stored.file:
+        if stored.shape != (count,) or stored.dtype.kind not in "iu":
+            got = f"shape {list(stored.shape)} and type {stored.dtype}"
+            raise DataError(f"{file}: has {got}, expected [{count}] integers, one class index per sample")
+        return checked_labels(file, stored.whole(), count)
+
+
+def _rows(file: Path) -> Iterator[list[str]]:
+    """Yield the cells of each line that has any, without a line of headings."""
+    with open_ordinary(file) as opened:
+        content = opened.read(_LABEL_BYTES + 1)
+    if len(content) > _LABEL_BYTES:
+        raise DataError(f"{file}: is longer than {_LABEL_BYTES // 2**20} MiB; expected one class index a line")
+    lines = io.StringIO(_decoded(content), newline=None)
+    is_first = file.suffix == ".csv"
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{file}: cannot be read; expected one class index a line") from None
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
-    is_heading = bool(rows) and file.suffix == ".csv" and not rows[0][-1].lstrip("-").isdigit()
-    return rows[1:] if is_heading else rows
+        for row in csv.reader(lines, delimiter=_delimiter(lines)):
+            cells = [cell.strip() for cell in row]
+            if any(cells) and not (is_first and not cells[-1].lstrip("-").isdigit()):
+                yield cells
+            is_first = is_first and not any(cells)
+    except csv.Error as error:
+        raise DataError(f"{file}: cannot be read: {error}; expected one class index a line") from None
 
 
-def _by_name(file: Path, rows: Sequence[Sequence[str]], names: Sequence[str]) -> list[list[str]]:
-    by_name = {row[0]: [row[-1]] for row in rows}
+def _decoded(content: bytes) -> str:
+    """Return text of UTF-8 or UTF-16, as spreadsheets write it, or of one of the old encodings of one byte a letter."""
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")  # digits are digits there, too; a name that differs is said to be missing
+
+
+def _delimiter(lines: io.StringIO) -> str:
+    """Return what stands between the cells: a comma, or what spreadsheets write where a comma is part of numbers."""
+    first = lines.readline()
+    lines.seek(0)
+    return next((mark for mark in ",;\t" if mark in first), ",")
+
+
+def _by_name(file: Path, rows: Iterable[Sequence[str]], names: Sequence[str]) -> list[list[str]]:
+    wanted = set(names)
+    by_name = {row[0]: [row[-1]] for row in rows if row[0] in wanted}
     missing = [name for name in names if name not in by_name]
     if missing:
         raise DataError(f"{file}: no line for {missing[0]}; expected FILE,INDEX for each of {len(names)} files")
@@ -127,8 +165,8 @@ def _by_name(file: Path, rows: Sequence[Sequence[str]], names: Sequence[str]) ->
 
 
 def _index(file: Path, row: Sequence[str]) -> int:
-    try:
+    with contextlib.suppress(ValueError):
         (cell,) = row
-        return int(cell)
-    except ValueError:
-        raise DataError(f"{file}: {','.join(row)!r} is no class index; expected one integer a line") from None
+        if -(2**63) <= int(cell) < 2**63:
+            return int(cell)
+    raise DataError(f"{file}: {shortened(','.join(row))!r} is no class index; expected one integer a line")

@@ -5,8 +5,10 @@ Pillow reads them; it is imported only where there are images.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,14 @@ import numpy as np
 from onnxprune import check
 from onnxprune.data.columns import Column
 from onnxprune.data.fitting import described, fitted
+from onnxprune.data.opening import open_ordinary
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF", "TIFF")  # never one that another program decodes
+_MOST_PIXELS = 178_956_970  # of an image, as it is and as it becomes: twice what Pillow takes for usual
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV")  # 8 bits
 
 
@@ -131,8 +136,9 @@ def _checked(preprocess: Preprocess, explicit: bool) -> Preprocess:
     check.positive("preprocess setting 'scale'", preprocess.scale)
     if check.positive("preprocess setting 'crop'", preprocess.crop) > 1:
         raise OptionError(f"preprocess setting 'crop' is a share of the image, at most 1, got {preprocess.crop:g}")
-    if preprocess.size is not None and min(preprocess.size) < 1:
-        raise OptionError(f"preprocess setting 'size' must be at least 1, got {'x'.join(map(str, preprocess.size))}")
+    if preprocess.size is not None and not 1 <= min(preprocess.size) <= math.prod(preprocess.size) <= _MOST_PIXELS:
+        bound = "at least 1" if min(preprocess.size) < 1 else f"of at most {_MOST_PIXELS:,} pixels"
+        raise OptionError(f"preprocess setting 'size' must be {bound}, got {'x'.join(map(str, preprocess.size))}")
     return preprocess
 
 
@@ -242,26 +248,46 @@ def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
     except ImportError:
         raise DataError(f"{path}: images are read by Pillow; pip install 'onnxprune[images]' installs it") from None
     try:
-        with Image.open(path) as image:
-            mode = image.mode
-            if mode in _MODES:
+        with open_ordinary(path) as file, _silenced(), Image.open(file, formats=_FORMATS) as image:
+            mode, (width, height) = image.mode, image.size
+            if mode in _MODES and width * height <= _MOST_PIXELS:
                 return use(image)
+    except DataError:
+        raise
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{path}: has more than {_MOST_PIXELS:,} pixels, the most that are read; scale it down"
+        ) from None
     except Exception as error:  # whatever a damaged file makes a decoder raise
         message = "cannot be read as an image: it is damaged, or of another format than its name says"
         raise DataError(f"{path}: {message} ({type(error).__name__})") from error
+    if width * height > _MOST_PIXELS:
+        raise DataError(f"{path}: has {width}x{height} pixels, at most {_MOST_PIXELS:,} are read; scale it down")
     raise DataError(f"{path}: has pixels of mode {mode}, expected 8 bits a channel; convert it, or give .npy files")
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what Pillow warns of from the terminal: sizes are checked here, and odd metadata is not read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _pixels(path: Path, image: Any, settings: Preprocess) -> Array:
     """Return the pixels ``[height, width, channels]``, resized and cropped, in the order of channels that is wanted."""
     height, width = settings.size or (image.height, image.width)
-    image = image.convert("L" if settings.color == "grey" else "RGB")
+    wanted = "L" if settings.color == "grey" else "RGB"
+    image = image if image.mode == wanted else image.convert(wanted)
     if settings.fit == "stretch":
         resized = (width, height)
     else:
         covered = math.floor(height / settings.crop) / image.height, math.floor(width / settings.crop) / image.width
         factor = max(covered)
         resized = (max(width, int(image.width * factor + 1e-6)), max(height, int(image.height * factor + 1e-6)))
+    if math.prod(resized) > _MOST_PIXELS:
+        becomes = f"{image.width}x{image.height} would become {resized[0]}x{resized[1]} before it is cropped"
+        raise DataError(f"{path}: {becomes}, at most {_MOST_PIXELS:,} pixels are made; cut it, or say fit=stretch")
     if resized != image.size:
         from PIL import Image  # noqa: PLC0415
 

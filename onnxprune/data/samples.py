@@ -22,7 +22,7 @@ from onnxprune.data.archive import in_parts, read_archive
 from onnxprune.data.columns import Column, Samples, shape_of, stacked
 from onnxprune.data.feeds import (
     MAX_SAMPLES,
-    as_array,
+    arrays_of,
     called,
     each,
     feed_arrays,
@@ -30,11 +30,14 @@ from onnxprune.data.feeds import (
     importable,
     is_array,
     is_function,
+    length_of,
+    made_by,
     read_feeds,
 )
 from onnxprune.data.fitting import (
     LABELS,
     check_count,
+    check_most,
     check_names,
     checked_labels,
     counted,
@@ -129,8 +132,8 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
         parts = in_parts(path, inputs)
         if parts is not None:
             return _data(path, *read_feeds(path, parts, inputs, None), inputs)
-        return _whole(path, read_archive(path), inputs)
-    feeds = source() if callable(source) and not is_array(source) else source
+        return _whole(path, read_archive(path, inputs), inputs)
+    feeds = made_by("data", source) if callable(source) and not is_array(source) else source
     if not (is_array(feeds) or hasattr(feeds, "__iter__") or hasattr(feeds, "__getitem__")):
         expected = "a path, the name module:function, arrays, or an iterable of feeds"
         raise DataError(f"data must be {expected}, got {type(feeds).__name__}")
@@ -149,11 +152,13 @@ def files_of(source: Any) -> tuple[Path, ...]:
 def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | None) -> Data:
     """Return the data of arrays that hold all samples, or of an iterable of feeds."""
     if isinstance(feeds, Mapping):
-        return _whole(source, {str(n): as_array(source, str(n), value) for n, value in feeds.items()}, inputs)
+        return _whole(source, arrays_of(source, feeds), inputs)
     if is_array(feeds):
         return _whole(source, feed_arrays(source, feeds, inputs), inputs)
-    most = max_samples if max_samples or hasattr(feeds, "__len__") else MAX_SAMPLES
-    return _data(source, *read_feeds(source, each(source, feeds), inputs, most), inputs)
+    known = length_of(feeds)
+    most = max_samples or (MAX_SAMPLES if known is None else None)
+    taken = itertools.islice(each(source, feeds), max(known or 0, MAX_SAMPLES))  # a length may be wrong
+    return _data(source, *read_feeds(source, taken, inputs, most), inputs)
 
 
 def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> Data:
@@ -168,6 +173,7 @@ def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -
 def _data(
     where: object, columns: Mapping[str, Samples], labels: Array | None, count: int, inputs: Sequence[Port]
 ) -> Data:
+    check_most(where, count)
     check_count(where, count, inputs)
     return Data(columns, labels, count, batch_size(inputs, 1))
 

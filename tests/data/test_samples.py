@@ -520,6 +520,91 @@ def test_a_generator_that_never_ends(monkeypatch):
     assert load_data([ROWS] * 3, [X]).count == 15
 
 
+class Stream:
+    """Feeds without end, and what they say of their length."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __iter__(self):
+        return itertools.repeat(ROWS[:1])
+
+    def __len__(self):
+        if isinstance(self.length, int):
+            return self.length
+        raise self.length
+
+
+@pytest.mark.parametrize("length", [TypeError("a stream has no length"), 3, 2**70, -1, SystemExit()])
+def test_a_length_that_is_wrong(monkeypatch, length):
+    monkeypatch.setattr(module, "MAX_SAMPLES", 12)
+    monkeypatch.setattr("onnxprune.data.feeds.MOST_SAMPLES", 30)
+    assert load_data(Stream(length), [X]).count == 12
+
+
+def test_a_length_that_is_large_and_wrong(monkeypatch):
+    for place in ("feeds", "fitting"):
+        monkeypatch.setattr(f"onnxprune.data.{place}.MOST_SAMPLES", 30)
+    with pytest.raises(DataError, match=r"^data: 31 samples are more than 30, the most that are taken; give a part$"):
+        load_data(Stream(10**9), [X])
+
+
+class Silent(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+RAISED = {
+    ValueError("x" * 10**7): f"ValueError: {'x' * 147} ... {'x' * 148}",
+    ValueError("two\nlines"): "ValueError: two lines",
+    Silent(): "Silent",
+    MemoryError(): "MemoryError",
+    RecursionError("deep"): "RecursionError: deep",
+    GeneratorExit(): "GeneratorExit",
+    SystemExit(3): "SystemExit: 3",
+    AssertionError(): "AssertionError",
+}
+
+
+@pytest.mark.parametrize("error", RAISED)
+@pytest.mark.parametrize("when", ["called", "iterated", "read", "mapped", "array"])
+def test_code_of_others_may_raise_anything(error, when):
+    def feeds():
+        if when == "read":
+            raise error
+        yield Odd()
+
+    def fails(*_, **__):
+        raise error
+
+    name = {"iterated": "__iter__", "mapped": "items", "array": "__array__"}.get(when, "unused")
+    Odd = type("Odd", (dict if when == "mapped" else object,), {name: fails})  # noqa: N806
+
+    source = {"called": fails, "iterated": Odd(), "mapped": [Odd()], "array": [Odd()], "read": feeds}[when]
+    with pytest.raises(DataError) as caught:
+        load_data(source, [X])
+    assert RAISED[error] in str(caught.value)
+    assert str(caught.value).startswith("data: ")
+
+
+def test_an_interrupt_is_no_error_of_the_data():
+    def feeds():
+        yield ROWS
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_data(feeds, [X])
+
+
+def test_what_raises_when_it_is_looked_at():
+    class Proxy:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    with pytest.raises(DataError, match="array 'x' cannot be made an array from Proxy: RuntimeError: "):
+        load_data([Proxy()], [X])
+
+
 def test_scalars_of_feeds():
     ports = [X, Port("t", np.dtype("f4"), ())]
     data = load_data([{"x": ROWS, "t": 0.5}, {"x": ROWS, "t": 0.5}], ports)
@@ -708,8 +793,8 @@ KINDS = ".npz, .npy or images (png, jpg, jpeg, bmp, webp)"
         ({"a.npy": "text"}, [X], "{0}/a.npy: not an .npy file of numbers; write one with numpy.save(path, array)"),
         ({"a.npz": "text"}, [X], "{0}/a.npz: not an .npz file; write one with "),
         ({"a.npy": ROWS, "b.npy": ROWS[:, :2]}, [X], "{0}/b.npy: array 'x' has shape [5, 2], expected"),
-        ({"a.npy": ROWS, "labels.txt": "1\n2\n"}, [X], "{0}/labels.txt: has shape [2] and type int64, expected [5] "
-                                                       "integers, one class index per sample sorted by file"),
+        ({"a.npy": ROWS, "labels.txt": "1\n2\n"}, [X], "{0}/labels.txt: has 2 class indices, expected 5, one per "
+                                                       "sample sorted by file"),
         ({"a.npy": ROWS, "labels.txt": "cat"}, [X], "{0}/labels.txt: 'cat' is no class index; "
                                                     "expected one integer a line"),
         ({"a.npy": ROWS, "labels.csv": "b.npy,3"}, [X], "{0}/labels.csv: no line for a.npy; expected FILE,INDEX for "),
