@@ -3,9 +3,10 @@
     tools/soak                              sets up .venv, runs all parts, writes the page; half an hour on two cores
     python tools/proofs/soak.py --part zoo  one part alone
 
-The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion on the bundled models. A part that
-passed at a commit is not run again at that commit: after an interruption the same command goes on. Where files differ
-from the commit, every part is run. The exit code is 1 when a part fails; what it printed lies in build/soak/.
+The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion on the bundled models; damaged files. A
+part that passed at a commit is not run again at that commit: after an interruption the same command goes on. Where
+files differ from the commit, every part is run. The exit code is 1 when a part fails; what it printed lies in
+build/soak/.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tools.proofs import logged  # noqa: E402
 
 BUILD, PAGE = ROOT / "build" / "soak", ROOT / "docs" / "soak.md"
 GRAPHS, CHUNK = 20_000, 2_000  # random ones, and how many a part takes
+FUZZED = 120  # seconds for damaged files of one kind
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def parts(jobs: int) -> list[Part]:
     """Return all parts, in their order."""
     test = (sys.executable, "-m", "pytest", "--soak", "-n", str(jobs), "--dist", "worksteal", "-p", "no:cacheprovider")
     fuzz = (sys.executable, "tools/proofs/fuzz.py", "--jobs", str(jobs), "--count", str(CHUNK))
+    bytes_fuzz = (sys.executable, "tools/proofs/fuzz_bytes.py", "--seconds", str(FUZZED))
     random_parts = [
         Part(
             f"random-{start}",
@@ -69,6 +72,10 @@ def parts(jobs: int) -> list[Part]:
             (*test, "-m", "soak", "--ignore", "tests/models/test_zoo.py", "tests"),
         ),
         *random_parts,
+        *(
+            Part(f"bytes-{kind}", f"damaged {kind} for {FUZZED // 60} minutes", (*bytes_fuzz, kind, "--seed", "0"))
+            for kind in ("models",)
+        ),
     ]
 
 
@@ -101,7 +108,8 @@ def page(all_parts: Sequence[Part], outcomes: dict[str, Outcome]) -> str:
         "# The last soak",
         "",
         "`tools/soak` proves what takes too long for every run of the tests: masked = pruned on all graphs of",
-        f"`tests/zoo`, on {GRAPHS:,} random graphs, and with every criterion on the bundled models.",
+        f"`tests/zoo`, on {GRAPHS:,} random graphs, and with every criterion on the bundled models;",
+        "and that damaged files end in a sentence.",
         "",
         f"Commit {', '.join(commits)}; Python {platform.python_version()}, {os.cpu_count()} logical cores; "
         f"{seconds / 60:.0f} minutes.",

@@ -1,0 +1,87 @@
+"""The fuzzer of damaged files sees what goes wrong: tracebacks, crashes, hangs and memory, each in a child."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+from tools.proofs import confined, fuzz_bytes
+from tools.proofs.broken_models import Models
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are confined on Linux alone")
+RUN = ("model.onnx", "--criterion", "l2", "--no-latency", "-o", "o.onnx")
+
+
+def crash():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill():
+    return len(bytearray(2**31))
+
+
+def fail():
+    raise KeyError("here")
+
+
+def test_each_action_is_told_how_it_ended():
+    actions = [lambda: 1, fail, crash, signal.pause, fill, lambda: 2]
+    ended = list(confined.each(actions, confined.Limits(seconds=3.0, bytes=2**28)))
+    assert [each.value for each in ended] == [1, None, None, None, None, 2]
+    assert [each.fault.strip().splitlines()[-1:] for each in ended] == [
+        [], ["KeyError: 'here'"], ["crash: SIGKILL"], ["hang"], ["memory: MemoryError"], []
+    ]  # fmt: skip
+
+
+def test_memory_counts_where_nothing_else_fails():
+    (ended,) = confined.each([lambda: len(bytearray(b"x") * 2**26)], confined.Limits(bytes=2**25))
+    assert ended.fault.startswith("memory: ")
+    assert ended.peak > 2**25
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Return a function that makes all cases one."""
+
+    def put(case):
+        monkeypatch.setattr(fuzz_bytes, "makers", lambda: {"models": lambda: lambda _: case})
+
+    return put
+
+
+def test_commands_end_at_the_first_that_fails(only, tmp_path, capsys):
+    only(fuzz_bytes.Case("text", {"model.onnx": b"text"}, (("inspect", "model.onnx"), RUN)))
+    tally = fuzz_bytes.run_many("models", tmp_path, count=3, seconds=60, first=None)
+    assert (tally.next, tally.codes, tally.faults) == (3, {"2": 3}, {})
+    more = fuzz_bytes.run_many("models", tmp_path, count=5, seconds=60, first=None)
+    assert (more.next, more.codes) == (5, {"2": 5})
+    assert fuzz_bytes.explain("models", 0) == 0
+    assert "exit code 2: onnxprune: model.onnx: not an ONNX file" in capsys.readouterr().out
+
+
+def test_faults_are_kept(only, tmp_path, monkeypatch):
+    def unexpected(_):
+        raise ArithmeticError("7 apples")
+
+    monkeypatch.setattr("onnxprune.commands.inspect.inspect", unexpected)
+    only(fuzz_bytes.Case("any", {"model.onnx": b"text"}, (("inspect", "model.onnx"),), {"to": "x", "pipe": "|"}))
+    tally = fuzz_bytes.run_many("models", tmp_path, count=1, seconds=60, first=None)
+    (kind,) = tally.faults
+    assert kind.startswith("onnxprune: unexpected ArithmeticError: # apples")
+    assert "onnxprune inspect model.onnx" in (tmp_path / "models-0" / "fault.txt").read_text()
+    assert (tmp_path / "models-0" / "model.onnx").read_bytes() == b"text"
+    assert json.loads((tmp_path / "models.json").read_text())["faults"] == {kind: [0]}
+
+
+def test_cases_are_functions_of_their_seed():
+    models = Models()
+    names = set()
+    for seed in range(60):
+        case = models.case(seed)
+        assert case == models.case(seed)
+        names.add(case.name)
+    assert len(names) > 50
