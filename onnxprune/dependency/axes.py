@@ -4,7 +4,11 @@ An axis is an ordered composition of atoms. ``64`` channels are an `Atom`; a fla
 the `Product` ``(c h w)`` in row-major order; a concatenation is the `Sum` ``[a + b]``. Both nest: the fused
 query, key and value of GPT-NeoX is ``(h [d + d + d])``.
 
-Axes of size 1 carry no atom: they are the empty product `ONE`.
+Axes of size 1 carry no atom: they are the empty product `ONE`. Axes without indices are the empty sum `NONE`.
+
+In normal form sums are flat, and every factor of a product has at least two indices. So a factor has half of the
+indices of its product at most, and an axis nests no deeper than its size has bits: functions that call themselves on
+resolved axes are safe. What atoms are bound to can be nested to any depth; only `Partition.resolve` looks at that.
 """
 
 from __future__ import annotations
@@ -57,10 +61,12 @@ def product(*factors: Axis) -> Axis:
     """Return the normal form of the row-major product of `factors`.
 
     Nested products are flattened, `ONE` is dropped, and a sum in front is distributed:
-    ``([a + b] c)`` is ``[(a c) + (b c)]``.
+    ``([a + b] c)`` is ``[(a c) + (b c)]``. A product without indices is `NONE`.
     """
     flat: list[Axis] = []
     for axis in factors:
+        if axis.size == 0:
+            return NONE
         flat.extend(axis.factors if isinstance(axis, Product) else (axis,))
     if len(flat) == 1:
         return flat[0]
@@ -108,7 +114,12 @@ def kept_mask(axis: Axis, kept: Mapping[Atom, Mask]) -> Mask:
         mask = kept.get(axis)
         return np.ones(axis.size, bool) if mask is None else mask
     if isinstance(axis, Sum):
-        return np.concatenate([np.ones(0, bool), *(kept_mask(part, kept) for part in axis.parts)])
+        whole, start = np.ones(axis.size, bool), 0
+        for part in axis.parts:
+            if part.size > 1:
+                whole[start : start + part.size] = kept_mask(part, kept)
+            start += part.size
+        return whole
     mask = np.ones(1, bool)
     for factor in axis.factors:
         mask = np.logical_and.outer(mask, kept_mask(factor, kept)).ravel()

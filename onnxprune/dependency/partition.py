@@ -26,7 +26,9 @@ factor of a sum     if every part divides, the parts' outers and one common inne
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from onnxprune.dependency.axes import (
     NONE,
@@ -46,6 +48,10 @@ from onnxprune.dependency.axes import (
 )
 from onnxprune.errors import CannotUnify
 
+Pairs: TypeAlias = Iterator[tuple[Axis, Axis]]
+PIECES = 2**16  # into which one axis is cut at most: beyond that it is locked
+SHOWN = 16  # parts of a sum that a message shows
+
 
 class Partition:
     """The substitution built while tracing: what atoms are bound to, which are locked or mixed over.
@@ -58,26 +64,55 @@ class Partition:
         self._bound: dict[Atom, Axis] = {}
         self._locks: dict[Atom, Lock] = {}
         self._mixed: dict[Atom, Lock] = {}
+        self._normal: dict[int, tuple[Sum, Axis]] = {}  # normal forms of sums since the last binding, by id
 
     # -- looking ---------------------------------------------------------------------------------
 
     def resolve(self, axis: Axis) -> Axis:
         """Return `axis` in normal form, every bound atom replaced by what it is bound to."""
+        if isinstance(axis, Atom):
+            if axis not in self._bound:
+                return axis
+            target = self._target(axis)
+            resolved = target if isinstance(target, Atom) else self._resolve_inside(target)
+            self._bound[axis] = resolved
+            return resolved
+        return self._resolve_inside(axis)
+
+    def _target(self, atom: Atom) -> Axis:
+        """Return what a chain of atoms that are bound to each other ends in, and shorten the chain."""
         chain: list[Atom] = []
+        axis: Axis = atom
         while isinstance(axis, Atom) and axis in self._bound:  # not by recursion: residual chains are long
             chain.append(axis)
             axis = self._bound[axis]
-        resolved = axis if isinstance(axis, Atom) else self._resolve_inside(axis)
-        for atom in chain:
-            self._bound[atom] = resolved
-        return resolved
+        for link in chain:
+            self._bound[link] = axis
+        return axis
 
     def _resolve_inside(self, axis: Product | Sum) -> Axis:
-        children = axis.factors if isinstance(axis, Product) else axis.parts
-        resolved_children = [self.resolve(child) for child in children]
-        if all(new is old for new, old in zip(resolved_children, children, strict=True)):
-            return axis
-        return product(*resolved_children) if isinstance(axis, Product) else concat(*resolved_children)
+        if isinstance(axis, Sum):
+            if id(axis) not in self._normal:
+                parts = self._parts(axis)
+                same = len(parts) == len(axis.parts) and all(map(operator.is_, parts, axis.parts))
+                self._normal[id(axis)] = axis, axis if same else concat(*parts)
+            return self._normal[id(axis)][1]
+        factors = [self.resolve(factor) for factor in axis.factors]  # each has half of the indices at most
+        return axis if all(map(operator.is_, factors, axis.factors)) else product(*factors)
+
+    def _parts(self, axis: Sum) -> list[Axis]:
+        """Return the parts of a sum in normal form; sums in it, which a file may nest to any depth, are opened."""
+        parts: list[Axis] = []
+        pending = parts_reversed(axis)
+        while pending:
+            part = pending.pop()
+            part = self._target(part) if isinstance(part, Atom) else part
+            part = self.resolve(part) if isinstance(part, Product) and part.factors else part
+            if isinstance(part, Sum):
+                pending.extend(reversed(part.parts))
+            else:
+                parts.append(part)
+        return parts
 
     def atoms(self, axis: Axis) -> tuple[Atom, ...]:
         """Return the distinct unbound atoms of `axis`, left to right."""
@@ -92,13 +127,16 @@ class Partition:
         return self._mixed.get(atom)
 
     def show(self, axis: Axis) -> str:
-        """Return `axis` in the pattern notation, such as ``(h:12 d:64)``."""
+        """Return `axis` in the pattern notation, such as ``(h:12 d:64)``; a long sum without its middle."""
         axis = self.resolve(axis)
         if isinstance(axis, Atom):
             return f"{axis.name}:{axis.size}"
-        if isinstance(axis, Sum):
+        if isinstance(axis, Product):
+            return "(" + " ".join(map(self.show, axis.factors)) + ")" if axis.factors else "1"
+        if len(axis.parts) <= SHOWN:
             return "[" + " + ".join(map(self.show, axis.parts)) + "]"
-        return "(" + " ".join(map(self.show, axis.factors)) + ")" if axis.factors else "1"
+        ends = [" + ".join(map(self.show, parts)) for parts in (axis.parts[: SHOWN // 2], axis.parts[-SHOWN // 2 :])]
+        return f"[{ends[0]} + ... + {ends[1]}]"
 
     # -- marking ---------------------------------------------------------------------------------
 
@@ -128,17 +166,32 @@ class Partition:
                 they need none. What was unified before stays unified, which is safe (it only couples more); the caller
                 locks what took part.
         """
-        try:
-            self._unify(left, right)
-        except CannotUnify:
-            if left.size != right.size or not (self.is_locked(left) and self.is_locked(right)):
-                raise
+        frames = [(left, right, self._pairs(left, right))]  # not by recursion: a file decides how deep sums nest
+        while frames:
+            try:
+                pair = next(frames[-1][2], None)
+            except CannotUnify as refusal:
+                self._drop_refused(frames, refusal)
+                continue
+            if pair is None:
+                frames.pop()
+            else:
+                frames.append((*pair, self._pairs(*pair)))
+
+    def _drop_refused(self, frames: list[tuple[Axis, Axis, Pairs]], refusal: CannotUnify) -> None:
+        """Give up the innermost pair that needs no refinement, with all inside of it; raise where none is left."""
+        while frames:
+            left, right, _ = frames.pop()
+            if left.size == right.size and self.is_locked(left) and self.is_locked(right):
+                return
+        raise refusal
 
     def is_locked(self, axis: Axis) -> bool:
         """Whether no atom of an axis can be cut."""
         return all(atom in self._locks for atom in self.atoms(axis))
 
-    def _unify(self, left: Axis, right: Axis) -> None:
+    def _pairs(self, left: Axis, right: Axis) -> Pairs:
+        """Bind an atom, or yield the pairs of pieces that have to be unified instead."""
         left, right = self.resolve(left), self.resolve(right)
         if left is right or left == right:
             return
@@ -149,9 +202,9 @@ class Partition:
         elif isinstance(right, Atom):
             self._bind(right, left)
         elif isinstance(left, Product) and isinstance(right, Product):
-            self._unify_products(left, right)
-        else:
-            self._unify_sums(left, right)
+            yield from self._pairs_of_factors(left, right)
+        else:  # a product or atom counts as a sum of one part
+            yield from self._pairs_of_runs(parts_reversed(left), parts_reversed(right), self._pop_part, self.split)
 
     def split(self, axis: Axis, at: int) -> tuple[Axis, Axis]:
         """Cut `axis` as a sum; return its first `at` indices and the others.
@@ -210,13 +263,47 @@ class Partition:
         return concat(*[ONE] * len(pieces)), pieces[0]
 
     def pieces(self, axis: Axis, size: int) -> list[Axis]:
-        """Cut `axis` into consecutive pieces of `size` indices each."""
-        front = []
-        rest = self.resolve(axis)
-        while rest.size > size:
-            head, rest = self.split(rest, size)
-            front.append(head)
-        return [*front, rest]
+        """Cut `axis` into consecutive pieces of `size` indices each; the last one may be shorter.
+
+        Raises:
+            CannotUnify: if there would be more than `PIECES`.
+        """
+        self._check_pieces(axis, -(-axis.size // size))
+        return self.cut(axis, range(size, axis.size, size))
+
+    def cut(self, axis: Axis, at: Iterable[int]) -> list[Axis]:
+        """Cut `axis` at increasing positions; return the pieces, one more than there are positions.
+
+        >>> p = Partition()
+        >>> [p.show(piece) for piece in p.cut(Atom(9, "a"), (2, 5))]
+        ['a:2', 'a:3', 'a:4']
+        """
+        rest = parts_reversed(self.resolve(axis))
+        pieces: list[Axis] = []
+        start = 0
+        for end in at:
+            pieces.append(concat(*self._take(rest, end - start)))
+            start = end
+        return [*pieces, concat(*reversed(rest))]
+
+    def _take(self, rest: list[Axis], size: int) -> Iterator[Axis]:
+        """Take parts of `size` indices together off a list of parts, the first of them last."""
+        while size:
+            part = self._pop_part(rest)
+            if part.size > size:
+                part, behind = self.split(part, size)
+                rest.append(behind)
+            size -= part.size
+            yield part
+
+    def ones(self, axis: Axis) -> Axis:
+        """Return an axis of as many single indices as `axis` has: each has a meaning of its own, and is never cut.
+
+        Raises:
+            CannotUnify: if there are more than `PIECES`.
+        """
+        self._check_pieces(axis, axis.size)
+        return concat(*[ONE] * axis.size)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -224,6 +311,7 @@ class Partition:
         if atom in walk(axis):
             raise CannotUnify(f"{self.show(atom)} would contain itself in {self.show(axis)}")
         self._bound[atom] = axis
+        self._normal.clear()
         lock, mixed = self._locks.pop(atom, None), self._mixed.pop(atom, None)
         if lock:
             self.lock(axis, lock)
@@ -235,19 +323,19 @@ class Partition:
         for other in others:
             self.unify(first, other)
 
-    def _unify_products(self, left: Product, right: Product) -> None:
+    def _check_pieces(self, axis: Axis, count: int) -> None:
+        if count > PIECES:
+            raise CannotUnify(f"{self.show(axis)} would be cut into {count:,} pieces, {PIECES:,} at most")
+
+    def _pairs_of_factors(self, left: Product, right: Product) -> Pairs:
         def cut(axis: Axis, size: int) -> tuple[Axis, Axis]:
             outer, inner = self.factor(axis, size)
             return inner, outer
 
-        self._unify_runs([*left.factors], [*right.factors], self._pop_factor, cut)
+        yield from self._pairs_of_runs([*left.factors], [*right.factors], self._pop_factor, cut)
 
-    def _unify_sums(self, left: Axis, right: Axis) -> None:
-        """Walk two compositions as sums; a product or atom counts as a sum of one part."""
-        self._unify_runs(parts_reversed(left), parts_reversed(right), self._pop_part, self.split)
-
-    def _unify_runs(self, lefts: list[Axis], rights: list[Axis], pop: Pop, cut: Cut) -> None:
-        """Unify two runs piece by piece, from their ends.
+    def _pairs_of_runs(self, lefts: list[Axis], rights: list[Axis], pop: Pop, cut: Cut) -> Pairs:
+        """Yield two runs piece by piece, from their ends; each pair is unified before the next is made.
 
         Args:
             lefts: one run, the next piece last.
@@ -263,7 +351,7 @@ class Partition:
             elif b.size > a.size:
                 b, rest = cut(b, a.size)
                 rights.append(rest)
-            self.unify(a, b)
+            yield a, b
 
     def _pop_factor(self, factors: list[Axis]) -> Axis:
         """Take the innermost factor, in its present normal form."""
@@ -288,7 +376,7 @@ class Partition:
             return product(head, rest), product(tail, rest)
         if isinstance(first, Atom) and first.dynamic:
             raise CannotUnify(f"{self.show(axis)} cannot be cut at {at}: its first factor is dynamic")
-        self.unify(first, concat(*[ONE] * first.size))
+        self.unify(first, self.ones(first))
         return self.split(axis, at)
 
     def _factor_product(self, axis: Product, inner: int) -> tuple[Axis, Axis]:

@@ -257,11 +257,22 @@ class _Arithmetic:
 
     def value(self, name: str) -> Array | None:
         """Return a value, None where the reference cannot compute it."""
+        pending = [name]
+        while pending:  # an explicit stack: constant arithmetic can be thousands of nodes deep
+            missing = [read for read in self._reads(pending[-1]) if not self._is_known(read)]
+            pending.extend(missing)
+            if not missing and not self._is_known(last := pending.pop()):
+                self._values.update(self._outputs(self._producers[last]))
         if name in self._tensors:
             return numpy_helper.to_array(self._tensors[name], str(self._folder))
-        if name not in self._values:
-            self._values.update(self._outputs(self._producers[name]))
         return self._values[name]
+
+    def _is_known(self, name: str) -> bool:
+        return name in self._tensors or name in self._values
+
+    def _reads(self, name: str) -> list[str]:
+        """Return what a value that is not known yet is computed from."""
+        return [] if self._is_known(name) else [read for read in self._producers[name].input if read]
 
     def shrinks(self, node: NodeProto) -> bool:
         """Whether a node makes fewer numbers than it reads."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -96,7 +96,7 @@ def _sliced(
         x.lock(axis, f"Slice takes one index in {step}, and not from whole groups")
         return None, None, x.made(dim)
     outer, inner = x.partition.factor(axis, step)
-    x.unify(inner, concat(*[ONE] * step))
+    x.unify(inner, x.partition.ones(inner))
     return start, axis, outer
 
 
@@ -134,7 +134,7 @@ def _picked(x: Site, axis: Axis, index: Array) -> Axis | None:
     try:
         picked = _shuffled(x, axis, index, [count for _, count in runs])
         if picked is None and 2 * len(runs) <= index.size:  # each run is two indices at least, on the average
-            picked = concat(*(_run(x, axis, start, count) for start, count in runs))
+            picked = concat(*_runs(x, axis, runs))
         if picked is not None:
             x.unify(x.axes(1)[0], picked)
     except CannotUnify:
@@ -144,8 +144,13 @@ def _picked(x: Site, axis: Axis, index: Array) -> Axis | None:
     return picked
 
 
-def _run(x: Site, axis: Axis, start: int, count: int) -> Axis:
-    return x.partition.split(x.partition.split(axis, start)[1], count)[0]
+def _runs(x: Site, axis: Axis, runs: Sequence[tuple[int, int]]) -> Iterator[Axis]:
+    """Yield the parts of an axis that runs of a start and a count take; they may overlap."""
+    bounds = sorted({0, axis.size, *(bound for start, count in runs for bound in (start, start + count))})
+    pieces = x.partition.cut(axis, bounds[1:-1])
+    place = {bound: number for number, bound in enumerate(bounds)}
+    for start, count in runs:
+        yield concat(*pieces[place[start] : place[start + count]])
 
 
 def _shuffled(x: Site, axis: Axis, index: Array, counts: Sequence[int]) -> Axis | None:
