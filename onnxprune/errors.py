@@ -9,7 +9,8 @@
     │   └── OptionError       2    a value outside its range, a name that matches nothing
     │       └── UnreachableTarget  2    a target that no plan meets; says what can be reached
     ├── NothingToPrune        3    no group of this model can lose a unit; says why
-    └── VerificationError     1    the pruned model differs from the masked one; nothing was written
+    ├── VerificationError     1    the pruned model differs from the masked one; nothing was written
+    └── CutError              4    a node could be traced but not cut, a fault of onnxprune; says how to go around it
 
 Any other exception is a fault of the package: the command line ends with exit code 4.
 
@@ -63,6 +64,12 @@ class VerificationError(OnnxpruneError):
     """The pruned model does not compute what the masked model computes."""
 
     exit_code = 1
+
+
+class CutError(OnnxpruneError):
+    """A node or a weight that the plan cuts cannot be written back; the message says how to leave it alone."""
+
+    exit_code = 4
 
 
 class CannotUnify(Exception):

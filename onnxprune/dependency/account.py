@@ -22,6 +22,7 @@ _REPORT = "nothing in this version; please report the model"
 
 # What would free an axis, by what its reason says; the first that matches counts.
 _FREES: Sequence[tuple[str, str]] = (
+    (r"^the (attributes|rule) of ", _REPORT),  # first: what an exception says may be anything
     (r"part of the graph (in|out)put", "nothing: the model keeps its inputs and outputs"),
     (r"removing a unit is not the same|(normalises|reduces|quantizes by the range) over it", "--width"),
     (r"(outer|inner) factor", "--only NAME"),
@@ -36,7 +37,7 @@ _FREES: Sequence[tuple[str, str]] = (
         "perhaps fixed sizes: export with them, or fold what computes them (onnxslim, onnxsim)",
     ),
     (
-        r"no common refinement|no multiple of|differ in size|cannot be cut at",
+        r"no common refinement|no multiple of|differ in size|cannot be cut at|would be cut into",
         "other sizes: they have no common divisor",
     ),
     (

@@ -17,11 +17,14 @@ from onnxprune.dependency import rules
 from onnxprune.dependency.axes import Axes, Axis, Lock, fresh
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling, Site
-from onnxprune.errors import CannotUnify
+from onnxprune.errors import CannotUnify, OnnxpruneError
 from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Body, Model, Node
 from onnxprune.graph.probe import Probe, probe
 from onnxprune.graph.tensors import Shape
+
+REASON_LENGTH = 200  # characters of an exception's message that a reason repeats
+_MISFITS = (IndexError, TypeError, ValueError, ZeroDivisionError)  # what broken attributes and sizes raise in a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,10 @@ class _Tracer:
             self._apply(site)
         except CannotUnify as refusal:
             self._refuse(site, str(refusal))
-        except (IndexError, TypeError, ValueError, ZeroDivisionError):  # what no rule foresaw in a broken node
-            self._refuse(site, f"the attributes of {node.op} do not fit its inputs")
+        except (OnnxpruneError, MemoryError):  # of the file or the machine, and not of this node
+            raise
+        except Exception as error:  # what no rule foresaw: one node that is not understood locks itself alone
+            self._refuse(site, _failure(node, error))
         for name, axes in zip(node.outputs, site.coupling.outputs, strict=True):
             if name and axes is not None:
                 self.values[name] = axes
@@ -246,6 +251,16 @@ class _Tracer:
             lock = Lock(f"its size is {why}", self.model.nodes[use.node].name if inside else name)
             for axis in finder.axes(name):
                 self.partition.lock(axis, lock)
+
+
+def _failure(node: Node, error: Exception) -> str:
+    """Return the reason that an exception inside a rule is; see `_MISFITS`."""
+    fault = (
+        f"the attributes of {node.op} do not fit its inputs"
+        if isinstance(error, _MISFITS)
+        else (f"the rule of {node.op} failed")
+    )
+    return f"{fault} ({type(error).__name__}: {' '.join(str(error).split())[:REASON_LENGTH] or 'no message'})"
 
 
 class SizeFinder:

@@ -83,7 +83,7 @@ class ConstantValues:
             }
             known = {name: value for name, value in values.items() if value is not None}
             outputs = self._inference.evaluate(node, known) if len(known) == len(values) else None
-            at_hand.update(zip(node.outputs, outputs or [None] * len(node.outputs), strict=False))
+            at_hand.update(dict.fromkeys(node.outputs) if outputs is None else zip(node.outputs, outputs, strict=False))
             reads.subtract(node.inputs)
             for name in [name for name in values if not reads[name]]:
                 at_hand.pop(name, None)

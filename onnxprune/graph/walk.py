@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.dims import Choice, FixedDims, dynamic_dims
 from onnxprune.graph.inference import Inference, TensorType, element_type, inferred_shapes, whole
 from onnxprune.graph.model import Body, Model, Node
@@ -61,11 +62,16 @@ class Walk:
         Returns:
             The number of nodes, this one and those in its bodies, that cannot take the shapes of their inputs.
         """
+        try:
+            return self._step(node)
+        except (OnnxpruneError, MemoryError):  # of the file or the machine, and not of this node
+            raise
+        except Exception:  # attributes or bodies that do not fit their node, in a way that nobody foresaw
+            return 1
+
+    def _step(self, node: Node) -> int:
         if node.op in _WITH_BODIES and node.bodies:
-            try:
-                return _WITH_BODIES[node.op](self, node)
-            except (IndexError, KeyError, TypeError, ValueError):  # bodies that do not fit their node
-                return 1
+            return _WITH_BODIES[node.op](self, node)
         if node.op in _OF_SEQUENCES:
             _OF_SEQUENCES[node.op](self, node)
             return 0

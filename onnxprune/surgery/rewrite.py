@@ -7,6 +7,7 @@ which must compute the same: see `surgery.mask`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ import numpy as np
 from onnxprune.dependency.axes import Atom, Axis, Mask, kept_mask, walk
 from onnxprune.dependency.rules import Coupling, Write
 from onnxprune.dependency.trace import SizeFinder, Trace, Use
+from onnxprune.errors import CutError, OnnxpruneError
 from onnxprune.graph.edit import Content, Edits, Part, Stated, apply_edits, make_node
 from onnxprune.graph.tensors import Array
 
@@ -154,7 +156,8 @@ class Rewriter:
                     sources = finder.axes(coupling.node.inputs[write.target])
                 cut = [axis for axis in (*stated, *write.follows, *sources) if self._is_cut(axis)]
                 if any(self._size(axis) == 1 for axis in cut) if write.if_single else cut:
-                    self._write(index, write)
+                    with cutting(str(coupling.node)):
+                        self._write(index, write)
 
     def _write(self, index: int, write: Write) -> None:
         node = self.traced.model.nodes[index]
@@ -257,10 +260,11 @@ class Rewriter:
         for use in self.traced.uses:
             by_constant.setdefault(use.constant, []).append(use)
         for name, uses in by_constant.items():
-            if name in self.traced.model.constants:
-                self._slice_constant(name, uses, name in elsewhere)
-            else:
-                self._keep_number(name, uses, finder)
+            with cutting(f"{name!r}"):
+                if name in self.traced.model.constants:
+                    self._slice_constant(name, uses, name in elsewhere)
+                else:
+                    self._keep_number(name, uses, finder)
         for (index, slot), content in self.contents.items():
             if (index, slot) not in self.inputs:  # an input that was computed, or absent
                 self._add(f"{self.traced.model.nodes[index].outputs[0]}_sizes", content, [(index, slot)])
@@ -360,6 +364,22 @@ class Rewriter:
         if not self._is_cut(axis):
             return 0
         return self._size(axis) if self.traced.probe.is_static(name, dim) else None
+
+
+@contextlib.contextmanager
+def cutting(what: str) -> Iterator[None]:
+    """Name the node or weight that is cut in an exception that nobody foresaw.
+
+    The plan is made by then, so that a lock would come too late: which groups to leave alone is for the user to say.
+    """
+    try:
+        yield
+    except (OnnxpruneError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        hint = "leave it alone with --ignore NAME, and please report this fault of onnxprune with the file"
+        raise CutError(f"{what} cannot be cut ({said}); {hint}") from error
 
 
 def mixed_ratio(traced: Trace, coupling: Coupling, kept: Kept) -> float:

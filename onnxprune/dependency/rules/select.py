@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.dependency.axes import ONE, Axes, Axis, concat, fresh, product
+from onnxprune.dependency.axes import Axes, Axis, concat, fresh, product
 from onnxprune.dependency.rules.coupling import Size
 from onnxprune.dependency.rules.registry import rule
 from onnxprune.dependency.rules.site import Site
