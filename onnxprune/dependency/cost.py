@@ -6,7 +6,7 @@ All but the peak are polynomials in the sizes of the atoms, so the cost of a pla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,17 +109,21 @@ class Counter:
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
         sized = {use.constant: traced.axes(use.axes) for use in uses}
-        params = [(axes, 1.0) for axes in sized.values()]
-        stored = [(axes, width(known[name].dtype)) for name, axes in sized.items()]
-        read = sum(known[name].count for name in sized)
-        held = sum(known[name].count * width(known[name].dtype) for name in sized)
+        shared: dict[Hashable, list[str]] = {}  # constants that are the same bytes of a file
+        for name in sized:
+            shared.setdefault(known[name].identity, []).append(name)
+        params = [([sized[name] for name in names], 1.0) for names in shared.values()]
+        firsts = [known[names[0]] for names in shared.values()]
+        stored = [(axes, width(first.dtype)) for (axes, _), first in zip(params, firsts, strict=True)]
+        read = sum(first.count for first in firsts)
+        held = sum(first.count * width(first.dtype) for first in firsts)
         self._fixed: dict[str, float] = {
             "macs": 0,
             "params": traced.model.params - read,
             "size": traced.model.size_bytes() - held,
         }
         self._terms = {
-            "macs": _products([(axes, 1.0) for axes in macs_of], samples),
+            "macs": _products([([axes], 1.0) for axes in macs_of], samples),
             "params": _products(params, samples),
             "size": _products(stored, samples),
         }
@@ -144,19 +148,25 @@ def width(dtype: np.dtype[np.generic]) -> float:
     return bits / 8 if bits else float(dtype.itemsize)
 
 
-def _products(axes_of: Sequence[tuple[Axes, float]], samples: Mapping[Atom, int]) -> Terms:
-    """Return the sum of products of the sizes of axes, each times a number."""
+def _products(axes_of: Sequence[tuple[Sequence[Axes], float]], samples: Mapping[Atom, int]) -> Terms:
+    """Return the sum of products of the sizes of axes, each times a number.
 
-    def term(axes: Axes, times: float) -> Term:
-        atoms = frozenset(atom for axis in axes for atom in walk(axis))
+    Several axes are those of tensors that share their bytes: they count once as long as they have the same sizes, or
+    are whole.
+    """
+
+    def term(alike: Sequence[Axes], times: float) -> Term:
+        atoms = frozenset(atom for axes in alike for axis in axes for atom in walk(axis))
 
         def value(sizes: Mapping[Atom, int]) -> float:
             merged = {**samples, **sizes}
-            return float(times * math.prod(kept_size(axis, merged) for axis in axes))
+            shapes = {tuple(kept_size(axis, merged) for axis in axes): axes for axes in alike}
+            whole = [shape for shape, axes in shapes.items() if shape == tuple(axis.size for axis in axes)]
+            return float(times * sum(map(math.prod, shapes.keys() - whole[1:])))
 
         return Term(atoms, value)
 
-    return Terms([term(axes, times) for axes, times in axes_of])
+    return Terms([term(alike, times) for alike, times in axes_of])
 
 
 class Footprint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -416,7 +416,7 @@ def kin(all_groups: Iterable[Group], constants: Mapping[str, Constant]) -> dict[
     A weight that several layers share stays one only where they keep the same units.
     """
     leader: dict[str, str] = {}
-    owners: dict[tuple[str, int, int, bytes], str] = {}
+    owners: dict[tuple[Hashable, int, int, bytes], str] = {}
 
     def root(name: str) -> str:
         while leader[name] != name:
@@ -427,7 +427,7 @@ def kin(all_groups: Iterable[Group], constants: Mapping[str, Constant]) -> dict[
         leader[group.name] = group.name
         for member in group.members:
             if len(constants[member.constant].shape) > 1:
-                key = (member.constant, member.dim, group.units, member.places.tobytes())
+                key = (constants[member.constant].identity, member.dim, group.units, member.places.tobytes())
                 owner = owners.setdefault(key, group.name)
                 one, other = root(owner), root(group.name)
                 leader[other] = one

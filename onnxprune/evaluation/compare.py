@@ -249,7 +249,7 @@ def _side(
     return Side(
         path=None if model.path is None else str(model.path),
         sha256=model.sha256(),
-        params=model.params,
+        params=model.stored_params,
         macs=macs,
         size_bytes=model.size_bytes(),
         median_ms=float(np.median(latencies_ms)),

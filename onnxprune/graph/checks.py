@@ -14,8 +14,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.bodies import copy_fields, graphs
 from onnxprune.graph.model import opsets_of
-from onnxprune.graph.plain import copy_fields, graphs
 from onnxprune.graph.tensors import has_external_data, raw_length
 
 OLDEST_OPSET = 7  # before it, broadcasting was an attribute

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from onnxprune.graph.bodies import copy_fields, graphs, graphs_of
 from onnxprune.graph.model import Body, Model
 from onnxprune.graph.order import captured
-from onnxprune.graph.plain import copy_fields, graphs, graphs_of
 from onnxprune.graph.tensors import Array, Shape, has_external_data
 
 Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"

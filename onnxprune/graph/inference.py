@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.bodies import graphs
 from onnxprune.graph.checks import skeleton
 from onnxprune.graph.edit import make_node
 from onnxprune.graph.model import Model, Node
-from onnxprune.graph.plain import graphs
 from onnxprune.graph.tensors import Array, Shape
 
 TensorType: TypeAlias = "tuple[int, Shape]"  # element type of ONNX, shape

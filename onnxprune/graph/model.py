@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,10 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
-from onnxprune.graph.plain import graphs
+from onnxprune.graph.bodies import graphs, stored_tensors
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Stamp
-from onnxprune.graph.tensors import Array, Shape, array_of, has_external_data, numpy_type, raw_length
+from onnxprune.graph.tensors import WEIGHTS, Array, Shape, array_of, has_external_data, numpy_type, raw_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,20 @@ class Constant:
     @property
     def is_weight(self) -> bool:
         """Whether it holds floats, or integers of at most 8 bits: quantized weights. Sizes and indices are wider."""
-        return self.tensor.data_type in _WEIGHTS
+        return self.tensor.data_type in WEIGHTS
+
+    @property
+    def identity(self) -> Hashable:
+        """What is equal for constants that are the same bytes of a file."""
+        return identity_of(self.tensor, self.name)
 
 
-_WEIGHTS = frozenset(
-    number
-    for name, number in TensorProto.DataType.items()
-    if name.startswith(("FLOAT", "BFLOAT", "DOUBLE")) or name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
-)
+def identity_of(tensor: TensorProto, name: Hashable) -> Hashable:
+    """Return what is equal for tensors that are the same bytes of a file: their place in it, or a name."""
+    if not has_external_data(tensor):
+        return name
+    info = ExternalDataInfo(tensor)
+    return info.location, info.offset or 0, raw_length(tensor)
 
 
 @dataclass(frozen=True)
@@ -139,13 +145,24 @@ class Model:
 
     @cached_property
     def params(self) -> int:
-        """The number of weights: elements of all constants that are weights."""
-        return sum(constant.count for constant in self.constants.values() if constant.is_weight)
+        """The number of weights in plain form: elements of all constants that are weights; what is shared counts once.
+
+        What the file itself holds is `stored_params`.
+        """
+        weights = {constant.identity: constant.count for constant in self.constants.values() if constant.is_weight}
+        return sum(weights.values())
+
+    @cached_property
+    def stored_params(self) -> int:
+        """The number of weights that the file holds, also inside of functions and sparse tensors."""
+        proto = self.original or self.proto
+        weights = {identity_of(tensor, place): tensor for place, tensor in enumerate(stored_tensors(proto))}
+        return sum(math.prod(t.dims) for t in weights.values() if t.data_type in WEIGHTS)
 
     @property
     def is_external(self) -> bool:
         """Whether some initializer lies outside the model file."""
-        return any(has_external_data(tensor) for tensor in self.proto.graph.initializer)
+        return any(has_external_data(tensor) for tensor in (self.original or self.proto).graph.initializer)
 
     def array(self, name: str) -> Array:
         """Return the constant `name` as a read-only array; external data is mapped, not read."""
@@ -153,18 +170,17 @@ class Model:
 
     def size_bytes(self) -> int:
         """Return the bytes that the model takes on disk, external data included."""
-        ends: dict[str, int] = {}
-        for tensor in self.proto.graph.initializer:
-            if has_external_data(tensor):
-                info = ExternalDataInfo(tensor)
-                end = (info.offset or 0) + raw_length(tensor)
-                ends[info.location] = max(end, ends.get(info.location, 0))
-        return (self.path.stat().st_size if self.path else self.proto.ByteSize()) + sum(ends.values())
+        proto, ends = self.original or self.proto, dict[str, int]()
+        for tensor in filter(has_external_data, proto.graph.initializer):
+            info = ExternalDataInfo(tensor)
+            end = (info.offset or 0) + raw_length(tensor)
+            ends[info.location] = max(end, ends.get(info.location, 0))
+        return (self.path.stat().st_size if self.path else proto.ByteSize()) + sum(ends.values())
 
     @property
     def data_files(self) -> set[Path]:
         """The files that hold its external data."""
-        tensors = (tensor for tensor in self.proto.graph.initializer if has_external_data(tensor))
+        tensors = filter(has_external_data, (self.original or self.proto).graph.initializer)
         return {self.folder / ExternalDataInfo(tensor).location for tensor in tensors}
 
     def sha256(self) -> str:

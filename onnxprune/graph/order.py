@@ -10,7 +10,7 @@ from collections.abc import Iterator, MutableSequence, Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxprune.graph.plain import bodies_of, copy_fields, graphs
+from onnxprune.graph.bodies import bodies_of, copy_fields, graphs
 
 
 def in_order(proto: ModelProto) -> ModelProto:

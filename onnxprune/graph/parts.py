@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
+from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.edit import Stated, initializer, set_attribute
 from onnxprune.graph.inference import element_type
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.order import captured
-from onnxprune.graph.plain import copy_fields
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.graph.view import constant_of
 

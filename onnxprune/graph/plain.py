@@ -13,6 +13,7 @@ A model that has none of these is returned as it is, and written back as it is.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,8 @@ from onnx import (
 )
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.bodies import bodies_of, copy_fields, graphs, nodes_of
+from onnxprune.graph.merge import merge, merge_constants
 from onnxprune.graph.tensors import Array
 
 _NORMALISING = frozenset(
@@ -64,13 +67,17 @@ def plain(proto: ModelProto, folder: Path | None = None) -> ModelProto:
         ModelError: when its functions cannot be inlined, or a sparse tensor is damaged.
     """
     if _calls_functions(proto):
-        proto = _inlined(proto)
-    if any(graph.sparse_initializer for graph in graphs(proto.graph)) or any(map(_sparse, _nodes(proto.graph))):
+        proto = _with_merged_constants(_inlined(proto), proto)
+    if any(graph.sparse_initializer for graph in graphs(proto.graph)) or any(map(_sparse, nodes_of(proto.graph))):
         proto = _densified(proto)
     if _has_namesakes(proto.graph):
         proto = _renamed(proto)
-    computed = _computed(proto, folder or Path())
-    return _with_computed(proto, computed) if computed else proto
+    computed, same = _computed(proto, folder or Path())
+    if not computed:
+        return proto
+    proto = _with_computed(proto, computed)
+    merge(proto, same)
+    return proto
 
 
 def overridable(proto: ModelProto) -> set[str]:
@@ -87,51 +94,12 @@ def overridable(proto: ModelProto) -> set[str]:
     return listed - weights if weights <= inputs else listed
 
 
-def copy_fields(source: Any, target: Any, skip: set[str]) -> None:
-    """Copy every set field of a message that this version of onnx knows, but those in `skip`."""
-    for descriptor, value in source.ListFields():
-        if descriptor.name in skip:
-            continue
-        if descriptor.is_repeated:
-            getattr(target, descriptor.name).extend(value)
-        elif descriptor.message_type:
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)
-
-
-def graphs_of(attribute: AttributeProto) -> Iterator[GraphProto]:
-    """Yield the graphs that an attribute of a node holds: a branch of If, the body of Loop or Scan."""
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
-
-
-def bodies_of(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs that a node holds."""
-    for attribute in node.attribute:
-        yield from graphs_of(attribute)
-
-
-def graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and all graphs inside of it."""
-    yield graph
-    for node in graph.node:
-        for inner in bodies_of(node):
-            yield from graphs(inner)
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for inner in graphs(graph):
-        yield from inner.node
-
-
 # -- functions -----------------------------------------------------------------------------------------
 
 
 def _calls_functions(proto: ModelProto) -> bool:
     known = {(function.domain, function.name) for function in proto.functions}
-    return bool(known) and any((node.domain, node.op_type) in known for node in _nodes(proto.graph))
+    return bool(known) and any((node.domain, node.op_type) in known for node in nodes_of(proto.graph))
 
 
 def _inlined(proto: ModelProto) -> ModelProto:
@@ -146,6 +114,13 @@ def _inlined(proto: ModelProto) -> ModelProto:
         if tensor.doc_string.startswith(_MESSAGE):
             tensor.CopyFrom(tensors[tensor.name])
     return result
+
+
+def _with_merged_constants(inlined: ModelProto, before: ModelProto) -> ModelProto:
+    """Return an inlined model in which the calls of a function share its constants."""
+    own = {name for node in nodes_of(before.graph) for name in node.output}
+    merge_constants(inlined, {name for node in nodes_of(inlined.graph) for name in node.output} - own)
+    return inlined
 
 
 def _without_contents(proto: ModelProto) -> ModelProto:
@@ -200,12 +175,15 @@ def _dense(sparse: SparseTensorProto) -> TensorProto:
 # -- weights that are normalised by nodes --------------------------------------------------------------
 
 
-def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
-    """Return the outputs of the nodes that normalise what follows from constants alone, by name."""
+def _computed(proto: ModelProto, folder: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return the outputs of the nodes that normalise what follows from constants alone, by name.
+
+    The second dict has those that are computed like another one, and the name of that.
+    """
     arithmetic = _Arithmetic(proto, folder)
     parted = _parted(proto.graph)
     computed: dict[str, Array] = {}
-    for node in _nodes(proto.graph):
+    for node in nodes_of(proto.graph):
         follows = arithmetic.takes(node) and bool(node.input)
         known_to = node.op_type in _NORMALISING or node.input[0] in parted if follows else False
         if known_to or (follows and node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
@@ -213,13 +191,13 @@ def _computed(proto: ModelProto, folder: Path) -> dict[str, Array]:
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 computed.update(zip(filter(None, node.output), known, strict=True))
-    return computed
+    return computed, arithmetic.alike(computed)
 
 
 def _parted(graph: GraphProto) -> set[str]:
     """Return the weights that several nodes read, all of them to take parts."""
     readers: dict[str, list[str]] = {}
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
     weights = {tensor.name for tensor in graph.initializer} - {info.name for info in graph.output}
@@ -254,6 +232,22 @@ class _Arithmetic:
         if node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
             return self._opset >= 13  # before it, all axes from one on are one
         return node.op_type != "LpNormalization" or all(a.name != "p" or a.i == 2 for a in node.attribute)
+
+    def alike(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the names of values that are computed as another one is, and the name of that."""
+        needed, waiting = set[str](), [name for name in names if name in self._producers]
+        while waiting:
+            name = waiting.pop()
+            if name not in needed:
+                needed.add(name)
+                waiting.extend(each for each in self._producers[name].input if each in self._producers)
+        formulas: dict[str, str] = {}
+        for name, node in self._producers.items():  # in an order in which inputs come first
+            if name in needed:
+                formulas[name] = _formula(name, node, formulas)
+        first: dict[str, str] = {}
+        pairs = [(name, first.setdefault(formulas[name], name)) for name in names]
+        return {name: other for name, other in pairs if name != other}
 
     def value(self, name: str) -> Array | None:
         """Return a value, None where the reference cannot compute it."""
@@ -295,6 +289,14 @@ class _Arithmetic:
         except Exception:  # whatever an implementation in Python raises: the node then stays as it is
             values = [None] * len(outputs)
         return dict(zip(outputs, values, strict=True))
+
+
+def _formula(name: str, node: NodeProto, of: Mapping[str, str]) -> str:
+    """Return a text that is the same for values that the same nodes compute from the same constants."""
+    bare = NodeProto(op_type=node.op_type, domain=node.domain, attribute=node.attribute)
+    inputs = ",".join(of.get(each, each) for each in node.input).encode()
+    digest = hashlib.sha256(bare.SerializeToString(deterministic=True) + inputs).hexdigest()
+    return f"{list(node.output).index(name)} of {digest}"
 
 
 def _with_computed(proto: ModelProto, computed: Mapping[str, Array]) -> ModelProto:

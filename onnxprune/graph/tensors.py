@@ -22,6 +22,12 @@ Shape: TypeAlias = tuple[int, ...]
 FLOAT, BOOL = int(TensorProto.FLOAT), int(TensorProto.BOOL)
 INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
 
+WEIGHTS = frozenset(  # element types of weights: floats, and integers of at most 8 bits; sizes and indices are wider
+    number
+    for name, number in TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "BFLOAT", "DOUBLE")) or name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
+)
+
 
 def numpy_type(data_type: int) -> np.dtype[Any]:
     """Return the numpy type of an ONNX element type."""

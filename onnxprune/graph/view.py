@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxprune.graph.bodies import graphs, graphs_of
 from onnxprune.graph.model import Body, Constant, Model, Node, opsets_of
 from onnxprune.graph.order import captured
-from onnxprune.graph.plain import graphs, graphs_of, overridable, plain
+from onnxprune.graph.plain import overridable, plain
 from onnxprune.graph.ports import port_of
 
 

@@ -14,9 +14,10 @@ from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.checks import SMALL_BYTES
 from onnxprune.graph.model import Model
-from onnxprune.graph.plain import copy_fields, overridable
+from onnxprune.graph.plain import overridable
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Staging, digest_of, resolved, same_bytes, staging
 from onnxprune.graph.read import read_proto

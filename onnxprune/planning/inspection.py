@@ -52,7 +52,7 @@ class Inspection:
         ]
         return {
             "input": {"path": str(self.model.path) if self.model.path else None, "sha256": self.model.sha256()},
-            "params": self.model.params,
+            "params": self.model.stored_params,
             "macs": self.macs,
             "locked_params": self.locked_params,
             "groups": listed,

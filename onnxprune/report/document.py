@@ -132,7 +132,7 @@ def _file(model: Model, macs: int) -> dict[str, Any]:
     return {
         "path": str(model.path) if model.path else None,
         "sha256": model.sha256(),
-        "params": model.params,
+        "params": model.stored_params,
         "macs": macs,
         "size_bytes": model.size_bytes(),
         "warnings": list(punished(model)),

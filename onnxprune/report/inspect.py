@@ -17,7 +17,7 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
     model = inspection.model
     share = inspection.locked_params / max(1, model.params)
     head = (
-        f"{model.path or 'model'}: {len(model.nodes)} nodes, {model.params:,} parameters, "
+        f"{model.path or 'model'}: {len(model.nodes)} nodes, {model.stored_params:,} parameters, "
         f"{count_text(inspection.macs)} MACs per sample, {share:.1%} of the parameters out of reach"
     )
     table = new_table("group", "kind", "units", "parameters", "MACs", "couples", left=(0, 1, 5))

@@ -145,6 +145,59 @@ def test_parts_of_one_weight_are_cut_for_themselves():
     assert checked.shape("q") == [6, 3]
 
 
+PERMUTED = "{0}s = Slice(w, zero, two, zero) {0}t = Slice(w, two, {1}, zero) {0}p = Concat<axis = 0>({0}t, {0}s)"
+
+
+def permuted(last="eight", then="ap"):
+    """Two branches that put the rows of one weight into another order, as exporters do with the gates of an LSTM.
+
+    The second takes rows up to `last`.
+    """
+    one, other = PERMUTED.format("a", "eight"), PERMUTED.format("b", last)
+    branches = BRANCHES.format(f"{one} r = MatMul(a, {then})", f"{other} u = MatMul(a, bp) r = Neg(u)")
+    return dense(f"b = If(c) {branches}", x=f"{ROWS}, bool c", y="float[n,5] y", infer=False, w=(8, 8),
+                 zero=[0], two=[2], eight=[8], nine=[9])  # fmt: skip
+
+
+def test_branches_that_compute_the_same_share_it():
+    proto = permuted()
+    found = view(proto)
+    assert found.params == found.stored_params == 6 * 8 + 8 + 8 * 8 + 8 * 5
+    assert "w" not in found.constants
+    checked = check(proto)
+    assert checked.cut
+    assert checked.pruned.ByteSize() < proto.ByteSize()
+
+
+def test_branches_that_compute_something_else_do_not_share_it():
+    found = view(permuted(last="nine"))
+    assert found.params == found.stored_params + 6 * 8  # rows from 2 on are there twice, rows up to 2 once
+    assert {"as", "at", "bt"} <= set(found.constants)
+    assert "bs" not in found.constants
+
+
+def test_a_branch_that_returns_what_it_computes_keeps_it():
+    branches = BRANCHES.format("r = Slice(w, zero, one, zero)", "s = Slice(w, zero, one, zero) r = Add(a, s)")
+    found = view(dense(f"b = If(c) {branches}", x=f"{ROWS}, bool c", y="float[n,5] y", infer=False, w=(4, 8),
+                       zero=[0], one=[1]))  # fmt: skip
+    assert {name for name, constant in found.constants.items() if constant.shape == (1, 8)} == {"r", "s"}
+
+
+def test_calls_of_one_function_share_its_constants():
+    scale = numpy_helper.from_array(np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32))
+    proto = dense("u = my.Twice(a)", "b = my.Twice(u)", imports='"my" : 1', functions=TWICE, infer=False,
+                  y="float[n,5] y")  # fmt: skip
+    (function,) = proto.functions
+    function.node[0].input[1] = "k"
+    function.node[0].op_type = "MatMul"
+    function.node.insert(0, helper.make_node("Constant", [], ["k"], value=scale))
+    found = view(proto)
+    assert [node.op for node in found.nodes] == ["MatMul", "Add", "MatMul", "MatMul", "MatMul"]
+    assert found.nodes[2].inputs[1] == found.nodes[3].inputs[1]
+    assert found.params == found.stored_params
+    assert check(proto).cut
+
+
 def test_what_dead_nodes_read_of_the_arithmetic_stays():
     proto = model(
         "a = Conv(x, w1)", "n, m, v = BatchNormalization<training_mode=1>(k, one, one, one, one)", "dead = Neg(n)",
