@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 import click
 
 from onnxprune.cli.screen import say_error
 from onnxprune.cli.unexpected import sentence_of
 from onnxprune.errors import OnnxpruneError, OptionError
+from onnxprune.interrupts import Interrupted, exit_code
 
 DEBUG = "onnxprune.debug"  # key of the context of a command
-
-
-class _Ended(KeyboardInterrupt):
-    """A signal that ends the process: like Ctrl-C, it passes through every block that cleans up."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    raise _Ended(number)
-
-
-def hear_signals() -> None:
-    """Let SIGTERM and SIGHUP raise, so that blocks clean up; a signal that is ignored (nohup) stays ignored."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
 
 
 @contextlib.contextmanager
@@ -47,13 +25,12 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
         state: returns what was written so far; it is added where the error itself is about something else.
     """
     try:
-        yield
+        with _interrupts_first():
+            yield
     except OnnxpruneError as error:
         say_error(_as_typed(str(error)) if isinstance(error, OptionError) else str(error))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a file that goes away while it is read
-        if error.errno == errno.EPIPE:
-            raise
         place = f"{error.filename}: " if error.filename else ""
         say_error(f"{place}{error.strerror or error}", state())
         sys.exit(2)
@@ -68,6 +45,18 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
         message, code = sentence_of(error)
         say_error(message, state())
         sys.exit(code)
+
+
+@contextlib.contextmanager
+def _interrupts_first() -> Iterator[None]:
+    """Raise an interrupt again where code of others has turned it into an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        code = exit_code()
+        if code is None:
+            raise
+        raise Interrupted(code - 128) from error
 
 
 def _debugs() -> bool:

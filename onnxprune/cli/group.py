@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune._version import __version__
+from onnxprune.cli.screen import readers_may_leave
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -19,11 +20,19 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; say in one line what is wrong with its options."""
         try:
-            return super().invoke(ctx)
+            with readers_may_leave():  # of the help of a command
+                return super().invoke(ctx)
         except click.UsageError as error:
             message = " ".join(error.format_message().split()).rstrip(".")
             click.echo(f"onnxprune: {message}; see '{(error.ctx or ctx).command_path} --help'", err=True)
             ctx.exit(error.exit_code)
+        return None
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the arguments; where nobody reads the help that they ask for, that is all."""
+        with readers_may_leave():
+            return super().make_context(*args, **kwargs)
+        raise click.exceptions.Exit(0)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -8,23 +8,30 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
+from onnxprune.errors import shortened
+
+_MESSAGE = 4000  # characters of an error that are shown
+_NARROW = 20  # columns that any terminal has, whatever it says
 _FILE_WIDTH = 100_000  # in a pipe or file each row of a table is one line, however long its names are
 
 
 def say_error(message: str, state: str = "") -> None:
     """Print an error, and what was written before it."""
-    _print_line(f"onnxprune: {message}; {state}" if state else f"onnxprune: {message}")
+    text = shortened(message, _MESSAGE)
+    _print_line(f"onnxprune: {text}; {state}" if state else f"onnxprune: {text}")
 
 
 def _print_line(text: str) -> None:
     """Print a line to stderr; its control characters, as names from a model may have, are escaped."""
     from onnxprune.report.words import printable
 
-    click.echo(printable(text), err=True)
+    with contextlib.suppress(OSError):  # whoever read it has gone: no reason to stop
+        click.echo(printable(text), err=True)
 
 
 @contextlib.contextmanager
@@ -83,9 +90,27 @@ def _live() -> Iterator[Any]:
 
 
 def show_result(result: Any) -> None:
-    """Print a dict as JSON, or tables and sentences, to stdout; a file gets no colour and unbroken sentences."""
+    """Print a dict as JSON, or tables and sentences, to stdout; a file gets no colour and unbroken sentences.
+
+    Where nobody reads any more, nothing is printed, and that is no failure.
+    """
     if sys.stdout is None:  # closed by the caller, as by >&-
         return
+    with readers_may_leave():
+        _print_result(result)
+
+
+@contextlib.contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """End the block where stdout is a pipe that nobody reads any more, as behind ``| head``: they have seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        with Path(os.devnull).open("w", encoding="utf-8") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())  # for what is still to be flushed
+
+
+def _print_result(result: Any) -> None:
     if isinstance(result, dict):
         click.echo(json.dumps(result, indent=1))
         return
@@ -106,6 +131,10 @@ def show_result(result: Any) -> None:
 def _wrapped(text: str, width: int) -> str:
     """Return each line broken between words, continued with an indent; names and paths stay whole."""
     wrapper = textwrap.TextWrapper(
-        width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        max(width, _NARROW),
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
     )
     return "\n".join(wrapper.fill(line) for line in text.splitlines())

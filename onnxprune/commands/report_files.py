@@ -13,6 +13,7 @@ from onnxprune.graph.publish import Reads, check_written, staging
 from onnxprune.report.plot import as_png, drawing_packages
 
 PLOTS = (".svg", ".png", ".html")
+_ERRORS = "backslashreplace"  # of text that is no Unicode, as a name of a file may be
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ def write_text(text: str, path: Path, temporary: Path) -> None:
     Raises:
         InputError: when it cannot be written.
     """
-    _write(text.encode(), path, temporary)
+    _write(text.encode(errors=_ERRORS), path, temporary)
 
 
 def _write_plot(path: Path, temporary: Path, svg: Callable[[], str], page: Callable[[], str]) -> None:
     """Write a plot in the format that the suffix of `path` names."""
     suffix = path.suffix.lower()
-    markup = page() if suffix == ".html" else svg()
-    _write(as_png(markup) if suffix == ".png" else markup.encode(), path, temporary)
+    content = (page() if suffix == ".html" else svg()).encode(errors=_ERRORS)
+    _write(as_png(content.decode()) if suffix == ".png" else content, path, temporary)
 
 
 def _write(content: bytes, path: Path, temporary: Path) -> None:

@@ -13,13 +13,11 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import platformdirs
@@ -27,16 +25,11 @@ import platformdirs
 from onnxprune.errors import ModelError
 from onnxprune.graph.parts import Operand, Stand, side_by_side
 from onnxprune.graph.tensors import Array
+from onnxprune.latency.times_file import add_times, read_times
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.machine import affinity, cpu_features, machine
 from onnxprune.runtime.session import open_session
 from onnxprune.runtime.timing import NodeTime, node_times, time_interleaved
-
-fcntl: ModuleType | None
-try:
-    import fcntl  # of Unix alone
-except ImportError:  # pragma: no cover
-    fcntl = None
 
 BATCH_BYTES = 2**28  # of tensors that are held for the nodes of one model
 MOST = 200  # nodes in one model
@@ -81,7 +74,7 @@ class Tables:
         """
         self._provider, self._threads = provider, threads
         self._path = path or cache_file(provider, threads)
-        self._ms: dict[str, float | None] = _read(self._path)
+        self._ms: dict[str, float | None] = dict(read_times(self._path))
         self.measured = 0  # kernels measured by this object
 
     def __contains__(self, kernel: Kernel) -> bool:
@@ -98,7 +91,7 @@ class Tables:
     def keep(self, numbers: Mapping[str, float]) -> None:
         """Keep other numbers, by keys that no kernel has."""
         self._ms.update(numbers)
-        _write(self._path, numbers)
+        add_times(self._path, numbers)
 
     def measure(self, kernels: Sequence[Kernel], *, until: float, progress: Progress = silent) -> bool:
         """Measure the kernels that are not in the table, in order; return whether there was time for all.
@@ -117,7 +110,7 @@ class Tables:
             progress("timing nodes", done + 1, len(missing))
             times = self._times(batch)
             self._ms.update(times)
-            _write(self._path, {key: ms for key, ms in times.items() if ms is not None})  # a failure may not last
+            add_times(self._path, {key: ms for key, ms in times.items() if ms is not None})  # a failure may not last
             done += len(batch)
         self.measured += done
         return whole
@@ -168,6 +161,8 @@ def cache_file(provider: str, threads: int) -> Path:
         [FORMAT, here["cpu"], cpu_features(), here["logical_cores"], here["onnxruntime"], provider, threads, where]
     )
     folder = os.environ.get(CACHE) or platformdirs.user_cache_dir("onnxprune", appauthor=False)
+    if folder.startswith("~"):  # of a user without a home: no folder of this name shall appear in the current one
+        folder = os.devnull
     name = f"{provider}-{threads}-{hashlib.sha256(about.encode()).hexdigest()[:12]}.json"
     return Path(folder) / "latency" / name
 
@@ -179,42 +174,6 @@ def _devices() -> str:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         names = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     return f"{names} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
-
-
-def _read(path: Path) -> dict[str, float | None]:
-    """Return the times of a file; none where it is missing or damaged: they are measured again."""
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): float(ms) for key, ms in held.items() if ms is not None}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _write(path: Path, new: Mapping[str, float]) -> None:
-    """Add to the file in one step; a folder that cannot be written is no failure: it is measured again next time."""
-    if not new:
-        return
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.with_suffix(".lock")):
-            text = json.dumps({**_read(path), **new}, indent=0)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-                scratch = Path(file.name)
-                try:
-                    file.write(text)
-                    file.close()  # before it is moved: Windows moves no open file
-                    scratch.replace(path)
-                finally:
-                    scratch.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process reads and writes; where the system has no such locks, the last one wins."""
-    with lock.open("a", encoding="utf-8") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _batches(kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:

@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ _PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 _NONE: Mapping[str, str] = MappingProxyType({})
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we report the first line
 _BFLOAT16 = 16  # TensorProto.BFLOAT16, which ORT does not take from numpy
 _LIMIT = contextvars.ContextVar("threads", default=0)  # what 0 threads mean
@@ -145,6 +147,25 @@ def _chain(provider: str, full: str, requested: Mapping[str, str]) -> list[tuple
     return chain
 
 
+def _unicode(path: Path, links: contextlib.ExitStack) -> str:
+    """Return a path as ONNX Runtime takes it: one with bytes that are no UTF-8 gets a link for the time of `links`.
+
+    Raises:
+        ModelError: when the folder of temporary files has such a name, too.
+    """
+    if _is_unicode(path):
+        return os.fspath(path)
+    link = Path(links.enter_context(tempfile.TemporaryDirectory(prefix="onnxprune-"))) / "link.onnx"
+    if not _is_unicode(link):
+        raise ModelError(f"{path}: ONNX Runtime takes no names that are not UTF-8, also for TMPDIR; rename one of both")
+    link.symlink_to(path.resolve())
+    return os.fspath(link)
+
+
+def _is_unicode(path: Path) -> bool:
+    return not any("\udc80" <= char <= "\udcff" for char in os.fspath(path))
+
+
 def open_session(
     source: Path | bytes,
     *,
@@ -179,19 +200,18 @@ def open_session(
     options = _options(threads, optimize)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
-    if folder is not None and isinstance(source, bytes):
-        # An absolute path: ORT joins it to the location that the tensor names.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     if provider == "dml":  # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html
         options.enable_mem_pattern = False
-    model = source if isinstance(source, bytes) else os.fspath(source)
     where = "the model" if isinstance(source, bytes) else str(source)
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    with _failing_as(f"cannot load {where}"):
-        session = ort.InferenceSession(
-            model, options, providers=_chain(provider, full, requested_options), enable_fallback=0
-        )
+    providers = _chain(provider, full, requested_options)
+    with contextlib.ExitStack() as links:
+        if folder is not None and isinstance(source, bytes):  # an absolute path, to which ORT joins the location
+            options.add_session_config_entry(_EXTERNAL_FOLDER, _unicode(folder.resolve(), links))
+        model = source if isinstance(source, bytes) else _unicode(source, links)
+        with _failing_as(f"cannot load {where}"):
+            session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     if full not in session.get_providers():  # ORT falls back to the CPU, and the latencies would be those of the CPU
         raise OptionError(
             f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ from onnxprune.graph.parts import Operand, Stand, side_by_side, stand
 from onnxprune.graph.read import load
 from onnxprune.latency import kernels
 from onnxprune.latency.kernels import Kernel, Tables
+from onnxprune.latency.times_file import read_times
 from onnxprune.runtime.timing import NodeTime
 from tests.support.build import model
 
@@ -114,7 +117,7 @@ def test_what_was_measured_is_written_after_each_batch(path, monkeypatch):
     monkeypatch.setattr(kernels, "MOST", 1)
     tables = Tables("cpu", 1, path)
     held = []
-    tables.measure([matmul(8), matmul(4)], until=FOREVER, progress=lambda *_: held.append(len(kernels._read(path))))
+    tables.measure([matmul(8), matmul(4)], until=FOREVER, progress=lambda *_: held.append(len(read_times(path))))
     assert held == [0, 1]
 
 
@@ -124,7 +127,7 @@ def test_a_failure_to_write_leaves_nothing_behind(path, monkeypatch):
     def fail(*_):
         raise OSError
 
-    monkeypatch.setattr(kernels.Path, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     tables.keep({"a": 1.0})
     assert [found.suffix for found in path.parent.iterdir()] == [".lock"]
 
@@ -221,6 +224,8 @@ def test_the_file_is_named_after_the_machine(monkeypatch, tmp_path):
     assert kernels.cache_file("cpu", 1).name != one.name
     monkeypatch.delenv(kernels.CACHE, raising=False)
     assert "onnxprune" in str(kernels.cache_file("cpu", 1))
+    monkeypatch.setattr(kernels.platformdirs, "user_cache_dir", lambda *_, **__: "~/.cache/onnxprune")
+    assert kernels.cache_file("cpu", 1).is_relative_to(os.devnull)  # nobody's home
 
 
 def test_operands_are_ordinary_numbers():

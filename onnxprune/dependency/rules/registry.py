@@ -31,10 +31,15 @@ def rule(*ops: str, family: str = "function", enter: Rule | None = None) -> Call
 
     def register(function: Rule) -> Rule:
         for op in ops:
-            _add(Entry(op, function, family, (function.__doc__ or "").strip().splitlines()[0], enter))
+            _add(Entry(op, function, family, _first_line(function), enter))
         return function
 
     return register
+
+
+def _first_line(function: Rule) -> str:
+    """Return what a rule says of itself; nothing where Python was told to leave that out (``-OO``)."""
+    return (function.__doc__ or "").strip().partition("\n")[0]
 
 
 def line(op: str, text: str, macs: str = "", *, channels: int | None = None, **sizes: str | int) -> None:

@@ -1,0 +1,103 @@
+"""Signals that end the process: what they raise, what becomes of it, and when they are heard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from onnxprune import __main__ as start
+from onnxprune import interrupts
+from onnxprune.cli.failing import failing
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.fixture
+def heard():
+    """Signals are heard, and afterwards treated as before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    interrupts.hear_signals()
+    yield
+    interrupts._came.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_raises(heard, number):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        signal.raise_signal(number)
+    assert caught.value.exit_code == interrupts.exit_code() == SIGNALS[number]
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupts.hear_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        interrupts.unhear_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize("error", [SystemError("no exception set"), ImportError("numpy"), ValueError()])
+def test_what_others_make_of_an_interrupt(heard, error, capsys):
+    """Extension modules that are interrupted while they are imported fail in ways of their own."""
+
+    def interrupted():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise error
+
+    with pytest.raises(SystemExit) as caught, failing(lambda: "nothing was written"):
+        interrupted()
+    assert caught.value.code == 143
+    assert capsys.readouterr().err == "onnxprune: interrupted; nothing was written\n"
+
+
+@pytest.mark.parametrize("raises", [SystemExit(1), SystemError(), KeyboardInterrupt(), None])
+def test_the_exit_code_is_that_of_the_first_signal(heard, monkeypatch, raises):
+    def run():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+        raise raises or SystemExit(0)
+
+    monkeypatch.setattr("onnxprune.cli.main", run)
+    with pytest.raises(SystemExit) as caught:
+        start.main()
+    assert caught.value.code == 129
+
+
+def test_other_errors_stay_what_they_are(heard, monkeypatch):
+    def run():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("onnxprune.cli.main", run)
+    with pytest.raises(ZeroDivisionError):
+        start.main()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_at_the_start_there_is_no_traceback(number):
+    """Before the command line is imported, and while it is."""
+    code = f"""
+import builtins, signal
+from onnxprune.__main__ import main
+plain = builtins.__import__
+def interrupted(name, *args, **kwargs):
+    if name == "click":
+        signal.raise_signal({int(number)})
+    return plain(name, *args, **kwargs)
+builtins.__import__ = interrupted
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (SIGNALS[number], "", "")
