@@ -389,7 +389,7 @@ def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
         if (
             node.op == "BatchNormalization"
             and node.inputs[0] in computed
-            and model.constants.keys() >= {*node.inputs[3:5]}
+            and all(len(getattr(model.constants.get(name), "shape", ())) == 1 for name in node.inputs[3:5])
         ):
             mean, variance = (model.array(name).astype(np.float64) for name in node.inputs[3:5])
             yield node.inputs[0], (mean, np.maximum(variance, 1e-12))

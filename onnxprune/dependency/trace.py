@@ -70,6 +70,9 @@ class _Tracer:
         self.sequences: dict[str, tuple[Axes, ...]] = {}  # the axes of each tensor
         self.couplings: dict[int, Coupling] = {}
         self.uses: list[Use] = []
+        bodies = [body for node in model.nodes for body in node.bodies]
+        self.read = {*model.readers, *(name for body in bodies for name in body.outputs)}
+        self.read.update(port.name for port in model.outputs)
 
     def run(self) -> Trace:
         self._inputs()
@@ -143,7 +146,10 @@ class _Tracer:
 
     def _couple(self, node: Node) -> Coupling:
         inputs = [self._axes(name, node.index, slot) if name else None for slot, name in enumerate(node.inputs)]
-        site = Site(node, inputs, self.partition, self.probe, look_up=self._inner, sequences=self.sequences)
+        unread = [name for name in node.outputs if name not in self.read]
+        site = Site(
+            node, inputs, self.partition, self.probe, look_up=self._inner, sequences=self.sequences, unread=unread
+        )
         try:
             self._apply(site)
         except CannotUnify as refusal:

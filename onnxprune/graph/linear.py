@@ -267,6 +267,9 @@ def norms(model: Model) -> Iterator[Norm]:
             continue
         names = node.inputs[1:5]
         known = all(name in model.constants and name not in model.overridable for name in names)
+        known = known and all(
+            len(model.constants[name].shape) == 1 for name in names
+        )  # else a number for each position
         if known and all(len(model.readers[name]) == 1 for name in names[2:]):
             scale, shift = (model.array(name).astype(np.float64) for name in names[:2])
             yield Norm(node, (names[2], names[3]), scale, shift)

@@ -358,9 +358,26 @@ def scaled(call: Call) -> Outputs:
     return [(FLOAT, call.shape(0))]
 
 
+def normalised(call: Call) -> Outputs:
+    """The output is like the input; what old versions give beside it is like the scale."""
+    return [call.type(0), *[call.type(1)] * (len(call.node.outputs) - 1)]
+
+
+def cropped(call: Call) -> Outputs:
+    """Images without a border of left, top, right and bottom, or of a size behind its left and top."""
+    *front, height, width = call.shape(0)
+    left, top, right, bottom = call.node.attrs["border"]
+    size = call.node.attrs.get("scale", (height - top - bottom, width - left - right))
+    return [call.typed((*front, *size))]
+
+
 STANDARD: Mapping[str, Rule] = {
     "Affine": like(0),
+    "BatchNormalization": normalised,
+    "Crop": cropped,
+    "Dropout": like(0, 0),
     "GroupNormalization": like(0),
+    "ImageScaler": like(0),
     "LayerNormalization": moments,
     "MeanVarianceNormalization": like(0),
     "ParametricSoftplus": like(0),

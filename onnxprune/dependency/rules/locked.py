@@ -45,7 +45,7 @@ _GROUPS: Mapping[str, str] = {
     _FOURIER: "DFT STFT",
     _CLASSIC: """
         ai.onnx.ml.FeatureVectorizer ai.onnx.ml.Imputer ai.onnx.ml.LinearClassifier ai.onnx.ml.LinearRegressor
-        ai.onnx.ml.Normalizer ai.onnx.ml.Scaler ai.onnx.ml.SVMClassifier ai.onnx.ml.SVMRegressor Crop ImageScaler
+        ai.onnx.ml.Normalizer ai.onnx.ml.Scaler ai.onnx.ml.SVMClassifier ai.onnx.ml.SVMRegressor
     """,
     _TREES: """
         ai.onnx.ml.ArrayFeatureExtractor ai.onnx.ml.Binarizer ai.onnx.ml.TreeEnsemble

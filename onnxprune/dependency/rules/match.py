@@ -42,7 +42,7 @@ class Match:
         for _, _, entry, axis in self.pairs:
             self._bind(entry, axis)
         for index, operand in enumerate(self.pattern.outputs[: len(self.site.node.outputs)]):
-            if self.site.node.outputs[index]:
+            if self.site.needs(index):
                 self.site.output(self._give(index, operand), index)
         self._mark()
         for name, attribute in self.written.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, SupportsIndex
 
@@ -46,6 +46,7 @@ class Site:
         *,
         look_up: Callable[[str], Axes | None] = lambda _: None,
         sequences: dict[str, tuple[Axes, ...]] | None = None,
+        unread: Collection[str] = (),
     ) -> None:
         self.node = node
         self.partition = partition
@@ -54,12 +55,23 @@ class Site:
         self.body_inputs: dict[str, Axes] = {}  # axes of the inputs of bodies, by name
         self._look_up = look_up  # axes of a value inside a body
         self._sequences = {} if sequences is None else sequences  # of the trace: the axes of each tensor
+        self._unread = unread  # names of outputs that nobody reads
 
     # -- what is there ----------------------------------------------------------------------------
 
     def has(self, slot: int) -> bool:
         """Whether an optional input is present."""
         return slot < len(self.node.inputs) and bool(self.node.inputs[slot])
+
+    def is_read(self, index: int) -> bool:
+        """Whether the node has an output that another node, a body or the graph's caller reads."""
+        name = self.node.outputs[index] if index < len(self.node.outputs) else ""
+        return bool(name) and name not in self._unread
+
+    def needs(self, index: int) -> bool:
+        """Whether an output gets axes: one that nobody reads does so where its shape is known."""
+        known = self._probe.shape(self.node.outputs[index]) is not None
+        return bool(self.node.outputs[index]) and (known or self.is_read(index))
 
     def axes(self, slot: int = 0) -> Axes:
         """Return the axes of an input; the rule takes responsibility for them."""

@@ -21,6 +21,8 @@ line("AveragePool",           "n c *s                          -> n c *t")
 line("LpPool",                "n c *s                          -> n c *t")
 line("SpaceToDepth",          "n c (h p!) (w q!)               -> n (p q c) h w", p="blocksize", q="blocksize")
 line("GridSample",            "n c *s, n *t r                  -> n c *t")
+line("ImageScaler",           "n c! *s                         -> n c *s")
+line("Crop",                  "n c *s                          -> n c *t")
 line("Dropout",               "*s, _?, _?                      -> *s, *s?")
 line("CastLike",              "*s, _                           -> *s")
 line("Clip",                  "*s, _?, _?                      -> *s")
@@ -35,16 +37,20 @@ line("Range",                 "_, _, _                         -> t")
 
 @rule("BatchNormalization")
 def batch_normalization(x: Site) -> None:
-    """N c *s, c, c, c, c -> n c *s; in training n~ c *s~, ... -> n c *s, c, c: normalised over all but the channels."""
-    mixed = "~" if x.attr("training_mode", 0) else ""
-    x.match(f"n{mixed} c *s{mixed}, c, c, c, c -> n c *s, c, c")
+    """N c *s, c, c, c, c -> n c *s; in training n~ c *s~, ... -> n c *s, c, c: normalised over all but the channels.
+
+    Old versions gave up to five outputs, and with ``spatial=0`` each position of a channel has numbers of its own.
+    """
+    mixed = "~" if x.attr("training_mode", 0) or len(x.node.outputs) > 1 else ""
+    each = "c" if x.rank(1) == 1 else "c *s"
+    x.match(f"n{mixed} c *s{mixed}, {each}, {each}, {each}, {each} -> n c *s, {each}, {each}, {each}, {each}")
 
 
 @rule("MaxPool")
 def max_pool(x: Site) -> None:
     """N c *s -> n c *t, n c *t; the second are positions in the whole tensor, which lock images and channels."""
     axes = x.match("n c *s -> n c *t, n c *t")
-    if len(x.node.outputs) > 1 and x.node.outputs[1]:
+    if x.is_read(1):
         for name in "nc":
             x.lock(axes[name], "its indices are counted over all channels")
 
@@ -101,7 +107,7 @@ def layer_normalization(x: Site) -> None:
     first = x.dim(x.attr("axis", -1), len(axes))
     for axis in axes[first:]:
         x.mix(axis)
-    if any(x.node.outputs[1:]):  # the deviation would be that of fewer units
+    if any(map(x.is_read, range(1, len(x.node.outputs)))):  # the deviation would be that of fewer units
         for axis in axes[first:]:
             x.lock(axis, f"{x.node.op} gives its mean or deviation as well")
     x.compensate(0.5, slot=1, epsilon=1e-5)

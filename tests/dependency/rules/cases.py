@@ -14,6 +14,7 @@ import onnx
 
 from onnxprune.dependency.rules.broadcast import ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
 from tests.dependency.rules.control_cases import control_cases
+from tests.dependency.rules.old_cases import old_cases
 from tests.dependency.rules.quantized_cases import quantized_cases
 from tests.dependency.rules.recurrent_cases import recurrent_cases
 from tests.dependency.rules.scatter_cases import scatter_cases
@@ -267,9 +268,10 @@ def _pools():
     for op in ("AveragePool", "MaxPool", "LpPool"):
         yield on_images(op, "", f"b = {op}<kernel_shape=[2, 2], strides=[2, 2]>(a)")
     yield on_images(
-        "MaxPool", "indices", "b, i = MaxPool<kernel_shape=[2, 2]>(a)", cut="",
+        "MaxPool", "indices", "p, i = MaxPool<kernel_shape=[2, 2]>(a)", "j = Cast<to=1>(i)", "b = Add(p, j)", cut="",
         locks=("its indices are counted over all channels",)
     )  # fmt: skip
+    yield on_images("MaxPool", "indices-unread", "b, i = MaxPool<kernel_shape=[2, 2]>(a)")
     unused = conv("b = MaxPool<kernel_shape=[2, 2]>(a)")
     unused.graph.node[1].output.append("")
     yield row("MaxPool", "no-indices", unused, C8)
@@ -802,4 +804,5 @@ CASES: tuple[Case, ...] = (
     *recurrent_cases(case),
     *quantized_cases(case, on_images, on_rows),
     *scatter_cases(case, on_images, on_rows),
+    *old_cases(row),
 )

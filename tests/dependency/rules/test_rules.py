@@ -41,6 +41,7 @@ OF_PORTS = ("it is part of the graph input", "it is part of the graph output")
 NEVER_CUT = {
     "AffineGrid",
     "EyeLike",
+    "ImageScaler",
     "LRN",
     "NonZero",
     "Range",
