@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from onnxprune.algebra import threads
 from onnxprune.errors import DataError
 from onnxprune.latency.kernels import CACHE
 from onnxprune.runtime.session import threads_limited
@@ -86,6 +87,19 @@ def pytest_runtest_call(item):
         return (yield)
     finally:
         sys.settrace(tracer)
+
+
+@pytest.fixture
+def blas():
+    """The function that tells the threads of linear algebra, which are two."""
+    functions = threads._openblas()
+    if functions is None:
+        pytest.skip("numpy has another BLAS")
+    get, set_to = functions
+    before = get()
+    set_to(2)
+    yield get
+    set_to(before)
 
 
 @pytest.fixture

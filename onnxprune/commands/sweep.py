@@ -38,7 +38,7 @@ from onnxprune.planning.options import Options, make_options
 from onnxprune.planning.plan import Evidence
 from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress, silent
-from onnxprune.runtime.executors import SERIAL, Workers, from_executor
+from onnxprune.runtime.executors import ALONE, Workers, from_executor
 from onnxprune.runtime.executors import workers as open_workers
 
 
@@ -104,7 +104,7 @@ def make_family(
     options: Options,
     *,
     data: Any = None,
-    workers: Workers = SERIAL,
+    workers: Workers = ALONE,
     resume: bool = False,
     force: bool = False,
     progress: Progress = silent,

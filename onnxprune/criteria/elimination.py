@@ -5,35 +5,88 @@ with H the Gram matrix of the inputs of a layer, removing the inputs J and refit
 
     E(J) = tr(W_J ([H⁻¹]_JJ)⁻¹ W_Jᵀ),       W ← W − W_J ([H⁻¹]_JJ)⁻¹ [H⁻¹]_J,:
 
-Units are removed greedily, the cheapest first, in blocks, so that a layer of 4,096 inputs takes seconds. A group whose
-units several layers consume adds up their errors, each weighted as `recovery.reconstruct.Moments.weights` says.
+Units go greedily, the cheapest first. All are looked at `STEPS` times; in between, the cheapest are removed one after
+the other, or some at once where there are thousands, from a *pool* in which each removal counts for the others at once.
+A group whose units several layers consume adds up their errors, each weighted as `recovery.moments.Moments.weights`
+says. How the inverse is held, `criteria.surgeon` knows: as a matrix, or by the rows where there are fewer of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Matrix = npt.NDArray[np.float64]
-Units = npt.NDArray[np.intp]
+from onnxprune.algebra.quadratic import Quadratic
+from onnxprune.criteria.surgeon import Pool, restored, surgeon
+
+Matrix: TypeAlias = npt.NDArray[np.float64]
+Weight: TypeAlias = npt.NDArray[Any]
+Units: TypeAlias = npt.NDArray[np.intp]
 
 DAMPING = 0.01  # of the mean square of each input, added to it: a Gram matrix of few samples is singular
-STEPS = 128  # blocks of units that are removed one after the other, at most
+STEPS = 32  # how often all units are looked at, at most, where all of them go
+_PICKS = 16  # removals from a pool, one after the other, at most
+_POOL_INPUTS = 2048  # inputs of the units of a pool, at most, where it has several units
+_HELD_BYTES = 64 * 2**20  # of refitted weights that are kept; the others are computed again when they are asked for
 
 
 @dataclass(frozen=True)
 class Consumer:
     """One layer that sums over the units of a group."""
 
-    weight: Matrix  # [outs, ins]
-    gram: Matrix  # [ins, ins], mean over rows; centred where the layer has a bias to take up means
-    held: Matrix  # the same over held-out rows, which decide no removal
+    weight: Weight  # [outs, ins]
+    seen: Quadratic  # of the inputs; centred where the layer has a bias to take up means
+    held: Quadratic  # the same of held-out rows, which decide no removal
     counts: Matrix  # [outs], how much the squared error of each output counts
     inputs: Units  # [units, inputs of one unit]
+
+
+class Refits(Sequence[tuple[Weight, ...]]):
+    """The weights of each consumer at some levels, made on access: zero at removed units."""
+
+    def __init__(self, consumers: Sequence[Consumer], removed: Sequence[Units], refitted: bool, damping: float) -> None:
+        self._consumers, self._removed = tuple(consumers), tuple(removed)
+        self._refitted, self._damping = refitted, damping
+        self._held: dict[int, tuple[Weight, ...]] = {}
+        self._left = _HELD_BYTES
+
+    def __len__(self) -> int:
+        return len(self._removed)
+
+    def __getitem__(self, level: Any) -> Any:
+        if isinstance(level, slice):
+            return [self[each] for each in range(*level.indices(len(self)))]
+        if level not in self._held:
+            gone = self._removed[level]
+            made = tuple(self._made(consumer, gone) for consumer in self._consumers)
+            self._left -= sum(weight.nbytes for weight in made)
+            if self._left < 0:
+                return made
+            self._held[level] = made
+        return self._held[level]
+
+    def _made(self, consumer: Consumer, units: Units) -> Weight:
+        gone = consumer.inputs[units].ravel()
+        if self._refitted and gone.size:
+            return restored(consumer.weight, consumer.seen, gone, self._damping)
+        weight = consumer.weight.copy()
+        weight[:, gone] = 0
+        return weight
+
+    def errors(self) -> tuple[float, ...]:
+        """Return the squared error at each level: on held-out rows, weighted, summed over the consumers."""
+        return tuple(
+            float(sum(map(_held_error, self._consumers, self[level]))) if self._consumers else 0.0
+            for level in range(len(self))
+        )
+
+
+def _held_error(consumer: Consumer, weight: Weight) -> float:
+    return float(consumer.held.energies(weight - consumer.weight) @ consumer.counts)
 
 
 @dataclass(frozen=True)
@@ -41,7 +94,7 @@ class Elimination:
     """The order in which units are removed, and the refitted weights of each consumer."""
 
     order: Units  # removed units, first to last
-    weights: tuple[tuple[Matrix, ...], ...]  # by level, by consumer: zero at removed units
+    weights: Sequence[tuple[Weight, ...]]  # by level, by consumer: see `Refits`
     errors: tuple[float, ...]  # by level: on held-out rows, weighted, summed over the consumers
 
 
@@ -53,24 +106,47 @@ def eliminate(consumers: Sequence[Consumer], levels: Sequence[int], damping: flo
         levels: numbers of removed units, ascending, each below the number of units.
         damping: of the Gram matrices, relative to their diagonals.
     """
-    states = [_State(consumer, damping) for consumer in consumers]
+    order = greedy(consumers, levels[-1], damping)
+    refits = Refits(consumers, [order[:level] for level in levels], True, damping)
+    return Elimination(order, refits, refits.errors())
+
+
+def greedy(consumers: Sequence[Consumer], count: int, damping: float = DAMPING) -> Units:
+    """Return the first `count` units to remove, in their order; see `eliminate`."""
+    states = [surgeon(each.weight, each.seen, each.counts, each.inputs, damping) for each in consumers]
     units = len(consumers[0].inputs)
-    alive = np.ones(units, bool)
-    order: list[int] = []
-    weights, errors = [], []
-    step = max(1, -(-units // STEPS))
-    for level in levels:
-        while len(order) < level:
-            scores = np.sum([state.errors(alive) for state in states], axis=0)
-            scores = np.where(np.isfinite(scores), scores, np.finfo(np.float64).max)
-            gone = np.argsort(np.where(alive, scores, np.inf), kind="stable")[: min(step, level - len(order))]
-            for state in states:
-                state.remove(gone)
-            alive[gone] = False
-            order.extend(gone.tolist())
-        weights.append(tuple(state.weight.copy() for state in states))
-        errors.append(float(sum(state.held_error() for state in states)))
-    return Elimination(np.array(order, np.intp), tuple(weights), tuple(errors))
+    widest = max(each.inputs.shape[1] for each in consumers)
+    at_once = max(1, min(-(-units // STEPS), _POOL_INPUTS // (2 * widest)))
+    alive, order = np.ones(units, bool), np.empty(0, np.intp)
+    while len(order) < min(count, units):
+        scores = _finite(sum((state.errors(alive) for state in states), np.zeros(units)))
+        cheapest = np.argsort(np.where(alive, scores, np.inf), kind="stable")
+        pool = cheapest[: 1 if at_once == 1 else min(2 * at_once, alive.sum())]
+        going = min(at_once, count - len(order))
+        gone = pool if len(pool) <= going else pool[_picked([state.pool(pool) for state in states], going)]
+        for state in states:
+            state.remove(gone)
+        alive[gone] = False
+        order = np.concatenate([order, gone])
+    return order[:count]
+
+
+def _picked(pools: Sequence[Pool], count: int) -> Units:
+    """Return which units of a pool go, in their order: each removal counts for those that follow."""
+    picked: list[int] = []
+    at_once = -(-count // _PICKS)
+    while len(picked) < count:
+        scores = _finite(np.sum([pool.errors() for pool in pools], axis=0))
+        scores[picked] = np.inf
+        gone = np.argsort(scores, kind="stable")[: min(at_once, count - len(picked))]
+        for pool in pools:
+            pool.remove(gone)
+        picked.extend(gone.tolist())
+    return np.array(picked, np.intp)
+
+
+def _finite(scores: Matrix) -> Matrix:
+    return np.where(np.isfinite(scores), scores, np.finfo(np.float64).max)
 
 
 def follow(
@@ -92,68 +168,10 @@ def follow(
         refitted: whether the kept units make up for the removed ones.
         damping: as for `eliminate`.
     """
-    states = [_State(consumer, damping) for consumer in consumers]
-    weights, errors, done = [], [], 0
+    order = np.asarray(order[: levels[-1]], np.intp)
+    removed = [order[:level] for level in levels]
+    refits = Refits(consumers, removed, refitted, damping)
+    if consumers:
+        return Elimination(order, refits, refits.errors())
     total = max(float(np.square(scores).sum()), 1e-30)
-    for level in levels:
-        for state in states:
-            if refitted:
-                state.remove(order[done:level])
-            else:
-                state.drop(order[done:level])
-        done = level
-        weights.append(tuple(state.weight.copy() for state in states))
-        gone = float(np.square(scores[order[:level]]).sum()) / total
-        errors.append(sum(state.held_error() for state in states) if states else gone)
-    return Elimination(np.asarray(order[: levels[-1]], np.intp), tuple(weights), tuple(errors))
-
-
-def _solve(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Matrix:
-    """Solve linear systems ``[..., n, n]``; where round-off made one singular, all by the pseudo-inverse."""
-    try:
-        return np.asarray(np.linalg.solve(left, right))
-    except np.linalg.LinAlgError:
-        return np.asarray(np.linalg.pinv(left) @ right)
-
-
-class _State:
-    """A consumer while units are removed."""
-
-    def __init__(self, consumer: Consumer, damping: float) -> None:
-        self._consumer = consumer
-        diagonal = np.diag(consumer.gram).copy()
-        damped = consumer.gram + np.diag(damping * diagonal + 1e-3 * damping * diagonal.mean() + 1e-12)
-        self._inverse: Matrix = np.linalg.inv(damped).astype(np.float64, copy=False)
-        self.weight = consumer.weight.astype(np.float64, copy=True)
-        self._scale: Matrix = np.sqrt(consumer.counts, dtype=np.float64)[:, None]  # of each output
-
-    def errors(self, alive: npt.NDArray[np.bool_]) -> Matrix:
-        """Return what the removal of each kept unit would add to the error; 0 for removed units."""
-        inputs = self._consumer.inputs[alive]
-        blocks: Matrix = self._inverse[inputs[:, :, None], inputs[:, None, :]]
-        columns: Matrix = (self.weight * self._scale)[:, inputs].transpose(1, 2, 0)  # [units, inputs of one, outs]
-        solved = columns / blocks if inputs.shape[1] == 1 else _solve(blocks, columns)
-        added = np.zeros(len(alive))
-        added[alive] = np.einsum("uio,uio->u", columns, solved)
-        return added
-
-    def remove(self, units: Units) -> None:
-        """Remove units and let the kept ones make up for them."""
-        gone = self._consumer.inputs[units].ravel()
-        rows = self._inverse[gone]
-        solved = _solve(rows[:, gone], rows)
-        self.weight -= self.weight[:, gone] @ solved
-        self._inverse -= rows.T @ solved
-        self.weight[:, gone] = 0
-        self._inverse[gone] = 0  # what is left of round-off
-        self._inverse[:, gone] = 0
-        self._inverse[gone, gone] = 1  # keeps the blocks of removed units regular
-
-    def drop(self, units: Units) -> None:
-        """Remove units and leave the kept ones as they are."""
-        self.weight[:, self._consumer.inputs[units].ravel()] = 0
-
-    def held_error(self) -> float:
-        """Return the squared error on held-out rows weighted over the outputs."""
-        change = (self.weight - self._consumer.weight) * self._scale
-        return float(np.einsum("oi,oi->", change @ self._consumer.held, change))
+    return Elimination(order, refits, tuple(float(np.square(scores[gone]).sum()) / total for gone in removed))

@@ -11,7 +11,6 @@ the errors, and consumers with too few rows keep their weights, as they do in `r
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration, held_rows
 from onnxprune.criteria.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.criteria.importance import Scores
@@ -29,8 +29,8 @@ from onnxprune.graph.linear import Layer, layers
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.reconstruct import Moments
-from onnxprune.runtime.executors import ALONE, Sent, Workers, one_blas_thread, sent, shards
+from onnxprune.recovery.moments import Moments, most_rows
+from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import Replay
 
 LEAST_ROWS, ROWS_PER_INPUT = 8_192, 8  # that moments are made of
@@ -137,7 +137,7 @@ def measure_curves(
             curves.update(measured)
             progress(_MEASURING, min(len(curves) + 1, len(ordered)), len(ordered))
         return {cut.name: curves[cut.name] for cut in cuts}
-    with one_blas_thread() if workers.exact else contextlib.nullcontext():
+    with one_blas_thread():
         sampler = _Sampler(model, settings)
         for number, cut in enumerate(ordered):
             progress(_MEASURING, number + 1, len(cuts))
@@ -291,7 +291,7 @@ class _Sampler:
         names = {name for _, layer in pairs for name in (layer.input, layer.output)}
         for number, values in enumerate(self._replay.run(names)) if names else ():
             for (_, layer), pair in zip(pairs, moments, strict=True):
-                limit = max(LEAST_ROWS, ROWS_PER_INPUT * pair[0].mean_x.shape[1]) // len(self._replay) + 1
+                limit = most_rows(pair[0].shape[2], ROWS_PER_INPUT, LEAST_ROWS) // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
                 inputs = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
                 targets = layer.targets(values[layer.output], at)
@@ -307,15 +307,14 @@ class _Sampler:
         weight = layer.matrix(self._model.array(layer.weight))[0]
         has_mean = layer.bias is not None and refitted
         mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
-        none = np.zeros_like(train.mean_y)
-        gram = train.centred(mean, none)[0][0]
-        judged = held.centred(mean, none)[0][0] if held.rows else gram
+        seen = train.inputs(mean)
+        judged = held.inputs(mean) if held.rows else seen
         counts, taps = (train + held).weights()[0], self._taps(layer)
         if self._is_wide(layer):  # each tap of an output is an output of its own
             weight = weight.reshape(len(weight), -1, taps).transpose(0, 2, 1).reshape(len(weight) * taps, -1)
             counts, taps = np.repeat(counts, taps), 1
         inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
-        return _ConsumerMoments(train, held, Consumer(weight, gram, judged, counts, inputs), refitted)
+        return _ConsumerMoments(train, held, Consumer(weight, seen, judged, counts, inputs), refitted)
 
     def _loss(
         self,

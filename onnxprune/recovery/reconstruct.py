@@ -6,128 +6,37 @@ For a layer with weight W, inputs X in the pruned model and outputs Y in the ori
 
 It shrinks towards W, the plain cut, not towards zero: with λ → ∞ nothing is changed. λ is chosen on batches that the
 normal equations did not see; where no λ is better there than the plain cut with its bias corrected, that stays.
+
+With E = Y − W X, what the plain cut leaves, the step of p inputs and n rows is one of
+
+    W' − W = E Xᵀ (X Xᵀ + λ D²)⁻¹ = E (Xᵀ D⁻² X + λ)⁻¹ Xᵀ D⁻²
+
+The first solves with ``[p, p]``, the second with ``[n, n]`` (Woodbury): the smaller one is taken, see `Moments`. λ is
+chosen on `PROBES` mixtures of the outputs; the fit itself is that of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Matrix = npt.NDArray[np.float64]
+from onnxprune.algebra.blocked import Factor, blocks, gram, mixing, product
+from onnxprune.algebra.quadratic import WIDE, Gram, Rows
+from onnxprune.recovery.moments import Moments, error
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, relative to the mean square of each input
-_QUIET = 0.1  # of the mean variance: outputs that vary less than this get less weight
-_LARGE = 1e15  # numbers above it are summed in float64: their squares leave float32
-_ROUND_OFF = 1e-12  # of a mean square: a variance below it is that of a constant
+Matrix = npt.NDArray[np.float64]
+Form: TypeAlias = Literal["gram", "rows"]
+
+STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the ridge, relative to the mean square of each input, falling
+PROBES = 128  # mixtures of outputs that choose the strength, where there are more outputs
 _QUIET_SHARE = 1e-6  # of a mean: an input that varies less does not vary
 _FLOOR = 1e-6  # of the mean of the diagonal: inputs that are (nearly) zero get at least this much
-
-
-class Moments:
-    """Sums over the rows of inputs and targets of a layer, for each of its groups: all that least squares needs.
-
-    Products are summed in float32, less an origin near the mean: inputs that hardly vary around a large one keep their
-    variance. The origin is that of the first rows.
-    """
-
-    def __init__(self, groups: int, ins: int, outs: int) -> None:
-        self.rows = 0
-        self._origin_x, self._origin_y = np.zeros((groups, ins)), np.zeros((groups, outs))
-        self._x, self._y = np.zeros((groups, ins)), np.zeros((groups, outs))
-        self._xx, self._yx = np.zeros((groups, ins, ins)), np.zeros((groups, outs, ins))
-        self._yy = np.zeros((groups, outs))  # squares of each output
-
-    def add(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
-        """Add inputs ``[groups, rows, ins]`` and targets ``[groups, rows, outs]``; finite rows alone."""
-        if not (_is_tame(x) and _is_tame(y)):
-            x, y = _tamed(x, y)
-        if not x.shape[1]:
-            return
-        if not self.rows:
-            self._origin_x, self._origin_y = _origin(x), _origin(y)
-        x = x - self._origin_x[:, None].astype(x.dtype)
-        y = y - self._origin_y[:, None].astype(y.dtype)
-        self.rows += x.shape[1]
-        self._x += x.sum(1, dtype=np.float64)
-        self._y += y.sum(1, dtype=np.float64)
-        self._xx += x.transpose(0, 2, 1) @ x
-        self._yx += y.transpose(0, 2, 1) @ x
-        self._yy += np.einsum("gro,gro->go", y, y, dtype=np.float64)
-
-    def __add__(self, other: Moments) -> Moments:
-        if not self.rows or not other.rows:
-            return self if self.rows else other
-        total = Moments(*self._x.shape, self._y.shape[1])
-        total.rows, total._origin_x, total._origin_y = self.rows + other.rows, self._origin_x, self._origin_y
-        xx, yx, yy = other.centred(self._origin_x, self._origin_y)
-        total._x = self._x + other.rows * (other.mean_x - self._origin_x)
-        total._y = self._y + other.rows * (other.mean_y - self._origin_y)
-        total._xx, total._yx, total._yy = (
-            mine + other.rows * theirs for mine, theirs in ((self._xx, xx), (self._yx, yx), (self._yy, yy))
-        )
-        return total
-
-    @property
-    def mean_x(self) -> Matrix:
-        """The mean of each input, ``[groups, ins]``; 0 without rows."""
-        return self._origin_x + self._x / max(1, self.rows)
-
-    @property
-    def mean_y(self) -> Matrix:
-        """The mean of each output, ``[groups, outs]``; 0 without rows."""
-        return self._origin_y + self._y / max(1, self.rows)
-
-    def variance(self) -> Matrix:
-        """Return the variance of each output, ``[groups, outs]``."""
-        n = max(1, self.rows)
-        return np.maximum(self._yy / n - (self._y / n) ** 2, 0)
-
-    def weights(self) -> Matrix:
-        """Return the weights of the squared errors of outputs, ``[groups, outs]``; times the variances they sum to 1.
-
-        Outputs are normalised by their variance: a few channels of a transformer are a hundred times as large as the
-        others, and a normalisation behind the layer levels that. Those that hardly vary get less weight. Where none
-        varies, errors are divided by the mean square.
-        """
-        variance, energy = self.variance(), float((self.variance() + self.mean_y**2).sum())
-        if variance.sum() <= _ROUND_OFF * energy:
-            return np.full_like(variance, 1 / energy if energy > 0 else 1)
-        raw = variance.mean() / (variance + _QUIET * variance.mean())
-        return np.asarray(raw / (raw * variance).sum())
-
-    def centred(self, mean_x: Matrix, mean_y: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        """Return xx, yx and yy of the rows less these means, per row."""
-        n = max(1, self.rows)
-        mx, my = self._x / n, self._y / n
-        mean_x, mean_y = mean_x - self._origin_x, mean_y - self._origin_y
-        xx = self._xx / n - _outer(mx, mean_x) - _outer(mean_x, mx) + _outer(mean_x, mean_x)
-        yx = self._yx / n - _outer(my, mean_x) - _outer(mean_y, mx) + _outer(mean_y, mean_x)
-        yy = self._yy / n - 2 * my * mean_y + mean_y**2
-        return xx, yx, yy
-
-
-def _origin(rows: npt.NDArray[Any]) -> Matrix:
-    """Return the mean of rows, rounded to float32: it is subtracted and added back without round-off."""
-    return np.asarray(rows.mean(1, dtype=np.float64).astype(np.float32), np.float64)
-
-
-def _is_tame(rows: npt.NDArray[Any]) -> bool:
-    """Whether all numbers are finite and so small that sums of their products are, too."""
-    return not rows.size or bool(max(-rows.min(), rows.max()) < _LARGE)  # false for NaN
-
-
-def _tamed(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Matrix, Matrix]:
-    """Return the rows that are finite, in float64."""
-    finite = np.isfinite(x).all((0, 2)) & np.isfinite(y).all((0, 2))
-    return x[:, finite].astype(np.float64), y[:, finite].astype(np.float64)
-
-
-def _outer(left: Matrix, right: Matrix) -> Matrix:
-    return left[:, :, None] * right[:, None, :]
+_BATCHED = 128  # inputs of a group up to which all groups are solved at once
 
 
 @dataclass(frozen=True)
@@ -139,16 +48,7 @@ class Fit:
     strength: float | None  # of the ridge, None where the plain cut stays
     error_before: float  # of the plain cut on held-out rows: squared error over the variance of the targets
     error_after: float  # of the fit
-
-
-def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
-    """Return the squared error of a layer on some rows, over the variance of the targets: see `weights`."""
-    xx, yx, yy = moments.centred(moments.mean_x, moments.mean_y)
-    varying = (
-        yy - 2 * np.einsum("goi,goi->go", weight, yx) + np.einsum("goi,gij,goj->go", weight, xx, weight, optimize=True)
-    )
-    constant = moments.mean_y - np.einsum("goi,gi->go", weight, moments.mean_x) - (0 if bias is None else bias)
-    return float(((np.maximum(varying, 0) + constant**2) * moments.weights()).sum())
+    form: Form = "gram"  # in which the inputs were seen: their products, or the rows themselves
 
 
 def fit(
@@ -161,39 +61,202 @@ def fit(
         held: of the rows that choose the strength of the ridge, and whether the plain cut stays.
         weight: the plain cut, ``[groups, outs, ins]``.
         bias: its bias, ``[groups, outs]``; None where there is no place for one.
-        strengths: of the ridge, to choose from.
+        strengths: of the ridge, to choose from; once a weaker one is worse, still weaker ones are not tried.
     """
     before = error(held, weight, bias)
-    best_error, best_strength = before, None
-    for strength in (np.inf, *strengths) if train.rows else ():
-        held_error = error(held, *_solved(train, weight, bias, strength))
-        if held_error < best_error:  # never what is NaN
-            best_error, best_strength = held_error, strength
-    if best_strength is None:
-        return Fit(weight, bias, None, before, before)
-    fitted = _solved(train + held, weight, bias, best_strength)
-    if not error(held, *fitted) <= before:
-        fitted = _solved(train, weight, bias, best_strength)
-    return Fit(*fitted, best_strength, before, best_error)
+    form: Form = "rows" if train.keeps_rows else "gram"
+    if not train.rows:
+        return Fit(weight, bias, None, before, before, form)
+    mean_x, mean_y = (train.mean_x, train.mean_y) if bias is not None else (0 * train.mean_x, 0 * train.mean_y)
+    seen, judge = (_left(each, weight, mean_x, mean_y) for each in (train, held))
+    strength = _strength(seen, judge, held.weights(), strengths)
+    candidates = [(weight, _bias(train, weight, bias), np.inf)]
+    if strength is not None:
+        fitted = weight + seen.step(strength)
+        candidates.insert(0, (fitted, _bias(train, fitted, bias), strength))
+    errors = [error(held, *candidate[:2]) for candidate in candidates]
+    best = min(range(len(errors)), key=lambda at: errors[at] if np.isfinite(errors[at]) else np.inf)
+    if not errors[best] < before:
+        return Fit(weight, bias, None, before, before, form)
+    chosen = Fit(*candidates[best], before, errors[best], form)
+    final = _from_all(train, held, weight, bias, chosen, (seen, judge))
+    return final if error(held, final.weight, final.bias) <= before else chosen
 
 
-def _solved(moments: Moments, weight: Matrix, bias: Matrix | None, strength: float) -> tuple[Matrix, Matrix | None]:
-    """Return weight and bias by ridge regression towards `weight`; infinitely strong, the bias alone is fitted."""
-    mean_x, mean_y = moments.mean_x, moments.mean_y
+def _bias(moments: Moments, weight: Matrix, bias: Matrix | None) -> Matrix | None:
+    """Return the bias with which the mean of the outputs is that of the targets; None where there is no place."""
+    return None if bias is None else moments.mean_y - np.einsum("goi,gi->go", weight, moments.mean_x)
+
+
+def _from_all(
+    train: Moments, held: Moments, weight: Matrix, bias: Matrix | None, fitted: Fit, sides: tuple[_Left, _Left]
+) -> Fit:
+    """Return a fit of the same strength to all rows, also the held-out ones."""
+    rows = train.rows + held.rows
+    mean_x, mean_y = (
+        (train.rows * one + held.rows * two) / rows
+        for one, two in ((train.mean_x, held.mean_x), (train.mean_y, held.mean_y))
+    )
     if bias is None:
-        mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
-    if np.isinf(strength):
-        solved = weight
-    else:
-        xx, yx, _ = moments.centred(mean_x, mean_y)
-        diagonal = np.einsum("gii->gi", xx).copy()
-        ridge = strength * diagonal + np.maximum(strength, _FLOOR) * 0.01 * diagonal.mean(1, keepdims=True) + 1e-12
-        system = xx + ridge[:, :, None] * np.eye(xx.shape[-1])
-        residual = yx - weight @ xx  # of the plain cut
-        solved = weight + np.linalg.solve(system, residual.transpose(0, 2, 1)).transpose(0, 2, 1)
-    if bias is None:
-        return solved, None
-    return solved, mean_y - np.einsum("goi,gi->go", solved, mean_x)
+        return replace(fitted, weight=weight + _joined(*sides).step(fitted.strength or 0.0))
+    solved = weight
+    if np.isfinite(fitted.strength or 0.0):
+        left = mean_y - train.mean_y - np.einsum("goi,gi->go", weight, mean_x - train.mean_x)
+        both = _joined(*sides).recentred(mean_x - train.mean_x, left)
+        solved = weight + both.step(fitted.strength or 0.0)
+    return replace(fitted, weight=solved, bias=mean_y - np.einsum("goi,gi->go", solved, mean_x))
+
+
+def _strength(seen: _Left, judge: _Left, weights: Matrix, strengths: Sequence[float]) -> float | None:
+    """Return the strength with the least error on held-out rows; None where none is better than no step."""
+    if len(weights) == 1:
+        mixture = mixing(weights[0], PROBES)
+        seen, judge, weights = seen.mixed(mixture), judge.mixed(mixture), np.ones((1, len(mixture)))
+    best_gain, best = 0.0, None
+    for strength in strengths:
+        try:
+            gain = float((judge.gain(seen.step(strength)) * weights).sum())
+        except np.linalg.LinAlgError:
+            break
+        if gain > best_gain:
+            best_gain, best = gain, strength
+        elif best is not None:
+            break
+    return best
+
+
+def _ridge(diagonal: Matrix, strength: float) -> Matrix:
+    """Return the penalty of each input, ``[groups, ins]``: `strength` times its mean square, and a little more."""
+    ridge = strength * diagonal + max(strength, _FLOOR) * 0.01 * diagonal.mean(-1, keepdims=True) + 1e-12
+    return np.asarray(ridge)
+
+
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """What the plain cut leaves, and the inputs, as products: of any number of groups."""
+
+    xx: Matrix  # [groups, ins, ins]
+    ex: Matrix  # [groups, outs, ins]
+    count: int  # of rows
+
+    def step(self, strength: float) -> Matrix:
+        """Return what a ridge of this strength adds to the weight, ``[groups, outs, ins]``."""
+        ridge = _ridge(np.einsum("gii->gi", self.xx), strength)
+        if self.xx.shape[-1] <= _BATCHED:
+            systems = self.xx + ridge[:, :, None] * np.eye(self.xx.shape[-1])
+            return np.asarray(np.linalg.solve(systems, self.ex.transpose(0, 2, 1))).transpose(0, 2, 1)
+        return np.stack([_damped(*group) for group in zip(self.xx, ridge, self.ex, strict=True)])
+
+    def gain(self, step: Matrix) -> Matrix:
+        """Return by how much a step lowers the squared error of each output, ``[groups, outs]``."""
+        energies = [Gram(xx).energies(each) for xx, each in zip(self.xx, step, strict=True)]
+        return np.asarray(2 * np.einsum("goi,goi->go", step, self.ex) - np.array(energies))
+
+    def mixed(self, mixture: Matrix) -> _Products:
+        """Return the same of mixtures of the outputs of the only group."""
+        return replace(self, ex=product(mixture, self.ex[0])[None])
+
+    def recentred(self, x: Matrix, left: Matrix) -> _Products:
+        """Return the same less means of inputs, and of what is left, that these numbers still hold."""
+        return replace(self, xx=self.xx - x[:, :, None] * x[:, None, :], ex=self.ex - left[:, :, None] * x[:, None, :])
+
+
+def _damped(xx: Matrix, ridge: Matrix, ex: Matrix) -> Matrix:
+    system = xx.copy()
+    system.flat[:: len(system) + 1] += ridge
+    return Factor(system).solve(ex.T).T
+
+
+class _Kernel:
+    """Rows of inputs ``[rows, ins]`` and the products of rows with one another, made when they are needed first."""
+
+    def __init__(self, x: npt.NDArray[Any]) -> None:
+        self.x = x
+        self.count = max(1, len(x))
+
+    @cached_property
+    def scale(self) -> npt.NDArray[Any]:
+        """What each input is multiplied with: one over the penalty of a ridge of strength 1."""
+        return (1 / _ridge(Rows(self.x).diagonal(), 1.0)).astype(self.x.dtype)
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """Mean products of rows, ``[rows, rows]``, over all inputs."""
+        return sum(
+            (gram(self.x[:, at].T, self.scale[at] / self.count) for at in blocks(self.x.shape[1], WIDE)),
+            np.zeros((len(self.x), len(self.x))),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What the plain cut leaves, and the inputs, row by row: of one group."""
+
+    kernel: _Kernel
+    left: npt.NDArray[Any]  # [rows, outs]
+
+    @property
+    def x(self) -> npt.NDArray[Any]:
+        """The inputs, ``[rows, ins]``."""
+        return self.kernel.x
+
+    def step(self, strength: float) -> Matrix:
+        """Return what a ridge of this strength adds to the weight, ``[1, outs, ins]``."""
+        system = self.kernel.matrix.copy()
+        system.flat[:: len(system) + 1] += max(strength, _FLOOR)
+        solved = Factor(system).solve(self.left / self.kernel.count).T  # [outs, rows]
+        step = product(solved.astype(self.x.dtype), self.x)
+        step *= self.kernel.scale
+        return step[None]
+
+    def gain(self, step: Matrix) -> Matrix:
+        """Return by how much a step lowers the squared error of each output, ``[1, outs]``."""
+        moved = product(self.x, step[0].T.astype(self.x.dtype, copy=False))
+        gained = ((2.0 * self.left - moved) * moved).sum(0, dtype=np.float64)
+        return np.asarray(gained[None] / self.kernel.count)
+
+    def mixed(self, mixture: Matrix) -> _Rows:
+        """Return the same of mixtures of the outputs."""
+        return replace(self, left=product(self.left, mixture.T.astype(self.left.dtype)))
+
+    def recentred(self, x: Matrix, left: Matrix) -> _Rows:
+        """Return the same less means of inputs, and of what is left, that these numbers still hold."""
+        return _Rows(_Kernel(self.x - x.astype(self.x.dtype)), self.left - left.astype(self.left.dtype))
+
+    def products(self) -> _Products:
+        """Return the same as products."""
+        return _Products(
+            gram(self.x)[None] / self.kernel.count,
+            product(self.left.T, self.x)[None] / self.kernel.count,
+            len(self.x),
+        )
+
+
+_Left: TypeAlias = _Products | _Rows
+
+
+def _left(moments: Moments, weight: Matrix, mean_x: Matrix, mean_y: Matrix) -> _Left:
+    """Return what the plain cut leaves of some rows less these means."""
+    if moments.keeps_rows:
+        x, y = moments.centred_rows(mean_x, mean_y)
+        return _Rows(_Kernel(x), y - product(x, weight[0].T.astype(x.dtype, copy=False)))
+    xx, yx, _ = moments.centred(mean_x, mean_y)
+    for own, each, products in zip(yx, weight, xx, strict=True):
+        own -= product(each, products)
+    return _Products(xx, yx, moments.rows)
+
+
+def _joined(one: _Left, other: _Left) -> _Left:
+    """Return the rows of both."""
+    if isinstance(one, _Rows) and isinstance(other, _Rows):
+        return _Rows(_Kernel(np.concatenate([one.x, other.x])), np.concatenate([one.left, other.left]))
+    first, second = (each.products() if isinstance(each, _Rows) else each for each in (one, other))
+    share = first.count / max(1, first.count + second.count)
+    return _Products(
+        share * first.xx + (1 - share) * second.xx,
+        share * first.ex + (1 - share) * second.ex,
+        first.count + second.count,
+    )
 
 
 def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix, most: Matrix) -> Fit:

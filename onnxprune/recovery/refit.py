@@ -23,11 +23,11 @@ from onnxprune.graph.linear import Layer, Mixer, Norm, layers, mixers, norms
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.reconstruct import Fit, Moments, fit, reestimate
+from onnxprune.recovery.moments import WIDEST, Moments, most_rows
+from onnxprune.recovery.reconstruct import Fit, fit, reestimate
 from onnxprune.runtime.replay import Feeds, Replay
 from onnxprune.surgery.rewrite import Cut
 
-WIDEST = 5120  # inputs of a layer whose Gram matrix is kept; a wider one keeps the plain cut
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
 LEAST_ROWS = 8_192  # of each fit, where there are so many
 
@@ -177,20 +177,26 @@ class _Refit:
             return "other nodes share its weights"
         if isinstance(part, Layer) and part.input in self._pruned.constants:
             return "its input is constant"
-        if isinstance(part, Layer) and part.shape(self._pruned.constants[part.weight].shape)[-1] > WIDEST:
-            return f"it has more than {WIDEST:,} inputs"
+        if isinstance(part, Layer) and part.groups > 1 and self._shape(part)[-1] > WIDEST:
+            return f"it has more than {WIDEST:,} inputs in each of {part.groups} groups"
         return None
+
+    def _shape(self, layer: Layer) -> tuple[int, int, int]:
+        return layer.shape(self._pruned.constants[layer.weight].shape)
 
     def _layer(self, layer: Layer, sums: _Sums) -> Fit:
         weight = self._content(layer.weight)
         matrix = layer.matrix(weight)
+        if matrix.shape[-1] > WIDEST:  # half the memory; the inputs are float32, too
+            matrix = matrix.astype(np.float32)
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
         train, held = self._moments(layer, matrix.shape, *_target(layer, sums))
         fitted = fit(train, held, matrix, bias)
         if fitted.strength is None:
             return fitted
         if layer.gain is not None and fitted.bias is not None and not layer.gain.all():
-            fitted = _with_silent(fitted, layer.gain.reshape(matrix.shape[:2]) == 0, train + held)
+            mean = (train.rows * train.mean_y + held.rows * held.mean_y) / (train.rows + held.rows)
+            fitted = _with_silent(fitted, layer.gain.reshape(matrix.shape[:2]) == 0, mean)
         new = {layer.weight: layer.stored(fitted.weight, weight)}
         if layer.bias is not None and fitted.bias is not None:
             new[layer.bias] = layer.stored_bias(fitted.bias, self._content(layer.bias))
@@ -236,7 +242,7 @@ class _Refit:
         """Return the moments of the inputs of a part and its targets, of the rows to fit and the held-out ones."""
         groups, outs, ins = shape
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
-        limit = max(LEAST_ROWS, ROWS_PER_INPUT * ins) // len(self.new) + 1
+        limit = most_rows(ins, ROWS_PER_INPUT, LEAST_ROWS) // len(self.new) + 1
         rng = np.random.default_rng(self._seed)
         old, new = self.old.run([total]), self.new.run([part.input, *beside])
         for number, (before, now) in enumerate(zip(old, new, strict=True)):
@@ -263,10 +269,10 @@ class _Refit:
         return array
 
 
-def _with_silent(fitted: Fit, silent: Array, moments: Moments) -> Fit:
+def _with_silent(fitted: Fit, silent: Array, mean: Array) -> Fit:
     """Return a fit in which outputs that are multiplied by zero are constant: their mean."""
     weight = np.where(silent[:, :, None], 0, fitted.weight)
-    bias = moments.mean_y if fitted.bias is None else np.where(silent, moments.mean_y, fitted.bias)
+    bias = mean if fitted.bias is None else np.where(silent, mean, fitted.bias)
     return replace(fitted, weight=weight, bias=bias)
 
 

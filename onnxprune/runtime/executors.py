@@ -14,9 +14,7 @@ The same bits need the same kernels: of one kind of processor, and the same rele
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
-import itertools
 import multiprocessing
 import os
 import pickle
@@ -27,14 +25,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from onnxprune import check
+from onnxprune.algebra.threads import cores_limited, one_blas_thread
 from onnxprune.errors import InputError, ModelError, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.read import load, parse
@@ -42,7 +40,6 @@ from onnxprune.graph.write import fits_one_message, serialize
 from onnxprune.runtime.session import threads_limited
 
 CONNECT_S = 5.0  # until a scheduler that does not answer counts as not there
-_SPELLINGS = (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""))  # before and behind OpenBLAS's names
 RETRIES = 2  # of a task on a cluster that fails for reasons of the cluster
 
 Job = TypeVar("Job")
@@ -71,7 +68,6 @@ class Workers:
     count: int = 1  # tasks that run at the same time
     threads: int = 0  # of ONNX Runtime in each task; 0 is its own choice
     near: bool = True  # whether they see the files of this machine
-    exact: bool = True  # whether linear algebra has one thread, so that a run elsewhere gives the same bits
     share: Callable[[bytes], Any] = bytes  # makes of a packed job what each task gets of it
 
     @property
@@ -89,7 +85,7 @@ class Workers:
         """
         if not self.parallel:
             for task in tasks:
-                with one_blas_thread() if self.exact else contextlib.nullcontext():
+                with one_blas_thread():
                     future = self.executor.submit(function, job, task)
                 yield future.result()
             return
@@ -107,8 +103,7 @@ class Workers:
                 future.cancel()
 
 
-ALONE = Workers(Here(), exact=False)  # as fast as one process can be
-SERIAL = Workers(Here())  # with the same bits as any number of workers
+ALONE = Workers(Here())  # with the same bits as any number of workers
 
 
 @contextlib.contextmanager
@@ -129,7 +124,7 @@ def workers(count: int = 1, scheduler: str | None = None) -> Iterator[Workers]:
         with _cluster(scheduler) as cluster:
             yield cluster
     elif count == 1:
-        yield SERIAL
+        yield ALONE
     else:
         with _processes(count) as processes:
             yield processes
@@ -241,7 +236,7 @@ def _perform(function: Callable[[Any, Any], Any], key: str, shared: Any, task: A
         packed = shared.read_bytes() if isinstance(shared, Path) else shared
         _LAST.key, _LAST.job = None, None  # two jobs need not fit into memory
         _LAST.key, _LAST.job = key, pickle.loads(packed)
-    with one_blas_thread(), threads_limited(threads):
+    with one_blas_thread(), cores_limited(threads), threads_limited(threads):
         return function(_LAST.job, task)
 
 
@@ -291,59 +286,3 @@ def sent(model: Model, workers: Workers) -> Sent:
             "workers cannot be sent a model of more than 2 GiB: save it with external data, on storage that they see"
         )
     return Sent(None, "", model.folder.resolve(), serialize(proto))
-
-
-# -- threads of numpy ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Limit:
-    """How many blocks of all threads want one thread: the setting is the process's."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    blocks: int = 0
-    before: int | None = None  # threads before the first of them, restored after the last
-
-
-_LIMIT = _Limit()
-
-
-@contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Give numpy's linear algebra one thread until this block ends, and all that other threads have begun meanwhile."""
-    with _LIMIT.lock:
-        if not _LIMIT.blocks:
-            _LIMIT.before = _set_blas_threads(1)
-        _LIMIT.blocks += 1
-    try:
-        yield
-    finally:
-        with _LIMIT.lock:
-            _LIMIT.blocks -= 1
-            if not _LIMIT.blocks and _LIMIT.before is not None:
-                _set_blas_threads(_LIMIT.before)
-
-
-def _set_blas_threads(count: int) -> int | None:
-    """Set the threads of the OpenBLAS that came with numpy; return how many it had, None where it is another one."""
-    functions = _openblas()
-    if functions is None:
-        return None
-    get, set_to = functions
-    before = int(get())
-    if before != count:
-        set_to(count)
-    return before
-
-
-@cache
-def _openblas() -> tuple[Callable[[], int], Callable[[int], object]] | None:
-    """Return the functions that get and set the number of threads of the OpenBLAS inside numpy's wheels."""
-    home = Path(np.__file__).parent
-    for folder in (home.with_name("numpy.libs"), home / ".dylibs"):
-        for path in sorted(folder.glob("*openblas*")):
-            library = ctypes.CDLL(str(path))
-            for name in itertools.starmap("{}openblas_{{}}_num_threads{}".format, _SPELLINGS):
-                if hasattr(library, name.format("set")):
-                    return getattr(library, name.format("get")), getattr(library, name.format("set"))
-    return None

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.algebra.quadratic import Gram
 from onnxprune.criteria.elimination import STEPS, Consumer, eliminate, follow
 
 TINY = 1e-9  # damping: next to none
@@ -20,17 +21,18 @@ def consumer(units=6, per=1, outs=4, seed=0, *, inputs=None, gram=None):
     mixing = rng.standard_normal((ins, ins)) / 2 + np.eye(ins)
     gram = mixing @ mixing.T if gram is None else gram
     inputs = np.arange(ins).reshape(units, per) if inputs is None else inputs
-    return Consumer(rng.standard_normal((outs, ins)), gram, gram, rng.random(outs) + 0.5, inputs)
+    return Consumer(rng.standard_normal((outs, ins)), Gram(gram), Gram(gram), rng.random(outs) + 0.5, inputs)
 
 
 def best(one, gone):
     """Return the least error without some units, and the weights: least squares on what is left."""
+    gram = one.seen.matrix
     lost = set(one.inputs[list(gone)].ravel().tolist())
-    left = [i for i in range(one.gram.shape[0]) if i not in lost]
+    left = [i for i in range(len(gram)) if i not in lost]
     weight = np.zeros_like(one.weight)
-    weight[:, left] = np.linalg.lstsq(one.gram[np.ix_(left, left)], (one.weight @ one.gram[:, left]).T, rcond=None)[0].T
+    weight[:, left] = np.linalg.lstsq(gram[np.ix_(left, left)], (one.weight @ gram[:, left]).T, rcond=None)[0].T
     change = weight - one.weight
-    return float((np.einsum("oi,ij,oj->o", change, one.gram, change) * one.counts).sum()), weight
+    return float((np.einsum("oi,ij,oj->o", change, gram, change) * one.counts).sum()), weight
 
 
 @pytest.mark.parametrize("per", [1, 3])
@@ -92,7 +94,7 @@ def test_units_may_lie_anywhere_in_a_layer():
 
 
 def test_units_go_in_blocks_where_there_are_many():
-    units = 2 * STEPS + 10
+    units = 8 * STEPS + 10
     rng = np.random.default_rng(0)
     x = rng.standard_normal((600, units)) * np.linspace(0.1, 3, units)
     found = eliminate([consumer(units=units, gram=x.T @ x / 600)], [7, 100])
@@ -150,5 +152,5 @@ def test_units_may_go_without_making_up_for_them():
 def test_without_consumers_the_scores_are_the_errors():
     found = follow(np.array([2, 0, 1]), [1, 2], [], scores=np.array([2.0, 3.0, 1.0]))
     assert found.errors == pytest.approx((1 / 14, 5 / 14))
-    assert found.weights == ((), ())
+    assert [*found.weights] == [(), ()]
     assert follow(np.array([0]), [1], [], scores=np.zeros(2)).errors == (0.0,)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.recovery.reconstruct import STRENGTHS, Moments, error, fit, reestimate
+from onnxprune.recovery.moments import Moments, error
+from onnxprune.recovery.reconstruct import STRENGTHS, fit, reestimate
 
 GROUPS, OUTS, INS = 2, 3, 5
 

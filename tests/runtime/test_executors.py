@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxprune.algebra import threads
 from onnxprune.calibration.batches import calibration
 from onnxprune.calibration.statistics import activations
 from onnxprune.data.samples import load_data
@@ -27,7 +28,7 @@ from onnxprune.planning.curves import measure_curves
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts, gather
 from onnxprune.runtime import executors
-from onnxprune.runtime.executors import SERIAL, Workers, from_executor, one_blas_thread, sent, workers
+from onnxprune.runtime.executors import ALONE, Workers, from_executor, sent, workers
 from onnxprune.runtime.session import _options, threads_limited
 from tests.commands.test_sweep import ALIKE, save_network
 
@@ -69,11 +70,11 @@ def seen(tmp_path_factory):
 
 
 def test_results_come_in_order(pair):
-    assert list(pair.map(scaled, 3, range(7))) == list(SERIAL.map(scaled, 3, range(7))) == [0, 3, 6, 9, 12, 15, 18]
+    assert list(pair.map(scaled, 3, range(7))) == list(ALONE.map(scaled, 3, range(7))) == [0, 3, 6, 9, 12, 15, 18]
 
 
 def test_here_a_task_begins_when_it_is_asked_for():
-    results = SERIAL.map(failing, 2, [0, 1, 2, 3])
+    results = ALONE.map(failing, 2, [0, 1, 2, 3])
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ModelError, match="task 2 fails"):
         next(results)
@@ -103,45 +104,13 @@ def test_what_0_threads_mean_within_a_block():
         assert threads(None, None) == 0
 
 
-@pytest.fixture
-def blas():
-    """The function that tells the threads of linear algebra, which are two."""
-    functions = executors._openblas()
-    if functions is None:
-        pytest.skip("numpy has another BLAS")
-    get, set_to = functions
-    before = get()
-    set_to(2)
-    yield get
-    set_to(before)
-
-
-def test_linear_algebra_has_one_thread_within_a_block(blas):
-    with one_blas_thread():
-        with one_blas_thread():
-            assert blas() == 1
-        assert blas() == 1
-    assert blas() == 2
-
-
-def test_threads_are_restored_when_the_last_block_ends(blas):
-    """Blocks of several threads need not be nested."""
-    first, second = one_blas_thread(), one_blas_thread()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert blas() == 1
-    second.__exit__(None, None, None)
-    assert blas() == 2
-
-
 _BOTH = threading.Barrier(2)
 
 
 def blas_threads(_job, _task):
     """Return the threads of linear algebra, when both tasks are under way."""
     _BOTH.wait(60)
-    return executors._openblas()[0]()
+    return threads._openblas()[0]()
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -211,14 +180,14 @@ def test_a_cluster_without_workers():
 @pytest.mark.parametrize("near", [True, False])
 def test_a_model_arrives_as_it_was_sent(tmp_path, near):
     model = load(save_network(tmp_path))
-    arrived = pickle.loads(pickle.dumps(sent(model, Workers(SERIAL.executor, near=near)))).open()
+    arrived = pickle.loads(pickle.dumps(sent(model, Workers(ALONE.executor, near=near)))).open()
     assert (arrived.nodes, arrived.top, arrived.inputs) == (model.nodes, model.top, model.inputs)
     assert all(np.array_equal(arrived.array(name), model.array(name)) for name in model.constants)
 
 
 def test_external_data_goes_by_its_path(tmp_path):
     path = save_network(tmp_path, external=True)
-    going = sent(load(path), Workers(SERIAL.executor, near=False))
+    going = sent(load(path), Workers(ALONE.executor, near=False))
     assert going.content is None
     assert load(path).array("w1").shape == going.open().array("w1").shape
     path.rename(tmp_path / "elsewhere.onnx")
@@ -228,7 +197,7 @@ def test_external_data_goes_by_its_path(tmp_path):
 
 def test_another_model_at_the_path(tmp_path):
     path = save_network(tmp_path)
-    going = sent(load(path), SERIAL)
+    going = sent(load(path), ALONE)
     other = save_network(tmp_path / "other", seed=1)
     other.replace(path)
     with pytest.raises(ModelError, match="reads another model at"):
@@ -246,7 +215,7 @@ def test_curves_in_parts_are_those_of_one_run(seen, shards):
     with ThreadPoolExecutor(shards) as pool:
         parted = measure_curves(traced, wanted, calibrated, workers=from_executor(pool))
     assert len(wanted) == 4
-    assert parted == measure_curves(traced, wanted, calibrated, workers=SERIAL)
+    assert parted == measure_curves(traced, wanted, calibrated, workers=ALONE)
 
 
 @pytest.mark.parametrize("tapped", [1, 2**28])
@@ -263,7 +232,7 @@ def test_evidence_is_the_same_in_processes(seen, pair, criterion):
     traced, found, calibrated = seen
     asked = make_options(criterion=criterion, round_to=1)
     chosen = select_ratios(found, asked)
-    one, other = (gather(traced, found, chosen, asked, calibration=calibrated, workers=w) for w in (SERIAL, pair))
+    one, other = (gather(traced, found, chosen, asked, calibration=calibrated, workers=w) for w in (ALONE, pair))
     assert one.curves == other.curves
     assert all(np.array_equal(one.scores[name], other.scores[name]) for name in one.scores)
 
