@@ -52,15 +52,21 @@ def gram(rows: Matrix, weights: Matrix | None = None) -> Doubles:
         part = rows[deep] if weights is None else rows[deep] * np.sqrt(weights[deep, None]).astype(rows.dtype)
         if count * size * size <= _SMALL:
             result += part.T @ part
-            continue
-
-        def add(tile: tuple[slice, slice], part: Matrix = part) -> None:
-            result[tile] += part[:, tile[0]].T @ part[:, tile[1]]
-
-        spread(add, _lower(size))
-    for across, down in _lower(size):
-        result[down, across] = result[across, down].T
+        else:
+            _add_lower(result, part)
+    for down, across in _lower(size):
+        result[across, down] = result[down, across].T
     return result
+
+
+def _add_lower(result: Doubles, rows: Matrix) -> None:
+    """Add ``rows.T @ rows`` to what lies on and below the diagonal, in tiles."""
+
+    def add(tile: tuple[slice, slice]) -> None:
+        down, across = tile
+        result[tile] += rows[:, down].T @ rows[:, across]
+
+    spread(add, _lower(len(result)))
 
 
 def blocks(size: int, each: int = TILE) -> list[slice]:
@@ -100,7 +106,7 @@ class Factor:
             if at.start:
                 spread(reduce, rest)
             diagonal = np.linalg.cholesky(lower[at, at])
-            if not np.isfinite(diagonal[-1, -1]):
+            if not np.isfinite(diagonal).all():
                 raise np.linalg.LinAlgError("not positive definite")
             self._inverses.append(np.linalg.inv(diagonal))
             lower[at, at] = diagonal
@@ -155,8 +161,8 @@ class Factor:
 def mixing(weights: Sequence[float] | Doubles, most: int) -> Doubles:
     """Return a matrix ``[at most `most`, outputs]`` that keeps weighted sums of squares over outputs, about.
 
-    Up to `most` outputs it is diagonal and exact. Beyond, it is random with a fixed seed (Johnson & Lindenstrauss 1984):
-    a sum of squares then has a relative standard deviation of ``sqrt(2 / most)``.
+    Up to `most` outputs it is diagonal and exact. Beyond, it is random with a fixed seed (Johnson & Lindenstrauss
+    1984): a sum of squares then has a relative standard deviation of ``sqrt(2 / most)``.
     """
     scale = np.sqrt(np.asarray(weights, np.float64))
     if len(scale) <= most:

@@ -116,8 +116,8 @@ class Moments:
         total.rows += other.rows
         total._x += other.rows * (other.mean_x - self._origin_x)
         total._y += other.rows * (other.mean_y - self._origin_y)
-        for mine, theirs in zip((*total._products, total._yy), (xx, yx, yy), strict=True):
-            mine += other.rows * theirs
+        for products, theirs in zip((*total._products, total._yy), (xx, yx, yy), strict=True):
+            np.add(products, other.rows * theirs, out=products)
         return total
 
     @property

@@ -78,9 +78,9 @@ def fit(
     best = min(range(len(errors)), key=lambda at: errors[at] if np.isfinite(errors[at]) else np.inf)
     if not errors[best] < before:
         return Fit(weight, bias, None, before, before, form)
-    chosen = Fit(*candidates[best], before, errors[best], form)
-    final = _from_all(train, held, weight, bias, chosen, (seen, judge))
-    return final if error(held, final.weight, final.bias) <= before else chosen
+    best_fit = Fit(*candidates[best], before, errors[best], form)
+    final = _from_all((train, held), weight, best_fit, _joined(seen, judge))
+    return final if error(held, final.weight, final.bias) <= before else best_fit
 
 
 def _bias(moments: Moments, weight: Matrix, bias: Matrix | None) -> Matrix | None:
@@ -88,22 +88,26 @@ def _bias(moments: Moments, weight: Matrix, bias: Matrix | None) -> Matrix | Non
     return None if bias is None else moments.mean_y - np.einsum("goi,gi->go", weight, moments.mean_x)
 
 
-def _from_all(
-    train: Moments, held: Moments, weight: Matrix, bias: Matrix | None, fitted: Fit, sides: tuple[_Left, _Left]
-) -> Fit:
-    """Return a fit of the same strength to all rows, also the held-out ones."""
-    rows = train.rows + held.rows
-    mean_x, mean_y = (
-        (train.rows * one + held.rows * two) / rows
-        for one, two in ((train.mean_x, held.mean_x), (train.mean_y, held.mean_y))
-    )
-    if bias is None:
-        return replace(fitted, weight=weight + _joined(*sides).step(fitted.strength or 0.0))
+def _from_all(parts: tuple[Moments, Moments], weight: Matrix, fitted: Fit, left: _Left) -> Fit:
+    """Return a fit of the same strength to all rows, also the held-out ones.
+
+    Args:
+        parts: the moments of both kinds of rows.
+        weight: the plain cut.
+        fitted: to the first kind alone.
+        left: what the plain cut leaves of all rows, less the means of the first where there is a bias.
+    """
+    strength = fitted.strength if fitted.strength is not None else np.inf
+    if fitted.bias is None:
+        return replace(fitted, weight=weight + left.step(strength))
+    train, held = parts
+    share = train.rows / (train.rows + held.rows)
+    mean_x = share * train.mean_x + (1 - share) * held.mean_x
+    mean_y = share * train.mean_y + (1 - share) * held.mean_y
     solved = weight
-    if np.isfinite(fitted.strength or 0.0):
-        left = mean_y - train.mean_y - np.einsum("goi,gi->go", weight, mean_x - train.mean_x)
-        both = _joined(*sides).recentred(mean_x - train.mean_x, left)
-        solved = weight + both.step(fitted.strength or 0.0)
+    if np.isfinite(strength):
+        moved = mean_y - train.mean_y - np.einsum("goi,gi->go", weight, mean_x - train.mean_x)
+        solved = weight + left.recentred(mean_x - train.mean_x, moved).step(strength)
     return replace(fitted, weight=solved, bias=mean_y - np.einsum("goi,gi->go", solved, mean_x))
 
 
@@ -241,9 +245,8 @@ def _left(moments: Moments, weight: Matrix, mean_x: Matrix, mean_y: Matrix) -> _
         x, y = moments.centred_rows(mean_x, mean_y)
         return _Rows(_Kernel(x), y - product(x, weight[0].T.astype(x.dtype, copy=False)))
     xx, yx, _ = moments.centred(mean_x, mean_y)
-    for own, each, products in zip(yx, weight, xx, strict=True):
-        own -= product(each, products)
-    return _Products(xx, yx, moments.rows)
+    plain = [product(each, products) for each, products in zip(weight, xx, strict=True)]
+    return _Products(xx, yx - np.stack(plain), moments.rows)
 
 
 def _joined(one: _Left, other: _Left) -> _Left:

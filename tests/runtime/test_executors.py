@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune.algebra import threads
+from onnxprune.algebra.threads import _openblas
 from onnxprune.calibration.batches import calibration
 from onnxprune.calibration.statistics import activations
 from onnxprune.data.samples import load_data
@@ -110,7 +110,7 @@ _BOTH = threading.Barrier(2)
 def blas_threads(_job, _task):
     """Return the threads of linear algebra, when both tasks are under way."""
     _BOTH.wait(60)
-    return threads._openblas()[0]()
+    return _openblas()[0]()
 
 
 @pytest.mark.parametrize("fails", [False, True])
