@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.samples import Data, runs
+from onnxprune.data.samples import Data, runs, taken_by
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.metrics.arrays import Function
@@ -36,11 +36,12 @@ class Calibration:
     """The batches and the metric that a model is calibrated with."""
 
     batches: Sequence[Feeds]
-    samples: int
+    samples: int  # that the batches hold, copies that fill a batch up aside
     metric: Metric
     source: Literal["data", "generated"] = "data"
     description: str = ""  # of generated samples, in words
     evaluated: int = 0  # the last so many batches are of other data: these alone are held out
+    counts: Sequence[int] = ()  # samples of each batch
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -54,6 +55,11 @@ class Calibration:
         each = max(1, self.samples // len(self.batches))
         return self.held[: self.evaluated or -(-JUDGED // each)] or (0,)
 
+    @property
+    def judged_samples(self) -> int:
+        """How many samples losses of an output are measured on."""
+        return sum(self.counts[number] for number in self.judged)
+
 
 @dataclass(frozen=True, eq=False)
 class Taken(Batches):
@@ -65,17 +71,29 @@ class Taken(Batches):
     def __len__(self) -> int:
         return len(self.runs)
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The samples of each batch, copies aside that fill one up."""
+        return tuple(map(len, self.runs))
+
     def at(self, number: int) -> Feeds:
         """Return the samples of one run."""
-        return self.data.take(self.runs[number])
+        return self.data.piece(self.runs[number]).feeds
 
 
 def batched(data: Data, size: int = BATCH) -> Taken:
-    """Return the samples of `data` in batches of one shape and of `size` at most, `BATCHES` if there can be."""
-    bytes_each = sum(array.nbytes for array in data.take([0]).values()) if data.at_once == 1 else 0
-    fitting = BATCH_BYTES // max(1, bytes_each)
-    size = data.at_once if data.at_once > 1 else max(1, min(size, fitting, data.count // BATCHES))
-    return Taken(data, tuple(runs(data, size)))
+    """Return the samples of `data` in batches of one shape and of `size` at most, `BATCHES` if there can be.
+
+    Where the model fixes the number of samples, that is the size. Batches that lack some would have to be filled up
+    with copies, which what is looked at between the nodes would count, so that they are left out, if there are others.
+    """
+    if data.batch.fixed is None:
+        bytes_each = sum(array.nbytes for array in data.take([0]).values())
+        size = max(1, min(size, BATCH_BYTES // max(1, bytes_each), data.count // BATCHES))
+        return Taken(data, tuple(runs(data, size)))
+    pieces = tuple(runs(data, data.batch.fixed))
+    whole = tuple(run for run in pieces if len(run) == data.batch.fixed)
+    return Taken(data, whole or pieces)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +135,20 @@ def held_rows(count: int) -> npt.NDArray[np.bool_]:
     return np.isin(np.arange(count) * ROW_BLOCKS // count, held_out(ROW_BLOCKS))
 
 
+def accepted(model: Model, data: Data) -> Data:
+    """Return samples with the number of them that `model` takes at once, as running it shows.
+
+    Raises:
+        ModelError: when the model cannot be run.
+    """
+    names = _tensors(model)
+    return taken_by(lambda feeds: next(Replay(model, [feeds]).run(names)), data, len(batched(data).runs[0]))
+
+
+def _tensors(model: Model) -> list[str]:
+    return [port.name for port in model.outputs if port.dtype is not None]
+
+
 def calibration(
     model: Model,
     data: Data,
@@ -140,10 +172,16 @@ def calibration(
         ModelError: when the model cannot be run.
         DataError: when its outputs do not fit the metric.
     """
-    others = () if evaluated is None else batched(evaluated)
-    batches = Joined(batched(data), others) if others else batched(data)
-    first = batches[0]
-    names = [port.name for port in model.outputs if port.dtype is not None]
-    outputs: dict[str, Array] = next(Replay(model, [first]).run(names))
+    own, others = batched(data), None if evaluated is None else batched(evaluated)
+    first = own[0]
+    outputs: dict[str, Array] = next(Replay(model, [first]).run(_tensors(model)))
     resolved_metric = choose_metric(outputs, first, None, metric)
-    return Calibration(batches, data.count, resolved_metric, source, description, len(others))
+    return Calibration(
+        Joined(own, others) if others else own,
+        sum(own.counts),
+        resolved_metric,
+        source,
+        description,
+        len(others or ()),
+        (*own.counts, *(others.counts if others else ())),
+    )

@@ -17,6 +17,7 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.compare import CompareOptions, compare_models
 from onnxprune.evaluation.comparison import Comparison, verdict
+from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
 from onnxprune.progress import Progress
@@ -40,7 +41,7 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     known = [field.name for field in dataclasses.fields(CompareOptions)]
     for name in options:
         check.choice("option", name, known)
-    models = load(before), load(after)
+    models = settled(load(before)), settled(load(after))
     options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
     if preprocess is not None and data is None:
         raise OptionError("preprocess has no effect without --data")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune.calibration.batches import Calibration, calibration
+from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
+from onnxprune.data.batching import batch_of
 from onnxprune.data.samples import Data, files_of, limit, load_data, split, with_shapes
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import unreached
@@ -16,8 +17,10 @@ from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import Group, groups, weights
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import DataError, ModelError, NothingToPrune, OptionError
+from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Model
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, batch_dim, with_batch
+from onnxprune.graph.probe import settled, with_sizes
 from onnxprune.graph.publish import Reads
 from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
 from onnxprune.planning.options import Options
@@ -76,12 +79,16 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
         InputError: as `prune`.
     """
     options.check_effects(data_source is not None)
+    model = settled(with_sizes(model, with_shapes(model.inputs, dict(options.inputs))))
     calibration_data, evaluation_data = _samples(model, options, data_source)
+    model = sized_by(model, calibration_data or evaluation_data)
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     all_groups = groups(traced)
     ratios = select_ratios(all_groups, options)
+    if calibration_data is not None:
+        calibration_data = accepted(model, calibration_data)
     calibrated_on, why_no_calibration = _calibration(traced, options, calibration_data, ports, progress)
     options = options.resolved(calibrated_on is not None)
     return PreparedModel(
@@ -104,6 +111,23 @@ def nothing_to_prune(
     """Return the error that says why no group loses a unit."""
     unreached_weights = unreached(traced, all_reasons(all_groups), weights(traced))
     return NothingToPrune(why_nothing(all_groups, ratios, options, unreached_weights))
+
+
+def sized_by(model: Model, data: Data | None) -> Model:
+    """Return a model that states the sizes of samples, but for their number: the probe takes them where it needs some.
+
+    Sizes that the caller stated are kept.
+    """
+    if data is None:
+        return model
+    feeds = data.take([0])
+    sizes = {
+        key: feeds[port.name].shape[at]
+        for port in model.inputs
+        for at, key in dynamic_dims(port)
+        if at != port.batch and feeds[port.name].ndim == len(port.shape or ())
+    }
+    return replace(model, sizes={**sizes, **model.sizes})
 
 
 def load_limited(model: Model, options: Options, data_source: Any) -> Data:
@@ -166,9 +190,23 @@ def _calibration(
     macs = cost.macs(traced)
     count = max(_FEWEST, min(_GENERATED, _PASS_MACS // max(1, macs)))
     try:
-        samples = generated.inputs(traced.model, count, seed=options.seed, ports=ports, macs=macs)
+        samples = _generated(traced.model, count, options, ports, macs)
         return calibration(traced.model, samples.data, None, source="generated", description=samples.description), None
     except (DataError, ModelError) as error:
         if options.criterion is None and options.scope != "loss" and not options.reconstruct:
             return None, str(error)
         raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None
+
+
+def _generated(model: Model, count: int, options: Options, ports: Sequence[Port], macs: int) -> generated.Generated:
+    """Return generated samples, as many at once as the model takes: a batch that the options fix is one to time."""
+    pairs = zip(ports, model.inputs, strict=True)
+    open_ports = [with_batch(port, batch_dim(own)) for port, own in pairs]
+    try:
+        samples = generated.inputs(model, count, seed=options.seed, ports=open_ports, macs=macs)
+        return replace(samples, data=accepted(model, samples.data))
+    except ModelError:
+        if batch_of(open_ports).fixed is not None:
+            raise
+        alone = [with_batch(port, 1) for port in open_ports]
+        return generated.inputs(model, count, seed=options.seed, ports=alone, macs=macs)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import check
-from onnxprune.calibration.batches import calibration
-from onnxprune.commands.prepare import load_limited, loss_metric, nothing_to_prune, sample_files
+from onnxprune.calibration.batches import accepted, calibration
+from onnxprune.commands.prepare import load_limited, loss_metric, nothing_to_prune, sample_files, sized_by
 from onnxprune.commands.report_files import ReportFiles
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
+from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import select_ratios
@@ -97,12 +98,15 @@ def _sensitivity(
         raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
     if data_source is None:
         raise OptionError("data is needed: samples that losses are measured on")
+    model = settled(model)
     data = load_limited(model, options, data_source)
     evaluation_data = None if options.eval_data is None else load_limited(model, options, options.eval_data)
     progress(f"tracing {len(model.nodes)} nodes")
+    model = sized_by(model, data)
     traced = trace(model)
     all_groups = groups(traced)
     ratios = select_ratios(all_groups, options)
+    data = accepted(model, data)
     calibrated_on = calibration(model, data, loss_metric(data, options), evaluated=evaluation_data)
     measured = measure(
         traced, all_groups, ratios, calibrated_on, options, levels=levels, progress=progress, workers=workers

@@ -47,7 +47,7 @@ def in_parts(path: Path, inputs: Sequence[Port]) -> Feeds | None:
         DataError: as `read_archive`.
     """
     with _arrays(path, inputs, may_lack_axis=False) as arrays:
-        return feeds_in(path, inputs, may_lack_axis=False) if _divides(arrays) else None
+        return feeds_in(path, inputs, may_lack_axis=False) if _divides(arrays, inputs) else None
 
 
 def feeds_in(path: Path, inputs: Sequence[Port], *, may_lack_axis: bool = True) -> Feeds:
@@ -57,7 +57,7 @@ def feeds_in(path: Path, inputs: Sequence[Port], *, may_lack_axis: bool = True) 
         DataError: as `read_archive`.
     """
     with _arrays(path, inputs, may_lack_axis=may_lack_axis) as arrays:
-        yield from _feeds(path, arrays)
+        yield from _feeds(path, arrays, inputs)
 
 
 def array_in(path: Path, port: Port) -> Feeds:
@@ -70,7 +70,7 @@ def array_in(path: Path, port: Port) -> Feeds:
     with stored.file:
         check_array(path, port, stored.shape, stored.dtype, may_lack_axis=True)
         check_text(path, port.name, stored.dtype, stored.nbytes)
-        yield from _feeds(path, {port.name: stored})
+        yield from _feeds(path, {port.name: stored}, [port])
 
 
 def _whole(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, Array]:
@@ -81,14 +81,16 @@ def _whole(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, Array]:
     return whole
 
 
-def _divides(arrays: Mapping[str, StoredArray]) -> bool:
-    """Whether the samples are read in parts: they are large, and alike in number."""
+def _divides(arrays: Mapping[str, StoredArray], inputs: Sequence[Port]) -> bool:
+    """Whether the samples are read in parts: they are large, alike in number, and lie along the first axis of all."""
+    if any(port.batch != 0 for port in inputs):
+        return False
     counts = {stored.shape[0] for stored in arrays.values() if stored.shape}
     return len(counts) == 1 and sum(stored.nbytes for stored in arrays.values()) > _PART_BYTES
 
 
-def _feeds(path: Path, arrays: Mapping[str, StoredArray]) -> Feeds:
-    if not _divides(arrays):
+def _feeds(path: Path, arrays: Mapping[str, StoredArray], inputs: Sequence[Port]) -> Feeds:
+    if not _divides(arrays, inputs):
         yield str(path), _whole(path, arrays)
         return
     scalars = _whole(path, {name: stored for name, stored in arrays.items() if not stored.shape})

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.data.columns import Column, Samples, gathered, length
+from onnxprune.data.batching import batch_of, is_shared, sampled
+from onnxprune.data.columns import Samples, gathered, length
 from onnxprune.data.fitting import (
     LABELS,
     MOST_SAMPLES,
@@ -24,7 +25,6 @@ from onnxprune.data.fitting import (
     checked_labels,
     counted,
     fitted,
-    static_firsts,
     with_samples,
 )
 from onnxprune.errors import DataError, said
@@ -171,29 +171,28 @@ def read_feeds(
     Raises:
         DataError: when there are none, or one does not fit the inputs.
     """
-    scalars: dict[str, Array] = {}
-    columns = gathered(_parts(feeds, inputs, max_samples, scalars))
+    shared: dict[str, Array] = {}
+    columns = gathered(_parts(feeds, inputs, max_samples, shared))
     if not columns:
         raise DataError(f"{source}: there are no feeds; expected at least one, {_EXPECTED}")
     count = length(next(iter(columns.values())))
     labels = columns.pop(LABELS) if LABELS in columns and all(port.name != LABELS for port in inputs) else None
-    _check_blocks(source, columns, inputs)
-    ordered = {port.name: scalars[port.name] if port.name in scalars else columns[port.name] for port in inputs}
+    ordered = {port.name: shared[port.name] if port.name in shared else columns[port.name] for port in inputs}
     return ordered, None if labels is None else np.asarray(labels), count
 
 
 def _parts(
-    feeds: Iterable[tuple[str, Any]], inputs: Sequence[Port], max_samples: int | None, scalars: dict[str, Array]
+    feeds: Iterable[tuple[str, Any]], inputs: Sequence[Port], max_samples: int | None, shared: dict[str, Array]
 ) -> Iterator[dict[str, Array]]:
-    """Yield arrays ``[samples, ...]`` by input, and labels; scalar inputs go to `scalars`."""
-    at_once = next(iter(static_firsts(inputs).values()), 1)
-    most = MOST_SAMPLES + at_once if max_samples is None else max_samples  # one batch more than may be
-    left = max(most // at_once, 1) * at_once
+    """Yield arrays ``[samples, ...]`` by input, and labels; inputs that all samples share go to `shared`."""
+    step = batch_of(inputs).step
+    most = MOST_SAMPLES + step if max_samples is None else max_samples  # one batch more than may be
+    left = max(most // step, 1) * step
     names: set[str] = set()
     for where, feed in feeds:
         part = fitted_feed(where, feed_arrays(where, feed, inputs), inputs)
-        for name in [name for name, array in part.items() if not array.ndim]:
-            _check_scalar(where, name, part[name], scalars.setdefault(name, part[name]))
+        for name in _shared_names(part, inputs):
+            _check_shared(where, name, part[name], shared.setdefault(name, part[name]))
             del part[name]
         names = names or set(part)
         if names != set(part):
@@ -236,14 +235,17 @@ def arrays_of(where: str, feed: Mapping[Any, Any]) -> dict[str, Array]:
 
 
 def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> dict[str, Array]:
-    """Return the arrays of one feed in the types of the inputs, all with an axis of samples, and its labels.
+    """Return the arrays of one feed in the types of the inputs, samples along the first axis, and its labels.
 
     Raises:
         DataError: when one does not fit, or they hold different numbers of samples.
     """
     check_names(where, arrays, inputs, "the feed")
-    fitted_arrays = {port.name: fitted(where, with_samples(arrays[port.name], port), port) for port in inputs}
-    count = counted(where, fitted_arrays)
+    fitted_arrays = {
+        port.name: sampled(fitted(where, with_samples(arrays[port.name], port), port), port) for port in inputs
+    }
+    alike = _shared_names(fitted_arrays, inputs)
+    count = counted(where, {name: array for name, array in fitted_arrays.items() if name not in alike})
     if LABELS in arrays and LABELS not in fitted_arrays:
         fitted_arrays[LABELS] = checked_labels(where, arrays[LABELS], count)
     return fitted_arrays
@@ -278,20 +280,17 @@ def as_array(where: str, name: str, value: Any) -> Array:
     return array
 
 
-def _check_scalar(where: str, name: str, value: Array, first: Array) -> None:
-    if value != first:
+def _shared_names(arrays: Mapping[str, Array], inputs: Sequence[Port]) -> list[str]:
+    """Return the inputs of a feed that all samples share."""
+    shared = {port.name for port in inputs if is_shared(port)}
+    return [name for name, array in arrays.items() if name in shared or not array.ndim]
+
+
+def _check_shared(where: str, name: str, value: Array, first: Array) -> None:
+    if np.array_equal(value, first):
+        return
+    if not value.ndim:
         message = f"is a scalar that all samples share, but {value} here and {first} before"
-        raise DataError(f"{where}: input {name!r} {message}")
-
-
-def _check_blocks(source: object, columns: Mapping[str, Samples], inputs: Sequence[Port]) -> None:
-    """Raise DataError where samples that the model takes at once have different shapes."""
-    at_once = next(iter(static_firsts(inputs).values()), 1)
-    for name, column in columns.items():
-        shapes = column.shapes if isinstance(column, Column) else []
-        for start in range(0, len(shapes), at_once):
-            block = list(dict.fromkeys(shapes[start : start + at_once]))
-            if len(block) > 1:
-                message = f"have different shapes, {list(block[0])} and {list(block[1])}"
-                which = f"samples {start} to {start + at_once - 1} of input {name!r}, which the model takes at once"
-                raise DataError(f"{source}: {which}, {message}")
+    else:
+        message = f"of shape {list(value.shape)} has no axis of samples: all share it, but it differs from those before"
+    raise DataError(f"{where}: input {name!r} {message}")

@@ -11,20 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.data.batching import fixed_batches, is_shared
 from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array, Shape
 
+_ORDINALS = {0: "the first", 1: "the second", 2: "the third", 3: "the fourth"}
 LABELS = "labels"  # the name of the array of labels, unless the model has an input of this name
 MOST_SAMPLES = 10_000_000  # of one source: what is done for each sample would take hours
 _TEXT_BYTES = 256 * 2**20  # text stays in memory
 _CASTS = {("float", "float"), ("int", "float"), ("bool", "float"), ("int", "int"), ("bool", "int")}
-
-
-def static_firsts(inputs: Sequence[Port]) -> dict[str, int]:
-    """Return by input the number of samples that the model takes at once, where it fixes it."""
-    firsts = {port.name: port.shape[0] for port in inputs if port.shape}
-    return {name: dim for name, dim in firsts.items() if isinstance(dim, int)}
 
 
 def check_names(where: object, names: Iterable[str], inputs: Sequence[Port], holder: str = "the file") -> None:
@@ -75,12 +71,12 @@ def check_array(
     if port.dtype is None:
         raise DataError(f"{where}: input {port.name!r} is no tensor; an .npz file cannot hold data for it")
     is_one = may_lack_axis and lacks_axis(shape, port)
-    if port.shape is not None and not fits(shape, port.shape) and not is_one:
-        expected = f"expected {described(port)} with the samples along the first axis"
-        raise DataError(f"{where}: array {port.name!r} has shape {list(shape)}, {expected}")
+    if not is_one and not holds_samples(shape, port):
+        along = "" if is_shared(port) else f" with the samples along {_ORDINALS.get(port.batch or 0, 'another')} axis"
+        raise DataError(f"{where}: array {port.name!r} has shape {list(shape)}, expected {described(port)}{along}")
     if shape and not shape[0] and not is_one:
         raise DataError(f"{where}: array {port.name!r} of shape {list(shape)} holds no samples")
-    if shape and not is_one:
+    if shape and not is_one and not port.batch:
         check_most(where, shape[0])
     if dtype != port.dtype and not _is_text(dtype, port.dtype) and (_kind(dtype), _kind(port.dtype)) not in _CASTS:
         message = f"has type {dtype}, the input takes {port.dtype}; convert the array as is right for the model"
@@ -94,18 +90,55 @@ def with_samples(array: Array, port: Port) -> Array:
     >>> with_samples(np.zeros((3, 8)), Port("x", None, ("n", 3, "w"))).shape
     (1, 3, 8)
     """
-    return array[None] if lacks_axis(array.shape, port) else array
+    return np.expand_dims(array, port.batch or 0) if lacks_axis(array.shape, port) else array
 
 
 def lacks_axis(shape: Shape, port: Port) -> bool:
     """Whether this is the shape of one sample, without the axis of samples."""
     stated = port.shape
-    return stated is not None and len(shape) == len(stated) - 1 and fits((1, *shape), stated)
+    if stated is None or is_shared(port) or len(shape) != len(stated) - 1:
+        return False
+    at = port.batch or 0
+    return fits_port((*shape[:at], 1, *shape[at:]), port)
 
 
-def fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
-    """Whether an array fits an input, the first axis aside: it counts samples."""
-    pairs = list(zip(shape, dims, strict=False))[1:]
+def holds_samples(shape: Shape, port: Port) -> bool:
+    """Whether this is the shape of samples in one of the layouts that `as_one` knows."""
+    at, stated = port.batch or 0, port.shape
+    if stated is None or is_shared(port) or fits_port(shape, port):
+        return fits_port(shape, port)
+    if len(shape) == len(stated):
+        return fits_port((*shape[1 : at + 1], shape[0], *shape[at + 1 :]), port)
+    return len(shape) == len(stated) + 1 and shape[1 + at] == stated[at] and fits_port(shape[1:], port)
+
+
+def as_one(array: Array, port: Port) -> Array:
+    """Return an array that holds all samples of an input, with these along the axis where the model has them.
+
+    They may also lie along the first axis, before all that one sample needs, and feeds of a fixed number of samples
+    may be stacked.
+
+    >>> state = Port("h", None, (2, 1, 8), batch=1)
+    >>> [as_one(np.zeros(shape), state).shape for shape in ((2, 5, 8), (5, 2, 8), (5, 2, 1, 8))]
+    [(2, 5, 8), (2, 5, 8), (2, 5, 8)]
+    """
+    if port.shape is None or is_shared(port) or fits_port(array.shape, port) or not holds_samples(array.shape, port):
+        return array
+    at = port.batch or 0
+    if array.ndim == len(port.shape):
+        return np.moveaxis(array, 0, at)
+    merged = np.moveaxis(array, 1 + at, 1)
+    return np.moveaxis(merged.reshape(-1, *merged.shape[2:]), 0, at)
+
+
+def fits_port(shape: tuple[int, ...], port: Port) -> bool:
+    """Whether an array of a shape fits an input, the axis of samples aside."""
+    return port.shape is None or fits(shape, port.shape, None if is_shared(port) else port.batch)
+
+
+def fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...], batch: int | None = 0) -> bool:
+    """Whether an array of a shape fits stated dims, the axis `batch` aside: it counts samples."""
+    pairs = [pair for at, pair in enumerate(zip(shape, dims, strict=False)) if at != batch]
     return len(shape) == len(dims) and all(not isinstance(dim, int) or n == dim for n, dim in pairs)
 
 
@@ -161,21 +194,17 @@ def check_text(where: object, name: str, dtype: np.dtype[Any], nbytes: int) -> N
         )
 
 
-def check_count(where: object, count: int, inputs: Sequence[Port]) -> None:
-    """Raise DataError unless so many samples can be fed in whole batches."""
-    firsts = static_firsts(inputs)
-    if len(set(firsts.values())) > 1:
-        each = ", ".join(f"{name!r} {dim}" for name, dim in firsts.items())
+def check_one_batch(where: object, inputs: Sequence[Port]) -> None:
+    """Raise DataError where inputs fix different numbers of samples."""
+    sizes = fixed_batches(inputs)
+    if len(set(sizes.values())) > 1:
+        each = ", ".join(f"{name!r} {dim}" for name, dim in sizes.items())
         message = f"its inputs take different numbers of samples at once: {each}"
         raise DataError(f"{where}: the model cannot be fed sample by sample, {message}")
-    for name, size in firsts.items():
-        if count % size:
-            message = f"input {name!r} takes exactly {size} at once; give a multiple of {size}"
-            raise DataError(f"{where}: {count} samples, but {message}")
 
 
 def counted(where: object, feeds: Mapping[str, Array]) -> int:
-    """Return how many samples feeds hold, along the first axis of each.
+    """Return how many samples feeds hold, which lie along the first axis of each here.
 
     Raises:
         DataError: when none has an axis, or they hold different numbers.

@@ -25,11 +25,14 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.samples import Data, batch_size, samples_in
+from onnxprune.data.batching import batch_of, is_shared, moved_axes, sampled, samples_in
+from onnxprune.data.samples import Data, pieces
 from onnxprune.errors import DataError
+from onnxprune.graph.dims import with_dims
+from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import with_outputs
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, batch_dim, with_batch
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
@@ -77,9 +80,9 @@ def inputs(
         DataError: for an input that is no tensor of numbers, or of unknown rank.
         ModelError: when ONNX Runtime cannot run the model.
     """
-    stated = model.inputs if ports is None else tuple(ports)
-    at_once = batch_size(stated, 1)
-    count = -(-count // at_once) * at_once
+    stated = _fitting(model, model.inputs if ports is None else tuple(ports))
+    step = batch_of(stated).step
+    count = -(-count // step) * step
     rng = np.random.default_rng(seed)
     if not any(_is_picture(port) for port in stated):
         return Generated(_data(_made(stated, count, rng), stated, count), _words(stated))
@@ -87,18 +90,30 @@ def inputs(
 
 
 def _data(columns: Mapping[str, Array], ports: Sequence[Port], count: int) -> Data:
-    return Data(columns, None, count, batch_size(ports, 1))
+    shared = frozenset(port.name for port in ports if is_shared(port))
+    return Data(columns, None, count, batch_of(ports), axes=moved_axes(ports), shared=shared)
 
 
 # -- what is drawn -----------------------------------------------------------------------------------------
 
 
 def _made(ports: Sequence[Port], count: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Return `count` samples of every input; pictures of floats in [0, 1]."""
-    dims, times = _dims(ports), count // batch_size(ports, 1)
-    usual = random_feeds(ports, dims, 0)  # shapes, and the values where there are no better ones
+    """Return `count` samples of every input along the first axis; pictures of floats in [0, 1]."""
+    dims, times = _dims(ports), count // batch_of(ports).step
+    feeds = random_feeds(ports, dims, 0)  # shapes, and the values where there are no better ones
+    usual = {port.name: sampled(feeds[port.name], port) for port in ports}
     words = max((port.below or 0 for port in ports), default=0)
     return {port.name: _column(port, usual[port.name], times, words, rng) for port in ports}
+
+
+def _fitting(model: Model, ports: Sequence[Port]) -> tuple[Port, ...]:
+    """Return inputs with sizes of dims that belong together, where the usual ones do not fit; the batch stays open."""
+    usual = _dims(ports)
+    sizes = fit_inputs(model, ports, usual).dims
+    if {key: sizes[key] for key in usual} == usual:
+        return tuple(ports)
+    fixed = [with_dims(port, sizes) for port in ports]
+    return tuple(with_batch(port, batch_dim(own)) for port, own in zip(fixed, ports, strict=True))
 
 
 def _dims(ports: Sequence[Port]) -> dict[str, int]:
@@ -113,7 +128,7 @@ def _dynamic(port: Port) -> Iterator[str]:
 
 def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Generator) -> Array:
     """Return samples of one input, of the shape of `usual` but more; values that are not random are repeated."""
-    if not usual.ndim:
+    if not usual.ndim or is_shared(port):
         return usual
     shape = (times * len(usual), *usual.shape[1:])
     if port.below is not None:
@@ -243,7 +258,7 @@ Judge = Callable[[Iterator[dict[str, Array]], int], Selection]
 
 def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Generator, macs: int | None) -> Generated:
     """Return the samples of a pool that suit a model best, in the range that suits it best."""
-    judged = None if batch_size(ports, 1) > 1 else _judge(model, ports)
+    judged = _judge(model, ports)
     made = _made(ports, _pool_size(ports, count, macs) if judged else count, rng)
     scaled = [port.name for port in ports if _is_picture(port) and port.dtype != np.uint8]
     if judged is None:
@@ -251,8 +266,9 @@ def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Gene
     judge, why = judged
     best = next(iter(RANGES))
     if scaled:
-        some = max(LEAST, max(len(array) for array in made.values() if array.ndim) // PART)
-        few = {name: array[:some] if array.ndim else array for name, array in made.items()}
+        pool, step = _length(made, ports), batch_of(ports).step
+        some = min(pool, -(-max(LEAST, pool // PART) // step) * step)
+        few = _rows(made, ports, np.arange(some))
         scores = {
             name: judge(_batches(_ranged(few, scaled, name), ports), min(count, max(1, some // POOL)))[0]
             for name in RANGES
@@ -260,7 +276,7 @@ def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Gene
         best = max(scores, key=lambda name: _doubted(scores[name], RARE.get(name, 1.0)))
     _, take = judge(_batches(_ranged(made, scaled, best), ports), count)
     rows = rng.permutation(take())  # batches that are held out are like the others
-    taken = {name: array[rows] if array.ndim else array for name, array in made.items()}
+    taken = _rows(made, ports, rows)
     description = f"{_words(ports)}, {best}, chosen by {why}" if scaled else f"{_words(ports)}, chosen by {why}"
     return Generated(_data(_ranged(taken, scaled, best), ports, count), description)
 
@@ -289,7 +305,18 @@ def _pool_size(ports: Sequence[Port], count: int, macs: int | None) -> int:
     """Return how many samples are made to choose `count` from."""
     each = sum(array.nbytes for array in random_feeds(ports, _dims(ports), 0).values())
     affordable = min(POOL_MACS // max(1, (macs or POOL_MACS) * (1 + len(RANGES))), POOL_BYTES // max(1, each))
-    return min(POOL * count, max(count, affordable))
+    step = batch_of(ports).step
+    return min(POOL * count, max(count, affordable // step * step))
+
+
+def _length(columns: Mapping[str, Array], ports: Sequence[Port]) -> int:
+    """Return how many samples columns hold."""
+    return next(len(columns[port.name]) for port in ports if not is_shared(port))
+
+
+def _rows(columns: Mapping[str, Array], ports: Sequence[Port], rows: Array) -> dict[str, Array]:
+    """Return some samples; what all samples share stays."""
+    return {port.name: columns[port.name] if is_shared(port) else columns[port.name][rows] for port in ports}
 
 
 def _in_turn(made: Mapping[str, Array], scaled: Sequence[str]) -> dict[str, Array]:
@@ -314,12 +341,9 @@ def _ranged(made: Mapping[str, Array], scaled: Sequence[str], name: str) -> dict
 
 
 def _batches(columns: Mapping[str, Array], ports: Sequence[Port]) -> Iterator[dict[str, Array]]:
-    static = batch_size(ports, 0)
-    each = sum(array[:1].size for array in columns.values() if array.ndim)
-    size = static or max(1, min(BATCH, VALUES // max(1, each)))
-    count = max(len(array) for array in columns.values() if array.ndim)
-    for start in range(0, count, size):
-        yield {name: array[start : start + size] if array.ndim else array for name, array in columns.items()}
+    data = _data(columns, ports, _length(columns, ports))
+    each = sum(array.size for array in data.take([0]).values())
+    return (dict(piece.feeds) for piece in pieces(data, max(1, min(BATCH, VALUES // max(1, each)))))
 
 
 def _judge(model: Model, ports: Sequence[Port]) -> tuple[Judge, str] | None:
@@ -327,13 +351,16 @@ def _judge(model: Model, ports: Sequence[Port]) -> tuple[Judge, str] | None:
     stored = dict(_normalised(model))
     if stored:
         session = open_session(serialize(with_outputs(model.proto, stored)), folder=model.folder)
-        return (lambda feeds, count: _nearest(_moments(session, feeds, stored), stored, count)), "stored statistics"
+        return (
+            lambda feeds, count: _nearest(_moments(session, feeds, stored, ports), stored, count)
+        ), "stored statistics"
     output = model.outputs[0]
     session = open_session(serialize(model.proto), folder=model.folder)
     if output.name not in session.outputs:
         return None
-    scores = session.run(random_feeds(ports, _dims(ports), 0))[output.name]
-    if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
+    feeds = random_feeds(ports, _dims(ports), 0)
+    scores = session.run(feeds)[output.name]
+    if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f" or len(scores) != samples_in(feeds, ports):
         return None
     return (lambda feeds, count: _telling(_classes(session, feeds, output.name), count)), "confident, diverse outputs"
 
@@ -396,13 +423,13 @@ def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
 
 
 def _moments(
-    session: Session, feeds: Iterator[dict[str, Array]], stored: Mapping[str, object]
+    session: Session, feeds: Iterator[dict[str, Array]], stored: Mapping[str, object], ports: Sequence[Port]
 ) -> tuple[Floats, Floats]:
     """Return the mean and the mean square of each channel in each sample: ``[samples, channels of all nodes]``."""
     means, squares = [], []
     for feed in feeds:
         arrays = session.run(feed)
-        count = samples_in(feed)
+        count = samples_in(feed, ports)
         flat = [_by_sample(arrays[name].astype(np.float32), count) for name in stored]
         means.append(np.concatenate([array.mean(2) for array in flat], axis=1))
         squares.append(np.concatenate([np.einsum("ncx,ncx->nc", a, a) / a.shape[2] for a in flat], axis=1))

@@ -7,11 +7,12 @@ the order of arrays or from similar names.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ import numpy as np
 
 from onnxprune import check
 from onnxprune.data.archive import in_parts, read_archive
+from onnxprune.data.batching import (
+    ALONE,
+    OPEN,
+    BatchSize,
+    Piece,
+    batch_of,
+    blocks,
+    filled,
+    is_shared,
+    moved_axes,
+    sampled,
+)
 from onnxprune.data.columns import Column, Samples, shape_of, stacked
 from onnxprune.data.feeds import (
     MAX_SAMPLES,
@@ -36,18 +49,18 @@ from onnxprune.data.feeds import (
 )
 from onnxprune.data.fitting import (
     LABELS,
-    check_count,
+    as_one,
     check_most,
     check_names,
+    check_one_batch,
     checked_labels,
     counted,
     described,
     fitted,
-    static_firsts,
 )
 from onnxprune.data.folder import files_in, read_folder
 from onnxprune.data.images import make_preprocess
-from onnxprune.errors import DataError, OptionError
+from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array, Shape
 
@@ -56,21 +69,32 @@ from onnxprune.graph.tensors import Array, Shape
 class Data:
     """Samples for a model; those in files are read by `take`."""
 
-    columns: Mapping[str, Samples]  # by input name, ``[samples, ...]``; rank 0 where the input is a scalar
+    columns: Mapping[str, Samples]  # by input name, ``[samples, ...]``; as it is where all samples share it
     labels: Array | None  # int64 ``[samples]``, the index of the right class
     count: int  # samples
-    at_once: int = 1  # the samples that the model takes in one run, where it fixes their number
+    batch: BatchSize = OPEN  # how many samples the model takes in one run
     rows: Array | None = None  # int64 ``[samples]``, their positions in the columns; None: all, in order
+    axes: Mapping[str, int] = field(default_factory=dict)  # where the model has the samples, if not first
+    shared: frozenset[str] = frozenset()  # inputs without an axis of samples, beside scalars
 
     def take(self, indices: Sequence[int] | Array) -> dict[str, Array]:
-        """Return feeds: the samples at `indices` along the first axis, scalar inputs as they are.
+        """Return feeds: the samples at `indices` along the axis where the model has them, shared inputs as they are.
 
         Raises:
             DataError: when these samples have different shapes, or a file cannot be read.
         """
         rows = self._rows(indices)
         self._check_alike(rows)
-        return {name: stacked(c, rows) if _is_sampled(c) else np.asarray(c) for name, c in self.columns.items()}
+        return {name: self._taken(name, column, rows) for name, column in self.columns.items()}
+
+    def piece(self, indices: Sequence[int] | Array) -> Piece:
+        """Return a run of the samples at `indices`, filled up to the number that the model takes at once.
+
+        Raises:
+            DataError: as `take`.
+        """
+        size = self.batch.of(len(indices))
+        return Piece(self.take(filled(indices, size)), len(indices), max(size, len(indices)))
 
     def subset(self, indices: Sequence[int] | Array) -> Data:
         """Return a view of the samples at `indices`, with their labels; nothing is read or copied."""
@@ -87,7 +111,16 @@ class Data:
         return positions if self.rows is None else self.rows[positions]
 
     def _shapes(self, row: int) -> tuple[Shape, ...]:
-        return tuple(shape_of(column, row) for column in self.columns.values() if _is_sampled(column))
+        return tuple(shape_of(c, row) for name, c in self.columns.items() if self._is_sampled(name, c))
+
+    def _taken(self, name: str, column: Samples, rows: Array) -> Array:
+        if not self._is_sampled(name, column):
+            return np.asarray(column)
+        return np.moveaxis(stacked(column, rows), 0, self.axes.get(name, 0))
+
+    def _is_sampled(self, name: str, column: Samples) -> bool:
+        """Whether there is an axis of samples: a scalar input has none."""
+        return name not in self.shared and (isinstance(column, Column) or column.ndim > 0)
 
     def _check_alike(self, rows: Array) -> None:
         for name, column in self.columns.items():
@@ -164,8 +197,9 @@ def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | Non
 def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> Data:
     """Return the data of arrays ``[samples, ...]`` that hold all samples each."""
     check_names(where, arrays, inputs, "the file" if isinstance(where, Path) else "the data")
-    feeds = {port.name: fitted(where, arrays[port.name], port) for port in inputs}
-    count = counted(where, feeds)
+    feeds = {port.name: sampled(fitted(where, as_one(arrays[port.name], port), port), port) for port in inputs}
+    shared = {port.name for port in inputs if is_shared(port)}
+    count = counted(where, {name: array for name, array in feeds.items() if name not in shared})
     has_labels = LABELS in arrays and LABELS not in feeds
     return _data(where, feeds, checked_labels(where, arrays[LABELS], count) if has_labels else None, count, inputs)
 
@@ -174,13 +208,9 @@ def _data(
     where: object, columns: Mapping[str, Samples], labels: Array | None, count: int, inputs: Sequence[Port]
 ) -> Data:
     check_most(where, count)
-    check_count(where, count, inputs)
-    return Data(columns, labels, count, batch_size(inputs, 1))
-
-
-def _is_sampled(samples: Samples) -> bool:
-    """Whether there is an axis of samples: a scalar input has none."""
-    return isinstance(samples, Column) or samples.ndim > 0
+    check_one_batch(where, inputs)
+    shared = frozenset(port.name for port in inputs if is_shared(port))
+    return Data(columns, labels, count, batch_of(inputs), axes=moved_axes(inputs), shared=shared)
 
 
 def _positions(indices: Sequence[int] | Array, count: int) -> Array:
@@ -196,7 +226,8 @@ def _positions(indices: Sequence[int] | Array, count: int) -> Array:
 def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """Return two disjoint views that hold all samples, each in the order of the data.
 
-    Both get samples where there are two; a model that takes several at once gets whole batches in each.
+    Both get samples where there are two. Of a model that takes several at once the first gets whole batches, if there
+    is one, and what is left over goes to the second.
 
     Args:
         data: the samples.
@@ -204,12 +235,13 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
         seed: the same one draws the same samples.
     """
     share = check.fraction("share", share)
-    parts = data.count // data.at_once
+    parts = max(1, data.count // data.batch.step)
     first = round(share * parts)
-    if 0 < share < 1 and parts:
+    if 0 < share < 1:
         first = min(max(first, 1), max(parts - 1, 1))
-    one, other = _drawn(parts, first, seed)
-    return data.subset(_of_batches(data, one)), data.subset(_of_batches(data, other))
+    one, _ = _drawn(parts, first, seed)
+    rows = np.arange(data.count) if first == parts and share == 1 else _of_batches(data, one)
+    return data.subset(rows), data.subset(np.setdiff1d(np.arange(data.count), rows))
 
 
 def limit(data: Data, samples: int, seed: int) -> Data:
@@ -221,7 +253,8 @@ def limit(data: Data, samples: int, seed: int) -> Data:
     samples = check.count("samples", samples, 1)
     if samples >= data.count:
         return data
-    drawn, _ = _drawn(data.count // data.at_once, max(samples // data.at_once, 1), seed)
+    step = data.batch.step
+    drawn, _ = _drawn(max(1, data.count // step), max(samples // step, 1), seed)
     return data.subset(_of_batches(data, drawn))
 
 
@@ -233,16 +266,44 @@ def _drawn(parts: int, first: int, seed: int) -> tuple[Array, Array]:
 
 def _of_batches(data: Data, parts: Array) -> Array:
     """Return the samples of the batches that the model takes at once."""
-    return (parts[:, None] * data.at_once + np.arange(data.at_once)).reshape(-1)
+    rows = (parts[:, None] * data.batch.step + np.arange(data.batch.step)).reshape(-1)
+    return rows[rows < data.count]
 
 
-def batches(data: Data, size: int, *, drop_last: bool = False) -> Iterator[dict[str, Array]]:
-    """Yield feeds of `size` samples each, in order.
+def pieces(data: Data, wanted: int) -> Iterator[Piece]:
+    """Yield what goes into one run after the other, in order: `wanted` samples, or the number that the model takes.
 
-    A batch is smaller at the end of the data, and where the next sample has another shape, as sequences of different
-    lengths have; with `drop_last` these smaller ones are left out.
+    A piece holds fewer samples at the end of the data, and where the next sample has another shape, as sequences of
+    different lengths have; where the model fixes their number, copies fill it up.
     """
-    return (data.take(run) for run in runs(data, size) if len(run) == size or not drop_last)
+    return (data.piece(run) for run in runs(data, data.batch.of(wanted)))
+
+
+def taken_by(run: Callable[[Mapping[str, Array]], object], data: Data, wanted: int) -> Data:
+    """Return data whose samples a model takes: one after the other where it takes one, but not `wanted` at once.
+
+    Something between the nodes may fix the number, of which neither the inputs nor shapes tell.
+
+    Args:
+        run: runs the model on feeds.
+        data: the samples.
+        wanted: samples per run.
+
+    Raises:
+        ModelError: as `run`, where it takes none either.
+    """
+    first = next(pieces(data, wanted))
+    try:
+        run(first.feeds)
+    except ModelError:
+        if data.batch.fixed is not None or first.samples == 1:
+            raise
+        alone = replace(data, batch=ALONE)
+        with contextlib.suppress(ModelError):
+            run(next(pieces(alone, 1)).feeds)
+            return alone
+        raise
+    return data
 
 
 def shares_samples(one: Data, other: Data) -> bool:
@@ -265,22 +326,11 @@ def _digests(data: Data) -> Iterator[bytes]:
         yield digest.digest()
 
 
-def samples_in(feeds: Mapping[str, Array]) -> int:
-    """Return the samples of a batch: the first axis of the first input that has one, 1 where none has.
-
-    >>> samples_in({"scale": np.float32(2), "x": np.zeros((4, 3))})
-    4
-    """
-    return next((len(array) for array in feeds.values() if array.ndim), 1)
-
-
 def runs(data: Data, size: int) -> Iterator[range]:
     """Yield runs of at most `size` samples of the same shapes that stand together, in order."""
     for _, alike in itertools.groupby(range(data.count), data.shapes):
         together = list(alike)
-        for start in range(0, len(together), size):
-            part = together[start : start + size]
-            yield range(part[0], part[-1] + 1)
+        yield from (range(together[run[0]], together[run[-1]] + 1) for run in blocks(len(together), size))
 
 
 # -- inputs ------------------------------------------------------------------------------------------------
@@ -315,16 +365,13 @@ def with_shapes(inputs: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> 
     return tuple(replace(port, shape=_fixed(port, shapes.get(port.name), sizes)) for port in inputs)
 
 
+def as_taken(data: Data, inputs: Sequence[Port]) -> Data:
+    """Return data with the number of samples in a run that inputs fix, see `with_shapes`."""
+    batch = batch_of(inputs)
+    return data if batch.fixed is None else replace(data, batch=batch)
+
+
 def _fixed(port: Port, shape: Sequence[int] | None, sizes: Mapping[str, int]) -> tuple[int | str | None, ...] | None:
     if shape is not None or port.shape is None:
         return None if shape is None else tuple(shape)
     return tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in port.shape)
-
-
-def batch_size(inputs: Sequence[Port], wanted: int) -> int:
-    """Return the samples that the model takes at once: its static first dim, `wanted` where that is dynamic.
-
-    >>> batch_size([Port("x", None, (1, 3, 224, 224))], 8), batch_size([Port("x", None, ("n", 3))], 8)
-    (1, 8)
-    """
-    return next(iter(static_firsts(inputs).values()), wanted)

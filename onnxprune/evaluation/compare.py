@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import check
-from onnxprune.data.samples import Data, batch_size, samples_in, with_shapes
+from onnxprune.data.batching import samples_in
+from onnxprune.data.samples import Data, as_taken, taken_by, with_shapes
 from onnxprune.evaluation.comparison import Comparison, Side
 from onnxprune.evaluation.outputs import difference_of, run_both
-from onnxprune.evaluation.place import Place, common_inputs, dims_for, feeds_to_compare, open_model
+from onnxprune.evaluation.place import Place, common_inputs, dims_for, open_model, pieces_to_compare
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.punished import punished
@@ -115,18 +116,18 @@ def compare_models(
     """
     request = CompareOptions(**options).checked()
     models, place, seed = (before, after), request.place, request.seed
-    inputs = with_shapes(common_inputs(before, after), request.shapes)
-    check_open_batch(inputs, request.sweep_batch)
+    inputs = _inputs(before, after, request)
     pair = open_model(before, place), open_model(after, place)
+    if data is not None:
+        data = taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     dims = dims_for(inputs, before, pair[0], request.batch, seed) if data is None else {}
-    feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, batch_size(inputs, request.batch))
+    feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, request.batch)
     batches, classes, fidelity = run_both(
-        pair, feeds_to_compare(inputs, data, request.batch, seed, dims), data, request.metric
+        pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric
     )
     before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=request.budget_s)
     old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
-    sized = partial(_sized_feeds, inputs=inputs, before=before, data=data, seed=seed)
     return Comparison(
         before=old,
         after=new,
@@ -138,16 +139,23 @@ def compare_models(
         feeds="random" if data is None else "data",
         provider=request.provider,
         threads=request.threads,
-        batch=samples_in(feeds),
+        batch=samples_in(feeds, inputs),
         runs=len(before_ms),
         fidelity=fidelity,
         p95_speedup=old.p95_ms / new.p95_ms,
         p95_speedup_interval=interval(before_ms, after_ms, seed, 95) if request.detail else None,
         affinity=affinity(),
         provider_options=place.options,
-        sweep=_swept(models, feeds, sized, request),
+        sweep=_swept(models, feeds, partial(_sized_feeds, inputs=inputs, before=before, data=data, seed=seed), request),
         ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
     )
+
+
+def _inputs(before: Model, after: Model, request: CompareOptions) -> tuple[Port, ...]:
+    """Return the inputs that both models take, in the shapes that the options fix."""
+    inputs = with_shapes(common_inputs(before, after), request.shapes)
+    check_open_batch(inputs, request.sweep_batch)
+    return inputs
 
 
 def _sides(

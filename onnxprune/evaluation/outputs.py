@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.data.samples import Data, batches, samples_in
+from onnxprune.data.batching import Piece
+from onnxprune.data.samples import Data, pieces
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.comparison import Difference, Fidelity
 from onnxprune.graph.tensors import Array
@@ -26,7 +27,7 @@ def accuracy(session: Session, data: Data, batch: int) -> float:
     Args:
         session: of a classifier: its first output is ``[samples, classes]``.
         data: samples with labels.
-        batch: samples per run; must be what the model takes, see `data.samples.batch_size`.
+        batch: samples per run, where the model takes any number of them.
 
     Raises:
         DataError: without labels, or when the first output or the labels do not fit.
@@ -34,10 +35,10 @@ def accuracy(session: Session, data: Data, batch: int) -> float:
     if data.labels is None:
         raise DataError("accuracy needs an array 'labels' of class indices in the data")
     right = start = 0
-    for feeds in batches(data, batch):
-        expected = data.labels[start : start + samples_in(feeds)]
+    for piece in pieces(data, batch):
+        expected = data.labels[start : start + piece.samples]
         start += len(expected)
-        right += int((top1(session.run(feeds), expected) == expected).sum())
+        right += int((top1(piece.counting(session.run(piece.feeds)), expected) == expected).sum())
     return right / data.count
 
 
@@ -62,18 +63,18 @@ class _Batch:
 
 def run_both(
     pair: tuple[Session, Session],
-    all_feeds: Iterable[Mapping[str, Array]],
+    pieces: Iterable[Piece],
     data: Data | None,
     metric: str | Function | None,
 ) -> tuple[list[_Batch], dict[str, float], Fidelity]:
-    """Run both models over all feeds; return the batches, the figures of class scores, and the fidelity."""
+    """Run both models over all pieces; return the batches, the figures of class scores, and the fidelity."""
     all_batches: list[_Batch] = []
     tallies: list[Tally] = []
     start = 0
-    for feeds in all_feeds:
-        n = samples_in(feeds)
+    for piece in pieces:
+        n, feeds = piece.samples, piece.counting(piece.feeds)
         labels = None if data is None or data.labels is None else data.labels[start : start + n]
-        before, after = (_run(session, feeds, data is None) for session in pair)
+        before, after = (piece.counting(_run(session, piece.feeds, data is None)) for session in pair)
         after = {name: after[other] for name, other in _pairs(before, after)}
         tallies = tallies or [each.start() for each in _watched(before, feeds, labels, metric)]
         for tally in tallies:

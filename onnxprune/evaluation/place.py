@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from onnxprune.data.samples import Data, batch_size, batches, with_shapes
+from onnxprune.data.batching import Piece, samples_in
+from onnxprune.data.samples import Data, as_taken, pieces, with_shapes
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.settings import settings
 from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
@@ -52,17 +54,20 @@ def _common(one: Port, other: Port) -> Port:
     if not agree:
         both = " and ".join(f"{port.dtype} {port.shape and list(port.shape)}" for port in (one, other))
         raise ModelError(f"the models cannot be compared: input {one.name!r} differs, {both}")
-    return Port(one.name, one.dtype, shape, one.below)
+    return dataclasses.replace(one, shape=shape)
 
 
-def feeds_to_compare(
+def pieces_to_compare(
     inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int, dims: Mapping[str, int]
-) -> Iterator[dict[str, Array]]:
+) -> Iterator[Piece]:
     """Yield the samples of the data in batches; without data, a few batches of random feeds."""
     if data is not None:
-        yield from batches(data, batch_size(inputs, batch))
+        yield from pieces(data, batch)
         return
-    yield from (random_feeds(inputs, dims, seed + i) for i in range(RANDOM_BATCHES))
+    for i in range(RANDOM_BATCHES):
+        feeds = random_feeds(inputs, dims, seed + i)
+        samples = samples_in(feeds, inputs)
+        yield Piece(feeds, samples, samples)
 
 
 def timed_feeds(
@@ -75,7 +80,7 @@ def timed_feeds(
     """
     inputs = with_shapes(model.inputs, shapes)
     if data is not None:
-        return resized(data, batch_size(inputs, batch))
+        return resized(as_taken(data, inputs), batch)
     return random_feeds(inputs, dims_for(inputs, model, open_model(model, Place("cpu", 0, {})), batch, seed), seed)
 
 
@@ -85,6 +90,10 @@ def dims_for(inputs: tuple[Port, ...], before: Model, session: Session, batch: i
     try:
         session.run(random_feeds(inputs, usual, seed))
     except ModelError:
+        fitting = fit_inputs(before, inputs, usual).dims
+        with contextlib.suppress(ModelError):
+            session.run(random_feeds(inputs, fitting, seed))
+            return dict(fitting)
         try:
             accepted_dims, _ = settings(before, session, None, seed)[0]
         except DataError:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from onnxprune.data.samples import Data
+from onnxprune.data.samples import Data, as_taken
 from onnxprune.errors import DataError, ModelError
 from onnxprune.graph.dims import Choice, dynamic_dims
+from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
+from onnxprune.graph.probe import probe
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.session import Session
@@ -58,10 +60,9 @@ def settings(
         DataError: when the model runs on none of the sizes that are tried, or not on those that are fixed.
     """
     if data is not None:
-        return _sampled(model.inputs, session, data)
+        return _sampled(model.inputs, session, as_taken(data, model.inputs))
     ports = tuple(inputs or model.inputs)
-    sizes_fixed = ports != tuple(model.inputs)
-    return [*(_runnable(ports, session, which, seed, sizes_fixed) for which in (0, 1)), *_far(ports, session, seed)]
+    return [*(_runnable(model, ports, session, which, seed) for which in (0, 1)), *_far(ports, session, seed)]
 
 
 def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
@@ -75,11 +76,10 @@ def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
         yield dims, feeds
 
 
-def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int, sizes_fixed: bool = False) -> Case:
+def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
     """Return random feeds of the first sizes that the model accepts."""
     reason = ""
-    for attempt in _ATTEMPTS:
-        dims = attempt[which].of(inputs)
+    for dims in _sizes(model, inputs, which):
         feeds = random_feeds(inputs, dims, seed + which)
         try:
             session.run(feeds)
@@ -87,12 +87,26 @@ def _runnable(inputs: Sequence[Port], session: Session, which: int, seed: int, s
             reason = reason or str(error)
         else:
             return dims, feeds
-    if sizes_fixed:
+    if tuple(inputs) != tuple(model.inputs):
         raise DataError(f"the original model does not run on the sizes given with --input. {reason}")
+    conflict = probe(model).conflict
+    if conflict is not None:
+        raise DataError(f"the original model runs on none of the sizes tried: {conflict}, or samples with --data")
     raise DataError(
         "the original model runs on none of the sizes tried for its dynamic dims; give sizes with --input NAME=SHAPE, "
         f"or samples with --data. {reason}"
     )
+
+
+def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping[str, int]]:
+    """Yield sizes to try: the usual ones, those near them that fit together as far as shapes tell, then rare ones."""
+    usual = len(_DIFFERENT) + len(_ALIKE)
+    yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[:usual])
+    for attempt in _DIFFERENT:
+        dims = attempt[which].of(inputs)
+        fitting = fit_inputs(model, inputs, dims).dims
+        yield {key: fitting[key] for key in dims}
+    yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[usual:])
 
 
 def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]:
@@ -101,13 +115,13 @@ def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]
     Raises:
         ModelError: when it runs on no number of samples.
     """
-    fixed = next((port.shape[0] for port in inputs if port.shape and isinstance(port.shape[0], int)), None)
+    fixed = data.batch.fixed
     counts = [(fixed, fixed)] if fixed is not None else _COUNTS
     reason: ModelError | None = None
     for first, second in counts:
         bounds = [(0, first), (first, first + second)]
         ends = [(start, min(end, data.count)) for start, end in bounds]
-        feeds = [_part(data, start, end) for start, end in ends if end - start >= (fixed or 1)]
+        feeds = [_part(data, start, end) for start, end in ends if end > start]
         try:
             for part in feeds:
                 session.run(part)
@@ -120,7 +134,8 @@ def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]
 
 def _part(data: Data, start: int, end: int) -> dict[str, Array]:
     """Return the samples from `start` to `end`, of which those of other shapes than the first are left out."""
-    return data.take([i for i in range(start, end) if data.shapes(i) == data.shapes(start)])
+    rows = [i for i in range(start, end) if data.shapes(i) == data.shapes(start)]
+    return dict(data.piece(rows).feeds)
 
 
 def _dims_of(inputs: Sequence[Port], feeds: Mapping[str, Array]) -> dict[str, int]:

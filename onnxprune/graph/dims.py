@@ -20,6 +20,28 @@ def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
             yield i, dim or f"{port.name}.{i}"
 
 
+def with_dims(port: Port, sizes: Mapping[str, int]) -> Port:
+    """Return an input whose dynamic dims have sizes, as far as there are some for their keys."""
+    if port.shape is None:
+        return port
+    keys = dict(dynamic_dims(port))
+    return replace(port, shape=tuple(sizes.get(keys.get(at, ""), dim) for at, dim in enumerate(port.shape)))
+
+
+def stated_sizes(inputs: Sequence[Port], stated: Sequence[Port]) -> dict[str, int]:
+    """Return the sizes of dynamic dims, by key, that the same inputs with some shapes fixed have.
+
+    >>> stated_sizes([Port("x", None, ("n", "t")), Port("m", None, ("n",))], [Port("x", None, (2, "t"))])
+    {'n': 2}
+    """
+    return {
+        key: size
+        for own, port in zip(inputs, stated, strict=False)
+        for at, key in dynamic_dims(own)
+        if port.shape is not None and isinstance(size := port.shape[at], int)
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How sizes are chosen for dynamic dims, in one setting.

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.bodies import graphs, stored_tensors
+from onnxprune.graph.dims import FixedDims
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Stamp
 from onnxprune.graph.tensors import WEIGHTS, Array, Shape, array_of, has_external_data, numpy_type, raw_length
@@ -102,6 +103,8 @@ class Model:
     constants: Mapping[str, Constant] = field(repr=False)  # of all graphs
     inputs: tuple[Port, ...]  # without those that merely list an initializer
     outputs: tuple[Port, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them, by their key
+    fits: tuple[FixedDims, ...] = ()  # sizes under which all nodes take what they get, see `graph.probe.settled`
     overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `graph.plain.overridable`
     original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
     digest: str | None = None  # SHA-256 of the bytes that were read from the file, in hex

@@ -5,7 +5,8 @@ Apart from `graph.model`, so that `graph.dims` needs nothing else of a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,60 @@ class Port:
     dtype: np.dtype[Any] | None  # None for sequences and maps
     shape: tuple[int | str | None, ...] | None  # a str or None marks a dynamic dim; None is an unknown rank
     below: int | None = field(default=None, compare=False)  # bound of indices into an embedding, where it is one
+    batch: int | None = field(default=0, compare=False)  # the axis along which samples lie; None: all samples share it
+
+
+def with_batches(ports: Sequence[Port], fits_any: bool = False) -> tuple[Port, ...]:
+    """Return inputs with the axis along which samples lie: the first, or the one that is as large as that of others.
+
+    Where first dims are fixed and differ, the batch is the size that most inputs have among their first two dims.
+
+    Args:
+        ports: the inputs of a model.
+        fits_any: whether the graph is known to take any size of the dynamic first dims: what is fixed beside them is
+            then no batch, and all samples share it.
+
+    >>> x, h, table = Port("x", None, ("n", 3)), Port("h", None, (2, "n", 8)), Port("table", None, (9, 4))
+    >>> [port.batch for port in with_batches([x, h, table], fits_any=True)]
+    [0, 1, None]
+    >>> [port.batch for port in with_batches([replace(x, shape=(1, 3)), replace(h, shape=(2, 1, 8)), table])]
+    [0, 1, None]
+    """
+    firsts = [port.shape[0] for port in ports if port.shape]
+    names = {dim for dim in firsts if isinstance(dim, str)}
+    fixed = [dim for dim in firsts if isinstance(dim, int)]
+    if not fixed or not (len(fixed) < len(firsts) or len(set(fixed)) > 1):
+        return tuple(ports)
+    if len(fixed) < len(firsts):
+        return tuple(_named(port, names, fits_any) for port in ports)
+    near = [dim for port in ports for dim in set((port.shape or ())[:2])]
+    return tuple(_sized(port, max(fixed, key=near.count)) for port in ports)
+
+
+def batch_dim(port: Port) -> int | str | None:
+    """Return the dim that counts samples; None where there is none, or where it has neither size nor name."""
+    return port.shape[port.batch] if port.shape and port.batch is not None else None
+
+
+def with_batch(port: Port, size: int | str | None) -> Port:
+    """Return an input whose samples are so many; as it is where it has no axis of samples."""
+    if not port.shape or port.batch is None:
+        return port
+    return replace(port, shape=(*port.shape[: port.batch], size, *port.shape[port.batch + 1 :]))
+
+
+def _named(port: Port, names: set[str], fits_any: bool) -> Port:
+    """Return an input beside one whose first dim is dynamic."""
+    if not port.shape or not isinstance(port.shape[0], int):
+        return port
+    axis = next((at for at, dim in enumerate(port.shape) if dim in names), None)
+    return replace(port, batch=axis if axis is not None or fits_any else 0)
+
+
+def _sized(port: Port, size: int) -> Port:
+    """Return an input whose batch, where it has one, is of a fixed size."""
+    near = (port.shape or ())[:2]
+    return replace(port, batch=near.index(size) if size in near else None) if port.shape else port
 
 
 def port_of(info: ValueInfoProto) -> Port:

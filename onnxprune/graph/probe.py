@@ -10,14 +10,27 @@ Nothing here runs a convolution or reads a large weight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.graph.dims import ATTEMPTS, FAR, FIRST, LONG, SECOND, THIRD, Choice, FixedDims, dynamic_dims
+from onnxprune.graph.dims import (
+    ATTEMPTS,
+    FAR,
+    FIRST,
+    LONG,
+    SECOND,
+    THIRD,
+    Choice,
+    FixedDims,
+    dynamic_dims,
+    stated_sizes,
+)
+from onnxprune.graph.fit import fit
 from onnxprune.graph.model import Model, Node
+from onnxprune.graph.ports import Port, with_batches
 from onnxprune.graph.tensors import Array, Shape, numpy_of, numpy_type
 from onnxprune.graph.walk import Walk
 
@@ -39,6 +52,8 @@ class Setting:
     values: Mapping[str, Array]  # by value name, where it follows from constants and sizes
     misfits: int  # nodes that cannot take the shapes of their inputs
     has_assumed: bool = False  # whether some size depends on data, and one was assumed for it
+    assumed: int = 59  # that size
+    conflict: str | None = None  # what does not fit, in words, and nothing was found to change for
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,11 @@ class Probe:
     def first(self) -> Setting:
         """The setting whose sizes the axes have."""
         return self.settings[0]
+
+    @property
+    def conflict(self) -> str | None:
+        """What of the inputs does not fit together, as a sentence; None where all nodes take what they get."""
+        return next((setting.conflict for setting in self.settings if setting.conflict), None)
 
     def shape(self, name: str) -> Shape | None:
         """Return the shape of a value under the first setting, None if it is unknown."""
@@ -132,6 +152,8 @@ def shapes_at(model: Model, dims: Mapping[str, int]) -> Mapping[str, Shape]:
 
 
 def _settings(model: Model) -> tuple[Setting, ...]:
+    if model.fits:
+        return tuple(_run(model, sizes) for sizes in model.fits)
     if not any(True for port in model.inputs for _ in dynamic_dims(port)):
         only = _run(model, FIRST)  # no dynamic dims: one walk is enough
         return (only, _run(model, SECOND), _run(model, THIRD)) if only.has_assumed else (only,)
@@ -142,11 +164,72 @@ def _settings(model: Model) -> tuple[Setting, ...]:
             best = settings
         if not _misfits(best):
             break
+    best = _fitted(model, best) if _misfits(best) else best
     if _collapses(model, best):
         long = tuple(_run(model, choice) for choice in LONG)
         return long if _misfits(long) <= _misfits(best) else best
     far = _run(model, FAR)
     return (*best, far) if far.misfits <= _misfits(best) and _has_lengths(model) else best
+
+
+def _fitted(model: Model, best: tuple[Setting, ...]) -> tuple[Setting, ...]:
+    """Return settings of sizes that belong together, see `graph.fit`, where they are better than the best so far.
+
+    Where the usual sizes lead nowhere, those that the caller states and multiples of them do.
+    """
+    choices = (FIRST, SECOND, THIRD)
+    solved = tuple(_solved(model, choice.of(model.inputs), choice) for choice in choices)
+    least = min((best, solved[:2], solved), key=_misfits)
+    if not _misfits(least):
+        return least
+    held = frozenset(model.sizes)
+    multiples = [{key: factor * size for key, size in model.sizes.items()} for factor in (1, 2, 3)] if held else []
+    stated = [
+        _solved(model, {**choice.of(model.inputs), **sizes}, choice, held)
+        for choice, sizes in zip(choices, multiples, strict=False)
+    ]
+    fitting = tuple(setting for setting in stated if not setting.misfits)
+    return fitting or (replace(least[0], conflict=(stated or solved)[0].conflict), *least[1:])
+
+
+def _solved(model: Model, dims: Mapping[str, int], choice: Choice, held: frozenset[str] = frozenset()) -> Setting:
+    solution = fit(model, dims, held, choice.assumed)
+    setting = _run(model, FixedDims(solution.dims, choice.assumed))
+    said = None if solution.conflict is None else solution.conflict.sentence(setting.shapes)
+    return replace(setting, conflict=said)
+
+
+def with_sizes(model: Model, ports: Sequence[Port]) -> Model:
+    """Return a model that states the sizes of dynamic dims that `ports` have: its inputs with some shapes fixed."""
+    return replace(model, sizes={**model.sizes, **stated_sizes(model.inputs, ports)})
+
+
+def settled(model: Model) -> Model:
+    """Return a model with its inputs as the graph can take them: sizes that alone fit are fixed, samples have an axis.
+
+    Exporters state dims as dynamic that something in the graph fixes: a Reshape to a batch of one, a state of one.
+    """
+    seen = probe(model)
+    if _misfits(seen.settings):
+        return replace(model, inputs=with_batches(model.inputs))
+    sizes = {key: tuple(setting.dims.get(key, 0) for setting in seen.settings) for key in seen.first.dims}
+    alone = {key: each[0] for key, each in sizes.items() if len(each) > 1 and len(set(each)) == 1}
+    batches = [dim for port in model.inputs for at, dim in dynamic_dims(port) if at == 0 and dim not in alone]
+    same = {key: batches[0] for key in sizes if batches and sizes[key] == sizes[batches[0]]}
+    same = same if len(same) > 1 else {}
+    ports = [_settled(port, alone, same) for port in model.inputs]
+    fits = tuple(FixedDims(setting.dims, setting.assumed) for setting in seen.settings)
+    return replace(model, inputs=with_batches(ports, fits_any=True), fits=fits)
+
+
+def _settled(port: Port, alone: Mapping[str, int], same: Mapping[str, str]) -> Port:
+    """Return an input with sizes for the dims in `alone`, and the name of the batch for those in `same`."""
+    if port.shape is None:
+        return port
+    shape: list[int | str | None] = list(port.shape)
+    for at, key in dynamic_dims(port):
+        shape[at] = alone.get(key, same.get(key, port.shape[at]))
+    return replace(port, shape=tuple(shape))
 
 
 def _has_lengths(model: Model) -> bool:
@@ -217,4 +300,4 @@ def _run(model: Model, choice: Choice | FixedDims) -> Setting:
     misfits = walk.graph(model.top)
     kinds = {name: kind for name, (kind, _) in walk.types.items()}
     shapes = {name: shape for name, (_, shape) in walk.types.items()}
-    return Setting(walk.dims, shapes, kinds, walk.values, misfits, walk.has_assumed)
+    return Setting(walk.dims, shapes, kinds, walk.values, misfits, walk.has_assumed, choice.assumed)

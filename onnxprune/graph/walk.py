@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.errors import OnnxpruneError
+from onnxprune.graph.demands import contradicts
 from onnxprune.graph.dims import Choice, FixedDims, dynamic_dims
 from onnxprune.graph.inference import Inference, TensorType, element_type, inferred_shapes, whole
 from onnxprune.graph.model import Body, Model, Node
@@ -37,6 +38,7 @@ class Walk:
         self._inference = Inference(model)
         self.dims = choice.of(model.inputs)
         self.has_assumed = False
+        self.unfit: list[int] = []  # nodes that cannot take the shapes of their inputs
         self.types: dict[str, TensorType] = {}
         self.values: dict[str, Array] = {}
         self.sequences: dict[str, list[TensorType | None]] = {}  # the tensors of each sequence, where they are known
@@ -67,6 +69,7 @@ class Walk:
         except (OnnxpruneError, MemoryError):  # of the file or the machine, and not of this node
             raise
         except Exception:  # attributes or bodies that do not fit their node, in a way that nobody foresaw
+            self.unfit.append(node.index)
             return 1
 
     def _step(self, node: Node) -> int:
@@ -97,7 +100,13 @@ class Walk:
                 shape = self._filled(dims)
             if shape is not None:
                 self.types[name] = kind, shape
-        return inferred == {} or self._is_misshapen(node)
+        is_unfit = inferred == {} or self._is_misshapen(node) or contradicts(node, self._shapes(node))
+        if is_unfit:
+            self.unfit.append(node.index)
+        return is_unfit
+
+    def _shapes(self, node: Node) -> list[Shape | None]:
+        return [self.types[name][1] if name in self.types else None for name in node.inputs]
 
     def _filled(self, dims: Sequence[int | None] | None) -> Shape | None:
         """Return a shape whose unknown dims have the size that is assumed for them."""

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import check
-from onnxprune.data.fitting import static_firsts
-from onnxprune.data.samples import Data, batches, samples_in
+from onnxprune.data.batching import filled, fixed_batches, samples_in
+from onnxprune.data.samples import Data, runs
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
@@ -109,7 +109,7 @@ def checked_sweep(name: str, value: object, least: int) -> tuple[int, ...]:
 
 def check_open_batch(inputs: Sequence[Port], wanted: Sequence[int]) -> None:
     """Raise OptionError for batches that the model, or a shape that the user fixed, does not take."""
-    fixed = static_firsts(inputs)
+    fixed = fixed_batches(inputs)
     if wanted and fixed:
         name, size = next(iter(fixed.items()))
         raise OptionError(
@@ -119,11 +119,12 @@ def check_open_batch(inputs: Sequence[Port], wanted: Sequence[int]) -> None:
 
 
 def resized(data: Data, batch: int) -> dict[str, Array]:
-    """Return the first `batch` samples of the data, from the start again where there are fewer."""
-    feeds = next(batches(data, batch))
-    have = samples_in(feeds)
-    rows = np.arange(batch) % have
-    return {name: array[rows] if array.ndim and len(array) == have else array for name, array in feeds.items()}
+    """Return the first `batch` samples of the data of one shape, from the start again where there are fewer.
+
+    Where the model fixes the number of samples, the feeds hold so many.
+    """
+    batch = data.batch.of(batch)
+    return data.take(filled(next(runs(data, batch)), batch))
 
 
 def sweep(

@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from onnxprune.calibration.batches import Calibration
-from onnxprune.data.samples import samples_in
 from onnxprune.dependency import cost
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
@@ -152,7 +151,7 @@ def measure(
         metric=calibration.metric.loss_by.label,
         reconstruct=bool(options.reconstruct),
         samples=calibration.samples,
-        judged=sum(samples_in(calibration.batches[number]) for number in calibration.judged) if judged else 0,
+        judged=calibration.judged_samples if judged else 0,
         held_out=bool(calibration.held),
         typical=typical_loss(judged),
         free_macs=saved.of("macs", free),

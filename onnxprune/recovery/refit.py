@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune.calibration.batches import held_out, held_rows
-from onnxprune.data.samples import samples_in
+from onnxprune.data.batching import samples_in
 from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError

@@ -22,10 +22,10 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,9 @@ import numpy as np
 from onnxprune import check
 from onnxprune.algebra.threads import cores_limited, one_blas_thread
 from onnxprune.errors import InputError, ModelError, OnnxpruneError, OptionError
+from onnxprune.graph.dims import FixedDims
 from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load, parse
 from onnxprune.graph.write import fits_one_message, serialize
 from onnxprune.runtime.session import threads_limited
@@ -248,6 +250,9 @@ class Sent:
     sha256: str
     folder: Path  # of its external data
     content: bytes | None
+    inputs: tuple[Port, ...] = ()  # as the graph takes them, see `graph.probe.settled`; none: as the file states them
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them
+    fits: tuple[FixedDims, ...] = ()  # sizes that fit, see `graph.model.Model`
 
     def open(self) -> Model:
         """Return the model.
@@ -255,6 +260,10 @@ class Sent:
         Raises:
             ModelError: when this worker cannot read its file, or reads another one there.
         """
+        model = self._read()
+        return replace(model, inputs=self.inputs or model.inputs, sizes=self.sizes, fits=self.fits)
+
+    def _read(self) -> Model:
         if self.content is not None:
             return parse(self.content, self.folder)
         assert self.path is not None
@@ -279,10 +288,10 @@ def sent(model: Model, workers: Workers) -> Sent:
     """
     path = None if model.path is None else model.path.resolve()
     if path is not None and path.exists() and (workers.near or model.is_external):
-        return Sent(path, model.sha256(), model.folder.resolve(), None)
+        return Sent(path, model.sha256(), model.folder.resolve(), None, model.inputs, model.sizes, model.fits)
     proto = model.original or model.proto
     if not fits_one_message(proto):
         raise OptionError(
             "workers cannot be sent a model of more than 2 GiB: save it with external data, on storage that they see"
         )
-    return Sent(None, "", model.folder.resolve(), serialize(proto))
+    return Sent(None, "", model.folder.resolve(), serialize(proto), model.inputs, model.sizes, model.fits)

@@ -142,7 +142,7 @@ def test_bytes_are_pictures_of_the_whole_range() -> None:
 def test_the_batch_that_a_model_fixes_is_filled() -> None:
     found = generated.inputs(model_of(info("x", TensorProto.FLOAT, [5, 3, 8, 8])), 7)
     assert found.data.count == 10
-    assert found.data.at_once == 5
+    assert found.data.batch.fixed == 5
 
 
 @pytest.mark.parametrize("style", generated._STYLES)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnxprune.data.images import PRESETS, Preprocess, make_preprocess
-from onnxprune.data.samples import batches, load_data
+from onnxprune.data.samples import load_data, pieces
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph.ports import Port
 
@@ -133,7 +133,7 @@ def test_the_usual_evaluation_of_imagenet(tmp_path):
 def test_images_are_read_when_they_are_taken(folder):
     data = load_data(folder, [RGB], preprocess="unit")
     (folder / "b.bmp").unlink()
-    assert next(batches(data, 1))["x"].shape == (1, 3, 8, 8)
+    assert next(pieces(data, 1)).feeds["x"].shape == (1, 3, 8, 8)
     with pytest.raises(DataError, match=r"b\.bmp: no such file$"):
         data.take([1])
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from onnxprune.commands import prune
 from onnxprune.data import samples as module
+from onnxprune.data.batching import BatchSize, batch_of
 from onnxprune.data.columns import Column, gathered
-from onnxprune.data.samples import Data, batch_size, batches, files_of, limit, load_data, split, with_shapes
+from onnxprune.data.samples import Data, files_of, limit, load_data, pieces, split, with_shapes
 from onnxprune.errors import DataError, InputError, OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.planning.options import make_options
@@ -95,7 +96,7 @@ def test_any_rank_where_the_model_states_none(save):
 def test_a_scalar_goes_with_every_batch(save):
     threshold = Port("t", np.dtype("f4"), ())
     data = load_data(save(x=ROWS, t=np.float32(0.5)), [X, threshold])
-    assert [float(feeds["t"]) for feeds in batches(data, 2)] == [0.5] * 3
+    assert [float(piece.feeds["t"]) for piece in pieces(data, 2)] == [0.5] * 3
 
 
 # -- what is refused ---------------------------------------------------------------------------------------
@@ -224,13 +225,6 @@ def test_only_scalars(save):
     assert message(save(t=np.float32(1)), Port("t", np.dtype("f4"), ())) == expected
 
 
-def test_a_static_batch_takes_whole_batches(save):
-    fixed = Port("x", np.dtype("f4"), (2, 3))
-    expected = "5 samples, but input 'x' takes exactly 2 at once; give a multiple of 2"
-    assert message(save(x=ROWS), fixed) == expected
-    assert load_data(save(x=ROWS[:4]), [fixed]).count == 4
-
-
 def test_inputs_of_different_static_batches(save):
     ports = Port("x", np.dtype("f4"), (2, 3)), Port("y", np.dtype("f4"), (1, 3))
     expected = (
@@ -242,19 +236,80 @@ def test_inputs_of_different_static_batches(save):
 # -- batches -------------------------------------------------------------------------------------------------
 
 
-def test_batches_are_in_order_and_complete(save):
+def test_pieces_are_in_order_and_complete(save):
     data = load_data(save(x=ROWS), [X])
-    found = [feeds["x"] for feeds in batches(data, 2)]
+    found = [piece.feeds["x"] for piece in pieces(data, 2)]
     assert [len(rows) for rows in found] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate(found), ROWS)
 
 
-def test_batch_size():
+def test_how_many_samples_a_model_takes_at_once():
     fixed, dynamic, scalar = Port("a", None, (4, 3)), Port("b", None, ("n", 3)), Port("c", None, ())
-    assert batch_size([fixed], 8) == 4
-    assert batch_size([dynamic, scalar], 8) == 8
-    assert batch_size([dynamic, fixed], 8) == 4
-    assert batch_size([Port("d", None, None)], 8) == 8
+    assert batch_of([fixed]) == BatchSize(4)
+    assert batch_of([dynamic, scalar]) == BatchSize()
+    assert batch_of([dynamic, fixed]) == BatchSize(4)
+    assert batch_of([Port("d", None, None)]) == BatchSize()
+    assert batch_of([Port("e", None, (1, 3))]) == BatchSize(1)
+    assert batch_of([Port("state", None, (2, 1, 8), batch=1), Port("a", None, (1, 3))]) == BatchSize(1)
+    assert batch_of([Port("table", None, (9, 3), batch=None), dynamic]) == BatchSize()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_a_fixed_number_of_samples_takes_all_and_counts_each_once(save, size):
+    data = load_data(save(x=ROWS), [Port("x", np.dtype("f4"), (size, 3))])
+    assert data.batch == BatchSize(size)
+    found = list(pieces(data, 16))
+    assert all(piece.feeds["x"].shape == (size, 3) for piece in found)
+    assert [piece.samples for piece in found] == [len(ROWS[i : i + size]) for i in range(0, 5, size)]
+    counting = [piece.counting({"y": 2 * piece.feeds["x"], "loss": np.float32(0)}) for piece in found]
+    np.testing.assert_array_equal(np.concatenate([outputs["y"] for outputs in counting]), 2 * ROWS)
+    assert all(outputs["loss"] == 0 for outputs in counting)
+    assert all(row in ROWS.tolist() for piece in found for row in piece.feeds["x"].tolist())  # copies, nothing invented
+
+
+def test_what_lies_by_patches_is_cut_by_samples_and_what_does_not_stays():
+    piece = load_data({"x": ROWS[:3]}, [Port("x", np.dtype("f4"), (4, 3))]).piece(range(3))
+    patches, steps = np.arange(8), np.zeros((7, 4))
+    counting = piece.counting({"patches": patches, "steps": steps})
+    assert counting["patches"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert counting["steps"].shape == (7, 4)
+
+
+STATE = Port("h", np.dtype("f4"), (2, 1, 4), batch=1)
+
+
+@pytest.mark.parametrize("stack", ["along the batch", "samples first", "feeds"])
+def test_samples_of_a_state_lie_along_its_batch(stack):
+    states = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    stacked = {"along the batch": states, "samples first": np.moveaxis(states, 1, 0)}.get(stack)
+    if stacked is None:
+        stacked = np.stack([states[:, i : i + 1] for i in range(3)])
+    data = load_data({"x": ROWS[:3], "h": stacked}, [Port("x", np.dtype("f4"), (1, 3)), STATE])
+    assert data.count == 3
+    for i, piece in enumerate(pieces(data, 4)):
+        np.testing.assert_array_equal(piece.feeds["h"], states[:, i : i + 1])
+        np.testing.assert_array_equal(piece.feeds["x"], ROWS[i : i + 1])
+
+
+def test_feeds_as_a_session_takes_them_hold_their_states():
+    feeds = [{"x": ROWS[i : i + 1], "h": np.full((2, 1, 4), i, np.float32)} for i in range(3)]
+    data = load_data(feeds, [Port("x", np.dtype("f4"), ("n", 3)), Port("h", np.dtype("f4"), (2, "n", 4), batch=1)])
+    (piece,) = pieces(data, 4)
+    assert piece.feeds["h"].shape == (2, 3, 4)
+    assert piece.feeds["h"][0, :, 0].tolist() == [0, 1, 2]
+
+
+def test_what_has_no_axis_of_samples_goes_with_every_batch():
+    ports = [X, Port("table", np.dtype("f4"), (9, 2), batch=None)]
+    table = np.arange(18, dtype=np.float32).reshape(9, 2)
+    for source in ({"x": ROWS, "table": table}, [{"x": ROWS[:2], "table": table}, {"x": ROWS[2:], "table": table}]):
+        data = load_data(source, ports)
+        assert data.count == 5
+        assert all(np.array_equal(piece.feeds["table"], table) for piece in pieces(data, 2))
+    with pytest.raises(DataError) as caught:
+        load_data([{"x": ROWS, "table": table}, {"x": ROWS, "table": table + 1}], ports)
+    expected = "input 'table' of shape [9, 2] has no axis of samples: all share it, but it differs from those before"
+    assert str(caught.value) == f"data: feed 2: {expected}"
 
 
 # -- shapes that are given ---------------------------------------------------------------------------------
@@ -295,13 +350,13 @@ def test_two_inputs_cannot_give_one_dim_two_sizes():
 # -- parts of the data -------------------------------------------------------------------------------------
 
 
-def numbered(count, at_once=1):
+def numbered(count, at_once=None):
     """Samples whose only number, and label, is their position."""
-    return Data({"x": np.arange(count)[:, None], "t": np.float32(0.5)}, np.arange(count), count, at_once)
+    return Data({"x": np.arange(count)[:, None], "t": np.float32(0.5)}, np.arange(count), count, BatchSize(at_once))
 
 
 def positions(data):
-    return [int(row) for feeds in batches(data, 3) for row in feeds["x"][:, 0]]
+    return [int(row) for piece in pieces(data, 3) for row in piece.counting(piece.feeds)["x"][:, 0]]
 
 
 def test_take():
@@ -352,12 +407,11 @@ def test_limit(parts, at_once, samples, seed):
 def test_batches_hold_samples_of_one_shape(lengths, size):
     samples = [{"ids": np.full((1, length), i)} for i, length in enumerate(lengths)]
     data = load_data(samples, [IDS])
-    found = list(batches(data, size))
+    found = [piece.feeds for piece in pieces(data, size)]
     assert [tuple(row) for feeds in found for row in feeds["ids"]] == [(i,) * n for i, n in enumerate(lengths)]
     assert all(1 <= len(feeds["ids"]) <= size for feeds in found)
     runs = [len(list(run)) for _, run in itertools.groupby(lengths)]
     assert len(found) == sum(-(-run // size) for run in runs)
-    assert sum(1 for _ in batches(data, size, drop_last=True)) == sum(run // size for run in runs)
 
 
 def test_samples_of_different_shapes_do_not_stack():
@@ -663,12 +717,9 @@ def test_nothing_that_can_be_data():
 
 def test_samples_taken_at_once_have_one_shape():
     port = Port("ids", np.dtype("i8"), (2, "seq"))
-    feeds = [np.ones((1, length), int) for length in (3, 3, 4, 5)]
-    with pytest.raises(DataError) as caught:
-        load_data(feeds, [port])
-    expected = "samples 2 to 3 of input 'ids', which the model takes at once, have different shapes, [4] and [5]"
-    assert str(caught.value) == f"data: {expected}"
-    assert [len(part["ids"]) for part in batches(load_data([*feeds[:2], np.ones((2, 7), int)], [port]), 2)] == [2, 2]
+    data = load_data([np.ones((1, length), int) for length in (3, 3, 4, 5)], [port])
+    found = [(piece.feeds["ids"].shape, piece.samples) for piece in pieces(data, 8)]
+    assert found == [((2, 3), 2), ((2, 4), 1), ((2, 5), 1)]
 
 
 # -- functions ---------------------------------------------------------------------------------------------

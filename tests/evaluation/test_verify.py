@@ -124,7 +124,8 @@ def test_one_sample_gives_one_run():
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(7, [[0, 1], [2, 3]]), (4, [[0, 1], [2, 3]]), (3, [[0, 1]]), (2, [[0, 1]])]
+    ("count", "expected"),
+    [(7, [[0, 1], [2, 3]]), (4, [[0, 1], [2, 3]]), (3, [[0, 1], [2, 2]]), (2, [[0, 1]]), (1, [[0, 0]])],
 )
 def test_a_fixed_batch_takes_its_samples(count, expected):
     proto = conv("b = Relu(a)", x=FIXED)
@@ -613,7 +614,8 @@ def test_other_sides_are_tried_until_the_model_runs():
 
 
 def settings_of_first(proto):
-    return _runnable(view(proto).inputs, session(proto), 0, 0)
+    loaded = view(proto)
+    return _runnable(loaded, loaded.inputs, session(proto), 0, 0)
 
 
 def test_no_size_that_the_model_runs_on():

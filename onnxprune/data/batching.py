@@ -1,0 +1,128 @@
+"""How samples become what a model takes in one run: how many at once, along which axis, and what fills a run up.
+
+Most models take any number of samples. Many exports fix it, mostly at one: samples then run in *pieces* of that
+number. The last piece may lack samples; it is filled up with copies of its own, so that nothing is run that the data
+do not hold, and what the model gives for the copies is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """How many samples a model takes in one run.
+
+    >>> BatchSize().of(16), BatchSize(1).of(16), BatchSize(4).of(16)
+    (16, 1, 4)
+    """
+
+    fixed: int | None = None  # always so many; None: as many as one likes
+
+    def of(self, wanted: int) -> int:
+        """Return the samples of a run where `wanted` would be right: the fixed number, if there is one."""
+        return wanted if self.fixed is None else self.fixed
+
+    @property
+    def step(self) -> int:
+        """The number that whole runs are multiples of."""
+        return self.of(1)
+
+
+OPEN = BatchSize()  # as many samples as one likes
+ALONE = BatchSize(1)  # one after the other
+
+
+def fixed_batches(inputs: Sequence[Port]) -> dict[str, int]:
+    """Return by input the number of samples that the model takes at once, where it fixes it."""
+    sizes = {port.name: port.shape[port.batch] for port in inputs if port.shape and port.batch is not None}
+    return {name: dim for name, dim in sizes.items() if isinstance(dim, int)}
+
+
+def batch_of(inputs: Sequence[Port]) -> BatchSize:
+    """Return how many samples the inputs of a model take at once; where one of several fixes it, that number.
+
+    >>> batch_of([Port("x", None, (1, 3, 224, 224))]), batch_of([Port("x", None, ("n", 3))])
+    (BatchSize(fixed=1), BatchSize(fixed=None))
+    """
+    return BatchSize(next(iter(fixed_batches(inputs).values()), None))
+
+
+def moved_axes(inputs: Sequence[Port]) -> dict[str, int]:
+    """Return by input the axis along which samples lie, where it is not the first."""
+    return {port.name: port.batch for port in inputs if port.batch and port.shape}
+
+
+def is_shared(port: Port) -> bool:
+    """Whether all samples share what an input takes: a scalar, or a tensor without an axis of samples."""
+    return port.shape == () or port.batch is None
+
+
+def sampled(array: Array, port: Port) -> Array:
+    """Return what an input takes with its samples along the first axis."""
+    return array if is_shared(port) or not port.batch else np.moveaxis(array, port.batch, 0)
+
+
+def samples_in(feeds: Mapping[str, Array], inputs: Sequence[Port] = ()) -> int:
+    """Return the samples of a batch, by the first input that has an axis of them; 1 where none has.
+
+    Args:
+        feeds: arrays by input name.
+        inputs: of the model; those that are not among them have their samples along the first axis.
+
+    >>> samples_in({"scale": np.float32(2), "x": np.zeros((4, 3))})
+    4
+    """
+    axes = {port.name: port.batch for port in inputs}
+    lengths = (
+        array.shape[axis] for name, array in feeds.items() if array.ndim and (axis := axes.get(name, 0)) is not None
+    )
+    return next(lengths, 1)
+
+
+# -- pieces ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What goes into one run, and how many of its samples count; the others are copies that fill it up."""
+
+    feeds: Mapping[str, Array]
+    samples: int
+    size: int  # of the run: samples and copies
+
+    def counting(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return feeds or outputs of this run without the copies.
+
+        An array lies by samples where its first axis is a multiple of their number, as those of patches or beams are;
+        any other cannot be divided and stays whole.
+        """
+        if self.samples == self.size:
+            return dict(arrays)
+        return {name: self._cut(array) for name, array in arrays.items()}
+
+    def _cut(self, array: Array) -> Array:
+        if not array.ndim or not len(array) or len(array) % self.size:
+            return array
+        return array[: len(array) // self.size * self.samples]
+
+
+def filled(rows: Sequence[int] | Array, size: int) -> Array:
+    """Return the samples of a run of `size`: those at `rows`, and these from the start again.
+
+    >>> filled([4, 5, 6], 8).tolist()
+    [4, 5, 6, 4, 5, 6, 4, 5]
+    """
+    return np.resize(np.asarray(rows, np.int64), max(size, len(rows)))
+
+
+def blocks(count: int, size: int) -> Iterator[range]:
+    """Yield the positions of `count` samples in runs of `size`; the last may be shorter."""
+    yield from (range(start, min(start + size, count)) for start in range(0, count, size))
