@@ -64,6 +64,7 @@ class Partition:
         self._bound: dict[Atom, Axis] = {}
         self._locks: dict[Atom, Lock] = {}
         self._mixed: dict[Atom, Lock] = {}
+        self._averaged: dict[Atom, Lock] = {}
         self._normal: dict[int, tuple[Sum, Axis]] = {}  # normal forms of sums since the last binding, by id
 
     # -- looking ---------------------------------------------------------------------------------
@@ -149,6 +150,15 @@ class Partition:
         """Mark every atom of `axis` as mixed over: removing a unit is not the same as masking it."""
         for atom in self.atoms(axis):
             self._mixed.setdefault(atom, lock)
+
+    def average(self, axis: Axis, lock: Lock) -> None:
+        """Mark every atom of `axis` as averaged over: units at zero count as if they were not there."""
+        for atom in self.atoms(axis):
+            self._averaged.setdefault(atom, lock)
+
+    def averaged(self) -> dict[Atom, Lock]:
+        """Return the unbound atoms that ops average over, with the first op of each."""
+        return dict(self._averaged)
 
     def make_static(self, axis: Axis) -> None:
         """Replace the dynamic atoms of an axis whose size is known: factors of one number vary no more than it does."""
@@ -312,11 +322,13 @@ class Partition:
             raise CannotUnify(f"{self.show(atom)} would contain itself in {self.show(axis)}")
         self._bound[atom] = axis
         self._normal.clear()
-        lock, mixed = self._locks.pop(atom, None), self._mixed.pop(atom, None)
+        lock, mixed, averaged = (marks.pop(atom, None) for marks in (self._locks, self._mixed, self._averaged))
         if lock:
             self.lock(axis, lock)
         if mixed:
             self.mix(axis, mixed)
+        if averaged:
+            self.average(axis, averaged)
 
     def _tie(self, axes: Iterable[Axis]) -> None:
         first, *others = axes

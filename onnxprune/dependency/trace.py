@@ -17,6 +17,7 @@ from onnxprune.dependency import rules
 from onnxprune.dependency.axes import Axes, Axis, Lock, fresh
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling, Site
+from onnxprune.dependency.streams import streams
 from onnxprune.errors import CannotUnify, OnnxpruneError
 from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Body, Model, Node
@@ -83,6 +84,7 @@ class _Tracer:
                 for axis in axes or ():
                     self.partition.lock(axis, Lock(reason, port.name))
         self._contract_dynamic()
+        self._mix_streams()
         self._read_sizes()
         return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses))
 
@@ -204,6 +206,7 @@ class _Tracer:
                 self._lock(axes, reason, node)
         coupling.contracted.clear()
         coupling.mixed.clear()
+        coupling.is_exact = False
         coupling.hidden.clear()
         coupling.macs.clear()
         coupling.read.update(range(len(node.inputs)))
@@ -234,6 +237,12 @@ class _Tracer:
                     if any(atom.dynamic for atom in self.partition.atoms(axis)):
                         reason = f"{coupling.node.op} {verb} over it and a dynamic size at once"
                         self._lock((axis,), reason, coupling.node)
+
+    def _mix_streams(self) -> None:
+        """Let what is averaged over in a stream be cut only when that is asked for; elsewhere it is exact."""
+        averaged = {atom: lock for atom, lock in self.partition.averaged().items() if not self.partition.lock_of(atom)}
+        for atom in streams(self.model, self.partition, self.values, self.couplings, averaged):
+            self.partition.mix(atom, averaged[atom])
 
     # -- sizes used as data ----------------------------------------------------------------------------
 

@@ -33,7 +33,8 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None)
         fitted: constants that hold other numbers than in the model.
     """
     masker = _Masker(traced, {name: node for node in traced.model.nodes for name in node.outputs})
-    narrowed = [index for index, c in traced.couplings.items() if mixed_ratio(traced, c, kept) != 1]
+    mixing = ((index, c) for index, c in traced.couplings.items() if not c.is_exact)
+    narrowed = [index for index, coupling in mixing if mixed_ratio(traced, coupling, kept) != 1]
     if narrowed:
         rewriter = Rewriter(traced, kept)
         edits = rewriter.edits()

@@ -20,6 +20,7 @@ REDUCTIONS = """
     ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
     ReduceSumSquare
 """
+AVERAGES = "ReduceL1 ReduceL2 ReduceMean ReduceSumSquare"  # to which a zero adds nothing
 INDEX_REDUCTIONS = "ArgMax ArgMin"
 MIXING = "Hardmax LogSoftmax LpNormalization Softmax"
 
@@ -30,7 +31,7 @@ def elementwise(x: Site) -> None:
 
 
 def reduction(x: Site) -> None:
-    """Reduced axes disappear; a sum contracts them, every other reduction mixes over them."""
+    """Reduced axes disappear; sums and means, also of squares, contract them, other reductions mix over them."""
     axes = x.axes(0)
     reduced = _reduced(x, len(axes))
     for dim in sorted(reduced):
@@ -38,6 +39,8 @@ def reduction(x: Site) -> None:
             x.contract(0, dim)
         elif x.node.op in INDEX_REDUCTIONS.split():
             x.lock(axes[dim], f"{x.node.op} returns its indices")
+        elif x.node.op in AVERAGES.split():
+            x.average(0, dim, "reduces over")
         else:
             x.mix(axes[dim], "reduces over")
     if x.node.op == "ReduceMean":
@@ -67,8 +70,11 @@ def mixing(x: Site) -> None:
     axes = x.axes(0)
     old = x.node.version < 13 and x.node.op != "LpNormalization"
     first = x.dim(x.attr("axis", 1 if old else -1), len(axes))
-    for axis in axes[first:] if old else axes[first : first + 1]:
-        x.mix(axis)
+    for dim in range(first, len(axes) if old else first + 1):
+        if x.node.op == "LpNormalization":
+            x.average(0, dim, "normalises over")
+        else:
+            x.mix(axes[dim])
     x.output(axes)
 
 

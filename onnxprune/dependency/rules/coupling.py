@@ -79,6 +79,7 @@ class Coupling:
     head_dims: Axes = ()
     writes: list[Write] = field(default_factory=list)
     mixed: list[Axis] = field(default_factory=list)  # over which the op mixes
+    is_exact: bool = False  # whether units at zero change nothing there for the others, but for the count
     compensation: Compensation | None = None
     encodings: dict[int, Encoding] = field(default_factory=dict)  # by input slot
     read: set[int] = field(default_factory=set)  # slots whose axes the rule took part in

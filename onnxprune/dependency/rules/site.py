@@ -231,6 +231,17 @@ class Site:
         self.coupling.mixed.append(axis)
         self.partition.mix(axis, Lock(f"{self.node.op} {verb} it", self.node.name))
 
+    def average(self, slot: int, dim: int, verb: str = "averages over") -> None:
+        """Record that the op sums over this axis of an input, and divides by its size or by the root of the sum.
+
+        Removed units count as zero, and change nothing for the others once `compensate` has put the count right.
+        """
+        axis = self.axes(slot)[dim]
+        self.coupling.mixed.append(axis)
+        self.coupling.is_exact = True
+        self.contract(slot, dim)
+        self.partition.average(axis, Lock(f"{self.node.op} {verb} it", self.node.name))
+
     def compensate(self, power: float, slot: int | None = None, epsilon: float | None = None) -> None:
         """Record what keeps the normalisation what it was; see `Compensation`."""
         self.coupling.compensation = Compensation(power, slot, epsilon)

@@ -105,8 +105,11 @@ def layer_normalization(x: Site) -> None:
     """*b *c~, *c, *c -> *b *c, normalised over the axes from `axis` on; mean and deviation have size 1 there."""
     axes = x.axes(0)
     first = x.dim(x.attr("axis", -1), len(axes))
-    for axis in axes[first:]:
-        x.mix(axis)
+    for dim in range(first, len(axes)):
+        if x.node.op == "LayerNormalization":
+            x.mix(axes[dim])
+        else:  # without a centre, units at zero add nothing
+            x.average(0, dim, "normalises over")
     if any(map(x.is_read, range(1, len(x.node.outputs)))):  # the deviation would be that of fewer units
         for axis in axes[first:]:
             x.lock(axis, f"{x.node.op} gives its mean or deviation as well")

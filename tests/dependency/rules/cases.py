@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.dependency.rules.broadcast import ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
+from onnxprune.dependency.rules.broadcast import AVERAGES, ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
 from tests.dependency.rules.control_cases import control_cases
 from tests.dependency.rules.old_cases import old_cases
 from tests.dependency.rules.quantized_cases import quantized_cases
@@ -129,8 +129,7 @@ def _broadcasts():
     yield on_images("Sum", "three", "b = Sum(a, k, a)", k=(8, 1, 1))
     yield on_images("Pow", "square", "b = Pow(a, k)", k=2.0)
     yield on_images(
-        "Mul", "outer", "g = GlobalAveragePool(a)", "h = ReduceMean<axes=[1]>(a)", "b = Mul(g, h)", opset=13, cut="",
-        inexact=("ReduceMean reduces over it",)
+        "Mul", "outer", "g = GlobalAveragePool(a)", "h = ReduceMean<axes=[1]>(a)", "b = Mul(g, h)", opset=13
     )  # fmt: skip
     yield on_rows(
         "Add", "outer", "u = Unsqueeze(a, d)", "z = Add(u, k)", "b = ReduceSum<keepdims=0>(z, d)", k=(3,), d=[2],
@@ -144,7 +143,7 @@ def _broadcasts():
 def _reductions():
     for op in REDUCTIONS.split():
         source, name = (POSITIVE, "r") if op == "ReduceLogSum" else ((), "a")
-        one = op == "ReduceSum"
+        one = op in ("ReduceSum", *AVERAGES.split())
         mixed = () if one else (f"{op} reduces over it",)
         yield on_images(op, "positions", *source, f"b = {op}({name}, d)", d=[2, 3])
         yield on_images(op, "positions-attribute", *source, f"b = {op}<axes=[-1, -2]>({name})", opset=11)
@@ -167,9 +166,13 @@ def _reductions():
 def _mixing():
     for op in MIXING.split():
         yield on_images(op, "positions", f"b = {op}<axis=-1>(a)")
-        yield on_images(op, "channels", f"b = {op}<axis=1>(a)", cut="", inexact=(f"{op} normalises over it",))
-        if op != "LpNormalization":
-            reason = f"{op} normalises over it"
+        reason = f"{op} normalises over it"
+        if op == "LpNormalization":
+            yield on_images(op, "channels", f"b = {op}<axis=1>(a)")
+            stream = ("n = LpNormalization<axis=1>(a)", "c = Conv(n, k)", "b = Add(a, c)")
+            yield on_images(op, "stream", *stream, k=(8, 8, 1, 1), cut="", inexact=(reason,))
+        else:
+            yield on_images(op, "channels", f"b = {op}<axis=1>(a)", cut="", inexact=(reason,))
             yield on_images(op, "rest-before-13", f"b = {op}<axis=2>(a)", opset=11)
             yield on_images(op, "default-before-13", f"b = {op}(a)", opset=11, cut="", inexact=(reason,))
 
@@ -253,7 +256,10 @@ def _normalizations():
         bias = ", c" * (op == "LayerNormalization")
         why = (f"{op} normalises over it",)
         more = {"opset": opset, "c": (8,)}
-        yield on_rows(op, "hidden", f"b = {op}(a, s{bias})", s=(8,), cut="", inexact=why, **more)
+        exact = {"cut": N8} if op == "RMSNormalization" else {"cut": "", "inexact": why}
+        yield on_rows(op, "hidden", f"b = {op}(a, s{bias})", s=(8,), **exact, **more)
+        stream = (f"n = {op}(a, s{bias})", "h = MatMul(n, k)", "b = Add(h, a)")
+        yield on_rows(op, "stream", *stream, s=(8,), k=(8, 8), cut="", inexact=why, **more)
         yield on_images(op, "positions", f"b = {op}<axis=2>(a, s)", s=(6, 6), locks=(SPATIAL,), **more)
         yield on_images(op, "one-scale", f"b = {op}<axis=3>(a, s)", s=(1,), **more)
     yield on_images(

@@ -375,7 +375,7 @@ def _sizes():
             "a = Conv(x, w1)", "r = Reshape(a, t)", "y = ReduceMean<keepdims=1, axes=[1]>(r)", x="float[n,1,h,w] x",
             w1=(4, 1, 1, 1), t=[0, -1], opset=13
         ),
-        "", locks=("ReduceMean mixes over it and a dynamic size at once",)
+        "", locks=("ReduceMean sums over it and a dynamic size at once",)
     )  # fmt: skip
     # the size of one tensor is the shape of another, which is not cut
     for name, op in (("reshape", "z = Reshape(q, s)"), ("expand", "z = Expand(q, s)")):
