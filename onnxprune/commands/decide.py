@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.commands.prepare import PreparedModel
@@ -11,14 +11,20 @@ from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
+from onnxprune.graph.write import foreseen
 from onnxprune.planning.options import Options
-from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, usual_step
+from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Bound, Evidence, Machine, Plan, gather, plan, usual_step
 from onnxprune.planning.profile import Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Decision, meet_targets
 from onnxprune.planning.targets import Target
 from onnxprune.progress import Progress
 from onnxprune.runtime.executors import ALONE, Workers
 from onnxprune.surgery import rewrite
+
+_STORED = ("size", "params")  # kinds of costs that the written files hold
+_ATTEMPTS = 8  # plans that are counted, until what would be written meets the targets
+_NEAR = 0.98  # of a target, from which what would be written is close enough to it
+_BELOW = 0.995  # of an aim that was missed, so that the next plan is another one
 
 
 def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE) -> Evidence:
@@ -83,16 +89,21 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
         met = ", ".join(str(target) for target, _ in bounds)
         raise NothingToPrune(f"nothing has to go: the model meets {met} already")
     fractions = tuple((target.kind, fraction) for target, fraction in bounds)
+    aims = dict(fractions)  # what counts must be, so that files are as large as they may be
 
-    def plan_for(machine: Machine) -> Plan:
+    def plan_counted(machine: Machine) -> Plan:
         try:
             return plan(
                 traced, groups, prepared.ratios, options,
-                calibration=prepared.calibration, evidence=evidence, machine=machine, bounds=fractions,
+                calibration=prepared.calibration, evidence=evidence, machine=machine, bounds=tuple(aims.items()),
             )  # fmt: skip
         except UnreachableTarget as error:
-            missed = [f"{each} (at best {_amount(each, error.best[each.kind], originals)})" for each, _ in bounds]
-            raise UnreachableTarget(f"target {', '.join(missed)} {UNREACHABLE}", error.best) from None
+            best = {kind: error.best[kind] * fraction / aims[kind] for kind, fraction in fractions}
+            missed = [f"{each} (at best {_amount(each, best[each.kind], originals)})" for each, _ in bounds]
+            raise UnreachableTarget(f"target {', '.join(missed)} {UNREACHABLE}", best) from None
+
+    def plan_for(machine: Machine) -> Plan:
+        return _as_written(prepared, lambda: plan_counted(machine), fractions, aims)
 
     if speed is None:
         return Decision(plan_for(UNKNOWN), bounds)
@@ -111,8 +122,58 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
         progress=progress,
     )
     steps = {group.name: accepted.steps[group.atom] for group in groups if group.atom in accepted.steps}
+    memory = speed.memory_of if "memory" in predict else None
     reported_steps = steps if options.finds_steps else {}
-    return Decision(accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown)
+    return Decision(accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory)
+
+
+def _as_written(
+    prepared: PreparedModel, plan_counted: Callable[[], Plan], bounds: Sequence[Bound], aims: dict[str, float]
+) -> Plan:
+    """Return the plan whose files come closest to the bounds from below.
+
+    What is counted is not all that a file holds: tensors share bytes or cease to, and begin at multiples of a page.
+
+    Args:
+        prepared: the model.
+        plan_counted: makes a plan whose counts meet the aims.
+        bounds: what the files may hold, as fractions of the original.
+        aims: what counts must be, by kind; they are changed until the files meet the bounds.
+
+    Raises:
+        UnreachableTarget: when no plan meets the aims.
+    """
+    best, largest, last = None, 0.0, None
+    for _ in range(_ATTEMPTS):
+        try:
+            planned = plan_counted()
+        except UnreachableTarget:
+            if best is None:
+                raise
+            break
+        if best is not None and not planned.kept:
+            break
+        over = _over(prepared, planned, bounds)
+        worst = max(over.values(), default=1.0)
+        if worst <= 1 and worst > largest:
+            best, largest = planned, worst
+        if _NEAR <= worst <= 1 or (best is not None and last is not None and planned.kept == last.kept):
+            break
+        below = _BELOW if worst > 1 else 1.0
+        aims.update((kind, min(1.0, aims[kind] / times * below)) for kind, times in over.items())
+        last = planned
+    return planned if best is None else best
+
+
+def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> dict[str, float]:
+    """Return by kind what the files of a plan would hold, over what they may hold; of kinds that files hold."""
+    stored = {kind: bound for kind, bound in bounds if kind in _STORED}
+    if not stored or not planned.kept:
+        return {}
+    model = prepared.traced.model
+    after = foreseen(prepared.rewritten(planned).proto, model.folder, model.is_external, model.alignment)
+    costs = {"size": after.size_bytes / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
+    return {kind: costs[kind] / bound for kind, bound in stored.items()}
 
 
 def _amount(target: Target, fraction: float, originals: Mapping[str, float]) -> str:

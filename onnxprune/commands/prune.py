@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Result:
     report: dict[str, Any]  # see docs/report.md
     folder: Path  # where external data of the model lies
     external: bool  # whether weights go to a file beside the model, as they did in the source
+    alignment: int  # of these weights, in bytes
     reads: Reads  # the files that it was made from: none of them is overwritten by accident
     stamps: Mapping[Path, Any]  # of the files that hold its external data, as they were read
 
@@ -44,7 +46,10 @@ class Result:
         target = Path(path)
         check_files(target, data_file(resolved(target)), None, self.reads, force)
         check_unchanged(self.stamps)
-        with staging(force) as files, staged(self.model, target, self.folder, self.external, files):
+        with (
+            staging(force) as files,
+            staged(self.model, target, self.folder, self.external, files, alignment=self.alignment),
+        ):
             return target
 
 
@@ -74,7 +79,7 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
 
         @contextlib.contextmanager
         def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-            write(proto, path, folder, model.is_external)
+            write(proto, path, folder, model.is_external, model.alignment)
             yield path, lambda report: report["output"].update(path=None)
 
         return _prune(model, checked, data, silent, publish)
@@ -108,7 +113,8 @@ def prune_file(
 
     @contextlib.contextmanager
     def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-        with staging(force, on_written) as files, staged(proto, target, folder, model.is_external, files) as path:
+        written = partial(staged, proto, target, folder, model.is_external, alignment=model.alignment)
+        with staging(force, on_written) as files, written(files) as path:
 
             def complete(report: dict[str, Any]) -> None:
                 report["output"]["path"] = str(target)
@@ -130,4 +136,4 @@ def _prune(model: Model, options: Options, data: Any, progress: Progress, publis
         recovery = recover(prepared, decision.plan, rewritten, progress)
         proto, report = finish(prepared, decision, rewritten, recovery=recovery, progress=progress, publish=publish)
     weight_stamps = {path: stamp for path, stamp in model.stamps.items() if path != model.path}
-    return Result(proto, report, model.folder, model.is_external, prepared.reads, weight_stamps)
+    return Result(proto, report, model.folder, model.is_external, model.alignment, prepared.reads, weight_stamps)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,8 @@ def _finish(
     @contextlib.contextmanager
     def publish(proto: Any, weights_folder: Path) -> Iterator[tuple[Path, Complete]]:
         force = folder.may_replace(member)
-        with staging(force) as files, staged(proto, target, weights_folder, model.is_external, files) as path:
+        written = partial(staged, proto, target, weights_folder, model.is_external, alignment=model.alignment)
+        with staging(force) as files, written(files) as path:
 
             def complete(report: dict[str, Any]) -> None:
                 report["output"]["path"] = str(target)

@@ -119,15 +119,16 @@ class Counter:
         held = sum(first.count * width(first.dtype) for first in firsts)
         self._fixed: dict[str, float] = {
             "macs": 0,
-            "params": traced.model.params - read,
-            "size": traced.model.size_bytes() - held,
+            "params": traced.model.stored_params - read,
+            "size": traced.model.needed_bytes - held,
         }
         self._terms = {
             "macs": _products([([axes], 1.0) for axes in macs_of], samples),
             "params": _products(params, samples),
             "size": _products(stored, samples),
         }
-        self.before = {kind: self.count(kind, {}) for kind in self._terms}
+        self.before = {kind: self.count(kind, {}) for kind in ("macs", "params")}
+        self.before["size"] = traced.model.size_bytes()
 
     def count(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the MACs, params or size in bytes of a model whose atoms have the given sizes."""

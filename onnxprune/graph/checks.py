@@ -16,14 +16,13 @@ from onnx.external_data_helper import ExternalDataInfo
 from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import copy_fields, graphs
 from onnxprune.graph.model import opsets_of
-from onnxprune.graph.tensors import has_external_data, raw_length
+from onnxprune.graph.tensors import SMALL_BYTES, has_external_data, raw_length
 
 OLDEST_OPSET = 7  # before it, broadcasting was an attribute
 RUNTIME_ONLY = frozenset(  # operators of the default domain that are no standard ones, or not of every opset
     ("Affine", "LayerNormalization", "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization")
 )
 RUNTIME_DOMAIN = "onnxruntime.default"
-SMALL_BYTES = 1024  # bytes up to which a tensor stays in a skeleton
 
 
 def check_opsets(proto: ModelProto, where: str) -> None:

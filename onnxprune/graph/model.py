@@ -19,9 +19,10 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.bodies import graphs, stored_tensors
 from onnxprune.graph.dims import FixedDims
+from onnxprune.graph.layout import lay_out
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Stamp
-from onnxprune.graph.tensors import WEIGHTS, Array, Shape, array_of, has_external_data, numpy_type, raw_length
+from onnxprune.graph.tensors import PAGE, WEIGHTS, Array, Shape, array_of, has_external_data, numpy_type, raw_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +158,13 @@ class Model:
 
     @cached_property
     def stored_params(self) -> int:
-        """The number of weights that the file holds, also inside of functions and sparse tensors."""
-        proto = self.original or self.proto
-        weights = {identity_of(tensor, place): tensor for place, tensor in enumerate(stored_tensors(proto))}
-        return sum(math.prod(t.dims) for t in weights.values() if t.data_type in WEIGHTS)
+        """The number of weights that the file holds; see the function of this name."""
+        return stored_params(self.original or self.proto)
+
+    @property
+    def alignment(self) -> int:
+        """The alignment of its external data, in bytes."""
+        return alignment_of(self.original or self.proto)
 
     @property
     def is_external(self) -> bool:
@@ -178,7 +182,17 @@ class Model:
             info = ExternalDataInfo(tensor)
             end = (info.offset or 0) + raw_length(tensor)
             ends[info.location] = max(end, ends.get(info.location, 0))
-        return (self.path.stat().st_size if self.path else proto.ByteSize()) + sum(ends.values())
+        return self._own_bytes() + sum(ends.values())
+
+    @cached_property
+    def needed_bytes(self) -> int:
+        """The bytes that it would take if it were written anew: without those of old files that no tensor lies on."""
+        if not self.is_external:
+            return self.size_bytes()
+        return self._own_bytes() + lay_out(self.proto.graph.initializer, self.folder, self.alignment).length
+
+    def _own_bytes(self) -> int:
+        return self.path.stat().st_size if self.path else (self.original or self.proto).ByteSize()
 
     @property
     def data_files(self) -> set[Path]:
@@ -189,6 +203,25 @@ class Model:
     def sha256(self) -> str:
         """Return the SHA-256 of the bytes that were read (of the serialized message for a model in memory), in hex."""
         return self.digest or hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def alignment_of(proto: ModelProto) -> int:
+    """Return the alignment of the external data of a model: the largest power of two, up to a page, of all offsets.
+
+    A page for a model without external data.
+    """
+    offsets = (ExternalDataInfo(tensor).offset or 0 for tensor in proto.graph.initializer if has_external_data(tensor))
+    alignment = PAGE
+    for offset in offsets:
+        while offset % alignment:
+            alignment //= 2
+    return alignment
+
+
+def stored_params(proto: ModelProto) -> int:
+    """Return the number of weights that a file holds, also inside of functions; what is shared counts once."""
+    weights = {identity_of(tensor, place): tensor for place, tensor in enumerate(stored_tensors(proto))}
+    return sum(math.prod(tensor.dims) for tensor in weights.values() if tensor.data_type in WEIGHTS)
 
 
 def opsets_of(proto: ModelProto) -> dict[str, int]:

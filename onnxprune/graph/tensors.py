@@ -22,6 +22,8 @@ Shape: TypeAlias = tuple[int, ...]
 FLOAT, BOOL = int(TensorProto.FLOAT), int(TensorProto.BOOL)
 INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
 
+SMALL_BYTES = 1024  # up to which a tensor stays in the model file, and in a skeleton
+PAGE = 4096  # bytes: external data begins at a multiple, so that it can be mapped
 WEIGHTS = frozenset(  # element types of weights: floats, and integers of at most 8 bits; sizes and indices are wider
     number
     for name, number in TensorProto.DataType.items()
@@ -63,6 +65,8 @@ def array_of(tensor: TensorProto, folder: Path) -> Array:
         array.flags.writeable = False
         return array
     info = ExternalDataInfo(tensor)
+    if not raw_length(tensor):  # nothing that could be mapped
+        return np.empty(tuple(tensor.dims), numpy_type(tensor.data_type))
     try:
         raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (raw_length(tensor),))
     except ValueError:  # longer than the file

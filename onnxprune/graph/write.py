@@ -7,21 +7,22 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import copy_fields
-from onnxprune.graph.checks import SMALL_BYTES
-from onnxprune.graph.model import Model
+from onnxprune.graph.layout import Layout, lay_out
+from onnxprune.graph.model import Model, stored_params
 from onnxprune.graph.plain import overridable
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Staging, digest_of, resolved, same_bytes, staging
 from onnxprune.graph.read import read_proto
-from onnxprune.graph.tensors import cut_short, has_external_data, raw_length
+from onnxprune.graph.tensors import PAGE, has_external_data, raw_length
 
 _DIGITS = 12  # of a digest that tell the weights of one model from those of the next
 INLINE_LIMIT = 2**31 - 2**20  # bytes of one protobuf message, less a margin for the graph
@@ -59,7 +60,13 @@ def runnable(model: Model, proto: ModelProto | None = None) -> tuple[Path | byte
 
 @contextlib.contextmanager
 def staged(
-    proto: ModelProto, target: Path, folder: Path, external: bool = False, files: Staging | None = None
+    proto: ModelProto,
+    target: Path,
+    folder: Path,
+    external: bool = False,
+    files: Staging | None = None,
+    *,
+    alignment: int = PAGE,
 ) -> Iterator[Path]:
     """Write `proto` to a temporary place beside `target`; move it into place when the block ends well.
 
@@ -72,16 +79,17 @@ def staged(
         folder: where the external data of `proto` lies now.
         external: whether weights go to a file beside the model, see `write`.
         files: what `target` is published with; by itself, and by force, when None.
+        alignment: of external data, in bytes.
 
     Raises:
         InputError: when the folder of `target` cannot be written.
     """
     if files is None:
-        with staging(force=True) as alone, staged(proto, target, folder, external, alone) as path:
+        with staging(force=True) as alone, staged(proto, target, folder, external, alone, alignment=alignment) as path:
             yield path
         return
     temporary, place = files.add(target), resolved(target)
-    data = write(proto, temporary, folder, external, lambda written: own_name(place, written))
+    data = write(proto, temporary, folder, external, alignment, lambda written: own_name(place, written))
     if data is not None:
         files.add_weights(data)
     files.stale = lambda: own_weights(place)
@@ -143,44 +151,76 @@ def _usual_name(data: Path) -> str:
     return data.name
 
 
-def write(
+def write(  # noqa: PLR0917 - the same order as of `staged`
     proto: ModelProto,
     path: Path,
     folder: Path,
     external: bool = False,
+    alignment: int = PAGE,
     name_of: Callable[[Path], str] = _usual_name,
 ) -> Path | None:
     """Write `proto` to `path`; return the data file beside it, if external data was needed.
 
     Large tensors go to ``NAME.data`` when that is asked for, when some tensor is external already, or when the model
-    would not fit a protobuf.
+    would not fit a protobuf; see `graph.layout`.
 
     Args:
         proto: the model; external tensors refer to files in `folder`.
         path: where to write it.
         folder: where the external data of `proto` lies now.
         external: whether weights go to a file beside the model in any case.
+        alignment: of external data, in bytes.
         name_of: says how the data file is to be called, once it is written.
     """
-    tensors = proto.graph.initializer
-    external = external or any(has_external_data(tensor) for tensor in tensors) or not fits_one_message(proto)
-    if not external:
+    if not _is_outside(proto, external):
         with path.open("wb") as file:
             file.writelines(_chunks(proto))
         return None
+    layout = lay_out(proto.graph.initializer, folder, alignment)
+    written = data_file(path)
+    with written.open("wb") as file:
+        layout.write(file)
+    data = written.rename(path.with_name(name_of(written)))
+    path.write_bytes(serialize(_slim(proto, layout, data.name)))
+    return data
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the files of a model will hold, before any of them is written."""
+
+    size_bytes: int
+    params: int
+
+
+def foreseen(proto: ModelProto, folder: Path, external: bool = False, alignment: int = PAGE) -> Written:
+    """Return what `write` with the same arguments makes of a model."""
+    if not _is_outside(proto, external):
+        return Written(sum(map(len, _chunks(proto))), stored_params(proto))
+    layout = lay_out(proto.graph.initializer, folder, alignment)
+    slim = _slim(proto, layout, "m.onnx.data")
+    return Written(layout.length + slim.ByteSize(), stored_params(slim))
+
+
+def _is_outside(proto: ModelProto, external: bool) -> bool:
+    return external or any(map(has_external_data, proto.graph.initializer)) or not fits_one_message(proto)
+
+
+def _slim(proto: ModelProto, layout: Layout, location: str) -> ModelProto:
+    """Return a model whose tensors of a layout lie in the file `location`."""
     slim = ModelProto()
     copy_fields(proto, slim, skip={"graph"})
     copy_fields(proto.graph, slim.graph, skip={"initializer"})
-    written = data_file(path)
-    with written.open("wb") as file:
-        moved = [_moved(tensor, folder, file) for tensor in tensors]
-    data = written.rename(path.with_name(name_of(written)))
-    for tensor in moved:
-        if has_external_data(tensor):
-            tensor.external_data[0].value = data.name
-        slim.graph.initializer.append(tensor)
-    path.write_bytes(serialize(slim))
-    return data
+    for place, tensor in enumerate(proto.graph.initializer):
+        if place not in layout.ranges:
+            slim.graph.initializer.append(tensor)
+            continue
+        offset, length = layout.ranges[place]
+        moved = slim.graph.initializer.add(data_location=TensorProto.EXTERNAL)
+        copy_fields(tensor, moved, skip={"raw_data", "external_data", "data_location"})
+        for key, value in (("location", location), ("offset", offset), ("length", length)):
+            moved.external_data.add(key=key, value=str(value))
+    return slim
 
 
 def fits_one_message(proto: ModelProto) -> bool:
@@ -219,40 +259,3 @@ def _varint(number: int) -> bytes:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*groups, number])
-
-
-def _moved(tensor: TensorProto, folder: Path, file: BinaryIO) -> TensorProto:
-    """Append the bytes of `tensor` to `file`, page-aligned; return a tensor that says where in it."""
-    if not has_external_data(tensor) and len(tensor.raw_data) <= SMALL_BYTES:
-        return tensor
-    moved = TensorProto()
-    copy_fields(tensor, moved, skip={"raw_data", "external_data", "data_location"})
-    file.seek(-file.tell() % 4096, os.SEEK_CUR)
-    offset = file.tell()
-    for piece in _pieces(tensor, folder):
-        file.write(piece)
-    moved.data_location = TensorProto.EXTERNAL
-    moved.external_data.add(key="location")  # once it has a name
-    moved.external_data.add(key="offset", value=str(offset))
-    moved.external_data.add(key="length", value=str(file.tell() - offset))
-    return moved
-
-
-def _pieces(tensor: TensorProto, folder: Path) -> Iterator[bytes]:
-    """Yield the bytes of a tensor, those of external data some at a time.
-
-    Raises:
-        ModelError: when its file has become shorter than it was when the model was read.
-    """
-    if not has_external_data(tensor):
-        yield tensor.raw_data
-        return
-    info, left = ExternalDataInfo(tensor), raw_length(tensor)
-    with (folder / info.location).open("rb") as source:
-        source.seek(info.offset or 0)
-        while left:
-            piece = source.read(min(left, 1 << 24))
-            if not piece:
-                raise cut_short(folder / info.location, tensor.name)
-            left -= len(piece)
-            yield piece

@@ -113,6 +113,14 @@ class Speed:
         before, after = self.memory_before(), self._peak(proto)
         return None if not before or after is None else after / before
 
+    def memory_of(self, written: Model) -> float | None:
+        """Return the peak memory of a model in a file over the original's, None where it cannot be measured."""
+        if not written.is_external:
+            return self.memory(written.proto)
+        before, source = self.memory_before(), runnable(written)[0]
+        after = peak_memory_bytes(source, self.feeds, threads=self._threads) if self._provider == "cpu" else None
+        return None if not before or after is None else after / before
+
     def memory_before(self) -> int | None:
         """Return the peak memory of the original in bytes, None where it cannot be measured."""
         if self._peak_before is None:

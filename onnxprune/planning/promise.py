@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
+from onnxprune.graph.model import Model
 from onnxprune.planning.plan import Bound, Machine, Plan
 from onnxprune.planning.profile import RACE_S, Race, Speed
 from onnxprune.planning.targets import MEASURED, Target
@@ -23,6 +24,7 @@ ATTEMPTS = 8
 CONFIRM = 3  # of a plan that seems to meet its target, the second race lasts so many times as long as the first
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
+EXACT = 1 + 1e-9  # of a target that is counted, for the rounding of its fraction
 OVER = 1.015  # of a target, up to which a plan is kept where none stayed below it: sessions of one model differ by more
 NOISE = 1.02  # of the original's latency, above which a model is slower than it
 
@@ -44,6 +46,28 @@ class Attempt:
         return max((value / bounds[kind] for kind, value in self.measured.items() if kind in bounds), default=0.0)
 
 
+def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, float]) -> None:
+    """Compare what was written with the targets.
+
+    Args:
+        bounds: the targets, each with its fraction of the original.
+        costs: by kind of target, what the written files cost over what the original does; some may not be known.
+
+    Raises:
+        OptionError: when a target is missed, one that is measured by more than timings of one model differ.
+    """
+    missed = [
+        f"{target.kind} {costs[target.kind]:.4g} of the original's (asked for {fraction:.4g})"
+        for target, fraction in bounds
+        if costs.get(target.kind, 0.0) > fraction * (OVER if target.kind in MEASURED else EXACT)
+    ]
+    if missed:
+        raise OptionError(
+            f"target missed: what would be written has {', '.join(missed)}; nothing was written: ask for more, or, "
+            "where it is measured, leave the machine to this measurement"
+        )
+
+
 @dataclass(frozen=True)
 class Decision:
     """The plan that is kept, with the attempts that led to it where costs were measured."""
@@ -55,6 +79,7 @@ class Decision:
     steps: Mapping[str, int] = field(default_factory=dict)  # of kept counts, by group, where they were measured
     complete: bool = True  # whether there was time to measure everything that predictions rest on
     unknown: int = 0  # nodes whose times were worked out from MACs
+    memory: Callable[[Model], float | None] | None = None  # of a written model over the original's, where it is bounded
 
     @property
     def report_values(self) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ writes to. A BatchNormalization that is not part of a fitted layer gets new stat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -82,8 +83,13 @@ def refit(
 
 
 def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
-    """Return the constants of the pruned model that are copies of one that several nodes of the original read."""
+    """Return the constants of the pruned model that are copies of one that several nodes of the original read.
+
+    Also of several that are the same bytes of the file: fitted to one of the nodes, they would be stored twice.
+    """
+    uses = Counter(constant.identity for constant in model.constants.values())
     shared = {name for name, places in model.readers.items() if len(places) > 1}
+    shared |= {name for name, constant in model.constants.items() if uses[constant.identity] > 1}
     return shared | {name for name, cut in cuts.items() if cut.source in shared}
 
 

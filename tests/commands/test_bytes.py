@@ -1,0 +1,140 @@
+"""What is written meets every target, stays as small as the file was, and shares the bytes that the file shared."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto
+
+from onnxprune import inspect
+from onnxprune.cli.group import cli
+from onnxprune.graph.read import load
+from onnxprune.graph.write import Written
+from onnxprune.planning.profile import Race, Speed
+from tests.support.build import model
+
+LOGITS = "float[n,s,256] y"
+
+
+def tied(path, *, prefix=0, inline=False, split=False):
+    """Write a language model whose embedding and head are the same bytes, `prefix` bytes into the file of weights."""
+    proto = model(
+        "h = Gather(emb, ids)", "u = MatMul(h, up)", "r = Relu(u)", "d = MatMul(r, down)", "o = Add(h, d)",
+        "t = Transpose<perm = [1, 0]>(head)", "y = MatMul(o, t)",
+        x="int64[n,s] ids", y=LOGITS, emb=(256, 64), up=(64, 128), down=(128, 64), head=(256, 64), infer=False,
+    )  # fmt: skip
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    tensors["head"].raw_data = tensors["emb"].raw_data
+    if not inline:
+        parts = {name: tensors[name].raw_data for name in ("emb", "up", "down")}
+        places, end = {}, prefix
+        for name, content in parts.items():
+            file = f"{name}.bin" if split else "weights.bin"
+            places[name] = (file, 0 if split else end)
+            end += len(content)
+            mode = "r+b" if (path.parent / file).exists() else "wb"
+            with (path.parent / file).open(mode) as handle:
+                handle.seek(places[name][1])
+                handle.write(content)
+        for name, tensor in tensors.items():
+            file, offset = places["emb" if name == "head" else name]
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", file), ("offset", offset)):
+                tensor.external_data.add(key=key, value=str(value))
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def run(source, target, *options, code=0):
+    options = (*options, "--criterion", "l2", "--no-latency", "--quiet")
+    result = CliRunner().invoke(cli, [str(source), "-o", str(target), *options], catch_exceptions=False)
+    assert result.exit_code == code, (result.stderr, result.stdout)
+    return result
+
+
+def held(path):
+    """Return the bytes of the files of a model."""
+    return path.stat().st_size + sum(file.stat().st_size for file in load(path).data_files)
+
+
+@pytest.mark.parametrize("form", [{}, {"prefix": 12288}, {"split": True}, {"inline": True}], ids=str)
+@pytest.mark.parametrize("asked", [0.9, 0.8, 0.5])
+def test_a_target_of_bytes_is_met_by_the_files(tmp_path, form, asked):
+    source, target = tied(tmp_path / "m.onnx", **form), tmp_path / "o.onnx"
+    before = held(source)
+    run(source, target, "--target", f"size={asked}")
+    assert 0.9 * asked <= held(target) / before <= asked
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    source, target = tied(tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    assert inspect(source).to_dict()["params"] == 256 * 64 + 2 * 64 * 128
+    run(source, target, "--ratio", "0.3")
+    ranges = {t.name: [e.value for e in t.external_data] for t in load(target).proto.graph.initializer}
+    assert ranges["emb"] == ranges["head"] != ranges["up"]
+    written = onnx.load(target)
+    emb, head = (onnx.numpy_helper.to_array(written.graph.initializer[place]) for place in (0, 3))
+    np.testing.assert_array_equal(emb, head)
+    assert load(target).stored_params == 256 * emb.shape[1] + 2 * emb.shape[1] * written.graph.initializer[1].dims[1]
+
+
+@pytest.mark.generated
+def test_tied_weights_are_not_fitted_apart(tmp_path):
+    source, target = tied(tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    options = ["--target", "size=0.7", "--no-latency", "--quiet"]
+    result = CliRunner().invoke(cli, [str(source), "-o", str(target), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    assert held(target) <= 0.7 * held(source)
+
+
+# -- what was written is compared with the targets ----------------------------------------------------------
+
+
+def untouched(tmp_path):
+    return sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "weights.bin"]
+
+
+@pytest.mark.parametrize("kind", ["size", "params"])
+def test_files_that_miss_a_target_are_not_written(tmp_path, monkeypatch, kind):
+    """What was foreseen is less than what is written: here, tensors of equal bytes are not shared after all."""
+    monkeypatch.setattr("onnxprune.commands.decide.foreseen", lambda *_: Written(84_000, 25_000))
+    monkeypatch.setattr("onnxprune.graph.layout._equal", lambda chunks: {chunk: chunk for chunk in chunks})
+    source = tied(tmp_path / "m.onnx")
+    result = run(source, tmp_path / "o.onnx", "--target", f"{kind}=0.8", code=2)
+    assert f"target missed: what would be written has {kind} 1." in result.stderr
+    assert "(asked for 0.8); nothing was written" in result.stderr
+    assert untouched(tmp_path)
+
+
+def timed(monkeypatch, raced, written):
+    """Let a plan that is raced take one share of the original's latency, and what was written another."""
+    monkeypatch.setattr(Speed, "race", lambda *_: Race(raced, 10.0, 10.0 * raced))
+    monkeypatch.setattr(Speed, "before_ms", 10.0)
+    times = [np.full(30, 10.0), np.full(30, 10.0 * written)]
+    monkeypatch.setattr("onnxprune.evaluation.compare.time_interleaved", lambda *_, **__: times)
+
+
+@pytest.mark.parametrize(("written", "code"), [(0.5, 0), (0.505, 0), (0.6, 2)])
+def test_a_latency_that_is_missed_by_what_was_written(tmp_path, monkeypatch, written, code):
+    timed(monkeypatch, 0.5, written)
+    source, target = tied(tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    options = ["--target", "latency=0.5", "--criterion", "l2", "--quiet"]
+    result = CliRunner().invoke(cli, [str(source), "-o", str(target), *options], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    if code:
+        assert "target missed: what would be written has latency 0.6 of the original's (asked for 0.5)" in result.stderr
+        assert untouched(tmp_path)
+
+
+def test_a_memory_that_is_missed_by_what_was_written(tmp_path, monkeypatch):
+    timed(monkeypatch, 0.5, 0.5)
+    monkeypatch.setattr(Speed, "memory_before", lambda self: 100)
+    monkeypatch.setattr(Speed, "memory", lambda self, proto: 0.5)
+    monkeypatch.setattr("onnxprune.planning.profile.peak_memory_bytes", lambda *_, **__: 90)
+    source = tied(tmp_path / "m.onnx")
+    result = run(source, tmp_path / "o.onnx", "--target", "memory=0.5", code=2)
+    assert "target missed: what would be written has memory 0.9 of the original's (asked for 0.5)" in result.stderr
+    assert untouched(tmp_path)
