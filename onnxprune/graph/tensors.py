@@ -66,7 +66,7 @@ def array_of(tensor: TensorProto, folder: Path) -> Array:
         return array
     info = ExternalDataInfo(tensor)
     if not raw_length(tensor):  # nothing that could be mapped
-        return np.empty(tuple(tensor.dims), numpy_type(tensor.data_type))
+        return array_of(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=b""), folder)
     try:
         raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (raw_length(tensor),))
     except ValueError:  # longer than the file
