@@ -8,53 +8,14 @@ inputs are unknown, has the shapes that the file states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
 
-from onnxprune.graph import shapes_quantized
+from onnxprune.graph import shapes_attention, shapes_quantized
 from onnxprune.graph.inference import Inference, TensorType
 from onnxprune.graph.model import Node
+from onnxprune.graph.shapes_call import Call, Outputs, Rule
 from onnxprune.graph.shapes_quantized import ShapeFunction
 from onnxprune.graph.tensors import FLOAT, INT32, Array, Shape
-
-
-@dataclass(frozen=True)
-class Call:
-    """A node with the types and known values of its inputs."""
-
-    node: Node
-    types: Mapping[str, TensorType]
-    values: Mapping[str, Array]
-    inference: Inference
-
-    def has(self, slot: int) -> bool:
-        """Whether an optional input is present and of known shape."""
-        return slot < len(self.node.inputs) and self.node.inputs[slot] in self.types
-
-    def type(self, slot: int) -> TensorType:
-        """Return element type and shape of an input; KeyError if they are unknown."""
-        return self.types[self.node.inputs[slot]]
-
-    def shape(self, slot: int) -> Shape:
-        """Return the shape of an input."""
-        return self.type(slot)[1]
-
-    def number(self, name: str, default: int = 0) -> int:
-        """Return an attribute that is an integer."""
-        return int(self.node.attrs.get(name, default))
-
-    def scalar(self, slot: int) -> int:
-        """Return the value of an input that is one integer; KeyError if it is unknown."""
-        return int(self.values[self.node.inputs[slot]].ravel()[0])
-
-    def typed(self, shape: Shape, slot: int = 0) -> TensorType:
-        """Return `shape` with the element type of an input."""
-        return self.type(slot)[0], shape
-
-
-Outputs: TypeAlias = "Sequence[TensorType | None]"
-Rule: TypeAlias = Callable[[Call], Outputs]
 
 
 def outputs_of(
@@ -170,88 +131,6 @@ def embedding(call: Call) -> Outputs:
     return [rows, (INT32, call.shape(0)[:1]), rows]
 
 
-# -- attention ---------------------------------------------------------------------------------------------------
-
-
-def fused_attention(call: Call) -> Outputs:
-    """Input ``[b, s, i]`` and weights of all three projections; the present state has the past in front."""
-    *front, _ = call.shape(0)
-    stated = call.node.attrs.get("qkv_hidden_sizes")
-    sizes = stated or [call.shape(1)[1] // 3] * 3
-    heads = call.number("num_heads")
-    past = call.shape(4)[3] if call.has(4) else 0
-    state = (2, front[0], heads, past + front[-1], sizes[0] // heads)
-    return [call.typed((*front, sizes[2])), call.typed(state)]
-
-
-def attention(call: Call, past: int = 6) -> Outputs:
-    """Query ``[b, s, (h d)]`` or packed, keys and values likewise or per head; `past` is the slot of the past keys."""
-    query, heads = call.shape(0), call.number("num_heads")
-    if len(query) == 5:  # b s h 3 d
-        batch, length, _, _, dims = query
-        values, total = dims, length
-    else:
-        batch, length, dims = query[0], query[1], query[2] // heads
-        packed = len(call.shape(1)) == 5  # b t h 2 d
-        per_head = len(call.shape(1)) == 4  # b h t d
-        total = call.shape(1)[2 if per_head else 1]
-        values = dims if packed else call.shape(2)[3] if per_head else call.shape(2)[2] // heads
-    total += call.shape(past)[2] if call.has(past) else 0
-    states = [call.typed((batch, heads, total, size)) for size in (dims, values)]
-    return [call.typed((batch, length, heads * values)), *states, call.typed((batch, heads, length, total))]
-
-
-def packed_tokens(call: Call) -> Outputs:
-    """Queries ``[n, (h d)]`` or ``[n, h, 3, d]``; the output is as wide as the values."""
-    query = call.shape(0)
-    return [call.typed((query[0], query[1] * query[3] if len(query) == 4 else call.shape(2)[1]))]
-
-
-def packed_attention(call: Call) -> Outputs:
-    """As `fused_attention`, of tokens ``[n, i]``."""
-    stated = call.node.attrs.get("qkv_hidden_sizes")
-    return [call.typed((call.shape(0)[0], stated[2] if stated else call.shape(1)[1] // 3))]
-
-
-def grouped_attention(call: Call) -> Outputs:
-    """Query ``[b, s, (k g d)]`` or all three packed; the states hold the past, or have a buffer of their own."""
-    batch, length, width = call.shape(0)
-    heads, shared = call.number("num_heads"), call.number("kv_num_heads")
-    dims = width // (heads if call.has(1) else heads + 2 * shared)
-    out = call.typed((batch, length, heads * dims))
-    try:
-        total = max(call.scalar(6), call.shape(3)[2] if call.has(3) else 0)
-    except KeyError:
-        return [out, None, None]
-    state = call.typed((batch, shared, total, dims))
-    return [out, state, state]
-
-
-def linear_attention(call: Call) -> Outputs:
-    """Query ``[b, t, (h d)]``, values ``[b, t, (k v)]``; the state is ``[b, k, d, v]``."""
-    batch, length, width = call.shape(0)
-    heads, shared = call.number("q_num_heads"), call.number("kv_num_heads")
-    dims, values = width // heads, call.shape(2)[2] // shared
-    out = batch, length, max(heads, shared) * values
-    return [call.typed(out), call.typed((batch, shared, dims, values))]
-
-
-def causal_conv(call: Call) -> Outputs:
-    """The state holds the positions before the first that the kernel reaches."""
-    batch, channels, _ = call.shape(0)
-    return [call.type(0), call.typed((batch, channels, (call.shape(1)[-1] - 1) * call.number("dilation", 1)))]
-
-
-def position_bias(call: Call) -> Outputs:
-    """Table ``[r, h]`` and two lengths become ``[1, h, q, k]``."""
-    return [call.typed((1, call.shape(0)[1], call.scalar(1), call.scalar(2)))]
-
-
-def gated_position_bias(call: Call) -> Outputs:
-    """Queries ``[b, s, (h d)]`` scale the bias ``[1, h, s, s]``."""
-    return [call.typed((call.shape(0)[0], *call.shape(2)[1:]))]
-
-
 # -- layouts of blocked channels -------------------------------------------------------------------------------------
 
 
@@ -300,7 +179,51 @@ def padded(call: Call) -> Outputs:
     return [call.typed(tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True)))]
 
 
+# -- signals -----------------------------------------------------------------------------------------------------
+
+
+def frequencies(call: Call) -> Outputs:
+    """The last dim of a real signal holds half of the frequencies, or all, and pairs come behind it."""
+    *front, last = call.shape(0)
+    return [call.typed((*front, last // 2 + 1 if call.number("onesided", 1) else last, 2))]
+
+
+def signals(call: Call) -> Outputs:
+    """The inverse of `frequencies`, of an even count."""
+    *front, last, _ = call.shape(0)
+    return [call.typed((*front, (last - 1) * 2 if call.number("onesided", 1) else last))]
+
+
+def unfolded(call: Call) -> Outputs:
+    """Windows of a size, one in so many positions along a dim; their positions come last."""
+    shape, size = list(call.shape(0)), call.number("size")
+    dim = call.number("dim", -1) % len(shape)
+    shape[dim] = (shape[dim] - size) // call.number("step", 1) + 1
+    return [call.typed((*shape, size))]
+
+
+def crops(call: Call) -> Outputs:
+    """Regions of an image, all of one known size."""
+    height, width = call.values[call.node.inputs[3]].ravel().tolist()
+    return [call.typed((call.shape(1)[0], call.shape(0)[1], height, width))]
+
+
+def transposed_conv(call: Call) -> Outputs:
+    """As ConvTranspose, with pads that are known."""
+    pads = call.values[call.node.inputs[2]].ravel().tolist() if call.has(2) else [0] * 4
+    *_, height, width = call.shape(0)
+    attrs = call.node.attrs
+    strides, dilations = attrs.get("strides", [1, 1]), attrs.get("dilations", [1, 1])
+    more, kernel = attrs.get("output_padding", [0, 0]), call.shape(1)[2:]
+    sides = [
+        (size - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + more[i] - pads[i] - pads[i + 2]
+        for i, size in enumerate((height, width))
+    ]
+    return [call.typed((call.shape(0)[0], call.shape(1)[1] * call.number("group", 1), *sides))]
+
+
 MICROSOFT: Mapping[str, Rule] = {
+    **shapes_attention.SHAPES,
     # elementwise
     "BiasAdd": broadcast,
     "BiasDropout": lambda call: [call.type(0)] * 2,
@@ -315,8 +238,8 @@ MICROSOFT: Mapping[str, Rule] = {
     "SwiGLU": lambda call: like(0)(call) if call.has(1) else half(call),
     "Trilu": like(0),
     # convolutions and products
-    "CausalConvWithState": causal_conv,
     "CDist": mixed_distances,
+    "ConvTransposeWithDynamicPads": transposed_conv,
     "FusedConv": stands_for("Conv", 3),
     "FusedGemm": stands_for("Gemm", 3),
     "FusedMatMul": matrix_product,
@@ -334,18 +257,15 @@ MICROSOFT: Mapping[str, Rule] = {
     "SkipGroupNorm": like(0, 0),
     "SkipLayerNormalization": skip_moments,
     "SkipSimplifiedLayerNormalization": skip_moments,
-    # attention
-    "Attention": fused_attention,
-    "DecoderMaskedMultiHeadAttention": lambda call: attention(call, past=5),
-    "GatedRelativePositionBias": gated_position_bias,
-    "GroupQueryAttention": grouped_attention,
-    "LinearAttention": linear_attention,
-    "MultiHeadAttention": attention,
-    "PackedAttention": packed_attention,
-    "PackedMultiHeadAttention": packed_tokens,
-    "RelativePositionBias": position_bias,
     "RotaryEmbedding": like(0),
+    # signals
+    "ComplexMul": broadcast,
+    "ComplexMulConj": broadcast,
+    "Irfft": signals,
+    "Rfft": frequencies,
+    "UnfoldTensor": unfolded,
     # others
+    "CropAndResize": crops,
     "ExpandDims": expanded,
     "GridSample": stands_for("GridSample", 2),
     "Inverse": like(0),

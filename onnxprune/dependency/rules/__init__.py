@@ -1,8 +1,8 @@
 """What the tool knows of ONNX: one rule per op.
 
 `table` holds the lines, `broadcast` the three families, `fused` and `attention` the operators that do the work of
-several; `control`, `quantized`, `recurrent`, `reshape`, `scatter`, `select` and `sequence` the ops whose meaning
-depends on constants or attributes. `locked` says why some have no rule on purpose.
+several; `control`, `quantized`, `recurrent`, `reshape`, `scatter`, `select`, `sequence` and `signal` the ops whose
+meaning depends on constants or attributes. `locked` says why some have no rule on purpose.
 
 A rule works at a `site`, `match` matches its line with the node, and it leaves a `coupling`. Importing this package
 fills `RULES` of `registry`.
@@ -19,6 +19,7 @@ from onnxprune.dependency.rules import (
     scatter,
     select,
     sequence,
+    signal,
     table,
 )
 from onnxprune.dependency.rules.coupling import Coupling, Write
@@ -43,5 +44,6 @@ __all__ = [
     "scatter",
     "select",
     "sequence",
+    "signal",
     "table",
 ]

@@ -18,6 +18,7 @@ from onnxprune.dependency.rules.table import gemm, layer_normalization
 from onnxprune.errors import CannotUnify
 
 MS = "com.microsoft."
+BACK = "n g o i *s *k"
 CONV = "n g o i *t *k"  # letters of a convolution's multiply-accumulates
 ACTIVATIONS = frozenset(  # those that look at one number at a time
     ("Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh")
@@ -26,6 +27,9 @@ UNARY = "Affine ParametricSoftplus Scale ScaledTanh BitCast"
 # fmt: off
 line("MaxRoiPool",         "n c *s, r q                                 -> r c *t")
 line("RoiAlign",           "n c *s, r q, r                              -> r c *t")
+line(MS + "CropAndResize", "n c *s, r q, r, _                           -> r c *t")
+line(MS + "ConvTransposeWithDynamicPads",
+                           "n (g i) *s, (g i) o *k, _?, (g o)?          -> n (g o) *t", BACK, channels=1, g="group")
 line("CausalConvWithState",
                            "n c l!, c 1 k, c?, n c p?                   -> n c l, n c p",  "n c l k")
 line(MS + "FusedConv",     "n (g i) *s, (g o) i *k, (g o)?, n (g o) *t? -> n (g o) *t", CONV, channels=1,  g="group")

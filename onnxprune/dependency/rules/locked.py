@@ -14,7 +14,6 @@ _TEXT = "works on text"
 _CLASSIC = "lists numbers for every feature in its attributes"
 _TREES = "compares features that it names by their position"
 _WINDOW = "computes its numbers from a size"
-_FOURIER = "mixes all positions of a signal"
 _SEARCH = "runs a whole model for every token"
 _BLOCKED = "keeps channels in blocks, in the order of one machine: prune before ONNX Runtime's layout optimisation"
 _LAYOUT = "is of ONNX Runtime's inner layout: prune before it assigns the graph to a device"
@@ -23,12 +22,10 @@ _CACHE = "reads and writes a cache whose layout fixes heads and dims"
 _STATES = "keeps states of a recurrence in a layout that fixes heads and dims"
 _UNTRIED = "has kernels for GPUs alone, where no rule of it has been tried"
 _PACKED = "reads weights that are packed in blocks"
-_COMPLEX = "pairs real and imaginary parts by position"
 
 _STANDARD = """
     NonMaxSuppression: returns positions
     MaxUnpool: reads positions that are counted over all channels
-    Det: takes the determinant of whole matrices
     ImageDecoder: decodes an image file
     Constant: holds what is no tensor of numbers
     Unique: finds values that are alike
@@ -42,7 +39,6 @@ _GROUPS: Mapping[str, str] = {
     _TRAINS: "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     _TEXT: "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer",
     _WINDOW: "BlackmanWindow HammingWindow HannWindow MelWeightMatrix",
-    _FOURIER: "DFT STFT",
     _CLASSIC: """
         ai.onnx.ml.FeatureVectorizer ai.onnx.ml.Imputer ai.onnx.ml.LinearClassifier ai.onnx.ml.LinearRegressor
         ai.onnx.ml.Normalizer ai.onnx.ml.Scaler ai.onnx.ml.SVMClassifier ai.onnx.ml.SVMRegressor
@@ -69,10 +65,8 @@ _GROUPS: Mapping[str, str] = {
 _MICROSOFT: Mapping[str, str] = {
     _DRAWS: "BitmaskBiasDropout BitmaskDropout",
     _TEXT: "Tokenizer WordConvEmbedding MurmurHash3 NGramHashMapping VarlenNGramHashMapping NGramRepeatBlock",
-    _FOURIER: "Rfft Irfft",
-    _COMPLEX: "ComplexMul ComplexMulConj",
     _SEARCH: "BeamSearch GreedySearch Sampling WhisperBeamSearch BifurcationDetector SpeculativePrefixCommit",
-    _RAGGED: "RemovePadding RestorePadding GatherPacked UnfoldTensor DynamicTimeWarping",
+    _RAGGED: "RemovePadding RestorePadding GatherPacked DynamicTimeWarping",
     _CACHE: """
         SparseAttention PagedAttention SparsePagedAttention SparseAttentionIndexer PackedSparseAttentionIndexer
         PackedSparseAttentionIndexerMerge DynamicSparseAttention DecoderAttention DecoderMaskedSelfAttention
@@ -91,7 +85,7 @@ _MICROSOFT: Mapping[str, str] = {
     "normalises branches that it tells apart by their width": "BranchwiseRMSNorm",
     "mixes branches": "EngramGate HyperConnectionPostMix HyperConnectionPreMix",
     "selects experts by their positions": "MoEGroupRouter",
-    "crops positions that are given by value": "CropAndResize MaxpoolWithMask ConvTransposeWithDynamicPads",
+    "pools positions that a mask gives by value": "MaxpoolWithMask",
     "makes its numbers from sizes": "Range",
     "reads positions that are given by value": "GatherND Unique SparseToDenseMatMul",
     "is an example of a custom operator": "SampleOp",

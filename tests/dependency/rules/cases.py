@@ -19,6 +19,7 @@ from tests.dependency.rules.quantized_cases import quantized_cases
 from tests.dependency.rules.recurrent_cases import recurrent_cases
 from tests.dependency.rules.scatter_cases import scatter_cases
 from tests.dependency.rules.sequence_cases import sequence_cases
+from tests.dependency.rules.signal_cases import signal_cases
 from tests.support.build import FIXED, ROWS, TOKENS, conv, dense, model
 
 
@@ -811,4 +812,5 @@ CASES: tuple[Case, ...] = (
     *quantized_cases(case, on_images, on_rows),
     *scatter_cases(case, on_images, on_rows),
     *old_cases(row),
+    *signal_cases(case, on_images),
 )
