@@ -3,7 +3,8 @@
 * Calls of model-local functions, nested ones too, are inlined: inside of a function a weight has no place of its own.
 * Sparse initializers and constants become dense ones: dense weights are what is cut.
 * A value that a branch or a loop body names like a value elsewhere gets a name of its own.
-* Parts that several nodes take of one weight are weights of their own, so that each is cut for itself.
+* Parts that several nodes take of one weight are weights of their own, so that each is cut for itself; not parts that
+  overlap, which would hold more than it does.
 * What normalises weights alone (weight standardisation, weight norm), or makes fewer numbers of them (a network over a
   table of positions), is computed: a cut elsewhere must not change the statistics of a weight, and ONNX Runtime would
   compute it as well before the first run.
@@ -183,15 +184,21 @@ def _computed(proto: ModelProto, folder: Path) -> tuple[dict[str, Array], dict[s
     arithmetic = _Arithmetic(proto, folder)
     parted = _parted(proto.graph)
     computed: dict[str, Array] = {}
-    for node in nodes_of(proto.graph):
-        follows = arithmetic.takes(node) and bool(node.input)
-        known_to = node.op_type in _NORMALISING or node.input[0] in parted if follows else False
-        if known_to or (follows and node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
+    parts: dict[str, list[str]] = {}  # by weight
+    for node in arithmetic.take_all():
+        is_part = node.input[0] in parted
+        if is_part or node.op_type in _NORMALISING or (node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
             values = [arithmetic.value(name) for name in node.output if name]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 computed.update(zip(filter(None, node.output), known, strict=True))
-    return computed, arithmetic.alike(computed)
+                parts.setdefault(node.input[0] if is_part else "", []).extend(filter(None, node.output))
+    same = arithmetic.alike(computed)
+    for weight in parts.keys() - {""}:
+        if sum(computed[name].size for name in parts[weight] if name not in same) > arithmetic.size(weight):
+            for name in parts[weight]:  # they overlap: the weight is smaller as it is
+                del computed[name]
+    return computed, {name: other for name, other in same.items() if name in computed}
 
 
 def _parted(graph: GraphProto) -> set[str]:
@@ -216,6 +223,7 @@ class _Arithmetic:
         self._tensors = {tensor.name: tensor for tensor in tensors if tensor.name not in replaceable}
         self._producers: dict[str, NodeProto] = {}
         self._values: dict[str, Array | None] = {}
+        self._read_as_they_are: set[str] = set()
 
     def takes(self, node: NodeProto) -> bool:
         """Whether a node follows from constants; nodes come in the order of the graph, then those of its bodies."""
@@ -232,6 +240,32 @@ class _Arithmetic:
         if node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
             return self._opset >= 13  # before it, all axes from one on are one
         return node.op_type != "LpNormalization" or all(a.name != "p" or a.i == 2 for a in node.attribute)
+
+    def take_all(self) -> list[NodeProto]:
+        """Return the nodes with inputs that follow from constants, and find out which weights others read, too."""
+        every = list(nodes_of(self._proto.graph))
+        taken = [node for node in every if self.takes(node)]
+        inside = {id(node) for node in taken}
+        read = {name for node in every if id(node) not in inside for name in node.input}
+        read.update(info.name for graph in graphs(self._proto.graph) for info in graph.output)
+        self._read_as_they_are = self._weights_behind(read)
+        return [node for node in taken if node.input]
+
+    def _weights_behind(self, names: Iterable[str]) -> set[str]:
+        """Return the weights that values are made of by nodes that are never computed, such as a Transpose."""
+        seen, waiting = set[str](), list(names)
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                node = self._producers.get(name)
+                if node is not None and node.op_type not in _NORMALISING | _CONTRACTING:
+                    waiting.extend(node.input)
+        return seen & self._tensors.keys()
+
+    def size(self, name: str) -> int:
+        """Return the number of elements of a constant."""
+        return math.prod(self._tensors[name].dims)
 
     def alike(self, names: Iterable[str]) -> dict[str, str]:
         """Return the names of values that are computed as another one is, and the name of that."""
@@ -269,10 +303,13 @@ class _Arithmetic:
         return [] if self._is_known(name) else [read for read in self._producers[name].input if read]
 
     def shrinks(self, node: NodeProto) -> bool:
-        """Whether a node makes fewer numbers than it reads."""
+        """Whether a node makes fewer numbers than it reads, and none that others read stay beside them."""
         values = [self.value(name) for name in (*node.output, *node.input) if name]
         sizes = [value.size for value in values if value is not None]
-        return len(sizes) == len(values) and sizes[0] <= sum(sizes[1:])
+        if len(sizes) < len(values) or sizes[0] > sum(sizes[1:]):
+            return False
+        staying = self._weights_behind(node.input) & self._read_as_they_are
+        return all(self.size(name) < sizes[0] for name in staying)
 
     def _outputs(self, node: NodeProto) -> dict[str, Array | None]:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it

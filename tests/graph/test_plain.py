@@ -169,11 +169,30 @@ def test_branches_that_compute_the_same_share_it():
     assert checked.pruned.ByteSize() < proto.ByteSize()
 
 
-def test_branches_that_compute_something_else_do_not_share_it():
-    found = view(permuted(last="nine"))
-    assert found.params == found.stored_params + 6 * 8  # rows from 2 on are there twice, rows up to 2 once
-    assert {"as", "at", "bt"} <= set(found.constants)
-    assert "bs" not in found.constants
+def test_a_weight_whose_parts_overlap_stays_as_it_is():
+    """As two weights, rows from 2 on would be stored twice."""
+    proto = permuted(last="nine")
+    found = view(proto)
+    assert found.params == found.stored_params
+    assert "w" in found.constants
+    checked = check(proto)
+    assert checked.cut
+    assert checked.pruned.ByteSize() < proto.ByteSize()
+
+
+def test_a_product_of_weights_that_others_read_is_not_stored_beside_them():
+    """As in DeBERTa: the projection of the keys is that of the positions, too."""
+    proto = model(
+        "q = MatMul(x, w1)", "t = Relu(table)", "p = MatMul(t, w1)", "s = ReduceSum<keepdims = 1>(p, zero)",
+        "a = Add(q, s)", "y = MatMul(a, w2)", x=ROWS, w1=(6, 16), table=(4, 6), w2=(16, 5), zero=[0],
+    )  # fmt: skip
+    found = view(proto)
+    assert "p" not in found.constants
+    assert "s" in found.constants
+    alone = model("p = MatMul(table, w)", "a0 = MatMul(x, w1)", "a = Add(a0, p)", "y = MatMul(a, w2)",
+                  x=ROWS, table=(1, 6), w=(6, 16), w1=(6, 16), w2=(16, 5))  # fmt: skip
+    assert "p" in view(alone).constants
+    assert check(proto).cut
 
 
 def test_a_branch_that_returns_what_it_computes_keeps_it():
