@@ -20,8 +20,10 @@ from onnxprune.evaluation.comparison import Comparison, verdict
 from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
+from onnxprune.graph.remainder import same_part
 from onnxprune.progress import Progress
 from onnxprune.report.charts import comparison_html, comparison_svg
+from onnxprune.runtime.support import runnable_part
 
 
 def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any = None, **options: Any) -> Comparison:
@@ -41,8 +43,9 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     known = [field.name for field in dataclasses.fields(CompareOptions)]
     for name in options:
         check.choice("option", name, known)
-    models = settled(load(before)), settled(load(after))
     options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
+    first, second = (runnable_part(load(source), options["shapes"]) for source in (before, after))
+    models = settled(first), settled(same_part(second.file, first))
     if preprocess is not None and data is None:
         raise OptionError("preprocess has no effect without --data")
     data = None if data is None else load_data(data, models[0].inputs, preprocess=preprocess)

@@ -19,6 +19,7 @@ from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.edit import with_contents
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import check_unchanged
+from onnxprune.graph.remainder import same_part, with_own_ports
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
@@ -57,10 +58,13 @@ def finish(
     masks = prepared.masks(plan)
     contents, fits = recovery
     fitted = mask.in_original(model, rewritten.cuts, contents)
-    proto = with_contents(view(rewritten.proto, folder=model.folder), contents) if contents else rewritten.proto
+    cut = rewritten.proto if rewritten.whole is None else rewritten.whole
+    proto = with_contents(view(cut, folder=model.folder), contents) if contents else cut
+    if model.whole is not None:
+        proto = with_own_ports(proto, model.whole)
     with publish(proto, model.folder) as (path, complete):
         progress("verifying: masked = pruned")
-        after = verify.read_back(path)
+        after = same_part(verify.read_back(path), model)
         verification = verify.verify(traced, masks, after, data, seed, inputs=ports, fitted=fitted)
         if not verification.passed:
             broken = blame.blame(traced, masks, prepared.groups, data, seed, inputs=ports)
@@ -85,7 +89,7 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
-        check_unchanged(model.stamps, model.path)
+        check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
 

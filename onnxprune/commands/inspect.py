@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts, unreached
 from onnxprune.dependency.groups import carriers, groups, weights
 from onnxprune.dependency.trace import trace
+from onnxprune.graph.model import Constant, Model
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import all_reasons, first_sink, why_not
 from onnxprune.planning.inspection import Inspection
+from onnxprune.runtime.support import runnable_part
 
 
 def inspect(source: Source) -> Inspection:
@@ -20,8 +24,9 @@ def inspect(source: Source) -> Inspection:
     Raises:
         ModelError: when the model cannot be read.
     """
-    traced = trace(load(source))
+    traced = trace(runnable_part(load(source)))
     all_groups, all_weights = groups(traced), weights(traced)
+    elsewhere = _weights_elsewhere(traced.model)
     macs = cost.macs_by_atom(traced)
     reached = {name for name, carried in carriers(all_groups).items() if any(group.prunable for group in carried)}
     locked = {name: constant for name, constant in all_weights.items() if name not in reached}
@@ -30,9 +35,27 @@ def inspect(source: Source) -> Inspection:
         groups=tuple(sorted(all_groups, key=first_sink)),
         macs=cost.macs(traced),
         group_macs={group.name: macs.get(group.atom, 0) for group in all_groups},
-        locked_params=sum(constant.count for constant in locked.values()),
-        unreached=unreached(traced, all_reasons(all_groups), list(locked)),
+        locked_params=sum(constant.count for constant in (*locked.values(), *elsewhere.values())),
+        unreached=unreached(traced, all_reasons(all_groups), list(locked)) | _by_reader(traced.model, elsewhere),
         accounts=accounts(
             traced, all_groups, {group.name: reason for group in all_groups if (reason := why_not(group)) is not None}
         ),
     )
+
+
+def _weights_elsewhere(model: Model) -> dict[str, Constant]:
+    """Return the weights of the file that only nodes read which cannot be run."""
+    names = {name for each in (model.whole.left_out if model.whole else ()) for name in each.reads}
+    constants = model.file.constants
+    only = sorted(names & constants.keys() - model.constants.keys())
+    return {name: constants[name] for name in only if constants[name].is_weight and constants[name].shape}
+
+
+def _by_reader(model: Model, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return these weights by the reason why they stay: what reads them is not run."""
+    left_out = model.whole.left_out if model.whole else ()
+    result: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        reason = f"{next(each.op for each in left_out if name in each.reads)} reads it, which is not run"
+        result[reason] = (*result.get(reason, ()), name)
+    return result

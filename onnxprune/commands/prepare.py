@@ -26,6 +26,8 @@ from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.progress import Progress
+from onnxprune.report.words import not_run_lines
+from onnxprune.runtime.support import runnable_part
 from onnxprune.surgery.rewrite import Rewritten, rewrite
 
 _MOST_CALIBRATED = 0.75  # of the samples, where the rest of the same source is evaluated on
@@ -79,6 +81,7 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
         InputError: as `prune`.
     """
     options.check_effects(data_source is not None)
+    model = part_to_run(model, options.inputs, progress)
     model = settled(with_sizes(model, with_shapes(model.inputs, dict(options.inputs))))
     calibration_data, evaluation_data = _samples(model, options, data_source)
     model = sized_by(model, calibration_data or evaluation_data)
@@ -101,8 +104,16 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
         calibration_data=calibration_data,
         evaluation_data=evaluation_data,
         ports=ports,
-        reads=Reads(model.path, tuple(model.data_files), sample_files(data_source, options)),
+        reads=Reads(model.file.path, tuple(model.data_files), sample_files(data_source, options)),
     )
+
+
+def part_to_run(model: Model, shapes: Sequence[tuple[str, Sequence[int]]], progress: Progress) -> Model:
+    """Return the part of a model that ONNX Runtime can run: mostly all of it, see `runtime.support`."""
+    part = runnable_part(model, dict(shapes))
+    for sentence in not_run_lines(each.to_dict() for each in part.not_run):
+        progress(sentence)
+    return part
 
 
 def nothing_to_prune(
@@ -110,7 +121,8 @@ def nothing_to_prune(
 ) -> NothingToPrune:
     """Return the error that says why no group loses a unit."""
     unreached_weights = unreached(traced, all_reasons(all_groups), weights(traced))
-    return NothingToPrune(why_nothing(all_groups, ratios, options, unreached_weights))
+    sentences = not_run_lines(each.to_dict() for each in traced.model.not_run)
+    return NothingToPrune(". ".join([why_nothing(all_groups, ratios, options, unreached_weights), *sentences]))
 
 
 def sized_by(model: Model, data: Data | None) -> Model:

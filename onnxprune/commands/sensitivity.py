@@ -9,7 +9,14 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune.calibration.batches import accepted, calibration
-from onnxprune.commands.prepare import load_limited, loss_metric, nothing_to_prune, sample_files, sized_by
+from onnxprune.commands.prepare import (
+    load_limited,
+    loss_metric,
+    nothing_to_prune,
+    part_to_run,
+    sample_files,
+    sized_by,
+)
 from onnxprune.commands.report_files import ReportFiles
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
@@ -98,7 +105,7 @@ def _sensitivity(
         raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
     if data_source is None:
         raise OptionError("data is needed: samples that losses are measured on")
-    model = settled(model)
+    model = settled(part_to_run(model, options.inputs, progress))
     data = load_limited(model, options, data_source)
     evaluation_data = None if options.eval_data is None else load_limited(model, options, options.eval_data)
     progress(f"tracing {len(model.nodes)} nodes")

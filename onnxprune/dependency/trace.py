@@ -79,7 +79,7 @@ class _Tracer:
         self._inputs()
         self._graph(self.model.top)
         for port in self.model.outputs:
-            reason = f"it is part of the graph output {port.name!r}"
+            reason = self._end(port.name) or f"it is part of the graph output {port.name!r}"
             for axes in (self._axes(port.name, -1, 0), *self.sequences.get(port.name, ())):
                 for axis in axes or ():
                     self.partition.lock(axis, Lock(reason, port.name))
@@ -109,9 +109,14 @@ class _Tracer:
                 axis = fresh(size, key or "s", dynamic=key is not None)
                 if key is not None:
                     axis = shared.setdefault(key, axis)
-                self.partition.lock(axis, Lock(f"it is part of the graph input {port.name!r}", port.name))
+                reason = self._end(port.name) or f"it is part of the graph input {port.name!r}"
+                self.partition.lock(axis, Lock(reason, port.name))
                 axes.append(axis)
             self.values[port.name] = tuple(axes)
+
+    def _end(self, name: str) -> str | None:
+        """Return why no axis of a value is cut at which a part of a model ends, None for any other."""
+        return None if self.model.whole is None else self.model.whole.ends.get(name)
 
     def _is_traced(self, node: Node) -> bool:
         outputs = [name for name in node.outputs if name]

@@ -255,7 +255,7 @@ def _side(
     creation_ms: float | None,
 ) -> Side:
     return Side(
-        path=None if model.path is None else str(model.path),
+        path=None if model.file.path is None else str(model.file.path),
         sha256=model.sha256(),
         params=model.stored_params,
         macs=macs,

@@ -26,6 +26,7 @@ from onnxprune.graph.checks import problems
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load
+from onnxprune.graph.remainder import left_out_nodes
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize, signature
 from onnxprune.runtime.session import Session, open_session
@@ -86,7 +87,7 @@ def verify(
         DataError: when there are no feeds that it runs on, or an output of it is never finite.
     """
     tolerance = tolerance_of(traced.model)
-    problem = _static_problem(traced.model, pruned)
+    problem = _static_problem(traced.model.file, pruned.file) or _part_problem(traced.model, pruned)
     if problem is not None:
         return Verification((), tolerance, problem)
     reference = masked(traced, kept, fitted)
@@ -131,6 +132,19 @@ def _plain_problem(model: Model, cases: Sequence[Reference], tolerance: float) -
         if problem is None:
             return None
     return f"what was inlined or computed before the cut is wrong: {problem}"
+
+
+def _part_problem(before: Model, after: Model) -> str | None:
+    """Return what is wrong outside of the part that is run, where the models are parts: nothing there may change."""
+    if before.whole is None or after.whole is None:
+        return None
+    if signature(before) != signature(after):
+        return "the part of the pruned model that is run has other inputs or outputs than that of the original"
+    if [each.key for each in before.whole.left_out] != [each.key for each in after.whole.left_out]:
+        return "the pruned model lacks nodes that are not run"
+    old, new = left_out_nodes(before), left_out_nodes(after)
+    changed = (each for each in before.whole.left_out if old[each.key] != new[each.key])
+    return next((f"{each.op} {each.node!r}, which is not run, was changed" for each in changed), None)
 
 
 def _compare_plain(pruned: Model, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], None] | None:

@@ -6,22 +6,20 @@ Apart from `graph.read`, because pruned models are checked too, before they are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.bodies import copy_fields, graphs
+from onnxprune.graph.bodies import bodies_of, copy_fields, graphs
 from onnxprune.graph.model import opsets_of
 from onnxprune.graph.tensors import SMALL_BYTES, has_external_data, raw_length
 
 OLDEST_OPSET = 7  # before it, broadcasting was an attribute
-RUNTIME_ONLY = frozenset(  # operators of the default domain that are no standard ones, or not of every opset
-    ("Affine", "LayerNormalization", "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization")
-)
 RUNTIME_DOMAIN = "onnxruntime.default"
 
 
@@ -131,12 +129,18 @@ def check_graph(proto: ModelProto, where: str) -> None:
         raise ModelError(f"{where}: not a valid ONNX model: {reason}") from None
 
 
-def skeleton(proto: ModelProto) -> ModelProto:
-    """Return a copy of `proto` whose large initializers are graph inputs: small, and checkers treat both alike."""
+def skeleton(proto: ModelProto, for_checker: bool = True) -> ModelProto:
+    """Return a copy of `proto` whose large initializers are graph inputs: small, and checkers treat both alike.
+
+    Args:
+        proto: the model.
+        for_checker: whether operators that onnx does not know get a domain of their own: its checker refuses them.
+    """
     small = ModelProto()
     copy_fields(proto, small, skip={"graph"})
     copy_fields(proto.graph, small.graph, skip={"initializer"})
-    _move_foreign(small)
+    if for_checker:
+        _move_foreign(small)
     listed = {info.name for info in proto.graph.input}
     for tensor in proto.graph.initializer:
         if not has_external_data(tensor) and raw_length(tensor) <= SMALL_BYTES:
@@ -148,22 +152,46 @@ def skeleton(proto: ModelProto) -> ModelProto:
 
 
 def _move_foreign(proto: ModelProto) -> None:
-    """Give operators that ONNX Runtime alone has in the default domain a domain of their own: the checkers refuse them.
+    """Give operators that onnx does not know a domain of their own where its checkers refuse them.
 
-    Its optimiser writes SimplifiedLayerNormalization there, and LayerNormalization before opset 17.
+    These are operators of onnx's own domains alone: ONNX Runtime's optimiser writes SimplifiedLayerNormalization there,
+    and LayerNormalization before opset 17; TensorRT's plug-ins stand there as well.
     """
-    foreign = [*_foreign(proto.graph, opsets_of(proto).get("", OLDEST_OPSET))]
-    for node in foreign:
-        node.domain = RUNTIME_DOMAIN
-    if foreign:
-        proto.opset_import.add(domain=RUNTIME_DOMAIN, version=1)
+    holders: list[ModelProto | FunctionProto] = [proto, *proto.functions]
+    for holder in holders:
+        versions = {("" if entry.domain == "ai.onnx" else entry.domain): entry.version for entry in holder.opset_import}
+        versions.setdefault("", OLDEST_OPSET)
+        foreign = [node for node in _nodes_of(holder) if _is_foreign(node, versions, proto)]
+        for node in foreign:
+            node.domain = RUNTIME_DOMAIN
+        if foreign:
+            holder.opset_import.add(domain=RUNTIME_DOMAIN, version=1)
 
 
-def _foreign(graph: GraphProto, version: int) -> Iterator[NodeProto]:
-    """Yield the nodes of a graph and its branches whose operators ONNX Runtime alone has in the default domain."""
-    for node in (node for inner in graphs(graph) for node in inner.node):
-        if node.op_type in RUNTIME_ONLY and not node.domain and not onnx.defs.has(node.op_type, version, ""):
-            yield node
+def _nodes_of(holder: ModelProto | FunctionProto) -> Iterator[NodeProto]:
+    """Yield all nodes of a model or a function, also those in bodies."""
+    if isinstance(holder, ModelProto):
+        yield from (node for graph in graphs(holder.graph) for node in graph.node)
+        return
+    for node in holder.node:
+        yield node
+        yield from (inner for body in bodies_of(node) for graph in graphs(body) for inner in graph.node)
+
+
+def _is_foreign(node: NodeProto, versions: Mapping[str, int], proto: ModelProto) -> bool:
+    """Whether a node has a domain that onnx knows, and an operator that it does not know there in this version."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain not in _standard_domains() or any(
+        (each.domain, each.name) == (node.domain, node.op_type) for each in proto.functions
+    ):
+        return False
+    return not onnx.defs.has(node.op_type, versions.get(domain, 1), domain)
+
+
+@cache
+def _standard_domains() -> frozenset[str]:
+    """Return the domains of which onnx knows all operators."""
+    return frozenset(schema.domain for schema in onnx.defs.get_all_schemas_with_history())
 
 
 def problems(proto: ModelProto) -> str | None:

@@ -91,6 +91,40 @@ def identity_of(tensor: TensorProto, name: Hashable) -> Hashable:
     return info.location, info.offset or 0, raw_length(tensor)
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A node that a remainder lacks."""
+
+    key: str  # the name of its first output
+    node: str
+    op: str
+    why: str  # a clause: "ONNX Runtime has no such operator"
+    reads: tuple[str, ...]  # values that it reads itself; what its bodies read where these are left out, too
+    runtime: tuple[str, ...]  # those of them that are no constants
+    makes: tuple[str, ...]
+    is_cause: bool = True  # False where it only reads what such a node makes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        reads, makes = list(self.runtime), list(self.makes)
+        return {"node": self.node, "op": self.op, "why": self.why, "reads": reads, "makes": makes}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The model that another one is the remainder of, see `graph.remainder`."""
+
+    model: Model = field(repr=False)
+    places: tuple[int, ...] = field(repr=False)  # of the nodes of the remainder among those of the model
+    left_out: tuple[LeftOut, ...]
+    ends: Mapping[str, str]  # the values where the remainder ends: a clause that says why
+
+    @property
+    def causes(self) -> tuple[LeftOut, ...]:
+        """The nodes that are left out for their own sake."""
+        return tuple(each for each in self.left_out if each.is_cause)
+
+
 @dataclass(frozen=True)
 class Model:
     """An ONNX model as the package sees it; `proto` is shared with the caller and never changed."""
@@ -110,6 +144,22 @@ class Model:
     original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
     digest: str | None = None  # SHA-256 of the bytes that were read from the file, in hex
     stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)  # of the files, when they were read
+    whole: Whole | None = field(default=None, repr=False)  # where this is a part: what it is a part of
+
+    @property
+    def not_run(self) -> tuple[LeftOut, ...]:
+        """The nodes that this part of a model lacks because ONNX Runtime cannot run them; none of a whole model."""
+        return () if self.whole is None else self.whole.causes
+
+    @property
+    def file(self) -> Model:
+        """The model as its file holds it: this one, or the one that it is a part of."""
+        return self if self.whole is None else self.whole.model
+
+    @property
+    def stored(self) -> ModelProto:
+        """What the file holds, which its plain form may not."""
+        return self.file.original or self.file.proto
 
     @cached_property
     def opsets(self) -> dict[str, int]:
@@ -153,23 +203,24 @@ class Model:
 
         What the file itself holds is `stored_params`.
         """
-        weights = {constant.identity: constant.count for constant in self.constants.values() if constant.is_weight}
+        constants = self.file.constants.values()
+        weights = {constant.identity: constant.count for constant in constants if constant.is_weight}
         return sum(weights.values())
 
     @cached_property
     def stored_params(self) -> int:
         """The number of weights that the file holds; see the function of this name."""
-        return stored_params(self.original or self.proto)
+        return stored_params(self.stored)
 
     @property
     def alignment(self) -> int:
         """The alignment of its external data, in bytes."""
-        return alignment_of(self.original or self.proto)
+        return alignment_of(self.stored)
 
     @property
     def is_external(self) -> bool:
         """Whether some initializer lies outside the model file."""
-        return any(has_external_data(tensor) for tensor in (self.original or self.proto).graph.initializer)
+        return any(has_external_data(tensor) for tensor in self.stored.graph.initializer)
 
     def array(self, name: str) -> Array:
         """Return the constant `name` as a read-only array; external data is mapped, not read."""
@@ -177,7 +228,7 @@ class Model:
 
     def size_bytes(self) -> int:
         """Return the bytes that the model takes on disk, external data included."""
-        proto, ends = self.original or self.proto, dict[str, int]()
+        proto, ends = self.stored, dict[str, int]()
         for tensor in filter(has_external_data, proto.graph.initializer):
             info = ExternalDataInfo(tensor)
             end = (info.offset or 0) + raw_length(tensor)
@@ -189,20 +240,21 @@ class Model:
         """The bytes that it would take if it were written anew: without those of old files that no tensor lies on."""
         if not self.is_external:
             return self.size_bytes()
-        return self._own_bytes() + lay_out(self.proto.graph.initializer, self.folder, self.alignment).length
+        return self._own_bytes() + lay_out(self.file.proto.graph.initializer, self.folder, self.alignment).length
 
     def _own_bytes(self) -> int:
-        return self.path.stat().st_size if self.path else (self.original or self.proto).ByteSize()
+        path = self.file.path
+        return path.stat().st_size if path else self.stored.ByteSize()
 
     @property
     def data_files(self) -> set[Path]:
         """The files that hold its external data."""
-        tensors = filter(has_external_data, (self.original or self.proto).graph.initializer)
+        tensors = filter(has_external_data, self.stored.graph.initializer)
         return {self.folder / ExternalDataInfo(tensor).location for tensor in tensors}
 
     def sha256(self) -> str:
         """Return the SHA-256 of the bytes that were read (of the serialized message for a model in memory), in hex."""
-        return self.digest or hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+        return self.file.digest or hashlib.sha256(self.file.proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 def alignment_of(proto: ModelProto) -> int:

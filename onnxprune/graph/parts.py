@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
-from onnxprune.graph.bodies import copy_fields
+from onnxprune.graph.bodies import copy_fields, graphs
+from onnxprune.graph.checks import skeleton
 from onnxprune.graph.edit import Stated, initializer, set_attribute
 from onnxprune.graph.inference import element_type
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.order import captured
-from onnxprune.graph.tensors import Array, Shape
+from onnxprune.graph.tensors import Array, Shape, has_external_data
 from onnxprune.graph.view import constant_of
 
 
@@ -66,6 +67,42 @@ def part(
         graph.initializer.append(initializer(model, name, contents.get(name)))
     graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     return proto
+
+
+def lone(model: Model, node: Node, kinds: Mapping[str, int]) -> ModelProto:
+    """Return one node, with the bodies inside of it, as a model: small constants inside, all else as inputs.
+
+    Args:
+        model: where the node is from.
+        node: a node of it.
+        kinds: ONNX element types of values, by name; what has none is taken for float32.
+    """
+    proto = ModelProto()
+    copy_fields(model.proto, proto, skip={"graph"})
+    proto.ir_version = max(proto.ir_version, 4)
+    graph = proto.graph
+    graph.name = "lone"
+    graph.node.append(model.protos[node.index])
+    for name in dict.fromkeys(name for name in (*node.inputs, *node.captured) if name):
+        constant = model.constants.get(name)
+        if constant is not None and constant.count <= _SMALL and not has_external_data(constant.tensor):
+            graph.initializer.append(initializer(model, name, None))
+            continue
+        graph.input.add(name=name).type.tensor_type.elem_type = kinds.get(name, onnx.TensorProto.FLOAT)
+    graph.output.extend(ValueInfoProto(name=name) for name in node.outputs if name)
+    return proto
+
+
+def element_types(model: Model) -> dict[str, int]:
+    """Return the ONNX element types of values by inference, also where shapes are unknown."""
+    inferred = onnx.shape_inference.infer_shapes(skeleton(model.proto))
+    stated = [info for graph in graphs(inferred.graph) for info in (*graph.value_info, *graph.input, *graph.output)]
+    kinds = {info.name: info.type.tensor_type.elem_type for info in stated}
+    kinds |= {name: constant.tensor.data_type for name, constant in model.constants.items()}
+    return {name: kind for name, kind in kinds.items() if kind}
+
+
+_SMALL = 256  # numbers of a constant that stays one, where a node stands alone: some kernels need theirs
 
 
 @dataclass(frozen=True, slots=True)

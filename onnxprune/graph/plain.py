@@ -424,6 +424,14 @@ def _rename_inner(graph: GraphProto, names: Mapping[str, str], taken: set[str]) 
             _rename_definitions(inner, {**names, **own})
 
 
+def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Rename values of a graph in place, where it defines them and where it, or a graph inside of it, reads them."""
+    for inner in graphs(graph):
+        for node in inner.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+        _rename_definitions(inner, names)
+
+
 def _rename_definitions(graph: GraphProto, names: Mapping[str, str]) -> None:
     named: Iterable[Any] = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
     for item in named:

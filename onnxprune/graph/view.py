@@ -22,14 +22,16 @@ from onnxprune.graph.plain import overridable, plain
 from onnxprune.graph.ports import port_of
 
 
-def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None) -> Model:
+def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None, *, is_plain: bool = False) -> Model:
     """Return `proto` as a `Model`, without any check; `folder` is where its external data lies.
+
+    One that `is_plain` is in plain form already.
 
     Raises:
         ModelError: when it cannot be brought into plain form, see `graph.plain`.
     """
     place = folder or (path.parent if path else Path())
-    original, proto = proto, plain(proto, place)
+    original, proto = proto, proto if is_plain else plain(proto, place)
     nodes: list[tuple[Node, NodeProto]] = []
     top = _flatten(proto.graph, opsets_of(proto), nodes)
     constants = {t.name: Constant(t.name, t, tuple(t.dims)) for graph in graphs(proto.graph) for t in graph.initializer}

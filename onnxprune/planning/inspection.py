@@ -51,7 +51,8 @@ class Inspection:
             for group in self.groups
         ]
         return {
-            "input": {"path": str(self.model.path) if self.model.path else None, "sha256": self.model.sha256()},
+            "input": {"path": str(path) if (path := self.model.file.path) else None, "sha256": self.model.sha256()},
+            "not_run": [each.to_dict() for each in self.model.not_run],
             "params": self.model.stored_params,
             "macs": self.macs,
             "locked_params": self.locked_params,

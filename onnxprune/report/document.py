@@ -63,6 +63,7 @@ def build_report(
         "onnxprune": __version__,
         "input": _file(before, macs[0]),
         "output": _file(after, macs[1]),
+        "not_run": [each.to_dict() for each in before.not_run],
         "options": options.to_dict(),
         "groups": [_group(group, kept, reason) for group, kept, reason in groups],
         "nodes": [account.to_dict() for account in accounts],
@@ -130,7 +131,7 @@ def _finite(number: float | None) -> float | None:
 
 def _file(model: Model, macs: int) -> dict[str, Any]:
     return {
-        "path": str(model.path) if model.path else None,
+        "path": str(model.file.path) if model.file.path else None,
         "sha256": model.sha256(),
         "params": model.stored_params,
         "macs": macs,

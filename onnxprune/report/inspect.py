@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxprune.report.words import all_printable, by_reason, count_text, names_text, new_table, plural
+from onnxprune.report.words import all_printable, by_reason, count_text, names_text, new_table, not_run_lines, plural
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,7 +17,7 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
     model = inspection.model
     share = inspection.locked_params / max(1, model.params)
     head = (
-        f"{model.path or 'model'}: {len(model.nodes)} nodes, {model.stored_params:,} parameters, "
+        f"{model.file.path or 'model'}: {len(model.file.nodes)} nodes, {model.stored_params:,} parameters, "
         f"{count_text(inspection.macs)} MACs per sample, {share:.1%} of the parameters out of reach"
     )
     table = new_table("group", "kind", "units", "parameters", "MACs", "couples", left=(0, 1, 5))
@@ -37,4 +37,5 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
     cut = sum(bool(account.pruned) for account in inspection.accounts)
     if inspection.accounts:
         lines.append(f"{cut} of {plural(len(inspection.accounts), 'node')} with weights can lose units")
+    lines += all_printable(not_run_lines(each.to_dict() for each in model.not_run))
     return [all_printable(head), *[table] * bool(able), "\n".join(lines)]

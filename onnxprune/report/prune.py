@@ -15,6 +15,7 @@ from onnxprune.report.words import (
     fidelity_row,
     ms_text,
     new_table,
+    not_run_lines,
     pair_cells,
     place_text,
     plural,
@@ -48,7 +49,8 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(label, *accuracy_cells(accuracy["before"], accuracy["after"]))
     fidelity_row(table, report["fidelity"])
     warned = warning_lines((("input", before["warnings"]), ("output", after["warnings"])))
-    return [table, _left_alone(report["groups"]), *warned, *_promised(report), _verdict(report)]
+    unproven = not_run_lines(report["not_run"])
+    return [table, _left_alone(report["groups"]), *warned, *_promised(report), *unproven, _verdict(report)]
 
 
 def _promised(report: Mapping[str, Any]) -> Iterator[str]:

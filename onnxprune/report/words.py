@@ -52,6 +52,35 @@ def _freeing(reason: str) -> str:
     return f" [{what}]" if what.startswith("prune") else f" [{perhaps}free with {what}]"
 
 
+def not_run_lines(not_run: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each reason why ONNX Runtime cannot run nodes, with the values between them and the rest.
+
+    Args:
+        not_run: values of `graph.model.LeftOut`.
+    """
+    by_why: dict[str, list[Mapping[str, Any]]] = {}
+    for each in not_run:
+        by_why.setdefault(each["why"], []).append(each)
+    return [
+        f"not run, as {why}: {names_text(_op_text(node) for node in nodes)}. It stays as it is, and the rest is proven"
+        f"{_ends(nodes)}"
+        for why, nodes in by_why.items()
+    ]
+
+
+def _op_text(node: Mapping[str, Any]) -> str:
+    return f"{node['op']} {node['node']!r}"
+
+
+def _ends(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words where what is run ends and begins again: values that nodes read and make."""
+    reads = {name: None for node in nodes for name in node["reads"]}
+    makes = {name: None for node in nodes for name in node["makes"]}
+    outer = [name for name in reads if name not in makes]
+    to = f", to {names_text(outer)}" if outer else ""
+    return to + f" and from {names_text(name for name in makes if name not in reads)}"
+
+
 def warning_lines(sides: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
     """Return a line for each thing that the runtime punishes; one line where it holds for both models."""
     by_sentence: dict[str, list[str]] = {}

@@ -21,6 +21,7 @@ from onnxprune.dependency.rules import Coupling, Write
 from onnxprune.dependency.trace import SizeFinder, Trace, Use
 from onnxprune.errors import CutError, OnnxpruneError
 from onnxprune.graph.edit import Content, Edits, Part, Stated, apply_edits, make_node
+from onnxprune.graph.remainder import back
 from onnxprune.graph.tensors import Array
 
 Kept = Mapping[Atom, Mask]
@@ -41,6 +42,7 @@ class Rewritten:
     proto: Any  # onnx.ModelProto
     cuts: Mapping[str, Cut]  # by name in the output
     nodes: tuple[int, ...]  # indices of the nodes whose inputs or attributes changed
+    whole: Any = None  # where the model is a part of another one, that one with the same cuts: an onnx.ModelProto
 
 
 def rewrite(traced: Trace, kept: Kept) -> Rewritten:
@@ -100,13 +102,16 @@ class Rewriter:
         """Return the smaller model, and where its initializers come from."""
         edits = self.edits()
         touched = {index for index, _ in (*self.inputs, *self.attributes)}
-        return Rewritten(apply_edits(self.traced.model, edits), self.cuts, tuple(sorted(touched)))
+        model = self.traced.model
+        whole = None if model.whole is None else apply_edits(model.whole.model, back(model.whole, edits))
+        return Rewritten(apply_edits(model, edits), self.cuts, tuple(sorted(touched)), whole)
 
     def edits(self) -> Edits:
         """Return what changes in the model."""
-        graph_names = (name for node in self.traced.model.nodes for name in (*node.inputs, *node.outputs))
-        self.names.update(graph_names, self.traced.model.constants, (port.name for port in self.traced.model.inputs))
-        bodies = (body for node in self.traced.model.nodes for body in node.bodies)
+        model = self.traced.model.file
+        graph_names = (name for node in model.nodes for name in (*node.inputs, *node.outputs))
+        self.names.update(graph_names, model.constants, (port.name for port in model.inputs))
+        bodies = (body for node in model.nodes for body in node.bodies)
         self.names.update(port.name for body in bodies for port in body.inputs)
         finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
         self._write_sizes(finder)
@@ -324,7 +329,8 @@ class Rewriter:
         names = {name for node in self.traced.model.nodes for body in node.bodies for name in body.outputs}
         for node in self.traced.model.nodes:
             names.update(name for slot, name in enumerate(node.inputs) if (node.index, slot) not in traced)
-        return names
+        whole = self.traced.model.whole
+        return names.union(*(each.reads for each in whole.left_out)) if whole else names
 
     def _sliced(self, array: Array, use: Use) -> Array:
         for dim, axis in enumerate(use.axes):

@@ -148,7 +148,8 @@ FILES = [  # id, what lies in the folder, arguments, text of the message
     ("no nodes", edited(lambda p: p.graph.ClearField("node")), RUN, "Graph output 'y' is not an output of any node"),
     ("no outputs", edited(lambda p: p.graph.ClearField("output")), RUN, "model.onnx: the graph has no output"),
     ("output of no node", edited(lambda p: setattr(p.graph.output[0], "name", "q")), RUN, "Graph output 'q' is not"),
-    ("unknown op", node(2, op_type="Rleu"), RUN, "model.onnx: not a valid ONNX model: No Op registered for Rleu"),
+    ("unknown op", node(2, op_type="Rleu"), RUN,
+     "not run: Rleu 'b', ONNX Runtime has no such operator here (did you mean Relu?)"),
     ("unknown attribute", edited(lambda p: p.graph.node[2].attribute.append(helper.make_attribute("foo", 1))), RUN,
      "Unrecognized attribute: foo for operator Relu"),
     ("two inputs for Relu", node(2, input=["a", "a0"]), RUN, "has input size 2 not in range"),
@@ -360,7 +361,7 @@ NOTHING = [  # id, what lies in the folder, options, text of the message
     ("all ignored", GOOD, ("--ignore", "*"), "w1: left out by --ignore or --only"),
     ("locked", GOOD, ("--only", "w1:in"), "w1:in: it is part of the graph input 'x'"),
     ("no weights", edited(lambda p: p.CopyFrom(model("y = Relu(x)"))), (), "the model has no weights that meet"),
-    ("unknown op between", edited(custom), (), "acme.Sparkle has no rule (at b)"),
+    ("unknown op between", edited(custom), (), "acme.Sparkle reads it, which is not run (at a)"),
     ("many reasons", edited(lambda p: p.CopyFrom(dense("b = Softmax(a)"))), (), "Softmax normalises over it"),
 ]  # fmt: skip
 
