@@ -4,6 +4,7 @@
 
     OnnxpruneError            exit code
     ├── InputError            2    the file, the data or an option is wrong; nothing was written
+    │   ├── TookTooLong       2    a run of the model did not end in the time that one may take
     │   ├── ModelError        2    not an ONNX model that can be read and run
     │   ├── DataError         2    feeds that do not fit the model's inputs
     │   └── OptionError       2    a value outside its range, a name that matches nothing
@@ -36,6 +37,10 @@ class InputError(OnnxpruneError):
 
 class ModelError(InputError):
     """The file is no ONNX model, or one that cannot be loaded, checked or run."""
+
+
+class TookTooLong(InputError):
+    """A run did not end within its time limit. It is no `ModelError`: other sizes or settings are not tried then."""
 
 
 class DataError(InputError):

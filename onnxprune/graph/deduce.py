@@ -9,7 +9,7 @@ import onnx
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import element_types
 from onnxprune.graph.probe import probe
-from onnxprune.graph.remainder import ValueType, remainder
+from onnxprune.graph.remainder import Dims, ValueType, remainder
 
 _RANKS = range(6)  # that are tried
 _MOST = 8  # values whose rank is looked for
@@ -36,7 +36,9 @@ def deduced_types(
     for name in unknown_values(part)[:_MOST]:
         kind = _kind(model, name, kinds)
         stated = shapes.get(name)
-        tried = _by_rank(model, name) if stated is None else [[None, *stated[1:]], list(stated), [None] * len(stated)]
+        tried: list[Dims] = [*_by_rank(model, name)]
+        if stated is not None:
+            tried = [[None, *stated[1:]], list(stated), [None] * len(stated)]
         fitting = [dims for dims in tried if _fits(model, left_out, {**types, name: (kind, dims)}, part)]
         if stated is not None or len(fitting) == 1:
             types[name] = kind, (fitting or tried[1:])[0]
@@ -46,7 +48,7 @@ def deduced_types(
 
 def _by_rank(model: Model, name: str) -> list[list[int | None]]:
     """Return dims of every rank that is tried, with the sizes that readers say: None for an unknown one."""
-    known = [size for index, slot in model.readers.get(name, ()) if (size := _multiplied(model, index, slot))]
+    known = [pair for index, slot in model.readers.get(name, ()) if (pair := _multiplied(model, index, slot))]
     shapes: list[list[int | None]] = [[None] * rank for rank in _RANKS]
     for at, size in known:
         for shape in shapes:

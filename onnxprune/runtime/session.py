@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import math
 import os
 import re
 import tempfile
@@ -18,8 +19,9 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune import check
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.errors import ModelError, OptionError, TookTooLong
 from onnxprune.graph.tensors import Array
+from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
 
 # Both packages fill one folder: one at a time, in this order.
 _GPU = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -52,6 +54,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we report the first line
 _BFLOAT16 = 16  # TensorProto.BFLOAT16, which ORT does not take from numpy
+_LONGER = f"set {VARIABLE} to more seconds to wait longer, to 0 for as long as it takes"
 _LIMIT = contextvars.ContextVar("threads", default=0)  # what 0 threads mean
 
 
@@ -62,28 +65,43 @@ class Session:
     ort: Any  # the onnxruntime.InferenceSession
     provider: str  # short name, a key of PROVIDERS
     outputs: tuple[str, ...]  # names of the outputs that are tensors, in the order of the model
+    limit_s: float = math.inf  # what one run may take
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the tensor outputs by name; sequences and maps are left out.
 
         Raises:
             ModelError: when ONNX Runtime refuses the feeds or a node fails.
+            TookTooLong: when the run does not end in time, see `runtime.time_limit`.
         """
         if not self.outputs:
             return {}
-        with _failing_as("cannot run the model"):
+        with self._limited() as options, _failing_as("cannot run the model"):
             if self._takes_bfloat16:
                 values = {name: _ort_value(array, "cpu") for name, array in feeds.items()}
-                ort_values = self.ort.run_with_ort_values(list(self.outputs), values)
+                ort_values = self.ort.run_with_ort_values(list(self.outputs), values, options)
                 return {n: _numpy_of(value) for n, value in zip(self.outputs, ort_values, strict=True)}
-            arrays = self.ort.run(list(self.outputs), dict(feeds))
+            arrays = self.ort.run(list(self.outputs), dict(feeds), options)
             return dict(zip(self.outputs, arrays, strict=True))
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[Any]:
+        """Yield options of one run, which ends when its time is over."""
+        options = ort.RunOptions()
+        with ended_after(self.limit_s, lambda: setattr(options, "terminate", True)) as is_over:
+            try:
+                yield options
+            except ModelError as error:
+                if not is_over():
+                    raise
+                raise TookTooLong(_too_long(str(error), self.limit_s)) from None
 
     def timed(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
         """Return a callable that runs the model once and waits for it; inputs and outputs stay on the device.
 
         Raises:
             ModelError: when ONNX Runtime refuses the feeds (the callable raises it when a node fails).
+            TookTooLong: when a run does not end in time.
         """
         device = _DEVICES.get(self.provider, "cpu")
         with _failing_as("cannot bind the inputs"):
@@ -93,14 +111,15 @@ class Session:
             for name in self.outputs:
                 binding.bind_output(name, device)
 
-        def once() -> None:
+        def once(options: Any = None) -> None:
             with _failing_as("cannot run the model"):
-                self.ort.run_with_iobinding(binding)
+                self.ort.run_with_iobinding(binding, options)
                 binding.synchronize_outputs()
 
         try:
-            once()
-            once()  # the first run makes the outputs that later ones fill
+            for _ in range(2):  # the first run makes the outputs that later ones fill
+                with self._limited() as options:  # what comes later takes as long, and is not watched while it is timed
+                    once(options)
         except ModelError:  # bound outputs must have the rank that the file states, which exporters get wrong
             return lambda: self.run(feeds)
         return once
@@ -205,12 +224,12 @@ def open_session(
     where = "the model" if isinstance(source, bytes) else str(source)
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    providers = _chain(provider, full, requested_options)
+    providers, seconds = _chain(provider, full, requested_options), limit_s(source)
     with contextlib.ExitStack() as links:
         if folder is not None and isinstance(source, bytes):  # an absolute path, to which ORT joins the location
             options.add_session_config_entry(_EXTERNAL_FOLDER, _unicode(folder.resolve(), links))
         model = source if isinstance(source, bytes) else _unicode(source, links)
-        with _failing_as(f"cannot load {where}"):
+        with _loading(options, where, max(seconds, RUN_S)):
             session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     if full not in session.get_providers():  # ORT falls back to the CPU, and the latencies would be those of the CPU
         raise OptionError(
@@ -218,7 +237,29 @@ def open_session(
             f"{', '.join(session.get_providers())}; check its driver and libraries"
         )
     outputs = tuple(port.name for port in session.get_outputs() if port.type.startswith("tensor("))
-    return Session(session, provider, outputs)
+    return Session(session, provider, outputs, seconds)
+
+
+@contextlib.contextmanager
+def _loading(options: Any, where: str, seconds: float) -> Iterator[None]:
+    """Turn what goes wrong while a session is made into one line, also that it takes too long."""
+    with ended_after(seconds, lambda: options.set_load_cancellation_flag(True)) as is_over:
+        try:
+            with _failing_as(f"cannot load {where}"):
+                yield
+        except ModelError:
+            if not is_over():
+                raise
+            raise TookTooLong(f"{where} was not loaded within {seconds:g} s; {_LONGER}") from None
+
+
+def _too_long(message: str, seconds: float) -> str:
+    """Return the sentence for a run that was ended, with the node in which it was where ONNX Runtime names it."""
+    running = re.search(r"running (\w+) node\. Name:'([^']*)'", message)
+    op, name = running.groups() if running else ("", "")
+    inside = f" It was in {op} {name!r}".replace(" ''", ", which has no name") if op else ""
+    never = f"{inside}, which may never end on these feeds." if op == "Loop" else f"{inside}." * bool(inside)
+    return f"the model did not finish a run within {seconds:g} s.{never} {_LONGER[0].upper()}{_LONGER[1:]}"
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def _refused(model: Model) -> dict[str, str]:
         if form not in errors:
             errors[form] = _error(serialize(lone(model, node, kinds)))
         error = errors[form]
-        if error is not None and (_knows_types(node, kinds) or _is_missing(error)):
+        if error is not None and _is_unsupported(error, node, kinds):
             refused[key_of(node)] = _in_words(error, node)
     return refused
 
@@ -112,8 +112,10 @@ def _form(model: Model, node: Node, kinds: Mapping[str, int]) -> bytes:
     return proto.SerializeToString(deterministic=True) + repr((types, len(node.outputs))).encode()
 
 
-def _knows_types(node: Node, kinds: Mapping[str, int]) -> bool:
-    return all(name in kinds for name in (*node.inputs, *node.captured) if name)
+def _is_unsupported(error: str, node: Node, kinds: Mapping[str, int]) -> bool:
+    """Whether ONNX Runtime lacks what a node needs; other errors about a standard operator are faults of the file."""
+    knows_types = all(name in kinds for name in (*node.inputs, *node.captured) if name)
+    return _is_missing(error) or (knows_types and (_NO_KERNEL in error or "." in node.op))
 
 
 def _is_missing(error: str) -> bool:
