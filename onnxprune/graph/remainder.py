@@ -19,6 +19,7 @@ from onnxprune.graph.bodies import bodies_of, copy_fields, graphs_of
 from onnxprune.graph.edit import Edits
 from onnxprune.graph.model import LeftOut, Model, Node, Whole
 from onnxprune.graph.plain import rename
+from onnxprune.graph.ports import port_of
 from onnxprune.graph.probe import Probe, probe
 from onnxprune.graph.view import view
 
@@ -61,11 +62,9 @@ def same_part(after: Model, part: Model) -> Model:
     """Return of a model what `part` is of another one, from which it was made: without the same nodes."""
     if part.whole is None:
         return after
-    types = {port.name: port for port in part.inputs}
+    ports = {info.name: (info.type.tensor_type.elem_type, port_of(info).shape) for info in part.proto.graph.input}
     stated = {
-        name: (helper.np_dtype_to_tensor_dtype(port.dtype), port.shape)
-        for name, port in types.items()
-        if name in part.whole.ends and port.dtype is not None and port.shape is not None
+        name: (kind, dims) for name, (kind, dims) in ports.items() if name in part.whole.ends and dims is not None
     }
     return remainder(after, {each.key: each.why for each in part.whole.left_out}, stated)
 
