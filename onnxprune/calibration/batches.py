@@ -141,12 +141,9 @@ def accepted(model: Model, data: Data) -> Data:
     Raises:
         ModelError: when the model cannot be run.
     """
-    names = _tensors(model)
-    return taken_by(lambda feeds: next(Replay(model, [feeds]).run(names)), data, len(batched(data).runs[0]))
-
-
-def _tensors(model: Model) -> list[str]:
-    return [port.name for port in model.outputs if port.dtype is not None]
+    return taken_by(
+        lambda feeds: next(Replay(model, [feeds]).run(model.tensor_outputs)), data, len(batched(data).runs[0])
+    )
 
 
 def calibration(
@@ -174,7 +171,7 @@ def calibration(
     """
     own, others = batched(data), None if evaluated is None else batched(evaluated)
     first = own[0]
-    outputs: dict[str, Array] = next(Replay(model, [first]).run(_tensors(model)))
+    outputs: dict[str, Array] = next(Replay(model, [first]).run(model.tensor_outputs))
     resolved_metric = choose_metric(outputs, first, None, metric)
     return Calibration(
         Joined(own, others) if others else own,

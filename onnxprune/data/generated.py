@@ -35,7 +35,7 @@ from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.ports import Port, batch_dim, with_batch
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize
-from onnxprune.runtime.random_feeds import default_dims, random_feeds
+from onnxprune.runtime.random_feeds import default_dims, random_feeds, text
 from onnxprune.runtime.session import Session, open_session
 
 Floats = npt.NDArray[np.floating]
@@ -131,6 +131,8 @@ def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Gen
     if not usual.ndim or is_shared(port):
         return usual
     shape = (times * len(usual), *usual.shape[1:])
+    if usual.dtype.kind in "OUS":
+        return text(rng, shape, port.words)
     if port.below is not None:
         ids = tokens(rng, shape, words) if port.below == words else _places(shape, port.below)
         return ids.astype(usual.dtype)
@@ -138,7 +140,7 @@ def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Gen
         high = 255.5 if "int" in usual.dtype.name else 1.0
         drawn = pictures(rng, *_sizes(port, shape)) * high
         return np.asarray(np.moveaxis(drawn, 1, _channels(port)).astype(usual.dtype))
-    if usual.dtype.kind in "biu" or "int" in usual.dtype.name:
+    if port.is_scale or usual.dtype.kind in "biu" or "int" in usual.dtype.name:
         return np.repeat(usual, times, axis=0)
     if _is_sound(port, shape):
         return sounds(rng, shape).astype(usual.dtype)
@@ -296,6 +298,8 @@ def _kind(port: Port) -> str:
         return "shapes, clouds and lines"
     if port.below is not None:
         return "random tokens"
+    if port.dtype is not None and port.dtype.kind in "OUS":
+        return "words that the graph knows" if port.words else "random letters"
     if port.dtype is not None and (port.dtype.kind in "biu" or "int" in port.dtype.name):
         return "8-bit noise" if port.dtype.name in ("int8", "uint8") else "ones"
     return "random numbers"

@@ -125,6 +125,10 @@ class Whole:
         return tuple(each for each in self.left_out if each.is_cause)
 
 
+# Operators that make a map, a sequence or an optional value of tensors.
+_OF_TENSORS = frozenset(("ai.onnx.ml.ZipMap", "Optional", "SequenceConstruct", "SplitToSequence"))
+
+
 @dataclass(frozen=True)
 class Model:
     """An ONNX model as the package sees it; `proto` is shared with the caller and never changed."""
@@ -187,6 +191,22 @@ class Model:
             for name in node.captured:
                 by_name.setdefault(name, []).append((node.index, -1))
         return {name: tuple(places) for name, places in by_name.items() if name}
+
+    @cached_property
+    def tensor_outputs(self) -> tuple[str, ...]:
+        """The outputs that are tensors; in the place of a map or a sequence, the tensors that it is made of."""
+        makers = {name: self.nodes[index] for index in self.top for name in self.nodes[index].outputs}
+        waiting = [(port.name, port.dtype is not None) for port in reversed(self.outputs)]
+        names: dict[str, None] = {}
+        while waiting:
+            name, is_tensor = waiting.pop()
+            node = makers.get(name)
+            if is_tensor:
+                names[name] = None
+            elif node is not None:
+                sources = node.inputs if node.op == "SequenceConstruct" else node.inputs[:1]
+                waiting.extend((source, node.op in _OF_TENSORS) for source in reversed(sources))
+        return tuple(names)
 
     @cached_property
     def fixed(self) -> frozenset[str]:

@@ -23,6 +23,8 @@ class Port:
     dtype: np.dtype[Any] | None  # None for sequences and maps
     shape: tuple[int | str | None, ...] | None  # a str or None marks a dynamic dim; None is an unknown rank
     below: int | None = field(default=None, compare=False)  # bound of indices into an embedding, where it is one
+    words: tuple[str, ...] = field(default=(), compare=False)  # of text: what the graph knows
+    is_scale: bool = field(default=False, compare=False)  # whether it says how many times as large an image becomes
     batch: int | None = field(default=0, compare=False)  # the axis along which samples lie; None: all samples share it
 
 

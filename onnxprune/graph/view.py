@@ -5,8 +5,7 @@ Nothing is checked here; `graph.read` does that for files of users.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +15,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.graph.bodies import graphs, graphs_of
+from onnxprune.graph.meanings import with_meanings
 from onnxprune.graph.model import Body, Constant, Model, Node, opsets_of
 from onnxprune.graph.order import captured
 from onnxprune.graph.plain import overridable, plain
@@ -39,7 +39,6 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
         tensor = constant_of(node_proto)
         if tensor is not None:
             constants[node.outputs[0]] = Constant(node.outputs[0], tensor, tuple(tensor.dims), node.index)
-    bounds = _index_bounds([node for node, _ in nodes], constants)
     inputs = (port_of(info) for info in proto.graph.input if info.name not in constants)
     return Model(
         proto=proto,
@@ -49,35 +48,11 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
         protos=tuple(node_proto for _, node_proto in nodes),
         top=top,
         constants=MappingProxyType(constants),
-        inputs=tuple(dataclasses.replace(port, below=bounds.get(port.name)) for port in inputs),
+        inputs=with_meanings(inputs, [node for node, _ in nodes], constants),
         outputs=tuple(port_of(info) for info in proto.graph.output),
         overridable=frozenset(overridable(proto)),
         original=None if original is proto else original,
     )
-
-
-_REARRANGING = frozenset(
-    ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-)
-
-
-def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:
-    """Return for values that are indices into constants (token ids) how many entries the smallest of these has.
-
-    Goes backwards from each Gather through ops that leave numbers as they are.
-    """
-    bounds: dict[str, int] = {}
-    for node in reversed(nodes):
-        bound = min((bounds[name] for name in node.outputs if name in bounds), default=None)
-        source = None
-        if node.op == "Gather" and node.inputs[0] in constants:
-            shape, axis = constants[node.inputs[0]].shape, node.attrs.get("axis", 0)
-            source, bound = node.inputs[1], shape[axis] if -len(shape) <= axis < len(shape) else None
-        elif node.op in _REARRANGING and node.inputs:
-            source = node.inputs[0]
-        if source and bound is not None:
-            bounds[source] = min(bound, bounds.get(source, bound))
-    return bounds
 
 
 def _flatten(graph: GraphProto, opsets: Mapping[str, int], nodes: list[tuple[Node, NodeProto]]) -> tuple[int, ...]:

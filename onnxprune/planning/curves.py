@@ -221,7 +221,7 @@ class _Sampler:
         self._layers = {layer.node.index: layer for layer in layers(model)}
         self._held = set(calibration.held)
         self._judged = calibration.judged
-        self._outputs = [port.name for port in model.outputs if port.dtype is not None]
+        self._outputs = model.tensor_outputs
         self._expected = list(self._replay.run(self._outputs, self._judged)) if self._to_output else []
         self._feeds = [calibration.batches[number] for number in self._judged] if self._to_output else []
         self._place = _places(model)

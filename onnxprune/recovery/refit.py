@@ -296,7 +296,7 @@ class _Sums:
             last = max((self._last.get(name, -1) for name in (*node.inputs, *node.captured)), default=-1)
             for name in node.outputs:
                 self._last[name] = place if index in pending else last
-        self._kept = {port.name for port in model.outputs}
+        self._kept = {*(port.name for port in model.outputs), *model.tensor_outputs}
 
     def target(self, layer: Layer) -> tuple[str, tuple[str, ...]]:
         """Return the value that is the target of a layer, and the other addends of it."""

@@ -13,6 +13,7 @@ from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
 DEFAULT_SIDE = 224  # pixels of a dynamic height or width
+_LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 DEFAULT_LENGTH = 32  # of any other dynamic dim: tokens, time steps
 
 
@@ -35,7 +36,8 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
 
     Floats are standard normal. Integers that index an embedding (`Port.below`) lie in its range, 8-bit ones are
     pixels of any value, others are 1, which a mask and a length can be. Booleans are true; a single one is a switch:
-    true for an even seed, false for an odd one.
+    true for an even seed, false for an odd one. Text is drawn from the words that the graph knows (`Port.words`);
+    scales of images are 1.
 
     Args:
         inputs: the inputs of the model.
@@ -43,15 +45,21 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
         seed: of the random numbers.
 
     Raises:
-        DataError: for an input that is no tensor of numbers, of unknown rank, or with a dim that `dims` lacks.
+        DataError: for an input that is no tensor, of unknown rank, or with a dim that `dims` lacks.
     """
     rng = np.random.default_rng(seed)
     return {port.name: _random(port, _concrete(port, dims), rng, seed % 2 == 0) for port in inputs}
 
 
+def text(rng: np.random.Generator, shape: tuple[int, ...], words: Sequence[str]) -> Array:
+    """Return text: words that a graph knows, any letters where it tells of none."""
+    known = np.array(words or _LETTERS, object)
+    return known[rng.integers(0, len(known), shape)] if shape else known[:1].reshape(())
+
+
 def _concrete(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
-    if port.dtype is None or port.dtype.kind in "OUS":
-        raise DataError(_not_random(port, "not a tensor of numbers"))
+    if port.dtype is None:
+        raise DataError(_not_random(port, "not a tensor"))
     if port.shape is None:
         raise DataError(_not_random(port, "of unknown rank"))
     keys = dict(dynamic_dims(port))
@@ -67,6 +75,10 @@ def _not_random(port: Port, why: str) -> str:
 
 def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator, switch: bool) -> Array:
     dtype = np.dtype(port.dtype)
+    if dtype.kind in "OUS":
+        return text(rng, shape, port.words)
+    if port.is_scale:
+        return np.ones(shape, dtype)
     if dtype.kind == "b":
         return np.full(shape, switch or math.prod(shape) > 1, dtype)
     if "int" in dtype.name:  # by name: the 4-bit integers of ml_dtypes are of kind V

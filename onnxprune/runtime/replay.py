@@ -148,7 +148,7 @@ class Replay:
     def _find_last_reads(self) -> dict[str, int]:
         """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
         end = len(self.model.top)
-        last = {port.name: end for port in self.model.outputs}
+        last = dict.fromkeys((*(port.name for port in self.model.outputs), *self.model.tensor_outputs), end)
         fixed = self.model.fixed  # computed again, as a constant may have been replaced
         known = {*self._order, *(port.name for port in self.model.inputs)} - fixed
         for place, index in enumerate(self.model.top):

@@ -53,8 +53,17 @@ _PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 _NONE: Mapping[str, str] = MappingProxyType({})
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we report the first line
-_BFLOAT16 = 16  # TensorProto.BFLOAT16, which ORT does not take from numpy
 _LONGER = f"set {VARIABLE} to more seconds to wait longer, to 0 for as long as it takes"
+# Types that ORT does not take from numpy: as it calls them -> type of ONNX, of the bytes, and as ml_dtypes calls it.
+_FOREIGN: Mapping[str, tuple[int, type[np.generic], str]] = MappingProxyType(
+    {
+        "tensor(bfloat16)": (16, np.uint16, "bfloat16"),
+        "tensor(float8e4m3fn)": (17, np.uint8, "float8_e4m3fn"),
+        "tensor(float8e4m3fnuz)": (18, np.uint8, "float8_e4m3fnuz"),
+        "tensor(float8e5m2)": (19, np.uint8, "float8_e5m2"),
+        "tensor(float8e5m2fnuz)": (20, np.uint8, "float8_e5m2fnuz"),
+    }
+)
 _LIMIT = contextvars.ContextVar("threads", default=0)  # what 0 threads mean
 
 
@@ -66,18 +75,20 @@ class Session:
     provider: str  # short name, a key of PROVIDERS
     outputs: tuple[str, ...]  # names of the outputs that are tensors, in the order of the model
     limit_s: float = math.inf  # what one run may take
+    containers: tuple[str, ...] = ()  # those of the others: sequences, maps, optional values
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the tensor outputs by name; sequences and maps are left out.
+        """Return the tensor outputs by name; where no output is a tensor, the numbers that sequences and maps hold.
 
         Raises:
             ModelError: when ONNX Runtime refuses the feeds or a node fails.
             TookTooLong: when the run does not end in time, see `runtime.time_limit`.
         """
-        if not self.outputs:
-            return {}
         with self._limited() as options, _failing_as("cannot run the model"):
-            if self._takes_bfloat16:
+            if not self.outputs:
+                values = self.ort.run(list(self.containers), dict(feeds), options)
+                return {name: held(value) for name, value in zip(self.containers, values, strict=True)}
+            if self._takes_foreign:
                 values = {name: _ort_value(array, "cpu") for name, array in feeds.items()}
                 ort_values = self.ort.run_with_ort_values(list(self.outputs), values, options)
                 return {n: _numpy_of(value) for n, value in zip(self.outputs, ort_values, strict=True)}
@@ -103,6 +114,9 @@ class Session:
             ModelError: when ONNX Runtime refuses the feeds (the callable raises it when a node fails).
             TookTooLong: when a run does not end in time.
         """
+        if not self.outputs or any(array.dtype.kind in "OUS" for array in feeds.values()):
+            self.run(feeds)  # text and containers cannot be bound
+            return lambda: self.run(feeds)
         device = _DEVICES.get(self.provider, "cpu")
         with _failing_as("cannot bind the inputs"):
             binding = self.ort.io_binding()
@@ -125,9 +139,10 @@ class Session:
         return once
 
     @property
-    def _takes_bfloat16(self) -> bool:
+    def _takes_foreign(self) -> bool:
+        """Whether it takes or gives types that numpy does not have."""
         ports = (*self.ort.get_inputs(), *self.ort.get_outputs())
-        return any(port.type == "tensor(bfloat16)" for port in ports)
+        return any(port.type in _FOREIGN for port in ports)
 
 
 def check_provider(name: str) -> str:
@@ -237,7 +252,8 @@ def open_session(
             f"{', '.join(session.get_providers())}; check its driver and libraries"
         )
     outputs = tuple(port.name for port in session.get_outputs() if port.type.startswith("tensor("))
-    return Session(session, provider, outputs, seconds)
+    containers = tuple(port.name for port in session.get_outputs() if port.name not in outputs)
+    return Session(session, provider, outputs, seconds, containers)
 
 
 @contextlib.contextmanager
@@ -305,21 +321,43 @@ def _first_line(message: str) -> str:
     return " ".join([first, *(line for line in lines[1:] if line.startswith("index: "))])
 
 
+def held(value: Any) -> Array:
+    """Return what a sequence, a map or an optional value holds as one array.
+
+    A map is a row, in the order of its keys; rows and tensors of one shape are stacked, others follow one another.
+
+    >>> held([{"b": 2.0, "a": 1.0}, {"a": 3.0, "b": 4.0}]).tolist(), held([np.ones(2), np.zeros(1)]).tolist()
+    ([[1.0, 2.0], [3.0, 4.0]], [1.0, 1.0, 0.0])
+    """
+    if value is None:
+        return np.empty(0, np.float32)
+    if isinstance(value, Mapping):
+        return np.array([value[key] for key in sorted(value)])
+    if not isinstance(value, list):
+        return np.asarray(value)
+    parts = [held(part) for part in value]
+    if len({part.shape for part in parts}) == 1:
+        return np.stack(parts)
+    return np.concatenate([part.ravel() for part in parts]) if parts else np.empty(0, np.float32)
+
+
 def _ort_value(array: Array, device: str) -> Any:
-    """Return an OrtValue on a device; bfloat16 stays on the host, from where ORT copies it."""
+    """Return an OrtValue on a device; types that numpy lacks stay on the host, from where ORT copies them."""
     array = np.ascontiguousarray(array) if array.ndim else array
-    if array.dtype.name == "bfloat16":
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
+    for number, stored, name in _FOREIGN.values():
+        if array.dtype.name == name:
+            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(stored), number)
     return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
 
 
 def _numpy_of(value: Any) -> Array:
-    """Return a copy of an OrtValue on the host; ORT itself does not know numpy's bfloat16."""
-    if value.data_type() != "tensor(bfloat16)":
+    """Return a copy of an OrtValue on the host; ORT itself does not know the types that numpy lacks."""
+    if value.data_type() not in _FOREIGN:
         array: Array = value.numpy()
         return array
     import ml_dtypes  # noqa: PLC0415 - comes with onnx, and few models have such outputs
 
-    shape = tuple(value.shape())
-    raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape)))
-    return np.frombuffer(raw, np.dtype(ml_dtypes.bfloat16)).reshape(shape)
+    _, stored, name = _FOREIGN[value.data_type()]
+    dtype, shape = np.dtype(getattr(ml_dtypes, name)), tuple(value.shape())
+    raw = ctypes.string_at(value.data_ptr(), np.dtype(stored).itemsize * int(np.prod(shape)))
+    return np.frombuffer(raw, dtype).reshape(shape)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.batches import BATCH, JUDGED, Joined, batched, calibration, held_out
+from onnxprune.calibration.statistics import activations
 from onnxprune.data.samples import load_data
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import ROWS, dense, model
 
@@ -46,6 +49,28 @@ def test_a_model_that_takes_several_at_once_gets_so_many():
     proto = model("y = Relu(x)", x="float[4,6] x")
     found = load_data({"x": np.zeros((12, 6), np.float32)}, load(proto).inputs)
     assert sizes(batched(found)) == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(12, 12), (11, 8), (4, 4), (3, 3), (1, 1)])
+def test_what_does_not_fill_a_run_is_left_out_unless_there_is_no_other(count, expected):
+    proto = model("y = Relu(x)", x="float[4,6] x")
+    data = load_data({"x": np.arange(6.0 * count, dtype=np.float32).reshape(count, 6)}, load(proto).inputs)
+    found = calibration(load(proto), data, "dense")
+    assert found.samples == sum(found.counts) == expected
+    assert sizes(found.batches) == [4] * len(found.batches)
+    assert found.judged_samples == sum(found.counts[number] for number in found.judged)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_statistics_of_pieces_are_those_of_all(size):
+    proto, rows = dense("b = Relu(a)"), np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    pruned = [[{"x": rows}], [{"x": rows[i : i + size]} for i in range(0, 8, size)]]
+    traced = trace(load(proto))
+    one, other = (activations(traced, groups(traced), batches) for batches in pruned)
+    for name, seen in one.items():
+        for before, after in zip(seen, other[name], strict=True):
+            np.testing.assert_allclose(before.square, after.square, rtol=1e-5)
+            assert before.count == after.count
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,21 @@ def transformer():
 
 
 def samples(form, count=24):
-    shape = (3, 6, 6) if form == "cnn" else (5, 16)
+    shape = (3, 6, 6) if form.startswith("cnn") else (5, 16)
     return {"x": np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)}
 
 
-FORMS = {"cnn": cnn, "transformer": transformer}
+OPEN = {"cnn": cnn, "transformer": transformer}
+FIXED = {"cnn of one": 1, "transformer of one": 1, "transformer of four": 4}  # samples that they take at once
+FORMS = {**OPEN, **{form: lambda form=form: fixed(OPEN[form.split()[0]](), FIXED[form]) for form in FIXED}}
+
+
+def fixed(proto, batch):
+    """Return a model that takes so many samples at once, and no other number."""
+    for info in (*proto.graph.input, *proto.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = batch
+    del proto.graph.value_info[:]
+    return proto
 
 
 def cut(form, **options):
@@ -63,11 +73,11 @@ def cut(form, **options):
     return onnxprune.prune(FORMS[form](), **options)
 
 
-COMBINATIONS = product(FORMS, CRITERIA, ["group", "global", "loss"])
+COMBINATIONS = (*product(OPEN, CRITERIA, ["group", "global", "loss"]), *product(FIXED, CRITERIA, ["loss"]))
 
 
 @pytest.mark.parametrize(
-    ("form", "criterion", "scope"), [each for each in COMBINATIONS if each[:2] != ("transformer", "bn")]
+    ("form", "criterion", "scope"), [each for each in COMBINATIONS if each[0].startswith("cnn") or each[1] != "bn"]
 )
 def test_every_combination_is_proven(form, criterion, scope):
     for reconstruct in (True, False):
@@ -76,12 +86,14 @@ def test_every_combination_is_proven(form, criterion, scope):
         jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
         assert report["verification"]["passed"]
         assert report["output"]["params"] < report["input"]["params"]
-        assert report["calibration"]["samples"] == 18
+        assert report["calibration"]["samples"] == (16 if form == "transformer of four" else 18)
         assert (len(report["curves"]) > 0) == (scope == "loss" or criterion == "obs")
         assert report["options"]["reconstruct"] is reconstruct
         ops = {each["op"] for each in report["reconstruction"]}
         assert (
-            ops == ({"Conv", "Gemm"} if form == "cnn" else {"MatMul"}) if reconstruct else ops <= {"BatchNormalization"}
+            ops == ({"Conv", "Gemm"} if form.startswith("cnn") else {"MatMul"})
+            if reconstruct
+            else ops <= {"BatchNormalization"}
         )
 
 
@@ -266,3 +278,45 @@ def test_reports_say_what_became_of_each_layer():
     assert all(each["why_not"] is None for each in fits.values())
     assert all(each["error_after"] <= each["error_before"] for each in fits.values())
     assert any(each["strength"] is not None for each in fits.values())
+
+
+# -- batches that are fixed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "obs"])
+def test_a_model_that_takes_one_sample_loses_what_its_open_twin_loses(criterion):
+    open_report, fixed_report = (
+        cut(form, criterion=criterion, scope="group", ratio=0.4, reconstruct=False).report
+        for form in ("transformer", "transformer of one")
+    )
+    kept = [[group["kept"] for group in report["groups"]] for report in (open_report, fixed_report)]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.generated
+@pytest.mark.parametrize("form", [*FIXED])
+def test_generated_samples_go_in_by_the_number_that_is_taken(form):
+    report = cut(form, data=None, ratio=0.4).report
+    assert report["calibration"]["source"] == "generated"
+    assert report["verification"]["passed"]
+
+
+@pytest.mark.parametrize("form", [*FIXED])
+def test_all_samples_are_evaluated_each_once(form):
+    labels = np.arange(10) % 5
+    fresh = {"x": samples(form, 10)["x"]} | ({"labels": labels} if form.startswith("cnn") else {})
+    report = cut(form, eval_data=fresh, ratio=0.4).report
+    assert report["latency"] is None
+    assert report["fidelity"]["samples"] == 10
+    assert ("accuracy_before" in report["fidelity"]["figures"]) == form.startswith("cnn")
+
+
+def test_a_batch_that_only_running_tells_is_found():
+    """A Reshape to a batch of one behind a size that depends on data: neither inputs nor shapes tell."""
+    proto = dense("c = Relu(a)", "d = NonZero(c)", "e = Shape(d)", "f = Slice(e, i0, i1)", "g = Sub(f, f)",
+                  "h = Add(g, one)", "i = Concat<axis=0>(h, width)", "b = Reshape(c, i)",
+                  i0=[0], i1=[1], one=[1], width=[8])  # fmt: skip
+    data = {"x": np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)}
+    report = onnxprune.prune(proto, data=data, ratio=0.4, round_to=1, latency=False).report
+    assert report["verification"]["passed"]
+    assert report["calibration"]["samples"] == 30
