@@ -11,6 +11,7 @@ from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
+from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import foreseen
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Bound, Evidence, Machine, Plan, gather, plan, usual_step
@@ -171,7 +172,9 @@ def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> di
     if not stored or not planned.kept:
         return {}
     model = prepared.traced.model
-    after = foreseen(prepared.rewritten(planned).proto, model.folder, model.is_external, model.alignment)
+    rewritten = prepared.rewritten(planned)
+    proto = as_stored(rewritten.proto if rewritten.whole is None else rewritten.whole, model)
+    after = foreseen(proto, model.folder, model.is_external, model.alignment)
     costs = {"size": after.size_bytes / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
     return {kind: costs[kind] / bound for kind, bound in stored.items()}
 

@@ -20,6 +20,7 @@ from onnxprune.graph.edit import with_contents
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import check_unchanged
 from onnxprune.graph.remainder import same_part, with_own_ports
+from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
@@ -62,6 +63,7 @@ def finish(
     proto = with_contents(view(cut, folder=model.folder), contents) if contents else cut
     if model.whole is not None:
         proto = with_own_ports(proto, model.whole)
+    proto = as_stored(proto, model)
     with publish(proto, model.folder) as (path, complete):
         progress("verifying: masked = pruned")
         after = same_part(verify.read_back(path), model)

@@ -38,6 +38,7 @@ from onnx import (
 from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import bodies_of, copy_fields, graphs, nodes_of
 from onnxprune.graph.merge import merge, merge_constants
+from onnxprune.graph.sparse import has_sparse, is_sparse
 from onnxprune.graph.tensors import Array
 
 _NORMALISING = frozenset(
@@ -69,7 +70,7 @@ def plain(proto: ModelProto, folder: Path | None = None) -> ModelProto:
     """
     if _calls_functions(proto):
         proto = _with_merged_constants(_inlined(proto), proto)
-    if any(graph.sparse_initializer for graph in graphs(proto.graph)) or any(map(_sparse, nodes_of(proto.graph))):
+    if has_sparse(proto):
         proto = _densified(proto)
     if _has_namesakes(proto.graph):
         proto = _renamed(proto)
@@ -142,17 +143,13 @@ def _emptied(tensor: TensorProto) -> TensorProto:
 # -- sparse tensors ------------------------------------------------------------------------------------
 
 
-def _sparse(node: NodeProto) -> bool:
-    return node.op_type == "Constant" and any(attribute.name == "sparse_value" for attribute in node.attribute)
-
-
 def _densified(proto: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(proto)
     for graph in list(graphs(copy.graph)):
         graph.initializer.extend(_dense(tensor) for tensor in graph.sparse_initializer)
         del graph.sparse_initializer[:]
-        for node in filter(_sparse, graph.node):
+        for node in filter(is_sparse, graph.node):
             attribute = next(a for a in node.attribute if a.name == "sparse_value")
             tensor = _dense(attribute.sparse_tensor)
             del node.attribute[:]

@@ -117,9 +117,12 @@ class Speed:
         """Return the peak memory of a model in a file over the original's, None where it cannot be measured."""
         if not written.is_external:
             return self.memory(written.proto)
-        before, source = self.memory_before(), runnable(written)[0]
-        after = peak_memory_bytes(source, self.feeds, threads=self._threads) if self._provider == "cpu" else None
-        return None if not before or after is None else after / before
+        before = self.memory_before()
+        if not before or self._provider != "cpu":
+            return None
+        source, folder = runnable(written)
+        after = peak_memory_bytes(source, self.feeds, threads=self._threads, folder=folder)
+        return None if after is None else after / before
 
     def memory_before(self) -> int | None:
         """Return the peak memory of the original in bytes, None where it cannot be measured."""

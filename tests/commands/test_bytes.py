@@ -10,11 +10,24 @@ from onnx import TensorProto
 
 from onnxprune import inspect
 from onnxprune.cli.group import cli
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
-from onnxprune.graph.write import Written
+from onnxprune.graph.sparse import thinned
+from onnxprune.graph.write import Written, foreseen
+from onnxprune.planning.choice import select_ratios
+from onnxprune.planning.options import Options
+from onnxprune.planning.plan import kept_masks, plan
 from onnxprune.planning.profile import Race, Speed
+from onnxprune.surgery.rewrite import rewrite
+from tests.support import zoo_cover, zoo_store
 from tests.support.build import model
 
+ZOO = zoo_store.load_zoo()
+GROWS = {
+    # its layers read one shared constant in parts: at 2 % each gets a copy of its own
+    "hf_segformer.torchscript.ort_extended": 1.006,
+}
 LOGITS = "float[n,s,256] y"
 
 
@@ -88,6 +101,50 @@ def test_tied_weights_are_not_fitted_apart(tmp_path):
     result = CliRunner().invoke(cli, [str(source), "-o", str(target), *options], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     assert held(target) <= 0.7 * held(source)
+
+
+# -- what is small stays small ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["initializer", "constant"])
+@pytest.mark.parametrize("asked", ["0.3", "0.02"])
+def test_sparse_weights_stay_sparse(tmp_path, form, asked):
+    proto = model("a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, k)", x="float[n,16] x", y="float[n,64] y",
+                  w1=(16, 64), infer=False)  # fmt: skip
+    rng = np.random.default_rng(0)
+    values = onnx.numpy_helper.from_array(np.float32(rng.standard_normal(200)), "k")
+    places = onnx.numpy_helper.from_array(np.sort(rng.choice(64 * 64, 200, replace=False)))
+    sparse = onnx.helper.make_sparse_tensor(values, places, [64, 64])
+    if form == "initializer":
+        proto.graph.sparse_initializer.append(sparse)
+    else:
+        proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["k"], sparse_value=sparse))
+    source, target = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    source.write_bytes(proto.SerializeToString())
+    run(source, target, "--ratio", asked)
+    assert held(target) < held(source)
+    assert load(target).stored_params < load(source).stored_params == 200 + 16 * 64
+
+
+def test_a_few_numbers_or_none_are_not_made_sparse():
+    """Where that would take more bytes, or where nothing is left."""
+    full = onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "f")
+    empty = onnx.numpy_helper.from_array(np.zeros((40, 4), np.float32), "e")
+    assert [thinned(full), thinned(empty)] == [None, None]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", sorted(zoo_cover.load_cover()))
+def test_no_file_grows(name):
+    """Not at a cut of a few units either; see GROWS for those that do, by how much and why."""
+    proto = zoo_store.refill(zoo_store.read(ZOO[name].path))
+    traced = trace(load(proto))
+    all_groups = groups(traced)
+    for options in (Options(ratio=0.3), Options(ratio=0.02, round_to=1)):
+        masks = kept_masks(all_groups, plan(traced, all_groups, select_ratios(all_groups, options), options).kept)
+        if masks:
+            after = foreseen(rewrite(traced, masks).proto, traced.model.folder).size_bytes
+            assert after <= GROWS.get(name, 1.0) * proto.ByteSize()
 
 
 # -- what was written is compared with the targets ----------------------------------------------------------
