@@ -30,7 +30,7 @@ Units: TypeAlias = npt.NDArray[np.intp]
 DAMPING = 0.01  # of the mean square of each input, added to it: a Gram matrix of few samples is singular
 STEPS = 32  # how often all units are looked at, at most, where all of them go
 _PICKS = 16  # removals from a pool, one after the other, at most
-_POOL_INPUTS = 2048  # inputs of the units of a pool, at most, where it has several units
+_POOL_INPUTS = 1024  # inputs of the units of a pool, at most, where it has several units
 _HELD_BYTES = 64 * 2**20  # of refitted weights that are kept; the others are computed again when they are asked for
 
 
