@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Complete, Publish, finish
 from onnxprune.commands.prepare import prepare, sample_files
@@ -126,6 +127,7 @@ def prune_file(
     return _prune(model, options, data, progress, publish)
 
 
+@one_blas_thread()
 def _prune(model: Model, options: Options, data: Any, progress: Progress, publish: Publish) -> Result:
     with blamed_on_change(model.stamps, model.path):
         prepared = prepare(model, options, data, progress)

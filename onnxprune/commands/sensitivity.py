@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import check
+from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import accepted, calibration
 from onnxprune.commands.prepare import (
     load_limited,
@@ -98,6 +99,7 @@ def _checked_levels(levels: Any) -> int:
     return check.count("levels", levels, 1)
 
 
+@one_blas_thread()
 def _sensitivity(
     model: Model, options: Options, data_source: Any, *, levels: int, workers: Workers, progress: Progress
 ) -> Sensitivity:

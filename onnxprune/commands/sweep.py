@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import check
+from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Complete, finish
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
@@ -97,6 +98,7 @@ def sweep(
         )  # fmt: skip
 
 
+@one_blas_thread()
 def make_family(
     source: Source,
     out: Path,

@@ -48,6 +48,7 @@ class Fit:
     strength: float | None  # of the ridge, None where the plain cut stays
     error_before: float  # of the plain cut on held-out rows: squared error over the variance of the targets
     error_after: float  # of the fit
+    rows: int  # that it was made from, those held out among them
     form: Form = "gram"  # in which the inputs were seen: their products, or the rows themselves
 
 
@@ -65,8 +66,9 @@ def fit(
     """
     before = error(held, weight, bias)
     form: Form = "rows" if train.keeps_rows else "gram"
+    rows = train.rows + held.rows
     if not train.rows:
-        return Fit(weight, bias, None, before, before, form)
+        return Fit(weight, bias, None, before, before, rows, form)
     mean_x, mean_y = (train.mean_x, train.mean_y) if bias is not None else (0 * train.mean_x, 0 * train.mean_y)
     seen, judge = (_left(each, weight, mean_x, mean_y) for each in (train, held))
     strength = _strength(seen, judge, held.weights(), strengths)
@@ -77,8 +79,8 @@ def fit(
     errors = [error(held, *candidate[:2]) for candidate in candidates]
     best = min(range(len(errors)), key=lambda at: errors[at] if np.isfinite(errors[at]) else np.inf)
     if not errors[best] < before:
-        return Fit(weight, bias, None, before, before, form)
-    best_fit = Fit(*candidates[best], before, errors[best], form)
+        return Fit(weight, bias, None, before, before, rows, form)
+    best_fit = Fit(*candidates[best], before, errors[best], rows, form)
     final = _from_all((train, held), weight, best_fit, _joined(seen, judge))
     return final if error(held, final.weight, final.bias) <= before else best_fit
 
@@ -276,7 +278,7 @@ def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix, most
         offset: ``[channels]``, what is added now.
         most: ``[channels]``, the largest magnitude that a gain can have.
     """
-    weight, bias = gain.reshape(-1, 1, 1), offset.reshape(-1, 1)
+    weight, bias, rows = gain.reshape(-1, 1, 1), offset.reshape(-1, 1), train.rows + held.rows
     before = error(held, weight, bias)
     xx, _, wanted = train.centred(train.mean_x, train.mean_y)
     spread, wanted = np.sqrt(np.maximum(xx[:, 0], 0)), np.sqrt(np.maximum(wanted, 0))
@@ -286,5 +288,5 @@ def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix, most
     shifted = np.where(weight[:, 0] == 0, bias, train.mean_y - moved * train.mean_x)
     after = error(held, moved[:, :, None], shifted)
     if not (train.rows and after < before):
-        return Fit(weight, bias, None, before, before)
-    return Fit(moved[:, :, None], shifted, 0.0, before, after)
+        return Fit(weight, bias, None, before, before, rows)
+    return Fit(moved[:, :, None], shifted, 0.0, before, after, rows)

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import held_out, held_rows
 from onnxprune.data.batching import samples_in
 from onnxprune.dependency.axes import Atom, Mask, kept_mask
@@ -25,7 +26,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.moments import WIDEST, Moments, most_rows
-from onnxprune.recovery.reconstruct import Fit, fit, reestimate
+from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.replay import Feeds, Replay
 from onnxprune.surgery.rewrite import Cut
 
@@ -43,8 +44,11 @@ class Refitted:
     error_before: float | None  # of the plain cut on held-out rows, over the variance of the targets
     error_after: float | None
     why_not: str | None = None  # why nothing was fitted
+    rows: int | None = None  # that it was fitted to, those held out among them
+    form: Form | None = None  # in which the inputs were seen: their products, or the rows themselves
 
 
+@one_blas_thread()
 def refit(
     traced: Trace,
     masks: Mapping[Atom, Mask],
@@ -169,7 +173,8 @@ class _Refit:
         except (ModelError, _TooFew) as error:
             why = str(error) if isinstance(error, _TooFew) else f"it cannot be looked at: {error}"
             return Refitted(part.node.name, part.node.op, None, None, None, why)
-        return Refitted(part.node.name, part.node.op, fitted.strength, fitted.error_before, fitted.error_after)
+        errors = fitted.error_before, fitted.error_after
+        return Refitted(part.node.name, part.node.op, fitted.strength, *errors, rows=fitted.rows, form=fitted.form)
 
     def _fit(self, part: Part, sums: _Sums) -> Fit:
         if isinstance(part, Layer):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.recovery.moments import Moments, error
+from onnxprune.recovery.moments import WIDEST, Moments, error, most_rows
 from onnxprune.recovery.reconstruct import STRENGTHS, fit, reestimate
 
 GROUPS, OUTS, INS = 2, 3, 5
@@ -168,6 +168,67 @@ def test_errors_are_what_they_say():
     weight, bias = layer()
     for shift in (bias, None):
         assert error(moments(x, y, 3), weight, shift) == pytest.approx(direct(x, y, weight, shift), rel=1e-4)
+
+
+# -- wide layers -----------------------------------------------------------------------------------------------------
+
+
+def wide(monkeypatch, form, outs=4, bias=True, count=40, ins=70):
+    """Return the fit of a layer with more inputs than rows, its inputs seen in a form; and what it was made of."""
+    if form == "gram":  # products are summed however few rows there are
+        monkeypatch.setattr(Moments, "keeps_rows", property(lambda self: False))
+    mixed = rows(count, 3, 0, groups=1, ins=8) @ np.random.default_rng(2).standard_normal((1, 8, ins))
+    x = (mixed + 1 + 0.3 * rows(count, 4, groups=1, ins=ins)).astype(np.float32)
+    weight, offset = layer(groups=1, outs=outs, ins=ins)
+    y = applied(x, weight + 0.2 * layer(5, 1, outs, ins)[0], offset + 1) + 2 * rows(count, 6, groups=1, ins=outs)
+    parts = moments(x[:, :30], y[:, :30], 3), moments(x[:, 30:], y[:, 30:])
+    return fit(*parts, weight, offset if bias else None), parts
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("outs", [4, 300])
+def test_rows_give_what_products_give(bias, outs):
+    with pytest.MonkeyPatch.context() as patch:
+        by_products, _ = wide(patch, "gram", outs, bias)
+    by_rows, _ = wide(None, "rows", outs, bias)
+    assert (by_rows.form, by_products.form, by_rows.rows) == ("rows", "gram", 40)
+    assert by_rows.strength == by_products.strength is not None
+    np.testing.assert_allclose(by_rows.weight, by_products.weight, rtol=1e-3, atol=1e-4)
+    if bias:
+        np.testing.assert_allclose(by_rows.bias, by_products.bias, rtol=1e-3, atol=1e-3)
+    assert by_rows.error_before == pytest.approx(by_products.error_before, rel=1e-4)
+    assert by_rows.error_after == pytest.approx(by_products.error_after, rel=1e-3)
+    assert by_rows.error_after < 0.8 * by_rows.error_before
+
+
+def test_rows_are_kept_while_they_are_fewer_than_inputs():
+    x, y = rows(60, groups=1, ins=40), rows(60, 1, groups=1, ins=OUTS)
+    few, many = moments(x[:, :30], y[:, :30], 3), moments(x, y, 6)
+    assert few.keeps_rows
+    assert not many.keeps_rows
+    for one, other in ((few, many), (many, few)):
+        total = one + other
+        assert (total.rows, total.keeps_rows) == (90, False)
+        twice = np.concatenate([x[:, :30], x], 1).astype(np.float64)
+        np.testing.assert_allclose(total.inputs(total.mean_x).matrix, np.cov(twice[0].T, bias=True), atol=1e-5)
+    assert (few + few).rows == 60
+    np.testing.assert_allclose((few + few).mean_x, few.mean_x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e36])
+def test_rows_of_huge_numbers_are_kept_in_float64(scale):
+    x, y = rows(20, scale=scale, groups=1, ins=30), rows(20, 1, scale=scale, groups=1, ins=OUTS)
+    seen = moments(x, y, 2)
+    assert seen.keeps_rows
+    assert np.isfinite(seen.inputs(seen.mean_x).diagonal()).all()
+    weight, bias = layer(groups=1, ins=30)
+    assert np.isfinite(fit(seen, seen, weight, bias).weight).all()
+
+
+def test_the_rows_of_the_widest_layers_fit_into_memory():
+    assert [most_rows(ins, 16, 8192) for ins in (256, 2048, WIDEST, WIDEST + 1)] == [8192, 16384, 16384, 4096]
+    for ins in (10_000, 57_600, 10**6):
+        assert 64 <= most_rows(ins, 16, 8192) <= max(64, 2**28 // (4 * ins))
 
 
 SCALES = st.sampled_from([1e-12, 1e-3, 1.0, 1e4, 1e12])
