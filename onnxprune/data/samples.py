@@ -328,9 +328,19 @@ def _digests(data: Data) -> Iterator[bytes]:
 
 def runs(data: Data, size: int) -> Iterator[range]:
     """Yield runs of at most `size` samples of the same shapes that stand together, in order."""
-    for _, alike in itertools.groupby(range(data.count), data.shapes):
-        together = list(alike)
-        yield from (range(together[run[0]], together[run[-1]] + 1) for run in blocks(len(together), size))
+    start = 0
+    for alike in _alike(data):
+        yield from (range(start + run[0], start + run[-1] + 1) for run in blocks(alike, size))
+        start += alike
+
+
+def _alike(data: Data) -> Iterator[int]:
+    """Yield how many samples of the same shapes stand together, in order; those of one array need no look."""
+    if not any(isinstance(column, Column) for column in data.columns.values()):
+        yield data.count
+        return
+    for _, together in itertools.groupby(range(data.count), data.shapes):
+        yield sum(1 for _ in together)
 
 
 # -- inputs ------------------------------------------------------------------------------------------------
