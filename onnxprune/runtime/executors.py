@@ -21,7 +21,6 @@ import pickle
 import socket
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,16 +32,14 @@ import numpy as np
 
 from onnxprune import check
 from onnxprune.algebra.threads import cores_limited, one_blas_thread
-from onnxprune.errors import InputError, ModelError, OnnxpruneError, OptionError
+from onnxprune.errors import InputError, ModelError, OptionError
 from onnxprune.graph.dims import FixedDims
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load, parse
 from onnxprune.graph.write import fits_one_message, serialize
+from onnxprune.runtime.cluster import connected
 from onnxprune.runtime.session import threads_limited
-
-CONNECT_S = 5.0  # until a scheduler that does not answer counts as not there
-RETRIES = 2  # of a task on a cluster that fails for reasons of the cluster
 
 Job = TypeVar("Job")
 Task = TypeVar("Task")
@@ -71,6 +68,7 @@ class Workers:
     threads: int = 0  # of ONNX Runtime in each task; 0 is its own choice
     near: bool = True  # whether they see the files of this machine
     share: Callable[[bytes], Any] = bytes  # makes of a packed job what each task gets of it
+    result: Callable[[Future[Any]], Any] = Future.result  # waits for a task
 
     @property
     def parallel(self) -> bool:
@@ -98,7 +96,7 @@ class Workers:
         try:
             for future in futures:
                 with _dying():
-                    result = future.result()
+                    result = self.result(future)
                 yield result
         finally:
             for future in futures:
@@ -163,18 +161,32 @@ def _processes(count: int) -> Iterator[Workers]:
             path.write_bytes(packed)
             return path
 
+        others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(count, context, _prepare)
         try:
             yield Workers(pool, count, max(1, _cores() // count), share=share)
+        except BaseException:  # an interrupt does not wait for tasks that take minutes
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _prepare() -> None:
-    """Let an interrupt of the terminal end the process that waits for the workers alone: it ends them."""
+    """Let an interrupt of the terminal end only the process that waits for the workers: these end with it."""
     import signal  # noqa: PLC0415 - in workers alone
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    """End this worker when the process that started it has ended, however that was."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _cores() -> int:
@@ -190,12 +202,6 @@ def _dying() -> Iterator[None]:
         raise InputError(
             "a worker process died, as when memory is short: give fewer --workers; what is finished stays"
         ) from None
-    except OnnxpruneError:
-        raise
-    except Exception as error:
-        if type(error).__name__ in ("KilledWorker", "FutureCancelledError", "FuturesCancelledError"):
-            raise InputError(f"the cluster lost the workers of a task again and again: {error}") from None
-        raise
 
 
 # -- a cluster -------------------------------------------------------------------------------------------------
@@ -203,28 +209,10 @@ def _dying() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cluster(scheduler: str) -> Iterator[Workers]:
-    try:
-        import distributed  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise OptionError("scheduler needs Dask: pip install 'onnxprune[dask]'") from None
-    try:
-        make: Any = distributed.Client  # has no types
-        client = make(scheduler, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as error:  # TimeoutError is an OSError; ValueError is a protocol that there is not
-        reason = str(error).splitlines()[0] if str(error) else "no answer"
-        raise OptionError(f"scheduler {scheduler} cannot be reached within {CONNECT_S:g} s: {reason}") from None
-    with client:
-        cores = client.nthreads()
-        if not cores:
-            raise OptionError(f"scheduler {scheduler} has no workers: start some with 'dask worker {scheduler}'")
-
-        def share(packed: bytes) -> Any:
-            with warnings.catch_warnings():  # it is sent once, and kept by the scheduler so that no worker is missed
-                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-                return client.submit(bytes, packed, pure=False, retries=RETRIES)
-
-        executor = client.get_executor(pure=False, retries=RETRIES)
-        yield Workers(executor, sum(cores.values()), threads=1, near=False, share=share)
+    with connected(scheduler) as cluster:
+        yield Workers(
+            cluster.executor, cluster.cores, threads=1, near=False, share=cluster.share, result=cluster.result
+        )
 
 
 # -- in a worker -----------------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import signal
-import socket
+import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curves import measure_curves
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts, gather
-from onnxprune.runtime import executors
 from onnxprune.runtime.executors import ALONE, Workers, from_executor, sent, workers
 from onnxprune.runtime.session import _options, threads_limited
 from tests.commands.test_sweep import ALIKE, save_network
@@ -91,6 +90,74 @@ def test_a_process_that_dies_is_said():
         list(found.map(dying, None, range(3)))
 
 
+def sleeping(job, _task):
+    """Say that this worker works, and go on for a minute."""
+    Path(job).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def running(pid):
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def begin(pool, path):
+    """Submit a task that sleeps, and return its process when it does."""
+    pool.executor.submit(sleeping, path, 1)
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_an_interrupt_does_not_wait_for_tasks(tmp_path):
+    start = time.monotonic()
+
+    def interrupted():
+        with workers(2) as pool:
+            pids.append(begin(pool, tmp_path / "pid"))
+            raise KeyboardInterrupt
+
+    pids = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - start < 55
+    assert not running(pids[0])
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from onnxprune.runtime.executors import workers
+from tests.runtime.test_executors import begin
+if __name__ == "__main__":
+    with workers(2) as pool:
+        begin(pool, Path(sys.argv[1]))
+        time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, tmp_path / "child.py", tmp_path / "pid"], env=env) as process:
+        deadline = time.monotonic() + 60
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        pid = int((tmp_path / "pid").read_text())
+        process.kill()
+    while running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_cores_are_shared_out(pair):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert set(pair.map(threads, None, range(3))) == {max(1, cores // 2)}
@@ -131,46 +198,6 @@ def test_both_kinds_of_workers_are_refused():
 
 def test_no_such_number_of_workers():
     with pytest.raises(OptionError, match="workers must be at least 1, got 0"), workers(0):
-        pass
-
-
-def test_without_dask_the_command_is_told(monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    message = re.escape("scheduler needs Dask: pip install 'onnxprune[dask]'")
-    with pytest.raises(OptionError, match=message), workers(scheduler="tcp://127.0.0.1:1"):
-        pass
-
-
-def test_a_scheduler_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(executors, "CONNECT_S", 0.2)
-    with socket.socket() as free:  # bound, and nobody listens
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        message = f"scheduler {address} cannot be reached within 0.2 s"
-        with pytest.raises(OptionError, match=message), workers(scheduler=address):
-            pass
-
-
-def test_an_address_that_is_none():
-    with (
-        pytest.raises(OptionError, match="scheduler nonsense://x cannot be reached"),
-        workers(scheduler="nonsense://x"),
-    ):
-        pass
-
-
-def test_large_samples_cause_no_warning():
-    distributed = pytest.importorskip("distributed")
-    arguments = {"n_workers": 1, "processes": False, "dashboard_address": ":0"}
-    with distributed.LocalCluster(**arguments) as cluster, workers(scheduler=cluster.scheduler_address) as found:
-        assert next(found.map(scaled, np.ones(2_000_000), [2.0])).sum() == 4_000_000
-
-
-def test_a_cluster_without_workers():
-    distributed = pytest.importorskip("distributed")
-    arguments = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
-    refused = pytest.raises(OptionError, match="has no workers: start")
-    with distributed.LocalCluster(**arguments) as cluster, refused, workers(scheduler=cluster.scheduler_address):
         pass
 
 
