@@ -92,7 +92,8 @@ class Workers:
         packed = pickle.dumps(job, protocol=pickle.HIGHEST_PROTOCOL)
         key, shared = hashlib.sha256(packed).hexdigest(), self.share(packed)
         del packed
-        futures = [self.executor.submit(_perform, function, key, shared, task, self.threads) for task in tasks]
+        with _dying():
+            futures = [self.executor.submit(_perform, function, key, shared, task, self.threads) for task in tasks]
         try:
             for future in futures:
                 with _dying():
