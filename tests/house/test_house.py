@@ -30,7 +30,7 @@ HOMES = {  # finer than the contracts: one file where it is one, and `onnxprune/
     "onnxruntime": "runtime/",
     "click": "cli/",
     "PIL": "data/images.py",
-    "distributed": "runtime/executors.py",
+    "distributed": "runtime/cluster.py",
     "resvg_py": "report/plot.py",
     "font_roboto": "report/plot.py",
 }
