@@ -35,8 +35,10 @@ _ATTEMPTS = (
     *_ALIKE,
     (Choice((24,), (24,), (64,)), Choice((48,), (48,), (96,))),  # frames of videos, blocks of text
     (Choice((2,), (512,), (64,)), Choice((3,), (576,), (96,))),  # waveforms
+    (Choice((2,), (256,), (64,)), Choice((3,), (288,), (96,))),  # windows of them
     *((replace(first, batches=(1,)), replace(second, batches=(1,))) for first, second in (*_DIFFERENT, *_ALIKE)),
 )
+_LONG = 3  # of these, behind the alike ones, are long
 _FAR = Choice((1,), (1031, 1033, 1039, 1049), (64, 96, 160))
 Case: TypeAlias = "tuple[Mapping[str, int], Mapping[str, Array]]"  # dims, feeds
 
@@ -101,12 +103,18 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
 def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping[str, int]]:
     """Yield sizes to try: the usual ones, those near them that fit together as far as shapes tell, then rare ones."""
     usual = len(_DIFFERENT) + len(_ALIKE)
+    rare = _ATTEMPTS[usual : usual + _LONG]
     yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[:usual])
-    for attempt in _DIFFERENT:
-        dims = attempt[which].of(inputs)
-        fitting = fit_inputs(model, inputs, dims).dims
-        yield {key: fitting[key] for key in dims}
-    yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[usual:])
+    yield from (_fitting(model, inputs, attempt[which].of(inputs)) for attempt in _DIFFERENT)
+    for attempt in rare:
+        yield attempt[which].of(inputs)
+        yield _fitting(model, inputs, attempt[which].of(inputs))
+    yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[usual + _LONG :])
+
+
+def _fitting(model: Model, inputs: Sequence[Port], dims: Mapping[str, int]) -> Mapping[str, int]:
+    sizes = fit_inputs(model, inputs, dims).dims
+    return {key: sizes[key] for key in dims}
 
 
 def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]:
