@@ -7,6 +7,7 @@ several crops of one photo, one after the other, rarely fall on both sides. Of a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -42,6 +43,7 @@ class Calibration:
     description: str = ""  # of generated samples, in words
     evaluated: int = 0  # the last so many batches are of other data: these alone are held out
     counts: Sequence[int] = ()  # samples of each batch
+    batch_seconds: float = 0.0  # that the first batch took here, to tell how long a run may take; decides nothing
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -171,7 +173,7 @@ def calibration(
     """
     own, others = batched(data), None if evaluated is None else batched(evaluated)
     first = own[0]
-    outputs: dict[str, Array] = next(Replay(model, [first]).run(model.tensor_outputs))
+    outputs, seconds = _timed(model, first, model.tensor_outputs)
     resolved_metric = choose_metric(outputs, first, None, metric)
     return Calibration(
         Joined(own, others) if others else own,
@@ -181,4 +183,14 @@ def calibration(
         description,
         len(others or ()),
         (*own.counts, *(others.counts if others else ())),
+        seconds,
     )
+
+
+def _timed(model: Model, batch: Feeds, names: Sequence[str]) -> tuple[dict[str, Array], float]:
+    """Return the values of a batch, and the seconds of a run in a session that has run before."""
+    runs = Replay(model, [batch]).run(names, (0, 0))
+    outputs = next(runs)
+    start = time.perf_counter()
+    next(runs)
+    return outputs, time.perf_counter() - start

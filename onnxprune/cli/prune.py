@@ -13,6 +13,7 @@ from onnxprune.cli.options import DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.graph.publish import signals_held
+from onnxprune.planning.effort import USUAL
 
 
 @cli.command()
@@ -48,6 +49,13 @@ from onnxprune.graph.publish import signals_held
     help="Refit each layer to what it computed before [default: with --data].",
 )
 @click.option("--sweeps", type=int, metavar="N", help="Refit all layers so many times [default: 1].")
+@click.option(
+    "--effort",
+    default=USUAL,
+    show_default=True,
+    metavar="quick|normal|thorough",
+    help="What to spend on samples and loss curves.",
+)
 @click.option("--no-batch-norm", is_flag=True, help="Keep the running statistics of BatchNormalization.")
 @click.option(
     "--round-to",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
 from onnxprune.data.samples import Data, files_of, limit, load_data, split, with_shapes
-from onnxprune.dependency import cost
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import Group, groups, weights
@@ -23,16 +23,18 @@ from onnxprune.graph.ports import Port, batch_dim, with_batch
 from onnxprune.graph.probe import settled, with_sizes
 from onnxprune.graph.publish import Reads
 from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
+from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
+from onnxprune.planning.work import Work
 from onnxprune.progress import Progress
 from onnxprune.report.words import not_run_lines
+from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
 from onnxprune.surgery.rewrite import Rewritten, rewrite
 
 _MOST_CALIBRATED = 0.75  # of the samples, where the rest of the same source is evaluated on
-_GENERATED, _FEWEST = 128, 16  # samples to generate where there is no data
-_PASS_MACS = 2 * 10**11  # of one pass over generated samples, more or less
+_GENERATED = 128  # samples to generate where there is no data, at most
 
 
 @dataclass(frozen=True)
@@ -199,10 +201,8 @@ def _calibration(
     if not options.looks_at_samples:
         return None, None
     progress("generating samples to calibrate on")
-    macs = cost.macs(traced)
-    count = max(_FEWEST, min(_GENERATED, _PASS_MACS // max(1, macs)))
     try:
-        samples = _generated(traced.model, count, options, ports, macs)
+        samples = _generated(traced, options, ports)
         return calibration(traced.model, samples.data, None, source="generated", description=samples.description), None
     except (DataError, ModelError) as error:
         if options.criterion is None and options.scope != "loss" and not options.reconstruct:
@@ -210,15 +210,18 @@ def _calibration(
         raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None
 
 
-def _generated(model: Model, count: int, options: Options, ports: Sequence[Port], macs: int) -> generated.Generated:
+def _generated(traced: Trace, options: Options, ports: Sequence[Port]) -> generated.Generated:
     """Return generated samples, as many at once as the model takes: a batch that the options fix is one to time."""
+    model, effort = traced.model, EFFORTS[options.effort]
     pairs = zip(ports, model.inputs, strict=True)
     open_ports = [with_batch(port, batch_dim(own)) for port, own in pairs]
+    work = Work(traced, random_feeds(open_ports, generated.usual_dims(open_ports), 0)).run / batch_of(open_ports).step
+    count = max(effort.fewest, min(_GENERATED, int(effort.samples / work)))
+    make = partial(generated.inputs, model, count, seed=options.seed, work=work, budget=effort.pool)
     try:
-        samples = generated.inputs(model, count, seed=options.seed, ports=open_ports, macs=macs)
+        samples = make(ports=open_ports)
         return replace(samples, data=accepted(model, samples.data))
     except ModelError:
         if batch_of(open_ports).fixed is not None:
             raise
-        alone = [with_batch(port, 1) for port in open_ports]
-        return generated.inputs(model, count, seed=options.seed, ports=alone, macs=macs)
+        return make(ports=[with_batch(port, 1) for port in open_ports])

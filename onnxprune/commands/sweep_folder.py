@@ -16,7 +16,7 @@ from onnxprune.commands.sweep_members import Member
 from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, check_files, check_written, digest_of, resolved, staging
 from onnxprune.graph.write import data_file, weights_of
-from onnxprune.planning.curves import Curve
+from onnxprune.planning.curve import Curve
 from onnxprune.planning.plan import Evidence
 from onnxprune.report.charts import family_page, family_svg
 
@@ -141,7 +141,7 @@ class SweepFolder:
         scores = {name: {"type": str(each.dtype), "of": each.tolist()} for name, each in evidence.scores.items()}
         curves = {name: dataclasses.asdict(curve) for name, curve in evidence.curves.items()}
         with staging(force=True) as files:
-            write_report({"scores": scores, "curves": curves}, path, files.add(path))
+            write_report({"scores": scores, "curves": curves, "judged": evidence.judged}, path, files.add(path))
 
     def _evidence_path(self, key: str) -> Path:
         return self.path / _MEMORY / f"curves-{key[:16]}.json"
@@ -154,10 +154,12 @@ def _evidence_of(plain: Any) -> Evidence:
             tuple(curve["removed"]),
             None if curve["losses"] is None else tuple(curve["losses"]),
             tuple(curve["errors"]),
+            tuple(curve["told"]),
         )
         for name, curve in plain["curves"].items()
     }
-    return Evidence({name: np.array(each["of"], each["type"]) for name, each in plain["scores"].items()}, curves)
+    scores = {name: np.array(each["of"], each["type"]) for name, each in plain["scores"].items()}
+    return Evidence(scores, curves, plain["judged"])
 
 
 def read_json(path: Path) -> Any:

@@ -41,8 +41,9 @@ from onnxprune.runtime.session import Session, open_session
 Floats = npt.NDArray[np.floating]
 
 POOL = 8  # samples that are drawn for each that is taken, where the model gives hints
-PART, LEAST = 4, 256  # one in so many samples of the pool decides the range, but at least so many
-POOL_MACS = 2 * 10**11  # spent on judging the pool: some seconds
+PART, LEAST = 4, 256  # one in so many samples of the pool decides the range, or so many where that is more
+FEWEST = 8  # that decide the range, whatever they cost
+POOL_WORK = 2e11  # spent on judging the pool: some seconds
 POOL_BYTES = 256 * 2**20  # of the pool of one input
 BATCH, VALUES = 16, 2**18  # samples of one run, and values of its inputs, at most
 CHANNELS = 128  # with stored statistics that samples are compared by, at most
@@ -65,7 +66,13 @@ class Generated:
 
 
 def inputs(
-    model: Model, count: int, *, seed: int = 0, ports: Sequence[Port] | None = None, macs: int | None = None
+    model: Model,
+    count: int,
+    *,
+    seed: int = 0,
+    ports: Sequence[Port] | None = None,
+    work: float | None = None,
+    budget: float = POOL_WORK,
 ) -> Generated:
     """Return samples for a model without data.
 
@@ -74,7 +81,8 @@ def inputs(
         count: of samples; whole batches where the model fixes their number.
         seed: the same one makes the same samples.
         ports: the inputs, with dims that are fixed (`data.samples.with_shapes`); None: as the model states them.
-        macs: of one sample, which bounds the samples that the model is run on; None: few are.
+        work: of running the model on one sample; None: it is so large that few samples are judged.
+        budget: of work, for judging more samples than are taken; half of it decides their range.
 
     Raises:
         DataError: for an input that is no tensor of numbers, or of unknown rank.
@@ -86,7 +94,7 @@ def inputs(
     rng = np.random.default_rng(seed)
     if not any(_is_picture(port) for port in stated):
         return Generated(_data(_made(stated, count, rng), stated, count), _words(stated))
-    return _select(model, stated, count, rng, macs)
+    return _select(model, stated, count, rng, budget / max(1.0, budget if work is None else work))
 
 
 def _data(columns: Mapping[str, Array], ports: Sequence[Port], count: int) -> Data:
@@ -99,7 +107,7 @@ def _data(columns: Mapping[str, Array], ports: Sequence[Port], count: int) -> Da
 
 def _made(ports: Sequence[Port], count: int, rng: np.random.Generator) -> dict[str, Array]:
     """Return `count` samples of every input along the first axis; pictures of floats in [0, 1]."""
-    dims, times = _dims(ports), count // batch_of(ports).step
+    dims, times = usual_dims(ports), count // batch_of(ports).step
     feeds = random_feeds(ports, dims, 0)  # shapes, and the values where there are no better ones
     usual = {port.name: sampled(feeds[port.name], port) for port in ports}
     words = max((port.below or 0 for port in ports), default=0)
@@ -108,7 +116,7 @@ def _made(ports: Sequence[Port], count: int, rng: np.random.Generator) -> dict[s
 
 def _fitting(model: Model, ports: Sequence[Port]) -> tuple[Port, ...]:
     """Return inputs with sizes of dims that belong together, where the usual ones do not fit; the batch stays open."""
-    usual = _dims(ports)
+    usual = usual_dims(ports)
     sizes = fit_inputs(model, ports, usual).dims
     if {key: sizes[key] for key in usual} == usual:
         return tuple(ports)
@@ -116,7 +124,8 @@ def _fitting(model: Model, ports: Sequence[Port]) -> tuple[Port, ...]:
     return tuple(with_batch(port, batch_dim(own)) for port, own in zip(fixed, ports, strict=True))
 
 
-def _dims(ports: Sequence[Port]) -> dict[str, int]:
+def usual_dims(ports: Sequence[Port]) -> dict[str, int]:
+    """Return a size for every dynamic dim: one sample, as `random_feeds.default_dims` but for the length of texts."""
     dims = default_dims(ports, 1)
     lengths = {key for port in ports if port.below is not None for key in _dynamic(port)}
     return {key: LONGEST if key in lengths and size != 1 else size for key, size in dims.items()}
@@ -258,10 +267,18 @@ Selection = tuple[float, Callable[[], Array]]  # how good samples are, and which
 Judge = Callable[[Iterator[dict[str, Array]], int], Selection]
 
 
-def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Generator, macs: int | None) -> Generated:
-    """Return the samples of a pool that suit a model best, in the range that suits it best."""
+def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Generator, affordable: float) -> Generated:
+    """Return the samples of a pool that suit a model best, in the range that suits it best.
+
+    Args:
+        model: the model.
+        ports: its inputs.
+        count: of samples.
+        rng: to draw with.
+        affordable: runs of one sample that may be spent: half of them on the range, half on the choice.
+    """
     judged = _judge(model, ports)
-    made = _made(ports, _pool_size(ports, count, macs) if judged else count, rng)
+    made = _made(ports, _pool_size(ports, count, affordable / 2) if judged else count, rng)
     scaled = [port.name for port in ports if _is_picture(port) and port.dtype != np.uint8]
     if judged is None:
         return Generated(_data(_in_turn(made, scaled), ports, count), f"{_words(ports)}, of the ranges that are usual")
@@ -269,15 +286,18 @@ def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Gene
     best = next(iter(RANGES))
     if scaled:
         pool, step = _length(made, ports), batch_of(ports).step
-        some = min(pool, -(-max(LEAST, pool // PART) // step) * step)
+        some = max(FEWEST, min(max(LEAST, pool // PART), int(affordable / 2 / len(RANGES))))
+        some = min(pool, -(-some // step) * step)
         few = _rows(made, ports, np.arange(some))
         scores = {
             name: judge(_batches(_ranged(few, scaled, name), ports), min(count, max(1, some // POOL)))[0]
             for name in RANGES
         }
         best = max(scores, key=lambda name: _doubted(scores[name], RARE.get(name, 1.0)))
-    _, take = judge(_batches(_ranged(made, scaled, best), ports), count)
-    rows = rng.permutation(take())  # batches that are held out are like the others
+    rows = np.arange(count)
+    if _length(made, ports) > count:  # there is a choice
+        rows = judge(_batches(_ranged(made, scaled, best), ports), count)[1]()
+    rows = rng.permutation(rows)  # batches that are held out are like the others
     taken = _rows(made, ports, rows)
     description = f"{_words(ports)}, {best}, chosen by {why}" if scaled else f"{_words(ports)}, chosen by {why}"
     return Generated(_data(_ranged(taken, scaled, best), ports, count), description)
@@ -305,12 +325,11 @@ def _kind(port: Port) -> str:
     return "random numbers"
 
 
-def _pool_size(ports: Sequence[Port], count: int, macs: int | None) -> int:
-    """Return how many samples are made to choose `count` from."""
-    each = sum(array.nbytes for array in random_feeds(ports, _dims(ports), 0).values())
-    affordable = min(POOL_MACS // max(1, (macs or POOL_MACS) * (1 + len(RANGES))), POOL_BYTES // max(1, each))
+def _pool_size(ports: Sequence[Port], count: int, affordable: float) -> int:
+    """Return how many samples are made to choose `count` from, at most `affordable` where those are more."""
+    each = sum(array.nbytes for array in random_feeds(ports, usual_dims(ports), 0).values())
     step = batch_of(ports).step
-    return min(POOL * count, max(count, affordable // step * step))
+    return min(POOL * count, max(count, min(int(affordable), POOL_BYTES // max(1, each)) // step * step))
 
 
 def _length(columns: Mapping[str, Array], ports: Sequence[Port]) -> int:
@@ -362,7 +381,7 @@ def _judge(model: Model, ports: Sequence[Port]) -> tuple[Judge, str] | None:
     session = open_session(serialize(model.proto), folder=model.folder)
     if output.name not in session.outputs:
         return None
-    feeds = random_feeds(ports, _dims(ports), 0)
+    feeds = random_feeds(ports, usual_dims(ports), 0)
     scores = session.run(feeds)[output.name]
     if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f" or len(scores) != samples_in(feeds, ports):
         return None

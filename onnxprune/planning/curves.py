@@ -12,7 +12,7 @@ the errors, and consumers with too few rows keep their weights, as they do in `r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,12 +22,16 @@ from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration, held_rows
 from onnxprune.criteria.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.criteria.importance import Scores
+from onnxprune.dependency import cost
 from onnxprune.dependency.groups import Group, Member
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
 from onnxprune.graph.linear import Layer, layers
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
+from onnxprune.planning.curve import Curve, completed
+from onnxprune.planning.schedule import Measurable, Schedule, schedule
+from onnxprune.planning.work import Work, places
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.moments import Moments, most_rows
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
@@ -37,7 +41,6 @@ LEAST_ROWS, ROWS_PER_INPUT = 8_192, 8  # that moments are made of
 WIDEST = 1600  # inputs of a layer whose Gram matrix is inverted; of a wider convolution its channels are
 _MEASURING = "measuring loss curves"
 MEASURED = 6  # levels of a curve at most
-TIE = 0.05  # of the typical loss per error, added per error: measured losses near zero are noise
 
 
 @dataclass(frozen=True)
@@ -51,43 +54,12 @@ class Cut:
     by_score: bool  # whether the lowest scores go first, and not the least error
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The loss of groups that lose the same units, by removed count."""
-
-    order: tuple[int, ...]  # of removal: all units that may be removed
-    removed: tuple[int, ...]  # units, ascending, from 0
-    losses: tuple[float, ...] | None  # of the output at these counts; None where nothing was measured
-    errors: tuple[float, ...]  # of the consumers at these counts, relative to their variance
-
-    def at(self, counts: Sequence[int], slope: float) -> tuple[float, ...]:
-        """Return losses at any counts, not falling; `slope`, the usual loss per error, is for what was not measured."""
-        if self.losses is None:
-            raw = slope * np.array(self.errors)
-        else:
-            raw = np.maximum(self.losses, 0) + TIE * slope * np.array(self.errors)
-        finite = np.isfinite(raw)
-        raw = np.where(finite, raw, 10 * np.max(raw, where=finite, initial=1))  # worse than what could be measured
-        return tuple(np.interp(counts, self.removed, np.maximum.accumulate(raw)).tolist())
-
-
 def by_scores(cut: Cut) -> Curve:
     """Return the curve of a cut whose consumers cannot be run, by its scores."""
     counts = measured_counts(cut.removed)
     order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
     elimination = follow(order, counts, (), scores=cut.scores)
     return Curve(tuple(order.tolist()), (0, *counts), None, (0.0, *elimination.errors))
-
-
-def usual_slope(curves: Mapping[str, Curve]) -> float:
-    """Return the median loss per error over all measured levels."""
-    pairs = [
-        (loss, error)
-        for curve in curves.values()
-        for loss, error in zip(curve.losses or (), curve.errors, strict=False)
-        if error > 1e-6 and 0 < loss < np.inf
-    ]
-    return float(np.median([loss / error for loss, error in pairs])) if pairs else 1.0
 
 
 def measured_counts(allowed: Sequence[int], most: int = MEASURED) -> list[int]:
@@ -106,6 +78,7 @@ def measure_curves(
     calibration: Calibration,
     *,
     to_output: bool = True,
+    wanted: Schedule | None = None,
     refitted: bool = True,
     seed: int = 0,
     levels: int = MEASURED,
@@ -119,15 +92,19 @@ def measure_curves(
         cuts: what may be removed.
         calibration: batches and the loss of an output.
         to_output: whether losses of the output are measured; the errors of consumers alone otherwise.
+        wanted: which losses are measured, from `scheduled` with the same arguments; the others follow from the
+            errors. None: all are measured.
         refitted: whether the consumers are refitted after the cut.
         seed: of the sampled rows.
         levels: counts of a curve at most.
         progress: called before each step.
         workers: where curves are measured; they are the same everywhere.
     """
-    model, places = traced.model, _places(traced.model)
-    ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, places)))
-    settings = _Settings(calibration, to_output, refitted, seed, levels)
+    model, place = traced.model, places(traced.model)
+    ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, place)))
+    if to_output and wanted is None:
+        wanted = scheduled(traced, cuts, calibration, None, levels=levels)
+    settings = _Settings(calibration, wanted if to_output else None, refitted, seed, levels)
     curves: dict[str, Curve] = {}
     if workers.parallel and ordered:
         settings_sent = replace(settings, calibration=replace(calibration, batches=list(calibration.batches)))
@@ -136,13 +113,34 @@ def measure_curves(
         for measured in workers.map(_curves_of, _Job(sent(model, workers), settings_sent, ordered), parts):
             curves.update(measured)
             progress(_MEASURING, min(len(curves) + 1, len(ordered)), len(ordered))
-        return {cut.name: curves[cut.name] for cut in cuts}
+        return _in_order(curves, ordered, cuts)
     with one_blas_thread():
         sampler = _Sampler(model, settings)
         for number, cut in enumerate(ordered):
             progress(_MEASURING, number + 1, len(cuts))
             curves[cut.name] = sampler.curve_or_scores(cut)
-    return {cut.name: curves[cut.name] for cut in cuts}
+    return _in_order(curves, ordered, cuts)
+
+
+def _in_order(curves: Mapping[str, Curve], ordered: Sequence[Cut], cuts: Sequence[Cut]) -> dict[str, Curve]:
+    """Return the curves in the order of the cuts, with the losses that were not measured."""
+    complete = completed({cut.name: curves[cut.name] for cut in ordered})
+    return {cut.name: complete[cut.name] for cut in cuts}
+
+
+def scheduled(
+    traced: Trace, cuts: Sequence[Cut], calibration: Calibration, budget: float | None, *, levels: int = MEASURED
+) -> Schedule:
+    """Return which losses are measured within a budget of work; None: all of them. See `measure_curves`."""
+    place, work = places(traced.model), Work(traced, calibration.batches[0])
+    shares = cost.shares(traced, [group for cut in cuts for group in cut.groups])
+    measurable = {}
+    for cut in cuts:
+        first = min(_first(cut, place), len(traced.model.top))
+        opened, run = work.behind(first, 0), work.behind(first, 1) - work.behind(first, 0)
+        share = sum(shares[group.name] for group in cut.groups)
+        measurable[cut.name] = Measurable(len(measured_counts(cut.removed, levels)), share, opened, run)
+    return schedule(measurable, len(calibration.judged), budget)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +148,7 @@ class _Settings:
     """How curves are measured; see `measure_curves`."""
 
     calibration: Calibration
-    to_output: bool
+    wanted: Schedule | None  # the losses that are measured; None: those of the output are not looked at
     refitted: bool
     seed: int
     levels: int
@@ -190,19 +188,6 @@ class _ConsumerMoments:
     refitted: bool  # whether it is refitted after the cut
 
 
-def _within(model: Model, index: int) -> Iterator[int]:
-    """Yield a node and those of its bodies."""
-    yield index
-    for body in model.nodes[index].bodies:
-        for inner in body.nodes:
-            yield from _within(model, inner)
-
-
-def _places(model: Model) -> dict[int, int]:
-    """Return the place in `model.top` of every node; of one inside a body, that of the node that has the body."""
-    return {inner: place for place, index in enumerate(model.top) for inner in _within(model, index)}
-
-
 def _consumed(cut: Cut) -> list[Member]:
     return [member for group in cut.groups for member in group.members if member.role == "in"]
 
@@ -216,21 +201,21 @@ class _Sampler:
     def __init__(self, model: Model, settings: _Settings) -> None:
         calibration = settings.calibration
         self._model, self._calibration, self._seed, self._levels = model, calibration, settings.seed, settings.levels
-        self._to_output, self._refitted = settings.to_output, settings.refitted
+        self._wanted, self._refitted = settings.wanted, settings.refitted
         self._replay = Replay(model, calibration.batches)
         self._layers = {layer.node.index: layer for layer in layers(model)}
         self._held = set(calibration.held)
-        self._judged = calibration.judged
+        self._judged = calibration.judged[: self._wanted.batches] if self._wanted is not None else ()
         self._outputs = model.tensor_outputs
-        self._expected = list(self._replay.run(self._outputs, self._judged)) if self._to_output else []
-        self._feeds = [calibration.batches[number] for number in self._judged] if self._to_output else []
-        self._place = _places(model)
+        self._expected = list(self._replay.run(self._outputs, self._judged)) if self._judged else []
+        self._feeds = [calibration.batches[number] for number in self._judged]
+        self._place = places(model)
 
     def pass_by(self, cut: Cut) -> None:
         """Move to where a cut is measured, if it is ahead."""
         place = _first(cut, self._place)
         if place < len(self._place):
-            self._replay.stand_before(place)
+            self._replay.stand_before(place, self._seen(self._pairs(cut)))
 
     def curve_or_scores(self, cut: Cut) -> Curve:
         """Return the curve of one cut; where a part cannot be run alone, units are removed by their scores."""
@@ -242,16 +227,37 @@ class _Sampler:
     def curve(self, cut: Cut) -> Curve:
         """Return the curve of one cut."""
         counts = measured_counts(cut.removed, self._levels)
-        pairs = [pair for member in _consumed(cut) for pair in self._layer(member)]
+        pairs = self._pairs(cut)
         self.pass_by(cut)
         moments = self._consumer_moments(pairs)
         elimination = self._elimination(cut, counts, moments)
-        losses = None
-        if self._to_output and any(self._float(member) for member in _consumed(cut)):
-            removed = [elimination.order[:count] for count in counts]
-            steps = zip(elimination.weights, removed, strict=True)
-            losses = (0.0, *(self._loss(cut, pairs, moments, *step) for step in steps))
-        return Curve(tuple(elimination.order.tolist()), (0, *counts), losses, (0.0, *elimination.errors))
+        losses, told = self._losses(cut, counts, pairs, moments, elimination)
+        return Curve(tuple(elimination.order.tolist()), (0, *counts), losses, (0.0, *elimination.errors), told)
+
+    def _losses(
+        self,
+        cut: Cut,
+        counts: Sequence[int],
+        pairs: Sequence[Pair],
+        moments: Sequence[_ConsumerMoments],
+        elimination: Elimination,
+    ) -> tuple[tuple[float, ...] | None, tuple[int, ...]]:
+        """Return the losses at 0 and all counts, NaN where they are not measured, and the counts where this is so."""
+        if self._wanted is None or not any(self._float(member) for member in _consumed(cut)):
+            return None, ()
+        losses = [0.0, *[math.nan] * len(counts)]
+        which = self._wanted.levels.get(cut.name, ())
+        for level in which:
+            removed = elimination.order[: counts[level]]
+            losses[level + 1] = self._loss(cut, pairs, moments, elimination.weights[level], removed)
+        return tuple(losses), tuple(count for level, count in enumerate(counts) if level not in which)
+
+    def _pairs(self, cut: Cut) -> list[Pair]:
+        return [pair for member in _consumed(cut) for pair in self._layer(member)]
+
+    def _seen(self, pairs: Sequence[Pair]) -> list[str]:
+        """Return the names of the inputs and outputs of layers."""
+        return list(dict.fromkeys(name for _, layer in pairs for name in (layer.input, layer.output)))
 
     def _layer(self, member: Member) -> list[Pair]:
         """Return the linear layer that consumes the units, if each unit has inputs of its own there."""
@@ -288,7 +294,7 @@ class _Sampler:
             ins = ins // self._taps(layer) if self._is_wide(layer) else ins
             moments.append((Moments(groups, ins, outs), Moments(groups, ins, outs)))
         rng = np.random.default_rng(self._seed)
-        names = {name for _, layer in pairs for name in (layer.input, layer.output)}
+        names = self._seen(pairs)
         for number, values in enumerate(self._replay.run(names)) if names else ():
             for (_, layer), pair in zip(pairs, moments, strict=True):
                 limit = most_rows(pair[0].shape[2], ROWS_PER_INPUT, LEAST_ROWS) // len(self._replay) + 1

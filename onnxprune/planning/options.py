@@ -12,6 +12,7 @@ from onnxprune.criteria import importance
 from onnxprune.data.images import Preprocess, make_preprocess
 from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
+from onnxprune.planning.effort import EFFORTS, USUAL
 from onnxprune.planning.targets import MEASURED, Target, parse_all
 from onnxprune.runtime.session import check_provider
 
@@ -31,6 +32,7 @@ class Options:
     scope: Scope | None = None  # "group", "global" or "loss"; None: loss for obs, else the criterion's own
     reconstruct: bool | None = None  # whether layers are refitted; None: where there is data
     sweeps: int | None = None  # of reconstruction over all layers; None: 1
+    effort: str = USUAL  # a key of `effort.EFFORTS`: what is spent on samples and loss curves
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
     round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
@@ -65,6 +67,7 @@ class Options:
             scope=self.scope,
             reconstruct=None if self.reconstruct is None else check.flag("reconstruct", self.reconstruct),
             sweeps=None if self.sweeps is None else check.count("sweeps", self.sweeps, 1),
+            effort=check.choice("effort", self.effort, EFFORTS),
             batch_norm=check.flag("batch_norm", self.batch_norm),
             round_to=_checked_step(self.round_to),
             min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),

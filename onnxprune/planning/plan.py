@@ -20,9 +20,13 @@ from onnxprune.errors import OptionError, UnreachableTarget
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.planning import allocate, knapsack
 from onnxprune.planning.choice import named_ratios
-from onnxprune.planning.curves import Curve, Cut, measure_curves, usual_slope
+from onnxprune.planning.curve import Curve, usual_slope
+from onnxprune.planning.curves import Cut, measure_curves, scheduled
+from onnxprune.planning.effort import EFFORTS, duration
 from onnxprune.planning.options import Options
+from onnxprune.planning.schedule import Schedule
 from onnxprune.planning.targets import MEASURED
+from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers
 
@@ -60,6 +64,7 @@ class Plan:
 
     kept: Mapping[str, tuple[int, ...]]  # by name of the groups that lose units
     curves: Mapping[str, Curve] = field(default_factory=dict)  # by name of the first of those that lose the same units
+    judged: int = 0  # samples that their losses were measured on
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Evidence:
 
     scores: Mapping[str, importance.Scores]  # [units]
     curves: Mapping[str, Curve]
+    judged: int = 0  # samples that losses of the output were measured on
 
 
 def plan(
@@ -111,7 +117,9 @@ def plan(
     if not bounds and "latency" in machine.predict:
         kept = _worthwhile(costs, demands, kept)
     cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
-    return Plan({name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves)
+    return Plan(
+        {name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves, known.judged
+    )
 
 
 def gather(
@@ -150,20 +158,39 @@ def gather(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
             "BatchNormalization (exporters fold it into convolutions); use l2"
         )
-    curves: dict[str, Curve] = {}
-    if calibration is not None and (options.scope == "loss" or options.criterion == "obs"):
-        demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
-        curves = measure_curves(
-            traced,
-            _cuts(tied, demands, options),
-            calibration,
-            to_output=options.scope == "loss",
-            refitted=bool(options.reconstruct),
-            seed=options.seed,
-            progress=progress,
-            workers=workers,
-        )
-    return Evidence(scores, curves)
+    if calibration is None or not (options.scope == "loss" or options.criterion == "obs"):
+        return Evidence(scores, {})
+    demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
+    to_measure = _scheduled(traced, _cuts(tied, demands, options), calibration, options, progress)
+    curves = measure_curves(
+        traced,
+        _cuts(tied, demands, options),
+        calibration,
+        to_output=options.scope == "loss",
+        wanted=to_measure,
+        refitted=bool(options.reconstruct),
+        seed=options.seed,
+        progress=progress,
+        workers=workers,
+    )
+    judged = calibration.judged[: to_measure.batches] if to_measure is not None else ()
+    return Evidence(scores, curves, sum(calibration.counts[number] for number in judged))
+
+
+def _scheduled(
+    traced: Trace, cuts: Sequence[Cut], calibration: Calibration, options: Options, progress: Progress
+) -> Schedule | None:
+    """Return the losses of the output that are measured with the effort of the options; None where none count."""
+    if options.scope != "loss" or not cuts:
+        return None
+    batch = Work(traced, calibration.batches[0]).run
+    one_pass = len(calibration.batches) * batch
+    budget = EFFORTS[options.effort].spent_on_curves(one_pass, calibration.source == "data")
+    planned = scheduled(traced, cuts, calibration, budget)
+    seconds = (planned.work + one_pass) / batch * calibration.batch_seconds
+    measured = f"{planned.count():,} of {planned.all:,} losses"
+    progress(f"{options.effort} effort: {measured}, about {duration(seconds)} of running the model")
+    return planned
 
 
 def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], options: Options) -> list[Cut]:

@@ -22,7 +22,8 @@ from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
 from onnxprune.metrics.metric import CAP
 from onnxprune.planning.choice import first_sink
-from onnxprune.planning.curves import Curve, Cut, measure_curves
+from onnxprune.planning.curve import Curve
+from onnxprune.planning.curves import Cut, measure_curves
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import cuts
 from onnxprune.progress import Progress, silent

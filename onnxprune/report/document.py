@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxprune.evaluation.comparison import Comparison
     from onnxprune.evaluation.verify import Verification
     from onnxprune.graph.model import Model
-    from onnxprune.planning.curves import Curve
+    from onnxprune.planning.curve import Curve
     from onnxprune.planning.options import Options
     from onnxprune.recovery.refit import Refitted
     from onnxprune.surgery.rewrite import Cut
@@ -36,6 +36,7 @@ def build_report(
     comparison: Comparison | None,
     calibration: Calibration | str | None = None,
     curves: Mapping[str, Curve] | None = None,
+    judged: int = 0,
     fits: Sequence[Refitted] = (),
     promise: Mapping[str, Any] | None = None,
     held_out: bool = True,
@@ -54,6 +55,7 @@ def build_report(
         comparison: latency and accuracy, None if they were not measured.
         calibration: what statistics, curves and fits were made from; a text says why there are none.
         curves: loss curves by the first of the groups that lose the same units.
+        judged: samples that their losses were measured on.
         fits: the outcome of reconstruction for each layer.
         promise: plans that were raced against the original, see `promise.Decision.report_values`.
         held_out: whether calibration saw none of the samples that were compared.
@@ -70,6 +72,7 @@ def build_report(
         "initializers": {name: _cut(cut) for name, cut in cuts.items()},
         "verification": _verification(verification),
         "calibration": _calibration(calibration),
+        "effort": _effort(options, curves or {}, judged),
         "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
         "reconstruction": [_refitted(each) for each in fits],
         "accuracy": _accuracy(comparison),
@@ -116,11 +119,22 @@ def _calibration(calibration: Calibration | str | None) -> dict[str, Any] | None
     }
 
 
+def _effort(options: Options, curves: Mapping[str, Curve], judged: int) -> dict[str, Any] | None:
+    """Return what was spent on loss curves; None where no losses were measured."""
+    losses = [curve for curve in curves.values() if curve.losses is not None]
+    if not losses:
+        return None
+    measured = sum(len(curve.measured) for curve in losses)
+    all_losses = sum(len(curve.removed) - 1 for curve in losses)
+    return {"level": options.effort, "losses": all_losses, "measured": measured, "judged": judged}
+
+
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
         "removed": list(curve.removed),
         "losses": None if curve.losses is None else [_finite(loss) for loss in curve.losses],
         "errors": [_finite(error) for error in curve.errors],
+        "told": list(curve.told),
     }
 
 

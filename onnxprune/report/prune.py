@@ -137,7 +137,16 @@ def _calibrated(report: Mapping[str, Any]) -> str:
         text += f": {refitted} of {plural(len(fits), 'layer')} refitted"
         text += f", {attempted - refitted} best as they were cut" * (attempted > refitted)
         text += f", {len(fits) - attempted} that cannot be" * (len(fits) > attempted)
-    return text + ("; real ones, with --data, keep more\n" if made else "\n")
+    return text + ("; real ones, with --data, keep more\n" if made else "\n") + _spent(report["effort"])
+
+
+def _spent(effort: Mapping[str, Any] | None) -> str:
+    """Return in words what was spent on loss curves; nothing where all of them were measured."""
+    if effort is None or effort["measured"] == effort["losses"]:
+        return ""
+    measured = f"{effort['measured']:,} of {effort['losses']:,} losses measured"
+    judged = plural(effort["judged"], "sample")
+    return f"{effort['level']} effort: {measured} on {judged}, the others told by errors; --effort thorough has all\n"
 
 
 def _closeness(difference: float) -> str:

@@ -41,7 +41,7 @@ def info(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
 
 @pytest.mark.parametrize("name", ["resnet_bn", "resnet_folded", "mobilenet", "vit"])
 def test_a_network_trained_on_0_to_1_gets_pictures_from_0_to_1(name: str) -> None:
-    found = generated.inputs(load(MODELS / f"{name}.onnx"), 32, macs=FEW_MACS)
+    found = generated.inputs(load(MODELS / f"{name}.onnx"), 32, work=FEW_MACS)
     image = found.data.columns["image"]
     assert image.shape == (32, 1, 28, 28)
     assert image.dtype == np.float32
@@ -53,7 +53,7 @@ def test_a_network_trained_on_0_to_1_gets_pictures_from_0_to_1(name: str) -> Non
 
 def test_one_seed_makes_one_set_of_samples() -> None:
     model = load(MODELS / "resnet_folded.onnx")
-    one, same, other = (generated.inputs(model, 16, seed=s, macs=FEW_MACS).data.columns["image"] for s in (3, 3, 4))
+    one, same, other = (generated.inputs(model, 16, seed=s, work=FEW_MACS).data.columns["image"] for s in (3, 3, 4))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 

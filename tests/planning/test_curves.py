@@ -11,7 +11,8 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from onnxprune.planning.choice import select_ratios
-from onnxprune.planning.curves import MEASURED, Curve, measure_curves, measured_counts, usual_slope
+from onnxprune.planning.curve import Curve, usual_slope
+from onnxprune.planning.curves import MEASURED, measure_curves, measured_counts
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts
 from tests.support.build import IMAGE, ROWS, conv, dense, model

@@ -1,0 +1,53 @@
+"""Effort: how much work a run spends on samples and on loss curves.
+
+Budgets are in work (`planning.work`), so that they are the same on every machine. `thorough` has none: all levels of
+every group are run to the output. `normal` is meant for a minute on two cores for a network of the size of ResNet-50.
+With samples of the user, what may be spent on loss curves grows with them: so many passes over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a run may spend, in work."""
+
+    pool: float  # on running a model to choose among samples that are drawn
+    samples: float  # of one pass over the samples that are generated
+    fewest: int  # samples that are generated, whatever they cost
+    curves: float | None  # on runs to the output; None: there is no bound
+    passes: float  # over the samples of the user, for the same, where that is more
+
+    def spent_on_curves(self, one_pass: float, has_data: bool) -> float | None:
+        """Return what the runs to the output may cost; None where there is no bound.
+
+        Args:
+            one_pass: the work of one pass over the calibration samples.
+            has_data: whether these are the user's.
+        """
+        if self.curves is None:
+            return None
+        return max(self.curves, self.passes * one_pass) if has_data else self.curves
+
+
+EFFORTS: Mapping[str, Effort] = MappingProxyType(
+    {
+        "quick": Effort(pool=0.8e11, samples=0.7e11, fewest=8, curves=3e11, passes=2.0),
+        "normal": Effort(pool=2e11, samples=1.4e11, fewest=16, curves=9e11, passes=6.0),
+        "thorough": Effort(pool=1e12, samples=2.4e11, fewest=16, curves=None, passes=0.0),
+    }
+)
+USUAL = "normal"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words that promise no more than they can.
+
+    >>> duration(0.2), duration(12.4), duration(310)
+    ('1 s', '12 s', '5 min')
+    """
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
