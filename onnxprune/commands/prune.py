@@ -65,7 +65,7 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
             a folder, ``module:function``, arrays, or an iterable of feeds; see `data.samples.load_data`. With
             ``labels``, accuracy is reported.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
-            round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), provider, threads, batch,
+            round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), effort, provider, threads, batch,
             profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data, preprocess, samples, metric.
 
     Raises:

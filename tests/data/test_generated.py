@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune.data import generated
+from onnxprune.data import generated, judging
 from onnxprune.graph.model import Model
 from onnxprune.graph.read import load
 from tests.support.paths import MODELS
@@ -61,7 +61,7 @@ def test_one_seed_makes_one_set_of_samples() -> None:
 def test_what_is_chosen_is_more_diverse_than_what_is_drawn() -> None:
     rng = np.random.default_rng(0)
     logits = np.concatenate([np.tile([9.0, 0, 0], (50, 1)), rng.standard_normal((50, 3)), 9 * np.eye(3)[1:]])
-    score, rows = generated._telling(generated._probabilities(logits), 3)
+    score, rows = judging._telling(judging._probabilities(logits), 3)
     assert score > 0.9 * np.log(3)
     assert {100, 101} < set(rows().tolist())
 
@@ -69,15 +69,15 @@ def test_what_is_chosen_is_more_diverse_than_what_is_drawn() -> None:
 def test_samples_near_the_stored_statistics_are_taken() -> None:
     means = np.array([[5.0], [0.1], [-0.1], [7.0]])
     stored = {"x": (np.zeros(1), np.ones(1))}
-    _, rows = generated._nearest((means, means**2 + 1), stored, 2)
+    _, rows = judging._nearest((means, means**2 + 1), stored, 2)
     assert sorted(rows().tolist()) == [1, 2]
 
 
 def test_divergence_is_that_of_gaussians() -> None:
     zero, one = np.zeros(1), np.ones(1)
-    assert generated.divergence(zero, one, zero, one) == 0
-    assert generated.divergence(2 * one, 5 * one, zero, one) == pytest.approx(2)  # a shift by 2 deviations
-    assert np.isfinite(generated.divergence(zero, zero, zero, one))  # a channel that is constant
+    assert judging.divergence(zero, one, zero, one) == 0
+    assert judging.divergence(2 * one, 5 * one, zero, one) == pytest.approx(2)  # a shift by 2 deviations
+    assert np.isfinite(judging.divergence(zero, zero, zero, one))  # a channel that is constant
 
 
 def test_tokens_lie_in_the_vocabulary_and_few_are_frequent() -> None:

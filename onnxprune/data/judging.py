@@ -1,0 +1,170 @@
+"""Which of many samples suit a model: by what it has stored of its training, or by what it is sure of.
+
+- Where BatchNormalization is kept, the running mean and variance describe the activations in training: samples are
+  good when the statistics that they make come near (the sum of KL divergences between Gaussians, by channel);
+- a classifier is confident in pictures that are like those it knows, and finds different classes in different ones:
+  the mutual information of sample and class, H(mean p) - mean H(p), is large where both hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.data.batching import samples_in
+from onnxprune.errors import DataError
+from onnxprune.graph.model import Model
+from onnxprune.graph.parts import with_outputs
+from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import serialize
+from onnxprune.runtime.session import Session, open_session
+
+Floats = npt.NDArray[np.floating]
+Feeds = Mapping[str, Array]
+Selection = tuple[float, Callable[[], Array]]  # how good samples are, and which of them to take
+Judge = Callable[[Iterator[dict[str, Array]], int], Selection]
+
+CHANNELS = 128  # with stored statistics that samples are compared by, at most
+
+
+def judge_of(model: Model, ports: Sequence[Port], feeds: Feeds) -> tuple[Judge, str] | None:
+    """Return how samples are judged, with words for it; None where the model gives no hint.
+
+    Args:
+        model: in plain form.
+        ports: its inputs.
+        feeds: any that it can be run on.
+
+    Raises:
+        ModelError: when ONNX Runtime cannot run the model.
+    """
+    stored = dict(_normalised(model))
+    if stored:
+        session = open_session(serialize(with_outputs(model.proto, stored)), folder=model.folder)
+        return (
+            lambda feeds, count: _nearest(_moments(session, feeds, stored, ports), stored, count)
+        ), "stored statistics"
+    output = model.outputs[0]
+    session = open_session(serialize(model.proto), folder=model.folder)
+    if output.name not in session.outputs:
+        return None
+    scores = session.run(feeds)[output.name]
+    if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f" or len(scores) != samples_in(feeds, ports):
+        return None
+    return (lambda feeds, count: _telling(_classes(session, feeds, output.name), count)), "confident, diverse outputs"
+
+
+# -- by the outputs ----------------------------------------------------------------------------------------
+
+
+def _classes(session: Session, feeds: Iterator[dict[str, Array]], output: str) -> Floats:
+    """Return probabilities ``[samples, classes]``."""
+    return np.concatenate([_probabilities(session.run(feed)[output].astype(np.float64)) for feed in feeds])
+
+
+def _probabilities(scores: Floats) -> Floats:
+    if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-2):
+        return scores
+    finite = np.nan_to_num(scores)
+    powers = np.exp(finite - finite.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def _telling(chances: Floats, count: int) -> Selection:
+    """Return the mutual information of sample and class of the samples that are taken greedily, and their rows."""
+    own = entropy(chances)
+    total, spent, rows = np.zeros(chances.shape[1]), 0.0, []
+    score = np.zeros(len(chances))
+    free = np.ones(len(chances), bool)
+    for number in range(1, min(count, len(chances)) + 1):
+        score = np.where(free, entropy((total + chances) / number) - (spent + own) / number, -np.inf)
+        row = int(score.argmax())
+        free[row] = False
+        total, spent = total + chances[row], spent + own[row]
+        rows.append(row)
+    return float(entropy(total / len(rows)) - spent / len(rows)), lambda: np.array(rows)
+
+
+def entropy(chances: Floats) -> Floats:
+    """Return the entropy along the last axis, in nats.
+
+    >>> float(entropy(np.array([0.5, 0.5, 0.0]))) == math.log(2)
+    True
+    """
+    return np.asarray(-(chances * np.log(np.maximum(chances, 1e-30))).sum(-1))
+
+
+# -- by the statistics of BatchNormalization ---------------------------------------------------------------
+
+
+def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
+    """Yield the values that a BatchNormalization reads, with the mean and variance that it has stored."""
+    computed = {name for index in model.top for name in model.nodes[index].outputs}
+    for index in model.top:
+        node = model.nodes[index]
+        if (
+            node.op == "BatchNormalization"
+            and node.inputs[0] in computed
+            and all(len(getattr(model.constants.get(name), "shape", ())) == 1 for name in node.inputs[3:5])
+        ):
+            mean, variance = (model.array(name).astype(np.float64) for name in node.inputs[3:5])
+            yield node.inputs[0], (mean, np.maximum(variance, 1e-12))
+
+
+def _moments(
+    session: Session, feeds: Iterator[dict[str, Array]], stored: Mapping[str, object], ports: Sequence[Port]
+) -> tuple[Floats, Floats]:
+    """Return the mean and the mean square of each channel in each sample: ``[samples, channels of all nodes]``."""
+    means, squares = [], []
+    for feed in feeds:
+        arrays = session.run(feed)
+        count = samples_in(feed, ports)
+        flat = [_by_sample(arrays[name].astype(np.float32), count) for name in stored]
+        means.append(np.concatenate([array.mean(2) for array in flat], axis=1))
+        squares.append(np.concatenate([np.einsum("ncx,ncx->nc", a, a) / a.shape[2] for a in flat], axis=1))
+    return np.concatenate(means), np.concatenate(squares)
+
+
+def _by_sample(array: Array, samples: int) -> Array:
+    """Return a value as ``[samples, channels, positions]``: frames and patches of one sample may lie in the batch.
+
+    Raises:
+        DataError: where the batch is no multiple of the samples.
+    """
+    if len(array) % samples:
+        raise DataError("what a BatchNormalization normalises cannot be told apart by sample")
+    apart = array.reshape(samples, len(array) // samples, array.shape[1], -1)
+    return apart.swapaxes(1, 2).reshape(samples, array.shape[1], -1)
+
+
+def _nearest(moments: tuple[Floats, Floats], stored: Mapping[str, tuple[Floats, Floats]], count: int) -> Selection:
+    """Return minus the divergence of all samples, and the rows that together come nearest, taken greedily."""
+    mean, variance = (np.concatenate(parts) for parts in zip(*stored.values(), strict=True))
+    means, squares = (np.nan_to_num(part.astype(np.float64), posinf=1e30) for part in moments)
+
+    def taken() -> Array:
+        part = slice(None, None, -(-mean.size // CHANNELS))
+        firsts, seconds, wanted = means[:, part], squares[:, part], (mean[part], variance[part])
+        first, second = np.zeros_like(wanted[0]), np.zeros_like(wanted[0])
+        rows: list[int] = []
+        free = np.ones(len(means), bool)
+        for number in range(1, min(count, len(means)) + 1):
+            rest = np.flatnonzero(free)
+            far = divergence((first + firsts[rest]) / number, (second + seconds[rest]) / number, *wanted)
+            row = int(rest[far.argmin()])
+            free[row] = False
+            first, second = first + firsts[row], second + seconds[row]
+            rows.append(row)
+        return np.array(rows)
+
+    return -float(divergence(means.mean(0), squares.mean(0), mean, variance)), taken
+
+
+def divergence(mean: Floats, square: Floats, stored_mean: Floats, stored_variance: Floats) -> Floats:
+    """Return the KL divergence of the measured Gaussians from the stored ones, mean over the last axis."""
+    variance = np.maximum(square - mean**2, 1e-6 * stored_variance)
+    ratio = variance / stored_variance
+    return np.asarray(((ratio - 1 - np.log(ratio) + (mean - stored_mean) ** 2 / stored_variance) / 2).mean(-1))
