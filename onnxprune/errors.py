@@ -7,6 +7,7 @@
     │   ├── TookTooLong       2    a run of the model did not end in the time that one may take
     │   ├── ModelError        2    not an ONNX model that can be read and run
     │   ├── DataError         2    feeds that do not fit the model's inputs
+    │   │   └── TooLarge      2    feeds that would take more memory than is allowed
     │   └── OptionError       2    a value outside its range, a name that matches nothing
     │       └── UnreachableTarget  2    a target that no plan meets; says what can be reached
     ├── NothingToPrune        3    no group of this model can lose a unit; says why
@@ -45,6 +46,10 @@ class TookTooLong(InputError):
 
 class DataError(InputError):
     """The feeds do not fit the inputs of the model."""
+
+
+class TooLarge(DataError):
+    """Feeds of these sizes would take more memory than is allowed for what a file states."""
 
 
 class OptionError(InputError):

@@ -18,6 +18,7 @@ from onnxprune.dependency.groups import Group, groups, weights
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import DataError, ModelError, NothingToPrune, OptionError
 from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.footprint import check_runnable
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, batch_dim, with_batch
 from onnxprune.graph.probe import settled, with_sizes
@@ -90,6 +91,7 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
+    check_runnable(model, traced.probe)
     all_groups = groups(traced)
     ratios = select_ratios(all_groups, options)
     if calibration_data is not None:

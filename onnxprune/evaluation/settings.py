@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from onnxprune.data.samples import Data, as_taken
-from onnxprune.errors import DataError, ModelError
+from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.graph.dims import Choice, dynamic_dims
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
@@ -72,8 +72,8 @@ def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
     if not any(i and len(port.shape or ()) != 4 for port in inputs for i, _ in dynamic_dims(port)):
         return
     dims = _FAR.of(inputs)
-    feeds = random_feeds(inputs, dims, seed)
-    with contextlib.suppress(ModelError):
+    with contextlib.suppress(ModelError, TooLarge):
+        feeds = random_feeds(inputs, dims, seed)
         session.run(feeds)
         yield dims, feeds
 
@@ -82,10 +82,10 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
     """Return random feeds of the first sizes that the model accepts."""
     reason = ""
     for dims in _sizes(model, inputs, which):
-        feeds = random_feeds(inputs, dims, seed + which)
         try:
+            feeds = random_feeds(inputs, dims, seed + which)
             session.run(feeds)
-        except ModelError as error:
+        except (ModelError, TooLarge) as error:
             reason = reason or str(error)
         else:
             return dims, feeds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -13,8 +12,10 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import graphs
 from onnxprune.graph.checks import skeleton
 from onnxprune.graph.edit import make_node
+from onnxprune.graph.evaluate import evaluate
+from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.model import Model, Node
-from onnxprune.graph.tensors import Array, Shape
+from onnxprune.graph.tensors import Array, Shape, raw_length
 
 TensorType: TypeAlias = "tuple[int, Shape]"  # element type of ONNX, shape
 PartialType: TypeAlias = "tuple[int, tuple[int | None, ...] | None]"  # the same, where dims or the rank may be unknown
@@ -43,6 +44,7 @@ class Inference:
         self._opsets = model.opsets
         self._imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
         self._ir = model.proto.ir_version
+        self._held = sum(raw_length(constant.tensor) for constant in model.constants.values())
 
     def outputs(
         self, node: Node, types: Mapping[str, TensorType], values: Mapping[str, Array]
@@ -68,7 +70,7 @@ class Inference:
         except onnx.checker.ValidationError as error:
             where = f"{self._path}: " if self._path else ""
             raise ModelError(f"{where}not a valid ONNX model: {node}: {' '.join(str(error).split())}") from None
-        except KeyError:  # an input of unknown type
+        except (KeyError, RuntimeError, TypeError, ValueError):  # an input of unknown type, a damaged node
             return None
         return {name: _type_of(proto) for name, proto in inferred.items()}
 
@@ -94,32 +96,30 @@ class Inference:
                 schema, proto, {name: onnx.helper.make_tensor_type_proto(*typed) for name, typed in known}, data,
                 opset_imports=self._imports, ir_version=self._ir
             )  # fmt: skip
-        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+        except Exception:  # InferenceError, ValidationError, and for unknown types others without a common base
             return []
         partial = [_type_of(proto) for proto in inferred.values()]
         return [(kind, shape) for kind, dims in partial if (shape := whole(dims)) is not None]
 
-    def evaluate(self, node: Node, values: Mapping[str, Array]) -> list[Array] | None:
-        """Return the outputs of a node whose inputs are all known, by onnx's reference; None if it cannot."""
-        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
+    def evaluate(
+        self, node: Node, values: Mapping[str, Array], allowance: Allowance | None = None, size: int | None = None
+    ) -> list[Array] | None:
+        """Return the outputs of a node whose inputs are all known; None if they cannot be computed, or are too large.
 
+        Args:
+            node: a node of the model.
+            values: its inputs, by name.
+            allowance: of bytes; by default what `limits` allows for one value.
+            size: bytes of the outputs, where they are known.
+        """
         proto = self._protos[node.index]
         if node.op in _FOREIGN:
             proto = onnx.NodeProto.FromString(proto.SerializeToString())
             proto.domain = ""
-        single = onnx.helper.make_graph([proto], "node", [], [])
-        single.input.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.inputs) if name)
-        single.output.extend(onnx.ValueInfoProto(name=name) for name in node.outputs if name)
         later = node.op in _FOREIGN or (node.op in _LATER_ALONE and node.version < _EXTENDED)
         imports = [onnx.helper.make_opsetid("", _EXTENDED)] if later else self._imports
-        model = onnx.helper.make_model(single, opset_imports=imports, ir_version=self._ir)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                outputs = ReferenceEvaluator(model).run(None, dict(values))
-        except Exception:
-            return None
-        return [np.asarray(output) for output in outputs]
+        allowance = allowance or Allowance(most_bytes(self._held))
+        return evaluate(proto, values, imports, self._ir, allowance=allowance, size=size)
 
 
 def inferred_shapes(model: Model, dims: Mapping[str, Shape]) -> dict[str, TensorType]:
@@ -134,7 +134,10 @@ def inferred_shapes(model: Model, dims: Mapping[str, Shape]) -> dict[str, Tensor
         for dim, size in zip(info.type.tensor_type.shape.dim, dims.get(info.name, ()), strict=False):
             dim.dim_value = size
     del proto.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception:  # InferenceError, and for unknown types others without a common base
+        return {}
     stated = (info for graph in graphs(inferred.graph) for info in graph.value_info)
     types = {info.name: _type_of(info.type) for info in stated}
     return {name: (kind, shape) for name, (kind, dims) in types.items() if (shape := whole(dims)) is not None}

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from onnx import (
     NodeProto,
     SparseTensorProto,
     TensorProto,
-    ValueInfoProto,
     helper,
     inliner,
     numpy_helper,
@@ -37,9 +35,12 @@ from onnx import (
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import bodies_of, copy_fields, graphs, nodes_of
+from onnxprune.graph.evaluate import evaluate
+from onnxprune.graph.expansion import check_expansion
+from onnxprune.graph.limits import Allowance, bytes_of, excess, most_bytes
 from onnxprune.graph.merge import merge, merge_constants
 from onnxprune.graph.sparse import has_sparse, is_sparse
-from onnxprune.graph.tensors import Array
+from onnxprune.graph.tensors import Array, raw_length
 
 _NORMALISING = frozenset(
     (
@@ -106,6 +107,7 @@ def _calls_functions(proto: ModelProto) -> bool:
 
 def _inlined(proto: ModelProto) -> ModelProto:
     """Return the model with the calls inlined by onnx; weights are put aside, as a message holds 2 GiB at most."""
+    check_expansion(proto)
     try:
         result = inliner.inline_local_functions(_without_contents(proto))
     except Exception as error:  # the binding raises RuntimeError and others without a common base
@@ -161,11 +163,20 @@ def _dense(sparse: SparseTensorProto) -> TensorProto:
     """Return a sparse tensor in dense form; its indices are flat ``[count]`` or coordinates ``[count, rank]``."""
     values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
     shape = tuple(sparse.dims)
-    flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape) if len(indices) else []
+    if min(shape, default=0) < 0:
+        raise ModelError(f"sparse tensor {sparse.values.name!r} states the shape {list(shape)}: the file is damaged")
+    too_large = excess(
+        f"sparse tensor {sparse.values.name!r} of shape {list(shape)}",
+        bytes_of(shape, values.dtype.itemsize),
+        values.nbytes,
+    )
+    if too_large is not None:
+        raise ModelError(too_large)
     content = np.zeros(math.prod(shape), values.dtype)
     try:
+        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape) if len(indices) else []
         content[np.asarray(flat, np.int64)] = values
-    except (IndexError, ValueError):
+    except (IndexError, TypeError, ValueError):
         raise ModelError(f"sparse tensor {sparse.values.name!r} of shape {list(shape)} has indices outside") from None
     return numpy_helper.from_array(content.reshape(shape), sparse.values.name)
 
@@ -221,6 +232,7 @@ class _Arithmetic:
         self._producers: dict[str, NodeProto] = {}
         self._values: dict[str, Array | None] = {}
         self._read_as_they_are: set[str] = set()
+        self._allowance = Allowance(most_bytes(2 * sum(map(raw_length, self._tensors.values()))))
 
     def takes(self, node: NodeProto) -> bool:
         """Whether a node follows from constants; nodes come in the order of the graph, then those of its bodies."""
@@ -309,20 +321,13 @@ class _Arithmetic:
         return all(self.size(name) < sizes[0] for name in staying)
 
     def _outputs(self, node: NodeProto) -> dict[str, Array | None]:
-        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
-
         feeds = {name: self.value(name) for name in dict.fromkeys(node.input) if name}
+        known = {name: value for name, value in feeds.items() if value is not None}
         outputs = [name for name in node.output if name]
-        inputs, results = ([ValueInfoProto(name=name) for name in names] for names in (feeds, outputs))
-        graph = GraphProto(name="node", node=[node], input=inputs, output=results)
-        model = ModelProto(ir_version=self._proto.ir_version, graph=graph, opset_import=self._proto.opset_import)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                values = ReferenceEvaluator(model).run(None, feeds)
-        except Exception:  # whatever an implementation in Python raises: the node then stays as it is
-            values = [None] * len(outputs)
-        return dict(zip(outputs, values, strict=True))
+        values: Sequence[Array | None] | None = None
+        if len(known) == len(feeds):
+            values = evaluate(node, known, self._proto.opset_import, self._proto.ir_version, allowance=self._allowance)
+        return dict(zip(outputs, values or [None] * len(outputs), strict=True))
 
 
 def _formula(name: str, node: NodeProto, of: Mapping[str, str]) -> str:

@@ -16,12 +16,15 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.checks import check_graph, check_nested, check_opsets, check_tensors
+from onnxprune.graph.checks import check_depth, check_graph, check_opsets
+from onnxprune.graph.contents import checked_contents
 from onnxprune.graph.model import Model
 from onnxprune.graph.order import in_order
 from onnxprune.graph.publish import stamps
+from onnxprune.graph.text import with_valid_text
 from onnxprune.graph.view import view
 
+_LONGEST = 300  # characters of what a library says
 Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
 
 
@@ -39,16 +42,15 @@ def load(source: Source) -> Model:
     proto, digest = read_file(path) if path else (_proto_of(source), None)
     where = f"{path}" if path else "the model"
     with _reading(where):
-        proto = in_order(proto)
-        check_opsets(proto, where)
-        folder = path.parent if path else Path()
-        check_tensors(proto, folder, where)
-        check_nested(proto.graph, where)
-        check_graph(proto, where)
         try:
-            model = view(proto, path)
+            check_depth(proto)
+            proto = in_order(with_valid_text(proto))
+            check_opsets(proto, where)
+            proto, folder = checked_contents(proto, path, where)
+            check_graph(proto, where)
+            model = view(proto, path, folder)
         except ModelError as error:
-            raise ModelError(f"{where}: {error}") from None
+            raise ModelError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
         model.value_shapes  # noqa: B018 - read now, so that a fault in it is reported as one of the file
     return dataclasses.replace(model, digest=digest, stamps={**before, **stamps(model.data_files)})
 
@@ -63,8 +65,8 @@ def _reading(where: str) -> Iterator[None]:
     """Turn what protobuf and onnx raise on damaged messages (invalid text, unknown types) into one sentence."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        reason = " ".join(str(error).split())
+    except (ArithmeticError, DecodeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:_LONGEST]
         raise ModelError(f"{where}: not a valid ONNX model: {type(error).__name__}: {reason}") from None
 
 

@@ -5,9 +5,12 @@ At the bottom of this package: every other module may import it.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import stat
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +32,7 @@ WEIGHTS = frozenset(  # element types of weights: floats, and integers of at mos
     for name, number in TensorProto.DataType.items()
     if name.startswith(("FLOAT", "BFLOAT", "DOUBLE")) or name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
 )
+_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def numpy_type(data_type: int) -> np.dtype[Any]:
@@ -68,13 +72,27 @@ def array_of(tensor: TensorProto, folder: Path) -> Array:
     if not raw_length(tensor):  # nothing that could be mapped
         return array_of(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=b""), folder)
     try:
-        raw = np.memmap(folder / info.location, np.uint8, "r", info.offset or 0, (raw_length(tensor),))
+        with opened(folder / info.location) as file:
+            raw = np.memmap(file, np.uint8, "r", info.offset or 0, (raw_length(tensor),))
     except ValueError:  # longer than the file
         raise cut_short(folder / info.location, tensor.name) from None
     dtype = numpy_type(tensor.data_type)
     if raw_length(tensor) == math.prod(tensor.dims) * dtype.itemsize:
         return raw.view(dtype).reshape(tuple(tensor.dims))
     return array_of(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes()), folder)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Return a file of external data, open for reading: an ordinary one, and not by a link that was put there since.
+
+    Raises:
+        OSError: when it cannot be opened, or is a link, folder, device or pipe.
+    """
+    number = os.open(path, _FLAGS)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "no ordinary file", str(path))
+    return os.fdopen(number, "rb")
 
 
 def cut_short(path: Path, name: str) -> ModelError:

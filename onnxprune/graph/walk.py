@@ -16,11 +16,13 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.graph.demands import contradicts
 from onnxprune.graph.dims import Choice, FixedDims, dynamic_dims
 from onnxprune.graph.inference import Inference, TensorType, element_type, inferred_shapes, whole
+from onnxprune.graph.limits import Allowance
 from onnxprune.graph.model import Body, Model, Node
 from onnxprune.graph.shapes import outputs_of
 from onnxprune.graph.tensors import BOOL, FLOAT, INT64, Array, Shape
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
+MOST_PARTS = 1 << 16  # tensors of a sequence
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
 # Ops whose unknown dims depend on the values of their inputs, and not on what inference does not see.
 _DATA_SIZED = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Range", "TopK", "Unique"))
@@ -76,7 +78,10 @@ class Walk:
         if node.op in _WITH_BODIES and node.bodies:
             return _WITH_BODIES[node.op](self, node)
         if node.op in _OF_SEQUENCES:
-            _OF_SEQUENCES[node.op](self, node)
+            try:
+                _OF_SEQUENCES[node.op](self, node)
+            except (IndexError, KeyError, TypeError, ValueError):  # inputs or attributes that do not fit
+                return 1
             return 0
         outputs = self._evaluate(node)
         if outputs is not None:
@@ -348,7 +353,8 @@ class Walk:
         shapes = [whole(dims) for _, dims in inferred.values()]
         if not shapes or any(s is not None and np.prod(s, dtype=float) > VALUE_LIMIT for s in shapes):
             return None
-        return self._inference.evaluate(node, self._known(node))
+        size = None if None in shapes or node.bodies else 0
+        return self._inference.evaluate(node, self._known(node), Allowance(16 * VALUE_LIMIT), size)
 
 
 _WITH_BODIES: Mapping[str, Callable[[Walk, Node], int]] = {"If": Walk.if_, "Loop": Walk.loop, "Scan": Walk.scan}
@@ -369,10 +375,15 @@ def parts_of(size: int, split: Array) -> list[int]:
 
     >>> parts_of(10, np.array(4)), parts_of(10, np.array([4, 6]))
     ([4, 4, 2], [4, 6])
+
+    Raises:
+        ValueError: when they are more than anybody makes of an axis.
     """
     if split.ndim:
         return [int(part) for part in split]
     step = max(1, int(split.item()))
+    if size > step * MOST_PARTS:
+        raise ValueError(f"more than {MOST_PARTS:,} parts")
     return [min(step, size - start) for start in range(0, size, step)]
 
 

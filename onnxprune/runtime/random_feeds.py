@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, TooLarge
 from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.limits import bytes_of, excess
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
@@ -46,9 +47,23 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
 
     Raises:
         DataError: for an input that is no tensor, of unknown rank, or with a dim that `dims` lacks.
+        TooLarge: for sizes that would take more memory than `graph.limits` allows.
     """
     rng = np.random.default_rng(seed)
-    return {port.name: _random(port, _concrete(port, dims), rng, seed % 2 == 0) for port in inputs}
+    shapes = [(port, _concrete(port, dims)) for port in inputs]
+    _check_size(shapes)
+    return {port.name: _random(port, shape, rng, seed % 2 == 0) for port, shape in shapes}
+
+
+def _check_size(shapes: Sequence[tuple[Port, tuple[int, ...]]]) -> None:
+    """Raise TooLarge when inputs of these shapes together would take more memory than a file may state."""
+    sizes = [bytes_of(shape, max(4, np.dtype(port.dtype).itemsize)) for port, shape in shapes]
+    problem = excess("random values for the inputs", sum(sizes))
+    if problem is not None:
+        port, shape = shapes[int(np.argmax([float(size) for size in sizes]))]
+        raise TooLarge(
+            f"{problem}, or give smaller sizes with --input. The largest input is {port.name!r} {list(shape)}"
+        )
 
 
 def text(rng: np.random.Generator, shape: tuple[int, ...], words: Sequence[str]) -> Array:

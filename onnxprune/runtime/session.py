@@ -20,6 +20,7 @@ import onnxruntime as ort
 
 from onnxprune import check
 from onnxprune.errors import ModelError, OptionError, TookTooLong
+from onnxprune.graph.limits import most_bytes
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
 
@@ -296,6 +297,8 @@ def _options(threads: int, optimize: bool) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Idle threads of one session would go on spinning while the next is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # A few bytes can state gigabytes of constants; what is not computed once is computed in every run.
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(most_bytes()))
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     return options

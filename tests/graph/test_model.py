@@ -225,7 +225,7 @@ def test_a_constant_node_reads_nothing_outside_the_folder(tmp_path):
     point(tensor, location="../secret.bin")
     del proto.graph.initializer[:]
     proto.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value=tensor))
-    assert "keeps a tensor of its attribute 'value' in external data" in refusal(saved(proto, folder))
+    assert "attribute 'value' of Constant 'c' is kept in external data" in refusal(saved(proto, folder))
 
 
 # -- what is accepted ----------------------------------------------------------------------------------------------

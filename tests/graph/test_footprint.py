@@ -1,0 +1,59 @@
+"""The least memory that a run takes, and models that take more than is allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.commands.prune import prune
+from onnxprune.errors import DataError, ModelError, TooLarge
+from onnxprune.graph.footprint import peak_bytes
+from onnxprune.graph.limits import VARIABLE
+from onnxprune.graph.ports import Port
+from onnxprune.graph.read import load
+from onnxprune.runtime.random_feeds import random_feeds
+from tests.support.build import conv, dense
+
+
+def test_values_count_while_they_are_alive():
+    model = load(dense("r = Relu(a)", "b = Add(r, a)", mid=16))
+    sizes = {"x": 1, "a0": 10, "a": 100, "r": 1000, "b": 10_000, "y": 100_000}
+    assert peak_bytes(model, sizes) == (110_000, "MatMul 'y'")
+    assert peak_bytes(model, {**sizes, "y": 0}) == (11_100, "Add 'b'")
+    assert peak_bytes(model, {"x": 7}) == (7, "")
+
+
+@pytest.mark.parametrize(
+    ("proto", "text"),
+    [
+        (
+            dense("big = Expand(one, n)", "s = ReduceMax<keepdims = 0>(big)", "c = Add(a, s)", "b = Relu(c)",
+                  infer=False, y="float[n,5] y", mid=16, one=np.ones(1, np.float32), n=np.array([10**10])),
+            r"a run of the model, at \w+ '\w+', would take 40 GB of memory, more than the 1.07 GB that are allowed .* "
+            r"smaller sizes with --input. The largest value is 'big' \[10000000000\]",
+        ),
+        (
+            conv("b = Relu(a)", mid=16, x="float[n,3,100000,100000] x", y="float[n,5,h,w] y", infer=False),
+            "The largest value is 'a'",
+        ),
+    ],
+    ids=["constant", "input"],
+)  # fmt: skip
+def test_what_no_run_can_hold_is_refused(proto, text):
+    with pytest.raises(ModelError, match=text):
+        prune(proto, 0.5, criterion="l2", latency=False)
+
+
+def test_the_limit_is_stated(monkeypatch):
+    proto = dense("b = Relu(a)", mid=16)
+    monkeypatch.setenv(VARIABLE, "0")
+    with pytest.raises(DataError, match="set ONNXPRUNE_MAX_BYTES to allow more"):
+        prune(proto, 0.5, criterion="l2", latency=False)
+    monkeypatch.setenv(VARIABLE, "1MB")
+    assert prune(proto, 0.5, criterion="l2", latency=False).report["verification"]["passed"]
+
+
+def test_random_feeds_are_bounded():
+    ports = [Port("x", np.dtype("f4"), tuple(f"d{i}" for i in range(40))), Port("n", np.dtype("i8"), (1,))]
+    with pytest.raises(TooLarge, match=r"random values for the inputs would take .* The largest input is 'x' \[17, 17"):
+        random_feeds(ports, {f"d{i}": 17 for i in range(40)}, 0)
