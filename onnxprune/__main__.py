@@ -21,6 +21,9 @@ def main() -> None:
         if code is None:
             if isinstance(error, KeyboardInterrupt):
                 sys.exit(130)
+            if isinstance(error, (ImportError, MemoryError)):  # of the command line itself: commands say more
+                print(f"onnxprune: cannot start: {type(error).__name__}: {error}; install it again", file=sys.stderr)
+                sys.exit(2)
             raise
         sys.exit(code)
     finally:
