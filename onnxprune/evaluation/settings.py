@@ -11,6 +11,7 @@ from onnxprune.data.samples import Data, as_taken
 from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.graph.dims import Choice, dynamic_dims
 from onnxprune.graph.fit import fit_inputs
+from onnxprune.graph.footprint import check_run
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.probe import probe
@@ -64,16 +65,17 @@ def settings(
     if data is not None:
         return _sampled(model.inputs, session, as_taken(data, model.inputs))
     ports = tuple(inputs or model.inputs)
-    return [*(_runnable(model, ports, session, which, seed) for which in (0, 1)), *_far(ports, session, seed)]
+    return [*(_runnable(model, ports, session, which, seed) for which in (0, 1)), *_far(model, ports, session, seed)]
 
 
-def _far(inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
+def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
     """Yield feeds of great length where the model takes them: what is clamped from below shows there."""
     if not any(i and len(port.shape or ()) != 4 for port in inputs for i, _ in dynamic_dims(port)):
         return
     dims = _FAR.of(inputs)
     with contextlib.suppress(ModelError, TooLarge):
         feeds = random_feeds(inputs, dims, seed)
+        check_run(model, _dims_of(model.inputs, feeds))
         session.run(feeds)
         yield dims, feeds
 
@@ -84,6 +86,7 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
     for dims in _sizes(model, inputs, which):
         try:
             feeds = random_feeds(inputs, dims, seed + which)
+            check_run(model, _dims_of(model.inputs, feeds))
             session.run(feeds)
         except (ModelError, TooLarge) as error:
             reason = reason or str(error)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 
 import onnx
-from onnx import FunctionProto, ModelProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import bodies_of, copy_fields, graphs
@@ -18,6 +18,8 @@ from onnxprune.graph.tensors import SMALL_BYTES, has_external_data, raw_length
 
 OLDEST_OPSET = 7  # before it, broadcasting was an attribute
 RUNTIME_DOMAIN = "onnxruntime.default"
+_INTEGERS = frozenset((TensorProto.INT32, TensorProto.INT64))
+_LONGEST_VECTOR = 2**17  # integers
 _LONGEST = 300  # characters of what a library says
 DEEPEST = 28  # levels of graphs: each takes three of the hundred levels of a message, and types take some
 
@@ -128,12 +130,33 @@ def _standard_domains() -> frozenset[str]:
     return frozenset(schema.domain for schema in onnx.defs.get_all_schemas_with_history())
 
 
+def inferred(proto: ModelProto, **options: bool) -> ModelProto:
+    """Return a model with the shapes that onnx infers, with sizes that are computed from sizes where that is cheap.
+
+    onnx follows the numbers of every vector of integers one by one: one of millions takes minutes and gigabytes.
+
+    Raises:
+        Exception: whatever onnx raises on a model that is not valid.
+    """
+    first = onnx.shape_inference.infer_shapes(proto, **options)
+    infos = (info for graph in graphs(first.graph) for info in (*graph.input, *graph.value_info))
+    if any(_is_long(info.type.tensor_type) for info in infos):
+        return first
+    return onnx.shape_inference.infer_shapes(proto, data_prop=True, **options)
+
+
+def _is_long(tensor: TypeProto.Tensor) -> bool:
+    """Whether a type is that of a vector of very many integers."""
+    dims = tensor.shape.dim
+    return len(dims) == 1 and tensor.elem_type in _INTEGERS and dims[0].dim_value > _LONGEST_VECTOR
+
+
 def problems(proto: ModelProto) -> str | None:
     """Return what onnx's checker or its strict shape inference say against `proto`, or None."""
     small = skeleton(proto)
     try:
         onnx.checker.check_model(small)
-        onnx.shape_inference.infer_shapes(small, check_type=True, strict_mode=True, data_prop=True)
+        inferred(small, check_type=True, strict_mode=True)
     except Exception as error:  # ValidationError, InferenceError, and for unknown types others without a common base
         return str(error).strip() or type(error).__name__
     return None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, TooLarge
 from onnxprune.graph.limits import bytes_of, excess
 from onnxprune.graph.model import Model
-from onnxprune.graph.probe import Probe
-from onnxprune.graph.tensors import numpy_type, raw_length
+from onnxprune.graph.probe import Probe, setting_at
+from onnxprune.graph.tensors import Shape, numpy_type, raw_length
 
+COMPARED = 8  # times that outputs are held while they are compared: of two models, in double precision
 PER_WEIGHT = 8  # bytes between nodes that each byte of weights allows beyond the limit: large models make large values
 
 
@@ -24,14 +25,38 @@ def check_runnable(model: Model, probe: Probe) -> None:
         model: the model.
         probe: of it.
     """
-    sizes = _least_sizes(probe)
-    peak, where = peak_bytes(model, sizes)
-    held = sum(raw_length(constant.tensor) for constant in model.constants.values())
-    problem = excess(f"a run of the model, at {where}," if where else "an input", peak, PER_WEIGHT * held)
+    shapes = _least_shapes(probe)
+    problem = _problem(model, shapes, probe.first.kinds)
     if problem is not None:
-        largest = max(sizes, key=lambda name: sizes[name])
-        shape = list(probe.shape(largest) or ())
-        raise ModelError(f"{problem}, or give smaller sizes with --input. The largest value is {largest!r} {shape}")
+        raise ModelError(problem)
+
+
+def check_run(model: Model, dims: Mapping[str, int]) -> None:
+    """Raise TooLarge when a run takes more memory than `limits` allows.
+
+    Args:
+        model: the model.
+        dims: the size of each dynamic dim, by the key of `graph.dims.dynamic_dims`.
+    """
+    setting = setting_at(model, dims)
+    problem = _problem(model, setting.shapes, setting.kinds)
+    if problem is not None:
+        raise TooLarge(problem)
+
+
+def _problem(model: Model, shapes: Mapping[str, Shape], kinds: Mapping[str, int]) -> str | None:
+    """Return in a sentence why a run with values of these shapes is not allowed; None where it is."""
+    sizes = {
+        name: bytes_of(shape, numpy_type(kinds[name]).itemsize if kinds[name] else 1) for name, shape in shapes.items()
+    }
+    peak, where = peak_bytes(model, sizes)
+    peak += COMPARED * sum(sizes.get(port.name, 0) for port in model.outputs)
+    held = sum(raw_length(constant.tensor) for constant in model.constants.values())
+    problem = excess(f"a run of the model, at {where}," if where else "the input", peak, PER_WEIGHT * held)
+    if problem is None:
+        return None
+    largest = max(sizes, key=lambda name: sizes[name])
+    return f"{problem}, or give smaller sizes with --input. The largest value is {largest!r} {list(shapes[largest])}"
 
 
 def peak_bytes(model: Model, sizes: Mapping[str, int]) -> tuple[int, str]:
@@ -65,12 +90,11 @@ def _reads(model: Model, index: int) -> tuple[str, ...]:
     return (*node.inputs, *node.captured)
 
 
-def _least_sizes(probe: Probe) -> dict[str, int]:
-    """Return the bytes of each value where every size that differs between the settings is 1."""
-    least: dict[str, int] = {}
-    for name, kind in probe.first.kinds.items():
-        sizes = probe.sizes(name)
-        if sizes is not None:
-            fixed = [dim[0] if len(set(dim)) == 1 else 1 for dim in sizes]
-            least[name] = bytes_of(fixed, numpy_type(kind).itemsize if kind else 1)
-    return least
+def _least_shapes(probe: Probe) -> dict[str, Shape]:
+    """Return the shape of each value where every size that differs between the settings is 1."""
+    sizes = {name: probe.sizes(name) for name in probe.first.shapes}
+    return {
+        name: tuple(dim[0] if len(set(dim)) == 1 else 1 for dim in known)
+        for name, known in sizes.items()
+        if known is not None
+    }

@@ -10,7 +10,7 @@ import onnx
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import graphs
-from onnxprune.graph.checks import skeleton
+from onnxprune.graph.checks import inferred, skeleton
 from onnxprune.graph.edit import make_node
 from onnxprune.graph.evaluate import evaluate
 from onnxprune.graph.limits import Allowance, most_bytes
@@ -135,10 +135,10 @@ def inferred_shapes(model: Model, dims: Mapping[str, Shape]) -> dict[str, Tensor
             dim.dim_value = size
     del proto.graph.value_info[:]
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        whole_graph = inferred(proto)
     except Exception:  # InferenceError, and for unknown types others without a common base
         return {}
-    stated = (info for graph in graphs(inferred.graph) for info in graph.value_info)
+    stated = (info for graph in graphs(whole_graph.graph) for info in graph.value_info)
     types = {info.name: _type_of(info.type) for info in stated}
     return {name: (kind, shape) for name, (kind, dims) in types.items() if (shape := whole(dims)) is not None}
 

@@ -148,7 +148,12 @@ def shapes_at(model: Model, dims: Mapping[str, int]) -> Mapping[str, Shape]:
         model: the model.
         dims: size by the key of `dynamic_dims`.
     """
-    return _run(model, FixedDims(dims)).shapes
+    return setting_at(model, dims).shapes
+
+
+def setting_at(model: Model, dims: Mapping[str, int]) -> Setting:
+    """Return what the setting gives in which the dynamic dims have these sizes, by the key of `dynamic_dims`."""
+    return _run(model, FixedDims(dims))
 
 
 def _settings(model: Model) -> tuple[Setting, ...]:

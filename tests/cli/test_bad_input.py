@@ -231,7 +231,6 @@ OUTPUTS = [  # id, arguments, text of the message
     ("output is a link to the input", ("model.onnx", "-o", "link.onnx"), "link.onnx is the input"),
     ("output is there", ("model.onnx", "-o", "there.json"),
      "there.json exists; give another name, or --force (in Python: force=True) to replace it"),
-    ("data of the output is there", ("model.onnx", "-o", "stale.onnx"), "stale.onnx.data exists; give another name"),
     ("output is a folder", ("model.onnx", "-o", "out"), "out is a folder; give a file name, such as out/pruned.onnx"),
     ("output is a folder, by force", ("model.onnx", "-o", "out", "--force"), "out is a folder"),
     ("output in no folder", ("model.onnx", "-o", "nowhere/o.onnx"), "nowhere/o.onnx: there is no folder nowhere"),

@@ -7,20 +7,21 @@ import pytest
 
 from onnxprune.commands.prune import prune
 from onnxprune.errors import DataError, ModelError, TooLarge
-from onnxprune.graph.footprint import peak_bytes
+from onnxprune.graph.footprint import check_run, check_runnable, peak_bytes
 from onnxprune.graph.limits import VARIABLE
 from onnxprune.graph.ports import Port
+from onnxprune.graph.probe import probe
 from onnxprune.graph.read import load
 from onnxprune.runtime.random_feeds import random_feeds
-from tests.support.build import conv, dense
+from tests.support.build import conv, dense, model
 
 
 def test_values_count_while_they_are_alive():
-    model = load(dense("r = Relu(a)", "b = Add(r, a)", mid=16))
+    loaded = load(dense("r = Relu(a)", "b = Add(r, a)", mid=16))
     sizes = {"x": 1, "a0": 10, "a": 100, "r": 1000, "b": 10_000, "y": 100_000}
-    assert peak_bytes(model, sizes) == (110_000, "MatMul 'y'")
-    assert peak_bytes(model, {**sizes, "y": 0}) == (11_100, "Add 'b'")
-    assert peak_bytes(model, {"x": 7}) == (7, "")
+    assert peak_bytes(loaded, sizes) == (110_000, "MatMul 'y'")
+    assert peak_bytes(loaded, {**sizes, "y": 0}) == (11_100, "Add 'b'")
+    assert peak_bytes(loaded, {"x": 7}) == (7, "")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,15 @@ def test_values_count_while_they_are_alive():
 def test_what_no_run_can_hold_is_refused(proto, text):
     with pytest.raises(ModelError, match=text):
         prune(proto, 0.5, criterion="l2", latency=False)
+
+
+def test_sizes_of_dynamic_dims_are_bounded():
+    """At a batch of one the model fits, at two and more it does not."""
+    loaded = load(model("y = Relu(x)", x="float[n,20000000] x", y="float[n,20000000] y", infer=False))
+    check_runnable(loaded, probe(loaded))
+    check_run(loaded, {"n": 1})
+    with pytest.raises(TooLarge, match=r"would take 1\.6 GB .* The largest value is 'x' \[2, 20000000\]"):
+        check_run(loaded, {"n": 2})
 
 
 def test_the_limit_is_stated(monkeypatch):

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.errors import InputError, ModelError
 from onnxprune.graph.checks import problems, skeleton
 from onnxprune.graph.edit import NO_EDITS, Edits, apply_edits, make_node
+from onnxprune.graph.inference import inferred_shapes
 from onnxprune.graph.model import Constant
 from onnxprune.graph.read import load
 from onnxprune.graph.tensors import numpy_type
@@ -695,3 +696,10 @@ def test_indices_into_an_embedding_have_its_range():
         x="int32[s] ids, int64[s, 1] mask", y="float[] y, float[] z", table=(9, 4), short=(5, 4), zero=[0],
     )  # fmt: skip
     assert [(port.name, port.below) for port in view(proto).inputs] == [("ids", 5), ("mask", None)]
+
+
+def test_long_vectors_of_integers_are_not_followed_number_by_number():
+    """As onnx does, which takes a minute and gigabytes for these."""
+    proto = model("y = Cast<to = 7>(v)", x="int32[500000000] v", y="int64[500000000] y", infer=False)
+    assert problems(proto) is None
+    assert inferred_shapes(load(proto), {}) == {}
