@@ -108,12 +108,11 @@ class Counter:
         macs_of = [traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs]
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
-        sized = {use.constant: traced.axes(use.axes) for use in uses}
-        shared: dict[Hashable, list[str]] = {}  # constants that are the same bytes of a file
-        for name in sized:
-            shared.setdefault(known[name].identity, []).append(name)
-        params = [([sized[name] for name in names], 1.0) for names in shared.values()]
-        firsts = [known[names[0]] for names in shared.values()]
+        shared: dict[Hashable, dict[Axes, str]] = {}  # uses of constants that are the same bytes of a file
+        for use in uses:
+            shared.setdefault(known[use.constant].identity, {})[traced.axes(use.axes)] = use.constant
+        params = [(list(alike), 1.0) for alike in shared.values()]
+        firsts = [known[next(iter(alike.values()))] for alike in shared.values()]
         stored = [(axes, width(first.dtype)) for (axes, _), first in zip(params, firsts, strict=True)]
         read = sum(first.count for first in firsts)
         held = sum(first.count * width(first.dtype) for first in firsts)

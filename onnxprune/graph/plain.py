@@ -7,7 +7,7 @@
   overlap, which would hold more than it does.
 * What normalises weights alone (weight standardisation, weight norm), or makes fewer numbers of them (a network over a
   table of positions), is computed: a cut elsewhere must not change the statistics of a weight, and ONNX Runtime would
-  compute it as well before the first run.
+  compute it as well before the first run. Not where the weight itself stays beside what would be stored.
 
 A model that has none of these is returned as it is, and written back as it is.
 """
@@ -195,7 +195,8 @@ def _computed(proto: ModelProto, folder: Path) -> tuple[dict[str, Array], dict[s
     parts: dict[str, list[str]] = {}  # by weight
     for node in arithmetic.take_all():
         is_part = node.input[0] in parted
-        if is_part or node.op_type in _NORMALISING or (node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
+        normalises = node.op_type in _NORMALISING and not arithmetic.copies(node)
+        if is_part or normalises or (node.op_type in _CONTRACTING and arithmetic.shrinks(node)):
             values = [arithmetic.value(name) for name in node.output if name]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
@@ -310,6 +311,12 @@ class _Arithmetic:
     def _reads(self, name: str) -> list[str]:
         """Return what a value that is not known yet is computed from."""
         return [] if self._is_known(name) else [read for read in self._producers[name].input if read]
+
+    def copies(self, node: NodeProto) -> bool:
+        """Whether a node makes about as many numbers as a weight has that others read and that stays beside them."""
+        value = self.value(node.output[0])
+        staying = self._weights_behind(node.input) & self._read_as_they_are
+        return value is not None and any(value.size <= self.size(name) <= 2 * value.size > 2 for name in staying)
 
     def shrinks(self, node: NodeProto) -> bool:
         """Whether a node makes fewer numbers than it reads, and none that others read stay beside them."""

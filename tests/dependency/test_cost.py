@@ -173,3 +173,15 @@ def test_a_counter_knows_shared_weights_once():
     traced = trace(load(proto))
     counter = cost.Counter(traced)
     assert counter.fraction("params", {}) == counter.fraction("macs", {}) == 1
+
+
+def test_a_copy_of_a_shared_weight_is_counted():
+    """One use loses units, the other makes an output: the file holds both."""
+    proto = model("a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, w2)", "z = MatMul(x, w1)",
+                  x="float[n,6] x", y="float[n,5] y, float[n,8] z", w1=(6, 8), w2=(8, 5))  # fmt: skip
+    traced = trace(load(proto))
+    (group,) = (group for group in groups(traced) if group.prunable)
+    masks = {group.atom: np.arange(8) < 4}
+    after = view(rewrite(traced, masks).proto)
+    assert after.params == 6 * 8 + 6 * 4 + 4 * 5
+    assert cost.Counter(traced).count("params", new_sizes(masks)) == after.params

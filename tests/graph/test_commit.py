@@ -14,6 +14,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+from onnxprune import sweep
 from onnxprune.cli.group import cli
 from onnxprune.errors import InputError, ModelError
 from onnxprune.graph import publish
@@ -297,3 +298,34 @@ def test_weights_that_end_while_they_are_copied(source, tmp_path):
     with pytest.raises(ModelError, match=said), staged(model.proto, tmp_path / "o.onnx", model.folder):
         pass
     assert names(tmp_path) == ["in"]
+
+
+# -- folders of a sweep ------------------------------------------------------------------------------------
+
+
+def sweep_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".onnx", ".data")}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("external", [False, True])
+def test_a_sweep_that_is_killed_goes_on_to_the_same_bytes(tmp_path, monkeypatch, external):
+    """At every operation on files: members that stand there load, and the next run makes the same ones."""
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in", 0, external=external, force=False, report=False)
+    options = {"criterion": "l2", "latency": False, "reconstruct": False}
+
+    def family(folder):
+        sweep(tmp_path / "in/m.onnx", folder / "out", "ratio", [0.3, 0.5], **options)
+
+    (tmp_path / "whole").mkdir()
+    family(tmp_path / "whole")
+    expected = sweep_files(tmp_path / "whole/out")
+    points = 0
+    for folder, _ in states(tmp_path, monkeypatch, lambda _: None, family):
+        points += 1
+        for path in folder.glob("out/*.onnx"):
+            assert outputs(path)
+        family(folder)
+        assert sweep_files(folder / "out") == expected
+    assert points > 20

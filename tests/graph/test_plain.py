@@ -202,6 +202,26 @@ def test_a_branch_that_returns_what_it_computes_keeps_it():
     assert {name for name, constant in found.constants.items() if constant.shape == (1, 8)} == {"r", "s"}
 
 
+def test_a_normed_weight_is_not_stored_beside_the_weight():
+    """Where others read the weight as it is, the norm is one of the graph; statistics of it take next to nothing."""
+    nodes = (
+        "a = MatMul(x, n)",
+        "b = Relu(a)",
+        "c = MatMul(x, w1)",
+        "d = Relu(c)",
+        "e = Add(b, d)",
+        "y = MatMul(e, w2)",
+    )
+    weights = {"x": ROWS, "w1": (6, 16), "w2": (16, 5)}
+    proto = model("n = Softmax<axis = 1>(w1)", *nodes, **weights)
+    found = view(proto)
+    assert found.params == found.stored_params
+    assert "n" not in found.constants
+    mean = view(model("m = ReduceMean<keepdims = 1>(w1, one)", "n = Sub(w1, m)", *nodes, one=[1], **weights))
+    assert mean.constants["m"].shape == (6, 1)
+    assert check(proto) is not None
+
+
 def test_calls_of_one_function_share_its_constants():
     scale = numpy_helper.from_array(np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32))
     proto = dense("u = my.Twice(a)", "b = my.Twice(u)", imports='"my" : 1', functions=TWICE, infer=False,
