@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.publish import check_unchanged
 from onnxprune.graph.remainder import same_part, with_own_ports
 from onnxprune.graph.sparse import as_stored
+from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
@@ -59,11 +60,7 @@ def finish(
     masks = prepared.masks(plan)
     contents, fits = recovery
     fitted = mask.in_original(model, rewritten.cuts, contents)
-    cut = rewritten.proto if rewritten.whole is None else rewritten.whole
-    proto = with_contents(view(cut, folder=model.folder), contents) if contents else cut
-    if model.whole is not None:
-        proto = with_own_ports(proto, model.whole)
-    proto = as_stored(proto, model)
+    proto = _stored(model, rewritten, contents)
     with publish(proto, model.folder) as (path, complete):
         progress("verifying: masked = pruned")
         after = same_part(verify.read_back(path), model)
@@ -95,6 +92,15 @@ def finish(
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
+
+
+def _stored(model: Model, rewritten: rewrite.Rewritten, contents: Mapping[str, Array]) -> Any:
+    """Return what the file shall hold: the cut model with the contents that were fitted."""
+    cut = rewritten.proto if rewritten.whole is None else rewritten.whole
+    proto = with_contents(view(cut, folder=model.folder), contents) if contents else cut
+    if model.whole is not None:
+        proto = with_own_ports(proto, model.whole)
+    return as_stored(proto, model)
 
 
 def _compared(

@@ -20,13 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from onnx import (
-    AttributeProto,
     GraphProto,
     ModelProto,
     NodeProto,
-    SparseTensorProto,
     TensorProto,
     helper,
     inliner,
@@ -37,9 +34,9 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import bodies_of, copy_fields, graphs, nodes_of
 from onnxprune.graph.evaluate import evaluate
 from onnxprune.graph.expansion import check_expansion
-from onnxprune.graph.limits import Allowance, bytes_of, excess, most_bytes
+from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.merge import merge, merge_constants
-from onnxprune.graph.sparse import has_sparse, is_sparse
+from onnxprune.graph.sparse import densified, has_sparse
 from onnxprune.graph.tensors import Array, raw_length
 
 _NORMALISING = frozenset(
@@ -72,7 +69,7 @@ def plain(proto: ModelProto, folder: Path | None = None) -> ModelProto:
     if _calls_functions(proto):
         proto = _with_merged_constants(_inlined(proto), proto)
     if has_sparse(proto):
-        proto = _densified(proto)
+        proto = densified(proto)
     if _has_namesakes(proto.graph):
         proto = _renamed(proto)
     computed, same = _computed(proto, folder or Path())
@@ -140,45 +137,6 @@ def _emptied(tensor: TensorProto) -> TensorProto:
     if len(tensor.raw_data) <= 1024 and not tensor.external_data:
         return tensor
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=_MESSAGE)
-
-
-# -- sparse tensors ------------------------------------------------------------------------------------
-
-
-def _densified(proto: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    for graph in list(graphs(copy.graph)):
-        graph.initializer.extend(_dense(tensor) for tensor in graph.sparse_initializer)
-        del graph.sparse_initializer[:]
-        for node in filter(is_sparse, graph.node):
-            attribute = next(a for a in node.attribute if a.name == "sparse_value")
-            tensor = _dense(attribute.sparse_tensor)
-            del node.attribute[:]
-            node.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(tensor)
-    return copy
-
-
-def _dense(sparse: SparseTensorProto) -> TensorProto:
-    """Return a sparse tensor in dense form; its indices are flat ``[count]`` or coordinates ``[count, rank]``."""
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    shape = tuple(sparse.dims)
-    if min(shape, default=0) < 0:
-        raise ModelError(f"sparse tensor {sparse.values.name!r} states the shape {list(shape)}: the file is damaged")
-    too_large = excess(
-        f"sparse tensor {sparse.values.name!r} of shape {list(shape)}",
-        bytes_of(shape, values.dtype.itemsize),
-        values.nbytes,
-    )
-    if too_large is not None:
-        raise ModelError(too_large)
-    content = np.zeros(math.prod(shape), values.dtype)
-    try:
-        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape) if len(indices) else []
-        content[np.asarray(flat, np.int64)] = values
-    except (IndexError, TypeError, ValueError):
-        raise ModelError(f"sparse tensor {sparse.values.name!r} of shape {list(shape)} has indices outside") from None
-    return numpy_helper.from_array(content.reshape(shape), sparse.values.name)
 
 
 # -- weights that are normalised by nodes --------------------------------------------------------------

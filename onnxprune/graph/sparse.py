@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 
+from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import graphs, nodes_of
+from onnxprune.graph.limits import bytes_of, excess
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import array_of
 
@@ -21,6 +24,47 @@ def is_sparse(node: NodeProto) -> bool:
 def has_sparse(proto: ModelProto) -> bool:
     """Whether a model holds sparse tensors."""
     return any(graph.sparse_initializer for graph in graphs(proto.graph)) or any(map(is_sparse, nodes_of(proto.graph)))
+
+
+def densified(proto: ModelProto) -> ModelProto:
+    """Return a copy whose sparse tensors are dense.
+
+    Raises:
+        ModelError: for one that is damaged, or larger than what may be taken.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for graph in list(graphs(copy.graph)):
+        graph.initializer.extend(_dense(tensor) for tensor in graph.sparse_initializer)
+        del graph.sparse_initializer[:]
+        for node in filter(is_sparse, graph.node):
+            attribute = next(a for a in node.attribute if a.name == "sparse_value")
+            tensor = _dense(attribute.sparse_tensor)
+            del node.attribute[:]
+            node.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(tensor)
+    return copy
+
+
+def _dense(sparse: SparseTensorProto) -> TensorProto:
+    """Return a sparse tensor in dense form; its indices are flat ``[count]`` or coordinates ``[count, rank]``."""
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    if min(shape, default=0) < 0:
+        raise ModelError(f"sparse tensor {sparse.values.name!r} states the shape {list(shape)}: the file is damaged")
+    too_large = excess(
+        f"sparse tensor {sparse.values.name!r} of shape {list(shape)}",
+        bytes_of(shape, values.dtype.itemsize),
+        values.nbytes,
+    )
+    if too_large is not None:
+        raise ModelError(too_large)
+    content = np.zeros(math.prod(shape), values.dtype)
+    try:
+        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape) if len(indices) else []
+        content[np.asarray(flat, np.int64)] = values
+    except (IndexError, TypeError, ValueError):
+        raise ModelError(f"sparse tensor {sparse.values.name!r} of shape {list(shape)} has indices outside") from None
+    return numpy_helper.from_array(content.reshape(shape), sparse.values.name)
 
 
 def as_stored(proto: ModelProto, model: Model) -> ModelProto:
