@@ -15,8 +15,8 @@ from onnxprune.graph.footprint import check_run
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.probe import probe
-from onnxprune.graph.tensors import Array
-from onnxprune.runtime.random_feeds import random_feeds
+from onnxprune.graph.tensors import Array, Shape
+from onnxprune.runtime.random_feeds import random_feeds, shapes_of
 from onnxprune.runtime.session import Session
 
 # Sizes that are tried for the two settings, until the model runs: all dims different, so that a height is not taken
@@ -74,8 +74,7 @@ def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> I
         return
     dims = _FAR.of(inputs)
     with contextlib.suppress(ModelError, TooLarge):
-        feeds = random_feeds(inputs, dims, seed)
-        check_run(model, _dims_of(model.inputs, feeds))
+        feeds = _feeds(model, inputs, dims, seed)
         session.run(feeds)
         yield dims, feeds
 
@@ -85,8 +84,7 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
     reason = ""
     for dims in _sizes(model, inputs, which):
         try:
-            feeds = random_feeds(inputs, dims, seed + which)
-            check_run(model, _dims_of(model.inputs, feeds))
+            feeds = _feeds(model, inputs, dims, seed + which)
             session.run(feeds)
         except (ModelError, TooLarge) as error:
             reason = reason or str(error)
@@ -101,6 +99,16 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
         "the original model runs on none of the sizes tried for its dynamic dims; give sizes with --input NAME=SHAPE, "
         f"or samples with --data. {reason}"
     )
+
+
+def _feeds(model: Model, inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """Return random feeds of some sizes.
+
+    Raises:
+        TooLarge: when a run of the model would take more memory than is allowed for what a file states.
+    """
+    check_run(model, _dims_of(model.inputs, shapes_of(inputs, dims)))
+    return random_feeds(inputs, dims, seed)
 
 
 def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping[str, int]]:
@@ -139,7 +147,7 @@ def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]
         except ModelError as error:
             reason = reason or error
         else:
-            return [(_dims_of(inputs, part), part) for part in feeds]
+            return [(_dims_of(inputs, {name: array.shape for name, array in part.items()}), part) for part in feeds]
     raise reason or ModelError("there are no samples")
 
 
@@ -149,5 +157,5 @@ def _part(data: Data, start: int, end: int) -> dict[str, Array]:
     return dict(data.piece(rows).feeds)
 
 
-def _dims_of(inputs: Sequence[Port], feeds: Mapping[str, Array]) -> dict[str, int]:
-    return {key: feeds[port.name].shape[i] for port in inputs for i, key in dynamic_dims(port)}
+def _dims_of(inputs: Sequence[Port], shapes: Mapping[str, Shape]) -> dict[str, int]:
+    return {key: shapes[port.name][i] for port in inputs for i, key in dynamic_dims(port)}

@@ -95,7 +95,11 @@ def lone(model: Model, node: Node, kinds: Mapping[str, int]) -> ModelProto:
 
 def element_types(model: Model) -> dict[str, int]:
     """Return the ONNX element types of values by inference, also where shapes are unknown."""
-    inferred = onnx.shape_inference.infer_shapes(skeleton(model.proto))
+    small = skeleton(model.proto)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(small)
+    except Exception:  # shapes that contradict each other, types that onnx does not know: what is stated remains
+        inferred = small
     stated = [info for graph in graphs(inferred.graph) for info in (*graph.value_info, *graph.input, *graph.output)]
     kinds = {info.name: info.type.tensor_type.elem_type for info in stated}
     kinds |= {name: constant.tensor.data_type for name, constant in model.constants.items()}

@@ -11,7 +11,7 @@ from onnxprune.errors import DataError, TooLarge
 from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.limits import bytes_of, excess
 from onnxprune.graph.ports import Port
-from onnxprune.graph.tensors import Array
+from onnxprune.graph.tensors import Array, Shape
 
 DEFAULT_SIDE = 224  # pixels of a dynamic height or width
 _LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
@@ -50,9 +50,19 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
         TooLarge: for sizes that would take more memory than `graph.limits` allows.
     """
     rng = np.random.default_rng(seed)
+    shapes = shapes_of(inputs, dims)
+    return {port.name: _random(port, shapes[port.name], rng, seed % 2 == 0) for port in inputs}
+
+
+def shapes_of(inputs: Sequence[Port], dims: Mapping[str, int]) -> dict[str, Shape]:
+    """Return the shape of each input when its dynamic dims have the sizes `dims`.
+
+    Raises:
+        DataError, TooLarge: as `random_feeds`.
+    """
     shapes = [(port, _concrete(port, dims)) for port in inputs]
     _check_size(shapes)
-    return {port.name: _random(port, shape, rng, seed % 2 == 0) for port, shape in shapes}
+    return {port.name: shape for port, shape in shapes}
 
 
 def _check_size(shapes: Sequence[tuple[Port, tuple[int, ...]]]) -> None:
