@@ -209,13 +209,21 @@ def keep(run: Run, seed: int, fault: str) -> None:
 
 
 def warm_up() -> None:
-    """Import what commands import, so that children need not."""
-    import onnx.reference  # noqa: F401
+    """Import what commands import, so that children need not; no session of ONNX Runtime, which has threads."""
+    import numpy as np
+    import onnx
+    import rich.console
+    import rich.table  # noqa: F401
+    from onnx.reference import ReferenceEvaluator
 
+    import onnxprune.cli.start
     import onnxprune.commands.inspect
     import onnxprune.commands.prune
     import onnxprune.report.inspect
     import onnxprune.report.prune  # noqa: F401
+
+    graph = onnx.parser.parse_graph("warm (float[1] x) => (float[1] y) { y = Relu(x) }")
+    ReferenceEvaluator(onnx.helper.make_model(graph)).run(None, {"x": np.ones(1, np.float32)})
 
 
 def _memory_folder() -> str | None:
