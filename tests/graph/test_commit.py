@@ -158,7 +158,9 @@ def folder_there(path):
 
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("name", ["m.onnx", "r.json"])
-@pytest.mark.parametrize("appear", [folder_there, os.mkfifo, lambda path: path.symlink_to("kept")], ids=str)
+@pytest.mark.parametrize(
+    "appear", [folder_there, os.mkfifo, lambda path: path.symlink_to("kept")], ids=["folder", "fifo", "link"]
+)
 def test_what_appears_midway_stays(tmp_path, appear, name, force):
     """Neither is it moved away, nor is any of the other files written."""
     said = "exists; give another name" if not force else "it stays, and nothing was written: give another name"
