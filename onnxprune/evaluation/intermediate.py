@@ -21,6 +21,7 @@ from onnxprune.surgery.rewrite import Kept
 
 NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, the values behind it are compared too
 _DEEPEST = 60  # nodes behind an output
+_SEARCHES = 16  # how often values behind an output are measured; what is quiet of the last is compared then
 _AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are measured at once at most
 _TAPPED_ELEMENTS = 2**26  # of these values in one case, by the sizes that the probe gave to dynamic dims
 
@@ -80,18 +81,44 @@ def _quiet(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], mo
         most: levels that are measured ahead of the current one, at most.
     """
     names, levels = tuple(cases[0].outputs), _Levels(pair, cases, most)
-    for _ in range(_DEEPEST):
-        names = _behind(pair.traced, names, loud)
-        if not names:
+    measured: list[Reference] = []
+    depth, stride = 0, 1
+    for _ in range(_SEARCHES):
+        further = _far_behind(pair.traced, names, loud, min(stride, _DEEPEST - depth)) if depth < _DEEPEST else ()
+        if not further and stride == 1:
             break
-        measured = levels.of(names)
-        loud = loud_outputs(measured)
-        if not loud and not levels.are_alone(names):
-            measured = _measured(pair, names, cases)
-            loud = loud_outputs(measured)
-        if not loud:
+        measured = levels.of(further) if further else measured
+        loud_there = loud_outputs(measured) if further else set()
+        if stride > 1 and len(loud_there) < max(1, len(further)):  # too far: what is quiet may begin before
+            stride //= 2
+            continue
+        if not loud_there and not levels.are_alone(further):
+            measured = _measured(pair, further, cases)
+            loud_there = loud_outputs(measured)
+        if not loud_there:
             return measured
-    return None
+        depth, names = depth + stride, further
+        # Round-off grows on the way to the outputs: where all is loud, so is what comes behind it, and is passed over.
+        stride = 2 * stride if len(loud_there) == len(further) else 1
+        loud = loud_there
+    return _without(measured, loud_outputs(measured))
+
+
+def _without(cases: Sequence[Reference], loud: set[str]) -> list[Reference] | None:
+    """Return the values that are not loud; None where there are none."""
+    quiet = [
+        replace(case, outputs={name: array for name, array in case.outputs.items() if name not in loud})
+        for case in cases
+    ]
+    return quiet if quiet and quiet[0].outputs else None
+
+
+def _far_behind(traced: Trace, names: Sequence[str], loud: set[str], levels: int) -> tuple[str, ...]:
+    """Return the values so many levels behind the loud ones of `names`; none where the inputs are nearer."""
+    behind = _behind(traced, names, loud)
+    for _ in range(levels - 1):
+        behind = _behind(traced, behind, set(behind))
+    return behind
 
 
 class _Levels:
@@ -151,7 +178,9 @@ def loud_outputs(cases: Sequence[Reference]) -> set[str]:
 def _behind(traced: Trace, names: Sequence[str], loud: set[str]) -> tuple[str, ...]:
     """Return `names` with the loud ones replaced by the values that their nodes read."""
     makers = {name: node for node in traced.model.nodes for name in node.outputs if name}
-    inputs = {port.name for port in traced.model.inputs}
+    apart = {
+        port.name for port in traced.model.inputs
+    } | traced.model.fixed  # what no feed and no cut before it changes
     value_names: list[str] = []
     for name in names:
         node = makers.get(name)
@@ -159,7 +188,7 @@ def _behind(traced: Trace, names: Sequence[str], loud: set[str]) -> tuple[str, .
             value_names.append(name)
         else:
             read = (*node.inputs, *node.captured)
-            value_names += [source for source in read if source in traced.values and source not in inputs]
+            value_names += [source for source in read if source in traced.values and source not in apart]
     return tuple(dict.fromkeys(value_names))
 
 

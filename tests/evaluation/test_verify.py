@@ -450,12 +450,31 @@ def test_far_behind_an_output_many_levels_are_measured_at_once(monkeypatch):
         "onnxprune.evaluation.intermediate._measured", lambda *given: opened.append(given[1]) or measure(*given)
     )
     assert verified(traced, kept, pruned).passed
-    assert [len(names) for names in opened[:5]] == [1, 2, 4, 8, 16]
-    assert len(opened) == 7
+    assert [len(names) for names in opened] == [1, 2, 4, 8, 14, 1]
     assert opened[-1] == ("s",)
     tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
     assert verified(traced, kept, pruned).problem.startswith("the outputs tell little, and behind them output 's' ")
+
+
+def test_where_all_is_round_off_levels_are_passed_over(monkeypatch):
+    """The distance doubles, and halves again where it goes past the inputs or what is quiet."""
+    traced, kept = planned(long_chain(40))
+    monkeypatch.setattr(intermediate, "_AHEAD", 0)
+    measure, asked = intermediate._measured, []
+    monkeypatch.setattr(intermediate, "_measured", lambda *given: asked.extend(given[1]) or measure(*given))
+    assert verified(traced, kept, rewrite(traced, kept).proto).passed
+    assert asked == ["r40", "r38", "r34", "r26", "r10", "r2", "b", "r0", "b", "s"]
+
+
+def test_what_is_quiet_of_the_last_search_is_compared(monkeypatch):
+    traced, kept = planned(long_chain(40))
+    pruned = rewrite(traced, kept).proto
+    monkeypatch.setattr(intermediate, "_SEARCHES", 3)
+    assert verified(traced, kept, pruned).passed
+    case = Reference({}, {}, {"a": np.zeros(1), "b": np.ones(1)})
+    assert list(intermediate._without([case], {"a"})[0].outputs) == ["b"]
+    assert intermediate._without([case], {"a", "b"}) is None
 
 
 @pytest.mark.parametrize("limit", ["_TAPPED", "_TAPPED_ELEMENTS"])
@@ -468,7 +487,7 @@ def test_what_is_measured_ahead_is_bounded(monkeypatch, limit):
         "onnxprune.evaluation.intermediate._measured", lambda *given: asked.append(len(given[1])) or measure(*given)
     )
     assert verified(traced, kept, rewrite(traced, kept).proto).passed
-    assert asked == [1] * 8
+    assert asked == [1] * 5
 
 
 def test_values_that_are_quiet_only_alone_are_found(monkeypatch):
@@ -504,7 +523,7 @@ def test_values_that_no_session_gives_are_left_out_of_what_is_measured_ahead(mon
     monkeypatch.setattr(intermediate, "_measured", failing)
     pruned = rewrite(traced, kept).proto
     assert verified(traced, kept, pruned).passed
-    assert asked == [1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2, 1]
+    assert asked == [1, 2, 1, 1, 2, 1, 1]
     tensor = next(t for t in pruned.graph.initializer if t.name == "w2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), "w2"))
     assert "behind them output 's' " in verified(traced, kept, pruned).problem
