@@ -184,6 +184,8 @@ class _Refit:
     def _why_not(self, part: Part) -> str | None:
         if (part.input if isinstance(part, Mixer) else part.output) not in self._traced.values:
             return "its output has no counterpart in the original"
+        if isinstance(part, Mixer) and not self._is_whole(part):
+            return "it had several groups before the cut"
         if any(name in self._shared for name in part.constants):
             return "other nodes share its weights"
         if isinstance(part, Layer) and part.input in self._pruned.constants:
@@ -191,6 +193,12 @@ class _Refit:
         if isinstance(part, Layer) and part.groups > 1 and self._shape(part)[-1] > WIDEST:
             return f"it has more than {WIDEST:,} inputs in each of {part.groups} groups"
         return None
+
+    def _is_whole(self, mixer: Mixer) -> bool:
+        """Whether the weight of the original multiplies all channels, and not those of one of several groups."""
+        source = self._cuts.get(mixer.weight, Cut(mixer.weight, {})).source
+        channels = self._traced.axes(self._traced.values[mixer.input])[1].size
+        return self._traced.model.constants[source].shape[mixer.dim] == channels
 
     def _shape(self, layer: Layer) -> tuple[int, int, int]:
         return layer.shape(self._pruned.constants[layer.weight].shape)
