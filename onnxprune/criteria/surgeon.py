@@ -91,8 +91,8 @@ def surgeon(weight: Weight, seen: Quadratic, counts: Matrix, inputs: Units, damp
 def restored(weight: Weight, seen: Quadratic, gone: Units, damping: float) -> Weight:
     """Return a weight ``[outs, ins]`` without some inputs, for which the others make up: zero at those removed."""
     kept = np.setdiff1d(np.arange(weight.shape[1]), gone)
-    result = np.zeros_like(weight)
-    result[:, kept] = weight[:, kept]
+    result = weight.copy()
+    result[:, gone] = 0
     if not kept.size:
         return result
     if isinstance(seen, Gram):
@@ -103,8 +103,9 @@ def restored(weight: Weight, seen: Quadratic, gone: Units, damping: float) -> We
     scaled, scale = _scaled(seen, damping)
     lost = product(scaled[:, gone], (weight[:, gone] * scale[gone]).T.astype(scaled.dtype))
     solved = Factor(_kernel(scaled, kept)).solve(lost).T.astype(scaled.dtype)
-    for at in blocks(len(kept), WIDE):
-        result[:, kept[at]] += (product(solved, scaled[:, kept[at]]) / scale[kept[at]]).astype(weight.dtype)
+    for at in blocks(weight.shape[1], WIDE):
+        result[:, at] += product(solved, scaled[:, at]) / scale[at].astype(scaled.dtype)
+    result[:, gone] = 0
     return result
 
 

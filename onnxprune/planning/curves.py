@@ -33,7 +33,7 @@ from onnxprune.planning.curve import Curve, completed
 from onnxprune.planning.schedule import Measurable, Schedule, schedule
 from onnxprune.planning.work import Work, places
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.moments import Moments, most_rows
+from onnxprune.recovery.moments import Moments, most_rows, of_width
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import Replay
 
@@ -310,7 +310,7 @@ class _Sampler:
     def _consumer(
         self, member: Member, layer: Layer, train: Moments, held: Moments, refitted: bool
     ) -> _ConsumerMoments:
-        weight = layer.matrix(self._model.array(layer.weight))[0]
+        weight = of_width(layer.matrix(self._model.array(layer.weight)))[0]
         has_mean = layer.bias is not None and refitted
         mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
         seen = train.inputs(mean)

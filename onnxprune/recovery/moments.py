@@ -35,6 +35,11 @@ def most_rows(ins: int, per_input: int, least: int) -> int:
     return max(64, min(MOST_WIDE_ROWS, ROW_BYTES // (4 * ins)))
 
 
+def of_width(matrix: Array) -> Array:
+    """Return a weight ``[groups, outs, ins]`` in float32 where its layer is wide: its rows are float32, too."""
+    return matrix.astype(np.float32) if matrix.shape[-1] > WIDEST else matrix
+
+
 class Moments:
     """Sums over the rows of inputs and targets of a layer, for each of its groups.
 

@@ -25,7 +25,7 @@ from onnxprune.graph.linear import Layer, Mixer, Norm, layers, mixers, norms
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.moments import WIDEST, Moments, most_rows
+from onnxprune.recovery.moments import WIDEST, Moments, most_rows, of_width
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.replay import Feeds, Replay
 from onnxprune.surgery.rewrite import Cut
@@ -205,9 +205,7 @@ class _Refit:
 
     def _layer(self, layer: Layer, sums: _Sums) -> Fit:
         weight = self._content(layer.weight)
-        matrix = layer.matrix(weight)
-        if matrix.shape[-1] > WIDEST:  # half the memory; the inputs are float32, too
-            matrix = matrix.astype(np.float32)
+        matrix = of_width(layer.matrix(weight))
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
         train, held = self._moments(layer, matrix.shape, *_target(layer, sums))
         fitted = fit(train, held, matrix, bias)
