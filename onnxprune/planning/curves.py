@@ -140,7 +140,8 @@ def scheduled(
         opened, run = work.behind(first, 0), work.behind(first, 1) - work.behind(first, 0)
         share = sum(shares[group.name] for group in cut.groups)
         measurable[cut.name] = Measurable(len(measured_counts(cut.removed, levels)), share, opened, run)
-    return schedule(measurable, len(calibration.judged), budget)
+    samples = calibration.counts[0] if calibration.counts else 1
+    return schedule(measurable, len(calibration.judged), budget, samples=samples)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "quick": Effort(pool=0.8e11, samples=0.7e11, fewest=8, curves=3e11, passes=2.0),
-        "normal": Effort(pool=2e11, samples=1.4e11, fewest=16, curves=9e11, passes=6.0),
+        "normal": Effort(pool=2e11, samples=1.4e11, fewest=16, curves=8e11, passes=6.0),
         "thorough": Effort(pool=1e12, samples=2.4e11, fewest=16, curves=None, passes=0.0),
     }
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -12,9 +15,11 @@ from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curve import Curve, usual_slope
-from onnxprune.planning.curves import MEASURED, measure_curves, measured_counts
+from onnxprune.planning.curves import MEASURED, measure_curves, measured_counts, scheduled
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts
+from onnxprune.planning.work import Work
+from onnxprune.runtime.executors import ALONE, from_executor
 from tests.support.build import IMAGE, ROWS, conv, dense, model
 
 RNG = np.random.default_rng(0)
@@ -184,3 +189,63 @@ def test_measured_counts(count):
     assert found == sorted(set(found))
     assert len(found) == min(count, MEASURED)
     assert found[-1] == allowed[-1]
+
+
+# -- within a budget -------------------------------------------------------------------------------------------------
+
+
+def three_layers():
+    return model(
+        "a = MatMul(x, w1)", "b = Relu(a)", "c = MatMul(b, w2)", "d = Relu(c)", "y = MatMul(d, w3)",
+        x=ROWS, w1=(6, 10), w2=(10, 12), w3=(12, 5),
+    )  # fmt: skip
+
+
+def within(budget, **options):
+    """Return all curves of a network, and those within a budget of work."""
+    loaded = load(three_layers())
+    traced = trace(loaded)
+    asked = make_options(criterion="obs", round_to=1, min_units=1)
+    found = groups(traced)
+    feeds = {"x": np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)}
+    seen = calibration(loaded, load_data(feeds, loaded.inputs), "dense")
+    wanted = cuts(traced, found, select_ratios(found, asked), asked)
+    planned = scheduled(traced, wanted, seen, budget)
+    return measure_curves(traced, wanted, seen, **options), measure_curves(
+        traced, wanted, seen, wanted=planned, **options
+    )
+
+
+def one_level_of_each():
+    loaded = load(three_layers())
+    work = Work(trace(loaded), {"x": np.zeros((6, 6), np.float32)})
+    return work.behind(2, 2) + work.behind(4, 2)
+
+
+def test_measured_losses_are_those_of_all_and_the_others_are_told():
+    full, part = within(one_level_of_each())
+    assert full.keys() == part.keys() == {"w1", "w2"}
+    for name, curve in part.items():
+        assert curve.measured == (3,)
+        assert curve.told == tuple(full[name].removed[place] for place in (1, 2, 4, 5, 6))
+        assert curve.losses[3] == full[name].losses[3]
+        assert (curve.order, curve.errors) == (full[name].order, full[name].errors)
+        assert np.isfinite(curve.losses).all()
+        ratios = [a / b for a, b in zip(curve.losses[2:], full[name].losses[2:], strict=True)]
+        assert 1 / 8 < min(ratios) <= max(ratios) < 8  # of losses that span three orders of magnitude
+    assert full["w1"].told == ()
+
+
+def test_without_a_budget_for_any_loss_errors_decide():
+    _, part = within(0.0)
+    for curve in part.values():
+        assert curve.measured == ()
+        assert list(curve.losses) == sorted(curve.losses)
+        assert curve.losses[-1] > 0
+
+
+def test_a_budget_gives_the_same_curves_in_any_process():
+    _, here = within(one_level_of_each(), workers=ALONE)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        _, there = within(one_level_of_each(), workers=from_executor(pool))
+    assert here == there

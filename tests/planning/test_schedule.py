@@ -22,8 +22,21 @@ def test_without_a_bound_all_is_measured():
 
 
 def test_one_level_of_all_groups_on_all_samples_comes_first():
-    planned = schedule({"a": some(share=0.9), "b": some(share=1e-3)}, 4, 2 * 41.0)
+    planned = schedule({"a": some(share=0.9), "b": some(share=1e-3)}, 4, 2 * 41.0, samples=4)
     assert planned.levels == {"a": (2,), "b": (2,)}
+    assert planned.batches == 4
+
+
+def test_two_levels_come_before_samples_but_not_before_sixteen_of_them():
+    curves = {"a": some(), "b": some()}
+    few = schedule(curves, 8, 4 * 31.0, samples=8)
+    assert (few.batches, few.levels) == (3, {"a": (1, 4), "b": (1, 4)})
+    least = schedule(curves, 8, 4 * 31.0, samples=4)
+    assert (least.batches, least.levels) == (6, {"a": (2,), "b": (2,)})
+
+
+def test_curves_with_one_level_count_once():
+    planned = schedule({"a": some(levels=1), "b": some(levels=1)}, 4, 2 * 41.0, samples=16)
     assert planned.batches == 4
 
 
