@@ -19,7 +19,11 @@ METRIC = click.option(
     "--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs]."
 )
 INPUTS = click.option(
-    "--input", "inputs", multiple=True, metavar="NAME=SHAPE", help="Shape of an input in random feeds: x=1,3,224,224."
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=SHAPE",
+    help="Shape of an input, or of what a node makes that cannot be run: x=1,3,224,224.",
 )
 WORKERS = click.option(
     "--workers", "worker_count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in."

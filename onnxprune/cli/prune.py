@@ -36,17 +36,18 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option(
     "--criterion",
-    help="l1, l2, bn, fpgm, random; with --data obs (default), wanda, flap, activation, apoz [default: l2].",
+    help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by weights alone: l1, l2, "
+    "bn, fpgm, random [default: obs].",
 )
 @click.option(
     "--scope",
     metavar="loss|global|group",
-    help="Share out by loss curves, rank units over all groups, or in each [default: loss with --data; else group].",
+    help="Share out by loss curves, rank units over all groups, or in each [default: loss for obs].",
 )
 @click.option(
     "--reconstruct/--no-reconstruct",
     default=None,
-    help="Refit each layer to what it computed before [default: with --data].",
+    help="Refit each layer to what it computed before [default: where the criterion looks at samples].",
 )
 @click.option("--sweeps", type=int, metavar="N", help="Refit all layers so many times [default: 1].")
 @click.option(
@@ -67,7 +68,11 @@ from onnxprune.planning.effort import USUAL
 @click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
-@click.option("--data", metavar="SOURCE", help="Samples to verify on: FILE.npz, a folder, or module:function.")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Samples to calibrate, verify and compare on: FILE.npz, a folder, or module:function; made up without it.",
+)
 @click.option("--eval-data", metavar="SOURCE", help="Samples to compare on; with 'labels', accuracy [default: --data].")
 @PREPROCESS
 @click.option("--samples", type=int, metavar="N", help="Calibrate on so many at most; 0: all [default: 256].")

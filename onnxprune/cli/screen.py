@@ -17,7 +17,7 @@ from onnxprune.errors import shortened
 
 _MESSAGE = 4000  # characters of an error that are shown
 _NARROW = 20  # columns that any terminal has, whatever it says
-_FILE_WIDTH = 100_000  # in a pipe or file each row of a table is one line, however long its names are
+_FILE_WIDTH = 120  # of tables in a pipe or file; --json has the names as they are
 
 
 def say_error(message: str, state: str = "") -> None:

@@ -352,18 +352,21 @@ class _Kinds:
                 self.lanes[atom] = math.gcd(self.lanes.get(atom, 0), part.size // atom.size)
 
     def _add_attention(self, output: Axes, macs: Axes) -> None:
-        """A product of two activations: batch axes are heads, the others are inside the heads."""
+        """A product of two activations: batch axes are heads, the others are inside the heads where there are some."""
         batch = self._atoms(output[:-2])
         self._heads.update(batch)
-        self._dims.update(set(self._atoms(macs)) - set(batch))
+        inside = set(self._atoms(macs)) - set(batch)
+        self._dims.update(inside)
+        if any(atom.size > 1 and not atom.dynamic for atom in batch):
+            self._head_dims.update(inside)
 
     def of(self, atom: Atom) -> str:
         if atom in self._heads:
             return "heads"
+        if atom in self._dims and self._partition.lock_of(atom) is not None:
+            return "positions"
         if atom in self._head_dims:
             return "head dims"
-        if atom in self._dims:
-            return "head dims" if self._partition.lock_of(atom) is None else "positions"
         if self._partition.mix_of(atom) is not None:
             return "hidden width"
         return "channels" if atom in self.lanes else "neurons"

@@ -19,6 +19,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.checks import check_depth, check_graph, check_opsets
 from onnxprune.graph.contents import checked_contents
 from onnxprune.graph.model import Model
+from onnxprune.graph.names import uniquely_named
 from onnxprune.graph.order import in_order
 from onnxprune.graph.publish import stamps
 from onnxprune.graph.text import with_valid_text
@@ -31,7 +32,8 @@ Source: TypeAlias = "str | os.PathLike[str] | ModelProto | Any"
 def load(source: Source) -> Model:
     """Return the checked model of a path, a ModelProto, a torch ONNXProgram or an onnx-graphsurgeon Graph.
 
-    Nodes that stand before what they read are moved behind it, see `graph.order`.
+    Nodes that stand before what they read are moved behind it, see `graph.order`; those that have the name of another
+    get one of their own, see `graph.names`.
 
     Raises:
         ModelError: when the file is missing, no protobuf, no valid ONNX, of an unsupported opset, or when its
@@ -44,7 +46,7 @@ def load(source: Source) -> Model:
     with _reading(where):
         try:
             check_depth(proto)
-            proto = in_order(with_valid_text(proto))
+            proto = uniquely_named(in_order(with_valid_text(proto)))
             check_opsets(proto, where)
             proto, folder = checked_contents(proto, path, where)
             check_graph(proto, where)

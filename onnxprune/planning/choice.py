@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -13,6 +14,7 @@ from onnxprune.planning.targets import MEASURED
 
 _INSTEAD = "an outer factor of the same axis is pruned instead"
 _REASONS = 3  # listed when nothing can be pruned
+_NEAR = 3  # names that are proposed
 
 
 def select_ratios(groups: Sequence[Group], options: Options) -> dict[str, float]:
@@ -54,20 +56,38 @@ def _left_out(groups: Sequence[Group], options: Options) -> set[str]:
 def _meant(pattern: str, groups: Sequence[Group], *names: Callable[[Group], Iterable[str]]) -> set[str]:
     """Return the names of the groups that a glob means: by the first of `names` by which it matches any.
 
-    Without `names`, the whole name of a group means that group alone, even where a node has the same name.
+    Without `names`, the whole name of a group means that group alone, even where a node has the same name. Brackets are
+    part of a name, as in `layers[0]`; they list characters, as in `layers.[01]`, where no name has them.
 
     Raises:
-        OptionError: when it matches nothing.
+        OptionError: when it matches nothing; says what is near.
     """
     if not names and any(group.name == pattern for group in groups):
         return {pattern}
-    for names_of in names or (_makers, _names_in):
-        meant = {group.name for group in groups if any(_is(name, pattern) for name in names_of(group))}
-        if meant:
-            return meant
+    for match in (_is, fnmatchcase):
+        for names_of in names or (_makers, _names_in):
+            meant = {group.name for group in groups if any(match(name, pattern) for name in names_of(group))}
+            if meant:
+                return meant
+    near = _near(pattern, dict.fromkeys(name for group in groups for name in _names_in(group)))
     raise OptionError(
-        f"{pattern!r} matches no group, and no node or weight of one; 'onnxprune inspect --json' lists them"
+        f"{pattern!r} matches no group, and no node or weight of one; "
+        + (f"near are {', '.join(map(repr, near))}; " if near else "")
+        + "'onnxprune inspect --json' lists them"
     )
+
+
+def _near(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return a few names that a glob which matches nothing may have meant: that hold its text, or are spelled alike."""
+    text = pattern.strip("*?").lower()
+    by_lower: dict[str, str] = {}
+    for name in names:
+        by_lower.setdefault(name.lower(), name)
+    holding = [lower for lower in by_lower if text and text in lower]
+    alike = difflib.get_close_matches(text, by_lower, _NEAR, 0.5)
+    tails = {lower[-len(text) :]: lower for lower in by_lower if text}
+    by_tail = [tails[tail] for tail in difflib.get_close_matches(text, tails, _NEAR, 0.7)]
+    return [by_lower[lower] for lower in list(dict.fromkeys([*sorted(holding, key=len), *alike, *by_tail]))[:_NEAR]]
 
 
 def _makers(group: Group) -> Iterator[str]:
@@ -87,10 +107,11 @@ def _named(group: Group, groups: Sequence[Group], options: Options) -> bool:
     """Whether a glob means this inner group: it is or matches the name, and not also that of an outer factor."""
     weights = {member.constant for member in group.members}
     outer = [g for g in groups if g.prunable and weights & {member.constant for member in g.members}]
-    globs = (*options.only, *(glob for glob, _ in options.ratios))
-    return any(
-        glob == group.name or (_is(group.name, glob) and not any(_is(g.name, glob) for g in outer)) for glob in globs
-    )
+    for glob in (*options.only, *(glob for glob, _ in options.ratios)):
+        match = _is if any(_is(name, glob) for g in groups for name in _names_in(g)) else fnmatchcase
+        if glob == group.name or (match(group.name, glob) and not any(match(g.name, glob) for g in outer)):
+            return True
+    return False
 
 
 # -- why groups are left alone -------------------------------------------------------------------------------
@@ -183,5 +204,5 @@ def all_reasons(groups: Sequence[Group]) -> dict[str, list[str]]:
 
 
 def _is(name: str, pattern: str) -> bool:
-    """Whether a name is the pattern or matches it as a glob: names may hold brackets."""
-    return name == pattern or fnmatchcase(name, pattern)
+    """Whether a name is the pattern, or matches it as a glob whose brackets stand for themselves."""
+    return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))

@@ -18,7 +18,7 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
     share = inspection.locked_params / max(1, model.params)
     head = (
         f"{model.file.path or 'model'}: {len(model.file.nodes)} nodes, {model.stored_params:,} parameters, "
-        f"{count_text(inspection.macs)} MACs per sample, {share:.1%} of the parameters out of reach"
+        f"{_macs_text(inspection)}, {share:.1%} of the parameters out of reach"
     )
     table = new_table("group", "kind", "units", "parameters", "MACs", "couples", left=(0, 1, 5))
     able = [group for group in inspection.groups if group.prunable]
@@ -39,3 +39,9 @@ def inspect_tables(inspection: Inspection) -> list[RenderableType]:
         lines.append(f"{cut} of {plural(len(inspection.accounts), 'node')} with weights can lose units")
     lines += all_printable(not_run_lines(each.to_dict() for each in model.not_run))
     return [all_printable(head), *[table] * bool(able), "\n".join(lines)]
+
+
+def _macs_text(inspection: Inspection) -> str:
+    """Return the multiply-accumulates in words; where no shape at a weight is known, that they are not."""
+    is_unknown = not inspection.macs and any("unknown" in lock.reason for a in inspection.accounts for lock in a.locked)
+    return "MACs unknown, as shapes are" if is_unknown else f"{count_text(inspection.macs)} MACs per sample"

@@ -8,8 +8,10 @@ from typing import Any
 
 from onnxprune.dependency.account import frees
 from onnxprune.metrics.words import row
+from onnxprune.report.table import NameTable, shortened
 
 _LISTED = 4  # names shown of a longer list
+_NAME_CELLS = 100  # of a name in a list: names may be of any length
 _PLACE = r" \(at .*\)"  # the node that a reason names
 
 
@@ -106,16 +108,9 @@ LOSSES = {  # what the loss of a kind of outputs is, see `metrics.metric.Metric.
 }
 
 
-def new_table(*headings: str, left: Sequence[int] = (0,)) -> Any:
-    """Return an empty table that is readable without colour and in a log file."""
-    from rich import box  # noqa: PLC0415 - only when something is printed
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for i, heading in enumerate(headings):
-        free = i in left and heading != "kind"  # names may be broken where space is short; words and numbers are not
-        table.add_column(heading, justify="left" if i in left else "right", overflow="fold", no_wrap=not free)
-    return table
+def new_table(*headings: str, left: Sequence[int] = (0,)) -> NameTable:
+    """Return an empty table; the columns in `left` hold names and words, the others numbers."""
+    return NameTable(headings, left)
 
 
 def printable(text: str) -> str:
@@ -193,4 +188,4 @@ def names_text(names: Iterable[str]) -> str:
     """Return the first names of a list, and how many more there are."""
     listed = list(names)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more
+    return ", ".join(shortened(listed[:_LISTED], _NAME_CELLS)) + more
