@@ -224,7 +224,11 @@ def test_the_inside_of_a_branch_is_left_out():
     assert [one.weight.shape for found in seen.values() for one in found] == [(6, 8), (8, 5)]  # not (8, 8)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.trace_only], ids=str)
+FUSED = "each-position-shared"  # ONNX Runtime takes it as a part of the convolution alone, and here values are read
+RUNNABLE = [case for case in CASES if not case.trace_only and case.variant != FUSED]
+
+
+@pytest.mark.parametrize("case", RUNNABLE, ids=str)
 def test_every_op_that_a_weight_follows(case):
     """All that is seen fits together, and no group gives a consumer more than all of its inputs do."""
     traced = trace(load(case.proto))

@@ -132,9 +132,9 @@ def seen_by(monkeypatch):
         seen["calibrated"] = data
         return calibration(loaded, data, *rest, **more)
 
-    def comparing(before, after, options, data, progress):
+    def comparing(before, after, options, data, progress, **more):
         seen["evaluated"] = data
-        return compare(before, after, options, data, progress)
+        return compare(before, after, options, data, progress, **more)
 
     monkeypatch.setattr("onnxprune.commands.prepare.calibration", calibrating)
     monkeypatch.setattr("onnxprune.commands.finish._compare", comparing)

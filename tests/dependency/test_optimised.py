@@ -214,8 +214,9 @@ def test_nor_are_they_in_branches():
     load(proto)
 
 
-def test_other_unknown_operators_of_the_default_domain_still_are():
+def test_unknown_operators_of_the_default_domain_are_no_fault_of_the_file():
+    """They may be plug-ins of a runtime: tracing locks what they touch, and the rest is pruned."""
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g (float[4] x) => (float[4] y) {y = Sparkle(x)}'
     )
-    assert "Sparkle" in problems(proto)
+    assert problems(proto) is None
