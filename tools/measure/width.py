@@ -26,10 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.report.plot import Series, line_chart  # noqa: E402
+from tools.git import package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
 WIDTHS = (4_096, 8_192, 16_384, 32_768)
-OUTS = (64, 1_024)
+OUTS = (64, 256)
 SAMPLES = 256
 TIMEOUT_S = 900
 QUALITY = tuple((ins, rows) for ins in (2_048, 8_192) for rows in (512, 1_024, 2_048))
@@ -160,8 +161,9 @@ def page(rows: list[dict[str, Any]], docs: Path) -> Iterator[str]:
     yield from (
         "# Wide layers",
         "",
-        "Written by `tools/measure/width.py`. Seconds are those of all cores together (user and system), as other work",
-        "may run beside; memory is the peak of the process less the size of the file, in MB.",
+        f"Written by `tools/measure/width.py`, on commit {package_commit()}, while other work shared the cores.",
+        "Seconds are those of all cores together (user and system); memory is the peak of the process less the size of",
+        "the file, in MB.",
         "",
         f"Two MatMuls with so many units between them, {SAMPLES} samples, the default with `--data`:",
         "",
