@@ -10,7 +10,7 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import DEBUG, FORCE, INPUTS, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT
+from onnxprune.cli.options import CUSTOM_OPS, DEBUG, FORCE, INPUTS, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_shapes
 from onnxprune.errors import OptionError
@@ -43,6 +43,7 @@ from onnxprune.graph.publish import signals_held
 @REPORT
 @FORCE
 @QUIET
+@CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @DEBUG
 def compare(

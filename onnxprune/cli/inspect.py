@@ -8,13 +8,14 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import DEBUG, PATH
+from onnxprune.cli.options import CUSTOM_OPS, DEBUG, PATH
 from onnxprune.cli.screen import show_result
 from onnxprune.graph.publish import signals_held
 
 
 @cli.command()
 @click.argument("source", metavar="INPUT", type=PATH)
+@CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @DEBUG
 def inspect(source: Path, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -24,6 +26,15 @@ INPUTS = click.option(
     multiple=True,
     metavar="NAME=SHAPE",
     help="Shape of an input, or of what a node makes that cannot be run: x=1,3,224,224.",
+)
+CUSTOM_OPS = click.option(
+    "--custom-ops",
+    multiple=True,
+    type=PATH,
+    metavar="LIBRARY",
+    expose_value=False,
+    callback=lambda _context, _param, paths: name_libraries(paths),
+    help="A library of custom operators that ONNX Runtime shall load; its code runs here. Repeatable.",
 )
 WORKERS = click.option(
     "--workers", "worker_count", type=int, default=1, show_default=True, metavar="N", help="Processes to run in."
@@ -49,3 +60,9 @@ DEBUG = click.option(
     callback=_set_debug,
     help="Show the traceback of an unexpected error.",
 )
+
+
+def name_libraries(paths: Sequence[Path]) -> None:
+    """Let all sessions load these libraries, also those of worker processes."""
+    if paths:
+        os.environ["ONNXPRUNE_CUSTOM_OPS"] = os.pathsep.join(str(path.resolve()) for path in paths)

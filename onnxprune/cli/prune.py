@@ -9,7 +9,7 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
+from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.graph.publish import signals_held
@@ -94,6 +94,7 @@ from onnxprune.planning.effort import USUAL
 @click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @QUIET
+@CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
 @DEBUG
 def prune(

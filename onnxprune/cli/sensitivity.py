@@ -10,7 +10,19 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import DEBUG, FORCE, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT, SCHEDULER, WORKERS
+from onnxprune.cli.options import (
+    CUSTOM_OPS,
+    DEBUG,
+    FORCE,
+    METRIC,
+    PATH,
+    PLOT,
+    PREPROCESS,
+    QUIET,
+    REPORT,
+    SCHEDULER,
+    WORKERS,
+)
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_step
 from onnxprune.graph.publish import signals_held
@@ -38,6 +50,7 @@ from onnxprune.graph.publish import signals_held
 @REPORT
 @FORCE
 @QUIET
+@CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @DEBUG
 def sensitivity(

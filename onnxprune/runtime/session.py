@@ -22,6 +22,7 @@ from onnxprune import check
 from onnxprune.errors import ModelError, OptionError, TookTooLong
 from onnxprune.graph.limits import most_bytes
 from onnxprune.graph.tensors import Array
+from onnxprune.runtime.custom_ops import register
 from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
 
 # Both packages fill one folder: one at a time, in this order.
@@ -233,6 +234,7 @@ def open_session(
     """
     full = check_provider(provider)
     options = _options(threads, optimize)
+    register(options, source)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
     if provider == "dml":  # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html

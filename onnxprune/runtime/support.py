@@ -10,12 +10,13 @@ import difflib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from onnxprune.dependency.rules import RULES
+from onnxprune.dependency.rules import LOCKED, RULES
 from onnxprune.errors import ModelError
 from onnxprune.graph.checks import skeleton
 from onnxprune.graph.deduce import deduced_types
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.parts import element_types, lone
+from onnxprune.graph.probe import probe
 from onnxprune.graph.remainder import key_of, remainder
 from onnxprune.graph.write import fits_one_message, serialize
 from onnxprune.runtime.session import open_session
@@ -23,6 +24,8 @@ from onnxprune.runtime.session import open_session
 _NO_OPERATOR = ("not a registered function/op", "No Op registered", "not registered")
 _NO_KERNEL = "Could not find an implementation"
 _OWN_MODEL = "it runs a model of its own, which is pruned and proven by itself"
+_NO_SHAPE = "nobody knows the shapes of what it makes"
+_KNOWN = RULES.keys() | LOCKED.keys()
 _NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
@@ -38,6 +41,7 @@ def runnable_part(model: Model, shapes: Mapping[str, Sequence[int]] = _NO_SHAPES
     """
     left_out = {key_of(node): _OWN_MODEL for node in model.nodes if _has_own_model(model, node)}
     refused = _refused(model)
+    left_out |= _unshaped(model) if not refused else {}
     if not left_out and not refused:
         return model
     part = model
@@ -48,6 +52,16 @@ def runnable_part(model: Model, shapes: Mapping[str, Sequence[int]] = _NO_SHAPES
         refused = {name: why for name, why in _refused(part).items() if name not in left_out}
         if not refused:
             return part
+
+
+def _unshaped(model: Model) -> dict[str, str]:
+    """Return the custom operators that run here, but of whose outputs nobody knows the shape that others read."""
+    custom = [node for node in (model.nodes[i] for i in model.top) if "." in node.op and node.op not in _KNOWN]
+    if not custom:
+        return {}
+    shapes = probe(model)
+    unknown = [node for node in custom if any(n in model.readers and shapes.shape(n) is None for n in node.outputs)]
+    return {key_of(node): _NO_SHAPE for node in unknown}
 
 
 def _has_own_model(model: Model, node: Node) -> bool:

@@ -43,12 +43,17 @@ def limit_s(source: Path | bytes) -> float:
 
 
 def holds_loop(source: Path | bytes) -> bool:
-    """Whether a model holds a Loop, anywhere: seen in its bytes, without reading it as a protobuf."""
+    """Whether a model holds a Loop, anywhere."""
+    return holds(source, _LOOP)
+
+
+def holds(source: Path | bytes, text: bytes) -> bool:
+    """Whether a model holds these bytes: seen without reading it as a protobuf."""
     if isinstance(source, bytes):
-        return _LOOP in source
+        return text in source
     try:
         with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(_LOOP) >= 0
+            return content.find(text) >= 0
     except (OSError, ValueError):  # ONNX Runtime says what is wrong with the file
         return False
 
