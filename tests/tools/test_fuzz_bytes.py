@@ -38,7 +38,7 @@ def test_each_action_is_told_how_it_ended():
 
 
 def test_memory_counts_where_nothing_else_fails():
-    (ended,) = confined.each([lambda: len(bytearray(b"x") * 2**26)], confined.Limits(bytes=2**25))
+    (ended,) = confined.each([lambda: len(bytearray(b"x") * 3 * 2**24)], confined.Limits(bytes=2**25))
     assert ended.fault.startswith("memory: ")
     assert ended.peak > 2**25
 

@@ -1,6 +1,7 @@
 """Damaged models: good ones with wrong bytes, wrong fields, and sizes, names and places that nobody writes by accident.
 
-What is made is a function of the seed. The good ones are the small graphs around every operator of the tests' tables.
+What is made is a function of the seed. The good ones are the small graphs around every operator of the tests' tables,
+and the small ones of the zoo.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ COMMANDS = (
     ("inspect", "model.onnx"),
     ("model.onnx", "--ratio", "0.3", "--criterion", "l2", "--no-latency", "-o", "o.onnx"),
 )
-LARGEST = 60_000  # bytes of a good model
+LARGEST, LARGEST_EXPORT = 60_000, 200_000  # bytes of a good model that is made here, and of an exported one
+EXPORTED = 0.1  # share of the cases that are made of exported models: they take several times as long
 NO_TEXT = "\x01\x02\x03NOTEXT"  # in its place come bytes that are no UTF-8
 _BAD_BYTES = b"\xff\xfe\x80a\xc3(\x00\x1bxx"[: len(NO_TEXT)]
 _INTEGERS = (
@@ -67,11 +69,12 @@ class Models:
 
     def __init__(self) -> None:
         self._good = [(name, proto) for name, proto in good_models() if proto.ByteSize() <= LARGEST]
+        self._exported = [(name, proto) for name, proto in exported_models() if proto.ByteSize() <= LARGEST_EXPORT]
 
     def case(self, seed: int) -> Case:
         """Return the case of a seed."""
         rng = random.Random(seed)
-        name, proto = rng.choice(self._good)
+        name, proto = rng.choice(self._exported if rng.random() < EXPORTED else self._good)
         way = rng.choices([_bytes_case, _fields_case, _structured_case], [3, 5, 2])[0]
         return way(rng, name, proto)
 
@@ -86,6 +89,16 @@ def good_models() -> Iterator[tuple[str, ModelProto]]:
     yield "dense", dense("b = Relu(a)", mid=16)
     for case in (*CASES, *FUSED):
         yield str(case), case.proto
+
+
+def exported_models() -> Iterator[tuple[str, ModelProto]]:
+    """Yield the graphs of the zoo that every run of the tests proves, with weights."""
+    from tests.support import zoo_cover, zoo_store
+
+    entries = zoo_store.load_zoo()
+    for name in sorted(zoo_cover.load_cover() & entries.keys()):
+        if entries[name].nodes < 200:
+            yield name, zoo_store.refill(zoo_store.read(entries[name].path))
 
 
 def files_of(content: bytes) -> dict[str, bytes]:
