@@ -17,6 +17,7 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.compare import CompareOptions, compare_models
 from onnxprune.evaluation.comparison import Comparison, verdict
+from onnxprune.graph.footprint import check_runnable
 from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
@@ -49,7 +50,10 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     if preprocess is not None and data is None:
         raise OptionError("preprocess has no effect without --data")
     data = None if data is None else load_data(data, models[0].inputs, preprocess=preprocess)
-    macs = cost.macs(trace(models[0])), cost.macs(trace(models[1]))
+    traces = trace(models[0]), trace(models[1])
+    for traced in traces:
+        check_runnable(traced.model, traced.probe)
+    macs = cost.macs(traces[0]), cost.macs(traces[1])
     return compare_models(*models, data=data, macs=macs, **options)
 
 

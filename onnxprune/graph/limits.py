@@ -61,14 +61,14 @@ def amount(size: int) -> str:
     """Return a number of bytes in words.
 
     >>> amount(0), amount(1_500_000), amount(10**30)
-    ('0 bytes', '1.5 MB', '1e+21 GB')
+    ('0 bytes', '1.5 MB', '1e+18 TB')
     """
     if size < 1000:
         return f"{size} bytes"
-    for unit, scale in (("kB", 10**3), ("MB", 10**6)):
+    for unit, scale in (("kB", 10**3), ("MB", 10**6), ("GB", 10**9)):
         if size < scale * 1000:
             return f"{size / scale:.3g} {unit}"
-    return f"{size / 10**9:.3g} GB" if size < 10**12 else f"{size / 10**9:.0e} GB"
+    return f"{size / 10**12:.3g} TB"
 
 
 @dataclass(slots=True)

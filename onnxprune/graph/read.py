@@ -90,7 +90,8 @@ def read_file(path: Path) -> tuple[ModelProto, str]:
     if path.is_dir():
         raise ModelError(f"{path}: is a folder; give the model file in it")
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        what = "is a device or pipe; give the name of a file" if path.exists() else "no such file"
+        raise ModelError(f"{path}: {what}")
     try:
         content = path.read_bytes()
         if not content:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxprune.commands.compare import compare
 from onnxprune.commands.prune import prune
 from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.graph.footprint import check_run, check_runnable, peak_bytes
@@ -30,7 +31,7 @@ def test_values_count_while_they_are_alive():
         (
             dense("big = Expand(one, n)", "s = ReduceMax<keepdims = 0>(big)", "c = Add(a, s)", "b = Relu(c)",
                   infer=False, y="float[n,5] y", mid=16, one=np.ones(1, np.float32), n=np.array([10**10])),
-            r"a run of the model, at \w+ '\w+', would take 40 GB of memory, more than the 1.07 GB that are allowed .* "
+            r"a run of the model, at \w+ '\w+', would take 40 GB of memory, more than the 1.61 GB that are allowed .* "
             r"smaller sizes with --input. The largest value is 'big' \[10000000000\]",
         ),
         (
@@ -45,13 +46,21 @@ def test_what_no_run_can_hold_is_refused(proto, text):
         prune(proto, 0.5, criterion="l2", latency=False)
 
 
+def test_models_that_are_compared_are_bounded(tmp_path):
+    path = tmp_path / "wide.onnx"
+    wide = conv("b = Relu(a)", mid=16, x="float[1,3,100000,100000] x", y="float[1,5,100000,100000] y", infer=False)
+    path.write_bytes(wide.SerializeToString())
+    with pytest.raises(ModelError, match=f"{path}: a run of the model, at Relu 'b', would take 2.88 TB"):
+        compare(path, path)
+
+
 def test_sizes_of_dynamic_dims_are_bounded():
     """At a batch of one the model fits, at two and more it does not."""
     loaded = load(model("y = Relu(x)", x="float[n,20000000] x", y="float[n,20000000] y", infer=False))
     check_runnable(loaded, probe(loaded))
     check_run(loaded, {"n": 1})
-    with pytest.raises(TooLarge, match=r"would take 1\.6 GB .* The largest value is 'x' \[2, 20000000\]"):
-        check_run(loaded, {"n": 2})
+    with pytest.raises(TooLarge, match=r"would take 3\.2 GB .* The largest value is 'x' \[4, 20000000\]"):
+        check_run(loaded, {"n": 4})
 
 
 def test_the_limit_is_stated(monkeypatch):
