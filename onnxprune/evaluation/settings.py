@@ -12,11 +12,12 @@ from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.graph.dims import Choice, dynamic_dims
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.footprint import check_run
+from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.probe import probe
 from onnxprune.graph.tensors import Array, Shape
-from onnxprune.runtime.random_feeds import random_feeds, shapes_of
+from onnxprune.runtime.random_feeds import bytes_to_make, random_feeds, shapes_of
 from onnxprune.runtime.session import Session
 
 # Sizes that are tried for the two settings, until the model runs: all dims different, so that a height is not taken
@@ -41,6 +42,7 @@ _ATTEMPTS = (
 )
 _LONG = 3  # of these, behind the alike ones, are long
 _FAR = Choice((1,), (1031, 1033, 1039, 1049), (64, 96, 160))
+_ATTEMPTED = 4  # times the limit of what a file states that attempts take together: random values need their time
 Case: TypeAlias = "tuple[Mapping[str, int], Mapping[str, Array]]"  # dims, feeds
 
 
@@ -82,8 +84,11 @@ def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> I
 def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
     """Return random feeds of the first sizes that the model accepts."""
     reason = ""
+    allowance = Allowance(_ATTEMPTED * most_bytes())
     for dims in _sizes(model, inputs, which):
         try:
+            if not allowance.take(sum(bytes_to_make(inputs, shapes_of(inputs, dims)).values())):
+                continue
             feeds = _feeds(model, inputs, dims, seed + which)
             session.run(feeds)
         except (ModelError, TooLarge) as error:

@@ -60,20 +60,15 @@ def shapes_of(inputs: Sequence[Port], dims: Mapping[str, int]) -> dict[str, Shap
     Raises:
         DataError, TooLarge: as `random_feeds`.
     """
-    shapes = [(port, _concrete(port, dims)) for port in inputs]
-    _check_size(shapes)
-    return {port.name: shape for port, shape in shapes}
-
-
-def _check_size(shapes: Sequence[tuple[Port, tuple[int, ...]]]) -> None:
-    """Raise TooLarge when inputs of these shapes together would take more memory than a file may state."""
-    sizes = [bytes_of(shape, max(4, np.dtype(port.dtype).itemsize)) for port, shape in shapes]
-    problem = excess("random values for the inputs", sum(sizes))
+    shapes = {port.name: _concrete(port, dims) for port in inputs}
+    sizes = bytes_to_make(inputs, shapes)
+    problem = excess("random values for the inputs", sum(sizes.values()))
     if problem is not None:
-        port, shape = shapes[int(np.argmax([float(size) for size in sizes]))]
+        largest = max(sizes, key=lambda name: sizes[name])
         raise TooLarge(
-            f"{problem}, or give smaller sizes with --input. The largest input is {port.name!r} {list(shape)}"
+            f"{problem}, or give smaller sizes with --input. The largest input is {largest!r} {list(shapes[largest])}"
         )
+    return shapes
 
 
 def text(rng: np.random.Generator, shape: tuple[int, ...], words: Sequence[str]) -> Array:
@@ -111,4 +106,14 @@ def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator, switch
             return rng.integers(0, max(1, port.below), shape).astype(dtype)
         is_pixel = dtype.name in ("int8", "uint8")
         return rng.integers(0, 256, shape).astype(dtype) if is_pixel else np.ones(shape, dtype)
-    return rng.standard_normal(shape, np.float32).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype, copy=False)
+
+
+def bytes_to_make(inputs: Sequence[Port], shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Return by input how many bytes it takes to make random values: the values, and what they are cast from."""
+    drawn = {port.name: 8 if port.dtype is None or port.dtype.kind not in "fb" else 4 for port in inputs}
+    itemsize = {port.name: np.dtype(port.dtype).itemsize for port in inputs}
+    return {
+        name: bytes_of(shape, itemsize[name] + (drawn[name] if itemsize[name] != drawn[name] else 0))
+        for name, shape in shapes.items()
+    }

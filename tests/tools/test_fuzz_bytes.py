@@ -30,7 +30,7 @@ def fail():
 
 def test_each_action_is_told_how_it_ended():
     actions = [lambda: 1, fail, crash, signal.pause, fill, lambda: 2]
-    ended = list(confined.each(actions, confined.Limits(seconds=3.0, bytes=2**28)))
+    ended = list(confined.each(actions, confined.Limits(seconds=0.3, bytes=2**28)))
     assert [each.value for each in ended] == [1, None, None, None, None, 2]
     assert [each.fault.strip().splitlines()[-1:] for each in ended] == [
         [], ["KeyError: 'here'"], ["crash: SIGKILL"], ["hang"], ["memory: MemoryError"], []
