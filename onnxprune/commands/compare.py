@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune import check
 from onnxprune._version import __version__
 from onnxprune.commands.report_files import ReportFiles
-from onnxprune.data.samples import files_of, load_data
+from onnxprune.data.samples import evaluated, files_of, load_data
 from onnxprune.dependency import cost
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
@@ -49,7 +49,8 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     models = settled(first), settled(same_part(second.file, first))
     if preprocess is not None and data is None:
         raise OptionError("preprocess has no effect without --data")
-    data = None if data is None else load_data(data, models[0].inputs, preprocess=preprocess)
+    if data is not None:
+        data = evaluated(load_data(data, models[0].inputs, preprocess=preprocess), options.get("seed", 0))
     traces = trace(models[0]), trace(models[1])
     for traced in traces:
         check_runnable(traced.model, traced.probe)

@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
-from onnxprune.data.samples import Data, files_of, limit, load_data, split, with_shapes
+from onnxprune.data.samples import Data, evaluated, files_of, limit, load_data, split, with_shapes
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import Group, groups, weights
@@ -178,6 +178,7 @@ def _samples(model: Model, options: Options, data_source: Any) -> tuple[Data | N
     evaluation_data = None
     if options.eval_data is not None:
         evaluation_data = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
+        evaluation_data = evaluated(evaluation_data, options.seed)
     if data_source is None:
         return None, evaluation_data
     if evaluation_data is not None:
@@ -185,7 +186,7 @@ def _samples(model: Model, options: Options, data_source: Any) -> tuple[Data | N
     data = load_data(data_source, model.inputs, preprocess=options.preprocess)
     share = min(_MOST_CALIBRATED, options.most_samples(data.count) / data.count)
     calibration_data, rest = split(data, share, options.seed)
-    return calibration_data, rest if rest.count else calibration_data
+    return calibration_data, evaluated(rest, options.seed) if rest.count else calibration_data
 
 
 def _calibration(

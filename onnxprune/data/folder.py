@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
 _LABEL_FILES = tuple(f"{LABELS}{suffix}" for suffix in (".npy", ".txt", ".csv"))
+_MOST_FILES = 1_000_000  # in a folder: of whoever gives the root by mistake there are more
 _LABEL_BYTES = 64 * 2**20  # of a file of labels
 _KINDS = {".npz": ".npz files", ".npy": ".npy files", **dict.fromkeys(SUFFIXES, "images")}
 
@@ -34,14 +36,33 @@ def files_in(folder: Path) -> tuple[Path, ...]:
 
     What is called like one and is none (a pipe, a link that leads nowhere) is among them: opening it says so.
     """
+    kept = [name for name in _listed(folder) if Path(name).suffix.lower() in _KINDS or name in _LABEL_FILES]
+    return tuple(folder / name for name in sorted(kept))
+
+
+def _listed(folder: Path) -> Iterator[str]:
+    """Yield the files of a folder and of those within that may be samples or labels, by their path from there.
+
+    Raises:
+        DataError: when it cannot be listed, or holds more than anybody means.
+    """
+    endings, seen = (*_KINDS, ".txt", ".csv"), 0
+
+    def fail(error: OSError) -> None:
+        if error.filename == os.fspath(folder):  # one within, such as lost+found, is passed over
+            raise DataError(f"{folder}: cannot be listed: {error.strerror}")
+
     try:
-        names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    except (OSError, RecursionError) as error:
-        raise DataError(f"{folder}: cannot be listed: {getattr(error, 'strerror', None) or 'it is too deep'}") from None
-    shown = {name: path for name, path in names.items() if not re.search(r"(^|/)\.", name)}
-    wanted = (*_KINDS, ".txt", ".csv")
-    kept = {name: path for name, path in shown.items() if path.suffix.lower() in wanted and not path.is_dir()}
-    return tuple(p for n, p in sorted(kept.items()) if p.suffix.lower() in _KINDS or n in _LABEL_FILES)
+        for here, folders, files in os.walk(folder, onerror=fail):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            named = [name for name in files if name.lower().endswith(endings) and not name.startswith(".")]
+            within = Path(here).relative_to(folder)
+            yield from ((within / name).as_posix() for name in named)
+            seen += len(files) + len(folders)
+            if seen > _MOST_FILES:
+                raise DataError(f"{folder}: holds more than {_MOST_FILES:,} files; give the folder of samples alone")
+    except RecursionError:
+        raise DataError(f"{folder}: cannot be listed: its folders are too deep") from None
 
 
 def read_folder(folder: Path, inputs: Sequence[Port], preprocess: Preprocess | None) -> Table:

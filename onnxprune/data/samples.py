@@ -64,6 +64,8 @@ from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array, Shape
 
+MOST_EVALUATED = 100_000  # more say no more, and take hours
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -256,6 +258,11 @@ def limit(data: Data, samples: int, seed: int) -> Data:
     step = data.batch.step
     drawn, _ = _drawn(max(1, data.count // step), max(samples // step, 1), seed)
     return data.subset(_of_batches(data, drawn))
+
+
+def evaluated(data: Data, seed: int) -> Data:
+    """Return what models are compared on: all samples, of very many a part that is drawn with `seed`."""
+    return limit(data, MOST_EVALUATED, seed)
 
 
 def _drawn(parts: int, first: int, seed: int) -> tuple[Array, Array]:

@@ -290,6 +290,34 @@ def test_large_files_of_a_folder_come_in_parts(tmp_path, monkeypatch):
     assert data.labels.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 9]
 
 
+def test_folders_that_are_not_meant(tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxprune.data.folder._MOST_FILES", 3)
+    for name in "abcd":
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=r": holds more than 3 files; give the folder of samples alone$"):
+        load_data(tmp_path, [X])
+
+
+def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
+    def walk(top, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{tmp_path}/lost+found"))
+        onerror(PermissionError(13, "Permission denied", f"{tmp_path}"))
+        yield
+
+    monkeypatch.setattr("os.walk", walk)
+    with pytest.raises(DataError) as caught:
+        load_data(tmp_path, [X])
+    assert str(caught.value) == f"{tmp_path}: cannot be listed: Permission denied"
+
+    def deep(top, onerror):
+        raise RecursionError
+        yield
+
+    monkeypatch.setattr("os.walk", deep)
+    with pytest.raises(DataError, match="cannot be listed: its folders are too deep"):
+        load_data(tmp_path, [X])
+
+
 def labelled(folder, content, name="labels.csv", samples=2):
     np.save(folder / "a.npy", ROWS[:samples])
     (folder / name).write_bytes(content)

@@ -374,6 +374,13 @@ def test_a_subset_of_a_subset_is_a_view():
     assert data.columns["x"].base is not None or len(data.columns["x"]) == 9
 
 
+def test_models_are_compared_on_so_many_at_most(monkeypatch):
+    data = load_data({"x": np.repeat(ROWS, 4, 0)}, [X])
+    assert module.evaluated(data, 0) is data
+    monkeypatch.setattr(module, "MOST_EVALUATED", 6)
+    assert module.evaluated(data, 0).count == 6
+
+
 @given(st.integers(1, 40), st.integers(1, 4), st.floats(0, 1), st.integers(0, 9))
 def test_split_is_disjoint_complete_ordered_and_deterministic(parts, at_once, share, seed):
     data = numbered(parts * at_once, at_once)

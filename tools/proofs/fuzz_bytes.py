@@ -60,7 +60,12 @@ def makers() -> dict[str, Callable[[], Maker]]:
 
         return Models().case
 
-    return {"models": models}
+    def samples() -> Maker:
+        from tools.proofs.broken_samples import Samples
+
+        return Samples().case
+
+    return {"models": models, "samples": samples}
 
 
 # -- one case ----------------------------------------------------------------------------------------------------------
