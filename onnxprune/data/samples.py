@@ -64,7 +64,7 @@ from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array, Shape
 
-MOST_EVALUATED = 100_000  # more say no more, and take hours
+MOST_EVALUATED = 50_000  # more say no more, and take hours
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +176,17 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
 
 
 def files_of(source: Any) -> tuple[Path, ...]:
-    """Return the files that `load_data` reads for a source; it need not be one that can be read."""
+    """Return the files that `load_data` reads for a source; it need not be one that can be read.
+
+    Raises:
+        DataError: for a name that no file can have, and for a folder that cannot be listed.
+    """
     if is_function(source):
         return (file_of(source),)
     if not isinstance(source, (str, os.PathLike)):
         return ()
+    if "\0" in os.fspath(source):
+        raise DataError(f"{source}: no file can have a null character in its name")
     return files_in(Path(source)) if Path(source).is_dir() else (Path(source),)
 
 

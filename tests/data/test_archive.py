@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnxprune.data import archive as module
 from onnxprune.data.archive import feeds_in
 from onnxprune.data.columns import gathered
-from onnxprune.data.samples import load_data
+from onnxprune.data.samples import files_of, load_data
 from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port
 from tests.support.archives import archive, header, npy, patched, plain
@@ -275,6 +275,8 @@ def test_a_folder_with_the_name_of_a_file(tmp_path):
     assert load_data(tmp_path, [X]).count == 5
     with pytest.raises(DataError, match="cannot be read: embedded null byte"):
         load_data("nul\0character", [X])
+    with pytest.raises(DataError, match="no file can have a null character in its name"):
+        files_of("nul\0character")
 
 
 # -- folders -----------------------------------------------------------------------------------------------
