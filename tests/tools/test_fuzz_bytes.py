@@ -11,6 +11,7 @@ import pytest
 
 from tools.proofs import confined, fuzz_bytes
 from tools.proofs.broken_models import Models
+from tools.proofs.broken_samples import Samples
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are confined on Linux alone")
 RUN = ("model.onnx", "--criterion", "l2", "--no-latency", "-o", "o.onnx")
@@ -77,11 +78,18 @@ def test_faults_are_kept(only, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "models.json").read_text())["faults"] == {kind: [0]}
 
 
-def test_cases_are_functions_of_their_seed():
-    models = Models()
+@pytest.mark.parametrize(("maker", "kinds"), [(Models, 50), (Samples, 12)])
+def test_cases_are_functions_of_their_seed(maker, kinds):
+    make = maker().case
     names = set()
     for seed in range(60):
-        case = models.case(seed)
-        assert case == models.case(seed)
+        case = make(seed)
+        assert case == make(seed)
         names.add(case.name)
-    assert len(names) > 50
+    assert len(names) > kinds
+
+
+def test_some_damaged_samples_pass(tmp_path):
+    tally = fuzz_bytes.run_many("samples", tmp_path, count=15, seconds=60, first=None)
+    assert tally.faults == {}
+    assert set(tally.codes) <= {"0", "2"}

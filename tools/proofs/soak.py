@@ -74,8 +74,9 @@ def parts(jobs: int) -> list[Part]:
         *random_parts,
         *(
             Part(f"bytes-{kind}", f"damaged {kind} for {FUZZED // 60} minutes", (*bytes_fuzz, kind, "--seed", "0"))
-            for kind in ("models",)
+            for kind in ("models", "samples")
         ),
+        Part("kills", "runs that are killed at random", (sys.executable, "tools/proofs/kills.py", "--count", "100")),
     ]
 
 
