@@ -79,8 +79,9 @@ def _ends(nodes: Sequence[Mapping[str, Any]]) -> str:
     reads = {name: None for node in nodes for name in node["reads"]}
     makes = {name: None for node in nodes for name in node["makes"]}
     outer = [name for name in reads if name not in makes]
-    to = f", to {names_text(outer)}" if outer else ""
-    return to + f" and from {names_text(name for name in makes if name not in reads)}"
+    inner = [name for name in makes if name not in reads]
+    sides = [f"{side} {names_text(names)}" for side, names in (("to", outer), ("from", inner)) if names]
+    return f", {' and '.join(sides)}" if sides else ""
 
 
 def warning_lines(sides: Iterable[tuple[str, Sequence[str]]]) -> list[str]:

@@ -138,6 +138,8 @@ def _is_missing(error: str) -> bool:
 
 def _in_words(error: str, node: Node) -> str:
     """Return as a clause why ONNX Runtime refuses a node."""
+    if _is_missing(error) and node.op in RULES and node.bodies:
+        return "ONNX Runtime lacks an operator in a body of it"
     if _is_missing(error):
         near = _near(node)
         return "ONNX Runtime has no such operator here" + (f" (did you mean {near}?)" if near else "")

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import compare, inspect, prune, sensitivity
 from onnxprune.errors import NothingToPrune
 from onnxprune.graph.read import load
+from onnxprune.report.words import not_run_lines
 from onnxprune.runtime.session import open_session
 from onnxprune.runtime.support import runnable_part
 from tests.support.build import ROWS, dense, model
@@ -214,7 +215,10 @@ def test_an_unknown_operator_in_a_branch_leaves_the_rest_of_the_branch():
         "then_branch": {"w1": (6, 8), "w2": (8, 5)},
         "else_branch": {"w3": (6, 4), "w4": (4, 5)},
     }
-    assert [each["op"] for each in result.report["not_run"]] == ["If", "acme.Warp"]
+    assert {each["op"]: each["why"] for each in result.report["not_run"]} == {
+        "If": "ONNX Runtime lacks an operator in a body of it",
+        "acme.Warp": NO_OPERATOR,
+    }
 
 
 def search():
@@ -244,6 +248,14 @@ def test_the_decoder_of_a_search_is_pruned_where_it_lies():
     assert [port.name for port in decoder.input] == ["input_ids"], "a search knows its decoder's inputs by their names"
     assert decoder.node[0].input[1] == "input_ids"
     assert result.report["groups"][-1]["locked"].startswith("a body of com.microsoft.BeamSearch takes or gives it")
+
+
+def test_where_the_rest_ends_is_said():
+    node = {"node": "n", "op": "Odd", "why": "it is odd", "reads": ["a"], "makes": ["b"]}
+    text = "not run, as it is odd: Odd 'n'. It stays as it is, and the rest is proven"
+    assert not_run_lines([node]) == [f"{text}, to a and from b"]
+    assert not_run_lines([{**node, "reads": []}]) == [f"{text}, from b"]
+    assert not_run_lines([{**node, "reads": [], "makes": []}]) == [text]
 
 
 def test_what_cannot_be_run_at_all_says_so():
