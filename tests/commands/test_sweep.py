@@ -131,7 +131,7 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_family(network, serial, cl
     else:
         monkeypatch.setattr("onnxprune.commands.sweep_recovery._recover_one", functools.partial(dying_refit, marker))
     with workers(scheduler=cluster) as found:
-        assert found.count == 4
+        assert found.count > 1
         other = made(network, tmp_path / "out", by=found)
     assert Path(marker).exists()
     assert contents(other) == contents(serial)

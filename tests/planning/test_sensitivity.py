@@ -246,8 +246,10 @@ def test_the_table_fits_a_terminal(resnet, width):
     long = dataclasses.replace(resnet.groups[0], name="encoder/layers.0/" + "attention/" * 12, verdict="protect")
     lines = printed(dataclasses.replace(resnet, groups=(*resnet.groups, long)), width)
     assert max(map(len, lines)) <= width
-    assert {"kind", "units", "MACs", "25%", "50%", "75%", "verdict"} <= set(lines[0].split())
-    assert sum(" channels " in line for line in lines) == len(resnet.groups) + 1
+    assert {"units", "MACs", "25%", "50%", "75%"} <= set(lines[0].split())
+    if width > 60:  # below, words are shortened, too
+        assert {"kind", "verdict"} <= set(lines[0].split())
+        assert sum(" channels " in line for line in lines) == len(resnet.groups) + 1
 
 
 def test_the_table_shows_the_numbers_of_the_json(folder):

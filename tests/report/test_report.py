@@ -404,7 +404,7 @@ def test_a_name_is_cut_in_its_middle_by_the_cells_it_takes():
         assert max(map(cell_len, lines)) <= width
         assert " channels " in lines[2]
         assert "12" in lines[2]
-    assert lines[2].rstrip().endswith("[/red]"), "markup is no markup"
+    assert "[red]" in lines[2], "markup is no markup"
 
 
 def test_a_long_list_of_names_stays_readable():

@@ -406,7 +406,7 @@ def _products():
         'k = Einsum<equation="bsi,ihd->bhsd">(x, wk)', 'v = Einsum<equation="bsi,ihd->bhsd">(x, wv)',
         'l = Einsum<equation="bhsd,bhtd->bhst">(q, k)', "p = Softmax(l)",
         'o = Einsum<equation="bhst,bhtd->bshd">(p, v)', 'y = Einsum<equation="bshd,hdo->bso">(o, wo)', x=TOKENS,
-        wq=(16, 4, 8), wk=(16, 4, 8), wv=(16, 4, 6), wo=(4, 6, 16), cut="4 heads, 8 head dims, 6 head dims"
+        wq=(16, 4, 8), wk=(16, 4, 8), wv=(16, 4, 6), wo=(4, 6, 16), cut="4 heads, 8 head dims, 6 neurons"
     )  # fmt: skip
     yield case(
         "Einsum", "diagonal", "a = MatMul(w1, x)", "c = MatMul(a, w3)", 'b = Einsum<equation="nii->ni">(c)',

@@ -176,7 +176,7 @@ def _products(case, on_rows):
         s=0.05, **k
     )  # fmt: skip
     both = ("a = MatMul(x, w1)", "c = MatMul(x, w3)", INTO, "d = Transpose<perm=[0, 2, 1]>(c)")
-    rest = {"x": TOKENS, "w1": (16, 8), "w3": (16, 8), "cut": "8 head dims"}
+    rest = {"x": TOKENS, "w1": (16, 8), "w3": (16, 8), "cut": "8 neurons"}
     yield case(
         "QLinearMatMul", "of-activations", *both, "r = QuantizeLinear(d, s, z)",
         "p = QLinearMatMul(q, s, z, r, s, z, t, u)", "y = DequantizeLinear(p, t, u)", **rest,

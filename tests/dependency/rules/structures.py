@@ -576,7 +576,7 @@ def _of_constants():
             "b = MatMul(x, kt)", "u = MatMul(a, w1)", "v = MatMul(b, w2)", "y = Add(u, v)", x=ROWS, w=(12, 6), zero=[0],
             one=[1], two=[2], w1=(6, 4), w2=(6, 4)
         ),
-        "6 head dims, 6 head dims"
+        "6 neurons, 6 neurons"
     )  # fmt: skip
     yield _case(
         "low-rank-weight",  # stays a product: it would be larger than its factors
