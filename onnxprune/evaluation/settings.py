@@ -42,6 +42,7 @@ _ATTEMPTS = (
 )
 _LONG = 3  # of these, behind the alike ones, are long
 _FAR = Choice((1,), (1031, 1033, 1039, 1049), (64, 96, 160))
+_FAR_SHARE = 4  # of the limit of what a file states, that a long setting may take: it can be done without
 _ATTEMPTED = 4  # times the limit of what a file states that attempts take together: random values need their time
 Case: TypeAlias = "tuple[Mapping[str, int], Mapping[str, Array]]"  # dims, feeds
 
@@ -76,9 +77,7 @@ def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> I
         return
     dims = _FAR.of(inputs)
     with contextlib.suppress(ModelError, TooLarge):
-        feeds = _feeds(model, inputs, dims, seed)
-        session.run(feeds)
-        yield dims, feeds
+        yield dims, _accepted(model, inputs, session, dims, seed, most_bytes() // _FAR_SHARE)
 
 
 def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
@@ -89,12 +88,9 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
         try:
             if not allowance.take(sum(bytes_to_make(inputs, shapes_of(inputs, dims)).values())):
                 continue
-            feeds = _feeds(model, inputs, dims, seed + which)
-            session.run(feeds)
+            return dims, _accepted(model, inputs, session, dims, seed + which)
         except (ModelError, TooLarge) as error:
             reason = reason or str(error)
-        else:
-            return dims, feeds
     if tuple(inputs) != tuple(model.inputs):
         raise DataError(f"the original model does not run on the sizes given with --input. {reason}")
     conflict = probe(model).conflict
@@ -106,14 +102,32 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
     )
 
 
-def _feeds(model: Model, inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Return random feeds of some sizes.
+def _accepted(  # noqa: PLR0917 - as its callers have them
+    model: Model,
+    inputs: Sequence[Port],
+    session: Session,
+    dims: Mapping[str, int],
+    seed: int,
+    most: int | None = None,
+) -> dict[str, Array]:
+    """Return random feeds of some sizes, with which the model runs.
+
+    Args:
+        model: the model.
+        inputs: those of the model, where the caller fixes the shape of some.
+        session: of the model.
+        dims: the sizes.
+        seed: of the random numbers.
+        most: bytes that the run may take beyond what its weights allow.
 
     Raises:
-        TooLarge: when a run of the model would take more memory than is allowed for what a file states.
+        ModelError: when the model does not run on them.
+        TooLarge: when the run would take more memory than is allowed.
     """
-    check_run(model, _dims_of(model.inputs, shapes_of(inputs, dims)))
-    return random_feeds(inputs, dims, seed)
+    check_run(model, _dims_of(model.inputs, shapes_of(inputs, dims)), most)
+    feeds = random_feeds(inputs, dims, seed)
+    session.run(feeds)
+    return feeds
 
 
 def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping[str, int]]:

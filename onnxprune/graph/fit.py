@@ -47,11 +47,15 @@ class Conflict:
         where = f"at {self.node}"
         if one is None or other is None or one == other:
             name = one or other
-            subject = "the sizes tried for its inputs" if name is None else f"{list(shapes[name])} for input {name!r}"
+            subject = "the sizes tried for its inputs" if name is None else f"{_words(shapes, name)} for input {name!r}"
             return f"{subject} do not fit {where}; give sizes that do with --input {name or 'NAME'}=SHAPE"
         meet = "" if self.sizes is None else f", where {self.sizes[0]} meets {self.sizes[1]}"
-        pair = f"inputs {one!r} {list(shapes[one])} and {other!r} {list(shapes[other])} do not fit together"
+        pair = f"inputs {one!r} {_words(shapes, one)} and {other!r} {_words(shapes, other)} do not fit together"
         return f"{pair} {where}{meet}; give sizes that do with --input {one}=SHAPE --input {other}=SHAPE"
+
+
+def _words(shapes: Mapping[str, Shape], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "of unknown type or shape"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,20 +31,23 @@ def check_runnable(model: Model, probe: Probe) -> None:
         raise ModelError(f"{model.path}: {problem}" if model.path else problem)
 
 
-def check_run(model: Model, dims: Mapping[str, int]) -> None:
-    """Raise TooLarge when a run takes more memory than `limits` allows.
+def check_run(model: Model, dims: Mapping[str, int], most: int | None = None) -> None:
+    """Raise TooLarge when a run takes more memory than is allowed.
 
     Args:
         model: the model.
         dims: the size of each dynamic dim, by the key of `graph.dims.dynamic_dims`.
+        most: bytes that are allowed beyond what the weights of the model allow; by default what `limits` says.
     """
     setting = setting_at(model, dims)
-    problem = _problem(model, setting.shapes, setting.kinds)
+    problem = _problem(model, setting.shapes, setting.kinds, most)
     if problem is not None:
         raise TooLarge(problem)
 
 
-def _problem(model: Model, shapes: Mapping[str, Shape], kinds: Mapping[str, int]) -> str | None:
+def _problem(
+    model: Model, shapes: Mapping[str, Shape], kinds: Mapping[str, int], most: int | None = None
+) -> str | None:
     """Return in a sentence why a run with values of these shapes is not allowed; None where it is.
 
     A run may take half as much again as a value alone: its values, and the outputs that are compared, are not all of
@@ -56,7 +59,7 @@ def _problem(model: Model, shapes: Mapping[str, Shape], kinds: Mapping[str, int]
     peak, where = peak_bytes(model, sizes)
     peak += COMPARED * sum(sizes.get(port.name, 0) for port in model.outputs)
     held = sum(raw_length(constant.tensor) for constant in model.constants.values())
-    allowed = PER_WEIGHT * held + most_bytes() // 2
+    allowed = PER_WEIGHT * held + (most_bytes() // 2 if most is None else most - most_bytes())
     problem = excess(f"a run of the model, at {where}," if where else "the input", peak, allowed)
     if problem is None:
         return None

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from onnxprune.data.samples import with_shapes
 from onnxprune.graph.dims import FIRST, SECOND
-from onnxprune.graph.fit import fit, fit_inputs
+from onnxprune.graph.fit import Conflict, fit, fit_inputs
 from onnxprune.graph.ports import Port, with_batches
 from onnxprune.graph.probe import probe, settled, with_sizes
 from onnxprune.graph.view import view
-from tests.support.build import model
+from tests.support.build import dense, model
 
 GRU = {"w": (1, 12, 6), "r": (1, 12, 4)}
 CELL = ("e = GRU<hidden_size = 4>(x, w, r, , , h)", "y = Neg(e)")
@@ -201,3 +201,9 @@ def test_what_is_fixed_beside_an_open_batch_is_shared():
 def test_what_is_fixed_counts_as_the_batch_where_nothing_tells_otherwise():
     x, table = Port("x", np.dtype("f4"), ("n", 3)), Port("t", np.dtype("f4"), (6, 3))
     assert [port.batch for port in with_batches([x, table])] == [0, 0]
+
+
+def test_sizes_of_inputs_that_have_no_type_are_not_known():
+    node = view(dense("b = Relu(a)")).nodes[0]
+    said = Conflict(node, None, (("x",), ("x",))).sentence({})
+    assert said.startswith("of unknown type or shape for input 'x' do not fit at MatMul 'a0'; give sizes that do with")
