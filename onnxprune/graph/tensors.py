@@ -46,6 +46,11 @@ def numpy_of(tensor: TensorProto) -> Array:
     return array
 
 
+def plain_attribute(value: Any) -> Any:
+    """Return an attribute's value; a tensor as an array."""
+    return numpy_of(value) if isinstance(value, TensorProto) else value
+
+
 def has_external_data(tensor: TensorProto) -> bool:
     """Whether the contents of a tensor lie outside the model file."""
     return bool(tensor.data_location == TensorProto.EXTERNAL)

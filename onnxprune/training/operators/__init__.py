@@ -1,0 +1,20 @@
+"""What each operator computes, in PyTorch: the second table. Importing the package fills the registry."""
+
+from onnxprune.training.operators import (  # noqa: F401 - imported for what they register
+    attention,
+    classic,
+    control,
+    convolution,
+    fused,
+    indexing,
+    layout,
+    normalization,
+    pooling,
+    quantized,
+    recurrent,
+    reduction,
+    resampling,
+    sequences,
+    table,
+    vision,
+)
