@@ -28,6 +28,7 @@ HOMES = {  # finer than the contracts: one file where it is one, and `onnxprune/
     "onnx": "graph/",
     "onnx_graphsurgeon": "graph/read.py",
     "onnxruntime": "runtime/",
+    "torch": "training/",
     "click": "cli/",
     "PIL": "data/images.py",
     "distributed": "runtime/cluster.py",

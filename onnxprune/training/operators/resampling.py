@@ -173,11 +173,15 @@ def _weights(
 
 
 def _kernel(distance: Array, mode: str, a: float) -> Array:
+    """Return the share of a number at this distance; Keys 1981 for cubic."""
+    share: Array
     if mode == "linear":
-        return np.clip(1 - distance, 0, None)
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+        share = np.clip(1 - distance, 0, None)
+    else:
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = a * (((distance - 5) * distance + 8) * distance - 4)
+        share = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+    return share
 
 
 def _rounded(at: Array, rounding: str) -> Array:
