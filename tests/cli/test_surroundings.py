@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from onnxprune.cli import screen
+from onnxprune.cli.group import cli
 from onnxprune.errors import DataError
 from onnxprune.graph.read import load
 from onnxprune.graph.write import write
@@ -128,8 +130,8 @@ def test_names_that_are_no_utf_8(folder):
 @POSIX
 def test_plots_of_models_with_such_names(folder):
     Path("model.onnx").rename(f"{ODD}.onnx")
-    args = ("sensitivity", f"{ODD}.onnx", "--data", "data.npz", "--quiet", "--plot", f"{ODD}.html")
-    assert onnxprune(*args).returncode == 0
+    args = ("sensitivity", f"{ODD}.onnx", "--data", "data.npz", "--quiet", "--plot", f"{ODD}.html", "--json")
+    assert CliRunner().invoke(cli, args).exit_code == 0
     assert "caf\\udce9" in Path(f"{ODD}.html").read_text()
 
 
