@@ -124,6 +124,12 @@ def _is_foreign(node: NodeProto, versions: Mapping[str, int], proto: ModelProto)
     return not onnx.defs.has(node.op_type, versions.get(domain, 1), domain)
 
 
+def is_standard(op: str, version: int) -> bool:
+    """Whether onnx knows an operator, written as in `Node.op`, in this version of its domain."""
+    domain, _, name = op.rpartition(".")
+    return bool(onnx.defs.has(name, version, domain))
+
+
 @cache
 def _standard_domains() -> frozenset[str]:
     """Return the domains of which onnx knows all operators."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from onnxprune.dependency.rules import LOCKED, RULES
 from onnxprune.errors import ModelError
-from onnxprune.graph.checks import skeleton
+from onnxprune.graph.checks import is_standard, skeleton
 from onnxprune.graph.deduce import deduced_types
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.parts import element_types, lone
@@ -129,7 +129,7 @@ def _form(model: Model, node: Node, kinds: Mapping[str, int]) -> bytes:
 def _is_unsupported(error: str, node: Node, kinds: Mapping[str, int]) -> bool:
     """Whether ONNX Runtime lacks what a node needs; other errors about a standard operator are faults of the file."""
     knows_types = all(name in kinds for name in (*node.inputs, *node.captured) if name)
-    return _is_missing(error) or (knows_types and (_NO_KERNEL in error or "." in node.op))
+    return _is_missing(error) or (knows_types and (_NO_KERNEL in error or not is_standard(node.op, node.version)))
 
 
 def _is_missing(error: str) -> bool:

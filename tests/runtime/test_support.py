@@ -154,6 +154,18 @@ def test_plugins_at_the_end():
     assert [group.name for group in sensitivity(proto, data={"x": data}, levels=1).groups] == ["w1"]
 
 
+def test_a_plugin_that_is_refused_for_its_attributes():
+    """ONNX Runtime knows the schema of this one, but has no kernel; onnx does not know it at all."""
+    proto = model(
+        "a = Conv(x, w1)", "r = Relu(a)", "b = Conv(r, w2)", "num = EfficientNMS_TRT(b, b)",
+        y="int32[1,1] num", infer=False, w1=(16, 3, 1, 1), w2=(4, 16, 1, 1),
+    )  # fmt: skip
+    result = cut(proto)
+    assert sizes(result.model)["w1"] == (8, 3, 1, 1)
+    (entry,) = result.report["not_run"]
+    assert entry["why"].startswith("ONNX Runtime refuses it: Required attribute '")
+
+
 def test_several_unknown_operators_and_one_without_a_kernel():
     proto = model(
         "h = MatMul(x, w1)", "r = Relu(h)", "s = MatMul(r, w2)", "t = com.microsoft.BiasSplitGelu(s, b)",
