@@ -21,7 +21,7 @@ from onnxprune.runtime.session import Session, open_session
 # measures 1e-7 to 2e-6 here; a wrong slice gives 1e-2 and more. Half precision has 3 decimal digits.
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 NOISE_FACTOR = 10  # a model that amplifies round-off may differ by this multiple of its own measured noise
-_MASKED = 1e8  # magnitude from which a number stands for infinity
+MASKED = 1e8  # magnitude from which a number stands for infinity
 TEXT_KINDS = "SUO"  # kinds of numpy types that hold text
 
 
@@ -106,7 +106,7 @@ def distance_between(reference: Array, output: Array) -> tuple[float, float, boo
     if not np.isfinite(other[usable]).all():
         return np.inf, np.inf, False
     differences, sizes = np.abs(wide[usable] - other[usable]), np.abs(wide[usable])
-    is_masked = sizes >= _MASKED  # minus infinity, nearly, as a mask makes it: no part of the range
+    is_masked = sizes >= MASKED  # minus infinity, nearly, as a mask makes it: no part of the range
     relative = float((differences[is_masked] / sizes[is_masked]).max(initial=0.0))
     if not is_masked.all():
         largest = max(float(sizes[~is_masked].max()), 1e-30)

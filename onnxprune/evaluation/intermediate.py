@@ -11,15 +11,15 @@ import numpy as np
 
 from onnxprune.dependency.axes import kept_mask
 from onnxprune.dependency.trace import Trace
-from onnxprune.errors import ModelError
+from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.difference import TEXT_KINDS, Reference, compare_outputs, distance_between, open_proto
+from onnxprune.evaluation.telling import loud_outputs, mute_outputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.session import Session
 from onnxprune.surgery.rewrite import Kept
 
-NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, the values behind it are compared too
 _DEEPEST = 60  # nodes behind an output
 _SEARCHES = 16  # how often values behind an output are measured; what is quiet of the last is compared then
 _AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are measured at once at most
@@ -58,11 +58,15 @@ class MaskedAndPruned:
 def problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], tolerance: float) -> str | None:
     """Compare the values that `loud` outputs are computed from, back to where round-off is small; return what is wrong.
 
-    A sigmoid that is nearly 0, or the order of equal scores, is round-off alone, and a class is the same for many
-    scores: such an output proves nothing.
+    A sigmoid that is nearly 0, or the order of equal scores, is round-off alone, a class is the same for many scores,
+    and a gate that is shut the same for all: such an output proves nothing.
     Between the nodes the pruned model has the values of the masked one, without the removed units.
+
+    Raises:
+        DataError: when an output is one number everywhere, or empty, and so is all that it is computed from.
     """
-    quiet = _quiet(pair, cases, loud, _AHEAD) or _quiet(pair, cases, loud, 0)
+    quiet = _quiet(pair, cases, loud, tolerance, _AHEAD) or _quiet(pair, cases, loud, tolerance, 0)
+    check_told(pair, cases, () if quiet is None else tuple(quiet[0].outputs), tolerance)
     if quiet is None:
         return None  # round-off everywhere: there is nothing else to compare
     names = tuple(quiet[0].outputs)
@@ -71,13 +75,56 @@ def problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[
     return problem and f"the outputs tell little, and behind them {problem}"
 
 
-def _quiet(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], most: int) -> list[Reference] | None:
+def check_told(pair: MaskedAndPruned, cases: Sequence[Reference], compared: Sequence[str], tolerance: float) -> None:
+    """Raise DataError for an output that proves nothing where no value behind it was compared either.
+
+    An output that no cut reaches has nothing to prove.
+
+    Args:
+        pair: the models.
+        cases: the outputs of the masked model.
+        compared: values behind the outputs that are compared.
+        tolerance: of a relative difference.
+    """
+    for name in mute_outputs(cases, tolerance):
+        sources = _sources(pair.traced, name)
+        if sources.isdisjoint(compared) and any(_is_cut(pair, source) for source in sources):
+            count = sum(case.outputs[name].size for case in cases)
+            what = "the same number everywhere" if count else "empty"
+            raise DataError(
+                f"output {name!r} of the original is {what} on the feeds used, and so is what it is computed from: "
+                "that proves nothing; give other samples with --data, or mend the weights"
+            )
+
+
+def _sources(traced: Trace, name: str) -> set[str]:
+    """Return the values that a value is computed from, itself included."""
+    makers = {output: node for node in traced.model.nodes for output in node.outputs if output}
+    reached, waiting = {name}, [name]
+    while waiting:
+        node = makers.get(waiting.pop())
+        new = set() if node is None else {*node.inputs, *node.captured} - {"", *reached}
+        reached |= new
+        waiting += new
+    return reached
+
+
+def _is_cut(pair: MaskedAndPruned, name: str) -> bool:
+    """Whether a value loses units."""
+    axes = pair.traced.axes(pair.traced.values.get(name, ()))
+    return any(not kept_mask(axis, pair.kept).all() for axis in axes)
+
+
+def _quiet(
+    pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], tolerance: float, most: int
+) -> list[Reference] | None:
     """Return the values behind the outputs that are not loud, measured alone; None where there are none.
 
     Args:
         pair: the models.
         cases: the outputs of the masked model.
         loud: outputs that prove little.
+        tolerance: of a relative difference.
         most: levels that are measured ahead of the current one, at most.
     """
     names, levels = tuple(cases[0].outputs), _Levels(pair, cases, most)
@@ -88,20 +135,20 @@ def _quiet(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], mo
         if not further and stride == 1:
             break
         measured = levels.of(further) if further else measured
-        loud_there = loud_outputs(measured) if further else set()
+        loud_there = loud_outputs(measured, tolerance) if further else set()
         if stride > 1 and len(loud_there) < max(1, len(further)):  # too far: what is quiet may begin before
             stride //= 2
             continue
         if not loud_there and not levels.are_alone(further):
             measured = _measured(pair, further, cases)
-            loud_there = loud_outputs(measured)
+            loud_there = loud_outputs(measured, tolerance)
         if not loud_there:
             return measured
         depth, names = depth + stride, further
         # Round-off grows on the way to the outputs: where all is loud, so is what comes behind it, and is passed over.
         stride = 2 * stride if len(loud_there) == len(further) else 1
         loud = loud_there
-    return _without(measured, loud_outputs(measured))
+    return _without(measured, loud_outputs(measured, tolerance))
 
 
 def _without(cases: Sequence[Reference], loud: set[str]) -> list[Reference] | None:
@@ -167,12 +214,6 @@ class _Levels:
     def _elements(self, name: str) -> int:
         traced = self._pair.traced
         return math.prod(axis.size for axis in traced.axes(traced.values.get(name, ())))
-
-
-def loud_outputs(cases: Sequence[Reference]) -> set[str]:
-    """Return the values that prove little: mostly round-off, or whole numbers, such as the class of the top score."""
-    noisy = {name for case in cases for name, amount in case.noise.items() if amount > NOISE_LIMIT}
-    return noisy | {name for case in cases for name, output in case.outputs.items() if output.dtype.kind in "biu"}
 
 
 def _behind(traced: Trace, names: Sequence[str], loud: set[str]) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ inputs and outputs. A model that fails is not written, and the group that broke 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,9 @@ from onnxprune.data.samples import Data
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.difference import TEXT_KINDS, Reference, Run, compare_outputs, open_proto, tolerance_of
-from onnxprune.evaluation.intermediate import MaskedAndPruned, loud_outputs, problem_behind, with_noise
+from onnxprune.evaluation.intermediate import MaskedAndPruned, check_told, problem_behind, with_noise
 from onnxprune.evaluation.settings import Case, settings
+from onnxprune.evaluation.telling import loud_outputs
 from onnxprune.graph.checks import problems
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
@@ -84,7 +84,7 @@ def verify(
 
     Raises:
         ModelError: when the original itself cannot be run.
-        DataError: when there are no feeds that it runs on, or an output of it is never finite.
+        DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
     tolerance = tolerance_of(traced.model)
     problem = _static_problem(traced.model.file, pruned.file) or _part_problem(traced.model, pruned)
@@ -110,12 +110,22 @@ def verify(
             otherwise = _compare_plain(pruned, unoptimized, tolerance)
             otherwise = otherwise or _compare_exact(reference, traced.model.folder, pruned, cases, tolerance)
             runs, problem = otherwise or (runs, problem)
-    loud = loud_outputs(cases)
-    if problem is None and loud:
-        with contextlib.suppress(ModelError):  # of a value that no session can give
-            problem = problem_behind(MaskedAndPruned(traced, kept, reference, pruned), cases, loud, tolerance)
+    if problem is None:
+        problem = _problem_behind(MaskedAndPruned(traced, kept, reference, pruned), cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
+
+
+def _problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], tolerance: float) -> str | None:
+    """Return what is wrong behind outputs that prove little; see `problem_behind`."""
+    loud = loud_outputs(cases, tolerance)
+    if not loud:
+        return None
+    try:
+        return problem_behind(pair, cases, loud, tolerance)
+    except ModelError:  # of a value that no session can give
+        check_told(pair, cases, (), tolerance)
+        return None
 
 
 def _plain_problem(model: Model, cases: Sequence[Reference], tolerance: float) -> str | None:
