@@ -18,16 +18,21 @@ def main() -> None:
         run()
     except BaseException as error:  # an interrupt, or whatever code of others has made of it
         code = exit_code()
-        if code is None:
-            if isinstance(error, KeyboardInterrupt):
-                sys.exit(130)
-            if isinstance(error, (ImportError, MemoryError)):  # of the command line itself: commands say more
-                print(f"onnxprune: cannot start: {type(error).__name__}: {error}; install it again", file=sys.stderr)
-                sys.exit(2)
+        if code is None and isinstance(error, SystemExit):
             raise
-        sys.exit(code)
+        sys.exit(_failed(error) if code is None else code)
     finally:
         unhear_signals()
+
+
+def _failed(error: BaseException) -> int:
+    """Say what keeps the command line itself from running, and return the exit code; commands say more."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    from onnxprune.errors import said  # noqa: PLC0415 - an interrupt of the start does not wait for it
+
+    print(f"onnxprune: cannot start: {said(error)}; install it again", file=sys.stderr)
+    return 2 if isinstance(error, (ImportError, MemoryError)) else 4
 
 
 def _fill_streams() -> None:

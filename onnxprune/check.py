@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, code_of_others, said
 
 
 def number(name: str, value: Any) -> float:
@@ -106,10 +106,10 @@ def function(name: str, value: str) -> Callable[..., Any]:
         raise OptionError(f"{name} must be MODULE:FUNCTION, got {value!r}")
     here = str(Path.cwd())
     sys.path.insert(0, here)
+    refusal = f"{name} {value!r}: module {module!r} cannot be imported: "
     try:
-        loaded = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # whatever the user's module raises
-        raise OptionError(f"{name} {value!r}: module {module!r} cannot be imported: {error}") from error
+        with code_of_others(lambda error: OptionError(refusal + said(error))):
+            loaded = getattr(importlib.import_module(module), attribute, None)
     finally:
         sys.path.remove(here)
     if not callable(loaded):

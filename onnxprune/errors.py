@@ -22,7 +22,10 @@ never leaves the package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 
@@ -110,3 +113,25 @@ def said(error: BaseException) -> str:
     except Exception:  # its own words may fail, too
         message = ""
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def said_where(error: BaseException) -> str:
+    """Return what an exception of the user's code says, with the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said(error)} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+@contextlib.contextmanager
+def code_of_others(error_for: Callable[[BaseException], OnnxpruneError]) -> Iterator[None]:
+    """Turn whatever the user's code raises within the block into an error; an interrupt alone ends the run.
+
+    Args:
+        error_for: returns the error for an exception, which need not be an `Exception`: a task that is cancelled, a
+            test that gives up and an exit of the process are none.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise error_for(error) from error

@@ -37,9 +37,9 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         say_error("interrupted", state())
         sys.exit(getattr(interrupt, "exit_code", 130))
-    except (click.ClickException, click.exceptions.Exit, click.Abort):  # click's own
+    except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):  # click's own, and the end
         raise
-    except Exception as error:  # whatever nobody foresaw
+    except BaseException as error:  # whatever nobody foresaw: a task that is cancelled is no Exception
         if _debugs():
             traceback.print_exc()
         message, code = sentence_of(error)
@@ -52,7 +52,9 @@ def _interrupts_first() -> Iterator[None]:
     """Raise an interrupt again where code of others has turned it into an error of its own."""
     try:
         yield
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         code = exit_code()
         if code is None:
             raise

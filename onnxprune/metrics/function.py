@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, code_of_others, said_where
 from onnxprune.metrics.arrays import Array, Arrays, Function, sample_count
 from onnxprune.metrics.dense import dense_loss
 from onnxprune.metrics.metric import Batch, Kind, Metric
@@ -29,10 +29,11 @@ def returned_figures(
     """Return what a user's function gives for a batch, by name.
 
     Raises:
-        OptionError: when it returns neither a number nor a dict of numbers.
+        OptionError: when it raises, or returns neither a number nor a dict of numbers.
     """
     own = getattr(function, "__name__", type(function).__name__)
-    returned = function(reference, outputs, feeds, labels)
+    with code_of_others(lambda error: OptionError(f"metric {own!r} raised {said_where(error)}")):
+        returned = function(reference, outputs, feeds, labels)
     try:
         figures = {
             str(name): float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -48,7 +49,11 @@ def test_signals_that_are_ignored_stay_so():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.mark.parametrize("error", [SystemError("no exception set"), ImportError("numpy"), ValueError()])
+class Stopped(BaseException):
+    """Like what ends a task or a test: no Exception."""
+
+
+@pytest.mark.parametrize("error", [SystemError("no exception set"), ImportError("numpy"), ValueError(), Stopped()])
 def test_what_others_make_of_an_interrupt(heard, error, capsys):
     """Extension modules that are interrupted while they are imported fail in ways of their own."""
 
@@ -76,12 +81,29 @@ def test_the_exit_code_is_that_of_the_first_signal(heard, monkeypatch, raises):
     assert caught.value.code == 129
 
 
-def test_other_errors_stay_what_they_are(heard, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ZeroDivisionError("by zero"), 4, "cannot start: ZeroDivisionError: by zero; install it again"),
+        (asyncio.CancelledError(), 4, "cannot start: CancelledError; install it again"),
+        (Stopped("here"), 4, "cannot start: Stopped: here; install it again"),
+        (ImportError("no click"), 2, "cannot start: ImportError: no click; install it again"),
+    ],
+)
+def test_what_is_raised_around_the_commands_is_a_sentence(heard, monkeypatch, capsys, error, code, message):
     def run():
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr("onnxprune.cli.main", run)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as caught:
+        start.main()
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"onnxprune: {message}\n"
+
+
+def test_an_exit_stays_what_it_is(heard, monkeypatch):
+    monkeypatch.setattr("onnxprune.cli.main", lambda: sys.exit(7))
+    with pytest.raises(SystemExit, match=r"^7$"):
         start.main()
 
 

@@ -30,6 +30,10 @@ def invoke(*args, code=0):
     return result
 
 
+class Stopped(BaseException):
+    """Like what ends a task or a test: no Exception."""
+
+
 class Unprintable(Exception):
     def __str__(self):
         raise ValueError
@@ -45,6 +49,7 @@ class Unprintable(Exception):
         ),
         (RecursionError(), 4, "unexpected RecursionError while tracing, at MatMul 'a0': (no message). This is a fault"),
         (Unprintable(), 4, "unexpected Unprintable while tracing, at MatMul 'a0': (no message)."),
+        (Stopped("here"), 4, "unexpected Stopped while tracing, at MatMul 'a0': here. This is a fault of onnxprune"),
         (KeyError("x" * 999), 4, f"MatMul 'a0': '{'x' * 299} .... This is a fault"),
         (
             MemoryError(),
@@ -57,7 +62,7 @@ class Unprintable(Exception):
             "a package that is needed cannot be imported while tracing, at MatMul 'a0': no q; install",
         ),
     ],
-    ids=["ValueError", "RecursionError", "unprintable", "long", "memory", "import"],
+    ids=["ValueError", "RecursionError", "unprintable", "stopped", "long", "memory", "import"],
 )
 def test_what_nobody_foresaw_is_a_sentence(folder, monkeypatch, error, code, message):
     def fail(*_, **__):

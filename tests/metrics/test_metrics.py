@@ -516,7 +516,8 @@ def test_a_name_that_does_not_fit(name, message):
         ("clasification", "unknown metric 'clasification'; there are: language model, boxes, embedding, "
          "classification, dense, or MODULE:FUNCTION"),
         (":f", "metric must be MODULE:FUNCTION, got ':f'"),
-        ("no_such:f", "metric 'no_such:f': module 'no_such' cannot be imported: No module named 'no_such'"),
+        ("no_such:f", "metric 'no_such:f': module 'no_such' cannot be imported: ModuleNotFoundError: No module "
+         "named 'no_such'"),
         ("math:no_such", "metric 'math:no_such': module 'math' has no function 'no_such'"),
         ("math:pi", "metric 'math:pi': module 'math' has no function 'pi'"),
     ],
@@ -566,6 +567,27 @@ def test_a_number_is_named_by_its_function():
     assert (metric.name, metric.higher_is_better) == ("l1_loss", False)
     found = figures(metric, ({"y": np.zeros((2, 3))}, {"y": np.ones((2, 3))}))
     assert found == {"l1_loss": 1.0, "l1_loss_before": 0.0}
+
+
+class Stopped(BaseException):
+    """Like what ends a task or a test: no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("no boxes"), "ValueError: no boxes"),
+        (Stopped("now"), "Stopped: now"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+def test_a_function_that_raises(error, message):
+    def mine(*_):
+        raise error
+
+    with pytest.raises(OptionError) as caught:
+        choose({"y": normal(4, 3)}, metric=mine)
+    assert str(caught.value).startswith(f"metric 'mine' raised {message} (test_metrics.py, line ")
 
 
 @pytest.mark.parametrize("given", [None, "much", {}, {"a": None}], ids=str)
