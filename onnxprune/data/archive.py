@@ -14,7 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxprune.data.columns import storing
-from onnxprune.data.fitting import LABELS, check_array, check_labels, check_names, check_text, lacks_axis
+from onnxprune.data.fitting import (
+    LABELS,
+    check_array,
+    check_labels,
+    check_names,
+    check_text,
+    count_in,
+    lacks_axis,
+    one_count,
+)
 from onnxprune.data.npy import StoredArray, Unreadable, contradiction, open_npy, read_header
 from onnxprune.data.opening import open_ordinary
 from onnxprune.errors import DataError
@@ -82,8 +91,11 @@ def _whole(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, Array]:
 
 
 def _divides(arrays: Mapping[str, StoredArray], inputs: Sequence[Port]) -> bool:
-    """Whether the samples are read in parts: they are large, alike in number, and lie along the first axis of all."""
-    if any(port.batch != 0 for port in inputs):
+    """Whether the samples are read in parts: they are large, alike in number, and lie along the first axis of all.
+
+    One sample that lacks the axis of samples is read as a whole, however large it is.
+    """
+    if any(port.batch != 0 or lacks_axis(arrays[port.name].shape, port) for port in inputs):
         return False
     counts = {stored.shape[0] for stored in arrays.values() if stored.shape}
     return len(counts) == 1 and sum(stored.nbytes for stored in arrays.values()) > _PART_BYTES
@@ -146,14 +158,15 @@ def _arrays(path: Path, inputs: Sequence[Port], *, may_lack_axis: bool) -> Itera
 
 def _check_fit(path: Path, arrays: Mapping[str, StoredArray], inputs: Sequence[Port], *, may_lack_axis: bool) -> None:
     """Raise DataError unless types and shapes are those of the inputs, and of one label per sample."""
-    counts = [1]
+    counts: dict[str, int] = {}
     for port in inputs:
         shape = arrays[port.name].shape
         check_array(path, port, shape, arrays[port.name].dtype, may_lack_axis=may_lack_axis)
-        if shape and not (may_lack_axis and lacks_axis(shape, port)):
-            counts.append(shape[0])
+        count = count_in(shape, port, may_lack_axis=may_lack_axis)
+        if count is not None:
+            counts[port.name] = count
     if LABELS in arrays and all(port.name != LABELS for port in inputs):
-        check_labels(path, arrays[LABELS].shape, arrays[LABELS].dtype, counts[-1])
+        check_labels(path, arrays[LABELS].shape, arrays[LABELS].dtype, one_count(path, counts))
 
 
 def _opened(path: Path, stack: contextlib.ExitStack) -> zipfile.ZipFile:

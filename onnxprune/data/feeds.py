@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,13 +21,14 @@ from onnxprune.data.columns import Samples, gathered, length
 from onnxprune.data.fitting import (
     LABELS,
     MOST_SAMPLES,
+    as_one,
     check_names,
     checked_labels,
     counted,
     fitted,
     with_samples,
 )
-from onnxprune.errors import DataError, said
+from onnxprune.errors import DataError, code_of_others, said, said_where
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 
@@ -35,7 +36,7 @@ MAX_SAMPLES = 10_000  # taken of an iterable without a length: it may never end
 Table: TypeAlias = tuple[dict[str, Samples], "Array | None", int]  # columns by input, labels, number of samples
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_OF_OTHERS = (Exception, SystemExit, GeneratorExit)  # what code of others may raise; an interrupt ends the run
+_END = object()
 _EXPECTED = "a dict by input name, a tuple in the order of the inputs, or an array"
 
 
@@ -80,14 +81,8 @@ def called(source: str) -> Any:
         DataError: when it cannot be imported, or raises.
     """
     module_name, _, name = source.partition(":")
-    try:
+    with code_of_others(lambda error: _not_imported(source, module_name, error)):
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _raised(source, error, "importing its module") from error
-        raise DataError(f"{source}: there is no module {module_name!r} in the current folder or on sys.path") from None
-    except _OF_OTHERS as error:
-        raise _raised(source, error, "importing its module") from error
     function = getattr(module, name, None)
     if function is None:
         raise DataError(f"{source}: module {module_name!r} has no function {name!r}")
@@ -103,17 +98,21 @@ def made_by(source: str, function: Callable[[], Any]) -> Any:
     Raises:
         DataError: when it raises.
     """
-    try:
+    with _refusing(source, "the function"):
         return function()
-    except _OF_OTHERS as error:
-        raise _raised(source, error, "the function") from error
 
 
-def _raised(source: str, error: BaseException, what: str) -> DataError:
-    """Return the error for an exception in the user's code, with the line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return DataError(f"{source}: {what} raised {said(error)} ({place})")
+def _refusing(source: str, what: str) -> contextlib.AbstractContextManager[None]:
+    """Turn an exception in the user's code into an error, with the line that raised it."""
+    return code_of_others(lambda error: DataError(f"{source}: {what} raised {said_where(error)}"))
+
+
+def _not_imported(source: str, module_name: str, error: BaseException) -> DataError:
+    """Return the error for a module that is not there, or that raises while it is imported."""
+    is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+    if is_missing and f"{module_name}.".startswith(f"{error.name}."):
+        return DataError(f"{source}: there is no module {module_name!r} in the current folder or on sys.path")
+    return DataError(f"{source}: importing its module raised {said_where(error)}")
 
 
 def each(source: str, feeds: Any) -> Iterator[tuple[str, Any]]:
@@ -124,21 +123,15 @@ def each(source: str, feeds: Any) -> Iterator[tuple[str, Any]]:
     """
     if isinstance(feeds, (tuple, Mapping)) or is_array(feeds):
         feeds = [feeds]  # a single one
-    try:
+    if not (hasattr(type(feeds), "__iter__") or hasattr(type(feeds), "__getitem__")):
+        raise DataError(f"{source}: expected feeds, each {_EXPECTED}, got {type(feeds).__name__}")
+    with _refusing(source, "reading its feeds"):
         iterator = iter(feeds)
-    except TypeError:
-        raise DataError(f"{source}: expected feeds, each {_EXPECTED}, got {type(feeds).__name__}") from None
-    except _OF_OTHERS as error:
-        raise _raised(source, error, "reading its feeds") from error
-    number = 0
-    while True:
-        number += 1
-        try:
-            feed = next(iterator)
-        except StopIteration:
+    for number in itertools.count(1):
+        with _refusing(source, f"reading feed {number}"):
+            feed = next(iterator, _END)
+        if feed is _END:
             return
-        except _OF_OTHERS as error:
-            raise _raised(source, error, f"reading feed {number}") from error
         yield f"{source}: feed {number}", feed
 
 
@@ -149,8 +142,9 @@ def length_of(feeds: Any) -> int | None:
     (2, None)
     """
     try:
-        return len(feeds)
-    except _OF_OTHERS:
+        with _refusing("data", "asking for their number"):
+            return len(feeds)
+    except DataError:
         return None
 
 
@@ -186,7 +180,7 @@ def _parts(
 ) -> Iterator[dict[str, Array]]:
     """Yield arrays ``[samples, ...]`` by input, and labels; inputs that all samples share go to `shared`."""
     step = batch_of(inputs).step
-    most = MOST_SAMPLES + step if max_samples is None else max_samples  # one batch more than may be
+    most = min(max_samples or MOST_SAMPLES + step, MOST_SAMPLES + step)  # one batch more than may be
     left = max(most // step, 1) * step
     names: set[str] = set()
     for where, feed in feeds:
@@ -227,10 +221,8 @@ def arrays_of(where: str, feed: Mapping[Any, Any]) -> dict[str, Array]:
     Raises:
         DataError: when it raises, or holds anything else.
     """
-    try:
+    with _refusing(where, "reading its arrays"):
         values = {str(name): value for name, value in feed.items()}
-    except _OF_OTHERS as error:
-        raise _raised(where, error, "reading its arrays") from error
     return {name: as_array(where, name, value) for name, value in values.items()}
 
 
@@ -242,7 +234,8 @@ def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port])
     """
     check_names(where, arrays, inputs, "the feed")
     fitted_arrays = {
-        port.name: sampled(fitted(where, with_samples(arrays[port.name], port), port), port) for port in inputs
+        port.name: sampled(fitted(where, as_one(with_samples(arrays[port.name], port), port), port), port)
+        for port in inputs
     }
     alike = _shared_names(fitted_arrays, inputs)
     count = counted(where, {name: array for name, array in fitted_arrays.items() if name not in alike})
@@ -254,8 +247,11 @@ def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port])
 def is_array(value: object) -> bool:
     """Whether a value is an array of numpy or of another library: a tensor."""
     try:
-        return isinstance(value, np.ndarray) or hasattr(value, "__array__") or callable(getattr(value, "numpy", None))
-    except Exception:  # whatever raises when it is asked for an attribute is no array
+        with _refusing("data", "asking for an attribute"):
+            return (
+                isinstance(value, np.ndarray) or hasattr(value, "__array__") or callable(getattr(value, "numpy", None))
+            )
+    except DataError:  # it is none, then
         return False
 
 
@@ -265,15 +261,13 @@ def as_array(where: str, name: str, value: Any) -> Array:
     Raises:
         DataError: when it is none of these.
     """
-    try:
+    refusal = f"{where}: array {name!r} cannot be made an array from {type(value).__name__}: "
+    with code_of_others(lambda error: DataError(refusal + said(error))):
         for method in ("detach", "cpu"):  # a tensor of torch that is part of a computation, or lies on a device
             value = getattr(value, method)() if callable(getattr(value, method, None)) else value
         if not hasattr(value, "__array__") and callable(getattr(value, "numpy", None)):
             value = value.numpy()
         array = np.asarray(value)
-    except _OF_OTHERS as error:
-        message = f"cannot be made an array from {type(value).__name__}: {said(error)}"
-        raise DataError(f"{where}: array {name!r} {message}") from error
     if array.dtype.kind == "O" and not all(isinstance(item, str) for item in array.reshape(-1)):
         kind = type(value).__name__
         raise DataError(f"{where}: array {name!r} is of type {kind}; expected an array of numbers, or text")

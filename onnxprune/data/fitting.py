@@ -49,7 +49,7 @@ def described(port: Port) -> str:
 def fitted(where: object, array: Array, port: Port) -> Array:
     """Return the array of an input in the type of the input, after all checks of shape, type and values."""
     dtype = check_array(where, port, array.shape, array.dtype)
-    _check_finite(where, port.name, array)
+    _check_finite(where, array, port)
     return _cast(where, array, port.name, dtype)
 
 
@@ -74,10 +74,10 @@ def check_array(
     if not is_one and not holds_samples(shape, port):
         along = "" if is_shared(port) else f" with the samples along {_ORDINALS.get(port.batch or 0, 'another')} axis"
         raise DataError(f"{where}: array {port.name!r} has shape {list(shape)}, expected {described(port)}{along}")
-    if shape and not shape[0] and not is_one:
+    count = count_in(shape, port, may_lack_axis=may_lack_axis)
+    if count == 0:
         raise DataError(f"{where}: array {port.name!r} of shape {list(shape)} holds no samples")
-    if shape and not is_one and not port.batch:
-        check_most(where, shape[0])
+    check_most(where, count or 1)
     if dtype != port.dtype and not _is_text(dtype, port.dtype) and (_kind(dtype), _kind(port.dtype)) not in _CASTS:
         message = f"has type {dtype}, the input takes {port.dtype}; convert the array as is right for the model"
         raise DataError(f"{where}: array {port.name!r} {message}")
@@ -112,6 +112,31 @@ def holds_samples(shape: Shape, port: Port) -> bool:
     return len(shape) == len(stated) + 1 and shape[1 + at] == stated[at] and fits_port(shape[1:], port)
 
 
+def count_in(shape: Shape, port: Port, *, may_lack_axis: bool = False) -> int | None:
+    """Return how many samples an array of an input holds, in any of the layouts that `as_one` knows.
+
+    Args:
+        shape: of the array; one that the input can take.
+        port: the input.
+        may_lack_axis: whether it may be one sample, without the axis of samples.
+
+    Returns:
+        Their number; None where all samples share the array.
+
+    >>> state = Port("h", None, (2, 4, 8), batch=1)
+    >>> [count_in(shape, state) for shape in ((2, 20, 8), (20, 2, 8), (5, 2, 4, 8))]
+    [20, 20, 20]
+    """
+    if not shape or is_shared(port):
+        return None
+    at, stated = port.batch or 0, port.shape
+    if may_lack_axis and lacks_axis(shape, port):
+        return 1
+    if stated is None or fits_port(shape, port):
+        return shape[at]
+    return shape[0] if len(shape) == len(stated) else shape[0] * shape[1 + at]
+
+
 def as_one(array: Array, port: Port) -> Array:
     """Return an array that holds all samples of an input, with these along the axis where the model has them.
 
@@ -142,13 +167,14 @@ def fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...], batch: int 
     return len(shape) == len(dims) and all(not isinstance(dim, int) or n == dim for n, dim in pairs)
 
 
-def _check_finite(where: object, name: str, array: Array) -> None:
+def _check_finite(where: object, array: Array, port: Port) -> None:
     if array.dtype.kind not in "fc":
         return
     bad = ~np.isfinite(array)
     if bad.any():
-        first = f", the first in sample {int(np.argwhere(bad)[0][0])}" if array.ndim else ""
-        raise DataError(f"{where}: array {name!r} holds {int(bad.sum())} NaN or infinite values{first}")
+        is_one = not array.ndim or is_shared(port)
+        first = "" if is_one else f", the first in sample {int(np.argwhere(bad)[:, port.batch or 0].min())}"
+        raise DataError(f"{where}: array {port.name!r} holds {int(bad.sum())} NaN or infinite values{first}")
 
 
 def _cast(where: object, array: Array, name: str, dtype: np.dtype[np.generic]) -> Array:
@@ -209,7 +235,15 @@ def counted(where: object, feeds: Mapping[str, Array]) -> int:
     Raises:
         DataError: when none has an axis, or they hold different numbers.
     """
-    counts = {name: len(array) for name, array in feeds.items() if array.ndim}
+    return one_count(where, {name: len(array) for name, array in feeds.items() if array.ndim})
+
+
+def one_count(where: object, counts: Mapping[str, int]) -> int:
+    """Return the number of samples that all inputs hold, of those by name.
+
+    Raises:
+        DataError: when there is none, or they differ.
+    """
     if not counts:
         raise DataError(f"{where}: the model has no input with an axis of samples")
     if len(set(counts.values())) > 1:

@@ -49,6 +49,7 @@ from onnxprune.data.feeds import (
 )
 from onnxprune.data.fitting import (
     LABELS,
+    MOST_SAMPLES,
     as_one,
     check_most,
     check_names,
@@ -169,7 +170,7 @@ def load_data(source: Any, inputs: Sequence[Port], *, preprocess: Any = None, ma
             return _data(path, *read_feeds(path, parts, inputs, None), inputs)
         return _whole(path, read_archive(path, inputs), inputs)
     feeds = made_by("data", source) if callable(source) and not is_array(source) else source
-    if not (is_array(feeds) or hasattr(feeds, "__iter__") or hasattr(feeds, "__getitem__")):
+    if not (is_array(feeds) or hasattr(type(feeds), "__iter__") or hasattr(type(feeds), "__getitem__")):
         expected = "a path, the name module:function, arrays, or an iterable of feeds"
         raise DataError(f"data must be {expected}, got {type(feeds).__name__}")
     return _fed("data", feeds, inputs, most)
@@ -198,7 +199,8 @@ def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | Non
         return _whole(source, feed_arrays(source, feeds, inputs), inputs)
     known = length_of(feeds)
     most = max_samples or (MAX_SAMPLES if known is None else None)
-    taken = itertools.islice(each(source, feeds), max(known or 0, MAX_SAMPLES))  # a length may be wrong
+    at_most = max(known or 0, max_samples or 0, MAX_SAMPLES)  # feeds: a length may be wrong
+    taken = itertools.islice(each(source, feeds), min(at_most, MOST_SAMPLES + 1))
     return _data(source, *read_feeds(source, taken, inputs, most), inputs)
 
 

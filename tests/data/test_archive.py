@@ -292,6 +292,26 @@ def test_large_files_of_a_folder_come_in_parts(tmp_path, monkeypatch):
     assert data.labels.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 9]
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_one_large_sample_without_its_axis_stays_one(tmp_path, monkeypatch, kind, order):
+    monkeypatch.setattr(module, "_PART_BYTES", 30)
+    waves = np.arange(80, dtype=np.float32).reshape(2, 20, 2)
+    for name, wave in zip("ab", waves, strict=True):
+        laid = np.asarray(wave, order=order)
+        np.save(tmp_path / f"{name}.npy", laid) if kind == "npy" else np.savez(tmp_path / f"{name}.npz", x=laid)
+    data = load_data(tmp_path, [Port("x", np.dtype("f4"), ("batch", "time", 2))])
+    assert data.count == 2
+    np.testing.assert_array_equal(data.take([0, 1])["x"], waves)
+
+
+def test_one_large_sample_beside_one_that_has_its_axis(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PART_BYTES", 30)
+    np.savez(tmp_path / "a.npz", x=ROWS[:1], y=np.arange(20), labels=7)
+    data = load_data(tmp_path, [X, Port("y", np.dtype("f4"), ("batch", "time"))])
+    assert (data.count, data.labels.tolist(), data.take([0])["y"].shape) == (1, [7], (1, 20))
+
+
 def test_folders_that_are_not_meant(tmp_path, monkeypatch):
     monkeypatch.setattr("onnxprune.data.folder._MOST_FILES", 3)
     for name in "abcd":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import sys
@@ -289,6 +290,76 @@ def test_samples_of_a_state_lie_along_its_batch(stack):
     for i, piece in enumerate(pieces(data, 4)):
         np.testing.assert_array_equal(piece.feeds["h"], states[:, i : i + 1])
         np.testing.assert_array_equal(piece.feeds["x"], ROWS[i : i + 1])
+
+
+def as_source(form, folder, arrays):
+    """Return a source that holds arrays by name: a dict, a file, one feed, or a folder of one file."""
+    if form in ("dict", "feed"):
+        return dict(arrays) if form == "dict" else [dict(arrays)]
+    np.savez(folder / "a.npz", **arrays)
+    return folder if form == "folder" else folder / "a.npz"
+
+
+FORMS = pytest.mark.parametrize("form", ["dict", "file", "feed", "folder"])
+STATES = np.arange(40, dtype=np.float32).reshape(2, 5, 4)
+PLAIN = np.arange(30, dtype=np.float32).reshape(5, 6)
+LAYOUTS = {  # inputs, arrays, samples as they lie in the columns
+    "a state along its batch": (("n", 6), (2, "n", 4), 1, PLAIN, STATES),
+    "a state with samples first": (("n", 6), (2, "n", 4), 1, PLAIN, np.moveaxis(STATES, 1, 0)),
+    "stacked feeds of one sample": ((1, 6), (2, 1, 4), 1, PLAIN[:, None], np.moveaxis(STATES, 1, 0)[:, :, None]),
+    "stacked feeds and plain samples": ((1, 6), (2, 1, 4), 1, PLAIN[:, None], STATES),
+    "stacked feeds of five samples": ((5, 6), (2, 5, 4), 1, PLAIN[None], STATES[None]),
+    "a shared table": (("n", 6), (2, 5, 4), None, PLAIN, STATES),
+}
+
+
+@FORMS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_in_every_form(tmp_path, form, layout):
+    shape, other, batch, x, h = LAYOUTS[layout]
+    ports = [Port("x", np.dtype("f4"), shape), Port("h", np.dtype("f4"), other, batch=batch)]
+    source = as_source(form, tmp_path, {"x": x, "h": h, "labels": np.arange(5)})
+    data = load_data(source, ports)
+    assert (data.count, data.labels.tolist()) == (5, [0, 1, 2, 3, 4])
+    feeds = data.take(range(5))
+    np.testing.assert_array_equal(feeds["x"], PLAIN)
+    np.testing.assert_array_equal(feeds["h"], STATES)
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"x": PLAIN, "h": STATES, "labels": np.arange(2)},
+         "array 'labels' has shape [2] and type int64, expected [5] integers, one class index per sample"),
+        ({"x": PLAIN, "h": STATES[:, :4], "labels": np.arange(5)},
+         "the arrays hold different numbers of samples (their first axis): 'x' 5, 'h' 4"),
+        ({"x": PLAIN, "h": STATES[:, :0]}, "array 'h' of shape [2, 0, 4] holds no samples"),
+        ({"x": PLAIN, "h": np.where(STATES == 12, np.nan, STATES)},
+         "array 'h' holds 1 NaN or infinite values, the first in sample 3"),
+    ],
+)  # fmt: skip
+def test_samples_of_a_state_are_counted_along_its_batch(tmp_path, form, arrays, expected):
+    ports = [Port("x", np.dtype("f4"), ("n", 6)), Port("h", np.dtype("f4"), (2, "n", 4), batch=1)]
+    with pytest.raises(DataError) as caught:
+        load_data(as_source(form, tmp_path, arrays), ports)
+    assert str(caught.value).endswith(f": {expected}")
+
+
+@FORMS
+def test_a_shared_table_may_be_empty(tmp_path, form):
+    ports = [X, Port("table", np.dtype("f4"), (0, 4), batch=None)]
+    data = load_data(as_source(form, tmp_path, {"x": ROWS, "table": np.zeros((0, 4))}), ports)
+    assert (data.count, data.take([0])["table"].shape) == (5, (0, 4))
+
+
+@FORMS
+def test_too_many_samples_of_a_state(tmp_path, monkeypatch, form):
+    monkeypatch.setattr("onnxprune.data.fitting.MOST_SAMPLES", 4)
+    state = Port("h", np.dtype("f4"), (9, "n", 4), batch=1)
+    assert load_data(as_source(form, tmp_path, {"h": np.zeros((9, 4, 4))}), [state]).count == 4
+    with pytest.raises(DataError, match="5 samples are more than 4, the most that are taken; give a part"):
+        load_data(as_source(form, tmp_path, {"h": np.zeros((9, 5, 4))}), [state])
 
 
 def test_feeds_as_a_session_takes_them_hold_their_states():
@@ -581,6 +652,10 @@ def test_a_generator_that_never_ends(monkeypatch):
     assert load_data([ROWS] * 3, [X]).count == 15
 
 
+class Stopped(BaseException):
+    """Like what ends a task or a test: no Exception."""
+
+
 class Stream:
     """Feeds without end, and what they say of their length."""
 
@@ -596,11 +671,27 @@ class Stream:
         raise self.length
 
 
-@pytest.mark.parametrize("length", [TypeError("a stream has no length"), 3, 2**70, -1, SystemExit()])
+@pytest.mark.parametrize("length", [TypeError("a stream has no length"), 3, 2**70, -1, SystemExit(), Stopped()])
 def test_a_length_that_is_wrong(monkeypatch, length):
     monkeypatch.setattr(module, "MAX_SAMPLES", 12)
     monkeypatch.setattr("onnxprune.data.feeds.MOST_SAMPLES", 30)
     assert load_data(Stream(length), [X]).count == 12
+
+
+@pytest.mark.parametrize("length", [TypeError("a stream has no length"), 3, 2**70])
+def test_so_many_samples_as_are_wanted(monkeypatch, length):
+    """Also where that is more than is taken of what does not know its length."""
+    monkeypatch.setattr(module, "MAX_SAMPLES", 12)
+    for wanted in (7, 20):
+        assert load_data(Stream(length), [X], max_samples=wanted).count == wanted
+
+
+@pytest.mark.parametrize("wanted", [10**9, 2**70])
+def test_more_samples_than_are_taken_are_not_read(monkeypatch, wanted):
+    for place in ("feeds", "fitting", "samples"):
+        monkeypatch.setattr(f"onnxprune.data.{place}.MOST_SAMPLES", 30)
+    with pytest.raises(DataError, match=r"^data: 31 samples are more than 30, the most that are taken; give a part$"):
+        load_data(Stream(3), [X], max_samples=wanted)
 
 
 def test_a_length_that_is_large_and_wrong(monkeypatch):
@@ -624,6 +715,8 @@ RAISED = {
     GeneratorExit(): "GeneratorExit",
     SystemExit(3): "SystemExit: 3",
     AssertionError(): "AssertionError",
+    asyncio.CancelledError("late"): "CancelledError: late",
+    Stopped("here"): "Stopped: here",
 }
 
 
@@ -657,13 +750,16 @@ def test_an_interrupt_is_no_error_of_the_data():
         load_data(feeds, [X])
 
 
-def test_what_raises_when_it_is_looked_at():
+@pytest.mark.parametrize("kind", [RuntimeError, Stopped])
+def test_what_raises_when_it_is_looked_at(kind):
     class Proxy:
         def __getattr__(self, name):
-            raise RuntimeError(name)
+            raise kind(name)
 
-    with pytest.raises(DataError, match="array 'x' cannot be made an array from Proxy: RuntimeError: "):
+    with pytest.raises(DataError, match=f"array 'x' cannot be made an array from Proxy: {kind.__name__}: "):
         load_data([Proxy()], [X])
+    with pytest.raises(DataError, match=r"^data must be a path, .*, got Proxy$"):
+        load_data(Proxy(), [X])
 
 
 def test_scalars_of_feeds():
