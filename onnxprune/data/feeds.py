@@ -109,8 +109,8 @@ def _refusing(source: str, what: str) -> contextlib.AbstractContextManager[None]
 
 def _not_imported(source: str, module_name: str, error: BaseException) -> DataError:
     """Return the error for a module that is not there, or that raises while it is imported."""
-    is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-    if is_missing and f"{module_name}.".startswith(f"{error.name}."):
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{module_name}.".startswith(f"{missing}."):
         return DataError(f"{source}: there is no module {module_name!r} in the current folder or on sys.path")
     return DataError(f"{source}: importing its module raised {said_where(error)}")
 
