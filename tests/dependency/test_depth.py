@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.dependency import rules
+from onnxprune.dependency import streams as streams_module
 from onnxprune.dependency.account import frees
 from onnxprune.dependency.axes import NONE, Atom, Lock, concat, fresh, product
 from onnxprune.dependency.groups import groups, matrices
@@ -223,3 +224,33 @@ def test_an_exception_while_cutting_names_the_weight(monkeypatch):
     monkeypatch.setattr(rewrite.Rewriter, "_content", lambda *_: {}[0])
     with pytest.raises(CutError, match=r"^'w1' cannot be cut \(KeyError: 0\); "):
         check(dense("b = Relu(a)"))
+
+
+def calls_for_streams(norms):
+    """Return how many calls the search for streams makes for a chain of layers, each behind a norm of its own."""
+    nodes = [
+        node
+        for i in range(norms)
+        for node in (f"n{i} = ReduceL2(v{i}, one)", f"l{i} = Div(v{i}, n{i})", f"v{i + 1} = MatMul(l{i}, k)")
+    ]
+    proto = model(
+        "v0 = MatMul(x, w1)", *nodes, f"y = MatMul(v{norms}, w2)", x=ROWS, y=Y, infer=False, one=[1], w1=(6, 8),
+        k=(8, 8), w2=(8, 5)
+    )  # fmt: skip
+    loaded, count = view(proto), 0
+
+    def counted(frame, event, _):
+        nonlocal count
+        count += event in ("call", "c_call") and frame.f_code.co_filename == streams_module.__file__
+
+    sys.setprofile(counted)
+    try:
+        trace(loaded)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_streams_are_sought_in_one_walk():
+    few, some, many = (calls_for_streams(norms) for norms in (10, 20, 40))
+    assert 0 < many - some == 2 * (some - few)

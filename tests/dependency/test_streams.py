@@ -8,6 +8,7 @@ import pytest
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
+from onnxprune.graph.view import view
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.rewrite import rewrite
 from tests.support.build import array, conv, dense, model
@@ -95,10 +96,41 @@ def test_a_norm_over_a_stream_waits_for_width(name):
     assert set(check(proto, width=True, quick=True).cut) == {"stem", "k1"}
 
 
+LAYER = ("n = ReduceL2(a, one)", "l = Div(a, n)", "t = MatMul(l, k)")
+ROW = (
+    *LAYER, "z = Mul(a, nil)", "rows = Cast<to = 7>(z)", "s = ReduceSum(z, one)", "row = Cast<to = 7>(s)"
+)  # fmt: skip
+BESIDE = (*LAYER, "p = Unsqueeze(a, one)", "q = Unsqueeze(t, one)", "s = Concat<axis = 1>(p, q)")
+OPERANDS = {
+    "one": [1], "two": [2], "k": (8, 8), "shift": (8,), "gain": (8,), "gate": (1,), "wide": (16, 8), "mix": (1, 2),
+    "nil": 0.0, "qs": 0.1, "qz": np.uint8(128),
+    "imports": '"com.microsoft": 1'
+}  # fmt: skip
 ADDED = {
     "add": ("n = ReduceL2(a, one)", "l = Div(a, n)", "t = MatMul(l, k)", "b = Add(a, t)"),
     "sub": ("n = ReduceL2(a, one)", "l = Div(a, n)", "t = MatMul(l, k)", "b = Sub(a, t)"),
     "gemm": ("n = ReduceL2(a, one)", "l = Div(a, n)", "b = Gemm(l, k, a)"),
+    "sum": (*LAYER, "b = Sum(t, a)"),
+    "mean": (*LAYER, "b = Mean(a, t)"),
+    "stacked": (
+        *LAYER, "p = Unsqueeze(a, one)", "q = Unsqueeze(t, one)", "s = Concat<axis = 1>(p, q)",
+        "b = ReduceSum<keepdims = 0>(s, one)"
+    ),
+    "stacked-mean": (
+        *LAYER, "p = Unsqueeze(a, two)", "q = Unsqueeze(t, two)", "s = Concat<axis = -1>(q, p)", "r = Relu(s)",
+        "b = ReduceMean<keepdims = 0>(r, two)"
+    ),
+    "quantized": (
+        *LAYER, "p = QuantizeLinear(a, qs)", "q = QuantizeLinear(t, qs)",
+        f"r = {MS}QLinearAdd(p, qs, qz, q, qs, qz, qs, qz)",
+        "b = DequantizeLinear(r, qs, qz)"
+    ),
+    "gated": (*LAYER, f"b = {MS}GatedAdd(a, t, gate)"),
+    "dropout": (*LAYER, f"b = {MS}BiasDropout(t, shift, a)"),
+    "fused-gemm": ("n = ReduceL2(a, one)", "l = Div(a, n)", f"b = {MS}FusedGemm(l, k, a)"),
+    "scatter-elements": (*ROW, 'b = ScatterElements<axis = 0, reduction = "add">(a, rows, t)'),
+    "scatter-nd": (*ROW, 'b = ScatterND<reduction = "add">(a, row, t)'),
+    "skip": (*LAYER, f"u, , , b = {MS}SkipSimplifiedLayerNormalization(a, t, gain)"),
     "loop": (
         "c = Constant<value_int = 3>()", "g = Constant<value = bool {1}>()",
         "b = Loop(c, g, a) <body = l1 (int64 i, bool k1, float[n,8] v) => (bool k2, float[n,8] w) "
@@ -109,9 +141,37 @@ ADDED = {
 
 @pytest.mark.parametrize("name", ADDED)
 def test_what_is_added_to_is_a_stream(name):
-    found = check(dense(*ADDED[name], one=[1], k=(8, 8), y="float[n,5] y"))
-    assert found.cut == ()
-    assert found.group("w1").mixed.reason == "ReduceL2 reduces over it"
+    """Whichever operator adds."""
+    traced = trace(view(dense(*ADDED[name], y="float[n,5] y", infer=False, **OPERANDS)))
+    (group,) = (group for group in groups(traced) if group.name == "w1")
+    assert group.mixed.reason in (
+        "ReduceL2 reduces over it",
+        f"{MS}SkipSimplifiedLayerNormalization normalises over it",
+    )
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "gemm", "loop", "sum", "mean", "stacked", "stacked-mean"])
+def test_a_stream_is_right_when_it_is_cut(name):
+    proto = dense(*ADDED[name], y="float[n,5] y", **OPERANDS)
+    assert check(proto, quick=True).cut == ()
+    assert check(proto, width=True, quick=True).cut == ("w1",)
+
+
+APART = {
+    "a concatenation of units": (*LAYER, "s = Concat<axis = 1>(a, t)", "b = MatMul(s, wide)"),
+    "a concatenation that is no sum": (*BESIDE, "m = ReduceMax<keepdims = 0>(s, one)", "b = Relu(m)"),
+    "a concatenation that a layer reads": (*BESIDE, "m = MatMul(mix, s)", "b = Squeeze(m, one)"),
+    "an overwritten part": (*ROW, "b = ScatterElements<axis = 0>(a, rows, t)"),
+    "a product": (*LAYER, "b = Mul(a, t)"),
+    "the layer's own bias": ("n = ReduceL2(a, one)", "l = Div(a, n)", "b = Gemm(l, k, shift)"),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_is_not_added_to_is_no_stream(name):
+    traced = trace(view(dense(*APART[name], y="float[n,5] y", infer=False, **OPERANDS)))
+    (group,) = (group for group in groups(traced) if group.name == "w1")
+    assert group.mixed is None
 
 
 def test_a_convolution_that_adds_makes_a_stream():

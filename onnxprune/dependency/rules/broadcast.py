@@ -13,14 +13,15 @@ UNARY = """
     Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """
 ELEMENTWISE = """
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual
-    Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor
+    And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual
+    Max Min Mod Mul Or PRelu Pow Where Xor
 """
+SUMS = "Add Mean Sub Sum"
 REDUCTIONS = """
     ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
     ReduceSumSquare
 """
-AVERAGES = "ReduceL1 ReduceL2 ReduceMean ReduceSumSquare"  # to which a zero adds nothing
+AVERAGES = "ReduceL1 ReduceL2 ReduceLogSum ReduceMean ReduceSumSquare"  # to which a zero adds nothing
 INDEX_REDUCTIONS = "ArgMax ArgMin"
 MIXING = "Hardmax LogSoftmax LpNormalization Softmax"
 
@@ -28,6 +29,12 @@ MIXING = "Hardmax LogSoftmax LpNormalization Softmax"
 def elementwise(x: Site) -> None:
     """Inputs are broadcast, right-aligned; axes of size 1 carry nothing."""
     x.output(x.broadcast(*(x.axes(slot) for slot in range(len(x.node.inputs)) if x.has(slot))))
+
+
+def total(x: Site) -> None:
+    """Inputs are broadcast, as by `elementwise`, and added up."""
+    elementwise(x)
+    x.add(*range(len(x.node.inputs)))
 
 
 def reduction(x: Site) -> None:
@@ -91,5 +98,6 @@ def top_k(x: Site) -> None:
 
 family("elementwise", "*s -> *s", UNARY, elementwise)
 family("elementwise", "*s, *s, ... -> *s, broadcast", ELEMENTWISE, elementwise)
+family("elementwise", "*s, *s, ... -> *s, broadcast", SUMS, total)
 family("reduction", "*s -> *s without the reduced axes", f"{REDUCTIONS} {INDEX_REDUCTIONS}", reduction)
 family("mixing", "*s -> *s, mixed along one axis", MIXING, mixing)

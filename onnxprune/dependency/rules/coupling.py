@@ -81,6 +81,10 @@ class Coupling:
     mixed: list[Axis] = field(default_factory=list)  # over which the op mixes
     is_exact: bool = False  # whether units at zero change nothing there for the others, but for the count
     compensation: Compensation | None = None
+    addends: tuple[int, ...] = ()  # slots of what is added up unit by unit, a product that the node makes itself aside
+    stacks_along: int | None = (
+        None  # a dim, where `addends` lie side by side: they are added up by whoever sums over it
+    )
     encodings: dict[int, Encoding] = field(default_factory=dict)  # by input slot
     read: set[int] = field(default_factory=set)  # slots whose axes the rule took part in
 

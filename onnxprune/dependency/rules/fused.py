@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from onnxprune.dependency.axes import ONE, fresh, product
-from onnxprune.dependency.rules.broadcast import elementwise
+from onnxprune.dependency.rules.broadcast import elementwise, total
 from onnxprune.dependency.rules.registry import family, line, rule
 from onnxprune.dependency.rules.select import pad
 from onnxprune.dependency.rules.site import Site
@@ -32,9 +32,11 @@ line(MS + "ConvTransposeWithDynamicPads",
                            "n (g i) *s, (g i) o *k, _?, (g o)?          -> n (g o) *t", BACK, channels=1, g="group")
 line("CausalConvWithState",
                            "n c l!, c 1 k, c?, n c p?                   -> n c l, n c p",  "n c l k")
-line(MS + "FusedConv",     "n (g i) *s, (g o) i *k, (g o)?, n (g o) *t? -> n (g o) *t", CONV, channels=1,  g="group")
+line(MS + "FusedConv",     "n (g i) *s, (g o) i *k, (g o)?, n (g o) *t? -> n (g o) *t", CONV, channels=1,
+     adds=(3,), g="group")
 line(MS + "NhwcConv",      "n *s (g i), (g o) i *k, (g o)?              -> n *t (g o)", CONV, channels=-1, g="group")
-line(MS + "NhwcFusedConv", "n *s (g i), (g o) i *k, (g o)?, n *t (g o)? -> n *t (g o)", CONV, channels=-1, g="group")
+line(MS + "NhwcFusedConv", "n *s (g i), (g o) i *k, (g o)?, n *t (g o)? -> n *t (g o)", CONV, channels=-1,
+     adds=(3,), g="group")
 line(MS + "NhwcMaxPool",   "n *s c                                      -> n *t c")
 line(MS + "GridSample",    "n c *s, n *t r                              -> n c *t")
 line(MS + "Trilu",         "*b m! n!, _?                                -> *b m n")
@@ -54,6 +56,7 @@ rule("SimplifiedLayerNormalization")(layer_normalization)
 def bias_dropout(x: Site) -> None:
     """Data, bias and residual are broadcast; the mask is like the data."""
     axes = x.broadcast(*(x.axes(slot) for slot in range(3) if x.has(slot)))
+    x.add(*range(3))
     x.output(axes)
     x.output(axes, 1)
 
@@ -81,7 +84,7 @@ def gated_add(x: Site) -> None:
     """*s, *s, *s -> *s, the gate with size 1 in the last place."""
     if x.has(3):
         raise CannotUnify(f"{x.node.op} projects its gate inside")
-    elementwise(x)
+    total(x)
 
 
 @rule(MS + "ExpandDims")
@@ -196,6 +199,7 @@ def skip_layer_normalization(x: Site) -> None:
     axes = x.broadcast(*(x.axes(slot) for slot in range(len(x.node.inputs)) if x.has(slot)))
     x.mix(axes[-1])
     x.compensate(0.5, slot=2, epsilon=1e-12)
+    x.add(0, 1)
     for index in (0, 3):
         x.output(axes, index)
     for index in (1, 2):
@@ -224,12 +228,14 @@ def skip_group_norm(x: Site) -> None:
     plain = image.replace("~", "")
     x.match(f"{image}, (g c), (g c), {plain}, (g c)? -> {plain}, {plain}", sizes={"g": "groups"})
     x.compensate(0.5, slot=1, epsilon=1e-5)
+    x.add(0, 3)
 
 
 @rule(MS + "GatedRMSNorm")
 def gated_rms_norm(x: Site) -> None:
-    """*s (h c~), c, *s (h c) -> *s (h c)."""
-    x.match("*s (h c~), c, *s (h c) -> *s (h c)")
+    """*s (h c~), c, *s (h c) -> *s (h c): each group divided by the root of its mean square."""
+    axes = x.match("*s (h c), c, *s (h c) -> *s (h c)")
+    x.average(0, x.rank(0) - 1, "normalises over", axes["c"])  # without a centre, units at zero add nothing
     x.compensate(0.5, slot=1, epsilon=1e-5)
 
 

@@ -27,7 +27,7 @@ PACKED = "several of its zero points share a byte"
 # fmt: off
 line(f"{MS}.QLinearSigmoid",   "*s, _, _?, _, _?               -> *s")
 line(f"{MS}.QLinearLeakyRelu", "*s, _, _?, _, _?               -> *s")
-line(f"{MS}.QLinearAdd",       "*s, _, _?, *s, _, _?, _, _?    -> *s")
+line(f"{MS}.QLinearAdd",       "*s, _, _?, *s, _, _?, _, _?    -> *s", adds=(0, 3))
 line(f"{MS}.QLinearMul",       "*s, _, _?, *s, _, _?, _, _?    -> *s")
 line(f"{MS}.QLinearWhere",     "*s, *s, _, _?, *s, _, _?, _, _? -> *s")
 # fmt: on

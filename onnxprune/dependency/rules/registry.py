@@ -42,7 +42,15 @@ def _first_line(function: Rule) -> str:
     return (function.__doc__ or "").strip().partition("\n")[0]
 
 
-def line(op: str, text: str, macs: str = "", *, channels: int | None = None, **sizes: str | int) -> None:
+def line(
+    op: str,
+    text: str,
+    macs: str = "",
+    *,
+    channels: int | None = None,
+    adds: tuple[int, ...] = (),
+    **sizes: str | int,
+) -> None:
     """Register one line of the notation as the rule of `op`; see `Site.match`.
 
     Args:
@@ -50,6 +58,7 @@ def line(op: str, text: str, macs: str = "", *, channels: int | None = None, **s
         text: the line.
         macs: letters whose sizes multiply to the multiply-accumulates.
         channels: of an op that convolves, the dim of the channels.
+        adds: slots of what the op adds up, a product that it makes itself aside; see `Site.add`.
         **sizes: sizes that the shapes do not tell, or the attributes that state them.
     """
     parse(text)
@@ -57,6 +66,7 @@ def line(op: str, text: str, macs: str = "", *, channels: int | None = None, **s
     def apply(site: Site) -> None:
         site.match(text, macs, sizes=sizes)
         site.coupling.channels = channels
+        site.add(*adds)
 
     _add(Entry(op, apply, "line", " ".join(text.split())))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from onnxprune.dependency.axes import ONE, Axes, Axis, concat, fresh, product
 from onnxprune.dependency.rules.coupling import Size
@@ -210,9 +210,10 @@ def concat_(x: Site) -> None:
     join(x, range(len(x.node.inputs)))
 
 
-def join(x: Site, slots: Iterable[int]) -> None:
+def join(x: Site, slots: Sequence[int]) -> None:
     """Concatenate the inputs in `slots` along `axis`."""
     operands = [x.axes(slot) for slot in slots]
     dim = x.dim(x.attr("axis", 0), len(operands[0]))
     common = x.broadcast(*((*axes[:dim], ONE, *axes[dim + 1 :]) for axes in operands))
     x.output([*common[:dim], concat(*(axes[dim] for axes in operands)), *common[dim + 1 :]])
+    x.add(*slots, stacks_along=dim)

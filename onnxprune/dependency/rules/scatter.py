@@ -36,7 +36,14 @@ def scatter_elements(x: Site) -> None:
         x.unify(index, update)
     _along_elements(x, dim)
     _by_value(x, indices[dim])
+    _accumulate(x)
     x.output(data)
+
+
+def _accumulate(x: Site) -> None:
+    """Data and updates are added up where the attribute says so."""
+    if x.attr("reduction", "none") == "add":
+        x.add(0, 2)
 
 
 def _along_elements(x: Site, dim: int) -> None:
@@ -74,6 +81,7 @@ def scatter_nd(x: Site) -> None:
     for one, other in zip((*indices[:-1], *data[depth:]), updates, strict=True):
         x.unify(one, other)
     _by_value(x, *indices, *data[:depth], *updates[:lead])
+    _accumulate(x)
     x.output(data)
 
 

@@ -231,25 +231,47 @@ class Site:
         self.coupling.mixed.append(axis)
         self.partition.mix(axis, Lock(f"{self.node.op} {verb} it", self.node.name))
 
-    def average(self, slot: int, dim: int, verb: str = "averages over") -> None:
+    def average(self, slot: int, dim: int, verb: str, factor: Axis | None = None) -> None:
         """Record that the op sums over this axis of an input, and divides by its size or by the root of the sum.
 
         Removed units count as zero, and change nothing for the others once `compensate` has put the count right.
+
+        Args:
+            slot: the input.
+            dim: of the axis.
+            verb: what the op does to it, in the words for its users.
+            factor: of the axis, where the sum is over that alone.
         """
-        axis = self.axes(slot)[dim]
+        axis = self.axes(slot)[dim] if factor is None else factor
         self.coupling.mixed.append(axis)
         self.coupling.is_exact = True
         self.contract(slot, dim)
         self.partition.average(axis, Lock(f"{self.node.op} {verb} it", self.node.name))
 
     def compensate(self, power: float, slot: int | None = None, epsilon: float | None = None) -> None:
-        """Record what keeps the normalisation what it was; see `Compensation`."""
-        self.coupling.compensation = Compensation(power, slot, epsilon)
+        """Record what keeps the normalisation what it was; see `Compensation`.
+
+        Whole numbers take no such factor, and what they are divided by is rounded: what was mixed over stays whole.
+        """
+        dtype = self.dtype(slot or 0).name
+        if "float" in dtype:
+            self.coupling.compensation = Compensation(power, slot, epsilon)
+            return
+        for axis in self.coupling.mixed:
+            self.lock(axis, f"{self.node.op} divides {dtype} numbers by its size, and rounds them")
 
     def contract(self, slot: int, dim: int) -> None:
         """Record that the op sums over this axis: a removed unit counts as zero here."""
         if self.has(slot) and (slot, dim) not in self.coupling.contracted:
             self.coupling.contracted.append((slot, dim))
+
+    def add(self, *slots: int, stacks_along: int | None = None) -> None:
+        """Record inputs that the op adds up unit by unit, or puts side by side along a dim; see `Coupling`.
+
+        Where one of them is what a layer makes of another, it is a stream that is added to; see `streams`.
+        """
+        self.coupling.addends = tuple(slot for slot in slots if self.has(slot))
+        self.coupling.stacks_along = stacks_along
 
     def hide(self, slot: int, dim: int) -> None:
         """Record that a weight makes units here which the same op sums over: it counts as zero for a removed one."""

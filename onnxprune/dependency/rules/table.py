@@ -75,6 +75,7 @@ def gemm(x: Site) -> None:
         return
     bias = [letter if axis.size > 1 else "1" for letter, axis in zip("mn"[2 - x.rank(2) :], x.axes(2), strict=True)]
     x.match(f"{left}, {right}, {' '.join(bias)} -> m n", macs="m k n")
+    x.add(2)
 
 
 @rule("DepthToSpace")

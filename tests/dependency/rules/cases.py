@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.dependency.rules.broadcast import AVERAGES, ELEMENTWISE, INDEX_REDUCTIONS, MIXING, REDUCTIONS, UNARY
+from onnxprune.dependency.rules.broadcast import (
+    AVERAGES,
+    ELEMENTWISE,
+    INDEX_REDUCTIONS,
+    MIXING,
+    REDUCTIONS,
+    SUMS,
+    UNARY,
+)
 from tests.dependency.rules.control_cases import control_cases
 from tests.dependency.rules.old_cases import old_cases
 from tests.dependency.rules.quantized_cases import quantized_cases
@@ -149,6 +157,18 @@ def _reductions():
         yield on_images(op, "positions", *source, f"b = {op}({name}, d)", d=[2, 3])
         yield on_images(op, "positions-attribute", *source, f"b = {op}<axes=[-1, -2]>({name})", opset=11)
         yield on_images(op, "channels", *source, f"b = {op}({name}, d)", d=[1], out=1, inexact=mixed, cut=C8 * one)
+    for dtype, number in (("int32", 6), ("int64", 7)):
+        whole = (f"i = Cast<to={number}>(t)", "m = ReduceMean(i, d)", "f = Cast<to=1>(m)", "b = Add(a, f)")
+        reason = f"ReduceMean divides {dtype} numbers by its size, and rounds them"
+        yield on_images(
+            "ReduceMean", f"channels-{dtype}", "t = Mul(a, k)", *whole, d=[1], k=9.0, cut="", locks=(reason,)
+        )
+        yield on_images(
+            "ReduceMean", f"positions-{dtype}", "t = Mul(a, k)", *whole, d=[2, 3], k=9.0
+        )  # fmt: skip
+    for op in ("ReduceL1", "ReduceSum", "ReduceSumSquare"):
+        whole = ("t = Mul(a, k)", "i = Cast<to=6>(t)", f"m = {op}(i, d)", "f = Cast<to=1>(m)", "b = Add(a, f)")
+        yield on_images(op, "channels-int32", *whole, d=[1], k=9.0)
     yield on_rows("ReduceSum", "dropped-dim", "z = ReduceSum<keepdims=0>(a, d)", "b = Unsqueeze(z, d)", d=[1], out=1)
     yield on_images("ReduceSum", "whole", "z = ReduceSum<keepdims=0>(a)", "b = Add(z, a)")
     yield on_images("ReduceSum", "noop", "b = ReduceSum<noop_with_empty_axes=1>(a)")
@@ -790,7 +810,7 @@ def _resizes():
 
 CASES: tuple[Case, ...] = (
     *map(_unary, UNARY.split()),
-    *map(_elementwise, ELEMENTWISE.split()),
+    *map(_elementwise, f"{ELEMENTWISE} {SUMS}".split()),
     *_broadcasts(),
     *_reductions(),
     *_mixing(),
