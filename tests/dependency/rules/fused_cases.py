@@ -258,7 +258,8 @@ def _norms():
                 after={"u.groups": 2}, trace_only=GPU, **more
             )  # fmt: skip
     yield rows(
-        MS + "GatedRMSNorm", "", "s = Sigmoid(a)", node("b = GatedRMSNorm(a, g, s)"), g=(2,), cut="4 neurons, 2 neurons inside"
+        MS + "GatedRMSNorm", "", "s = Sigmoid(a)", node("b = GatedRMSNorm(a, g, s)"), g=(2,),
+        cut="4 neurons, 2 neurons inside"
     )  # fmt: skip
 
 
