@@ -1,7 +1,7 @@
 """One node computed by onnx's reference, where its result is not larger than what is allowed.
 
 The size of the result is inferred before anything is computed: an Expand or a Range makes gigabytes of a few bytes.
-What the reference computes number by number, in Python, is left alone from some millions of numbers on.
+So is the time that it takes, see `graph.work`.
 """
 
 from __future__ import annotations
@@ -16,64 +16,11 @@ from onnx import ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueIn
 
 from onnxprune.graph.limits import Allowance, bytes_of
 from onnxprune.graph.tensors import Array, numpy_type
+from onnxprune.graph.work import most_steps, steps
 
 _SMALL = 4096  # elements up to which inference sees the numbers of an input
-_ONE_BY_ONE = 2**21  # numbers that an operator may read and make that the reference computes in Python
-_AS_A_WHOLE = frozenset(  # operators that the reference computes with few calls of numpy
-    (
-        *(
-            "Abs",
-            "Add",
-            "And",
-            "ArgMax",
-            "ArgMin",
-            "BatchNormalization",
-            "BitShift",
-            "Cast",
-            "CastLike",
-            "Ceil",
-            "Clip",
-        ),
-        *(
-            "Concat",
-            "Constant",
-            "ConstantOfShape",
-            "CumSum",
-            "DequantizeLinear",
-            "Div",
-            "Einsum",
-            "Equal",
-            "Erf",
-            "Exp",
-        ),
-        *("Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gemm", "Greater"),
-        *(
-            "GreaterOrEqual",
-            "GroupNormalization",
-            "Identity",
-            "InstanceNormalization",
-            "LayerNormalization",
-            "LeakyRelu",
-        ),
-        *(
-            "Less",
-            "LessOrEqual",
-            "Log",
-            "LogSoftmax",
-            "LpNormalization",
-            "MatMul",
-            "MatMulInteger",
-            "Max",
-            "Mean",
-            "Min",
-        ),
-        *("Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pad", "Pow", "QuantizeLinear", "RMSNormalization"),
-        *("Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
-        *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "Shape", "Sigmoid"),
-        *("Sign", "Size", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose"),
-        *("Trilu", "Unsqueeze", "Where", "Xor"),
-    )
-)
+_HALF = frozenset(("bfloat16", "float16"))  # types that numpy multiplies one by one, and ONNX Runtime as float32
+_PRODUCTS = frozenset(("Einsum", "Gemm", "MatMul"))
 _NEVER_LARGER = frozenset(("Compress", "NonMaxSuppression", "TopK", "Unique"))  # than inputs, whatever the numbers are
 
 
@@ -84,9 +31,10 @@ def evaluate(
     ir_version: int,
     *,
     allowance: Allowance,
+    work: Allowance | None = None,
     size: int | None = None,
 ) -> list[Array] | None:
-    """Return the outputs of a node; None if the reference cannot compute it, or they are larger than allowed.
+    """Return the outputs of a node; None if the reference cannot compute it, or they take more than is allowed.
 
     Args:
         node: an operator of onnx's own, without bodies.
@@ -94,13 +42,39 @@ def evaluate(
         imports: the operator sets of the model.
         ir_version: of the model.
         allowance: of bytes; what is returned is taken from it.
+        work: of steps, see `graph.work`; by default what one node may take.
         size: bytes of the outputs, where they are known.
     """
+    work = work or Allowance(most_steps())
+    shapes = [] if size is not None else _output_shapes(node, values, imports, ir_version)
+    if shapes is None or any(a.HasField("g") or a.graphs for a in node.attribute):
+        return None
+    needed = steps(node, values, sum(bytes_of(shape, 1) for _, shape in shapes))
+    size = sum(bytes_of(shape, itemsize) for itemsize, shape in shapes) if size is None else size
+    if needed is None or needed > work.left or not (allowance.take(size) and work.take(needed)):
+        return None
+    if node.op_type in _PRODUCTS and any(array.dtype.name in _HALF for array in values.values()):
+        return _rounded(_results(node, _widened(values), imports, ir_version), next(iter(values.values())).dtype)
+    return _results(node, values, imports, ir_version)
+
+
+def _widened(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array.astype(np.float32) for name, array in values.items()}
+
+
+def _rounded(arrays: list[Array] | None, dtype: np.dtype[Any]) -> list[Array] | None:
+    if arrays is None:
+        return None
+    with np.errstate(over="ignore"):
+        return [array.astype(dtype) for array in arrays]
+
+
+def _results(
+    node: NodeProto, values: Mapping[str, Array], imports: Sequence[OperatorSetIdProto], ir_version: int
+) -> list[Array] | None:
+    """Return what the reference makes of a node, None where it cannot compute it."""
     from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - takes 0.2 s, few graphs need it
 
-    size = output_bytes(node, values, imports, ir_version) if size is None else size
-    if size is None or not allowance.take(size):
-        return None
     names = list(dict.fromkeys(name for name in node.input if name))
     outputs = [name for name in node.output if name]
     graph = onnx.GraphProto(name="node", node=[node])
@@ -115,28 +89,6 @@ def evaluate(
         return None
     arrays = [np.asarray(result) for result in results if isinstance(result, (np.ndarray, np.generic))]
     return arrays if len(arrays) == len(outputs) else None
-
-
-def output_bytes(
-    node: NodeProto, values: Mapping[str, Array], imports: Sequence[OperatorSetIdProto], ir_version: int
-) -> int | None:
-    """Return how many bytes the outputs of a node take; None where nobody can say, or the reference takes too long."""
-    if any(a.HasField("g") or a.graphs for a in node.attribute):
-        return None
-    shapes = _output_shapes(node, values, imports, ir_version)
-    if shapes is None:
-        return None
-    read = sum(values[name].size for name in node.input if name)
-    made = sum(bytes_of(shape, 1) for _, shape in shapes)
-    if node.op_type not in _AS_A_WHOLE and read + made + _padded(node) > _ONE_BY_ONE:
-        return None
-    return sum(bytes_of(shape, itemsize) for itemsize, shape in shapes)
-
-
-def _padded(node: NodeProto) -> int:
-    """Return what windows add to what is read, at the most: sizes that attributes state."""
-    stated = [abs(number) for attribute in node.attribute for number in (*attribute.ints, attribute.i)]
-    return max(stated, default=0)
 
 
 def _output_shapes(

@@ -16,6 +16,7 @@ from onnxprune.graph.evaluate import evaluate
 from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.tensors import Array, Shape, raw_length
+from onnxprune.graph.work import most_steps
 
 TensorType: TypeAlias = "tuple[int, Shape]"  # element type of ONNX, shape
 PartialType: TypeAlias = "tuple[int, tuple[int | None, ...] | None]"  # the same, where dims or the rank may be unknown
@@ -45,6 +46,7 @@ class Inference:
         self._imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
         self._ir = model.proto.ir_version
         self._held = sum(raw_length(constant.tensor) for constant in model.constants.values())
+        self._work = Allowance(most_steps(self._held))  # of all nodes together
 
     def outputs(
         self, node: Node, types: Mapping[str, TensorType], values: Mapping[str, Array]
@@ -102,7 +104,12 @@ class Inference:
         return [(kind, shape) for kind, dims in partial if (shape := whole(dims)) is not None]
 
     def evaluate(
-        self, node: Node, values: Mapping[str, Array], allowance: Allowance | None = None, size: int | None = None
+        self,
+        node: Node,
+        values: Mapping[str, Array],
+        allowance: Allowance | None = None,
+        size: int | None = None,
+        work: Allowance | None = None,
     ) -> list[Array] | None:
         """Return the outputs of a node whose inputs are all known; None if they cannot be computed, or are too large.
 
@@ -111,6 +118,7 @@ class Inference:
             values: its inputs, by name.
             allowance: of bytes; by default what `limits` allows for one value.
             size: bytes of the outputs, where they are known.
+            work: of steps; by default what `graph.work` allows for all nodes of the model together.
         """
         proto = self._protos[node.index]
         if node.op in _FOREIGN:
@@ -119,7 +127,7 @@ class Inference:
         later = node.op in _FOREIGN or (node.op in _LATER_ALONE and node.version < _EXTENDED)
         imports = [onnx.helper.make_opsetid("", _EXTENDED)] if later else self._imports
         allowance = allowance or Allowance(most_bytes(self._held))
-        return evaluate(proto, values, imports, self._ir, allowance=allowance, size=size)
+        return evaluate(proto, values, imports, self._ir, allowance=allowance, work=work or self._work, size=size)
 
 
 def inferred_shapes(model: Model, dims: Mapping[str, Shape]) -> dict[str, TensorType]:

@@ -38,15 +38,15 @@ from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.merge import merge, merge_constants
 from onnxprune.graph.sparse import densified, has_sparse
 from onnxprune.graph.tensors import Array, raw_length
+from onnxprune.graph.work import most_steps
 
-_NORMALISING = frozenset(
-    (
-        *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"),
-        *("LpNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSum"),
-        *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
-        *("Shape", "Size"),
-    )
+# Operators that take statistics over units, or count them: those of a weight change when units go.
+_NORMS = (
+    "BatchNormalization GroupNormalization InstanceNormalization LayerNormalization LpNormalization RMSNormalization"
 )
+_REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
+_COUNTS = "LogSoftmax Softmax Shape Size"
+_NORMALISING = frozenset((*f"{_NORMS} {_COUNTS}".split(), *(f"Reduce{kind}" for kind in _REDUCTIONS.split())))
 _DRAWING = frozenset(
     ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 )
@@ -191,7 +191,8 @@ class _Arithmetic:
         self._producers: dict[str, NodeProto] = {}
         self._values: dict[str, Array | None] = {}
         self._read_as_they_are: set[str] = set()
-        self._allowance = Allowance(most_bytes(2 * sum(map(raw_length, self._tensors.values()))))
+        held = sum(map(raw_length, self._tensors.values()))
+        self._allowance, self._work = Allowance(most_bytes(2 * held)), Allowance(most_steps(held))
 
     def takes(self, node: NodeProto) -> bool:
         """Whether a node follows from constants; nodes come in the order of the graph, then those of its bodies."""
@@ -291,7 +292,10 @@ class _Arithmetic:
         outputs = [name for name in node.output if name]
         values: Sequence[Array | None] | None = None
         if len(known) == len(feeds):
-            values = evaluate(node, known, self._proto.opset_import, self._proto.ir_version, allowance=self._allowance)
+            values = evaluate(
+                node, known, self._proto.opset_import, self._proto.ir_version,
+                allowance=self._allowance, work=self._work,
+            )  # fmt: skip
         return dict(zip(outputs, values or [None] * len(outputs), strict=True))
 
 

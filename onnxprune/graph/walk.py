@@ -22,6 +22,7 @@ from onnxprune.graph.shapes import outputs_of
 from onnxprune.graph.tensors import BOOL, FLOAT, INT64, Array, Shape
 
 VALUE_LIMIT = 4096  # elements up to which a value is computed
+STEP_LIMIT = 4 * VALUE_LIMIT**2  # of `graph.work`, for one value: fractions of a second
 MOST_PARTS = 1 << 16  # tensors of a sequence
 FLOAT_LIMIT = 8  # the same for constants that may be weights; scales of a Resize are such
 # Ops whose unknown dims depend on the values of their inputs, and not on what inference does not see.
@@ -354,7 +355,8 @@ class Walk:
         if not shapes or any(s is not None and np.prod(s, dtype=float) > VALUE_LIMIT for s in shapes):
             return None
         size = None if None in shapes or node.bodies else 0
-        return self._inference.evaluate(node, self._known(node), Allowance(16 * VALUE_LIMIT), size)
+        allowances = Allowance(16 * VALUE_LIMIT), Allowance(STEP_LIMIT)
+        return self._inference.evaluate(node, self._known(node), allowances[0], size, allowances[1])
 
 
 _WITH_BODIES: Mapping[str, Callable[[Walk, Node], int]] = {"If": Walk.if_, "Loop": Walk.loop, "Scan": Walk.scan}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import helper
 
 from onnxprune.graph.effective import ConstantValues
-from onnxprune.graph.evaluate import evaluate, output_bytes
+from onnxprune.graph.evaluate import evaluate
 from onnxprune.graph.limits import Allowance
 from onnxprune.graph.probe import probe
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
+from onnxprune.graph.work import MOST_STEPS, most_steps, steps
 from tests.support.build import dense, model
 
 IMPORTS = [helper.make_opsetid("", 18)]
@@ -47,7 +49,7 @@ def test_gigabytes_of_few_bytes_are_not_computed(op):
 
 def test_products_of_columns_are_not_computed():
     values = {"i0": np.ones((40_000, 1), np.float32), "i1": np.ones((1, 40_000), np.float32)}
-    assert output_bytes(node_of("MatMul", 2), values, IMPORTS, 8) == 4 * 40_000**2
+    assert 4 * 40_000**2 > 2**30
     assert evaluate(node_of("MatMul", 2), values, IMPORTS, 8, allowance=Allowance(2**30)) is None
 
 
@@ -63,6 +65,87 @@ def test_what_is_small_is_computed_and_taken_from_the_allowance():
     (array,) = evaluate(node_of("Expand", 2), values, IMPORTS, 8, allowance=allowance)
     assert (array.shape, allowance.left) == ((20,), 20)
     assert evaluate(node_of("Expand", 2), values, IMPORTS, 8, allowance=allowance) is None
+
+
+def zeros(*shape, dtype=np.float32):
+    """Return an array that takes no memory."""
+    return np.broadcast_to(np.zeros(1, dtype), shape)
+
+
+PRODUCTS = {  # the operator, its attributes, its inputs, and how many steps its products take
+    "MatMul": ("MatMul", {}, (zeros(30, 50), zeros(50, 70)), 30 * 50 * 70),
+    "of vectors": ("MatMul", {}, (zeros(50), zeros(50)), 50),
+    "a stack": ("MatMul", {}, (zeros(9, 1, 30, 50), zeros(8, 50, 70)), 72 * 30 * 50 * 70),
+    "stacks in pairs": ("MatMul", {}, (zeros(9, 30, 50), zeros(9, 50, 70)), 9 * 30 * 50 * 70),
+    "of whole numbers": ("MatMul", {}, (zeros(3, 5, dtype=np.int64), zeros(5, 7, dtype=np.int64)), 50 * 3 * 5 * 7),
+    "MatMulInteger": ("MatMulInteger", {}, (zeros(3, 5, dtype=np.int8), zeros(5, 7, dtype=np.int8)), 50 * 3 * 5 * 7),
+    "Gemm": ("Gemm", {"transA": 1, "transB": 1}, (zeros(50, 30), zeros(70, 50)), 30 * 50 * 70),
+    "letters": ("Einsum", {"equation": "a, b, c ->"}, 3 * (zeros(4096),), 10 * 4096**3),
+    "dots": ("Einsum", {"equation": "...ab,...bc->...ac"}, (zeros(7, 2, 3), zeros(3, 5)), 10 * 7 * 2 * 3 * 5),
+    "no product": ("Add", {}, (zeros(30), zeros(30)), 0),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_products_are_counted(case):
+    op, attributes, inputs, expected = PRODUCTS[case]
+    values = {f"i{at}": array for at, array in enumerate(inputs)}
+    counted = steps(node_of(op, len(inputs), **attributes), values)
+    assert counted == expected + sum(array.size for array in inputs)
+
+
+LONG = {
+    "halves": ("MatMul", {}, 2 * (zeros(16384, 16384, dtype=np.float16),)),
+    "whole numbers": ("MatMul", {}, 2 * (zeros(4096, 4096, dtype=np.int64),)),
+    "Gemm of integers": ("Gemm", {}, 2 * (zeros(4096, 4096, dtype=np.int32),)),
+    "MatMulInteger": ("MatMulInteger", {}, 2 * (zeros(4096, 4096, dtype=np.int8),)),
+    "letters": ("Einsum", {"equation": "a,b,c->"}, 3 * (zeros(4096),)),
+    "a wide window": ("ConvTranspose", {}, (zeros(1, 4, 128, 128), zeros(4, 4, 31, 31))),
+    "a wide pool": ("MaxPool", {"kernel_shape": [64, 64]}, (zeros(1, 1, 128, 128),)),
+    "points": ("GridSample", {}, (zeros(1, 1, 128, 128), zeros(1, 256, 256, 2))),
+    "boxes": ("NonMaxSuppression", {}, (zeros(1, 20_000, 4), zeros(1, 1, 20_000), np.array([20_000]))),
+    "indices": ("GatherND", {}, (zeros(8, 8), zeros(2**21, 2, dtype=np.int64))),
+    "a pattern": ("RegexFullMatch", {"pattern": "(a|a)*c"}, (np.array([40 * "a"], object),)),
+    "an image": ("ImageDecoder", {}, (zeros(10, dtype=np.uint8),)),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_hours_of_few_bytes_are_not_computed(monkeypatch, case):
+    op, attributes, inputs = LONG[case]
+    monkeypatch.setattr("onnx.reference.ReferenceEvaluator", None)  # nothing is started
+    values = {f"i{at}": array for at, array in enumerate(inputs)}
+    imports = [helper.make_opsetid("", 20)]
+    node = node_of(op, len(inputs), **attributes)
+    assert evaluate(node, values, imports, 9, allowance=Allowance(2**40)) is None
+    assert evaluate(node, values, imports, 9, allowance=Allowance(2**40), size=0) is None
+
+
+def test_all_nodes_share_the_steps():
+    work = Allowance(3000)
+    node, values = node_of("MatMul", 2), {"i0": zeros(10, 10), "i1": zeros(10, 10)}
+    made = [evaluate(node, values, IMPORTS, 8, allowance=Allowance(10**6), work=work) for _ in range(3)]
+    assert [each is None for each in made] == [False, False, True]
+    assert work.left == 3000 - 2 * (10**3 + 300)
+
+
+def test_what_a_file_holds_takes_its_time():
+    assert most_steps(10**9) == MOST_STEPS + 64 * 10**9
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_halves_are_multiplied_as_onnx_runtime_does(dtype):
+    rows = np.random.default_rng(0).standard_normal((3, 400)).astype(dtype)
+    values = {"i0": rows, "i1": np.ascontiguousarray(rows.T)}
+    (product,) = evaluate(node_of("MatMul", 2), values, IMPORTS, 8, allowance=Allowance(10**6))
+    wide = rows.astype(np.float32)
+    assert product.dtype == dtype
+    np.testing.assert_array_equal(product, (wide @ wide.T).astype(dtype))
+
+
+def test_halves_of_shapes_that_do_not_fit_are_not_multiplied():
+    values = {"i0": np.ones((2, 3), np.float16), "i1": np.ones((2, 3), np.float16)}
+    assert evaluate(node_of("MatMul", 2), values, IMPORTS, 8, allowance=Allowance(10**6), size=0) is None
 
 
 def test_what_is_no_tensor_is_not_a_value():

@@ -281,6 +281,21 @@ def _bombs(size: int) -> list[tuple[str, tuple[str, ...], dict[str, Any]]]:
             ("big = MatMul(left, right)",),
             {"left": np.ones((min(side, 2000), 1), np.float32), "right": np.ones((1, 2000), np.float32)},
         ),
+        (
+            "square of whole numbers",
+            ("z = ConstantOfShape(n)", "big = MatMul(z, z)"),
+            {"n": np.array([min(side, 10_000), min(side, 10_000)])},
+        ),
+        (
+            "square of halves",
+            ("z = ConstantOfShape(n)", "h = Cast <to: int = 10> (z)", "big = MatMul(h, h)"),
+            {"n": np.array([min(side, 10_000), min(side, 10_000)])},
+        ),
+        (
+            "letters",
+            ('e = Einsum <equation = "a,b,c,d->"> (vector, vector, vector, vector)', "big = Expand(e, n)"),
+            {"vector": np.arange(min(side, 4096)), "n": np.array([8])},
+        ),
         ("EyeLike", ("z = ConstantOfShape(n)", "big = EyeLike(z)"), {"n": np.array([side, side])}),
         ("window", ("big = HannWindow(n)",), {"n": np.int64(size)}),
         (
