@@ -6,7 +6,7 @@ constants of the function along. Only such tensors are merged: two weights of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -30,31 +30,38 @@ def merge(proto: ModelProto, same: Mapping[str, str]) -> None:
     if not renamed:
         return
     main = {tensor.name for tensor in proto.graph.initializer}
-    for name in dict.fromkeys(renamed.values()):
-        if name not in main:
-            _hoist(proto, *places[name])
-    for name in renamed:
-        _drop(*places[name])
+    moving = [name for name in dict.fromkeys(renamed.values()) if name not in main]
+    copies = [_copied(places[name][1]) for name in moving]
+    _drop([places[name][0] for name in (*moving, *renamed)], {*moving, *renamed})
+    for tensor in copies:
+        proto.graph.initializer.append(tensor)
+        if proto.ir_version < 4:  # where every initializer must be listed as an input
+            proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     for node in nodes_of(proto.graph):
         if not renamed.keys().isdisjoint(node.input):
             node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
-def _hoist(proto: ModelProto, graph: GraphProto, tensor: TensorProto) -> None:
-    """Move an initializer of a body to the main graph."""
-    copy = proto.graph.initializer.add()
+def _copied(tensor: TensorProto) -> TensorProto:
+    copy = TensorProto()
     copy.CopyFrom(tensor)
-    if proto.ir_version < 4:  # where every initializer must be listed as an input
-        proto.graph.input.append(helper.make_tensor_value_info(copy.name, copy.data_type, copy.dims))
-    _drop(graph, tensor)
+    return copy
 
 
-def _drop(graph: GraphProto, tensor: TensorProto) -> None:
-    name = tensor.name
-    fields: tuple[Any, ...] = (graph.initializer, graph.input, graph.value_info)
-    for items in fields:
-        for place in reversed([place for place, item in enumerate(items) if item.name == name]):
-            del items[place]
+def _drop(places: Sequence[GraphProto], names: set[str]) -> None:
+    """Remove initializers, by name, from some graphs, each of which is gone through once."""
+    for graph in {id(graph): graph for graph in places}.values():
+        fields: tuple[Any, ...] = (graph.initializer, graph.input, graph.value_info)
+        for items in fields:
+            _remove(items, lambda item: item.name in names)
+
+
+def _remove(items: Any, goes: Callable[[Any], bool]) -> None:
+    """Remove messages from a repeated field all at once, in its order: one by one, each moves all that follow."""
+    count = sum(map(goes, items))
+    if count:
+        items.sort(key=goes)  # stable; it moves no contents
+        del items[len(items) - count :]
 
 
 def merge_constants(proto: ModelProto, new: Iterable[str]) -> None:
@@ -67,19 +74,26 @@ def merge_constants(proto: ModelProto, new: Iterable[str]) -> None:
     names = set(new)
     equal: dict[bytes, list[tuple[GraphProto, NodeProto]]] = {}
     for graph in graphs(proto.graph):
-        outputs = {info.name for info in graph.output}
+        able = names - {info.name for info in graph.output}
         for node in graph.node:
-            if node.op_type == "Constant" and node.output[0] in names - outputs:
+            if node.op_type == "Constant" and node.output[0] in able:
                 content = node.attribute[0].SerializeToString() if len(node.attribute) == 1 else b""
                 if len(content) >= LEAST_BYTES and node.attribute[0].name == "value":
                     equal.setdefault(content, []).append((graph, node))
-    same: dict[str, str] = {}
-    for alike in (alike for alike in equal.values() if len(alike) > 1):
-        first = alike[0][1].output[0]
-        for graph, node in alike:
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(node.attribute[0].t)
-            tensor.name = node.output[0]
-            same[tensor.name] = first
-            graph.node.remove(node)
+    same = {node.output[0]: alike[0][1].output[0] for alike in equal.values() for _, node in alike if len(alike) > 1}
+    for graph in graphs(proto.graph):
+        _hold(graph, same.keys())
     merge(proto, {name: other for name, other in same.items() if name != other})
+
+
+def _hold(graph: GraphProto, names: Collection[str]) -> None:
+    """Make initializers of Constant nodes, by the names of their outputs."""
+
+    def goes(node: NodeProto) -> bool:
+        return node.op_type == "Constant" and node.output[0] in names
+
+    for node in filter(goes, graph.node):
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+    _remove(graph.node, goes)
