@@ -31,7 +31,7 @@ class Demand:
         """Return both sizes, None where a shape is not known."""
         try:
             return self.read(shapes, values)
-        except (IndexError, TypeError, ValueError):  # another rank, or an unknown shape or value
+        except (ArithmeticError, IndexError, TypeError, ValueError):  # another rank, or an unknown shape or value
             return None
 
 
@@ -42,9 +42,17 @@ def unmet(node: Node, shapes: Shapes, values: Values) -> list[tuple[Demand, int,
 
 
 def demands(node: Node, shapes: Shapes, values: Values) -> Iterator[Demand]:
-    """Yield what a node demands; for an operator that is not known here, that dims in the same places are equal."""
+    """Yield what a node demands; for an operator that is not known here, that dims in the same places are equal.
+
+    That is a guess, to search by: see `is_known`.
+    """
     known = _STRICT.get(node.op) or _OTHERS.get(node.op) or _aligned
     yield from known(node, shapes, values)
+
+
+def is_known(node: Node) -> bool:
+    """Whether a node demands what `demands` says."""
+    return node.op in _STRICT or node.op in _OTHERS or node.op in _BROADCASTING
 
 
 def contradicts(node: Node, shapes: Shapes) -> bool:
@@ -148,7 +156,9 @@ def _reshape(node: Node, _: Shapes, __: Values) -> Iterator[Demand]:
             raise ValueError(0)
         stated = [shape[at] if size == 0 and keeps else size for at, size in enumerate(target)]
         count, wanted = math.prod(shape), math.prod(size for size in stated if size >= 0)
-        return (count, wanted) if -1 not in stated else (count, max(1, count // wanted) * wanted)
+        if -1 not in stated or wanted == 0:
+            return count, wanted
+        return count, max(1, count // wanted) * wanted
 
     yield Demand((0, 1), read)
 
@@ -173,3 +183,8 @@ _OTHERS: Mapping[str, _Of] = {
     "MatMul": _product,
     "Reshape": _reshape,
 }
+_ELEMENTWISE = (  # of several inputs, which are broadcast
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min "
+    "Mod Mul Or PRelu Pow Sub Sum Where Xor"
+)
+_BROADCASTING = frozenset(_ELEMENTWISE.split())

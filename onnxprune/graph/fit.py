@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-from onnxprune.graph.demands import Demand, unmet
+from onnxprune.graph.demands import Demand, is_known, unmet
 from onnxprune.graph.dims import FixedDims, dynamic_dims, stated_sizes
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.ports import Port
@@ -38,7 +38,7 @@ class Conflict:
     """Sizes at a node that do not fit, and that nothing was found to change for."""
 
     node: Node
-    sizes: tuple[int, int] | None  # that should be equal; None where that is not known
+    sizes: tuple[int, int] | None  # that must be equal; None where that is not known
     inputs: tuple[tuple[str, ...], tuple[str, ...]]  # of the model, that each of them is computed from
 
     def sentence(self, shapes: Mapping[str, Shape]) -> str:
@@ -192,7 +192,7 @@ class _Search:
         slots = broken[0][0].slots if broken else (0, min(1, len(node.inputs) - 1))
         one, other = (self._inputs_of(node.inputs[slot]) if node.inputs else () for slot in slots)
         own = tuple(name for name in one if name not in other) or one, tuple(n for n in other if n not in one) or other
-        return Conflict(node, (broken[0][1], broken[0][2]) if broken else None, own)
+        return Conflict(node, (broken[0][1], broken[0][2]) if broken and is_known(node) else None, own)
 
     def _inputs_of(self, value: str) -> tuple[str, ...]:
         """Return the inputs of the model that a value is computed from, in their order."""

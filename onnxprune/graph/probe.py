@@ -302,7 +302,7 @@ def _reads_constant(model: Model, node: Node) -> bool:
 
 def _run(model: Model, choice: Choice | FixedDims) -> Setting:
     walk = Walk(model, choice)
-    misfits = walk.graph(model.top)
+    walk.graph(model.top)
     kinds = {name: kind for name, (kind, _) in walk.types.items()}
     shapes = {name: shape for name, (_, shape) in walk.types.items()}
-    return Setting(walk.dims, shapes, kinds, walk.values, misfits, walk.has_assumed, choice.assumed)
+    return Setting(walk.dims, shapes, kinds, walk.values, len(walk.unfit), walk.has_assumed, choice.assumed)

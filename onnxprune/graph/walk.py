@@ -41,7 +41,7 @@ class Walk:
         self._inference = Inference(model)
         self.dims = choice.of(model.inputs)
         self.has_assumed = False
-        self.unfit: list[int] = []  # nodes that cannot take the shapes of their inputs
+        self.unfit: list[int] = []  # nodes that cannot take the shapes of their inputs; of branches, the one taken
         self.types: dict[str, TensorType] = {}
         self.values: dict[str, Array] = {}
         self.sequences: dict[str, list[TensorType | None]] = {}  # the tensors of each sequence, where they are known
@@ -56,40 +56,38 @@ class Walk:
             if constant.count <= limit and name not in model.overridable:
                 self.values[name] = model.array(name)
 
-    def graph(self, indices: Sequence[int]) -> int:
-        """Walk the nodes of one graph; return how many cannot take the shapes of their inputs."""
-        nodes = (self._model.nodes[index] for index in indices)
-        return sum(self.step(node) for node in nodes if not (node.outputs and node.outputs[0] in self._model.constants))
+    def graph(self, indices: Sequence[int]) -> None:
+        """Walk the nodes of one graph."""
+        for node in (self._model.nodes[index] for index in indices):
+            if not (node.outputs and node.outputs[0] in self._model.constants):
+                self.step(node)
 
-    def step(self, node: Node) -> int:
+    def step(self, node: Node) -> None:
         """Infer the outputs of one node into `types` and, where they are known, `values`.
 
-        Returns:
-            The number of nodes, this one and those in its bodies, that cannot take the shapes of their inputs.
+        A node, this one or one in its bodies, that cannot take the shapes of its inputs is added to `unfit`, once.
         """
+        before = len(self.unfit)
         try:
-            return self._step(node)
+            self._step(node)
         except (OnnxpruneError, MemoryError):  # of the file or the machine, and not of this node
             raise
         except Exception:  # attributes or bodies that do not fit their node, in a way that nobody foresaw
-            self.unfit.append(node.index)
-            return 1
+            self.unfit[before:] = [node.index]
 
-    def _step(self, node: Node) -> int:
+    def _step(self, node: Node) -> None:
         if node.op in _WITH_BODIES and node.bodies:
-            return _WITH_BODIES[node.op](self, node)
+            _WITH_BODIES[node.op](self, node)
+            return
         if node.op in _OF_SEQUENCES:
-            try:
-                _OF_SEQUENCES[node.op](self, node)
-            except (IndexError, KeyError, TypeError, ValueError):  # inputs or attributes that do not fit
-                return 1
-            return 0
+            _OF_SEQUENCES[node.op](self, node)
+            return
         outputs = self._evaluate(node)
         if outputs is not None:
             for name, value in zip(node.outputs, outputs, strict=False):
                 self.values[name] = value
                 self.types[name] = element_type(value.dtype), value.shape
-            return False
+            return
         names = [name for name in (*node.inputs, *node.captured) if name]
         known = {name: self.types[name] for name in names if name in self.types}
         inferred = self._inference.outputs(node, known, self._known(node))
@@ -106,10 +104,8 @@ class Walk:
                 shape = self._filled(dims)
             if shape is not None:
                 self.types[name] = kind, shape
-        is_unfit = inferred == {} or self._is_misshapen(node) or contradicts(node, self._shapes(node))
-        if is_unfit:
+        if inferred == {} or self._is_misshapen(node) or contradicts(node, self._shapes(node)):
             self.unfit.append(node.index)
-        return is_unfit
 
     def _shapes(self, node: Node) -> list[Shape | None]:
         return [self.types[name][1] if name in self.types else None for name in node.inputs]
@@ -128,9 +124,9 @@ class Walk:
 
     # -- bodies ----------------------------------------------------------------------------------------
 
-    def if_(self, node: Node) -> int:
+    def if_(self, node: Node) -> None:
         """Walk both branches; an output is that of the one taken, or has the dims in which both agree."""
-        misfits = {body.attribute: self.graph(body.nodes) for body in node.bodies}
+        misfits = {body.attribute: self._unfit_of(body) for body in node.bodies}
         bodies, condition = node.bodies, self.values.get(node.inputs[0])
         if condition is not None and condition.size == 1:
             taken = "then_branch" if condition.item() else "else_branch"
@@ -140,7 +136,15 @@ class Walk:
             self._set_common(name, [self.types.get(each) for each in inner])
             if len(inner) == 1 and inner[0] in self.values:
                 self.values[name] = self.values[inner[0]]
-        return sum(misfits[body.attribute] for body in bodies)
+        self.unfit += [index for body in bodies for index in misfits[body.attribute]]
+
+    def _unfit_of(self, body: Body) -> list[int]:
+        """Walk a body; return which of its nodes do not fit, that the caller may count them."""
+        before = len(self.unfit)
+        self.graph(body.nodes)
+        unfit = self.unfit[before:]
+        del self.unfit[before:]
+        return unfit
 
     def _set_common(self, name: str, types: Sequence[TensorType | None]) -> None:
         """Give a value what all `types` have in common, and an assumed size where dims differ."""
@@ -152,20 +156,19 @@ class Walk:
         if shape is not None:
             self.types[name] = known[0][0], shape
 
-    def loop(self, node: Node) -> int:
+    def loop(self, node: Node) -> None:
         """Walk the body of a Loop: states keep their shapes, but for dims that change from turn to turn."""
         (body,) = node.bodies
         turn, going, *states = [port.name for port in body.inputs]
         self.types[turn], self.types[going] = (INT64, ()), (BOOL, ())
-        misfits = self._settle(body, dict(zip(states, node.inputs[2:], strict=False)), body.outputs[1:])
+        self._settle(body, dict(zip(states, node.inputs[2:], strict=False)), body.outputs[1:])
         count = self._trip_count(node, body)
         for name, inner, state in zip(node.outputs, body.outputs[1:], states, strict=False):
             self._set_common(name, [self.types.get(inner), self.types.get(state)])
         for name, inner in zip(node.outputs[len(states) :], body.outputs[1 + len(states) :], strict=True):
             self._set_stacked(name, inner, count, 0)
-        return misfits
 
-    def scan(self, node: Node) -> int:
+    def scan(self, node: Node) -> None:
         """Walk the body of a Scan: as a Loop over slices of its inputs."""
         (body,) = node.bodies
         count = node.attrs["num_scan_inputs"]
@@ -179,27 +182,27 @@ class Walk:
                 length = shape[at]
                 self.types[port.name] = kind, shape[:at] + shape[at + 1 :]
         initial = dict(zip((port.name for port in states), node.inputs, strict=False))
-        misfits = self._settle(body, initial, body.outputs)
+        self._settle(body, initial, body.outputs)
         for name, inner, port in zip(node.outputs, body.outputs, states, strict=False):
             self._set_common(name, [self.types.get(inner), self.types.get(port.name)])
         stacked = list(zip(node.outputs, body.outputs, strict=True))[len(states) :]
         places = node.attrs.get("scan_output_axes", [0] * len(stacked))
         for (name, inner), place in zip(stacked, places, strict=True):
             self._set_stacked(name, inner, length, place)
-        return misfits
 
-    def _settle(self, body: Body, initial: Mapping[str, str], results: Sequence[str]) -> int:
+    def _settle(self, body: Body, initial: Mapping[str, str], results: Sequence[str]) -> None:
         """Walk a body until its states have the shape that they have after a turn, too."""
         self.types.update({state: self.types[name] for state, name in initial.items() if name in self.types})
         while True:
-            misfits = self.graph(body.nodes)
+            unfit = self._unfit_of(body)
             loose = [
                 (state, self.types[state], self.types.get(result))
                 for state, result in zip(initial, results, strict=False)
                 if state in self.types and not self._is_kept(self.types[state], self.types.get(result))
             ]
             if not loose:
-                return misfits
+                self.unfit += unfit
+                return
             for state, before, after in loose:
                 del self.types[state]
                 if after is not None:
@@ -359,7 +362,7 @@ class Walk:
         return self._inference.evaluate(node, self._known(node), allowances[0], size, allowances[1])
 
 
-_WITH_BODIES: Mapping[str, Callable[[Walk, Node], int]] = {"If": Walk.if_, "Loop": Walk.loop, "Scan": Walk.scan}
+_WITH_BODIES: Mapping[str, Callable[[Walk, Node], None]] = {"If": Walk.if_, "Loop": Walk.loop, "Scan": Walk.scan}
 _OF_SEQUENCES: Mapping[str, Callable[[Walk, Node], None]] = {
     "ConcatFromSequence": Walk.concat_from_sequence,
     "SequenceAt": Walk.sequence_at,

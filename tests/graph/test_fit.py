@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.data.samples import with_shapes
+from onnxprune.graph.demands import Demand, is_known
 from onnxprune.graph.dims import FIRST, SECOND
 from onnxprune.graph.fit import Conflict, fit, fit_inputs
 from onnxprune.graph.ports import Port, with_batches
@@ -160,6 +161,75 @@ def test_a_contradiction_of_one_input_names_it():
     said = probe(loaded).conflict
     assert said.startswith("[")
     assert said.endswith("for input 'x' do not fit at Reshape 'a'; give sizes that do with --input x=SHAPE")
+
+
+@pytest.mark.parametrize(
+    ("node", "known"),
+    [
+        ("y = Concat<axis = 1>(x, z)", True),
+        ("y = MatMul(x, z)", True),
+        ("y = Where(z, x, x)", True),
+        ("y = GatherElements(x, z)", False),
+        ("y = Split<axis = 1>(x, z)", False),
+    ],
+)
+def test_of_which_operators_the_demands_are_known(node, known):
+    """Of others it is a guess that dims in the same places are equal, good enough to search by."""
+    assert is_known(view(model(node, x="float[5,7] x, int64[5,9] z", infer=False)).nodes[0]) == known
+
+
+def test_a_guess_is_not_said_as_a_fact():
+    nodes = ('y = Einsum<equation = "ab,bc->ac">(x, z)',)
+    loaded = view(model(*nodes, x="float[n,7] x, float[9,4] z", infer=False))
+    expected = (
+        "inputs 'x' [11, 7] and 'z' [9, 4] do not fit together at Einsum 'y'; give sizes that do with --input x=SHAPE "
+        "--input z=SHAPE"
+    )
+    assert probe(loaded).conflict == expected
+
+
+def test_a_reshape_of_nothing_with_an_open_dim_is_no_fault_of_ours():
+    nodes = ("a = Reshape(z, to)", "s = ReduceSum<keepdims = 0>(a)", "y = Add(x, s)")
+    loaded = view(model(*nodes, x="float[n,6] x, float[n,0,4] z", to=[0, 0, -1], infer=False))
+    found = probe(loaded)
+    assert found.first.misfits == 1
+    assert found.conflict.endswith("do not fit at Reshape 'a'; give sizes that do with --input z=SHAPE")
+
+
+def test_whatever_a_demand_divides_by_is_unknown():
+    def read(_, __):
+        return 1 // 0, 1
+
+    assert Demand((0, 1), read).sizes((), ()) is None
+
+
+SWITCH = ("s = Shape(x)", "d = Gather(s, two)", "c = Equal(d, one)")
+BRANCHES = "then_branch = t () => (a) { a = Squeeze(x, at) }, else_branch = e () => (b) { b = Identity(x) }"
+
+
+def test_a_branch_that_is_not_taken_does_not_stand_in_the_way():
+    rest = {"x": "float[s,n,6] x, float[1,1,4] h", "one": [1], "two": [2], "at": [2], **GRU}
+    nodes = (*SWITCH, f"q = If<{BRANCHES}>(c)", "e = GRU<hidden_size = 4>(q, w, r, , , h)", "y = Neg(e)")
+    loaded = view(model(*nodes, infer=False, **rest))
+    assert probe(loaded).conflict is None
+    assert settled(loaded).inputs[0].shape == ("s", 1, 6)
+
+
+def test_a_body_that_is_walked_again_counts_once():
+    loaded = view(model("o = Loop<body = t (int64 i, bool g, float[k,4] s) => (g2, s2) { g2 = Identity(g) "
+                        "m = MatMul(s, w) s2 = Concat<axis = 0>(s, s) }>(count, , x)", "y = Neg(o)",
+                        x="float[n,4] x", w=(5, 4), count=np.int64(2), infer=False))  # fmt: skip
+    assert probe(loaded).first.misfits == 1
+
+
+def test_a_sequence_that_cannot_be_made_is_named():
+    nodes = ("q = SplitToSequence<axis = 1>(x, one)", "y = SequenceAt(q, zero)")
+    loaded = view(model(*nodes, x="float[n,100000] x", one=np.int64(1), zero=np.int64(0), infer=False))
+    found = probe(loaded)
+    assert found.first.misfits == 1
+    assert found.conflict.endswith(
+        "[11, 100000] for input 'x' do not fit at SplitToSequence 'q'; give sizes that do with --input x=SHAPE"
+    )
 
 
 def test_stated_sizes_are_taken_where_none_are_found():
