@@ -210,7 +210,7 @@ def _evidence(
 ) -> Evidence:
     """Return scores and loss curves: those that the folder keeps, or new ones, which it keeps from then on."""
     key = member.evidence_key(has_data=prepared.calibration_data is not None)
-    evidence = folder.evidence(key)
+    evidence = folder.evidence(key, {group.name: group.units for group in prepared.groups})
     if evidence is None:
         evidence = score(prepared, progress, workers)
         folder.keep_evidence(key, evidence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 
 from onnxprune.commands.report_files import write_report, write_text
 from onnxprune.commands.sweep_members import Member
+from onnxprune.criteria.importance import Scores
+from onnxprune.data.opening import read_json
 from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, check_files, check_written, digest_of, resolved, staging
 from onnxprune.graph.write import data_file, weights_of
@@ -22,6 +24,7 @@ from onnxprune.report.charts import family_page, family_svg
 
 _MEMORY = ".sweep"  # folder in the folder of the family
 _SUMMARY = "sweep"  # name of the files about all members
+MOST_BYTES = 256 * 2**20  # of a record or a report that is read
 
 
 def file_digests(path: Path, report: Path) -> dict[str, Any]:
@@ -56,8 +59,9 @@ class SweepFolder:
 
     def recorded(self, member: Member) -> dict[str, Any] | None:
         """Return the record of a member, whatever it was made from."""
-        record = read_json(self.record(member))
-        return record if isinstance(record, dict) and {"key", "made_from", "sha256"} <= set(record) else None
+        record = read_json(self.record(member), MOST_BYTES)
+        known = isinstance(record, dict) and {"key", "made_from", "sha256"} <= set(record)
+        return record if known and isinstance(record["made_from"], dict) else None
 
     def has(self, member: Member) -> bool:
         """Whether a member is finished, and made from the same as in this run."""
@@ -71,8 +75,9 @@ class SweepFolder:
 
     def why_none(self, member: Member) -> str | None:
         """Return the noted reason why a member, made from the same as in this run, has no model; None without one."""
-        note = read_json(self._note(member))
-        return note.get("why") if isinstance(note, dict) and note.get("key") == member.key else None
+        note = read_json(self._note(member), MOST_BYTES)
+        why = note.get("why") if isinstance(note, dict) and note.get("key") == member.key else None
+        return why if isinstance(why, str) else None
 
     def note_none(self, member: Member, why: str) -> None:
         """Note why a member has no model."""
@@ -127,12 +132,17 @@ class SweepFolder:
                 "sweep.json, sweep.svg and sweep.html are of onnxprune sweep\n", owner, files.add(owner, ahead=True)
             )
 
-    def evidence(self, key: str) -> Evidence | None:
-        """Return the scores and loss curves that are kept; None where there are none of this key."""
-        plain = read_json(self._evidence_path(key))
+    def evidence(self, key: str, units: Mapping[str, int]) -> Evidence | None:
+        """Return the scores and loss curves that are kept; None where there are none of this key, or damaged ones.
+
+        Args:
+            key: of what they were made from.
+            units: of each group, by name.
+        """
+        plain = read_json(self._evidence_path(key), MOST_BYTES)
         try:
-            return None if plain is None else _evidence_of(plain)
-        except (AttributeError, KeyError, TypeError, ValueError):
+            return None if plain is None else _evidence_of(plain, units)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             return None
 
     def keep_evidence(self, key: str, evidence: Evidence) -> None:
@@ -147,24 +157,39 @@ class SweepFolder:
         return self.path / _MEMORY / f"curves-{key[:16]}.json"
 
 
-def _evidence_of(plain: Any) -> Evidence:
-    curves = {
-        name: Curve(
-            tuple(curve["order"]),
-            tuple(curve["removed"]),
-            None if curve["losses"] is None else tuple(curve["losses"]),
-            tuple(curve["errors"]),
-            tuple(curve["told"]),
-        )
-        for name, curve in plain["curves"].items()
-    }
-    scores = {name: np.array(each["of"], each["type"]) for name, each in plain["scores"].items()}
+def _evidence_of(plain: Any, units: Mapping[str, int]) -> Evidence:
+    """Return scores and loss curves from plain values.
+
+    Raises:
+        AttributeError, KeyError, OverflowError, TypeError, ValueError: when they are none of these groups.
+    """
+    curves = {name: _curve_of(curve, units[name]) for name, curve in plain["curves"].items()}
+    scores = {name: _scores_of(each, units[name]) for name, each in plain["scores"].items()}
+    if not curves.keys() <= scores.keys() or type(plain["judged"]) is not int or plain["judged"] < 0:
+        raise ValueError("curves without scores, or no number of samples")
     return Evidence(scores, curves, plain["judged"])
 
 
-def read_json(path: Path) -> Any:
-    """Return what a file holds; None where there is none, or none that can be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def _scores_of(plain: Any, units: int) -> Scores:
+    if plain["type"] not in ("float32", "float64"):
+        raise ValueError("no scores")
+    scores = np.array(plain["of"], plain["type"])
+    if scores.shape != (units,):
+        raise ValueError("scores of other units")
+    return scores
+
+
+def _curve_of(plain: Any, units: int) -> Curve:
+    order, removed, told = (tuple(plain[name]) for name in ("order", "removed", "told"))
+    errors = tuple(map(float, plain["errors"]))
+    losses = None if plain["losses"] is None else tuple(map(float, plain["losses"]))
+    if any(type(count) is not int for count in (*order, *removed, *told)):
+        raise TypeError("counts must be whole")
+    ascending = removed[:1] == (0,) and all(one < other for one, other in itertools.pairwise(removed))
+    if not ascending or not set(told) <= set(removed) or removed[-1] > len(order):
+        raise ValueError("no counts of units")
+    if len(set(order)) != len(order) or not set(order) <= set(range(units)):
+        raise ValueError("no order of units")
+    if len(errors) != len(removed) or (losses is not None and len(losses) != len(removed)):
+        raise ValueError("not a number for each count")
+    return Curve(order, removed, losses, errors, told)

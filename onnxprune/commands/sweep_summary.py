@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune._version import __version__
-from onnxprune.commands.sweep_folder import SweepFolder, read_json
+from onnxprune.commands.sweep_folder import MOST_BYTES, SweepFolder
 from onnxprune.commands.sweep_members import Member
+from onnxprune.data.opening import read_json
 from onnxprune.errors import NothingToPrune
 from onnxprune.planning.options import Options
 
@@ -28,7 +29,7 @@ def summarize(kind: str, members: Sequence[Member], none: Mapping[str, str], fol
     made = [member for member in members if member.name not in none]
     if not made:
         raise NothingToPrune("; ".join(f"{member.name}: {none[member.name]}" for member in members))
-    reports = [read_json(folder.report(member)) for member in made]
+    reports = [read_json(folder.report(member), MOST_BYTES) for member in made]
     rows = [_row(member, report, folder.recorded(member) or {}) for member, report in zip(made, reports, strict=True)]
     plain = {
         "onnxprune": __version__,

@@ -1,11 +1,12 @@
-"""Files that hold samples: opened if they are ordinary files, and never waited for."""
+"""Files that hold samples or memories: opened if they are ordinary files, and never waited for."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from onnxprune.errors import DataError
 
@@ -32,6 +33,16 @@ def open_ordinary(path: Path) -> IO[bytes]:
         file.close()
         raise
     return file
+
+
+def read_json(path: Path, most_bytes: int) -> Any:
+    """Return what a file holds that an earlier run left; None where it is missing, damaged, foreign or too large."""
+    try:
+        with open_ordinary(path) as file:
+            content = file.read(most_bytes + 1)
+        return json.loads(content) if len(content) <= most_bytes else None
+    except (DataError, OSError, ValueError, RecursionError):
+        return None
 
 
 def refuse_others(path: Path, status: os.stat_result) -> None:

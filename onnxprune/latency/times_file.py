@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from onnxprune.data.opening import open_ordinary
-from onnxprune.errors import DataError
+from onnxprune.data.opening import read_json
 
 fcntl: ModuleType | None
 try:
@@ -32,12 +31,7 @@ _WAIT_S = 5.0  # for another process that writes
 
 def read_times(path: Path) -> dict[str, float]:
     """Return the times of a file by key, those that can be times; none where it is missing or damaged."""
-    try:
-        with open_ordinary(path) as file:
-            content = file.read(_MOST_BYTES + 1)
-        held = json.loads(content) if len(content) <= _MOST_BYTES else None
-    except (DataError, OSError, ValueError, RecursionError):
-        return {}
+    held = read_json(path, _MOST_BYTES)
     return {key: float(ms) for key, ms in held.items() if _is_time(ms)} if isinstance(held, dict) else {}
 
 

@@ -276,7 +276,7 @@ def test_what_is_finished_is_not_made_again(network, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["net_macs_0.6.onnx", "net_macs_0.6.json", ".sweep/net_macs_0.6.json"])
-@pytest.mark.parametrize("content", [None, b"", b"{"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[" * 100_000, b'{"key": 0, "made_from": 1, "sha256": 2}'])
 def test_half_a_member_does_not_count(network, tmp_path, monkeypatch, file, content):
     first = contents(made(network, tmp_path, (0.6,)))
     path = tmp_path / file
@@ -286,7 +286,7 @@ def test_half_a_member_does_not_count(network, tmp_path, monkeypatch, file, cont
     assert calls == ["prepare", "finish"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"scores": {}, "curves": 3}'])
+@pytest.mark.parametrize("content", ["", '{"scores": {}, "curves": 3}'])
 def test_curves_that_cannot_be_read_are_made_anew(network, tmp_path, monkeypatch, content):
     first = contents(made(network, tmp_path, (0.6,)))
     (cache,) = (tmp_path / ".sweep").glob("curves-*.json")
