@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -77,12 +77,12 @@ class Layer:
         """The names of what is fitted."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
-    def matrix(self, weight: Array) -> Array:
-        """Return a stored weight as what the layer multiplies with: ``[groups, outs, ins]``, float64."""
-        wide = weight.astype(np.float64)
+    def matrix(self, weight: Array, dtype: type[np.floating[Any]] = np.float64) -> Array:
+        """Return a stored weight as what the layer multiplies with: ``[groups, outs, ins]``, of a type."""
+        wide = weight.astype(dtype)
         flat = wide.T if self.transposed else wide.reshape(len(wide), -1)
         if self.gain is not None:
-            flat = flat * self.gain[:, None]
+            flat = flat * self.gain[:, None].astype(dtype)
         return flat.reshape(self.groups, len(flat) // self.groups, -1)
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, int, int]:
@@ -97,7 +97,8 @@ class Layer:
             safe = np.where(self.gain == 0, 1, self.gain)[:, None]
             old = like.T if self.transposed else like.reshape(len(like), -1)
             flat = np.where(self.gain[:, None] == 0, old, flat / safe)
-        return np.ascontiguousarray(flat.T if self.transposed else flat).reshape(like.shape).astype(like.dtype)
+        whole = np.ascontiguousarray(flat.T if self.transposed else flat).reshape(like.shape)
+        return whole.astype(like.dtype, copy=False)
 
     def added(self, bias: Array) -> Array:
         """Return a stored bias as what the layer adds: ``[groups, outs]``, float64."""
@@ -112,8 +113,8 @@ class Layer:
 
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
         """Return at most `limit` of the positions of an output of `shape`, ascending: flat indices of its rows."""
-        count = _positions(shape) if self.window else math.prod(shape[:-1])
-        return _places(count, limit, rng)
+        count = positions_of(shape) if self.window else math.prod(shape[:-1])
+        return some_places(count, limit, rng)
 
     def rows(self, values: Array, at: Positions) -> Array:
         """Return what the layer multiplies with at some positions of the output: ``[groups, rows, ins]``."""
@@ -131,64 +132,10 @@ class Layer:
 
     def targets(self, values: Array, at: Positions) -> Array:
         """Return an output at some positions, less what is fixed: ``[groups, rows, outs]``."""
-        flat = _by_channel(values, at) if self.window else values.reshape(-1, values.shape[-1])[at].astype(np.float32)
+        flat = by_channel(values, at) if self.window else values.reshape(-1, values.shape[-1])[at].astype(np.float32)
         if self.fixed is not None:
             flat = flat - self.fixed.astype(np.float32)
         return flat.reshape(len(at), self.groups, -1).transpose(1, 0, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Mixer:
-    """A convolution that is not fitted as a whole: the kept channels are mixed to make up for the removed ones.
-
-    With x ≈ M x' for the channels of the original and the kept ones, the weight becomes W M, tap by tap.
-    """
-
-    node: Node
-    weight: str
-    dim: int  # of the weight, along which its input channels lie
-
-    @property
-    def constants(self) -> tuple[str, ...]:
-        """The names of what is fitted."""
-        return (self.weight,)
-
-    @property
-    def input(self) -> str:
-        """The name of the value that is multiplied."""
-        return self.node.inputs[0]
-
-    @property
-    def output(self) -> str:
-        """The name of its output."""
-        return self.node.outputs[0]
-
-    def rows(self, values: Array, at: Positions) -> Array:
-        """Return an input at some positions: ``[1, rows, channels]``."""
-        return _by_channel(values, at)[None]
-
-    targets = rows
-
-    def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
-        """Return at most `limit` of the positions of an input of `shape`, ascending."""
-        return _places(_positions(shape), limit, rng)
-
-    def mixed(self, weight: Array, mixing: Array, like: Array) -> Array:
-        """Return the weight for the kept channels: ``mixing`` is ``[channels before, channels after]``."""
-        moved = np.moveaxis(weight.astype(np.float64), self.dim, -1) @ mixing
-        return np.ascontiguousarray(np.moveaxis(moved, -1, self.dim)).astype(like.dtype)
-
-
-def mixers(model: Model, widest: int) -> Iterator[Mixer]:
-    """Yield transposed convolutions, and convolutions of more than `widest` inputs, with one group, in order."""
-    for index in model.top:
-        node = model.nodes[index]
-        weight = model.constants.get(node.inputs[1]) if node.op in ("Conv", "ConvTranspose") else None
-        if weight is None or node.attrs.get("group", 1) != 1 or not is_float(weight.dtype):
-            continue
-        wide = math.prod(weight.shape[1:]) > widest
-        if _is_own(weight.name, model) and (wide or node.op == "ConvTranspose"):
-            yield Mixer(node, weight.name, 1 if node.op == "Conv" else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,27 +182,28 @@ class Norm:
 
     def places(self, shape: tuple[int, ...], limit: int, rng: np.random.Generator) -> Positions:
         """Return at most `limit` of the positions of an output of `shape`, ascending."""
-        return _places(_positions(shape), limit, rng)
+        return some_places(positions_of(shape), limit, rng)
 
     def rows(self, values: Array, at: Positions) -> Array:
         """Return the input at some positions: ``[channels, rows, 1]``."""
-        return _by_channel(values, at).T[:, :, None]
+        return by_channel(values, at).T[:, :, None]
 
     targets = rows
 
 
-def _by_channel(values: Array, at: Positions) -> Array:
+def by_channel(values: Array, at: Positions) -> Array:
     """Return a value ``[samples, channels, ...]`` at some positions: ``[rows, channels]``, float32."""
     last = np.moveaxis(values, 1, -1)
     return last.reshape(-1, last.shape[-1])[at].astype(np.float32)
 
 
-def _positions(shape: tuple[int, ...]) -> int:
+def positions_of(shape: tuple[int, ...]) -> int:
     """Return how many positions a value ``[samples, channels, ...]`` has."""
     return math.prod(shape[:1] + shape[2:])
 
 
-def _places(count: int, limit: int, rng: np.random.Generator) -> Positions:
+def some_places(count: int, limit: int, rng: np.random.Generator) -> Positions:
+    """Return at most `limit` of so many positions, ascending."""
     return np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False))
 
 
@@ -397,7 +345,7 @@ def _why_not_own(constant: str, model: Model) -> str:
     return "a caller may replace its weight" if constant in model.overridable else ""
 
 
-def _is_own(constant: str, model: Model) -> bool:
+def is_own(constant: str, model: Model) -> bool:
     """Whether one place alone reads a constant, and no caller may replace it."""
     return not _why_not_own(constant, model)
 
@@ -420,7 +368,7 @@ def _with_bias(layer: Layer, model: Model, kept: set[str]) -> Layer | str:
         return model.array(name) if fits and name not in model.overridable else None
 
     def own(name: str) -> bool:
-        return constant(name) is not None and _is_own(name, model) and name not in kept
+        return constant(name) is not None and is_own(name, model) and name not in kept
 
     first = layer.node.inputs[2] if len(layer.node.inputs) > 2 else ""
     after = model.readers.get(layer.output, ()) if layer.output not in kept else ()

@@ -33,7 +33,7 @@ from onnxprune.planning.curve import Curve, completed
 from onnxprune.planning.schedule import Measurable, Schedule, schedule
 from onnxprune.planning.work import Work, places
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.moments import Moments, most_rows, of_width
+from onnxprune.recovery.moments import Moments, most_rows, precision
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import Replay
 
@@ -298,7 +298,7 @@ class _Sampler:
         names = self._seen(pairs)
         for number, values in enumerate(self._replay.run(names)) if names else ():
             for (_, layer), pair in zip(pairs, moments, strict=True):
-                limit = most_rows(pair[0].shape[2], ROWS_PER_INPUT, LEAST_ROWS) // len(self._replay) + 1
+                limit = most_rows(pair[0].shape, ROWS_PER_INPUT, LEAST_ROWS) // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
                 inputs = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
                 targets = layer.targets(values[layer.output], at)
@@ -311,7 +311,8 @@ class _Sampler:
     def _consumer(
         self, member: Member, layer: Layer, train: Moments, held: Moments, refitted: bool
     ) -> _ConsumerMoments:
-        weight = of_width(layer.matrix(self._model.array(layer.weight)))[0]
+        stored = self._model.array(layer.weight)
+        weight = layer.matrix(stored, precision(layer.shape(stored.shape)))[0]
         has_mean = layer.bias is not None and refitted
         mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
         seen = train.inputs(mean)

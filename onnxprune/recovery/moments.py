@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,36 +15,51 @@ Matrix = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 WIDEST = 5120  # inputs whose products are summed; of more inputs the rows are kept, as many as `most_rows` says
+MOST_PRODUCTS = 2**25  # of inputs with one another and with targets, of all groups, that are summed
 MOST_ROWS = 16_384  # whose products are summed
 MOST_WIDE_ROWS = 4096  # of a wide layer, those held out among them
-ROW_BYTES = 256 * 2**20  # of these rows
+ROW_BYTES = 256 * 2**20  # of these rows' inputs, and of their targets
 _QUIET = 0.1  # of the mean variance: outputs that vary less than this get less weight
 _LARGE = 1e15  # numbers above it are summed in float64: their squares leave float32
 _ROUND_OFF = 1e-12  # of a mean square: a variance below it is that of a constant
 _PENDING = 1024  # rows that are collected before their products are summed, at least
 
 
-def most_rows(ins: int, per_input: int, least: int) -> int:
-    """Return how many rows a fit to so many inputs sees at most, those held out among them.
+Shape: TypeAlias = tuple[int, int, int]  # groups, and outputs and inputs of each
 
-    >>> [most_rows(ins, 16, 8192) for ins in (256, 768, 2048, 8192, 32768)]
+
+def is_wide(shape: Shape) -> bool:
+    """Whether the rows of a layer are kept, because the products of its inputs and targets would be too many.
+
+    >>> is_wide((1, 4096, 4096)), is_wide((1, 64, 8192)), is_wide((1, 131072, 768)), is_wide((12, 8, 4608))
+    (False, True, True, True)
+    """
+    groups, outs, ins = shape
+    return ins > WIDEST or groups * ins * (ins + outs) > MOST_PRODUCTS
+
+
+def most_rows(shape: Shape, per_input: int, least: int) -> int:
+    """Return how many rows a fit to a layer of a shape sees at most, those held out among them.
+
+    >>> [most_rows((1, 64, ins), 16, 8192) for ins in (256, 768, 2048, 8192, 32768)]
     [8192, 12288, 16384, 4096, 2048]
     """
-    if ins <= WIDEST:
+    groups, outs, ins = shape
+    if not is_wide(shape):
         return max(least, min(per_input * ins, MOST_ROWS))
-    return max(64, min(MOST_WIDE_ROWS, ROW_BYTES // (4 * ins)))
+    return max(64, min(MOST_WIDE_ROWS, ROW_BYTES // (4 * groups * max(outs, ins))))
 
 
-def of_width(matrix: Array) -> Array:
-    """Return a weight ``[groups, outs, ins]`` in float32 where its layer is wide: its rows are float32, too."""
-    return matrix.astype(np.float32) if matrix.shape[-1] > WIDEST else matrix
+def precision(shape: Shape) -> type[np.float32 | np.float64]:
+    """Return the type in which the weight of a layer is fitted: float32 where it is wide, as its rows are."""
+    return np.float32 if is_wide(shape) else np.float64
 
 
 class Moments:
     """Sums over the rows of inputs and targets of a layer, for each of its groups.
 
-    While there are fewer rows than inputs, the rows themselves are kept; then their products are summed, unless there
-    are more than `WIDEST` inputs. Rows are kept in float32, less an origin near the mean: inputs that hardly vary
+    While there are fewer rows than inputs, the rows themselves are kept; then their products are summed, unless the
+    layer is wide: see `is_wide`. Rows are kept in float32, less an origin near the mean: inputs that hardly vary
     around a large one keep their variance. The origin is that of the first rows.
     """
 
@@ -56,8 +71,7 @@ class Moments:
         self._yy = np.zeros((groups, outs))  # squares of each output
         self._products: tuple[Matrix, Matrix] | None = None  # xx and yx, [groups, ins or outs, ins]
         self._kept: list[tuple[Array, Array]] = []  # rows whose products are not summed
-        wide = ins > WIDEST and groups == 1
-        self._most = np.inf if wide else ins if groups == 1 else 0
+        self._most = np.inf if is_wide(self.shape) else ins if groups == 1 else 0
         self._pending = max(ins, _PENDING)
 
     def add(self, x: Array, y: Array) -> None:
@@ -83,6 +97,16 @@ class Moments:
     def keeps_rows(self) -> bool:
         """Whether the rows themselves are kept, and no products."""
         return self._products is None and self.shape[0] == 1
+
+    def of_group(self, number: int) -> Moments:
+        """Return the moments of one group of a wide layer."""
+        only = copy.copy(self)
+        only.shape = (1, *self.shape[1:])
+        at = slice(number, number + 1)
+        only._origin_x, only._origin_y = self._origin_x[at], self._origin_y[at]
+        only._x, only._y, only._yy = self._x[at], self._y[at], self._yy[at]
+        only._kept = [(x[at], y[at]) for x, y in ([self._stacked()] if self._kept else [])]
+        return only
 
     def _sum(self) -> None:
         """Sum the products of the rows that are kept."""
@@ -196,7 +220,7 @@ def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
     constant = moments.mean_y - np.einsum("goi,gi->go", weight, moments.mean_x) - (0 if bias is None else bias)
     if moments.keeps_rows:
         x, y = moments.centred_rows(moments.mean_x, moments.mean_y)
-        left = y - product(x, weight[0].T.astype(x.dtype))
+        left = y - product(x, weight[0].T.astype(x.dtype, copy=False))
         varying = np.square(left, dtype=np.float64).sum(0)[None] / max(1, moments.rows)
     else:
         xx, yx, yy = moments.centred(moments.mean_x, moments.mean_y)

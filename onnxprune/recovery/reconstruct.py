@@ -12,7 +12,8 @@ With E = Y − W X, what the plain cut leaves, the step of p inputs and n rows i
     W' − W = E Xᵀ (X Xᵀ + λ D²)⁻¹ = E (Xᵀ D⁻² X + λ)⁻¹ Xᵀ D⁻²
 
 The first solves with ``[p, p]``, the second with ``[n, n]`` (Woodbury): the smaller one is taken, see `Moments`. λ is
-chosen on `PROBES` mixtures of the outputs; the fit itself is that of all.
+chosen on `PROBES` mixtures of the outputs; the fit itself is that of all. Groups of a wide layer are fitted one after
+the other, each with a λ of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy.typing as npt
 
 from onnxprune.algebra.blocked import Factor, blocks, gram, mixing, product
 from onnxprune.algebra.quadratic import WIDE, Gram, Rows
-from onnxprune.recovery.moments import Moments, error
+from onnxprune.recovery.moments import Moments, error, is_wide
 
 Matrix = npt.NDArray[np.float64]
 Form: TypeAlias = Literal["gram", "rows"]
@@ -64,6 +65,8 @@ def fit(
         bias: its bias, ``[groups, outs]``; None where there is no place for one.
         strengths: of the ridge, to choose from; once a weaker one is worse, still weaker ones are not tried.
     """
+    if len(weight) > 1 and is_wide(train.shape):
+        return _one_by_one(train, held, weight, bias, strengths)
     before = error(held, weight, bias)
     form: Form = "rows" if train.keeps_rows else "gram"
     rows = train.rows + held.rows
@@ -74,7 +77,7 @@ def fit(
     strength = _strength(seen, judge, held.weights(), strengths)
     candidates = [(weight, _bias(train, weight, bias), np.inf)]
     if strength is not None:
-        fitted = weight + seen.step(strength)
+        fitted = seen.moved(weight, strength)
         candidates.insert(0, (fitted, _bias(train, fitted, bias), strength))
     errors = [error(held, *candidate[:2]) for candidate in candidates]
     best = min(range(len(errors)), key=lambda at: errors[at] if np.isfinite(errors[at]) else np.inf)
@@ -83,6 +86,24 @@ def fit(
     best_fit = Fit(*candidates[best], before, errors[best], rows, form)
     final = _from_all((train, held), weight, best_fit, _joined(seen, judge))
     return final if error(held, final.weight, final.bias) <= before else best_fit
+
+
+def _one_by_one(train: Moments, held: Moments, weight: Matrix, bias: Matrix | None, strengths: Sequence[float]) -> Fit:
+    """Return the fits of all groups as one: the strongest of their ridges, and the means of their errors."""
+    fits = []
+    for number in range(len(weight)):
+        at = slice(number, number + 1)
+        own = None if bias is None else bias[at]
+        fits.append(fit(train.of_group(number), held.of_group(number), weight[at], own, strengths))
+    return Fit(
+        np.concatenate([each.weight for each in fits]),
+        None if bias is None else np.concatenate([np.asarray(each.bias) for each in fits]),
+        max((each.strength for each in fits if each.strength is not None), default=None),
+        float(np.mean([each.error_before for each in fits])),
+        float(np.mean([each.error_after for each in fits])),
+        train.rows + held.rows,
+        "rows",
+    )
 
 
 def _bias(moments: Moments, weight: Matrix, bias: Matrix | None) -> Matrix | None:
@@ -101,7 +122,7 @@ def _from_all(parts: tuple[Moments, Moments], weight: Matrix, fitted: Fit, left:
     """
     strength = fitted.strength if fitted.strength is not None else np.inf
     if fitted.bias is None:
-        return replace(fitted, weight=weight + left.step(strength))
+        return replace(fitted, weight=left.moved(weight, strength))
     train, held = parts
     share = train.rows / (train.rows + held.rows)
     mean_x = share * train.mean_x + (1 - share) * held.mean_x
@@ -109,7 +130,7 @@ def _from_all(parts: tuple[Moments, Moments], weight: Matrix, fitted: Fit, left:
     solved = weight
     if np.isfinite(strength):
         moved = mean_y - train.mean_y - np.einsum("goi,gi->go", weight, mean_x - train.mean_x)
-        solved = weight + left.recentred(mean_x - train.mean_x, moved).step(strength)
+        solved = left.recentred(mean_x - train.mean_x, moved).moved(weight, strength)
     return replace(fitted, weight=solved, bias=mean_y - np.einsum("goi,gi->go", solved, mean_x))
 
 
@@ -152,6 +173,10 @@ class _Products:
             systems = self.xx + ridge[:, :, None] * np.eye(self.xx.shape[-1])
             return np.asarray(np.linalg.solve(systems, self.ex.transpose(0, 2, 1))).transpose(0, 2, 1)
         return np.stack([_damped(*group) for group in zip(self.xx, ridge, self.ex, strict=True)])
+
+    def moved(self, weight: Matrix, strength: float) -> Matrix:
+        """Return the weight ``[groups, outs, ins]`` with what a ridge of this strength adds to it."""
+        return weight + self.step(strength)
 
     def gain(self, step: Matrix) -> Matrix:
         """Return by how much a step lowers the squared error of each output, ``[groups, outs]``."""
@@ -208,12 +233,19 @@ class _Rows:
 
     def step(self, strength: float) -> Matrix:
         """Return what a ridge of this strength adds to the weight, ``[1, outs, ins]``."""
+        return self.moved(np.zeros((1, self.left.shape[1], self.x.shape[1]), self.x.dtype), strength)
+
+    def moved(self, weight: Matrix, strength: float) -> Matrix:
+        """Return the weight ``[1, outs, ins]`` with what a ridge of this strength adds, some outputs at a time."""
         system = self.kernel.matrix.copy()
         system.flat[:: len(system) + 1] += max(strength, _FLOOR)
-        solved = Factor(system).solve(self.left / self.kernel.count).T  # [outs, rows]
-        step = product(solved.astype(self.x.dtype), self.x)
-        step *= self.kernel.scale
-        return step[None]
+        solved = Factor(system).solve(self.left / self.kernel.count).T.astype(self.x.dtype)  # [outs, rows]
+        moved = weight.copy()
+        for at in blocks(len(solved)):
+            step = product(solved[at], self.x)
+            step *= self.kernel.scale
+            moved[0, at] += step
+        return moved
 
     def gain(self, step: Matrix) -> Matrix:
         """Return by how much a step lowers the squared error of each output, ``[1, outs]``."""

@@ -21,17 +21,19 @@ from onnxprune.data.batching import samples_in
 from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.linear import Layer, Mixer, Norm, layers, mixers, norms
+from onnxprune.graph.linear import Layer, Norm, layers, norms
+from onnxprune.graph.mixer import Mixer, mixers
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.moments import WIDEST, Moments, most_rows, of_width
+from onnxprune.recovery.moments import WIDEST, Moments, Shape, most_rows, precision
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.replay import Feeds, Replay
 from onnxprune.surgery.rewrite import Cut
 
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
 LEAST_ROWS = 8_192  # of each fit, where there are so many
+MOST_MIXED = 2048  # channels that a mixer fits themselves, by a square matrix; of more, the outputs are fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,6 @@ class _Refit:
             return "other nodes share its weights"
         if isinstance(part, Layer) and part.input in self._pruned.constants:
             return "its input is constant"
-        if isinstance(part, Layer) and part.groups > 1 and self._shape(part)[-1] > WIDEST:
-            return f"it has more than {WIDEST:,} inputs in each of {part.groups} groups"
         return None
 
     def _is_whole(self, mixer: Mixer) -> bool:
@@ -200,12 +200,9 @@ class _Refit:
         channels = self._traced.axes(self._traced.values[mixer.input])[1].size
         return self._traced.model.constants[source].shape[mixer.dim] == channels
 
-    def _shape(self, layer: Layer) -> tuple[int, int, int]:
-        return layer.shape(self._pruned.constants[layer.weight].shape)
-
     def _layer(self, layer: Layer, sums: _Sums) -> Fit:
         weight = self._content(layer.weight)
-        matrix = of_width(layer.matrix(weight))
+        matrix = layer.matrix(weight, precision(layer.shape(weight.shape)))
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
         train, held = self._moments(layer, matrix.shape, *_target(layer, sums))
         fitted = fit(train, held, matrix, bias)
@@ -234,13 +231,20 @@ class _Refit:
     def _mixer(self, mixer: Mixer) -> Fit:
         cut, like = self._cuts.get(mixer.weight, Cut(mixer.weight, {})), self._content(mixer.weight)
         weight = self._traced.model.array(cut.source)
-        for dim, kept in cut.kept.items():
-            weight = weight if dim == mixer.dim else weight.take(kept, axis=dim)
-        plain = np.eye(weight.shape[mixer.dim])[:, list(cut.kept.get(mixer.dim, range(weight.shape[mixer.dim])))]
-        fitted = fit(*self._moments(mixer, (1, *plain.shape), mixer.input, ()), plain[None], None)
-        if fitted.strength is not None:
-            return self._kept_if_finite({mixer.weight: mixer.mixed(weight, fitted.weight[0], like)}, fitted)
-        return fitted
+        for dim, places in cut.kept.items():
+            weight = weight if dim == mixer.dim else weight.take(places, axis=dim)
+        channels = weight.shape[mixer.dim]
+        kept = list(cut.kept.get(mixer.dim, range(channels)))
+        if channels > MOST_MIXED:
+            mixer = replace(mixer, whole=mixer.flat(weight).astype(np.float32))
+        wanted = np.eye(channels) if mixer.whole is None else mixer.whole
+        shape = 1, len(wanted), len(kept)
+        plain: Array = wanted[:, kept].astype(precision(shape))
+        fitted = fit(*self._moments(mixer, shape, mixer.input, ()), plain[None], None)
+        if fitted.strength is None:
+            return fitted
+        flat = fitted.weight[0] if mixer.whole is not None else mixer.flat(weight.astype(np.float64)) @ fitted.weight[0]
+        return self._kept_if_finite({mixer.weight: mixer.stored(flat, like)}, fitted)
 
     def _content(self, name: str) -> Array:
         content = self.new.contents.get(name)
@@ -253,13 +257,11 @@ class _Refit:
         self.new.contents.update(new)
         return fitted
 
-    def _moments(
-        self, part: Part, shape: tuple[int, ...], total: str, beside: Sequence[str]
-    ) -> tuple[Moments, Moments]:
+    def _moments(self, part: Part, shape: Shape, total: str, beside: Sequence[str]) -> tuple[Moments, Moments]:
         """Return the moments of the inputs of a part and its targets, of the rows to fit and the held-out ones."""
         groups, outs, ins = shape
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
-        limit = most_rows(ins, ROWS_PER_INPUT, LEAST_ROWS) // len(self.new) + 1
+        limit = most_rows(shape, ROWS_PER_INPUT, LEAST_ROWS) // len(self.new) + 1
         rng = np.random.default_rng(self._seed)
         old, new = self.old.run([total]), self.new.run([part.input, *beside])
         for number, (before, now) in enumerate(zip(old, new, strict=True)):

@@ -226,9 +226,9 @@ def test_rows_of_huge_numbers_are_kept_in_float64(scale):
 
 
 def test_the_rows_of_the_widest_layers_fit_into_memory():
-    assert [most_rows(ins, 16, 8192) for ins in (256, 2048, WIDEST, WIDEST + 1)] == [8192, 16384, 16384, 4096]
+    assert [most_rows((1, 64, ins), 16, 8192) for ins in (256, 2048, WIDEST, WIDEST + 1)] == [8192, 16384, 16384, 4096]
     for ins in (10_000, 57_600, 10**6):
-        assert 64 <= most_rows(ins, 16, 8192) <= max(64, 2**28 // (4 * ins))
+        assert 64 <= most_rows((1, 64, ins), 16, 8192) <= max(64, 2**28 // (4 * ins))
 
 
 SCALES = st.sampled_from([1e-12, 1e-3, 1.0, 1e4, 1e12])
