@@ -52,6 +52,8 @@ class Network(torch.nn.Module):
         for name in trainable(model, frozen) if learns else ():
             tensor = tensor_of(model.array(name)).clone()
             self._parameters[name] = torch.nn.Parameter(tensor)  # `register_parameter` takes no dots in names
+        stated = [*model.proto.graph.input, *model.proto.graph.output]
+        self._kinds = model.value_kinds | {info.name: info.type.tensor_type.elem_type for info in stated}
         self._constants: dict[str, Tensor] = {}
         self._programs: dict[Any, Program] = {}
         self.steps = {node.index: self._step(node) for node in model.nodes if node.op != "Constant"}
@@ -137,7 +139,8 @@ class Network(torch.nn.Module):
         """Return what runs a node; the values that its bodies read come behind its inputs."""
         bodies = {body.attribute: body for body in node.bodies}
         if not bodies:
-            return Step(str(node), registry.bound(node, attributes_of(node), {}), node.inputs, node.outputs)
+            kinds = [self._kind(name) for name in node.inputs]
+            return Step(str(node), registry.bound(node, attributes_of(node), {}, kinds), node.inputs, node.outputs)
         count = len(node.inputs)
 
         def compute(*values: Any) -> Any:
@@ -146,6 +149,11 @@ class Network(torch.nn.Module):
             return registry.bound(node, attributes_of(node), run)(*values[:count])
 
         return Step(str(node), compute, (*node.inputs, *node.captured), node.outputs)
+
+    def _kind(self, name: str) -> int:
+        """Return the element type of a value; 0 where the file does not state it."""
+        constant = self.model.constants.get(name)
+        return self._kinds.get(name, 0) if constant is None else constant.tensor.data_type
 
     def _body(self, body: Any, outer: Mapping[str, Any]) -> Callable[..., tuple[Any, ...]]:
         def run(*inputs: Any) -> tuple[Any, ...]:
@@ -167,9 +175,12 @@ class Network(torch.nn.Module):
         parameter = self._parameters.get(name)
         return parameter if parameter is not None else self.on_device(self.constant(name))
 
+    def values_of(self, step: Step, values: Mapping[str, Any]) -> list[Any]:
+        """Return the inputs of a step: values of a run, parameters and constants."""
+        return [self._value(name, values) for name in step.inputs]
+
     def _take(self, step: Step, values: dict[str, Any]) -> None:
-        inputs = [self._value(name, values) for name in step.inputs]
-        values.update(zip(step.outputs, self.results(step, inputs), strict=False))
+        values.update(zip(step.outputs, self.results(step, self.values_of(step, values)), strict=False))
 
     def results(self, step: Step, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Return what a step makes of its inputs.

@@ -2,6 +2,7 @@
 
 from onnxprune.training.operators import (  # noqa: F401 - imported for what they register
     attention,
+    attention_runtime,
     classic,
     control,
     convolution,
@@ -15,6 +16,7 @@ from onnxprune.training.operators import (  # noqa: F401 - imported for what the
     reduction,
     resampling,
     sequences,
+    signal,
     table,
     vision,
 )

@@ -83,6 +83,20 @@ def scatter_nd(a: Tensor, at: Tensor, updates: Tensor, *, reduction: str = "none
     return result.reshape(a.shape)
 
 
+@op("TensorScatter")
+def tensor_scatter(
+    a: Tensor, updates: Tensor, first: Tensor | None = None, *, axis: int = -2, mode: str = "linear"
+) -> Tensor:
+    """Return a cache with new numbers along an axis, from a place on that each sample has of its own."""
+    dim = dim_of(axis, a.dim())
+    start = torch.zeros(a.shape[0], dtype=torch.int64, device=a.device) if first is None else first.long()
+    places = start[:, None] + torch.arange(updates.shape[dim], device=a.device)
+    places = places % a.shape[dim] if mode == "circular" else places
+    shape = [1] * a.dim()
+    shape[0], shape[dim] = places.shape
+    return a.scatter(dim, places.reshape(shape).expand_as(updates), updates)
+
+
 @op("OneHot", host=(1,))
 def one_hot(at: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) -> Tensor:
     """Return a new axis with one number at the place and another elsewhere."""

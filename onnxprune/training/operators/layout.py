@@ -28,6 +28,7 @@ line("Tile",      lambda a, repeats: a.repeat(ints(repeats)), passes=(0,), host=
 line("Concat",    lambda *a, axis: torch.cat(a, axis), passes=range(64))
 line("Range",     lambda start, limit, delta: torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype), host=(0, 1, 2))
 line("ConstantOfShape", lambda shape, *, value=None: _filled(ints(shape), value), host=(0,))
+line("BitCast",   lambda a, *, to: a if torch_type(to) == a.dtype else a.contiguous().view(torch_type(to)))
 line("EyeLike",   lambda a, *, dtype=None, k=0: _eye(a, dtype, k))
 # fmt: on
 

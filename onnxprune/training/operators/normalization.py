@@ -45,8 +45,11 @@ def batch_normalization(
     a: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, outputs: int, epsilon: float = 1e-5,
     momentum: float = 0.9, training_mode: int = 0, spatial: int = 1,
 ) -> object:  # fmt: skip
-    """Return what is normalised by the statistics of the file; in training mode by its own (weight standardisation)."""
-    if not training_mode:
+    """Return what is normalised by the statistics of the file; in training mode by its own (weight standardisation).
+
+    Old versions were in training mode where they had several outputs.
+    """
+    if not training_mode and outputs == 1:
         if scale.dim() == 1:
             return F.batch_norm(a, mean, variance, scale, bias, False, 0.0, epsilon)
         return (a - mean) / (variance + epsilon).sqrt() * scale + bias
@@ -54,9 +57,9 @@ def batch_normalization(
     if outputs == 1:
         return result
     axes = [0, *range(2, a.dim())]
-    own_mean, own_variance = a.mean(axes), a.var(axes, unbiased=False)
-    kept = momentum
-    return result, mean * kept + own_mean * (1 - kept), variance * kept + own_variance * (1 - kept)
+    own = a.mean(axes), a.var(axes, unbiased=False)
+    moved = [old * momentum + new * (1 - momentum) for old, new in zip((mean, variance), own, strict=True)]
+    return (result, *moved, *own)[:outputs]
 
 
 @op("InstanceNormalization", weights=(1, 2))

@@ -106,9 +106,19 @@ def cumulative_product(a: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: 
     return total.flip(dim) if reverse else total
 
 
-@op("TopK", host=(1,))
+@op("TopK")
+def top_k_1(a: Tensor, *, axis: int = -1, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest, and their places; the attribute states how many."""
+    return _best(a, k, axis, largest=True)
+
+
+@op("TopK", host=(1,), since=10)
 def top_k(a: Tensor, k: Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     """Return the k largest or least, and their places; of equal ones those in front."""
-    order = torch.argsort(a, dim=axis, descending=bool(largest), stable=True)
-    places = order.narrow(axis, 0, ints(k)[0])
+    return _best(a, ints(k)[0], axis, largest=bool(largest))
+
+
+def _best(a: Tensor, count: int, axis: int, *, largest: bool) -> tuple[Tensor, Tensor]:
+    order = torch.argsort(a, dim=axis, descending=largest, stable=True)
+    places = order.narrow(axis, 0, count)
     return a.gather(axis, places), places

@@ -3,7 +3,8 @@
 A function takes the inputs of the node by position (None where one is left out) and its attributes by name, with the
 defaults of the operator's page; what the page knows and the function does not is refused by name. It returns a tensor,
 or a tuple for several outputs. Of the names that are no attributes, ``outputs`` is how many outputs the node has,
-``version`` the version of its operator set, ``run`` the bodies of control flow, by attribute.
+``version`` the version of its operator set, ``run`` the bodies of control flow, by attribute, and ``kinds`` the element
+types of its inputs, 0 where unknown.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.model import Node
 
 Compute = Callable[..., Any]
-_CONTEXT = frozenset(("outputs", "version", "run"))
+_Function = TypeVar("_Function", bound=Compute)
+_CONTEXT = frozenset(("outputs", "version", "run", "kinds"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Operator:
     passes: frozenset[int]  # inputs whose numbers are those of the output, in another order or type
     is_open: bool  # whether the shape of what is made depends on numbers that flow through
     names: frozenset[str] | None  # of attributes; None takes any
+    context: frozenset[str]  # what it takes beside inputs and attributes
 
 
 _OPERATORS: dict[str, list[Operator]] = {}
@@ -50,10 +53,10 @@ def op(
     scales: Sequence[int] = (),
     passes: Sequence[int] = (),
     is_open: bool = False,
-) -> Callable[[Compute], Compute]:
+) -> Callable[[_Function], _Function]:
     """Register a function for operators of these names, see `Operator`."""
 
-    def register(compute: Compute) -> Compute:
+    def register(compute: _Function) -> _Function:
         for name in names:
             versions = _OPERATORS.setdefault(name, [])
             if any(each.since == since for each in versions):
@@ -68,7 +71,7 @@ def op(
                     frozenset(scales),
                     frozenset(passes),
                     is_open,
-                    _attributes(compute),
+                    *_taken(compute),
                 )
             )
             versions.sort(key=lambda each: each.since)
@@ -82,15 +85,15 @@ def line(name: str, compute: Compute, **marks: Any) -> None:
     op(name, **marks)(compute)
 
 
-def _attributes(compute: Compute) -> frozenset[str] | None:
-    """Return the attributes that a function takes; builtins of torch take none."""
+def _taken(compute: Compute) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """Return the attributes that a function takes, and what of the context; builtins of torch take neither."""
     try:
         parameters = inspect.signature(compute).parameters.values()
     except ValueError:
-        return frozenset()
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return None
-    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+        return frozenset(), frozenset()
+    names = frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return (None if takes_any else names - _CONTEXT), names & _CONTEXT
 
 
 def names() -> frozenset[str]:
@@ -104,13 +107,14 @@ def operator(node: Node) -> Operator | None:
     return fitting[-1] if fitting else None
 
 
-def bound(node: Node, attributes: Mapping[str, Any], run: Mapping[str, Any]) -> Compute:
+def bound(node: Node, attributes: Mapping[str, Any], run: Mapping[str, Any], kinds: Sequence[int] = ()) -> Compute:
     """Return what computes a node: a function of its inputs alone.
 
     Args:
         node: the node.
         attributes: by name; tensors as arrays of numpy.
         run: what runs its bodies, by attribute.
+        kinds: element types of its inputs, 0 where unknown.
 
     Raises:
         ModelError: when its operator, or an attribute of it, has no line.
@@ -122,8 +126,8 @@ def bound(node: Node, attributes: Mapping[str, Any], run: Mapping[str, Any]) -> 
     strange = sorted(set(attributes) - known) if known is not None else []
     if strange:
         raise ModelError(f"{node}: attribute {strange[0]!r} of {node.op} has no meaning in the table of gradients")
-    context = {"outputs": len(node.outputs), "version": node.version, "run": run}
-    wanted = {name: context[name] for name in _CONTEXT & (known or frozenset())}
+    context = {"outputs": len(node.outputs), "version": node.version, "run": run, "kinds": kinds}
+    wanted = {name: context[name] for name in line_of.context}
     return partial(line_of.compute, **attributes, **wanted) if attributes or wanted else line_of.compute
 
 

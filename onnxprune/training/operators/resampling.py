@@ -19,19 +19,19 @@ _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 @op("Upsample")
 def upsample_7(a: Tensor, *, mode: str = "nearest", scales: Sequence[float]) -> Tensor:
     """Return the image larger by factors that the attribute states."""
-    return _resized(a, None, list(scales), mode.replace("bi", ""), "asymmetric", "floor")
+    return _resized(a, None, list(scales), mode.replace("bi", ""), "asymmetric", "simple")
 
 
 @op("Upsample", host=(1,), since=9)
 def upsample_9(a: Tensor, scales: Tensor, *, mode: str = "nearest") -> Tensor:
     """Return the image larger by factors."""
-    return _resized(a, None, scales.tolist(), mode.replace("bi", ""), "asymmetric", "floor")
+    return _resized(a, None, scales.tolist(), mode.replace("bi", ""), "asymmetric", "simple")
 
 
 @op("Resize", host=(1,))
 def resize_10(a: Tensor, scales: Tensor, *, mode: str = "nearest") -> Tensor:
     """Return the image at another scale."""
-    return _resized(a, None, scales.tolist(), mode, "asymmetric", "floor")
+    return _resized(a, None, scales.tolist(), mode, "asymmetric", "simple")
 
 
 @op("Resize", host=(1, 2, 3), since=11)
@@ -76,7 +76,11 @@ def _resized(
     a_cubic: float = -0.75, excludes: bool = False, antialias: bool = False,
     box: dict[int, tuple[float, float]] | None = None, outside: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    sizes = wanted or [math.floor(size * factor) for size, factor in zip(a.shape, factors, strict=True)]
+    sizes = wanted or [  # in the precision of the factors
+        math.floor(np.float32(size) * np.float32(factor)) for size, factor in zip(a.shape, factors, strict=True)
+    ]
+    if sizes == list(a.shape) and not box:
+        return a  # as ONNX Runtime does, also where a factor is not quite 1
     fast = (
         None if antialias or box else _fast(a, sizes, factors, mode, coordinates, rounding, a_cubic, excludes=excludes)
     )
@@ -85,8 +89,8 @@ def _resized(
     kind = a.dtype
     a = a if a.is_floating_point() else a.float()
     for dim, (size, factor) in enumerate(zip(sizes, factors, strict=True)):
-        if size == a.shape[dim] and factor == 1.0 and not (box and dim in box and box[dim] != (0.0, 1.0)):
-            continue
+        if size == a.shape[dim] and factor == 1.0:
+            continue  # also in the place of a crop
         at = _places(a.shape[dim], size, factor, coordinates, (box or {}).get(dim, (0.0, 1.0)))
         weights = _weights(a.shape[dim], at, factor, mode, rounding, a_cubic, excludes=excludes, antialias=antialias)
         matrix = torch.from_numpy(weights.astype(np.float32)).to(a.device, a.dtype)
@@ -107,7 +111,7 @@ def _fast(
     if not exact or a.dim() not in _LINEAR or list(sizes[:2]) != list(a.shape[:2]) or not a.is_floating_point():
         return None
     larger = all(factor >= 1 and factor == int(factor) for factor in factors[2:])
-    if mode == "nearest" and larger and coordinates == "asymmetric" and rounding == "floor":
+    if mode == "nearest" and larger and coordinates == "asymmetric" and rounding in ("floor", "simple"):
         return F.interpolate(a, list(sizes[2:]), mode="nearest")
     if mode == "linear" and coordinates in ("half_pixel", "align_corners", "pytorch_half_pixel"):
         if coordinates == "pytorch_half_pixel" and 1 in sizes[2:]:
@@ -125,8 +129,8 @@ def _fast(
 
 
 def _places(length: int, size: int, factor: float, coordinates: str, box: tuple[float, float]) -> Array:
-    """Return where each number of the result lies on the axis of the input."""
-    at = np.arange(size, dtype=np.float64)
+    """Return where each number of the result lies on the axis of the input; in single precision, which decides ties."""
+    at, factor = np.arange(size, dtype=np.float32), float(np.float32(factor))
     if coordinates == "asymmetric":
         return at / factor
     if coordinates == "align_corners":
@@ -155,7 +159,8 @@ def _weights(
     result = np.zeros((len(at), length))
     rows = np.arange(len(at))
     if mode == "nearest":
-        result[rows, np.clip(_rounded(at, rounding), 0, length - 1)] = 1
+        whole = _rounded(at, ("ceil" if factor < 1 else "floor") if rounding == "simple" else rounding)
+        result[rows, np.clip(whole, 0, length - 1)] = 1
         return result
     reach = 1 if mode == "linear" else 2
     stretch = max(1.0, 1 / factor) if antialias else 1.0

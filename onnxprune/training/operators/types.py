@@ -40,6 +40,14 @@ _BY_NUMPY: Mapping[str, torch.dtype] = MappingProxyType(
         },
     }
 )
+# Types of eight bits that PyTorch rounds to.
+FLOAT8: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        name: getattr(torch, name)
+        for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+        if hasattr(torch, name)
+    }
+)
 _NARROWER = {torch.int32: np.int32, torch.int64: np.int64, torch.float32: np.float32, torch.int8: np.int8,
              torch.uint8: np.uint8}  # fmt: skip
 
