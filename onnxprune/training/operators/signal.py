@@ -65,7 +65,8 @@ def _transformed(a: Tensor, length: int | None, axis: int, inverse: int, oneside
     dim = axis if axis >= 0 else axis + a.dim()
     numbers = torch.view_as_complex(a.contiguous()) if a.shape[-1] == 2 else a[..., 0]
     if inverse and onesided:
-        return torch.fft.irfft(numbers, length, dim).unsqueeze(-1)
+        signal: Tensor = torch.fft.irfft(numbers, length, dim)
+        return signal.unsqueeze(-1)
     if onesided:
         result = torch.fft.rfft(numbers.real if numbers.is_complex() else numbers, length, dim)
     else:
