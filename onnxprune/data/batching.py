@@ -8,12 +8,14 @@ do not hold, and what the model gives for the copies is dropped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
+
+_ALIKE = 1e-3  # of the largest magnitude: copies and originals are not further apart, whatever kernels make of a place
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +99,56 @@ class Piece:
     feeds: Mapping[str, Array]
     samples: int
     size: int  # of the run: samples and copies
+    axes: Mapping[str, int | None] = field(default_factory=dict)  # of feeds: where samples lie; None: all share them
 
-    def counting(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Return feeds or outputs of this run without the copies.
+    @property
+    def own_feeds(self) -> dict[str, Array]:
+        """The feeds of this run without the copies."""
+        return self.counting(self.feeds, self.axes)
 
-        An array lies by samples where its first axis is a multiple of their number, as those of patches or beams are;
-        any other cannot be divided and stays whole.
+    def counting(self, arrays: Mapping[str, Array], axes: Mapping[str, int | None]) -> dict[str, Array]:
+        """Return feeds or outputs of this run without the copies; what does not lie by samples stays whole.
+
+        Args:
+            arrays: by name.
+            axes: along which the samples of each lie, the first if it is not there; None where they do not.
         """
         if self.samples == self.size:
             return dict(arrays)
-        return {name: self._cut(array) for name, array in arrays.items()}
+        return {name: self._cut(array, axes.get(name, 0)) for name, array in arrays.items()}
 
-    def _cut(self, array: Array) -> Array:
-        if not array.ndim or not len(array) or len(array) % self.size:
+    def axes_of(self, outputs: Mapping[str, Array]) -> dict[str, int | None]:
+        """Return the axis along which the samples of each output lie; None where no axis can be told.
+
+        The copies tell: along that axis they give what the samples give that they are copies of. It is as long as the
+        run, or the first and a multiple of that, as of patches or beams.
+        """
+        return {name: self._axis_of(array) for name, array in outputs.items()}
+
+    def _axis_of(self, array: Array) -> int | None:
+        if self.samples == self.size:
+            return 0
+        axes = [axis for axis, length in enumerate(array.shape) if length == self.size]
+        if array.size and array.ndim and len(array) > self.size and len(array) % self.size == 0:
+            axes.append(0)
+        gaps = [self._gap(array, axis) for axis in axes]
+        return axes[int(np.argmin(gaps))] if gaps and min(gaps) < _ALIKE else None
+
+    def _gap(self, array: Array, axis: int) -> float:
+        """Return how far copies are from their originals along an axis, over the largest magnitude."""
+        rows = np.moveaxis(array, axis, 0).reshape(self.size, -1)
+        copies, originals = rows[self.samples :], rows[np.arange(self.samples, self.size) % self.samples]
+        if array.dtype.kind in "OUS":
+            return float((copies != originals).any())
+        one, other = (np.nan_to_num(part.astype(np.float64)) for part in (copies, originals))
+        largest = max(np.abs(one).max(initial=0.0), np.abs(other).max(initial=0.0), np.finfo(float).tiny)
+        return float(np.abs(one - other).max(initial=0.0) / largest)
+
+    def _cut(self, array: Array, axis: int | None) -> Array:
+        if axis is None or axis >= array.ndim or array.shape[axis] % self.size:
             return array
-        return array[: len(array) // self.size * self.samples]
+        kept = array.shape[axis] // self.size * self.samples
+        return array[(*[slice(None)] * axis, slice(kept))]
 
 
 def filled(rows: Sequence[int] | Array, size: int) -> Array:

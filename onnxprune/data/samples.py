@@ -97,7 +97,11 @@ class Data:
             DataError: as `take`.
         """
         size = self.batch.of(len(indices))
-        return Piece(self.take(filled(indices, size)), len(indices), max(size, len(indices)))
+        axes = {
+            name: self.axes.get(name, 0) if self._is_sampled(name, column) else None
+            for name, column in self.columns.items()
+        }
+        return Piece(self.take(filled(indices, size)), len(indices), max(size, len(indices)), axes)
 
     def subset(self, indices: Sequence[int] | Array) -> Data:
         """Return a view of the samples at `indices`, with their labels; nothing is read or copied."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,8 @@ def accuracy(session: Session, data: Data, batch: int) -> float:
     for piece in pieces(data, batch):
         expected = data.labels[start : start + piece.samples]
         start += len(expected)
-        right += int((top1(piece.counting(session.run(piece.feeds)), expected) == expected).sum())
+        outputs = session.run(piece.feeds)
+        right += int((top1(piece.counting(outputs, piece.axes_of(outputs)), expected) == expected).sum())
     return right / data.count
 
 
@@ -70,20 +71,39 @@ def run_both(
     """Run both models over all pieces; return the batches, the figures of class scores, and the fidelity."""
     all_batches: list[_Batch] = []
     tallies: list[Tally] = []
-    start = 0
-    for piece in pieces:
-        n, feeds = piece.samples, piece.counting(piece.feeds)
+    for start, piece, before, after in _outputs(pair, pieces, is_random=data is None):
+        n, feeds = piece.samples, piece.own_feeds
         labels = None if data is None or data.labels is None else data.labels[start : start + n]
-        before, after = (piece.counting(_run(session, piece.feeds, data is None)) for session in pair)
-        after = {name: after[other] for name, other in _pairs(before, after)}
         tallies = tallies or [each.start() for each in _watched(before, feeds, labels, metric)]
         for tally in tallies:
             tally.add(before, after, feeds, labels)
         all_batches.append(_Batch(n, {name: _deviation(before[name], after[name]) for name in after}))
-        start += n
     classes = [tally for tally in tallies if tally.metric.kind == "classification"]
     fidelity = Fidelity(tallies[0].metric.kind, tallies[0].figures())
     return all_batches, classes[0].figures() if classes else {}, fidelity
+
+
+def _outputs(
+    pair: tuple[Session, Session], pieces: Iterable[Piece], *, is_random: bool
+) -> Iterator[tuple[int, Piece, dict[str, Array], dict[str, Array]]]:
+    """Yield the position of the first sample of each piece, the piece, and what both models give for its samples.
+
+    A run that copies fill up is left out where some output cannot be told apart by sample, unless there is no other:
+    copies would count as samples do.
+    """
+    start, mixed, is_empty = 0, [], True
+    for piece in pieces:
+        before, after = (_run(session, piece.feeds, is_random) for session in pair)
+        axes = piece.axes_of(before)
+        after = {name: after[other] for name, other in _pairs(before, after)}
+        item = start, piece, piece.counting(before, axes), piece.counting(after, axes)
+        start += piece.samples
+        if None in axes.values():
+            mixed = mixed or [item]
+        else:
+            is_empty = False
+            yield item
+    yield from mixed if is_empty else ()
 
 
 def _watched(

@@ -262,18 +262,54 @@ def test_a_fixed_number_of_samples_takes_all_and_counts_each_once(save, size):
     found = list(pieces(data, 16))
     assert all(piece.feeds["x"].shape == (size, 3) for piece in found)
     assert [piece.samples for piece in found] == [len(ROWS[i : i + size]) for i in range(0, 5, size)]
-    counting = [piece.counting({"y": 2 * piece.feeds["x"], "loss": np.float32(0)}) for piece in found]
-    np.testing.assert_array_equal(np.concatenate([outputs["y"] for outputs in counting]), 2 * ROWS)
-    assert all(outputs["loss"] == 0 for outputs in counting)
+    outputs = [{"y": 2 * piece.feeds["x"], "loss": np.float32(0)} for piece in found]
+    axes = [piece.axes_of(each) for piece, each in zip(found, outputs, strict=True)]
+    assert [each["loss"] is None for each in axes] == [piece.samples < size for piece in found]
+    counting = [piece.counting(*each) for piece, *each in zip(found, outputs, axes, strict=True)]
+    np.testing.assert_array_equal(np.concatenate([each["y"] for each in counting]), 2 * ROWS)
+    np.testing.assert_array_equal(np.concatenate([piece.own_feeds["x"] for piece in found]), ROWS)
+    assert all(each["loss"] == 0 for each in counting)
     assert all(row in ROWS.tolist() for piece in found for row in piece.feeds["x"].tolist())  # copies, nothing invented
 
 
-def test_what_lies_by_patches_is_cut_by_samples_and_what_does_not_stays():
+@pytest.mark.parametrize("dtype", ["f4", "f2", "i8", ml_dtypes.bfloat16, "U", object])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_copies_are_cut_from_the_axis_along_which_they_repeat(dtype, count):
+    """Time may come first, and be as long as the run, or a multiple of it."""
+    piece = load_data({"x": ROWS[:count]}, [Port("x", np.dtype("f4"), (4, 3))]).piece(range(count))
+    rows = np.arange(4) % count
+    place = np.arange(8)
+    outputs = {
+        "samples": 10 * rows[:, None] + place,
+        "steps": place[:, None] + 10 * rows,
+        "as many steps": place[:4, None] + 10 * rows,
+        "channels first": place[:3, None, None] + place[:4, None] + 10 * rows,
+        "patches": (10 * rows[:, None] + place[:2]).reshape(-1),
+    }
+    axes = piece.axes_of({name: array.astype(dtype) for name, array in outputs.items()})
+    assert axes == {"samples": 0, "steps": 1, "as many steps": 1, "channels first": 2, "patches": 0}
+    shapes = [array.shape for array in piece.counting(outputs, axes).values()]
+    assert shapes == [(count, 8), (8, count), (4, count), (3, 4, count), (2 * count,)]
+
+
+def test_what_does_not_lie_by_samples_has_no_axis():
     piece = load_data({"x": ROWS[:3]}, [Port("x", np.dtype("f4"), (4, 3))]).piece(range(3))
-    patches, steps = np.arange(8), np.zeros((7, 4))
-    counting = piece.counting({"patches": patches, "steps": steps})
-    assert counting["patches"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert counting["steps"].shape == (7, 4)
+    outputs = {"loss": np.float32(3), "seven": np.zeros((7, 2)), "by place": np.arange(8.0), "none": np.zeros(0)}
+    axes = piece.axes_of(outputs)
+    assert axes == dict.fromkeys(outputs)
+    counting = piece.counting(outputs, axes)
+    assert all(counting[name] is array for name, array in outputs.items())
+
+
+def test_copies_are_cut_from_a_state_where_it_has_its_samples():
+    ports = [Port("x", np.dtype("f4"), (4, 3)), Port("h", np.dtype("f4"), (4, 4, 2), batch=1),
+             Port("table", np.dtype("f4"), (4, 2), batch=None)]  # fmt: skip
+    states = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    data = load_data({"x": ROWS[:3], "h": states, "table": np.ones((4, 2))}, ports)
+    piece = data.piece(range(3))
+    assert piece.feeds["h"].shape == (4, 4, 2)
+    np.testing.assert_array_equal(piece.own_feeds["h"], states)
+    assert piece.own_feeds["table"].shape == (4, 2)
 
 
 STATE = Port("h", np.dtype("f4"), (2, 1, 4), batch=1)
@@ -427,7 +463,7 @@ def numbered(count, at_once=None):
 
 
 def positions(data):
-    return [int(row) for piece in pieces(data, 3) for row in piece.counting(piece.feeds)["x"][:, 0]]
+    return [int(row) for piece in pieces(data, 3) for row in piece.own_feeds["x"][:, 0]]
 
 
 def test_take():

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.data.batching import BatchSize
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.evaluation.compare import _ops, _peak
@@ -505,3 +506,45 @@ def test_bounds_outside_their_range():
     message = r"^max_drop is a fraction between 0 and 1 \(0.01 is one point\), got 2$"
     with pytest.raises(OptionError, match=message):
         verdict(comparison(), None, 2)
+
+
+# -- copies that fill a run up -----------------------------------------------------------------------------
+
+
+def fixed(nodes, output, weights=(), batch=4):
+    """A model of four samples at once; its weight comes last."""
+    return model_of(nodes, [tensor("x", [batch, 3])], [tensor("y", output)], {"w": EYE, **dict(weights)})
+
+
+DENSE = helper.make_node("MatMul", ["x", "w"], ["d"])
+TIME_MAJOR = (  # [4 steps, 4 samples, 3]
+    [DENSE, helper.make_node("Unsqueeze", ["d", "zero"], ["u"]), helper.make_node("Mul", ["u", "gain"], ["y"])],
+    [4, 4, 3], {"zero": np.array([0]), "gain": np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1)},
+)  # fmt: skip
+SUMMED = ([DENSE, helper.make_node("ReduceSum", ["d", "axes"], ["y"], keepdims=0)], [3], {"axes": np.array([0])})
+
+
+def compared(layout, weight, rows):
+    nodes, output, weights = layout
+    data = dataclasses.replace(data_of(rows), batch=BatchSize(4))
+    models = (fixed(nodes, output, {**weights, "w": each}) for each in (EYE, weight))
+    return compare(*models, data=data, metric="dense", **FAST)
+
+
+def test_copies_do_not_count_where_time_comes_first():
+    """Their samples are those alone of which two models differ; the copies would make it more."""
+    rows = np.zeros((7, 3), np.float32)
+    rows[4] = 1  # the first of the second run, of which the copy is made
+    rows[:4, 0] = 1
+    weight = EYE * np.array([1, 2, 1], np.float32)
+    whole = compared(TIME_MAJOR, weight, rows)
+    alone = compare(*(fixed(TIME_MAJOR[0], [4, 1, 3], {**TIME_MAJOR[2], "w": each}, batch=1) for each in (EYE, weight)),
+                    data=dataclasses.replace(data_of(rows), batch=BatchSize(1)), metric="dense", **FAST)  # fmt: skip
+    assert whole.samples == alone.samples == 7
+    assert whole.difference.snr_db == pytest.approx(alone.difference.snr_db)
+
+
+def test_a_run_with_copies_is_left_out_where_they_cannot_be_told_apart():
+    rows = np.arange(21, dtype=np.float32).reshape(7, 3)
+    assert compared(SUMMED, EYE * 2, rows).samples == 4
+    assert compared(SUMMED, EYE * 2, rows[:3]).samples == 3  # unless there is no other
