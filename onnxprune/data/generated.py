@@ -6,13 +6,8 @@ whatever they show: shapes that hide each other, with sharp edges and even areas
 2001), spectra that fall with the frequency (Field 1987), and lines on an even ground. Sounds are noise of falling
 spectra, tokens follow Zipf's law, masks are ones; the rest is standard normal.
 
-The range of values that a model expects of pictures is not stored in its file, but what it computes gives hints:
-
-- where BatchNormalization is kept, the running mean and variance describe the activations in training: the
-  range and the samples that come nearest to them are taken (the sum of KL divergences between Gaussians, by channel);
-- a classifier is confident in pictures that are like those it knows, and finds different classes in different ones.
-  The mutual information of sample and class, H(mean p) - mean H(p), is large where both hold;
-- any other model gives no hint: its samples get all usual ranges.
+The range of values that a model expects of pictures is not stored in its file, but what it computes gives hints, see
+`data.judging`: the range and the samples that suit it best are taken. A model that gives none gets all usual ranges.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.batching import samples_in
-from onnxprune.errors import DataError
+from onnxprune.data.batching import batch_of, is_shared, samples_in
+from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.ports import Port
@@ -27,6 +27,7 @@ Feeds = Mapping[str, Array]
 Selection = tuple[float, Callable[[], Array]]  # how good samples are, and which of them to take
 Judge = Callable[[Iterator[dict[str, Array]], int], Selection]
 
+_SEVERAL = 3  # times the samples of a feed, to see what grows with them
 CHANNELS = 128  # with stored statistics that samples are compared by, at most
 
 
@@ -43,10 +44,12 @@ def judge_of(model: Model, ports: Sequence[Port], feeds: Feeds) -> tuple[Judge, 
     """
     stored = dict(_normalised(model))
     if stored:
-        session = open_session(serialize(with_outputs(model.proto, stored)), folder=model.folder)
-        return (
-            lambda feeds, count: _nearest(_moments(session, feeds, stored, ports), stored, count)
-        ), "stored statistics"
+        tapped = open_session(serialize(with_outputs(model.proto, stored)), folder=model.folder)
+        apart = {name: stored[name] for name in _told_apart(tapped, list(stored), feeds, ports)}
+        if apart:
+            return (
+                lambda feeds, count: _nearest(_moments(tapped, feeds, apart, ports), apart, count)
+            ), "stored statistics"
     output = model.outputs[0]
     session = open_session(serialize(model.proto), folder=model.folder)
     if output.name not in session.outputs:
@@ -114,6 +117,27 @@ def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
             yield node.inputs[0], (mean, np.maximum(variance, 1e-12))
 
 
+def _told_apart(session: Session, names: Sequence[str], feeds: Feeds, ports: Sequence[Port]) -> list[str]:
+    """Return those of some values that can be told apart by sample: their first axis grows with the samples.
+
+    What all samples share, such as a table of anchors that is normalised, has no samples of its own.
+    """
+    samples, arrays = samples_in(feeds, ports), session.run(feeds)
+    whole = [name for name in names if arrays[name].ndim > 1 and len(arrays[name]) % samples == 0]
+    if batch_of(ports).fixed is not None:
+        return whole
+    sampled = {port.name: port.batch or 0 for port in ports if not is_shared(port)}
+    several = {
+        name: np.concatenate([array] * _SEVERAL, sampled[name]) if name in sampled else array
+        for name, array in feeds.items()
+    }
+    try:
+        grown = session.run(several)
+    except ModelError:  # something between the nodes fixes their number
+        return whole
+    return [name for name in whole if len(grown[name]) == _SEVERAL * len(arrays[name])]
+
+
 def _moments(
     session: Session, feeds: Iterator[dict[str, Array]], stored: Mapping[str, object], ports: Sequence[Port]
 ) -> tuple[Floats, Floats]:
@@ -129,13 +153,7 @@ def _moments(
 
 
 def _by_sample(array: Array, samples: int) -> Array:
-    """Return a value as ``[samples, channels, positions]``: frames and patches of one sample may lie in the batch.
-
-    Raises:
-        DataError: where the batch is no multiple of the samples.
-    """
-    if len(array) % samples:
-        raise DataError("what a BatchNormalization normalises cannot be told apart by sample")
+    """Return a value as ``[samples, channels, positions]``: frames and patches of one sample may lie in the batch."""
     apart = array.reshape(samples, len(array) // samples, array.shape[1], -1)
     return apart.swapaxes(1, 2).reshape(samples, array.shape[1], -1)
 

@@ -91,7 +91,8 @@ def _outputs(
     A run that copies fill up is left out where some output cannot be told apart by sample, unless there is no other:
     copies would count as samples do.
     """
-    start, mixed, is_empty = 0, [], True
+    mixed: list[tuple[int, Piece, dict[str, Array], dict[str, Array]]] = []
+    start, is_empty = 0, True
     for piece in pieces:
         before, after = (_run(session, piece.feeds, is_random) for session in pair)
         axes = piece.axes_of(before)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from onnxprune.data import generated, judging
 from onnxprune.graph.model import Model
 from onnxprune.graph.read import load
+from tests.support.build import model
 from tests.support.paths import MODELS
 
 pytestmark = pytest.mark.generated
@@ -156,3 +157,30 @@ def test_every_style_draws_any_size(style: object, sides: tuple[int, int], chann
         assert np.isfinite(picture).all()
         assert picture.min() >= 0
         assert picture.max() <= 1
+
+
+NORM = {"scale": (3,), "shift": (3,), "mean": (3,), "variance": np.ones(3, np.float32)}
+SAMPLES = ("r = Relu(x)", "a = BatchNormalization(r, scale, shift, mean, variance)")
+TABLE = (
+    "s = Tanh(table)", "c = Identity(s)", "k = ReduceSum<keepdims = 0>(x, zero)", "z = Mul(k, none)", "d = Add(c, z)",
+    "b = BatchNormalization(d, scale, shift, mean, variance)", "m = ReduceMean(b, one)", "u = Unsqueeze(m, two)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [7, 16])
+def test_what_all_samples_share_does_not_judge_them(rows: int) -> None:
+    """A table that is normalised beside the samples has no samples, whatever its length."""
+    proto = model(
+        *SAMPLES, *TABLE, "y = Add(a, u)", x="float[n,3,8,8] x", y="float[n,3,8,8] y", infer=False,
+        zero=[0, 1, 2, 3], none=0.0, **NORM, table=(rows, 3), one=[0], two=[2, 3],
+    )  # fmt: skip
+    found = generated.inputs(load(proto), 8)
+    assert found.description.endswith("chosen by stored statistics")
+
+
+def test_where_nothing_is_told_apart_there_is_no_judge() -> None:
+    proto = model(
+        *TABLE, "y = Add(x, u)", x="float[n,3,8,8] x", y="float[n,3,8,8] y", infer=False,
+        zero=[0, 1, 2, 3], none=0.0, **NORM, table=(7, 3), one=[0], two=[2, 3],
+    )  # fmt: skip
+    assert generated.inputs(load(proto), 8).description.endswith("of the ranges that are usual")
