@@ -241,7 +241,7 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """Return two disjoint views that hold all samples, each in the order of the data.
 
     Both get samples where there are two. Of a model that takes several at once the first gets whole batches, if there
-    is one, and what is left over goes to the second.
+    is one beside which something is left, and what is left over goes to the second.
 
     Args:
         data: the samples.
@@ -249,12 +249,13 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
         seed: the same one draws the same samples.
     """
     share = check.fraction("share", share)
-    parts = max(1, data.count // data.batch.step)
+    step = data.batch.step if data.count > data.batch.step else 1
+    parts = max(1, data.count // step)
     first = round(share * parts)
     if 0 < share < 1:
         first = min(max(first, 1), max(parts - 1, 1))
     one, _ = _drawn(parts, first, seed)
-    rows = np.arange(data.count) if first == parts and share == 1 else _of_batches(data, one)
+    rows = np.arange(data.count) if first == parts and share == 1 else _of_batches(data, one, step)
     return data.subset(rows), data.subset(np.setdiff1d(np.arange(data.count), rows))
 
 
@@ -269,7 +270,7 @@ def limit(data: Data, samples: int, seed: int) -> Data:
         return data
     step = data.batch.step
     drawn, _ = _drawn(max(1, data.count // step), max(samples // step, 1), seed)
-    return data.subset(_of_batches(data, drawn))
+    return data.subset(_of_batches(data, drawn, step))
 
 
 def evaluated(data: Data, seed: int) -> Data:
@@ -283,9 +284,9 @@ def _drawn(parts: int, first: int, seed: int) -> tuple[Array, Array]:
     return np.sort(order[:first]), np.sort(order[first:])
 
 
-def _of_batches(data: Data, parts: Array) -> Array:
-    """Return the samples of the batches that the model takes at once."""
-    rows = (parts[:, None] * data.batch.step + np.arange(data.batch.step)).reshape(-1)
+def _of_batches(data: Data, parts: Array, step: int) -> Array:
+    """Return the samples of some parts of `step` samples each."""
+    rows = (parts[:, None] * step + np.arange(step)).reshape(-1)
     return rows[rows < data.count]
 
 

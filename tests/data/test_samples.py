@@ -497,12 +497,22 @@ def test_split_is_disjoint_complete_ordered_and_deterministic(parts, at_once, sh
     assert (first, second) == (sorted(first), sorted(second))
     assert [positions(part) for part in split(data, share, seed)] == [first, second]
     assert one.labels.tolist() == first
-    for found in (first, second):  # whole batches
+    for found in (first, second) if parts > 1 else ():  # whole batches
         assert [p // at_once for p in found[::at_once]] == [p // at_once for p in found[at_once - 1 :: at_once]]
-    if parts > 1 and 0 < share < 1:
+    if data.count > 1 and 0 < share < 1:
         assert first
         assert second
     assert abs(one.count - share * data.count) <= at_once
+
+
+@given(st.integers(2, 40), st.integers(1, 12), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_both_parts_get_samples_where_there_are_two(count, at_once, share, seed):
+    """Also where fewer samples are there than the model takes at once."""
+    one, other = split(numbered(count, at_once), share, seed)
+    assert min(one.count, other.count) >= 1
+    assert sorted(positions(one) + positions(other)) == list(range(count))
+    if count > at_once:
+        assert one.count % at_once == 0
 
 
 def test_seeds_draw_other_samples():
