@@ -179,10 +179,9 @@ def test_of_which_operators_the_demands_are_known(node, known):
 
 
 def test_a_guess_is_not_said_as_a_fact():
-    nodes = ('y = Einsum<equation = "ab,bc->ac">(x, z)',)
-    loaded = view(model(*nodes, x="float[n,7] x, float[9,4] z", infer=False))
+    loaded = view(model("y = MatMulInteger(x, z)", x="uint8[n,7] x, uint8[9,4] z", y="int32[n,4] y", infer=False))
     expected = (
-        "inputs 'x' [11, 7] and 'z' [9, 4] do not fit together at Einsum 'y'; give sizes that do with --input x=SHAPE "
+        "inputs 'x' [9, 7] and 'z' [9, 4] do not fit together at MatMulInteger 'y'; give sizes that do with --input x=SHAPE "
         "--input z=SHAPE"
     )
     assert probe(loaded).conflict == expected
