@@ -10,7 +10,7 @@ import click
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
-from onnxprune.cli.screen import show_progress, show_result
+from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
@@ -138,4 +138,6 @@ def prune(
                 progress=progress,
                 on_written=lambda: written.append(output),
             )
+        for path in () if quiet else result.removed:
+            say(f"removed old weights {path}")
         show_result(result.report if as_json else prune_tables(result.report))

@@ -23,7 +23,12 @@ _FILE_WIDTH = 120  # of tables in a pipe or file; --json has the names as they a
 def say_error(message: str, state: str = "") -> None:
     """Print an error, and what was written before it."""
     text = shortened(message, _MESSAGE)
-    _print_line(f"onnxprune: {text}; {state}" if state else f"onnxprune: {text}")
+    say(f"{text}; {state}" if state else text)
+
+
+def say(text: str) -> None:
+    """Print a line that stays to stderr."""
+    _print_line(f"onnxprune: {text}")
 
 
 def _print_line(text: str) -> None:

@@ -174,7 +174,7 @@ def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> di
     model = prepared.traced.model
     rewritten = prepared.rewritten(planned)
     proto = as_stored(rewritten.proto if rewritten.whole is None else rewritten.whole, model)
-    after = foreseen(proto, model.folder, model.is_external, model.alignment)
+    after = foreseen(proto, model.folder, model.is_external, model.alignment, name=prepared.file_name)
     costs = {"size": after.size_bytes / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
     return {kind: costs[kind] / bound for kind, bound in stored.items()}
 

@@ -52,6 +52,7 @@ class PreparedModel:
     evaluation_data: Data | None  # samples to compare both models on
     ports: Sequence[Port]  # the inputs, with the shapes that the options fix
     reads: Reads
+    file_name: str = "pruned.onnx"  # of the model to write, where that is known
 
     def with_options(self, options: Options) -> PreparedModel:
         """Return the same model with other ratios or targets."""

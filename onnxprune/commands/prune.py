@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from onnxprune.commands.finish import Complete, Publish, finish
 from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.recover import recover
 from onnxprune.commands.report_files import write_report
+from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
-from onnxprune.graph.write import data_file, staged, write
+from onnxprune.graph.write import check_weights_name, data_file, staged, write
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
 
@@ -36,9 +37,13 @@ class Result:
     alignment: int  # of these weights, in bytes
     reads: Reads  # the files that it was made from: none of them is overwritten by accident
     stamps: Mapping[Path, Any]  # of the files that hold its external data, as they were read
+    removed: tuple[Path, ...] = ()  # weights of a model that was replaced, which nothing refers to any more
 
     def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
         """Write the model, atomically; return the path.
+
+        External data is read from the files of the input. Where the input itself is replaced, it is gone: save to other
+        places first.
 
         Raises:
             InputError: when the file exists and `force` is not set, holds what the model was made from, or its folder
@@ -46,7 +51,11 @@ class Result:
         """
         target = Path(path)
         check_files(target, data_file(resolved(target)), None, self.reads, force)
-        check_unchanged(self.stamps)
+        check_weights_name(target, self.external)
+        try:
+            check_unchanged(self.stamps)
+        except InputError as error:
+            raise InputError(f"{error}; a result that replaces its input is saved last") from None
         with (
             staging(force) as files,
             staged(self.model, target, self.folder, self.external, files, alignment=self.alignment),
@@ -111,6 +120,8 @@ def prune_file(
     progress(f"reading {source}")
     model = load(source)
     check_files(target, weights, report_path, Reads(source, tuple(model.data_files), samples), force)
+    check_weights_name(target, model.is_external)
+    removed: list[Path] = []
 
     @contextlib.contextmanager
     def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
@@ -123,14 +134,17 @@ def prune_file(
                     write_report(report, report_path, files.add(report_path))
 
             yield path, complete
+        removed.extend(files.removed)
 
-    return _prune(model, options, data, progress, publish)
+    return replace(_prune(model, options, data, progress, publish, resolved(target).name), removed=tuple(removed))
 
 
 @one_blas_thread()
-def _prune(model: Model, options: Options, data: Any, progress: Progress, publish: Publish) -> Result:
+def _prune(  # noqa: PLR0917 - as its callers have them
+    model: Model, options: Options, data: Any, progress: Progress, publish: Publish, name: str = "pruned.onnx"
+) -> Result:
     with blamed_on_change(model.stamps, model.path):
-        prepared = prepare(model, options, data, progress)
+        prepared = replace(prepare(model, options, data, progress), file_name=name)
         evidence = score(prepared, progress)
         speed = profile(prepared, progress)
         decision = decide(prepared, evidence, speed, progress)

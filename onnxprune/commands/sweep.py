@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def make_family(
     model = load(source)
     members = make_members(model, options, kind, values, data=data)
     reads = Reads(model.path, tuple(model.data_files), sample_files(data, options))
-    folder = SweepFolder(out, reads, force)
+    folder = SweepFolder(out, reads, force, model.is_external)
     none = {member.name: why for member in members if (why := folder.why_none(member)) is not None}
     missing = [member for member in members if member.name not in none and not folder.has(member)]
     if resume:
@@ -186,7 +186,9 @@ def _plan_all(
         OptionError: for a target that cannot be reached; names the member.
     """
     planned, none = [], {}
-    variants = [prepared.with_options(member.options) for member in missing]
+    variants = [
+        replace(prepared.with_options(member.options), file_name=folder.model(member).name) for member in missing
+    ]
     speed = profile(variants[0], progress)
     for member, variant in zip(missing, variants, strict=True):
         evidence = _evidence(member, variant, folder, workers, progress)
@@ -245,6 +247,8 @@ def _finish(
                 write_report(record, folder.record(member), files.add(folder.record(member), ahead=True))
 
             yield path, complete
+        for weights in files.removed:
+            progress(f"removed old weights {weights}")
 
     def member_progress(text: str, step: int = 0, steps: int = 0, /) -> None:
         progress(f"{member.name}: {text}", step, steps)

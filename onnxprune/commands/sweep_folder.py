@@ -17,7 +17,7 @@ from onnxprune.criteria.importance import Scores
 from onnxprune.data.opening import read_json
 from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, check_files, check_written, digest_of, resolved, staging
-from onnxprune.graph.write import data_file, weights_of
+from onnxprune.graph.write import check_weights_name, data_file, weights_of
 from onnxprune.planning.curve import Curve
 from onnxprune.planning.plan import Evidence
 from onnxprune.report.charts import family_page, family_svg
@@ -44,6 +44,7 @@ class SweepFolder:
     path: Path
     reads: Reads
     force: bool
+    external: bool = False  # whether the weights of the models go to files beside them
 
     def model(self, member: Member) -> Path:
         """Where the model of a member lies."""
@@ -111,6 +112,7 @@ class SweepFolder:
             target = self.model(member)
             weights = data_file(resolved(target))
             check_files(target, weights, self.report(member), self.reads, self.may_replace(member))
+            check_weights_name(target, self.external)
         outputs = [(path, "a file of the sweep") for path in self._summaries()]
         check_written(outputs, self.reads, self.force or self._owns_summary())
 

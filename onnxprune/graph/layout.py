@@ -15,7 +15,7 @@ from typing import Any
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
-from onnxprune.graph.tensors import PAGE, SMALL_BYTES, cut_short, has_external_data, raw_length
+from onnxprune.graph.tensors import PAGE, SMALL_BYTES, cut_short, has_external_data, numpy_type, opened, raw_length
 
 _BLOCK = 1 << 24  # bytes that are read at once
 _HEAD = 4096  # bytes that tell most chunks of one length apart
@@ -35,13 +35,14 @@ class Chunk:
 
         Raises:
             ModelError: when the file has become shorter than it was when the model was read.
+            OSError: when it has become a link, folder, device or pipe.
         """
         left = self.length if most is None else min(most, self.length)
         if self.path is None:
             content = self.tensor.raw_data
             yield content if left == len(content) else content[:left]
             return
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             file.seek(self.start)
             while left:
                 block = file.read(min(left, _BLOCK))
@@ -84,17 +85,22 @@ def lay_out(tensors: Sequence[TensorProto], folder: Path, alignment: int = PAGE)
     Args:
         tensors: those of a model; external ones refer to files in `folder`.
         folder: where these files lie now.
-        alignment: of the chunks, in bytes.
+        alignment: of the chunks, in bytes; those of larger elements are aligned to one of these.
     """
     places = _shared(tensors, folder)
     places.update((i, (Chunk(raw_length(t), t), 0)) for i, t in enumerate(tensors) if _moves(t))
     order = sorted(places)
     first = _equal(list(dict.fromkeys(places[i][0] for i in order)))
+    steps: dict[Chunk, int] = {}
+    for i in order:
+        size = numpy_type(tensors[i].data_type).itemsize
+        steps[first[places[i][0]]] = max(size, steps.get(first[places[i][0]], 1))
     offsets: dict[Chunk, int] = {}
     end = 0
     for chunk in (first[places[i][0]] for i in order):
         if chunk not in offsets:
-            offsets[chunk] = end + -end % alignment if chunk.length else 0
+            step = max(alignment, steps[chunk])
+            offsets[chunk] = end + -end % step if chunk.length else 0
             end = max(end, offsets[chunk] + chunk.length)
     ranges = {i: (offsets[first[places[i][0]]] + places[i][1], raw_length(tensors[i])) for i in order}
     return Layout([(offset, chunk) for chunk, offset in offsets.items()], ranges)

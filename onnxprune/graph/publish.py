@@ -104,6 +104,21 @@ def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, 
         _check_free(path, force)
 
 
+def check_name(target: Path, ending: str) -> None:
+    """Raise InputError when the name of a file beside `target`, its own with `ending` behind it, would be too long."""
+    place = resolved(target)
+    try:
+        most = os.pathconf(place.parent, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # nobody can say
+        return
+    room = most - len(os.fsencode(ending))
+    if len(os.fsencode(place.name)) > room:
+        raise InputError(
+            f"{target}: the weights go to a file beside it, whose name would be longer than the {most} bytes that the "
+            f"system takes; give a name of at most {room} bytes"
+        )
+
+
 def check_written(outputs: Sequence[tuple[Path, str]], reads: Reads, force: bool) -> None:
     """Raise InputError when one of several files, no model among them, must not or cannot be written.
 
@@ -179,7 +194,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 @dataclass(frozen=True)
 class _Move:
-    """A file that waits in a hidden folder."""
+    """A file that waits in a hidden folder, of its own but for weights."""
 
     temporary: Path  # where it is
     place: Path  # where it shall be
@@ -187,7 +202,7 @@ class _Move:
     @property
     def backup(self) -> Path:
         """Where the file that it replaces waits until all is done."""
-        return self.temporary.with_name(f".old-{self.temporary.name[:200]}")
+        return self.temporary.with_name(".old" if self.temporary.name != ".old" else ".older")
 
 
 class Staging:
@@ -199,6 +214,7 @@ class Staging:
         self.weights: list[_Move] = []  # external data of the main file: in place before it, and never over another
         self.moves: list[_Move] = []  # the main file, and what belongs to it
         self.stale: Callable[[], Iterable[Path]] = tuple  # says which files go when all others are in place
+        self.removed: list[Path] = []  # of these, what is gone
 
     def add(self, target: Path, *, ahead: bool = False) -> Path:
         """Return where to write what shall be `target`.
@@ -276,9 +292,10 @@ def _publish(files: Staging, force: bool) -> None:
             _create(move, undo)
         undo.pop_all()
     _flush(main.place.parent)
-    for path in stale.difference(move.place for move in files.weights):
+    for path in sorted(stale.difference(move.place for move in files.weights)):
         with contextlib.suppress(OSError):
             path.unlink()
+            files.removed.append(path)
 
 
 def _put(move: _Move, force: bool, undo: contextlib.ExitStack) -> None:

@@ -13,7 +13,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.bodies import graphs, nodes_of
 from onnxprune.graph.limits import bytes_of, excess
 from onnxprune.graph.model import Model
-from onnxprune.graph.tensors import array_of
+from onnxprune.graph.tensors import array_of, numpy_type, raw_length
 
 
 def is_sparse(node: NodeProto) -> bool:
@@ -30,12 +30,14 @@ def densified(proto: ModelProto) -> ModelProto:
     """Return a copy whose sparse tensors are dense.
 
     Raises:
-        ModelError: for one that is damaged, or larger than what may be taken.
+        ModelError: for one that is damaged, or where all together are larger than what may be taken.
     """
     copy = ModelProto()
     copy.CopyFrom(proto)
+    _check_size(copy)
     for graph in list(graphs(copy.graph)):
-        graph.initializer.extend(_dense(tensor) for tensor in graph.sparse_initializer)
+        for sparse in graph.sparse_initializer:
+            graph.initializer.add().MergeFrom(_dense(sparse))
         del graph.sparse_initializer[:]
         for node in filter(is_sparse, graph.node):
             attribute = next(a for a in node.attribute if a.name == "sparse_value")
@@ -45,19 +47,33 @@ def densified(proto: ModelProto) -> ModelProto:
     return copy
 
 
+def _check_size(proto: ModelProto) -> None:
+    """Raise ModelError where the sparse tensors of a model, in dense form and all together, are too large."""
+    needed = held = count = 0
+    for sparse in _sparse_tensors(proto):
+        shape, itemsize = tuple(sparse.dims), numpy_type(sparse.values.data_type).itemsize
+        if min(shape, default=0) < 0:
+            raise ModelError(
+                f"sparse tensor {sparse.values.name!r} states the shape {list(shape)}: the file is damaged"
+            )
+        needed, held, count = needed + bytes_of(shape, itemsize), held + raw_length(sparse.values), count + 1
+        before = ", with those before it," if count > 1 else ""
+        reason = excess(f"sparse tensor {sparse.values.name!r} of shape {list(shape)}{before}", needed, held)
+        if reason is not None:
+            raise ModelError(reason)
+
+
+def _sparse_tensors(proto: ModelProto) -> Iterator[SparseTensorProto]:
+    for graph in graphs(proto.graph):
+        yield from graph.sparse_initializer
+        for node in filter(is_sparse, graph.node):
+            yield from (a.sparse_tensor for a in node.attribute if a.name == "sparse_value")
+
+
 def _dense(sparse: SparseTensorProto) -> TensorProto:
     """Return a sparse tensor in dense form; its indices are flat ``[count]`` or coordinates ``[count, rank]``."""
     values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
     shape = tuple(sparse.dims)
-    if min(shape, default=0) < 0:
-        raise ModelError(f"sparse tensor {sparse.values.name!r} states the shape {list(shape)}: the file is damaged")
-    too_large = excess(
-        f"sparse tensor {sparse.values.name!r} of shape {list(shape)}",
-        bytes_of(shape, values.dtype.itemsize),
-        values.nbytes,
-    )
-    if too_large is not None:
-        raise ModelError(too_large)
     content = np.zeros(math.prod(shape), values.dtype)
     try:
         flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape) if len(indices) else []

@@ -20,11 +20,13 @@ from onnxprune.graph.layout import Layout, lay_out
 from onnxprune.graph.model import Model, stored_params
 from onnxprune.graph.plain import overridable
 from onnxprune.graph.ports import Port, port_of
-from onnxprune.graph.publish import Staging, digest_of, resolved, same_bytes, staging
+from onnxprune.graph.publish import Staging, check_name, digest_of, resolved, same_bytes, staging
 from onnxprune.graph.read import read_proto
 from onnxprune.graph.tensors import PAGE, has_external_data, raw_length
 
 _DIGITS = 12  # of a digest that tell the weights of one model from those of the next
+_MESSAGE = 2**31  # bytes of one protobuf message at most
+_SEARCHED = 2**34  # bytes of files that are searched for the name of one, at most
 INLINE_LIMIT = 2**31 - 2**20  # bytes of one protobuf message, less a margin for the graph
 
 
@@ -101,6 +103,22 @@ def data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
+def check_weights_name(target: Path, external: bool) -> None:
+    """Raise InputError when weights beside a model at `target` may get a name that the system does not take.
+
+    Args:
+        target: the model to write.
+        external: whether weights go to a file beside it.
+    """
+    if external:
+        check_name(target, _ending("0" * _DIGITS))
+
+
+def _ending(digest: str) -> str:
+    """Return what stands behind the name of a model in that of its weights, where the usual name is taken."""
+    return f".{digest}.data"
+
+
 def own_name(place: Path, data: Path) -> str:
     """Return the name that the external data of a model at `place` gets, such that no other file is replaced.
 
@@ -110,13 +128,13 @@ def own_name(place: Path, data: Path) -> str:
     usual = data_file(place)
     if not os.path.lexists(usual) or same_bytes(data, usual):
         return usual.name
-    return f"{place.name}.{digest_of(data)[:_DIGITS]}.data"
+    return f"{place.name}{_ending(digest_of(data)[:_DIGITS])}"
 
 
 def own_weights(place: Path) -> set[Path]:
     """Return the files that hold the external data of the model at `place` and of no other one.
 
-    They have a name of `own_name`, the model refers to them, and no other model in the folder mentions them.
+    They have a name of `own_name`, the model refers to them, and no other file in the folder mentions them.
     """
     pattern = re.compile(rf"{re.escape(place.name)}(\.[0-9a-f]{{{_DIGITS}}})?\.data")
     named = [path for path in place.parent.iterdir() if pattern.fullmatch(path.name)]
@@ -134,13 +152,21 @@ def weights_of(path: Path) -> set[Path]:
 
 
 def _mentioned(weights: Path, place: Path) -> bool:
-    """Whether another model in the folder mentions a file; one that cannot be read counts as if it did."""
-    for path in weights.parent.glob("*.onnx"):
+    """Whether another file in the folder mentions a file; what cannot be read, or is too much, counts as if it did.
+
+    A model has any name: a copy, a backup, one in text form. A file that no message can be is none of them.
+    """
+    left = _SEARCHED
+    for path in weights.parent.iterdir():
         try:
-            if path == place or not path.is_file() or not path.stat().st_size:
+            size = path.stat().st_size if path.is_file() else 0
+            if path in (place, weights) or not 0 < size <= _MESSAGE:
                 continue
+            left -= size
+            if left < 0:
+                return True
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(weights.name.encode()) >= 0:
+                if content.find(os.fsencode(weights.name)) >= 0:
                     return True
         except OSError:
             return True
@@ -162,7 +188,7 @@ def write(  # noqa: PLR0917 - the same order as of `staged`
     """Write `proto` to `path`; return the data file beside it, if external data was needed.
 
     Large tensors go to ``NAME.data`` when that is asked for, when some tensor is external already, or when the model
-    would not fit a protobuf; see `graph.layout`.
+    would not fit a protobuf; see `graph.layout`. Where no tensor is large there is no such file.
 
     Args:
         proto: the model; external tensors refer to files in `folder`.
@@ -177,6 +203,10 @@ def write(  # noqa: PLR0917 - the same order as of `staged`
             file.writelines(_chunks(proto))
         return None
     layout = lay_out(proto.graph.initializer, folder, alignment)
+    if not layout.length:
+        with path.open("wb") as file:
+            file.writelines(_chunks(_inline(proto, layout)))
+        return None
     written = data_file(path)
     with written.open("wb") as file:
         layout.write(file)
@@ -193,12 +223,20 @@ class Written:
     params: int
 
 
-def foreseen(proto: ModelProto, folder: Path, external: bool = False, alignment: int = PAGE) -> Written:
-    """Return what `write` with the same arguments makes of a model."""
+def foreseen(
+    proto: ModelProto, folder: Path, external: bool = False, alignment: int = PAGE, *, name: str = "pruned.onnx"
+) -> Written:
+    """Return what `write` with the same arguments makes of a model at most.
+
+    Every tensor holds the name of the file of weights, which follows from `name`, that of the model: the longer one of
+    those that it may get is counted.
+    """
     if not _is_outside(proto, external):
         return Written(sum(map(len, _chunks(proto))), stored_params(proto))
     layout = lay_out(proto.graph.initializer, folder, alignment)
-    slim = _slim(proto, layout, "m.onnx.data")
+    if not layout.length:
+        return Written(sum(map(len, _chunks(_inline(proto, layout)))), stored_params(proto))
+    slim = _slim(proto, layout, f"{name}{_ending('0' * _DIGITS)}")
     return Written(layout.length + slim.ByteSize(), stored_params(slim))
 
 
@@ -221,6 +259,18 @@ def _slim(proto: ModelProto, layout: Layout, location: str) -> ModelProto:
         for key, value in (("location", location), ("offset", offset), ("length", length)):
             moved.external_data.add(key=key, value=str(value))
     return slim
+
+
+def _inline(proto: ModelProto, layout: Layout) -> ModelProto:
+    """Return a model whose tensors of a layout, all of which are empty, lie in the model itself."""
+    inline = ModelProto()
+    inline.CopyFrom(proto)
+    for place in layout.ranges:
+        tensor = inline.graph.initializer[place]
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = b""
+    return inline
 
 
 def fits_one_message(proto: ModelProto) -> bool:

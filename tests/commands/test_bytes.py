@@ -157,7 +157,7 @@ def untouched(tmp_path):
 @pytest.mark.parametrize("kind", ["size", "params"])
 def test_files_that_miss_a_target_are_not_written(tmp_path, monkeypatch, kind):
     """What was foreseen is less than what is written: here, tensors of equal bytes are not shared after all."""
-    monkeypatch.setattr("onnxprune.commands.decide.foreseen", lambda *_: Written(84_000, 25_000))
+    monkeypatch.setattr("onnxprune.commands.decide.foreseen", lambda *_, **__: Written(84_000, 25_000))
     monkeypatch.setattr("onnxprune.graph.layout._equal", lambda chunks: {chunk: chunk for chunk in chunks})
     source = tied(tmp_path / "m.onnx")
     result = run(source, tmp_path / "o.onnx", "--target", f"{kind}=0.8", code=2)

@@ -181,8 +181,8 @@ def test_of_which_operators_the_demands_are_known(node, known):
 def test_a_guess_is_not_said_as_a_fact():
     loaded = view(model("y = MatMulInteger(x, z)", x="uint8[n,7] x, uint8[9,4] z", y="int32[n,4] y", infer=False))
     expected = (
-        "inputs 'x' [9, 7] and 'z' [9, 4] do not fit together at MatMulInteger 'y'; give sizes that do with --input x=SHAPE "
-        "--input z=SHAPE"
+        "inputs 'x' [9, 7] and 'z' [9, 4] do not fit together at MatMulInteger 'y'; give sizes that do with "
+        "--input x=SHAPE --input z=SHAPE"
     )
     assert probe(loaded).conflict == expected
 

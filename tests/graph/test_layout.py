@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnxprune.graph.layout import lay_out
 from onnxprune.graph.model import alignment_of, stored_params
 from onnxprune.graph.read import load
 from onnxprune.graph.tensors import array_of
-from onnxprune.graph.write import foreseen, write
+from onnxprune.graph.write import foreseen, staged, write
 from tests.support.build import model
 
 RNG = np.random.default_rng(0)
@@ -164,9 +165,10 @@ def test_what_is_foreseen_is_what_is_written(tmp_path, external):
     proto.graph.initializer[1].raw_data = proto.graph.initializer[0].raw_data
     write(proto, tmp_path / "m.onnx", tmp_path, external)
     written = load(tmp_path / "m.onnx")
-    expected = foreseen(proto, tmp_path, external)
+    expected = foreseen(proto, tmp_path, external, name="m.onnx")
     assert written.stored_params == expected.params == 64 * 64 * (1 if external else 2)
-    assert written.size_bytes() == expected.size_bytes == written.needed_bytes
+    digest = len(".0123456789ab") if external else 0  # the longer of the names that weights may get is counted
+    assert written.size_bytes() == expected.size_bytes - 2 * digest == written.needed_bytes
 
 
 def test_params_of_functions_and_sparse_tensors_are_those_of_the_file():
@@ -181,3 +183,51 @@ def test_params_of_functions_and_sparse_tensors_are_those_of_the_file():
     proto.graph.node.append(onnx.helper.make_node("Constant", [], ["i"], value_ints=[1, 2]))
     proto.graph.node.append(onnx.helper.make_node("Constant", [], ["f"], value_float=1.0))
     assert stored_params(proto) == 2 + 3 + 4 + 1
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "a" * 100 + ".onnx"])
+def test_the_name_of_the_weights_is_foreseen(tmp_path, name):
+    proto = model("a = MatMul(x, w1)", "y = MatMul(a, w2)", x="float[n,64] x", w1=(64, 64), w2=(64, 64))
+    expected = foreseen(proto, tmp_path, external=True, name=name)
+    (tmp_path / f"{name}.data").write_text("taken")
+    with staged(proto, tmp_path / name, tmp_path, external=True):
+        pass
+    assert load(tmp_path / name).size_bytes() == pytest.approx(expected.size_bytes, abs=8)  # lengths of lengths
+
+
+@pytest.mark.parametrize("is_outside", [False, True], ids=["small", "empty"])
+def test_no_file_is_written_for_no_weights(tmp_path, is_outside):
+    """A model that wants its weights in a file beside it, and has none that go there."""
+    proto = model("y = Add(x, w)", x="float[n,3] x", w=(3,), v=(0, 4))
+    if is_outside:
+        empty = next(t for t in proto.graph.initializer if t.name == "v")
+        empty.ClearField("raw_data")
+        empty.data_location = TensorProto.EXTERNAL
+        empty.external_data.add(key="location", value="gone.bin")
+    assert write(proto, tmp_path / "m.onnx", tmp_path, external=True) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    written = load(tmp_path / "m.onnx")
+    assert not written.is_external
+    assert written.array("v").shape == (0, 4)
+    assert written.size_bytes() == foreseen(proto, tmp_path, external=True).size_bytes
+
+
+def test_elements_are_aligned_to_their_own_size(weights):
+    """A chunk of bytes at an odd place, in front of floats, tells nothing of how floats are to be aligned."""
+    tensors = [
+        outside("b", "a.bin", 41, 3, kind=TensorProto.INT8),
+        outside("f", "a.bin", 64, 10),
+        outside("d", "a.bin", 256, 10, kind=TensorProto.DOUBLE),
+    ]
+    layout = rewritten(tensors, weights, alignment=1)
+    assert [layout.ranges[at][0] for at in range(3)] == [0, 4, 48]
+
+
+def test_weights_are_not_read_by_a_link_that_was_put_there_since(weights):
+    proto = onnx.ModelProto()
+    proto.graph.initializer.append(outside("f", "a.bin", 0, 10))
+    (weights / "secret").write_bytes(RNG.bytes(1 << 16))
+    (weights / "a.bin").unlink()
+    (weights / "a.bin").symlink_to(weights / "secret")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        write(proto, weights / "o.onnx", weights, external=True)

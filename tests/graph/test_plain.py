@@ -83,6 +83,28 @@ def test_an_index_outside_of_a_sparse_tensor_is_an_error():
         plain(proto)
 
 
+def test_sparse_tensors_take_memory_together(monkeypatch):
+    proto = model("a = MatMul(x, k)", "b = MatMul(a, c)", "y = MatMul(b, m)", x="float[n,30] x", y="float[n,30] y",
+                  infer=False)  # fmt: skip
+    proto.graph.sparse_initializer.extend(sparse([1], [12], [30, 30], name) for name in ("k", "m"))
+    node = helper.make_node("Constant", [], ["c"], sparse_value=sparse([7], [2], [30, 30], "c"))
+    proto.graph.node.insert(0, node)
+    held = 3 * 4
+    monkeypatch.setenv("ONNXPRUNE_MAX_BYTES", str(3 * 3600 - held))
+    assert plain(proto).graph.initializer[0].dims == [30, 30]
+    monkeypatch.setenv("ONNXPRUNE_MAX_BYTES", str(3 * 3600 - held - 1))
+    expected = (
+        "sparse tensor 'c' of shape [30, 30], with those before it, would take 10.8 kB of memory, more than the "
+        "10.8 kB that are allowed for what a file states; set ONNXPRUNE_MAX_BYTES to allow more"
+    )
+    with pytest.raises(ModelError) as caught:
+        plain(proto)
+    assert str(caught.value) == expected
+    monkeypatch.setenv("ONNXPRUNE_MAX_BYTES", "2000")
+    with pytest.raises(ModelError, match=r"^sparse tensor 'k' of shape \[30, 30\] would take 3.6 kB of memory, "):
+        plain(proto)
+
+
 def test_values_of_one_name_get_two():
     body = BRANCHES.format("p = Relu(a)  r = Neg(p)", "p = Neg(a)  r = Relu(p)")
     proto = dense(f"b = If(c) {body}", x=f"{ROWS}, bool c", y="float[n,5] y", infer=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -16,8 +18,10 @@ from click.testing import CliRunner
 
 from onnxprune import prune
 from onnxprune.cli.group import cli
+from onnxprune.commands.sweep_folder import SweepFolder
 from onnxprune.errors import InputError
 from onnxprune.graph import publish
+from onnxprune.graph.publish import Reads
 from tests.support.build import dense
 
 EXISTS = r"{} exists; give another name, or --force \(in Python: force=True\) to replace it"
@@ -96,7 +100,11 @@ def test_a_result_is_not_made_of_weights_that_have_changed(folder):
     external("ext.onnx.data")
     result = prune("ext.onnx", latency=False)
     result.save("ext.onnx", force=True)
-    with pytest.raises(InputError, match="the weights of the input have changed since they were read; prune it again"):
+    expected = (
+        "the weights of the input have changed since they were read; prune it again; a result that replaces its input "
+        "is saved last"
+    )
+    with pytest.raises(InputError, match=expected):
         result.save("other.onnx")
     assert not Path("other.onnx").exists()
 
@@ -142,6 +150,88 @@ def test_permissions_stay(folder):
 def test_names_may_be_as_long_as_the_system_takes(folder):
     invoke("model.onnx", "-o", "n" * 250 + ".onnx", "--report", "r" * 250 + ".json")
     assert len(files(folder)) == 3
+
+
+def test_a_long_name_of_many_bytes_is_replaced(folder):
+    name = "\u6a21" * 83 + ".onnx"
+    Path(name).write_text("old")
+    with publish.staging(True) as staging:
+        staging.add(Path(name)).write_text("new")
+    assert Path(name).read_text() == "new"
+
+
+def test_a_file_that_is_called_as_a_backup_is_replaced(folder):
+    Path(".old").write_text("old")
+    with publish.staging(True) as staging:
+        staging.add(Path(".old")).write_text("new")
+    assert Path(".old").read_text() == "new"
+
+
+@pytest.mark.parametrize("letter", ["n", "\u6a21"])
+def test_weights_beside_a_model_need_room_in_its_name(folder, letter, monkeypatch):
+    """The longer of the names that they may get is what counts, and nothing is done before."""
+    external("w.bin")
+    size = len(letter.encode())
+    name = letter * (237 // size - 5) + ".onnx"
+    name += "n" * (237 - len(name.encode()))
+    invoke("ext.onnx", "-o", name)
+    onnx.save(dense("b = Relu(a)", mid=701), "ext.onnx", save_as_external_data=True, location="other.bin")
+    invoke("ext.onnx", "-o", name, "--force")
+    monkeypatch.setattr("onnxprune.commands.prune._prune", None)
+    expected = (
+        f"onnxprune: {name}n: the weights go to a file beside it, whose name would be longer than the 255 bytes that "
+        "the system takes; give a name of at most 237 bytes\n"
+    )
+    assert invoke("ext.onnx", "-o", f"{name}n", code=2) == expected
+
+
+def test_where_nobody_knows_how_long_a_name_may_be_none_is_too_long(folder, monkeypatch):
+    monkeypatch.delattr(os, "pathconf")
+    publish.check_name(Path("n" * 300), ".data")
+
+
+# -- weights that are gone -----------------------------------------------------------------------------------
+
+
+def replaced(*options):
+    result = CliRunner().invoke(cli, ["m.onnx", "-o", "m.onnx", "--force", "--no-latency", *options])
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
+def test_weights_that_are_removed_are_named(folder):
+    external("m.onnx.data", "m.onnx")
+    assert "onnxprune: removed old weights " in replaced()
+    assert not Path("m.onnx.data").exists()
+    assert replaced("--quiet") == ""
+
+
+@pytest.mark.parametrize("copy", ["m.pb", "m.onnx.bak", "backup"])
+def test_weights_that_a_copy_by_any_name_needs_stay(folder, copy):
+    external("m.onnx.data", "m.onnx")
+    shutil.copy("m.onnx", copy)
+    assert "removed" not in replaced()
+    onnx.load(copy)
+
+
+def test_weights_stay_where_there_is_too_much_to_search(folder, monkeypatch):
+    external("m.onnx.data", "m.onnx")
+    monkeypatch.setattr("onnxprune.graph.write._SEARCHED", 1000)
+    assert "removed" not in replaced()
+    assert Path("m.onnx.data").exists()
+
+
+def test_what_is_no_message_is_not_searched(folder, monkeypatch):
+    external("m.onnx.data", "m.onnx")
+    Path("notes").write_text("m.onnx.data " * 100)
+    monkeypatch.setattr("onnxprune.graph.write._MESSAGE", 1000)
+    assert "removed" in replaced()
+
+
+def test_a_sweep_checks_the_names_of_weights(folder):
+    external("w.bin")
+    with pytest.raises(InputError, match=r"the weights go to a file beside it, whose name would be longer than"):
+        SweepFolder(folder / "out", Reads(), force=False, external=True).check([SimpleNamespace(name="n" * 240)])
 
 
 # -- all or nothing ----------------------------------------------------------------------------------------
