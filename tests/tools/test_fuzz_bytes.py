@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tools.git import measured_commit
 from tools.proofs import confined, fuzz_bytes
 from tools.proofs.broken_models import Models
 from tools.proofs.broken_samples import Samples
@@ -54,12 +55,18 @@ def only(monkeypatch):
     return put
 
 
-def test_commands_end_at_the_first_that_fails(only, tmp_path, capsys):
+def test_commands_end_at_the_first_that_fails(only, tmp_path, capsys, monkeypatch):
     only(fuzz_bytes.Case("text", {"model.onnx": b"text"}, (("inspect", "model.onnx"), RUN)))
     tally = fuzz_bytes.run_many("models", tmp_path, count=3, seconds=60, first=None)
     assert (tally.next, tally.codes, tally.faults) == (3, {"2": 3}, {})
     more = fuzz_bytes.run_many("models", tmp_path, count=5, seconds=60, first=None)
     assert (more.next, more.codes) == (5, {"2": 5})
+    assert (more.commit, more.longest > 0) == (measured_commit(), True)
+    monkeypatch.setattr("tools.git.package_commit", lambda: "0000000")
+    with pytest.raises(
+        SystemExit, match=r"models\.json: measured on .*, and the package is 0000000\+?; move it away to "
+    ):
+        fuzz_bytes.run_many("models", tmp_path, count=6, seconds=60, first=None)
     assert fuzz_bytes.explain("models", 0) == 0
     assert "exit code 2: onnxprune: model.onnx: not an ONNX file" in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 
@@ -50,6 +51,41 @@ def test_what_is_wrong(folder):
     assert faults(folder, known=known)[0].startswith("left half: ModelError")
 
 
+def test_what_nobody_expects_there(folder, tmp_path):
+    template = tmp_path / "template"
+    template.mkdir()
+    for name in ("model.onnx", "template"):
+        (template / name).touch()
+    (folder / ".onnxprune-x").mkdir()
+    (folder / "o.onnx.data").touch()
+    assert kills.strangers(REPORT, folder, template) == []
+    (folder / "half").touch()
+    assert kills.strangers(REPORT, folder, template) == ["half"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, []), (2, ["the next run: exit code 2: no, 1 models"])])
+def test_the_same_command_is_given_again(folder, monkeypatch, code, expected):
+    given = []
+
+    def run(command, folder, ending, *, forked):
+        given.append(command)
+        return code, "no"
+
+    monkeypatch.setattr(kills, "run", run)
+    assert [*kills.again(REPORT, folder, kills.made(REPORT, folder))] == expected
+    assert given == [[*REPORT.command, "--force"]]
+    other = [*kills.again(REPORT, folder, {"o.onnx": "other"})]
+    assert other == [f"the next run: exit code {code}: no, 1 models"]
+
+
+def test_a_fork_that_does_not_end_is_ended():
+    child = os.fork()
+    if not child:
+        signal.pause()
+    with pytest.raises(TimeoutError, match=r"^a run did not end within 0 s$"):
+        kills._waited(child, 0.05)
+
+
 @pytest.mark.soak
 def test_runs_are_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "SCENARIOS", kills.SCENARIOS[1:3])
@@ -61,8 +97,10 @@ def test_runs_are_killed(tmp_path, monkeypatch):
 def test_the_page_tells_what_was_run():
     tally = {"next": 5000, "seconds": 1.0, "codes": {"2": 4000, "0": 1000}, "faults": {"x": [1]}, "slowest": 7.0,
              "largest": 10**8}  # fmt: skip
+    tally |= {"longest": 80.0, "commit": "abc1234"}
     page = faults_page.page({"samples": tally}, {"kills": 9, "faults": 0, "by": {"prune": {"SIGKILL": 9}}})
-    assert "| 5,000 | 1,000 done, 4,000 refused | 7 s | 100 MB | 1 |" in page
+    assert "| 5,000 | 1,000 done, 4,000 refused | 7 s | 80 s | 100 MB | 1 |" in page
+    assert "the package was that of commit `abc1234`, `unknown`. Not survived" in page
     assert "| prune | 9 |" in page
     assert "| not run |" in page
     assert "Not run." in faults_page.page({}, None)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.report.plot import Series, line_chart  # noqa: E402
-from tools.git import package_commit  # noqa: E402
+from tools.git import check_same_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
 WIDTHS = (4_096, 8_192, 16_384, 32_768)
@@ -140,12 +140,14 @@ def runs(only: str | None) -> Iterator[tuple[str, int, int]]:
 
 def measure(path: Path, only: str | None) -> None:
     """Measure what is not in the file yet."""
-    done = {tuple(row["run"]) for row in read(path)}
+    rows = read(path)
+    done = {tuple(row["run"]) for row in rows}
+    commit = check_same_commit(path, rows[-1].get("commit", "") if rows else "")
     for run in runs(only):
         if run in done:
             continue
         kind, width, other = run
-        row = {"run": run, **(cost(width, other) if kind == "cost" else quality(width, other))}
+        row = {"run": run, "commit": commit, **(cost(width, other) if kind == "cost" else quality(width, other))}
         print(row, flush=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -158,10 +160,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def page(rows: list[dict[str, Any]], docs: Path) -> Iterator[str]:
     """Yield the lines of the page; charts are written beside it."""
+    commits = ", ".join(sorted({row.get("commit", "unknown") for row in rows}))
     yield from (
         "# Wide layers",
         "",
-        f"Written by `tools/measure/width.py`, on commit {package_commit()}, while other work shared the cores.",
+        f"Written by `tools/measure/width.py`, on commit {commits}, while other work shared the cores.",
         "Seconds are those of all cores together (user and system); memory is the peak of the process less the size of",
         "the file, in MB.",
         "",

@@ -1,7 +1,7 @@
 """Write docs/faults.md: which faults were tried, how often, and what became of them.
 
-    tools/fuzz_bytes models --count 100000 && tools/fuzz_bytes samples --count 5000 && tools/proofs/kills.py
-    tools/pages/faults_page.py
+    tools/fuzz_bytes models --count 100000 && tools/fuzz_bytes samples --count 5000 && python tools/proofs/kills.py
+    python tools/pages/faults_page.py
 
 The counts are those that these commands leave in build/; a part without any is told as not run.
 """
@@ -16,7 +16,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tools.git import package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
 BUILD = ROOT / "build"
@@ -62,13 +61,16 @@ def page(tallies: dict[str, dict[str, Any]], kills: dict[str, Any] | None) -> st
     lines = [
         "# Faults, tried and survived",
         "",
-        "Made by `tools/pages/faults_page.py`; the package was last changed in commit "
-        f"`{package_commit()}`. Not survived means: a traceback or exit code 4, a crash, more than 60 s, or more than "
-        "2 GB beyond the file.",
+        f"Made by `tools/pages/faults_page.py`; the package was that of commit {_commits(tallies, kills)}. Not "
+        "survived means: a traceback or exit code 4, a crash, more than 60 s of a processor or 600 s on the clock (the "
+        "machine may have more to do), or more than 2 GB beyond the file.",
         "",
         "## By the thousand",
         "",
-        *table(["damaged", "inputs", "exit codes", "slowest", "most memory", "not survived"], _rows(tallies)),
+        *table(
+            ["damaged", "inputs", "exit codes", "most of a processor", "longest", "most memory", "not survived"],
+            _rows(tallies),
+        ),
         "",
         "## Killed at random",
         "",
@@ -85,16 +87,23 @@ def page(tallies: dict[str, dict[str, Any]], kills: dict[str, Any] | None) -> st
     return "\n".join(lines)
 
 
+def _commits(tallies: dict[str, dict[str, Any]], kills: dict[str, Any] | None) -> str:
+    """Return the commits that the counts are of, as these say themselves."""
+    stored = [*tallies.values(), *([kills] if kills else [])]
+    return ", ".join(sorted({f"`{each.get('commit') or 'unknown'}`" for each in stored})) or "(none was run)"
+
+
 def _rows(tallies: dict[str, dict[str, Any]]) -> list[list[object]]:
     rows = []
     for kind, what in _KINDS.items():
         tally = tallies.get(kind)
         if tally is None:
-            rows.append([f"{kind}: {what}", "not run", "", "", "", ""])
+            rows.append([f"{kind}: {what}", "not run", "", "", "", "", ""])
             continue
         codes = ", ".join(f"{count:,} {_CODES.get(code, code)}" for code, count in sorted(tally["codes"].items()))
         faulty = sum(map(len, tally["faults"].values()))
-        cells = f"{tally['next']:,}", codes, f"{tally['slowest']:.0f} s", f"{tally['largest'] / 1e6:.0f} MB", faulty
+        times = (f"{tally.get(name, 0):.0f} s" for name in ("slowest", "longest"))
+        cells = f"{tally['next']:,}", codes, *times, f"{tally['largest'] / 1e6:.0f} MB", faulty
         rows.append([f"{kind}: {what}", *cells])
     return rows
 

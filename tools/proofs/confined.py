@@ -39,8 +39,9 @@ class Ended:
 
     value: Any = None  # what it returned
     fault: str = ""  # empty, or what went wrong: a traceback, the signal that killed it, "hang", "memory"
-    seconds: float = 0.0
+    seconds: float = 0.0  # of a processor
     peak: int = 0  # bytes that it added to the resident memory
+    clock: float = 0.0  # seconds on the clock
 
 
 def each(actions: Sequence[Callable[[], Any]], limits: Limits) -> Iterator[Ended]:
@@ -67,7 +68,7 @@ def _in_child(actions: Sequence[Callable[[], Any]], limits: Limits) -> Iterator[
             message = _received(reading, clock)
             if message is None:
                 seconds = clock.seconds
-                yield Ended(fault=_killed(child, is_late=clock.is_over), seconds=seconds)
+                yield Ended(fault=_killed(child, is_late=clock.is_over), seconds=seconds, clock=clock.passed)
                 return
             yield message
     finally:
@@ -92,7 +93,7 @@ def _serve(writing: int, actions: Sequence[Callable[[], Any]], limits: Limits) -
 
 
 def _performed(action: Callable[[], Any], limits: Limits) -> Ended:
-    before, begun = _reset_peak(), time.process_time()
+    before, begun, started = _reset_peak(), time.process_time(), time.monotonic()
     value, fault = None, ""
     try:
         value = action()
@@ -103,7 +104,7 @@ def _performed(action: Callable[[], Any], limits: Limits) -> Ended:
     peak = max(0, _status("VmHWM") - before)
     if not fault and peak > limits.bytes:
         fault = f"memory: {peak / 1e6:.0f} MB"
-    return Ended(value, fault, time.process_time() - begun, peak)
+    return Ended(value, fault, time.process_time() - begun, peak, time.monotonic() - started)
 
 
 def _confine(limits: Limits) -> None:
@@ -126,6 +127,11 @@ class _Clock:
     def seconds(self) -> float:
         """Seconds of a processor; a tenth of those on the clock, where that is more."""
         return max(_processor_seconds(self._child) - self._used, (time.monotonic() - self._begun) / 10)
+
+    @property
+    def passed(self) -> float:
+        """Seconds on the clock."""
+        return time.monotonic() - self._begun
 
     @property
     def is_over(self) -> bool:

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: a child must not inherit a pool of threads
 
+from tools.git import check_same_commit  # noqa: E402
 from tools.proofs import confined  # noqa: E402
 
 CHUNK = 200  # inputs between two notes of how far the run came
@@ -160,8 +161,10 @@ class Tally:
     seconds: float = 0.0
     codes: dict[str, int] = field(default_factory=dict)  # exit codes of the last command of each case
     faults: dict[str, list[int]] = field(default_factory=dict)  # seeds by kind of fault
-    slowest: float = 0.0
+    slowest: float = 0.0  # seconds of a processor
+    longest: float = 0.0  # seconds on the clock
     largest: int = 0  # bytes
+    commit: str = ""  # of the package
 
     @property
     def faulty(self) -> int:
@@ -174,6 +177,7 @@ def run_many(kind: str, out: Path, *, count: int, seconds: float, first: int | N
     out.mkdir(parents=True, exist_ok=True)
     note = out / f"{kind}.json"
     tally = Tally(**json.loads(note.read_text(encoding="utf-8"))) if first is None and note.exists() else Tally()
+    tally.commit = check_same_commit(note, tally.commit)
     tally.next = tally.next if first is None else first
     last, begun = (first or 0) + count, time.monotonic()
     make = makers()[kind]()
@@ -195,6 +199,7 @@ def _chunk(run: Run, tally: Tally, count: int) -> None:
         code = str(ended.value["codes"][-1]) if ended.value else "none"
         tally.codes[code] = tally.codes.get(code, 0) + 1
         tally.slowest, tally.largest = max(tally.slowest, ended.seconds), max(tally.largest, ended.peak)
+        tally.longest = max(tally.longest, ended.clock)
         if fault:
             tally.faults.setdefault(kind_of(fault), []).append(seed)
             keep(run, seed, fault)

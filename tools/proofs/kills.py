@@ -1,14 +1,16 @@
 """Runs that are killed at random: what lies in their folder afterwards is the old, or the new, and nothing else.
 
-    tools/proofs/kills.py --count 240 --out build/kills.json     kills of seeds 0, 1, ...; ends with 1 at a fault
+    python tools/proofs/kills.py --count 240     kills of seeds 0, 1, ...; ends with 1 at a fault
 
 A run of each scenario ends by itself first: it tells how long it takes and what it makes. Every kill is a run of its
 own, forked or as a new process (then imports are hit, too), and a signal after a random part of that time. Then
 
 - the output is missing, or has the bytes and the outputs of the old file or of the new one, and ONNX Runtime loads it;
-- what else lies there are whole reports, or hidden folders of a run that SIGKILL ended, which nothing can clean up;
+- what else lies there are whole reports, weights of the models, or hidden folders of a run that SIGKILL ended, which
+  nothing can clean up;
 - other signals end the run with 128 and their number, one sentence, and no hidden folder, here or in TMPDIR;
-- the same command then ends well, and a sweep that goes on makes the bytes of one that was never killed.
+- the same command, with `--force` where it needs that, then ends well and makes the bytes of one that was never
+  killed; one that prunes in place may have done so, and then prunes what it has made.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: a fork must not inherit a pool of threads
 
 import numpy as np  # noqa: E402
+
+from tools.git import measured_commit  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LIMIT_S = 300.0
@@ -122,7 +126,7 @@ def _spawn(command: Sequence[str], folder: Path) -> tuple[Callable[[], int], int
 def _fork(command: Sequence[str], folder: Path) -> tuple[Callable[[], int], int]:
     child = os.fork()
     if child:
-        return lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), child
+        return lambda: _waited(child, LIMIT_S), child
     code = 70
     try:
         os.chdir(folder)
@@ -140,6 +144,20 @@ def _fork(command: Sequence[str], folder: Path) -> tuple[Callable[[], int], int]
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _waited(child: int, limit_s: float) -> int:
+    """Return the exit code of a child, which is killed where it takes longer than it may."""
+    begun = time.monotonic()
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() - begun > limit_s:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise TimeoutError(f"a run did not end within {limit_s:.0f} s")
+        time.sleep(0.005)
 
 
 # -- what is left ------------------------------------------------------------------------------------------------------
@@ -164,6 +182,14 @@ def hidden(folder: Path) -> list[str]:
     """Return what a run leaves that nobody asked for."""
     temporary = [path.name for path in (folder / "tmp").iterdir() if path.name != ".ses"]  # of ONNX Runtime's own
     return [*temporary, *(path.name for path in folder.rglob(".onnxprune-*"))]
+
+
+def strangers(scenario: Scenario, folder: Path, template: Path) -> list[str]:
+    """Return what lies in a folder beside what lay there before, what the scenario writes, and what is hidden."""
+    usual = {path.name for path in template.iterdir()} | {scenario.output, scenario.report, "tmp", "tmp.err"}
+    stem = Path(scenario.output).stem
+    there = (path.name for path in folder.iterdir() if not path.name.startswith(".onnxprune-"))
+    return sorted(name for name in there if name not in usual and not name.startswith(f"{stem}."))
 
 
 def faults_of(
@@ -197,12 +223,12 @@ def faults_of(
 
 
 def again(scenario: Scenario, folder: Path, complete: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong when the command is given again after a kill, where that is meant to work."""
-    if scenario.name != "sweep":
-        return
-    code, err = run(scenario.command, folder, None, forked=True)
-    if code or made(scenario, folder) != complete:
-        yield f"the next run: exit code {code}: {err[-300:]}, {len(made(scenario, folder))} members"
+    """Yield what is wrong when the command is given again after a kill."""
+    is_in_place = scenario.old == scenario.output and made(scenario, folder) == complete
+    forced = scenario.name == "sweep" or "--force" in scenario.command
+    code, err = run([*scenario.command, *([] if forced else ["--force"])], folder, None, forked=True)
+    if code or (made(scenario, folder) != complete and not is_in_place):
+        yield f"the next run: exit code {code}: {err[-300:]}, {len(made(scenario, folder))} models"
 
 
 # -- many --------------------------------------------------------------------------------------------------------------
@@ -241,7 +267,9 @@ def kill_once(seed: int, template: Path, references: Mapping[str, Reference]) ->
     whole = references[scenario.name]
     with fresh(scenario, template) as folder:
         ended = run(scenario.command, folder, (sent, rng.uniform(0.02, 1.05) * whole.seconds[forked]), forked=forked)
-        faults = [*faults_of(scenario, folder, ended, sent, whole.known), *again(scenario, folder, whole.complete)]
+        faults = [*faults_of(scenario, folder, ended, sent, whole.known)]
+        faults += [f"lies there: {name}" for name in strangers(scenario, folder, template)]
+        faults += again(scenario, folder, whole.complete)
     ended_by_itself = " (had ended)" if ended[0] == 0 else ""
     return scenario.name, f"{sent.name}{ended_by_itself}", faults
 
@@ -251,10 +279,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0, help="of the first kill")
-    parser.add_argument("--out", type=Path, help="where the counts go, as JSON")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "kills.json", help="where the counts go, as JSON")
     arguments = parser.parse_args()
     tally: dict[str, dict[str, int]] = {}
-    faulty = 0
+    faulty, commit = 0, measured_commit()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         template = Path(name)
         lay_out(template)
@@ -270,9 +298,9 @@ def main() -> int:
                 print(f"seed {seed}, {scenario}, {sent}: {fault}", flush=True)
             faulty += bool(faults)
     print(f"{arguments.count} kills, {faulty} left something wrong", json.dumps(tally))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"kills": arguments.count, "faults": faulty, "by": tally}, indent=1) + "\n")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    counts = {"kills": arguments.count, "faults": faulty, "by": tally, "commit": commit}
+    arguments.out.write_text(json.dumps(counts, indent=1) + "\n")
     return int(bool(faulty))
 
 

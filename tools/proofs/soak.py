@@ -3,10 +3,10 @@
     tools/soak                              sets up .venv, runs all parts, writes the page; half an hour on two cores
     python tools/proofs/soak.py --part zoo  one part alone
 
-The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion on the bundled models; damaged files. A
-part that passed at a commit is not run again at that commit: after an interruption the same command goes on. Where
-files differ from the commit, every part is run. The exit code is 1 when a part fails; what it printed lies in
-build/soak/.
+The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion on the bundled models; damaged models and
+samples; runs that are killed. A part that passed at a commit is not run again at that commit: after an interruption the
+same command goes on. Where files differ from the commit, every part is run. The exit code is 1 when a part fails; what
+it printed lies in build/soak/.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def parts(jobs: int) -> list[Part]:
     """Return all parts, in their order."""
     test = (sys.executable, "-m", "pytest", "--soak", "-n", str(jobs), "--dist", "worksteal", "-p", "no:cacheprovider")
     fuzz = (sys.executable, "tools/proofs/fuzz.py", "--jobs", str(jobs), "--count", str(CHUNK))
-    bytes_fuzz = (sys.executable, "tools/proofs/fuzz_bytes.py", "--seconds", str(FUZZED))
+    own = "build/soak/fuzz_bytes"  # not where a long run keeps its counts
+    bytes_fuzz = (sys.executable, "tools/proofs/fuzz_bytes.py", "--seconds", str(FUZZED), "--out", own)
     random_parts = [
         Part(
             f"random-{start}",
@@ -76,7 +77,11 @@ def parts(jobs: int) -> list[Part]:
             Part(f"bytes-{kind}", f"damaged {kind} for {FUZZED // 60} minutes", (*bytes_fuzz, kind, "--seed", "0"))
             for kind in ("models", "samples")
         ),
-        Part("kills", "runs that are killed at random", (sys.executable, "tools/proofs/kills.py", "--count", "100")),
+        Part(
+            "kills",
+            "runs that are killed at random",
+            (sys.executable, "tools/proofs/kills.py", "--count", "100", "--out", "build/soak/kills.json"),
+        ),
     ]
 
 
@@ -110,7 +115,7 @@ def page(all_parts: Sequence[Part], outcomes: dict[str, Outcome]) -> str:
         "",
         "`tools/soak` proves what takes too long for every run of the tests: masked = pruned on all graphs of",
         f"`tests/zoo`, on {GRAPHS:,} random graphs, and with every criterion on the bundled models;",
-        "and that damaged files end in a sentence.",
+        "that damaged files end in a sentence, and that killed runs leave whole files.",
         "",
         f"Commit {', '.join(commits)}; Python {platform.python_version()}, {os.cpu_count()} logical cores; "
         f"{seconds / 60:.0f} minutes.",
