@@ -21,7 +21,9 @@ HEAD = """# What onnxprune knows of ONNX
 
 One rule per op says how the axes of its inputs and outputs relate. Written by `tools/pages/ops_page.py` from the
 registry in `onnxprune/dependency/rules/`; the notation is explained in `onnxprune/dependency/pattern.py`. Every other
-op is locked: its axes are not cut, the rest of the graph is.
+op is locked: its axes are not cut, the rest of the graph is. Each rule is proven in the tests: masked and pruned models
+compute the same. Where ONNX Runtime has no kernel for the CPU, numpy computes some (transforms of signals, crops); of
+the others it is checked that the graph is cut and valid.
 
 | op | family | relation |
 | --- | --- | --- |

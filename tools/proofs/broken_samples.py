@@ -5,6 +5,7 @@ What is made is a function of the seed. The models are good ones, of every kind 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import struct
@@ -113,12 +114,33 @@ def _models() -> dict[str, ModelProto]:
         *_layers("r", 6),
     ]
     shared = [helper.make_node("Mul", ["x", "t"], ["s"]), *_layers("s", 6)]
+    table = [helper.make_node("MatMul", ["x", "t"], ["s"]), *_layers("s", 6)]
+    state = [
+        helper.make_node("Transpose", ["h"], ["u"], perm=[1, 0, 2]),
+        helper.make_node("Flatten", ["u"], ["v"]),
+        helper.make_node("Concat", ["x", "v"], ["s"], axis=1),
+        *_layers("s", 14),
+    ]
+    waves = [
+        helper.make_node("Flatten", ["x"], ["w"], axis=1),
+        helper.make_node("Unsqueeze", ["w", "one"], ["u"]),
+        helper.make_node("Conv", ["u", "k"], ["c"], strides=[4096]),
+        helper.make_node("ReduceMean", ["c"], ["r"], axes=[2], keepdims=0),
+        *_layers("r", 8),
+    ]
+    words = {"keys_strings": ["cat", "dog", ""], "values_floats": [1.0, -1.0, 0.5], "default_float": 0.0}
+    text = [helper.make_node("LabelEncoder", ["x"], ["e"], domain="ai.onnx.ml", **words), *_layers("e", 6)]
     return {
         "rows": _model(rows, {"x": ("n", 6)}, 6),
         "fixed": _model(rows, {"x": (4, 6)}, 6),
         "image": _model(image, {"x": ("n", 3, 8, 8)}, 8, k=(8, 3, 3, 3)),
-        "tokens": _model(tokens, {"x": ("n", "s")}, 6, integer=True, e=(16, 6)),
+        "tokens": _model(tokens, {"x": ("n", "s")}, 6, kind=TensorProto.INT64, e=(16, 6)),
         "shared": _model(shared, {"x": ("n", 6), "t": ()}, 6),
+        "table": _model(table, {"x": ("n", 6), "t": (6, 6)}, 6),
+        "state": _model(state, {"x": ("n", 6), "h": (2, "n", 4)}, 14),
+        "fixed state": _model(state, {"x": (4, 6), "h": (2, 4, 4)}, 14),
+        "text": _model(text, {"x": ("n", 6)}, 6, kind=TensorProto.STRING),
+        "waves": _model(waves, {"x": ("n", "time")}, 8, one=np.array([1]), k=(8, 1, 16)),
     }
 
 
@@ -132,18 +154,25 @@ def _layers(start: str, width: int) -> list[Any]:
 
 
 def _model(
-    nodes: list[Any], inputs: Mapping[str, tuple[Any, ...]], width: int, *, integer: bool = False, **weights: Any
+    nodes: list[Any],
+    inputs: Mapping[str, tuple[Any, ...]],
+    width: int,
+    *,
+    kind: int = TensorProto.FLOAT,
+    **weights: Any,
 ) -> ModelProto:
     generator = np.random.default_rng(0)
     shapes = {**weights, "w1": (width, 16), "w2": (16, 5)}
-    tensors = [
-        numpy_helper.from_array(generator.standard_normal(shape).astype("f4"), name) for name, shape in shapes.items()
-    ]
-    kind = TensorProto.INT64 if integer else TensorProto.FLOAT
+    arrays = {
+        name: shape if isinstance(shape, np.ndarray) else generator.standard_normal(shape).astype("f4")
+        for name, shape in shapes.items()
+    }
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     ports = [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()]
     out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 5])]
     graph = helper.make_graph(nodes, "tiny", ports, out, tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def _good(rng: random.Random, name: str, count: int = 12) -> dict[str, np.ndarray[Any, Any]]:
@@ -151,9 +180,18 @@ def _good(rng: random.Random, name: str, count: int = 12) -> dict[str, np.ndarra
     generator = np.random.default_rng(rng.randrange(1000))
     if name == "tokens":
         return {"x": generator.integers(0, 16, (count, 7))}
-    shape = (count, 3, 8, 8) if name == "image" else (count, 6)
+    if name == "text":
+        return {"x": generator.choice(["cat", "dog", "", "ñ"], (count, 6))}
+    shape = {"image": (count, 3, 8, 8), "waves": (count, 9000)}.get(name, (count, 6))
     arrays: dict[str, Any] = {"x": generator.standard_normal(shape).astype("f4")}
-    return {**arrays, "t": np.float32(0.5)} if name == "shared" else arrays
+    states = generator.standard_normal((2, count, 4)).astype("f4")
+    others: dict[str, Any] = {
+        "shared": {"t": np.float32(0.5)},
+        "table": {"t": np.eye(6, dtype="f4")},
+        "state": {"h": states if rng.random() < 0.6 else states.swapaxes(0, 1)},
+        "fixed state": {"h": states if rng.random() < 0.6 else states.swapaxes(0, 1)},
+    }
+    return {**arrays, **others.get(name, {})}
 
 
 # -- archives ----------------------------------------------------------------------------------------------------------
@@ -265,7 +303,8 @@ def _arrays(rng: random.Random, name: str) -> tuple[str, Files, Links]:
     )
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        arrays[key] = rng.choice(edits)(arrays[key])
+        with contextlib.suppress(TypeError, ValueError):  # text is not added to, and is no number
+            arrays[key] = rng.choice(edits)(arrays[key])
     labels: tuple[Any, ...] = (np.arange(12), np.full(12, -1), np.full(12, 2**64 - 1, "u8"), np.arange(12.0), "a", 3)
     if rng.random() < 0.4:
         arrays["labels"] = rng.choice(labels)
@@ -383,14 +422,27 @@ def _function(rng: random.Random, name: str) -> tuple[str, Files, Links]:
     return f"feeds_{{seed}}:{called}", {"feeds_{seed}.py": text.encode()}, {}
 
 
-_ALL = ("rows", "fixed", "image", "tokens", "shared")
+def _long(rng: random.Random, _: str) -> tuple[str, Files, Links]:
+    """A folder of waves, one of them so long that a file of several would be read in parts, with labels or without."""
+    kind, long = rng.choice(("npy", "npz")), np.zeros(9_000_000, "f4")
+    files = dict[str, bytes]()
+    for stem, wave in (("a", long), ("b", np.ones(9000, "f4")), ("c", long[None]))[: rng.randint(1, 3)]:
+        file = io.BytesIO()
+        np.savez_compressed(file, x=wave, **({"labels": np.int64(1)} if rng.random() < 0.5 else {}))
+        content = file.getvalue() if kind == "npz" else _plain(wave)
+        files[f"data/{stem}.{kind}"] = _struck(rng, content, 0.2)
+    return "data", files, {}
+
+
+_ALL = ("rows", "fixed", "image", "tokens", "shared", "table", "state", "fixed state", "text", "waves")
 _PREPROCESS = ("unit", "imagenet", "raw", "unit,fit=stretch", "tf,size=8,crop=0.5")
 _WAYS: tuple[tuple[tuple[Callable[..., tuple[str, Files, Links]], tuple[str, ...]], float], ...] = (
     ((_archive, _ALL), 30),
     ((_arrays, _ALL), 12),
     ((_folder, _ALL), 20),
     ((_images, ("image",)), 14),
-    ((_function, ("rows", "fixed", "tokens")), 18),
+    ((_function, ("rows", "fixed", "tokens", "text", "waves")), 18),
+    ((_long, ("waves",)), 0.3),
     ((_alone, ("rows",)), 4),
     ((_bomb, ("rows", "tokens")), 2),
 )
