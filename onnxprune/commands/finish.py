@@ -66,7 +66,9 @@ def finish(
         after = same_part(verify.read_back(path), model)
         verification = verify.verify(traced, masks, after, data, seed, inputs=ports, fitted=fitted)
         if not verification.passed:
-            broken = blame.blame(traced, masks, prepared.groups, data, seed, inputs=ports)
+            broken = []
+            if verification.is_of_groups:
+                broken = blame.blame(traced, masks, prepared.groups, data, seed, inputs=ports, fitted=fitted)
             raise blame.failure(verification, broken)
         macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))
         comparison = _compared(model, after, prepared, decision, macs=macs, progress=progress)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxprune.data.samples import Data
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
-from onnxprune.errors import ModelError, VerificationError
+from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.difference import compare_outputs, open_proto, tolerance_of
+from onnxprune.evaluation.intermediate import MaskedAndPruned
 from onnxprune.evaluation.settings import settings
-from onnxprune.evaluation.verify import Verification, references
+from onnxprune.evaluation.verify import NOT_FITTED, Verification, hidden_problem, references
 from onnxprune.graph.checks import problems
+from onnxprune.graph.edit import with_contents
 from onnxprune.graph.ports import Port
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.view import view
 from onnxprune.surgery.mask import masked
 from onnxprune.surgery.rewrite import Kept, rewrite
 
@@ -25,8 +30,15 @@ def blame(
     seed: int = 0,
     *,
     inputs: Sequence[Port] | None = None,
+    fitted: Mapping[str, Array] = NOT_FITTED,
 ) -> list[str]:
-    """Return the names of a smallest set of cut groups that fails alone, by halving; arguments as for `verify`."""
+    """Return the names of a smallest set of cut groups that fails alone, by halving; arguments as for `verify`.
+
+    Several are those of which no half fails: all of them, where that is so from the start.
+    """
+    if fitted:
+        contents = with_contents(traced.model, fitted)
+        traced = replace(traced, model=replace(traced.model, proto=contents, path=None))
     suspects = [group for group in groups if group.atom in kept]
     while len(suspects) > 1:
         middle = len(suspects) // 2
@@ -52,19 +64,34 @@ def _passes(
     if problems(proto) is not None:
         return False
     folder = traced.model.folder
+    reference = masked(traced, part)
     try:
-        with open_proto(masked(traced, part), folder) as dense, open_proto(proto, folder) as pruned:
+        with open_proto(reference, folder) as dense, open_proto(proto, folder) as pruned:
             cases = references(dense, settings(traced.model, dense, data, seed, inputs))
-            _, problem = compare_outputs(pruned, cases, tolerance_of(traced.model))
+            tolerance = tolerance_of(traced.model)
+            _, problem = compare_outputs(pruned, cases, tolerance)
+        if problem is None:
+            pair = MaskedAndPruned(traced, part, reference, view(proto, folder=folder))
+            problem = hidden_problem(pair, cases, tolerance)
     except ModelError:
         return False
+    except DataError:  # this half tells nothing
+        return True
     return problem is None
 
 
 def failure(verification: Verification, names: Sequence[str]) -> VerificationError:
-    """Return the error for a verification that did not pass, with the groups that broke it."""
+    """Return the error for a verification that did not pass, with the groups that broke it; without any, none did."""
+    if not names:
+        return VerificationError(
+            f"the pruned model is wrong and was not written: {verification.problem}. No group broke it, so that "
+            "leaving one out does not help: please report the model"
+        )
     shown = ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    blamed = f"Broken by group {shown}: leave it out"
+    if len(names) > 1:
+        blamed = f"Broken by groups {shown} together, of which no half fails alone: leave some out"
     return VerificationError(
-        f"the pruned model is wrong and was not written: {verification.problem}. Broken by group {shown}: "
-        "leave it out with --ignore, and please report the model"
+        f"the pruned model is wrong and was not written: {verification.problem}. {blamed} with --ignore, and please "
+        "report the model"
     )

@@ -27,7 +27,6 @@ from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import runnable
 from onnxprune.latency.speedup import (
     QUANTILES,
-    Feeds,
     OpTime,
     Throughput,
     by_op,
@@ -146,7 +145,7 @@ def compare_models(
         p95_speedup_interval=interval(before_ms, after_ms, seed, 95) if request.detail else None,
         affinity=affinity(),
         provider_options=place.options,
-        sweep=_swept(models, feeds, partial(_sized_feeds, inputs=inputs, before=before, data=data, seed=seed), request),
+        sweep=_swept(models, feeds, request, inputs, data),
         ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
     )
 
@@ -203,26 +202,33 @@ def _sized_feeds(
 
 
 def _swept(
-    models: tuple[Model, Model], feeds: Mapping[str, Array], sized: Feeds, options: CompareOptions
+    models: tuple[Model, Model],
+    feeds: Mapping[str, Array],
+    options: CompareOptions,
+    inputs: tuple[Port, ...],
+    data: Data | None,
 ) -> tuple[Throughput, ...]:
     """Return both models timed with other threads and batches, as the options ask for.
 
     Args:
         models: before and after.
         feeds: of the batch of `options`.
-        sized: makes feeds of other batches.
         options: which threads and batches.
+        inputs: of the models.
+        data: samples, to make feeds of other batches from.
     """
     before, after = models
     place = options.place
+    sized = partial(_sized_feeds, inputs=inputs, before=before, data=data, seed=options.seed)
     points = sweep(
         options.sweep_threads or ((options.threads,) if options.sweep_batch else ()),
-        options.sweep_batch or (samples_in(feeds),),
+        options.sweep_batch or (samples_in(feeds, inputs),),
         lambda count: (open_model(before, place.with_threads(count)), open_model(after, place.with_threads(count))),
         sized if options.sweep_batch else lambda *_: feeds,
         lambda fed, count: (_peak(before, fed, options.provider, count), _peak(after, fed, options.provider, count)),
         budget_s=_ASIDE * options.budget_s,
         seed=options.seed,
+        inputs=inputs,
     )
     return tuple(points)
 

@@ -95,10 +95,10 @@ def dims_for(inputs: tuple[Port, ...], before: Model, session: Session, batch: i
             session.run(random_feeds(inputs, fitting, seed))
             return dict(fitting)
         try:
-            accepted_dims, _ = settings(before, session, None, seed)[0]
+            accepted_dims, _ = settings(before, session, None, seed, inputs)[0]
         except DataError:
             return usual  # the first error says it best, and comes again
-        first = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == 0}
+        first = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == port.batch}
         with contextlib.suppress(ModelError):
             session.run(random_feeds(inputs, {**accepted_dims, **first}, seed))
             return {**accepted_dims, **first}

@@ -44,6 +44,7 @@ class Verification:
     tolerance: float  # of max_rel_diff
     problem: str | None  # one sentence, None if all is well
     noise: float = 0.0  # measured round-off of the masked model, where a difference was above the tolerance
+    is_of_groups: bool = True  # whether a group may be to blame: no, where what was made before the cut is wrong
 
     @property
     def passed(self) -> bool:
@@ -87,15 +88,18 @@ def verify(
         DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
     tolerance = tolerance_of(traced.model)
-    problem = _static_problem(traced.model.file, pruned.file) or _part_problem(traced.model, pruned)
+    problem = _static_problem(traced.model.file, pruned.file)
     if problem is not None:
         return Verification((), tolerance, problem)
+    problem = _part_problem(traced.model, pruned)
+    if problem is not None:
+        return Verification((), tolerance, problem, is_of_groups=False)
     reference = masked(traced, kept, fitted)
     with open_proto(reference, traced.model.folder) as dense:
         cases = references(dense, settings(traced.model, dense, data, seed, inputs))
     problem = _plain_problem(traced.model, cases, tolerance)
     if problem is not None:
-        return Verification((), tolerance, problem)
+        return Verification((), tolerance, problem, is_of_groups=False)
     try:
         session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder)
     except ModelError as error:
@@ -111,12 +115,12 @@ def verify(
             otherwise = otherwise or _compare_exact(reference, traced.model.folder, pruned, cases, tolerance)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
-        problem = _problem_behind(MaskedAndPruned(traced, kept, reference, pruned), cases, tolerance)
+        problem = hidden_problem(MaskedAndPruned(traced, kept, reference, pruned), cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
 
 
-def _problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], tolerance: float) -> str | None:
+def hidden_problem(pair: MaskedAndPruned, cases: Sequence[Reference], tolerance: float) -> str | None:
     """Return what is wrong behind outputs that prove little; see `problem_behind`."""
     loud = loud_outputs(cases, tolerance)
     if not loud:
@@ -141,7 +145,20 @@ def _plain_problem(model: Model, cases: Sequence[Reference], tolerance: float) -
             _, problem = compare_outputs(plain, expected, tolerance)
         if problem is None:
             return None
-    return f"what was inlined or computed before the cut is wrong: {problem}"
+    problem = _problem_beyond_noise(model, cases, tolerance)
+    return problem and f"what was inlined or computed before the cut is wrong: {problem}"
+
+
+def _problem_beyond_noise(model: Model, cases: Sequence[Reference], tolerance: float) -> str | None:
+    """Return how a model in plain form differs from its file by more than round-off, which is measured."""
+    with (
+        open_proto(model.original, model.folder) as first,
+        open_proto(model.original, model.folder, optimize=False) as unoptimized,
+        open_proto(model.proto, model.folder) as plain,
+    ):
+        expected = [with_noise(replace(case, outputs=first.run(case.feeds)), unoptimized) for case in cases]
+        _, problem = compare_outputs(plain, expected, tolerance)
+    return problem
 
 
 def _part_problem(before: Model, after: Model) -> str | None:

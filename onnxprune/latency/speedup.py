@@ -136,6 +136,7 @@ def sweep(
     *,
     budget_s: float,
     seed: int,
+    inputs: Sequence[Port] = (),
 ) -> Iterator[Throughput]:
     """Yield both models timed in turns for every count of threads and batch; `why_not` names what memory excludes.
 
@@ -147,6 +148,7 @@ def sweep(
         peaks: measures the memory of both models.
         budget_s: time for the timed runs of each combination.
         seed: of the bootstrap.
+        inputs: of the models: they say along which axis samples lie.
     """
     needs = None
     for count in threads:
@@ -157,7 +159,8 @@ def sweep(
                     needs = _needs([feeds(n, pair) for n in (1, 2)], peaks, count)
                 why_not = None if needs is None else _too_large(batch, *needs)
                 if why_not is None:
-                    yield _throughput(count, feeds(batch, pair), pair, budget_s, seed)
+                    fed = feeds(batch, pair)
+                    yield _throughput(count, fed, pair, budget_s, seed, samples_in(fed, inputs))
                     continue
             except (ModelError, MemoryError) as error:
                 why_not = str(error) or "out of memory"
@@ -181,11 +184,11 @@ def _too_large(batch: int, one: int, further: int) -> str | None:
     return f"both models would take about {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
 
 
-def _throughput(
-    threads: int, feeds: Mapping[str, Array], pair: tuple[Session, Session], budget_s: float, seed: int
+def _throughput(  # noqa: PLR0917 - as its caller has them
+    threads: int, feeds: Mapping[str, Array], pair: tuple[Session, Session], budget_s: float, seed: int, batch: int
 ) -> Throughput:
     before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
-    bounds, batch = interval(before_ms, after_ms, seed), samples_in(feeds)
+    bounds = interval(before_ms, after_ms, seed)
     old, new = float(np.median(before_ms)), float(np.median(after_ms))
     return Throughput(
         threads, batch, old, new, 1000 * batch / old, 1000 * batch / new, old / new, bounds, is_noise(bounds)

@@ -140,7 +140,7 @@ class _Refit:
         self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
         self._shared = _shared(traced.model, cuts)
         self._held = set(held_out(len(batches)))
-        self._single = samples_in(batches[0]) if len(batches) == 1 else 0
+        self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
         self.old, self.new = Replay(traced.model, batches), Replay(pruned, batches)
         self.new.contents.update(contents)
 

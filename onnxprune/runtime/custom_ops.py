@@ -24,11 +24,26 @@ def libraries(source: Path | bytes) -> list[str]:
 
     Args:
         source: the model: onnxruntime-extensions is loaded for one that names its domains alone.
+
+    Raises:
+        OptionError: when onnxruntime-extensions is installed, and does not work here.
     """
     stated = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
     if importlib.util.find_spec(_EXTENSIONS) and any(holds(source, domain) for domain in _DOMAINS):
-        stated.append(importlib.import_module(_EXTENSIONS).get_library_path())
+        stated.append(_of_extensions())
     return stated
+
+
+def _of_extensions() -> str:
+    """Return the path of the library that onnxruntime-extensions brings along."""
+    try:
+        return str(importlib.import_module(_EXTENSIONS).get_library_path())
+    except Exception as error:  # whatever a package raises that is damaged, or made for another version
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OptionError(
+            f"the model has operators of the package onnxruntime-extensions, which is installed and cannot be loaded: "
+            f"{reason}; install it anew, or remove it and name a library with --custom-ops"
+        ) from None
 
 
 def register(options: Any, source: Path | bytes) -> None:

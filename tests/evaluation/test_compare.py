@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,17 +14,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.data.batching import BatchSize
-from onnxprune.data.samples import Data
+from onnxprune.data.samples import Data, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.evaluation.compare import _ops, _peak
 from onnxprune.evaluation.compare import compare_models as compare
 from onnxprune.evaluation.comparison import Comparison, Difference, Side, verdict
 from onnxprune.evaluation.outputs import accuracy
-from onnxprune.evaluation.place import RANDOM_BATCHES, Place
+from onnxprune.evaluation.place import RANDOM_BATCHES, Place, dims_for, open_model
+from onnxprune.graph.probe import settled
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.latency.speedup import interval
 from onnxprune.runtime.session import open_session
+from tests.support.build import model
 
 HAS_MEMORY = importlib.util.find_spec("resource") is not None
 FAST = {"budget_s": 0.001, "memory": False, "detail": False}
@@ -73,6 +76,35 @@ def test_a_model_that_refuses_the_usual_sizes_gets_others():
     proto = model_of(nodes, [tensor("x", ["n", "t"])], [tensor("y", ["n", "u"])], {"pads": pads})
     found = compare(proto, proto, **FAST)
     assert (found.difference.max_abs_diff, found.batch) == (0.0, 1)
+
+
+def test_other_sizes_are_searched_beside_the_shapes_that_are_fixed(monkeypatch):
+    searched = []
+
+    def search(*given):
+        searched.append(given[-1])
+        raise DataError("none")
+
+    nodes = [helper.make_node("Pad", ["x", "pads"], ["y"], mode="reflect"), helper.make_node("Neg", ["z"], ["v"])]
+    pads = np.array([0, 10**6, 0, 10**6], np.int64)
+    outputs = [tensor("y", ["n", "u"]), tensor("v", ["m"])]
+    before = model_of(nodes, [tensor("x", ["n", "t"]), tensor("z", ["m"])], outputs, {"pads": pads})
+    inputs = with_shapes(before.inputs, {"z": (7,)})
+    monkeypatch.setattr("onnxprune.evaluation.place.settings", search)
+    monkeypatch.setattr("onnxprune.evaluation.place.fit_inputs", lambda *given: SimpleNamespace(dims=given[-1]))
+    assert dims_for(inputs, before, open_model(before, Place("cpu", 1, {})), 1, 0).keys() == {"n", "t"}
+    assert searched == [inputs]
+
+
+def test_throughput_counts_samples_along_their_axis():
+    """A state of one layer comes first: its first axis holds no samples."""
+    proto = model("e = GRU<hidden_size = 4>(x, w, r, , , h)", "y = Neg(e)", x="float[1,n,4] h, float[s,n,6] x",
+                  w=(1, 12, 6), r=(1, 12, 4))  # fmt: skip
+    recurrent = settled(view(proto))
+    for options, batches in (({"sweep_batch": [1, 8]}, [1, 8]), ({"sweep_threads": [1], "batch": 4}, [4])):
+        points = compare(recurrent, recurrent, **FAST, **options).sweep
+        assert [point.batch for point in points] == batches
+        assert all(point.before_per_s == 1000 * point.batch / point.before_ms for point in points)
 
 
 def test_a_model_equals_itself():

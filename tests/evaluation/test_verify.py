@@ -24,6 +24,7 @@ from onnxprune.evaluation.difference import Reference, Run, _difference, compare
 from onnxprune.evaluation.settings import _runnable, settings
 from onnxprune.evaluation.verify import Verification
 from onnxprune.graph.edit import with_contents
+from onnxprune.graph.plain import _Arithmetic
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.runtime.session import open_session
@@ -32,6 +33,7 @@ from onnxprune.surgery.rewrite import rewrite
 from tests.support.build import FIXED, ROWS, conv, dense, model
 from tests.surgery.test_rewrite import planned
 
+TOGETHER = "together, of which no half fails alone: leave some out with --ignore, and please"
 CHAIN = ("a = MatMul(x, w1)", "b = Relu(a)", "c = MatMul(b, w2)", "d = Softmax(c)", "y = MatMul(d, w3)")
 
 
@@ -693,16 +695,43 @@ def test_the_tolerance_is_that_of_the_least_precise_type(proto, expected):
 
 @pytest.mark.parametrize(
     ("names", "shown"),
-    [(["a"], "'a'"), (["a", "b", "c"], "'a', 'b', 'c'"), (list("abcde"), "'a', 'b', 'c' and 2 more")],
-    ids=["one", "three", "five"],
+    [
+        ([], "No group broke it, so that leaving one out does not help: please"),
+        (["a"], "Broken by group 'a': leave it out with --ignore, and please"),
+        (["a", "b", "c"], f"Broken by groups 'a', 'b', 'c' {TOGETHER}"),
+        (list("abcde"), f"Broken by groups 'a', 'b', 'c' and 2 more {TOGETHER}"),
+    ],
+    ids=["none", "one", "three", "five"],
 )
 def test_failure_names_the_groups(names, shown):
     error = failure(Verification((), 1e-4, "output 'y' is wrong"), names)
     assert isinstance(error, VerificationError)
     assert str(error) == (
-        f"the pruned model is wrong and was not written: output 'y' is wrong. Broken by group {shown}: "
-        "leave it out with --ignore, and please report the model"
+        f"the pruned model is wrong and was not written: output 'y' is wrong. {shown} report the model"
     )
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_group_is_blamed_for_what_is_behind_the_outputs(wrong_softmax, fitted):
+    """Halves are compared as the whole is: with what was fitted, and behind outputs that tell little."""
+    proto = model(*CHAIN, "e = Sub(y0, much)", "y = Relu(e)", x=ROWS, w1=(6, 8), w2=(8, 12), w3=(12, 5),
+                  much=np.float32(100))  # fmt: skip
+    proto.graph.node[4].output[0] = "y0"
+    traced, kept = planned(proto)
+    assert len(kept) == 2
+    contents = {"w3": 2 * traced.model.array("w3")} if fitted else {}
+    all_groups = groups(traced)
+    (guilty,) = [group.name for group in all_groups if group.units == 12]
+    assert blame(traced, kept, all_groups, fitted=contents) == [guilty]
+
+
+def test_a_half_that_tells_nothing_is_not_blamed(monkeypatch):
+    def nothing(*_):
+        raise DataError("nothing")
+
+    traced, kept = planned(dense("r = Relu(a)", "c = MatMul(r, k)", "b = Relu(c)", k=(8, 8)))
+    monkeypatch.setattr("onnxprune.evaluation.blame.hidden_problem", nothing)
+    assert len(blame(traced, kept, groups(traced))) == 2
 
 
 def test_masking_is_what_a_mask_would_do():
@@ -726,6 +755,21 @@ def test_a_wrong_plain_form_is_seen(monkeypatch):
     monkeypatch.setattr("onnxprune.graph.plain._Arithmetic._outputs", wrong)
     found = verified(*planned(proto))
     assert found.problem.startswith("what was inlined or computed before the cut is wrong: output 'y' differs")
+    assert not found.is_of_groups
+
+
+def test_a_plain_form_that_differs_by_round_off_is_right(monkeypatch):
+    """Where the file itself amplifies its last digit, so may what is computed before the cut."""
+    proto = dense("m = ReduceMean<axes = [0], keepdims = 0>(k)", "l = Mul(a, m)", "s = Mul(l, much)", "b = Sin(s)",
+                  k=(3, 8), much=np.float32(1e6), opset=13)  # fmt: skip
+    right = _Arithmetic._outputs
+
+    def nearly(self, node):
+        return {name: np.nextafter(array, np.float32(9)) for name, array in right(self, node).items()}
+
+    monkeypatch.setattr(_Arithmetic, "_outputs", nearly)
+    found = verified(*planned(proto))
+    assert found.problem is None
 
 
 def test_what_stands_for_infinity_is_no_part_of_the_range():

@@ -35,6 +35,25 @@ def test_extensions_are_loaded_for_their_domains_alone(monkeypatch):
     assert custom_ops.libraries(b"other") == []
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ImportError("libssl is\n missing"), "libssl is missing"), (AttributeError(), "AttributeError")],
+)
+def test_extensions_that_do_not_work_are_named(monkeypatch, error, reason):
+    def broken(_):
+        raise error
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    monkeypatch.setattr("importlib.import_module", broken)
+    expected = (
+        "the model has operators of the package onnxruntime-extensions, which is installed and cannot be loaded: "
+        f"{reason}; install it anew, or remove it and name a library with --custom-ops"
+    )
+    with pytest.raises(OptionError) as caught:
+        custom_ops.libraries(CONTRIB)
+    assert str(caught.value) == expected
+
+
 def test_the_libraries_of_the_user_are_registered(library):
     registered = []
     custom_ops.register(SimpleNamespace(register_custom_ops_library=registered.append), b"")
