@@ -43,6 +43,7 @@ class Calibration:
     description: str = ""  # of generated samples, in words
     evaluated: int = 0  # the last so many batches are of other data: these alone are held out
     counts: Sequence[int] = ()  # samples of each batch
+    labels: Sequence[Array | None] = ()  # of the samples of each batch; none where there are none
     batch_seconds: float = 0.0  # that the first batch took here, to tell how long a run may take; decides nothing
 
     @property
@@ -77,6 +78,11 @@ class Taken(Batches):
     def counts(self) -> tuple[int, ...]:
         """The samples of each batch, copies aside that fill one up."""
         return tuple(map(len, self.runs))
+
+    @property
+    def labels(self) -> tuple[Array | None, ...]:
+        """The labels of the samples of each batch."""
+        return tuple(None if self.data.labels is None else self.data.labels[list(run)] for run in self.runs)
 
     def at(self, number: int) -> Feeds:
         """Return the samples of one run."""
@@ -183,6 +189,7 @@ def calibration(
         description,
         len(others or ()),
         (*own.counts, *(others.counts if others else ())),
+        (*own.labels, *(others.labels if others else ())),
         seconds,
     )
 

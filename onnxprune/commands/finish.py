@@ -87,6 +87,7 @@ def finish(
             calibration=prepared.calibration or prepared.why_no_calibration,
             curves=plan.curves,
             judged=plan.judged,
+            looked=plan.looked,
             fits=fits,
             held_out=_is_held_out(prepared),
             promise=decision.report_values,

@@ -153,7 +153,8 @@ class SweepFolder:
         scores = {name: {"type": str(each.dtype), "of": each.tolist()} for name, each in evidence.scores.items()}
         curves = {name: dataclasses.asdict(curve) for name, curve in evidence.curves.items()}
         with staging(force=True) as files:
-            write_report({"scores": scores, "curves": curves, "judged": evidence.judged}, path, files.add(path))
+            plain = {"scores": scores, "curves": curves, "judged": evidence.judged, "looked": evidence.looked}
+            write_report(plain, path, files.add(path))
 
     def _evidence_path(self, key: str) -> Path:
         return self.path / _MEMORY / f"curves-{key[:16]}.json"
@@ -169,7 +170,13 @@ def _evidence_of(plain: Any, units: Mapping[str, int]) -> Evidence:
     scores = {name: _scores_of(each, units[name]) for name, each in plain["scores"].items()}
     if not curves.keys() <= scores.keys() or type(plain["judged"]) is not int or plain["judged"] < 0:
         raise ValueError("curves without scores, or no number of samples")
-    return Evidence(scores, curves, plain["judged"])
+    return Evidence(scores, curves, plain["judged"], _looked_of(plain["looked"]))
+
+
+def _looked_of(plain: Any) -> dict[str, Any] | None:
+    if plain is not None and not {"samples", "answers", "draws", "without"} <= plain.keys():
+        raise ValueError("not what gradients were looked at")
+    return plain if plain is None else dict(plain)
 
 
 def _scores_of(plain: Any, units: int) -> Scores:

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.criteria.slopes import Slopes, fisher, taylor, taylor_weights
+
 Matrix: TypeAlias = npt.NDArray[Any]
 Scores: TypeAlias = npt.NDArray[np.float64]
 Weight: TypeAlias = "tuple[str, Matrix]"  # role (out, in, scale, vector) and [units, fan]
@@ -75,7 +77,9 @@ class Criterion:
     summary: str
     scope: Literal["global", "group"] = "group"  # how units are ranked where the options do not say
     comparable: bool = False  # whether raw scores compare across groups
-    data: bool = False  # whether it looks at activations
+    data: bool = False  # whether it looks at samples
+    by_gradients: Callable[[Slopes], Scores | None] | None = None  # of criteria that look at gradients; `score` is then
+    # for groups that no gradient reaches
 
 
 def l1(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[Seen] = ()) -> Scores | None:
@@ -158,6 +162,10 @@ def apoz(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[See
     return _over_consumers(seen, lambda one: one.positive.mean(1)) if seen else l2(weights, rng)
 
 
+def _of_gradients(by_gradients: Callable[[Slopes], Scores | None], summary: str) -> Criterion:
+    return Criterion(l2, summary, "global", comparable=True, data=True, by_gradients=by_gradients)
+
+
 CRITERIA: dict[str, Criterion] = {
     "l1": Criterion(l1, "L1 norm of the weights that make and consume a unit"),
     "l2": Criterion(l2, "L2 norm of the weights that make and consume a unit"),
@@ -169,10 +177,19 @@ CRITERIA: dict[str, Criterion] = {
     "flap": Criterion(flap, "fluctuation: variance of the input times squared weights", comparable=True, data=True),
     "activation": Criterion(activation, "mean magnitude of the unit where it is consumed", data=True),
     "apoz": Criterion(apoz, "how often the unit is above zero (1 - APoZ)", data=True),
+    "taylor": _of_gradients(taylor, "magnitude of gradient times activation"),
+    "taylor-weights": _of_gradients(taylor_weights, "squared gradient times weight, summed over the weights"),
+    "fisher": _of_gradients(fisher, "square of gradient times activation: the divergence without the unit"),
 }
 
 
-def score(name: str, weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[Seen] = ()) -> Scores | None:
+def score(
+    name: str,
+    weights: Iterable[Weight],
+    rng: np.random.Generator,
+    seen: Sequence[Seen] = (),
+    slopes: Slopes | None = None,
+) -> Scores | None:
     """Return the score of each unit of a group, float64 ``[units]``, mean 1 where they are not comparable as such.
 
     Args:
@@ -181,11 +198,15 @@ def score(name: str, weights: Iterable[Weight], rng: np.random.Generator, seen: 
         rng: for criteria that draw.
         seen: the places where the units are consumed, for criteria from data. Where there are none (the units of
             queries and keys meet each other, no weight), the L2 norm of the weights is used.
+        slopes: for criteria from gradients; without them the L2 norm of the weights is used, mean 1.
 
     Returns:
         The scores, or None when the group has no weights that the criterion looks at.
     """
     criterion = CRITERIA[name]
+    if criterion.by_gradients is not None:
+        scores = None if slopes is None else criterion.by_gradients(slopes)
+        return l2(weights, rng) if scores is None else scores
     scores = criterion.score(weights, rng, seen)
     return scores if scores is None or criterion.comparable else _relative(scores)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.metrics import matching
 from onnxprune.metrics.arrays import Array, Arrays, in_double, in_unit_interval, is_float, is_number
-from onnxprune.metrics.dense import relative_error
+from onnxprune.metrics.dense import draw_dense, relative_error
 from onnxprune.metrics.metric import CAP, Batch, Kind, Metric
 
 LEAST_SCORE = 0.25  # of a box that counts, where the original gives any
@@ -122,5 +122,5 @@ def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
 
 KIND = Kind(
     "boxes", "matched", True, _find, _loss, _sums, _figures,
-    "an output [.., 4] of boxes, or [.., 6] with score and class",
+    "an output [.., 4] of boxes, or [.., 6] with score and class", draw_dense,
 )  # fmt: skip

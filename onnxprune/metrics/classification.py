@@ -23,7 +23,9 @@ from onnxprune.metrics.arrays import (
     sample_count,
 )
 from onnxprune.metrics.embedding import looks_embedded
-from onnxprune.metrics.metric import CAP, Batch, Kind, Metric
+from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric
+
+_LEAST = 1e-12  # of a probability, by which is divided
 
 
 def top1(outputs: Arrays, labels: Array) -> Array:
@@ -145,7 +147,52 @@ def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
     return figures
 
 
+def drawn_rows(metric: Metric, rows: Array, rng: np.random.Generator) -> Array:
+    """Return a random direction of each row of scores ``[rows, classes]``, float32.
+
+    With p the probabilities and e normal numbers, ``sqrt(p) e - p <sqrt(p), e>`` has the covariance
+    ``diag(p) - p pᵀ`` that the gradient of log p(label) with respect to logits has, for labels drawn from p.
+    """
+    p = np.exp(_logs(in_double(rows), metric.probabilities)).astype(np.float32)
+    roots = np.sqrt(p)
+    noise = rng.standard_normal(p.shape, np.float32)
+    direction = roots * noise - p * (roots * noise).sum(axis=1, keepdims=True)
+    return np.asarray(direction / np.maximum(p, _LEAST) if metric.probabilities else direction, np.float32)
+
+
+def sloped_rows(metric: Metric, rows: Array, words: Array) -> Array:
+    """Return the gradient of log p(word) of each row ``[rows, classes]`` with respect to its scores, float32.
+
+    Args:
+        metric: says whether scores are probabilities.
+        rows: of scores.
+        words: for each row the class that is right.
+    """
+    p = np.exp(_logs(in_double(rows), metric.probabilities)).astype(np.float32)
+    slope = -p
+    slope[np.arange(len(p)), words] += 1
+    return np.asarray(slope / np.maximum(p, _LEAST) if metric.probabilities else slope, np.float32)
+
+
+def _draw(metric: Metric, drawing: Drawing) -> dict[str, Array]:
+    drawn = {}
+    for name in metric.outputs:
+        rows = flattened(drawing.outputs, name)
+        v = drawn_rows(metric, rows, drawing.rng) / np.float32(math.sqrt(max(1, len(rows))))
+        drawn[name] = v.reshape(drawing.outputs[name].shape)
+    return drawn
+
+
+def _slope(metric: Metric, batch: Batch) -> dict[str, Array] | None:
+    if batch.labels is None:
+        return None
+    name = metric.outputs[0]
+    rows = flattened(batch.reference, name)
+    v = sloped_rows(metric, rows, batch.labels) / np.float32(max(1, len(rows)))
+    return {name: v.reshape(batch.reference[name].shape)}
+
+
 KIND = Kind(
     "classification", "agreement", True, _find, _loss, _sums, _figures,
-    "a first output [samples, classes]",
+    "a first output [samples, classes]", _draw, _slope,
 )  # fmt: skip

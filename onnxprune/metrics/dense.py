@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxprune.metrics.arrays import Array, Arrays, Floats, in_double, is_float, is_number
-from onnxprune.metrics.metric import CAP, Batch, Kind, Metric
+from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric, error_scale
 
 
 def gaps(reference: Array, other: Array) -> Floats:
@@ -66,9 +66,7 @@ def relative_error(reference: Array, other: Array) -> float:
         return math.inf
     size = float(np.abs(values).max()) or 1.0
     values, others = values / size, others / size  # no square of the reference overflows
-    square, variance = float(np.square(values).mean()), float(values.var())
-    scale = variance if variance > 1e-12 * square else square
-    return min(float(np.square(values - others).mean()) / (scale or 1.0), CAP)
+    return min(float(np.square(values - others).mean()) / error_scale(values), CAP)
 
 
 def dense_loss(metric: Metric, batch: Batch) -> float:
@@ -94,7 +92,21 @@ def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
     return {"snr_db": min(each.values()), **several}
 
 
+def draw_dense(metric: Metric, drawing: Drawing) -> dict[str, Array]:
+    """Return normal numbers where outputs are finite, scaled as `dense_loss` scales errors."""
+    drawn = {}
+    for name in metric.compared:
+        array = drawing.outputs.get(name)
+        if array is None or not is_float(array):
+            continue
+        finite = np.isfinite(in_double(array))
+        scale = drawing.scales.get(name) or error_scale(array)
+        noise = drawing.rng.standard_normal(array.shape, np.float32) * finite
+        drawn[name] = np.asarray(noise * math.sqrt(2 / max(1, finite.sum()) / scale), np.float32)
+    return drawn
+
+
 KIND = Kind(
     "dense", "snr_db", True, _find, dense_loss, _sums, _figures,
-    "an output of numbers",
+    "an output of numbers", draw_dense,
 )  # fmt: skip

@@ -21,7 +21,7 @@ from onnxprune.metrics.arrays import (
     rows_are_probabilities,
     token_inputs,
 )
-from onnxprune.metrics.metric import CAP, Batch, Kind, Metric, counted_tokens
+from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric, counted_tokens
 
 WIDTH, MULTIPLE = 64, 32  # of an embedding
 UNIT_WIDTH = 16  # of an embedding of length 1
@@ -125,8 +125,27 @@ def _sample_vectors(metric: Metric, reference: Arrays, outputs: Arrays, feeds: A
     return vectors[0], vectors[1]
 
 
+def _draw(metric: Metric, drawing: Drawing) -> dict[str, Array]:
+    """Return normal numbers less what lies along each vector, over its length: 1 - cosine is half of |d| ** 2 there."""
+    drawn = {}
+    for name in metric.outputs:
+        array = _vectors(drawing.outputs[name])
+        counts = np.ones(array.shape[:-1], bool)
+        if array.ndim == 3:
+            counts = counted_tokens(metric, drawing.feeds, array.shape[:2])
+        vectors = in_double(array[counts])
+        norms = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
+        units = vectors / norms
+        noise = drawing.rng.standard_normal(vectors.shape)
+        noise -= units * (units * noise).sum(axis=1, keepdims=True)
+        v = np.zeros(array.shape, np.float32)
+        v[counts] = noise / norms / math.sqrt(max(1, len(vectors)))
+        drawn[name] = v.reshape(drawing.outputs[name].shape)
+    return drawn
+
+
 KIND = Kind(
     "embedding", "cosine", True, _find, _loss, _sums, _figures,
     "an output [samples, width] or [samples, tokens, width]",
-    _sample_vectors,
+    _draw, None, _sample_vectors,
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from onnxprune.errors import OptionError, code_of_others, said_where
 from onnxprune.metrics.arrays import Array, Arrays, Function, sample_count
-from onnxprune.metrics.dense import dense_loss
+from onnxprune.metrics.dense import dense_loss, draw_dense
 from onnxprune.metrics.metric import Batch, Kind, Metric
 
 LOWER = ("distance", "divergence", "err", "error", "errors", "kl", "loss", "mae", "mse", "perplexity", "rmse", "wer")
@@ -64,4 +64,4 @@ def _find_none(*_: object) -> None:
     """Outputs never tell that a function of the user is meant."""
 
 
-KIND = Kind("function", "", True, _find_none, dense_loss, _sums, _figures, "")
+KIND = Kind("function", "", True, _find_none, dense_loss, _sums, _figures, "", draw_dense)

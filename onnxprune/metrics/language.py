@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.metrics.arrays import Array, Arrays, is_float, mask_input, rows_are_probabilities, token_inputs
-from onnxprune.metrics.classification import ROW_SUMS, row_sums
-from onnxprune.metrics.metric import CAP, Batch, Kind, Metric, counted_tokens
+from onnxprune.metrics.classification import ROW_SUMS, drawn_rows, row_sums, sloped_rows
+from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric, counted_tokens
 
 VOCABULARY = 256  # words at least: those of a model on bytes
 
@@ -97,7 +97,31 @@ def _figures(metric: Metric, sums: Mapping[str, float]) -> dict[str, float]:
     return {**figures, "kl": sums["kl"] / rows, "agreement": sums["agreed"] / rows}
 
 
+def _draw(metric: Metric, drawing: Drawing) -> dict[str, Array]:
+    name = metric.outputs[0]
+    scores = drawing.outputs[name]
+    index = np.flatnonzero(counted_tokens(metric, drawing.feeds, scores.shape[:2]))
+    rows = scores.reshape(-1, scores.shape[2])
+    drawn = np.zeros(rows.shape, np.float32)
+    drawn[index] = drawn_rows(metric, rows[index], drawing.rng) / np.float32(math.sqrt(max(1, len(index))))
+    return {name: drawn.reshape(scores.shape)}
+
+
+def _slope(metric: Metric, batch: Batch) -> dict[str, Array] | None:
+    name = metric.outputs[0]
+    scores = batch.reference[name]
+    words = _words(metric, scores.shape[:2], batch.feeds).reshape(-1)
+    index = np.flatnonzero(words >= 0)
+    if not len(index):
+        return None
+    rows = scores.reshape(-1, scores.shape[2])
+    slope = np.zeros(rows.shape, np.float32)
+    slope[index] = sloped_rows(metric, rows[index], words[index]) / np.float32(len(index))
+    return {name: slope.reshape(scores.shape)}
+
+
 KIND = Kind(
     "language model", "perplexity_after", False, _find, _loss, _sums, _figures,
     "an output [samples, tokens, vocabulary] and an input [samples, tokens] of words in it",
+    _draw, _slope,
 )  # fmt: skip

@@ -27,6 +27,16 @@ class Batch:
     labels: Array | None
 
 
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """What a random direction of the outputs is drawn from."""
+
+    outputs: Arrays  # of the original
+    feeds: Arrays | None
+    rng: np.random.Generator
+    scales: Mapping[str, float]  # by output, see `Metric.scales`
+
+
 @dataclass(frozen=True)
 class Kind:
     """One way to compare outputs."""
@@ -39,6 +49,9 @@ class Kind:
     sums: Callable[[Metric, Batch], dict[str, float]]
     figures: Callable[[Metric, Mapping[str, float]], dict[str, float]]
     needs: str  # the outputs that it needs, in words
+    draw: Callable[[Metric, Drawing], dict[str, Array]]  # see `Metric.drawn`
+    # see `Metric.slope`; None where nothing tells what is right
+    slope: Callable[[Metric, Batch], dict[str, Array] | None] | None = None
     # a vector per sample, before and after, where the order of their similarities is compared
     vectors: Callable[[Metric, Arrays, Arrays, Arrays | None], tuple[Array, Array]] | None = None
 
@@ -88,6 +101,55 @@ class Metric:
         if value == math.inf:
             return value
         return CAP if math.isnan(value) else min(max(0.0, value), CAP)
+
+    def drawn(
+        self, outputs: Arrays, feeds: Arrays | None, rng: np.random.Generator, scales: Mapping[str, float]
+    ) -> dict[str, Array]:
+        """Return a random direction: numbers v, by output and in its shape, float32.
+
+        Half of the mean of ``<v, d> ** 2`` is the loss, to second order, of outputs that differ by d: v is drawn with
+        the covariance that the gradients of drawn log-likelihoods have, the Fisher information of the outputs. (The
+        gradient of the loss itself is zero where outputs are equal.) Labels would be drawn from what the original is
+        sure of; normal numbers of the same covariance have no rare events, which a network that is sure of itself
+        would wait for in vain. Dense outputs and embeddings are seen as means of normal distributions.
+
+        Args:
+            outputs: of the original, for a batch.
+            feeds: the inputs, which tell what is padding.
+            rng: that draws.
+            scales: as `scales` tells.
+        """
+        with np.errstate(all="ignore"):
+            drawn = self.loss_by.draw(self, Drawing(outputs, feeds, rng, scales))
+        return {name: np.nan_to_num(v, nan=0.0, posinf=0.0, neginf=0.0) for name, v in drawn.items()}
+
+    def slope(self, outputs: Arrays, feeds: Arrays | None, labels: Array | None) -> dict[str, Array] | None:
+        """Return the gradient of the log-likelihood of what is right, by output, float32; None where nothing tells.
+
+        Labels tell it of classes, the words of a text of a language model. It is that of the mean over rows.
+
+        Args:
+            outputs: of the original, for a batch.
+            feeds: the inputs.
+            labels: ``[samples]``, class indices.
+        """
+        if self.loss_by.slope is None:
+            return None
+        with np.errstate(all="ignore"):
+            slope = self.loss_by.slope(self, Batch(outputs, outputs, feeds, labels))
+        return slope and {name: np.nan_to_num(v, nan=0.0, posinf=0.0, neginf=0.0) for name, v in slope.items()}
+
+    def scales(self, outputs: Arrays) -> dict[str, float]:
+        """Return by output what squared errors are divided by, from a whole batch: of one sample there is no variance.
+
+        Only losses that are relative to the variance of an output need it.
+        """
+        return {name: error_scale(outputs[name]) for name in self.compared if name in outputs}
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """All outputs that have a part in the loss."""
+        return tuple(dict.fromkeys((*self.outputs, *(name for name in self.parts if name is not None))))
 
     def start(self) -> Tally:
         """Return an empty tally."""
@@ -141,3 +203,15 @@ def counted_tokens(metric: Metric, feeds: Arrays | None, shape: tuple[int, ...])
     if mask is None or mask.ndim != 2 or len(mask) != shape[0] or mask.shape[1] < shape[1]:
         return np.ones(shape, bool)
     return np.asarray(mask[:, mask.shape[1] - shape[1] :] != 0)  # a mask may go over the past as well
+
+
+def error_scale(reference: Array) -> float:
+    """Return the variance of what is finite; its mean square where that is constant, and 1 where that is 0."""
+    values = np.asarray(reference).astype(np.float64)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 1.0
+    size = float(np.abs(values).max()) or 1.0
+    values = values / size  # no square overflows
+    square, variance = float(np.square(values).mean()), float(values.var())
+    return (variance if variance > 1e-12 * square else square) * size * size or 1.0

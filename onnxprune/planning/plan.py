@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.batches import Calibration
-from onnxprune.calibration.statistics import activations
 from onnxprune.criteria import importance
 from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom, Mask
-from onnxprune.dependency.groups import Group, kin, matrices
+from onnxprune.dependency.groups import Group, kin
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import OptionError, UnreachableTarget
-from onnxprune.graph.effective import ConstantValues
 from onnxprune.planning import allocate, knapsack
 from onnxprune.planning.choice import named_ratios
 from onnxprune.planning.curve import Curve, usual_slope
@@ -25,6 +24,7 @@ from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.effort import EFFORTS, duration
 from onnxprune.planning.options import Options
 from onnxprune.planning.schedule import Schedule
+from onnxprune.planning.scoring import Tied, look, scores_of
 from onnxprune.planning.targets import MEASURED
 from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
@@ -38,7 +38,6 @@ GAIN = 1e-3  # of the latency, that a cut must not cost
 LEVELS = 48  # of a group that the knapsack chooses from, at most
 
 Bound = tuple[str, float]  # kind of cost -> fraction of the original
-Tied = Mapping[str, Mapping[str, Group]]  # first of the groups that lose the same units -> all of them, by name
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Plan:
     kept: Mapping[str, tuple[int, ...]]  # by name of the groups that lose units
     curves: Mapping[str, Curve] = field(default_factory=dict)  # by name of the first of those that lose the same units
     judged: int = 0  # samples that their losses were measured on
+    looked: Mapping[str, Any] | None = None  # what gradients were looked at
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Evidence:
     scores: Mapping[str, importance.Scores]  # [units]
     curves: Mapping[str, Curve]
     judged: int = 0  # samples that losses of the output were measured on
+    looked: Mapping[str, Any] | None = None  # what gradients were looked at, see `scoring.Observed`
 
 
 def plan(
@@ -118,7 +119,10 @@ def plan(
         kept = _worthwhile(costs, demands, kept)
     cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
     return Plan(
-        {name: cut[first] for first, names in tied.items() if first in cut for name in names}, curves, known.judged
+        {name: cut[first] for first, names in tied.items() if first in cut for name in names},
+        curves,
+        known.judged,
+        known.looked,
     )
 
 
@@ -148,18 +152,15 @@ def gather(
     """
     options = options.resolved(calibration is not None)
     tied = _tied(groups, ratios, traced)
-    statistics: Mapping[str, Sequence[importance.Seen]] = {}
-    if calibration is not None and importance.CRITERIA[str(options.criterion)].data and options.criterion != "obs":
-        wanted = [group for names in tied.values() for group in names.values()]
-        statistics = activations(traced, wanted, calibration.batches, progress=progress, workers=workers)
-    scores = _scores(traced, tied, options, statistics)
+    seen = look(traced, tied, calibration, options, progress=progress, workers=workers)
+    scores = scores_of(traced, tied, options, seen)
     if ratios and not scores:
         raise OptionError(
             f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
             "BatchNormalization (exporters fold it into convolutions); use l2"
         )
     if calibration is None or not (options.scope == "loss" or options.criterion == "obs"):
-        return Evidence(scores, {})
+        return Evidence(scores, {}, looked=seen.told)
     demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     to_measure = _scheduled(traced, _cuts(tied, demands, options), calibration, options, progress)
     curves = measure_curves(
@@ -174,7 +175,7 @@ def gather(
         workers=workers,
     )
     judged = calibration.judged[: to_measure.batches] if to_measure is not None else ()
-    return Evidence(scores, curves, sum(calibration.counts[number] for number in judged))
+    return Evidence(scores, curves, sum(calibration.counts[number] for number in judged), seen.told)
 
 
 def _scheduled(
@@ -199,26 +200,8 @@ def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], op
     Units are removed in the order of their error (`obs`): criteria that need activation statistics have no scores here.
     """
     tied = _tied(groups, ratios, traced)
-    scores = _scores(traced, tied, options, {})
+    scores = scores_of(traced, tied, options)
     return _cuts(tied, _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores), options)
-
-
-def _scores(
-    traced: Trace, tied: Tied, options: Options, statistics: Mapping[str, Sequence[importance.Seen]]
-) -> dict[str, importance.Scores]:
-    """Return the scores of each set of groups that lose the same units, by the criterion; none for some."""
-    rng, values = np.random.default_rng(options.seed), ConstantValues(traced.model)
-    criterion = "l2" if options.criterion == "obs" else str(options.criterion)  # obs ranks units while curves are made
-    scores = {}
-    for first, names in tied.items():
-        group_scores = [
-            importance.score(criterion, matrices(group, traced, values), rng, statistics.get(name, ()))
-            for name, group in names.items()
-        ]
-        known = [score for score in group_scores if score is not None]
-        if known:
-            scores[first] = np.mean(known, axis=0)
-    return scores
 
 
 def _demands(

@@ -37,6 +37,7 @@ def build_report(
     calibration: Calibration | str | None = None,
     curves: Mapping[str, Curve] | None = None,
     judged: int = 0,
+    looked: Mapping[str, Any] | None = None,
     fits: Sequence[Refitted] = (),
     promise: Mapping[str, Any] | None = None,
     held_out: bool = True,
@@ -47,20 +48,20 @@ def build_report(
         before: the original.
         after: the pruned model.
         macs: multiply-accumulates of one sample, before and after.
-        options: those of the run.
+        options: of the run.
         groups: every group with its kept units (None if all) and the reason if it was left alone.
         accounts: of every node with weights.
         cuts: where the initializers of the output come from.
         verification: the result of the oracle.
-        comparison: latency and accuracy, None if they were not measured.
-        calibration: what statistics, curves and fits were made from; a text says why there are none.
+        comparison: latency and accuracy, if they were measured.
+        calibration: what all was made from; a text says why nothing was.
         curves: loss curves by the first of the groups that lose the same units.
         judged: samples that their losses were measured on.
+        looked: what gradients a criterion looked at.
         fits: the outcome of reconstruction for each layer.
         promise: plans that were raced against the original, see `promise.Decision.report_values`.
         held_out: whether calibration saw none of the samples that were compared.
     """
-    fidelity = fidelity_values(comparison)
     return {
         "onnxprune": __version__,
         "input": _file(before, macs[0]),
@@ -72,13 +73,25 @@ def build_report(
         "initializers": {name: _cut(cut) for name, cut in cuts.items()},
         "verification": _verification(verification),
         "calibration": _calibration(calibration),
-        "effort": _effort(options, curves or {}, judged),
-        "curves": {name: _curve(curve) for name, curve in (curves or {}).items()},
+        "gradients": None if looked is None else dict(looked),
+        **_curves(options, curves or {}, judged),
         "reconstruction": [_refitted(each) for each in fits],
-        "accuracy": _accuracy(comparison),
-        "fidelity": None if fidelity is None else {**fidelity, "held_out": held_out},
+        **_compared(comparison, held_out),
         "latency": _latency(comparison) if options.latency else [],
         "promise": None if promise is None else dict(promise),
+    }
+
+
+def _curves(options: Options, curves: Mapping[str, Curve], judged: int) -> dict[str, Any]:
+    each = {name: _curve(curve) for name, curve in curves.items()}
+    return {"effort": _effort(options, curves, judged), "curves": each}
+
+
+def _compared(comparison: Comparison | None, held_out: bool) -> dict[str, Any]:
+    fidelity = fidelity_values(comparison)
+    return {
+        "accuracy": _accuracy(comparison),
+        "fidelity": None if fidelity is None else {**fidelity, "held_out": held_out},
     }
 
 

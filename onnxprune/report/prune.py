@@ -137,7 +137,17 @@ def _calibrated(report: Mapping[str, Any]) -> str:
         text += f": {refitted} of {plural(len(fits), 'layer')} refitted"
         text += f", {attempted - refitted} best as they were cut" * (attempted > refitted)
         text += f", {len(fits) - attempted} that cannot be" * (len(fits) > attempted)
-    return text + ("; real ones, with --data, keep more\n" if made else "\n") + _spent(report["effort"])
+    text += "; real ones, with --data, keep more\n" if made else "\n"
+    return text + _differentiated(report["gradients"]) + _spent(report["effort"])
+
+
+def _differentiated(gradients: Mapping[str, Any] | None) -> str:
+    """Return in words what gradients were looked at, and which groups have none; nothing where none were."""
+    if gradients is None:
+        return ""
+    answers = f"{gradients['draws']} drawn answers each" if gradients["answers"] == "drawn" else "their right answers"
+    without = [(f"no gradient, scored by their weights: {why}", name) for name, why in gradients["without"].items()]
+    return "\n".join([f"gradients of {plural(gradients['samples'], 'sample')}, {answers}", *by_reason(without), ""])
 
 
 def _spent(effort: Mapping[str, Any] | None) -> str:

@@ -16,6 +16,7 @@ OUT = np.array([[3.0, 4.0], [0.0, 0.0], [6.0, 8.0]], np.float32)  # L1 7, 0, 14;
 IN = np.array([[1.0], [1.0], [4.0]], np.float32)
 BIAS = np.array([[100.0], [0.0], [0.0]], np.float32)
 GAMMA = np.array([[-2.0], [0.5], [1.0]], np.float32)
+GRADIENTS = [name for name, criterion in CRITERIA.items() if criterion.by_gradients]
 NORMS = [name for name in CRITERIA if name in ("l1", "l2", "fpgm")]
 
 some_weights = npst.arrays(
@@ -123,12 +124,14 @@ def test_one_generator_gives_each_group_other_scores():
 @pytest.mark.parametrize("name", CRITERIA)
 def test_every_criterion_says_what_it_does(name):
     assert CRITERIA[name].summary
-    assert CRITERIA[name].scope == ("global" if name == "bn" else "group")
+    assert CRITERIA[name].scope == ("global" if name in ("bn", *GRADIENTS) else "group")
 
 
 # -- from data ---------------------------------------------------------------------------------------------------
 
-DATA = [name for name, criterion in CRITERIA.items() if criterion.data and name != "obs"]  # it ranks with curves
+DATA = [
+    name for name, criterion in CRITERIA.items() if criterion.data and name not in ("obs", *GRADIENTS)
+]  # it ranks with curves
 WEIGHT = np.array([[1.0, -2.0], [3.0, 0.0], [0.0, 4.0]])  # [units, fan]
 INPUTS = np.array([[1.0, 3.0], [-2.0, 2.0], [0.0, -1.0]])  # [units, rows]
 
