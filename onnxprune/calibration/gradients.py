@@ -26,7 +26,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.replay import Feeds, Replay
-from onnxprune.training.gate import Gate
+from onnxprune.training.unit_gate import Gate
 
 ANSWERS = 256  # drawn in all, where there is a budget for them
 FEWEST, MOST = 2, 8  # that are drawn for a sample

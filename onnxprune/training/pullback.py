@@ -13,10 +13,10 @@ from onnxprune.errors import ModelError, VerificationError, said
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.training.agreement import check_agreement
-from onnxprune.training.gate import Gate
 from onnxprune.training.network import Network
 from onnxprune.training.operators.types import tensor_of
 from onnxprune.training.program import Step
+from onnxprune.training.unit_gate import Gate
 
 Tensor = torch.Tensor
 Directions = Callable[[Mapping[str, Array]], Sequence[Mapping[str, Array]]]
