@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnxprune.commands.prune import Result, prune
     from onnxprune.commands.sensitivity import sensitivity
     from onnxprune.commands.sweep import Family, sweep
+    from onnxprune.commands.tune import tune
     from onnxprune.evaluation.comparison import Comparison
     from onnxprune.planning.inspection import Inspection
     from onnxprune.planning.sensitivity import Sensitivity
@@ -43,6 +44,7 @@ _HOMES = {  # public name -> its module, which is imported when the name is firs
     "prune": "commands.prune",
     "sensitivity": "commands.sensitivity",
     "sweep": "commands.sweep",
+    "tune": "commands.tune",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "prune",
     "sensitivity",
     "sweep",
+    "tune",
 ]
 
 

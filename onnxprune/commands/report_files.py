@@ -31,15 +31,8 @@ class ReportFiles:
         return [(path, role) for path, role in roles if path is not None]
 
     def check_plot(self) -> None:
-        """Raise OptionError when the plot cannot be drawn: its suffix is none of `PLOTS`, or packages are missing."""
-        if self.plot is None:
-            return
-        suffix = self.plot.suffix.lower()
-        if suffix not in PLOTS:
-            suffixes = f"{', '.join(PLOTS[:-1])} or {PLOTS[-1]}"
-            raise OptionError(f"plot must be a file that ends in {suffixes}, got {str(self.plot)!r}")
-        if suffix == ".png":
-            drawing_packages()
+        """Raise OptionError when the plot cannot be drawn, see the function of this name."""
+        check_plot(self.plot)
 
     def check(self, reads: Reads) -> None:
         """Raise InputError when a file must not or cannot be written; none of `reads` may be replaced."""
@@ -58,9 +51,21 @@ class ReportFiles:
         """
         with staging(self.force) as files:
             if self.plot is not None:
-                _write_plot(self.plot, files.add(self.plot), svg, page)
+                write_plot(self.plot, files.add(self.plot), svg, page)
             if self.report is not None:
                 write_report(report, self.report, files.add(self.report))
+
+
+def check_plot(path: Path | None) -> None:
+    """Raise OptionError when a plot cannot be drawn: its suffix is none of `PLOTS`, or packages are missing."""
+    if path is None:
+        return
+    suffix = path.suffix.lower()
+    if suffix not in PLOTS:
+        suffixes = f"{', '.join(PLOTS[:-1])} or {PLOTS[-1]}"
+        raise OptionError(f"plot must be a file that ends in {suffixes}, got {str(path)!r}")
+    if suffix == ".png":
+        drawing_packages()
 
 
 def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None:
@@ -81,8 +86,12 @@ def write_text(text: str, path: Path, temporary: Path) -> None:
     _write(text.encode(errors=_ERRORS), path, temporary)
 
 
-def _write_plot(path: Path, temporary: Path, svg: Callable[[], str], page: Callable[[], str]) -> None:
-    """Write a plot in the format that the suffix of `path` names."""
+def write_plot(path: Path, temporary: Path, svg: Callable[[], str], page: Callable[[], str]) -> None:
+    """Write a plot to the temporary place of `path`, in the format that its suffix names.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
     suffix = path.suffix.lower()
     content = (page() if suffix == ".html" else svg()).encode(errors=_ERRORS)
     _write(as_png(content.decode()) if suffix == ".png" else content, path, temporary)

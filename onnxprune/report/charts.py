@@ -17,7 +17,7 @@ from onnxprune.report.words import LOSSES, printable
 
 SHARES = tuple(number / 10 for number in range(1, 10))  # of the units, removed: columns of the heat map
 _COLOURS = {"protect": "#c0392b", "free": "#2e8b57", None: "#777"}
-_HEAD = """<!DOCTYPE html>
+HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 14px sans-serif; margin: 24px; color: #333 }}
@@ -41,7 +41,7 @@ def sensitivity_svg(sensitivity: Sensitivity) -> str:
 
 def sensitivity_html(sensitivity: Sensitivity) -> str:
     """Return a page: the heat map, lines of loss against saved MACs, and a table of every level."""
-    head = _HEAD.format(title=html.escape(_title(sensitivity)))
+    head = HEAD.format(title=html.escape(_title(sensitivity)))
     return "\n".join([head, sensitivity_svg(sensitivity), _lines(sensitivity), *_table(sensitivity), ""])
 
 
@@ -99,9 +99,7 @@ def _family_html(summary: Mapping[str, Any]) -> str:
     headings, *rows = family_rows(summary)
     lines = ["<table><tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in headings) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return "\n".join(
-        [_HEAD.format(title=html.escape(title)), family_svg(summary), *lines, "</table></body></html>", ""]
-    )
+    return "\n".join([HEAD.format(title=html.escape(title)), family_svg(summary), *lines, "</table></body></html>", ""])
 
 
 def family_page(summary: Mapping[str, Any]) -> str:
@@ -130,7 +128,7 @@ def comparison_svg(comparisons: Sequence[Comparison]) -> str:
 def comparison_html(comparisons: Sequence[Comparison]) -> str:
     """Return a page with the same charts, and the numbers of each as a table."""
     tables = [line for each in comparisons for line in _numbers(each)]
-    head = _HEAD.format(title="Comparison")
+    head = HEAD.format(title="Comparison")
     return "\n".join([head, comparison_svg(comparisons), *tables, "</body></html>", ""])
 
 

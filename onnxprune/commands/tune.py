@@ -1,0 +1,378 @@
+"""`tune`: a smaller model and its teacher in, the same file with better weights out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.commands.finish import Complete, Publish
+from onnxprune.commands.prepare import part_to_run, sized_by
+from onnxprune.commands.prune import Result
+from onnxprune.commands.report_files import check_plot, write_plot, write_report
+from onnxprune.commands.tune_cut import Kept, kept_by_report
+from onnxprune.data.samples import Data, evaluated, files_of, load_data, pieces, shares_samples
+from onnxprune.errors import InputError
+from onnxprune.evaluation.compare import compare_models
+from onnxprune.evaluation.comparison import Comparison
+from onnxprune.graph.edit import with_contents
+from onnxprune.graph.model import Model
+from onnxprune.graph.probe import settled
+from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
+from onnxprune.graph.read import Source, load
+from onnxprune.graph.remainder import same_part, with_own_ports
+from onnxprune.graph.sparse import as_stored
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.view import view
+from onnxprune.graph.write import data_file, staged, write
+from onnxprune.progress import Progress, silent
+from onnxprune.report.charts_tuning import tuning_html, tuning_svg
+from onnxprune.report.tune import tune_report
+from onnxprune.training.extra import check_torch
+from onnxprune.training.settings import TuneOptions, make_tune_options
+
+if TYPE_CHECKING:
+    from onnxprune.training.callbacks import Callback
+    from onnxprune.training.lesson import Lesson
+    from onnxprune.training.tuner import Tuned
+
+_CHECKED = 64  # held-out samples on which the written file is held against the network
+_NOTHING_READ = Reads()
+_NO_BUDGET_S = 0.001  # for latencies, which are not looked at
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """What is tuned, by what."""
+
+    model: Model
+    teacher: Model | None
+    data: Any
+    options: TuneOptions
+    cut: Mapping[str, Any] | None = None  # the report of the cut that made the model of the teacher
+    checkpoint: Path | None = None
+    resume: bool = False
+    callbacks: Sequence[Callback] = ()
+    reads: Reads = _NOTHING_READ
+
+
+def tune(
+    source: Source,
+    teacher: Source | None = None,
+    *,
+    data: Any,
+    cut: Mapping[str, Any] | None = None,
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callable[[int, Mapping[str, float]], object]] = (),
+    **options: Any,
+) -> Result:
+    """Return `source` with better weights: it learns from its teacher to do what the teacher does.
+
+    Nothing but the numbers in weights changes. Where held-out samples are no better off, nothing does. It needs
+    PyTorch: ``pip install 'onnxprune[torch]'``.
+
+    Args:
+        source: the model to tune, as for `prune`.
+        teacher: the model that it was made from; None where `data` has labels to learn from.
+        data: samples, as for `prune`.
+        cut: the report of `prune`, so that values between nodes can be compared where units were removed.
+        checkpoint: a file that the run is saved to from time to time.
+        resume: whether it goes on from there.
+        callbacks: functions that are told what is measured: the number of the step, and figures by name.
+        **options: the fields of `TuneOptions`: one of steps, epochs and time (seconds, or "20m"); loss, temperature,
+            rate, batch, accumulate, precision, segments, lora, frozen, augment, decay, clip, warmup, seed, threads,
+            device, metric, eval_data, preprocess, inputs.
+
+    Raises:
+        InputError: for models, data or options that cannot be used, and operators without gradients.
+        VerificationError: when the network does not compute what ONNX Runtime computes.
+    """
+    checked = make_tune_options(**options)
+    model = load(source)
+    request = TuneRequest(
+        model,
+        None if teacher is None else load(teacher),
+        data,
+        checked,
+        cut,
+        None if checkpoint is None else Path(checkpoint),
+        resume,
+        callbacks,
+        Reads(model.path, tuple(model.data_files), files_of(data)),
+    )
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        path = Path(scratch) / "tuned.onnx"
+
+        @contextlib.contextmanager
+        def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+            write(proto, path, folder, model.is_external, model.alignment)
+            yield path, lambda report: report["output"].update(path=None)
+
+        return _tune(request, silent, publish)
+
+
+def tune_file(
+    source: Path,
+    target: Path,
+    options: TuneOptions,
+    data: Any,
+    *,
+    teacher: Path | None = None,
+    cut: Path | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    report_path: Path | None = None,
+    plot_path: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    force: bool = False,
+    progress: Progress = silent,
+    on_written: Callable[[], object] = lambda: None,
+) -> Result:
+    """Tune the file `source` to the file `target`; it is written when the run has ended well, whether it helped or not.
+
+    Args:
+        source: the model to tune.
+        target: the file to write.
+        options: of tuning.
+        data: samples.
+        teacher: the model that `source` was made from.
+        cut: the report of the cut, JSON.
+        checkpoint: where the run is saved; beside `target` by default. It is removed when the run has ended well.
+        resume: whether the run goes on from there.
+        report_path: the report to write.
+        plot_path: the plot to write.
+        callbacks: are told what is measured.
+        force: whether files that are there may be replaced.
+        progress: called before each step.
+        on_written: called when all files are in place.
+
+    Raises:
+        InputError, VerificationError: as `tune`; InputError also when a file cannot be written.
+    """
+    check_torch("onnxprune tune")
+    check_plot(plot_path)
+    samples = (*files_of(data), *files_of(options.eval_data))
+    others = tuple(path for path in (teacher, cut) if path is not None)
+    weights = data_file(resolved(target))
+    check_files(target, weights, report_path, Reads(source, data=(*samples, *others)), force)
+    progress(f"reading {source}")
+    model = load(source)
+    original = None if teacher is None else load(teacher)
+    reads = Reads(source, tuple(model.data_files), (*samples, *others, *(original.data_files if original else ())))
+    check_files(target, weights, report_path, reads, force)
+    saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
+    request = TuneRequest(model, original, data, options, read_cut(cut), saved, resume, callbacks, reads)
+
+    @contextlib.contextmanager
+    def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+        written = partial(staged, proto, target, folder, model.is_external, alignment=model.alignment)
+        with staging(force, on_written) as files, written(files) as path:
+
+            def complete(report: dict[str, Any]) -> None:
+                report["output"]["path"] = str(target)
+                if report_path is not None:
+                    write_report(report, report_path, files.add(report_path))
+                if plot_path is not None:
+                    svg, page = partial(tuning_svg, report), partial(tuning_html, report)
+                    write_plot(plot_path, files.add(plot_path), svg, page)
+
+            yield path, complete
+
+    result = _tune(request, progress, publish)
+    saved.unlink(missing_ok=True)
+    return result
+
+
+def read_cut(path: Path | None) -> Mapping[str, Any] | None:
+    """Return the report of a cut.
+
+    Raises:
+        InputError: when it cannot be read, or is no report of `prune`.
+    """
+    if path is None:
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no JSON"
+        raise InputError(f"{path}: the report of the cut cannot be read: {why}") from None
+    if not isinstance(report, dict) or not isinstance(report.get("groups"), list):
+        raise InputError(f"{path} is no report of a cut: write one with --report of prune")
+    return report
+
+
+# -- the steps ---------------------------------------------------------------------------------------------
+
+
+def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
+    check_torch("tune")
+    from onnxprune.training.teacher import check_ports  # noqa: PLC0415 - needs PyTorch
+
+    source, options = request.model, request.options
+    with blamed_on_change(source.stamps, source.path):
+        model, teacher = _prepared(request, progress)
+        if teacher is not None:
+            check_ports(model, teacher)
+        data = load_data(request.data, model.inputs, preprocess=options.preprocess)
+        model = settled(sized_by(model, data))
+        kept = None if request.cut is None or teacher is None else kept_by_report(teacher, request.cut)
+        lesson, outcome, contents = learn(
+            model,
+            teacher,
+            data,
+            options,
+            kept=kept,
+            checkpoint=request.checkpoint,
+            resume=request.resume,
+            callbacks=request.callbacks,
+            progress=progress,
+        )
+        evaluation = _evaluation(model, lesson, options)
+        proto = stored(model, contents)
+        with publish(proto, source.folder) as (path, complete):
+            after = load(path)
+            gap = proven(lesson, path, contents, progress)
+            progress("comparing outputs")
+            reference = teacher or model
+            sides = [_compared(reference, each, evaluation, options) for each in (model, same_part(after, model))]
+            report = tune_report(
+                before=source,
+                after=after,
+                teacher=teacher,
+                options=options,
+                lesson=lesson_values(lesson),
+                outcome=outcome.to_dict(),
+                gap=gap,
+                sides=sides,
+                held_out=_is_held_out(lesson, evaluation),
+            )
+            check_unchanged(source.stamps, source.path)
+            complete(report)
+    stamps = {path: stamp for path, stamp in source.stamps.items() if path != source.path}
+    return Result(proto, report, source.folder, source.is_external, source.alignment, request.reads, stamps)
+
+
+def _prepared(request: TuneRequest, progress: Progress) -> tuple[Model, Model | None]:
+    """Return the parts of both models that can be run."""
+    shapes = request.options.inputs
+    teacher = None if request.teacher is None else settled(part_to_run(request.teacher, shapes, silent))
+    return settled(part_to_run(request.model, shapes, progress)), teacher
+
+
+def learn(
+    model: Model,
+    teacher: Model | None,
+    data: Data,
+    options: TuneOptions,
+    *,
+    kept: Kept | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress = silent,
+) -> tuple[Lesson, Tuned, dict[str, Array]]:
+    """Return the lesson, what came of it, and the contents of the constants that got better.
+
+    Args:
+        model: to be tuned.
+        teacher: that it follows.
+        data: the samples.
+        options: of tuning.
+        kept: which units of the teacher the model has.
+        checkpoint: where the run is saved.
+        resume: whether it goes on from there.
+        callbacks: are told what is measured.
+        progress: called before each step.
+
+    Raises:
+        InputError, VerificationError: as `tune`.
+    """
+    from onnxprune.training.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
+    from onnxprune.training.saving import Saving, run_of  # noqa: PLC0415
+    from onnxprune.training.tuner import tuned  # noqa: PLC0415
+    from onnxprune.training.writing import contents_of  # noqa: PLC0415
+
+    progress("holding the network against ONNX Runtime")
+    lesson = lesson_of(model, teacher, data, options, kept)
+    saving = None if checkpoint is None else Saving(checkpoint, run_of(model, teacher, data, options), resume)
+    outcome = tuned(lesson, options, saving=saving, callbacks=callbacks, progress=progress)
+    return lesson, outcome, contents_of(model, outcome.weights)
+
+
+def proven(lesson: Lesson, path: Path, contents: Mapping[str, Array], progress: Progress) -> float:
+    """Return how far a written file lies from the network, on held-out samples.
+
+    Raises:
+        VerificationError: when that is more than round-off.
+    """
+    from onnxprune.training.writing import check_file  # noqa: PLC0415 - needs PyTorch
+
+    progress("verifying: the file = the network")
+    some = lesson.held.subset(range(min(_CHECKED, lesson.held.count)))
+    batches = (piece.feeds for piece in pieces(some, 16))
+    return check_file(lesson.network, path, contents, batches)
+
+
+def stored(model: Model, contents: Mapping[str, Array]) -> Any:
+    """Return what the file shall hold: what it held, with other numbers in some weights."""
+    file = model.file
+    if not contents:
+        return file.stored
+    if file.original is not None:
+        as_read = view(file.original, folder=file.folder, is_plain=True)
+        if all(name in as_read.constants and _same(as_read, file, name) for name in contents):
+            return with_contents(as_read, contents)
+    proto = with_contents(file, contents)
+    if model.whole is not None:
+        proto = with_own_ports(proto, model.whole)
+    return as_stored(proto, model)
+
+
+def _same(one: Model, other: Model, name: str) -> bool:
+    """Whether a constant is the same in what was read and in plain form."""
+    return one.constants[name].shape == other.constants[name].shape and np.array_equal(
+        one.array(name), other.array(name)
+    )
+
+
+def _evaluation(model: Model, lesson: Lesson, options: TuneOptions) -> Data:
+    """Return the samples that both models are compared on in the end: the user's, or those that were held out."""
+    if options.eval_data is None:
+        return lesson.held
+    return evaluated(load_data(options.eval_data, model.inputs, preprocess=options.preprocess), options.seed)
+
+
+def _is_held_out(lesson: Lesson, evaluation: Data) -> bool:
+    """Return whether the figures are of samples that no step and no decision saw."""
+    if evaluation is lesson.held:
+        return False
+    return not (shares_samples(lesson.train, evaluation) or shares_samples(lesson.held, evaluation))
+
+
+def _compared(reference: Model, model: Model, data: Data, options: TuneOptions) -> Comparison:
+    return compare_models(
+        reference, model, data=data, threads=0, batch=16, budget_s=_NO_BUDGET_S, seed=options.seed, memory=False,
+        detail=False, shapes=dict(options.inputs), metric=options.metric,
+    )  # fmt: skip
+
+
+def lesson_values(lesson: Lesson) -> dict[str, Any]:
+    """Return what was learned from what, as plain values."""
+    return {
+        "metric": lesson.metric.kind,
+        "losses": dict(lesson.losses),
+        "places": [place.name for place in lesson.places],
+        "augment": list(lesson.augment.ways),
+        "weights": len(lesson.network.weights),
+        "samples": lesson.train.count,
+        "held_out": lesson.held.count,
+        "device": str(lesson.network.device),
+    }

@@ -1,0 +1,260 @@
+"""A lesson: who learns what from whom, on which samples; all of it is tried on one run before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from onnxprune.data.batching import Piece
+from onnxprune.data.samples import Data, runs
+from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.graph.model import Model
+from onnxprune.graph.tensors import Array
+from onnxprune.metrics.kinds import choose_metric
+from onnxprune.metrics.metric import Metric
+from onnxprune.training.agreement import check_agreement
+from onnxprune.training.augment import Augmenter, augmenter
+from onnxprune.training.losses import FEATURES, Objective, Seen, Values, objective, usual_losses
+from onnxprune.training.network import Network
+from onnxprune.training.operators.types import tensor_of
+from onnxprune.training.order import held_out
+from onnxprune.training.places import Place, places_of, shape_after
+from onnxprune.training.settings import TuneOptions
+from onnxprune.training.teacher import Teacher, teacher_of
+
+# From names of values to the indices that the student kept of each axis of the teacher's.
+Losses: TypeAlias = tuple[tuple[str, float], ...]  # names and weights
+Kept: TypeAlias = Callable[[Sequence[str]], Mapping[str, Mapping[int, Array]]]
+_TRIED = 2  # samples of the run on which all is tried
+_BY_TEACHER = frozenset(("kl", "reverse-kl", "mse", "cosine", "features", "written"))
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What `training.tuner` works on."""
+
+    network: Network
+    teacher: Teacher | None
+    objective: Objective
+    metric: Metric
+    losses: tuple[tuple[str, float], ...]  # names and weights
+    places: tuple[Place, ...]
+    train: Data
+    held: Data
+    augment: Augmenter
+
+    def seen(
+        self,
+        piece: Piece,
+        labels: Array | None,
+        aim: Objective,
+        taught: Values | None = None,
+        weights: Values | None = None,
+    ) -> Seen:
+        """Return what both networks give for a run.
+
+        Args:
+            piece: the samples.
+            labels: of those that count.
+            aim: says which values are needed.
+            taught: those of the teacher, where they are known.
+            weights: that the network uses instead of its own.
+        """
+        if taught is None:
+            taught = self.taught(piece, aim)
+        device = self.network.device
+        student = self.network(piece.feeds, taps=aim.student, weights=weights)
+        feeds = {name: tensor_of(array) for name, array in piece.feeds.items() if array.dtype.kind not in "OUS"}
+        padded = None if labels is None else torch.as_tensor(_filled(labels, piece.size), device=device)
+        moved = {name: value.to(device) for name, value in taught.items()}
+        return Seen(student, moved, feeds, padded, piece.samples, piece.size)
+
+    def taught(self, piece: Piece, aim: Objective) -> Values:
+        """Return what the teacher gives."""
+        return self.teacher(piece.feeds, aim.teacher) if self.teacher is not None and aim.teacher else {}
+
+
+def _filled(labels: Array, size: int) -> Array:
+    """Return labels of a run that copies fill up."""
+    return labels if len(labels) == size else labels.take(range(size), mode="wrap")
+
+
+def lesson_of(
+    model: Model, teacher: Model | None, data: Data, options: TuneOptions, kept: Kept | None = None
+) -> Lesson:
+    """Return the lesson of a model.
+
+    Args:
+        model: to be tuned, in plain form.
+        teacher: the model that it is to follow; None where labels or the user's loss say what is right.
+        data: the samples.
+        options: of tuning.
+        kept: which units of the teacher the model kept; None: features are compared where shapes are equal.
+
+    Raises:
+        ModelError: when an operator has no gradients, or the teacher does not fit.
+        DataError: when the samples or labels do not fit.
+        OptionError: when a loss has no gradient or needs what is not there.
+        VerificationError: when the network does not compute what ONNX Runtime computes.
+    """
+    network = Network(model, frozen=options.frozen, segments=options.segments)
+    train, held = held_out(data)
+    first = held.piece(next(runs(held, held.batch.of(_TRIED))))
+    check_agreement(network, first.feeds)
+    device = device_of(options.device)
+    network.to(device)
+    follow = None if teacher is None else teacher_of(teacher, device, options.threads)
+    pair = _Pair(network, teacher, follow, first, kept)
+    metric = pair.metric(held, options)
+    losses, places = pair.aims(metric, train, options)
+    augment = augmenter(
+        options.augment,
+        train,
+        model.inputs,
+        is_language=metric.loss_by.label == "language model",
+        has_labels=any(name == "labels" for name, _ in losses),
+        seed=options.seed,
+    )
+    aim = objective(losses, metric, places, temperature=options.temperature)
+    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment)
+    _check_gradient(lesson, first)
+    return lesson
+
+
+def device_of(name: str) -> torch.device:
+    """Return a device by its name.
+
+    Raises:
+        OptionError: when it is not here.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device cuda is not available: PyTorch sees no GPU here")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Student and teacher, and a run on which both are tried."""
+
+    network: Network
+    teacher: Model | None
+    follow: Teacher | None
+    first: Piece
+    kept: Kept | None
+
+    def own(self, names: Sequence[str]) -> Values:
+        """Return values of the student."""
+        with torch.enable_grad():
+            values: Values = self.network(self.first.feeds, taps=names)
+        return values
+
+    def others(self, names: Sequence[str]) -> Values:
+        """Return values of the teacher; none where there is none."""
+        return {} if self.follow is None else self.follow(self.first.feeds, names)
+
+    def metric(self, held: Data, options: TuneOptions) -> Metric:
+        """Return what of the outputs is compared."""
+        names, count = self.network.model.tensor_outputs, self.first.samples
+        values = self.others(names) or self.own(names)
+        outputs = self.first.counting({name: value.detach().cpu().numpy() for name, value in values.items()})
+        labels = None if held.labels is None else held.labels[:count]
+        metric = choose_metric(outputs, self.first.counting(self.first.feeds), labels, options.metric)
+        if held.labels is not None and metric.loss_by.label == "classification":
+            _check_labels(held.labels, metric.outputs[0], outputs[metric.outputs[0]].reshape(count, -1).shape[1])
+        return metric
+
+    def aims(self, metric: Metric, data: Data, options: TuneOptions) -> tuple[Losses, tuple[Place, ...]]:
+        """Return the losses, and the places where features are compared."""
+        has_teacher = self.follow is not None
+        outputs = self._outputs(metric)
+        places = self.places(self._candidates())
+        losses = options.loss
+        if not losses and has_teacher and not any(value.requires_grad for value in outputs.values()):
+            behind = self.places(self._last_with_gradient())
+            places = tuple({place.name: place for place in (*places, *behind)}.values())
+            losses = ((FEATURES, 1.0),)
+        losses = losses or usual_losses(metric, has_teacher=has_teacher, has_places=bool(places))
+        for name, _ in losses:
+            _check_loss(name, metric, data, has_teacher=has_teacher, is_usual=not options.loss)
+        if any(name == FEATURES for name, _ in losses) and not places:
+            raise OptionError("loss 'features' has no effect: student and teacher share no value between nodes")
+        return losses, places
+
+    def _candidates(self) -> list[str]:
+        return [] if self.teacher is None else places_of(self.network.model, self.teacher)
+
+    def _outputs(self, metric: Metric) -> Values:
+        """Return the outputs of the student that are compared.
+
+        Raises:
+            ModelError: when they have other shapes than the teacher's.
+        """
+        own = self.own(metric.outputs)
+        for name, value in self.others(metric.outputs).items():
+            if value.shape != own[name].shape:
+                raise ModelError(
+                    f"the teacher does not fit: output {name!r} has the shape {list(value.shape)} there, "
+                    f"{list(own[name].shape)} in the model to tune"
+                )
+        return own
+
+    def places(self, names: Sequence[str]) -> tuple[Place, ...]:
+        """Return those of the values that have one shape in both networks, once what was cut is left out."""
+        if not names:
+            return ()
+        own, others = self.own(names), self.others(names)
+        by_name = self.kept(names) if self.kept is not None else {}
+        places = [Place(name, by_name.get(name, {})) for name in names]
+        return tuple(place for place in places if _fits(place, own[place.name], others[place.name]))
+
+    def _last_with_gradient(self) -> list[str]:
+        """Return the values that carry gradients and are read only by nodes whose results carry none."""
+        model, teacher = self.network.model, self.teacher
+        shared = set[str]() if teacher is None else {n for index in teacher.top for n in teacher.nodes[index].outputs}
+        nodes = [model.nodes[index] for index in model.top]
+        names = [name for node in nodes for name in node.outputs if name in shared and name not in model.fixed]
+        values = self.own(names)
+        carrying = {name for name, value in values.items() if isinstance(value, torch.Tensor) and value.requires_grad}
+        passed = {name for node in nodes if carrying.intersection(node.outputs) for name in node.inputs}
+        return [name for name in names if name in carrying and name not in passed]
+
+
+def _fits(place: Place, own: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether a value of the student carries gradients, and is as large as what is kept of the teacher's."""
+    if not own.requires_grad or own.ndim < 2 or own.ndim != other.ndim:
+        return False
+    inside = all(kept.max(initial=0) < other.shape[axis] for axis, kept in place.kept.items())
+    return inside and tuple(own.shape) == shape_after(other.shape, place.kept)
+
+
+def _check_labels(labels: Array, output: str, classes: int) -> None:
+    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        raise DataError(f"labels go from {labels.min()} to {labels.max()}, output {output!r} has {classes} classes")
+
+
+def _check_loss(name: str, metric: Metric, data: Data, *, has_teacher: bool, is_usual: bool) -> None:
+    """Raise OptionError or DataError for a loss that needs what is not there."""
+    kind = metric.loss_by.label
+    if name in _BY_TEACHER and not has_teacher:
+        raise OptionError(f"loss {name!r} needs a teacher: give the original with --teacher")
+    if name in ("kl", "reverse-kl", "labels") and kind not in ("classification", "language model"):
+        raise OptionError(f"loss {name!r} needs class scores; the outputs look like {kind}, see --metric")
+    if name == "labels" and data.labels is None and kind != "language model":
+        if is_usual:
+            raise DataError("there is no teacher, and the data has no array 'labels': give one of both")
+        raise DataError("loss 'labels' needs an array 'labels' of class indices in the data")
+
+
+def _check_gradient(lesson: Lesson, first: Piece) -> None:
+    labels = None if lesson.held.labels is None else lesson.held.labels[: first.samples]
+    with torch.enable_grad():
+        losses = lesson.objective(lesson.seen(first, labels, lesson.objective))
+    if not losses.requires_grad:
+        names = ", ".join(repr(name) for name in lesson.objective.student)
+        raise OptionError(
+            f"the loss has no gradient: {names} depend on no weight in a way that can be differentiated; "
+            "give another loss, such as features"
+        )

@@ -1,0 +1,61 @@
+"""The learning rate over a run: it rises, then falls along a cosine; and the test that says how large it may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+LAST = 0.01  # of the learning rate, at the end
+TESTED = 32  # rates that a range test tries
+LOWEST, HIGHEST = 1e-6, 3e-2
+_SMOOTHED = 0.8  # how much of the average the next loss leaves
+_DIVERGED = 0.7  # by which the smoothed logarithm of the loss may rise above its least
+_BELOW = 4.0  # the rate is so many times below that of the least loss
+
+
+def factor(progress: float, warmup: float) -> float:
+    """Return the learning rate over the largest one, when a share of the run is done.
+
+    Goyal et al. 2017 (warm-up); Loshchilov & Hutter 2017, SGDR (cosine).
+
+    >>> factor(0.0, 0.1) < factor(0.05, 0.1) < factor(0.1, 0.1), round(factor(1.0, 0.1), 3)
+    (True, 0.01)
+    """
+    if progress < warmup:
+        return max(LAST, progress / warmup)
+    share = min(1.0, (progress - warmup) / max(1e-9, 1 - warmup))
+    return LAST + (1 - LAST) * (1 + math.cos(math.pi * share)) / 2
+
+
+def rates_to_test(count: int = TESTED) -> list[float]:
+    """Return rates from the lowest to the highest, each the same number of times the one before."""
+    return [LOWEST * (HIGHEST / LOWEST) ** (number / (count - 1)) for number in range(count)]
+
+
+def range_test(
+    loss_at: Callable[[float], float], rates: Sequence[float], is_over: Callable[[], bool] = lambda: False
+) -> tuple[float, list[tuple[float, float]]]:
+    """Return a learning rate, and the smoothed losses that tell it, by rate.
+
+    Smith 2017, Cyclical Learning Rates for Training Neural Networks: one step at each rate, until the loss diverges.
+    The rate lies some times below the one where the loss is least: there, it is about to rise.
+
+    Args:
+        loss_at: takes one step at a rate; returns the logarithm of the loss over that of the original weights.
+        rates: ascending.
+        is_over: whether the time for the test is over.
+    """
+    smoothed, curve = 0.0, list[tuple[float, float]]()
+    for number, rate in enumerate(rates):
+        loss = loss_at(rate)
+        if not math.isfinite(loss):
+            break
+        smoothed = _SMOOTHED * smoothed + (1 - _SMOOTHED) * loss
+        value = smoothed / (1 - _SMOOTHED ** (number + 1))
+        curve.append((rate, value))
+        if value > min(each for _, each in curve) + _DIVERGED or is_over():
+            break
+    if not curve:
+        return rates[0], curve
+    least = min(curve, key=lambda each: each[1])[0]
+    return max(rates[0], least / _BELOW), curve

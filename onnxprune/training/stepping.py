@@ -1,0 +1,134 @@
+"""One step of the optimiser after the other: samples, views, losses, gradients, weights."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from onnxprune.data.batching import Piece
+from onnxprune.graph.tensors import Array
+from onnxprune.training.learner import Learner
+from onnxprune.training.lesson import Lesson
+from onnxprune.training.losses import Values
+from onnxprune.training.order import Order
+from onnxprune.training.settings import TuneOptions
+
+
+class NotFinite(Exception):
+    """A loss or a gradient that is NaN or infinite; says of which samples."""
+
+
+class Stepper:
+    """Takes steps; each follows from its number and the state of weights and optimiser alone."""
+
+    def __init__(self, lesson: Lesson, learner: Learner, order: Order, options: TuneOptions) -> None:
+        self._lesson, self._learner, self._order, self._options = lesson, learner, order, options
+        self.optimiser = self._fresh()
+
+    def _fresh(self) -> torch.optim.AdamW:
+        """Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization; biases and norms do not decay."""
+        parameters = self._learner.parameters()
+        groups = [
+            {"params": [each for each in parameters if each.ndim > 1], "weight_decay": self._options.decay},
+            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+
+    def step(self, number: int, rate: float) -> tuple[float, int]:
+        """Take a step; return the mean loss and how many samples it saw.
+
+        Raises:
+            NotFinite: when loss or gradients are not; the weights stay as they were.
+        """
+        runs = self._order.at(number)
+        count, total = sum(map(len, runs)), 0.0
+        self.optimiser.zero_grad(set_to_none=True)
+        for part, rows in enumerate(runs):
+            piece = self._piece(rows, number, part)
+            losses = self._losses(piece, rows)
+            self._check(losses, rows)
+            loss = losses.sum() / count
+            torch.autograd.backward(loss)
+            total += float(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
+        if not math.isfinite(float(norm)):
+            raise NotFinite(
+                f"the gradient of samples {_listed([self._name(row) for rows in runs for row in rows])} was not finite"
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        return total, count
+
+    def tested(self, number: int, rate: float, first: Values) -> float:
+        """Take a step at a rate; return the logarithm of the loss over that of the first weights on the same samples.
+
+        Args:
+            number: of the step.
+            rate: learning rate.
+            first: the weights before any step.
+        """
+        rows = self._order.at(number)[0]
+        piece = self._piece(rows, number, 0)
+        taught = self._lesson.taught(piece, self._lesson.objective)
+        with torch.no_grad():
+            before = float(self._losses(piece, rows, taught, first).mean())
+        losses = self._losses(piece, rows, taught)
+        now = float(losses.detach().mean())
+        if not (math.isfinite(now) and math.isfinite(before)):
+            return math.inf
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses.mean())
+        torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        return math.log(max(now, 1e-30) / max(before, 1e-30))
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Take back all steps of the block."""
+        before = [each.detach().clone() for each in self._learner.parameters()]
+        yield
+        with torch.no_grad():
+            for own, value in zip(self._learner.parameters(), before, strict=True):
+                own.copy_(value)
+        self.optimiser = self._fresh()
+
+    # -- how -----------------------------------------------------------------------------------------------
+
+    def _piece(self, rows: Array, number: int, part: int) -> Piece:
+        """Return a view of samples."""
+        piece = self._lesson.train.piece(rows)
+        return Piece(self._lesson.augment(piece.feeds, number, part), piece.samples, piece.size)
+
+    def _losses(
+        self, piece: Piece, rows: Array, taught: Values | None = None, weights: Values | None = None
+    ) -> torch.Tensor:
+        """Return the loss of each sample ``[samples]``."""
+        labels = self._lesson.train.labels
+        own = None if labels is None else labels[rows]
+        used: Mapping[str, torch.Tensor] = self._learner.weights() if weights is None else weights
+        device = self._lesson.network.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._options.precision == "bfloat16"):
+            seen = self._lesson.seen(piece, own, self._lesson.objective, taught, used)
+        return self._lesson.objective(seen)
+
+    def _check(self, losses: torch.Tensor, rows: Array) -> None:
+        wrong = torch.isfinite(losses.detach()).logical_not().nonzero().flatten().tolist()
+        if wrong:
+            names = _listed([self._name(rows[place]) for place in wrong])
+            raise NotFinite(f"the loss of sample{'s' * (len(wrong) > 1)} {names} was not finite")
+
+    def _name(self, row: int) -> int:
+        """Return the number of a sample in its source."""
+        places = self._lesson.train.rows
+        return int(row if places is None else places[row])
+
+
+def _listed(numbers: list[int], most: int = 4) -> str:
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more
