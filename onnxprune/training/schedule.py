@@ -10,19 +10,29 @@ TESTED = 32  # rates that a range test tries
 LOWEST, HIGHEST = 1e-6, 3e-2
 _SMOOTHED = 0.8  # how much of the average the next loss leaves
 _DIVERGED = 0.7  # by which the smoothed logarithm of the loss may rise above its least
-_BELOW = 4.0  # the rate is so many times below that of the least loss
+_TAKEN = 1.5  # times the rate of the least loss: the schedule soon leaves it, and smoothing lags behind
+WARMED = 20  # steps at least in which the rate rises: the first ones of Adam are as large as the rate, in any direction
 
 
-def factor(progress: float, warmup: float) -> float:
+def factor(progress: float, warmup: float, step: int = WARMED) -> float:
     """Return the learning rate over the largest one, when a share of the run is done.
 
     Goyal et al. 2017 (warm-up); Loshchilov & Hutter 2017, SGDR (cosine).
 
     >>> factor(0.0, 0.1) < factor(0.05, 0.1) < factor(0.1, 0.1), round(factor(1.0, 0.1), 3)
     (True, 0.01)
+
+    Args:
+        progress: share of the run that is done, 0 to 1.
+        warmup: share of the run in which the rate rises.
+        step: how many were taken; the rate rises in the first `WARMED` of them in any case.
     """
-    if progress < warmup:
-        return max(LAST, progress / warmup)
+    risen = min(1.0, (step + 1) / WARMED)
+    return risen * (max(LAST, progress / warmup) if progress < warmup else _fallen(progress, warmup))
+
+
+def _fallen(progress: float, warmup: float) -> float:
+    """Return the rate along the cosine."""
     share = min(1.0, (progress - warmup) / max(1e-9, 1 - warmup))
     return LAST + (1 - LAST) * (1 + math.cos(math.pi * share)) / 2
 
@@ -38,7 +48,7 @@ def range_test(
     """Return a learning rate, and the smoothed losses that tell it, by rate.
 
     Smith 2017, Cyclical Learning Rates for Training Neural Networks: one step at each rate, until the loss diverges.
-    The rate lies some times below the one where the loss is least: there, it is about to rise.
+    The rate lies somewhat above the one where the smoothed loss is least.
 
     Args:
         loss_at: takes one step at a rate; returns the logarithm of the loss over that of the original weights.
@@ -58,4 +68,4 @@ def range_test(
     if not curve:
         return rates[0], curve
     least = min(curve, key=lambda each: each[1])[0]
-    return max(rates[0], least / _BELOW), curve
+    return least * _TAKEN, curve

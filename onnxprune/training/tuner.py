@@ -239,7 +239,7 @@ class _Run:
         """Take one step; measure and save where it is time."""
         progressed = self.progressed
         self.progress(self.text, self.step + 1, self.total)
-        rate = self.rate * factor(progressed, self.options.warmup)
+        rate = self.rate * factor(progressed, self.options.warmup, self.step)
         try:
             loss, samples = self.stepper.step(self.step, rate)
         except NotFinite as error:
