@@ -88,7 +88,7 @@ def tune(
     written: list[Path] = []
     with failing(lambda: f"{written[0]} was written" if written else "nothing was written"):
         with signals_held():
-            from onnxprune.commands.tune import tune_file
+            from onnxprune.commands.tune import TuneFiles, tune_file
             from onnxprune.training.extra import check_torch
             from onnxprune.training.settings import make_tune_options
 
@@ -98,10 +98,10 @@ def tune(
             from onnxprune.report.tune import tune_tables
             from onnxprune.training.callbacks import TensorBoard
         callbacks = [] if tensorboard is None else [TensorBoard(tensorboard)]
+        files = TuneFiles(teacher, cut, checkpoint, report_path, plot_path)
         with show_progress(quiet) as progress:
             result = tune_file(
-                source, output, checked, data, teacher=teacher, cut=cut, checkpoint=checkpoint, resume=resume,
-                report_path=report_path, plot_path=plot_path, callbacks=callbacks, force=force, progress=progress,
-                on_written=lambda: written.append(output),
+                source, output, checked, data, files=files, resume=resume, callbacks=callbacks, force=force,
+                progress=progress, on_written=lambda: written.append(output),
             )  # fmt: skip
         show_result(result.report if as_json else tune_tables(result.report))

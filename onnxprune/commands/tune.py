@@ -25,7 +25,7 @@ from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.edit import with_contents
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import settled
-from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
+from onnxprune.graph.publish import Reads, Staging, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.remainder import same_part, with_own_ports
 from onnxprune.graph.sparse import as_stored
@@ -119,18 +119,30 @@ def tune(
         return _tune(request, silent, publish)
 
 
+@dataclass(frozen=True)
+class TuneFiles:
+    """The files of one run beside the model, the samples and what is written."""
+
+    teacher: Path | None = None  # the model that the tuned one was made from
+    cut: Path | None = None  # the report of the cut, JSON
+    checkpoint: Path | None = None  # where the run is saved; beside the output by default
+    report: Path | None = None  # to write
+    plot: Path | None = None  # to write
+
+    @property
+    def read(self) -> tuple[Path, ...]:
+        """Those that are read."""
+        return tuple(path for path in (self.teacher, self.cut) if path is not None)
+
+
 def tune_file(
     source: Path,
     target: Path,
     options: TuneOptions,
     data: Any,
     *,
-    teacher: Path | None = None,
-    cut: Path | None = None,
-    checkpoint: Path | None = None,
+    files: TuneFiles,
     resume: bool = False,
-    report_path: Path | None = None,
-    plot_path: Path | None = None,
     callbacks: Sequence[Callback] = (),
     force: bool = False,
     progress: Progress = silent,
@@ -143,12 +155,8 @@ def tune_file(
         target: the file to write.
         options: of tuning.
         data: samples.
-        teacher: the model that `source` was made from.
-        cut: the report of the cut, JSON.
-        checkpoint: where the run is saved; beside `target` by default. It is removed when the run has ended well.
-        resume: whether the run goes on from there.
-        report_path: the report to write.
-        plot_path: the plot to write.
+        files: the others. The checkpoint is removed when the run has ended well.
+        resume: whether the run goes on from the checkpoint.
         callbacks: are told what is measured.
         force: whether files that are there may be replaced.
         progress: called before each step.
@@ -158,37 +166,36 @@ def tune_file(
         InputError, VerificationError: as `tune`; InputError also when a file cannot be written.
     """
     check_torch("onnxprune tune")
-    check_plot(plot_path)
-    samples = (*files_of(data), *files_of(options.eval_data))
-    others = tuple(path for path in (teacher, cut) if path is not None)
+    check_plot(files.plot)
+    samples = (*files_of(data), *files_of(options.eval_data), *files.read)
     weights = data_file(resolved(target))
-    check_files(target, weights, report_path, Reads(source, data=(*samples, *others)), force)
+    check_files(target, weights, files.report, Reads(source, data=samples), force)
     progress(f"reading {source}")
-    model = load(source)
-    original = None if teacher is None else load(teacher)
-    reads = Reads(source, tuple(model.data_files), (*samples, *others, *(original.data_files if original else ())))
-    check_files(target, weights, report_path, reads, force)
-    saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
-    request = TuneRequest(model, original, data, options, read_cut(cut), saved, resume, callbacks, reads)
+    model, teacher = load(source), None if files.teacher is None else load(files.teacher)
+    reads = Reads(source, tuple(model.data_files), (*samples, *(teacher.data_files if teacher else ())))
+    check_files(target, weights, files.report, reads, force)
+    saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
+    request = TuneRequest(model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads)
 
     @contextlib.contextmanager
     def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
         written = partial(staged, proto, target, folder, model.is_external, alignment=model.alignment)
-        with staging(force, on_written) as files, written(files) as path:
-
-            def complete(report: dict[str, Any]) -> None:
-                report["output"]["path"] = str(target)
-                if report_path is not None:
-                    write_report(report, report_path, files.add(report_path))
-                if plot_path is not None:
-                    svg, page = partial(tuning_svg, report), partial(tuning_html, report)
-                    write_plot(plot_path, files.add(plot_path), svg, page)
-
-            yield path, complete
+        with staging(force, on_written) as staged_files, written(staged_files) as path:
+            yield path, partial(_complete, target=target, files=files, staged_files=staged_files)
 
     result = _tune(request, progress, publish)
     saved.unlink(missing_ok=True)
     return result
+
+
+def _complete(report: dict[str, Any], *, target: Path, files: TuneFiles, staged_files: Staging) -> None:
+    """Write the report and the plot beside the model."""
+    report["output"]["path"] = str(target)
+    if files.report is not None:
+        write_report(report, files.report, staged_files.add(files.report))
+    if files.plot is not None:
+        svg, page = partial(tuning_svg, report), partial(tuning_html, report)
+        write_plot(files.plot, staged_files.add(files.plot), svg, page)
 
 
 def read_cut(path: Path | None) -> Mapping[str, Any] | None:

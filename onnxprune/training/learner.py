@@ -89,14 +89,18 @@ class LowRank:
         return {**own, **{name: value.detach() for name, value in self.weights().items()}}
 
 
+def check_learns(network: Network) -> None:
+    """Raise OptionError when a network has no weight that is learned."""
+    if not network.weights:
+        raise OptionError("no weight of the model can be trained: all of them are frozen, quantized or computed")
+
+
 def learner_of(network: Network, rank: int | None, seed: int) -> Learner:
     """Return what is learned of a network.
 
     Raises:
-        OptionError: when nothing is.
+        OptionError: when a rank fits no weight.
     """
-    if not network.weights:
-        raise OptionError("no weight of the model can be trained: all of them are frozen, quantized or computed")
     if rank is None:
         return Whole(network)
     for value in network.weights.values():

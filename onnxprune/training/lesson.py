@@ -17,6 +17,7 @@ from onnxprune.metrics.kinds import choose_metric
 from onnxprune.metrics.metric import Metric
 from onnxprune.training.agreement import check_agreement
 from onnxprune.training.augment import Augmenter, augmenter
+from onnxprune.training.learner import check_learns
 from onnxprune.training.losses import FEATURES, Objective, Seen, Values, objective, usual_losses
 from onnxprune.training.network import Network
 from onnxprune.training.operators.types import tensor_of
@@ -101,6 +102,7 @@ def lesson_of(
         VerificationError: when the network does not compute what ONNX Runtime computes.
     """
     network = Network(model, frozen=options.frozen, segments=options.segments)
+    check_learns(network)
     train, held = held_out(data)
     first = held.piece(next(runs(held, held.batch.of(_TRIED))))
     check_agreement(network, first.feeds)
@@ -108,7 +110,7 @@ def lesson_of(
     network.to(device)
     follow = None if teacher is None else teacher_of(teacher, device, options.threads)
     pair = _Pair(network, teacher, follow, first, kept)
-    metric = pair.metric(held, options)
+    metric = pair.metric(data, held, options)
     losses, places = pair.aims(metric, train, options)
     augment = augmenter(
         options.augment,
@@ -155,15 +157,15 @@ class _Pair:
         """Return values of the teacher; none where there is none."""
         return {} if self.follow is None else self.follow(self.first.feeds, names)
 
-    def metric(self, held: Data, options: TuneOptions) -> Metric:
+    def metric(self, data: Data, held: Data, options: TuneOptions) -> Metric:
         """Return what of the outputs is compared."""
         names, count = self.network.model.tensor_outputs, self.first.samples
         values = self.others(names) or self.own(names)
         outputs = self.first.counting({name: value.detach().cpu().numpy() for name, value in values.items()})
         labels = None if held.labels is None else held.labels[:count]
         metric = choose_metric(outputs, self.first.counting(self.first.feeds), labels, options.metric)
-        if held.labels is not None and metric.loss_by.label == "classification":
-            _check_labels(held.labels, metric.outputs[0], outputs[metric.outputs[0]].reshape(count, -1).shape[1])
+        if data.labels is not None and metric.loss_by.label == "classification":
+            _check_labels(data.labels, metric.outputs[0], outputs[metric.outputs[0]].reshape(count, -1).shape[1])
         return metric
 
     def aims(self, metric: Metric, data: Data, options: TuneOptions) -> tuple[Losses, tuple[Place, ...]]:
@@ -232,7 +234,10 @@ def _fits(place: Place, own: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _check_labels(labels: Array, output: str, classes: int) -> None:
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
-        raise DataError(f"labels go from {labels.min()} to {labels.max()}, output {output!r} has {classes} classes")
+        raise DataError(
+            f"the data has labels from {labels.min()} to {labels.max()}, but output {output!r} scores classes 0 to "
+            f"{classes - 1}"
+        )
 
 
 def _check_loss(name: str, metric: Metric, data: Data, *, has_teacher: bool, is_usual: bool) -> None:

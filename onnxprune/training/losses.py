@@ -23,6 +23,7 @@ Tensor: TypeAlias = torch.Tensor
 Values: TypeAlias = Mapping[str, Tensor]
 
 _LEAST = 1e-8  # of a variance that errors are divided by
+_MOST = 1e15  # of a number that counts for the variance: one wild sample leaves the errors of the others finite
 _LEAST_LOG = 1e-12  # of a probability whose logarithm is taken
 FEATURES, WRITTEN = "features", "written"
 
@@ -215,7 +216,7 @@ def _features(places: Sequence[Place], seen: Seen) -> Tensor:
 def relative_error(one: Tensor, other: Tensor, seen: Seen, counts: Tensor | None = None) -> Tensor:
     """Return the squared error of each sample over the variance of `other` in the batch ``[size]``."""
     one, other = one.float(), other.float()
-    scale = other.var(unbiased=False).clamp_min(_LEAST)
+    scale = torch.nan_to_num(other).clamp(-_MOST, _MOST).var(unbiased=False).clamp_min(_LEAST)
     error = (one - other).square() / scale
     fits = counts is not None and error.ndim == 3 and error.shape[:2] == counts.shape
     return per_sample(error.mean(-1), seen, counts) if fits else per_sample(error, seen)

@@ -91,11 +91,12 @@ class TuneOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; samples in memory are named by their type."""
-        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         if self.eval_data is not None:
             named = isinstance(self.eval_data, (str, os.PathLike))
             plain["eval_data"] = os.fspath(self.eval_data) if named else f"({type(self.eval_data).__name__})"
-        plain["loss"] = dict(self.loss)
+        plain |= {"loss": dict(self.loss), "inputs": {name: list(shape) for name, shape in self.inputs}}
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 
     @property

@@ -250,8 +250,11 @@ class _Run:
         self.since.append(loss)
         if self._is_due():
             self._measure(rate)
-        if self.saving is not None and time.monotonic() - self.saved >= self.saving.every_s:
+        if self.saving is not None and self._is_time_to_save(self.saving):
             self._save(self.saving)
+
+    def _is_time_to_save(self, saving: Saving) -> bool:
+        return time.monotonic() - self.saved >= saving.every_s
 
     def _is_due(self) -> bool:
         progressed = self.progressed
