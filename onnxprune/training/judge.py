@@ -48,7 +48,7 @@ class Judge:
             count += piece.samples
             after = self._arrays(outputs, piece)
             before = self._arrays(taught, piece) if taught else self._before.setdefault(number, after)
-            tally.add(before, after, piece.counting(piece.feeds), own)
+            tally.add(before, after, piece.own_feeds, own)
         loss = total / max(1, count)
         figures = {name: float(value) for name, value in tally.figures().items()}
         return (loss if math.isfinite(loss) else math.inf), figures
@@ -67,4 +67,5 @@ class Judge:
 
     def _arrays(self, values: Values, piece: Piece) -> dict[str, Array]:
         names = self._lesson.metric.outputs
-        return piece.counting({name: values[name].detach().float().cpu().numpy() for name in names})
+        arrays = {name: values[name].detach().float().cpu().numpy() for name in names}
+        return piece.counting(arrays, piece.axes_of(arrays))

@@ -161,9 +161,10 @@ class _Pair:
         """Return what of the outputs is compared."""
         names, count = self.network.model.tensor_outputs, self.first.samples
         values = self.others(names) or self.own(names)
-        outputs = self.first.counting({name: value.detach().cpu().numpy() for name, value in values.items()})
+        arrays = {name: value.detach().cpu().numpy() for name, value in values.items()}
+        outputs = self.first.counting(arrays, self.first.axes_of(arrays))
         labels = None if held.labels is None else held.labels[:count]
-        metric = choose_metric(outputs, self.first.counting(self.first.feeds), labels, options.metric)
+        metric = choose_metric(outputs, self.first.own_feeds, labels, options.metric)
         if data.labels is not None and metric.loss_by.label == "classification":
             _check_labels(data.labels, metric.outputs[0], outputs[metric.outputs[0]].reshape(count, -1).shape[1])
         return metric

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -103,7 +104,7 @@ class Stepper:
     def _piece(self, rows: Array, number: int, part: int) -> Piece:
         """Return a view of samples."""
         piece = self._lesson.train.piece(rows)
-        return Piece(self._lesson.augment(piece.feeds, number, part), piece.samples, piece.size)
+        return replace(piece, feeds=self._lesson.augment(piece.feeds, number, part))
 
     def _losses(
         self, piece: Piece, rows: Array, taught: Values | None = None, weights: Values | None = None
