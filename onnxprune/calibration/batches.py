@@ -30,6 +30,7 @@ BATCHES = 8  # wanted at least, so that some can be held out
 ROW_BLOCKS = 8  # that the rows of a single batch are divided into; whole ones are held out
 ROWS_TO_DIVIDE = 64  # of a single batch, at least: fits to fewer are often worse than none, on other samples
 JUDGED = 64  # held-out samples on which the loss of an output is measured, in whole batches
+JUDGED_BYTES = 512 * 2**20  # of their outputs, where they are more than one batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Calibration:
     evaluated: int = 0  # the last so many batches are of other data: these alone are held out
     counts: Sequence[int] = ()  # samples of each batch
     labels: Sequence[Array | None] = ()  # of the samples of each batch; none where there are none
+    output_bytes: int = 0  # of the first batch
     batch_seconds: float = 0.0  # that the first batch took here, to tell how long a run may take; decides nothing
 
     @property
@@ -56,7 +58,8 @@ class Calibration:
     def judged(self) -> tuple[int, ...]:
         """The numbers of the batches on which losses of an output are measured: held-out ones, if any."""
         each = max(1, self.samples // len(self.batches))
-        return self.held[: self.evaluated or -(-JUDGED // each)] or (0,)
+        most = max(1, JUDGED_BYTES // max(1, self.output_bytes))
+        return self.held[: min(self.evaluated or -(-JUDGED // each), most)] or (0,)
 
     @property
     def judged_samples(self) -> int:
@@ -190,6 +193,7 @@ def calibration(
         len(others or ()),
         (*own.counts, *(others.counts if others else ())),
         (*own.labels, *(others.labels if others else ())),
+        sum(array.nbytes for array in outputs.values()),
         seconds,
     )
 

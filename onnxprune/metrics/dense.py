@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from onnxprune.metrics.arrays import Array, Arrays, Floats, in_double, is_float, is_number
-from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric, error_scale
+from onnxprune.metrics.arrays import Array, Arrays, Floats, in_double, is_float, is_number, row_blocks
+from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric, error_scale, usual_scale
 
 
 def gaps(reference: Array, other: Array) -> Floats:
@@ -57,16 +57,38 @@ def _grown(array: Array, shape: tuple[int, ...]) -> Array:
 
 def relative_error(reference: Array, other: Array) -> float:
     """Return the mean square error over the variance of the reference; over its mean square where that is constant."""
-    a, b = map(in_double, _padded(reference, other))
-    known = np.isfinite(a)
-    if not known.any():
+    pair = _padded(reference, other)
+    count, size = 0, 0.0
+    for values, others in _known(*pair):
+        if not np.isfinite(others).all():
+            return math.inf
+        count += len(values)
+        size = max(size, float(np.abs(values).max(initial=0.0)))
+    if not count:
         return 0.0
-    values, others = a[known], b[known]
-    if not np.isfinite(others).all():
-        return math.inf
-    size = float(np.abs(values).max()) or 1.0
-    values, others = values / size, others / size  # no square of the reference overflows
-    return min(float(np.square(values - others).mean()) / error_scale(values), CAP)
+    size = size or 1.0
+    total = sum(float((values / size).sum()) for values, _ in _known(*pair))
+    square = variance = error = 0.0
+    for known, at_known in _known(*pair):
+        values, others = known / size, at_known / size  # no square of the reference overflows
+        square += float(np.square(values).sum()) / count
+        variance += float(np.square(values - total / count).sum()) / count
+        error += float(np.square(values - others).sum()) / count
+    return min(error / usual_scale(variance, square), CAP)
+
+
+def _blocks(reference: Array, other: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield both arrays in flat pieces, so that what is computed of them takes bounded memory."""
+    a, b = reference.reshape(-1), other.reshape(-1)
+    yield from ((a[at], b[at]) for at in row_blocks(len(a), 1))
+
+
+def _known(reference: Array, other: Array) -> Iterator[tuple[Floats, Floats]]:
+    """Yield what is finite in the reference, and the other at the same places, in double precision."""
+    for a, b in _blocks(reference, other):
+        values = in_double(a)
+        finite = np.isfinite(values)
+        yield values[finite], in_double(b)[finite]
 
 
 def dense_loss(metric: Metric, batch: Batch) -> float:
@@ -80,9 +102,8 @@ def _sums(metric: Metric, batch: Batch) -> dict[str, float]:
     sums = {}
     for name in metric.outputs:
         a, b = _padded(reference[name], outputs[name])
-        sums[f"error {name}"] = float(np.square(gaps(a, b)).sum())
-        wide = in_double(a)
-        sums[f"signal {name}"] = float(np.square(np.where(np.isfinite(wide), wide, 0.0)).sum())
+        sums[f"error {name}"] = sum(float(np.square(gaps(*pair)).sum()) for pair in _blocks(a, b))
+        sums[f"signal {name}"] = sum(float(np.square(values).sum()) for values, _ in _known(a, b))
     return sums
 
 

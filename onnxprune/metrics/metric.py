@@ -214,4 +214,13 @@ def error_scale(reference: Array) -> float:
     size = float(np.abs(values).max()) or 1.0
     values = values / size  # no square overflows
     square, variance = float(np.square(values).mean()), float(values.var())
-    return (variance if variance > 1e-12 * square else square) * size * size or 1.0
+    return usual_scale(variance, square) * size * size or 1.0
+
+
+def usual_scale(variance: float, square: float) -> float:
+    """Return a variance; the mean square where there is none, and 1 where that is 0.
+
+    >>> usual_scale(0.5, 2.0), usual_scale(0.0, 4.0), usual_scale(0.0, 0.0)
+    (0.5, 4.0, 1.0)
+    """
+    return (variance if variance > 1e-12 * square else square) or 1.0

@@ -35,12 +35,13 @@ from onnxprune.planning.work import Work, places
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.moments import Moments, most_rows, precision
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
-from onnxprune.runtime.replay import Replay
+from onnxprune.runtime.replay import KeptBatches, Replay
 
 LEAST_ROWS, ROWS_PER_INPUT = 8_192, 8  # that moments are made of
 WIDEST = 1600  # inputs of a layer whose Gram matrix is inverted; of a wider convolution its channels are
 _MEASURING = "measuring loss curves"
 MEASURED = 6  # levels of a curve at most
+EXPECTED_BYTES = 256 * 2**20  # of the outputs of the original that are kept in memory
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,9 @@ class _Sampler:
         self._held = set(calibration.held)
         self._judged = calibration.judged[: self._wanted.batches] if self._wanted is not None else ()
         self._outputs = model.tensor_outputs
-        self._expected = list(self._replay.run(self._outputs, self._judged)) if self._judged else []
+        self._expected = KeptBatches(EXPECTED_BYTES)
+        for values in self._replay.run(self._outputs, self._judged) if self._judged else ():
+            self._expected.append(values)
         self._feeds = [calibration.batches[number] for number in self._judged]
         self._place = places(model)
 

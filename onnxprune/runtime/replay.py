@@ -120,7 +120,7 @@ class Replay:
         self.stand_before(self._order[name], ahead)
 
     def stand_before(self, place: int, ahead: Iterable[str] = ()) -> None:
-        """Move in front of the node at a place of `model.top`, if it is ahead; see `_Kept` for what is kept where.
+        """Move in front of the node at a place of `model.top`, if it is ahead; `KeptBatches` says what is kept where.
 
         Values that are no tensors cannot be kept: the replay then stays where it is.
 
@@ -136,7 +136,7 @@ class Replay:
             return
         beyond = frozenset() if self.contents else frozenset(n for n in ahead if self._order.get(n, -1) >= place)
         for more in (beyond, frozenset[str]()) if beyond else (beyond,):
-            kept = _Kept(self._budget)
+            kept = KeptBatches(self._budget)
             try:
                 for values in self.run([*alive, *sorted(more)]):
                     kept.append(values)
@@ -175,7 +175,7 @@ class Replay:
         return session, tuple(name for name in types if name in {port.name for port in session.ort.get_inputs()})
 
 
-class _Kept(Batches):
+class KeptBatches(Batches):
     """Values of batches: in memory up to a budget, beyond it in temporary files."""
 
     def __init__(self, budget_bytes: int) -> None:

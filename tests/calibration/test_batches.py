@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxprune.calibration import batches
 from onnxprune.calibration.batches import BATCH, JUDGED, Joined, batched, calibration, held_out
 from onnxprune.calibration.statistics import activations
 from onnxprune.data.samples import load_data
@@ -28,11 +29,11 @@ def sizes(batches):
     [(1, [1]), (5, [1] * 5), (17, [2] * 8 + [1]), (40, [5] * 8), (200, [BATCH] * 12 + [8])],
 )
 def test_sizes_of_batches(count, expected):
-    batches = batched(data(count))
-    assert sizes(batches) == expected
-    np.testing.assert_array_equal(np.concatenate([b["x"] for b in batches]), data(count).take(range(count))["x"])
-    assert sizes(batches[1:3]) == expected[1:3]
-    np.testing.assert_array_equal(batches[-1]["x"], batches[len(batches) - 1]["x"])
+    found = batched(data(count))
+    assert sizes(found) == expected
+    np.testing.assert_array_equal(np.concatenate([b["x"] for b in found]), data(count).take(range(count))["x"])
+    assert sizes(found[1:3]) == expected[1:3]
+    np.testing.assert_array_equal(found[-1]["x"], found[len(found) - 1]["x"])
 
 
 def test_batches_hold_samples_of_one_shape():
@@ -99,6 +100,16 @@ def test_a_calibration():
     assert set(many.judged) <= set(many.held)
     assert 0 < len(many.judged) <= JUDGED
     assert len(many.held) == len(many.batches) // 4
+
+
+def test_large_outputs_are_judged_on_fewer_batches(monkeypatch):
+    seen = calibration(load(dense("b = Relu(a)")), data(400), None)
+    assert seen.output_bytes == BATCH * 5 * 4
+    assert len(seen.judged) == 4
+    monkeypatch.setattr(batches, "JUDGED_BYTES", 2 * seen.output_bytes)
+    assert seen.judged == seen.held[:2]
+    monkeypatch.setattr(batches, "JUDGED_BYTES", 1)
+    assert seen.judged == seen.held[:1]
 
 
 def test_other_samples_are_held_out_in_the_place_of_some():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -443,6 +444,36 @@ def test_scores_of_all_classes_give_the_class():
 
 
 # -- dense -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 7, 10**6])
+def test_blocks_change_no_loss_and_no_figure(monkeypatch, block):
+    a, b = normal(3, 5, 4), normal(3, 5, 4, seed=1)
+    a[0, 0, 0], a[1, 2, 3], b[1, 2, 3] = np.inf, np.nan, np.nan
+    b[0, 0, 0] = np.inf
+    monkeypatch.setattr("onnxprune.metrics.arrays.BLOCK", block)
+    known = np.isfinite(a)
+    wanted = np.square(a[known] - b[known]).mean() / a[known].var()
+    metric = choose({"y": a}, {}, None, "dense")
+    assert metric.loss({"y": a}, {"y": b}) == pytest.approx(wanted, rel=1e-5)
+    ratio = np.square(a[known]).sum() / np.square(a[known] - b[known]).sum()
+    assert figures(metric, ({"y": a}, {"y": b}))["snr_db"] == pytest.approx(10 * np.log10(ratio), rel=1e-5)
+    b[2, 0, 0] = np.nan
+    assert metric.loss({"y": a}, {"y": b}) == np.inf
+    nothing = np.full_like(a, np.nan)
+    assert metric.loss({"y": nothing}, {"y": b}) == 0
+
+
+def test_the_loss_of_a_large_output_takes_little_memory():
+    a, b = np.ones((1, 2_000_000), np.float32), np.ones((1, 2_000_000), np.float32)
+    a[0, ::2] = 2
+    tracemalloc.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.metrics.arrays.BLOCK", 10_000)
+        assert choose({"y": a}, {}, None, "dense").loss({"y": a}, {"y": b}) == pytest.approx(2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6  # the output in double precision takes 16 MB
 
 
 def test_the_signal_over_the_error_by_hand():

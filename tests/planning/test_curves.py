@@ -13,6 +13,7 @@ from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
+from onnxprune.planning import curves as measuring
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curve import Curve, usual_slope
 from onnxprune.planning.curves import MEASURED, measure_curves, measured_counts, scheduled
@@ -37,6 +38,10 @@ def curves(proto, feeds=None, count=48, criterion="obs", **options):
     return measure_curves(traced, cuts(traced, found, select_ratios(found, asked), asked), seen, **options)
 
 
+def normal_rows(count):
+    return np.random.default_rng(7).standard_normal((count, 6)).astype(np.float32)
+
+
 def redundant():
     """A layer of 8 units, 4 of which are sums of others and one of which is dead."""
     w1 = RNG.standard_normal((6, 8)).astype(np.float32)
@@ -44,6 +49,14 @@ def redundant():
     w1[:, 4:7] = w1[:, :3] + w1[:, 1:4]
     w1[:, 7] = 0
     return w1, b1
+
+
+def test_outputs_that_are_kept_in_files_give_the_same_losses(monkeypatch):
+    w1, b1 = redundant()
+    feeds = {"x": normal_rows(48)}
+    in_memory = curves(dense("b = Identity(a)", w1=w1, b1=b1), feeds)
+    monkeypatch.setattr(measuring, "EXPECTED_BYTES", 0)
+    assert curves(dense("b = Identity(a)", w1=w1, b1=b1), feeds) == in_memory
 
 
 @pytest.mark.parametrize("form", ["dense", "conv"])

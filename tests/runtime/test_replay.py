@@ -12,7 +12,7 @@ import pytest
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.read import load
-from onnxprune.runtime.replay import Replay, _Kept
+from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.session import open_session
 from tests.support.build import IMAGE, ROWS, model
 
@@ -242,7 +242,7 @@ def test_a_part_that_cannot_be_run():
 
 
 def test_what_is_kept_is_a_sequence(folder):
-    kept = _Kept(budget_bytes=40)
+    kept = KeptBatches(budget_bytes=40)
     for number in range(4):
         kept.append({"v": np.full(4, number, np.float32)})
     assert [values["v"][0] for values in kept] == [0, 1, 2, 3]
