@@ -11,6 +11,7 @@ from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
+from onnxprune.graph.model import Model
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import foreseen
 from onnxprune.planning.options import Options
@@ -125,7 +126,14 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
     steps = {group.name: accepted.steps[group.atom] for group in groups if group.atom in accepted.steps}
     memory = speed.memory_of if "memory" in predict else None
     reported_steps = steps if options.finds_steps else {}
-    return Decision(accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory)
+    latency = _latency_of(speed) if "latency" in dict(fractions) else None
+    return Decision(
+        accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory, latency
+    )
+
+
+def _latency_of(speed: Speed) -> Callable[[Model, float], float]:
+    return lambda written, seconds: speed.race_of(written, seconds).fraction
 
 
 def _as_written(

@@ -102,7 +102,19 @@ class Speed:
 
     def race(self, proto: Any, budget_s: float = RACE_S) -> Race:
         """Return a candidate timed beside the original, runs interleaved."""
-        once = self._session(proto).timed(self.feeds)
+        return self._raced(self._session(proto), budget_s)
+
+    def race_of(self, written: Model, budget_s: float = RACE_S) -> Race:
+        """Return a model in a file timed beside the original, runs interleaved."""
+        if not written.is_external:
+            return self.race(written.proto, budget_s)
+        source, folder = runnable(written)
+        return self._raced(
+            open_session(source, provider=self._provider, threads=self._threads, folder=folder), budget_s
+        )
+
+    def _raced(self, session: Session, budget_s: float) -> Race:
+        once = session.timed(self.feeds)
         budget_s = min(budget_s, max(LEAST_S, 2 * ROUNDS * self._usual_s))  # quick models need no seconds
         before, after = time_interleaved([self._original, once], budget_s=budget_s, min_rounds=5, warmup_s=budget_s / 3)
         ratio = float(np.median(after / before))  # of each round: what slows both for a while cancels

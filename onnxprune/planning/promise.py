@@ -51,15 +51,22 @@ def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, fl
 
     Args:
         bounds: the targets, each with its fraction of the original.
-        costs: by kind of target, what the written files cost over what the original does; some may not be known.
+        costs: by kind of target, what the written files cost over what the original does.
 
     Raises:
-        OptionError: when a target is missed, one that is measured by more than timings of one model differ.
+        OptionError: when a target is missed, one that is measured by more than timings of one model differ; or when
+            the cost of its kind is not known.
     """
+    for target, _ in bounds:
+        if target.kind not in costs:
+            raise OptionError(
+                f"target {target} cannot be promised: the {target.kind} of what would be written could not be "
+                "measured; nothing was written: try again, or ask for another kind of target"
+            )
     missed = [
         f"{target.kind} {costs[target.kind]:.4g} of the original's (asked for {fraction:.4g})"
         for target, fraction in bounds
-        if costs.get(target.kind, 0.0) > fraction * (OVER if target.kind in MEASURED else EXACT)
+        if not costs[target.kind] <= fraction * (OVER if target.kind in MEASURED else EXACT)
     ]
     if missed:
         raise OptionError(
@@ -79,7 +86,9 @@ class Decision:
     steps: Mapping[str, int] = field(default_factory=dict)  # of kept counts, by group, where they were measured
     complete: bool = True  # whether there was time to measure everything that predictions rest on
     unknown: int = 0  # nodes whose times were worked out from MACs
-    memory: Callable[[Model], float | None] | None = None  # of a written model over the original's, where it is bounded
+    # of a written model over the original's, where it is bounded: memory, and latency by a race of so many seconds
+    memory: Callable[[Model], float | None] | None = None
+    latency: Callable[[Model, float], float] | None = None
 
     @property
     def report_values(self) -> dict[str, Any] | None:

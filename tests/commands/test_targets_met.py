@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import jsonschema
+import onnx
 import pytest
 from click.testing import CliRunner
 
 import onnxprune
 from onnxprune.cli.group import cli
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.graph.read import load
 from onnxprune.planning import profile
 from onnxprune.planning.profile import Race, Speed
 from tests.support.paths import ROOT
@@ -70,6 +72,37 @@ def test_memory_is_met(monkeypatch):
     monkeypatch.setattr(Speed, "memory", lambda self, proto: self.race(proto).fraction)
     (target,) = cut("vit", targets={"memory": 0.8})["promise"]["targets"]
     assert 0.9 * 0.8 <= target["measured"] <= 1.015 * 0.8
+
+
+def test_memory_that_cannot_be_measured_at_last_is_not_met(monkeypatch, tmp_path):
+    monkeypatch.setattr(Speed, "memory_before", lambda self: 100)
+    monkeypatch.setattr(Speed, "memory", lambda self, proto: 0.79)
+    monkeypatch.setattr(Speed, "memory_of", lambda self, written: None)
+    message = "target memory=0.8 cannot be promised: the memory of what would be written could not be measured; nothing"
+    with pytest.raises(OptionError, match=message):
+        cut("vit", targets={"memory": 0.8})
+
+
+def test_what_was_written_is_raced_even_where_no_latency_is_reported(monkeypatch):
+    seconds = []
+
+    def race_of(self, written, budget_s):
+        seconds.append(budget_s)
+        return Race(0.9, 10.0, 9.0)
+
+    monkeypatch.setattr(Speed, "race_of", race_of)
+    with pytest.raises(OptionError, match=r"target missed: what would be written has latency 0.9 of .*asked for 0.8"):
+        cut("vit", targets={"latency": 0.8})
+    assert seconds == [profile.RACE_S, 3 * profile.RACE_S]
+
+
+def test_external_weights_are_raced_where_they_lie(tmp_path, monkeypatch):
+    path = tmp_path / "vit.onnx"
+    onnx.save(onnx.load(MODELS / "vit.onnx"), path, save_as_external_data=True, size_threshold=1024)
+    speed = Speed.__new__(Speed)
+    speed._provider, speed._threads = "cpu", 1
+    monkeypatch.setattr(Speed, "_raced", lambda self, session, seconds: (session.outputs, seconds))
+    assert speed.race_of(load(path), 7.0) == (("logits",), 7.0)
 
 
 def test_steps_alone_are_looked_for():
