@@ -42,7 +42,7 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
     except BaseException as error:  # whatever nobody foresaw: a task that is cancelled is no Exception
         if _debugs():
             traceback.print_exc()
-        message, code = sentence_of(error)
+        message, code = sentence_of(error, _less())
         say_error(message, state())
         sys.exit(code)
 
@@ -65,6 +65,22 @@ def _debugs() -> bool:
     """Whether the command has the option ``--debug``."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(DEBUG))
+
+
+def _less() -> list[str]:
+    """Return how the command can be asked for less: by options that it has, and that have an effect with its others.
+
+    >>> from onnxprune.cli.prune import prune
+    >>> with click.Context(prune):
+    ...     _less()
+    ['smaller shapes with --input', 'fewer samples with --effort quick']
+    """
+    context = click.get_current_context(silent=True)
+    names = {param.name for param in context.command.params} if context else set()
+    has_data = context is not None and context.params.get("data") is not None
+    fewer = [("samples", "fewer samples with --samples")] if has_data else []
+    fewer += [("effort", "less with --effort quick" if has_data else "fewer samples with --effort quick")]
+    return [words for name, words in (("inputs", "smaller shapes with --input"), *fewer) if name in names]
 
 
 def _as_typed(message: str) -> str:

@@ -90,7 +90,7 @@ from onnxprune.planning.effort import USUAL
     help="Time for timing nodes, where plans depend on it; what was timed before takes none.",
 )
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of random feeds and of --criterion random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, rows, feeds.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @QUIET

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
@@ -29,19 +29,17 @@ _STEPS = MappingProxyType(  # room -> what is done there
 )
 
 
-def sentence_of(error: BaseException) -> tuple[str, int]:
+def sentence_of(error: BaseException, less: Sequence[str] = ()) -> tuple[str, int]:
     """Return what is printed for an exception that nobody foresaw, and the exit code.
 
     Args:
         error: a `MemoryError` and an `ImportError` are faults of the surroundings, all others are ours.
+        less: what may be asked for so that a run takes less memory, in words.
     """
     where = place_of(error)
     if isinstance(error, MemoryError):
-        return (
-            f"out of memory{where}: close other programs, or ask for less: smaller shapes with --input, fewer samples "
-            "with --samples, one thread",
-            2,
-        )
+        asked = f", or ask for less: {', '.join(less)}" if less else ""
+        return f"out of memory{where}: close other programs{asked}", 2
     if isinstance(error, ImportError):
         return f"a package that is needed cannot be imported{where}: {_said(error)}; install onnxprune again", 2
     return (

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-_TOLERATED = 1.02  # of a target of latency
 _SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 
 
@@ -70,21 +69,10 @@ def _promised(report: Mapping[str, Any]) -> Iterator[str]:
             bound, fraction = target["target"], target["fraction"]
             bound += "" if bound.endswith(f"={fraction:g}") else f" ({fraction:.3f})"
             yield f"{bound} asked: {target['measured']:.3f} of the original, {races}{steps_text}"
-    yield from _above(report)
     if not promise["complete"]:
         yield "there was no time to measure all that predictions rest on: give more with --profile-seconds"
     if promise["unknown"]:
         yield f"{plural(promise['unknown'], 'node')} could not be timed, and were taken to follow their MACs"
-
-
-def _above(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning where the written model was timed above the target of latency."""
-    bounds = [target["fraction"] for target in report["promise"]["targets"] if target["target"].startswith("latency=")]
-    for latency in report["latency"] if bounds else ():
-        least = 1 / latency["speedup_interval"][1]
-        if least > _TOLERATED * bounds[0]:
-            measured = f"{1 / latency['speedup']:.3f} of the original's, asked for {bounds[0]:.3f}"
-            yield f"warning: the last timing is above the target: {measured}; was the machine busy?"
 
 
 def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -74,6 +75,40 @@ def test_what_nobody_foresaw_is_a_sentence(folder, monkeypatch, error, code, mes
     assert told.endswith("; nothing was written\n")
     assert len(told.splitlines()) == 1
     assert not Path("small.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "less"),
+    [
+        (RUN, "smaller shapes with --input, fewer samples with --effort quick"),
+        ((*RUN, "--data", "d.npz"),
+         "smaller shapes with --input, fewer samples with --samples, less with --effort quick"),
+        (("sensitivity", "model.onnx", "--data", "d.npz"),
+         "smaller shapes with --input, fewer samples with --samples, less with --effort quick"),
+        (("sweep", "model.onnx", "--macs", "0.8", "-o", "family"),
+         "smaller shapes with --input, fewer samples with --effort quick"),
+    ],
+    ids=["prune", "data", "sensitivity", "sweep"],
+)  # fmt: skip
+def test_out_of_memory_names_options_that_help(folder, monkeypatch, args, less):
+    """--samples has no effect without --data, and would end the next run."""
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    np.savez("d.npz", x=np.zeros((8, 6), np.float32))
+    monkeypatch.setattr("onnxprune.dependency.trace.Site", fail)
+    told = invoke(*args, "--quiet", code=2).stderr
+    assert f"at MatMul 'a0': close other programs, or ask for less: {less}" in told
+    assert told.split(less)[1] in ("\n", "; nothing was written\n", "; members that are finished stay\n")
+
+
+def test_out_of_memory_in_a_command_that_can_ask_for_nothing_less(folder, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("onnxprune.dependency.trace.Site", fail)
+    assert invoke("inspect", "model.onnx", code=2).stderr.endswith("at MatMul 'a0': close other programs\n")
 
 
 def test_debug_shows_the_traceback(folder, monkeypatch):

@@ -567,10 +567,8 @@ def test_what_was_promised_is_told(promise, told):
 def test_what_a_promise_lacks_is_told():
     target = {"target": "latency=0.5", "fraction": 0.5, "predicted": 0.5, "measured": 0.5}
     promise = {"targets": [target], "attempts": [{}], "steps": {}, "complete": False, "unknown": 2}
-    latency = [{"speedup": 1.8, "speedup_interval": [1.75, 1.85]}]
-    _, *told = pruning._promised({"promise": promise, "latency": latency})
+    _, *told = pruning._promised({"promise": promise, "latency": []})
     assert told == [
-        "warning: the last timing is above the target: 0.556 of the original's, asked for 0.500; was the machine busy?",
         "there was no time to measure all that predictions rest on: give more with --profile-seconds",
         "2 nodes could not be timed, and were taken to follow their MACs",
     ]
