@@ -14,6 +14,7 @@ from onnxprune.cli.options import (
     CUSTOM_OPS,
     DEBUG,
     FORCE,
+    INPUTS,
     METRIC,
     PATH,
     PLOT,
@@ -24,8 +25,9 @@ from onnxprune.cli.options import (
     WORKERS,
 )
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import parse_step
+from onnxprune.cli.values import parse_shapes, parse_step
 from onnxprune.graph.publish import signals_held
+from onnxprune.planning.effort import ALL
 
 
 @cli.command()
@@ -44,6 +46,14 @@ from onnxprune.graph.publish import signals_held
     "--levels", type=int, default=8, show_default=True, metavar="N", help="Losses to measure for each group, at most."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples that are drawn.")
+@INPUTS
+@click.option(
+    "--effort",
+    default=ALL,
+    show_default=True,
+    metavar="quick|normal|thorough",
+    help="Losses to measure; the others are told by the errors of the layers.",
+)
 @WORKERS
 @SCHEDULER
 @PLOT
@@ -56,6 +66,7 @@ from onnxprune.graph.publish import signals_held
 def sensitivity(
     source: Path,
     data: str | None,
+    inputs: tuple[str, ...],
     no_reconstruct: bool,
     levels: int,
     worker_count: int,
@@ -75,7 +86,7 @@ def sensitivity(
             from onnxprune.report.sensitivity import sensitivity_tables
             from onnxprune.runtime.executors import ALONE, workers
 
-        options["round_to"] = parse_step(options["round_to"])
+        options |= {"round_to": parse_step(options["round_to"]), "inputs": parse_shapes(inputs)}
         checked = make_options(reconstruct=not no_reconstruct, **options)
         alone = worker_count == 1 and scheduler is None
         opened = contextlib.nullcontext(ALONE) if alone else workers(worker_count, scheduler)

@@ -19,14 +19,16 @@ from onnxprune.commands.prepare import (
     sized_by,
 )
 from onnxprune.commands.report_files import ReportFiles
+from onnxprune.data.samples import with_shapes
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.probe import settled
+from onnxprune.graph.probe import settled, with_sizes
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import select_ratios
+from onnxprune.planning.effort import ALL
 from onnxprune.planning.options import AUTO, Options, make_options
 from onnxprune.planning.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.progress import Progress, silent
@@ -35,7 +37,7 @@ from onnxprune.runtime.executors import ALONE, Workers, from_executor
 
 _OPTIONS = (
     "ignore", "only", "width", "round_to", "min_units", "reconstruct", "seed", "eval_data", "preprocess", "samples",
-    "metric",
+    "metric", "inputs", "effort",
 )  # fmt: skip
 
 
@@ -50,7 +52,8 @@ def sensitivity(
         levels: counts of removed units to measure for each group, at most.
         executor: where curves are measured, several at once; its workers must have the package.
         **options: ignore, only, width, round_to, min_units, reconstruct, seed, eval_data (losses are measured on these
-            samples instead), preprocess, samples, metric: as for `prune`.
+            samples instead), preprocess, samples, metric, inputs, effort: as for `prune`; effort is thorough unless it
+            is given: all losses are measured.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -59,7 +62,7 @@ def sensitivity(
     for name in options:
         check.choice("option", name, _OPTIONS)
     workers = ALONE if executor is None else from_executor(executor)
-    checked, levels = make_options(**options), _checked_levels(levels)
+    checked, levels = make_options(**{"effort": ALL, **options}), _checked_levels(levels)
     return _sensitivity(load(source), checked, data, levels=levels, workers=workers, progress=silent)
 
 
@@ -107,7 +110,8 @@ def _sensitivity(
         raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
     if data_source is None:
         raise OptionError("data is needed: samples that losses are measured on")
-    model = settled(part_to_run(model, options.inputs, progress))
+    model = part_to_run(model, options.inputs, progress)
+    model = settled(with_sizes(model, with_shapes(model.inputs, dict(options.inputs))))
     data = load_limited(model, options, data_source)
     evaluation_data = None if options.eval_data is None else load_limited(model, options, options.eval_data)
     progress(f"tracing {len(model.nodes)} nodes")

@@ -42,6 +42,7 @@ EFFORTS: Mapping[str, Effort] = MappingProxyType(
     }
 )
 USUAL = "normal"
+ALL = "thorough"  # measures all losses
 
 
 def duration(seconds: float) -> str:

@@ -186,12 +186,17 @@ def _scheduled(
         return None
     batch = Work(traced, calibration.batches[0]).run
     one_pass = len(calibration.batches) * batch
-    budget = EFFORTS[options.effort].spent_on_curves(one_pass, calibration.source == "data")
-    planned = scheduled(traced, cuts, calibration, budget)
+    planned = scheduled(traced, cuts, calibration, budget_of(traced, calibration, options.effort))
     seconds = (planned.work + one_pass) / batch * calibration.batch_seconds
     measured = f"{planned.count():,} of {planned.all:,} losses"
     progress(f"{options.effort} effort: {measured}, about {duration(seconds)} of running the model")
     return planned
+
+
+def budget_of(traced: Trace, calibration: Calibration, effort: str) -> float | None:
+    """Return what an effort may spend on the losses of the output, in work; None where there is no bound."""
+    one_pass = len(calibration.batches) * Work(traced, calibration.batches[0]).run
+    return EFFORTS[effort].spent_on_curves(one_pass, calibration.source == "data")
 
 
 def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], options: Options) -> list[Cut]:

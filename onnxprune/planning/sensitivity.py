@@ -23,9 +23,9 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.metrics.metric import CAP
 from onnxprune.planning.choice import first_sink
 from onnxprune.planning.curve import Curve
-from onnxprune.planning.curves import Cut, measure_curves
+from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.options import Options
-from onnxprune.planning.plan import cuts
+from onnxprune.planning.plan import budget_of, cuts
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers
 
@@ -86,6 +86,8 @@ class Sensitivity:
     reconstruct: bool  # whether the layers that consume the units were refitted
     samples: int  # of the data, fitted to and judged on
     judged: int  # samples that losses are measured on
+    losses: int  # of the levels of all groups
+    measured: int  # of these; the others are told by the errors of the layers that consume the units
     held_out: bool  # whether nothing was fitted to those samples
     typical: float  # loss: the median, over the groups, with half of the units removed
     free_macs: float  # saved when all groups whose verdict is "free" lose their free units, over those of the model
@@ -126,17 +128,20 @@ def measure(
         groups: its groups.
         ratios: ratio by group name, from `select_ratios`.
         calibration: samples and the loss of an output.
-        options: of which reconstruct, round_to, min_units and seed count.
+        options: of which reconstruct, round_to, min_units, seed and effort count.
         levels: of removed units in each group, at most.
         progress: called before each step.
         workers: where curves are measured.
     """
     options = options.resolved(True)
     allowed = sorted(cuts(traced, groups, ratios, options), key=lambda cut: first_sink(cut.groups[0]))
+    measured = [replace(cut, removed=spread(cut, levels)) for cut in allowed]
+    wanted = scheduled(traced, measured, calibration, budget_of(traced, calibration, options.effort), levels=levels)
     curves = measure_curves(
         traced,
-        [replace(cut, removed=spread(cut, levels)) for cut in allowed],
+        measured,
         calibration,
+        wanted=wanted,
         refitted=bool(options.reconstruct),
         seed=options.seed,
         levels=levels,
@@ -152,7 +157,9 @@ def measure(
         metric=calibration.metric.loss_by.label,
         reconstruct=bool(options.reconstruct),
         samples=calibration.samples,
-        judged=calibration.judged_samples if judged else 0,
+        judged=sum(calibration.counts[number] for number in calibration.judged[: wanted.batches]) if judged else 0,
+        losses=wanted.all,
+        measured=wanted.count(),
         held_out=bool(calibration.held),
         typical=typical_loss(judged),
         free_macs=saved.of("macs", free),

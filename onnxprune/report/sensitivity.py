@@ -50,6 +50,11 @@ def _advice(sensitivity: Sensitivity) -> list[str]:
             f"free: {units:,} units of {plural(len(sensitivity.free), 'group')}, {saved} if all go; each group then "
             "costs at most a twentieth of what a typical one costs that loses half"
         )
+    if sensitivity.measured < sensitivity.losses:
+        lines.append(
+            f"{sensitivity.measured:,} of {sensitivity.losses:,} losses measured, the others told by errors; "
+            "--effort thorough has all"
+        )
     if not sensitivity.held_out:
         lines.append("measured on what the layers were fitted to: give more samples, or others with --eval-data")
     return lines or ["no group stands out"]

@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 
 import onnxprune
 from onnxprune.cli.group import cli
+from onnxprune.planning import plan
 from onnxprune.planning.curves import Cut
+from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.sensitivity import DEAR, PRACTICALLY_NONE, Level, Sensitive, judge, spread, typical_loss
 from onnxprune.report.charts import sensitivity_html, sensitivity_svg
 from onnxprune.report.sensitivity import sensitivity_tables
-from tests.support.build import dense
+from tests.support.build import dense, model
 from tests.support.paths import GOLDEN, ROOT
 
 MODELS = ROOT / "models"
@@ -121,6 +123,35 @@ def test_losses_are_measured_on_other_samples_where_they_are_given(folder):
     assert (found.samples, found.judged, found.held_out) == (4, 40, True)
     found = onnxprune.sensitivity("model.onnx", data=samples(4), eval_data=samples(40, seed=1), samples=3)
     assert (found.samples, found.judged) == (3, 3)
+
+
+def test_sizes_of_inputs_are_taken(folder):
+    proto = model("r = Reshape(x, shape)", "a = MatMul(r, w1)", "b = Relu(a)", "y = MatMul(b, w2)", x="float[n,s,k] x",
+                  shape=np.array([-1, 6]), w1=(6, 16), w2=(16, 4))  # fmt: skip
+    Path("sized.onnx").write_bytes(proto.SerializeToString())
+    np.savez("sized.npz", x=np.random.default_rng(0).standard_normal((32, 2, 3)).astype(np.float32))
+    args = ("sensitivity", "sized.onnx", "--data", "sized.npz", "--quiet", "--json")
+    found = json.loads(invoke(*args, "--input", "x=8,2,3").stdout)
+    assert [group["name"] for group in found["groups"]] == ["w1"]
+    same = onnxprune.sensitivity("sized.onnx", data="sized.npz", inputs={"x": (8, 2, 3)})
+    assert found["groups"] == json.loads(json.dumps(same.to_dict()))["groups"]
+    told = invoke(*args, "--input", "z=8,2,3", code=2).stderr
+    assert "z" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_less_effort_measures_fewer_losses_and_says_so(folder, monkeypatch):
+    short = dataclasses.replace(EFFORTS["quick"], curves=1.5e7, passes=0.0)
+    monkeypatch.setattr(plan, "EFFORTS", {**EFFORTS, "quick": short})
+    all_of_them = onnxprune.sensitivity("model.onnx", data=samples(32))
+    assert all_of_them.measured == all_of_them.losses == 8
+    found = onnxprune.sensitivity("model.onnx", data=samples(32), effort="quick")
+    assert 0 < found.measured < found.losses == 8
+    assert all(level.loss is not None for group in found.groups for level in group.levels)
+    told = invoke(*ARGS, "--effort", "quick").stdout
+    assert f"{found.measured} of 8 losses measured, the others told by errors; --effort thorough has all" in told
+    assert "losses measured" not in invoke(*ARGS).stdout
+    assert "unknown effort 'most'" in invoke(*ARGS, "--effort", "most", code=2).stderr
 
 
 def test_a_single_sample(folder):
