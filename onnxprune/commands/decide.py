@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -101,11 +102,15 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
             )  # fmt: skip
         except UnreachableTarget as error:
             best = {kind: error.best[kind] * fraction / aims[kind] for kind, fraction in fractions}
-            missed = [f"{each} (at best {_amount(each, best[each.kind], originals)})" for each, _ in bounds]
-            raise UnreachableTarget(f"target {', '.join(missed)} {UNREACHABLE}", best) from None
+            raise UnreachableTarget(str(error), best) from None
 
     def plan_for(machine: Machine) -> Plan:
-        return _as_written(prepared, lambda: plan_counted(machine), fractions, aims)
+        try:
+            return _as_written(prepared, lambda: plan_counted(machine), fractions, aims)
+        except UnreachableTarget as error:
+            best = [(each, error.best[each.kind]) for each, _ in bounds if each.kind in error.best]
+            missed = [f"{each} (at best {_amount(each, reached, originals)})" for each, reached in best]
+            raise UnreachableTarget(f"target {', '.join(missed)} {UNREACHABLE}", error.best) from None
 
     if speed is None:
         return Decision(plan_for(UNKNOWN), bounds)
@@ -150,9 +155,10 @@ def _as_written(
         aims: what counts must be, by kind; they are changed until the files meet the bounds.
 
     Raises:
-        UnreachableTarget: when no plan meets the aims.
+        UnreachableTarget: when no plan meets the aims, or none that is tried meets the bounds.
     """
     best, largest, last = None, 0.0, None
+    least: dict[str, float] = {}  # what the files of the plan that comes closest hold over the bounds, while all miss
     for _ in range(_ATTEMPTS):
         try:
             planned = plan_counted()
@@ -166,12 +172,17 @@ def _as_written(
         worst = max(over.values(), default=1.0)
         if worst <= 1 and worst > largest:
             best, largest = planned, worst
+        if worst > 1 and worst < max(least.values(), default=math.inf):
+            least = over
         if _NEAR <= worst <= 1 or (best is not None and last is not None and planned.kept == last.kept):
             break
         below = _BELOW if worst > 1 else 1.0
         aims.update((kind, min(1.0, aims[kind] / times * below)) for kind, times in over.items())
         last = planned
-    return planned if best is None else best
+    if best is None:
+        missed = {kind: least[kind] * bound for kind, bound in bounds if least.get(kind, 0.0) > 1}
+        raise UnreachableTarget(f"no plan of {_ATTEMPTS} was met by the files", missed)
+    return best
 
 
 def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> dict[str, float]:

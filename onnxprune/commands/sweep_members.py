@@ -89,6 +89,8 @@ def _effective(options: Options, has_data: bool) -> dict[str, Any]:
     timed = options.latency or options.is_measured
     if not timed:  # outputs are compared on the provider
         idle |= {"threads", "batch"} | (set() if has_data or options.eval_data is not None else {"provider"})
+    if not options.spends_effort(has_data):
+        idle.add("effort")
     plain = json.loads(json.dumps(options.to_dict(), default=str))
     effective = {f"option {name}": value for name, value in plain.items() if name not in idle}
     return {**effective, **({"machine": machine()} if timed else {})}

@@ -45,7 +45,7 @@ class Options:
     batch: int = 1  # samples of a timed run, where the model does not fix it
     profile_seconds: float = 60.0  # for timing nodes, where latency is a target or steps are looked for
     latency: bool = True  # whether to measure it
-    seed: int = 0  # of the random criterion and of random feeds
+    seed: int = 0  # of all that is drawn: samples, rows, random scores, random feeds
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  # input -> its shape in random feeds
     eval_data: Any = None  # samples to compare the models on, a source as `data` is; None: those of `data`
     preprocess: Preprocess | None = None  # how images become arrays; text is parsed, see `images.make_preprocess`
@@ -127,6 +127,22 @@ class Options:
             raise OptionError("preprocess has no effect without --data or --eval-data")
         if self.samples is not None and not has_data:
             raise OptionError("samples has no effect without --data: it limits what is taken of them")
+        if self.effort != USUAL and not self.spends_effort(has_data):
+            raise OptionError(f"effort has no effect here: {self._idle_effort(has_data)}")
+
+    def spends_effort(self, has_data: bool) -> bool:
+        """Whether samples are generated or loss curves measured: all that effort is about."""
+        return self._measures_curves or (self.looks_at_samples and not has_data)
+
+    @property
+    def _measures_curves(self) -> bool:
+        """Whether units are shared out by loss curves, as far as it is known without samples."""
+        return self.scope == "loss" or (self.scope is None and self.criterion in (None, "obs"))
+
+    def _idle_effort(self, has_data: bool) -> str:
+        """Return why effort has no effect."""
+        curves = f"no loss curves are measured with criterion {self.criterion} and scope {self.ranking}"
+        return f"{curves}, and {'samples are given' if has_data else 'no samples are made up'}"
 
     def resolved(self, has_data: bool) -> Options:
         """Return the options with the defaults filled in that depend on whether there is calibration data.

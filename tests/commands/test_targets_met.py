@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jsonschema
 import onnx
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 import onnxprune
 from onnxprune.cli.group import cli
+from onnxprune.commands import decide
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.read import load
 from onnxprune.planning import profile
@@ -124,6 +126,16 @@ def test_steps_alone_are_looked_for():
 def test_what_cannot_be_reached(targets, message):
     with pytest.raises(OptionError, match=message):
         cut("resnet_bn", targets=targets)
+
+
+@pytest.mark.parametrize(
+    ("target", "best"), [({"size": 0.8}, "size=0.8 (at best 0.808)"), ({"params": 0.5}, "params=0.5 (at best 0.505)")]
+)
+def test_files_that_never_meet_the_target_are_not_written(monkeypatch, target, best):
+    """What is counted may say otherwise: the best that the files came to is told."""
+    monkeypatch.setattr(decide, "_over", lambda prepared, planned, bounds: {kind: 1.01 for kind, _ in bounds})
+    with pytest.raises(OptionError, match=rf"^target {re.escape(best)} cannot be reached with what may be pruned"):
+        cut("vit", targets=target)
 
 
 def test_what_is_met_already():

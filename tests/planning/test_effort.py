@@ -11,6 +11,7 @@ import onnxprune
 from onnxprune.errors import OptionError
 from onnxprune.planning import plan
 from onnxprune.planning.effort import EFFORTS, USUAL
+from onnxprune.planning.options import make_options
 from onnxprune.report.prune import prune_tables
 from tests.support.build import ROWS, model
 
@@ -24,7 +25,7 @@ def three_layers():
 
 def pruned(**options):
     rows = np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)
-    return onnxprune.prune(three_layers(), 0.4, data={"x": rows}, latency=False, round_to=1, **options)
+    return onnxprune.prune(three_layers(), 0.4, **{"data": {"x": rows}, "latency": False, "round_to": 1, **options})
 
 
 def test_budgets_grow_with_the_samples_of_the_user_alone():
@@ -67,6 +68,28 @@ def test_a_run_with_less_effort_says_what_was_measured(monkeypatch):
 
 def test_losses_that_nobody_needs_are_not_told_of():
     assert pruned(criterion="l2", scope="group").report["effort"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"criterion": "l2"}, "criterion l2 and scope group, and samples are given"),
+        ({"criterion": "l2", "reconstruct": True}, "criterion l2 and scope group, and samples are given"),
+        ({"criterion": "wanda"}, "criterion wanda and scope group, and samples are given"),
+        ({"criterion": "bn", "data": None}, "criterion bn and scope global, and no samples are made up"),
+        ({"criterion": "obs", "scope": "group"}, "criterion obs and scope group, and samples are given"),
+    ],
+)
+def test_effort_that_nothing_is_spent_of_is_refused(options, why):
+    with pytest.raises(OptionError, match=f"^effort has no effect here: no loss curves are measured with {why}$"):
+        pruned(effort="quick", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"data": None}, {"criterion": "l2", "scope": "loss"}])
+def test_effort_that_is_spent_is_taken(options):
+    assert make_options(criterion="wanda").spends_effort(has_data=False)
+    assert not make_options(criterion="wanda").spends_effort(has_data=True)
+    assert pruned(effort="quick", **options).report["options"]["effort"] == "quick"
 
 
 @pytest.mark.parametrize("value", ["fast", 3, None])
