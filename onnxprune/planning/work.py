@@ -22,7 +22,6 @@ from onnxprune.runtime.replay import Feeds
 WRITTEN = 30.0  # multiply-accumulates that one written number costs
 CALL = 2e5  # of one node in one run
 OPENED_NODE, OPENED_BYTE = 4e6, 60.0  # of a session, for each node and each byte of weights
-PER_SECOND = 6e10  # multiply-accumulates that two cores do, to tell work in seconds
 
 
 def places(model: Model) -> dict[int, int]:
