@@ -7,13 +7,13 @@ Both forms are exact; only rows that are left out to save memory are an approxim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.algebra.blocked import blocks, product
+from onnxprune.algebra.blocked import Factor, blocks, product
 
 Matrix: TypeAlias = npt.NDArray[Any]
 Doubles: TypeAlias = npt.NDArray[np.float64]
@@ -26,10 +26,19 @@ class Gram:
     """Mean products of inputs, ``[p, p]``."""
 
     matrix: Doubles
+    _inverses: dict[float, Doubles] = field(default_factory=dict, repr=False)  # by damping
 
     def diagonal(self) -> Doubles:
         """Return the mean square of each input, ``[p]``."""
         return np.diagonal(self.matrix).copy()
+
+    def inverse(self, damping: float) -> Doubles:
+        """Return the inverse of the matrix with a `ridge`, ``[p, p]``; made once, for all groups that look at it."""
+        if damping not in self._inverses:
+            matrix = np.nan_to_num(self.matrix)
+            matrix.flat[:: len(matrix) + 1] += ridge(np.diagonal(matrix).copy(), damping)
+            self._inverses[damping] = safe_factor(matrix).inverse()
+        return self._inverses[damping]
 
     def energies(self, weight: Matrix) -> Doubles:
         """Return the mean square of each output of a weight ``[outs, p]``."""
@@ -55,3 +64,19 @@ class Rows:
 
 
 Quadratic: TypeAlias = Gram | Rows
+
+
+def ridge(diagonal: Doubles, damping: float) -> Doubles:
+    """Return what is added to each mean square: so much of it, and a little where it is zero."""
+    return np.asarray(damping * diagonal + 1e-3 * damping * diagonal.mean() + 1e-12)
+
+
+def safe_factor(matrix: Doubles) -> Factor:
+    """Return the factor of a damped matrix; where round-off is as large as the damping, with more of it."""
+    for _ in range(5):
+        try:
+            return Factor(matrix)
+        except np.linalg.LinAlgError:
+            matrix = matrix.copy()
+            matrix.flat[:: len(matrix) + 1] += 1e-6 * np.abs(np.diagonal(matrix)).max() + 1e-12
+    return Factor(np.diag(np.maximum(np.diagonal(matrix), 1e-12)))

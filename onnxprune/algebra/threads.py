@@ -23,6 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 _SPELLINGS = (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""))  # before and behind OpenBLAS's names
+_BESIDE = contextvars.ContextVar("beside", default=False)  # whether this is a block that runs beside others
 _CORES: contextvars.ContextVar[int] = contextvars.ContextVar("cores", default=0)
 
 Item = TypeVar("Item")
@@ -48,15 +49,27 @@ def cores_limited(count: int) -> Iterator[None]:
 def spread(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Return what `function` makes of each item, in order; several items are computed side by side.
 
-    What an item gives must not depend on the others: then the results are the same on any number of cores.
+    What an item gives must not depend on the others: then the results are the same on any number of cores. Within a
+    block that runs beside others, items are computed one after the other: each core has its work already.
     """
     count = min(cores(), len(items))
     with one_blas_thread():
-        if count < 2:
+        if count < 2 or _BESIDE.get():
             return [function(item) for item in items]
         contexts = [contextvars.copy_context() for _ in items]  # numpy's `errstate` is part of it
-        with ThreadPoolExecutor(count, "onnxprune-algebra") as pool:
-            return list(pool.map(lambda pair: pair[0].run(function, pair[1]), zip(contexts, items, strict=True)))
+        pool = _pool(os.getpid(), cores())
+        return list(pool.map(lambda pair: pair[0].run(_beside, function, pair[1]), zip(contexts, items, strict=True)))
+
+
+def _beside(function: Callable[[Item], Result], item: Item) -> Result:
+    _BESIDE.set(True)
+    return function(item)
+
+
+@cache
+def _pool(process: int, count: int) -> ThreadPoolExecutor:
+    """Return the threads of a process: starting some for each product would take longer than many a product does."""
+    return ThreadPoolExecutor(count, f"onnxprune-algebra-{process}")
 
 
 @dataclass

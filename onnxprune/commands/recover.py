@@ -7,7 +7,10 @@ from typing import TypeAlias
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
+from onnxprune.planning.detail import for_refits
+from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.plan import Plan, kept_masks
+from onnxprune.planning.work import Work
 from onnxprune.progress import Progress
 from onnxprune.recovery.refit import Refitted, refit
 from onnxprune.recovery.unfitted import unfitted
@@ -23,6 +26,9 @@ def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress:
         return {}, []
     pruned = view(rewritten.proto, folder=prepared.traced.model.folder)
     layer_kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
+    one_pass = len(prepared.calibration.batches) * Work(prepared.traced, prepared.calibration.batches[0]).run
+    budget = EFFORTS[options.effort].spent_on_refits(one_pass, prepared.calibration.source == "data")
+    detail, _ = for_refits(prepared.traced, pruned, prepared.calibration, budget)
     contents, fits = refit(
         prepared.traced,
         kept_masks(prepared.groups, plan.kept),
@@ -31,6 +37,7 @@ def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress:
         cuts=rewritten.cuts,
         seed=options.seed,
         sweeps=options.sweeps or 1,
+        rows=detail.rows,
         progress=progress,
         **layer_kinds,
     )

@@ -20,8 +20,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.algebra.blocked import mixing, product
 from onnxprune.algebra.quadratic import Quadratic
-from onnxprune.criteria.surgeon import Pool, restored, surgeon
+from onnxprune.criteria.restored import Restored, restored
+from onnxprune.criteria.surgeon import PROBES, Pool, surgeon
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Weight: TypeAlias = npt.NDArray[Any]
@@ -31,7 +33,6 @@ DAMPING = 0.01  # of the mean square of each input, added to it: a Gram matrix o
 STEPS = 32  # how often all units are looked at, at most, where all of them go
 _PICKS = 16  # removals from a pool, one after the other, at most
 _POOL_INPUTS = 1024  # inputs of the units of a pool, at most, where it has several units
-_HELD_BYTES = 64 * 2**20  # of refitted weights that are kept; the others are computed again when they are asked for
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ class Refits(Sequence[tuple[Weight, ...]]):
     """The weights of each consumer at some levels, made on access: zero at removed units."""
 
     def __init__(self, consumers: Sequence[Consumer], removed: Sequence[Units], refitted: bool, damping: float) -> None:
+        """Take the units that are removed at each level, each level the first ones of the next."""
         self._consumers, self._removed = tuple(consumers), tuple(removed)
-        self._refitted, self._damping = refitted, damping
-        self._held: dict[int, tuple[Weight, ...]] = {}
-        self._left = _HELD_BYTES
+        self._layers = tuple(self._layer(each, damping) if refitted else None for each in consumers)
 
     def __len__(self) -> int:
         return len(self._removed)
@@ -60,33 +60,37 @@ class Refits(Sequence[tuple[Weight, ...]]):
     def __getitem__(self, level: Any) -> Any:
         if isinstance(level, slice):
             return [self[each] for each in range(*level.indices(len(self)))]
-        if level not in self._held:
-            gone = self._removed[level]
-            made = tuple(self._made(consumer, gone) for consumer in self._consumers)
-            self._left -= sum(weight.nbytes for weight in made)
-            if self._left < 0:
-                return made
-            self._held[level] = made
-        return self._held[level]
+        level = range(len(self))[level]
+        return tuple(
+            each.weight + self._moved(number, each.weight, level) for number, each in enumerate(self._consumers)
+        )
 
-    def _made(self, consumer: Consumer, units: Units) -> Weight:
-        gone = consumer.inputs[units].ravel()
-        if self._refitted and gone.size:
-            return restored(consumer.weight, consumer.seen, gone, self._damping)
-        weight = consumer.weight.copy()
-        weight[:, gone] = 0
-        return weight
+    def _layer(self, consumer: Consumer, damping: float) -> Restored:
+        each = consumer.inputs.shape[1]
+        counts = [each * len(units) for units in self._removed]
+        return restored(consumer.seen, consumer.inputs[self._removed[-1]].ravel(), counts, damping)
+
+    def _moved(self, number: int, weight: Weight, level: int) -> Weight:
+        """Return what is added at a level to a weight, or to mixtures of its outputs, of a consumer."""
+        layer = self._layers[number]
+        if layer is not None:
+            return layer.moved(weight, level)
+        moved = np.zeros_like(weight)
+        gone = self._consumers[number].inputs[self._removed[level]].ravel()
+        moved[:, gone] = -weight[:, gone]
+        return moved
 
     def errors(self) -> tuple[float, ...]:
         """Return the squared error at each level: on held-out rows, weighted, summed over the consumers."""
-        return tuple(
-            float(sum(map(_held_error, self._consumers, self[level]))) if self._consumers else 0.0
-            for level in range(len(self))
-        )
+        parts = [self._errors(number, each) for number, each in enumerate(self._consumers)]
+        return tuple(sum(part[level] for part in parts) for level in range(len(self)))
 
-
-def _held_error(consumer: Consumer, weight: Weight) -> float:
-    return float(consumer.held.energies(weight - consumer.weight) @ consumer.counts)
+    def _errors(self, number: int, consumer: Consumer) -> list[float]:
+        mixed = product(mixing(consumer.counts, PROBES).astype(consumer.weight.dtype), consumer.weight)
+        layer = self._layers[number]
+        if layer is not None:
+            return layer.energies(mixed, consumer.held)
+        return [float(consumer.held.energies(self._moved(number, mixed, level)).sum()) for level in range(len(self))]
 
 
 @dataclass(frozen=True)
@@ -98,25 +102,28 @@ class Elimination:
     errors: tuple[float, ...]  # by level: on held-out rows, weighted, summed over the consumers
 
 
-def eliminate(consumers: Sequence[Consumer], levels: Sequence[int], damping: float = DAMPING) -> Elimination:
+def eliminate(
+    consumers: Sequence[Consumer], levels: Sequence[int], damping: float = DAMPING, steps: int | None = None
+) -> Elimination:
     """Return the order in which the units of a group are removed, and the refitted consumers at each level.
 
     Args:
         consumers: at least one; all with the same units.
         levels: numbers of removed units, ascending, each below the number of units.
         damping: of the Gram matrices, relative to their diagonals.
+        steps: how often all units are looked at, at most; None: `STEPS`.
     """
-    order = greedy(consumers, levels[-1], damping)
+    order = greedy(consumers, levels[-1], damping, steps)
     refits = Refits(consumers, [order[:level] for level in levels], True, damping)
     return Elimination(order, refits, refits.errors())
 
 
-def greedy(consumers: Sequence[Consumer], count: int, damping: float = DAMPING) -> Units:
+def greedy(consumers: Sequence[Consumer], count: int, damping: float = DAMPING, steps: int | None = None) -> Units:
     """Return the first `count` units to remove, in their order; see `eliminate`."""
     states = [surgeon(each.weight, each.seen, each.counts, each.inputs, damping) for each in consumers]
     units = len(consumers[0].inputs)
     widest = max(each.inputs.shape[1] for each in consumers)
-    at_once = max(1, min(-(-units // STEPS), _POOL_INPUTS // (2 * widest)))
+    at_once = max(1, min(-(-units // (steps or STEPS)), _POOL_INPUTS // (2 * widest)))
     alive, order = np.ones(units, bool), np.empty(0, np.intp)
     while len(order) < min(count, units):
         scores = _finite(sum((state.errors(alive) for state in states), np.zeros(units)))

@@ -14,22 +14,42 @@ Costs are those of `PROBES` mixtures of the outputs where there are more: only t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.algebra.blocked import Factor, blocks, gram, mixing, product
-from onnxprune.algebra.quadratic import WIDE, Gram, Quadratic, Rows
+from onnxprune.algebra.quadratic import WIDE, Gram, Quadratic, Rows, ridge
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Weight: TypeAlias = npt.NDArray[Any]
 Units: TypeAlias = npt.NDArray[np.intp]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
+DOUBLE = 2.0  # multiply-accumulates in float32 that one in float64 takes as long as
 PROBES = 128  # mixtures of outputs that costs are those of, where there are more outputs
 ROWS = 1024  # that costs are computed from at most, where the rows are used
 _ROWS_OF_MANY = 512  # the same where a unit has more inputs than this
+
+
+def gram_work(rows: int, ins: int, units: Sequence[int]) -> float:
+    """Return the multiply-accumulates of all that is done by the matrix: its sum, its inverse, and removals.
+
+    Args:
+        rows: that it is summed over.
+        ins: of the layer.
+        units: inputs of each group of which most are removed.
+    """
+    inverse = 1.5 * ins**3
+    removed = sum(1.4 * each**3 + 0.5 * ins * each**2 for each in units)
+    return rows * ins**2 / 2 + DOUBLE * (inverse + removed)
+
+
+def rows_work(rows: int, ins: int, steps: int, groups: int) -> float:
+    """Return the same of removals from `groups` groups by the rows, where all units are looked at so many times."""
+    return groups * (rows**2 * ins + steps * (DOUBLE * rows**3 / 1.2 + rows**2 * ins))
 
 
 class Surgeon(Protocol):
@@ -88,27 +108,6 @@ def surgeon(weight: Weight, seen: Quadratic, counts: Matrix, inputs: Units, damp
     return _ByRows(mixed, seen, inputs, damping)
 
 
-def restored(weight: Weight, seen: Quadratic, gone: Units, damping: float) -> Weight:
-    """Return a weight ``[outs, ins]`` without some inputs, for which the others make up: zero at those removed."""
-    kept = np.setdiff1d(np.arange(weight.shape[1]), gone)
-    result = weight.copy()
-    result[:, gone] = 0
-    if not kept.size:
-        return result
-    if isinstance(seen, Gram):
-        matrix = _damped(seen, damping)
-        moved = product(weight[:, gone].astype(np.float64), matrix[np.ix_(gone, kept)])
-        result[:, kept] += _factor(matrix[np.ix_(kept, kept)]).solve(moved.T).T.astype(weight.dtype, copy=False)
-        return result
-    scaled, scale = _scaled(seen, damping)
-    lost = product(scaled[:, gone], (weight[:, gone] * scale[gone]).T.astype(scaled.dtype))
-    solved = Factor(_kernel(scaled, kept)).solve(lost).T.astype(scaled.dtype)
-    for at in blocks(weight.shape[1], WIDE):
-        result[:, at] += product(solved, scaled[:, at]) / scale[at].astype(scaled.dtype)
-    result[:, gone] = 0
-    return result
-
-
 def costs(inverse: Matrix, columns: Matrix) -> Matrix:
     """Return the errors that units add, from blocks ``[units, i, i]`` of the inverse and columns ``[units, i, o]``."""
     solved = columns / inverse if columns.shape[1] == 1 else solve(inverse, columns)
@@ -123,27 +122,6 @@ def solve(left: Weight, right: Weight) -> Matrix:
         return np.asarray(np.linalg.pinv(left) @ right)
 
 
-def _ridge(diagonal: Matrix, damping: float) -> Matrix:
-    return np.asarray(damping * diagonal + 1e-3 * damping * diagonal.mean() + 1e-12)
-
-
-def _damped(seen: Gram, damping: float) -> Matrix:
-    matrix = np.nan_to_num(seen.matrix)
-    matrix.flat[:: len(matrix) + 1] += _ridge(np.diagonal(matrix).copy(), damping)
-    return np.asarray(matrix)
-
-
-def _factor(matrix: Matrix) -> Factor:
-    """Return the factor of a damped matrix; where round-off is as large as the damping, with more of it."""
-    for _ in range(5):
-        try:
-            return Factor(matrix)
-        except np.linalg.LinAlgError:
-            matrix = matrix.copy()
-            matrix.flat[:: len(matrix) + 1] += 1e-6 * np.abs(np.diagonal(matrix)).max() + 1e-12
-    return Factor(np.diag(np.maximum(np.diagonal(matrix), 1e-12)))
-
-
 def _forget(inverse: Matrix, gone: Units) -> None:
     """Clear what is left of round-off, and keep the blocks of removed units regular."""
     inverse[gone] = 0
@@ -152,11 +130,12 @@ def _forget(inverse: Matrix, gone: Units) -> None:
 
 
 class _ByMatrix:
-    """A layer whose inverse Gram matrix is held."""
+    """A layer whose inverse Gram matrix is held, at the inputs of the group: a removal there needs no others."""
 
     def __init__(self, weight: Matrix, seen: Gram, inputs: Units, damping: float) -> None:
-        self._inputs, self._weight = inputs, weight.copy()
-        self._inverse = _factor(_damped(seen, damping)).inverse()
+        flat = inputs.ravel()
+        self._inputs, self._weight = np.arange(flat.size).reshape(inputs.shape), weight[:, flat]
+        self._inverse = seen.inverse(damping)[np.ix_(flat, flat)]
 
     def errors(self, alive: Mask) -> Matrix:
         inputs = self._inputs[alive]
@@ -180,19 +159,19 @@ class _ByMatrix:
         _forget(self._inverse, gone)
 
 
-def _scaled(seen: Rows, damping: float) -> tuple[Weight, Matrix]:
+def scaled_rows(seen: Rows, damping: float) -> tuple[Weight, Matrix]:
     """Return the rows ``[n, ins]`` whose Gram matrix is that of a damping of 1, and by what each input was divided."""
-    scale = np.sqrt(_ridge(seen.diagonal(), damping))
+    scale = np.sqrt(ridge(seen.diagonal(), damping))
     rows = seen.rows / (scale * np.sqrt(max(1, len(seen.rows)))).astype(seen.rows.dtype)
     return rows, scale
 
 
-def _kernel(scaled: Weight, kept: Units) -> Matrix:
+def kernel(scaled: Weight, kept: Units) -> Matrix:
     """Return 1 + Zᵀ Z over some inputs, ``[n, n]``."""
-    kernel = np.eye(len(scaled))
+    result = np.eye(len(scaled))
     for at in blocks(len(kept), WIDE):
-        kernel += gram(scaled[:, kept[at]].T)
-    return kernel
+        result += gram(scaled[:, kept[at]].T)
+    return result
 
 
 class _ByRows:
@@ -202,10 +181,10 @@ class _ByRows:
         self._inputs, count = inputs, len(seen.rows)
         most = ROWS if inputs.shape[1] <= _ROWS_OF_MANY else _ROWS_OF_MANY
         rows = seen.rows if count <= most else seen.rows[np.linspace(0, count - 1, most).astype(np.intp)]
-        self._rows, scale = _scaled(Rows(rows), damping)
+        self._rows, scale = scaled_rows(Rows(rows), damping)
         self._weight = weight * scale
         self._lost = np.zeros((len(rows), len(weight)))  # what removed inputs gave to each row
-        self._kernel = _kernel(self._rows, np.arange(self._rows.shape[1]))
+        self._kernel = kernel(self._rows, np.arange(self._rows.shape[1]))
         self._half = np.empty(0)  # the inverse of the factor of the kernel, when all units were looked at last
 
     def errors(self, alive: Mask) -> Matrix:

@@ -11,6 +11,7 @@ the errors, and consumers with too few rows keep their weights, as they do in `r
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.algebra.threads import one_blas_thread
-from onnxprune.calibration.batches import Calibration, held_rows
+from onnxprune.calibration.batches import Calibration
 from onnxprune.criteria.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.criteria.importance import Scores
 from onnxprune.dependency import cost
@@ -31,14 +32,14 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.curve import Curve, completed
 from onnxprune.planning.schedule import Measurable, Schedule, schedule
+from onnxprune.planning.views import FINEST, Detail, Unseen, View, Views, is_wide, taps
 from onnxprune.planning.work import Work, places
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.moments import Moments, most_rows, precision
+from onnxprune.recovery.moments import precision
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import KeptBatches, Replay
+from onnxprune.runtime.rest import Rest, last_read, stations
 
-LEAST_ROWS, ROWS_PER_INPUT = 8_192, 8  # that moments are made of
-WIDEST = 1600  # inputs of a layer whose Gram matrix is inverted; of a wider convolution its channels are
 _MEASURING = "measuring loss curves"
 MEASURED = 6  # levels of a curve at most
 EXPECTED_BYTES = 256 * 2**20  # of the outputs of the original that are kept in memory
@@ -83,6 +84,7 @@ def measure_curves(
     refitted: bool = True,
     seed: int = 0,
     levels: int = MEASURED,
+    detail: Detail = FINEST,
     progress: Progress = silent,
     workers: Workers = ALONE,
 ) -> dict[str, Curve]:
@@ -98,6 +100,7 @@ def measure_curves(
         refitted: whether the consumers are refitted after the cut.
         seed: of the sampled rows.
         levels: counts of a curve at most.
+        detail: how closely layers are looked at, see `planning.detail`.
         progress: called before each step.
         workers: where curves are measured; they are the same everywhere.
     """
@@ -105,7 +108,7 @@ def measure_curves(
     ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, place)))
     if to_output and wanted is None:
         wanted = scheduled(traced, cuts, calibration, None, levels=levels)
-    settings = _Settings(calibration, wanted if to_output else None, refitted, seed, levels)
+    settings = _Settings(calibration, wanted if to_output else None, refitted, seed, levels, detail)
     curves: dict[str, Curve] = {}
     if workers.parallel and ordered:
         settings_sent = replace(settings, calibration=replace(calibration, batches=list(calibration.batches)))
@@ -116,10 +119,10 @@ def measure_curves(
             progress(_MEASURING, min(len(curves) + 1, len(ordered)), len(ordered))
         return _in_order(curves, ordered, cuts)
     with one_blas_thread():
-        sampler = _Sampler(model, settings)
+        sampler = _Sampler(model, settings, ordered)
         for number, cut in enumerate(ordered):
             progress(_MEASURING, number + 1, len(cuts))
-            curves[cut.name] = sampler.curve_or_scores(cut)
+            curves[cut.name] = sampler.curve_or_scores(number)
     return _in_order(curves, ordered, cuts)
 
 
@@ -134,15 +137,26 @@ def scheduled(
 ) -> Schedule:
     """Return which losses are measured within a budget of work; None: all of them. See `measure_curves`."""
     place, work = places(traced.model), Work(traced, calibration.batches[0])
+    stops = (*stations(traced.model), len(traced.model.top))
     shares = cost.shares(traced, [group for cut in cuts for group in cut.groups])
     measurable = {}
     for cut in cuts:
         first = min(_first(cut, place), len(traced.model.top))
-        opened, run = work.behind(first, 0), work.behind(first, 1) - work.behind(first, 0)
+        run = work.behind(first, 1) - work.behind(first, 0)
+        opened = work.behind(first, 0) - work.behind(_station(stops, last_read(traced.model, _consumed_names(cut))), 0)
         share = sum(shares[group.name] for group in cut.groups)
         measurable[cut.name] = Measurable(len(measured_counts(cut.removed, levels)), share, opened, run)
     samples = calibration.counts[0] if calibration.counts else 1
     return schedule(measurable, len(calibration.judged), budget, samples=samples)
+
+
+def _consumed_names(cut: Cut) -> set[str]:
+    return {member.constant for member in _consumed(cut)}
+
+
+def _station(stops: Sequence[int], place: int) -> int:
+    """Return the first station behind a place, from which sessions are opened once for all losses."""
+    return next((stop for stop in stops if stop > place), stops[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +168,7 @@ class _Settings:
     refitted: bool
     seed: int
     levels: int
+    detail: Detail
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,21 +186,20 @@ def _curves_of(job: _Job, which: range) -> dict[str, Curve]:
     The replay stops where it would if it measured the cuts before them, too: parts of a model that are run one by one
     are fused otherwise than together, and round otherwise.
     """
-    sampler = _Sampler(job.model.open(), job.settings)
-    for cut in job.ordered[: which.start]:
-        sampler.pass_by(cut)
-    return {cut.name: sampler.curve_or_scores(cut) for cut in (job.ordered[number] for number in which)}
+    sampler = _Sampler(job.model.open(), job.settings, job.ordered)
+    for number in range(which.start):
+        sampler.pass_by(number, which)
+    return {job.ordered[number].name: sampler.curve_or_scores(number) for number in which}
 
 
 Pair = tuple[Member, Layer]
 
 
 @dataclass(frozen=True)
-class _ConsumerMoments:
-    """The moments of the inputs and outputs of one consumer."""
+class _Seen:
+    """One consumer and what it sees."""
 
-    train: Moments
-    held: Moments
+    view: View
     consumer: Consumer
     refitted: bool  # whether it is refitted after the cut
 
@@ -200,13 +214,13 @@ def _first(cut: Cut, places: Mapping[int, int]) -> int:
 
 
 class _Sampler:
-    def __init__(self, model: Model, settings: _Settings) -> None:
+    def __init__(self, model: Model, settings: _Settings, ordered: Sequence[Cut]) -> None:
         calibration = settings.calibration
-        self._model, self._calibration, self._seed, self._levels = model, calibration, settings.seed, settings.levels
+        self._detail = settings.detail
+        self._model, self._calibration, self._levels, self._ordered = model, calibration, settings.levels, ordered
         self._wanted, self._refitted = settings.wanted, settings.refitted
         self._replay = Replay(model, calibration.batches)
         self._layers = {layer.node.index: layer for layer in layers(model)}
-        self._held = set(calibration.held)
         self._judged = calibration.judged[: self._wanted.batches] if self._wanted is not None else ()
         self._outputs = model.tensor_outputs
         self._expected = KeptBatches(EXPECTED_BYTES)
@@ -214,28 +228,45 @@ class _Sampler:
             self._expected.append(values)
         self._feeds = [calibration.batches[number] for number in self._judged]
         self._place = places(model)
+        self._rest = Rest(model, self._outputs)
+        consumers = [[layer for _, layer in self._pairs(cut)] for cut in ordered]
+        self._views = Views(
+            model, self._replay, calibration, consumers, refitted=self._refitted, seed=settings.seed,
+            detail=settings.detail,
+        )  # fmt: skip
 
-    def pass_by(self, cut: Cut) -> None:
+    def pass_by(self, number: int, later: range) -> None:
+        """Move to where a cut is measured, and look at those of its layers alone that cuts behind it consume, too."""
+        self._stand_before(number)
+        wanted = {layer.node.index for at in later for _, layer in self._pairs(self._ordered[at])}
+        with contextlib.suppress(ModelError):  # none of these cuts has a curve then
+            self._views.look(number, wanted)
+        self._views.pass_by(number)
+
+    def _stand_before(self, number: int) -> None:
         """Move to where a cut is measured, if it is ahead."""
-        place = _first(cut, self._place)
+        place = _first(self._ordered[number], self._place)
         if place < len(self._place):
-            self._replay.stand_before(place, self._seen(self._pairs(cut)))
+            self._replay.stand_before(place, self._views.names(number))
 
-    def curve_or_scores(self, cut: Cut) -> Curve:
+    def curve_or_scores(self, number: int) -> Curve:
         """Return the curve of one cut; where a part cannot be run alone, units are removed by their scores."""
         try:
-            return self.curve(cut)
-        except ModelError:
-            return by_scores(cut)
+            return self.curve(number)
+        except (ModelError, Unseen):
+            return by_scores(self._ordered[number])
+        finally:
+            self._views.pass_by(number)
 
-    def curve(self, cut: Cut) -> Curve:
+    def curve(self, number: int) -> Curve:
         """Return the curve of one cut."""
-        counts = measured_counts(cut.removed, self._levels)
-        pairs = self._pairs(cut)
-        self.pass_by(cut)
-        moments = self._consumer_moments(pairs)
-        elimination = self._elimination(cut, counts, moments)
-        losses, told = self._losses(cut, counts, pairs, moments, elimination)
+        cut = self._ordered[number]
+        counts, pairs = measured_counts(cut.removed, self._levels), self._pairs(cut)
+        self._stand_before(number)
+        self._views.look(number)
+        seen = self._seen(pairs)
+        elimination = self._elimination(cut, counts, seen)
+        losses, told = self._losses(cut, counts, pairs, seen, elimination)
         return Curve(tuple(elimination.order.tolist()), (0, *counts), losses, (0.0, *elimination.errors), told)
 
     def _losses(
@@ -243,7 +274,7 @@ class _Sampler:
         cut: Cut,
         counts: Sequence[int],
         pairs: Sequence[Pair],
-        moments: Sequence[_ConsumerMoments],
+        seen: Sequence[_Seen],
         elimination: Elimination,
     ) -> tuple[tuple[float, ...] | None, tuple[int, ...]]:
         """Return the losses at 0 and all counts, NaN where they are not measured, and the counts where this is so."""
@@ -253,15 +284,11 @@ class _Sampler:
         which = self._wanted.levels.get(cut.name, ())
         for level in which:
             removed = elimination.order[: counts[level]]
-            losses[level + 1] = self._loss(cut, pairs, moments, elimination.weights[level], removed)
+            losses[level + 1] = self._loss(cut, pairs, seen, elimination.weights[level], removed)
         return tuple(losses), tuple(count for level, count in enumerate(counts) if level not in which)
 
     def _pairs(self, cut: Cut) -> list[Pair]:
         return [pair for member in _consumed(cut) for pair in self._layer(member)]
-
-    def _seen(self, pairs: Sequence[Pair]) -> list[str]:
-        """Return the names of the inputs and outputs of layers."""
-        return list(dict.fromkeys(name for _, layer in pairs for name in (layer.input, layer.output)))
 
     def _layer(self, member: Member) -> list[Pair]:
         """Return the linear layer that consumes the units, if each unit has inputs of its own there."""
@@ -269,86 +296,56 @@ class _Sampler:
         fits = layer is not None and layer.groups == 1 and layer.weight == member.constant
         return [(member, layer)] if fits and layer is not None else []
 
-    def _taps(self, layer: Layer) -> int:
-        """Return how many inputs of a row one channel has."""
-        return 1 if layer.window is None else math.prod(layer.window.kernel)
-
-    def _is_wide(self, layer: Layer) -> bool:
-        """Whether channels are correlated, and not all inputs of a patch."""
-        shape = layer.shape(self._model.constants[layer.weight].shape)
-        return self._taps(layer) > 1 and shape[-1] > WIDEST
-
     def _float(self, member: Member) -> bool:
         return self._model.constants[member.constant].dtype.kind == "f"
 
-    def _elimination(self, cut: Cut, counts: Sequence[int], moments: Sequence[_ConsumerMoments]) -> Elimination:
-        consumers, refitted = [each.consumer for each in moments], all(each.refitted for each in moments)
+    def _elimination(self, cut: Cut, counts: Sequence[int], seen: Sequence[_Seen]) -> Elimination:
+        consumers, refitted = [each.consumer for each in seen], all(each.refitted for each in seen)
         if cut.by_score or not consumers:
             order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
             return follow(order, counts, consumers, scores=cut.scores, refitted=refitted)
-        elimination = eliminate(consumers, counts)
+        elimination = eliminate(consumers, counts, steps=self._detail.steps)
         if refitted:
             return elimination
         return follow(elimination.order, counts, consumers, scores=cut.scores, refitted=False)
 
-    def _consumer_moments(self, pairs: Sequence[Pair]) -> list[_ConsumerMoments]:
-        moments = []
-        for _, layer in pairs:
-            groups, outs, ins = layer.shape(self._model.constants[layer.weight].shape)
-            ins = ins // self._taps(layer) if self._is_wide(layer) else ins
-            moments.append((Moments(groups, ins, outs), Moments(groups, ins, outs)))
-        rng = np.random.default_rng(self._seed)
-        names = self._seen(pairs)
-        for number, values in enumerate(self._replay.run(names)) if names else ():
-            for (_, layer), pair in zip(pairs, moments, strict=True):
-                limit = most_rows(pair[0].shape, ROWS_PER_INPUT, LEAST_ROWS) // len(self._replay) + 1
-                at = layer.places(values[layer.output].shape, limit, rng)
-                inputs = (layer.channels if self._is_wide(layer) else layer.rows)(values[layer.input], at)
-                targets = layer.targets(values[layer.output], at)
-                out = held_rows(len(at)) if len(self._replay) == 1 else np.full(len(at), number in self._held)
-                pair[0].add(inputs[:, ~out], targets[:, ~out])
-                pair[1].add(inputs[:, out], targets[:, out])
-        refitted = self._refitted and (len(self._replay) > 1 or all(held.rows for _, held in moments))
-        return [self._consumer(*pair, *each, refitted) for pair, each in zip(pairs, moments, strict=True)]
+    def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
+        views = [self._views.of(layer) for _, layer in pairs]
+        refitted = self._refitted and (len(self._replay) > 1 or all(view.held is not None for view in views))
+        return [_Seen(view, self._consumer(*pair, view), refitted) for pair, view in zip(pairs, views, strict=True)]
 
-    def _consumer(
-        self, member: Member, layer: Layer, train: Moments, held: Moments, refitted: bool
-    ) -> _ConsumerMoments:
+    def _consumer(self, member: Member, layer: Layer, view: View) -> Consumer:
         stored = self._model.array(layer.weight)
         weight = layer.matrix(stored, precision(layer.shape(stored.shape)))[0]
-        has_mean = layer.bias is not None and refitted
-        mean = train.mean_x if has_mean else np.zeros_like(train.mean_x)
-        seen = train.inputs(mean)
-        judged = held.inputs(mean) if held.rows else seen
-        counts, taps = (train + held).weights()[0], self._taps(layer)
-        if self._is_wide(layer):  # each tap of an output is an output of its own
-            weight = weight.reshape(len(weight), -1, taps).transpose(0, 2, 1).reshape(len(weight) * taps, -1)
-            counts, taps = np.repeat(counts, taps), 1
-        inputs = (member.places[:, :, None] * taps + np.arange(taps)).reshape(len(member.places), -1)
-        return _ConsumerMoments(train, held, Consumer(weight, seen, judged, counts, inputs), refitted)
+        counts, each = view.counts, taps(layer)
+        if is_wide(layer, self._model, self._detail.widest):  # each tap of an output is an output of its own
+            weight = weight.reshape(len(weight), -1, each).transpose(0, 2, 1).reshape(len(weight) * each, -1)
+            counts, each = np.repeat(counts, each), 1
+        inputs = (member.places[:, :, None] * each + np.arange(each)).reshape(len(member.places), -1)
+        return Consumer(weight, view.seen, view.seen if view.held is None else view.held, counts, inputs)
 
     def _loss(
         self,
         cut: Cut,
         pairs: Sequence[Pair],
-        moments: Sequence[_ConsumerMoments],
+        seen: Sequence[_Seen],
         weights: Sequence[npt.NDArray[np.float64]],
         removed: npt.NDArray[np.intp],
     ) -> float:
         """Return the loss of the output on held-out batches without the removed units."""
         contents = self._without(cut, removed)
-        for (_, layer), each, weight in zip(pairs, moments, weights, strict=True):
-            whole, taps = weight, self._taps(layer) if self._is_wide(layer) else 1
-            if taps > 1:
-                whole = weight.reshape(-1, taps, weight.shape[1]).transpose(0, 2, 1).reshape(len(weight) // taps, -1)
+        for (_, layer), each, weight in zip(pairs, seen, weights, strict=True):
+            whole, count = weight, taps(layer) if is_wide(layer, self._model, self._detail.widest) else 1
+            if count > 1:
+                whole = weight.reshape(-1, count, weight.shape[1]).transpose(0, 2, 1).reshape(len(weight) // count, -1)
             contents[layer.weight] = layer.stored(whole[None], self._model.array(layer.weight))
             if layer.bias is not None and each.refitted:
                 like = self._model.array(layer.bias)
-                moved = (each.consumer.weight - weight) @ each.train.mean_x[0]
-                added = layer.added(like) + moved.reshape(-1, taps).sum(1)
+                moved = (each.consumer.weight - weight) @ each.view.mean[0]
+                added = layer.added(like) + moved.reshape(-1, count).sum(1)
                 contents[layer.bias] = layer.stored_bias(added, like)
         metric, losses = self._calibration.metric, []
-        outputs = self._replay.run(self._outputs, self._judged, contents)
+        outputs = self._rest.outputs(self._replay, self._judged, contents)
         for before, after, feeds in zip(self._expected, outputs, self._feeds, strict=True):
             losses.append(metric.loss(before, after, feeds))
         return float(np.mean(losses))

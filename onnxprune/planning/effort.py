@@ -20,7 +20,9 @@ class Effort:
     samples: float  # of one pass over the samples that are generated
     fewest: int  # samples that are generated, whatever they cost
     curves: float | None  # on runs to the output; None: there is no bound
-    passes: float  # over the samples of the user, for the same, where that is more
+    fits: float | None  # on the algebra of loss curves
+    refits: float | None  # on that of refits
+    passes: float  # over the samples of the user, for each of these, where that is more
 
     def spent_on_curves(self, one_pass: float, has_data: bool) -> float | None:
         """Return what the runs to the output may cost; None where there is no bound.
@@ -29,16 +31,25 @@ class Effort:
             one_pass: the work of one pass over the calibration samples.
             has_data: whether these are the user's.
         """
-        if self.curves is None:
-            return None
-        return max(self.curves, self.passes * one_pass) if has_data else self.curves
+        return self._grown(self.curves, one_pass, has_data)
+
+    def spent_on_fits(self, one_pass: float, has_data: bool) -> float | None:
+        """Return what the algebra of loss curves may cost; as `spent_on_curves`."""
+        return self._grown(self.fits, one_pass, has_data)
+
+    def spent_on_refits(self, one_pass: float, has_data: bool) -> float | None:
+        """Return what that of refits may cost; as `spent_on_curves`."""
+        return self._grown(self.refits, one_pass, has_data)
+
+    def _grown(self, budget: float | None, one_pass: float, has_data: bool) -> float | None:
+        return budget if budget is None or not has_data else max(budget, self.passes * one_pass)
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "quick": Effort(pool=0.8e11, samples=0.7e11, fewest=8, curves=3e11, passes=2.0),
-        "normal": Effort(pool=2e11, samples=1.4e11, fewest=16, curves=8e11, passes=6.0),
-        "thorough": Effort(pool=1e12, samples=2.4e11, fewest=16, curves=None, passes=0.0),
+        "quick": Effort(pool=0.4e11, samples=0.5e11, fewest=4, curves=1.5e11, fits=1.5e11, refits=3e11, passes=2.0),
+        "normal": Effort(pool=1e11, samples=1e11, fewest=8, curves=4e11, fits=4e11, refits=8e11, passes=6.0),
+        "thorough": Effort(pool=1e12, samples=2.4e11, fewest=16, curves=None, fits=None, refits=None, passes=0.0),
     }
 )
 USUAL = "normal"

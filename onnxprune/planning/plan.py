@@ -21,11 +21,13 @@ from onnxprune.planning import allocate, knapsack
 from onnxprune.planning.choice import named_ratios
 from onnxprune.planning.curve import Curve, usual_slope
 from onnxprune.planning.curves import Cut, measure_curves, scheduled
+from onnxprune.planning.detail import for_curves
 from onnxprune.planning.effort import EFFORTS, duration
 from onnxprune.planning.options import Options
 from onnxprune.planning.schedule import Schedule
 from onnxprune.planning.scoring import Tied, look, scores_of
 from onnxprune.planning.targets import MEASURED
+from onnxprune.planning.views import FINEST, Detail
 from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers
@@ -162,15 +164,17 @@ def gather(
     if calibration is None or not (options.scope == "loss" or options.criterion == "obs"):
         return Evidence(scores, {}, looked=seen.told)
     demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
-    to_measure = _scheduled(traced, _cuts(tied, demands, options), calibration, options, progress)
+    all_cuts = _cuts(tied, demands, options)
+    to_measure, detail = _scheduled(traced, all_cuts, calibration, options, progress)
     curves = measure_curves(
         traced,
-        _cuts(tied, demands, options),
+        all_cuts,
         calibration,
         to_output=options.scope == "loss",
         wanted=to_measure,
         refitted=bool(options.reconstruct),
         seed=options.seed,
+        detail=detail,
         progress=progress,
         workers=workers,
     )
@@ -180,23 +184,36 @@ def gather(
 
 def _scheduled(
     traced: Trace, cuts: Sequence[Cut], calibration: Calibration, options: Options, progress: Progress
-) -> Schedule | None:
-    """Return the losses of the output that are measured with the effort of the options; None where none count."""
-    if options.scope != "loss" or not cuts:
-        return None
+) -> tuple[Schedule | None, Detail]:
+    """Return the losses of the output that are measured with the effort of the options, and how closely layers are.
+
+    There is no schedule where no losses count.
+    """
+    if not cuts:
+        return None, FINEST
     batch = Work(traced, calibration.batches[0]).run
     one_pass = len(calibration.batches) * batch
+    detail, algebra = detail_of(traced, cuts, calibration, options.effort)
+    if options.scope != "loss":
+        return None, detail
     planned = scheduled(traced, cuts, calibration, budget_of(traced, calibration, options.effort))
-    seconds = (planned.work + one_pass) / batch * calibration.batch_seconds
+    seconds = (planned.work + one_pass + algebra) / batch * calibration.batch_seconds
     measured = f"{planned.count():,} of {planned.all:,} losses"
-    progress(f"{options.effort} effort: {measured}, about {duration(seconds)} of running the model")
-    return planned
+    progress(f"{options.effort} effort: {measured}, about {duration(seconds)} of computing")
+    return planned, detail
 
 
 def budget_of(traced: Trace, calibration: Calibration, effort: str) -> float | None:
     """Return what an effort may spend on the losses of the output, in work; None where there is no bound."""
     one_pass = len(calibration.batches) * Work(traced, calibration.batches[0]).run
     return EFFORTS[effort].spent_on_curves(one_pass, calibration.source == "data")
+
+
+def detail_of(traced: Trace, cuts: Sequence[Cut], calibration: Calibration, effort: str) -> tuple[Detail, float]:
+    """Return how closely layers are looked at with an effort, and the work of that."""
+    one_pass = len(calibration.batches) * Work(traced, calibration.batches[0]).run
+    budget = EFFORTS[effort].spent_on_fits(one_pass, calibration.source == "data")
+    return for_curves(traced, [group for cut in cuts for group in cut.groups], calibration, budget)
 
 
 def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], options: Options) -> list[Cut]:

@@ -25,7 +25,7 @@ from onnxprune.planning.choice import first_sink
 from onnxprune.planning.curve import Curve
 from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.options import Options
-from onnxprune.planning.plan import budget_of, cuts
+from onnxprune.planning.plan import budget_of, cuts, detail_of
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers
 
@@ -145,6 +145,7 @@ def measure(
         refitted=bool(options.reconstruct),
         seed=options.seed,
         levels=levels,
+        detail=detail_of(traced, measured, calibration, options.effort)[0],
         progress=progress,
         workers=workers,
     )

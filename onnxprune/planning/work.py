@@ -64,6 +64,11 @@ class Work:
         return float(self._opened[place] + batches * self._runs[place])
 
 
+def numbers(traced: Trace, name: str, feeds: Feeds) -> float:
+    """Return how many numbers a value has for a batch."""
+    return _product(traced, traced.values[name], _sizes(traced, feeds))
+
+
 def _sizes(traced: Trace, feeds: Feeds) -> dict[Atom, int]:
     """Return the sizes of dynamic atoms of the inputs in a batch."""
     sizes: dict[Atom, int] = {}

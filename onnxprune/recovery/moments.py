@@ -17,6 +17,7 @@ Array = npt.NDArray[Any]
 WIDEST = 5120  # inputs whose products are summed; of more inputs the rows are kept, as many as `most_rows` says
 MOST_PRODUCTS = 2**25  # of inputs with one another and with targets, of all groups, that are summed
 MOST_ROWS = 16_384  # whose products are summed
+NARROW = 256  # inputs of a layer that has as many rows as it wants
 MOST_WIDE_ROWS = 4096  # of a wide layer, those held out among them
 ROW_BYTES = 256 * 2**20  # of these rows' inputs, and of their targets
 _QUIET = 0.1  # of the mean variance: outputs that vary less than this get less weight
@@ -38,16 +39,23 @@ def is_wide(shape: Shape) -> bool:
     return ins > WIDEST or groups * ins * (ins + outs) > MOST_PRODUCTS
 
 
-def most_rows(shape: Shape, per_input: int, least: int) -> int:
+def most_rows(shape: Shape, per_input: int, least: int, most: int = MOST_ROWS) -> int:
     """Return how many rows a fit to a layer of a shape sees at most, those held out among them.
+
+    Args:
+        shape: of the layer.
+        per_input: rows that are enough for one input.
+        least: rows that are seen for the fewest inputs.
+        most: rows that layers of more than `NARROW` inputs see at most; the others take no time to speak of.
 
     >>> [most_rows((1, 64, ins), 16, 8192) for ins in (256, 768, 2048, 8192, 32768)]
     [8192, 12288, 16384, 4096, 2048]
     """
     groups, outs, ins = shape
+    most = most if ins > NARROW else MOST_ROWS
     if not is_wide(shape):
-        return max(least, min(per_input * ins, MOST_ROWS))
-    return max(64, min(MOST_WIDE_ROWS, ROW_BYTES // (4 * groups * max(outs, ins))))
+        return min(most, max(least, min(per_input * ins, MOST_ROWS)))
+    return min(most, max(64, min(MOST_WIDE_ROWS, ROW_BYTES // (4 * groups * max(outs, ins)))))
 
 
 def precision(shape: Shape) -> type[np.float32 | np.float64]:

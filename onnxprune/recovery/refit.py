@@ -26,7 +26,7 @@ from onnxprune.graph.mixer import Mixer, mixers
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.moments import WIDEST, Moments, Shape, most_rows, precision
+from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_rows, precision
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.replay import Feeds, Replay
 from onnxprune.surgery.rewrite import Cut
@@ -60,6 +60,7 @@ def refit(
     cuts: Mapping[str, Cut],
     seed: int = 0,
     sweeps: int = 1,
+    rows: int = MOST_ROWS,
     linear: bool = True,
     batch_norm: bool = True,
     progress: Progress = silent,
@@ -74,6 +75,7 @@ def refit(
         cuts: where the constants of `pruned` came from.
         seed: of the rows that are drawn.
         sweeps: how often all layers are fitted.
+        rows: that a fit of a layer that is not narrow sees at most.
         linear: whether linear layers are fitted.
         batch_norm: whether statistics of other BatchNormalizations are estimated anew.
         progress: called before each step.
@@ -82,7 +84,7 @@ def refit(
     outcomes: list[Refitted] = []
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
-        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts)
+        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts, rows=rows)
         outcomes = run.all(linear, batch_norm, prefix, progress)
         contents = run.new.contents
     return contents, outcomes
@@ -136,8 +138,10 @@ class _Refit:
         contents: Mapping[str, Array],
         seed: int,
         cuts: Mapping[str, Cut],
+        rows: int,
     ) -> None:
         self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
+        self._rows = rows
         self._shared = _shared(traced.model, cuts)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
@@ -261,7 +265,7 @@ class _Refit:
         """Return the moments of the inputs of a part and its targets, of the rows to fit and the held-out ones."""
         groups, outs, ins = shape
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
-        limit = most_rows(shape, ROWS_PER_INPUT, LEAST_ROWS) // len(self.new) + 1
+        limit = most_rows(shape, ROWS_PER_INPUT, LEAST_ROWS, self._rows) // len(self.new) + 1
         rng = np.random.default_rng(self._seed)
         old, new = self.old.run([total]), self.new.run([part.input, *beside])
         for number, (before, now) in enumerate(zip(old, new, strict=True)):

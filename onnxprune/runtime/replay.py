@@ -15,7 +15,10 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias, overload
+
+import numpy as np
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
@@ -65,13 +68,8 @@ class Replay:
         self._place = 0  # the first of `model.top` that has not been passed
         self._ahead: frozenset[str] = frozenset()  # stored values that are computed behind the place
         self._budget, self._threads = budget_bytes, threads
-        self._order = {
-            name: place
-            for place, index in enumerate(model.top)
-            for name in model.nodes[index].outputs
-            if name not in model.constants
-        }
-        self._last_read = self._find_last_reads()
+        self._order = order_of(model)
+        self._last_read = last_reads(model, self._order)
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -145,34 +143,70 @@ class Replay:
             self._stored, self._place, self._ahead = kept, place, more
             return
 
-    def _find_last_reads(self) -> dict[str, int]:
-        """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
-        end = len(self.model.top)
-        last = dict.fromkeys((*(port.name for port in self.model.outputs), *self.model.tensor_outputs), end)
-        fixed = self.model.fixed  # computed again, as a constant may have been replaced
-        known = {*self._order, *(port.name for port in self.model.inputs)} - fixed
-        for place, index in enumerate(self.model.top):
-            node = self.model.nodes[index]
-            for name in (*node.inputs, *node.captured):
-                if name in known:
-                    last[name] = max(place, last.get(name, 0))
-        return {name: place for name, place in last.items() if name not in fixed}
-
     def _session(self, names: Sequence[str], contents: Mapping[str, Array]) -> tuple[Session, tuple[str, ...]]:
         """Return a session from the stored values to `names`, and the stored values that it takes."""
-        stored = self._usable(contents)
-        needed, nodes = set(names), []
-        for place in range(max(self._order[name] for name in names), -1, -1):
-            node = self.model.nodes[self.model.top[place]]
-            if any(name in needed and name not in stored for name in node.outputs):
-                nodes.append(node.index)
-                needed.update(name for name in (*node.inputs, *node.captured) if name)
-        types = {name: array.dtype for name, array in stored.items() if name in needed}
-        proto = part(self.model, reversed(nodes), types, names, contents)
-        session = open_session(serialize(proto), threads=self._threads)
-        if set(session.outputs) != set(names):
-            raise ModelError(f"{sorted(set(names) - set(session.outputs))} are no tensors")
-        return session, tuple(name for name in types if name in {port.name for port in session.ort.get_inputs()})
+        types = {name: array.dtype for name, array in self._usable(contents).items()}
+        return opened(self.model, self._order, types, names, contents=contents, threads=self._threads)
+
+
+def order_of(model: Model) -> dict[str, int]:
+    """Return for every value between nodes the place in `model.top` of the node that makes it."""
+    return {
+        name: place
+        for place, index in enumerate(model.top)
+        for name in model.nodes[index].outputs
+        if name not in model.constants
+    }
+
+
+def last_reads(model: Model, order: Mapping[str, int]) -> dict[str, int]:
+    """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
+    end = len(model.top)
+    last = dict.fromkeys((*(port.name for port in model.outputs), *model.tensor_outputs), end)
+    fixed = model.fixed  # computed again, as a constant may have been replaced
+    known = {*order, *(port.name for port in model.inputs)} - fixed
+    for place, index in enumerate(model.top):
+        node = model.nodes[index]
+        for name in (*node.inputs, *node.captured):
+            if name in known:
+                last[name] = max(place, last.get(name, 0))
+    return {name: place for name, place in last.items() if name not in fixed}
+
+
+def opened(
+    model: Model,
+    order: Mapping[str, int],
+    types: Mapping[str, np.dtype[Any]],
+    names: Sequence[str],
+    *,
+    contents: Mapping[str, Array] = MappingProxyType({}),
+    threads: int = 0,
+) -> tuple[Session, tuple[str, ...]]:
+    """Return a session from some values to others, and the values that it takes.
+
+    Args:
+        model: in plain form.
+        order: see `order_of`.
+        types: of the values that may be fed.
+        names: of the values to compute.
+        contents: constants whose contents are replaced.
+        threads: of the session, 0 is ONNX Runtime's choice.
+
+    Raises:
+        ModelError: when ONNX Runtime cannot run the part.
+    """
+    needed, nodes = set(names), []
+    for place in range(max(order[name] for name in names), -1, -1):
+        node = model.nodes[model.top[place]]
+        if any(name in needed and name not in types for name in node.outputs):
+            nodes.append(node.index)
+            needed.update(name for name in (*node.inputs, *node.captured) if name)
+    fed = {name: dtype for name, dtype in types.items() if name in needed}
+    proto = part(model, reversed(nodes), fed, names, contents)
+    session = open_session(serialize(proto), threads=threads)
+    if set(session.outputs) != set(names):
+        raise ModelError(f"{sorted(set(names) - set(session.outputs))} are no tensors")
+    return session, tuple(name for name in fed if name in {port.name for port in session.ort.get_inputs()})
 
 
 class KeptBatches(Batches):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.algebra.quadratic import Gram, Rows
-from onnxprune.criteria import elimination, surgeon
+from onnxprune.criteria import elimination, restored, surgeon
 from onnxprune.criteria.elimination import Consumer, eliminate, follow, greedy
 
 COUNT = 20
@@ -70,7 +70,7 @@ def test_costs_are_computed_from_some_rows_where_there_are_many(monkeypatch):
 
 def test_weights_are_made_again_where_they_take_too_much_memory(monkeypatch):
     one, other = both(10, 2)
-    monkeypatch.setattr(elimination, "_HELD_BYTES", 0)
+    monkeypatch.setattr(restored, "HELD_BYTES", 0)
     found = eliminate([one, other], [2, 4])
     assert found.weights[0] is not found.weights[0]
     np.testing.assert_array_equal(found.weights[1][0], found.weights[1][0])

@@ -19,7 +19,6 @@ from onnxprune.planning.curve import Curve, usual_slope
 from onnxprune.planning.curves import MEASURED, measure_curves, measured_counts, scheduled
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts
-from onnxprune.planning.work import Work
 from onnxprune.runtime.executors import ALONE, from_executor
 from tests.support.build import IMAGE, ROWS, conv, dense, model
 
@@ -214,15 +213,20 @@ def three_layers():
     )  # fmt: skip
 
 
-def within(budget, **options):
-    """Return all curves of a network, and those within a budget of work."""
+def small():
+    """Return a network with what may be removed from it, and samples for it."""
     loaded = load(three_layers())
     traced = trace(loaded)
     asked = make_options(criterion="obs", round_to=1, min_units=1)
     found = groups(traced)
     feeds = {"x": np.random.default_rng(0).standard_normal((48, 6)).astype(np.float32)}
     seen = calibration(loaded, load_data(feeds, loaded.inputs), "dense")
-    wanted = cuts(traced, found, select_ratios(found, asked), asked)
+    return traced, cuts(traced, found, select_ratios(found, asked), asked), seen
+
+
+def within(budget, **options):
+    """Return all curves of a network, and those within a budget of work."""
+    traced, wanted, seen = small()
     planned = scheduled(traced, wanted, seen, budget)
     return measure_curves(traced, wanted, seen, **options), measure_curves(
         traced, wanted, seen, wanted=planned, **options
@@ -230,9 +234,7 @@ def within(budget, **options):
 
 
 def one_level_of_each():
-    loaded = load(three_layers())
-    work = Work(trace(loaded), {"x": np.zeros((6, 6), np.float32)})
-    return work.behind(2, 2) + work.behind(4, 2)
+    return 1.001 * scheduled(*small(), None).work / MEASURED
 
 
 def test_measured_losses_are_those_of_all_and_the_others_are_told():

@@ -53,7 +53,7 @@ def test_small_networks_are_measured_in_full():
 
 
 def test_a_run_with_less_effort_says_what_was_measured(monkeypatch):
-    short = replace(EFFORTS["quick"], curves=6e7, passes=0.0)
+    short = replace(EFFORTS["quick"], curves=2e7, passes=0.0)
     monkeypatch.setattr(plan, "EFFORTS", {**EFFORTS, "quick": short})
     result, again = pruned(effort="quick"), pruned(effort="quick")
     effort = result.report["effort"]
