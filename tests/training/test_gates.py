@@ -30,7 +30,7 @@ def trained(gates, budget, importance, steps=400):
     """Train gates alone against a loss that grows by each unit's importance when its gate shuts."""
     multipliers = Multipliers(budget.equalities)
     lower = torch.optim.Adam(gates.parameters(), lr=0.1)
-    upper = torch.optim.Adam(multipliers.parameters(), lr=0.1, maximize=True)
+    upper = torch.optim.Adam(multipliers.parameters(), lr=0.3, maximize=True)
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):
         drawn = gates.sampled(generator)
