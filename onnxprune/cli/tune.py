@@ -40,6 +40,7 @@ from onnxprune.graph.publish import signals_held
 @click.option("--precision", default="float32", show_default=True, metavar="float32|bfloat16", help="Of the run.")
 @click.option("--segments", type=int, default=1, show_default=True, metavar="N", help="Parts that are computed twice.")
 @click.option("--lora", type=int, metavar="R", help="Train adapters of rank R, and add them to the weights.")
+@click.option("--slim", type=float, metavar="LAMBDA", help="Sparse training: a penalty on the size of each unit.")
 @click.option("--frozen", multiple=True, metavar="GLOB", help="Weights that stay as they are; repeatable.")
 @click.option(
     "--augment", metavar="NAME,...", help="crop, flip, colour, mix, window, or none [default: those that fit]."

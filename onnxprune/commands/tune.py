@@ -88,8 +88,8 @@ def tune(
         resume: whether it goes on from there.
         callbacks: functions that are told what is measured: the number of the step, and figures by name.
         **options: the fields of `TuneOptions`: one of steps, epochs and time (seconds, or "20m"); loss, temperature,
-            rate, batch, accumulate, precision, segments, lora, frozen, augment, decay, clip, warmup, seed, threads,
-            device, metric, eval_data, preprocess, inputs.
+            rate, batch, accumulate, precision, segments, lora, slim, frozen, augment, decay, clip, warmup, seed,
+            threads, device, metric, eval_data, preprocess, inputs.
 
     Raises:
         InputError: for models, data or options that cannot be used, and operators without gradients.
@@ -255,7 +255,7 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
                 after=after,
                 teacher=teacher,
                 options=options,
-                lesson=lesson_values(lesson),
+                lesson=lesson_values(lesson, options.slim),
                 outcome=outcome.to_dict(),
                 gap=gap,
                 sides=sides,
@@ -371,11 +371,11 @@ def _compared(reference: Model, model: Model, data: Data, options: TuneOptions) 
     )  # fmt: skip
 
 
-def lesson_values(lesson: Lesson) -> dict[str, Any]:
-    """Return what was learned from what, as plain values."""
+def lesson_values(lesson: Lesson, slim: float | None) -> dict[str, Any]:
+    """Return what was learned from what, as plain values; `slim` is the strength of the penalty on units."""
     return {
         "metric": lesson.metric.kind,
-        "losses": dict(lesson.losses),
+        "losses": dict(lesson.losses) | ({} if slim is None else {"slim": slim}),
         "places": [place.name for place in lesson.places],
         "augment": list(lesson.augment.ways),
         "weights": len(lesson.network.weights),

@@ -24,6 +24,7 @@ from onnxprune.training.operators.types import tensor_of
 from onnxprune.training.order import held_out
 from onnxprune.training.places import Place, places_of, shape_after
 from onnxprune.training.settings import TuneOptions
+from onnxprune.training.slim import Penalty, penalty_of
 from onnxprune.training.teacher import Teacher, teacher_of
 
 # From names of values to the indices that the student kept of each axis of the teacher's.
@@ -46,6 +47,7 @@ class Lesson:
     train: Data
     held: Data
     augment: Augmenter
+    penalty: Penalty | None = None  # on the sizes of units, added to the loss
 
     def seen(
         self,
@@ -121,7 +123,8 @@ def lesson_of(
         seed=options.seed,
     )
     aim = objective(losses, metric, places, temperature=options.temperature)
-    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment)
+    penalty = None if options.slim is None else penalty_of(network, options.slim)
+    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment, penalty)
     _check_gradient(lesson, first)
     return lesson
 

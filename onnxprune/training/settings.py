@@ -47,6 +47,7 @@ class TuneOptions:
     precision: str = "float32"  # or bfloat16: by autocast
     segments: int = 1  # parts of the network that are computed again instead of being kept
     lora: int | None = None  # rank of the adapters that are trained instead of the weights
+    slim: float | None = None  # strength of the penalty on the size of each unit: sparse training
     frozen: tuple[str, ...] = ()  # globs of weights that stay as they are
     augment: tuple[str, ...] | None = None  # of AUGMENTATIONS; None: those that fit the inputs
     decay: float = 0.01  # of weights, per step and learning rate
@@ -63,6 +64,8 @@ class TuneOptions:
     def checked(self) -> TuneOptions:
         """Return the same as plain values; raise OptionError for a value of another type or outside its range."""
         _check_lengths(self)
+        if self.slim is not None and self.lora is not None:
+            raise OptionError("slim makes the weights of whole units small, lora leaves them alone: give one of both")
         return replace(
             self,
             steps=None if self.steps is None else check.count("steps", self.steps, 1),
@@ -76,6 +79,7 @@ class TuneOptions:
             precision=check.choice("precision", self.precision, PRECISIONS),
             segments=check.count("segments", self.segments, 1),
             lora=None if self.lora is None else check.count("lora", self.lora, 1),
+            slim=None if self.slim is None else check.positive("slim", self.slim),
             frozen=check.globs("frozen", self.frozen),
             augment=_checked_augmentations(self.augment),
             decay=_at_least_zero("decay", self.decay),

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
 import torch
 
-from onnxprune.training.units import Units
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
+from onnxprune.errors import OptionError
+from onnxprune.training.network import Network
+from onnxprune.training.units import Units, units_of
 
 Tensor = torch.Tensor
+Penalty: TypeAlias = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]  # of the weights of a network, by name
+
+
+def penalty_of(network: Network, strength: float) -> Penalty:
+    """Return the penalty on the units of all groups of a network that can lose some.
+
+    Raises:
+        OptionError: when no group can.
+    """
+    prunable = [group for group in groups(trace(network.model)) if group.prunable]
+    units = units_of(network, prunable)
+    if not units:
+        raise OptionError("slim has no effect: no group of units that can be removed has weights that are trained")
+    return partial(slimming_penalty, units, strength=strength)
 
 
 def slimming_penalty(units: Sequence[Units], weights: Mapping[str, Tensor], strength: float) -> Tensor:

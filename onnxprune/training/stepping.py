@@ -54,6 +54,7 @@ class Stepper:
             loss = losses.sum() / count
             torch.autograd.backward(loss)
             total += float(loss.detach())
+        total += self._penalised()
         norm = torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
         if not math.isfinite(float(norm)):
             raise NotFinite(
@@ -117,6 +118,14 @@ class Stepper:
         with torch.autocast(device, torch.bfloat16, enabled=self._options.precision == "bfloat16"):
             seen = self._lesson.seen(piece, own, self._lesson.objective, taught, used)
         return self._lesson.objective(seen)
+
+    def _penalised(self) -> float:
+        """Add the gradient of the penalty on units; return the penalty."""
+        if self._lesson.penalty is None:
+            return 0.0
+        penalty = self._lesson.penalty(self._lesson.network.weights)
+        torch.autograd.backward(penalty)
+        return penalty.item()
 
     def _check(self, losses: torch.Tensor, rows: Array) -> None:
         wrong = torch.isfinite(losses.detach()).logical_not().nonzero().flatten().tolist()

@@ -270,6 +270,9 @@ class _Run:
         taken = len(self.since) * self.order.size * self.order.runs
         speed = taken / max(1e-9, now - self.measured) if taken else None
         held, figures = self.judge(self.learner.weights())
+        if self.lesson.penalty is not None:
+            with torch.no_grad():
+                held += self.lesson.penalty(self.lesson.network.weights).item()
         loss = sum(self.since) / len(self.since) if self.since else None
         measured = Measured(self.step, self.seconds, loss, held, rate, speed, figures)
         self.history.append(measured)

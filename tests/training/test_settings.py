@@ -27,6 +27,11 @@ from onnxprune.training.settings import amount, make_tune_options
         ({"steps": 1, "augment": "turn"}, "unknown augmentation 'turn'; there are: crop, flip, colour, mix, window"),
         ({"steps": 1, "precision": "float16"}, "unknown precision 'float16'; there are: float32, bfloat16"),
         ({"steps": 1, "decay": -1}, "decay must be at least 0, got -1"),
+        ({"steps": 1, "slim": 0}, "slim must be above 0, got 0"),
+        (
+            {"steps": 1, "slim": 1, "lora": 2},
+            "slim makes the weights of whole units small, lora leaves them alone: give",
+        ),
         ({"steps": 1, "lora": 0}, "lora must be at least 1, got 0"),
         ({"stepps": 1}, "unknown option 'stepps'; there are: steps"),
     ],
