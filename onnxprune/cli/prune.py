@@ -78,6 +78,7 @@ from onnxprune.planning.effort import USUAL
 @click.option("--samples", type=int, metavar="N", help="Calibrate on so many at most; 0: all [default: 256].")
 @METRIC
 @INPUTS
+@click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples of a timed run.")
@@ -106,6 +107,7 @@ def prune(
     targets: tuple[str, ...],
     no_batch_norm: bool,
     no_latency: bool,
+    tune: str | None,
     report_path: Path | None,
     force: bool,
     quiet: bool,
@@ -134,6 +136,7 @@ def prune(
                 checked,
                 data,
                 report_path=report_path,
+                tune=tune,
                 force=force,
                 progress=progress,
                 on_written=lambda: written.append(output),

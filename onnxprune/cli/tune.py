@@ -31,7 +31,7 @@ from onnxprune.graph.publish import signals_held
 @click.option(
     "--loss",
     metavar="NAME[=WEIGHT],...",
-    help="kl, reverse-kl, mse, cosine, features, labels, written or module:function [default: by the outputs].",
+    help="kl, reverse-kl, mse, cosine, features, labels or module:function [default: by the outputs].",
 )
 @click.option("--temperature", type=float, default=2.0, show_default=True, help="Of class probabilities in kl.")
 @click.option("--rate", type=float, help="Learning rate [default: by a range test].")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
+from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
@@ -23,6 +28,7 @@ from onnxprune.graph.remainder import same_part, with_own_ports
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
+from onnxprune.graph.write import write
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
 from onnxprune.planning.profile import RACE_S
@@ -34,6 +40,10 @@ from onnxprune.surgery import mask, rewrite
 Complete: TypeAlias = Callable[[dict[str, Any]], object]  # adds to the report, and writes it where it has a file
 # Writes a model, with external data from a folder, to a temporary place; moves it into place when the block ends well.
 Publish: TypeAlias = Callable[[Any, Path], AbstractContextManager[tuple[Path, Complete]]]
+
+Masks: TypeAlias = Mapping[Atom, Mask]
+# Returns better numbers for weights of a cut model, and what reports on them once they are written.
+Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]]
 
 _LATENCY_BUDGET_S = 3.0
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
@@ -47,8 +57,11 @@ def finish(
     recovery: Recovery,
     progress: Progress,
     publish: Publish,
+    improve: Improve | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, recovered and verified, and its report, when both are published.
+
+    Where its weights are tuned as well, the proof is of the cut, before that.
 
     Raises:
         VerificationError: when it does not equal the masked model; nothing is published then.
@@ -56,21 +69,16 @@ def finish(
         OptionError: when what was written misses a target; nothing is published then.
     """
     model, traced, options = prepared.traced.model, prepared.traced, prepared.options
-    data, seed, ports = prepared.calibration_data, options.seed, prepared.ports
     plan = decision.plan
     masks = prepared.masks(plan)
     contents, fits = recovery
-    fitted = mask.in_original(model, rewritten.cuts, contents)
+    proof = partial(_proven, prepared, masks, mask.in_original(model, rewritten.cuts, contents), progress)
     proto = _stored(model, rewritten, contents)
+    improved = None if improve is None else _improved(proto, model, masks, proof, improve)
+    proto = proto if improved is None else improved.proto
     with publish(proto, model.folder) as (path, complete):
-        progress("verifying: masked = pruned")
         after = same_part(verify.read_back(path), model)
-        verification = verify.verify(traced, masks, after, data, seed, inputs=ports, fitted=fitted)
-        if not verification.passed:
-            broken = []
-            if verification.is_of_groups:
-                broken = blame.blame(traced, masks, prepared.groups, data, seed, inputs=ports, fitted=fitted)
-            raise blame.failure(verification, broken)
+        verification = proof(after) if improved is None else improved.verification
         macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))
         comparison = _compared(model, after, prepared, decision, macs=macs, progress=progress)
         reasons = reasons_for(prepared.groups, prepared.ratios, options, plan.kept)
@@ -93,9 +101,51 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
+        report["tuning"] = None if improved is None else improved.report(path)
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
+
+
+def _proven(
+    prepared: PreparedModel, masks: Masks, fitted: Mapping[str, Array], progress: Progress, after: Model
+) -> verify.Verification:
+    """Return the proof of a cut.
+
+    Raises:
+        VerificationError: when the file does not equal the masked model.
+    """
+    progress("verifying: masked = pruned")
+    traced, data, seed, ports = prepared.traced, prepared.calibration_data, prepared.options.seed, prepared.ports
+    verification = verify.verify(traced, masks, after, data, seed, inputs=ports, fitted=fitted)
+    if not verification.passed:
+        broken = []
+        if verification.is_of_groups:
+            broken = blame.blame(traced, masks, prepared.groups, data, seed, inputs=ports, fitted=fitted)
+        raise blame.failure(verification, broken)
+    return verification
+
+
+@dataclass(frozen=True)
+class _Improved:
+    """A cut that was proven, and then tuned."""
+
+    proto: Any
+    verification: verify.Verification  # of the cut
+    report: Callable[[Path], dict[str, Any]]  # holds the written file against what was tuned
+
+
+def _improved(
+    proto: Any, model: Model, masks: Masks, proof: Callable[[Model], verify.Verification], improve: Improve
+) -> _Improved:
+    """Prove a cut where nobody reads it yet, then tune its weights."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder) / "cut.onnx"
+        write(proto, path, model.folder, model.is_external, model.alignment)
+        after = same_part(verify.read_back(path), model)
+        verification = proof(after)
+        contents, report = improve(after, masks)
+    return _Improved(stored(view(proto, folder=model.folder), contents), verification, report)
 
 
 def _stored(model: Model, rewritten: rewrite.Rewritten, contents: Mapping[str, Array]) -> Any:

@@ -17,6 +17,7 @@ from onnxprune.commands.finish import Complete, Publish, finish
 from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.recover import recover
 from onnxprune.commands.report_files import write_report
+from onnxprune.commands.tune_pruned import improver, tune_options
 from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
@@ -24,6 +25,7 @@ from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import check_weights_name, data_file, staged, write
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
+from onnxprune.training.settings import TuneOptions
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Result:
             return target
 
 
-def prune(source: Source, ratio: float | None = None, *, data: Any = None, **options: Any) -> Result:
+def prune(source: Source, ratio: float | None = None, *, data: Any = None, tune: Any = None, **options: Any) -> Result:
     """Return `source` without the least important `ratio` of its units, verified.
 
     Args:
@@ -73,6 +75,8 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
         data: samples to compare the models on: the path of an .npz with one array per input (first axis samples), of
             a folder, ``module:function``, arrays, or an iterable of feeds; see `data.samples.load_data`. With
             ``labels``, accuracy is reported.
+        tune: how long what was cut learns from the original on this data: "20m", "500 steps", "3 epochs", or a dict
+            of options of `tune`; see docs/tuning.md.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
             round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), effort, provider, threads, batch,
             profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data, preprocess, samples, metric.
@@ -82,7 +86,7 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
         NothingToPrune: when no group can lose a unit; says why.
         VerificationError: when the pruned model does not equal the masked one.
     """
-    checked = make_options(ratio=ratio, **options)
+    checked, tuning = make_options(ratio=ratio, **options), tune_options(tune, data)
     model = load(source)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         path = Path(scratch) / "pruned.onnx"
@@ -92,7 +96,7 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, **opt
             write(proto, path, folder, model.is_external, model.alignment)
             yield path, lambda report: report["output"].update(path=None)
 
-        return _prune(model, checked, data, silent, publish)
+        return _prune(model, checked, data, silent, publish, tuning=tuning)
 
 
 def prune_file(
@@ -102,6 +106,7 @@ def prune_file(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    tune: Any = None,
     force: bool,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
@@ -114,7 +119,7 @@ def prune_file(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
             exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
-    options = options.checked()
+    options, tuning = options.checked(), tune_options(tune, data)
     weights, samples = data_file(resolved(target)), sample_files(data, options)
     check_files(target, weights, report_path, Reads(source, data=samples), force)
     progress(f"reading {source}")
@@ -136,12 +141,20 @@ def prune_file(
             yield path, complete
         removed.extend(files.removed)
 
-    return replace(_prune(model, options, data, progress, publish, resolved(target).name), removed=tuple(removed))
+    result = _prune(model, options, data, progress, publish, resolved(target).name, tuning=tuning)
+    return replace(result, removed=tuple(removed))
 
 
 @one_blas_thread()
 def _prune(  # noqa: PLR0917 - as its callers have them
-    model: Model, options: Options, data: Any, progress: Progress, publish: Publish, name: str = "pruned.onnx"
+    model: Model,
+    options: Options,
+    data: Any,
+    progress: Progress,
+    publish: Publish,
+    name: str = "pruned.onnx",
+    *,
+    tuning: TuneOptions | None = None,
 ) -> Result:
     with blamed_on_change(model.stamps, model.path):
         prepared = replace(prepare(model, options, data, progress), file_name=name)
@@ -149,7 +162,10 @@ def _prune(  # noqa: PLR0917 - as its callers have them
         speed = profile(prepared, progress)
         decision = decide(prepared, evidence, speed, progress)
         rewritten = prepared.rewritten(decision.plan)
+        improve = None if tuning is None else improver(prepared, tuning, data, progress)
         recovery = recover(prepared, decision.plan, rewritten, progress)
-        proto, report = finish(prepared, decision, rewritten, recovery=recovery, progress=progress, publish=publish)
+        proto, report = finish(
+            prepared, decision, rewritten, recovery=recovery, progress=progress, publish=publish, improve=improve
+        )
     weight_stamps = {path: stamp for path, stamp in model.stamps.items() if path != model.path}
     return Result(proto, report, model.folder, model.is_external, model.alignment, prepared.reads, weight_stamps)

@@ -48,8 +48,31 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(label, *accuracy_cells(accuracy["before"], accuracy["after"]))
     fidelity_row(table, report["fidelity"])
     warned = warning_lines((("input", before["warnings"]), ("output", after["warnings"])))
-    unproven = not_run_lines(report["not_run"])
-    return [table, _left_alone(report["groups"]), *warned, *_promised(report), *unproven, _verdict(report)]
+    notes = [*_promised(report), *not_run_lines(report["not_run"]), *_tuned(report)]
+    return [
+        table,
+        _left_alone(report["groups"]),
+        *warned,
+        *notes,
+        _verdict(report),
+    ]
+
+
+def _tuned(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what came of tuning, where there was some."""
+    tuning = report.get("tuning")
+    if tuning is None:
+        return
+    before, best = tuning["history"][0]["held"], tuning["best"]["held"]
+    spent = f"{plural(tuning['steps'], 'step')} in {tuning['seconds']:.0f} s"
+    if tuning["helped"]:
+        yield f"tuned in {spent}: held-out loss {_loss(before)} -> {_loss(best)}; the proof is of the cut"
+    else:
+        yield f"tuning in {spent} did not help: the weights are as they were cut and refitted"
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _promised(report: Mapping[str, Any]) -> Iterator[str]:

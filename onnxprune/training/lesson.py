@@ -31,7 +31,7 @@ from onnxprune.training.teacher import Teacher, teacher_of
 Losses: TypeAlias = tuple[tuple[str, float], ...]  # names and weights
 Kept: TypeAlias = Callable[[Sequence[str]], Mapping[str, Mapping[int, Array]]]
 _TRIED = 2  # samples of the run on which all is tried
-_BY_TEACHER = frozenset(("kl", "reverse-kl", "mse", "cosine", "features", "written"))
+_BY_TEACHER = frozenset(("kl", "reverse-kl", "mse", "cosine", "features"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ Values: TypeAlias = Mapping[str, Tensor]
 _LEAST = 1e-8  # of a variance that errors are divided by
 _MOST = 1e15  # of a number that counts for the variance: one wild sample leaves the errors of the others finite
 _LEAST_LOG = 1e-12  # of a probability whose logarithm is taken
-FEATURES, WRITTEN = "features", "written"
+FEATURES = "features"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Objective:
     @property
     def judged(self) -> Objective:
         """What held-out samples decide by: the outputs, and features only where there is nothing else."""
-        outputs = tuple(term for term in self.terms if term.name not in (FEATURES, WRITTEN))
+        outputs = tuple(term for term in self.terms if term.name != FEATURES)
         return Objective(outputs) if outputs else self
 
 
@@ -90,9 +90,7 @@ def objective(
         places: where features are compared.
         temperature: of probabilities.
     """
-    return Objective(
-        tuple(_term(name, weight, metric, places, temperature) for name, weight in losses if name != WRITTEN)
-    )
+    return Objective(tuple(_term(name, weight, metric, places, temperature) for name, weight in losses))
 
 
 def usual_losses(metric: Metric, *, has_teacher: bool, has_places: bool) -> tuple[tuple[str, float], ...]:

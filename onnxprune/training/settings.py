@@ -23,7 +23,6 @@ LOSSES: Mapping[str, str] = MappingProxyType(
         "cosine": "1 - cosine between the outputs",
         "features": "squared error of values between nodes over their variance",
         "labels": "cross-entropy with the labels, or with the words of the text",
-        "written": "reverse KL divergence on text that the student writes itself",
     }
 )
 AUGMENTATIONS = ("crop", "flip", "colour", "mix", "window")

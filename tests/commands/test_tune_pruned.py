@@ -1,0 +1,65 @@
+"""Prune and tune in one go."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jsonschema
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.errors import OptionError
+from onnxprune.report.prune import prune_tables
+from tests.support.paths import ROOT
+from tests.training.pairs import classifier, pictures
+
+SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
+
+
+def pruned(tune, **options):
+    data = {"x": pictures(96)}
+    options = {"criterion": "random", "round_to": 1, "latency": False, "reconstruct": False, **options}
+    return onnxprune.prune(classifier(), 0.5, data=data, tune=tune, **options)
+
+
+def test_a_cut_is_proven_and_then_tuned():
+    result = pruned({"steps": 20, "rate": 3e-3, "batch": 16, "threads": 1})
+    report, tuning = result.report, result.report["tuning"]
+    jsonschema.validate(json.loads(json.dumps(report)), SCHEMA)
+    assert report["verification"]["passed"]
+    assert tuning["helped"]
+    assert tuning["lesson"]["losses"] == {"kl": 1.0, "features": 1.0}
+    assert tuning["proof"]["max_rel_diff"] < 1e-4
+    plain = pruned(None)
+    assert plain.report["tuning"] is None
+    assert report["fidelity"]["figures"]["kl"] < plain.report["fidelity"]["figures"]["kl"]
+    assert [node.name for node in result.model.graph.node] == [node.name for node in plain.model.graph.node]
+    line = next(str(part) for part in prune_tables(report) if "tuned in" in str(part))
+    assert re.match(r"tuned in 20 steps in \d+ s: held-out loss .* -> .*; the proof is of the cut", line)
+
+
+def test_other_samples_are_evaluated():
+    result = pruned("3 steps", eval_data={"x": pictures(16, seed=1)})
+    assert result.report["tuning"]["lesson"]["samples"] == 84
+    assert result.report["tuning"]["lesson"]["held_out"] == 12
+
+
+def test_what_does_not_help_is_told():
+    report = dict(pruned("2 steps").report)
+    report["tuning"] = {**report["tuning"], "helped": False}
+    assert any("did not help" in str(part) for part in prune_tables(report))
+
+
+@pytest.mark.parametrize(
+    ("tune", "data", "message"),
+    [
+        ("20m", None, "tune needs data: give samples with --data"),
+        ("much", {"x": np.zeros((2, 1, 16, 16), np.float32)}, "tune takes 20m, 90s, 1h, '500 steps' or '3 epochs'"),
+        ({"steps": 0}, {"x": np.zeros((2, 1, 16, 16), np.float32)}, "steps must be at least 1, got 0"),
+    ],
+)
+def test_options_that_cannot_be(tune, data, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        onnxprune.prune(classifier(), 0.5, data=data, tune=tune)

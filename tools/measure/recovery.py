@@ -1,0 +1,163 @@
+"""Measure what tuning gives back: cut networks before and after, beside training of the same shape from scratch.
+
+    python tools/measure/recovery.py digits          the bundled ResNets at a tenth of their MACs
+    python tools/measure/recovery.py photos DIR      EfficientNet-Lite1 at half of its MACs
+    python tools/measure/recovery.py sentences DIR   MiniLM at half of its MACs
+
+DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
+what is there is not made again, and a run of tuning that was ended goes on from its checkpoint. Samples of calibration
+and tuning are never those of evaluation. Each figure is of the evaluation samples alone; seconds are those of the
+processor, because other programs may run beside it. ``recovery.jsonl`` there has a line for each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.git import differs, package_commit  # noqa: E402
+
+NOT_TUNED, TUNED, SCRATCH = "cut", "tuned", "from scratch"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, how it is cut, and how that is tuned."""
+
+    file: str
+    macs: float
+    data: str  # to calibrate and tune on
+    more: str  # to tune on: the same samples, perhaps with more views of each
+    evaluation: str
+    steps: int
+    batch: int
+    folder: Path | None = None  # None: of the command line
+
+
+MODELS = ROOT / "models"
+DIGITS = "mnist_calibration.npz", "mnist_calibration.npz", "mnist_test.npz"
+SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
+    "digits": {
+        "resnet_bn": Subject("resnet_bn.onnx", 0.1, *DIGITS, 4000, 32, MODELS),
+        "resnet_folded": Subject("resnet_folded.onnx", 0.1, *DIGITS, 4000, 32, MODELS),
+    },
+    "photos": {
+        "photos": Subject(
+            "efficientnet_lite1.onnx", 0.5, "photos_calibration.npz", "photos_calibration_aug.npz", "photos_eval.npz",
+            1500, 16,
+        ),
+    },
+    "sentences": {
+        "sentences": Subject(
+            "minilm.onnx", 0.5, "text_calibration_256.npz", "text_calibration_256.npz", "text_eval.npz", 1500, 16
+        ),
+    },
+}  # fmt: skip
+
+
+def measure(name: str, subject: Subject, folder: Path, results: Path, threads: int) -> Iterator[dict[str, Any]]:
+    """Yield a record of the cut, of it tuned, and of its shape tuned from random weights."""
+    cut, report = results / f"{name}.cut.onnx", results / f"{name}.cut.json"
+    if not (cut.exists() and report.exists()):
+        prune(folder, subject, cut, report)
+    yield record(name, NOT_TUNED, 0.0, json.loads(report.read_text())["fidelity"]["figures"])
+    for way, source in ((TUNED, cut), (SCRATCH, drawn(cut, results / f"{name}.random.onnx"))):
+        path, told = results / f"{name}.{way.replace(' ', '_')}.onnx", results / f"{name}.{way.replace(' ', '_')}.json"
+        start = time.process_time()
+        if not (path.exists() and told.exists()):
+            tune(folder, subject, source, path, told, report if way == TUNED else None, threads)
+        values = json.loads(told.read_text())
+        yield {
+            **record(name, way, time.process_time() - start, values["fidelity"]["after"]),
+            "steps": values["steps"],
+            "rate": values["rate"],
+            "wall_seconds": values["seconds"],
+        }
+
+
+def prune(folder: Path, subject: Subject, cut: Path, report: Path) -> None:
+    """Cut a network."""
+    from onnxprune.commands.prune import prune_file
+    from onnxprune.planning.options import make_options
+    from onnxprune.progress import silent
+
+    options = make_options(
+        targets={"macs": subject.macs}, eval_data=str(folder / subject.evaluation), latency=False, samples=0
+    )
+    data = str(folder / subject.data)
+    prune_file(folder / subject.file, cut, options, data, report_path=report, force=True, progress=silent)
+
+
+def tune(  # noqa: PLR0917 - files in the order in which they are used
+    folder: Path, subject: Subject, source: Path, path: Path, report: Path, cut: Path | None, threads: int
+) -> None:
+    """Tune a network; a run that was ended goes on."""
+    from onnxprune.commands.tune import TuneFiles, tune_file
+    from onnxprune.progress import silent
+    from onnxprune.training.settings import make_tune_options
+
+    options = make_tune_options(
+        steps=subject.steps, batch=subject.batch, threads=threads, eval_data=str(folder / subject.evaluation)
+    )
+    files = TuneFiles(teacher=folder / subject.file, cut=cut, report=report)
+    resume = path.with_name(f"{path.name}.checkpoint").exists()
+    tune_file(
+        source, path, options, str(folder / subject.more), files=files, resume=resume, force=True, progress=silent
+    )
+
+
+def drawn(cut: Path, path: Path) -> Path:
+    """Write a network of the same shape with random weights (He et al. 2015), and return its path."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    proto, rng = onnx.load(cut), np.random.default_rng(0)
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32 and array.ndim > 1:
+            fan = array.size // len(array) if array.ndim > 2 else len(array)
+            random = rng.standard_normal(array.shape) * np.sqrt(2 / fan)
+            tensor.CopyFrom(numpy_helper.from_array(random.astype(np.float32), tensor.name))
+    onnx.save(proto, path)
+    return path
+
+
+def record(name: str, way: str, seconds: float, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a run."""
+    commit = package_commit() + "+" * differs("onnxprune")
+    return {"subject": name, "way": way, "cpu_seconds": round(seconds, 1), "commit": commit, "figures": dict(figures)}
+
+
+def main() -> None:
+    """Measure a section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section", choices=tuple(SUBJECTS))
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="what tools/models/real_models.py makes")
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "recovery", metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="instead of those of the page")
+    arguments = parser.parse_args()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    for name, subject in SUBJECTS[arguments.section].items():
+        folder = subject.folder or arguments.folder
+        if folder is None:
+            raise SystemExit(f"{name}: give the folder that tools/models/real_models.py has written")
+        taken = Subject(**{**asdict(subject), "folder": folder, "steps": arguments.steps or subject.steps})
+        for each in measure(name, taken, folder, arguments.results, arguments.threads):
+            with (arguments.results / "recovery.jsonl").open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(each) + "\n")
+            print(json.dumps(each), flush=True)
+
+
+if __name__ == "__main__":
+    main()
