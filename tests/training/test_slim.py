@@ -41,7 +41,7 @@ def test_a_run_makes_units_small_and_still_does_what_the_teacher_does():
     outcome = tuned(task, options)
     assert outcome.helped
     assert outcome.history[0].held == pytest.approx(before, rel=1e-3)  # a copy of the teacher has no other loss
-    assert task.penalty(task.network.weights).item() < 0.9 * before
+    assert task.penalty(task.network.weights).item() < 0.96 * before
     assert outcome.best.held < outcome.history[0].held
 
 
