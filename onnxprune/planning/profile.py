@@ -22,8 +22,6 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
-from onnxprune.errors import DataError
-from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import shapes_at
 from onnxprune.graph.tensors import Array
@@ -31,6 +29,7 @@ from onnxprune.graph.write import runnable
 from onnxprune.latency import predict
 from onnxprune.latency.kernels import Tables
 from onnxprune.planning.allocate import round_units
+from onnxprune.planning.work import sizes_of
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.session import Session, open_session
@@ -182,20 +181,6 @@ class Speed:
 def first_units(atom: Atom, count: int) -> Mask:
     """Return the mask that keeps the first units."""
     return np.arange(atom.size) < count
-
-
-def sizes_of(feeds: Mapping[str, Array], model: Model) -> dict[str, int]:
-    """Return the sizes of the dynamic dims that feeds have, by the key of `graph.dims.dynamic_dims`.
-
-    Raises:
-        DataError: when a feed is missing or has another rank.
-    """
-    sizes: dict[str, int] = {}
-    for port in model.inputs:
-        if port.name not in feeds or (port.shape is not None and feeds[port.name].ndim != len(port.shape)):
-            raise DataError(f"input {port.name!r}: nothing to run the model on that fits it")
-        sizes.update((key, feeds[port.name].shape[dim]) for dim, key in dynamic_dims(port))
-    return sizes
 
 
 def profiled(

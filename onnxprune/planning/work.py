@@ -16,7 +16,11 @@ import numpy as np
 
 from onnxprune.dependency.axes import Atom, Axes, kept_size
 from onnxprune.dependency.trace import Trace
+from onnxprune.errors import DataError
+from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Model
+from onnxprune.graph.probe import shapes_at
+from onnxprune.graph.tensors import Array
 from onnxprune.runtime.replay import Feeds
 
 WRITTEN = 30.0  # multiply-accumulates that one written number costs
@@ -35,6 +39,20 @@ def _within(model: Model, index: int) -> Iterator[int]:
     for body in model.nodes[index].bodies:
         for inner in body.nodes:
             yield from _within(model, inner)
+
+
+def sizes_of(feeds: Mapping[str, Array], model: Model) -> dict[str, int]:
+    """Return the sizes of the dynamic dims that feeds have, by the key of `graph.dims.dynamic_dims`.
+
+    Raises:
+        DataError: when a feed is missing or has another rank.
+    """
+    sizes: dict[str, int] = {}
+    for port in model.inputs:
+        if port.name not in feeds or (port.shape is not None and feeds[port.name].ndim != len(port.shape)):
+            raise DataError(f"input {port.name!r}: nothing to run the model on that fits it")
+        sizes.update((key, feeds[port.name].shape[dim]) for dim, key in dynamic_dims(port))
+    return sizes
 
 
 class Work:
@@ -70,13 +88,14 @@ def numbers(traced: Trace, name: str, feeds: Feeds) -> float:
 
 
 def _sizes(traced: Trace, feeds: Feeds) -> dict[Atom, int]:
-    """Return the sizes of dynamic atoms of the inputs in a batch."""
+    """Return the sizes of dynamic atoms in a batch, also of those that strides and windows make of the inputs'."""
+    shapes: dict[str, tuple[int, ...]] = dict(shapes_at(traced.model, sizes_of(feeds, traced.model)))
+    shapes |= {name: array.shape for name, array in feeds.items()}
     sizes: dict[Atom, int] = {}
-    for name, array in feeds.items():
-        for axis, size in zip(traced.values.get(name, ()), array.shape, strict=False):
-            atoms = traced.partition.atoms(axis)
-            if len(atoms) == 1 and atoms[0].dynamic:
-                sizes[atoms[0]] = size
+    for name, shape in shapes.items():
+        for axis, size in zip(traced.axes(traced.values.get(name, ())), shape, strict=False):
+            if isinstance(axis, Atom) and axis.dynamic:
+                sizes[axis] = size
     return sizes
 
 

@@ -16,6 +16,7 @@ from onnxprune.graph.read import load
 from onnxprune.latency.kernels import Tables
 from onnxprune.planning import profile
 from onnxprune.planning.profile import Race, Speed, profiled
+from onnxprune.planning.work import sizes_of
 from onnxprune.surgery.rewrite import rewrite
 from tests.support.build import conv, model
 
@@ -165,12 +166,12 @@ def test_memory_is_that_of_fresh_processes(traced, tmp_path, monkeypatch):
 @pytest.mark.parametrize("feeds", [{}, {"x": np.ones((3, 6, 6), np.float32)}], ids=["missing", "another rank"])
 def test_feeds_that_do_not_fit(traced, feeds):
     with pytest.raises(DataError, match="input 'x': nothing to run the model on that fits it"):
-        profile.sizes_of(feeds, traced.model)
+        sizes_of(feeds, traced.model)
 
 
 def test_sizes_of_dynamic_dims():
     source = load(model("y = Relu(x)", x="float[n,3,h,h] x"))
-    assert profile.sizes_of({"x": np.ones((2, 3, 5, 5))}, source) == {"n": 2, "h": 5}
+    assert sizes_of({"x": np.ones((2, 3, 5, 5))}, source) == {"n": 2, "h": 5}
 
 
 def test_the_same_counts_of_other_groups_are_another_candidate(tmp_path, monkeypatch):

@@ -54,3 +54,16 @@ def test_nodes_of_bodies_stand_where_their_holder_does():
     assert sorted(place.values()) == [0, 1, 2, 2, 2]
     counted = Work(traced, {"x": np.zeros((3, 6), np.float32), "on": np.array(True)})
     assert counted.behind(2, 1) - counted.behind(2, 0) >= 2 * 3 * 8 * 8
+
+
+def test_dynamic_images_take_the_work_of_fixed_ones():
+    """Strides make new sizes of those of the inputs: they are the batch's, too, and not those that a probe tried."""
+    nodes = (
+        "a = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w1)", "b = Relu(a)", "c = MaxPool<kernel_shape=[2,2], strides=[2,2]>(b)",
+        "d = Conv<pads=[1,1,1,1]>(c, w2)", "e = Flatten(d)", "y = ReduceMean<keepdims=0>(e)",
+    )  # fmt: skip
+    dynamic, fixed = (
+        work(model(*nodes, x=f"float[n,3,{sides}] x", w1=(8, 3, 3, 3), w2=(8, 8, 3, 3)), x=(4, 3, 96, 128)).run
+        for sides in ("h,w", "96,128")
+    )
+    assert dynamic == pytest.approx(fixed, rel=1e-6)
