@@ -178,7 +178,7 @@ def gather(
         progress=progress,
         workers=workers,
     )
-    judged = calibration.judged[: to_measure.batches] if to_measure is not None else ()
+    judged = calibration.judged[: to_measure.batches] if to_measure is not None and to_measure.count() else ()
     return Evidence(scores, curves, sum(calibration.counts[number] for number in judged), seen.told)
 
 

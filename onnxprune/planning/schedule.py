@@ -2,8 +2,8 @@
 
 Two levels of every group on all samples that are judged lose hardly anything against six: 1.05 times the loss of the
 plan, over the networks in models/ and an EfficientNet-Lite1. So they come first, on fewer batches where that is too
-much, but not on fewer samples than `LEAST`: with very few, the losses of a network that is sure of itself are those of
-a single sample. Where even that is too much, one level is measured (1.0 to 1.4 times the loss), on as many batches as
+much, but not on fewer samples than `LEAST` where there are as many: with very few, the losses of a network that is sure
+of itself are those of a single sample. Where even that is too much, one level is measured (1.0 to 1.4 times the loss), on as many batches as
 can be, and in the groups that stand for most of the costs first. What is left buys more levels, where a share of the
 costs is had for the least work. Nothing here is timed: the same model and samples have the same schedule.
 """
@@ -103,6 +103,6 @@ def _price(each: Measurable, batches: int) -> float:
 
 
 def _rank(each: Measurable, count: int, batches: int) -> tuple[bool, float]:
-    """Return what orders one more level: the first of every curve, then what is worth most for its work."""
+    """Return what orders one more level: the first of every curve, largest share first; then what is worth its work."""
     worth = WORTH[min(count, len(WORTH) - 1)] * each.share
-    return count > 0, -worth / max(1.0, _price(each, batches))
+    return count > 0, -worth if count == 0 else -worth / max(1.0, _price(each, batches))

@@ -165,6 +165,9 @@ def _spent(effort: Mapping[str, Any] | None) -> str:
     """Return in words what was spent on loss curves; nothing where all of them were measured."""
     if effort is None or effort["measured"] == effort["losses"]:
         return ""
+    if not effort["measured"]:
+        one = f"{effort['level']} effort: one loss would take more than that"
+        return f"{one}, so all are told by errors; --effort thorough has all\n"
     measured = f"{effort['measured']:,} of {effort['losses']:,} losses measured"
     judged = plural(effort["judged"], "sample")
     return f"{effort['level']} effort: {measured} on {judged}, the others told by errors; --effort thorough has all\n"

@@ -66,6 +66,17 @@ def test_a_run_with_less_effort_says_what_was_measured(monkeypatch):
     assert "--effort thorough has all" in text
 
 
+def test_a_run_that_can_afford_no_loss_says_so(monkeypatch):
+    nothing = replace(EFFORTS["quick"], curves=1.0, passes=0.0)
+    monkeypatch.setattr(plan, "EFFORTS", {**EFFORTS, "quick": nothing})
+    report = pruned(effort="quick").report
+    assert (report["effort"]["measured"], report["effort"]["judged"]) == (0, 0)
+    text = str(prune_tables(report)[-1])
+    assert (
+        "quick effort: one loss would take more than that, so all are told by errors; --effort thorough has all" in text
+    )
+
+
 def test_losses_that_nobody_needs_are_not_told_of():
     assert pruned(criterion="l2", scope="group").report["effort"] is None
 

@@ -58,6 +58,13 @@ def test_where_even_one_batch_is_too_much_the_largest_shares_are_measured():
     assert schedule(curves, 8, 1.0).levels == {}
 
 
+def test_the_dearest_group_comes_first_even_if_its_losses_take_long():
+    curves = {f"small {number}": some(share=0.02, opened=0.0, run=1.0) for number in range(60)}
+    planned = schedule({**curves, "dear": some(share=0.9, opened=0.0, run=100.0)}, 1, 120.0)
+    assert planned.levels["dear"] == (2,)
+    assert planned.count() == 21
+
+
 def test_groups_without_levels_and_no_groups():
     assert schedule({"a": some(levels=0)}, 2, 1e9).levels == {}
     assert schedule({}, 2, 1e9).count() == 0

@@ -59,7 +59,8 @@ def test_nodes_of_bodies_stand_where_their_holder_does():
 def test_dynamic_images_take_the_work_of_fixed_ones():
     """Strides make new sizes of those of the inputs: they are the batch's, too, and not those that a probe tried."""
     nodes = (
-        "a = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w1)", "b = Relu(a)", "c = MaxPool<kernel_shape=[2,2], strides=[2,2]>(b)",
+        "a = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w1)", "b = Relu(a)",
+        "c = MaxPool<kernel_shape=[2,2], strides=[2,2]>(b)",
         "d = Conv<pads=[1,1,1,1]>(c, w2)", "e = Flatten(d)", "y = ReduceMean<keepdims=0>(e)",
     )  # fmt: skip
     dynamic, fixed = (
