@@ -3,9 +3,10 @@
 Two levels of every group on all samples that are judged lose hardly anything against six: 1.05 times the loss of the
 plan, over the networks in models/ and an EfficientNet-Lite1. So they come first, on fewer batches where that is too
 much, but not on fewer samples than `LEAST` where there are as many: with very few, the losses of a network that is sure
-of itself are those of a single sample. Where even that is too much, one level is measured (1.0 to 1.4 times the loss), on as many batches as
-can be, and in the groups that stand for most of the costs first. What is left buys more levels, where a share of the
-costs is had for the least work. Nothing here is timed: the same model and samples have the same schedule.
+of itself are those of a single sample. Where even that is too much, one level is measured (1.0 to 1.4 times the loss),
+on as many batches as can be, and in the groups that stand for most of the costs first. What is left buys more levels,
+where a share of the costs is had for the least work. Nothing here is timed: the same model and samples have the same
+schedule.
 """
 
 from __future__ import annotations
