@@ -36,6 +36,25 @@ def command(target: Path, small: Path, steps: int, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def wait_for_steps(process: subprocess.Popen[bytes], saved: Path, draw: random.Random) -> bool:
+    """Wait until a few checkpoints have been written, and a moment longer; return whether the process still runs."""
+    left, last = draw.randint(1, 3), stamp(saved)
+    while left and process.poll() is None:
+        time.sleep(0.002)
+        if stamp(saved) != last:
+            left, last = left - 1, stamp(saved)
+    time.sleep(draw.uniform(0, 0.1))
+    return process.poll() is None
+
+
+def stamp(path: Path) -> int:
+    """Return when a file was written, 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def main() -> int:
     """Run once in one piece, and then with kills."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,28 +68,18 @@ def main() -> int:
         prune = ["-m", "onnxprune", str(ROOT / "models/resnet_bn.onnx"), "--ratio", "0.5", "--criterion", "l2"]
         prune += ["--no-latency", "--quiet", "-o", str(small)]
         subprocess.run([sys.executable, *prune], env=environment, check=True, capture_output=True)
-        start = time.monotonic()
         subprocess.run(command(whole, small, arguments.steps), env=environment, check=True, capture_output=True)
-        seconds = time.monotonic() - start
         draw, kills = random.Random(arguments.seed), 0
         while not pieces.exists():
-            more = ["--resume"] if Path(f"{pieces}.checkpoint").exists() else []
-            process = subprocess.Popen(
-                command(pieces, small, arguments.steps, *more),
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
-            try:
-                _, said = process.communicate(
-                    timeout=draw.uniform(0.3, 1.0) * seconds if kills < arguments.kills else None
-                )
-            except subprocess.TimeoutExpired:
+            saved = Path(f"{pieces}.checkpoint")
+            more = ["--resume"] if saved.exists() else []
+            run = command(pieces, small, arguments.steps, *more)
+            process = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            if kills < arguments.kills and wait_for_steps(process, saved, draw):
                 process.send_signal(signal.SIGKILL)
-                process.communicate()
                 kills += 1
-                continue
-            if process.returncode:
+            _, said = process.communicate()
+            if process.returncode not in (0, -signal.SIGKILL):
                 print(said.decode())
                 return 1
         same = whole.read_bytes() == pieces.read_bytes()
