@@ -47,8 +47,8 @@ class Effort:
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "quick": Effort(pool=0.4e11, samples=0.5e11, fewest=4, curves=1.5e11, fits=1.5e11, refits=3e11, passes=2.0),
-        "normal": Effort(pool=1e11, samples=1e11, fewest=8, curves=4e11, fits=4e11, refits=8e11, passes=6.0),
+        "quick": Effort(pool=0.4e11, samples=0.4e11, fewest=4, curves=1e11, fits=0.8e11, refits=1.6e11, passes=2.0),
+        "normal": Effort(pool=1e11, samples=0.8e11, fewest=8, curves=3e11, fits=2.4e11, refits=4.8e11, passes=6.0),
         "thorough": Effort(pool=1e12, samples=2.4e11, fewest=16, curves=None, fits=None, refits=None, passes=0.0),
     }
 )
