@@ -195,6 +195,8 @@ class Answers:
         of_weights: bool = False,
         drawn: bool = False,
         which: Sequence[int] | None = None,
+        answers: int = ANSWERS,
+        fewest: int = FEWEST,
     ) -> None:
         """Choose the samples.
 
@@ -206,6 +208,8 @@ class Answers:
             of_weights: whether weights are differentiated, too, which takes a backward pass as long as two.
             drawn: whether answers are drawn even where there are right ones.
             which: numbers of the batches that are used; None: all.
+            answers: that are drawn in all, where there is a budget for them.
+            fewest: that are drawn for a sample.
         """
         self.metric, self._model, self._seed = calibration.metric, model, seed
         self._calibration = calibration
@@ -218,14 +222,14 @@ class Answers:
         each = [self.metric.scales(one) for one in outputs]
         self.scales = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
         self.by_labels = not drawn and self._has_right(outputs[0])
-        self.draws = 0 if self.by_labels else FEWEST
+        self.draws = 0 if self.by_labels else fewest
         backward, runs = OF_WEIGHTS if of_weights else BACKWARD, passes * calibration.samples
         affordable = runs / (FORWARD + backward * max(1, self.draws))
         count = int(min(len(all_samples), max(LEAST_SAMPLES, affordable)))
         self._samples = [all_samples[at] for at in np.unique(np.linspace(0, len(all_samples) - 1, count).astype(int))]
         if not self.by_labels:
-            most = min(MOST, max(FEWEST, (runs / count - FORWARD) / backward))
-            self.draws = int(np.clip(-(-ANSWERS // count), FEWEST, most))
+            most = min(MOST, max(fewest, (runs / count - FORWARD) / backward))
+            self.draws = int(np.clip(round(answers / count), fewest, most))
 
     def __len__(self) -> int:
         return len(self._samples)

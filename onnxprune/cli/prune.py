@@ -51,6 +51,14 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option("--sweeps", type=int, metavar="N", help="Refit all layers so many times [default: 1].")
 @click.option(
+    "--curves",
+    default="measured",
+    show_default=True,
+    metavar="measured|gradient|auto",
+    help="How losses of loss curves are known: measured, told by gradients (with PyTorch; for deep networks), or by "
+    "these where the effort is not enough to measure two of each.",
+)
+@click.option(
     "--effort",
     default=USUAL,
     show_default=True,

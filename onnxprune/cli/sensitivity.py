@@ -45,6 +45,13 @@ from onnxprune.planning.effort import ALL
 @click.option(
     "--levels", type=int, default=8, show_default=True, metavar="N", help="Losses to measure for each group, at most."
 )
+@click.option(
+    "--curves",
+    default="measured",
+    show_default=True,
+    metavar="measured|gradient",
+    help="How losses are known: measured, or told by gradients (with PyTorch), of which a few are measured.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples that are drawn.")
 @INPUTS
 @click.option(

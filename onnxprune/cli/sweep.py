@@ -19,7 +19,7 @@ from onnxprune.graph.publish import signals_held
 
 # Options of `prune` that hold for all members of a family.
 _OF_MEMBERS = (
-    "ratios", "targets", "criterion", "scope", "reconstruct", "sweeps", "effort", "no_batch_norm", "round_to",
+    "ratios", "targets", "criterion", "scope", "reconstruct", "sweeps", "curves", "effort", "no_batch_norm", "round_to",
     "min_units", "width", "ignore", "only", "data", "eval_data", "preprocess", "samples", "metric", "inputs",
     "provider", "threads", "no_latency", "seed", "batch", "profile_seconds", "custom_ops",
 )  # fmt: skip

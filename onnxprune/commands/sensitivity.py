@@ -37,7 +37,7 @@ from onnxprune.runtime.executors import ALONE, Workers, from_executor
 
 _OPTIONS = (
     "ignore", "only", "width", "round_to", "min_units", "reconstruct", "seed", "eval_data", "preprocess", "samples",
-    "metric", "inputs", "effort",
+    "metric", "inputs", "effort", "curves",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def sensitivity(
         levels: counts of removed units to measure for each group, at most.
         executor: where curves are measured, several at once; its workers must have the package.
         **options: ignore, only, width, round_to, min_units, reconstruct, seed, eval_data (losses are measured on these
-            samples instead), preprocess, samples, metric, inputs, effort: as for `prune`; effort is thorough unless it
+            samples instead), preprocess, samples, metric, inputs, curves, effort: as for `prune`; effort is thorough unless it
             is given: all losses are measured.
 
     Raises:

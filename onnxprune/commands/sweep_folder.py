@@ -201,4 +201,7 @@ def _curve_of(plain: Any, units: int) -> Curve:
         raise ValueError("no order of units")
     if len(errors) != len(removed) or (losses is not None and len(losses) != len(removed)):
         raise ValueError("not a number for each count")
-    return Curve(order, removed, losses, errors, told)
+    foretold = None if plain["foretold"] is None else tuple(map(float, plain["foretold"]))
+    if foretold is not None and len(foretold) != len(removed):
+        raise ValueError("not a number for each count")
+    return Curve(order, removed, losses, errors, told, foretold)

@@ -18,6 +18,10 @@ TIE = 0.05  # of the typical loss per error, added per error: measured losses ne
 POWER = 1.2  # of the error, that losses usually rise with
 _NO_ERROR = 1e-6  # below it, an error says nothing of a loss
 _NO_LOSS = 1e-12
+_SLOPED = 5  # losses at least that a power is fitted to
+_APART = 0.5  # of logarithms, between which a slope is taken
+_POWERS = (0.7, 1.3)
+_MOVED = 4.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Curve:
     losses: tuple[float, ...] | None  # of the output at these counts; None where it cannot be measured
     errors: tuple[float, ...]  # of the consumers at these counts, relative to their variance
     told: tuple[int, ...] = ()  # those of the counts whose losses were not measured, but follow from the errors
+    foretold: tuple[float, ...] | None = None  # losses at these counts that gradients tell, before they are calibrated
 
     @property
     def measured(self) -> tuple[int, ...]:
@@ -60,12 +65,74 @@ def _pairs(curve: Curve) -> list[tuple[float, float]]:
     return [(loss, error) for loss, error in pairs if error > _NO_ERROR and 0 < loss < np.inf]
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How measured losses follow those that gradients tell: ``factor * told ** power``."""
+
+    factor: float
+    power: float
+    spread: float  # the median of how many times a measured loss is off, at least 1
+    measured: int  # losses that it is fitted to
+
+
+def scale_of(curves: Mapping[str, Curve]) -> Scale | None:
+    """Return how measured losses follow what gradients tell; None where gradients tell nothing.
+
+    The power is the median slope between all pairs of logarithms (Theil 1950, Sen 1968), the factor the median of what
+    is left: one loss that is far off changes neither.
+    """
+    told = [curve for curve in curves.values() if curve.foretold is not None and curve.losses is not None]
+    if not told:
+        return None
+    pairs = [(f, m) for curve in told for f, m in _beside(curve) if f > _NO_LOSS and _NO_LOSS < m < np.inf]
+    if not pairs:
+        return Scale(1.0, 1.0, 1.0, 0)
+    x, y = np.log(np.array(pairs)).T
+    power = 1.0
+    if len(pairs) >= _SLOPED:
+        one, other = np.triu_indices(len(x), 1)
+        apart = np.abs(x[one] - x[other]) > _APART
+        slopes = (y[one] - y[other])[apart] / (x[one] - x[other])[apart]
+        power = float(np.clip(np.median(slopes), *_POWERS)) if len(slopes) else 1.0
+    left = y - power * x
+    factor = float(np.median(left))
+    return Scale(float(np.exp(factor)), power, float(np.exp(np.median(np.abs(left - factor)))), len(pairs))
+
+
+def _beside(curve: Curve) -> list[tuple[float, float]]:
+    """Return what gradients tell beside what was measured."""
+    return [((curve.foretold or ())[place], (curve.losses or ())[place]) for place in curve.measured]
+
+
+def _as_foretold(curve: Curve, scale: Scale) -> Curve:
+    """Return a curve with the losses that gradients tell where none were measured.
+
+    Losses of its own that were measured move it, `_MOVED` times at most.
+    """
+    foretold = scale.factor * np.maximum(curve.foretold or (), 0.0) ** scale.power
+    losses = np.array(curve.losses)
+    pairs = [(foretold[place], losses[place]) for place in curve.measured]
+    moved = [np.log(m / f) for f, m in pairs if f > _NO_LOSS and _NO_LOSS < m < np.inf]
+    shift = np.exp(np.clip(np.median(moved), -np.log(_MOVED), np.log(_MOVED))) if moved else 1.0
+    is_told = np.isin(curve.removed, curve.told)
+    return replace(curve, losses=tuple(np.where(is_told, shift * foretold, losses).tolist()))
+
+
 def completed(curves: Mapping[str, Curve]) -> dict[str, Curve]:
-    """Return the curves with the losses that were not measured, from their errors.
+    """Return the curves with the losses that were not measured: as gradients tell them, or else from their errors.
 
     Args:
         curves: in the order of the graph.
     """
+    scale = scale_of(curves)
+    if scale is not None:
+        known = {name: _as_foretold(c, scale) for name, c in curves.items() if c.foretold is not None}
+        as_measured = {name: replace(known[name], told=()) if name in known else c for name, c in curves.items()}
+        return {name: known.get(name, curve) for name, curve in _by_errors(as_measured).items()}
+    return _by_errors(curves)
+
+
+def _by_errors(curves: Mapping[str, Curve]) -> dict[str, Curve]:
     factors = {name: np.median([np.log(loss / error**POWER) for loss, error in _pairs(curve)])
                for name, curve in curves.items() if _pairs(curve)}  # fmt: skip
     places = [place for place, name in enumerate(curves) if name in factors]

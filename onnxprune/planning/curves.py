@@ -21,13 +21,14 @@ import numpy.typing as npt
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration
+from onnxprune.calibration.weight_slopes import WeightSlopes
 from onnxprune.criteria.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.criteria.importance import Scores
 from onnxprune.dependency import cost
 from onnxprune.dependency.groups import Group, Member
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.linear import Layer, layers
+from onnxprune.graph.linear import Layer, is_float, layers
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.curve import Curve, completed
@@ -85,6 +86,7 @@ def measure_curves(
     seed: int = 0,
     levels: int = MEASURED,
     detail: Detail = FINEST,
+    slopes: WeightSlopes | None = None,
     progress: Progress = silent,
     workers: Workers = ALONE,
 ) -> dict[str, Curve]:
@@ -101,6 +103,7 @@ def measure_curves(
         seed: of the sampled rows.
         levels: counts of a curve at most.
         detail: how closely layers are looked at, see `planning.detail`.
+        slopes: gradients by the weights that `consuming` names, which tell the losses that are not measured.
         progress: called before each step.
         workers: where curves are measured; they are the same everywhere.
     """
@@ -108,9 +111,9 @@ def measure_curves(
     ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, place)))
     if to_output and wanted is None:
         wanted = scheduled(traced, cuts, calibration, None, levels=levels)
-    settings = _Settings(calibration, wanted if to_output else None, refitted, seed, levels, detail)
+    settings = _Settings(calibration, wanted if to_output else None, refitted, seed, levels, detail, slopes)
     curves: dict[str, Curve] = {}
-    if workers.parallel and ordered:
+    if workers.parallel and ordered and slopes is None:
         settings_sent = replace(settings, calibration=replace(calibration, batches=list(calibration.batches)))
         parts = shards(len(ordered), workers)
         progress(_MEASURING, 1, len(ordered))
@@ -132,22 +135,42 @@ def _in_order(curves: Mapping[str, Curve], ordered: Sequence[Cut], cuts: Sequenc
     return {cut.name: complete[cut.name] for cut in cuts}
 
 
+def consuming(model: Model, cuts: Sequence[Cut]) -> tuple[str, ...]:
+    """Return the constants that change when units are cut: the weights that consume them, and biases beside these."""
+    linear = {layer.node.index: layer for layer in layers(model)}
+    names = dict[str, None]()
+    for cut in cuts:
+        for member in _consumed(cut):
+            layer = linear.get(member.sink[0])
+            own = layer.constants if layer is not None and layer.weight == member.constant else (member.constant,)
+            names.update(dict.fromkeys(name for name in own if is_float(model.constants[name].dtype)))
+    return tuple(names)
+
+
 def scheduled(
     traced: Trace, cuts: Sequence[Cut], calibration: Calibration, budget: float | None, *, levels: int = MEASURED
 ) -> Schedule:
     """Return which losses are measured within a budget of work; None: all of them. See `measure_curves`."""
+    samples = calibration.counts[0] if calibration.counts else 1
+    each = measurable(traced, cuts, calibration, levels=levels)
+    return schedule(each, len(calibration.judged), budget, samples=samples)
+
+
+def measurable(
+    traced: Trace, cuts: Sequence[Cut], calibration: Calibration, *, levels: int = MEASURED
+) -> dict[str, Measurable]:
+    """Return what it costs to measure the losses of each cut, by name, in the order in which they are consumed."""
     place, work = places(traced.model), Work(traced, calibration.batches[0])
     stops = (*stations(traced.model), len(traced.model.top))
     shares = cost.shares(traced, [group for cut in cuts for group in cut.groups])
-    measurable = {}
-    for cut in cuts:
+    costs = {}
+    for cut in sorted(cuts, key=lambda cut: _first(cut, place)):
         first = min(_first(cut, place), len(traced.model.top))
         run = work.behind(first, 1) - work.behind(first, 0)
         opened = work.behind(first, 0) - work.behind(_station(stops, last_read(traced.model, _consumed_names(cut))), 0)
         share = sum(shares[group.name] for group in cut.groups)
-        measurable[cut.name] = Measurable(len(measured_counts(cut.removed, levels)), share, opened, run)
-    samples = calibration.counts[0] if calibration.counts else 1
-    return schedule(measurable, len(calibration.judged), budget, samples=samples)
+        costs[cut.name] = Measurable(len(measured_counts(cut.removed, levels)), share, opened, run)
+    return costs
 
 
 def _consumed_names(cut: Cut) -> set[str]:
@@ -169,6 +192,7 @@ class _Settings:
     seed: int
     levels: int
     detail: Detail
+    slopes: WeightSlopes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +242,7 @@ class _Sampler:
         calibration = settings.calibration
         self._detail = settings.detail
         self._model, self._calibration, self._levels, self._ordered = model, calibration, settings.levels, ordered
-        self._wanted, self._refitted = settings.wanted, settings.refitted
+        self._wanted, self._refitted, self._slopes = settings.wanted, settings.refitted, settings.slopes
         self._replay = Replay(model, calibration.batches)
         self._layers = {layer.node.index: layer for layer in layers(model)}
         self._judged = calibration.judged[: self._wanted.batches] if self._wanted is not None else ()
@@ -267,7 +291,29 @@ class _Sampler:
         seen = self._seen(pairs)
         elimination = self._elimination(cut, counts, seen)
         losses, told = self._losses(cut, counts, pairs, seen, elimination)
-        return Curve(tuple(elimination.order.tolist()), (0, *counts), losses, (0.0, *elimination.errors), told)
+        foretold = None if losses is None else self._foretold(cut, counts, pairs, seen, elimination)
+        order = tuple(elimination.order.tolist())
+        return Curve(order, (0, *counts), losses, (0.0, *elimination.errors), told, foretold)
+
+    def _foretold(
+        self,
+        cut: Cut,
+        counts: Sequence[int],
+        pairs: Sequence[Pair],
+        seen: Sequence[_Seen],
+        elimination: Elimination,
+    ) -> tuple[float, ...] | None:
+        """Return the losses at 0 and all counts that gradients tell; None where they tell none."""
+        changed = {member.constant for member in _consumed(cut) if self._float(member)}
+        if self._slopes is None or not changed <= self._slopes.names:
+            return None
+        losses = [0.0]
+        for level, count in enumerate(counts):
+            removed = elimination.order[:count]
+            contents = self._changed(cut, pairs, seen, elimination.weights[level], removed)
+            known = {name: content for name, content in contents.items() if name in self._slopes.names}
+            losses.append(self._slopes.loss(known))
+        return tuple(losses)
 
     def _losses(
         self,
@@ -333,6 +379,22 @@ class _Sampler:
         removed: npt.NDArray[np.intp],
     ) -> float:
         """Return the loss of the output on held-out batches without the removed units."""
+        contents = self._changed(cut, pairs, seen, weights, removed)
+        metric, losses = self._calibration.metric, []
+        outputs = self._rest.outputs(self._replay, self._judged, contents)
+        for before, after, feeds in zip(self._expected, outputs, self._feeds, strict=True):
+            losses.append(metric.loss(before, after, feeds))
+        return float(np.mean(losses))
+
+    def _changed(
+        self,
+        cut: Cut,
+        pairs: Sequence[Pair],
+        seen: Sequence[_Seen],
+        weights: Sequence[npt.NDArray[np.float64]],
+        removed: npt.NDArray[np.intp],
+    ) -> dict[str, Array]:
+        """Return the constants that hold other numbers without the removed units, their consumers refitted."""
         contents = self._without(cut, removed)
         for (_, layer), each, weight in zip(pairs, seen, weights, strict=True):
             whole, count = weight, taps(layer) if is_wide(layer, self._model, self._detail.widest) else 1
@@ -344,11 +406,7 @@ class _Sampler:
                 moved = (each.consumer.weight - weight) @ each.view.mean[0]
                 added = layer.added(like) + moved.reshape(-1, count).sum(1)
                 contents[layer.bias] = layer.stored_bias(added, like)
-        metric, losses = self._calibration.metric, []
-        outputs = self._rest.outputs(self._replay, self._judged, contents)
-        for before, after, feeds in zip(self._expected, outputs, self._feeds, strict=True):
-            losses.append(metric.loss(before, after, feeds))
-        return float(np.mean(losses))
+        return contents
 
     def _without(self, cut: Cut, removed: npt.NDArray[np.intp]) -> dict[str, Array]:
         """Return the consuming weights with zeros for the removed units."""

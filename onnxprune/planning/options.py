@@ -18,6 +18,7 @@ from onnxprune.runtime.session import check_provider
 
 Scope: TypeAlias = Literal["group", "global", "loss"]
 AUTO: Literal["auto"] = "auto"
+CURVES = ("measured", "gradient", "auto")
 SAMPLES = 256  # that calibration takes at most, by default
 
 
@@ -32,6 +33,7 @@ class Options:
     scope: Scope | None = None  # "group", "global" or "loss"; None: loss for obs, else the criterion's own
     reconstruct: bool | None = None  # whether layers are refitted; None: where there is data
     sweeps: int | None = None  # of reconstruction over all layers; None: 1
+    curves: str = "measured"  # where losses of curves come from: one of `CURVES`
     effort: str = USUAL  # a key of `effort.EFFORTS`: what is spent on samples and loss curves
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
     round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
@@ -67,6 +69,7 @@ class Options:
             scope=self.scope,
             reconstruct=None if self.reconstruct is None else check.flag("reconstruct", self.reconstruct),
             sweeps=None if self.sweeps is None else check.count("sweeps", self.sweeps, 1),
+            curves=check.choice("curves", self.curves, CURVES),
             effort=check.choice("effort", self.effort, EFFORTS),
             batch_norm=check.flag("batch_norm", self.batch_norm),
             round_to=_checked_step(self.round_to),

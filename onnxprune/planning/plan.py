@@ -23,6 +23,7 @@ from onnxprune.planning.curve import Curve, usual_slope
 from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.detail import for_curves
 from onnxprune.planning.effort import EFFORTS, duration
+from onnxprune.planning.gradient_curves import choose_source
 from onnxprune.planning.options import Options
 from onnxprune.planning.schedule import Schedule
 from onnxprune.planning.scoring import Tied, look, scores_of
@@ -164,17 +165,20 @@ def gather(
     if calibration is None or not (options.scope == "loss" or options.criterion == "obs"):
         return Evidence(scores, {}, looked=seen.told)
     demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
-    all_cuts = _cuts(tied, demands, options)
-    to_measure, detail = _scheduled(traced, all_cuts, calibration, options, progress)
+    allowed = _cuts(tied, demands, options)
+    (to_measure, detail), slopes = _scheduled(traced, allowed, calibration, options, progress), None
+    if to_measure is not None:
+        to_measure, slopes = choose_source(traced, allowed, calibration, options, to_measure, progress=progress)
     curves = measure_curves(
         traced,
-        all_cuts,
+        allowed,
         calibration,
         to_output=options.scope == "loss",
         wanted=to_measure,
         refitted=bool(options.reconstruct),
         seed=options.seed,
         detail=detail,
+        slopes=slopes,
         progress=progress,
         workers=workers,
     )

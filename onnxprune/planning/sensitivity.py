@@ -24,6 +24,7 @@ from onnxprune.metrics.metric import CAP
 from onnxprune.planning.choice import first_sink
 from onnxprune.planning.curve import Curve
 from onnxprune.planning.curves import Cut, measure_curves, scheduled
+from onnxprune.planning.gradient_curves import choose_source
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import budget_of, cuts, detail_of
 from onnxprune.progress import Progress, silent
@@ -128,27 +129,14 @@ def measure(
         groups: its groups.
         ratios: ratio by group name, from `select_ratios`.
         calibration: samples and the loss of an output.
-        options: of which reconstruct, round_to, min_units, seed and effort count.
+        options: of which curves, reconstruct, round_to, min_units, seed and effort count.
         levels: of removed units in each group, at most.
         progress: called before each step.
         workers: where curves are measured.
     """
     options = options.resolved(True)
     allowed = sorted(cuts(traced, groups, ratios, options), key=lambda cut: first_sink(cut.groups[0]))
-    measured = [replace(cut, removed=spread(cut, levels)) for cut in allowed]
-    wanted = scheduled(traced, measured, calibration, budget_of(traced, calibration, options.effort), levels=levels)
-    curves = measure_curves(
-        traced,
-        measured,
-        calibration,
-        wanted=wanted,
-        refitted=bool(options.reconstruct),
-        seed=options.seed,
-        levels=levels,
-        detail=detail_of(traced, measured, calibration, options.effort)[0],
-        progress=progress,
-        workers=workers,
-    )
+    curves = _curves(traced, allowed, calibration, options, levels=levels, progress=progress, workers=workers)
     saved = _Saved(traced, allowed)
     judged = judge([_sensitive(cut, curves[cut.name], saved) for cut in allowed], [cut.removed for cut in allowed])
     free = {group.name: group.free for group in judged if group.verdict == "free"}
@@ -166,6 +154,36 @@ def measure(
         free_macs=saved.of("macs", free),
         free_params=saved.of("params", free),
         groups=tuple(judged),
+    )
+
+
+def _curves(
+    traced: Trace,
+    allowed: Sequence[Cut],
+    calibration: Calibration,
+    options: Options,
+    *,
+    levels: int,
+    progress: Progress,
+    workers: Workers,
+) -> dict[str, Curve]:
+    """Return the curve of each cut, at so many levels."""
+    spread_cuts = [replace(cut, removed=spread(cut, levels)) for cut in allowed]
+    budget = budget_of(traced, calibration, options.effort)
+    every = scheduled(traced, spread_cuts, calibration, budget, levels=levels)
+    wanted, slopes = choose_source(traced, spread_cuts, calibration, options, every, levels=levels, progress=progress)
+    return measure_curves(
+        traced,
+        spread_cuts,
+        calibration,
+        wanted=wanted,
+        slopes=slopes,
+        detail=detail_of(traced, spread_cuts, calibration, options.effort)[0],
+        refitted=bool(options.reconstruct),
+        seed=options.seed,
+        levels=levels,
+        progress=progress,
+        workers=workers,
     )
 
 

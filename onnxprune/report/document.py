@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 from onnxprune.graph.punished import punished
+from onnxprune.planning.curve import scale_of
 
 if TYPE_CHECKING:
     from onnxprune.calibration.batches import Calibration
@@ -139,7 +140,14 @@ def _effort(options: Options, curves: Mapping[str, Curve], judged: int) -> dict[
         return None
     measured = sum(len(curve.measured) for curve in losses)
     all_losses = sum(len(curve.removed) - 1 for curve in losses)
-    return {"level": options.effort, "losses": all_losses, "measured": measured, "judged": judged}
+    scale = scale_of(curves)
+    return {
+        "level": options.effort,
+        "losses": all_losses,
+        "measured": measured,
+        "judged": judged,
+        "gradient": None if scale is None else dataclasses.asdict(scale),
+    }
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

@@ -170,6 +170,11 @@ def _spent(effort: Mapping[str, Any] | None) -> str:
         return f"{one}, so all are told by errors; --effort thorough has all\n"
     measured = f"{effort['measured']:,} of {effort['losses']:,} losses measured"
     judged = plural(effort["judged"], "sample")
+    if effort["gradient"] is not None:
+        scale = effort["gradient"]
+        law = f"{scale['factor']:.2g} times what they tell to the power of {scale['power']:.2f}"
+        off = f"within a factor of {scale['spread']:.2f} at the median"
+        return f"{measured} on {judged}, the others told by gradients: {law}, {off}\n"
     return f"{effort['level']} effort: {measured} on {judged}, the others told by errors; --effort thorough has all\n"
 
 
