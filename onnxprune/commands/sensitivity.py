@@ -52,8 +52,8 @@ def sensitivity(
         levels: counts of removed units to measure for each group, at most.
         executor: where curves are measured, several at once; its workers must have the package.
         **options: ignore, only, width, round_to, min_units, reconstruct, seed, eval_data (losses are measured on these
-            samples instead), preprocess, samples, metric, inputs, curves, effort: as for `prune`; effort is thorough unless it
-            is given: all losses are measured.
+            samples instead), preprocess, samples, metric, inputs, curves, effort: as for `prune`; effort is thorough
+            unless it is given: all losses are measured.
 
     Raises:
         InputError: for a model, data or option that cannot be used.

@@ -27,6 +27,7 @@ from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.gradient_curves import choose_source
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import budget_of, cuts, detail_of
+from onnxprune.planning.schedule import Schedule
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers
 
@@ -136,7 +137,7 @@ def measure(
     """
     options = options.resolved(True)
     allowed = sorted(cuts(traced, groups, ratios, options), key=lambda cut: first_sink(cut.groups[0]))
-    curves = _curves(traced, allowed, calibration, options, levels=levels, progress=progress, workers=workers)
+    wanted, curves = _curves(traced, allowed, calibration, options, levels=levels, progress=progress, workers=workers)
     saved = _Saved(traced, allowed)
     judged = judge([_sensitive(cut, curves[cut.name], saved) for cut in allowed], [cut.removed for cut in allowed])
     free = {group.name: group.free for group in judged if group.verdict == "free"}
@@ -166,13 +167,13 @@ def _curves(
     levels: int,
     progress: Progress,
     workers: Workers,
-) -> dict[str, Curve]:
-    """Return the curve of each cut, at so many levels."""
+) -> tuple[Schedule, dict[str, Curve]]:
+    """Return which losses were measured, and the curve of each cut, at so many levels."""
     spread_cuts = [replace(cut, removed=spread(cut, levels)) for cut in allowed]
     budget = budget_of(traced, calibration, options.effort)
     every = scheduled(traced, spread_cuts, calibration, budget, levels=levels)
     wanted, slopes = choose_source(traced, spread_cuts, calibration, options, every, levels=levels, progress=progress)
-    return measure_curves(
+    curves = measure_curves(
         traced,
         spread_cuts,
         calibration,
@@ -185,6 +186,7 @@ def _curves(
         progress=progress,
         workers=workers,
     )
+    return wanted, curves
 
 
 def spread(cut: Cut, levels: int) -> tuple[int, ...]:
