@@ -8,11 +8,13 @@ that are not trained and from shapes; fixed values stay on the host where they a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
+
+from onnxprune.graph.model import Node
 
 Values = dict[str, Any]
 
@@ -26,6 +28,7 @@ class Step:
     inputs: tuple[str, ...]  # "" where one is left out
     outputs: tuple[str, ...]
     released: tuple[str, ...] = ()  # values that no later step reads
+    node: Node | None = None  # whose step this is; None where one step runs several nodes
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -112,7 +115,7 @@ def assembled(steps: Sequence[Step], fixed: Mapping[str, Any], outputs: Sequence
         last.update(step.reads)
         last.update(step.outputs)
         released = tuple(sorted(unread - fixed.keys()))
-        chosen.append(Step(step.place, step.compute, step.inputs, step.outputs, released))
+        chosen.append(replace(step, released=released))
     used = {name: value for name, value in fixed.items() if name in needed}
     return Program(tuple(reversed(chosen)), used, tuple(outputs))
 

@@ -27,6 +27,8 @@ def _positive(at: Tensor, size: int) -> Tensor:
 def gather(a: Tensor, at: Tensor, *, axis: int = 0) -> Tensor:
     """Return what stands at some places of an axis; negative ones count from behind."""
     dim = dim_of(axis, a.dim())
+    if at.dim() == 0 and at.device.type == "cpu":
+        return a.select(dim, int(at))  # a view, whose gradient is no sum over places
     at = _positive(at, a.shape[dim])
     if at.dim() == 0:
         return a.index_select(dim, at.reshape(1)).squeeze(dim)
