@@ -28,7 +28,7 @@ class Network(torch.nn.Module):
     precision here. Statistics of BatchNormalization stay as they are.
 
     >>> from onnxprune.graph.read import load
-    >>> network = Network(load("models/digits_cnn.onnx"))
+    >>> network = Network(load("models/cnn.onnx"))
     >>> next(iter(network.state_dict())) in network.model.constants
     True
     """

@@ -27,6 +27,7 @@ def told(source):
     return accounts(traced, groups(traced), {}), None
 
 
+@pytest.mark.soak
 def test_every_operator_of_onnx_is_traced():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reference overflows on purpose

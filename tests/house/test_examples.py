@@ -90,7 +90,15 @@ def test_the_first_commands_of_the_readme_are_scripts():
         assert (ROOT / line.split()[0]).is_file()
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.startswith("README")])
+LONG = ("docs/importance.md", "docs/latency.md", "docs/sweep.md", "docs/tuning.md")  # what they show takes its time
+CASES = [
+    pytest.param(name, marks=pytest.mark.soak if name.startswith(LONG) else ())
+    for name in COMMANDS
+    if not name.startswith("README")
+]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_command_of_the_docs_works(name, in_small_clone, steady):
     folder = in_small_clone
     (folder / "docs").mkdir()
@@ -168,7 +176,14 @@ def a_family_is_made(folder):
     assert (folder / "family").is_dir()
 
 
+def a_network_is_run(folder):
+    values: dict[str, object] = {}
+    exec(python_of("docs/network.md:python:0"), values)
+    assert set(values["outputs"]) == {"logits"}
+
+
 PROGRAMS = {
+    "docs/network.md:python:0": a_network_is_run,
     "docs/data.md:python:0": arrays_are_saved,
     "docs/data.md:python:1": samples_are_yielded,
     "docs/report.md:python:0": a_metric_is_a_function,

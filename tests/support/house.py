@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 
 from tests.support.paths import ROOT
 
@@ -27,6 +28,7 @@ class Size:
         )
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Return the syntax tree of every module, by its path in the package."""
     return {

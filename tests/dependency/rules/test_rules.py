@@ -370,7 +370,9 @@ def site(*shapes, outputs=((6,),), **attrs):
     made = [f"o{index}" for index in range(len(outputs))]
     node = Node(0, "node", "Op", 18, tuple(names), tuple(made), attrs)
     shape_of = dict(zip(made, outputs, strict=True))
-    probed = SimpleNamespace(shape=shape_of.get, is_static=lambda name, dim: True)
+    probed = SimpleNamespace(
+        shape=shape_of.get, is_static=lambda name, dim: True, dtype=lambda name: np.dtype(np.float32)
+    )
     axes = [None if shape is None else tuple(Atom(size, "s") for size in shape) for shape in shapes]
     return Site(node, axes, Partition(), probed)
 
