@@ -73,11 +73,19 @@ def cut(form, **options):
     return onnxprune.prune(FORMS[form](), **options)
 
 
+GRADIENTS = [name for name, criterion in CRITERIA.items() if criterion.by_gradients is not None]
 COMBINATIONS = (*product(OPEN, CRITERIA, ["group", "global", "loss"]), *product(FIXED, CRITERIA, ["loss"]))
 
 
+def with_marks(form, criterion, scope):
+    """Losses by gradients are looked at one sample at a time: one form of each criterion is enough beside the soak."""
+    slow = criterion in GRADIENTS and (form, scope) != ("cnn", "global")
+    return pytest.param(form, criterion, scope, marks=pytest.mark.soak if slow else ())
+
+
 @pytest.mark.parametrize(
-    ("form", "criterion", "scope"), [each for each in COMBINATIONS if each[0].startswith("cnn") or each[1] != "bn"]
+    ("form", "criterion", "scope"),
+    [with_marks(*each) for each in COMBINATIONS if each[0].startswith("cnn") or each[1] != "bn"],
 )
 def test_every_combination_is_proven(form, criterion, scope):
     for reconstruct in (True, False):
