@@ -228,6 +228,7 @@ FUSED = "each-position-shared"  # ONNX Runtime takes it as a part of the convolu
 RUNNABLE = [case for case in CASES if not case.trace_only and case.variant != FUSED]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("case", RUNNABLE, ids=str)
 def test_every_op_that_a_weight_follows(case):
     """All that is seen fits together, and no group gives a consumer more than all of its inputs do."""

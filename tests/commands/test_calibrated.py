@@ -78,8 +78,12 @@ COMBINATIONS = (*product(OPEN, CRITERIA, ["group", "global", "loss"]), *product(
 
 
 def with_marks(form, criterion, scope):
-    """Losses by gradients are looked at one sample at a time: one form of each criterion is enough beside the soak."""
-    slow = criterion in GRADIENTS and (form, scope) != ("cnn", "global")
+    """Gradients are looked at one sample at a time: one form each is enough beside the soak, as for fixed batches."""
+    slow = (
+        (form, scope) != ("cnn", "global")
+        if criterion in GRADIENTS
+        else form in FIXED and criterion not in ("obs", "l2")
+    )
     return pytest.param(form, criterion, scope, marks=pytest.mark.soak if slow else ())
 
 

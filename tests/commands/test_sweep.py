@@ -275,8 +275,14 @@ def test_what_is_finished_is_not_made_again(network, tmp_path, monkeypatch):
     assert calls == ["prepare", "finish"]
 
 
-@pytest.mark.parametrize("file", ["net_macs_0.6.onnx", "net_macs_0.6.json", ".sweep/net_macs_0.6.json"])
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[" * 100_000, b'{"key": 0, "made_from": 1, "sha256": 2}'])
+MEMBER = ["net_macs_0.6.onnx", "net_macs_0.6.json", ".sweep/net_macs_0.6.json"]
+DAMAGE = [None, b"", b"{", b"[" * 100_000, b'{"key": 0, "made_from": 1, "sha256": 2}']
+
+
+@pytest.mark.parametrize("file", MEMBER)
+@pytest.mark.parametrize(
+    "content", [pytest.param(each, marks=pytest.mark.soak if each in (b"", b"{") else ()) for each in DAMAGE]
+)
 def test_half_a_member_does_not_count(network, tmp_path, monkeypatch, file, content):
     first = contents(made(network, tmp_path, (0.6,)))
     path = tmp_path / file

@@ -90,7 +90,13 @@ def test_the_first_commands_of_the_readme_are_scripts():
         assert (ROOT / line.split()[0]).is_file()
 
 
-LONG = ("docs/importance.md", "docs/latency.md", "docs/sweep.md", "docs/tuning.md")  # what they show takes its time
+LONG = (
+    "docs/compare.md",
+    "docs/importance.md",
+    "docs/latency.md",
+    "docs/sweep.md",
+    "docs/tuning.md",
+)  # what they show takes its time
 CASES = [
     pytest.param(name, marks=pytest.mark.soak if name.startswith(LONG) else ())
     for name in COMMANDS
@@ -192,7 +198,9 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name.startswith(LONG) else ()) for name in PROGRAMS]
+)
 def test_every_program_of_the_docs_works(name, in_small_clone, steady, capsys):
     PROGRAMS[name](in_small_clone)
 

@@ -175,7 +175,7 @@ def test_case_is_not_vacuous(case):
 
 
 @pytest.mark.parametrize("case", [case for case in RUNNABLE if case.cut or case.inexact], ids=str)
-@pytest.mark.parametrize("criterion", ["l2", "fpgm"])
+@pytest.mark.parametrize("criterion", ["l2", pytest.param("fpgm", marks=pytest.mark.soak)])
 def test_units_are_scored(case, criterion):
     """Whatever carries the units, and however it is stored."""
     traced = traced_of(case)
