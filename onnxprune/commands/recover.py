@@ -10,7 +10,7 @@ from onnxprune.graph.view import view
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.plan import Plan, kept_masks
-from onnxprune.planning.work import Work
+from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress
 from onnxprune.recovery.refit import Refitted, refit
 from onnxprune.recovery.unfitted import unfitted
@@ -26,8 +26,8 @@ def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress:
         return {}, []
     pruned = view(rewritten.proto, folder=prepared.traced.model.folder)
     layer_kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
-    one_pass = len(prepared.calibration.batches) * Work(prepared.traced, prepared.calibration.batches[0]).run
-    budget = EFFORTS[options.effort].spent_on_refits(one_pass, prepared.calibration.source == "data")
+    once = one_pass(prepared.traced, prepared.calibration.batches)
+    budget = EFFORTS[options.effort].spent_on_refits(once, prepared.calibration.source == "data")
     detail, _ = for_refits(prepared.traced, pruned, prepared.calibration, budget)
     contents, fits = refit(
         prepared.traced,

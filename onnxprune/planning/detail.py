@@ -18,7 +18,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.graph.linear import Layer, layers
 from onnxprune.graph.model import Model
 from onnxprune.planning.views import FEW_ROWS, FINEST, LEAST_ROWS, ROWS_PER_INPUT, Detail, taps
-from onnxprune.planning.work import numbers
+from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.recovery import refit
 from onnxprune.recovery.moments import most_rows
 
@@ -55,20 +55,22 @@ def for_curves(
     for member in (member for group in groups for member in group.members if member.role == "in"):
         if member.sink[0] in known:
             consumed.setdefault(member.sink[0], []).append(member.places.size)
-    sizes = []
+    batch, sizes = atom_sizes(traced, calibration.batches[0]), []
     for at, units in consumed.items():
+        made = len(calibration.batches) * numbers(traced, known[at].output, batch)
         _, outs, ins = known[at].shape(traced.model.constants[known[at].weight].shape)
-        sizes.append(Size(_rows(traced, known[at], calibration), ins, outs, taps(known[at]), tuple(units)))
+        sizes.append(Size(_rows(traced, known[at], made), ins, outs, taps(known[at]), tuple(units)))
     return _finest(sizes, budget, curve_work)
 
 
 def for_refits(traced: Trace, pruned: Model, calibration: Calibration, budget: float | None) -> tuple[Detail, float]:
     """Return the detail of the refits of a pruned model within a budget of work (None: the finest), and their work."""
-    sizes = []
+    batch, sizes = atom_sizes(traced, calibration.batches[0]), []
     for layer in layers(pruned):
         groups, outs, ins = layer.shape(pruned.constants[layer.weight].shape)
         if groups == 1 and layer.output in traced.values:
-            sizes.append(Size(_rows(traced, layer, calibration), ins, outs))
+            made = len(calibration.batches) * numbers(traced, layer.output, batch)
+            sizes.append(Size(_rows(traced, layer, made), ins, outs))
     return _finest(sizes, budget, refit_work)
 
 
@@ -105,9 +107,8 @@ def _finest(sizes: Sequence[Size], budget: float | None, work: Callable[[Size, D
     return detail, total
 
 
-def _rows(traced: Trace, layer: Layer, calibration: Calibration) -> int:
-    """Return how many rows a layer has in all batches, if all are like the first."""
-    made = numbers(traced, layer.output, calibration.batches[0]) * len(calibration.batches)
+def _rows(traced: Trace, layer: Layer, made: float) -> int:
+    """Return how many rows a layer has that makes so many numbers in all batches."""
     return int(made) // max(1, _channels(traced, layer))
 
 

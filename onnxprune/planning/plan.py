@@ -29,7 +29,7 @@ from onnxprune.planning.schedule import Schedule
 from onnxprune.planning.scoring import Tied, look, scores_of
 from onnxprune.planning.targets import MEASURED
 from onnxprune.planning.views import FINEST, Detail
-from onnxprune.planning.work import Work
+from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers
 
@@ -195,13 +195,12 @@ def _scheduled(
     """
     if not cuts:
         return None, FINEST
-    batch = Work(traced, calibration.batches[0]).run
-    one_pass = len(calibration.batches) * batch
+    once = one_pass(traced, calibration.batches)
     detail, algebra = detail_of(traced, cuts, calibration, options.effort)
     if options.scope != "loss":
         return None, detail
     planned = scheduled(traced, cuts, calibration, budget_of(traced, calibration, options.effort))
-    seconds = (planned.work + one_pass + algebra) / batch * calibration.batch_seconds
+    seconds = (planned.work + once + algebra) / (once / len(calibration.batches)) * calibration.batch_seconds
     measured = f"{planned.count():,} of {planned.all:,} losses"
     progress(f"{options.effort} effort: {measured}, about {duration(seconds)} of computing")
     return planned, detail
@@ -209,14 +208,12 @@ def _scheduled(
 
 def budget_of(traced: Trace, calibration: Calibration, effort: str) -> float | None:
     """Return what an effort may spend on the losses of the output, in work; None where there is no bound."""
-    one_pass = len(calibration.batches) * Work(traced, calibration.batches[0]).run
-    return EFFORTS[effort].spent_on_curves(one_pass, calibration.source == "data")
+    return EFFORTS[effort].spent_on_curves(one_pass(traced, calibration.batches), calibration.source == "data")
 
 
 def detail_of(traced: Trace, cuts: Sequence[Cut], calibration: Calibration, effort: str) -> tuple[Detail, float]:
     """Return how closely layers are looked at with an effort, and the work of that."""
-    one_pass = len(calibration.batches) * Work(traced, calibration.batches[0]).run
-    budget = EFFORTS[effort].spent_on_fits(one_pass, calibration.source == "data")
+    budget = EFFORTS[effort].spent_on_fits(one_pass(traced, calibration.batches), calibration.source == "data")
     return for_curves(traced, [group for cut in cuts for group in cut.groups], calibration, budget)
 
 

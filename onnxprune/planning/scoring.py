@@ -19,7 +19,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.options import Options
-from onnxprune.planning.work import Work
+from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers
 from onnxprune.training.extra import check_torch
@@ -99,9 +99,9 @@ def look(
 
 def affordable_passes(traced: Trace, calibration: Calibration, options: Options) -> float:
     """Return how many passes over all samples the effort of the options allows."""
-    one_pass = len(calibration.batches) * Work(traced, calibration.batches[0]).run
-    budget = EFFORTS[options.effort].spent_on_curves(one_pass, calibration.source == "data")
-    return float("inf") if budget is None else budget / max(1.0, one_pass)
+    once = one_pass(traced, calibration.batches)
+    budget = EFFORTS[options.effort].spent_on_curves(once, calibration.source == "data")
+    return float("inf") if budget is None else budget / max(1.0, once)
 
 
 def scores_of(traced: Trace, tied: Tied, options: Options, seen: Observed = NOTHING) -> dict[str, importance.Scores]:

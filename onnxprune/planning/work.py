@@ -10,7 +10,7 @@ factor of two of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Work:
             traced: the model with its axes.
             feeds: the batch; dynamic dims have its sizes. Bodies count as if they ran once.
         """
-        model, sizes, self._place = traced.model, _sizes(traced, feeds), places(traced.model)
+        model, sizes, self._place = traced.model, atom_sizes(traced, feeds), places(traced.model)
         runs, opened = np.zeros(len(model.top) + 1), np.zeros(len(model.top) + 1)
         for index, place in self._place.items():
             runs[place] += CALL + _node_work(traced, index, sizes)
@@ -82,13 +82,24 @@ class Work:
         return float(self._opened[place] + batches * self._runs[place])
 
 
-def numbers(traced: Trace, name: str, feeds: Feeds) -> float:
-    """Return how many numbers a value has for a batch."""
-    return _product(traced, traced.values[name], _sizes(traced, feeds))
+def one_pass(traced: Trace, batches: Sequence[Feeds]) -> float:
+    """Return the work of running a model on all batches, if all are like the first."""
+    return len(batches) * Work(traced, batches[0]).run
 
 
-def _sizes(traced: Trace, feeds: Feeds) -> dict[Atom, int]:
-    """Return the sizes of dynamic atoms in a batch, also of those that strides and windows make of the inputs'."""
+def numbers(traced: Trace, name: str, sizes: Mapping[Atom, int]) -> float:
+    """Return how many numbers a value has for a batch of the `atom_sizes` given."""
+    return _product(traced, traced.values[name], sizes)
+
+
+def atom_sizes(traced: Trace, feeds: Feeds) -> dict[Atom, int]:
+    """Return the sizes of dynamic atoms in a batch, also of those that strides and windows make of the inputs'.
+
+    It goes through the whole graph: once for a batch, not once for a layer.
+
+    Raises:
+        DataError: when a feed is missing or has another rank.
+    """
     shapes: dict[str, tuple[int, ...]] = dict(shapes_at(traced.model, sizes_of(feeds, traced.model)))
     shapes |= {name: array.shape for name, array in feeds.items()}
     sizes: dict[Atom, int] = {}
