@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,25 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 
 _LATENCY_BUDGET_S = 3.0
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
+
+
+@contextlib.contextmanager
+def kept_in_memory(model: Model, name: str) -> Iterator[Publish]:
+    """Yield what writes a result to a temporary file, for checks: it stays in memory.
+
+    Args:
+        model: the model that the result is made of; external data stays external.
+        name: of the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        path = Path(scratch) / name
+
+        @contextlib.contextmanager
+        def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+            write(proto, path, folder, model.is_external, model.alignment)
+            yield path, lambda report: report["output"].update(path=None)
+
+        yield publish
 
 
 def finish(

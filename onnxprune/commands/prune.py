@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.decide import decide, profile, score
-from onnxprune.commands.finish import Complete, Publish, finish
+from onnxprune.commands.finish import Complete, Publish, finish, kept_in_memory
 from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.recover import recover
 from onnxprune.commands.report_files import write_report
@@ -22,7 +21,7 @@ from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
-from onnxprune.graph.write import check_weights_name, data_file, staged, write
+from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
 from onnxprune.training.settings import TuneOptions
@@ -88,14 +87,7 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, tune:
     """
     checked, tuning = make_options(ratio=ratio, **options), tune_options(tune, data)
     model = load(source)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-        path = Path(scratch) / "pruned.onnx"
-
-        @contextlib.contextmanager
-        def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-            write(proto, path, folder, model.is_external, model.alignment)
-            yield path, lambda report: report["output"].update(path=None)
-
+    with kept_in_memory(model, "pruned.onnx") as publish:
         return _prune(model, checked, data, silent, publish, tuning=tuning)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.commands.finish import Complete, Publish
+from onnxprune.commands.finish import Complete, Publish, kept_in_memory
 from onnxprune.commands.learn import learn, lesson_values, proven, stored
 from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
@@ -26,7 +25,7 @@ from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads, Staging, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.remainder import same_part
-from onnxprune.graph.write import data_file, staged, write
+from onnxprune.graph.write import data_file, staged
 from onnxprune.progress import Progress, silent
 from onnxprune.report.charts_tuning import tuning_html, tuning_svg
 from onnxprune.report.tune import tune_report
@@ -102,14 +101,7 @@ def tune(
         callbacks,
         Reads(model.path, tuple(model.data_files), files_of(data)),
     )
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-        path = Path(scratch) / "tuned.onnx"
-
-        @contextlib.contextmanager
-        def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-            write(proto, path, folder, model.is_external, model.alignment)
-            yield path, lambda report: report["output"].update(path=None)
-
+    with kept_in_memory(model, "tuned.onnx") as publish:
         return _tune(request, silent, publish)
 
 
