@@ -35,6 +35,11 @@ from onnxprune.planning.effort import USUAL
     "original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
 )
 @click.option(
+    "--shape",
+    metavar="KIND=N,...",
+    help="Instead: how many units each group of a kind keeps, heads=8,neurons=1024; a GLOB means groups by name.",
+)
+@click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
     "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",
@@ -87,6 +92,9 @@ from onnxprune.planning.effort import USUAL
 @METRIC
 @INPUTS
 @click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
+@click.option("--rounds", type=int, default=1, show_default=True, metavar="N", help="Prune and tune in N parts.")
+@click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Where that is saved [default: OUTPUT.checkpoint].")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Samples of a timed run.")
@@ -116,6 +124,9 @@ def prune(
     no_batch_norm: bool,
     no_latency: bool,
     tune: str | None,
+    rounds: int,
+    checkpoint: Path | None,
+    resume: bool,
     report_path: Path | None,
     force: bool,
     quiet: bool,
@@ -134,6 +145,7 @@ def prune(
             from onnxprune.planning.options import make_options
             from onnxprune.report.prune import prune_tables
 
+        options["shape"] = options["shape"] or ()
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         options["round_to"] = parse_step(options["round_to"])
         checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
@@ -145,6 +157,9 @@ def prune(
                 data,
                 report_path=report_path,
                 tune=tune,
+                rounds=rounds,
+                checkpoint=checkpoint,
+                resume=resume,
                 force=force,
                 progress=progress,
                 on_written=lambda: written.append(output),

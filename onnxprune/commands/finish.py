@@ -19,6 +19,7 @@ from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.axes import Atom, Mask
+from onnxprune.dependency.groups import Group
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
@@ -78,10 +79,12 @@ def finish(
     progress: Progress,
     publish: Publish,
     improve: Improve | None = None,
+    original: Model | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, recovered and verified, and its report, when both are published.
 
-    Where its weights are tuned as well, the proof is of the cut, before that.
+    Where its weights are tuned, the proof is of the cut, before that. It is compared with the `original`, which is the
+    model that was cut by default; targets are of the latter.
 
     Raises:
         VerificationError: when it does not equal the masked model; nothing is published then.
@@ -98,20 +101,19 @@ def finish(
     proto = proto if improved is None else improved.proto
     with publish(proto, model.folder) as (path, complete):
         after = same_part(verify.read_back(path), model)
-        verification = proof(after) if improved is None else improved.verification
+        verified = proof(after) if improved is None else improved.verification
         macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))
-        comparison = _compared(model, after, prepared, decision, macs=macs, progress=progress)
+        comparison = _compared(model, after, prepared, decision, macs=macs, original=original, progress=progress)
         reasons = reasons_for(prepared.groups, prepared.ratios, options, plan.kept)
-        ordered = sorted(prepared.groups, key=first_sink)
         report = build_report(
             before=model,
             after=after,
             macs=macs,
             options=options,
-            groups=[(group, plan.kept.get(group.name), reasons.get(group.name)) for group in ordered],
+            groups=[(each, plan.kept.get(each.name), reasons.get(each.name)) for each in _in_order(prepared)],
             accounts=accounts(traced, prepared.groups, reasons),
             cuts=rewritten.cuts,
-            verification=verification,
+            verification=verified,
             comparison=comparison,
             calibration=prepared.calibration or prepared.why_no_calibration,
             curves=plan.curves,
@@ -121,10 +123,15 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
-        report["tuning"] = None if improved is None else improved.report(path)
+        report |= {"tuning": None if improved is None else improved.report(path), "rounds": None}
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
+
+
+def _in_order(prepared: PreparedModel) -> list[Group]:
+    """Return the groups in the order of the graph."""
+    return sorted(prepared.groups, key=first_sink)
 
 
 def _proven(
@@ -184,6 +191,7 @@ def _compared(
     decision: Decision,
     *,
     macs: tuple[int, int],
+    original: Model | None,
     progress: Progress,
 ) -> Comparison | None:
     """Compare both models, and what was written with the targets; a latency that misses is timed again, for longer.
@@ -202,8 +210,10 @@ def _compared(
     check_written([pair for pair in decision.bounds if pair[0].kind != "latency"], costs)
     bound = next((fraction for target, fraction in decision.bounds if target.kind == "latency"), math.inf)
     for times in (1, CONFIRM):
-        comparison = _compare(before, after, prepared.options, prepared.evaluation_data, progress, times=times)
-        latency = _latency(after, decision, comparison if prepared.options.latency else None, times)
+        reference, data = original or before, prepared.evaluation_data
+        comparison = _compare(reference, after, prepared.options, data, progress, times=times)
+        timed = comparison if prepared.options.latency and original is None else None
+        latency = _latency(after, decision, timed, times)
         costs |= {} if latency is None else {"latency": latency}
         if latency is None or latency <= OVER * bound:
             break
@@ -226,13 +236,13 @@ def _latency(after: Model, decision: Decision, timed: Comparison | None, times: 
 
 
 def _is_held_out(prepared: PreparedModel) -> bool:
-    """Return whether calibration saw none of the samples that are evaluated; parts of one source are disjoint."""
-    calibration_data, evaluation_data = prepared.calibration_data, prepared.evaluation_data
-    if calibration_data is None or evaluation_data is None:
+    """Return whether calibration and tuning saw no sample that is evaluated; parts of one source are disjoint."""
+    seen_data, evaluation_data = prepared.tuning_data or prepared.calibration_data, prepared.evaluation_data
+    if seen_data is None or evaluation_data is None:
         return True
-    if evaluation_data is calibration_data:
+    if evaluation_data is seen_data:
         return False
-    return prepared.options.eval_data is None or not shares_samples(calibration_data, evaluation_data)
+    return prepared.options.eval_data is None or not shares_samples(seen_data, evaluation_data)
 
 
 def _compare(

@@ -33,6 +33,7 @@ from onnxprune.report.words import not_run_lines
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
 from onnxprune.surgery.rewrite import Rewritten, rewrite
+from onnxprune.training.order import held_out
 
 _MOST_CALIBRATED = 0.75  # of the samples, where the rest of the same source is evaluated on
 _GENERATED = 128  # samples to generate where there is no data, at most
@@ -50,6 +51,7 @@ class PreparedModel:
     why_no_calibration: str | None  # why no samples could be generated to calibrate on
     calibration_data: Data | None  # samples to calibrate and verify on; generated ones are not among them
     evaluation_data: Data | None  # samples to compare both models on
+    tuning_data: Data | None  # samples to learn from, and those of them that decide; calibration sees none of these
     ports: Sequence[Port]  # the inputs, with the shapes that the options fix
     reads: Reads
     file_name: str = "pruned.onnx"  # of the model to write, where that is known
@@ -78,8 +80,17 @@ class PreparedModel:
         return rewrite(self.traced, self.masks(plan))
 
 
-def prepare(model: Model, options: Options, data_source: Any, progress: Progress) -> PreparedModel:
+def prepare(
+    model: Model, options: Options, data_source: Any, progress: Progress, *, tunes: bool = False
+) -> PreparedModel:
     """Return a model with its groups, their ratios, and what to calibrate on.
+
+    Args:
+        model: the model.
+        options: of pruning.
+        data_source: samples.
+        progress: called before each step.
+        tunes: whether the cut is tuned: the samples that decide there are kept out of calibration.
 
     Raises:
         InputError: as `prune`.
@@ -87,16 +98,15 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
     options.check_effects(data_source is not None)
     model = part_to_run(model, options.inputs, progress)
     model = settled(with_sizes(model, with_shapes(model.inputs, dict(options.inputs))))
-    calibration_data, evaluation_data = _samples(model, options, data_source)
-    model = sized_by(model, calibration_data or evaluation_data)
+    samples = _tuning_samples(model, options, data_source) if tunes else _samples(model, options, data_source)
+    model = sized_by(model, samples.calibration or samples.evaluation)
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     check_runnable(model, traced.probe)
     all_groups = groups(traced)
     ratios = select_ratios(all_groups, options)
-    if calibration_data is not None:
-        calibration_data = accepted(model, calibration_data)
+    calibration_data = None if samples.calibration is None else accepted(model, samples.calibration)
     calibrated_on, why_no_calibration = _calibration(traced, options, calibration_data, ports, progress)
     options = options.resolved(calibrated_on is not None)
     return PreparedModel(
@@ -107,7 +117,8 @@ def prepare(model: Model, options: Options, data_source: Any, progress: Progress
         calibration=calibrated_on,
         why_no_calibration=why_no_calibration,
         calibration_data=calibration_data,
-        evaluation_data=evaluation_data,
+        evaluation_data=samples.evaluation,
+        tuning_data=None if samples.tuning is None else accepted(model, samples.tuning),
         ports=ports,
         reads=Reads(model.file.path, tuple(model.data_files), sample_files(data_source, options)),
     )
@@ -171,23 +182,50 @@ def loss_metric(data: Data, options: Options) -> str | None:
     return "classification" if metric is None and data.labels is not None else metric
 
 
-def _samples(model: Model, options: Options, data_source: Any) -> tuple[Data | None, Data | None]:
+@dataclass(frozen=True)
+class _Samples:
+    """What the samples of a run are for."""
+
+    calibration: Data | None
+    evaluation: Data | None
+    tuning: Data | None = None
+
+
+def _evaluated(model: Model, options: Options) -> Data | None:
+    """Return the samples of `eval_data`."""
+    if options.eval_data is None:
+        return None
+    return evaluated(load_data(options.eval_data, model.inputs, preprocess=options.preprocess), options.seed)
+
+
+def _samples(model: Model, options: Options, data_source: Any) -> _Samples:
     """Return the samples to calibrate on and those to evaluate on: disjoint parts of one source, or two sources.
 
     A source of a single sample serves for both.
     """
-    evaluation_data = None
-    if options.eval_data is not None:
-        evaluation_data = load_data(options.eval_data, model.inputs, preprocess=options.preprocess)
-        evaluation_data = evaluated(evaluation_data, options.seed)
+    evaluation_data = _evaluated(model, options)
     if data_source is None:
-        return None, evaluation_data
+        return _Samples(None, evaluation_data)
     if evaluation_data is not None:
-        return load_limited(model, options, data_source), evaluation_data
+        return _Samples(load_limited(model, options, data_source), evaluation_data)
     data = load_data(data_source, model.inputs, preprocess=options.preprocess)
     share = min(_MOST_CALIBRATED, options.most_samples(data.count) / data.count)
     calibration_data, rest = split(data, share, options.seed)
-    return calibration_data, evaluated(rest, options.seed) if rest.count else calibration_data
+    return _Samples(calibration_data, evaluated(rest, options.seed) if rest.count else calibration_data)
+
+
+def _tuning_samples(model: Model, options: Options, data_source: Any) -> _Samples:
+    """Return the same where the cut is tuned: what is calibrated on is among what is learned from.
+
+    The samples that decide there are in neither, so that the cut before tuning looks no better on them than it is.
+    """
+    evaluation_data = _evaluated(model, options)
+    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    if evaluation_data is None:
+        data, rest = split(data, _MOST_CALIBRATED, options.seed)
+        evaluation_data = evaluated(rest, options.seed) if rest.count else data
+    learned, _ = held_out(data)
+    return _Samples(limit(learned, options.most_samples(learned.count), options.seed), evaluation_data, data)
 
 
 def _calibration(

@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.algebra.threads import one_blas_thread
-from onnxprune.commands.decide import decide, profile, score
-from onnxprune.commands.finish import Complete, Publish, finish, kept_in_memory
-from onnxprune.commands.prepare import prepare, sample_files
-from onnxprune.commands.recover import recover
+from onnxprune.commands.at_once import at_once
+from onnxprune.commands.finish import Complete, Publish, kept_in_memory
+from onnxprune.commands.job import Job, make_learning
+from onnxprune.commands.prepare import sample_files
 from onnxprune.commands.report_files import write_report
-from onnxprune.commands.tune_pruned import improver, tune_options
+from onnxprune.commands.rounds import in_rounds
+from onnxprune.commands.rounds_folder import Keeper, keeper_of
 from onnxprune.errors import InputError
-from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
-from onnxprune.training.settings import TuneOptions
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,17 @@ class Result:
             return target
 
 
-def prune(source: Source, ratio: float | None = None, *, data: Any = None, tune: Any = None, **options: Any) -> Result:
+def prune(
+    source: Source,
+    ratio: float | None = None,
+    *,
+    data: Any = None,
+    tune: Any = None,
+    rounds: int = 1,
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> Result:
     """Return `source` without the least important `ratio` of its units, verified.
 
     Args:
@@ -76,19 +85,25 @@ def prune(source: Source, ratio: float | None = None, *, data: Any = None, tune:
             ``labels``, accuracy is reported.
         tune: how long what was cut learns from the original on this data: "20m", "500 steps", "3 epochs", or a dict
             of options of `tune`; see docs/tuning.md.
+        rounds: in how many parts the model is cut and tuned; the length of tuning is that of all together.
+        checkpoint: a folder that finished rounds and the tuning are saved to.
+        resume: whether the run goes on from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
-            round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), effort, provider, threads, batch,
-            profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data, preprocess, samples, metric.
+            round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), shape (a dict such as
+            {"heads": 8, "neurons": 1024}), effort, provider, threads, batch, profile_seconds, latency, seed, inputs (a
+            dict name -> shape), eval_data, preprocess, samples, metric.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
         NothingToPrune: when no group can lose a unit; says why.
         VerificationError: when the pruned model does not equal the masked one.
     """
-    checked, tuning = make_options(ratio=ratio, **options), tune_options(tune, data)
+    checked, learning = make_options(ratio=ratio, **options), make_learning(tune, rounds, data)
     model = load(source)
+    job = Job(model, checked, data, learning)
+    keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume)
     with kept_in_memory(model, "pruned.onnx") as publish:
-        return _prune(model, checked, data, silent, publish, tuning=tuning)
+        return _prune(job, keeper, silent, publish)
 
 
 def prune_file(
@@ -99,19 +114,24 @@ def prune_file(
     *,
     report_path: Path | None = None,
     tune: Any = None,
+    rounds: int = 1,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     force: bool,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
 ) -> Result:
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
 
-    `on_written` is called when all files are in place: what fails later fails with them written.
+    What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
+    when the run has ended well. `on_written` is called when all files are in place: what fails later fails with them
+    written.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
             exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
-    options, tuning = options.checked(), tune_options(tune, data)
+    options, learning = options.checked(), make_learning(tune, rounds, data)
     weights, samples = data_file(resolved(target)), sample_files(data, options)
     check_files(target, weights, report_path, Reads(source, data=samples), force)
     progress(f"reading {source}")
@@ -133,31 +153,22 @@ def prune_file(
             yield path, complete
         removed.extend(files.removed)
 
-    result = _prune(model, options, data, progress, publish, resolved(target).name, tuning=tuning)
+    job = Job(model, options, data, learning, resolved(target).name)
+    saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
+    keeper = keeper_of(job, saved if learning.takes_long or resume else None, resume)
+    result = _prune(job, keeper, progress, publish)
+    keeper.remove()
     return replace(result, removed=tuple(removed))
 
 
 @one_blas_thread()
-def _prune(  # noqa: PLR0917 - as its callers have them
-    model: Model,
-    options: Options,
-    data: Any,
-    progress: Progress,
-    publish: Publish,
-    name: str = "pruned.onnx",
-    *,
-    tuning: TuneOptions | None = None,
-) -> Result:
+def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Result:
+    model = job.model
     with blamed_on_change(model.stamps, model.path):
-        prepared = replace(prepare(model, options, data, progress), file_name=name)
-        evidence = score(prepared, progress)
-        speed = profile(prepared, progress)
-        decision = decide(prepared, evidence, speed, progress)
-        rewritten = prepared.rewritten(decision.plan)
-        improve = None if tuning is None else improver(prepared, tuning, data, progress)
-        recovery = recover(prepared, decision.plan, rewritten, progress)
-        proto, report = finish(
-            prepared, decision, rewritten, recovery=recovery, progress=progress, publish=publish, improve=improve
-        )
+        if job.learning.rounds > 1:
+            proto, report = in_rounds(job, keeper, publish, progress)
+        else:
+            proto, report = at_once(job, keeper, publish, progress)
+    reads = Reads(model.path, tuple(model.data_files), sample_files(job.data, job.options))
     weight_stamps = {path: stamp for path, stamp in model.stamps.items() if path != model.path}
-    return Result(proto, report, model.folder, model.is_external, model.alignment, prepared.reads, weight_stamps)
+    return Result(proto, report, model.folder, model.is_external, model.alignment, reads, weight_stamps)

@@ -5,21 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from onnxprune._version import __version__
-from onnxprune.data.samples import files_of
+from onnxprune.commands.made_from import effective, sources
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import stamps
 from onnxprune.planning.options import Options
 from onnxprune.planning.targets import UNITS, exact
-from onnxprune.runtime.machine import machine
 
 KINDS = (*UNITS, "ratio")  # what the values of a family can be
 
@@ -63,12 +57,7 @@ def make_members(model: Model, options: Options, kind: str, values: Sequence[Any
         raise OptionError(f"{kind} needs values, such as 0.8,0.65,0.5")
     if kind in dict(options.targets) or (kind == "ratio" and options.targets):
         raise OptionError("target says the same as the values of the sweep: give one of the two")
-    common = {
-        "onnxprune": __version__,
-        "input": model.sha256(),
-        "weights": [list(stamp[1:]) for stamp in stamps(sorted(model.data_files)).values()],
-        "data": [_fingerprint(data), _fingerprint(options.eval_data)],
-    }
+    common = sources(model, options, data)
     stem = model.path.stem if model.path is not None else "model"
     members: dict[str, Member] = {}
     for value in values:
@@ -78,35 +67,5 @@ def make_members(model: Model, options: Options, kind: str, values: Sequence[Any
         name = f"{stem}_{kind}_{text}"
         if name in members:
             raise OptionError(f"{kind} {text} is given twice")
-        made_from = {**common, **_effective(member_options, data is not None)}
-        members[name] = Member(name, value, member_options, made_from)
+        members[name] = Member(name, value, member_options, {**common, **effective(member_options, data is not None)})
     return list(members.values())
-
-
-def _effective(options: Options, has_data: bool) -> dict[str, Any]:
-    """Return the options that have an effect on a member, as plain values, and the machine where it has one."""
-    idle: set[str] = set() if options.is_measured else {"profile_seconds"}
-    timed = options.latency or options.is_measured
-    if not timed:  # outputs are compared on the provider
-        idle |= {"threads", "batch"} | (set() if has_data or options.eval_data is not None else {"provider"})
-    if not options.spends_effort(has_data):
-        idle.add("effort")
-    plain = json.loads(json.dumps(options.to_dict(), default=str))
-    effective = {f"option {name}": value for name, value in plain.items() if name not in idle}
-    return {**effective, **({"machine": machine()} if timed else {})}
-
-
-def _fingerprint(source: Any) -> Any:
-    """Return plain values that differ when samples do; for iterators, which can be read but once, always new ones."""
-    if source is None:
-        return None
-    paths = sorted(files_of(source))
-    if paths:
-        return [str(source), *([str(path), *stamp[1:]] for path, stamp in stamps(paths).items())]
-    arrays = source if isinstance(source, Mapping) else {"": source}
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        return f"{type(source).__name__} {time.time_ns()}"
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

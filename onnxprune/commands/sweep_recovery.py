@@ -61,6 +61,7 @@ class _Job:
             why_no_calibration=None,
             calibration_data=None,
             evaluation_data=None,
+            tuning_data=None,
             ports=traced.model.inputs,
             reads=Reads(),
         )

@@ -8,7 +8,7 @@ from typing import Any
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import Trace, trace
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, VerificationError
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.plan import kept_masks
@@ -39,3 +39,65 @@ def kept_by_report(teacher: Model, report: Mapping[str, Any]) -> Kept:
         if entry["kept"] < entry["units"]:
             kept[group.name] = entry["kept_units"]
     return kept_by_masks(traced, kept_masks(list(own.values()), kept))
+
+
+def kept_in_all(parts: Sequence[Kept]) -> Kept:
+    """Return what several cuts, one after the other, keep of the first one's model."""
+
+    def kept(names: Sequence[str]) -> dict[str, dict[int, Array]]:
+        result: dict[str, dict[int, Array]] = {name: {} for name in names}
+        for part in parts:
+            for name, by_axis in part(names).items():
+                for axis, places in by_axis.items():
+                    before = result[name].get(axis)
+                    result[name][axis] = places if before is None else before[places]
+        return result
+
+    return kept
+
+
+def units_in_all(units: Mapping[str, int], reports: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Return which units of each group several cuts, one after the other, keep: their indices in the first model.
+
+    A group of a later cut is the one of the same name that has as many units as were left of it.
+
+    Args:
+        units: of the groups of the first model, by name.
+        reports: of the cuts.
+
+    Raises:
+        VerificationError: when a later cut has no such group where units are left.
+    """
+    kept = {name: list(range(count)) for name, count in units.items()}
+    for report in reports:
+        for entry in report["groups"]:
+            name, left = entry["name"], kept.get(entry["name"])
+            if entry["kept"] == entry["units"]:
+                continue
+            if left is None or len(left) != entry["units"]:
+                there = "none" if left is None else len(left)
+                raise VerificationError(
+                    f"group {name!r} has {entry['units']} units in a later round, and {there} were left of it: please "
+                    "report the model"
+                )
+            kept[name] = [left[place] for place in entry["kept_units"]]
+    return kept
+
+
+def initializers_in_all(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return where the weights of the last of several cuts come from in the first model, as reports say it."""
+    known: dict[str, Any] = {}
+    for report in reports:
+        cut = {name: _through(entry, known.get(entry["source"])) for name, entry in report["initializers"].items()}
+        known = {**known, **cut}
+    return known
+
+
+def _through(entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a cut of what was cut before."""
+    if before is None:
+        return dict(entry)
+    kept = {dim: list(indices) for dim, indices in before["kept"].items()}
+    for dim, indices in entry["kept"].items():
+        kept[dim] = [kept[dim][place] for place in indices] if dim in kept else list(indices)
+    return {"source": before["source"], "kept": kept}

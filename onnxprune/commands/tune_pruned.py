@@ -3,69 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxprune.commands.finish import Improve, Masks
 from onnxprune.commands.learn import learn, lesson_values, proven
 from onnxprune.commands.prepare import PreparedModel
-from onnxprune.commands.tune_cut import kept_by_masks
-from onnxprune.data.samples import Data, load_data
+from onnxprune.commands.tune_cut import Kept, kept_by_masks, kept_in_all
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress
-from onnxprune.training.extra import check_torch
-from onnxprune.training.settings import TuneOptions, amount, make_tune_options
+from onnxprune.training.order import held_out, order_of
+from onnxprune.training.settings import TuneOptions
 
 
-def tune_options(tune: Any, data: Any) -> TuneOptions | None:
-    """Return the options of tuning that `prune` is given.
+@dataclass(frozen=True)
+class Tuning:
+    """How a cut is tuned."""
+
+    options: TuneOptions
+    original: Model | None = None  # the teacher, where that is not the model that is cut
+    kept: Kept | None = None  # which of the original's values that model has
+    checkpoint: Path | None = None  # where it is saved
+    resume: bool = False  # whether it goes on from there, where something is there
+
+
+def in_steps(options: TuneOptions, prepared: PreparedModel) -> TuneOptions:
+    """Return options whose length, where it is in epochs, is in steps."""
+    if options.epochs is None or prepared.tuning_data is None:
+        return options
+    learned, _ = held_out(prepared.tuning_data)
+    order = order_of(learned, options.batch, options.accumulate, options.seed)
+    return replace(options, epochs=None, steps=options.epochs * order.steps_of_epoch)
+
+
+def improver(prepared: PreparedModel, tuning: Tuning, progress: Progress) -> Improve:
+    """Return what tunes a cut of a model.
 
     Args:
-        tune: a length such as "20m" or "500 steps", a dict of options of `tune`, or None.
-        data: samples; there must be some.
-
-    Raises:
-        OptionError: for other values, without data, and without PyTorch.
-    """
-    if tune is None:
-        return None
-    if data is None:
-        raise OptionError("tune needs data: give samples with --data")
-    check_torch("--tune")
-    return make_tune_options(**(dict(tune) if isinstance(tune, Mapping) else amount("tune", tune)))
-
-
-def improver(prepared: PreparedModel, options: TuneOptions, data_source: Any, progress: Progress) -> Improve:
-    """Return what tunes a cut of a model, with the model as its teacher.
-
-    Args:
-        prepared: the model.
-        options: of tuning.
-        data_source: samples; where others are evaluated, all of them, else those that calibration takes.
+        prepared: the model, with the samples to learn from.
+        tuning: how.
         progress: called before each step.
     """
+    data = prepared.tuning_data
+    assert data is not None
+    teacher, before = tuning.original or prepared.traced.model, [] if tuning.kept is None else [tuning.kept]
 
     def improve(after: Model, masks: Masks) -> tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]:
-        traced, data = prepared.traced, _samples(prepared, data_source)
-        lesson, outcome, contents = learn(
-            after, traced.model, data, options, kept=kept_by_masks(traced, masks), progress=progress
-        )
+        kept = kept_in_all([*before, kept_by_masks(prepared.traced, masks)])
+
+        def learned(resume: bool) -> Any:
+            options, path = tuning.options, tuning.checkpoint
+            return learn(
+                after, teacher, data, options, kept=kept, checkpoint=path, resume=resume, progress=progress
+            )  # fmt: skip
+
+        resume = tuning.resume and tuning.checkpoint is not None and tuning.checkpoint.exists()
+        try:
+            lesson, outcome, contents = learned(resume)
+        except OptionError as error:
+            if not (resume and prepared.options.is_measured):
+                raise
+            progress(f"the cut that was measured is another one than before, tuning begins anew ({error})")
+            lesson, outcome, contents = learned(False)
 
         def report(path: Path) -> dict[str, Any]:
             gap = proven(lesson, path, contents, progress)
             proof = {"passed": True, "max_rel_diff": gap}
-            values = {"options": options.to_dict(), "lesson": lesson_values(lesson, options.slim), "proof": proof}
-            return {**values, **outcome.to_dict()}
+            values = {"options": tuning.options.to_dict(), "lesson": lesson_values(lesson, tuning.options.slim)}
+            return {**values, "proof": proof, **outcome.to_dict()}
 
         return contents, report
 
     return improve
-
-
-def _samples(prepared: PreparedModel, data_source: Any) -> Data:
-    model, options = prepared.traced.model, prepared.options
-    if options.eval_data is None and prepared.calibration_data is not None:
-        return prepared.calibration_data
-    return load_data(data_source, model.inputs, preprocess=options.preprocess)

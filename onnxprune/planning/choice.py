@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from onnxprune.dependency.account import ALONE
 from onnxprune.dependency.groups import Group, carriers
 from onnxprune.errors import OptionError
+from onnxprune.planning.allocate import MIN_SHARE
 from onnxprune.planning.options import Options
 from onnxprune.planning.targets import MEASURED
 
@@ -27,23 +29,81 @@ def select_ratios(groups: Sequence[Group], options: Options) -> dict[str, float]
         OptionError: for a glob that matches nothing.
     """
     left_out = _left_out(groups, options)
-    own = named_ratios(groups, options)
+    own, shaped = named_ratios(groups, options), shaped_counts(groups, options)
     ratios: dict[str, float] = {}
     for group in groups:
-        able = group.lock is None and (group.exact or options.width)
-        able = able and (not group.inner or _named(group, groups, options))
-        if able and group.name not in left_out:
+        able = _is_able(group, options) and (not group.inner or group.name in shaped or _named(group, groups, options))
+        if able and group.name not in left_out and (group.name in own or not options.only_shaped):
             ratios[group.name] = own.get(group.name, options.ratio)
     return ratios
 
 
 def named_ratios(groups: Sequence[Group], options: Options) -> dict[str, float]:
-    """Return the ratios that globs give to groups, by name.
+    """Return the ratios that globs or the target shape give to groups, by name.
 
     Raises:
         OptionError: for a glob that matches nothing.
     """
-    return {name: ratio for glob, ratio in options.ratios for name in _meant(glob, groups)}
+    named = {name: ratio for glob, ratio in options.ratios for name in _meant(glob, groups)}
+    units = {group.name: group.units for group in groups}
+    return {**named, **{name: 1 - count / units[name] for name, count in shaped_counts(groups, options).items()}}
+
+
+def shaped_counts(groups: Sequence[Group], options: Options) -> dict[str, int]:
+    """Return how many units groups keep by the target shape, by name.
+
+    Raises:
+        OptionError: for a kind that no group has, one whose groups cannot lose units, and more units than there are.
+    """
+    counts: dict[str, int] = {}
+    for key, count in options.shape:
+        for group in _shaped(key, count, groups, options):
+            if count > group.units:
+                raise OptionError(
+                    f"shape {key}={count}: group {group.name!r} has {group.units} {group.kind}; ask for fewer, or "
+                    "leave it out with --ignore"
+                )
+            counts[group.name] = count
+    return counts
+
+
+def _shaped(key: str, count: int, groups: Sequence[Group], options: Options) -> list[Group]:
+    """Return the groups that a key of the target shape means: those of a kind, or those that a glob matches."""
+    kind, left_out = key.replace("-", " ").replace("_", " "), _left_out(groups, options)
+    meant = [group for group in groups if group.kind == kind]
+    if not meant and any(fnmatchcase(group.name, key) or group.name == key for group in groups):
+        names = _meant(key, groups)
+        meant = [group for group in groups if group.name in names]
+    if not meant:
+        kinds = dict.fromkeys(group.kind for group in groups if _is_able(group, options))
+        raise OptionError(
+            f"shape {key}={count}: this model has no {kind} and no group of this name; units that can be removed are: "
+            f"{', '.join(kinds) or 'none'}"
+        )
+    able = [group for group in meant if _is_able(group, options) and group.name not in left_out]
+    if not able:
+        reasons = dict.fromkeys(why_not(group) or "left out by --ignore or --only" for group in meant)
+        raise OptionError(f"shape {key}={count}: no group of these can lose units: {'; '.join(reasons)}")
+    return [group for group in able if not group.inner] or able
+
+
+def least_counts(groups: Sequence[Group], options: Options) -> dict[str, int]:
+    """Return how many units groups keep at least, by name: as the options say, else a tenth, rounded up.
+
+    Raises:
+        OptionError: for a glob that matches nothing.
+    """
+    if isinstance(options.min_units, int):
+        return dict.fromkeys((group.name for group in groups), options.min_units)
+    least = {group.name: math.ceil(MIN_SHARE * group.units) for group in groups}
+    for glob, count in options.min_units or ():
+        least.update(dict.fromkeys(_meant(glob, groups), count))
+    return least
+
+
+def _is_able(group: Group, options: Options) -> bool:
+    """Whether units of a group can be removed under these options."""
+    return group.lock is None and (group.exact or options.width)
 
 
 def _left_out(groups: Sequence[Group], options: Options) -> set[str]:
@@ -152,10 +212,12 @@ def _why_not_selected(
     group: Group, outer: Iterable[str], ratios: Mapping[str, float], options: Options, left_out: bool
 ) -> str:
     """Return why a group is not to be pruned: a lock, the options, or an outer factor that is."""
-    if group.lock is not None or not (group.exact or options.width):
+    if not _is_able(group, options):
         return why_not(group) or ""
     if left_out:
         return "left out by --ignore or --only"
+    if options.only_shaped and not group.inner:
+        return "--shape says nothing of it"
     outer_ratios = [ratios[name] for name in outer if name in ratios]
     if any(outer_ratios):
         return _INSTEAD
@@ -165,7 +227,7 @@ def _why_not_selected(
 def _why_not_cut(group: Group, ratios: Mapping[str, float], options: Options) -> str:
     """Return why a group that was to be pruned keeps all its units."""
     if ratios[group.name] == 0:
-        return "its ratio is 0"
+        return "it keeps all its units by --shape" if options.shape else "its ratio is 0"
     if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):
         return "criterion bn cannot score it: no BatchNormalization scales its units"
     if options.ranking == "loss":

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
 from onnxprune import check
-from onnxprune.criteria import importance
+from onnxprune.criteria.importance import CRITERIA
 from onnxprune.data.images import Preprocess, make_preprocess
 from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
@@ -38,7 +38,8 @@ class Options:
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
     round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
-    min_units: int | None = None  # kept at least in each group; None is a tenth of it
+    shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
+    min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
@@ -65,7 +66,7 @@ class Options:
             targets=_checked_targets(self.targets),
             batch=check.count("batch", self.batch, 1),
             profile_seconds=check.positive("profile_seconds", self.profile_seconds),
-            criterion=self.criterion and check.choice("criterion", self.criterion, importance.CRITERIA),
+            criterion=self.criterion and check.choice("criterion", self.criterion, CRITERIA),
             scope=self.scope,
             reconstruct=None if self.reconstruct is None else check.flag("reconstruct", self.reconstruct),
             sweeps=None if self.sweeps is None else check.count("sweeps", self.sweeps, 1),
@@ -73,7 +74,8 @@ class Options:
             effort=check.choice("effort", self.effort, EFFORTS),
             batch_norm=check.flag("batch_norm", self.batch_norm),
             round_to=_checked_step(self.round_to),
-            min_units=None if self.min_units is None else check.count("min_units", self.min_units, 1),
+            shape=_checked_shape(self.shape),
+            min_units=_checked_least(self.min_units),
             width=check.flag("width", self.width),
             ignore=check.globs("ignore", self.ignore),
             only=check.globs("only", self.only),
@@ -94,6 +96,11 @@ class Options:
         return parse_all(self.targets)
 
     @property
+    def only_shaped(self) -> bool:
+        """Whether the target shape alone says what is removed: groups that it does not mean stay whole."""
+        return bool(self.shape) and not self.targets and not self.ratios and self.ratio == 0
+
+    @property
     def is_measured(self) -> bool:
         """Whether plans depend on what is measured on this machine."""
         return self.finds_steps or any(one.kind in MEASURED for one in self.bounds)
@@ -106,12 +113,12 @@ class Options:
     @property
     def ranking(self) -> Scope:
         """How units of several groups are weighed against one another."""
-        return self.scope or importance.CRITERIA[self.criterion or "l2"].scope
+        return self.scope or CRITERIA[self.criterion or "l2"].scope
 
     @property
     def looks_at_samples(self) -> bool:
         """Whether any option, set or left to its default, depends on samples."""
-        by_weights = self.criterion is not None and not importance.CRITERIA[self.criterion].data
+        by_weights = self.criterion is not None and not CRITERIA[self.criterion].data
         return not by_weights or self.scope == "loss" or bool(self.reconstruct)
 
     def most_samples(self, count: int) -> int:
@@ -140,7 +147,8 @@ class Options:
     @property
     def _measures_curves(self) -> bool:
         """Whether units are shared out by loss curves, as far as it is known without samples."""
-        return self.scope == "loss" or (self.scope is None and self.criterion in (None, "obs"))
+        by_default = self.scope is None and self.criterion in (None, "obs") and not self.only_shaped
+        return self.scope == "loss" or by_default
 
     def _idle_effort(self, has_data: bool) -> str:
         """Return why effort has no effect."""
@@ -154,10 +162,11 @@ class Options:
             OptionError: for an option that needs data where there is none.
         """
         criterion = self.criterion or ("obs" if has_data else "l2")
-        scope = self.scope or ("loss" if has_data and criterion == "obs" else importance.CRITERIA[criterion].scope)
+        by_loss = has_data and criterion == "obs" and not self.only_shaped  # else nothing is to be shared out
+        scope = self.scope or ("loss" if by_loss else "group" if self.only_shaped else CRITERIA[criterion].scope)
         if not has_data:
             for what, needs_data in (
-                (f"criterion {criterion!r}", importance.CRITERIA[criterion].data),
+                (f"criterion {criterion!r}", CRITERIA[criterion].data),
                 ("scope 'loss'", scope == "loss"),
                 ("reconstruct", self.reconstruct),
                 ("sweeps", self.sweeps is not None and self.reconstruct is None),
@@ -192,6 +201,8 @@ def make_options(**values: Any) -> Options:
         raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
     if values.get("ratio", 0) is None:
         del values["ratio"]
+    if values.get("shape"):
+        values = {"ratio": 0.0, **values}
     return Options(**values).checked()
 
 
@@ -204,6 +215,44 @@ def _checked_ratios(value: Any) -> tuple[tuple[str, float], ...]:
     names = check.globs("ratios", [glob for glob, _ in pairs])
     return tuple(
         (glob, check.ratio(f"ratio of {glob!r}", ratio)) for glob, (_, ratio) in zip(names, pairs, strict=True)
+    )
+
+
+def _checked_shape(value: Any) -> tuple[tuple[str, int], ...]:
+    """Return pairs of a kind of units, or a glob, and a count: from text such as heads=8,neurons=1024, a dict or pairs.
+
+    Raises:
+        OptionError: for anything else.
+    """
+    if isinstance(value, str):
+        value = [(key.strip(), _whole(count)) for key, _, count in (each.rpartition("=") for each in value.split(","))]
+    try:
+        pairs = [(key, count) for key, count in (value.items() if isinstance(value, Mapping) else value)]
+        if not all(isinstance(key, str) and key for key, _ in pairs):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise OptionError(f"shape takes KIND=N,... such as heads=8,neurons=1024, got {value!r}") from None
+    twice = [key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place])]
+    if twice:
+        raise OptionError(f"shape has {twice[0]!r} twice: give one count")
+    return tuple((key, check.count(f"shape {key}", count, 1)) for key, count in pairs)
+
+
+def _whole(text: str) -> Any:
+    return int(text) if text.strip().isdecimal() else text
+
+
+def _checked_least(value: Any) -> int | tuple[tuple[str, int], ...] | None:
+    """Return the least count of units: a number, or pairs of glob and number."""
+    if value is None or isinstance(value, int):
+        return None if value is None else check.count("min_units", value, 1)
+    try:
+        pairs = [(glob, count) for glob, count in (value.items() if isinstance(value, Mapping) else value)]
+    except (TypeError, ValueError):
+        return check.count("min_units", value, 1)
+    names = check.globs("min_units", [glob for glob, _ in pairs])
+    return tuple(
+        (glob, check.count(f"min_units of {glob!r}", count, 1)) for glob, (_, count) in zip(names, pairs, strict=True)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +17,7 @@ from onnxprune.dependency.groups import Group, kin
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import OptionError, UnreachableTarget
 from onnxprune.planning import allocate, knapsack
-from onnxprune.planning.choice import named_ratios
+from onnxprune.planning.choice import least_counts, named_ratios, shaped_counts
 from onnxprune.planning.curve import Curve, usual_slope
 from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.detail import for_curves
@@ -113,7 +112,11 @@ def plan(
     tied, curves = _tied(groups, ratios, traced), known.curves
     scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
     demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
-    demands = {first: machine.stepped(tied[first].values(), demand) for first, demand in demands.items()}
+    shaped = shaped_counts(groups, options)
+    demands = {
+        first: demand if first in shaped else machine.stepped(tied[first].values(), demand)
+        for first, demand in demands.items()
+    }
     costs, named = _Costs(traced, tied, machine), named_ratios(groups, options).keys()
     if bounds is None:
         bounds = tuple((one.kind, one.value) for one in options.bounds)
@@ -237,12 +240,16 @@ def _demands(
     scores: Mapping[str, importance.Scores],
 ) -> dict[str, allocate.Demand]:
     """Return the demand on each set of groups that lose the same units."""
-    shares = cost.shares(traced, groups)
-    return {
-        first: _demand(names[first], scores[first], ratios[first], sum(shares[name] for name in names), options)
-        for first, names in tied.items()
-        if first in scores
-    }
+    shares, shaped, least = cost.shares(traced, groups), shaped_counts(groups, options), least_counts(groups, options)
+    demands = {}
+    for first, names in tied.items():
+        if first in scores:
+            group, share = names[first], sum(shares[name] for name in names)
+            if first in shaped:
+                demands[first] = allocate.Demand(scores[first], ratios[first], weight=share / group.units)
+            else:
+                demands[first] = _demand(group, scores[first], ratios[first], share, least[first], options)
+    return demands
 
 
 def _cuts(tied: Tied, demands: Mapping[str, allocate.Demand], options: Options) -> list[Cut]:
@@ -412,14 +419,15 @@ def usual_step(group: Group, options: Options) -> int:
     return requested_step or 1 if group.kind == "neurons" else 1
 
 
-def _demand(group: Group, scores: importance.Scores, ratio: float, share: float, options: Options) -> allocate.Demand:
+def _demand(  # noqa: PLR0917 - in the order of what they say of the group
+    group: Group, scores: importance.Scores, ratio: float, share: float, least: int, options: Options
+) -> allocate.Demand:
     step = usual_step(group, options)
-    least = math.ceil(allocate.MIN_SHARE * group.units)
     return allocate.Demand(
         scores=scores,
         ratio=ratio,
         step=step,
-        min_units=min(group.units, options.min_units or least),
+        min_units=min(group.units, least),
         weight=share / group.units,
         down=step > 1 and isinstance(options.round_to, int),
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
+from onnxprune.report.rounds import rounds_table
 from onnxprune.report.words import (
     accuracy_cells,
     all_printable,
@@ -51,6 +52,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     notes = [*_promised(report), *not_run_lines(report["not_run"]), *_tuned(report)]
     return [
         table,
+        *rounds_table(report),
         _left_alone(report["groups"]),
         *warned,
         *notes,
@@ -61,7 +63,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
 def _tuned(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield what came of tuning, where there was some."""
     tuning = report.get("tuning")
-    if tuning is None:
+    if tuning is None or report.get("rounds") is not None:
         return
     before, best = tuning["history"][0]["held"], tuning["best"]["held"]
     spent = f"{plural(tuning['steps'], 'step')} in {tuning['seconds']:.0f} s"
@@ -128,6 +130,8 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
         gains.append(headline(fidelity["figures"]))
     seen = "" if fidelity is None or fidelity["held_out"] else f"{_SEEN}\n"
+    cuts = [each for each in report.get("rounds") or () if each["skipped"] is None]
+    proof += f": each of {plural(len(cuts), 'cut')} against its own input" * bool(cuts)
     return f"{_calibrated(report)}{seen}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
 
 

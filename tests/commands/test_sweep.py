@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import onnxprune
 from onnxprune.cli.group import cli
-from onnxprune.commands import prune, recover, sweep, sweep_members, sweep_recovery
+from onnxprune.commands import made_from, prune, recover, sweep, sweep_recovery
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.graph.publish import stamps
 from onnxprune.planning import curves
@@ -327,7 +327,7 @@ def test_a_member_that_was_timed_is_of_one_machine(network, tmp_path, monkeypatc
     assert record["machine"] == json.loads(json.dumps(machine.machine()))
     assert (record["option threads"], record["option provider"], record["option batch"]) == (1, "cpu", 1)
     assert "option profile_seconds" not in record
-    monkeypatch.setattr("onnxprune.commands.sweep_members.machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr("onnxprune.commands.made_from.machine", lambda: {"cpu": "another"})
     with pytest.raises(InputError, match=r"net_macs_0.6.onnx was made from another machine: give another folder"):
         made(network, tmp_path, (0.6,), latency=True, resume=True)
     calls = counted(monkeypatch)
@@ -338,7 +338,7 @@ def test_a_member_that_was_timed_is_of_one_machine(network, tmp_path, monkeypatc
 def test_options_without_effect_make_nothing_anew(network, tmp_path, monkeypatch):
     made(network, tmp_path, (0.6,))
     calls = counted(monkeypatch)
-    monkeypatch.setattr("onnxprune.commands.sweep_members.machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr("onnxprune.commands.made_from.machine", lambda: {"cpu": "another"})
     made(network, tmp_path, (0.6,), resume=True, threads=2, batch=3, profile_seconds=1.0)
     assert calls == []
 
@@ -356,7 +356,7 @@ def test_options_without_effect_make_nothing_anew(network, tmp_path, monkeypatch
 )
 def test_what_a_member_depends_on(options, has_data, idle):
     chosen = make_options(**options)
-    found = sweep_members._effective(chosen, has_data)
+    found = made_from.effective(chosen, has_data)
     assert {f"option {name}" for name in chosen.to_dict()} - set(found) == {f"option {name}" for name in idle}
     assert ("machine" in found) == ("threads" not in idle)
 

@@ -1,0 +1,28 @@
+"""`prune` in one round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from onnxprune.commands.cut import Pass, cut
+from onnxprune.commands.finish import Publish
+from onnxprune.commands.job import Job
+from onnxprune.commands.prepare import prepare
+from onnxprune.commands.rounds_folder import Keeper
+from onnxprune.commands.tune_pruned import Tuning, improver
+from onnxprune.progress import Progress
+
+
+def at_once(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+    """Return the pruned model, an onnx.ModelProto, and its report, when both are published.
+
+    Raises:
+        InputError, NothingToPrune, VerificationError: as `prune`.
+    """
+    options = job.learning.tuning
+    prepared = prepare(job.model, job.options, job.data, progress, tunes=options is not None)
+    improve = None
+    if options is not None:
+        improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning, resume=keeper.resume), progress)
+    return cut(replace(prepared, file_name=job.name), Pass(publish, improve), progress)

@@ -1,0 +1,274 @@
+"""`prune` in rounds: cut a part, tune, measure, again; the teacher is the original in all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from onnxprune.commands.cut import Pass, cut
+from onnxprune.commands.decide import decide, score
+from onnxprune.commands.finish import Complete, Publish
+from onnxprune.commands.job import Job
+from onnxprune.commands.prepare import PreparedModel, part_to_run, prepare
+from onnxprune.commands.rounds_folder import Finished, Keeper
+from onnxprune.commands.tune_cut import Kept, initializers_in_all, kept_by_report, kept_in_all, units_in_all
+from onnxprune.commands.tune_pruned import Tuning, improver, in_steps
+from onnxprune.data.samples import load_data
+from onnxprune.dependency.account import accounts
+from onnxprune.dependency.cost import Counter
+from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
+from onnxprune.evaluation.compare import compare_models
+from onnxprune.graph.model import Model
+from onnxprune.graph.probe import settled
+from onnxprune.graph.publish import check_unchanged
+from onnxprune.planning.rounds import Wanted, options_of_round, tuning_of_round, wanted
+from onnxprune.planning.targets import MEASURED, Target
+from onnxprune.progress import Progress, silent
+from onnxprune.report.rounds import rounds_report
+from onnxprune.training.settings import TuneOptions
+
+_RACE_S = 3.0  # in which original and model are timed before a round, where latency is a target
+
+
+def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+    """Return the pruned model and the report of all rounds, when both are published.
+
+    Args:
+        job: what to do.
+        keeper: has what is finished.
+        publish: writes the last round.
+        progress: called before each step.
+
+    Raises:
+        InputError, NothingToPrune, VerificationError: as `prune`; rounds that are finished stay with the keeper.
+    """
+    job = replace(job, data=_at_hand(job))
+    first = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
+    tuning = None if job.learning.tuning is None else in_steps(job.learning.tuning, first)
+    if tuning is not None:
+        tuning_of_round(tuning, 0, 0, job.learning.rounds)  # says whether there are steps enough
+    rounds = _Rounds(job, first, tuning, wanted(first.groups, first.options), keeper, progress)
+    for number in range(job.learning.rounds - 1):
+        rounds.add(keeper.finished(number) or rounds.kept(number))
+    return rounds.last(publish)
+
+
+def _at_hand(job: Job) -> Any:
+    """Return samples that can be read again for each round."""
+    if job.data is None or isinstance(job.data, (str, os.PathLike)):
+        return job.data
+    part = part_to_run(job.model, job.options.inputs, silent)
+    return load_data(job.data, part.inputs, preprocess=job.options.preprocess)
+
+
+class _Rounds:
+    """The rounds of a run: what is finished, and the next one."""
+
+    def __init__(  # noqa: PLR0917 - as they follow from one another
+        self,
+        job: Job,
+        first: PreparedModel,
+        tuning: TuneOptions | None,
+        all_rounds: Wanted,
+        keeper: Keeper,
+        progress: Progress,
+    ) -> None:
+        self.job, self.first, self.tuning = job, first, tuning
+        self.all_rounds, self.keeper, self.progress = all_rounds, keeper, progress
+        self.model = job.model  # what is left by now
+        self.units = dict(all_rounds.units)
+        self.reports: list[dict[str, Any]] = []  # of rounds, also of those that were skipped
+        self.parts: list[Kept] = []  # what each cut kept
+
+    @property
+    def original(self) -> Model:
+        """The part of the original that is run."""
+        return self.first.traced.model
+
+    @property
+    def cuts(self) -> list[dict[str, Any]]:
+        """The reports of the rounds that cut something."""
+        return [report for report in self.reports if "skipped" not in report]
+
+    def add(self, finished: Finished) -> None:
+        """Take over what a round came to."""
+        self.reports.append(finished.report)
+        if finished.model is None:
+            return
+        cut_model = settled(part_to_run(self.model, self.job.options.inputs, silent))
+        self.parts.append(kept_by_report(cut_model, finished.report))
+        self.units |= {group["name"]: group["kept"] for group in finished.report["groups"]}
+        self.model = finished.model
+
+    def kept(self, number: int) -> Finished:
+        """Do a round, and keep it."""
+        try:
+            with self.keeper.publish(number) as publish:
+                self._do(number, publish)
+        except NothingToPrune as error:
+            self.keeper.skip(number, str(error))
+        finished = self.keeper.finished(number)
+        assert finished is not None
+        return finished
+
+    def last(self, publish: Publish) -> tuple[Any, dict[str, Any]]:
+        """Do the last round, and publish it; where nothing is left to prune, what the round before it came to."""
+        try:
+            return self._do(self.job.learning.rounds - 1, partial(self._published_whole, publish))
+        except NothingToPrune as error:
+            if not self.cuts:
+                raise
+            report = dict(self.cuts[-1])
+            self.reports.append({"skipped": str(error)})
+        proto = self.model.file.stored
+        with publish(proto, self.model.folder) as (_, complete):
+            whole = self._whole(report)
+            complete(whole)
+        return proto, whole
+
+    # -- one round -----------------------------------------------------------------------------------------
+
+    def _do(self, number: int, publish: Publish) -> tuple[Any, dict[str, Any]]:
+        """Cut what is left by now, tune and publish it.
+
+        Raises:
+            OptionError: when a target cannot be met; names the round.
+        """
+        name, left = f"round {number + 1} of {self.job.learning.rounds}", self.job.learning.rounds - number
+
+        def told(text: str, step: int = 0, steps: int = 0, /) -> None:
+            self.progress(f"{name}: {text}", step, steps)
+
+        prepared = self.first if self.model is self.job.model else self._prepared(told)
+        goals, now = self._costs()
+        options = options_of_round(self.all_rounds, self.units, goals, now, left)
+        if options is None:
+            raise NothingToPrune(f"nothing has to go: {', '.join(map(str, self.job.options.bounds))} is met already")
+        prepared = prepared.with_options(options)
+        evidence = score(prepared, told)
+        is_first = self.model is self.job.model
+        if is_first and goals and not any(kind in MEASURED for kind in goals):
+            whole = prepared.with_options(replace(options, targets=self.job.options.targets))
+            decide(whole, evidence, None, silent)  # says now what cannot be reached in the end
+        budget, tuning = self._tuning_of(number)
+        shares = {target.kind: target.value for target in options.bounds}
+        noted = {"wanted": {kind: now[kind] * share for kind, share in shares.items()}, "budget": budget}
+        once = Pass(
+            partial(_noting, publish, noted),
+            improve=None if tuning is None else improver(prepared, tuning, told),
+            original=None if is_first else self.original,
+            evidence=evidence,
+        )
+        try:
+            return cut(replace(prepared, file_name=self.job.name), once, told)
+        except UnreachableTarget as error:
+            raise OptionError(f"{name}: {error}") from None
+
+    def _prepared(self, progress: Progress) -> PreparedModel:
+        return prepare(self.model, self.job.options, self.job.data, progress, tunes=self.tuning is not None)
+
+    def _tuning_of(self, number: int) -> tuple[float | None, Tuning | None]:
+        """Return the steps or seconds of tuning of a round, and how it is tuned."""
+        if self.tuning is None:
+            return None, None
+        options = tuning_of_round(self.tuning, sum(self._budgets()), number, self.job.learning.rounds)
+        kept = kept_in_all(self.parts) if self.parts else None
+        tuning = Tuning(options, self.original, kept, self.keeper.tuning, self.keeper.resume)
+        return options.time if options.steps is None else float(options.steps), tuning
+
+    def _budgets(self) -> Iterator[float]:
+        """Yield the steps or seconds that the rounds so far had."""
+        return (report["round"]["budget"] for report in self.cuts)
+
+    def _costs(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the targets, and what is left by now costs, as fractions of the original by kind."""
+        targets = self.job.options.bounds
+        before: dict[str, float] = dict(Counter(self.first.traced).before)
+        now = dict(before)
+        if self.cuts:
+            output = self.cuts[-1]["output"]
+            now = {"macs": output["macs"], "params": output["params"], "size": output["size_bytes"]}
+            source = self.cuts[0]["input"]
+            before = {"macs": source["macs"], "params": source["params"], "size": source["size_bytes"]}
+        if any(_needs_measuring(target, bool(self.cuts)) for target in targets):
+            measured = self._measured()
+            before |= {kind: sides[0] for kind, sides in measured.items()}
+            now |= {kind: sides[1] for kind, sides in measured.items()}
+        goals = {target.kind: target.fraction(before.get(target.kind, 1.0)) for target in targets}
+        return goals, {kind: now.get(kind, 1.0) / max(1e-12, before.get(kind, 1.0)) for kind in goals}
+
+    def _measured(self) -> dict[str, tuple[float, float]]:
+        """Return latency in ms and memory in bytes, of the original and of what is left by now."""
+        options, kinds = self.job.options, {target.kind for target in self.job.options.bounds}
+        now = part_to_run(self.model, options.inputs, silent)
+        race = compare_models(
+            self.original, now, data=self.first.evaluation_data, provider=options.provider, threads=options.threads,
+            batch=options.batch, budget_s=_RACE_S, seed=options.seed, memory="memory" in kinds, detail=False,
+            shapes=dict(options.inputs),
+        )  # fmt: skip
+        measured = {"latency": (race.before.median_ms, race.after.median_ms)}
+        memory = race.before.peak_memory_bytes, race.after.peak_memory_bytes
+        if memory[0] and memory[1]:
+            measured["memory"] = float(memory[0]), float(memory[1])
+        return measured
+
+    # -- all rounds ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _published_whole(self, publish: Publish, proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+        """Publish the last round with the report of all of them in the place of its own."""
+        with publish(proto, folder) as (path, complete):
+
+            def complete_whole(report: dict[str, Any]) -> None:
+                self.reports.append(dict(report))
+                whole = self._whole(report)
+                report.clear()
+                report.update(whole)
+                complete(report)
+
+            yield path, complete_whole
+
+    def _whole(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the report of all rounds."""
+        check_unchanged(self.job.model.stamps, self.job.model.path)
+        kept = units_in_all(self.all_rounds.units, self.cuts)
+        reasons = {group["name"]: group["locked"] for group in last["groups"]}
+        groups = [self._group(entry, kept[entry["name"]], reasons) for entry in self.cuts[0]["groups"]]
+        why = {each["name"]: each["locked"] for each in groups if each["locked"] is not None}
+        return rounds_report(
+            last,
+            self.reports,
+            options=self.first.options.to_dict(),
+            groups=groups,
+            nodes=[account.to_dict() for account in accounts(self.first.traced, self.first.groups, why)],
+            initializers=initializers_in_all(self.cuts),
+        )
+
+    @staticmethod
+    def _group(entry: Mapping[str, Any], kept: Sequence[int], reasons: Mapping[str, str | None]) -> dict[str, Any]:
+        """Return what the report says of a group of the original."""
+        is_whole = len(kept) == entry["units"]
+        reason = reasons.get(entry["name"]) or entry["locked"] or "no round removed any of its units"
+        return {**entry, "kept": len(kept), "kept_units": list(kept), "locked": reason if is_whole else None}
+
+
+def _needs_measuring(target: Target, has_cuts: bool) -> bool:
+    """Whether a target depends on what this machine does with the original, and with what is left by now."""
+    return target.kind in MEASURED and (has_cuts or not target.is_fraction)
+
+
+@contextlib.contextmanager
+def _noting(publish: Publish, noted: Mapping[str, Any], proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+    """Publish a round whose report says what it was to come to."""
+    with publish(proto, folder) as (path, complete):
+
+        def complete_noted(report: dict[str, Any]) -> None:
+            report["round"] = dict(noted)
+            complete(report)
+
+        yield path, complete_noted
