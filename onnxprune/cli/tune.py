@@ -31,9 +31,10 @@ from onnxprune.graph.publish import signals_held
 @click.option(
     "--loss",
     metavar="NAME[=WEIGHT],...",
-    help="kl, reverse-kl, mse, cosine, features, labels or module:function [default: by the outputs].",
+    help="kl, reverse-kl, written, mse, cosine, features, labels or module:function [default: by the outputs].",
 )
 @click.option("--temperature", type=float, default=2.0, show_default=True, help="Of class probabilities in kl.")
+@click.option("--words", type=int, default=32, show_default=True, metavar="N", help="To write, for the loss written.")
 @click.option("--rate", type=float, help="Learning rate [default: by a range test].")
 @click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step.")
 @click.option("--accumulate", type=int, default=1, show_default=True, metavar="N", help="Parts a step is run in.")

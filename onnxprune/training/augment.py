@@ -155,12 +155,16 @@ def _mixed(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def _window(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Any]:
-    """Return a part of each text; positions go on counting from where they began."""
+    """Return a part of each text."""
     length = min(array.shape[1] for array in feeds.values())
     window = max(min(length, _LEAST_WINDOW), int(length * _WINDOWS[rng.integers(len(_WINDOWS))]))
-    start = int(rng.integers(length - window + 1))
+    return cut_text(feeds, int(rng.integers(length - window + 1)), window)
+
+
+def cut_text(feeds: Mapping[str, Array], start: int, length: int) -> dict[str, Array]:
+    """Return so many tokens of each text from `start` on; positions go on counting from where they began."""
     return {
-        name: array[:, :window] if _counts(array) else array[:, start : start + window] for name, array in feeds.items()
+        name: array[:, :length] if _counts(array) else array[:, start : start + length] for name, array in feeds.items()
     }
 
 

@@ -13,7 +13,7 @@ from onnxprune.data.samples import Data, runs
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
-from onnxprune.metrics.kinds import choose_metric
+from onnxprune.metrics.kinds import KINDS, choose_metric
 from onnxprune.metrics.metric import Metric
 from onnxprune.training.agreement import check_agreement
 from onnxprune.training.augment import Augmenter, augmenter
@@ -26,12 +26,14 @@ from onnxprune.training.places import Place, places_of, shape_after
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.slim import Penalty, penalty_of
 from onnxprune.training.teacher import Teacher, teacher_of
+from onnxprune.training.written import WRITTEN, Draft, Writer, check_writes
 
 # From names of values to the indices that the student kept of each axis of the teacher's.
 Losses: TypeAlias = tuple[tuple[str, float], ...]  # names and weights
 Kept: TypeAlias = Callable[[Sequence[str]], Mapping[str, Mapping[int, Array]]]
 _TRIED = 2  # samples of the run on which all is tried
-_BY_TEACHER = frozenset(("kl", "reverse-kl", "mse", "cosine", "features"))
+_BY_TEACHER = frozenset(("kl", "reverse-kl", "written", "mse", "cosine", "features"))
+_OF_CLASSES = frozenset(("kl", "reverse-kl", "labels"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class Lesson:
     train: Data
     held: Data
     augment: Augmenter
+    writer: Writer
     penalty: Penalty | None = None  # on the sizes of units, added to the loss
 
     def seen(
@@ -56,6 +59,8 @@ class Lesson:
         aim: Objective,
         taught: Values | None = None,
         weights: Values | None = None,
+        *,
+        keys: Sequence[tuple[int, ...]] = ((),),
     ) -> Seen:
         """Return what both networks give for a run.
 
@@ -65,19 +70,36 @@ class Lesson:
             aim: says which values are needed.
             taught: those of the teacher, where they are known.
             weights: that the network uses instead of its own.
+            keys: of the samples that count, which the text that each of them gets follows from; see `Writer.draft`.
         """
         if taught is None:
             taught = self.taught(piece, aim)
         device = self.network.device
-        student = self.network(piece.feeds, taps=aim.student, weights=weights)
+        student = self.network(piece.feeds, taps=aim.student, weights=weights) if aim.student else {}
         feeds = {name: tensor_of(array) for name, array in piece.feeds.items() if array.dtype.kind not in "OUS"}
         padded = None if labels is None else torch.as_tensor(_filled(labels, piece.size), device=device)
         moved = {name: value.to(device) for name, value in taught.items()}
-        return Seen(student, moved, feeds, padded, piece.samples, piece.size)
+        draft = self._draft(piece, aim, weights, keys) if aim.writes else None
+        return Seen(student, moved, feeds, padded, piece.samples, piece.size, draft)
 
     def taught(self, piece: Piece, aim: Objective) -> Values:
         """Return what the teacher gives."""
         return self.teacher(piece.feeds, aim.teacher) if self.teacher is not None and aim.teacher else {}
+
+    def _draft(
+        self, piece: Piece, aim: Objective, weights: Values | None, keys: Sequence[tuple[int, ...]]
+    ) -> Draft | None:
+        """Return what the student writes."""
+        (name, *_), teacher = self.metric.outputs, self.teacher
+        if teacher is None:
+            return None
+        return self.writer.draft(
+            piece.feeds,
+            lambda feeds: self.network(feeds, taps=[name], weights=weights)[name],
+            lambda feeds: teacher(feeds, [name])[name],
+            keys=[keys[place % len(keys)] for place in range(piece.size)],
+            mixed=aim.mixed,
+        )
 
 
 def _filled(labels: Array, size: int) -> Array:
@@ -124,7 +146,8 @@ def lesson_of(
     )
     aim = objective(losses, metric, places, temperature=options.temperature)
     penalty = None if options.slim is None else penalty_of(network, options.slim)
-    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment, penalty)
+    writer = Writer(metric, augment.texts, options.words, options.seed)
+    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment, writer, penalty)
     _check_gradient(lesson, first)
     return lesson
 
@@ -185,6 +208,8 @@ class _Pair:
         losses = losses or usual_losses(metric, has_teacher=has_teacher, has_places=bool(places))
         for name, _ in losses:
             _check_loss(name, metric, data, has_teacher=has_teacher, is_usual=not options.loss)
+        if any(name == WRITTEN for name, _ in losses):
+            check_writes(metric, self.first.feeds, lambda feeds: self.network(feeds)[metric.outputs[0]])
         if any(name == FEATURES for name, _ in losses) and not places:
             raise OptionError("loss 'features' has no effect: student and teacher share no value between nodes")
         return losses, places
@@ -249,7 +274,12 @@ def _check_loss(name: str, metric: Metric, data: Data, *, has_teacher: bool, is_
     kind = metric.loss_by.label
     if name in _BY_TEACHER and not has_teacher:
         raise OptionError(f"loss {name!r} needs a teacher: give the original with --teacher")
-    if name in ("kl", "reverse-kl", "labels") and kind not in ("classification", "language model"):
+    if name == WRITTEN and kind != "language model":
+        raise OptionError(
+            f"loss {WRITTEN!r} needs a language model: {KINDS['language model'].needs}; the outputs look like {kind}, "
+            "see --metric"
+        )
+    if name in _OF_CLASSES and kind not in ("classification", "language model"):
         raise OptionError(f"loss {name!r} needs class scores; the outputs look like {kind}, see --metric")
     if name == "labels" and data.labels is None and kind != "language model":
         if is_usual:

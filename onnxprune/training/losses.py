@@ -18,13 +18,14 @@ from onnxprune.check import function
 from onnxprune.errors import DataError, OptionError
 from onnxprune.metrics.metric import Metric
 from onnxprune.training.places import Place
+from onnxprune.training.probabilities import divergence, log_probabilities
+from onnxprune.training.written import MIXED, WRITTEN, Draft, written_loss
 
 Tensor: TypeAlias = torch.Tensor
 Values: TypeAlias = Mapping[str, Tensor]
 
 _LEAST = 1e-8  # of a variance that errors are divided by
 _MOST = 1e15  # of a number that counts for the variance: one wild sample leaves the errors of the others finite
-_LEAST_LOG = 1e-12  # of a probability whose logarithm is taken
 FEATURES = "features"
 
 
@@ -38,6 +39,7 @@ class Seen:
     labels: Tensor | None  # int64 ``[samples]``, class indices
     samples: int  # that count
     size: int  # of the run: samples, and copies that fill it up
+    draft: Draft | None = None  # what the student has written
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Objective:
     """A sum of terms."""
 
     terms: tuple[Term, ...]
+    mixed: float = MIXED  # of the teacher in what words are drawn from
+
+    @property
+    def writes(self) -> bool:
+        """Whether the student has to write text."""
+        return any(term.name == WRITTEN for term in self.terms)
 
     @property
     def student(self) -> tuple[str, ...]:
@@ -74,9 +82,12 @@ class Objective:
 
     @property
     def judged(self) -> Objective:
-        """What held-out samples decide by: the outputs, and features only where there is nothing else."""
+        """What held-out samples decide by: the outputs, and features only where there is nothing else.
+
+        Text is written by the student alone.
+        """
         outputs = tuple(term for term in self.terms if term.name != FEATURES)
-        return Objective(outputs) if outputs else self
+        return Objective(outputs, mixed=0.0) if outputs else self
 
 
 def objective(
@@ -111,6 +122,8 @@ def _term(name: str, weight: float, metric: Metric, places: Sequence[Place], tem
         return Term(name, weight, partial(_of_user, function("loss", name), name), outputs, outputs)
     if name == "labels":
         return Term(name, weight, partial(_cross_entropy, metric), first, ())
+    if name == WRITTEN:
+        return Term(name, weight, _written, (), ())
     if name in ("kl", "reverse-kl"):
         words = metric.loss_by.label == "language model"
         scaled = 1.0 if words else temperature
@@ -122,26 +135,18 @@ def _term(name: str, weight: float, metric: Metric, places: Sequence[Place], tem
 # -- probabilities -----------------------------------------------------------------------------------------
 
 
-def log_probabilities(scores: Tensor, metric: Metric, temperature: float = 1.0) -> Tensor:
-    """Return the logarithms of probabilities ``[samples, (tokens,) classes]`` at a temperature."""
-    if scores.ndim > 2 and metric.loss_by.label != "language model":
-        scores = scores.flatten(1)  # ones may follow the classes
-    scores = scores.float()
-    logits = scores.clamp_min(_LEAST_LOG).log() if metric.probabilities else scores
-    return torch.log_softmax(logits / temperature, dim=-1)
-
-
-def divergence(one: Tensor, other: Tensor) -> Tensor:
-    """Return KL(one || other) of logarithms of probabilities along the last axis."""
-    return (one.exp() * (one - other)).sum(-1)
-
-
 def _divergence(metric: Metric, temperature: float, is_reverse: bool, seen: Seen) -> Tensor:
     """Hinton, Vinyals & Dean 2015, Distilling the Knowledge in a Neural Network: times T^2; reverse: MiniLLM, 2024."""
     name = metric.outputs[0]
     teacher, student = (log_probabilities(side[name], metric, temperature) for side in (seen.teacher, seen.student))
     rows = divergence(student, teacher) if is_reverse else divergence(teacher, student)
     return temperature**2 * per_sample(rows, seen, _tokens(metric, seen))
+
+
+def _written(seen: Seen) -> Tensor:
+    if seen.draft is None:
+        raise OptionError(f"loss {WRITTEN!r} needs text that the student has written")
+    return written_loss(seen.draft)
 
 
 def _cross_entropy(metric: Metric, seen: Seen) -> Tensor:

@@ -19,6 +19,7 @@ LOSSES: Mapping[str, str] = MappingProxyType(
     {
         "kl": "KL divergence from the teacher's probabilities",
         "reverse-kl": "KL divergence from the student's probabilities",
+        "written": "KL divergence from the student's probabilities along text that it writes itself",
         "mse": "squared error of the outputs over their variance",
         "cosine": "1 - cosine between the outputs",
         "features": "squared error of values between nodes over their variance",
@@ -27,6 +28,7 @@ LOSSES: Mapping[str, str] = MappingProxyType(
 )
 AUGMENTATIONS = ("crop", "flip", "colour", "mix", "window")
 PRECISIONS = ("float32", "bfloat16")
+MOST_WORDS = 64  # that a student writes: both networks run once for each
 DEVICES = ("auto", "cpu", "cuda")
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -40,6 +42,7 @@ class TuneOptions:
     time: float | None = None  # seconds; what comes out then depends on the machine
     loss: tuple[tuple[str, float], ...] = ()  # names of LOSSES or module:function, and weights; (): by the outputs
     temperature: float = 2.0  # of probabilities in KL divergences of classes
+    words: int = 32  # that the student goes on from each text, for the loss "written"
     rate: float | None = None  # learning rate; None: by a range test
     batch: int = 32  # samples of a step
     accumulate: int = 1  # parts in which a step is run, one after the other
@@ -72,6 +75,7 @@ class TuneOptions:
             time=None if self.time is None else duration("time", self.time),
             loss=_checked_losses(self.loss),
             temperature=check.positive("temperature", self.temperature),
+            words=_at_most("words", check.count("words", self.words, 1), MOST_WORDS),
             rate=None if self.rate is None else check.positive("rate", self.rate),
             batch=check.count("batch", self.batch, 1),
             accumulate=check.count("accumulate", self.accumulate, 1),
@@ -201,6 +205,12 @@ def _checked_augmentations(value: Any) -> tuple[str, ...] | None:
     if list(names) in (["none"], [""]):
         return ()
     return tuple(check.choice("augmentation", name.strip(), (*AUGMENTATIONS, "none")) for name in names)
+
+
+def _at_most(name: str, value: int, most: int) -> int:
+    if value > most:
+        raise OptionError(f"{name} must be at most {most}, got {value}")
+    return value
 
 
 def _at_least_zero(name: str, value: Any) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,6 +20,20 @@ from onnxprune.training.settings import TuneOptions
 
 class NotFinite(Exception):
     """A loss or a gradient that is NaN or infinite; says of which samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Samples as a run sees them."""
+
+    piece: Piece
+    rows: Array  # their numbers among those to learn from
+    place: tuple[int, int]  # the numbers of the step and of its run
+
+    @property
+    def keys(self) -> list[tuple[int, ...]]:
+        """What the text that each sample gets follows from."""
+        return [(*self.place, int(row)) for row in self.rows]
 
 
 class Stepper:
@@ -48,8 +62,7 @@ class Stepper:
         count, total = sum(map(len, runs)), 0.0
         self.optimiser.zero_grad(set_to_none=True)
         for part, rows in enumerate(runs):
-            piece = self._piece(rows, number, part)
-            losses = self._losses(piece, rows)
+            losses = self._losses(self._view(rows, number, part))
             self._check(losses, rows)
             loss = losses.sum() / count
             torch.autograd.backward(loss)
@@ -73,12 +86,11 @@ class Stepper:
             rate: learning rate.
             first: the weights before any step.
         """
-        rows = self._order.at(number)[0]
-        piece = self._piece(rows, number, 0)
-        taught = self._lesson.taught(piece, self._lesson.objective)
+        view = self._view(self._order.at(number)[0], number, 0)
+        taught = self._lesson.taught(view.piece, self._lesson.objective)
         with torch.no_grad():
-            before = float(self._losses(piece, rows, taught, first).mean())
-        losses = self._losses(piece, rows, taught)
+            before = float(self._losses(view, taught, first).mean())
+        losses = self._losses(view, taught)
         now = float(losses.detach().mean())
         if not (math.isfinite(now) and math.isfinite(before)):
             return math.inf
@@ -102,21 +114,19 @@ class Stepper:
 
     # -- how -----------------------------------------------------------------------------------------------
 
-    def _piece(self, rows: Array, number: int, part: int) -> Piece:
-        """Return a view of samples."""
+    def _view(self, rows: Array, number: int, part: int) -> _View:
+        """Return a view of samples, for a run of a step."""
         piece = self._lesson.train.piece(rows)
-        return replace(piece, feeds=self._lesson.augment(piece.feeds, number, part))
+        return _View(replace(piece, feeds=self._lesson.augment(piece.feeds, number, part)), rows, (number, part))
 
-    def _losses(
-        self, piece: Piece, rows: Array, taught: Values | None = None, weights: Values | None = None
-    ) -> torch.Tensor:
+    def _losses(self, view: _View, taught: Values | None = None, weights: Values | None = None) -> torch.Tensor:
         """Return the loss of each sample ``[samples]``."""
         labels = self._lesson.train.labels
-        own = None if labels is None else labels[rows]
+        own = None if labels is None else labels[view.rows]
         used: Mapping[str, torch.Tensor] = self._learner.weights() if weights is None else weights
         device = self._lesson.network.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._options.precision == "bfloat16"):
-            seen = self._lesson.seen(piece, own, self._lesson.objective, taught, used)
+            seen = self._lesson.seen(view.piece, own, self._lesson.objective, taught, used, keys=view.keys)
         return self._lesson.objective(seen)
 
     def _penalised(self) -> float:

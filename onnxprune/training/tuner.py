@@ -31,7 +31,7 @@ from onnxprune.training.stepping import NotFinite, Stepper
 
 JUDGED = 20  # times that held-out samples are looked at in a run, at most
 _JUDGING = 0.1  # of the time that they may take
-_FORWARD = 0.3  # of a step, that running a sample forward takes
+_FORWARD, _WRITING = 0.3, 0.5  # of a step, that running a sample forward takes, and letting the student write
 _TESTING = 0.1  # of the time that a range test may take
 
 
@@ -166,7 +166,8 @@ class _Run:
     def _steps_between(self) -> int:
         """Return the steps between two measurements; judging shall take a small part of the run."""
         seen = self.total * self.order.size * self.order.runs
-        times = _JUDGING * seen / (_FORWARD * self.lesson.held.count)
+        share = _WRITING if self.lesson.objective.writes else _FORWARD
+        times = _JUDGING * seen / (share * self.lesson.held.count)
         return max(1, -(-self.total // max(2, min(JUDGED, int(times)))))
 
     # -- the run -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from onnxprune.training.settings import amount, make_tune_options
         ({"time": "soon"}, "time must be a duration such as 90s, 20m or 1h, got 'soon'"),
         ({"time": "1.2.3m"}, "time must be a duration such as 90s, 20m or 1h, got '1.2.3m'"),
         ({"time": 0}, "time must be above 0, got 0"),
-        ({"steps": 1, "loss": "l2"}, "unknown loss 'l2'; there are: kl, reverse-kl, mse, cosine, features, labels"),
+        ({"steps": 1, "loss": "l2"}, "unknown loss 'l2'; there are: kl, reverse-kl, written, mse, cosine, features,"),
         ({"steps": 1, "loss": "kl=x"}, "weight of loss 'kl' must be a number, got 'x'"),
         ({"steps": 1, "loss": "kl=-1"}, "weight of loss 'kl' must be above 0, got -1"),
         ({"steps": 1, "loss": 3}, "loss must be a dict from the name of a loss to its weight, got 3"),
