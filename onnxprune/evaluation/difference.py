@@ -23,6 +23,7 @@ TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-
 NOISE_FACTOR = 10  # a model that amplifies round-off may differ by this multiple of its own measured noise
 MASKED = 1e8  # magnitude from which a number stands for infinity
 TEXT_KINDS = "SUO"  # kinds of numpy types that hold text
+BLOCK = 2**18  # numbers that are compared at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,14 @@ class Reference:
 
 @contextlib.contextmanager
 def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = False) -> Iterator[Session]:
-    """Open a model in memory; one that does not fit a message goes through a temporary file."""
+    """Open a model in memory for few runs; one that does not fit a message goes through a temporary file."""
     if fits_one_message(proto):
-        yield open_session(serialize(proto), folder=folder, optimize=optimize, exact=exact)
+        yield open_session(serialize(proto), folder=folder, optimize=optimize, exact=exact, frees=True)
         return
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "model.onnx"
         write(proto, path, folder)
-        yield open_session(path, optimize=optimize, exact=exact)
+        yield open_session(path, optimize=optimize, exact=exact, frees=True)
 
 
 def compare_outputs(pruned: Session, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], str | None]:
@@ -98,20 +99,29 @@ def _difference(case: Reference, pruned_outputs: Mapping[str, Array], tolerance:
 
 
 def distance_between(reference: Array, output: Array) -> tuple[float, float, bool]:
-    """Return absolute and relative difference, and whether `output` is finite wherever `reference` is."""
-    wide, other = reference.astype(np.float64), output.astype(np.float64)
-    usable = np.isfinite(wide)
-    if not usable.any():
-        return 0.0, 0.0, True
-    if not np.isfinite(other[usable]).all():
-        return np.inf, np.inf, False
-    differences, sizes = np.abs(wide[usable] - other[usable]), np.abs(wide[usable])
+    """Return absolute and relative difference, and whether `output` is finite wherever `reference` is.
+
+    Block by block: in double precision, whole outputs would be held several times.
+    """
+    old, new, worst = reference.reshape(-1), output.reshape(-1), np.zeros(4)
+    for start in range(0, old.size, BLOCK):
+        wide, other = (array[start : start + BLOCK].astype(np.float64) for array in (old, new))
+        usable = np.isfinite(wide)
+        if not np.isfinite(other[usable]).all():
+            return np.inf, np.inf, False
+        worst = np.maximum(worst, _distances(wide[usable], other[usable]))
+    absolute, of_masked, difference, size = map(float, worst)
+    return absolute, max(of_masked, difference / max(size, 1e-30)), True
+
+
+def _distances(reference: Array, output: Array) -> tuple[float, float, float, float]:
+    """Return the largest difference; of masked numbers, relative to each; of the others; and the largest of these."""
+    differences, sizes = np.abs(reference - output), np.abs(reference)
     is_masked = sizes >= MASKED  # minus infinity, nearly, as a mask makes it: no part of the range
-    relative = float((differences[is_masked] / sizes[is_masked]).max(initial=0.0))
-    if not is_masked.all():
-        largest = max(float(sizes[~is_masked].max()), 1e-30)
-        relative = max(relative, float(differences[~is_masked].max()) / largest)
-    return float(differences.max()), relative, True
+    others = differences[~is_masked], sizes[~is_masked]
+    relative = differences[is_masked] / sizes[is_masked]
+    absolute, of_masked, difference, size = (float(each.max(initial=0.0)) for each in (differences, relative, *others))
+    return absolute, of_masked, difference, size
 
 
 def tolerance_of(model: Model) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import TypeAlias
 
 from onnxprune.data.samples import Data, as_taken
@@ -77,19 +78,27 @@ def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> I
         return
     dims = _FAR.of(inputs)
     with contextlib.suppress(ModelError, TooLarge):
-        yield dims, _accepted(model, inputs, session, dims, seed, most_bytes() // _FAR_SHARE)
+        _check(model, inputs, dims, most_bytes() // _FAR_SHARE)
+        yield dims, _accepted(inputs, session, dims, seed)
 
 
 def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
-    """Return random feeds of the first sizes that the model accepts."""
+    """Return random feeds of the first sizes that the model accepts.
+
+    Two models run on them, and each keeps the memory of its run: sizes that take more come after all others.
+    """
     reason = ""
     allowance = Allowance(_ATTEMPTED * most_bytes())
-    for dims in _sizes(model, inputs, which):
+    large: list[Mapping[str, int]] = []
+    sizes = zip(_sizes(model, inputs, which), repeat(most_bytes()), strict=False)
+    for dims, most in chain(sizes, zip(large, repeat(None), strict=False)):
         try:
-            if not allowance.take(sum(bytes_to_make(inputs, shapes_of(inputs, dims)).values())):
-                continue
-            return dims, _accepted(model, inputs, session, dims, seed + which)
+            _check(model, inputs, dims, most)
+            if allowance.take(sum(bytes_to_make(inputs, shapes_of(inputs, dims)).values())):
+                return dims, _accepted(inputs, session, dims, seed + which)
         except (ModelError, TooLarge) as error:
+            if most is not None and isinstance(error, TooLarge):
+                large.append(dims)
             reason = reason or str(error)
     if tuple(inputs) != tuple(model.inputs):
         raise DataError(f"the original model does not run on the sizes given with --input. {reason}")
@@ -102,29 +111,13 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
     )
 
 
-def _accepted(  # noqa: PLR0917 - as its callers have them
-    model: Model,
-    inputs: Sequence[Port],
-    session: Session,
-    dims: Mapping[str, int],
-    seed: int,
-    most: int | None = None,
-) -> dict[str, Array]:
-    """Return random feeds of some sizes, with which the model runs.
-
-    Args:
-        model: the model.
-        inputs: those of the model, where the caller fixes the shape of some.
-        session: of the model.
-        dims: the sizes.
-        seed: of the random numbers.
-        most: bytes that the run may take beyond what its weights allow.
-
-    Raises:
-        ModelError: when the model does not run on them.
-        TooLarge: when the run would take more memory than is allowed.
-    """
+def _check(model: Model, inputs: Sequence[Port], dims: Mapping[str, int], most: int | None) -> None:
+    """Raise TooLarge when a run on some sizes would take more than `most` bytes beyond what its weights allow."""
     check_run(model, _dims_of(model.inputs, shapes_of(inputs, dims)), most)
+
+
+def _accepted(inputs: Sequence[Port], session: Session, dims: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """Return random feeds of some sizes, with which the model runs; raises ModelError where it does not."""
     feeds = random_feeds(inputs, dims, seed)
     session.run(feeds)
     return feeds

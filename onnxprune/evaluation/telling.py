@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from onnxprune.evaluation.difference import MASKED, TEXT_KINDS, Reference
+from onnxprune.evaluation.difference import BLOCK, MASKED, TEXT_KINDS, Reference
 from onnxprune.graph.tensors import Array
 
 NOISE_LIMIT = 1e-3  # of an output's range: where round-off makes more of it, the values behind it are compared too
@@ -56,19 +56,30 @@ def _is_flat(outputs: Sequence[Array], least: float) -> bool:
     """Whether all numbers of an output, in all cases, are one number but for a share `least` of it; text: one text."""
     if any(output.dtype.kind in TEXT_KINDS for output in outputs):
         return len({text for output in outputs for text in output.ravel().tolist()}) <= 1
-    parts = [part for part in map(_plain_numbers, outputs) if part.size]
-    if not parts:
+    ranges = [each for each in map(_range, outputs) if each is not None]
+    if not ranges:
         return True
-    top, bottom = max(float(part.max()) for part in parts), min(float(part.min()) for part in parts)
+    bottom, top = min(low for low, _ in ranges), max(high for _, high in ranges)
     return top - bottom <= least * max(abs(top), abs(bottom))
 
 
-def _plain_numbers(output: Array) -> Array:
-    """Return the finite numbers of an output, flat; without those that stand for infinity, where there are others."""
-    wide = output.astype(np.float64, copy=False) if output.dtype.itemsize < 4 or output.dtype.kind != "f" else output
-    finite = wide[np.isfinite(wide)]
-    plain: Array = finite[np.abs(finite) < MASKED]
-    return plain if plain.size else finite
+def _range(output: Array) -> tuple[float, float] | None:
+    """Return the range of the finite numbers of an output; without those that stand for infinity where others are."""
+    finite = [block[np.isfinite(block)] for block in _blocks(output)]
+    plain = [block[np.abs(block) < MASKED] for block in finite]
+    numbers = [block for block in plain if block.size] or [block for block in finite if block.size]
+    if not numbers:
+        return None
+    return min(float(block.min()) for block in numbers), max(float(block.max()) for block in numbers)
+
+
+def _blocks(output: Array) -> Iterator[Array]:
+    """Yield the numbers of an output in parts, in a type that does not overflow."""
+    flat = output.reshape(-1)
+    is_wide = output.dtype.kind == "f" and output.dtype.itemsize >= 4
+    for start in range(0, flat.size, BLOCK):
+        block = flat[start : start + BLOCK]
+        yield block if is_wide else block.astype(np.float64)
 
 
 def _are_alike(first: Array, second: Array, least: float) -> bool:
@@ -76,9 +87,10 @@ def _are_alike(first: Array, second: Array, least: float) -> bool:
     if first.ndim != second.ndim or not first.ndim:
         return False
     common = tuple(slice(0, min(sizes)) for sizes in zip(first.shape, second.shape, strict=True))
-    one, other = (each[common].astype(np.float64) for each in (first, second))
-    usable = np.isfinite(one) & np.isfinite(other)
-    if not usable.any():
-        return False
-    largest = max(float(np.abs(one[usable]).max()), float(np.abs(other[usable]).max()))
-    return float(np.abs(one[usable] - other[usable]).max()) <= least * largest
+    difference = largest = -1.0
+    for one, other in zip(_blocks(first[common]), _blocks(second[common]), strict=True):
+        usable = np.isfinite(one) & np.isfinite(other)
+        old, new = one[usable].astype(np.float64), other[usable].astype(np.float64)
+        largest = max(largest, float(np.abs(old).max(initial=-1)), float(np.abs(new).max(initial=-1)))
+        difference = max(difference, float(np.abs(old - new).max(initial=-1)))
+    return 0 <= difference <= least * largest

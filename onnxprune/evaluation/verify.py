@@ -101,7 +101,7 @@ def verify(
     if problem is not None:
         return Verification((), tolerance, problem, is_of_groups=False)
     try:
-        session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder)
+        session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder, frees=True)
     except ModelError as error:
         return Verification((), tolerance, str(error))
     runs, problem = compare_outputs(session, cases, tolerance)

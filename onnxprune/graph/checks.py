@@ -68,6 +68,8 @@ def check_graph(proto: ModelProto, where: str) -> None:
 def skeleton(proto: ModelProto, for_checker: bool = True) -> ModelProto:
     """Return a copy of `proto` whose large initializers are graph inputs: small, and checkers treat both alike.
 
+    A size below zero is one that is not known, as in `graph.ports`: onnx's inference computes with it and may abort.
+
     Args:
         proto: the model.
         for_checker: whether operators that onnx does not know get a domain of their own: its checker refuses them.
@@ -84,6 +86,10 @@ def skeleton(proto: ModelProto, for_checker: bool = True) -> ModelProto:
         elif tensor.name not in listed:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             small.graph.input.append(info)
+    for info in (info for graph in graphs(small.graph) for info in (*graph.input, *graph.output, *graph.value_info)):
+        for dim in info.type.tensor_type.shape.dim if info.type.HasField("tensor_type") else ():
+            if dim.dim_value < 0:
+                dim.Clear()
     return small
 
 

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 
 from onnxprune.errors import ModelError, TooLarge
 from onnxprune.graph.limits import bytes_of, excess, most_bytes
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, Node
 from onnxprune.graph.probe import Probe, setting_at
 from onnxprune.graph.tensors import Shape, numpy_type, raw_length
 
 COMPARED = 8  # times that outputs are held while they are compared: of two models, in double precision
 PER_WEIGHT = 8  # bytes between nodes that each byte of weights allows beyond the limit: large models make large values
+# Where the inputs stand in the weight of a recurrent node: https://onnx.ai/onnx/operators/onnx__LSTM.html, input W, and
+# com.microsoft.DynamicQuantizeLSTM of https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
+_INPUTS_AT = {"GRU": 2, "LSTM": 2, "RNN": 2, "com.microsoft.DynamicQuantizeLSTM": 1}
 
 
 def check_runnable(model: Model, probe: Probe) -> None:
@@ -82,7 +85,9 @@ def peak_bytes(model: Model, sizes: Mapping[str, int]) -> tuple[int, str]:
     for place, index in enumerate(model.top):
         node = model.nodes[index]
         made = {name: sizes[name] for name in node.outputs if name in sizes and name not in model.constants}
-        inside = sum(sizes.get(name, 0) for body in node.bodies for name in body.outputs)
+        inside = sum(sizes.get(name, 0) for body in node.bodies for name in body.outputs) + _gate_bytes(
+            model, node, sizes
+        )
         current += sum(made.values())
         alive.update(made)
         if current + inside > peak:
@@ -91,6 +96,14 @@ def peak_bytes(model: Model, sizes: Mapping[str, int]) -> tuple[int, str]:
             if last.get(name, -1) <= place and name not in kept:
                 current -= alive.pop(name, 0)
     return peak, where
+
+
+def _gate_bytes(model: Model, node: Node, sizes: Mapping[str, int]) -> int:
+    """Return what a recurrent node holds beside its outputs: its gates at all steps, from one product."""
+    weight = model.constants.get(node.inputs[1]) if node.op in _INPUTS_AT else None
+    if weight is None or not weight.count:
+        return 0
+    return sizes.get(node.inputs[0], 0) * weight.count // weight.shape[_INPUTS_AT[node.op]] ** 2
 
 
 def _reads(model: Model, index: int) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ class Session:
     outputs: tuple[str, ...]  # names of the outputs that are tensors, in the order of the model
     limit_s: float = math.inf  # what one run may take
     containers: tuple[str, ...] = ()  # those of the others: sequences, maps, optional values
+    frees: bool = False  # whether the memory of a run is given back at its end
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the tensor outputs by name; where no output is a tensor, the numbers that sequences and maps hold.
@@ -101,6 +102,8 @@ class Session:
     def _limited(self) -> Iterator[Any]:
         """Yield options of one run, which ends when its time is over."""
         options = ort.RunOptions()
+        if self.frees:  # https://onnxruntime.ai/docs/get-started/with-c.html, "Memory arena shrinkage"
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         with ended_after(self.limit_s, lambda: setattr(options, "terminate", True)) as is_over:
             try:
                 yield options
@@ -212,6 +215,7 @@ def open_session(
     profile: Path | None = None,
     requested_options: Mapping[str, str] = _NONE,
     exact: bool = False,
+    frees: bool = False,
 ) -> Session:
     """Return a session on a model file or on the bytes of a model.
 
@@ -227,6 +231,7 @@ def open_session(
         exact: whether products of uint8 with int8 add up without saturation: on x64 without VNNI the usual kernels
             saturate sums of two. Not all models load so. See "When and why do I need to try U8U8?" on
             https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+        frees: whether the memory of a run is given back at its end, on the CPU; runs take a little longer.
 
     Raises:
         OptionError: for a provider that is unknown, not installed, or does not start, and for threads < 0.
@@ -256,7 +261,7 @@ def open_session(
         )
     outputs = tuple(port.name for port in session.get_outputs() if port.type.startswith("tensor("))
     containers = tuple(port.name for port in session.get_outputs() if port.name not in outputs)
-    return Session(session, provider, outputs, seconds, containers)
+    return Session(session, provider, outputs, seconds, containers, frees)
 
 
 @contextlib.contextmanager

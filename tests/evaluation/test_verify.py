@@ -616,6 +616,14 @@ def test_a_batch_of_one_is_tried_last():
     assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
 
 
+@pytest.mark.parametrize(("width", "limit"), [(100, 6000), (200, 6000)])
+def test_sizes_that_take_more_memory_come_last(monkeypatch, width, limit):
+    """A sample takes 40 bytes for each unit: two samples of 100 are above the limit, as one of 200, but not by half."""
+    monkeypatch.setenv("ONNXPRUNE_MAX_BYTES", str(limit))
+    proto = model("y = Relu(x)", x=f"float[n,{width}] x", y=f"float[n,{width}] y", infer=False)
+    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
+
+
 def test_waveforms_are_long():
     pads = [0, 64, 0, 64]
     proto = model('p = Pad<mode="reflect">(x, pads)', "y = Neg(p)", x="float[n,t] x", pads=pads)

@@ -25,6 +25,17 @@ def test_values_count_while_they_are_alive():
     assert peak_bytes(loaded, {"x": 7}) == (7, "")
 
 
+def test_gates_of_all_steps_count():
+    """Two directions of eight units at 10 steps and 2 samples: four gates of each."""
+    weights = {"w": np.ones((2, 32, 3)), "r": np.ones((2, 32, 8))}
+    graph = model(
+        "y = LSTM<hidden_size = 8, direction = \"bidirectional\">(x, w, r)", x="float[10,2,3] x", y="float[10,2,2,8] y",
+        infer=False, **{name: value.astype(np.float32) for name, value in weights.items()},
+    )  # fmt: skip
+    values, gates = 4 * 10 * 2 * 3 + 4 * 10 * 2 * 16, 4 * 10 * 2 * 64
+    assert peak_bytes(load(graph), {"x": 4 * 10 * 2 * 3, "y": 4 * 10 * 2 * 16}) == (values + gates, "LSTM 'y'")
+
+
 @pytest.mark.parametrize(
     ("proto", "text"),
     [

@@ -166,6 +166,18 @@ def test_a_plugin_that_is_refused_for_its_attributes():
     assert entry["why"].startswith("ONNX Runtime refuses it: ")
 
 
+def test_sizes_below_zero_are_not_known():
+    """onnx's inference ends the process where it computes with the smallest number that there is."""
+    proto = model("a = Unknown(x)", "b = Slice(a, s, e)", "y = Conv(b, w)", x="float[n,3,h,6] x", y="float[n,5,h,6] y",
+                  s=np.zeros(3, int), e=np.array([9, 9, 5]), w=(5, 3, 1, 1), infer=False)  # fmt: skip
+    a = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["n", 3, 4, 6])
+    for info in (proto.graph.input[0], proto.graph.output[0], a):
+        info.type.tensor_type.shape.dim[2 if info is not a else 1].dim_value = -(2**63)
+    proto.graph.value_info.append(a)
+    part = runnable_part(load(proto))
+    assert [each.op for each in part.not_run] == ["Unknown"]
+
+
 def test_several_unknown_operators_and_one_without_a_kernel():
     proto = model(
         "h = MatMul(x, w1)", "r = Relu(h)", "s = MatMul(r, w2)", "t = com.microsoft.BiasSplitGelu(s, b)",
