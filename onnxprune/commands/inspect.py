@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from onnxprune import check
+from onnxprune.commands.prepare import part_to_run
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts, unreached
 from onnxprune.dependency.groups import carriers, groups, weights
@@ -12,19 +14,20 @@ from onnxprune.graph.model import Constant, Model
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import all_reasons, first_sink, why_not
 from onnxprune.planning.inspection import Inspection
-from onnxprune.runtime.support import runnable_part
 
 
-def inspect(source: Source) -> Inspection:
+def inspect(source: Source, inputs: Mapping[str, Sequence[int]] | None = None) -> Inspection:
     """Return the groups of a model, their cost, and every lock with its reason.
 
     Args:
         source: as for `prune`.
+        inputs: shapes of inputs by their name, as for `prune`.
 
     Raises:
         ModelError: when the model cannot be read.
+        OptionError: for an input that is not there, or a shape that it cannot have.
     """
-    traced = trace(runnable_part(load(source)))
+    traced = trace(part_to_run(load(source), dict(check.shapes("inputs", inputs or {}))))
     all_groups, all_weights = groups(traced), weights(traced)
     elsewhere = _weights_elsewhere(traced.model)
     macs = cost.macs_by_atom(traced)

@@ -28,7 +28,7 @@ from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.work import Work
-from onnxprune.progress import Progress
+from onnxprune.progress import Progress, silent
 from onnxprune.report.words import not_run_lines
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
@@ -96,8 +96,7 @@ def prepare(
         InputError: as `prune`.
     """
     options.check_effects(data_source is not None)
-    model = part_to_run(model, options.inputs, progress)
-    model = settled(with_sizes(model, with_shapes(model.inputs, dict(options.inputs))))
+    model = part_to_run(model, dict(options.inputs), progress)
     samples = _tuning_samples(model, options, data_source) if tunes else _samples(model, options, data_source)
     model = sized_by(model, samples.calibration or samples.evaluation)
     ports = with_shapes(model.inputs, dict(options.inputs))
@@ -124,12 +123,23 @@ def prepare(
     )
 
 
-def part_to_run(model: Model, shapes: Sequence[tuple[str, Sequence[int]]], progress: Progress) -> Model:
-    """Return the part of a model that ONNX Runtime can run: mostly all of it, see `runtime.support`."""
-    part = runnable_part(model, dict(shapes))
+def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Progress = silent) -> Model:
+    """Return the part of a model that ONNX Runtime can run, with the sizes that its inputs can have.
+
+    Mostly that is all of it, see `runtime.support`; what is not is told to `progress`.
+
+    Args:
+        model: in plain form.
+        shapes: that the caller states for inputs, and for values that nodes make which cannot be run.
+        progress: called with a sentence for each part that is not run.
+
+    Raises:
+        OptionError: for an input that is not there, a shape that it cannot have, or two sizes of one dim.
+    """
+    part = runnable_part(model, shapes)
     for sentence in not_run_lines(each.to_dict() for each in part.not_run):
         progress(sentence)
-    return part
+    return settled(with_sizes(part, with_shapes(part.inputs, shapes)))
 
 
 def nothing_to_prune(

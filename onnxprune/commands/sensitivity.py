@@ -19,12 +19,10 @@ from onnxprune.commands.prepare import (
     sized_by,
 )
 from onnxprune.commands.report_files import ReportFiles
-from onnxprune.data.samples import with_shapes
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.probe import settled, with_sizes
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import select_ratios
@@ -110,8 +108,7 @@ def _sensitivity(
         raise OptionError("round_to auto has no effect here: nothing is timed for a sensitivity; give a number")
     if data_source is None:
         raise OptionError("data is needed: samples that losses are measured on")
-    model = part_to_run(model, options.inputs, progress)
-    model = settled(with_sizes(model, with_shapes(model.inputs, dict(options.inputs))))
+    model = part_to_run(model, dict(options.inputs), progress)
     data = load_limited(model, options, data_source)
     evaluation_data = None if options.eval_data is None else load_limited(model, options, options.eval_data)
     progress(f"tracing {len(model.nodes)} nodes")

@@ -255,9 +255,9 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
 
 def _prepared(request: TuneRequest, progress: Progress) -> tuple[Model, Model | None]:
     """Return the parts of both models that can be run."""
-    shapes = request.options.inputs
-    teacher = None if request.teacher is None else settled(part_to_run(request.teacher, shapes, silent))
-    return settled(part_to_run(request.model, shapes, progress)), teacher
+    shapes = dict(request.options.inputs)
+    teacher = None if request.teacher is None else part_to_run(request.teacher, shapes)
+    return part_to_run(request.model, shapes, progress), teacher
 
 
 def _evaluation(model: Model, lesson: Lesson, options: TuneOptions) -> Data:

@@ -296,6 +296,12 @@ def test_inspect_lists_groups_and_every_lock(folder):
     ]
 
 
+def test_inspect_takes_the_sizes_of_inputs(folder):
+    assert invoke("inspect", "model.onnx", "--input", "x=2,6").stdout == invoke("inspect", "model.onnx").stdout
+    message = "onnxprune: --input 'x': shape [2, 7] does not fit, the model takes 'x' float32 [n, 6]\n"
+    assert invoke("inspect", "model.onnx", "--input", "x=2,7", code=2).stderr == message
+
+
 def test_inspect_as_json(folder):
     found = json.loads(invoke("inspect", "model.onnx", "--json").stdout)
     group = next(group for group in found["groups"] if group["locked"] is None)

@@ -83,7 +83,7 @@ def test_commands_end_at_the_first_that_fails(only, tmp_path, capsys, monkeypatc
 
 
 def test_faults_are_kept(only, tmp_path, monkeypatch):
-    def unexpected(_):
+    def unexpected(*_):
         raise ArithmeticError("7 apples")
 
     monkeypatch.setattr("onnxprune.commands.inspect.inspect", unexpected)
