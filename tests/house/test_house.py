@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -66,8 +67,13 @@ def test_modules_and_functions_are_small():
     assert len(measured.top_files) <= MOST_FILES_AT_THE_TOP, measured
 
 
+@cache
+def imports():
+    """Return the packages that each module imports, for type checkers too."""
+    return {name: {*imported(tree)} for name, tree in modules().items()}
+
+
 def imported(tree):
-    """Yield the packages that a module imports, for type checkers too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -77,7 +83,7 @@ def imported(tree):
 
 @pytest.mark.parametrize(("library", "home"), HOMES.items())
 def test_boundary_libraries_have_one_home(library, home):
-    users = [name for name, tree in modules().items() if library in imported(tree)]
+    users = [name for name, packages in imports().items() if library in packages]
     assert users
     assert [name for name in users if not name.startswith(home)] == []
 

@@ -469,8 +469,10 @@ def test_contents_lie_at_their_places_in_the_original():
 
 # -- the bundled models ------------------------------------------------------------------------------------------------
 
+SLOW = ("mobilenet", "resnet_folded", "vit")
 
-@pytest.mark.parametrize("name", ["cnn", "mobilenet", "resnet_bn", "resnet_folded", "vit"])
+
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.soak) for name in SLOW), "cnn", "resnet_bn"])
 def test_accuracy_is_kept(name):
     options = {
         "criterion": "l2",

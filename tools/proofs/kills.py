@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -315,6 +316,8 @@ def _in_child(function: Callable[..., object], *arguments: object) -> object:
         try:
             with os.fdopen(writing, "wb") as out:
                 out.write(pickle.dumps(function(*arguments)))
+        except BaseException:  # an exception must not go on in a copy of this process
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(0)
