@@ -24,7 +24,6 @@ from onnxprune.dependency.cost import Counter
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.graph.model import Model
-from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import check_unchanged
 from onnxprune.planning.rounds import Wanted, options_of_round, tuning_of_round, wanted
 from onnxprune.planning.targets import MEASURED, Target
@@ -62,7 +61,7 @@ def _at_hand(job: Job) -> Any:
     """Return samples that can be read again for each round."""
     if job.data is None or isinstance(job.data, (str, os.PathLike)):
         return job.data
-    part = part_to_run(job.model, job.options.inputs, silent)
+    part = part_to_run(job.model, dict(job.options.inputs))
     return load_data(job.data, part.inputs, preprocess=job.options.preprocess)
 
 
@@ -100,7 +99,7 @@ class _Rounds:
         self.reports.append(finished.report)
         if finished.model is None:
             return
-        cut_model = settled(part_to_run(self.model, self.job.options.inputs, silent))
+        cut_model = part_to_run(self.model, dict(self.job.options.inputs))
         self.parts.append(kept_by_report(cut_model, finished.report))
         self.units |= {group["name"]: group["kept"] for group in finished.report["groups"]}
         self.model = finished.model
@@ -205,7 +204,7 @@ class _Rounds:
     def _measured(self) -> dict[str, tuple[float, float]]:
         """Return latency in ms and memory in bytes, of the original and of what is left by now."""
         options, kinds = self.job.options, {target.kind for target in self.job.options.bounds}
-        now = part_to_run(self.model, options.inputs, silent)
+        now = part_to_run(self.model, dict(options.inputs))
         race = compare_models(
             self.original, now, data=self.first.evaluation_data, provider=options.provider, threads=options.threads,
             batch=options.batch, budget_s=_RACE_S, seed=options.seed, memory="memory" in kinds, detail=False,
