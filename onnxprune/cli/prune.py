@@ -93,6 +93,7 @@ from onnxprune.planning.effort import USUAL
 @INPUTS
 @click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
 @click.option("--rounds", type=int, default=1, show_default=True, metavar="N", help="Prune and tune in N parts.")
+@click.option("--masks", metavar="20m", help="Learn what to cut: gates on units, with the weights, for so long.")
 @click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Where that is saved [default: OUTPUT.checkpoint].")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
@@ -125,6 +126,7 @@ def prune(
     no_latency: bool,
     tune: str | None,
     rounds: int,
+    masks: str | None,
     checkpoint: Path | None,
     resume: bool,
     report_path: Path | None,
@@ -158,6 +160,7 @@ def prune(
                 report_path=report_path,
                 tune=tune,
                 rounds=rounds,
+                masks=masks,
                 checkpoint=checkpoint,
                 resume=resume,
                 force=force,

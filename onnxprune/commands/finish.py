@@ -123,7 +123,7 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
-        report |= {"tuning": None if improved is None else improved.report(path), "rounds": None}
+        report |= {"tuning": None if improved is None else improved.report(path), "rounds": None, "masks": None}
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report

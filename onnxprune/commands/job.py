@@ -20,15 +20,18 @@ class Learning:
 
     tuning: TuneOptions | None = None
     rounds: int = 1
+    masks: TuneOptions | None = None  # of learning masks, before that
 
     @property
     def takes_long(self) -> bool:
         """Whether there is something to save on the way."""
-        return self.tuning is not None or self.rounds > 1
+        return self.tuning is not None or self.masks is not None or self.rounds > 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"rounds": self.rounds, "tune": None if self.tuning is None else self.tuning.to_dict()}
+        parts = {"tune": self.tuning, "masks": self.masks}
+        plain = {name: None if options is None else options.to_dict() for name, options in parts.items()}
+        return {"rounds": self.rounds, **plain}
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,24 @@ class Job:
     name: str = "pruned.onnx"  # of the file to write
 
 
-def make_learning(tune: Any, rounds: Any, data: Any) -> Learning:
+def make_learning(tune: Any, rounds: Any, masks: Any, data: Any) -> Learning:
     """Return how a cut is tuned.
 
     Args:
         tune: a length such as "20m" or "500 steps", a dict of options of `tune`, or None.
         rounds: in how many parts.
+        masks: how long masks are learned, as `tune`.
         data: samples.
 
     Raises:
         OptionError: for other values; for tuning without data, and without PyTorch.
     """
-    return Learning(_tuning("tune", tune, data), check.count("rounds", rounds, 1))
+    learning = Learning(_tuning("tune", tune, data), check.count("rounds", rounds, 1), _tuning("masks", masks, data))
+    if learning.masks is not None and learning.rounds > 1:
+        raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
+    if learning.masks is not None and learning.masks.lora is not None:
+        raise OptionError("masks are learned with the weights themselves: lora has no effect")
+    return learning
 
 
 def _tuning(name: str, value: Any, data: Any) -> TuneOptions | None:

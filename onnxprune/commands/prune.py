@@ -14,6 +14,7 @@ from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Complete, Publish, kept_in_memory
 from onnxprune.commands.job import Job, make_learning
+from onnxprune.commands.masks import by_masks
 from onnxprune.commands.prepare import sample_files
 from onnxprune.commands.report_files import write_report
 from onnxprune.commands.rounds import in_rounds
@@ -70,6 +71,7 @@ def prune(
     data: Any = None,
     tune: Any = None,
     rounds: int = 1,
+    masks: Any = None,
     checkpoint: Path | str | None = None,
     resume: bool = False,
     **options: Any,
@@ -86,6 +88,8 @@ def prune(
         tune: how long what was cut learns from the original on this data: "20m", "500 steps", "3 epochs", or a dict
             of options of `tune`; see docs/tuning.md.
         rounds: in how many parts the model is cut and tuned; the length of tuning is that of all together.
+        masks: how long gates on all units are learned together with the weights, under a target of macs, params or
+            size or a shape, as `tune`; what they shut is cut.
         checkpoint: a folder that finished rounds and the tuning are saved to.
         resume: whether the run goes on from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
@@ -98,7 +102,7 @@ def prune(
         NothingToPrune: when no group can lose a unit; says why.
         VerificationError: when the pruned model does not equal the masked one.
     """
-    checked, learning = make_options(ratio=ratio, **options), make_learning(tune, rounds, data)
+    checked, learning = make_options(ratio=ratio, **options), make_learning(tune, rounds, masks, data)
     model = load(source)
     job = Job(model, checked, data, learning)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume)
@@ -115,6 +119,7 @@ def prune_file(
     report_path: Path | None = None,
     tune: Any = None,
     rounds: int = 1,
+    masks: Any = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     force: bool,
@@ -131,7 +136,7 @@ def prune_file(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
             exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
-    options, learning = options.checked(), make_learning(tune, rounds, data)
+    options, learning = options.checked(), make_learning(tune, rounds, masks, data)
     weights, samples = data_file(resolved(target)), sample_files(data, options)
     check_files(target, weights, report_path, Reads(source, data=samples), force)
     progress(f"reading {source}")
@@ -156,7 +161,8 @@ def prune_file(
     job = Job(model, options, data, learning, resolved(target).name)
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
     keeper = keeper_of(job, saved if learning.takes_long or resume else None, resume)
-    result = _prune(job, keeper, progress, publish)
+    with keeper.leaving_nothing():
+        result = _prune(job, keeper, progress, publish)
     keeper.remove()
     return replace(result, removed=tuple(removed))
 
@@ -167,6 +173,8 @@ def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Re
     with blamed_on_change(model.stamps, model.path):
         if job.learning.rounds > 1:
             proto, report = in_rounds(job, keeper, publish, progress)
+        elif job.learning.masks is not None:
+            proto, report = by_masks(job, keeper, publish, progress)
         else:
             proto, report = at_once(job, keeper, publish, progress)
     reads = Reads(model.path, tuple(model.data_files), sample_files(job.data, job.options))

@@ -44,10 +44,15 @@ class KeptInMemory:
     """Rounds of a run that nothing is kept of: one goes over into the next."""
 
     tuning: Path | None = None
+    masks: Path | None = None
     resume = False
 
     def remove(self) -> None:
         """Nothing lies anywhere."""
+
+    def leaving_nothing(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing lies anywhere."""
+        return contextlib.nullcontext()
 
     def __init__(self, original: Model) -> None:
         self._original = original
@@ -92,6 +97,11 @@ class RoundsFolder:
         """Where the tuning of the round that is going on is saved."""
         return self.path / "tuning.checkpoint"
 
+    @property
+    def masks(self) -> Path:
+        """Where the learning of masks is saved."""
+        return self.path / "masks.checkpoint"
+
     def open(self, run: Mapping[str, Any]) -> None:
         """Make the folder for a run, or go on with what is there.
 
@@ -123,10 +133,20 @@ class RoundsFolder:
         for model in self.path.glob("round-*.onnx"):
             for path in (model, *weights_of(model)):
                 path.unlink(missing_ok=True)
-        for path in (*self.path.glob("round-*.json"), self.tuning, self.path / _RUN):
+        for path in (*self.path.glob("round-*.json"), self.tuning, self.masks, self.path / _RUN):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is not there, or something else is in it
             self.path.rmdir()
+
+    @contextlib.contextmanager
+    def leaving_nothing(self) -> Iterator[None]:
+        """Remove the folder where the block fails before there is anything to go on from."""
+        try:
+            yield
+        except BaseException:
+            if [path.name for path in self.path.iterdir()] == [_RUN]:
+                self.remove()
+            raise
 
     def finished(self, number: int) -> Finished | None:
         """Return what a round, from 0, came to; None where it is not finished.
@@ -201,7 +221,7 @@ def keeper_of(job: Job, path: Path | None, resume: bool) -> Keeper:
         InputError, OptionError: as `RoundsFolder.open`; OptionError where there is nothing to save, or no folder.
     """
     if resume and not job.learning.takes_long:
-        raise OptionError("resume has no effect: nothing is saved without --tune or --rounds")
+        raise OptionError("resume has no effect: nothing is saved without --tune, --masks or --rounds")
     if path is None:
         if resume:
             raise OptionError("resume needs a checkpoint: the folder that the run was saved to")

@@ -109,7 +109,7 @@ def plan(
     """
     options = options.resolved(calibration is not None)
     known = evidence or gather(traced, groups, ratios, options, calibration=calibration, progress=progress)
-    tied, curves = _tied(groups, ratios, traced), known.curves
+    tied, curves = tied_groups(groups, ratios, traced), known.curves
     scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
     demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     shaped = shaped_counts(groups, options)
@@ -157,7 +157,7 @@ def gather(
         OptionError: when the criterion can score none of the groups.
     """
     options = options.resolved(calibration is not None)
-    tied = _tied(groups, ratios, traced)
+    tied = tied_groups(groups, ratios, traced)
     seen = look(traced, tied, calibration, options, progress=progress, workers=workers)
     scores = scores_of(traced, tied, options, seen)
     if ratios and not scores:
@@ -225,7 +225,7 @@ def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], op
 
     Units are removed in the order of their error (`obs`): criteria that need activation statistics have no scores here.
     """
-    tied = _tied(groups, ratios, traced)
+    tied = tied_groups(groups, ratios, traced)
     scores = scores_of(traced, tied, options)
     return _cuts(tied, _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores), options)
 
@@ -401,7 +401,7 @@ def _unreachable(costs: _Costs, targets: Sequence[Bound], most: Mapping[str, int
     return UnreachableTarget(f"target {targets_text} {UNREACHABLE}", best)
 
 
-def _tied(groups: Sequence[Group], ratios: Mapping[str, float], traced: Trace) -> dict[str, dict[str, Group]]:
+def tied_groups(groups: Sequence[Group], ratios: Mapping[str, float], traced: Trace) -> dict[str, dict[str, Group]]:
     """Return the groups to be pruned, by the name of the first of those that share weights and lose the same units."""
     leaders = kin(groups, traced.model.constants)
     sets: dict[tuple[str, float], dict[str, Group]] = {}

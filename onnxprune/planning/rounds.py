@@ -127,7 +127,7 @@ def share_of_tuning(number: int, rounds: int, last: float = LAST) -> float:
     return each / (each * (rounds - 1 - number) + last)
 
 
-def tuning_of_round(options: TuneOptions, spent: float, number: int, rounds: int) -> TuneOptions:
+def tuning_of_round(options: TuneOptions, spent: float, number: int, rounds: int, *, last: float = LAST) -> TuneOptions:
     """Return the options of tuning for one round.
 
     Args:
@@ -135,11 +135,12 @@ def tuning_of_round(options: TuneOptions, spent: float, number: int, rounds: int
         spent: steps or seconds that rounds before it got.
         number: of the round, from 0.
         rounds: how many there are.
+        last: the share of all tuning that is for the last one.
 
     Raises:
         OptionError: when there are fewer steps than rounds.
     """
-    share, seed = share_of_tuning(number, rounds), options.seed + number
+    share, seed = share_of_tuning(number, rounds, last), options.seed + number
     if options.time is not None:
         return replace(options, time=(options.time - spent) * share, seed=seed)
     total = options.steps or 0

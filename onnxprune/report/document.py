@@ -65,8 +65,8 @@ def build_report(
     """
     return {
         "onnxprune": __version__,
-        "input": _file(before, macs[0]),
-        "output": _file(after, macs[1]),
+        "input": file_values(before, macs[0]),
+        "output": file_values(after, macs[1]),
         "not_run": [each.to_dict() for each in before.not_run],
         "options": options.to_dict(),
         "groups": [_group(group, kept, reason) for group, kept, reason in groups],
@@ -164,7 +164,8 @@ def _finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-def _file(model: Model, macs: int) -> dict[str, Any]:
+def file_values(model: Model, macs: int) -> dict[str, Any]:
+    """Return what the report says of a file with so many MACs per sample."""
     return {
         "path": str(model.file.path) if model.file.path else None,
         "sha256": model.sha256(),

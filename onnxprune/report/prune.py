@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+_MISSED = 0.02  # of the original, from which a budget that gates expect to keep to counts as missed
 _SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 
 
@@ -49,7 +50,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(label, *accuracy_cells(accuracy["before"], accuracy["after"]))
     fidelity_row(table, report["fidelity"])
     warned = warning_lines((("input", before["warnings"]), ("output", after["warnings"])))
-    notes = [*_promised(report), *not_run_lines(report["not_run"]), *_tuned(report)]
+    notes = [*_promised(report), *not_run_lines(report["not_run"]), *_masked(report), *_tuned(report)]
     return [
         table,
         *rounds_table(report),
@@ -58,6 +59,20 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         *notes,
         _verdict(report),
     ]
+
+
+def _masked(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what came of learning masks, where some were learned."""
+    masks = report.get("masks")
+    if masks is None:
+        return
+    last = masks["history"][-1]
+    missed = f"the budget missed by {last['over']:.3f} of the original, which the cut takes as well: more steps help"
+    budget = missed if last["over"] > _MISSED else "the budget met"
+    gates = f"{masks['gates']:,} gates, {last['kept']:.1%} expected to be open"
+    yield f"masks learned in {plural(masks['steps'], 'step')}: {gates}, {budget}"
+    if masks["without"]:
+        yield f"no weight that is trained reads the units of {enumerated(masks['without'])}: they have no gates"
 
 
 def _tuned(report: Mapping[str, Any]) -> Iterator[str]:

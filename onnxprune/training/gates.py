@@ -7,7 +7,7 @@ Hard concrete gates of Louizos et al. 2018, Learning Sparse Neural Networks thro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +119,22 @@ class ShapeBudget:
             wanted = self.whole[name] + progress * (kept - self.whole[name])
             rows.append((expected[name] - wanted) / self.whole[name])
         return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Several budgets at once."""
+
+    parts: Sequence[Budget]
+
+    @property
+    def equalities(self) -> int:
+        """Those of all."""
+        return sum(part.equalities for part in self.parts)
+
+    def violations(self, expected: Mapping[str, Tensor], progress: float) -> Tensor:
+        """Return by how much each is missed."""
+        return torch.cat([part.violations(expected, progress) for part in self.parts])
 
 
 class Multipliers(torch.nn.Module):

@@ -110,7 +110,10 @@ def test_rounds_that_have_nothing_to_do_are_told():
         ({"count": 30}, "rounds 30 needs at least 30 steps of tuning, got 12"),
         ({"count": 2, "targets": {"macs": 0.001}}, "target macs=0.001 (at best 0.0"),
         ({"count": 2, "resume": True}, "resume needs a checkpoint: the folder that the run was saved to"),
-        ({"count": 1, "tune": None, "resume": True}, "resume has no effect: nothing is saved without --tune or"),
+        (
+            {"count": 1, "tune": None, "resume": True},
+            "resume has no effect: nothing is saved without --tune",
+        ),
     ],
 )
 def test_what_cannot_be(arguments, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from onnxprune.dependency.groups import groups
@@ -62,3 +64,40 @@ def test_a_glob_that_matches_nothing_says_what_is_near(glob, near):
         selected(only=[glob])
     assert str(caught.value).startswith(f"{glob!r} matches no group, and no node or weight of one; ")
     assert near in str(caught.value)
+
+
+def test_a_shape_says_what_groups_keep_and_leaves_the_others_alone():
+    """One group by its kind would be all four; the last one is an output, and locked."""
+    assert selected(shape="neurons=4") == {"w1": 0.75, "w2": 0.75, "w3": 0.75}
+    assert selected(shape={"w2": 12}) == {"w2": 0.25}
+    assert selected(shape={"w[13]": 8}, ratio=0.5) == {"w1": 0.5, "w2": 0.5, "w3": 0.5}
+    assert selected(shape={"neurons": 8}, ignore="w1") == {"w2": 0.5, "w3": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            "heads=8",
+            "shape heads=8: this model has no heads and no group of this name; units that can be removed are",
+        ),
+        ("neurons=20", "shape neurons=20: group 'w1' has 16 neurons; ask for fewer, or leave it out with --ignore"),
+        ("w4=2", "shape w4=2: no group of these can lose units: it is part of the graph output 'y'"),
+        ("neurons", "shape takes KIND=N,... such as heads=8,neurons=1024, got"),
+        ("neurons=8,neurons=4", "shape has 'neurons' twice: give one count"),
+        ("neurons=many", "shape neurons must be a whole number, got 'many'"),
+        ("neurons=0", "shape neurons must be at least 1, got 0"),
+        (3, "shape takes KIND=N,... such as heads=8,neurons=1024, got 3"),
+    ],
+)
+def test_shapes_that_cannot_be(shape, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        selected(shape=shape)
+
+
+def test_least_counts_by_glob():
+    assert make_options(min_units={"w1": 3}).min_units == (("w1", 3),)
+    with pytest.raises(OptionError, match=re.escape("min_units of 'w1' must be at least 1, got 0")):
+        make_options(min_units={"w1": 0})
+    with pytest.raises(OptionError, match=re.escape("min_units must be a whole number, got 'a'")):
+        make_options(min_units="a")

@@ -1,0 +1,176 @@
+"""Step of `prune` with learned masks: gates and weights are trained under a budget, then what is shut is cut."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.commands.decide import decide
+from onnxprune.commands.finish import Complete, Publish, finish
+from onnxprune.commands.job import Job
+from onnxprune.commands.learn import lesson_values, stored
+from onnxprune.commands.prepare import PreparedModel, prepare
+from onnxprune.commands.recover import recover
+from onnxprune.commands.rounds_folder import Keeper
+from onnxprune.commands.tune_pruned import Tuning, improver
+from onnxprune.dependency.axes import Atom
+from onnxprune.dependency.cost import Counter
+from onnxprune.errors import OptionError
+from onnxprune.graph.model import Model
+from onnxprune.graph.view import view
+from onnxprune.planning.choice import shaped_counts
+from onnxprune.planning.options import Options
+from onnxprune.planning.plan import Evidence, tied_groups
+from onnxprune.planning.promise import Decision
+from onnxprune.planning.targets import MEASURED
+from onnxprune.progress import Progress, silent
+from onnxprune.report.document import file_values
+from onnxprune.training.settings import TuneOptions
+
+if TYPE_CHECKING:
+    from onnxprune.training.gates import Budget
+    from onnxprune.training.mask_learner import Gated
+
+CRITERION = "masks"  # what the report calls it
+
+
+def by_masks(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+    """Return the model that learned masks leave, an onnx.ModelProto, and its report, when both are published.
+
+    Raises:
+        InputError, NothingToPrune, VerificationError: as `prune`.
+    """
+    options = options_of_masks(job.options)
+    prepared = prepare(job.model, options, job.data, progress, tunes=True)
+    masks = job.learning.masks
+    assert masks is not None
+    learned, decision, values = _learned(prepared, masks, keeper, progress)
+    cut = replace(prepare(learned, options, job.data, progress, tunes=True), file_name=job.name)
+    rewritten = cut.rewritten(decision.plan)
+    recovery = recover(cut, decision.plan, rewritten, progress)
+    improve, tuning = None, job.learning.tuning
+    if tuning is not None:
+        how = Tuning(tuning, prepared.traced.model, checkpoint=keeper.tuning, resume=keeper.resume)
+        improve = improver(cut, how, progress)
+    as_told = partial(_told, publish, prepared.traced.model, values)
+    return finish(
+        cut, decision, rewritten, recovery=recovery, progress=progress, publish=as_told, improve=improve,
+        original=prepared.traced.model,
+    )  # fmt: skip
+
+
+def options_of_masks(options: Options) -> Options:
+    """Return options under which gates decide: units are ranked over all groups, and what was learned stays.
+
+    Raises:
+        OptionError: where there is no budget that gates can keep to, or something else ranks the units.
+    """
+    kinds = [target.kind for target in options.bounds]
+    if not kinds and not options.shape:
+        raise OptionError("masks needs a budget: give a target of macs, params or size, or a shape")
+    measured = [kind for kind in kinds if kind in MEASURED]
+    if measured:
+        raise OptionError(
+            f"masks cannot learn under a target of {measured[0]}, which is measured and no sum over units: give macs, "
+            "params, size or a shape"
+        )
+    for name in ("criterion", "scope"):
+        if getattr(options, name) is not None:
+            raise OptionError(f"{name} has no effect with masks: units are ranked by their gates")
+    return replace(options, criterion="l2", scope="global", reconstruct=bool(options.reconstruct), batch_norm=False)
+
+
+def _learned(
+    prepared: PreparedModel, options: TuneOptions, keeper: Keeper, progress: Progress
+) -> tuple[Model, Decision, dict[str, Any]]:
+    """Return the original with weights that go without what is shut, the plan of that, and what the report says."""
+    from onnxprune.training.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
+    from onnxprune.training.mask_learner import folded, gated_of, learned_masks  # noqa: PLC0415
+    from onnxprune.training.saving import Saving, run_of  # noqa: PLC0415
+    from onnxprune.training.writing import contents_of  # noqa: PLC0415
+
+    model, data = prepared.traced.model, prepared.tuning_data
+    assert data is not None
+    progress("holding the network against ONNX Runtime")
+    lesson = lesson_of(model, model, data, options)
+    tied = tied_groups(prepared.groups, prepared.ratios, prepared.traced)
+    groups = gated_of(lesson, {first: list(names.values()) for first, names in tied.items()})
+    even = {first: np.zeros(count) for first, count in groups.counts.items()}
+    decide(prepared, Evidence(even, {}), None, silent)  # says now what cannot be reached
+    saving = None
+    if keeper.masks is not None:
+        saving = Saving(keeper.masks, run_of(model, model, data, options), keeper.resume and keeper.masks.exists())
+    budget = _budget(prepared, groups)
+    masks = learned_masks(lesson, groups, budget, options, saving=saving, progress=progress)
+    decision = decide(
+        prepared, Evidence({name: each.astype(np.float64) for name, each in masks.scores.items()}, {}), None, progress
+    )
+    contents = contents_of(model, folded(groups, masks, decision.plan.kept, lesson))
+    learned = view(stored(model, contents), folder=model.folder)
+    values = {
+        "options": options.to_dict(),
+        "lesson": lesson_values(lesson, options.slim),
+        "gates": sum(groups.counts.values()),
+        "without": sorted(set(tied) - set(groups.counts)),
+        **masks.to_dict(),
+    }
+    return learned, decision, values
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """A cost of plans as gates see it: of counts that need not be whole."""
+
+    counter: Counter
+    alike: Mapping[str, Sequence[Atom]]  # atoms that lose the same units
+    kind: str
+
+    def __call__(self, kept: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+        """Return the fraction of the original, and how it grows with each count."""
+        value = self._of(kept)
+        return value, {name: value - self._of({**kept, name: max(0.0, count - 1)}) for name, count in kept.items()}
+
+    def _of(self, kept: Mapping[str, float]) -> float:
+        sizes: Any = {atom: count for name, count in kept.items() for atom in self.alike[name]}
+        return self.counter.fraction(self.kind, sizes)
+
+
+def _budget(prepared: PreparedModel, groups: Gated) -> Budget:
+    """Return what the gates are to keep to."""
+    from onnxprune.training.gates import Budgets, CostBudget, ShapeBudget  # noqa: PLC0415 - needs PyTorch
+
+    counter, atoms = Counter(prepared.traced), {group.name: group.atom for group in prepared.groups}
+    alike: dict[str, list[Atom]] = {}
+    for name, first in groups.first.items():
+        alike.setdefault(first, []).append(atoms[name])
+    parts: list[Budget] = []
+    for target in prepared.options.bounds:
+        goal = target.fraction(counter.before.get(target.kind, 1.0))
+        parts.append(CostBudget(_Costs(counter, alike, target.kind), goal))
+    shaped = shaped_counts(prepared.groups, prepared.options)
+    counts = {name: count for name, count in shaped.items() if name in groups.counts}
+    if counts:
+        parts.append(ShapeBudget(groups.counts, counts))
+    return parts[0] if len(parts) == 1 else Budgets(parts)
+
+
+@contextlib.contextmanager
+def _told(
+    publish: Publish, original: Model, values: Mapping[str, Any], proto: Any, folder: Path
+) -> Iterator[tuple[Path, Complete]]:
+    """Publish with a report that is of the original."""
+    with publish(proto, folder) as (path, complete):
+
+        def complete_told(report: dict[str, Any]) -> None:
+            report["input"] = file_values(original, report["input"]["macs"])
+            report["options"] |= {"criterion": CRITERION}
+            report["masks"] = dict(values)
+            complete(report)
+
+        yield path, complete_told
