@@ -7,6 +7,7 @@ Both forms are exact; only rows that are left out to save memory are an approxim
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ class Gram:
 
     matrix: Doubles
     _inverses: dict[float, Doubles] = field(default_factory=dict, repr=False)  # by damping
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def diagonal(self) -> Doubles:
         """Return the mean square of each input, ``[p]``."""
@@ -34,11 +36,12 @@ class Gram:
 
     def inverse(self, damping: float) -> Doubles:
         """Return the inverse of the matrix with a `ridge`, ``[p, p]``; made once, for all groups that look at it."""
-        if damping not in self._inverses:
-            matrix = np.nan_to_num(self.matrix)
-            matrix.flat[:: len(matrix) + 1] += ridge(np.diagonal(matrix).copy(), damping)
-            self._inverses[damping] = safe_factor(matrix).inverse()
-        return self._inverses[damping]
+        with self._lock:
+            if damping not in self._inverses:
+                matrix = np.nan_to_num(self.matrix)
+                matrix.flat[:: len(matrix) + 1] += ridge(np.diagonal(matrix).copy(), damping)
+                self._inverses[damping] = safe_factor(matrix).inverse()
+            return self._inverses[damping]
 
     def energies(self, weight: Matrix) -> Doubles:
         """Return the mean square of each output of a weight ``[outs, p]``."""

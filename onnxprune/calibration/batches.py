@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.algebra.threads import cores_limited
 from onnxprune.data.samples import Data, runs, taken_by
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
@@ -200,8 +201,9 @@ def calibration(
 
 def _timed(model: Model, batch: Feeds, names: Sequence[str]) -> tuple[dict[str, Array], float]:
     """Return the values of a batch, and the seconds of a run in a session that has run before."""
-    runs = Replay(model, [batch]).run(names, (0, 0))
-    outputs = next(runs)
-    start = time.perf_counter()
-    next(runs)
-    return outputs, time.perf_counter() - start
+    with cores_limited(1):  # one run after the other
+        runs = Replay(model, [batch]).run(names, (0, 0))
+        outputs = next(runs)
+        start = time.perf_counter()
+        next(runs)
+        return outputs, time.perf_counter() - start

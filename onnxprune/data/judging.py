@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from onnxprune.data.batching import batch_of, is_shared, samples_in
 from onnxprune.errors import ModelError
+from onnxprune.graph.message import message
 from onnxprune.graph.model import Model
-from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import serialize
 from onnxprune.runtime.session import Session, open_session
 
 Floats = npt.NDArray[np.floating]
@@ -44,14 +43,14 @@ def judge_of(model: Model, ports: Sequence[Port], feeds: Feeds) -> tuple[Judge, 
     """
     stored = dict(_normalised(model))
     if stored:
-        tapped = open_session(serialize(with_outputs(model.proto, stored)), folder=model.folder)
+        tapped = open_session(message(model.proto, model.folder, stored), folder=model.folder)
         apart = {name: stored[name] for name in _told_apart(tapped, list(stored), feeds, ports)}
         if apart:
             return (
                 lambda feeds, count: _nearest(_moments(tapped, feeds, apart, ports), apart, count)
             ), "stored statistics"
     output = model.outputs[0]
-    session = open_session(serialize(model.proto), folder=model.folder)
+    session = open_session(message(model.proto, model.folder), folder=model.folder)
     if output.name not in session.outputs:
         return None
     scores = session.run(feeds)[output.name]

@@ -11,7 +11,6 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.difference import compare_outputs, open_proto, tolerance_of
 from onnxprune.evaluation.intermediate import MaskedAndPruned
-from onnxprune.evaluation.settings import settings
 from onnxprune.evaluation.verify import NOT_FITTED, Verification, hidden_problem, references
 from onnxprune.graph.checks import problems
 from onnxprune.graph.edit import with_contents
@@ -66,8 +65,8 @@ def _passes(
     folder = traced.model.folder
     reference = masked(traced, part)
     try:
-        with open_proto(reference, folder) as dense, open_proto(proto, folder) as pruned:
-            cases = references(dense, settings(traced.model, dense, data, seed, inputs))
+        cases = references(traced.model, reference, data, seed, inputs)
+        with open_proto(proto, folder) as pruned:
             tolerance = tolerance_of(traced.model)
             _, problem = compare_outputs(pruned, cases, tolerance)
         if problem is None:

@@ -56,6 +56,7 @@ class CompareOptions:
     threads: int = 1  # of each session on the CPU; 0 leaves it to ONNX Runtime
     batch: int = 1  # samples per timed run, where the model does not fix it
     budget_s: float = 10.0  # time for the timed runs of both
+    rounds: int = 30  # runs of each that are timed even beyond it, up to three times of it
     seed: int = 0  # of random feeds and of the bootstrap
     memory: bool = True  # whether to measure the peak memory, which starts a process per model
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of inputs, by name, where the caller fixes them
@@ -78,6 +79,7 @@ class CompareOptions:
             seed=check.count("seed", self.seed, 0),
             threads=check.count("threads", self.threads, 0),
             budget_s=check.positive("budget_s", self.budget_s),
+            rounds=check.count("rounds", self.rounds, 1),
             memory=check.flag("memory", self.memory),
             metric=checked_name(self.metric) if by_name else self.metric,
             detail=check.flag("detail", self.detail),
@@ -124,7 +126,7 @@ def compare_models(
     batches, classes, fidelity = run_both(
         pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric
     )
-    before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=request.budget_s)
+    before_ms, after_ms = _timed(pair, feeds, request)
     old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
     return Comparison(
@@ -155,6 +157,14 @@ def _inputs(before: Model, after: Model, request: CompareOptions) -> tuple[Port,
     inputs = with_shapes(common_inputs(before, after), request.shapes)
     check_open_batch(inputs, request.sweep_batch)
     return inputs
+
+
+def _timed(
+    pair: tuple[Session, Session], feeds: Mapping[str, Array], request: CompareOptions
+) -> list[npt.NDArray[np.float64]]:
+    """Return the latencies of both in ms; nothing else runs meanwhile."""
+    runs = [session.timed(feeds) for session in pair]
+    return time_interleaved(runs, budget_s=request.budget_s, min_rounds=request.rounds)
 
 
 def _sides(

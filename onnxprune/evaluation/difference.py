@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.message import message
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import fits_one_message, serialize, write
+from onnxprune.graph.write import fits_one_message, write
 from onnxprune.runtime.session import Session, open_session
 
 # Largest difference allowed, relative to the largest magnitude of the output. Float32 round-off of deep networks
@@ -49,7 +50,7 @@ class Reference:
 def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = False) -> Iterator[Session]:
     """Open a model in memory for few runs; one that does not fit a message goes through a temporary file."""
     if fits_one_message(proto):
-        yield open_session(serialize(proto), folder=folder, optimize=optimize, exact=exact, frees=True)
+        yield open_session(message(proto, folder), folder=folder, optimize=optimize, exact=exact, frees=True)
         return
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "model.onnx"

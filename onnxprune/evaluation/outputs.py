@@ -18,7 +18,10 @@ from onnxprune.metrics.classification import top1
 from onnxprune.metrics.dense import gaps, snr_db
 from onnxprune.metrics.kinds import choose_metric
 from onnxprune.metrics.metric import Metric, Tally
+from onnxprune.runtime.beside import beside
 from onnxprune.runtime.session import Session
+
+BESIDE_PIECES = 2  # of the samples that both models run on at the same time
 
 
 def accuracy(session: Session, data: Data, batch: int) -> float:
@@ -93,11 +96,16 @@ def _outputs(
     """
     mixed: list[tuple[int, Piece, dict[str, Array], dict[str, Array]]] = []
     start, is_empty = 0, True
-    for piece in pieces:
+
+    def run(piece: Piece) -> tuple[Piece, dict[str, Array], dict[str, Array]]:
         before, after = (_run(session, piece.feeds, is_random) for session in pair)
+        return piece, before, after
+
+    most = BESIDE_PIECES if all(session.provider == "cpu" for session in pair) else 1  # of a device, memory is short
+    for piece, before, after in beside(run, pieces, most):
         axes = piece.axes_of(before)
-        after = {name: after[other] for name, other in _pairs(before, after)}
-        item = start, piece, piece.counting(before, axes), piece.counting(after, axes)
+        paired = {name: after[other] for name, other in _pairs(before, after)}
+        item = start, piece, piece.counting(before, axes), piece.counting(paired, axes)
         start += piece.samples
         if None in axes.values():
             mixed = mixed or [item]

@@ -95,7 +95,7 @@ def dims_for(inputs: tuple[Port, ...], before: Model, session: Session, batch: i
             session.run(random_feeds(inputs, fitting, seed))
             return dict(fitting)
         try:
-            accepted_dims, _ = settings(before, session, None, seed, inputs)[0]
+            accepted_dims = settings(before, session, None, seed, inputs)[0].dims
         except DataError:
             return usual  # the first error says it best, and comes again
         first = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == port.batch}

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import TypeAlias
 
 from onnxprune.data.samples import Data, as_taken
 from onnxprune.errors import DataError, ModelError, TooLarge
+from onnxprune.evaluation.difference import Reference
 from onnxprune.graph.dims import Choice, dynamic_dims
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.footprint import check_run
@@ -45,13 +45,12 @@ _LONG = 3  # of these, behind the alike ones, are long
 _FAR = Choice((1,), (1031, 1033, 1039, 1049), (64, 96, 160))
 _FAR_SHARE = 4  # of the limit of what a file states, that a long setting may take: it can be done without
 _ATTEMPTED = 4  # times the limit of what a file states that attempts take together: random values need their time
-Case: TypeAlias = "tuple[Mapping[str, int], Mapping[str, Array]]"  # dims, feeds
 
 
 def settings(
     model: Model, session: Session, data: Data | None = None, seed: int = 0, inputs: Sequence[Port] | None = None
-) -> list[Case]:
-    """Return settings of the dynamic dims with feeds on which the model runs: two, and a long one for lengths.
+) -> list[Reference]:
+    """Return settings of the dynamic dims with feeds and what the model gives: two, and a long one for lengths.
 
     Args:
         model: whose inputs are fed.
@@ -61,7 +60,7 @@ def settings(
         inputs: those of the model, where the caller fixes the shape of some.
 
     Returns:
-        Two cases, or one where the data holds too few samples for a second one.
+        Two of them, or one where the data holds too few samples for a second one.
 
     Raises:
         DataError: when the model runs on none of the sizes that are tried, or not on those that are fixed.
@@ -72,18 +71,18 @@ def settings(
     return [*(_runnable(model, ports, session, which, seed) for which in (0, 1)), *_far(model, ports, session, seed)]
 
 
-def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Case]:
+def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Reference]:
     """Yield feeds of great length where the model takes them: what is clamped from below shows there."""
     if not any(i and len(port.shape or ()) != 4 for port in inputs for i, _ in dynamic_dims(port)):
         return
     dims = _FAR.of(inputs)
     with contextlib.suppress(ModelError, TooLarge):
         _check(model, inputs, dims, most_bytes() // _FAR_SHARE)
-        yield dims, _accepted(inputs, session, dims, seed)
+        yield _accepted(inputs, session, dims, seed)
 
 
-def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int, seed: int) -> Case:
-    """Return random feeds of the first sizes that the model accepts.
+def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int, seed: int) -> Reference:
+    """Return random feeds of the first sizes that the model accepts, with its outputs.
 
     Two models run on them, and each keeps the memory of its run: sizes that take more come after all others.
     """
@@ -95,7 +94,7 @@ def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int
         try:
             _check(model, inputs, dims, most)
             if allowance.take(sum(bytes_to_make(inputs, shapes_of(inputs, dims)).values())):
-                return dims, _accepted(inputs, session, dims, seed + which)
+                return _accepted(inputs, session, dims, seed + which)
         except (ModelError, TooLarge) as error:
             if most is not None and isinstance(error, TooLarge):
                 large.append(dims)
@@ -116,11 +115,10 @@ def _check(model: Model, inputs: Sequence[Port], dims: Mapping[str, int], most: 
     check_run(model, _dims_of(model.inputs, shapes_of(inputs, dims)), most)
 
 
-def _accepted(inputs: Sequence[Port], session: Session, dims: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Return random feeds of some sizes, with which the model runs; raises ModelError where it does not."""
+def _accepted(inputs: Sequence[Port], session: Session, dims: Mapping[str, int], seed: int) -> Reference:
+    """Return random feeds of some sizes, with what the model gives; raises ModelError where it does not run."""
     feeds = random_feeds(inputs, dims, seed)
-    session.run(feeds)
-    return feeds
+    return Reference(dims, feeds, session.run(feeds))
 
 
 def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping[str, int]]:
@@ -140,8 +138,8 @@ def _fitting(model: Model, inputs: Sequence[Port], dims: Mapping[str, int]) -> M
     return {key: sizes[key] for key in dims}
 
 
-def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]:
-    """Return the first samples, and others for a second case, in numbers that the model accepts.
+def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Reference]:
+    """Return the first samples, and others for a second run, in numbers that the model accepts, with its outputs.
 
     Raises:
         ModelError: when it runs on no number of samples.
@@ -154,12 +152,9 @@ def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Case]
         ends = [(start, min(end, data.count)) for start, end in bounds]
         feeds = [_part(data, start, end) for start, end in ends if end > start]
         try:
-            for part in feeds:
-                session.run(part)
+            return [Reference(_dims_of(inputs, _shapes(part)), part, session.run(part)) for part in feeds]
         except ModelError as error:
             reason = reason or error
-        else:
-            return [(_dims_of(inputs, {name: array.shape for name, array in part.items()}), part) for part in feeds]
     raise reason or ModelError("there are no samples")
 
 
@@ -167,6 +162,10 @@ def _part(data: Data, start: int, end: int) -> dict[str, Array]:
     """Return the samples from `start` to `end`, of which those of other shapes than the first are left out."""
     rows = [i for i in range(start, end) if data.shapes(i) == data.shapes(start)]
     return dict(data.piece(rows).feeds)
+
+
+def _shapes(feeds: Mapping[str, Array]) -> dict[str, Shape]:
+    return {name: array.shape for name, array in feeds.items()}
 
 
 def _dims_of(inputs: Sequence[Port], shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.difference import TEXT_KINDS, Reference, Run, compare_outputs, open_proto, tolerance_of
 from onnxprune.evaluation.intermediate import MaskedAndPruned, check_told, problem_behind, with_noise
-from onnxprune.evaluation.settings import Case, settings
+from onnxprune.evaluation.settings import settings
 from onnxprune.evaluation.telling import loud_outputs
 from onnxprune.graph.checks import problems
 from onnxprune.graph.model import Model
@@ -29,7 +29,7 @@ from onnxprune.graph.read import load
 from onnxprune.graph.remainder import left_out_nodes
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize, signature
-from onnxprune.runtime.session import Session, open_session
+from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked
 from onnxprune.surgery.rewrite import Kept
 
@@ -95,8 +95,7 @@ def verify(
     if problem is not None:
         return Verification((), tolerance, problem, is_of_groups=False)
     reference = masked(traced, kept, fitted)
-    with open_proto(reference, traced.model.folder) as dense:
-        cases = references(dense, settings(traced.model, dense, data, seed, inputs))
+    cases = references(traced.model, reference, data, seed, inputs)
     problem = _plain_problem(traced.model, cases, tolerance)
     if problem is not None:
         return Verification((), tolerance, problem, is_of_groups=False)
@@ -224,13 +223,16 @@ def read_back(path: Path) -> Model:
         ) from None
 
 
-def references(dense: Session, cases: Sequence[Case]) -> list[Reference]:
-    """Run the masked model on each case.
+def references(
+    model: Model, reference: Any, data: Data | None, seed: int, inputs: Sequence[Port] | None
+) -> list[Reference]:
+    """Return what the masked model gives; its session is closed, and its memory free.
 
     Raises:
-        DataError: when an output has no finite number in any run: it could not be compared.
+        DataError: when it runs on no feeds, or an output has no finite number in any run: it could not be compared.
     """
-    all_references = [Reference(dims, feeds, dense.run(feeds)) for dims, feeds in cases]
+    with open_proto(reference, model.folder) as dense:
+        all_references = settings(model, dense, data, seed, inputs)
     for name in all_references[0].outputs:
         outputs = [case.outputs[name] for case in all_references]
         numeric = [output for output in outputs if output.size and output.dtype.kind not in TEXT_KINDS]

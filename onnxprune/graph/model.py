@@ -166,6 +166,11 @@ class Model:
         return self.file.original or self.file.proto
 
     @cached_property
+    def walks(self) -> dict[tuple[Any, ...], Any]:
+        """What walks through the graph gave, by the sizes of dynamic dims: see `graph.probe`."""
+        return {}
+
+    @cached_property
     def opsets(self) -> dict[str, int]:
         """Version by domain; the default domain is ``""``."""
         return opsets_of(self.proto)

@@ -19,6 +19,7 @@ from onnxprune.graph.bodies import copy_fields, graphs
 from onnxprune.graph.checks import skeleton
 from onnxprune.graph.edit import Stated, initializer, set_attribute
 from onnxprune.graph.inference import element_type
+from onnxprune.graph.message import Message, array_in_memory, lay_beside, may_lie_beside
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.order import captured
 from onnxprune.graph.tensors import Array, Shape, has_external_data
@@ -40,8 +41,8 @@ def part(
     inputs: Mapping[str, np.dtype[Any]],
     outputs: Iterable[str],
     contents: Mapping[str, Array],
-) -> ModelProto:
-    """Return some nodes of the main graph as a model of its own, with all its weights inside.
+) -> Message:
+    """Return some nodes of the main graph as a model of its own, with all its weights.
 
     Args:
         model: where the nodes are taken from.
@@ -63,10 +64,17 @@ def part(
             graph.input.add().CopyFrom(stated[name])
         elif name in read:
             graph.input.add(name=name).type.tensor_type.elem_type = element_type(dtype)
+    beside: dict[str, Array] = {}
     for name in sorted((read & model.constants.keys()) - inputs.keys()):
-        graph.initializer.append(initializer(model, name, contents.get(name)))
+        if may_lie_beside(model.constants[name].tensor):
+            content = contents.get(name)
+            stored = array_in_memory(model.constants[name].tensor, model.folder) if content is None else content
+            beside[name] = stored
+        else:
+            graph.initializer.append(initializer(model, name, contents.get(name)))
+    lay_beside(graph, beside)
     graph.output.extend(ValueInfoProto(name=name) for name in outputs)
-    return proto
+    return Message(proto.SerializeToString(), beside)
 
 
 def lone(model: Model, node: Node, kinds: Mapping[str, int]) -> ModelProto:

@@ -224,7 +224,9 @@ def settled(model: Model) -> Model:
     same = same if len(same) > 1 else {}
     ports = [_settled(port, alone, same) for port in model.inputs]
     fits = tuple(FixedDims(setting.dims, setting.assumed) for setting in seen.settings)
-    return replace(model, inputs=with_batches(ports, fits_any=True), fits=fits)
+    result = replace(model, inputs=with_batches(ports, fits_any=True), fits=fits)
+    result.walks.update((_key(setting.dims, setting.assumed), setting) for setting in seen.settings)
+    return result
 
 
 def _settled(port: Port, alone: Mapping[str, int], same: Mapping[str, str]) -> Port:
@@ -301,6 +303,18 @@ def _reads_constant(model: Model, node: Node) -> bool:
 
 
 def _run(model: Model, choice: Choice | FixedDims) -> Setting:
+    key = _key(choice.of(model.inputs), choice.assumed)
+    if key not in model.walks:
+        model.walks[key] = _walked(model, choice)
+    known: Setting = model.walks[key]
+    return known
+
+
+def _key(dims: Mapping[str, int], assumed: int) -> tuple[Any, ...]:
+    return (*sorted(dims.items()), assumed)
+
+
+def _walked(model: Model, choice: Choice | FixedDims) -> Setting:
     walk = Walk(model, choice)
     walk.graph(model.top)
     kinds = {name: kind for name, (kind, _) in walk.types.items()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +37,7 @@ from onnxprune.planning.views import FINEST, Detail, Unseen, View, Views, is_wid
 from onnxprune.planning.work import Work, places
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.moments import precision
+from onnxprune.runtime.beside import MOST, beside
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.rest import Rest, last_read, stations
@@ -123,10 +124,14 @@ def measure_curves(
         return _in_order(curves, ordered, cuts)
     with one_blas_thread():
         sampler = _Sampler(model, settings, ordered)
-        for number, cut in enumerate(ordered):
-            progress(_MEASURING, number + 1, len(cuts))
-            curves[cut.name] = sampler.curve_or_scores(number)
+        curves.update(sampler.curves(_announced(range(len(ordered)), progress)))
     return _in_order(curves, ordered, cuts)
+
+
+def _announced(numbers: range, progress: Progress) -> Iterator[int]:
+    for number in numbers:
+        progress(_MEASURING, number + 1, len(numbers))
+        yield number
 
 
 def _in_order(curves: Mapping[str, Curve], ordered: Sequence[Cut], cuts: Sequence[Cut]) -> dict[str, Curve]:
@@ -213,10 +218,20 @@ def _curves_of(job: _Job, which: range) -> dict[str, Curve]:
     sampler = _Sampler(job.model.open(), job.settings, job.ordered)
     for number in range(which.start):
         sampler.pass_by(number, which)
-    return {job.ordered[number].name: sampler.curve_or_scores(number) for number in which}
+    return dict(sampler.curves(which))
 
 
 Pair = tuple[Member, Layer]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stand:
+    """A cut and what its curve is made from, which stays when the replay moves on."""
+
+    cut: Cut
+    pairs: Sequence[Pair]  # the layers that consume the units
+    replay: Replay  # before the first of them
+    views: Sequence[View] | None  # of each layer; None where one could not be looked at
 
 
 @dataclass(frozen=True)
@@ -273,25 +288,38 @@ class _Sampler:
         if place < len(self._place):
             self._replay.stand_before(place, self._views.names(number))
 
-    def curve_or_scores(self, number: int) -> Curve:
-        """Return the curve of one cut; where a part cannot be run alone, units are removed by their scores."""
+    def curves(self, numbers: Iterable[int]) -> Iterator[tuple[str, Curve]]:
+        """Yield the names and curves of some cuts, in order: several are measured side by side."""
+        stands = map(self._stand, numbers)
+        return beside(self._curve_or_scores, stands, MOST if self._slopes is None else 1)
+
+    def _stand(self, number: int) -> _Stand:
+        """Move to where a cut is measured, and look at its layers."""
+        cut, views = self._ordered[number], None
+        pairs = self._pairs(cut)
         try:
-            return self.curve(number)
+            self._stand_before(number)
+            self._views.look(number)
+            views = [self._views.of(layer) for _, layer in pairs]
         except (ModelError, Unseen):
-            return by_scores(self._ordered[number])
+            pass
         finally:
             self._views.pass_by(number)
+        return _Stand(cut, pairs, self._replay.here(self._judged), views)
 
-    def curve(self, number: int) -> Curve:
+    def _curve_or_scores(self, stand: _Stand) -> tuple[str, Curve]:
+        """Return the name and the curve of a cut; where a part cannot be run alone, units are removed by scores."""
+        if stand.views is not None:
+            with contextlib.suppress(ModelError):
+                return stand.cut.name, self._curve(stand, self._seen(stand.pairs, stand.views))
+        return stand.cut.name, by_scores(stand.cut)
+
+    def _curve(self, stand: _Stand, seen: Sequence[_Seen]) -> Curve:
         """Return the curve of one cut."""
-        cut = self._ordered[number]
-        counts, pairs = measured_counts(cut.removed, self._levels), self._pairs(cut)
-        self._stand_before(number)
-        self._views.look(number)
-        seen = self._seen(pairs)
+        cut, counts = stand.cut, measured_counts(stand.cut.removed, self._levels)
         elimination = self._elimination(cut, counts, seen)
-        losses, told = self._losses(cut, counts, pairs, seen, elimination)
-        foretold = None if losses is None else self._foretold(cut, counts, pairs, seen, elimination)
+        losses, told = self._losses(stand, counts, seen, elimination)
+        foretold = None if losses is None else self._foretold(cut, counts, stand.pairs, seen, elimination)
         order = tuple(elimination.order.tolist())
         return Curve(order, (0, *counts), losses, (0.0, *elimination.errors), told, foretold)
 
@@ -316,21 +344,17 @@ class _Sampler:
         return tuple(losses)
 
     def _losses(
-        self,
-        cut: Cut,
-        counts: Sequence[int],
-        pairs: Sequence[Pair],
-        seen: Sequence[_Seen],
-        elimination: Elimination,
+        self, stand: _Stand, counts: Sequence[int], seen: Sequence[_Seen], elimination: Elimination
     ) -> tuple[tuple[float, ...] | None, tuple[int, ...]]:
         """Return the losses at 0 and all counts, NaN where they are not measured, and the counts where this is so."""
+        cut = stand.cut
         if self._wanted is None or not any(self._float(member) for member in _consumed(cut)):
             return None, ()
         losses = [0.0, *[math.nan] * len(counts)]
         which = self._wanted.levels.get(cut.name, ())
         for level in which:
             removed = elimination.order[: counts[level]]
-            losses[level + 1] = self._loss(cut, pairs, seen, elimination.weights[level], removed)
+            losses[level + 1] = self._loss(stand, seen, elimination.weights[level], removed)
         return tuple(losses), tuple(count for level, count in enumerate(counts) if level not in which)
 
     def _pairs(self, cut: Cut) -> list[Pair]:
@@ -355,8 +379,7 @@ class _Sampler:
             return elimination
         return follow(elimination.order, counts, consumers, scores=cut.scores, refitted=False)
 
-    def _seen(self, pairs: Sequence[Pair]) -> list[_Seen]:
-        views = [self._views.of(layer) for _, layer in pairs]
+    def _seen(self, pairs: Sequence[Pair], views: Sequence[View]) -> list[_Seen]:
         refitted = self._refitted and (len(self._replay) > 1 or all(view.held is not None for view in views))
         return [_Seen(view, self._consumer(*pair, view), refitted) for pair, view in zip(pairs, views, strict=True)]
 
@@ -372,16 +395,15 @@ class _Sampler:
 
     def _loss(
         self,
-        cut: Cut,
-        pairs: Sequence[Pair],
+        stand: _Stand,
         seen: Sequence[_Seen],
         weights: Sequence[npt.NDArray[np.float64]],
         removed: npt.NDArray[np.intp],
     ) -> float:
         """Return the loss of the output on held-out batches without the removed units."""
-        contents = self._changed(cut, pairs, seen, weights, removed)
+        contents = self._changed(stand.cut, stand.pairs, seen, weights, removed)
         metric, losses = self._calibration.metric, []
-        outputs = self._rest.outputs(self._replay, self._judged, contents)
+        outputs = self._rest.outputs(stand.replay, self._judged, contents)
         for before, after, feeds in zip(self._expected, outputs, self._feeds, strict=True):
             losses.append(metric.loss(before, after, feeds))
         return float(np.mean(losses))

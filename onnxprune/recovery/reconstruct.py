@@ -18,7 +18,7 @@ the other, each with a λ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from onnxprune.algebra.blocked import Factor, blocks, gram, mixing, product
 from onnxprune.algebra.quadratic import WIDE, Gram, Rows
+from onnxprune.algebra.threads import cores, spread
 from onnxprune.recovery.moments import Moments, error, is_wide
 
 Matrix = npt.NDArray[np.float64]
@@ -37,6 +38,7 @@ STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the ridge, relative to the mean 
 PROBES = 128  # mixtures of outputs that choose the strength, where there are more outputs
 _QUIET_SHARE = 1e-6  # of a mean: an input that varies less does not vary
 _FLOOR = 1e-6  # of the mean of the diagonal: inputs that are (nearly) zero get at least this much
+_ABREAST, _ABREAST_INPUTS = 2, 1536  # systems that are solved side by side, of so many inputs at most
 _BATCHED = 128  # inputs of a group up to which all groups are solved at once
 
 
@@ -73,7 +75,7 @@ def fit(
     if not train.rows:
         return Fit(weight, bias, None, before, before, rows, form)
     mean_x, mean_y = (train.mean_x, train.mean_y) if bias is not None else (0 * train.mean_x, 0 * train.mean_y)
-    seen, judge = (_left(each, weight, mean_x, mean_y) for each in (train, held))
+    seen, judge = spread(lambda each: _left(each, weight, mean_x, mean_y), (train, held))
     strength = _strength(seen, judge, held.weights(), strengths)
     candidates = [(weight, _bias(train, weight, bias), np.inf)]
     if strength is not None:
@@ -140,16 +142,32 @@ def _strength(seen: _Left, judge: _Left, weights: Matrix, strengths: Sequence[fl
         mixture = mixing(weights[0], PROBES)
         seen, judge, weights = seen.mixed(mixture), judge.mixed(mixture), np.ones((1, len(mixture)))
     best_gain, best = 0.0, None
-    for strength in strengths:
-        try:
-            gain = float((judge.gain(seen.step(strength)) * weights).sum())
-        except np.linalg.LinAlgError:
-            break
+    for strength, gain in zip(strengths, _gains(seen, judge, weights, strengths), strict=False):
         if gain > best_gain:
             best_gain, best = gain, strength
         elif best is not None:
             break
     return best
+
+
+def _gains(seen: _Left, judge: _Left, weights: Matrix, strengths: Sequence[float]) -> Iterator[float]:
+    """Yield by how much each strength lowers the error on held-out rows, until a system cannot be solved.
+
+    Two systems that are small are solved side by side: dividing each among the cores would gain less.
+    """
+
+    def gain(strength: float) -> float | None:
+        try:
+            return float((judge.gain(seen.step(strength)) * weights).sum())
+        except np.linalg.LinAlgError:
+            return None
+
+    each = _ABREAST if isinstance(seen, _Products) and seen.xx.shape[-1] <= _ABREAST_INPUTS and cores() > 1 else 1
+    for at in blocks(len(strengths), each):
+        for value in spread(gain, strengths[at]):
+            if value is None:
+                return
+            yield value
 
 
 def _ridge(diagonal: Matrix, strength: float) -> Matrix:

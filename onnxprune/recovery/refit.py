@@ -9,7 +9,7 @@ writes to. A BatchNormalization that is not part of a fitted layer gets new stat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -28,7 +28,8 @@ from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_rows, precision
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
-from onnxprune.runtime.replay import Feeds, Replay
+from onnxprune.runtime.beside import ahead, beside
+from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay
 from onnxprune.surgery.rewrite import Cut
 
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
@@ -125,6 +126,22 @@ def parts(model: Model, linear: bool, batch_norm: bool) -> list[Part]:
     return sorted([*linear_layers, *wide, *free], key=lambda part: part.node.index)
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A batch of which some rows are looked at."""
+
+    target: Array  # what the part and all that is added to its output are fitted to
+    now: Feeds  # values of the pruned model
+    places: tuple[tuple[Moments, Array], ...]  # of the rows, by the moments that they belong to
+
+    def rows(self, part: Part, added: Sequence[str]) -> list[tuple[Moments, Array, Array]]:
+        """Return the inputs and targets of a part at these places, for the moments that they are added to."""
+        target = self.target.astype(np.float32)
+        for name in added:
+            target = target - self.now[name].astype(np.float32)
+        return [(sums, part.rows(self.now[part.input], at), part.targets(target, at)) for sums, at in self.places]
+
+
 class _Refit:
     """One sweep over the layers."""
 
@@ -145,7 +162,7 @@ class _Refit:
         self._shared = _shared(traced.model, cuts)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
-        self.old, self.new = Replay(traced.model, batches), Replay(pruned, batches)
+        self._batches, self.new = batches, Replay(pruned, batches)
         self.new.contents.update(contents)
 
     def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
@@ -154,13 +171,24 @@ class _Refit:
         order: list[Part] = [self._fittable(part) if isinstance(part, Layer) else part for part in fittable]
         sums = _Sums(self._pruned, order, self._traced)
         outcomes = []
-        for number, part in enumerate(order):
+        for number, (part, old) in enumerate(zip(order, ahead(self._originals(order, sums)), strict=True)):
             progress(f"{prefix}refitting layers", number + 1, len(order))
-            if part.node.outputs[0] in self._traced.values:  # nodes between its start and its output may run again
-                self.old.reach(part.node.outputs[0], [_target(part, sums)[0]])
+            if self._has_counterpart(part):
                 self.new.reach(part.node.outputs[0])
-            outcomes.append(self._part(part, sums))
+            outcomes.append(self._part(part, sums, old))
         return outcomes
+
+    def _originals(self, order: Iterable[Part], sums: _Sums) -> Iterator[Replay]:
+        """Yield the original before each part, with what the part is fitted to: that depends on no fit."""
+        old = Replay(self._traced.model, self._batches)
+        for part in order:
+            if self._has_counterpart(part):
+                old.reach(part.node.outputs[0], [_target(part, sums)[0]])
+            yield old.here()
+
+    def _has_counterpart(self, part: Part) -> bool:
+        """Whether the original has the output of the node, so that nodes behind it alone may run again."""
+        return part.node.outputs[0] in self._traced.values
 
     def _fittable(self, layer: Layer) -> Layer:
         """Return a layer without the bias that others share: it stays, and the weight alone is fitted."""
@@ -169,23 +197,23 @@ class _Refit:
         fixed = layer.added(self._pruned.array(layer.bias)).ravel()
         return replace(layer, bias=None, offset=None, fixed=fixed)
 
-    def _part(self, part: Part, sums: _Sums) -> Refitted:
+    def _part(self, part: Part, sums: _Sums, old: Replay) -> Refitted:
         why = self._why_not(part)
         if why is not None:
             return Refitted(part.node.name, part.node.op, None, None, None, why)
         try:
             with np.errstate(over="ignore"):  # `_kept_if_finite` checks for overflow
-                fitted = self._fit(part, sums)
+                fitted = self._fit(part, sums, old)
         except (ModelError, _TooFew) as error:
             why = str(error) if isinstance(error, _TooFew) else f"it cannot be looked at: {error}"
             return Refitted(part.node.name, part.node.op, None, None, None, why)
         errors = fitted.error_before, fitted.error_after
         return Refitted(part.node.name, part.node.op, fitted.strength, *errors, rows=fitted.rows, form=fitted.form)
 
-    def _fit(self, part: Part, sums: _Sums) -> Fit:
+    def _fit(self, part: Part, sums: _Sums, old: Replay) -> Fit:
         if isinstance(part, Layer):
-            return self._layer(part, sums)
-        return self._norm(part) if isinstance(part, Norm) else self._mixer(part)
+            return self._layer(part, sums, old)
+        return self._norm(part, old) if isinstance(part, Norm) else self._mixer(part, old)
 
     def _why_not(self, part: Part) -> str | None:
         if (part.input if isinstance(part, Mixer) else part.output) not in self._traced.values:
@@ -204,11 +232,11 @@ class _Refit:
         channels = self._traced.axes(self._traced.values[mixer.input])[1].size
         return self._traced.model.constants[source].shape[mixer.dim] == channels
 
-    def _layer(self, layer: Layer, sums: _Sums) -> Fit:
+    def _layer(self, layer: Layer, sums: _Sums, old: Replay) -> Fit:
         weight = self._content(layer.weight)
         matrix = layer.matrix(weight, precision(layer.shape(weight.shape)))
         bias = None if layer.bias is None else layer.added(self._content(layer.bias))
-        train, held = self._moments(layer, matrix.shape, *_target(layer, sums))
+        train, held = self._moments(layer, old, matrix.shape, *_target(layer, sums))
         fitted = fit(train, held, matrix, bias)
         if fitted.strength is None:
             return fitted
@@ -220,10 +248,10 @@ class _Refit:
             new[layer.bias] = layer.stored_bias(fitted.bias, self._content(layer.bias))
         return self._kept_if_finite(new, fitted)
 
-    def _norm(self, norm: Norm) -> Fit:
+    def _norm(self, norm: Norm, old: Replay) -> Fit:
         shape = (len(norm.scale), 1, 1)
         gain, offset = norm.multiplied(*(self._content(name) for name in norm.constants))
-        fitted = reestimate(*self._moments(norm, shape, norm.output, ()), gain, offset, norm.most)
+        fitted = reestimate(*self._moments(norm, old, shape, norm.output, ()), gain, offset, norm.most)
         if fitted.strength is None:
             return fitted
         mean, variance = norm.statistics(
@@ -232,7 +260,7 @@ class _Refit:
         pairs = zip(norm.constants, (mean, variance), strict=True)
         return self._kept_if_finite({n: values.astype(self._content(n).dtype) for n, values in pairs}, fitted)
 
-    def _mixer(self, mixer: Mixer) -> Fit:
+    def _mixer(self, mixer: Mixer, old: Replay) -> Fit:
         cut, like = self._cuts.get(mixer.weight, Cut(mixer.weight, {})), self._content(mixer.weight)
         weight = self._traced.model.array(cut.source)
         for dim, places in cut.kept.items():
@@ -244,7 +272,7 @@ class _Refit:
         wanted = np.eye(channels) if mixer.whole is None else mixer.whole
         shape = 1, len(wanted), len(kept)
         plain: Array = wanted[:, kept].astype(precision(shape))
-        fitted = fit(*self._moments(mixer, shape, mixer.input, ()), plain[None], None)
+        fitted = fit(*self._moments(mixer, old, shape, mixer.input, ()), plain[None], None)
         if fitted.strength is None:
             return fitted
         flat = fitted.weight[0] if mixer.whole is not None else mixer.flat(weight.astype(np.float64)) @ fitted.weight[0]
@@ -261,27 +289,39 @@ class _Refit:
         self.new.contents.update(new)
         return fitted
 
-    def _moments(self, part: Part, shape: Shape, total: str, beside: Sequence[str]) -> tuple[Moments, Moments]:
+    def _moments(
+        self, part: Part, original: Replay, shape: Shape, total: str, added: Sequence[str]
+    ) -> tuple[Moments, Moments]:
         """Return the moments of the inputs of a part and its targets, of the rows to fit and the held-out ones."""
         groups, outs, ins = shape
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
         limit = most_rows(shape, ROWS_PER_INPUT, LEAST_ROWS, self._rows) // len(self.new) + 1
         rng = np.random.default_rng(self._seed)
-        old, new = self.old.run([total]), self.new.run([part.input, *beside])
-        for number, (before, now) in enumerate(zip(old, new, strict=True)):
-            whole = before[total] if isinstance(part, Mixer) else self._kept(total, before[total])
-            target = whole.astype(np.float32)
-            for name in beside:
-                target = target - now[name].astype(np.float32)
-            at = part.places(target.shape, limit, rng)
-            out = held_rows(len(at)) if self._single else np.full(len(at), number in self._held)
-            if self._single and not out.any():
-                subject = "a single sample gives" if self._single == 1 else f"{self._single} samples in one batch give"
-                raise _TooFew(f"{subject} {len(at)} row{'s' * (len(at) != 1)}: too few to hold any out")
-            for moments, which in ((train, at[~out]), (held, at[out])):
-                if len(which):
-                    moments.add(part.rows(now[part.input], which), part.targets(target, which))
+        old, new = original.run([total]), self.new.run([part.input, *added])
+
+        def drawn() -> Iterator[_Drawn]:
+            for number, (before, now) in enumerate(zip(old, new, strict=True)):
+                target = before[total] if isinstance(part, Mixer) else self._kept(total, before[total])
+                at = part.places(target.shape, limit, rng)
+                out = self._held_out(at, number)
+                yield _Drawn(target, now, tuple(pair for pair in ((train, at[~out]), (held, at[out])) if len(pair[1])))
+
+        for of_batch in beside(lambda each: each.rows(part, added), drawn(), BESIDE_BATCHES):
+            for moments, inputs, targets in of_batch:
+                moments.add(inputs, targets)
         return train, held
+
+    def _held_out(self, at: Array, number: int) -> Array:
+        """Return which of the rows of a batch are held out: bool ``[rows]``.
+
+        Raises:
+            _TooFew: when there is one batch, which has too few rows to hold any out.
+        """
+        out = held_rows(len(at)) if self._single else np.full(len(at), number in self._held)
+        if self._single and not out.any():
+            subject = "a single sample gives" if self._single == 1 else f"{self._single} samples in one batch give"
+            raise _TooFew(f"{subject} {len(at)} row{'s' * (len(at) != 1)}: too few to hold any out")
+        return out
 
     def _kept(self, name: str, array: Array) -> Array:
         """Return a value of the original without the removed units."""

@@ -8,6 +8,7 @@ files: memory is bounded, whatever the number of samples, and the time grows wit
 
 from __future__ import annotations
 
+import copy
 import pickle
 import shutil
 import tempfile
@@ -20,13 +21,15 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 
+from onnxprune.algebra.threads import cores
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import part
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import serialize
+from onnxprune.runtime.beside import beside, side_by_side
 from onnxprune.runtime.session import Session, open_session
 
+BESIDE_BATCHES = 2  # that run at the same time: their values are in memory together
 BUDGET_BYTES = 256 * 2**20  # of the values that one replay keeps, beside the samples themselves
 
 Feeds: TypeAlias = Mapping[str, Array]
@@ -65,6 +68,7 @@ class Replay:
         self.model = model
         self.contents: dict[str, Array] = {}  # constants whose contents replace those of the model
         self._stored: Sequence[Feeds] = batches
+        self._example = 0  # a batch that is stored
         self._place = 0  # the first of `model.top` that has not been passed
         self._ahead: frozenset[str] = frozenset()  # stored values that are computed behind the place
         self._budget, self._threads = budget_bytes, threads
@@ -92,22 +96,40 @@ class Replay:
         fed = [name for name in wanted if name in first]
         constant = {name: self._constant(name, contents) for name in wanted if name in self.model.constants}
         computed = [name for name in wanted if name not in first and name not in constant]
-        session, inputs = self._session(computed, replaced) if computed else (None, ())
-        for number in range(len(self._stored)) if which is None else which:
+        numbers = list(range(len(self._stored)) if which is None else which)
+        room = side_by_side(BESIDE_BATCHES) if computed and len(numbers) > 1 else 1
+        threads = self._threads or (max(1, cores() // room) if room > 1 else 0)
+        session, inputs = self._session(computed, replaced, threads) if computed else (None, ())
+
+        def of_batch(number: int) -> dict[str, Array]:
             stored = self._stored[number]
             values = {**constant, **{name: stored[name] for name in fed}}
             if session is not None:
                 values.update(session.run({name: stored[name] for name in inputs}))
-            yield values
+            return values
+
+        yield from beside(of_batch, numbers, room)
 
     def _constant(self, name: str, contents: Mapping[str, Array] | None) -> Array:
         content = (contents or {}).get(name, self.contents.get(name))
         return self.model.array(name) if content is None else content
 
     def _usable(self, replaced: Mapping[str, Array]) -> Feeds:
-        """Return what is stored of the first batch, without what a constant that is replaced may change."""
-        first = self._stored[0]
+        """Return what is stored of one batch, without what a constant that is replaced may change."""
+        first = self._stored[self._example]
         return {name: first[name] for name in first if name not in self._ahead} if replaced else first
+
+    def here(self, which: Sequence[int] | None = None) -> Replay:
+        """Return a replay that stays at this place when this one moves on; of some batches alone where they are named.
+
+        Values of the others need no memory then.
+        """
+        other = copy.copy(self)
+        if which:
+            other._example = which[0]
+            if isinstance(self._stored, KeptBatches):
+                other._stored = self._stored.only(which)
+        return other
 
     def advance(self, name: str) -> None:
         """Move to right behind the node that makes `name`, see `stand_before`."""
@@ -143,10 +165,12 @@ class Replay:
             self._stored, self._place, self._ahead = kept, place, more
             return
 
-    def _session(self, names: Sequence[str], contents: Mapping[str, Array]) -> tuple[Session, tuple[str, ...]]:
+    def _session(
+        self, names: Sequence[str], contents: Mapping[str, Array], threads: int
+    ) -> tuple[Session, tuple[str, ...]]:
         """Return a session from the stored values to `names`, and the stored values that it takes."""
         types = {name: array.dtype for name, array in self._usable(contents).items()}
-        return opened(self.model, self._order, types, names, contents=contents, threads=self._threads)
+        return opened(self.model, self._order, types, names, contents=contents, threads=threads)
 
 
 def order_of(model: Model) -> dict[str, int]:
@@ -202,11 +226,18 @@ def opened(
             nodes.append(node.index)
             needed.update(name for name in (*node.inputs, *node.captured) if name)
     fed = {name: dtype for name, dtype in types.items() if name in needed}
-    proto = part(model, reversed(nodes), fed, names, contents)
-    session = open_session(serialize(proto), threads=threads)
+    session = open_session(part(model, reversed(nodes), fed, names, contents), threads=threads)
     if set(session.outputs) != set(names):
         raise ModelError(f"{sorted(set(names) - set(session.outputs))} are no tensors")
     return session, tuple(name for name in fed if name in {port.name for port in session.ort.get_inputs()})
+
+
+class _Scratch:
+    """A folder of temporary files, which ends with the last that refers to it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)  # without a ResourceWarning
 
 
 class KeptBatches(Batches):
@@ -215,7 +246,7 @@ class KeptBatches(Batches):
     def __init__(self, budget_bytes: int) -> None:
         self._left = budget_bytes
         self._batches: list[Feeds | Path] = []
-        self._folder: Path | None = None
+        self._scratch: _Scratch | None = None
 
     def append(self, values: Feeds) -> None:
         """Keep one more batch."""
@@ -223,13 +254,19 @@ class KeptBatches(Batches):
         if self._left >= 0:
             self._batches.append(values)
             return
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # without a ResourceWarning
-        path = self._folder / str(len(self._batches))
+        if self._scratch is None:
+            self._scratch = _Scratch()
+        path = self._scratch.folder / str(len(self._batches))
         with path.open("wb") as file:
             pickle.dump(dict(values), file, protocol=pickle.HIGHEST_PROTOCOL)
         self._batches.append(path)
+
+    def only(self, which: Iterable[int]) -> KeptBatches:
+        """Return the same with some of the batches alone, under the same numbers: the others are empty."""
+        kept, wanted = KeptBatches(0), set(which)
+        kept._batches = [batch if number in wanted else {} for number, batch in enumerate(self._batches)]
+        kept._scratch = self._scratch
+        return kept
 
     def __len__(self) -> int:
         return len(self._batches)

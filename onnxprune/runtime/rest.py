@@ -7,7 +7,9 @@ serve all weights that are tried. Opening sessions then takes the time of a few 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
@@ -59,14 +61,15 @@ def _alive_counts(model: Model) -> list[int]:
 
 
 class Rest:
-    """The outputs of a model, from stations on."""
+    """The outputs of a model, from stations on; several threads may ask at the same time."""
 
     def __init__(self, model: Model, outputs: Iterable[str]) -> None:
         """Take a model in plain form and the outputs that are wanted."""
         self._model, self._outputs, self._order = model, list(outputs), order_of(model)
         self._last_read = last_reads(model, self._order)
-        self._stations = list(stations(model))
-        self._sessions: dict[int, tuple[Session, tuple[str, ...]]] = {}
+        self._stations = stations(model)
+        self._sessions: dict[tuple[int, ...], tuple[Session, tuple[str, ...]]] = {}
+        self._lock = threading.Lock()
 
     def outputs(
         self, replay: Replay, which: Iterable[int], contents: Mapping[str, Array]
@@ -82,37 +85,41 @@ class Rest:
             ModelError: when ONNX Runtime cannot run the model.
         """
         which, behind = list(which), last_read(self._model, contents)
-        start = next((at for at, place in enumerate(self._stations) if place > behind), None)
-        if start is None:
-            yield from replay.run(self._outputs, which, contents)
+        ahead = tuple(place for place in self._stations if place > behind)
+        while ahead:
+            runs = replay.run(self._alive(ahead[0]), which, contents)
+            try:
+                first = [self._from(ahead, values) for values in itertools.islice(runs, 1)]
+            except ModelError:  # perhaps a value at a station is no tensor: it cannot be handed on
+                ahead = ahead[1:]
+                continue
+            yield from first
+            yield from (self._from(ahead, values) for values in runs)
             return
-        runs = replay.run(self._alive(self._stations[start]), which, contents)
-        try:
-            first = next(runs, None)
-        except ModelError:  # a value there is no tensor: it cannot be handed on
-            del self._stations[start]
-            self._sessions.clear()
-            yield from self.outputs(replay, which, contents)
-            return
-        while first is not None:
-            yield self._from(start, first)
-            first = next(runs, None)
+        yield from replay.run(self._outputs, which, contents)
 
-    def _from(self, start: int, values: Feeds) -> dict[str, Array]:
-        """Return the outputs, from the values that are alive at a station."""
-        for at in range(start, len(self._stations)):
-            is_last = at + 1 == len(self._stations)
-            wanted = self._outputs if is_last else self._alive(self._stations[at + 1])
+    def _from(self, ahead: tuple[int, ...], values: Feeds) -> dict[str, Array]:
+        """Return the outputs, from the values that are alive at the first of some stations."""
+        for at in range(len(ahead)):
+            between = ahead[at : at + 2]
+            wanted = self._alive(between[1]) if len(between) > 1 else self._outputs
             computed = [name for name in wanted if name not in values]
             ready = {name: values[name] for name in wanted if name in values}
             if computed:
-                if at not in self._sessions:
-                    types = {name: array.dtype for name, array in values.items()}
-                    self._sessions[at] = opened(self._model, self._order, types, computed)
-                session, inputs = self._sessions[at]
+                session, inputs = self._opened(between, values, computed)
                 ready.update(session.run({name: values[name] for name in inputs}))
             values = ready
         return dict(values)
+
+    def _opened(
+        self, between: tuple[int, ...], values: Feeds, computed: Sequence[str]
+    ) -> tuple[Session, tuple[str, ...]]:
+        """Return the session from one station to the next, and what it takes of the values; opened once."""
+        with self._lock:
+            if between not in self._sessions:
+                types = {name: array.dtype for name, array in values.items()}
+                self._sessions[between] = opened(self._model, self._order, types, computed)
+            return self._sessions[between]
 
     def _alive(self, place: int) -> list[str]:
         """Return the values that are made before a place and read behind it."""

@@ -21,6 +21,7 @@ import onnxruntime as ort
 from onnxprune import check
 from onnxprune.errors import ModelError, OptionError, TookTooLong
 from onnxprune.graph.limits import most_bytes
+from onnxprune.graph.message import Message
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register
 from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
@@ -79,6 +80,7 @@ class Session:
     limit_s: float = math.inf  # what one run may take
     containers: tuple[str, ...] = ()  # those of the others: sequences, maps, optional values
     frees: bool = False  # whether the memory of a run is given back at its end
+    weights: tuple[Any, ...] = ()  # OrtValues that it reads and does not own
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the tensor outputs by name; where no output is a tensor, the numbers that sequences and maps hold.
@@ -206,7 +208,7 @@ def _is_unicode(path: Path) -> bool:
 
 
 def open_session(
-    source: Path | bytes,
+    source: Path | bytes | Message,
     *,
     provider: str = "cpu",
     threads: int = 0,
@@ -217,10 +219,10 @@ def open_session(
     exact: bool = False,
     frees: bool = False,
 ) -> Session:
-    """Return a session on a model file or on the bytes of a model.
+    """Return a session on a model file or on a model in memory.
 
     Args:
-        source: the file, or a serialized model.
+        source: the file, or a serialized model, perhaps with large tensors beside it.
         provider: short name, see `PROVIDERS`; nodes that it does not support run on the CPU (TensorRT: on CUDA).
         threads: how many the operators may use on the CPU; 0 leaves it to ONNX Runtime.
         folder: where the external data of a model in bytes lies.
@@ -239,6 +241,7 @@ def open_session(
     """
     full = check_provider(provider)
     options = _options(threads, optimize)
+    source, weights = _apart(source, options)
     register(options, source)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
@@ -259,9 +262,24 @@ def open_session(
             f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "
             f"{', '.join(session.get_providers())}; check its driver and libraries"
         )
-    outputs = tuple(port.name for port in session.get_outputs() if port.type.startswith("tensor("))
-    containers = tuple(port.name for port in session.get_outputs() if port.name not in outputs)
-    return Session(session, provider, outputs, seconds, containers, frees)
+    outputs, containers = _output_names(session)
+    return Session(session, provider, outputs, seconds, containers, frees, weights)
+
+
+def _output_names(session: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the outputs that are tensors, and the others."""
+    tensors = tuple(port.name for port in session.get_outputs() if port.type.startswith("tensor("))
+    return tensors, tuple(port.name for port in session.get_outputs() if port.name not in tensors)
+
+
+def _apart(source: Path | bytes | Message, options: Any) -> tuple[Path | bytes, tuple[Any, ...]]:
+    """Return the file or the bytes of a model, and the values beside these, which `options` hand over."""
+    if not isinstance(source, Message):
+        return source, ()
+    weights = tuple(ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in source.arrays.values())
+    if weights:
+        options.add_external_initializers(list(source.arrays), list(weights))
+    return source.content, weights
 
 
 @contextlib.contextmanager

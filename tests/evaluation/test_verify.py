@@ -104,7 +104,7 @@ def numbered(count, *shape):
 
 
 def numbers(cases):
-    return [array["x"].reshape(len(array["x"]), -1)[:, 0].tolist() for _, array in cases]
+    return [case.feeds["x"].reshape(len(case.feeds["x"]), -1)[:, 0].tolist() for case in cases]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_two_runs_take_different_samples(count, expected):
     proto = dense("b = Relu(a)")
     cases = settings(view(proto), session(proto), samples({"x": numbered(count, 6)}))
     assert numbers(cases) == expected
-    assert [dims for dims, _ in cases] == [{"n": len(taken)} for taken in expected]
+    assert [case.dims for case in cases] == [{"n": len(taken)} for taken in expected]
 
 
 def test_one_sample_gives_one_run():
@@ -133,13 +133,13 @@ def test_a_fixed_batch_takes_its_samples(count, expected):
     proto = conv("b = Relu(a)", x=FIXED)
     cases = settings(view(proto), session(proto), samples({"x": numbered(count, 3, 6, 6)}))
     assert numbers(cases) == expected
-    assert [(dims, fed["x"].shape) for dims, fed in cases] == [({}, (2, 3, 6, 6))] * len(expected)
+    assert [(case.dims, case.feeds["x"].shape) for case in cases] == [({}, (2, 3, 6, 6))] * len(expected)
 
 
 def test_scalars_have_no_samples():
     proto = dense("b = Mul(a, k)", x=f"{ROWS}, float k")
     cases = settings(view(proto), session(proto), samples({"x": numbered(4, 6), "k": np.array(3, np.float32)}))
-    assert [fed["k"] for _, fed in cases] == [3, 3]
+    assert [case.feeds["k"] for case in cases] == [3, 3]
     assert numbers(cases) == [[0, 1], [2, 3]]
 
 
@@ -588,7 +588,7 @@ def test_a_model_that_cannot_be_read_back_is_our_fault(tmp_path):
 
 def test_batches_and_lengths_differ():
     proto = model("y = MatMul(x, w)", x="float[n,t,6] x", w=(6, 5))
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+    assert [case.dims for case in settings(view(proto), session(proto))] == [
         {"n": 2, "t": 8},
         {"n": 3, "t": 3},
         {"n": 1, "t": 1031},
@@ -597,7 +597,7 @@ def test_batches_and_lengths_differ():
 
 def test_sides_of_images():
     proto = model("y = GlobalAveragePool(x)", x="float[n,3,h,w] x")
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+    assert [case.dims for case in settings(view(proto), session(proto))] == [
         {"n": 2, "h": 64, "w": 96},
         {"n": 3, "h": 128, "w": 96},
     ]
@@ -605,7 +605,7 @@ def test_sides_of_images():
 
 def test_dims_of_two_names_that_must_be_equal_are():
     proto = model("y = Add(x, z)", x="float[n,s,6] x, float[m,t,6] z")
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+    assert [case.dims for case in settings(view(proto), session(proto))] == [
         {"n": 2, "s": 8, "m": 2, "t": 8},
         {"n": 3, "s": 3, "m": 3, "t": 3},
     ]
@@ -613,7 +613,7 @@ def test_dims_of_two_names_that_must_be_equal_are():
 
 def test_a_batch_of_one_is_tried_last():
     proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x=ROWS, to=[1, 6], w=(6, 5), infer=False)
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
+    assert [case.dims for case in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
 
 
 @pytest.mark.parametrize(("width", "limit"), [(100, 6000), (200, 6000)])
@@ -621,13 +621,13 @@ def test_sizes_that_take_more_memory_come_last(monkeypatch, width, limit):
     """A sample takes 40 bytes for each unit: two samples of 100 are above the limit, as one of 200, but not by half."""
     monkeypatch.setenv("ONNXPRUNE_MAX_BYTES", str(limit))
     proto = model("y = Relu(x)", x=f"float[n,{width}] x", y=f"float[n,{width}] y", infer=False)
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
+    assert [case.dims for case in settings(view(proto), session(proto))] == [{"n": 1}, {"n": 1}]
 
 
 def test_waveforms_are_long():
     pads = [0, 64, 0, 64]
     proto = model('p = Pad<mode="reflect">(x, pads)', "y = Neg(p)", x="float[n,t] x", pads=pads)
-    assert [dims for dims, _ in settings(view(proto), session(proto))] == [
+    assert [case.dims for case in settings(view(proto), session(proto))] == [
         {"n": 2, "t": 512},
         {"n": 3, "t": 576},
         {"n": 1, "t": 1031},
@@ -638,8 +638,7 @@ def test_other_sides_are_tried_until_the_model_runs():
     proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,1,h,w] x", to=[-1, 224 * 224], w=(224 * 224, 2))
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1, 32, 32]), "to"))
     proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(np.ones((32, 2), np.float32), "w"))
-    first, _ = settings_of_first(proto)
-    assert first == {"n": 2, "h": 32, "w": 32}
+    assert settings_of_first(proto).dims == {"n": 2, "h": 32, "w": 32}
 
 
 def settings_of_first(proto):
@@ -662,7 +661,7 @@ def test_a_shape_that_is_given_makes_it_run():
     proto = model("f = Reshape(x, to)", "y = MatMul(f, w)", x="float[n,t] x", to=[7, 11], w=(11, 2), infer=False)
     found = view(proto)
     cases = settings(found, session(proto), inputs=with_shapes(found.inputs, {"x": (7, 11)}))
-    assert [feeds["x"].shape for _, feeds in cases] == [(7, 11), (7, 11)]
+    assert [case.feeds["x"].shape for case in cases] == [(7, 11), (7, 11)]
 
 
 def test_a_shape_that_is_given_and_does_not_run():
@@ -674,7 +673,7 @@ def test_a_shape_that_is_given_and_does_not_run():
 
 def test_feeds_follow_the_seed():
     proto = dense("b = Relu(a)")
-    one, same, other = (settings(view(proto), session(proto), seed=seed)[0][1]["x"] for seed in (0, 0, 5))
+    one, same, other = (settings(view(proto), session(proto), seed=seed)[0].feeds["x"] for seed in (0, 0, 5))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 

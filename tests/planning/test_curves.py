@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
+from onnxprune.algebra.threads import cores_limited
 from onnxprune.calibration.batches import calibration
 from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
@@ -264,3 +265,14 @@ def test_a_budget_gives_the_same_curves_in_any_process():
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         _, there = within(one_level_of_each(), workers=from_executor(pool))
     assert here == there
+
+
+def test_curves_are_the_same_on_any_number_of_cores():
+    """The losses of one group are measured while the next is looked at."""
+    w1, b1 = redundant()
+    proto, feeds = dense("b = Relu(a)", w1=w1, b1=b1), {"x": normal_rows(48)}
+    of_cores = []
+    for count in (1, 2, 4):
+        with cores_limited(count):
+            of_cores.append(curves(proto, feeds))
+    assert of_cores[0] == of_cores[1] == of_cores[2]

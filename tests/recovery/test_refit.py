@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from onnxprune import prune
+from onnxprune.algebra.threads import cores_limited
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation import verify
@@ -441,6 +442,24 @@ def test_external_data(tmp_path):
     for name, content in expected.items():
         np.testing.assert_array_equal(contents[name], content)
     assert len(told) == 3
+
+
+@pytest.mark.parametrize("name", ["resnet_bn", "vit"])
+def test_it_is_the_same_on_any_number_of_cores(name):
+    """The original runs ahead of the fits, and systems are solved side by side."""
+    traced = trace(load(MODELS / f"{name}.onnx"))
+    masks = {group.atom: np.arange(group.units) % 2 == 0 for group in groups(traced) if group.prunable and group.exact}
+    rewritten = rewrite.rewrite(traced, masks)
+    pruned = view(rewritten.proto, folder=traced.model.folder)
+    name = traced.model.inputs[0].name
+    feeds = [{name: calibrating(64)[name][start : start + 16]} for start in range(0, 64, 16)]
+    of_cores = []
+    for count in (1, 2):
+        with cores_limited(count):
+            contents, _ = refit(traced, masks, pruned, feeds, cuts=rewritten.cuts)
+        of_cores.append({key: content.tobytes() for key, content in contents.items()})
+    assert of_cores[0]
+    assert of_cores[0] == of_cores[1]
 
 
 def test_it_is_the_same_again():

@@ -258,9 +258,7 @@ def test_what_is_kept_is_a_sequence(folder):
 def sessions_made(replay, monkeypatch):
     """Return a list that grows by the names wanted of each session that the replay makes."""
     made, original = [], replay._session
-    monkeypatch.setattr(
-        replay, "_session", lambda names, contents: made.append(list(names)) or original(names, contents)
-    )
+    monkeypatch.setattr(replay, "_session", lambda names, *others: made.append(list(names)) or original(names, *others))
     return made
 
 
@@ -307,10 +305,10 @@ def test_what_is_no_tensor_ahead_does_not_keep_the_replay_from_moving(monkeypatc
     replay = Replay(load(branched()), batches())
     original = replay._session
 
-    def refused(names, contents):
+    def refused(names, *others):
         if "c" in names:
             raise ModelError("no tensor")
-        return original(names, contents)
+        return original(names, *others)
 
     monkeypatch.setattr(replay, "_session", refused)
     replay.reach("c", ["c"])
