@@ -10,6 +10,7 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts, unreached
 from onnxprune.dependency.groups import carriers, groups, weights
 from onnxprune.dependency.trace import trace
+from onnxprune.graph.footprint import check_runnable
 from onnxprune.graph.model import Constant, Model
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import all_reasons, first_sink, why_not
@@ -24,10 +25,11 @@ def inspect(source: Source, inputs: Mapping[str, Sequence[int]] | None = None) -
         inputs: shapes of inputs by their name, as for `prune`.
 
     Raises:
-        ModelError: when the model cannot be read.
+        ModelError: when the model cannot be read, or no run of it is allowed as much memory as it would take.
         OptionError: for an input that is not there, or a shape that it cannot have.
     """
     traced = trace(part_to_run(load(source), dict(check.shapes("inputs", inputs or {}))))
+    check_runnable(traced.model, traced.probe)
     all_groups, all_weights = groups(traced), weights(traced)
     elsewhere = _weights_elsewhere(traced.model)
     macs = cost.macs_by_atom(traced)

@@ -23,7 +23,7 @@ from onnxprune.surgery.rewrite import Kept
 _DEEPEST = 60  # nodes behind an output
 _SEARCHES = 16  # how often values behind an output are measured; what is quiet of the last is compared then
 _AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are measured at once at most
-_TAPPED_ELEMENTS = 2**26  # of these values in one case, by the sizes that the probe gave to dynamic dims
+_TAPPED_ELEMENTS = 2**25  # of these values in one case, by the sizes that the probe gave to dynamic dims
 
 
 def with_noise(case: Reference, plain: Session) -> Reference:

@@ -65,12 +65,17 @@ def _is_flat(outputs: Sequence[Array], least: float) -> bool:
 
 def _range(output: Array) -> tuple[float, float] | None:
     """Return the range of the finite numbers of an output; without those that stand for infinity where others are."""
-    finite = [block[np.isfinite(block)] for block in _blocks(output)]
-    plain = [block[np.abs(block) < MASKED] for block in finite]
-    numbers = [block for block in plain if block.size] or [block for block in finite if block.size]
-    if not numbers:
-        return None
-    return min(float(block.min()) for block in numbers), max(float(block.max()) for block in numbers)
+    finite, plain = list[float](), list[float]()
+    for block in _blocks(output):
+        numbers = block[np.isfinite(block)]
+        finite += _ends(numbers)
+        plain += _ends(numbers[np.abs(numbers) < MASKED])
+    ends = plain or finite
+    return (min(ends), max(ends)) if ends else None
+
+
+def _ends(numbers: Array) -> list[float]:
+    return [float(numbers.min()), float(numbers.max())] if numbers.size else []
 
 
 def _blocks(output: Array) -> Iterator[Array]:

@@ -56,13 +56,29 @@ def check_graph(proto: ModelProto, where: str) -> None:
     """Run onnx's checker on the graph without its large weights (they were checked by `graph.contents`).
 
     Raises:
-        ModelError: when the checker refuses it; says why.
+        ModelError: when the checker refuses it, or the parts of a Split are not its outputs; says why.
     """
     try:
         onnx.checker.check_model(skeleton(proto))
     except Exception as error:  # ValidationError, and for unknown types others without a common base
         reason = " ".join(str(error).split())[:_LONGEST]
         raise ModelError(f"{where}: not a valid ONNX model: {reason}") from None
+    for holder in (proto, *proto.functions):
+        for node in _nodes_of(holder):
+            _check_parts(node, where)
+
+
+def _check_parts(node: NodeProto, where: str) -> None:
+    """Raise ModelError for a Split into other parts than it has outputs: onnx's inference makes a shape for each.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Split.html, num_outputs.
+    """
+    parts = next((each.i for each in node.attribute if node.op_type == "Split" and each.name == "num_outputs"), 0)
+    if parts and parts != len(node.output):
+        outputs = f"{len(node.output)} output" + "s" * (len(node.output) != 1)
+        raise ModelError(
+            f"{where}: not a valid ONNX model: Split {node.output[0]!r} has num_outputs = {parts}, and {outputs}"
+        )
 
 
 def skeleton(proto: ModelProto, for_checker: bool = True) -> ModelProto:

@@ -79,7 +79,6 @@ class Session:
     outputs: tuple[str, ...]  # names of the outputs that are tensors, in the order of the model
     limit_s: float = math.inf  # what one run may take
     containers: tuple[str, ...] = ()  # those of the others: sequences, maps, optional values
-    frees: bool = False  # whether the memory of a run is given back at its end
     weights: tuple[Any, ...] = ()  # OrtValues that it reads and does not own
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -104,8 +103,6 @@ class Session:
     def _limited(self) -> Iterator[Any]:
         """Yield options of one run, which ends when its time is over."""
         options = ort.RunOptions()
-        if self.frees:  # https://onnxruntime.ai/docs/get-started/with-c.html, "Memory arena shrinkage"
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         with ended_after(self.limit_s, lambda: setattr(options, "terminate", True)) as is_over:
             try:
                 yield options
@@ -240,7 +237,7 @@ def open_session(
         ModelError: when ONNX Runtime cannot load the model.
     """
     full = check_provider(provider)
-    options = _options(threads, optimize)
+    options = _options(threads, optimize, frees)
     source, weights = _apart(source, options)
     register(options, source)
     if profile is not None:
@@ -263,7 +260,7 @@ def open_session(
             f"{', '.join(session.get_providers())}; check its driver and libraries"
         )
     outputs, containers = _output_names(session)
-    return Session(session, provider, outputs, seconds, containers, frees, weights)
+    return Session(session, provider, outputs, seconds, containers, weights)
 
 
 def _output_names(session: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -314,7 +311,7 @@ def threads_limited(count: int) -> Iterator[None]:
         _LIMIT.reset(token)
 
 
-def _options(threads: int, optimize: bool) -> Any:
+def _options(threads: int, optimize: bool, frees: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = check.count("threads", threads, 0) or _LIMIT.get()
@@ -324,6 +321,8 @@ def _options(threads: int, optimize: bool) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # A few bytes can state gigabytes of constants; what is not computed once is computed in every run.
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(most_bytes()))
+    if frees:  # an arena keeps what the largest run took, and with a pattern takes it twice
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     return options

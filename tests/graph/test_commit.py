@@ -262,7 +262,7 @@ def gone(source):
         (gone, "m.onnx.data"),
     ],
 )
-@pytest.mark.parametrize("moment", ["commands.prune.prepare", "commands.finish.verify.verify"])
+@pytest.mark.parametrize("moment", ["commands.at_once.prepare", "commands.finish.verify.verify"])
 def test_files_that_change_midway_end_the_run(source, tmp_path, monkeypatch, change, message, moment):
     place = f"onnxprune.{moment}"
     function = resolve_name(place)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.commands.compare import compare
+from onnxprune.commands.inspect import inspect
 from onnxprune.commands.prune import prune
 from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.graph.footprint import check_run, check_runnable, peak_bytes
@@ -55,6 +56,11 @@ def test_gates_of_all_steps_count():
 def test_what_no_run_can_hold_is_refused(proto, text):
     with pytest.raises(ModelError, match=text):
         prune(proto, 0.5, criterion="l2", latency=False)
+
+
+def test_what_no_run_can_hold_is_not_inspected():
+    with pytest.raises(ModelError, match=r"would take \S+ TB of memory"):
+        inspect(conv("b = Relu(a)", mid=16, x="float[n,3,100000,100000] x", y="float[n,5,h,w] y", infer=False))
 
 
 def test_models_that_are_compared_are_bounded(tmp_path):

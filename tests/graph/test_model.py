@@ -135,6 +135,13 @@ def test_an_unknown_opset(version):
     )
 
 
+def test_a_split_has_as_many_parts_as_outputs():
+    proto = model("p, q = Split<num_outputs = 4611686018427387904>(x)", "y = Add(p, q)", y="float[n,3] y", infer=False)
+    assert refusal(proto) == (
+        "the model: not a valid ONNX model: Split 'p' has num_outputs = 4611686018427387904, and 2 outputs"
+    )
+
+
 def test_a_graph_that_breaks_the_rules():
     proto = linear()
     proto.graph.node[0].input[0] = "nowhere"

@@ -631,3 +631,9 @@ def test_ports_of_a_model_make_feeds(path):
     model = load(path)
     feeds = random_feeds(model.inputs, default_dims(model.inputs, 3), 0)
     assert open_session(path).run(feeds)["y"].shape == (3, 3)
+
+
+def test_a_session_that_frees_has_no_arena(path):
+    for frees in (True, False):
+        options = open_session(path, frees=frees).ort.get_session_options()
+        assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (not frees, not frees)
