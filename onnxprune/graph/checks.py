@@ -5,6 +5,7 @@ Apart from `graph.read`, because pruned models are checked too, before they are 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import cache
 
@@ -63,9 +64,8 @@ def check_graph(proto: ModelProto, where: str) -> None:
     except Exception as error:  # ValidationError, and for unknown types others without a common base
         reason = " ".join(str(error).split())[:_LONGEST]
         raise ModelError(f"{where}: not a valid ONNX model: {reason}") from None
-    for holder in (proto, *proto.functions):
-        for node in _nodes_of(holder):
-            _check_parts(node, where)
+    for node in itertools.chain(_nodes_of(proto), *map(_nodes_of, proto.functions)):
+        _check_parts(node, where)
 
 
 def _check_parts(node: NodeProto, where: str) -> None:
