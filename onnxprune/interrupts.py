@@ -6,6 +6,7 @@ Nothing is imported here that takes time: whoever interrupts the start is heard,
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -42,6 +43,7 @@ def exit_code() -> int | None:
 
 def _raise(number: int, _: FrameType | None) -> None:
     _came.append(number)
+    sys.unraisablehook = lambda _: None  # an object that is half made fails when it is cleared away: nobody asked
     raise Interrupted(number)
 
 

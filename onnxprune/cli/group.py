@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune._version import __version__
+from onnxprune.cli.failing import failing
 from onnxprune.cli.screen import readers_may_leave
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -20,7 +21,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; say in one line what is wrong with its options."""
         try:
-            with readers_may_leave():  # of the help of a command
+            with failing(), readers_may_leave():  # of the help of a command
                 return super().invoke(ctx)
         except click.UsageError as error:
             message = " ".join(error.format_message().split()).rstrip(".")
@@ -30,7 +31,7 @@ class _Commands(click.Group):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the arguments; where nobody reads the help that they ask for, that is all."""
-        with readers_may_leave():
+        with failing(), readers_may_leave():
             return super().make_context(*args, **kwargs)
         raise click.exceptions.Exit(0)
 

@@ -442,7 +442,7 @@ def test_bad_options_in_python(options, text):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"nope": 1}, "unknown option 'nope'; there are: provider, threads, batch, budget_s, seed, memory"),
+        ({"nope": 1}, "unknown option 'nope'; there are: provider, threads, batch, budget_s, rounds, seed, memory"),
         ({"budget_s": float("nan")}, "budget_s must be a number, got nan"),
         ({"budget_s": float("inf")}, "budget_s must be above 0, got inf"),
         ({"batch": 1.5}, "batch must be a whole number, got 1.5"),

@@ -415,6 +415,15 @@ def test_errors_of_the_system(folder, monkeypatch, error, code, message):
     assert invoke("inspect", "model.onnx", code=code).stderr == message
 
 
+@pytest.mark.parametrize("step", ["resolve_command", "make_context"])
+def test_an_interrupt_between_the_steps_of_click_is_said_in_one_line(folder, monkeypatch, step):
+    def fail(*_, **__):
+        raise Interrupted(15)
+
+    monkeypatch.setattr(click.Group, step, fail)
+    assert invoke("inspect", "model.onnx", code=143).stderr == "onnxprune: interrupted\n"
+
+
 def test_what_was_written_is_said(folder, steady, monkeypatch):
     def fail(*_, **__):
         raise KeyboardInterrupt

@@ -21,10 +21,11 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 @pytest.fixture
 def heard():
     """Signals are heard, and afterwards treated as before."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before, hook = {number: signal.getsignal(number) for number in SIGNALS}, sys.unraisablehook
     interrupts.hear_signals()
     yield
     interrupts._came.clear()
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -34,6 +35,20 @@ def test_a_signal_raises(heard, number):
     with pytest.raises(KeyboardInterrupt) as caught:
         signal.raise_signal(number)
     assert caught.value.exit_code == interrupts.exit_code() == SIGNALS[number]
+
+
+class HalfMade:
+    """Like an archive whose opening was interrupted."""
+
+    def __del__(self):
+        self.never_set.close()
+
+
+def test_what_is_half_made_says_nothing(heard, capfd):
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    HalfMade()
+    assert capfd.readouterr().err == ""
 
 
 def test_signals_that_are_ignored_stay_so():
