@@ -16,7 +16,8 @@ from onnxprune.planning.choice import least_counts, named_ratios, select_ratios,
 from onnxprune.planning.options import Options
 from onnxprune.training.settings import TuneOptions
 
-LAST = 0.5  # of the tuning is for the last round: docs/tuning.md has what was measured
+# Of the tuning, for the last round: it alone trains what is written. A choice; `tools/measure/rounds.py shares` tells.
+LAST = 0.5
 _MET = 1 - 1e-9  # of what is there, from which a target counts as met
 
 
