@@ -13,6 +13,7 @@ from onnxprune.cli.screen import say_error
 from onnxprune.cli.unexpected import sentence_of
 from onnxprune.errors import OnnxpruneError, OptionError
 from onnxprune.interrupts import Interrupted, exit_code
+from onnxprune.training.processes import helps
 
 DEBUG = "onnxprune.debug"  # key of the context of a command
 
@@ -28,6 +29,8 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
         with _interrupts_first():
             yield
     except OnnxpruneError as error:
+        if helps():  # the process that it helps says the same
+            sys.exit(error.exit_code)
         say_error(_as_typed(str(error)) if isinstance(error, OptionError) else str(error))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a file that goes away while it is read
@@ -35,7 +38,8 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
         say_error(f"{place}{error.strerror or error}", state())
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        say_error("interrupted", state())
+        if not helps():
+            say_error("interrupted", state())
         sys.exit(getattr(interrupt, "exit_code", 130))
     except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):  # click's own, and the end
         raise

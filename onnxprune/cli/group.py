@@ -11,6 +11,7 @@ import click
 from onnxprune._version import __version__
 from onnxprune.cli.failing import failing
 from onnxprune.cli.screen import readers_may_leave
+from onnxprune.training.processes import check_alone
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -61,7 +62,8 @@ _EXIT_CODES = (
 
 @click.group(cls=_Commands, context_settings=_CONTEXT, epilog=_EXIT_CODES)
 @click.version_option(__version__, prog_name="onnxprune")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Make a trained ONNX model smaller and faster by removing whole channels, heads and neurons.
 
     \b
@@ -73,3 +75,5 @@ def cli() -> None:
 
     'onnxprune prune --help' lists the options of the default command.
     """  # noqa: D301 - click keeps paragraphs behind a backspace as they are
+    if context.invoked_subcommand not in (None, "tune"):
+        check_alone(str(context.invoked_subcommand))

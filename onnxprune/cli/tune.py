@@ -92,6 +92,7 @@ def tune(
         with signals_held():
             from onnxprune.commands.tune import TuneFiles, tune_file
             from onnxprune.training.extra import check_torch
+            from onnxprune.training.processes import helps
             from onnxprune.training.settings import make_tune_options
 
         check_torch("onnxprune tune")
@@ -99,11 +100,12 @@ def tune(
         with signals_held():
             from onnxprune.report.tune import tune_tables
             from onnxprune.training.callbacks import TensorBoard
-        callbacks = [] if tensorboard is None else [TensorBoard(tensorboard)]
+        callbacks = [] if tensorboard is None or helps() else [TensorBoard(tensorboard)]
         files = TuneFiles(teacher, cut, checkpoint, report_path, plot_path)
-        with show_progress(quiet) as progress:
+        with show_progress(quiet or helps()) as progress:
             result = tune_file(
                 source, output, checked, data, files=files, resume=resume, callbacks=callbacks, force=force,
                 progress=progress, on_written=lambda: written.append(output),
             )  # fmt: skip
-        show_result(result.report if as_json else tune_tables(result.report))
+        if result is not None:
+            show_result(result.report if as_json else tune_tables(result.report))

@@ -64,6 +64,7 @@ def learn(
     lesson = lesson_of(model, teacher, data, options, kept)
     saving = None if checkpoint is None else Saving(checkpoint, run_of(model, teacher, data, options), resume)
     outcome = tuned(lesson, options, saving=saving, callbacks=callbacks, progress=progress)
+    lesson.processes.leave()
     return lesson, outcome, contents_of(model, outcome.weights)
 
 
@@ -114,4 +115,5 @@ def lesson_values(lesson: Lesson, slim: float | None) -> dict[str, Any]:
         "samples": lesson.train.count,
         "held_out": lesson.held.count,
         "device": str(lesson.network.device),
+        "processes": lesson.processes.count,
     }

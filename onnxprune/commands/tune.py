@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,14 @@ from onnxprune.progress import Progress, silent
 from onnxprune.report.charts_tuning import tuning_html, tuning_svg
 from onnxprune.report.tune import tune_report
 from onnxprune.training.extra import check_torch
+from onnxprune.training.processes import helps, launched_precision
 from onnxprune.training.settings import TuneOptions, make_tune_options
 
 if TYPE_CHECKING:
+    from onnxprune.graph.tensors import Array
     from onnxprune.training.callbacks import Callback
     from onnxprune.training.lesson import Lesson
+    from onnxprune.training.tuner import Tuned
 
 _CHECKED = 64  # held-out samples on which the written file is held against the network
 _NOTHING_READ = Reads()
@@ -133,8 +136,10 @@ def tune_file(
     force: bool = False,
     progress: Progress = silent,
     on_written: Callable[[], object] = lambda: None,
-) -> Result:
+) -> Result | None:
     """Tune the file `source` to the file `target`; it is written when the run has ended well, whether it helped or not.
+
+    Of several processes that learn together one proves and writes; the others return None.
 
     Args:
         source: the model to tune.
@@ -162,6 +167,9 @@ def tune_file(
     check_files(target, weights, files.report, reads, force)
     saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
     request = TuneRequest(model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads)
+    if helps():
+        _learned(request, silent)
+        return None
 
     @contextlib.contextmanager
     def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
@@ -205,11 +213,24 @@ def read_cut(path: Path | None) -> Mapping[str, Any] | None:
 # -- the steps ---------------------------------------------------------------------------------------------
 
 
-def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
+@dataclass(frozen=True, eq=False)
+class _Learned:
+    """What came of a run."""
+
+    model: Model  # that was tuned, the part of it that runs
+    teacher: Model | None
+    options: TuneOptions
+    lesson: Lesson
+    outcome: Tuned
+    contents: dict[str, Array]  # of the constants that got better
+
+
+def _learned(request: TuneRequest, progress: Progress) -> _Learned:
     check_torch("tune")
     from onnxprune.training.teacher import check_ports  # noqa: PLC0415 - needs PyTorch
 
-    source, options = request.model, request.options
+    source = request.model
+    options = replace(request.options, precision=launched_precision(request.options.precision))
     with blamed_on_change(source.stamps, source.path):
         model, teacher = _prepared(request, progress)
         if teacher is not None:
@@ -228,21 +249,28 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
             callbacks=request.callbacks,
             progress=progress,
         )
+    return _Learned(model, teacher, options, lesson, outcome, contents)
+
+
+def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
+    learned, source = _learned(request, progress), request.model
+    model, options, lesson = learned.model, learned.options, learned.lesson
+    with blamed_on_change(source.stamps, source.path):
         evaluation = _evaluation(model, lesson, options)
-        proto = stored(model, contents)
+        proto = stored(model, learned.contents)
         with publish(proto, source.folder) as (path, complete):
             after = load(path)
-            gap = proven(lesson, path, contents, progress)
+            gap = proven(lesson, path, learned.contents, progress)
             progress("comparing outputs")
-            reference = teacher or model
+            reference = learned.teacher or model
             sides = [_compared(reference, each, evaluation, options) for each in (model, same_part(after, model))]
             report = tune_report(
                 before=source,
                 after=after,
-                teacher=teacher,
+                teacher=learned.teacher,
                 options=options,
                 lesson=lesson_values(lesson, options.slim),
-                outcome=outcome.to_dict(),
+                outcome=learned.outcome.to_dict(),
                 gap=gap,
                 sides=sides,
                 held_out=_is_held_out(lesson, evaluation),

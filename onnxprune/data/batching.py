@@ -125,6 +125,21 @@ class Piece:
         """
         return {name: self._axis_of(array) for name, array in outputs.items()}
 
+    def part(self, places: Array, samples: int, batch: BatchSize) -> Piece:
+        """Return a run of some samples of this one.
+
+        Args:
+            places: of the samples in this run.
+            samples: how many of them count.
+            batch: how many samples the model takes at once; copies fill the run up.
+        """
+        taken = filled(places, batch.of(len(places)))
+        feeds = {
+            name: array if (axis := self.axes.get(name, 0)) is None else np.take(array, taken, axis)
+            for name, array in self.feeds.items()
+        }
+        return Piece(feeds, samples, len(taken), self.axes)
+
     def _axis_of(self, array: Array) -> int | None:
         if self.samples == self.size:
             return 0

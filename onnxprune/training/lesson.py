@@ -23,6 +23,7 @@ from onnxprune.training.network import Network
 from onnxprune.training.operators.types import tensor_of
 from onnxprune.training.order import held_out
 from onnxprune.training.places import Place, places_of, shape_after
+from onnxprune.training.processes import ALONE, Processes, processes_of
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.slim import Penalty, penalty_of
 from onnxprune.training.teacher import Teacher, teacher_of
@@ -51,6 +52,7 @@ class Lesson:
     augment: Augmenter
     writer: Writer
     penalty: Penalty | None = None  # on the sizes of units, added to the loss
+    processes: Processes = ALONE  # that learn together
 
     def seen(
         self,
@@ -130,7 +132,8 @@ def lesson_of(
     train, held = held_out(data)
     first = held.piece(next(runs(held, held.batch.of(_TRIED))))
     check_agreement(network, first.feeds)
-    device = device_of(options.device)
+    processes = processes_of(options.device)
+    device = device_of(options.device) if processes.device is None else torch.device(processes.device)
     network.to(device)
     follow = None if teacher is None else teacher_of(teacher, device, options.threads)
     pair = _Pair(network, teacher, follow, first, kept)
@@ -147,7 +150,7 @@ def lesson_of(
     aim = objective(losses, metric, places, temperature=options.temperature)
     penalty = None if options.slim is None else penalty_of(network, options.slim)
     writer = Writer(metric, augment.texts, options.words, options.seed)
-    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment, writer, penalty)
+    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment, writer, penalty, processes)
     _check_gradient(lesson, first)
     return lesson
 

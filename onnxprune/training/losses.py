@@ -19,6 +19,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.metrics.metric import Metric
 from onnxprune.training.places import Place
 from onnxprune.training.probabilities import divergence, log_probabilities
+from onnxprune.training.processes import ALONE, Processes
 from onnxprune.training.written import MIXED, WRITTEN, Draft, written_loss
 
 Tensor: TypeAlias = torch.Tensor
@@ -40,6 +41,13 @@ class Seen:
     samples: int  # that count
     size: int  # of the run: samples, and copies that fill it up
     draft: Draft | None = None  # what the student has written
+    processes: Processes = ALONE  # that share the batch
+
+    def variance(self, values: Tensor) -> Tensor:
+        """Return the variance of values of the batch; of other processes, only samples that count do."""
+        if self.processes.count > 1 and len(values) % self.size == 0:
+            values = values[: len(values) // self.size * self.samples]
+        return self.processes.variance(values)
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,7 @@ def _features(places: Sequence[Place], seen: Seen) -> Tensor:
 def relative_error(one: Tensor, other: Tensor, seen: Seen, counts: Tensor | None = None) -> Tensor:
     """Return the squared error of each sample over the variance of `other` in the batch ``[size]``."""
     one, other = one.float(), other.float()
-    scale = torch.nan_to_num(other).clamp(-_MOST, _MOST).var(unbiased=False).clamp_min(_LEAST)
+    scale = seen.variance(torch.nan_to_num(other).clamp(-_MOST, _MOST)).clamp_min(_LEAST)
     error = (one - other).square() / scale
     fits = counts is not None and error.ndim == 3 and error.shape[:2] == counts.shape
     return per_sample(error.mean(-1), seen, counts) if fits else per_sample(error, seen)

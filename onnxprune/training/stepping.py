@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from onnxprune.data.batching import Piece
@@ -27,8 +28,10 @@ class _View:
     """Samples as a run sees them."""
 
     piece: Piece
-    rows: Array  # their numbers among those to learn from
+    rows: Array  # their numbers among those to learn from; none of them count where another process has them all
     place: tuple[int, int]  # the numbers of the step and of its run
+    share: range  # their places in the run, which several processes share
+    whole: Array  # the samples of the run
 
     @property
     def keys(self) -> list[tuple[int, ...]]:
@@ -36,11 +39,20 @@ class _View:
         return [(*self.place, int(row)) for row in self.rows]
 
 
+@dataclass(frozen=True, eq=False)
+class _Losses:
+    """Losses of the samples of a run."""
+
+    own: torch.Tensor  # of those of this process, with gradients
+    whole: torch.Tensor  # of all of them ``[samples]``
+
+
 class Stepper:
     """Takes steps; each follows from its number and the state of weights and optimiser alone."""
 
     def __init__(self, lesson: Lesson, learner: Learner, order: Order, options: TuneOptions) -> None:
         self._lesson, self._learner, self._order, self._options = lesson, learner, order, options
+        self._processes = lesson.processes
         self.optimiser = self._fresh()
 
     def _fresh(self) -> torch.optim.AdamW:
@@ -63,10 +75,10 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         for part, rows in enumerate(runs):
             losses = self._losses(self._view(rows, number, part))
-            self._check(losses, rows)
-            loss = losses.sum() / count
-            torch.autograd.backward(loss)
-            total += float(loss.detach())
+            self._check(losses.whole, rows)
+            torch.autograd.backward(losses.own.sum() / count)
+            total += float(losses.whole.sum() / count)
+        self._processes.add_gradients(self._learner.parameters())
         total += self._penalised()
         norm = torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
         if not math.isfinite(float(norm)):
@@ -89,13 +101,14 @@ class Stepper:
         view = self._view(self._order.at(number)[0], number, 0)
         taught = self._lesson.taught(view.piece, self._lesson.objective)
         with torch.no_grad():
-            before = float(self._losses(view, taught, first).mean())
+            before = float(self._losses(view, taught, first).whole.mean())
         losses = self._losses(view, taught)
-        now = float(losses.detach().mean())
+        now = float(losses.whole.mean())
         if not (math.isfinite(now) and math.isfinite(before)):
             return math.inf
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.mean())
+        torch.autograd.backward(losses.own.sum() / len(view.whole))
+        self._processes.add_gradients(self._learner.parameters())
         torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -117,17 +130,24 @@ class Stepper:
     def _view(self, rows: Array, number: int, part: int) -> _View:
         """Return a view of samples, for a run of a step."""
         piece = self._lesson.train.piece(rows)
-        return _View(replace(piece, feeds=self._lesson.augment(piece.feeds, number, part)), rows, (number, part))
+        piece = replace(piece, feeds=self._lesson.augment(piece.feeds, number, part))
+        batch = self._lesson.train.batch
+        share = self._processes.share(len(rows), batch.step, number + part)
+        if len(share) == len(rows):
+            return _View(piece, rows, (number, part), share, rows)
+        places = np.asarray(share if len(share) else [0])
+        return _View(piece.part(places, len(share), batch), rows[places], (number, part), share, rows)
 
-    def _losses(self, view: _View, taught: Values | None = None, weights: Values | None = None) -> torch.Tensor:
-        """Return the loss of each sample ``[samples]``."""
+    def _losses(self, view: _View, taught: Values | None = None, weights: Values | None = None) -> _Losses:
+        """Return the loss of each sample."""
         labels = self._lesson.train.labels
-        own = None if labels is None else labels[view.rows]
+        wanted = None if labels is None else labels[view.rows]
         used: Mapping[str, torch.Tensor] = self._learner.weights() if weights is None else weights
         device = self._lesson.network.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._options.precision == "bfloat16"):
-            seen = self._lesson.seen(view.piece, own, self._lesson.objective, taught, used, keys=view.keys)
-        return self._lesson.objective(seen)
+            seen = self._lesson.seen(view.piece, wanted, self._lesson.objective, taught, used, keys=view.keys)
+        own = self._lesson.objective(replace(seen, processes=self._processes))
+        return _Losses(own, self._processes.whole(own.detach(), view.share, len(view.whole)))
 
     def _penalised(self) -> float:
         """Add the gradient of the penalty on units; return the penalty."""
@@ -138,7 +158,7 @@ class Stepper:
         return penalty.item()
 
     def _check(self, losses: torch.Tensor, rows: Array) -> None:
-        wrong = torch.isfinite(losses.detach()).logical_not().nonzero().flatten().tolist()
+        wrong = torch.isfinite(losses).logical_not().nonzero().flatten().tolist()
         if wrong:
             names = _listed([self._name(rows[place]) for place in wrong])
             raise NotFinite(f"the loss of sample{'s' * (len(wrong) > 1)} {names} was not finite")

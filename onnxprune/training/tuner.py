@@ -145,7 +145,8 @@ class _Run:
         progress: Progress,
     ) -> None:
         self.lesson, self.options, self.saving = lesson, options, saving
-        self.callbacks, self.progress = callbacks, progress
+        self.processes = lesson.processes
+        self.callbacks, self.progress = (callbacks, progress) if self.processes.is_main else ((), silent)
         self.first = {name: value.detach().clone() for name, value in lesson.network.weights.items()}
         self.learner = learner_of(lesson.network, options.lora, options.seed)
         self.order = order_of(lesson.train, options.batch, options.accumulate, options.seed)
@@ -200,7 +201,8 @@ class _Run:
     @property
     def seconds(self) -> float:
         """Since the run began, without the time in which it was ended."""
-        return self.spent + time.monotonic() - self.began
+        own = self.spent + time.monotonic() - self.began
+        return own if self.options.time is None else self.processes.of_main(own)  # all of them end at the same step
 
     @property
     def progressed(self) -> float:
@@ -214,7 +216,8 @@ class _Run:
         began = time.monotonic()
         self._measure()
         if self.options.time is not None:
-            times = _JUDGING * self.options.time / max(1e-6, time.monotonic() - began)
+            taken = self.processes.of_main(time.monotonic() - began)
+            times = _JUDGING * self.options.time / max(1e-6, taken)
             self.pause = 1 / max(2.0, min(JUDGED, times))
         if not self.rate:
             self._find_rate()
@@ -251,7 +254,7 @@ class _Run:
         self.since.append(loss)
         if self._is_due():
             self._measure(rate)
-        if self.saving is not None and self._is_time_to_save(self.saving):
+        if self.saving is not None and self.processes.is_main and self._is_time_to_save(self.saving):
             self._save(self.saving)
 
     def _is_time_to_save(self, saving: Saving) -> bool:
@@ -270,10 +273,7 @@ class _Run:
         now = time.monotonic()
         taken = len(self.since) * self.order.size * self.order.runs
         speed = taken / max(1e-9, now - self.measured) if taken else None
-        held, figures = self.judge(self.learner.weights())
-        if self.lesson.penalty is not None:
-            with torch.no_grad():
-                held += self.lesson.penalty(self.lesson.network.weights).item()
+        held, figures = self.processes.of_main(self._judged() if self.processes.is_main else (math.inf, {}))
         loss = sum(self.since) / len(self.since) if self.since else None
         measured = Measured(self.step, self.seconds, loss, held, rate, speed, figures)
         self.history.append(measured)
@@ -284,6 +284,14 @@ class _Run:
         self.due = self.progressed + self.pause
         self._tell(measured)
         self.measured = time.monotonic()
+
+    def _judged(self) -> tuple[float, dict[str, float]]:
+        """Return the loss of the held-out samples, and the figures."""
+        held, figures = self.judge(self.learner.weights())
+        if self.lesson.penalty is not None:
+            with torch.no_grad():
+                held += self.lesson.penalty(self.lesson.network.weights).item()
+        return held, figures
 
     def _tell(self, measured: Measured) -> None:
         figures = {"held_out_loss": measured.held, **{f"held_out/{n}": v for n, v in measured.figures.items()}}

@@ -4,9 +4,9 @@
     python tools/proofs/soak.py --part zoo  one part alone
 
 The parts: all graphs of tests/zoo; 20,000 random graphs; every criterion on the bundled models; damaged models and
-samples; runs that are killed. A part that passed at a commit is not run again at that commit: after an interruption the
-same command goes on. Where files differ from the commit, every part is run. The exit code is 1 when a part fails; what
-it printed lies in build/soak/.
+samples; runs that are killed; tuning by two processes. A part that passed at a commit is not run again at that
+commit: after an interruption the same command goes on. Where files differ from the commit, every part is run. The
+exit code is 1 when a part fails; what it printed lies in build/soak/.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def parts(jobs: int) -> list[Part]:
             "runs that are killed at random",
             (sys.executable, "tools/proofs/kills.py", "--count", "100", "--out", "build/soak/kills.json"),
         ),
+        Part("processes", "tuning by two processes and by one", (sys.executable, "tools/proofs/two_processes.py")),
     ]
 
 
