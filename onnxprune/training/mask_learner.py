@@ -240,7 +240,8 @@ class _Run:
                 self.lesson.network.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"
             ):
                 used = self.groups.weights(drawn, weights)
-                seen = self.lesson.seen(piece, own, self.lesson.objective, None, used)
+                keys = [(self.step, part, int(row)) for row in rows]
+                seen = self.lesson.seen(piece, own, self.lesson.objective, None, used, keys=keys)
             loss = self.lesson.objective(seen).sum() / count
             torch.autograd.backward(loss)
             total += float(loss.detach())

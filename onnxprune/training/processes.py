@@ -112,7 +112,8 @@ class Processes:
         numbers = values.double()
         count, added = self.total(numbers.new_tensor([numbers.numel(), numbers.sum()])).tolist()
         mean = added / max(1, count)
-        return (self.total((numbers - mean).square().sum()) / max(1, count)).to(values.dtype)
+        result: Tensor = (self.total((numbers - mean).square().sum()) / max(1, count)).to(values.dtype)
+        return result
 
     def of_main(self, value: Said) -> Said:
         """Return what the main process has."""

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from onnxprune.cli.group import cli
+from onnxprune.training.processes import ALONE
 from tests.training.pairs import classifier, cut, pictures
 
 RUN = ("tune", "small.onnx", "--data", "samples.npz", "-o", "out.onnx")
@@ -64,6 +65,26 @@ def test_bad_input(folder, monkeypatch, args, message):
     result = invoke(*args, code=2)
     assert message.partition(";")[0] in result.stderr
     assert not (folder / "out.onnx").exists()
+
+
+def test_a_process_that_helps_prints_and_writes_nothing(folder, monkeypatch):
+    """Of two that were started together the second; what carries numbers between them is left out here."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("onnxprune.training.lesson.processes_of", lambda device: ALONE)
+    result = invoke(*TAUGHT, "--steps", "2", "--rate", "0.003", "--report", "report.json")
+    assert result.output == ""
+    assert not (folder / "out.onnx").exists()
+    assert not (folder / "report.json").exists()
+    result = invoke(*TAUGHT, "--steps", "0", code=2)
+    assert result.output == ""
+
+
+def test_several_processes_share_tune_alone(folder, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "no"}.items():
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(cli, ["inspect", "small.onnx"])
+    assert str(result.exception) == "several processes can share tune, not inspect: start it without Accelerate"
 
 
 def test_without_pytorch_one_sentence_names_the_extra(folder, monkeypatch):

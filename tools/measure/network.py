@@ -1,12 +1,14 @@
 """The network of PyTorch against ONNX Runtime: numbers, gradients, and what is learned, on every graph of the zoo.
 
     python tools/measure/network.py [--rows ROWS.jsonl] [--page docs/network_measured.md] [--only TEXT]
-        [--gradients 100] [--folder FOLDER]
+        [--gradients 100] [--double] [--folder FOLDER]
 
-Numbers: at two settings of the dynamic dims, the largest difference relative to the range of an output. Gradients: of a
-random sum of the outputs, along random directions of up to four weights, against central differences of ONNX Runtime,
-on graphs drawn by a seed. Learned: the share of the numbers of single precision that are parameters. What is in
-ROWS.jsonl is not measured again; `--folder` adds every *.onnx file below it. The page is written of the rows.
+Numbers: at two settings of the dynamic dims, the largest difference relative to the range of an output. Gradients: of
+a random sum of the outputs, along random directions of up to four weights, against central differences of ONNX
+Runtime, on graphs drawn by a seed; with `--double` also against those of the network itself in double precision, whose
+outputs agree with ONNX Runtime: without the round-off that differences in single precision have. Learned: the share of
+the numbers of single precision that are parameters. What is in ROWS.jsonl is not measured again; `--folder` adds every
+*.onnx file below it. The page is written of the rows.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from onnx import ModelProto, helper  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from onnxprune.errors import OnnxpruneError  # noqa: E402
 from onnxprune.evaluation.settings import settings  # noqa: E402
@@ -34,7 +37,7 @@ from onnxprune.graph.model import Model  # noqa: E402
 from onnxprune.graph.read import load  # noqa: E402
 from onnxprune.graph.write import serialize  # noqa: E402
 from onnxprune.runtime.session import open_session  # noqa: E402
-from onnxprune.training.agreement import TOLERANCE, check_agreement, tolerance  # noqa: E402
+from onnxprune.training.agreement import TOLERANCE, check_agreement, difference_of, tolerance  # noqa: E402
 from onnxprune.training.network import Network  # noqa: E402
 from tests.support.zoo_store import load_zoo, read, refill  # noqa: E402
 from tools.git import package_commit  # noqa: E402
@@ -43,7 +46,9 @@ from tools.pages.markdown import table  # noqa: E402
 SEED = 14
 WEIGHTS = 4  # of a graph, along which derivatives are compared
 STEPS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)  # relative to the root mean square of a weight
+FINE_STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # the same, of differences in double precision
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+AGREED = 1e-3  # of the range of the outputs: within it double precision and ONNX Runtime compute the same function
 LARGE = 1_000  # numbers of a constant that is listed where it is not learned
 WRONG = 0.02  # of what a derivative usually is: beyond it round-off of the difference does not explain it
 
@@ -55,7 +60,7 @@ def numbers(model: Model, network: Network) -> dict[str, Any]:
     """Compare the outputs at two settings; see `onnxprune.training.agreement`."""
     session = open_session(serialize(model.proto), folder=model.folder, threads=1)
     cases = settings(model, session)[:2]
-    agreements = [check_agreement(network, feeds) for _, feeds in cases]
+    agreements = [check_agreement(network, each.feeds) for each in cases]
     return {
         "differences": [each.difference for each in agreements],
         "noise": [each.noise for each in agreements],
@@ -80,11 +85,17 @@ def learned(model: Model, network: Network) -> dict[str, Any]:
     }
 
 
-def gradients(model: Model, network: Network) -> dict[str, Any]:
-    """Return how far derivatives along random directions lie from central differences of ONNX Runtime."""
+def gradients(model: Model, network: Network, in_double: bool) -> dict[str, Any]:
+    """Return how far derivatives along random directions lie from central differences.
+
+    Args:
+        model: a graph.
+        network: of it.
+        in_double: whether differences are also taken of the network in double precision.
+    """
     rng = np.random.default_rng(SEED)
     session = open_session(serialize(model.proto), folder=model.folder, threads=1)
-    feeds = settings(model, session)[0][1]
+    feeds = settings(model, session)[0].feeds
     outputs = network(feeds)
     factors = _factors(outputs, rng)
     loss = sum((torch.from_numpy(factors[name]) * outputs[name].double()).sum() for name in factors)
@@ -95,12 +106,30 @@ def gradients(model: Model, network: Network) -> dict[str, Any]:
     alive = [name for name, each in zip(names, found, strict=True) if each is not None and bool(each.any())]
     picked = sorted(rng.permutation(len(alive))[:WEIGHTS])
     by_name = dict(zip(names, found, strict=True))
-    measure = _Differences(model, feeds, factors, [alive[place] for place in picked])
-    return {
-        "derivatives": {
-            alive[place]: measure.compare(alive[place], by_name[alive[place]].double().numpy(), rng) for place in picked
-        }
+    chosen = [alive[place] for place in picked]
+    measure = _Differences(model, feeds, factors, chosen)
+    directions = {name: rng.standard_normal(measure.weights[name].shape) for name in chosen}
+    slopes = {name: by_name[name].double().numpy() for name in chosen}
+    result: dict[str, Any] = {
+        "derivatives": {name: measure.compare(name, slopes[name], directions[name]) for name in chosen}
     }
+    if in_double:
+        result |= _compared_in_double(_InDouble(model, feeds, factors, chosen), measure.run({}), slopes, directions)
+    return result
+
+
+def _compared_in_double(
+    exact: _InDouble,
+    outputs: Mapping[str, np.ndarray],
+    slopes: Mapping[str, np.ndarray],
+    directions: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """Return how far derivatives lie from differences in double precision, and how far the outputs from `outputs`."""
+    try:
+        forward = exact.difference(outputs)
+        return {"double_forward": forward, "double": {n: exact.compare(n, slopes[n], directions[n]) for n in slopes}}
+    except OnnxpruneError as error:  # an operator that knows single precision alone
+        return {"double": {}, "double_why": str(error)}
 
 
 def _factors(outputs: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -119,26 +148,32 @@ def _factors(outputs: Mapping[str, Any], rng: np.random.Generator) -> dict[str, 
 class _Differences:
     """Central differences of a sum of outputs; the weights are inputs of the session."""
 
+    steps: Sequence[float] = STEPS
+
     def __init__(
         self, model: Model, feeds: Mapping[str, Any], factors: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> None:
         self.weights = {name: model.array(name) for name in names}
         self.feeds, self.factors = feeds, factors
-        self.session = open_session(serialize(_opened(model.proto, names)), folder=model.folder, threads=1)
+        self.session: Any = open_session(serialize(_opened(model.proto, names)), folder=model.folder, threads=1)
+
+    def run(self, changed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Return the outputs with other numbers in some weights."""
+        return self.session.run({**self.feeds, **self.weights, **changed})
 
     def loss(self, changed: Mapping[str, np.ndarray]) -> float:
-        results = self.session.run({**self.feeds, **self.weights, **changed})
+        """Return the sum of the outputs times their factors."""
+        results = self.run(changed)
         usable = ((factor, results[name].astype(np.float64)) for name, factor in self.factors.items())
         return float(sum((factor * np.where(factor == 0, 0, value)).sum() for factor, value in usable))
 
-    def compare(self, name: str, gradient: np.ndarray, rng: np.random.Generator) -> float:
+    def compare(self, name: str, gradient: np.ndarray, direction: np.ndarray) -> float:
         """Return |derivative - difference| over what a derivative along a random direction usually is."""
         weight = self.weights[name]
         size = float(np.sqrt(np.mean(weight.astype(np.float64) ** 2))) or 1.0
-        direction = rng.standard_normal(weight.shape)
         usual = float(np.linalg.norm(gradient)) or 1e-30
         derivative = float((gradient * direction).sum())
-        slopes = [self._slope(name, weight, direction, step * size) for step in STEPS]
+        slopes = [self._slope(name, weight, direction, step * size) for step in self.steps]
         steadiest = min(range(len(slopes) - 1), key=lambda k: abs(slopes[k] - slopes[k + 1]))
         best = min(abs(slopes[k] - derivative) for k in (steadiest, steadiest + 1))
         return best / max(usual, abs(derivative))
@@ -146,6 +181,54 @@ class _Differences:
     def _slope(self, name: str, weight: np.ndarray, direction: np.ndarray, step: float) -> float:
         up, down = ((weight + sign * step * direction).astype(weight.dtype) for sign in (1, -1))
         return (self.loss({name: up}) - self.loss({name: down})) / (2 * step)
+
+
+class _InDouble(_Differences):
+    """The same of the network in double precision."""
+
+    steps = FINE_STEPS
+
+    def __init__(
+        self, model: Model, feeds: Mapping[str, Any], factors: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> None:
+        self.weights = {name: model.array(name).astype(np.float64) for name in names}
+        self.feeds, self.factors = {name: _widened(value) for name, value in feeds.items()}, factors
+        self.network = Network(model)
+        for name in model.constants:
+            self.network._constants[name] = _widened(self.network.constant(name))
+        self.own = {name: value.detach().double() for name, value in self.network.weights.items()}
+
+    def run(self, changed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        replaced = {name: torch.from_numpy(value) for name, value in {**self.weights, **changed}.items()}
+        with torch.no_grad(), _Doubled():
+            results = self.network(self.feeds, weights={**self.own, **replaced})
+        return {name: value.numpy() for name, value in results.items() if isinstance(value, torch.Tensor)}
+
+    def difference(self, expected: Mapping[str, np.ndarray]) -> float:
+        """Return how far the outputs lie from those of ONNX Runtime."""
+        results = self.run({})
+        return max(difference_of(torch.from_numpy(results[name]), expected[name]) for name in self.factors)
+
+
+class _Doubled(TorchFunctionMode):
+    """Lets PyTorch compute in double precision what is written down as single precision."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wide = [torch.float64 if each is torch.float32 else each for each in args]
+        named = {name: torch.float64 if each is torch.float32 else each for name, each in (kwargs or {}).items()}
+        result = (torch.Tensor.double if func is torch.Tensor.float else func)(*wide, **named)
+        return _widened(result)
+
+
+def _widened(value: Any) -> Any:
+    """Return numbers of single precision in double precision."""
+    if isinstance(value, np.ndarray):
+        return value.astype(np.float64) if value.dtype == np.float32 else value
+    if isinstance(value, torch.Tensor):
+        return value.to(torch.float64) if value.dtype == torch.float32 else value
+    if type(value) in {tuple, list}:
+        return type(value)(_widened(each) for each in value)
+    return value
 
 
 def _opened(proto: ModelProto, names: Sequence[str]) -> ModelProto:
@@ -177,7 +260,9 @@ def drawn(count: int) -> set[str]:
     return {names[place] for place in order[: count + count // 4]}
 
 
-def row(name: str, exporter: str, source: Callable[[], Any], with_gradients: bool) -> dict[str, Any]:
+def row(
+    name: str, exporter: str, source: Callable[[], Any], with_gradients: bool, in_double: bool = False
+) -> dict[str, Any]:
     """Measure one graph; what fails is a sentence."""
     started = time.process_time()
     result: dict[str, Any] = {"name": name, "exporter": exporter}
@@ -187,21 +272,24 @@ def row(name: str, exporter: str, source: Callable[[], Any], with_gradients: boo
         result |= learned(model, network)
         result |= numbers(model, network)
         if with_gradients and result["limit"] == TOLERANCE:
-            result |= gradients(model, network)
+            result |= gradients(model, network, in_double)
     except OnnxpruneError as error:
         result["error"] = f"{type(error).__name__}: {error}"
     return {**result, "seconds": round(time.process_time() - started, 2)}
 
 
-def measure(rows: Path, only: str, count: int, folder: Path | None) -> None:
-    """Append what is missing to the rows."""
-    known = {each["name"] for each in read_rows(rows)}
+def measure(rows: Path, only: str, count: int, folder: Path | None, in_double: bool = False) -> None:
+    """Append what is missing to the rows; also to those that have no differences in double precision, if wanted."""
+    lacking = {
+        each["name"] for each in read_rows(rows) if in_double and each.get("derivatives") and "double" not in each
+    }
+    known = {each["name"] for each in read_rows(rows)} - lacking
     chosen = drawn(count)
     torch.set_num_threads(1)
     for name, exporter, source in graphs(folder):
         if name in known or only not in name:
             continue
-        result = row(name, exporter, source, name in chosen)
+        result = row(name, exporter, source, name in chosen, in_double)
         with rows.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         print(name, result.get("error") or result["differences"], result["seconds"], flush=True)
@@ -270,17 +358,37 @@ def _gradients(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "against central differences of ONNX Runtime in single precision. The error is relative to the norm of the"
     yield "gradient, which is what a derivative along a random direction usually is; the step is the steadiest of six."
     yield ""
+    exact = sorted(error for each in compared for error in _doubles(each).values())
     shares = {"median": 0.5, "90 %": 0.9, "99 %": 0.99, "all": 1.0}
-    cells = [[text, f"{every[min(len(every) - 1, int(part * len(every)))]:.1e}"] for text, part in shares.items()]
-    yield from table(["of the derivatives", "error at most"], cells)
+    cells = [
+        [text, *(f"{side[min(len(side) - 1, int(part * len(side)))]:.1e}" for side in (every, exact) if side)]
+        for text, part in shares.items()
+    ]
+    columns = ["of the derivatives", "error at most, against ONNX Runtime", "against double precision"]
+    yield from table(columns[: 2 + bool(exact)], cells)
+    if exact:
+        yield ""
+        yield f"In double precision: differences of the network itself for {len(exact)} of them, on the graphs where its"
+        yield f"outputs in double precision agree with ONNX Runtime to {AGREED:.0e}. They tell whether what is left is"
+        yield "round-off of ONNX Runtime's differences, or a wrong derivative."
     wrong = [(each, name, error) for each in compared for name, error in each["derivatives"].items() if error > WRONG]
     if wrong:
         yield from ("", f"Errors above {WRONG}:", "")
         rest = [
-            [each["name"], f"`{name}`", f"{error:.1e}", f"{max(each['differences']):.1e}"]
+            [each["name"], f"`{name}`", f"{error:.1e}", _exact(each, name), f"{max(each['differences']):.1e}"]
             for each, name, error in wrong
         ]
-        yield from table(["graph", "weight", "error", "difference of the outputs"], rest)
+        yield from table(["graph", "weight", "error", "against double precision", "difference of the outputs"], rest)
+
+
+def _doubles(each: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return the errors against differences in double precision, where these are of the same function."""
+    return each.get("double") or {} if each.get("double_forward", 1.0) <= AGREED else {}
+
+
+def _exact(each: Mapping[str, Any], name: str) -> str:
+    error = _doubles(each).get(name)
+    return "not compared" if error is None else f"{error:.1e}"
 
 
 def _learned(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -311,9 +419,10 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "network_measured.md")
     parser.add_argument("--only", default="", metavar="TEXT", help="graphs whose name contains this")
     parser.add_argument("--gradients", type=int, default=100, metavar="N", help="graphs whose gradients are compared")
+    parser.add_argument("--double", action="store_true", help="compare gradients in double precision, too")
     parser.add_argument("--folder", type=Path, help="files beside the zoo")
     arguments = parser.parse_args()
-    measure(arguments.rows, arguments.only, arguments.gradients, arguments.folder)
+    measure(arguments.rows, arguments.only, arguments.gradients, arguments.folder, arguments.double)
     arguments.page.write_text("\n".join(page(read_rows(arguments.rows))) + "\n", encoding="utf-8")
 
 

@@ -117,7 +117,7 @@ def checked(stored: onnx.ModelProto, is_standard: bool = True) -> onnx.ModelProt
         raise ValueError(f"{model.params:,} parameters are too many")
     session = open_session(proto.SerializeToString())
     lively = False
-    for _, feeds in settings(model, session):
+    for feeds in (each.feeds for each in settings(model, session)):
         for name, output in session.run(feeds).items():
             if output.dtype.kind == "f" and not np.isfinite(output).all():
                 raise ValueError(f"output {name!r} is not finite")
