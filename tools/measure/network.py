@@ -368,9 +368,9 @@ def _gradients(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield from table(columns[: 2 + bool(exact)], cells)
     if exact:
         yield ""
-        yield f"In double precision: differences of the network itself for {len(exact)} of them, on the graphs where its"
-        yield f"outputs in double precision agree with ONNX Runtime to {AGREED:.0e}. They tell whether what is left is"
-        yield "round-off of ONNX Runtime's differences, or a wrong derivative."
+        yield f"In double precision: differences of the network itself for {len(exact)} of them, on the graphs where"
+        yield f"its outputs in double precision agree with ONNX Runtime to {AGREED:.0e}. They tell whether what is left"
+        yield "is round-off of differences in ONNX Runtime, or a wrong derivative."
     wrong = [(each, name, error) for each in compared for name, error in each["derivatives"].items() if error > WRONG]
     if wrong:
         yield from ("", f"Errors above {WRONG}:", "")
