@@ -80,7 +80,6 @@ def _beside(function: Callable[[Item], Result], item: Item) -> Result:
 @cache
 def _pool(process: int, count: int) -> ThreadPoolExecutor:
     """Return the threads of a process: starting some for each product would take longer than many a product does."""
-    share_heap()
     return ThreadPoolExecutor(count, f"onnxprune-algebra-{process}")
 
 
@@ -99,6 +98,7 @@ _LIMIT = _Limit()
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Give numpy's linear algebra one thread until this block ends, and all that other threads have begun meanwhile."""
+    share_heap()
     with _LIMIT.lock:
         if not _LIMIT.blocks:
             _LIMIT.before = _set_blas_threads(1)

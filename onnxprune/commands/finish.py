@@ -48,7 +48,7 @@ Masks: TypeAlias = Mapping[Atom, Mask]
 Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]]
 
 _LATENCY_BUDGET_S = 3.0
-_ROUNDS = 8  # timed of slow models even beyond it: more would hardly narrow the interval
+_ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
 
