@@ -84,7 +84,8 @@ def test_several_processes_share_tune_alone(folder, monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "no"}.items():
         monkeypatch.setenv(name, value)
     result = CliRunner().invoke(cli, ["inspect", "small.onnx"])
-    assert str(result.exception) == "several processes can share tune, not inspect: start it without Accelerate"
+    message = "onnxprune: several processes can share tune, not inspect: start it without Accelerate\n"
+    assert (result.exit_code, result.stderr) == (2, message)
 
 
 def test_without_pytorch_one_sentence_names_the_extra(folder, monkeypatch):

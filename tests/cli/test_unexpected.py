@@ -103,12 +103,13 @@ def test_out_of_memory_names_options_that_help(folder, monkeypatch, args, less):
     assert told.split(less)[1] in ("\n", "; nothing was written\n", "; members that are finished stay\n")
 
 
-def test_out_of_memory_in_a_command_that_can_ask_for_nothing_less(folder, monkeypatch):
+def test_out_of_memory_in_a_command_that_can_ask_for_smaller_inputs_alone(folder, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr("onnxprune.dependency.trace.Site", fail)
-    assert invoke("inspect", "model.onnx", code=2).stderr.endswith("at MatMul 'a0': close other programs\n")
+    message = "at MatMul 'a0': close other programs, or ask for less: smaller shapes with --input\n"
+    assert invoke("inspect", "model.onnx", code=2).stderr.endswith(message)
 
 
 def test_debug_shows_the_traceback(folder, monkeypatch):

@@ -86,8 +86,8 @@ def check(
     assert found_wrong is None or (quick and problems(model.proto)), found_wrong  # inference of old opsets has faults
     reference, small = masked(traced, kept).SerializeToString(), pruned.SerializeToString()
     dense = open_session(reference, folder=model.folder, threads=1, optimize=not quick)
-    sized = [(dims, random_feeds(model.inputs, dims, seed)) for dims in at]
-    cases = [feeds for _, feeds in sized or settings(model, dense, None, seed)]
+    sized = [random_feeds(model.inputs, dims, seed) for dims in at]
+    cases = sized or [each.feeds for each in settings(model, dense, None, seed)]
     least = 1e-2 if quick else 1e-30  # a sigmoid that is nearly 0 has an absolute error
     worst = _worst(dense, open_session(small, folder=model.folder, threads=1, optimize=not quick), cases, least)
     limit = max(TOLERANCE, _tolerance(model) if quick else 0.0)

@@ -169,7 +169,7 @@ def test_case_is_not_vacuous(case):
     kept = {g.atom: first_units(g.units, 0.5) for g in groups(traced) if g.locked is None and g.exact and g.units > 1}
     whole = open_session(case.proto.SerializeToString())
     part = open_session(masked(traced, kept).SerializeToString())
-    for _, feeds in settings(loaded, whole):
+    for feeds in (each.feeds for each in settings(loaded, whole)):
         before, after = whole.run(feeds), part.run(feeds)
         assert all(np.isfinite(value).all() for value in (*before.values(), *after.values()))
         assert any(not np.allclose(before[name], after[name]) for name in before)
