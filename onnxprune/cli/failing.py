@@ -13,32 +13,30 @@ from onnxprune.cli.screen import say_error
 from onnxprune.cli.unexpected import sentence_of
 from onnxprune.errors import OnnxpruneError, OptionError
 from onnxprune.interrupts import Interrupted, exit_code
-from onnxprune.training.processes import helps
 
 DEBUG = "onnxprune.debug"  # key of the context of a command
 
 
 @contextlib.contextmanager
-def failing(state: Callable[[], str] = str) -> Iterator[None]:
+def failing(state: Callable[[], str] = str, helper: str = "") -> Iterator[None]:
     """Turn errors into one or two lines on stderr and an exit code; a traceback comes with ``--debug`` alone.
 
     Args:
         state: returns what was written so far; it is added where the error itself is about something else.
+        helper: what messages begin with in a process that only helps another one; it leaves interrupts to that one.
     """
     try:
         with _interrupts_first():
             yield
     except OnnxpruneError as error:
-        if helps():  # the process that it helps says the same
-            sys.exit(error.exit_code)
-        say_error(_as_typed(str(error)) if isinstance(error, OptionError) else str(error))
+        say_error(helper + (_as_typed(str(error)) if isinstance(error, OptionError) else str(error)))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a file that goes away while it is read
         place = f"{error.filename}: " if error.filename else ""
-        say_error(f"{place}{error.strerror or error}", state())
+        say_error(f"{helper}{place}{error.strerror or error}", state())
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        if not helps():
+        if not helper:
             say_error("interrupted", state())
         sys.exit(getattr(interrupt, "exit_code", 130))
     except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):  # click's own, and the end
@@ -47,7 +45,7 @@ def failing(state: Callable[[], str] = str) -> Iterator[None]:
         if _debugs():
             traceback.print_exc()
         message, code = sentence_of(error, _less())
-        say_error(message, state())
+        say_error(helper + message, state())
         sys.exit(code)
 
 

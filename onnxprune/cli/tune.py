@@ -13,6 +13,7 @@ from onnxprune.cli.options import CUSTOM_OPS, DEBUG, FORCE, INPUTS, METRIC, PATH
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_shapes
 from onnxprune.graph.publish import signals_held
+from onnxprune.training.processes import helper_name, helps
 
 
 @cli.command()
@@ -88,11 +89,10 @@ def tune(
     the first, the weights stay. It needs PyTorch: pip install 'onnxprune[torch]'.
     """
     written: list[Path] = []
-    with failing(lambda: f"{written[0]} was written" if written else "nothing was written"):
+    with failing(lambda: f"{written[0]} was written" if written else "nothing was written", helper_name()):
         with signals_held():
             from onnxprune.commands.tune import TuneFiles, tune_file
             from onnxprune.training.extra import check_torch
-            from onnxprune.training.processes import helps
             from onnxprune.training.settings import make_tune_options
 
         check_torch("onnxprune tune")

@@ -17,6 +17,7 @@ from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.progress import Progress, silent
+from onnxprune.training.processes import ALONE, Processes
 from onnxprune.training.settings import TuneOptions
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def learn(
     options: TuneOptions,
     *,
     kept: Kept | None = None,
+    processes: Processes = ALONE,
     checkpoint: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -47,6 +49,7 @@ def learn(
         data: the samples.
         options: of tuning.
         kept: which units of the teacher the model has.
+        processes: that learn together.
         checkpoint: where the run is saved.
         resume: whether it goes on from there.
         callbacks: are told what is measured.
@@ -61,7 +64,7 @@ def learn(
     from onnxprune.training.writing import contents_of  # noqa: PLC0415
 
     progress("holding the network against ONNX Runtime")
-    lesson = lesson_of(model, teacher, data, options, kept)
+    lesson = lesson_of(model, teacher, data, options, kept, processes=processes)
     saving = None if checkpoint is None else Saving(checkpoint, run_of(model, teacher, data, options), resume)
     outcome = tuned(lesson, options, saving=saving, callbacks=callbacks, progress=progress)
     lesson.processes.leave()

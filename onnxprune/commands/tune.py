@@ -30,7 +30,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.report.charts_tuning import tuning_html, tuning_svg
 from onnxprune.report.tune import tune_report
 from onnxprune.training.extra import check_torch
-from onnxprune.training.processes import helps, launched_precision
+from onnxprune.training.processes import helps, launched_precision, processes_of
 from onnxprune.training.settings import TuneOptions, make_tune_options
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ def _learned(request: TuneRequest, progress: Progress) -> _Learned:
             data,
             options,
             kept=kept,
+            processes=processes_of(options.device),
             checkpoint=request.checkpoint,
             resume=request.resume,
             callbacks=request.callbacks,

@@ -23,7 +23,7 @@ from onnxprune.training.network import Network
 from onnxprune.training.operators.types import tensor_of
 from onnxprune.training.order import held_out
 from onnxprune.training.places import Place, places_of, shape_after
-from onnxprune.training.processes import ALONE, Processes, processes_of
+from onnxprune.training.processes import ALONE, Processes
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.slim import Penalty, penalty_of
 from onnxprune.training.teacher import Teacher, teacher_of
@@ -110,7 +110,13 @@ def _filled(labels: Array, size: int) -> Array:
 
 
 def lesson_of(
-    model: Model, teacher: Model | None, data: Data, options: TuneOptions, kept: Kept | None = None
+    model: Model,
+    teacher: Model | None,
+    data: Data,
+    options: TuneOptions,
+    kept: Kept | None = None,
+    *,
+    processes: Processes = ALONE,
 ) -> Lesson:
     """Return the lesson of a model.
 
@@ -120,6 +126,7 @@ def lesson_of(
         data: the samples.
         options: of tuning.
         kept: which units of the teacher the model kept; None: features are compared where shapes are equal.
+        processes: that learn together.
 
     Raises:
         ModelError: when an operator has no gradients, or the teacher does not fit.
@@ -132,7 +139,6 @@ def lesson_of(
     train, held = held_out(data)
     first = held.piece(next(runs(held, held.batch.of(_TRIED))))
     check_agreement(network, first.feeds)
-    processes = processes_of(options.device)
     device = device_of(options.device) if processes.device is None else torch.device(processes.device)
     network.to(device)
     follow = None if teacher is None else teacher_of(teacher, device, options.threads)

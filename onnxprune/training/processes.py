@@ -40,13 +40,22 @@ class Carrier(Protocol):
 
 
 def started() -> int:
-    """Return how many processes were started together; 1 where there is this one alone."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _STARTED) else 1
+    """Return how many processes were started together; 1 where there is this one alone.
+
+    Variables that are no numbers are not of what starts processes.
+    """
+    texts = [os.environ.get(name, "") for name in _STARTED]
+    return max(1, int(texts[-1])) if all(text.isdecimal() for text in texts) else 1
 
 
 def helps() -> bool:
     """Return whether this process only helps another one, which prints and writes."""
-    return started() > 1 and os.environ["RANK"] != "0"
+    return started() > 1 and int(os.environ["RANK"]) > 0
+
+
+def helper_name() -> str:
+    """Return how a process that only helps begins its messages; nothing for any other."""
+    return f"process of rank {int(os.environ['RANK'])}: " if helps() else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -177,7 +177,8 @@ class _Run:
         """Go to the end, and return what came of it."""
         self.began = self.saved = self.measured = time.monotonic()
         if self.saving is not None and self.saving.resume:
-            self._take_up(checkpoint.load(self.saving.path, self.saving.run))
+            found = checkpoint.load(self.saving.path, self.saving.run) if self.processes.is_main else {}
+            self._take_up(self.processes.of_main(found))  # the others may run where the file is not
         else:
             self._begin()
         while self.stopped is None and self.progressed < 1:
@@ -201,8 +202,13 @@ class _Run:
     @property
     def seconds(self) -> float:
         """Since the run began, without the time in which it was ended."""
-        own = self.spent + time.monotonic() - self.began
+        own = self._own_seconds
         return own if self.options.time is None else self.processes.of_main(own)  # all of them end at the same step
+
+    @property
+    def _own_seconds(self) -> float:
+        """The same by the clock of this process: no other one has to ask with it."""
+        return self.spent + time.monotonic() - self.began
 
     @property
     def progressed(self) -> float:
@@ -314,7 +320,7 @@ class _Run:
     def _save(self, saving: Saving) -> None:
         state = {
             "step": self.step,
-            "seconds": self.seconds,
+            "seconds": self._own_seconds,  # the main process saves alone
             "samples": self.samples,
             "rate": self.rate,
             "rates": self.rates,

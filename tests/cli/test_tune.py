@@ -67,17 +67,27 @@ def test_bad_input(folder, monkeypatch, args, message):
     assert not (folder / "out.onnx").exists()
 
 
-def test_a_process_that_helps_prints_and_writes_nothing(folder, monkeypatch):
+def test_a_process_that_helps_writes_nothing_and_prints_errors_with_its_rank(folder, monkeypatch):
     """Of two that were started together the second; what carries numbers between them is left out here."""
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("onnxprune.training.lesson.processes_of", lambda device: ALONE)
+    monkeypatch.setattr("onnxprune.commands.tune.processes_of", lambda device: ALONE)
     result = invoke(*TAUGHT, "--steps", "2", "--rate", "0.003", "--report", "report.json")
     assert result.output == ""
     assert not (folder / "out.onnx").exists()
     assert not (folder / "report.json").exists()
     result = invoke(*TAUGHT, "--steps", "0", code=2)
-    assert result.output == ""
+    assert result.stderr == "onnxprune: process of rank 1: --steps must be at least 1, got 0\n"
+
+
+@pytest.mark.parametrize("command", ["inspect", "prune", "compare"])
+@pytest.mark.parametrize(("rank", "count"), [("1", "2"), ("1", "x")])
+def test_other_commands_ask_nobody_whom_they_help(folder, monkeypatch, command, rank, count):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    output = {"prune": ("-o", "out.onnx"), "compare": ("teacher.onnx",), "inspect": ()}[command]
+    result = invoke(command, "missing.onnx", *output, code=2)
+    assert result.stderr.splitlines()[-1] == "onnxprune: missing.onnx: no such file"
 
 
 def test_several_processes_share_tune_alone(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 import types
@@ -12,7 +13,16 @@ import torch
 
 from onnxprune.errors import OptionError
 from onnxprune.training import processes as processes_module
-from onnxprune.training.processes import ALONE, Processes, check_alone, helps, launched_precision, processes_of, started
+from onnxprune.training.processes import (
+    ALONE,
+    Processes,
+    check_alone,
+    helper_name,
+    helps,
+    launched_precision,
+    processes_of,
+    started,
+)
 from onnxprune.training.saving import Saving
 from onnxprune.training.tuner import tuned
 from tests.training import pairs, test_written
@@ -23,7 +33,7 @@ class Carrier:
     """Carries numbers between threads."""
 
     def __init__(self, count):
-        self.count, self.barrier, self.tensors = count, threading.Barrier(count, timeout=60), {}
+        self.count, self.barrier, self.tensors = count, threading.Barrier(count, timeout=20), {}
         self.here = threading.local()
 
     def _all(self, value):
@@ -37,7 +47,7 @@ class Carrier:
         return sum(each.clone() for each in self._all(tensor.clone()))
 
     def from_main(self, value):
-        return self._all(value)[0]
+        return copy.deepcopy(self._all(value)[0])  # as processes have it
 
     def leave(self):
         self.barrier.wait()
@@ -121,6 +131,39 @@ def test_all_end_at_the_same_step_of_a_time():
     assert [each.held for each in main.history] == [each.held for each in helper.history]
 
 
+def test_saving_asks_no_other_process(tmp_path):
+    def run(processes):
+        task, options = lesson(steps=None, time=0.4)
+        saving = Saving(tmp_path / "run.checkpoint", {}, resume=False, every_s=0)
+        return tuned(dataclasses.replace(task, processes=processes), options, saving=saving)
+
+    main, helper = together(2, run)
+    assert main.steps == helper.steps > 0
+    assert [each.seconds for each in main.history] == [each.seconds for each in helper.history]
+    assert (tmp_path / "run.checkpoint").exists()
+
+
+def test_all_go_on_from_the_checkpoint_of_the_main_process(tmp_path):
+    def run(processes, resume=True, progress=lambda *_: None):
+        task, options = lesson(steps=4)
+        path = tmp_path / f"{processes.rank}.checkpoint"  # of another machine
+        saving = Saving(path, {}, resume=resume, every_s=0)
+        return tuned(dataclasses.replace(task, processes=processes), options, saving=saving, progress=progress)
+
+    def ended(text, at=0, *_):
+        if at == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(ALONE, resume=False, progress=ended)
+    steps = []
+    main, helper = together(2, lambda own: run(own, progress=lambda _, at=0, *__: steps.append(at)))
+    assert steps == [3, 4]
+    assert main.steps == helper.steps == 4
+    for name, value in main.weights.items():
+        assert np.array_equal(value, helper.weights[name])
+
+
 def test_all_stop_at_a_loss_that_is_not_finite():
     samples = pictures()
     samples[5] = 1e38
@@ -192,6 +235,19 @@ def test_two_processes_without_accelerate(two, monkeypatch):
         processes_of("auto")
     with pytest.raises(OptionError, match="several processes can share tune, not prune: start it without Accelerate"):
         check_alone("prune")
+
+
+@pytest.mark.parametrize("variables", [("1", "x"), ("", "2"), ("main", "2"), ("0", "0"), ("1", "-2")])
+def test_variables_of_something_else_start_no_processes(monkeypatch, variables):
+    for name, value in zip(("RANK", "WORLD_SIZE"), variables, strict=True):
+        monkeypatch.setenv(name, value)
+    assert (started(), helps(), helper_name(), processes_of("auto")) == (1, False, "", ALONE)
+    check_alone("prune")
+
+
+def test_a_lesson_is_of_one_process_unless_several_are_handed_in(two, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    assert lesson()[0].processes is ALONE
 
 
 def test_accelerate_carries(two, monkeypatch):
