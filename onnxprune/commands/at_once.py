@@ -24,5 +24,5 @@ def at_once(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> t
     prepared = prepare(job.model, job.options, job.data, progress, tunes=options is not None)
     improve = None
     if options is not None:
-        improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning, resume=keeper.resume), progress)
+        improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
     return cut(replace(prepared, file_name=job.name), Pass(publish, improve), progress)

@@ -56,7 +56,7 @@ def by_masks(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     recovery = recover(cut, decision.plan, rewritten, progress)
     improve, tuning = None, job.learning.tuning
     if tuning is not None:
-        how = Tuning(tuning, prepared.traced.model, checkpoint=keeper.tuning, resume=keeper.resume)
+        how = Tuning(tuning, prepared.traced.model, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(cut, how, progress)
     as_told = partial(_told, publish, prepared.traced.model, values)
     return finish(

@@ -25,6 +25,8 @@ from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import check_unchanged
+from onnxprune.planning.options import Options
+from onnxprune.planning.plan import Evidence
 from onnxprune.planning.rounds import Wanted, options_of_round, tuning_of_round, wanted
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
@@ -99,8 +101,7 @@ class _Rounds:
         self.reports.append(finished.report)
         if finished.model is None:
             return
-        cut_model = part_to_run(self.model, dict(self.job.options.inputs))
-        self.parts.append(kept_by_report(cut_model, finished.report))
+        self.parts.append(kept_by_report(self._run_part(), finished.report))
         self.units |= {group["name"]: group["kept"] for group in finished.report["groups"]}
         self.model = finished.model
 
@@ -151,9 +152,8 @@ class _Rounds:
         prepared = prepared.with_options(options)
         evidence = score(prepared, told)
         is_first = self.model is self.job.model
-        if is_first and goals and not any(kind in MEASURED for kind in goals):
-            whole = prepared.with_options(replace(options, targets=self.job.options.targets))
-            decide(whole, evidence, None, silent)  # says now what cannot be reached in the end
+        if is_first:
+            self._check_reachable(evidence, options)
         budget, tuning = self._tuning_of(number)
         shares = {target.kind: target.value for target in options.bounds}
         noted = {"wanted": {kind: now[kind] * share for kind, share in shares.items()}, "budget": budget}
@@ -168,8 +168,20 @@ class _Rounds:
         except UnreachableTarget as error:
             raise OptionError(f"{name}: {error}") from None
 
+    def _run_part(self) -> Model:
+        """Return the part that is run of what is left by now; dims that are open have the sizes of the first round."""
+        part = part_to_run(self.model, dict(self.job.options.inputs))
+        return replace(part, sizes={**self.original.sizes, **part.sizes})
+
     def _prepared(self, progress: Progress) -> PreparedModel:
         return prepare(self.model, self.job.options, self.job.data, progress, tunes=self.tuning is not None)
+
+    def _check_reachable(self, evidence: Evidence, first: Options) -> None:
+        """Raise OptionError now for targets that cannot be reached in the end, but for those that are measured."""
+        targets = tuple(pair for pair in self.job.options.targets if pair[0] not in MEASURED)
+        if targets and any(kind not in MEASURED for kind, _ in first.targets):
+            whole = replace(self.job.options, targets=targets)
+            decide(self.first.with_options(whole), evidence, None, silent)
 
     def _tuning_of(self, number: int) -> tuple[float | None, Tuning | None]:
         """Return the steps or seconds of tuning of a round, and how it is tuned."""
@@ -177,7 +189,7 @@ class _Rounds:
             return None, None
         options = tuning_of_round(self.tuning, sum(self._budgets()), number, self.job.learning.rounds)
         kept = kept_in_all(self.parts) if self.parts else None
-        tuning = Tuning(options, self.original, kept, self.keeper.tuning, self.keeper.resume)
+        tuning = Tuning(options, self.original, kept, self.keeper.tuning(number), self.keeper.resume)
         return options.time if options.steps is None else float(options.steps), tuning
 
     def _budgets(self) -> Iterator[float]:

@@ -43,9 +43,12 @@ class Finished:
 class KeptInMemory:
     """Rounds of a run that nothing is kept of: one goes over into the next."""
 
-    tuning: Path | None = None
     masks: Path | None = None
     resume = False
+
+    def tuning(self, number: int = 0) -> Path | None:  # noqa: ARG002, PLR6301 - as of a folder
+        """The tuning of a round is saved nowhere."""
+        return None
 
     def remove(self) -> None:
         """Nothing lies anywhere."""
@@ -92,10 +95,9 @@ class RoundsFolder:
     original: Model
     resume: bool  # whether what is there is gone on from; else it is removed
 
-    @property
-    def tuning(self) -> Path:
-        """Where the tuning of the round that is going on is saved."""
-        return self.path / "tuning.checkpoint"
+    def tuning(self, number: int = 0) -> Path:
+        """Return where the tuning of a round, from 0, is saved."""
+        return self.path / f"tuning-{number + 1}.checkpoint"
 
     @property
     def masks(self) -> Path:
@@ -133,7 +135,12 @@ class RoundsFolder:
         for model in self.path.glob("round-*.onnx"):
             for path in (model, *weights_of(model)):
                 path.unlink(missing_ok=True)
-        for path in (*self.path.glob("round-*.json"), self.tuning, self.masks, self.path / _RUN):
+        for path in (
+            *self.path.glob("round-*.json"),
+            *self.path.glob("tuning-*.checkpoint"),
+            self.masks,
+            self.path / _RUN,
+        ):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is not there, or something else is in it
             self.path.rmdir()
@@ -186,7 +193,7 @@ class RoundsFolder:
                 yield temporary, complete
 
         yield published
-        self.tuning.unlink(missing_ok=True)
+        self.tuning(number).unlink(missing_ok=True)
 
     def _files(self, number: int) -> tuple[Path, Path]:
         return self.path / f"round-{number + 1}.onnx", self.path / f"round-{number + 1}.json"

@@ -18,7 +18,8 @@ from onnxprune.training.settings import TuneOptions
 
 # Of the tuning, for the last round: it alone trains what is written. A choice; `tools/measure/rounds.py shares` tells.
 LAST = 0.5
-_MET = 1 - 1e-9  # of what is there, from which a target counts as met
+_LEAST = 1e-9
+_MET = 1 - _LEAST  # of what is there, from which a target counts as met
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def kept_share(goal: float, now: float, left: int) -> float:
 def options_of_round(
     all_rounds: Wanted, units: Mapping[str, int], goals: Mapping[str, float], now: Mapping[str, float], left: int
 ) -> Options | None:
-    """Return the options of one round, in terms of what is there; None where all targets are met.
+    """Return the options of one round, in terms of what is there; None where all that is aimed at is reached.
 
     Args:
         all_rounds: what they come to.
@@ -73,8 +74,6 @@ def options_of_round(
     options, whole = all_rounds.options, all_rounds.units
     shares = {kind: kept_share(goal, now[kind], left) for kind, goal in goals.items()}
     targets = tuple((kind, share) for kind, share in shares.items() if share < _MET)
-    if goals and not targets:
-        return None
     there = {name: count for name, count in units.items() if name in whole}
     named = {
         name: 1 - kept_share(1 - ratio, there[name] / whole[name], left)
@@ -86,11 +85,18 @@ def options_of_round(
         for name, count in all_rounds.counts.items()
         if name in there
     }
+    is_met = bool(goals) and not targets
+    if (
+        is_met
+        and not any(ratio > _LEAST for ratio in named.values())
+        and all(counts[name] >= there[name] for name in counts)
+    ):
+        return None
     least = {name: min(count, there[name]) for name, count in all_rounds.least.items() if name in there}
     return replace(
         options,
         targets=targets,
-        ratio=_common_ratio(all_rounds, there, left),
+        ratio=0.0 if is_met else _common_ratio(all_rounds, there, left),
         ratios=tuple(named.items()),
         shape=tuple(counts.items()),
         min_units=tuple(least.items()),

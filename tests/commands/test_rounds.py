@@ -22,6 +22,7 @@ from onnxprune.commands.tune_cut import initializers_in_all, kept_in_all, units_
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.planning.options import make_options
 from onnxprune.report.prune import prune_tables
+from tests.support.build import model
 from tests.support.paths import ROOT
 from tests.training.pairs import classifier, pictures
 
@@ -91,6 +92,36 @@ def test_ratios_and_shapes_are_met_in_the_end(options, kept):
     by_name = {group["name"]: group["kept"] for group in result.report["groups"]}
     assert {name: by_name[name] for name in kept} == kept
     assert len(result.report["rounds"]) == 4
+
+
+@pytest.mark.parametrize("more", [{}, {"criterion": None, "reconstruct": None, "samples": 8}], ids=["l2", "usual"])
+@pytest.mark.parametrize(
+    "aim", [{"shape": {"w1": 4}}, {"ratio": None, "ratios": {"w1": 0.75}}], ids=["shape", "ratios"]
+)
+def test_a_target_that_is_met_early_leaves_shape_and_ratios(aim, more):
+    result = in_rounds(2, tune=None, targets={"macs": 0.9}, **aim, **more)
+    kept = {group["name"]: group["kept"] for group in result.report["groups"]}
+    assert kept["w1"] == 4
+    assert [each["skipped"] for each in result.report["rounds"]] == [None, None]
+
+
+def test_what_can_be_reached_is_not_refused():
+    result = in_rounds(2, tune=None, shape={"w1": 2}, targets={"macs": 0.06})
+    assert result.report["output"]["macs"] <= 0.06 * result.report["input"]["macs"]
+    with pytest.raises(OptionError, match=r"target macs=0.001 .at best 0.0"):
+        in_rounds(2, tune=None, targets={"macs": 0.001, "memory": 0.9})
+
+
+def test_sizes_that_come_from_samples_are_those_of_all_rounds(tmp_path):
+    proto = model(
+        "a = Conv(x, w1)", "b = Relu(a)", "c = Conv(b, w2)", "d = Relu(c)", "e = Flatten(d)", "y = MatMul(e, w3)",
+        x="float[n,1,h,w] x", w1=(8, 1, 3, 3), w2=(8, 8, 3, 3), w3=(8 * 2 * 6, 4),
+    )  # fmt: skip
+    data = np.random.default_rng(0).standard_normal((32, 1, 6, 10)).astype(np.float32)
+    options = {**CUT, "round_to": 1, "targets": {"macs": 0.3}, "tune": {**TUNE, "steps": 6}, "data": {"x": data}}
+    report = onnxprune.prune(proto, rounds=3, checkpoint=tmp_path / "saved", **options).report
+    assert [each["tuning"]["lesson"]["losses"] for each in report["rounds"]] == [{"kl": 1.0, "features": 1.0}] * 3
+    assert onnxprune.prune(proto, rounds=3, checkpoint=tmp_path / "saved", resume=True, **options).report["rounds"]
 
 
 def test_rounds_that_have_nothing_to_do_are_told():
@@ -245,6 +276,23 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bytes(folder, rounds, where, s
     assert "2 of 2" not in where or not any(text.startswith("round 1 of 2") for text, _ in seen)
 
 
+def test_a_kill_after_a_round_before_its_tuning_is_removed_loses_nothing(folder, monkeypatch):
+    def killed(self, *_, **__):
+        if self.name.startswith("tuning"):
+            raise Ended
+        unlink(self, *_, **__)
+
+    unlink = Path.unlink
+    with monkeypatch.context() as patched, pytest.raises(Ended):
+        patched.setattr(Path, "unlink", killed)
+        prune_here(folder)
+    names = {path.name for path in (folder / "small.onnx.checkpoint").iterdir()}
+    assert names == {"round-1.json", "round-1.onnx", "run.json", "tuning-1.checkpoint"}
+    prune_here(folder, resume=True)
+    assert (folder / "small.onnx").read_bytes() == whole(2)
+    assert not (folder / "small.onnx.checkpoint").exists()
+
+
 def test_a_checkpoint_of_another_run_is_refused(folder):
     with pytest.raises(Ended):
         prune_here(folder, progress=ending("round 2 of 2"))
@@ -258,7 +306,7 @@ def test_a_checkpoint_of_another_run_is_refused(folder):
     assert saved.exists()
     with pytest.raises(Ended):
         prune_here(folder, progress=ending("round 1 of 2: tuning", 2))  # from the beginning
-    assert sorted(path.name for path in saved.iterdir()) == ["run.json", "tuning.checkpoint"]
+    assert sorted(path.name for path in saved.iterdir()) == ["run.json", "tuning-1.checkpoint"]
     (saved / "run.json").unlink()
     with pytest.raises(InputError, match="there is no checkpoint to resume; leave out --resume to begin"):
         prune_here(folder, resume=True)
