@@ -46,7 +46,7 @@ class KeptInMemory:
     masks: Path | None = None
     resume = False
 
-    def tuning(self, number: int = 0) -> Path | None:  # noqa: ARG002, PLR6301 - as of a folder
+    def tuning(self, number: int = 0) -> Path | None:
         """The tuning of a round is saved nowhere."""
         return None
 
