@@ -48,6 +48,9 @@ def _fingerprint(source: Any) -> Any:
     paths = sorted(files_of(source))
     if paths:
         return [str(source), *([str(path), *stamp[1:]] for path, stamp in stamps(paths).items())]
+    if isinstance(source, (list, tuple)) and source:  # of feeds
+        feeds = json.dumps([_fingerprint(each) for each in source])
+        return hashlib.sha256(feeds.encode()).hexdigest()
     arrays = source if isinstance(source, Mapping) else {"": source}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         return f"{type(source).__name__} {time.time_ns()}"

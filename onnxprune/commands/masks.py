@@ -154,10 +154,31 @@ def _budget(prepared: PreparedModel, groups: Gated) -> Budget:
         goal = target.fraction(counter.before.get(target.kind, 1.0))
         parts.append(CostBudget(_Costs(counter, alike, target.kind), goal))
     shaped = shaped_counts(prepared.groups, prepared.options)
-    counts = {name: count for name, count in shaped.items() if name in groups.counts}
+    counts = _gated_counts(shaped, groups, {group.name: group.units for group in prepared.groups})
     if counts:
         parts.append(ShapeBudget(groups.counts, counts))
+    if not parts:
+        raise OptionError("masks has no effect: the shape leaves every group whole that has gates")
     return parts[0] if len(parts) == 1 else Budgets(parts)
+
+
+def _gated_counts(shaped: Mapping[str, int], groups: Gated, units: Mapping[str, int]) -> dict[str, int]:
+    """Return what a shape leaves of groups that have gates, by the first of those that lose the same units.
+
+    Raises:
+        OptionError: where a group without gates is to lose units.
+    """
+    counts: dict[str, int] = {}
+    for name, count in shaped.items():
+        first = groups.first.get(name)
+        if first is not None:
+            counts[first] = min(count, counts.get(first, count))
+        elif count < units[name]:
+            raise OptionError(
+                f"masks cannot learn which {count} of {units[name]} units of group {name!r} stay: no weight that is "
+                "trained reads them; freeze less, or leave the group out of the shape"
+            )
+    return counts
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ MEASURED = 20  # times that a run is measured
 _TRAVEL = 100.0  # what a gate may move in all of a run, in the unit of log alpha
 _FASTEST = 0.5  # rate of gates
 _EAGER = 2.0  # rate of the multipliers over that of the gates
+_TIMED, _TIMING = 3, 0.1  # steps that say how many a time has room for; share of it after which one is enough
 _SEEDS = 1_000_003  # between the draws of two seeds
 
 
@@ -152,6 +153,7 @@ class _Run:
         self.multipliers = Multipliers(budget.equalities, device=device)
         self.order = order_of(lesson.train, options.batch, options.accumulate, options.seed)
         self.total = options.steps or (options.epochs or 0) * self.order.steps_of_epoch
+        self.planned = self.total  # steps; an estimate where the length is a time
         self.rate = options.rate or RATE
         self.optimisers = self._optimisers()
         self.text = "learning masks"
@@ -166,11 +168,10 @@ class _Run:
             {"params": [each for each in weights if each.ndim > 1], "weight_decay": self.options.decay},
             {"params": [each for each in weights if each.ndim <= 1], "weight_decay": 0.0},
         ]
-        fast = min(_FASTEST, _TRAVEL / self.total) if self.total else _FASTEST
         return (
             torch.optim.AdamW([part for part in parts if part["params"]], lr=0.0),
-            torch.optim.Adam(self.gates.parameters(), lr=fast),
-            torch.optim.Adam(self.multipliers.parameters(), lr=_EAGER * fast, maximize=True),
+            torch.optim.Adam(self.gates.parameters(), lr=0.0),
+            torch.optim.Adam(self.multipliers.parameters(), lr=0.0, maximize=True),
         )
 
     def finished(self) -> Masks:
@@ -178,7 +179,11 @@ class _Run:
         self.began = self.saved = time.monotonic()
         if self.saving is not None and self.saving.resume:
             self._take_up(checkpoint.load(self.saving.path, self.saving.run))
-        while self.progressed < 1:
+        elif self.options.time is not None:
+            self.planned = self._steps_in(self.options.time)
+        self._pace()
+        self.ended = self.progressed >= 1
+        while not self.ended:
             self._advance()
         if self.saving is not None:
             self._save(self.saving)
@@ -191,6 +196,22 @@ class _Run:
             seconds=self.seconds,
             rate=self.rate,
         )
+
+    def _steps_in(self, limit: float) -> int:
+        """Return how many steps a run has time for, from some whose gradients are left alone."""
+        taken: list[float] = []
+        while len(taken) < _TIMED and not (taken and self.seconds > _TIMING * limit):
+            before = time.monotonic()
+            self._slopes(0.0)
+            taken.append(time.monotonic() - before)
+        return max(1, round((limit - self.seconds) / max(1e-9, min(taken))))
+
+    def _pace(self) -> None:
+        """Let gates move no farther in a run than they have to, however many steps it has."""
+        fast = min(_FASTEST, _TRAVEL / self.planned)
+        for optimiser, rate in zip(self.optimisers[1:], (fast, _EAGER * fast), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate
 
     @property
     def seconds(self) -> float:
@@ -206,25 +227,41 @@ class _Run:
     def _advance(self) -> None:
         self.progress(self.text, self.step + 1, self.total)
         done = self.progressed
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss = self._backward()
-        if not math.isfinite(loss):
-            raise OptionError(f"the loss was not finite at step {self.step + 1} of learning masks: give a lower rate")
         tight = min(1.0, done / RAMP)
-        violations = self.budget.violations(self.gates.expected(), tight)
-        torch.autograd.backward(self.multipliers.penalty(violations))
-        torch.nn.utils.clip_grad_norm_(self.lesson.network.weights.values(), self.options.clip)
+        loss, violations = self._slopes(tight)
         for group in self.optimisers[0].param_groups:
             group["lr"] = self.rate * factor(done, self.options.warmup, self.step)
         for optimiser in self.optimisers:
             optimiser.step()
         self.step += 1
         self.since.append(loss)
-        if self.progressed >= 1 or self.step % max(1, self.total // MEASURED) == 0:
-            self._measure(violations.detach(), tight)
+        self.ended = self.progressed >= 1  # asked once a step: the last one is measured
+        if self.ended or self.step % max(1, self.planned // MEASURED) == 0:
+            self._measure(violations, tight)
         if self.saving is not None and time.monotonic() - self.saved >= self.saving.every_s:
             self._save(self.saving)
+
+    def _slopes(self, tight: float) -> tuple[float, Tensor]:
+        """Make the gradients of a step those of its loss and the budget; return the loss, and how the budget is missed.
+
+        Raises:
+            OptionError: when loss or gradients are not finite.
+        """
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss = self._backward()
+        self._check_finite(loss, "loss")
+        violations = self.budget.violations(self.gates.expected(), tight)
+        torch.autograd.backward(self.multipliers.penalty(violations))
+        norm = torch.nn.utils.clip_grad_norm_(self.lesson.network.weights.values(), self.options.clip)
+        others = [each.grad for each in (*self.gates.parameters(), *self.multipliers.parameters())]
+        norms = [norm, *(slope.norm() for slope in others if slope is not None)]
+        self._check_finite(float(torch.stack(norms).sum()), "gradient")
+        return loss, violations.detach()
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise OptionError(f"the {what} was not finite at step {self.step + 1} of learning masks: give a lower rate")
 
     def _backward(self) -> float:
         """Add the gradients of a step; return the mean loss of its samples."""
@@ -260,6 +297,7 @@ class _Run:
     def _save(self, saving: Saving) -> None:
         state = {
             "step": self.step,
+            "planned": self.planned,
             "seconds": self.seconds,
             "history": [asdict(each) for each in self.history],
             "since": self.since,
@@ -274,7 +312,7 @@ class _Run:
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was written."""
-        self.step, self.spent = state["step"], state["seconds"]
+        self.step, self.planned, self.spent = state["step"], state["planned"], state["seconds"]
         self.history = [Step(**each) for each in state["history"]]
         self.since = list(state["since"])
         with torch.no_grad():

@@ -25,7 +25,7 @@ def penalty_of(network: Network, strength: float) -> Penalty:
         OptionError: when no group can.
     """
     prunable = [group for group in groups(trace(network.model)) if group.prunable]
-    units = units_of(network, prunable)
+    units = [each for each in units_of(network, prunable) if each.scales or each.makers]
     if not units:
         raise OptionError("slim has no effect: no group of units that can be removed has weights that are trained")
     return partial(slimming_penalty, units, strength=strength)

@@ -52,14 +52,14 @@ class Units:
 
 
 def units_of(network: Network, groups: Sequence[Group]) -> tuple[Units, ...]:
-    """Return the units of those groups that have weights in a network which are trained.
+    """Return the units of those groups that have weights in a network which are trained: any that make or read units.
 
     Args:
         network: whose parameters are looked at.
         groups: of the same model.
     """
     made = (_units(network, group) for group in groups)
-    return tuple(each for each in made if each.scales or each.makers)
+    return tuple(each for each in made if each.scales or each.makers or each.consumers)
 
 
 def _units(network: Network, group: Group) -> Units:

@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.commands.prune import prune_file
@@ -49,6 +50,40 @@ def test_a_shape_is_met_exactly():
     assert {group["name"]: group["kept"] for group in report["groups"]} == {"w1": 6, "w2": 10, "w3": 6}
 
 
+def dead(places, scale=6.0):
+    """Return the classifier with units of w1 that are never heard of, and others that are."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(classifier())
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        if tensor.name in {"w1", "b1"}:
+            array[places] = 0 if tensor.name == "w1" else -1
+        if tensor.name == "w3":
+            array *= scale
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return proto
+
+
+def test_units_that_nobody_hears_are_cut():
+    places = [2, 3, 7, 10, 12, 13]
+    report = onnxprune.prune(
+        dead(places),
+        data={"x": pictures(32)},
+        masks={**LEARN, "steps": 40},
+        shape={"w1": 10},
+        round_to=1,
+        latency=False,
+    ).report
+    (kept,) = (group["kept_units"] for group in report["groups"] if group["name"] == "w1")
+    assert set(kept) == set(range(16)) - set(places)
+
+
+def test_gates_ask_for_weights_that_read_the_units_alone():
+    report = by_masks(shape={"w1": 8, "w2": 8}, masks={**LEARN, "steps": 2, "frozen": ["w1", "b1"]}).report
+    assert report["masks"]["without"] == []
+    assert report["masks"]["gates"] == 32
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -69,6 +104,18 @@ def test_a_shape_is_met_exactly():
             "masks takes 20m, 90s, 1h, '500 steps' or '3 epochs'",
         ),
         ({"targets": {"macs": 0.5}, "masks": {**LEARN, "frozen": ["w3", "w2"]}, "only": "w2"}, "masks has no effect"),
+        (
+            {"shape": {"w1": 8, "w2": 9}, "masks": {**LEARN, "frozen": ["w3"]}},
+            "masks cannot learn which 9 of 16 units of group 'w2' stay: no weight that is trained reads them; freeze",
+        ),
+        (
+            {"shape": {"w2": 8}, "ratios": {"w1": 0.5}, "masks": {**LEARN, "frozen": ["w3"]}},
+            "masks cannot learn which 8 of 16 units of group 'w2' stay: no weight that is trained reads them; freeze",
+        ),
+        (
+            {"shape": {"w2": 16}, "ratios": {"w1": 0.5}, "masks": {**LEARN, "frozen": ["w3"]}},
+            "masks has no effect: the shape leaves every group whole that has gates",
+        ),
         ({"targets": {"macs": 0.5}, "masks": {**LEARN, "rate": 1e30}}, "the loss was not finite at step"),
     ],
     ids=lambda value: str(value)[:40],
