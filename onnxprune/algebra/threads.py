@@ -12,6 +12,7 @@ import contextvars
 import ctypes
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,8 @@ def share_heap() -> None:
 
     With a heap each, what one has freed is of no use to the others, and a process takes up to twice its memory.
     """
+    if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
+        return
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 

@@ -73,8 +73,9 @@ def _check_parts(node: NodeProto, where: str) -> None:
 
     Source: https://onnx.ai/onnx/operators/onnx__Split.html, num_outputs.
     """
-    parts = next((each.i for each in node.attribute if node.op_type == "Split" and each.name == "num_outputs"), 0)
-    if parts and parts != len(node.output):
+    is_split = node.op_type == "Split" and node.domain in ("", "ai.onnx")
+    parts = next((each.i for each in node.attribute if is_split and each.name == "num_outputs"), 0)
+    if parts and node.output and parts != len(node.output):
         outputs = f"{len(node.output)} output" + "s" * (len(node.output) != 1)
         raise ModelError(
             f"{where}: not a valid ONNX model: Split {node.output[0]!r} has num_outputs = {parts}, and {outputs}"

@@ -16,6 +16,7 @@ from onnxprune.graph.tensors import Shape, numpy_type, raw_length
 
 COMPARED = 8  # times that outputs are held while they are compared: of two models, in double precision
 PER_WEIGHT = 8  # bytes between nodes that each byte of weights allows beyond the limit: large models make large values
+_RECURRENT_RANK = 3  # of a weight of a recurrent node: directions, gates, inputs
 # Where the inputs stand in the weight of a recurrent node: https://onnx.ai/onnx/operators/onnx__LSTM.html, input W, and
 # com.microsoft.DynamicQuantizeLSTM of https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 _INPUTS_AT = {"GRU": 2, "LSTM": 2, "RNN": 2, "com.microsoft.DynamicQuantizeLSTM": 1}
@@ -100,8 +101,8 @@ def peak_bytes(model: Model, sizes: Mapping[str, int]) -> tuple[int, str]:
 
 def _gate_bytes(model: Model, node: Node, sizes: Mapping[str, int]) -> int:
     """Return what a recurrent node holds beside its outputs: its gates at all steps, from one product."""
-    weight = model.constants.get(node.inputs[1]) if node.op in _INPUTS_AT else None
-    if weight is None or not weight.count:
+    weight = model.constants.get(node.inputs[1]) if node.op in _INPUTS_AT and len(node.inputs) > 1 else None
+    if weight is None or len(weight.shape) != _RECURRENT_RANK or not weight.count:
         return 0
     return sizes.get(node.inputs[0], 0) * weight.count // weight.shape[_INPUTS_AT[node.op]] ** 2
 

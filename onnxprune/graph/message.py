@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_help
 
 from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.inference import element_type
+from onnxprune.graph.order import reads
 from onnxprune.graph.tensors import Array, array_of, has_external_data, numpy_type, raw_length
 
 LARGE_BYTES = 2**14  # of a tensor that lies beside the message; graphs may depend on what smaller ones hold
@@ -46,9 +47,10 @@ def message(proto: ModelProto, folder: Path, outputs: Iterable[str] | None = Non
     copy_fields(proto.graph, small.graph, skip={"initializer", *([] if outputs is None else ["output"])})
     small.graph.output.extend(ValueInfoProto(name=name) for name in outputs or ())
     listed = {info.name for info in proto.graph.input}
+    read = reads(proto.graph)  # ONNX Runtime drops what nobody reads, and then misses it where it lies beside
     beside: dict[str, Array] = {}
     for tensor in proto.graph.initializer:
-        if tensor.name not in listed and may_lie_beside(tensor):
+        if tensor.name in read - listed and may_lie_beside(tensor):
             beside[tensor.name] = array_in_memory(tensor, folder)
         elif has_external_data(tensor) and _is_taken(tensor):
             small.graph.initializer.append(numpy_helper.from_array(array_in_memory(tensor, folder), tensor.name))

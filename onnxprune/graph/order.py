@@ -62,6 +62,11 @@ def _order(nodes: Sequence[NodeProto]) -> list[int] | None:
     return order if len(order) == len(nodes) else None
 
 
+def reads(graph: GraphProto) -> set[str]:
+    """Return the values that a graph reads: by its nodes, by their bodies from outside, and by its outputs."""
+    return {name for node in graph.node for name in _reads(node)} | {output.name for output in graph.output}
+
+
 def captured(node: NodeProto) -> Iterator[str]:
     """Yield the names that the bodies of a node read from outside of themselves."""
     for body in bodies_of(node):

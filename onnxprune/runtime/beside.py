@@ -11,9 +11,11 @@ import contextlib
 import contextvars
 import itertools
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from onnxprune.algebra.threads import cores, cores_limited, share_heap
@@ -77,6 +79,18 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
             yield item[0]
 
 
+@dataclass
+class _Turns:
+    """How many blocks of all threads want short turns: the interval is the process's."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    blocks: int = 0
+    before: float = 0.0  # the interval before the first of them, restored after the last
+
+
+_TURNS = _Turns()
+
+
 @contextlib.contextmanager
 def _taking_turns() -> Iterator[None]:
     """Let threads that come back from a computation wait for the others only shortly, within the block.
@@ -85,12 +99,18 @@ def _taking_turns() -> Iterator[None]:
     in between takes.
     """
     share_heap()
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, SWITCH_S))
+    with _TURNS.lock:
+        if not _TURNS.blocks:
+            _TURNS.before = sys.getswitchinterval()
+            sys.setswitchinterval(min(_TURNS.before, SWITCH_S))
+        _TURNS.blocks += 1
     try:
         yield
     finally:
-        sys.setswitchinterval(before)
+        with _TURNS.lock:
+            _TURNS.blocks -= 1
+            if not _TURNS.blocks:
+                sys.setswitchinterval(_TURNS.before)
 
 
 def _taken(source: Iterator[Item]) -> list[Item]:

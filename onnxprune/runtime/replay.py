@@ -101,14 +101,15 @@ class Replay:
         threads = self._threads or (max(1, cores() // room) if room > 1 else 0)
         session, inputs = self._session(computed, replaced, threads) if computed else (None, ())
 
-        def of_batch(number: int) -> dict[str, Array]:
-            stored = self._stored[number]
+        def of_batch(stored: Feeds) -> dict[str, Array]:
             values = {**constant, **{name: stored[name] for name in fed}}
             if session is not None:
                 values.update(session.run({name: stored[name] for name in inputs}))
             return values
 
-        yield from beside(of_batch, numbers, room)
+        yield from beside(
+            of_batch, (self._stored[number] for number in numbers), room
+        )  # read here, one after the other
 
     def _constant(self, name: str, contents: Mapping[str, Array] | None) -> Array:
         content = (contents or {}).get(name, self.contents.get(name))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 
+from onnxprune.commands.prune import prune
 from onnxprune.graph.message import LARGE_BYTES, message
 from onnxprune.graph.parts import part
 from onnxprune.graph.read import load
@@ -34,6 +36,36 @@ def test_a_model_in_a_message_gives_the_same_bits(tmp_path):
     assert proto.SerializeToString() == before
     expected = open_session(before, threads=1).run(feeds)
     assert open_session(small, threads=1).run(feeds)["y"].tobytes() == expected["y"].tobytes()
+
+
+def test_what_nobody_reads_stays_in_the_message(tmp_path):
+    proto, feeds = wide(), rows()
+    unread = RNG.standard_normal((64, 256)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(unread, "unread"))
+    small = message(proto, tmp_path)
+    assert list(small.arrays) == ["w"]
+    expected = open_session(proto.SerializeToString(), threads=1).run(feeds)["y"]
+    assert open_session(small, threads=1).run(feeds)["y"].tobytes() == expected.tobytes()
+    assert prune(proto, 0.3, criterion="l2", latency=False).report["verification"]["passed"]
+
+
+@pytest.mark.parametrize("has_its_own", [True, False])
+def test_a_weight_of_a_body_is_not_that_of_the_graph(tmp_path, has_its_own):
+    """A body that has a weight of the same name does not read the one outside."""
+    outer, inner = (RNG.standard_normal((64, 64)).astype(np.float32) for _ in range(2))
+    bodies = []
+    for name in ("then", "else"):
+        own = [onnx.numpy_helper.from_array(inner, "k")] if has_its_own else []
+        nodes = [onnx.helper.make_node("MatMul", ["x", "k"], [f"{name}_y"])]
+        out = onnx.helper.make_tensor_value_info(f"{name}_y", onnx.TensorProto.FLOAT, None)
+        bodies.append(onnx.helper.make_graph(nodes, name, [], [out], own))
+    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=bodies[0], else_branch=bodies[1])
+    proto = model("y = Identity(x)", x="float[n,64] x, bool c", y="float[n,64] y", infer=False, k=outer)
+    proto.graph.node[0].CopyFrom(node)
+    small, feeds = message(proto, tmp_path), {**rows(), "c": np.array(True)}
+    assert list(small.arrays) == ([] if has_its_own else ["k"])
+    expected = feeds["x"] @ (inner if has_its_own else outer)
+    np.testing.assert_allclose(open_session(small, threads=1).run(feeds)["y"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_values_between_nodes_are_returned_on_demand(tmp_path):

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from onnxprune.algebra.threads import cores, cores_limited
-from onnxprune.runtime.beside import ahead, beside
+from onnxprune.runtime.beside import SWITCH_S, _taking_turns, ahead, beside
 from onnxprune.runtime.session import open_session
 from tests.support.build import ROWS, model
 
@@ -91,3 +91,21 @@ def test_what_a_step_raises_is_raised_and_ends_the_others(limit):
         with pytest.raises(ValueError, match="of the source"):
             list(ahead(failing()))
     assert sys.getswitchinterval() == before
+
+
+def test_blocks_of_several_threads_leave_the_interval_as_it_was():
+    before, entered, left = sys.getswitchinterval(), threading.Event(), threading.Event()
+
+    def other():
+        with _taking_turns():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=other)
+    with _taking_turns():
+        thread.start()
+        assert entered.wait(10)
+    assert sys.getswitchinterval() == pytest.approx(min(before, SWITCH_S))
+    left.set()
+    thread.join()
+    assert sys.getswitchinterval() == pytest.approx(before)
