@@ -36,7 +36,7 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.profile import RACE_S
 from onnxprune.planning.promise import CONFIRM, OVER, Decision, check_written
 from onnxprune.progress import Progress
-from onnxprune.report.document import build_report
+from onnxprune.report.document import build_report, comparison_values
 from onnxprune.surgery import mask, rewrite
 
 Complete: TypeAlias = Callable[[dict[str, Any]], object]  # adds to the report, and writes it where it has a file
@@ -234,6 +234,12 @@ def _latency(after: Model, decision: Decision, timed: Comparison | None, times: 
     if timed is not None:
         return 1 / timed.speedup_interval[1]
     return None if decision.latency is None else decision.latency(after, times * RACE_S)
+
+
+def compared(original: Model, after: Model, prepared: PreparedModel, progress: Progress) -> dict[str, Any]:
+    """Return what the report says of accuracy, fidelity and latency of a model and the original."""
+    comparison = _compare(original, after, prepared.options, prepared.evaluation_data, progress)
+    return comparison_values(comparison, prepared.options, held_out=_is_held_out(prepared))
 
 
 def _is_held_out(prepared: PreparedModel) -> bool:

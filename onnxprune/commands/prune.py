@@ -15,10 +15,12 @@ from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Complete, Publish, kept_in_memory
 from onnxprune.commands.job import Job, make_learning
 from onnxprune.commands.masks import by_masks
-from onnxprune.commands.prepare import sample_files
+from onnxprune.commands.prepare import part_to_run, sample_files
 from onnxprune.commands.report_files import write_report
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
+from onnxprune.data.feeds import is_array
+from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
@@ -169,14 +171,34 @@ def prune_file(
 
 @one_blas_thread()
 def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Result:
-    model = job.model
+    model, source = job.model, job
     with blamed_on_change(model.stamps, model.path):
+        job = _with_samples(job)
         if job.learning.rounds > 1:
             proto, report = in_rounds(job, keeper, publish, progress)
         elif job.learning.masks is not None:
             proto, report = by_masks(job, keeper, publish, progress)
         else:
             proto, report = at_once(job, keeper, publish, progress)
-    reads = Reads(model.path, tuple(model.data_files), sample_files(job.data, job.options))
+    reads = Reads(model.path, tuple(model.data_files), sample_files(source.data, source.options))
     weight_stamps = {path: stamp for path, stamp in model.stamps.items() if path != model.path}
     return Result(proto, report, model.folder, model.is_external, model.alignment, reads, weight_stamps)
+
+
+def _with_samples(job: Job) -> Job:
+    """Return a job whose samples can be read again: those of an iterable that may be read but once are read now."""
+    data, eval_data = job.data, job.options.eval_data
+    if _is_lasting(data) and _is_lasting(eval_data):
+        return job
+    inputs = part_to_run(job.model, dict(job.options.inputs)).inputs
+
+    def lasting(source: Any) -> Any:
+        return source if _is_lasting(source) else load_data(source, inputs, preprocess=job.options.preprocess)
+
+    return replace(job, data=lasting(data), options=replace(job.options, eval_data=lasting(eval_data)))
+
+
+def _is_lasting(source: Any) -> bool:
+    """Whether samples can be read again from a source."""
+    lasts = isinstance(source, (str, os.PathLike, Mapping, list, tuple)) or is_array(source) or callable(source)
+    return source is None or lasts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,24 +11,29 @@ from typing import Any
 
 from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.decide import decide, score
-from onnxprune.commands.finish import Complete, Publish
+from onnxprune.commands.finish import Complete, Publish, compared
 from onnxprune.commands.job import Job
+from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel, part_to_run, prepare
 from onnxprune.commands.rounds_folder import Finished, Keeper
 from onnxprune.commands.tune_cut import Kept, initializers_in_all, kept_by_report, kept_in_all, units_in_all
-from onnxprune.commands.tune_pruned import Tuning, improver, in_steps
-from onnxprune.data.samples import load_data
+from onnxprune.commands.tune_pruned import Tuning, improver, in_steps, taught
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.cost import Counter
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.compare import compare_models
+from onnxprune.evaluation.verify import read_back
+from onnxprune.graph.edit import with_weights_inside
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import check_unchanged
+from onnxprune.graph.remainder import same_part
+from onnxprune.graph.tensors import Array
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Evidence
 from onnxprune.planning.rounds import Wanted, options_of_round, tuning_of_round, wanted
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
+from onnxprune.report.document import file_values
 from onnxprune.report.rounds import rounds_report
 from onnxprune.training.settings import TuneOptions
 
@@ -48,7 +52,6 @@ def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) ->
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; rounds that are finished stay with the keeper.
     """
-    job = replace(job, data=_at_hand(job))
     first = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     tuning = None if job.learning.tuning is None else in_steps(job.learning.tuning, first)
     if tuning is not None:
@@ -56,15 +59,8 @@ def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) ->
     rounds = _Rounds(job, first, tuning, wanted(first.groups, first.options), keeper, progress)
     for number in range(job.learning.rounds - 1):
         rounds.add(keeper.finished(number) or rounds.kept(number))
-    return rounds.last(publish)
-
-
-def _at_hand(job: Job) -> Any:
-    """Return samples that can be read again for each round."""
-    if job.data is None or isinstance(job.data, (str, os.PathLike)):
-        return job.data
-    part = part_to_run(job.model, dict(job.options.inputs))
-    return load_data(job.data, part.inputs, preprocess=job.options.preprocess)
+    proto, report = rounds.last(publish)
+    return rounds.by_itself(proto), report
 
 
 class _Rounds:
@@ -123,10 +119,31 @@ class _Rounds:
         except NothingToPrune as error:
             if not self.cuts:
                 raise
-            report = dict(self.cuts[-1])
-            self.reports.append({"skipped": str(error)})
-        proto = self.model.file.stored
-        with publish(proto, self.model.folder) as (_, complete):
+            return self._ended_early(publish, str(error))
+
+    def by_itself(self, proto: Any) -> Any:
+        """Return a model that needs no files of finished rounds: its weights lie where the original's do, or inside."""
+        folder = self.model.folder
+        return proto if folder == self.job.model.folder else with_weights_inside(proto, folder)
+
+    def _ended_early(self, publish: Publish, why: str) -> tuple[Any, dict[str, Any]]:
+        """Publish what the rounds so far came to, with the tuning that is left."""
+        number, report = self.job.learning.rounds - 1, dict(self.cuts[-1])
+        progress = self._progress_of(number)
+        part = self._run_part()
+        contents: Mapping[str, Array] = {}
+        _, tuning = self._tuning_of(number)
+        if tuning is not None:
+            data, is_measured = self.first.tuning_data, self.job.options.is_measured
+            assert data is not None
+            contents, tuning_report = taught(part, data, tuning, progress, is_measured=is_measured)
+        proto = stored(part, contents)
+        with publish(proto, self.model.folder) as (path, complete):
+            if tuning is not None:
+                after = same_part(read_back(path), part)
+                report["output"] = file_values(after, report["output"]["macs"])
+                report |= {"tuning": tuning_report(path), **compared(self.original, after, self.first, progress)}
+            self.reports.append({"skipped": why, "tuning": None if tuning is None else report["tuning"]})
             whole = self._whole(report)
             complete(whole)
         return proto, whole
@@ -139,11 +156,7 @@ class _Rounds:
         Raises:
             OptionError: when a target cannot be met; names the round.
         """
-        name, left = f"round {number + 1} of {self.job.learning.rounds}", self.job.learning.rounds - number
-
-        def told(text: str, step: int = 0, steps: int = 0, /) -> None:
-            self.progress(f"{name}: {text}", step, steps)
-
+        left, told = self.job.learning.rounds - number, self._progress_of(number)
         prepared = self.first if self.model is self.job.model else self._prepared(told)
         goals, now = self._costs()
         options = options_of_round(self.all_rounds, self.units, goals, now, left)
@@ -166,7 +179,18 @@ class _Rounds:
         try:
             return cut(replace(prepared, file_name=self.job.name), once, told)
         except UnreachableTarget as error:
-            raise OptionError(f"{name}: {error}") from None
+            raise OptionError(f"{self._name(number)}: {error}") from None
+
+    def _name(self, number: int) -> str:
+        return f"round {number + 1} of {self.job.learning.rounds}"
+
+    def _progress_of(self, number: int) -> Progress:
+        """Return what says before each step which round it is of."""
+
+        def progress(text: str, step: int = 0, steps: int = 0, /) -> None:
+            self.progress(f"{self._name(number)}: {text}", step, steps)
+
+        return progress
 
     def _run_part(self) -> Model:
         """Return the part that is run of what is left by now; dims that are open have the sizes of the first round."""

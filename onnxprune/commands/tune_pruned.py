@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from onnxprune.commands.finish import Improve, Masks
 from onnxprune.commands.learn import learn, lesson_values, proven
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.tune_cut import Kept, kept_by_masks, kept_in_all
+from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress
 from onnxprune.training.order import held_out, order_of
 from onnxprune.training.settings import TuneOptions
+
+# Better numbers for weights, and what reports on them once they are written.
+Taught: TypeAlias = tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -51,30 +55,43 @@ def improver(prepared: PreparedModel, tuning: Tuning, progress: Progress) -> Imp
     assert data is not None
     teacher, before = tuning.original or prepared.traced.model, [] if tuning.kept is None else [tuning.kept]
 
-    def improve(after: Model, masks: Masks) -> tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]:
-        kept = kept_in_all([*before, kept_by_masks(prepared.traced, masks)])
-
-        def learned(resume: bool) -> Any:
-            options, path = tuning.options, tuning.checkpoint
-            return learn(
-                after, teacher, data, options, kept=kept, checkpoint=path, resume=resume, progress=progress
-            )  # fmt: skip
-
-        resume = tuning.resume and tuning.checkpoint is not None and tuning.checkpoint.exists()
-        try:
-            lesson, outcome, contents = learned(resume)
-        except OptionError as error:
-            if not (resume and prepared.options.is_measured):
-                raise
-            progress(f"the cut that was measured is another one than before, tuning begins anew ({error})")
-            lesson, outcome, contents = learned(False)
-
-        def report(path: Path) -> dict[str, Any]:
-            gap = proven(lesson, path, contents, progress)
-            proof = {"passed": True, "max_rel_diff": gap}
-            values = {"options": tuning.options.to_dict(), "lesson": lesson_values(lesson, tuning.options.slim)}
-            return {**values, "proof": proof, **outcome.to_dict()}
-
-        return contents, report
+    def improve(after: Model, masks: Masks) -> Taught:
+        how = replace(tuning, original=teacher, kept=kept_in_all([*before, kept_by_masks(prepared.traced, masks)]))
+        return taught(after, data, how, progress, is_measured=prepared.options.is_measured)
 
     return improve
+
+
+def taught(model: Model, data: Data, tuning: Tuning, progress: Progress, *, is_measured: bool) -> Taught:
+    """Return better numbers for weights of a model, and what reports on them once they are written.
+
+    Args:
+        model: what was cut.
+        data: the samples to learn from.
+        tuning: how; by which teacher, and which of its values the model has.
+        progress: called before each step.
+        is_measured: whether the model depends on measurements: a resumed run may then have another one.
+    """
+
+    def learned(resume: bool) -> Any:
+        teacher, options, path = tuning.original, tuning.options, tuning.checkpoint
+        return learn(
+            model, teacher, data, options, kept=tuning.kept, checkpoint=path, resume=resume, progress=progress
+        )  # fmt: skip
+
+    resume = tuning.resume and tuning.checkpoint is not None and tuning.checkpoint.exists()
+    try:
+        lesson, outcome, contents = learned(resume)
+    except OptionError as error:
+        if not (resume and is_measured):
+            raise
+        progress(f"the cut that was measured is another one than before, tuning begins anew ({error})")
+        lesson, outcome, contents = learned(False)
+
+    def report(path: Path) -> dict[str, Any]:
+        gap = proven(lesson, path, contents, progress)
+        proof = {"passed": True, "max_rel_diff": gap}
+        values = {"options": tuning.options.to_dict(), "lesson": lesson_values(lesson, tuning.options.slim)}
+        return {**values, "proof": proof, **outcome.to_dict()}
+
+    return contents, report

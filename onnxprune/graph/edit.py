@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.external_data_helper import ExternalDataInfo
 
-from onnxprune.graph.bodies import copy_fields, graphs, graphs_of
+from onnxprune.graph.bodies import copy_fields, graphs, graphs_of, stored_tensors
 from onnxprune.graph.model import Body, Model
 from onnxprune.graph.order import captured
-from onnxprune.graph.tensors import Array, Shape, has_external_data
+from onnxprune.graph.tensors import Array, Shape, has_external_data, opened, raw_length
 
 Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
 
@@ -92,6 +94,25 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
 def with_contents(model: Model, contents: Mapping[str, Array]) -> ModelProto:
     """Return a copy of a model some of whose constants hold other numbers, of the same shape and type."""
     return apply_edits(model, dataclasses.replace(NO_EDITS, replaced=contents))
+
+
+def with_weights_inside(proto: ModelProto, folder: Path) -> ModelProto:
+    """Return a model that refers to no files: a copy with the contents of external tensors, which lie in `folder`.
+
+    Raises:
+        OSError: when a file cannot be read.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in stored_tensors(copy):
+        if has_external_data(tensor):
+            info = ExternalDataInfo(tensor)
+            with opened(folder / info.location) as file:
+                file.seek(info.offset or 0)
+                tensor.raw_data = file.read(raw_length(tensor))
+            tensor.ClearField("external_data")
+            tensor.data_location = TensorProto.DEFAULT
+    return copy
 
 
 class _Editor:

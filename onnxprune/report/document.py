@@ -77,8 +77,7 @@ def build_report(
         "gradients": None if looked is None else dict(looked),
         **_curves(options, curves or {}, judged),
         "reconstruction": [_refitted(each) for each in fits],
-        **_compared(comparison, held_out),
-        "latency": _latency(comparison) if options.latency else [],
+        **comparison_values(comparison, options, held_out=held_out),
         "promise": None if promise is None else dict(promise),
     }
 
@@ -88,11 +87,13 @@ def _curves(options: Options, curves: Mapping[str, Curve], judged: int) -> dict[
     return {"effort": _effort(options, curves, judged), "curves": each}
 
 
-def _compared(comparison: Comparison | None, held_out: bool) -> dict[str, Any]:
+def comparison_values(comparison: Comparison | None, options: Options, *, held_out: bool) -> dict[str, Any]:
+    """Return what the report says of two models that were compared; `held_out` as for `build_report`."""
     fidelity = fidelity_values(comparison)
     return {
         "accuracy": _accuracy(comparison),
         "fidelity": None if fidelity is None else {**fidelity, "held_out": held_out},
+        "latency": _latency(comparison) if options.latency else [],
     }
 
 

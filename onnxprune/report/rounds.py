@@ -57,7 +57,7 @@ def _proofs(proofs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _round(number: int, report: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a round was to come to, and what it came to."""
     if "skipped" in report:
-        return {"round": number, "skipped": report["skipped"]}
+        return {"round": number, "skipped": report["skipped"], "tuning": report.get("tuning")}
     output, verification = report["output"], report["verification"]
     sizes = {"macs": output["macs"], "params": output["params"], "size_bytes": output["size_bytes"]}
     return {
@@ -86,7 +86,16 @@ def rounds_table(report: Mapping[str, Any]) -> Iterator[Any]:
     yield table
     skipped = [each for each in rounds if each["skipped"] is not None]
     if skipped:
-        yield "\n".join(f"round {each['round']} had nothing to do: {each['skipped']}" for each in skipped)
+        yield "\n".join(map(_skipped, skipped))
+
+
+def _skipped(each: Mapping[str, Any]) -> str:
+    """Return why a round had nothing to prune, and the tuning that was left for it."""
+    tuning, sentence = each["tuning"], f"round {each['round']} had nothing to do: {each['skipped']}"
+    if tuning is None:
+        return sentence
+    steps, losses = _tuned(tuning)
+    return f"{sentence}; the tuning that was left took {steps} steps, held-out loss {losses}"
 
 
 def _counts(each: Mapping[str, Any]) -> tuple[str, str]:

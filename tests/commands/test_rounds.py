@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import re
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -128,10 +131,56 @@ def test_rounds_that_have_nothing_to_do_are_told():
     result = in_rounds(8, tune={**TUNE, "steps": 8}, ratio=0.0, ratios={"w1": 0.1}, round_to=1)
     skipped = [each for each in result.report["rounds"] if each["skipped"]]
     assert skipped
-    assert sum(each["tuning"]["steps"] for each in result.report["rounds"] if not each["skipped"]) <= 8
-    assert re.search(r"round \d had nothing to do: nothing to prune", "\n".join(map(str, prune_tables(result.report))))
+    assert sum(each["tuning"]["steps"] for each in result.report["rounds"] if each["tuning"]) == 8
+    text = "\n".join(map(str, prune_tables(result.report)))
+    assert re.search(r"round \d had nothing to do: nothing to prune", text)
     with pytest.raises(NothingToPrune, match="its ratio is 0"):
         in_rounds(2, tune=None, ratio=0.0)
+
+
+def test_no_tuning_is_lost_when_the_target_is_met_early(tmp_path):
+    result = in_rounds(4, tune={**TUNE, "steps": 16}, targets={"macs": 0.6}, round_to=8)
+    rounds, report = result.report["rounds"], result.report
+    assert [each["skipped"] is None for each in rounds] == [True, False, False, False]
+    assert sum(each["tuning"]["steps"] for each in rounds if each["tuning"]) == 16
+    assert report["tuning"] == rounds[-1]["tuning"]
+    assert report["tuning"]["helped"]
+    assert report["tuning"]["history"][0]["held"] == pytest.approx(rounds[0]["tuning"]["best"]["held"], rel=1e-4)
+    assert report["fidelity"]["figures"]["kl"] < rounds[0]["fidelity"]["figures"]["kl"]
+    written = result.save(tmp_path / "a.onnx").read_bytes()
+    assert report["output"]["sha256"] == hashlib.sha256(written).hexdigest()
+    jsonschema.validate(json.loads(json.dumps(report)), SCHEMA)
+    text = "\n".join(map(str, prune_tables(report)))
+    assert re.search(r"round 4 had nothing to do: .*; the tuning that was left took \d+ steps, held-out loss", text)
+
+
+@pytest.mark.parametrize("more", [{"rounds": 2}, {"masks": {**TUNE, "steps": 3}}, {}], ids=["rounds", "masks", "once"])
+def test_samples_that_can_be_read_once_are_enough(more):
+    feeds = ({"x": pictures(2, seed=number)} for number in range(12))
+    others = ({"x": pictures(2, seed=number)} for number in range(20, 24))
+    options = {"targets": {"macs": 0.5}, "latency": False, "round_to": 1}
+    report = onnxprune.prune(classifier(), data=feeds, eval_data=others, **more, **options).report
+    assert report["fidelity"]["held_out"]
+
+
+def test_a_result_with_external_data_needs_no_checkpoint(tmp_path):
+    onnx.save(copy.deepcopy(classifier()), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    options = {**CUT, "round_to": 1, "ratio": 0.0, "ratios": {"w1": 0.5}}  # weights behind w2 stay as they are
+    result = onnxprune.prune(tmp_path / "m.onnx", rounds=2, checkpoint=tmp_path / "saved", **options)
+    shutil.rmtree(tmp_path / "saved")
+    result.save(tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx.data").exists()
+    plain = in_rounds(2, tune=None, data=None, **{name: options[name] for name in ("ratio", "ratios", "round_to")})
+    expected = arrays(plain.model)
+    by_file = prune_file(
+        tmp_path / "m.onnx", tmp_path / "b.onnx", make_options(**options), rounds=2, force=False,
+        progress=lambda *_: None,
+    )  # fmt: skip
+    by_file.save(tmp_path / "c.onnx")
+    for name in ("a.onnx", "b.onnx", "c.onnx"):
+        written = arrays(onnx.load(tmp_path / name))
+        assert written.keys() == expected.keys()
+        assert all(np.array_equal(written[each], expected[each]) for each in expected)
 
 
 @pytest.mark.parametrize(
