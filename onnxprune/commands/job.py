@@ -13,6 +13,8 @@ from onnxprune.planning.options import Options
 from onnxprune.training.extra import check_torch
 from onnxprune.training.settings import TuneOptions, amount, make_tune_options
 
+_OF_PRUNE = ("eval_data", "preprocess", "inputs")  # options of `tune` that are read from those of `prune`
+
 
 @dataclass(frozen=True)
 class Learning:
@@ -45,7 +47,7 @@ class Job:
     name: str = "pruned.onnx"  # of the file to write
 
 
-def make_learning(tune: Any, rounds: Any, masks: Any, data: Any) -> Learning:
+def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Options) -> Learning:
     """Return how a cut is tuned.
 
     Args:
@@ -53,22 +55,30 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any) -> Learning:
         rounds: in how many parts.
         masks: how long masks are learned, as `tune`.
         data: samples.
+        options: of pruning: tuning has the same seed and metric where it has none of its own.
 
     Raises:
-        OptionError: for other values; for tuning without data, and without PyTorch.
+        OptionError: for other values; for tuning without data, and without PyTorch; for an option without effect.
     """
-    learning = Learning(_tuning("tune", tune, data), check.count("rounds", rounds, 1), _tuning("masks", masks, data))
+    tuning, masked = (_tuning(name, value, data, options) for name, value in (("tune", tune), ("masks", masks)))
+    learning = Learning(tuning, check.count("rounds", rounds, 1), masked)
     if learning.masks is not None and learning.rounds > 1:
         raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
     if learning.masks is not None and learning.masks.lora is not None:
         raise OptionError("masks are learned with the weights themselves: lora has no effect")
+    if learning.masks is not None and learning.masks.slim is not None:
+        raise OptionError("slim has no effect with masks: their budget says how many units go")
     return learning
 
 
-def _tuning(name: str, value: Any, data: Any) -> TuneOptions | None:
+def _tuning(name: str, value: Any, data: Any, options: Options) -> TuneOptions | None:
     if value is None:
         return None
     if data is None:
         raise OptionError(f"{name} needs data: give samples with --data")
     check_torch(f"--{name}")
-    return make_tune_options(**(dict(value) if isinstance(value, Mapping) else amount(name, value)))
+    values = dict(value) if isinstance(value, Mapping) else amount(name, value)
+    for each in _OF_PRUNE:
+        if each in values:
+            raise OptionError(f"{each} has no effect in {name}: it is an option of prune itself")
+    return make_tune_options(**{"seed": options.seed, "metric": options.metric, **values})

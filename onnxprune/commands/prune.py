@@ -76,6 +76,7 @@ def prune(
     masks: Any = None,
     checkpoint: Path | str | None = None,
     resume: bool = False,
+    force: bool = False,
     **options: Any,
 ) -> Result:
     """Return `source` without the least important `ratio` of its units, verified.
@@ -94,6 +95,7 @@ def prune(
             size or a shape, as `tune`; what they shut is cut.
         checkpoint: a folder that finished rounds and the tuning are saved to.
         resume: whether the run goes on from there.
+        force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
             round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), shape (a dict such as
             {"heads": 8, "neurons": 1024}), effort, provider, threads, batch, profile_seconds, latency, seed, inputs (a
@@ -104,10 +106,11 @@ def prune(
         NothingToPrune: when no group can lose a unit; says why.
         VerificationError: when the pruned model does not equal the masked one.
     """
-    checked, learning = make_options(ratio=ratio, **options), make_learning(tune, rounds, masks, data)
+    checked = make_options(ratio=ratio, **options)
+    learning = make_learning(tune, rounds, masks, data, checked)
     model = load(source)
     job = Job(model, checked, data, learning)
-    keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume)
+    keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
     with kept_in_memory(model, "pruned.onnx") as publish:
         return _prune(job, keeper, silent, publish)
 
@@ -138,7 +141,8 @@ def prune_file(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
             exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
-    options, learning = options.checked(), make_learning(tune, rounds, masks, data)
+    options = options.checked()
+    learning = make_learning(tune, rounds, masks, data, options)
     weights, samples = data_file(resolved(target)), sample_files(data, options)
     check_files(target, weights, report_path, Reads(source, data=samples), force)
     progress(f"reading {source}")
@@ -162,7 +166,7 @@ def prune_file(
 
     job = Job(model, options, data, learning, resolved(target).name)
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
-    keeper = keeper_of(job, saved if learning.takes_long or resume else None, resume)
+    keeper = keeper_of(job, saved if learning.takes_long or resume else None, resume=resume, force=force)
     with keeper.leaving_nothing():
         result = _prune(job, keeper, progress, publish)
     keeper.remove()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from onnxprune.graph.write import staged, weights_of, write
 
 MOST_BYTES = 256 * 2**20  # of a report that is read
 _RUN = "run.json"
+_KIND = "onnxprune checkpoint"  # in run.json: a folder without it is somebody else's
 _SHORT = 40  # characters of a value in an error
 
 
@@ -94,6 +96,7 @@ class RoundsFolder:
     path: Path
     original: Model
     resume: bool  # whether what is there is gone on from; else it is removed
+    force: bool = False  # also where rounds are finished
 
     def tuning(self, number: int = 0) -> Path:
         """Return where the tuning of a round, from 0, is saved."""
@@ -111,18 +114,23 @@ class RoundsFolder:
             run: what it is: plain values by name.
 
         Raises:
-            InputError: when there is nothing to resume, the folder is of something else, or it cannot be made.
+            InputError: when there is nothing to resume, the folder is of something else or holds finished rounds, or it
+                cannot be made.
             OptionError: when what is there is of another run; it names what differs.
         """
         known = read_json(self.path / _RUN, MOST_BYTES)
+        is_checkpoint = isinstance(known, dict) and known.get("kind") == _KIND
+        run = {"kind": _KIND, **run}
         if self.resume:
-            if not isinstance(known, dict):
+            if not is_checkpoint:
                 raise InputError(f"{self.path}: there is no checkpoint to resume; leave out --resume to begin")
             _check_same(self.path, known, run)
             return
-        if not isinstance(known, dict) and self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
+        if is_checkpoint:
+            self._check_replaceable()
+            self.remove()
+        elif self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
             raise InputError(f"{self.path} is in the way: checkpoints of this run go there; give another --checkpoint")
-        self.remove()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -130,17 +138,26 @@ class RoundsFolder:
         with staging(force=True) as files:
             write_report(run, self.path / _RUN, files.add(self.path / _RUN))
 
+    def _check_replaceable(self) -> None:
+        """Raise InputError where rounds are finished that nobody said may be removed."""
+        rounds = len(self._named(r"round-\d+\.onnx"))
+        if rounds and not self.force:
+            finished = "a finished round" if rounds == 1 else f"{rounds} finished rounds"
+            raise InputError(f"{self.path} holds {finished}: go on from there with --resume, or remove it with --force")
+
+    def _named(self, pattern: str) -> list[Path]:
+        """Return the files of the folder whose whole name is as a pattern says."""
+        paths = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted(path for path in paths if re.fullmatch(pattern, path.name))
+
     def remove(self) -> None:
         """Remove all that a run keeps, and the folder where nothing else is in it."""
-        for model in self.path.glob("round-*.onnx"):
-            for path in (model, *weights_of(model)):
+        for model in self._named(r"round-\d+\.onnx"):
+            weights = (path for path in weights_of(model) if path.name.startswith(f"{model.name}."))
+            for path in (*weights, model):
                 path.unlink(missing_ok=True)
-        for path in (
-            *self.path.glob("round-*.json"),
-            *self.path.glob("tuning-*.checkpoint"),
-            self.masks,
-            self.path / _RUN,
-        ):
+        own = self._named(r"(round-\d+\.json|tuning-\d+\.checkpoint)")
+        for path in (*own, self.masks, self.path / _RUN):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is not there, or something else is in it
             self.path.rmdir()
@@ -151,7 +168,7 @@ class RoundsFolder:
         try:
             yield
         except BaseException:
-            if [path.name for path in self.path.iterdir()] == [_RUN]:
+            if self.path.is_dir() and [path.name for path in self.path.iterdir()] == [_RUN]:
                 self.remove()
             raise
 
@@ -216,13 +233,14 @@ def _short(value: Any) -> str:
 Keeper: TypeAlias = KeptInMemory | RoundsFolder  # of what a run has finished
 
 
-def keeper_of(job: Job, path: Path | None, resume: bool) -> Keeper:
+def keeper_of(job: Job, path: Path | None, *, resume: bool, force: bool) -> Keeper:
     """Return what keeps the rounds of a run: a folder, or nothing but memory.
 
     Args:
         job: what the run does.
         path: of the folder.
         resume: whether to go on with what is there.
+        force: whether finished rounds that are there may be removed.
 
     Raises:
         InputError, OptionError: as `RoundsFolder.open`; OptionError where there is nothing to save, or no folder.
@@ -233,7 +251,7 @@ def keeper_of(job: Job, path: Path | None, resume: bool) -> Keeper:
         if resume:
             raise OptionError("resume needs a checkpoint: the folder that the run was saved to")
         return KeptInMemory(job.model)
-    folder = RoundsFolder(path, job.model, resume)
+    folder = RoundsFolder(path, job.model, resume, force)
     made_from = {**sources(job.model, job.options, job.data), **effective(job.options, job.data is not None)}
     made_from.pop("machine", None)  # another one may go on
     folder.open({**made_from, **job.learning.to_dict()})

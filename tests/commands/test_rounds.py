@@ -369,6 +369,30 @@ def test_what_is_in_the_way_stays(folder):
         prune_here(folder)
 
 
+def test_files_of_others_stay(folder):
+    saved = folder / "small.onnx.checkpoint"
+    saved.mkdir()
+    own = {"run.json": "{}", "round-results.json": "{}", "round-mine.onnx": "", "tuning-notes.checkpoint": ""}
+    for name, text in own.items():
+        (saved / name).write_text(text)
+    with pytest.raises(InputError, match="checkpoint is in the way: checkpoints of this run go there"):
+        prune_here(folder)
+    with pytest.raises(InputError, match="there is no checkpoint to resume"):
+        prune_here(folder, resume=True)
+    shutil.rmtree(saved)
+    with pytest.raises(Ended):
+        prune_here(folder, tune=None, progress=ending("round 2 of 2"))
+    for name in list(own)[1:]:
+        (saved / name).write_text("")
+    with pytest.raises(
+        InputError, match="holds a finished round: go on from there with --resume, or remove it with --force"
+    ):
+        prune_here(folder, tune=None, force=False)
+    assert (saved / "round-1.onnx").exists()
+    prune_here(folder, tune=None)
+    assert {path.name for path in saved.iterdir()} == set(list(own)[1:])
+
+
 def test_rounds_without_tuning_and_data_are_kept_too(folder):
     options = make_options(targets={"params": 0.4}, **{**CUT, "round_to": 1})
     with pytest.raises(Ended):

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 
 import onnxprune
+from onnxprune.commands.job import make_learning
 from onnxprune.errors import OptionError
+from onnxprune.planning.options import make_options
 from onnxprune.report.prune import prune_tables
 from tests.support.paths import ROOT
 from tests.training.pairs import classifier, pictures
 
 SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
+
+
+OTHERS = {"rounds": 1, "data": "samples.npz", "options": make_options()}
 
 
 def pruned(tune, **options):
@@ -44,6 +49,23 @@ def test_other_samples_are_evaluated():
     result = pruned("3 steps", eval_data={"x": pictures(16, seed=1)})
     assert result.report["tuning"]["lesson"]["samples"] == 84
     assert result.report["tuning"]["lesson"]["held_out"] == 12
+
+
+def test_seed_and_metric_of_prune_are_those_of_tuning():
+    tuning = pruned("2 steps", seed=7, metric="embedding").report["tuning"]
+    assert (tuning["options"]["seed"], tuning["options"]["metric"]) == (7, "embedding")
+    assert tuning["lesson"]["metric"] == "embedding"
+    tuning = pruned({"steps": 2, "seed": 3, "metric": "classification"}, seed=7, metric="embedding").report["tuning"]
+    assert (tuning["options"]["seed"], tuning["lesson"]["metric"]) == (3, "classification")
+
+
+@pytest.mark.parametrize("name", ["tune", "masks"])
+def test_options_without_effect_are_refused(name):
+    for each in ("eval_data", "preprocess", "inputs"):
+        with pytest.raises(OptionError, match=f"{each} has no effect in {name}: it is an option of prune itself"):
+            make_learning(**{"tune": None, "masks": None, name: {"steps": 1, each: "none.npz"}}, **OTHERS)
+    with pytest.raises(OptionError, match="slim has no effect with masks: their budget says how many units go"):
+        make_learning(tune=None, masks={"steps": 1, "slim": 0.1}, **OTHERS)
 
 
 def test_what_does_not_help_is_told():
