@@ -343,6 +343,20 @@ def test_a_kill_after_a_round_before_its_tuning_is_removed_loses_nothing(folder,
     assert not (folder / "small.onnx.checkpoint").exists()
 
 
+def test_tuning_that_is_left_goes_on_too(folder):
+    more = {"rounds": 3, "targets": {"macs": 0.97}}
+    prune_here(folder, "whole.onnx", **more)
+    with pytest.raises(Ended):
+        prune_here(folder, progress=ending("round 3 of 3: tuning", 3), **more)
+    seen = []
+    prune_here(folder, resume=True, progress=lambda text, at=0, *_: seen.append((text, at)), **more)
+    assert (folder / "small.onnx").read_bytes() == (folder / "whole.onnx").read_bytes()
+    assert min(at for text, at in seen if text == "round 3 of 3: tuning") == 3
+    rounds = json.loads((folder / "report.json").read_text())["rounds"]
+    assert rounds[-1]["skipped"]
+    assert sum(each["tuning"]["steps"] for each in rounds if each["tuning"]) == TUNE["steps"]
+
+
 def test_a_checkpoint_of_another_run_is_refused(folder):
     with pytest.raises(Ended):
         prune_here(folder, progress=ending("round 2 of 2"))
