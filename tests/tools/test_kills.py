@@ -63,6 +63,14 @@ def test_what_nobody_expects_there(folder, tmp_path):
     assert kills.strangers(REPORT, folder, template) == ["half"]
 
 
+def test_a_signal_before_the_package_begins_is_no_fault(folder):
+    """Python imports for a while itself before a line of the package runs, and says so in its own way."""
+    whole = {"o.onnx": {*kills.made(REPORT, folder).values()}}
+    for where, faults in (("runpy", 0), ("onnxprune/cli/group.py", 2)):
+        ended = 1, f'Traceback (most recent call last):\n  File "{where}", line 1\nKeyboardInterrupt\n'
+        assert len([*kills.faults_of(REPORT, folder, ended, signal.SIGINT, whole)]) == faults
+
+
 @pytest.mark.parametrize(("code", "expected"), [(0, []), (2, ["the next run: exit code 2: no, 1 models"])])
 def test_the_same_command_is_given_again(folder, monkeypatch, code, expected):
     given = []
