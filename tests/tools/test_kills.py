@@ -41,7 +41,7 @@ def test_what_is_sound(folder):
 def test_what_is_wrong(folder):
     assert faults(folder, known={"o.onnx": "other"}) == ["o.onnx is neither the old nor the new"]
     assert faults(folder, code=1, err="no") == ["exit code 1: no"]
-    assert faults(folder, err="Traceback (most recent call last)")[0].startswith("stderr: Traceback")
+    assert faults(folder, err="Traceback of onnxprune")[0].startswith("stderr: Traceback")
     (folder / "tmp" / "onnxprune-x").mkdir()
     assert faults(folder, 143, sent=signal.SIGTERM) == ["left behind: ['onnxprune-x']"]
     (folder / "r.json").write_text("{")
