@@ -202,6 +202,7 @@ def test_a_single_sample_of_few_positions_says_why_nothing_is_fitted():
     assert report["verification"]["passed"]
 
 
+@pytest.mark.soak
 def test_a_single_sample_helps():
     """A digit, on the digits of the test: the same plan with its layers as they were cut agrees less."""
     with np.load(ROOT / "models/mnist_calibration.npz") as arrays:

@@ -123,7 +123,7 @@ def dying_refit(marker, job, task):
 curves_of, recover_one = curves._curves_of, sweep_recovery._recover_one
 
 
-@pytest.mark.parametrize("where", ["curves", "refits"])
+@pytest.mark.parametrize("where", ["curves", pytest.param("refits", marks=pytest.mark.soak)])
 def test_a_cluster_that_loses_a_worker_makes_the_same_family(network, serial, cluster, where, tmp_path, monkeypatch):
     marker = str(tmp_path / "died")
     if where == "curves":

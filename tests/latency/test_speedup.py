@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.data.samples import Data
@@ -16,6 +16,7 @@ from onnxprune.latency.speedup import by_op, check_open_batch, checked_sweep, in
 from onnxprune.runtime.timing import NodeTime
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.floats(0.2, 5), st.integers(0, 10**6), st.floats(0.001, 0.05))
 def test_the_interval_contains_the_true_ratio(ratio, seed, spread):
     """Nine intervals of one experiment hold it, but for one or two: 95 % of them should."""

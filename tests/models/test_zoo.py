@@ -29,7 +29,9 @@ from tests.support import zoo_cover, zoo_store
 LITTLE = 0.15  # of the parameters: what a graph loses at least at a ratio of 0.3
 ZOO = zoo_store.load_zoo()
 COVER = zoo_cover.load_cover()
-SLOW = frozenset(("tv_retinanet.torchscript",))  # takes half a minute
+SLOW = frozenset(  # the first takes half a minute
+    ("tv_retinanet.torchscript", "hf_rt_detr.torchscript", "timm_sam2_hiera_tiny.torchscript")
+)
 CASES = [pytest.param(name, marks=() if name in COVER - SLOW else pytest.mark.soak) for name in ZOO]
 
 # Graphs that lose less, by the reason.
