@@ -41,7 +41,7 @@ def test_what_is_sound(folder):
 def test_what_is_wrong(folder):
     assert faults(folder, known={"o.onnx": "other"}) == ["o.onnx is neither the old nor the new"]
     assert faults(folder, code=1, err="no") == ["exit code 1: no"]
-    assert faults(folder, err="Traceback of onnxprune")[0].startswith("stderr: Traceback")
+    assert faults(folder, err=f"Traceback {kills.ROOT / 'onnxprune'}")[0].startswith("stderr: Traceback")
     (folder / "tmp" / "onnxprune-x").mkdir()
     assert faults(folder, 143, sent=signal.SIGTERM) == ["left behind: ['onnxprune-x']"]
     (folder / "r.json").write_text("{")
@@ -66,7 +66,7 @@ def test_what_nobody_expects_there(folder, tmp_path):
 def test_a_signal_before_the_package_begins_is_no_fault(folder):
     """Python imports for a while itself before a line of the package runs, and says so in its own way."""
     whole = {"o.onnx": {*kills.made(REPORT, folder).values()}}
-    for where, faults in (("runpy", 0), ("onnxprune/cli/group.py", 2)):
+    for where, faults in (("runpy", 0), (kills.ROOT / "onnxprune" / "cli" / "group.py", 2)):
         ended = 1, f'Traceback (most recent call last):\n  File "{where}", line 1\nKeyboardInterrupt\n'
         assert len([*kills.faults_of(REPORT, folder, ended, signal.SIGINT, whole)]) == faults
 

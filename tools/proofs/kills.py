@@ -207,7 +207,7 @@ def faults_of(
     """
     code, err = ended
     expected = {0, -sent, 128 + sent} if sent != signal.SIGKILL else {0, -sent}
-    is_before_the_start = "Traceback" in err and "onnxprune" not in err  # Python itself was about to begin
+    is_before_the_start = "Traceback" in err and str(ROOT / "onnxprune") not in err  # Python itself was beginning
     if code not in expected and not is_before_the_start:
         yield f"exit code {code}: {err[-300:]}"
     if not is_before_the_start and ("Traceback" in err or len(err.splitlines()) > 1):
