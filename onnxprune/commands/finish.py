@@ -274,3 +274,17 @@ def _compare(
         shapes=dict(options.inputs),
         metric=None if data is None else options.metric,
     )
+
+
+@contextlib.contextmanager
+def with_report(
+    publish: Publish, change: Callable[[dict[str, Any]], object], proto: Any, folder: Path
+) -> Iterator[tuple[Path, Complete]]:
+    """Publish a model whose report `change` changes in place before it is completed."""
+    with publish(proto, folder) as (path, complete):
+
+        def changed(report: dict[str, Any]) -> None:
+            change(report)
+            complete(report)
+
+        yield path, changed

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxprune.commands.decide import decide
-from onnxprune.commands.finish import Complete, Publish, finish
+from onnxprune.commands.finish import Publish, finish, with_report
 from onnxprune.commands.job import Job
 from onnxprune.commands.learn import lesson_values, stored
 from onnxprune.commands.prepare import PreparedModel, prepare
@@ -58,9 +56,9 @@ def by_masks(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     if tuning is not None:
         how = Tuning(tuning, prepared.traced.model, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(cut, how, progress)
-    as_told = partial(_told, publish, prepared.traced.model, values)
+    publish = partial(with_report, publish, partial(_of_original, prepared.traced.model, values))
     return finish(
-        cut, decision, rewritten, recovery=recovery, progress=progress, publish=as_told, improve=improve,
+        cut, decision, rewritten, recovery=recovery, progress=progress, publish=publish, improve=improve,
         original=prepared.traced.model,
     )  # fmt: skip
 
@@ -181,17 +179,8 @@ def _gated_counts(shaped: Mapping[str, int], groups: Gated, units: Mapping[str, 
     return counts
 
 
-@contextlib.contextmanager
-def _told(
-    publish: Publish, original: Model, values: Mapping[str, Any], proto: Any, folder: Path
-) -> Iterator[tuple[Path, Complete]]:
-    """Publish with a report that is of the original."""
-    with publish(proto, folder) as (path, complete):
-
-        def complete_told(report: dict[str, Any]) -> None:
-            report["input"] = file_values(original, report["input"]["macs"])
-            report["options"] |= {"criterion": CRITERION}
-            report["masks"] = dict(values)
-            complete(report)
-
-        yield path, complete_told
+def _of_original(original: Model, values: Mapping[str, Any], report: dict[str, Any]) -> None:
+    """Let a report tell of the original, and of what was learned."""
+    report["input"] = file_values(original, report["input"]["macs"])
+    report["options"] |= {"criterion": CRITERION}
+    report["masks"] = dict(values)

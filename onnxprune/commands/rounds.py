@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.decide import decide, score
-from onnxprune.commands.finish import Complete, Publish, compared
+from onnxprune.commands.finish import Publish, compared, with_report
 from onnxprune.commands.job import Job
 from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel, part_to_run, prepare
@@ -115,7 +113,7 @@ class _Rounds:
     def last(self, publish: Publish) -> tuple[Any, dict[str, Any]]:
         """Do the last round, and publish it; where nothing is left to prune, what the round before it came to."""
         try:
-            return self._do(self.job.learning.rounds - 1, partial(self._published_whole, publish))
+            return self._do(self.job.learning.rounds - 1, partial(with_report, publish, self._as_whole))
         except NothingToPrune as error:
             if not self.cuts:
                 raise
@@ -171,7 +169,7 @@ class _Rounds:
         shares = {target.kind: target.value for target in options.bounds}
         noted = {"wanted": {kind: now[kind] * share for kind, share in shares.items()}, "budget": budget}
         once = Pass(
-            partial(_noting, publish, noted),
+            partial(with_report, publish, lambda report: report.update(round=noted)),
             improve=None if tuning is None else improver(prepared, tuning, told),
             original=None if is_first else self.original,
             evidence=evidence,
@@ -254,19 +252,12 @@ class _Rounds:
 
     # -- all rounds ----------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _published_whole(self, publish: Publish, proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-        """Publish the last round with the report of all of them in the place of its own."""
-        with publish(proto, folder) as (path, complete):
-
-            def complete_whole(report: dict[str, Any]) -> None:
-                self.reports.append(dict(report))
-                whole = self._whole(report)
-                report.clear()
-                report.update(whole)
-                complete(report)
-
-            yield path, complete_whole
+    def _as_whole(self, report: dict[str, Any]) -> None:
+        """Put the report of all rounds in the place of that of the last."""
+        self.reports.append(dict(report))
+        whole = self._whole(report)
+        report.clear()
+        report.update(whole)
 
     def _whole(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """Return the report of all rounds."""
@@ -295,15 +286,3 @@ class _Rounds:
 def _needs_measuring(target: Target, has_cuts: bool) -> bool:
     """Whether a target depends on what this machine does with the original, and with what is left by now."""
     return target.kind in MEASURED and (has_cuts or not target.is_fraction)
-
-
-@contextlib.contextmanager
-def _noting(publish: Publish, noted: Mapping[str, Any], proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-    """Publish a round whose report says what it was to come to."""
-    with publish(proto, folder) as (path, complete):
-
-        def complete_noted(report: dict[str, Any]) -> None:
-            report["round"] = dict(noted)
-            complete(report)
-
-        yield path, complete_noted

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from onnxprune.training.lesson import Lesson
     from onnxprune.training.tuner import Tuned
 
-_CHECKED = 64  # held-out samples on which the written file is held against the network
 _NOTHING_READ = Reads()
 _NO_BUDGET_S = 0.001  # for latencies, which are not looked at
 

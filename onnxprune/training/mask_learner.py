@@ -26,6 +26,7 @@ from onnxprune.training.order import order_of
 from onnxprune.training.saving import Saving
 from onnxprune.training.schedule import factor
 from onnxprune.training.settings import TuneOptions
+from onnxprune.training.stepping import adamw, threads_of
 from onnxprune.training.units import Units, gated, units_of
 
 Tensor = torch.Tensor
@@ -125,13 +126,9 @@ def learned_masks(
         InputError: when a checkpoint cannot be written or read.
         OptionError: when a checkpoint is of another run, or the loss is not finite.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(options.threads or before)
-    try:
+    with threads_of(options.threads):
         torch.manual_seed(options.seed)
         return _Run(lesson, groups, budget, options, saving, progress).finished()
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Run:
@@ -163,13 +160,8 @@ class _Run:
 
     def _optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
         """Return those of weights, gates and multipliers; the last ones are ascended."""
-        weights = list(self.lesson.network.weights.values())
-        parts = [
-            {"params": [each for each in weights if each.ndim > 1], "weight_decay": self.options.decay},
-            {"params": [each for each in weights if each.ndim <= 1], "weight_decay": 0.0},
-        ]
         return (
-            torch.optim.AdamW([part for part in parts if part["params"]], lr=0.0),
+            adamw(list(self.lesson.network.weights.values()), self.options.decay),
             torch.optim.Adam(self.gates.parameters(), lr=0.0),
             torch.optim.Adam(self.multipliers.parameters(), lr=0.0, maximize=True),
         )

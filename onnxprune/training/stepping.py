@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +47,26 @@ class _Losses:
     whole: torch.Tensor  # of all of them ``[samples]``
 
 
+def adamw(parameters: Sequence[torch.Tensor], decay: float) -> torch.optim.AdamW:
+    """Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization; biases and norms do not decay."""
+    groups = [
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": decay},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+
+
+@contextlib.contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Let PyTorch use so many threads within the block; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Stepper:
     """Takes steps; each follows from its number and the state of weights and optimiser alone."""
 
@@ -56,13 +76,7 @@ class Stepper:
         self.optimiser = self._fresh()
 
     def _fresh(self) -> torch.optim.AdamW:
-        """Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization; biases and norms do not decay."""
-        parameters = self._learner.parameters()
-        groups = [
-            {"params": [each for each in parameters if each.ndim > 1], "weight_decay": self._options.decay},
-            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+        return adamw(self._learner.parameters(), self._options.decay)
 
     def step(self, number: int, rate: float) -> tuple[float, int]:
         """Take a step; return the mean loss and how many samples it saw.

@@ -6,10 +6,9 @@ that is not finite ends the run with the best state so far.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from onnxprune.training.order import order_of
 from onnxprune.training.saving import Saving
 from onnxprune.training.schedule import factor, range_test, rates_to_test
 from onnxprune.training.settings import TuneOptions
-from onnxprune.training.stepping import NotFinite, Stepper
+from onnxprune.training.stepping import NotFinite, Stepper, threads_of
 
 JUDGED = 20  # times that held-out samples are looked at in a run, at most
 _JUDGING = 0.1  # of the time that they may take
@@ -117,20 +116,10 @@ def tuned(
         InputError: when a checkpoint cannot be written or read.
         OptionError: when nothing can be learned, or a checkpoint is of another run.
     """
-    with _threads(options.threads):
+    with threads_of(options.threads):
         torch.manual_seed(options.seed)
         run = _Run(lesson, options, saving, callbacks, progress)
         return run.finished()
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Run:

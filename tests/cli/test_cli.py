@@ -15,7 +15,6 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from onnxprune import __main__ as start
 from onnxprune import __version__
@@ -25,6 +24,7 @@ from onnxprune.data.images import PRESETS
 from onnxprune.errors import NothingToPrune
 from onnxprune.interrupts import Interrupted
 from tests.support.build import dense
+from tests.support.cli import invoke
 from tests.support.paths import MODELS
 
 RUN = ("model.onnx", "-o", "small.onnx")
@@ -54,12 +54,6 @@ def small_vit():
     """Return the file that the command line makes of the model of `pair` without data."""
     invoke(*RUN, "--quiet")
     return Path("small.onnx").read_bytes()
-
-
-def invoke(*args, code=0):
-    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
-    assert result.exit_code == code, (result.stderr, result.exception)
-    return result
 
 
 def python(*args, **options):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from onnxprune.cli.group import cli
+from tests.support.cli import invoke
 from tests.training.pairs import classifier, pictures
 
 RUN = ("prune", "model.onnx", "-o", "out.onnx")
@@ -20,12 +19,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(classifier().SerializeToString())
     np.savez(tmp_path / "samples.npz", x=pictures())
     return tmp_path
-
-
-def invoke(*args, code=0):
-    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_rounds_print_a_table(folder):

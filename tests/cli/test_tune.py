@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from onnxprune.cli.group import cli
 from onnxprune.training.processes import ALONE
+from tests.support.cli import invoke
 from tests.training.pairs import classifier, cut, pictures
 
 RUN = ("tune", "small.onnx", "--data", "samples.npz", "-o", "out.onnx")
@@ -24,12 +25,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "teacher.onnx").write_bytes(classifier().SerializeToString())
     np.savez(tmp_path / "samples.npz", x=pictures())
     return tmp_path
-
-
-def invoke(*args, code=0):
-    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_a_run_prints_measurements_and_a_verdict(folder):

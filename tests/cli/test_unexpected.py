@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 
 from onnxprune import __main__ as start
 from onnxprune.cli import main, unexpected
 from onnxprune.cli.group import cli
 from tests.support.build import dense
+from tests.support.cli import invoke
 
 RUN = ("model.onnx", "-o", "small.onnx")
 
@@ -23,12 +23,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model.onnx").write_bytes(dense("b = Relu(a)", mid=16).SerializeToString())
     return tmp_path
-
-
-def invoke(*args, code=0):
-    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
-    assert result.exit_code == code, (result.stderr, result.exception)
-    return result
 
 
 class Stopped(BaseException):

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxprune
-from onnxprune.cli.group import cli
 from onnxprune.planning import plan
 from onnxprune.planning.curves import Cut
 from onnxprune.planning.effort import EFFORTS
@@ -29,6 +27,7 @@ from onnxprune.planning.sensitivity import DEAR, PRACTICALLY_NONE, Level, Sensit
 from onnxprune.report.charts import sensitivity_html, sensitivity_svg
 from onnxprune.report.sensitivity import sensitivity_tables
 from tests.support.build import dense, model
+from tests.support.cli import invoke
 from tests.support.paths import GOLDEN, ROOT
 
 MODELS = ROOT / "models"
@@ -54,12 +53,6 @@ def resnet():
     """What a residual network loses."""
     data = {"image": np.load(MODELS / "mnist_calibration.npz")["image"][:64]}
     return onnxprune.sensitivity(MODELS / "resnet_folded.onnx", data=data, levels=4)
-
-
-def invoke(*args, code=0):
-    result = CliRunner().invoke(cli, args, prog_name="onnxprune")
-    assert result.exit_code == code, (result.stderr, result.exception)
-    return result
 
 
 def printed(found, width):
