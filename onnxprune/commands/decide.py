@@ -15,8 +15,9 @@ from onnxprune.evaluation.place import timed_feeds
 from onnxprune.graph.model import Model
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import foreseen
+from onnxprune.planning.costs import Bound
 from onnxprune.planning.options import Options
-from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Bound, Evidence, Machine, Plan, gather, plan, usual_step
+from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, usual_step
 from onnxprune.planning.profile import Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Decision, meet_targets
 from onnxprune.planning.targets import Target

@@ -105,7 +105,7 @@ def finish(
         verified = proof(after) if improved is None else improved.verification
         macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))
         comparison = _compared(model, after, prepared, decision, macs=macs, original=original, progress=progress)
-        reasons = reasons_for(prepared.groups, prepared.ratios, options, plan.kept)
+        reasons = reasons_for(prepared.groups, prepared.ratios, options, plan.kept, plan.enlarging)
         report = build_report(
             before=model,
             after=after,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,7 @@ class PreparedModel:
             NothingToPrune: when it keeps all units; says why.
         """
         if not plan.kept:
-            raise nothing_to_prune(self.traced, self.groups, self.ratios, self.options)
+            raise nothing_to_prune(self.traced, self.groups, self.ratios, self.options, plan.enlarging)
         return kept_masks(self.groups, plan.kept)
 
     def rewritten(self, plan: Plan) -> Rewritten:
@@ -143,12 +143,17 @@ def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Pro
 
 
 def nothing_to_prune(
-    traced: Trace, all_groups: Sequence[Group], ratios: Mapping[str, float], options: Options
+    traced: Trace,
+    all_groups: Sequence[Group],
+    ratios: Mapping[str, float],
+    options: Options,
+    enlarging: Collection[str] = (),
 ) -> NothingToPrune:
-    """Return the error that says why no group loses a unit."""
+    """Return the error that says why no group loses a unit; `enlarging` as in `reasons_for`."""
     unreached_weights = unreached(traced, all_reasons(all_groups), weights(traced))
     sentences = not_run_lines(each.to_dict() for each in traced.model.not_run)
-    return NothingToPrune(". ".join([why_nothing(all_groups, ratios, options, unreached_weights), *sentences]))
+    why = why_nothing(all_groups, ratios, options, unreached_weights, enlarging)
+    return NothingToPrune(". ".join([why, *sentences]))
 
 
 def sized_by(model: Model, data: Data | None) -> Model:

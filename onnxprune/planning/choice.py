@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from onnxprune.dependency.account import ALONE
@@ -14,6 +14,7 @@ from onnxprune.planning.allocate import MIN_SHARE
 from onnxprune.planning.options import Options
 from onnxprune.planning.targets import MEASURED
 
+_ENLARGING = "it shares a weight with a place that keeps all units: stored twice, the file would be larger"
 _INSTEAD = "an outer factor of the same axis is pruned instead"
 _REASONS = 3  # listed when nothing can be pruned
 _NEAR = 3  # names that are proposed
@@ -194,13 +195,27 @@ def why_not(group: Group) -> str | None:
 
 
 def reasons_for(
-    groups: Sequence[Group], ratios: Mapping[str, float], options: Options, kept: Mapping[str, Sequence[int]]
+    groups: Sequence[Group],
+    ratios: Mapping[str, float],
+    options: Options,
+    kept: Mapping[str, Sequence[int]],
+    enlarging: Collection[str] = (),
 ) -> dict[str, str]:
-    """Return why groups keep all their units under these options, by name; those that lose some are absent."""
+    """Return why groups keep all their units under these options, by name; those that lose some are absent.
+
+    Args:
+        groups: those of the model.
+        ratios: ratio by group name, of those that are to be pruned.
+        options: what was asked for.
+        kept: units by group name, of those that lose some.
+        enlarging: names of groups whose cut would have added parameters.
+    """
     left_out, names = _left_out(groups, options), {group.atom: group.name for group in groups}
     reasons: dict[str, str] = {}
     for group in groups:
-        if group.name in ratios and group.name not in kept:
+        if group.name in enlarging:
+            reasons[group.name] = _ENLARGING
+        elif group.name in ratios and group.name not in kept:
             reasons[group.name] = _why_not_cut(group, ratios, options)
         elif group.name not in kept:
             outer = [names[atom] for atom in group.outer if atom in names]
@@ -242,13 +257,17 @@ def _why_not_cut(group: Group, ratios: Mapping[str, float], options: Options) ->
 
 
 def why_nothing(
-    groups: Sequence[Group], ratios: Mapping[str, float], options: Options, unreached: Mapping[str, Sequence[str]]
+    groups: Sequence[Group],
+    ratios: Mapping[str, float],
+    options: Options,
+    unreached: Mapping[str, Sequence[str]],
+    enlarging: Collection[str] = (),
 ) -> str:
     """Say why no group lost a unit: first what the options decided, then the most frequent locks."""
     if not groups:
         reason = next((reason for reason in unreached if reason != ALONE), "")
         return "nothing to prune: the model has no weights that meet in an axis" + f"; {reason}" * bool(reason)
-    why = reasons_for(groups, ratios, options, {})
+    why = reasons_for(groups, ratios, options, {}, enlarging)
     reasons: dict[str, list[str]] = {}
     for group in sorted(groups, key=lambda group: group.name not in ratios):
         reasons.setdefault(why[group.name], []).append(group.name)

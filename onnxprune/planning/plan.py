@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.errors import OptionError, UnreachableTarget
 from onnxprune.planning import allocate, knapsack
 from onnxprune.planning.choice import least_counts, named_ratios, shaped_counts
+from onnxprune.planning.costs import Bound, Costs, Predict, enlarging_cuts, worthwhile
 from onnxprune.planning.curve import Curve, usual_slope
 from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.detail import for_curves
@@ -36,18 +37,14 @@ ROUND_CHANNELS = 8  # counts that are no multiple of it leave the blocked layout
 UNREACHABLE = (
     "cannot be reached with what may be pruned; allow more with --min-units, --round-to, --width, fewer --ignore"
 )
-GAIN = 1e-3  # of the latency, that a cut must not cost
 LEVELS = 48  # of a group that the knapsack chooses from, at most
-
-Bound = tuple[str, float]  # kind of cost -> fraction of the original
 
 
 @dataclass(frozen=True)
 class Machine:
     """What plans cost on a machine."""
 
-    predict: Mapping[str, Callable[[Mapping[Atom, int]], float]] = field(default_factory=dict)  # by kind of cost: from
-    # the sizes of atoms to a fraction of the original
+    predict: Mapping[str, Predict] = field(default_factory=dict)  # by kind of cost
     steps: Mapping[Atom, int] = field(default_factory=dict)  # of kept counts, where they were measured
 
     def stepped(self, groups: Iterable[Group], demand: allocate.Demand) -> allocate.Demand:
@@ -67,6 +64,7 @@ class Plan:
     curves: Mapping[str, Curve] = field(default_factory=dict)  # by name of the first of those that lose the same units
     judged: int = 0  # samples that their losses were measured on
     looked: Mapping[str, Any] | None = None  # what gradients were looked at
+    enlarging: tuple[str, ...] = ()  # names of groups that were left whole because their cut stores more than it saves
 
 
 @dataclass(frozen=True)
@@ -117,18 +115,21 @@ def plan(
         first: demand if first in shaped else machine.stepped(tied[first].values(), demand)
         for first, demand in demands.items()
     }
-    costs, named = _Costs(traced, tied, machine), named_ratios(groups, options).keys()
+    costs, named = Costs(traced, tied, machine.predict), named_ratios(groups, options).keys()
     if bounds is None:
         bounds = tuple((one.kind, one.value) for one in options.bounds)
     kept = _allocated(costs, demands, curves, scope=str(options.scope), bounds=bounds, named=named)
     if not bounds and "latency" in machine.predict:
-        kept = _worthwhile(costs, demands, kept)
-    cut = {first: tuple(units.tolist()) for first, units in kept.items() if len(units) < demands[first].units}
+        kept = worthwhile(costs, demands, kept)
+    removed = {first: demands[first].units - len(units) for first, units in kept.items()}
+    enlarging = [] if bounds else enlarging_cuts(costs, removed, named)
+    cut = {first: tuple(units.tolist()) for first, units in kept.items() if removed[first] and first not in enlarging}
     return Plan(
         {name: cut[first] for first, names in tied.items() if first in cut for name in names},
         curves,
         known.judged,
         known.looked,
+        tuple(name for first in enlarging for name in tied[first]),
     )
 
 
@@ -273,33 +274,8 @@ def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores
     return ranked
 
 
-class _Costs:
-    """The costs of plans, over the original's."""
-
-    def __init__(self, traced: Trace, tied: Tied, machine: Machine) -> None:
-        self._atoms = {first: [group.atom for group in names.values()] for first, names in tied.items()}
-        self._units = {first: next(iter(names.values())).units for first, names in tied.items()}
-        self._counter, self._predict = cost.Counter(traced), machine.predict
-
-    def of(self, kind: str, removed: Mapping[str, int]) -> float:
-        """Return the cost with so many units removed, over the original's."""
-        gone = {first: count for first, count in removed.items() if count}
-        sizes = {atom: self._units[first] - count for first, count in gone.items() for atom in self._atoms[first]}
-        predict = self._predict.get(kind)
-        return predict(sizes) if predict is not None else self._counter.fraction(kind, sizes)
-
-    def saved(self, removed: Mapping[str, int]) -> tuple[str, float]:
-        """Return the target that a plan reaches: MACs, or params where it saves no MACs."""
-        reached = {kind: self.of(kind, removed) for kind in ("macs", "params")}
-        return next(((kind, value) for kind, value in reached.items() if 0 < value < 1), ("params", 1.0))
-
-    def over(self, targets: Sequence[Bound], removed: Mapping[str, int]) -> float:
-        """Return the worst cost over its target: at most 1 where all are met."""
-        return max(self.of(kind, removed) / value for kind, value in targets)
-
-
 def _allocated(
-    costs: _Costs,
+    costs: Costs,
     demands: Mapping[str, allocate.Demand],
     curves: Mapping[str, Curve],
     *,
@@ -328,20 +304,6 @@ def _allocated(
     return {**allocate.allocate(common, scope), **fixed}
 
 
-def _worthwhile(
-    costs: _Costs, demands: Mapping[str, allocate.Demand], kept: Mapping[str, npt.NDArray[np.intp]]
-) -> dict[str, npt.NDArray[np.intp]]:
-    """Return the plan without cuts that make the model slower, by prediction."""
-    kept = dict(kept)
-    removed = {name: demands[name].units - len(units) for name, units in kept.items()}
-    now = costs.of("latency", removed)
-    for name in sorted(removed, key=lambda name: removed[name]):
-        without = costs.of("latency", {**removed, name: 0})
-        if removed[name] and without < now - GAIN:
-            kept[name], removed[name], now = np.arange(demands[name].units), 0, without
-    return kept
-
-
 def _weighed(demand: allocate.Demand) -> Curve:
     """Return a loss curve from the scores of weights alone: the further a group is cut, the dearer a unit."""
     order = np.argsort(demand.scores, kind="stable")
@@ -353,7 +315,7 @@ def _weighed(demand: allocate.Demand) -> Curve:
 
 
 def _by_loss(
-    costs: _Costs,
+    costs: Costs,
     demands: Mapping[str, allocate.Demand],
     curves: Mapping[str, Curve],
     targets: Sequence[Bound],
@@ -367,14 +329,14 @@ def _by_loss(
         if name in curves:
             thinned = [counts[int(at)] for at in np.unique(np.linspace(0, len(counts) - 1, LEVELS).round())]
             offers[name] = knapsack.Levels(tuple(thinned), curves[name].at(thinned, slope))
-    removed = knapsack.solve(offers, lambda removed: costs.over(targets, {**gone, **removed}) / (1 + 1e-9))
+    removed = knapsack.solve(offers, lambda removed: costs.over(targets, gone, removed) / (1 + 1e-9))
     if removed is None:
         raise _unreachable(costs, targets, {**gone, **{name: offer.removed[-1] for name, offer in offers.items()}})
     return {name: allocate.top(demands[name].scores, demands[name].units - count) for name, count in removed.items()}
 
 
 def _meeting(
-    costs: _Costs,
+    costs: Costs,
     demands: Mapping[str, allocate.Demand],
     targets: Sequence[Bound],
     gone: Mapping[str, int],
@@ -384,18 +346,18 @@ def _meeting(
 
     def removed(ratio: float) -> dict[str, int]:
         kept = allocate.allocate({name: replace(demand, ratio=ratio) for name, demand in demands.items()}, scope)
-        return {**gone, **{name: demands[name].units - len(units) for name, units in kept.items()}}
+        return {name: demands[name].units - len(units) for name, units in kept.items()}
 
     low, high = 0.0, 0.999
-    if costs.over(targets, removed(high)) > 1:
-        raise _unreachable(costs, targets, removed(high))
+    if costs.over(targets, gone, removed(high)) > 1:
+        raise _unreachable(costs, targets, {**gone, **removed(high)})
     while high - low > 1e-3:
         middle = (low + high) / 2
-        low, high = (middle, high) if costs.over(targets, removed(middle)) > 1 else (low, middle)
+        low, high = (middle, high) if costs.over(targets, gone, removed(middle)) > 1 else (low, middle)
     return {name: replace(demand, ratio=high) for name, demand in demands.items()}
 
 
-def _unreachable(costs: _Costs, targets: Sequence[Bound], most: Mapping[str, int]) -> UnreachableTarget:
+def _unreachable(costs: Costs, targets: Sequence[Bound], most: Mapping[str, int]) -> UnreachableTarget:
     best = {kind: costs.of(kind, most) for kind, _ in targets}
     targets_text = ", ".join(f"{kind}={value:g} (at best {best[kind]:.3f})" for kind, value in targets)
     return UnreachableTarget(f"target {targets_text} {UNREACHABLE}", best)

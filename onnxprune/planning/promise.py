@@ -14,7 +14,8 @@ from typing import Any
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
-from onnxprune.planning.plan import Bound, Machine, Plan
+from onnxprune.planning.costs import Bound, Predict
+from onnxprune.planning.plan import Machine, Plan
 from onnxprune.planning.profile import RACE_S, Race, Speed
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
@@ -27,8 +28,6 @@ UNDER = 0.97  # of a target, from which a measured plan is good up to the target
 EXACT = 1 + 1e-9  # of a target that is counted, for the rounding of its fraction
 OVER = 1.015  # of a target, up to which a plan is kept where none stayed below it: sessions of one model differ by more
 NOISE = 1.02  # of the original's latency, above which a model is slower than it
-
-Predict = Callable[[Mapping[Atom, int]], float]
 
 
 @dataclass(frozen=True, slots=True)

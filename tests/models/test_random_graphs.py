@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from onnxprune.dependency.groups import groups
 from onnxprune.dependency.rules import RULES
+from onnxprune.dependency.trace import trace
 from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.read import load
 from onnxprune.graph.view import view
+from onnxprune.planning.choice import select_ratios
+from onnxprune.planning.options import make_options
+from onnxprune.planning.plan import kept_masks, plan
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked
+from onnxprune.surgery.rewrite import rewrite
 from tests.support.oracle import check
-from tests.support.random_graphs import SIZES, choices, from_seed, graphs
+from tests.support.random_graphs import SIZES, choices, from_seed
+from tests.support.random_graphs import graphs as random_graphs
 
 BATCHES, SIZE = 12, 10  # graphs by their seeds
 NO_KERNEL = """
@@ -48,9 +56,20 @@ def test_masked_and_pruned_agree(batch):
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(graphs())
+@given(random_graphs())
 def test_masked_and_pruned_agree_on_what_hypothesis_draws(proto):
-    assert view(checked(proto, 1).pruned).params <= view(proto).params
+    checked(proto, 1)
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_a_plan_adds_no_parameters(batch):
+    """Also where a weight is read by a place that loses units and by one that keeps them, and is stored twice."""
+    for seed in range(batch * 50, (batch + 1) * 50):
+        proto, options = from_seed(seed), make_options(ratio=0.1 + seed % 7 / 10, min_units=1, round_to=1)
+        traced = trace(load(proto))
+        found = groups(traced)
+        planned = plan(traced, found, select_ratios(found, options), options)
+        assert view(rewrite(traced, kept_masks(found, planned.kept)).proto).params <= view(proto).params, seed
 
 
 # -- what the generator makes -----------------------------------------------------------------------------------------

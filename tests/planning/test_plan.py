@@ -7,18 +7,19 @@ from functools import cache
 import numpy as np
 import pytest
 
+from onnxprune import prune
 from onnxprune.calibration.batches import calibration
 from onnxprune.data.samples import limit, load_data
 from onnxprune.dependency import cost
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.errors import OptionError
+from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import kept_masks, plan
-from onnxprune.surgery.rewrite import rewrite
+from onnxprune.surgery.rewrite import new_sizes, rewrite
 from tests.dependency.test_cost import MHA, WEIGHTS
 from tests.support.build import ROWS, TOKENS, dense, model
 from tests.support.paths import MODELS
@@ -218,3 +219,61 @@ def test_a_criterion_that_can_score_nothing():
     options = make_options(criterion="bn")
     with pytest.raises(OptionError, match="criterion 'bn' finds no weights that it can score"):
         plan(traced, found, select_ratios(found, options), options)
+
+
+# -- weights that one place reads without some units, and another one whole -----------------------------------------
+
+
+def read_twice():
+    """The first weight is read for units that can go, and once more for an output of the graph."""
+    return model(
+        "a = MatMul(x, w1)", "b = Relu(a)", "c = MatMul(b, w2)", "d = Relu(c)", "y = MatMul(d, w3)",
+        "z = MatMul(x, w1)", x=ROWS, y="float y, float z", w1=(6, 16), w2=(16, 8), w3=(8, 2),
+    )  # fmt: skip
+
+
+def of_read_twice(**options):
+    traced = trace(load(read_twice()))
+    found, options = groups(traced), make_options(round_to=1, criterion="l2", **options)
+    result = plan(traced, found, select_ratios(found, options), options)
+    counts = {name: len(units) for name, units in result.kept.items()}
+    masks = kept_masks(found, result.kept)
+    assert view(rewrite(traced, masks).proto).params == cost.Counter(traced).count("params", new_sizes(masks))
+    return counts, result.enlarging, view(rewrite(traced, masks).proto).params / traced.model.params
+
+
+def test_a_cut_that_stores_a_weight_twice_is_left_out():
+    counts, enlarging, params = of_read_twice(ratio=0.25)
+    assert counts == {"w2": 6}
+    assert enlarging == ("w1:neurons.1",)
+    assert params < 1
+
+
+def test_a_cut_that_was_named_stores_a_weight_twice():
+    counts, enlarging, params = of_read_twice(ratio=0.25, ratios=[("w1:neurons.1", 0.25)])
+    assert counts == {"w1:neurons.1": 12, "w2": 6}
+    assert enlarging == ()
+    assert params > 1
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_a_target_is_met_without_storing_more(scope):
+    """Without that bound, more of the first weight would go than of the second."""
+    _, enlarging, params = of_read_twice(scope=scope, targets={"macs": 0.75})
+    assert enlarging == ()
+    assert params <= 1
+
+
+def test_a_target_is_met_beside_a_cut_that_stores_more():
+    counts, _, params = of_read_twice(ratios=[("w1:neurons.1", 0.25)], targets={"macs": 0.8})
+    assert counts["w1:neurons.1"] == 12
+    assert params <= 1.25
+
+
+def test_why_nothing_goes_where_a_weight_would_be_stored_twice():
+    proto = model(
+        "a = MatMul(x, w1)", "b = Relu(a)", "y = MatMul(b, w2)", "z = MatMul(x, w1)",
+        x=ROWS, y="float y, float z", w1=(6, 16), w2=(16, 2),
+    )  # fmt: skip
+    with pytest.raises(NothingToPrune, match=r"w1:neurons\.1: it shares a weight with a place that keeps all"):
+        prune(proto, ratio=0.25, round_to=1)
