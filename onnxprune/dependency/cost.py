@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxprune.dependency.axes import Atom, Axes, kept_size, taken, walk
 from onnxprune.dependency.groups import Group
+from onnxprune.dependency.sizes import Volumes
 from onnxprune.dependency.trace import Trace
 
 
@@ -111,27 +112,26 @@ class Counter:
         shared: dict[Hashable, dict[Axes, str]] = {}  # uses of constants that are the same bytes of a file
         for use in uses:
             shared.setdefault(known[use.constant].identity, {})[traced.axes(use.axes)] = use.constant
-        params = [(list(alike), 1.0) for alike in shared.values()]
-        firsts = [known[next(iter(alike.values()))] for alike in shared.values()]
-        stored = [(axes, width(first.dtype)) for (axes, _), first in zip(params, firsts, strict=True)]
-        read = sum(first.count for first in firsts)
-        held = sum(first.count * width(first.dtype) for first in firsts)
+        weights = [(list(alike), known[next(iter(alike.values()))]) for alike in shared.values()]
+        read = sum(first.count for _, first in weights)
+        held = sum(first.count * width(first.dtype) for _, first in weights)
         self._fixed: dict[str, float] = {
             "macs": 0,
             "params": traced.model.stored_params - read,
             "size": traced.model.needed_bytes - held,
         }
-        self._terms = {
-            "macs": _products([([axes], 1.0) for axes in macs_of], samples),
-            "params": _products(params, samples),
-            "size": _products(stored, samples),
+        self._sums = {
+            "macs": _Sum([([axes], 1.0) for axes in macs_of], samples),
+            "params": _Sum([(alike, 1.0) for alike, _ in weights], samples),
+            "size": _Sum([(alike, width(first.dtype)) for alike, first in weights], samples),
         }
+        self.can_grow = any(len(alike) > 1 for alike, _ in weights)  # else no plan has more params than the original
         self.before = {kind: self.count(kind, {}) for kind in ("macs", "params")}
         self.before["size"] = traced.model.size_bytes()
 
     def count(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the MACs, params or size in bytes of a model whose atoms have the given sizes."""
-        return self._fixed[kind] + self._terms[kind].total(sizes)
+        return self._fixed[kind] + self._sums[kind].total(sizes)
 
     def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the count as a fraction of that of the original."""
@@ -148,25 +148,34 @@ def width(dtype: np.dtype[np.generic]) -> float:
     return bits / 8 if bits else float(dtype.itemsize)
 
 
-def _products(axes_of: Sequence[tuple[Sequence[Axes], float]], samples: Mapping[Atom, int]) -> Terms:
-    """Return the sum of products of the sizes of axes, each times a number.
+class _Sum:
+    """A sum of products of the sizes of axes, each times a number.
 
     Several axes are those of tensors that share their bytes: they count once as long as they have the same sizes, or
     are whole.
     """
 
-    def term(alike: Sequence[Axes], times: float) -> Term:
-        atoms = frozenset(atom for axes in alike for axis in axes for atom in walk(axis))
+    def __init__(self, axes_of: Sequence[tuple[Sequence[Axes], float]], samples: Mapping[Atom, int]) -> None:
+        single = [(alike[0], times) for alike, times in axes_of if len(alike) == 1]
+        self._volumes = Volumes((axes for axes, _ in single), samples)
+        self._times = np.array([times for _, times in single], np.float64)
+        self._alike = Terms([_alike(several, times, samples) for several, times in axes_of if len(several) > 1])
 
-        def value(sizes: Mapping[Atom, int]) -> float:
-            merged = {**samples, **sizes}
-            shapes = {tuple(kept_size(axis, merged) for axis in axes): axes for axes in alike}
-            whole = [shape for shape, axes in shapes.items() if shape == tuple(axis.size for axis in axes)]
-            return float(times * sum(map(math.prod, shapes.keys() - whole[1:])))
+    def total(self, sizes: Mapping[Atom, int]) -> float:
+        """Return the sum when atoms have the given sizes (default: their own)."""
+        return float(self._times @ self._volumes.at(sizes)) + self._alike.total(sizes)
 
-        return Term(atoms, value)
 
-    return Terms([term(alike, times) for alike, times in axes_of])
+def _alike(several: Sequence[Axes], times: float, samples: Mapping[Atom, int]) -> Term:
+    """Return what tensors hold that share their bytes where they are cut alike."""
+
+    def value(sizes: Mapping[Atom, int]) -> float:
+        merged = {**samples, **sizes}
+        shapes = {tuple(kept_size(axis, merged) for axis in axes): axes for axes in several}
+        whole = [shape for shape, axes in shapes.items() if shape == tuple(axis.size for axis in axes)]
+        return float(times * sum(map(math.prod, shapes.keys() - whole[1:])))
+
+    return Term(frozenset(atom for axes in several for axis in axes for atom in walk(axis)), value)
 
 
 class Footprint:
@@ -179,13 +188,13 @@ class Footprint:
             traced: the model with its axes.
             fixed: sizes of dynamic atoms.
         """
-        self._fixed, model = dict(fixed), traced.model
+        model = traced.model
         known = model.constants
         weights = {use.constant: traced.axes(use.axes) for use in traced.uses if use.constant in known}
-        self._weights = [(axes, width(known[name].dtype)) for name, axes in weights.items() if known[name].is_weight]
+        held = [(axes, width(known[name].dtype)) for name, axes in weights.items() if known[name].is_weight]
         place = {index: at for at, index in enumerate(model.top)}
         ports = {port.name for port in (*model.inputs, *model.outputs)}
-        self._values: list[tuple[Axes, float]] = []
+        values: list[tuple[Axes, float]] = []
         spans = []
         for index in model.top:
             for name in model.nodes[index].outputs:
@@ -193,21 +202,18 @@ class Footprint:
                     reads = [place.get(reader, len(place) - 1) for reader, _ in model.readers.get(name, ())]
                     end = len(place) - 1 if name in ports else max(reads, default=place[index])
                     spans.append((place[index], end))
-                    self._values.append((traced.axes(traced.values[name]), width(traced.probe.dtype(name))))
+                    values.append((traced.axes(traced.values[name]), width(traced.probe.dtype(name))))
         self._alive = np.zeros((len(place), len(spans)), np.float32)
         for number, (first, last) in enumerate(spans):
             self._alive[first : last + 1, number] = 1
+        self._volumes = Volumes((axes for axes, _ in (*values, *held)), fixed)
+        self._widths = np.array([each for _, each in (*values, *held)], np.float64)
         self._before = self._bytes({})
 
     def _bytes(self, sizes: Mapping[Atom, int]) -> float:
-        merged = {**self._fixed, **sizes}
-
-        def held(axes: Axes, each: float) -> float:
-            return float(each * math.prod(kept_size(axis, merged) for axis in axes))
-
-        values = np.array([held(*value) for value in self._values], np.float64)
-        peak = float((self._alive @ values).max(initial=0)) if len(values) else 0.0
-        return peak + sum(held(*weight) for weight in self._weights)
+        held, count = self._widths * self._volumes.at(sizes), self._alive.shape[1]
+        peak = float((self._alive @ held[:count]).max(initial=0)) if count else 0.0
+        return peak + float(held[count:].sum())
 
     def fraction(self, sizes: Mapping[Atom, int]) -> float:
         """Return the memory of a model whose atoms have the given sizes, over that of the original."""

@@ -48,8 +48,10 @@ class Costs:
             removed: those that are removed beside them.
         """
         both = {**gone, **removed}
-        added = self.of("params", both) / max(1.0, self.of("params", gone))
-        return max(added, *(self.of(kind, both) / value for kind, value in targets))
+        worst = max(self.of(kind, both) / value for kind, value in targets)
+        if not self._counter.can_grow:
+            return worst
+        return max(worst, self.of("params", both) / max(1.0, self.of("params", gone)))
 
 
 def worthwhile(
