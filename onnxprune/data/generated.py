@@ -278,7 +278,7 @@ def _select(model: Model, ports: Sequence[Port], count: int, rng: np.random.Gene
         some = min(pool, -(-some // step) * step)
         few = _rows(made, ports, np.arange(some))
         scores = {
-            name: judge(_batches(_ranged(few, scaled, name), ports), min(count, max(1, some // POOL)))[0]
+            name: judge(_batches(_ranged(few, scaled, name), ports), min(count, max(FEWEST, some // POOL)))[0]
             for name in RANGES
         }
         best = max(scores, key=lambda name: _doubted(scores[name], RARE.get(name, 1.0)))

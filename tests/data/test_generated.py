@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -50,6 +52,17 @@ def test_a_network_trained_on_0_to_1_gets_pictures_from_0_to_1(name: str) -> Non
     assert 0.9 < image.max() <= 1
     hint = "stored statistics" if name == "resnet_bn" else "confident, diverse outputs"
     assert found.description == f"shapes, clouds and lines, 0 to 1, chosen by {hint}"
+
+
+def test_a_few_samples_tell_ranges_apart() -> None:
+    """Where running the model is dear: one sample alone is as diverse in any range."""
+    proto = model(
+        "a = Neg(x)", "b = Relu(a)", "c = Flatten(b)", "d = MatMul(c, w)", "y = Softmax(d)",
+        x="float[n,1,8,8] x", w=5 * np.random.default_rng(0).standard_normal((64, 10)).astype(np.float32),
+    )  # fmt: skip
+    found = generated.inputs(load(proto), 4, work=1e12)
+    assert re.search("lines, -[12] to .*, chosen by confident, diverse outputs", found.description)
+    assert found.data.columns["x"].min() < -0.5
 
 
 def test_one_seed_makes_one_set_of_samples() -> None:
