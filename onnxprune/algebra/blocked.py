@@ -19,6 +19,7 @@ Doubles = npt.NDArray[np.float64]
 BLOCK = 256  # rows of a block of a factor
 TILE = 512  # rows of a block of a product
 DEEP = 4096  # summands that are added in the type of the factors; the sums are added in float64
+_WHOLE = 48  # rows of a triangular matrix that is inverted whole, at most
 _SMALL = 2**24  # multiplications that are not worth dividing
 
 
@@ -105,10 +106,10 @@ class Factor:
 
             if at.start:
                 spread(reduce, rest)
-            diagonal = np.linalg.cholesky(lower[at, at])
+            diagonal: Doubles = np.linalg.cholesky(lower[at, at]).astype(np.float64, copy=False)
             if not np.isfinite(diagonal).all():
                 raise np.linalg.LinAlgError("not positive definite")
-            self._inverses.append(np.linalg.inv(diagonal))
+            self._inverses.append(_inverse_of_lower(diagonal))
             lower[at, at] = diagonal
             lower[at.stop :, at] = product(lower[at.stop :, at], self._inverses[-1].T)
         self._lower = lower
@@ -156,6 +157,17 @@ class Factor:
         self._forward(right)
         for at, inverse in zip(reversed(self._parts), reversed(self._inverses), strict=True):
             right[at] = inverse.T @ (right[at] - self._lower[at.stop :, at].T @ right[at.stop :])
+
+
+def _inverse_of_lower(lower: Doubles) -> Doubles:
+    """Return the inverse of a triangular matrix, by halves: products take a third of the time of a general inverse."""
+    if len(lower) <= _WHOLE:
+        return np.asarray(np.linalg.inv(lower))
+    half, result = len(lower) // 2, np.zeros_like(lower)
+    result[:half, :half] = first = _inverse_of_lower(lower[:half, :half])
+    result[half:, half:] = second = _inverse_of_lower(lower[half:, half:])
+    result[half:, :half] = -second @ (lower[half:, :half] @ first)
+    return result
 
 
 def mixing(weights: Sequence[float] | Doubles, most: int) -> Doubles:
