@@ -18,12 +18,15 @@ def in_clone(tmp_path, monkeypatch):
 
 @pytest.fixture
 def in_small_clone(tmp_path, monkeypatch):
-    """The same with few samples, of which few are taken: that the commands work is tested, not what comes of it."""
+    """The same with few samples, of which few are taken, and short races: that the commands work is tested, not what
+    comes of it.
+    """
     monkeypatch.setattr("onnxprune.planning.options.SAMPLES", 32)
+    monkeypatch.setattr("onnxprune.planning.profile.ROUNDS", 50)
     (tmp_path / "models").mkdir()
     for path in (ROOT / "models").iterdir():
         if path.suffix == ".npz":
-            np.savez(tmp_path / "models" / path.name, **{n: array[:800] for n, array in np.load(path).items()})
+            np.savez(tmp_path / "models" / path.name, **{n: array[:200] for n, array in np.load(path).items()})
         else:
             (tmp_path / "models" / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)

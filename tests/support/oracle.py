@@ -59,7 +59,7 @@ def check(
     """Cut groups of a model at random and assert that masking and pruning agree.
 
     Args:
-        source: path or ModelProto.
+        source: path or ModelProto, or its trace, where a model is checked several times.
         only: names of the groups to cut; all that are free and exact by default.
         seed: of the kept sets and of the feeds.
         share: of the units that stay; None draws one for each group.
@@ -69,9 +69,8 @@ def check(
             difference above the tolerance is then held against the measured round-off, as `verify` does.
         width: whether groups are cut that an op mixes over.
     """
-    model = load(source)
-    traced = trace(model)
-    found = groups(traced)
+    traced = source if isinstance(source, Trace) else trace(load(source))
+    model, found = traced.model, groups(traced)
     rng = np.random.default_rng(seed)
     able = [g for g in found if g.locked is None and (width or g.exact) and (inner or not g.inner) and g.units > 1]
     chosen = [group for group in able if only is None or group.name in set(only)]
