@@ -7,8 +7,6 @@ graphs, or need packages that only the soak has (`tools/soak`). A run in which a
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -18,38 +16,7 @@ from onnxprune.latency.kernels import CACHE
 from onnxprune.runtime.session import threads_limited
 from onnxprune.runtime.timing import NodeTime
 from tests.support.house import size
-
-# Tests that take the same ways through the code as others, many times over, and all that draw examples by hypothesis:
-# coverage is measured without them, because tracing lines takes two thirds of their time again.
-UNTRACED = frozenset(
-    (
-        "test_a_broken_node_locks_and_does_not_raise",
-        "test_a_graph_is_pruned_and_proven",
-        "test_a_model_loses_as_much_as_its_original",
-        "test_accuracy_is_kept",
-        "test_bundled_models_pass_the_oracle",
-        "test_case_is_not_vacuous",
-        "test_every_combination_is_proven",
-        "test_every_command_of_the_docs_works",
-        "test_every_command_of_the_readme_works",
-        "test_every_node_that_multiplies_runs_at_every_size",
-        "test_every_op_that_a_weight_follows",
-        "test_every_operator_of_onnx_is_traced",
-        "test_every_place_gives_what_the_model_gives",
-        "test_every_program_of_the_docs_works",
-        "test_every_reason_that_the_cases_meet_is_listed",
-        "test_graphs_differ_in_opset_precision_and_ports",
-        "test_it_has_the_groups_of_the_float_network",
-        "test_masked_and_pruned_agree",
-        "test_masked_and_pruned_are_equal",
-        "test_masks_change_finite_outputs",
-        "test_nearly_every_rule_is_exercised",
-        "test_no_node_is_left_out",
-        "test_the_table_of_the_readme_is_what_the_command_prints",
-        "test_units_are_scored",
-        "test_what_is_printed_is_parsed_again",
-    )
-)
+from tests.support.tracing import imports_traced_alone, traced_at_first
 
 
 def pytest_addoption(parser):
@@ -83,16 +50,17 @@ def skipped(config):
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    with imports_traced_alone():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    name, draws = getattr(item, "originalname", item.name), getattr(item, "obj", None)
-    if name not in UNTRACED and not getattr(draws, "is_hypothesis_test", False):
+    if item.get_closest_marker("traced"):
         return (yield)
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    try:
+    with traced_at_first(item.nodeid.partition("[")[0]):
         return (yield)
-    finally:
-        sys.settrace(tracer)
 
 
 @pytest.fixture

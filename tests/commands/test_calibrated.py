@@ -6,7 +6,6 @@ import json
 import re
 from itertools import product
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -19,8 +18,7 @@ from onnxprune.report.prune import prune_tables
 from tests.dependency.test_cost import WEIGHTS
 from tests.support.build import IMAGE, ROWS, TOKENS, dense, model
 from tests.support.paths import ROOT
-
-SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
+from tests.support.schema import follows_the_schema
 
 
 def cnn():
@@ -97,7 +95,7 @@ def test_every_combination_is_proven(form, criterion, scope):
     for reconstruct in (True, False):
         result = cut(form, criterion=criterion, scope=scope, reconstruct=reconstruct, ratio=0.4)
         report = json.loads(json.dumps(result.report, allow_nan=False))
-        jsonschema.validate(report, SCHEMA, jsonschema.Draft202012Validator)
+        follows_the_schema(report)
         assert report["verification"]["passed"]
         assert report["output"]["params"] < report["input"]["params"]
         assert report["calibration"]["samples"] == (16 if form == "transformer of four" else 18)

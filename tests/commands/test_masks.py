@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +15,8 @@ from onnxprune.commands.prune import prune_file
 from onnxprune.errors import OptionError
 from onnxprune.planning.options import make_options
 from onnxprune.report.prune import prune_tables
-from tests.commands.test_rounds import SCHEMA, Ended, ending
+from tests.commands.test_rounds import Ended, ending
+from tests.support.schema import follows_the_schema
 from tests.training.pairs import classifier, pictures
 
 LEARN = {"steps": 24, "rate": 3e-3, "batch": 16, "threads": 1}
@@ -29,7 +29,7 @@ def by_masks(masks=LEARN, **options):
 
 def test_a_cost_is_learned_and_met():
     report = by_masks(targets={"macs": 0.4}, tune={**LEARN, "steps": 3}).report
-    jsonschema.validate(json.loads(json.dumps(report)), SCHEMA)
+    follows_the_schema(json.loads(json.dumps(report)))
     assert report["output"]["macs"] <= 0.4 * report["input"]["macs"]
     masks = report["masks"]
     assert masks["gates"] == 32

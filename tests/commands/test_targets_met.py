@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-import jsonschema
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -18,9 +17,9 @@ from onnxprune.graph.read import load
 from onnxprune.planning import profile
 from onnxprune.planning.profile import Race, Speed
 from tests.support.paths import ROOT
+from tests.support.schema import follows_the_schema
 
 MODELS = ROOT / "models"
-SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +41,7 @@ def cut(name, **options):
 @pytest.mark.parametrize(("name", "asked", "fraction"), [("vit", 0.7, 0.7), ("resnet_bn", "6ms", 0.6)])
 def test_a_latency_is_met(name, asked, fraction):
     report = cut(name, targets={"latency": asked})
-    jsonschema.validate(json.loads(json.dumps(report)), SCHEMA)
+    follows_the_schema(json.loads(json.dumps(report)))
     (target,) = report["promise"]["targets"]
     assert target["fraction"] == pytest.approx(fraction)
     assert 0.9 * fraction <= target["measured"] <= 1.015 * fraction

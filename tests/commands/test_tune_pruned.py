@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -14,11 +13,8 @@ from onnxprune.commands.job import make_learning
 from onnxprune.errors import OptionError
 from onnxprune.planning.options import make_options
 from onnxprune.report.prune import prune_tables
-from tests.support.paths import ROOT
+from tests.support.schema import follows_the_schema
 from tests.training.pairs import classifier, pictures
-
-SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
-
 
 OTHERS = {"rounds": 1, "data": "samples.npz", "options": make_options()}
 
@@ -32,7 +28,7 @@ def pruned(tune, **options):
 def test_a_cut_is_proven_and_then_tuned():
     result = pruned({"steps": 20, "rate": 3e-3, "batch": 16, "threads": 1})
     report, tuning = result.report, result.report["tuning"]
-    jsonschema.validate(json.loads(json.dumps(report)), SCHEMA)
+    follows_the_schema(json.loads(json.dumps(report)))
     assert report["verification"]["passed"]
     assert tuning["helped"]
     assert tuning["lesson"]["losses"] == {"kl": 1.0, "features": 1.0}

@@ -16,7 +16,6 @@ from onnxprune.criteria.importance import CRITERIA
 from onnxprune.metrics.kinds import KINDS
 from onnxprune.metrics.words import headline
 from onnxprune.report.words import LOSSES
-from tests.conftest import UNTRACED
 from tests.support.house import PACKAGE, modules, size
 from tests.support.paths import ROOT
 
@@ -91,10 +90,6 @@ def test_boundary_libraries_have_one_home(library, home):
 def names_of_tests():
     trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py"))
     return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
-
-
-def test_what_is_not_traced_is_there():
-    assert UNTRACED - names_of_tests() == set()
 
 
 def test_what_contributing_names_is_there():

@@ -33,9 +33,9 @@ from onnxprune.report.inspect import inspect_tables
 from onnxprune.report.words import _freeing, by_reason, count_text, names_text, new_table, size_text
 from tests.support.build import TOKENS, dense, model
 from tests.support.paths import GOLDEN, ROOT
+from tests.support.schema import SCHEMA, follows_the_schema
 
 MODELS = ROOT / "models"
-SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
 CRITERIA = {"cnn": "l2", "mobilenet": "obs", "resnet_bn": "bn", "resnet_folded": "activation", "vit": "obs"}
 MASKS = {  # what differs between machines: latencies, round-off, and the last digits of accuracies
     r"\d+\.\d{3} ms": "#.### ms",
@@ -79,7 +79,7 @@ def test_a_report_follows_the_schema(folder, name, criterion):
     args += ["--criterion", criterion, "--data", "test.npz", "--samples", "32"]
     printed = json.loads(invoke(*args, "--report", "r.json", "--quiet", "--json"))
     written = json.loads(Path("r.json").read_text(), parse_constant=pytest.fail)
-    jsonschema.validate(written, SCHEMA, jsonschema.Draft202012Validator)
+    follows_the_schema(written)
     assert written == printed
     assert written["output"]["path"] == "small.onnx"
     assert written["latency"][0]["speedup"] == 2.0
@@ -89,7 +89,7 @@ def test_a_report_follows_the_schema(folder, name, criterion):
 def test_a_report_of_a_model_in_memory_follows_the_schema():
     result = prune(dense("b = Relu(a)"), latency=False)
     plain = json.loads(json.dumps(result.report, allow_nan=False))
-    jsonschema.validate(plain, SCHEMA, jsonschema.Draft202012Validator)
+    follows_the_schema(plain)
     assert (plain["accuracy"], plain["latency"], plain["output"]["path"]) == (None, [], None)
 
 
@@ -132,7 +132,7 @@ def test_the_example_of_the_page_follows_the_schema():
     example["options"] = json.loads(json.dumps(prune(dense("b = Relu(a)"), latency=False).report["options"]))
     for side in ("input", "output"):
         example[side]["sha256"] = "0" * 64
-    jsonschema.validate(example, SCHEMA, jsonschema.Draft202012Validator)
+    follows_the_schema(example)
 
 
 def keys(value):
@@ -190,7 +190,7 @@ def test_fidelity_is_told_by_kind(folder):
     )
     printed = invoke(*args)
     written = json.loads(Path("r.json").read_text())
-    jsonschema.validate(written, SCHEMA, jsonschema.Draft202012Validator)
+    follows_the_schema(written)
     assert written["options"]["metric"] == written["fidelity"]["kind"] == "embedding"
     cosine = f"{written['fidelity']['figures']['cosine']:.3f}"
     assert table(printed)["mean cosine"] == ["1.000", cosine, "-"]
@@ -252,6 +252,7 @@ def number(text):
     return float(value.rstrip("%").replace(",", "")) * {"k": 1e3, "M": 1e6, "kB": 1e3, "MB": 1e6}.get(unit, 1)
 
 
+@pytest.mark.traced  # what is printed comes last
 def test_the_table_of_prune_shows_the_numbers_of_the_report(folder):
     rows = table(invoke(*PRUNE, "--report", "r.json"))
     written = json.loads(Path("r.json").read_text())

@@ -52,8 +52,19 @@ NEVER_CUT = {
 }  # all is locked, or mixed over; or there are sequences alone
 
 
-def traced_of(case):
+def traced_anew(case):
     return trace(view(case.proto) if case.trace_only else load(case.proto))
+
+
+_TRACES = {}
+
+
+def traced_of(case):
+    """Return the trace of a case, which is the same for all tests of a process."""
+    name = str(case)
+    if name not in _TRACES:
+        _TRACES[name] = traced_anew(case)
+    return _TRACES[name]
 
 
 def free(found):
@@ -110,9 +121,10 @@ def test_a_cut_goes_through_the_op(op):
     pytest.fail(f"no case cuts an axis of {op}")
 
 
+@pytest.mark.traced  # each rule and each refusal in its case
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_groups(case):
-    found = groups(traced_of(case))
+    found = groups(traced_anew(case))
     assert free(found) == case.cut
     assert lock_reasons(found) == set(case.locks)
     assert mix_reasons(found) == set(case.inexact)
@@ -121,20 +133,21 @@ def test_groups(case):
 @pytest.mark.parametrize("case", RUNNABLE, ids=str)
 @pytest.mark.parametrize("shares", [(0.25, 0.5), pytest.param((0.75, 0.0), marks=pytest.mark.soak)], ids=str)
 def test_masked_and_pruned_agree(case, shares):
+    traced = traced_of(case)
     for seed, share in enumerate(shares):
-        checked = check(case.proto, seed=seed, share=share)
+        checked = check(traced, seed=seed, share=share)
         if case.at:
-            check(case.proto, seed=seed, share=share, at=case.at)
+            check(traced, seed=seed, share=share, at=case.at)
     for name in checked.cut if len(checked.cut) > 1 else ():
-        check(case.proto, only=[name], seed=9)
+        check(traced, only=[name], seed=9)
         if case.at:
-            check(case.proto, only=[name], seed=9, at=case.at)
+            check(traced, only=[name], seed=9, at=case.at)
 
 
 @pytest.mark.parametrize("case", [case for case in RUNNABLE if case.inexact], ids=str)
 def test_what_is_mixed_over_can_be_cut_when_asked_for(case):
     for seed, share in enumerate((0.5, 0.25, 0.75)):
-        checked = check(case.proto, seed=seed, share=share, width=True)
+        checked = check(traced_of(case), seed=seed, share=share, width=True)
         assert any(not group.exact for group in checked.groups if group.name in checked.cut)
 
 
@@ -164,12 +177,11 @@ def test_what_cannot_run_is_rewritten_all_the_same(case):
 @pytest.mark.parametrize("case", [case for case in RUNNABLE if case.cut], ids=str)
 def test_case_is_not_vacuous(case):
     """Outputs are finite numbers, and masking half of the units changes them."""
-    loaded = load(case.proto)
-    traced = trace(loaded)
+    traced = traced_of(case)
     kept = {g.atom: first_units(g.units, 0.5) for g in groups(traced) if g.locked is None and g.exact and g.units > 1}
     whole = open_session(case.proto.SerializeToString())
     part = open_session(masked(traced, kept).SerializeToString())
-    for feeds in (each.feeds for each in settings(loaded, whole)):
+    for feeds in (each.feeds for each in settings(traced.model, whole)):
         before, after = whole.run(feeds), part.run(feeds)
         assert all(np.isfinite(value).all() for value in (*before.values(), *after.values()))
         assert any(not np.allclose(before[name], after[name]) for name in before)
@@ -199,13 +211,12 @@ def test_groups_of_eight_rows_need_a_batch_of_eight():
 @pytest.mark.parametrize("case", [case for case in RUNNABLE if case.cut and case.at], ids=str)
 def test_sizes_that_a_case_names_are_not_vacuous(case):
     """On these sizes, too, masking changes the outputs, and the case is one that the dense model takes."""
-    loaded = load(case.proto)
-    traced = trace(loaded)
+    traced = traced_of(case)
     kept = {g.atom: first_units(g.units, 0.5) for g in groups(traced) if g.locked is None and g.exact}
     whole = open_session(case.proto.SerializeToString())
     part = open_session(masked(traced, kept).SerializeToString())
     for dims in case.at:
-        feeds = random_feeds(loaded.inputs, dims, 0)
+        feeds = random_feeds(traced.model.inputs, dims, 0)
         before, after = whole.run(feeds), part.run(feeds)
         assert any(not np.allclose(before[name], after[name]) for name in before)
 
