@@ -31,6 +31,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 DOUBLE = 2.0  # multiply-accumulates in float32 that one in float64 takes as long as
 PROBES = 128  # mixtures of outputs that costs are those of, where there are more outputs
 ROWS = 1024  # that costs are computed from at most, where the rows are used
+_COMPACT = 0.8  # of the inputs that a matrix holds: it is made smaller when fewer are left
 _ROWS_OF_MANY = 512  # the same where a unit has more inputs than this
 
 
@@ -130,12 +131,16 @@ def _forget(inverse: Matrix, gone: Units) -> None:
 
 
 class _ByMatrix:
-    """A layer whose inverse Gram matrix is held, at the inputs of the group: a removal there needs no others."""
+    """A layer whose inverse Gram matrix is held, at the inputs of the group that are left: a removal needs no others.
+
+    What was removed is dropped from the matrix when it is a good part of it.
+    """
 
     def __init__(self, weight: Matrix, seen: Gram, inputs: Units, damping: float) -> None:
         flat = inputs.ravel()
         self._inputs, self._weight = np.arange(flat.size).reshape(inputs.shape), weight[:, flat]
         self._inverse = seen.inverse(damping)[np.ix_(flat, flat)]
+        self._alive = np.ones(len(inputs), bool)
 
     def errors(self, alive: Mask) -> Matrix:
         inputs = self._inputs[alive]
@@ -157,6 +162,15 @@ class _ByMatrix:
         self._inverse -= product(rows.T, solved)
         self._weight[:, gone] = 0
         _forget(self._inverse, gone)
+        self._alive[units] = False
+        if self._alive.sum() * self._inputs.shape[1] < _COMPACT * len(self._inverse):
+            self._compact()
+
+    def _compact(self) -> None:
+        left = self._inputs[self._alive].ravel()
+        self._inverse, self._weight = self._inverse[np.ix_(left, left)], self._weight[:, left]
+        self._inputs = np.zeros_like(self._inputs)
+        self._inputs[self._alive] = np.arange(left.size).reshape(-1, self._inputs.shape[1])
 
 
 def scaled_rows(seen: Rows, damping: float) -> tuple[Weight, Matrix]:

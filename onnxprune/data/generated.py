@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.floating]
 
 POOL = 8  # samples that are drawn for each that is taken, where the model gives hints
 PART, LEAST = 4, 256  # one in so many samples of the pool decides the range, or so many where that is more
-FEWEST = 4  # that decide the range, whatever they cost
+FEWEST = 3  # that decide the range, whatever they cost
 POOL_WORK = 2e11  # spent on judging the pool: some seconds
 POOL_BYTES = 256 * 2**20  # of the pool of one input
 BATCH, VALUES = 16, 2**18  # samples of one run, and values of its inputs, at most

@@ -22,7 +22,7 @@ from onnxprune.latency.speedup import resized
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
 from onnxprune.runtime.session import Session, open_session, provider_options
 
-RANDOM_BATCHES = 4  # feeds on which outputs are compared when there is no data
+RANDOM_BATCHES = 2  # feeds on which outputs are compared when there is no data
 NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
