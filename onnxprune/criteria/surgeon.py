@@ -138,7 +138,8 @@ class _ByMatrix:
 
     def __init__(self, weight: Matrix, seen: Gram, inputs: Units, damping: float) -> None:
         flat = inputs.ravel()
-        self._inputs, self._weight = np.arange(flat.size).reshape(inputs.shape), weight[:, flat]
+        self._inputs: Units = np.arange(flat.size).reshape(inputs.shape)  # [units, inputs of one], in the matrix
+        self._weight = weight[:, flat]
         self._inverse = seen.inverse(damping)[np.ix_(flat, flat)]
         self._alive = np.ones(len(inputs), bool)
 
