@@ -30,8 +30,8 @@ CRITERIA = ("l2", "taylor", "taylor-weights", "fisher", "obs")
 MACS = (0.7, 0.5)
 REAL = {  # network, samples to calibrate on, samples to compare on
     "efficientnet_lite1": ("efficientnet_lite1.onnx", "photos_calibration.npz", "photos_eval_centre.npz"),
-    "minilm": ("minilm.onnx", "sentences_calibration.npz", "sentences_eval.npz"),
-    "smollm2": ("smollm2.onnx", "text_calibration.npz", "text_eval.npz"),
+    "minilm": ("minilm.onnx", "text_calibration.npz", "text_eval.npz"),
+    "smollm2": ("decoder.onnx", "decoder_calibration.npz", "decoder_eval.npz"),
 }
 TIMED = {"densenet121": "densenet121.torchscript.onnx"}  # whose samples are made up: time alone
 

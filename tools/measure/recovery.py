@@ -3,6 +3,8 @@
     python tools/measure/recovery.py digits          the bundled ResNets at a tenth of their MACs
     python tools/measure/recovery.py photos DIR      EfficientNet-Lite1 at half of its MACs
     python tools/measure/recovery.py sentences DIR   MiniLM at half of its MACs
+    python tools/measure/recovery.py heads DIR       MiniLM without 5 of its 12 heads in every layer
+    python tools/measure/recovery.py words DIR       SmolLM2-135M at 0.8 of its parameters, by forward and reverse KL
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
 what is there is not made again, and a run of tuning that was ended goes on from its checkpoint. Samples of calibration
@@ -17,7 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,31 +36,38 @@ class Subject:
     """A network, how it is cut, and how that is tuned."""
 
     file: str
-    macs: float
+    cut: Mapping[str, Any]  # options of `prune` that say what goes
     data: str  # to calibrate and tune on
     more: str  # to tune on: the same samples, perhaps with more views of each
     evaluation: str
     steps: int
     batch: int
     folder: Path | None = None  # None: of the command line
+    losses: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {TUNED: {}})  # by way; {}: the usual ones
+    from_scratch: bool = True  # whether the same shape is tuned from random weights, too
 
 
 MODELS = ROOT / "models"
 DIGITS = "mnist_calibration.npz", "mnist_calibration.npz", "mnist_test.npz"
+TEXTS = "text_calibration_256.npz", "text_calibration_256.npz", "text_eval.npz"
 SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "digits": {
-        "resnet_bn": Subject("resnet_bn.onnx", 0.1, *DIGITS, 4000, 32, MODELS),
-        "resnet_folded": Subject("resnet_folded.onnx", 0.1, *DIGITS, 4000, 32, MODELS),
+        "resnet_bn": Subject("resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32, MODELS),
+        "resnet_folded": Subject("resnet_folded.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32, MODELS),
     },
     "photos": {
         "photos": Subject(
-            "efficientnet_lite1.onnx", 0.5, "photos_calibration.npz", "photos_calibration_aug.npz", "photos_eval.npz",
-            1500, 16,
+            "efficientnet_lite1.onnx", {"targets": {"macs": 0.5}}, "photos_calibration.npz",
+            "photos_calibration_aug.npz", "photos_eval.npz", 700, 16,
         ),
     },
-    "sentences": {
-        "sentences": Subject(
-            "minilm.onnx", 0.5, "text_calibration_256.npz", "text_calibration_256.npz", "text_eval.npz", 1500, 16
+    "sentences": {"sentences": Subject("minilm.onnx", {"targets": {"macs": 0.5}}, *TEXTS, 1500, 16)},
+    "heads": {"heads": Subject("minilm.onnx", {"shape": "heads=7"}, *TEXTS, 800, 16, from_scratch=False)},
+    "words": {
+        "words": Subject(
+            "decoder.onnx", {"targets": {"params": 0.8}}, "decoder_calibration.npz", "decoder_calibration_256.npz",
+            "decoder_eval.npz", 300, 4, losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
+            from_scratch=False,
         ),
     },
 }  # fmt: skip
@@ -70,11 +79,14 @@ def measure(name: str, subject: Subject, folder: Path, results: Path, threads: i
     if not (cut.exists() and report.exists()):
         prune(folder, subject, cut, report)
     yield record(name, NOT_TUNED, 0.0, json.loads(report.read_text())["fidelity"]["figures"])
-    for way, source in ((TUNED, cut), (SCRATCH, drawn(cut, results / f"{name}.random.onnx"))):
-        path, told = results / f"{name}.{way.replace(' ', '_')}.onnx", results / f"{name}.{way.replace(' ', '_')}.json"
+    ways: list[tuple[str, Path, Mapping[str, float]]] = [(way, cut, loss) for way, loss in subject.losses.items()]
+    if subject.from_scratch:
+        ways.append((SCRATCH, drawn(cut, results / f"{name}.random.onnx"), {}))
+    for way, source, loss in ways:
+        path, told = (results / f"{name}.{way.replace(' ', '_')}.{kind}" for kind in ("onnx", "json"))
         start = time.process_time()
         if not (path.exists() and told.exists()):
-            tune(folder, subject, source, path, told, report if way == TUNED else None, threads)
+            tune(folder, subject, source, path, told, report if source == cut else None, threads, loss)
         values = json.loads(told.read_text())
         yield {
             **record(name, way, time.process_time() - start, values["fidelity"]["after"]),
@@ -90,15 +102,20 @@ def prune(folder: Path, subject: Subject, cut: Path, report: Path) -> None:
     from onnxprune.planning.options import make_options
     from onnxprune.progress import silent
 
-    options = make_options(
-        targets={"macs": subject.macs}, eval_data=str(folder / subject.evaluation), latency=False, samples=0
-    )
+    options = make_options(**subject.cut, eval_data=str(folder / subject.evaluation), latency=False, samples=0)
     data = str(folder / subject.data)
     prune_file(folder / subject.file, cut, options, data, report_path=report, force=True, progress=silent)
 
 
 def tune(  # noqa: PLR0917 - files in the order in which they are used
-    folder: Path, subject: Subject, source: Path, path: Path, report: Path, cut: Path | None, threads: int
+    folder: Path,
+    subject: Subject,
+    source: Path,
+    path: Path,
+    report: Path,
+    cut: Path | None,
+    threads: int,
+    loss: Mapping[str, float],
 ) -> None:
     """Tune a network; a run that was ended goes on."""
     from onnxprune.commands.tune import TuneFiles, tune_file
@@ -106,8 +123,9 @@ def tune(  # noqa: PLR0917 - files in the order in which they are used
     from onnxprune.training.settings import make_tune_options
 
     options = make_tune_options(
-        steps=subject.steps, batch=subject.batch, threads=threads, eval_data=str(folder / subject.evaluation)
-    )
+        steps=subject.steps, batch=subject.batch, threads=threads, eval_data=str(folder / subject.evaluation),
+        **({"loss": dict(loss)} if loss else {}),
+    )  # fmt: skip
     files = TuneFiles(teacher=folder / subject.file, cut=cut, report=report)
     resume = path.with_name(f"{path.name}.checkpoint").exists()
     tune_file(
@@ -152,7 +170,7 @@ def main() -> None:
         folder = subject.folder or arguments.folder
         if folder is None:
             raise SystemExit(f"{name}: give the folder that tools/models/real_models.py has written")
-        taken = Subject(**{**asdict(subject), "folder": folder, "steps": arguments.steps or subject.steps})
+        taken = replace(subject, steps=arguments.steps or subject.steps)
         for each in measure(name, taken, folder, arguments.results, arguments.threads):
             with (arguments.results / "recovery.jsonl").open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(each) + "\n")
