@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -32,7 +32,8 @@ def beside(function: Callable[[Item], Result], items: Iterable[Item], most: int 
     """Yield what `function` makes of each item, in order; the next items are worked on meanwhile.
 
     What an item gives must not depend on the others. Items are taken from `items` in the thread of the caller, each
-    when there is room for it: at most `most` of them, and no more than there are cores, exist at the same time.
+    when there is room for it: at most `most` of them, and no more than there are cores, are worked on at the same time.
+    Results of items that were quicker than one before them wait for it; as many as are worked on.
 
     Args:
         function: of one item; on one core it is called in the thread of the caller.
@@ -50,7 +51,10 @@ def beside(function: Callable[[Item], Result], items: Iterable[Item], most: int 
         try:
             for item in items:
                 pending.append(pool.submit(contextvars.copy_context().run, _limited, function, item, share))
-                if len(pending) == count:
+                del item  # it may be large, and is the worker's now
+                while (at_work := [each for each in pending if not each.done()]) and len(at_work) >= count:
+                    wait(at_work, return_when=FIRST_COMPLETED)
+                while pending and (pending[0].done() or len(pending) >= 2 * count):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -25,19 +25,39 @@ def test_steps_run_side_by_side_and_come_in_order():
 
 
 @pytest.mark.parametrize(("limit", "most", "expected"), [(1, 4, 1), (2, 4, 2), (8, 4, 4), (8, 1, 1)])
-def test_no_more_items_exist_at_the_same_time_than_may(limit, most, expected):
-    alive, largest = set(), []
+def test_no_more_items_are_worked_on_at_the_same_time_than_may(limit, most, expected):
+    lock, at_work, largest, waiting = threading.Lock(), set(), [], [0]
 
     def items():
         for number in range(12):
-            alive.add(number)
-            largest.append(len(alive))
+            waiting[0] += 1
+            assert waiting[0] <= max(1, 2 * expected)
             yield number
 
+    def work(number):
+        with lock:
+            at_work.add(number)
+            largest.append(len(at_work))
+        with lock:
+            at_work.discard(number)
+        return number
+
     with cores_limited(limit):
-        for number in beside(lambda item: item, items(), most):
-            alive.discard(number)
-    assert max(largest) == expected
+        for _ in beside(work, items(), most):
+            waiting[0] -= 1
+    assert 1 <= max(largest) <= expected
+
+
+def test_quick_items_do_not_wait_for_a_slow_one_before_them():
+    later = threading.Event()
+
+    def work(item):
+        if item == 2:
+            later.set()
+        return item if item else later.wait(60)
+
+    with cores_limited(2):
+        assert list(beside(work, range(4))) == [True, 1, 2, 3]
 
 
 def test_each_step_has_its_share_of_the_cores():
