@@ -64,7 +64,7 @@ def test_masked_and_pruned_agree_on_what_hypothesis_draws(proto):
 @pytest.mark.parametrize("batch", range(2))
 def test_a_plan_adds_no_parameters(batch):
     """Also where a weight is read by a place that loses units and by one that keeps them, and is stored twice."""
-    for seed in range(batch * 50, (batch + 1) * 50):
+    for seed in range(batch * 30, (batch + 1) * 30):
         proto, options = from_seed(seed), make_options(ratio=0.1 + seed % 7 / 10, min_units=1, round_to=1)
         traced = trace(load(proto))
         found = groups(traced)

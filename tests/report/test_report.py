@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -147,7 +148,7 @@ def keys(value):
 
 
 def test_the_page_of_compare_names_every_field(folder):
-    invoke(*PRUNE, "--quiet")
+    laid_cut("--quiet")
     found = json.loads(invoke(*PRINTED["compare"], "--sweep-threads", "2", "--json"))
     page = (ROOT / "docs/compare.md").read_text(encoding="utf-8")
     assert [name for name in sorted(set(keys(found))) if f"`{name}`" not in page and name != "comparisons"] == [
@@ -232,13 +233,28 @@ PRINTED = {
 @pytest.mark.parametrize("name", PRINTED)
 def test_golden(folder, name):
     if name == "compare":
-        invoke(*PRUNE, "--quiet")
+        laid_cut("--quiet")
     printed = masked(invoke(*PRINTED[name]))
     path = GOLDEN / f"{name}.txt"
     if "UPDATE_GOLDEN" in os.environ:
         path.write_text(printed, encoding="utf-8")
     assert printed == path.read_text(encoding="utf-8")
     assert all(line == line.rstrip() for line in printed.splitlines())
+
+
+@cache
+def cut(*more):
+    """Return what `PRUNE` prints in a folder that has what it reads, and what it writes there, by name."""
+    printed = invoke(*PRUNE, *more)
+    return printed, {name: Path(name).read_bytes() for name in ("small.onnx", "r.json") if Path(name).exists()}
+
+
+def laid_cut(*more):
+    """Lay down what `PRUNE` writes, and return what it prints; it is run once."""
+    printed, files = cut(*more)
+    for name, content in files.items():
+        Path(name).write_bytes(content)
+    return printed
 
 
 def table(text):
@@ -269,7 +285,7 @@ def test_the_table_of_prune_shows_the_numbers_of_the_report(folder):
 
 
 def test_the_table_of_compare_shows_the_numbers_of_the_json(folder):
-    invoke(*PRUNE, "--quiet")
+    laid_cut("--quiet")
     rows = table(invoke(*PRINTED["compare"]))
     found = json.loads(invoke(*PRINTED["compare"], "--json"))["comparisons"][0]
     fields = {

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 import onnxprune
 
-SECONDS = 0.4  # of the processor, for all cases of a function in a process
+SECONDS = 0.25  # of the processor, for all cases of a function in a process
 _LEFT: defaultdict[str, float] = defaultdict(lambda: SECONDS)
 
 
