@@ -14,11 +14,15 @@ from onnxprune.metrics.kinds import KINDS
 from onnxprune.training.losses import Seen, objective, per_sample, usual_losses
 from onnxprune.training.places import Place
 
-SEEDED = torch.Generator().manual_seed(0)
 CLASSES = KINDS["classification"].metric(["y"])
 WORDS = KINDS["language model"].metric(["y"], ids="ids", mask="mask")
 VECTORS = KINDS["embedding"].metric(["y"], mask="mask")
 DENSE = KINDS["dense"].metric(["y"])
+
+
+def drawn(*shape):
+    """Return the same normal numbers each time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def seen(student, teacher=None, feeds=None, labels=None, samples=None):
@@ -54,8 +58,7 @@ def test_probabilities_are_not_softened_twice():
 
 
 def test_classes_with_ones_behind_them():
-    teacher = torch.randn(2, 5, 1, 1, generator=SEEDED).tolist()
-    student = torch.randn(2, 5, 1, 1, generator=SEEDED).tolist()
+    teacher, student = drawn(2, 2, 5, 1, 1).tolist()
     flat = seen(torch.tensor(student).flatten(1).tolist(), torch.tensor(teacher).flatten(1).tolist())
     assert loss("kl", CLASSES, seen(student, teacher)) == pytest.approx(loss("kl", CLASSES, flat))
 
@@ -104,7 +107,7 @@ def test_cosines_of_vectors_and_tokens():
 
 
 def test_features_are_those_of_the_units_that_were_kept():
-    teacher = torch.randn(2, 6, 3, generator=SEEDED)
+    teacher = drawn(2, 6, 3)
     student = teacher[:, [1, 4]]
     both = Seen({"h": student}, {"h": teacher}, {}, None, 2, 2)
     assert loss("features", CLASSES, both, places=[Place("h", {1: np.array([1, 4])})]) == pytest.approx([0.0, 0.0])
