@@ -107,7 +107,7 @@ def test_cosines_of_vectors_and_tokens():
 
 
 def test_features_are_those_of_the_units_that_were_kept():
-    teacher = drawn(2, 6, 3)
+    teacher = drawn(2, 6, 30)
     student = teacher[:, [1, 4]]
     both = Seen({"h": student}, {"h": teacher}, {}, None, 2, 2)
     assert loss("features", CLASSES, both, places=[Place("h", {1: np.array([1, 4])})]) == pytest.approx([0.0, 0.0])
