@@ -49,7 +49,7 @@ def beside(function: Callable[[Item], Result], items: Iterable[Item], most: int 
     pool = ThreadPoolExecutor(count, "onnxprune-beside")
     with _taking_turns():
         try:
-            for item in items:
+            for item in _made(items, pending):
                 pending.append(pool.submit(contextvars.copy_context().run, _limited, function, item, share))
                 del item  # it may be large, and is the worker's now
                 while (at_work := [each for each in pending if not each.done()]) and len(at_work) >= count:
@@ -60,6 +60,16 @@ def beside(function: Callable[[Item], Result], items: Iterable[Item], most: int 
                 yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _made(items: Iterable[Item], pending: Iterable[Future[Result]]) -> Iterator[Item]:
+    """Yield items; where one cannot be made, what an earlier one ended with is raised, if it did."""
+    try:
+        yield from items
+    except Exception:
+        for each in pending:
+            each.result()
+        raise
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:

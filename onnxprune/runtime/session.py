@@ -304,7 +304,7 @@ def _too_long(message: str, seconds: float) -> str:
 @contextlib.contextmanager
 def threads_limited(count: int) -> Iterator[None]:
     """Let sessions whose number of threads is left to ONNX Runtime have so many within the block; 0 changes nothing."""
-    token = _LIMIT.set(count)
+    token = _LIMIT.set(count or _LIMIT.get())
     try:
         yield
     finally:

@@ -268,11 +268,13 @@ def test_a_budget_gives_the_same_curves_in_any_process():
 
 
 def test_curves_are_the_same_on_any_number_of_cores():
-    """The losses of one group are measured while the next is looked at."""
-    w1, b1 = redundant()
-    proto, feeds = dense("b = Relu(a)", w1=w1, b1=b1), {"x": normal_rows(48)}
+    """The losses of one group are measured while the next is looked at: there are five here."""
+    names = [f"w{i}" for i in range(1, 7)]
+    nodes = [f"h{i} = MatMul({f'r{i - 1}' if i > 1 else 'x'}, w{i})\nr{i} = Relu(h{i})" for i in range(1, 6)]
+    proto = model(*nodes, "y = MatMul(r5, w6)", x=ROWS, **dict.fromkeys(names[1:5], (8, 8)), w1=(6, 8), w6=(8, 3))
     of_cores = []
     for count in (1, 2, 4):
         with cores_limited(count):
-            of_cores.append(curves(proto, feeds))
+            of_cores.append(curves(proto, {"x": normal_rows(48)}))
+    assert len(of_cores[0]) == 5
     assert of_cores[0] == of_cores[1] == of_cores[2]

@@ -104,10 +104,18 @@ def test_what_a_step_raises_is_raised_and_ends_the_others(limit):
         yield 0
         raise ValueError("of the source")
 
+    def broken():
+        yield from (0, 1)
+        raise ValueError("of what is made")
+
     before = sys.getswitchinterval()
     with cores_limited(limit):
         with pytest.raises(ValueError, match="of the second"):
             list(beside(fail, [0, 1, 2]))
+        with pytest.raises(ValueError, match="of the second"):
+            list(beside(fail, broken()))
+        with pytest.raises(ValueError, match="of what is made"):
+            list(beside(str, broken()))
         with pytest.raises(ValueError, match="of the source"):
             list(ahead(failing()))
     assert sys.getswitchinterval() == before
