@@ -164,11 +164,13 @@ def test_cores_are_shared_out(pair):
 
 
 def test_what_0_threads_mean_within_a_block():
-    with threads_limited(0):
-        with threads_limited(3):
+    outside = threads(None, None)
+    with threads_limited(3):
+        assert threads(None, None) == 3
+        assert _options(2, optimize=True, frees=False).intra_op_num_threads == 2
+        with threads_limited(0):  # changes nothing
             assert threads(None, None) == 3
-            assert _options(2, optimize=True, frees=False).intra_op_num_threads == 2
-        assert threads(None, None) == 0
+    assert threads(None, None) == outside
 
 
 _BOTH = threading.Barrier(2)
