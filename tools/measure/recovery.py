@@ -5,6 +5,7 @@
     python tools/measure/recovery.py sentences DIR   MiniLM at half of its MACs
     python tools/measure/recovery.py heads DIR       MiniLM without 5 of its 12 heads in every layer
     python tools/measure/recovery.py words DIR       SmolLM2-135M at 0.8 of its parameters, by forward and reverse KL
+    python tools/measure/recovery.py page            docs/recovery.md, from all of these
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
 what is there is not made again, and a run of tuning that was ended goes on from its checkpoint. Samples of calibration
@@ -18,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tools.git import differs, package_commit  # noqa: E402
+from tools.pages.markdown import table  # noqa: E402
 
 NOT_TUNED, TUNED, SCRATCH = "cut", "tuned", "from scratch"
 
@@ -156,16 +158,68 @@ def record(name: str, way: str, seconds: float, figures: Mapping[str, Any]) -> d
     return {"subject": name, "way": way, "cpu_seconds": round(seconds, 1), "commit": commit, "figures": dict(figures)}
 
 
+def page(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page: a row for each network and way, the last that was measured."""
+    last = {(each["subject"], each["way"]): each for each in lines}
+    commits = ", ".join(dict.fromkeys(f"`{each['commit']}`" for each in last.values()))
+    rows = [
+        (
+            f"`{known[name].file}`",
+            ", ".join(f"{key} {value}" for key, value in known[name].cut.get("targets", known[name].cut).items()),
+            way,
+            each.get("steps", ""),
+            f"{each['cpu_seconds']:,.0f}" if each["cpu_seconds"] else "",
+            f"{each['rate']:.2g}" if each.get("rate") else "",
+            figures_text(each["figures"]),
+        )
+        for known in SUBJECTS.values()
+        for (name, way), each in last.items()
+        if name in known
+    ]
+    return "\n".join(
+        [
+            "# What tuning gives back, measured",
+            "",
+            f"By tools/measure/recovery.py, on commit {commits}. Each network is cut on calibration samples (refitted, "
+            "as always), and tuned with the original as its teacher, with the losses that suit its outputs unless the "
+            "row says another; `from scratch` is the same shape from random weights, with the same teacher and as many "
+            "steps. Figures are of samples that neither calibration nor tuning has seen; seconds are those of one "
+            "processor, of tuning alone. What the words mean: [tuning.md](tuning.md).",
+            "",
+            *table(["network", "cut", "way", "steps", "seconds", "rate", "figures"], rows),
+            "",
+        ]
+    )
+
+
+def figures_text(figures: Mapping[str, Any]) -> str:
+    """Return the figures of a comparison that a reader looks for first.
+
+    >>> figures_text({"accuracy_before": 0.99, "accuracy_after": 0.98, "agreement": 0.985, "kl": 0.0123})
+    'accuracy 0.98 (of 0.99), agreement 0.985, kl 0.0123'
+    """
+    parts = []
+    for name in ("accuracy", "perplexity"):
+        if figures.get(f"{name}_after") is not None:
+            parts.append(f"{name} {figures[f'{name}_after']:.4g} (of {figures[f'{name}_before']:.4g})")
+    known = ((name, figures.get(name)) for name in ("agreement", "kl", "cosine"))
+    return ", ".join([*parts, *(f"{name} {value:.3g}" for name, value in known if value is not None)])
+
+
 def main() -> None:
     """Measure a section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=tuple(SUBJECTS))
+    parser.add_argument("section", choices=(*SUBJECTS, "page"))
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="what tools/models/real_models.py makes")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "recovery", metavar="FOLDER")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, help="instead of those of the page")
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
+    if arguments.section == "page":
+        told = (arguments.results / "recovery.jsonl").read_text(encoding="utf-8").splitlines()
+        (ROOT / "docs" / "recovery.md").write_text(page([json.loads(each) for each in told]), encoding="utf-8")
+        return
     for name, subject in SUBJECTS[arguments.section].items():
         folder = subject.folder or arguments.folder
         if folder is None:
