@@ -16,8 +16,8 @@ from onnxprune.algebra.threads import spread
 Matrix = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 
-BLOCK = 256  # rows of a block of a factor
-TILE = 512  # rows of a block of a product
+BLOCK = 128  # rows of a block of a factor
+TILE = 256  # rows of a block of a product
 DEEP = 4096  # summands that are added in the type of the factors; the sums are added in float64
 _WHOLE = 48  # rows of a triangular matrix that is inverted whole, at most
 _SMALL = 2**24  # multiplications that are not worth dividing
