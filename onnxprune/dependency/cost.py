@@ -96,7 +96,8 @@ class Terms:
 class Counter:
     """Counts MACs, parameters and bytes of a plan, also as fractions of the original, for many sizes of a few atoms.
 
-    The size in bytes is that of all weights plus the rest of the file, which no plan changes.
+    The size in bytes is that of all weights plus the rest of the file, which no plan changes. `sharing` has the atoms
+    of each weight that is read under different axes: what they do not cut alike is stored several times.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -125,7 +126,8 @@ class Counter:
             "params": _Sum([(alike, 1.0) for alike, _ in weights], samples),
             "size": _Sum([(alike, width(first.dtype)) for alike, first in weights], samples),
         }
-        self.can_grow = any(len(alike) > 1 for alike, _ in weights)  # else no plan has more params than the original
+        several = (alike for alike, _ in weights if len(alike) > 1)
+        self.sharing = [{atom for axes in alike for axis in axes for atom in walk(axis)} for alike in several]
         self.before = {kind: self.count(kind, {}) for kind in ("macs", "params")}
         self.before["size"] = traced.model.size_bytes()
 

@@ -14,7 +14,7 @@ from onnxprune.planning.allocate import MIN_SHARE
 from onnxprune.planning.options import Options
 from onnxprune.planning.targets import MEASURED
 
-_ENLARGING = "it shares a weight with a place that keeps all units: stored twice, the file would be larger"
+_ENLARGING = "its cut adds parameters: another place reads a weight of it and is not cut alike, so that both are stored"
 _INSTEAD = "an outer factor of the same axis is pruned instead"
 _REASONS = 3  # listed when nothing can be pruned
 _NEAR = 3  # names that are proposed

@@ -26,6 +26,14 @@ class Costs:
         self._atoms = {first: [group.atom for group in names.values()] for first, names in tied.items()}
         self._units = {first: next(iter(names.values())).units for first, names in tied.items()}
         self._counter, self._predict = cost.Counter(traced), predict
+        first_of = {atom: first for first, atoms in self._atoms.items() for atom in atoms}
+        # Those that cut one weight, where several places read it: it may be stored once for each of them.
+        self.sharing = [{first_of[atom] for atom in atoms if atom in first_of} for atoms in self._counter.sharing]
+
+    @property
+    def knows_latency(self) -> bool:
+        """Whether latencies can be predicted."""
+        return "latency" in self._predict
 
     def of(self, kind: str, removed: Mapping[str, int]) -> float:
         """Return the cost with so many units removed, over the original's."""
@@ -39,19 +47,9 @@ class Costs:
         reached = {kind: self.of(kind, removed) for kind in ("macs", "params")}
         return next(((kind, value) for kind, value in reached.items() if 0 < value < 1), ("params", 1.0))
 
-    def over(self, targets: Sequence[Bound], gone: Mapping[str, int], removed: Mapping[str, int]) -> float:
-        """Return the worst cost over its target: at most 1 where all are met, and no parameters are added.
-
-        Args:
-            targets: fractions of the original's costs.
-            gone: units that are removed in any case; parameters that they add are allowed.
-            removed: those that are removed beside them.
-        """
-        both = {**gone, **removed}
-        worst = max(self.of(kind, both) / value for kind, value in targets)
-        if not self._counter.can_grow:
-            return worst
-        return max(worst, self.of("params", both) / max(1.0, self.of("params", gone)))
+    def over(self, targets: Sequence[Bound], removed: Mapping[str, int]) -> float:
+        """Return the worst cost over its target: at most 1 where all are met."""
+        return max(self.of(kind, removed) / value for kind, value in targets)
 
 
 def worthwhile(
@@ -71,16 +69,22 @@ def worthwhile(
 def enlarging_cuts(costs: Costs, removed: Mapping[str, int], named: Collection[str]) -> list[str]:
     """Return the groups to leave whole, so that a plan adds no parameters.
 
-    A weight that one place reads without some units, and another one with them, is stored twice. Groups that are
+    A weight that several places read, and that they do not cut alike, is stored once for each of them. Groups that are
     `named` lose what was asked for all the same.
     """
     left = {name: count for name, count in removed.items() if count}
     enlarging: list[str] = []
     while (now := costs.of("params", left)) > 1:
-        without = {name: costs.of("params", {**left, name: 0}) for name in left if name not in named}
-        name = min(without, key=lambda name: without[name], default=None)
-        if name is None or without[name] >= now:
+        able = left.keys() - named
+        together = [names & able for names in ({name} for name in left)] + [names & able for names in costs.sharing]
+        without = [(_without(costs, left, names), len(names), sorted(names)) for names in together if names]
+        least, _, names = min(without, default=(now, 0, []))
+        if least >= now:
             break
-        enlarging.append(name)
-        del left[name]
+        enlarging += names
+        left = {name: count for name, count in left.items() if name not in names}
     return enlarging
+
+
+def _without(costs: Costs, removed: Mapping[str, int], names: Collection[str]) -> float:
+    return costs.of("params", {name: count for name, count in removed.items() if name not in names})

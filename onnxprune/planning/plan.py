@@ -115,15 +115,13 @@ def plan(
         first: demand if first in shaped else machine.stepped(tied[first].values(), demand)
         for first, demand in demands.items()
     }
-    costs, named = Costs(traced, tied, machine.predict), named_ratios(groups, options).keys()
+    costs, of_globs = Costs(traced, tied, machine.predict), named_ratios(groups, options).keys()
+    named = {first for first, names in tied.items() if names.keys() & of_globs}
     if bounds is None:
         bounds = tuple((one.kind, one.value) for one in options.bounds)
-    kept = _allocated(costs, demands, curves, scope=str(options.scope), bounds=bounds, named=named)
-    if not bounds and "latency" in machine.predict:
-        kept = worthwhile(costs, demands, kept)
-    removed = {first: demands[first].units - len(units) for first, units in kept.items()}
-    enlarging = [] if bounds else enlarging_cuts(costs, removed, named)
-    cut = {first: tuple(units.tolist()) for first, units in kept.items() if removed[first] and first not in enlarging}
+    kept, enlarging = _paying(costs, demands, curves, scope=str(options.scope), bounds=bounds, named=named)
+    counts = {first: len(units) for first, units in kept.items()}
+    cut = {first: tuple(kept[first].tolist()) for first, count in counts.items() if count < demands[first].units}
     return Plan(
         {name: cut[first] for first, names in tied.items() if first in cut for name in names},
         curves,
@@ -274,6 +272,39 @@ def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores
     return ranked
 
 
+def _paying(
+    costs: Costs,
+    demands: Mapping[str, allocate.Demand],
+    curves: Mapping[str, Curve],
+    *,
+    scope: str,
+    bounds: Sequence[Bound],
+    named: Collection[str],
+) -> tuple[dict[str, npt.NDArray[np.intp]], list[str]]:
+    """Return the kept units of a plan that adds no parameters, and the groups that are left whole for that.
+
+    Where the targets cannot be reached without these groups, they are cut all the same.
+    """
+    first, enlarging, left = None, list[str](), dict(demands)
+    while True:
+        try:
+            kept = _allocated(costs, left, curves, scope=scope, bounds=bounds, named=named) if left else {}
+        except UnreachableTarget:
+            if first is None:
+                raise
+            return first, []
+        if not bounds and costs.knows_latency:
+            kept = worthwhile(costs, left, kept)
+        removed = {name: demands[name].units - len(units) for name, units in kept.items()}
+        adding = enlarging_cuts(costs, removed, named)
+        if not adding:
+            met = not bounds or costs.over(bounds, removed) <= 1 + 1e-9
+            return (kept, enlarging) if met or first is None else (first, [])
+        first = kept if first is None else first
+        enlarging += adding
+        left = {name: demand for name, demand in left.items() if name not in adding}
+
+
 def _allocated(
     costs: Costs,
     demands: Mapping[str, allocate.Demand],
@@ -329,7 +360,7 @@ def _by_loss(
         if name in curves:
             thinned = [counts[int(at)] for at in np.unique(np.linspace(0, len(counts) - 1, LEVELS).round())]
             offers[name] = knapsack.Levels(tuple(thinned), curves[name].at(thinned, slope))
-    removed = knapsack.solve(offers, lambda removed: costs.over(targets, gone, removed) / (1 + 1e-9))
+    removed = knapsack.solve(offers, lambda removed: costs.over(targets, {**gone, **removed}) / (1 + 1e-9))
     if removed is None:
         raise _unreachable(costs, targets, {**gone, **{name: offer.removed[-1] for name, offer in offers.items()}})
     return {name: allocate.top(demands[name].scores, demands[name].units - count) for name, count in removed.items()}
@@ -346,14 +377,14 @@ def _meeting(
 
     def removed(ratio: float) -> dict[str, int]:
         kept = allocate.allocate({name: replace(demand, ratio=ratio) for name, demand in demands.items()}, scope)
-        return {name: demands[name].units - len(units) for name, units in kept.items()}
+        return {**gone, **{name: demands[name].units - len(units) for name, units in kept.items()}}
 
     low, high = 0.0, 0.999
-    if costs.over(targets, gone, removed(high)) > 1:
-        raise _unreachable(costs, targets, {**gone, **removed(high)})
+    if costs.over(targets, removed(high)) > 1:
+        raise _unreachable(costs, targets, removed(high))
     while high - low > 1e-3:
         middle = (low + high) / 2
-        low, high = (middle, high) if costs.over(targets, gone, removed(middle)) > 1 else (low, middle)
+        low, high = (middle, high) if costs.over(targets, removed(middle)) > 1 else (low, middle)
     return {name: replace(demand, ratio=high) for name, demand in demands.items()}
 
 

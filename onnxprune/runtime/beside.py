@@ -33,7 +33,7 @@ def beside(function: Callable[[Item], Result], items: Iterable[Item], most: int 
 
     What an item gives must not depend on the others. Items are taken from `items` in the thread of the caller, each
     when there is room for it: at most `most` of them, and no more than there are cores, are worked on at the same time.
-    Results of items that were quicker than one before them wait for it; as many as are worked on.
+    The result of one that was quicker than one before it waits for that, one result at most beside those at work.
 
     Args:
         function: of one item; on one core it is called in the thread of the caller.
@@ -54,7 +54,7 @@ def beside(function: Callable[[Item], Result], items: Iterable[Item], most: int 
                 del item  # it may be large, and is the worker's now
                 while (at_work := [each for each in pending if not each.done()]) and len(at_work) >= count:
                     wait(at_work, return_when=FIRST_COMPLETED)
-                while pending and (pending[0].done() or len(pending) >= 2 * count):
+                while pending and (pending[0].done() or len(pending) > count):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

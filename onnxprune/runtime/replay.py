@@ -29,7 +29,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.runtime.beside import beside, side_by_side
 from onnxprune.runtime.session import Session, open_session
 
-BESIDE_BATCHES = 2  # that run at the same time: their values are in memory together
+BESIDE_BATCHES = 2  # that run at the same time: their values are in memory together, with those of one that is done
 BUDGET_BYTES = 256 * 2**20  # of the values that one replay keeps, beside the samples themselves
 
 Feeds: TypeAlias = Mapping[str, Array]

@@ -61,15 +61,15 @@ def test_masked_and_pruned_agree_on_what_hypothesis_draws(proto):
     checked(proto, 1)
 
 
-@pytest.mark.parametrize("batch", range(2))
-def test_a_plan_adds_no_parameters(batch):
-    """Also where a weight is read by a place that loses units and by one that keeps them, and is stored twice."""
-    for seed in range(batch * 30, (batch + 1) * 30):
-        proto, options = from_seed(seed), make_options(ratio=0.1 + seed % 7 / 10, min_units=1, round_to=1)
-        traced = trace(load(proto))
-        found = groups(traced)
-        planned = plan(traced, found, select_ratios(found, options), options)
-        assert view(rewrite(traced, kept_masks(found, planned.kept)).proto).params <= view(proto).params, seed
+@pytest.mark.parametrize("seed", [196, 560, 575, *range(12)])
+def test_a_plan_adds_no_parameters(seed):
+    """The first three have a weight that is read cut by one place and whole by another."""
+    proto, options = from_seed(seed), make_options(ratio=0.1 + seed % 7 / 10, min_units=1, round_to=1)
+    traced = trace(load(proto))
+    found = groups(traced)
+    planned = plan(traced, found, select_ratios(found, options), options)
+    assert bool(planned.enlarging) == (seed > 100)
+    assert view(rewrite(traced, kept_masks(found, planned.kept)).proto).params <= view(proto).params
 
 
 # -- what the generator makes -----------------------------------------------------------------------------------------

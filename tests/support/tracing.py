@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import signal
-import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from coverage import Coverage
 
 import onnxprune
 
@@ -24,53 +24,51 @@ _LEFT: defaultdict[str, float] = defaultdict(lambda: SECONDS)
 
 @contextmanager
 def traced_at_first(function: str) -> Iterator[None]:
-    """Trace until the seconds of a test function are used up, where lines are traced at all."""
-    if sys.gettrace() is None or not hasattr(signal, "setitimer"):
+    """Measure coverage until the seconds of a test function are used up, where it is measured at all.
+
+    Coverage itself is stopped, not the tracing of lines alone: what it knows of the calls that are under way would be
+    taken for that of others when it goes on.
+    """
+    measured = Coverage.current()
+    if measured is None or not hasattr(signal, "setitimer"):
         yield
         return
+    is_stopped = False
 
-    def end(*_: object) -> None:
+    def stop(*_: object) -> None:
+        nonlocal is_stopped
         _LEFT[function] = 0.0
-        _trace(None)
+        if not is_stopped:
+            is_stopped = True
+            measured.stop()
 
-    with _traced_again():
-        before, start = signal.signal(signal.SIGVTALRM, end), time.process_time()
-        if _LEFT[function] > 0:
-            signal.setitimer(signal.ITIMER_VIRTUAL, _LEFT[function])
-        else:
-            _trace(None)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            _LEFT[function] -= time.process_time() - start
-            signal.signal(signal.SIGVTALRM, before)
+    before, start = signal.signal(signal.SIGVTALRM, stop), time.process_time()
+    if _LEFT[function] > 0:
+        signal.setitimer(signal.ITIMER_VIRTUAL, _LEFT[function])
+    else:
+        stop()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        _LEFT[function] -= time.process_time() - start
+        signal.signal(signal.SIGVTALRM, before)
+        if is_stopped:
+            measured.start()
 
 
 @contextmanager
 def imports_traced_alone() -> Iterator[None]:
-    """Trace no line but those that run when the modules of the package are imported."""
-    if sys.gettrace() is None:
+    """Measure no line but those that run when the modules of the package are imported."""
+    measured = Coverage.current()
+    if measured is None:
         yield
         return
     for module in pkgutil.walk_packages(onnxprune.__path__, "onnxprune."):
-        importlib.import_module(module.name)
-    with _traced_again():
-        _trace(None)
-        yield
-
-
-@contextmanager
-def _traced_again() -> Iterator[None]:
-    """Trace at the end what was traced at the start."""
-    tracer = sys.gettrace()
+        with suppress(ImportError):  # of an extra that is not there
+            importlib.import_module(module.name)
+    measured.stop()
     try:
         yield
     finally:
-        _trace(tracer)
-
-
-def _trace(tracer: object) -> None:
-    """Trace this thread, and those that it starts, by a function or not at all."""
-    threading.settrace(tracer)
-    sys.settrace(tracer)
+        measured.start()
