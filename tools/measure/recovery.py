@@ -8,8 +8,8 @@
     python tools/measure/recovery.py page            docs/recovery.md, from all of these
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
-what is there is not made again, and a run of tuning that was ended goes on from its checkpoint. Samples of calibration
-and tuning are never those of evaluation. Each figure is of the evaluation samples alone; seconds are those of the
+what is there is not made again, and a run of tuning that was ended goes on from its checkpoint (its seconds are not
+told). Samples of calibration and tuning are never those of evaluation. Each figure is of the evaluation samples alone; seconds are those of the
 processor, because other programs may run beside it. ``recovery.jsonl`` there has a line for each run.
 """
 
@@ -80,20 +80,22 @@ def measure(name: str, subject: Subject, folder: Path, results: Path, threads: i
     cut, report = results / f"{name}.cut.onnx", results / f"{name}.cut.json"
     if not (cut.exists() and report.exists()):
         prune(folder, subject, cut, report)
-    yield record(name, NOT_TUNED, 0.0, json.loads(report.read_text())["fidelity"]["figures"])
+        yield record(name, NOT_TUNED, json.loads(report.read_text())["fidelity"]["figures"])
     ways: list[tuple[str, Path, Mapping[str, float]]] = [(way, cut, loss) for way, loss in subject.losses.items()]
     if subject.from_scratch:
         ways.append((SCRATCH, drawn(cut, results / f"{name}.random.onnx"), {}))
     for way, source, loss in ways:
         path, told = (results / f"{name}.{way.replace(' ', '_')}.{kind}" for kind in ("onnx", "json"))
-        start = time.process_time()
-        if not (path.exists() and told.exists()):
-            tune(folder, subject, source, path, told, report if source == cut else None, threads, loss)
+        if path.exists() and told.exists():
+            continue
+        start, resumed = time.process_time(), path.with_name(f"{path.name}.checkpoint").exists()
+        tune(folder, subject, source, path, told, report if source == cut else None, threads, loss)
         values = json.loads(told.read_text())
         yield {
-            **record(name, way, time.process_time() - start, values["fidelity"]["after"]),
+            **record(name, way, values["fidelity"]["after"]),
             "steps": values["steps"],
             "rate": values["rate"],
+            "cpu_seconds": None if resumed else round(time.process_time() - start, 1),
             "wall_seconds": values["seconds"],
         }
 
@@ -152,10 +154,10 @@ def drawn(cut: Path, path: Path) -> Path:
     return path
 
 
-def record(name: str, way: str, seconds: float, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is kept of a run."""
+def record(name: str, way: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a run that was made now."""
     commit = package_commit() + "+" * differs("onnxprune")
-    return {"subject": name, "way": way, "cpu_seconds": round(seconds, 1), "commit": commit, "figures": dict(figures)}
+    return {"subject": name, "way": way, "commit": commit, "figures": dict(figures)}
 
 
 def page(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -168,7 +170,7 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
             ", ".join(f"{key} {value}" for key, value in known[name].cut.get("targets", known[name].cut).items()),
             way,
             each.get("steps", ""),
-            f"{each['cpu_seconds']:,.0f}" if each["cpu_seconds"] else "",
+            f"{each['cpu_seconds']:,.0f}" if each.get("cpu_seconds") else "",
             f"{each['rate']:.2g}" if each.get("rate") else "",
             figures_text(each["figures"]),
         )
@@ -182,9 +184,10 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
             "",
             f"By tools/measure/recovery.py, on commit {commits}. Each network is cut on calibration samples (refitted, "
             "as always), and tuned with the original as its teacher, with the losses that suit its outputs unless the "
-            "row says another; `from scratch` is the same shape from random weights, with the same teacher and as many "
-            "steps. Figures are of samples that neither calibration nor tuning has seen; seconds are those of one "
-            "processor, of tuning alone. What the words mean: [tuning.md](tuning.md).",
+            "row says another; `from scratch` is the same shape with kernels and matrices from random numbers (biases, "
+            "scales and statistics stay), with the same teacher and as many steps. Figures are of samples that neither "
+            "calibration nor tuning has seen; seconds are those of the processor, of tuning and its comparison. What "
+            "the words mean: [tuning.md](tuning.md).",
             "",
             *table(["network", "cut", "way", "steps", "seconds", "rate", "figures"], rows),
             "",
