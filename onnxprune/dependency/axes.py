@@ -21,6 +21,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.errors import CannotUnify
+
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
@@ -86,7 +88,13 @@ def concat(*parts: Axis) -> Axis:
 
 
 def fresh(size: int, name: str = "x", dynamic: bool = False) -> Axis:
-    """Return a new free axis of `size` indices; sizes 1 and 0 need no atom."""
+    """Return a new free axis of `size` indices; sizes 1 and 0 need no atom.
+
+    Raises:
+        CannotUnify: for a negative size, which a damaged attribute may come to.
+    """
+    if size < 0:
+        raise CannotUnify(f"an axis cannot have {size} indices")
     return ONE if size == 1 else NONE if size == 0 else Atom(size, name, dynamic)
 
 

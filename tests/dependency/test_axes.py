@@ -141,6 +141,11 @@ def test_sums_are_flat_and_drop_empty_parts():
     assert concat() is NONE
 
 
+def test_no_axis_has_a_negative_size():
+    with pytest.raises(CannotUnify, match=r"^an axis cannot have -3 indices$"):
+        fresh(-3)
+
+
 @pytest.mark.parametrize(("size", "expected"), [(0, NONE), (1, ONE)])
 def test_sizes_zero_and_one_need_no_atom(size, expected):
     assert fresh(size) is expected

@@ -195,6 +195,7 @@ def test_unknown_shapes_downstream_do_not_fail():
         "b = Tile(a, nine)",
         "b = Flatten<axis = 9>(a)",
         "b = DepthToSpace<blocksize = 0>(u)",
+        "b = DepthToSpace<blocksize = -2>(u)",
         "b = Conv<group = 0>(u, k)",
         'b = Einsum<equation = "abc->a">(a)',
         'b = Einsum<equation = "ab->c">(a)',

@@ -9,8 +9,9 @@
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
 what is there is not made again, and a run of tuning that was ended goes on from its checkpoint (its seconds are not
-told). Samples of calibration and tuning are never those of evaluation. Each figure is of the evaluation samples alone; seconds are those of the
-processor, because other programs may run beside it. ``recovery.jsonl`` there has a line for each run.
+told). Samples of calibration and tuning are never those of evaluation. Each figure is of the evaluation samples alone;
+seconds are those of the processor, because other programs may run beside it. ``recovery.jsonl`` there has a line for
+each run.
 """
 
 from __future__ import annotations
