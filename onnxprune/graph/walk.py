@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 
@@ -173,7 +174,7 @@ class Walk:
         (body,) = node.bodies
         count = node.attrs["num_scan_inputs"]
         states, scanned = body.inputs[:-count], body.inputs[-count:]
-        axes = node.attrs.get("scan_input_axes", [0] * count)
+        axes = node.attrs.get("scan_input_axes") or repeat(0)
         length: int | None = None
         for port, outer, axis in zip(scanned, node.inputs[len(states) :], axes, strict=False):
             kind, shape = self.types.get(outer, (0, ()))

@@ -308,3 +308,14 @@ def test_a_model_is_not_changed_by_its_trace():
     before = proto.SerializeToString(deterministic=True)
     groups(trace(view(proto)))
     assert proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("count", [2**63 - 1, 2**40, 5, -1])
+def test_a_scan_over_more_inputs_than_there_are_locks(count):
+    """And takes no memory for them."""
+    body = "body = step (float s, float[n] e) => (float[n] r, float[n] o) { r = Add(s, e)  o = Identity(r) }"
+    proto = dense(
+        f"total, b = Scan<num_scan_inputs = {count}, {body}>(zero, a)",
+        zero=(1,), infer=False,
+    )  # fmt: skip
+    assert [group.locked is not None for group in groups(traced(proto)) if group.units == 8]
