@@ -1,4 +1,4 @@
-"""Fixtures that several test files share, what belongs to the soak, and where coverage is measured.
+"""Fixtures that several test files share, and what belongs to the soak.
 
 ``pytest --soak`` takes all cases; without it those that are marked `soak` are left out: they prove the same on more
 graphs, or need packages that only the soak has (`tools/soak`). A run in which a test was skipped is not green:
@@ -16,7 +16,6 @@ from onnxprune.latency.kernels import CACHE
 from onnxprune.runtime.session import threads_limited
 from onnxprune.runtime.timing import NodeTime
 from tests.support.house import size
-from tests.support.tracing import imports_traced_alone, traced_at_first
 
 
 def pytest_addoption(parser):
@@ -47,20 +46,6 @@ def skipped(config):
     """Return whether a test was skipped that should have run."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     return bool(reporter and reporter.stats.get("skipped")) and not config.getoption("--allow-skips")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection():
-    with imports_traced_alone():
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    if item.get_closest_marker("traced"):
-        return (yield)
-    with traced_at_first(item.nodeid.partition("[")[0]):
-        return (yield)
 
 
 @pytest.fixture

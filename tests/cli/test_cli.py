@@ -225,7 +225,6 @@ def test_a_sweep_shows_every_combination(pair):
     assert [(each["threads"], each["batch"]) for each in found] == [(1, 1), (1, 8), (0, 1), (0, 8)]
 
 
-@pytest.mark.traced  # what is drawn comes last
 @pytest.mark.parametrize("suffix", [".svg", ".HTML"])
 def test_compare_writes_a_plot_and_a_report(pair, suffix):
     files = ("--plot", f"p{suffix}", "--report", "r.json")

@@ -98,7 +98,6 @@ def test_what_does_not_help_is_written_as_it_was(folder):
     assert any("tuning did not help" in str(part) for part in tune_tables(result.report))
 
 
-@pytest.mark.traced  # what is printed comes last
 def test_reports_and_plots(folder):
     result = tune_here(folder, report="out.json", plot="out.svg", cut="cut.json")
     report = json.loads((folder / "out.json").read_text())
@@ -120,7 +119,6 @@ def test_a_range_test_is_drawn(folder):
     assert "learning rate (taken" in (folder / "out.svg").read_text()
 
 
-@pytest.mark.traced  # what is printed comes last
 def test_labels_and_accuracy(folder):
     labels = np.arange(64) % 6
     np.savez(folder / "samples.npz", x=pictures(), labels=labels)

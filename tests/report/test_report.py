@@ -268,7 +268,6 @@ def number(text):
     return float(value.rstrip("%").replace(",", "")) * {"k": 1e3, "M": 1e6, "kB": 1e3, "MB": 1e6}.get(unit, 1)
 
 
-@pytest.mark.traced  # what is printed comes last
 def test_the_table_of_prune_shows_the_numbers_of_the_report(folder):
     rows = table(invoke(*PRUNE, "--report", "r.json"))
     written = json.loads(Path("r.json").read_text())

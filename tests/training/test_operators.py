@@ -27,7 +27,6 @@ OTHER_NAMES = {"com.microsoft.SimplifiedLayerNormalization", "SkipSimplifiedLaye
 CASES = [case for case in RUNNABLE if str(case) not in ONE_STEP_APART]
 
 
-@pytest.mark.traced  # each operator in its case
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_operators_compute_what_onnx_runtime_computes(case):
     model = load(case.proto)

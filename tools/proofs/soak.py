@@ -53,7 +53,9 @@ class Outcome:
 
 def parts(jobs: int) -> list[Part]:
     """Return all parts, in their order."""
-    test = (sys.executable, "-m", "pytest", "--soak", "-n", str(jobs), "--dist", "worksteal", "-p", "no:cacheprovider")
+    side_by_side = ("-n", str(jobs), "--dist", "worksteal", "-p", "no:cacheprovider")
+    test = (sys.executable, "-m", "pytest", "--soak", *side_by_side)
+    covered = (sys.executable, "-m", "pytest", "--cov", "--cov-report=term", *side_by_side)
     fuzz = (sys.executable, "tools/proofs/fuzz.py", "--jobs", str(jobs), "--count", str(CHUNK))
     own = "build/soak/fuzz_bytes"  # not where a long run keeps its counts
     bytes_fuzz = (sys.executable, "tools/proofs/fuzz_bytes.py", "--seconds", str(FUZZED), "--out", own)
@@ -66,6 +68,7 @@ def parts(jobs: int) -> list[Part]:
         for start in range(0, GRAPHS, CHUNK)
     ]
     return [
+        Part("tests", "the tests of every commit, with the coverage of all lines: 95 % at least", covered),
         Part("zoo", "every graph of tests/zoo, pruned at 0.3 and proven", (*test, "tests/models/test_zoo.py")),
         Part(
             "bundled",

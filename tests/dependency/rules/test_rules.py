@@ -121,7 +121,6 @@ def test_a_cut_goes_through_the_op(op):
     pytest.fail(f"no case cuts an axis of {op}")
 
 
-@pytest.mark.traced  # each rule and each refusal in its case
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_groups(case):
     found = groups(traced_anew(case))
