@@ -110,5 +110,6 @@ def test_the_page_tells_what_was_run():
     assert "| 5,000 | 1,000 done, 4,000 refused | 7 s | 80 s | 100 MB | 1 |" in page
     assert "the package was that of commit `abc1234`, `unknown`. Not survived" in page
     assert "| prune | 9 |" in page
+    assert "| `tools/fuzz_bytes samples --only 1` | x | not looked at |" in page
     assert "| not run |" in page
     assert "Not run." in faults_page.page({}, None)

@@ -50,6 +50,16 @@ _KINDS_OF_FAULTS = [
      "tests/runtime/test_executors.py"),
 ]  # fmt: skip
 
+_BECAME = {  # of inputs that were not survived, by kind and seed
+    ("models", 59832): "a DepthToSpace of block -2 made an axis of negative size: mended, its node is locked",
+    ("models", 64697): "a Scan that states 2^63 - 1 inputs took memory for them: mended",
+    ("models", 36839): "left: an image of 16 x 51,949 before a deformable convolution. A run of the file takes "
+    "seconds, and its averaged output tells so little that values behind it are compared, in many runs",
+    ("models", 92418): "left: the same graph with another size",
+    ("models", 63508): "left: a picture 483,972 high, whose values alone take 2 GB in a run of the file",
+    ("models", 97085): "left: a Loop of 2^31 turns collects its outputs for the 30 s that a run with a Loop may take",
+}
+
 
 def page(tallies: dict[str, dict[str, Any]], kills: dict[str, Any] | None) -> str:
     """Return the page.
@@ -71,6 +81,7 @@ def page(tallies: dict[str, dict[str, Any]], kills: dict[str, Any] | None) -> st
             ["damaged", "inputs", "exit codes", "most of a processor", "longest", "most memory", "not survived"],
             _rows(tallies),
         ),
+        *_not_survived(tallies),
         "",
         "## Killed at random",
         "",
@@ -106,6 +117,21 @@ def _rows(tallies: dict[str, dict[str, Any]]) -> list[list[object]]:
         cells = f"{tally['next']:,}", codes, *times, f"{tally['largest'] / 1e6:.0f} MB", faulty
         rows.append([f"{kind}: {what}", *cells])
     return rows
+
+
+def _not_survived(tallies: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a table of the inputs that were not survived, nothing where there are none."""
+    seeds = [
+        (kind, seed, fault)
+        for kind, tally in tallies.items()
+        for fault, numbers in tally["faults"].items()
+        for seed in numbers
+    ]
+    rows = [
+        (f"`tools/fuzz_bytes {kind} --only {seed}`", fault.split(":")[0], _BECAME.get((kind, seed), "not looked at"))
+        for kind, seed, fault in seeds
+    ]
+    return ["", *table(["not survived", "as", "what became of it"], rows)] if rows else []
 
 
 def _kill_lines(kills: dict[str, Any]) -> list[str]:
