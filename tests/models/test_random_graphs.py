@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from onnxprune.dependency.cost import Counter as Counts
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.rules import RULES
 from onnxprune.dependency.trace import trace
@@ -58,7 +59,9 @@ def test_masked_and_pruned_agree(batch):
 )
 @given(random_graphs())
 def test_masked_and_pruned_agree_on_what_hypothesis_draws(proto):
-    checked(proto, 1)
+    """A weight that is read under different axes may be stored several times; no other cut makes a model larger."""
+    found = checked(proto, 1)
+    assert Counts(found.traced).sharing or view(found.pruned).params <= view(proto).params
 
 
 @pytest.mark.parametrize("seed", [196, 560, 575, *range(12)])
