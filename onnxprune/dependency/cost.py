@@ -127,7 +127,7 @@ class Counter:
             "size": _Sum([(alike, width(first.dtype)) for alike, first in weights], samples),
         }
         several = (alike for alike, _ in weights if len(alike) > 1)
-        self.sharing = [{atom for axes in alike for axis in axes for atom in walk(axis)} for alike in several]
+        self.sharing = [_atoms(alike) for alike in several]
         self.before = {kind: self.count(kind, {}) for kind in ("macs", "params")}
         self.before["size"] = traced.model.size_bytes()
 
@@ -177,7 +177,11 @@ def _alike(several: Sequence[Axes], times: float, samples: Mapping[Atom, int]) -
         whole = [shape for shape, axes in shapes.items() if shape == tuple(axis.size for axis in axes)]
         return float(times * sum(map(math.prod, shapes.keys() - whole[1:])))
 
-    return Term(frozenset(atom for axes in several for axis in axes for atom in walk(axis)), value)
+    return Term(_atoms(several), value)
+
+
+def _atoms(several: Sequence[Axes]) -> frozenset[Atom]:
+    return frozenset(atom for axes in several for axis in axes for atom in walk(axis))
 
 
 class Footprint:

@@ -69,6 +69,11 @@ def allocate(demands: Mapping[str, Demand], scope: str) -> dict[str, npt.NDArray
     return {name: top(demands[name].scores, count) for name, count in counts.items()}
 
 
+def removed(demands: Mapping[str, Demand], kept: Mapping[str, npt.NDArray[np.intp]]) -> dict[str, int]:
+    """Return how many units each group loses that keeps these."""
+    return {name: demands[name].units - len(units) for name, units in kept.items()}
+
+
 def top(scores: Scores, count: int) -> npt.NDArray[np.intp]:
     """Return the indices of the `count` highest scores, ascending; of equal scores the first stay."""
     order = np.argsort(-scores, kind="stable")

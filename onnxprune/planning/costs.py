@@ -57,7 +57,7 @@ def worthwhile(
 ) -> dict[str, npt.NDArray[np.intp]]:
     """Return the plan without cuts that make the model slower, by prediction."""
     kept = dict(kept)
-    removed = {name: demands[name].units - len(units) for name, units in kept.items()}
+    removed = allocate.removed(demands, kept)
     now = costs.of("latency", removed)
     for name in sorted(removed, key=lambda name: removed[name]):
         without = costs.of("latency", {**removed, name: 0})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,9 +120,9 @@ def plan(
     named = {first for first, names in tied.items() if names.keys() & of_globs}
     if bounds is None:
         bounds = tuple((one.kind, one.value) for one in options.bounds)
-    kept, enlarging = _paying(costs, demands, curves, scope=str(options.scope), bounds=bounds, named=named)
-    counts = {first: len(units) for first, units in kept.items()}
-    cut = {first: tuple(kept[first].tolist()) for first, count in counts.items() if count < demands[first].units}
+    allocated = partial(_allocated, costs, curves=curves, scope=str(options.scope), bounds=bounds, named=named)
+    kept, enlarging = _paying(costs, demands, allocated, bounds, named)
+    cut = {first: tuple(kept[first].tolist()) for first, count in allocate.removed(demands, kept).items() if count}
     return Plan(
         {name: cut[first] for first, names in tied.items() if first in cut for name in names},
         curves,
@@ -275,9 +276,7 @@ def _ranked(scores: importance.Scores, curve: Curve | None) -> importance.Scores
 def _paying(
     costs: Costs,
     demands: Mapping[str, allocate.Demand],
-    curves: Mapping[str, Curve],
-    *,
-    scope: str,
+    allocated: Callable[[Mapping[str, allocate.Demand]], dict[str, npt.NDArray[np.intp]]],
     bounds: Sequence[Bound],
     named: Collection[str],
 ) -> tuple[dict[str, npt.NDArray[np.intp]], list[str]]:
@@ -285,31 +284,25 @@ def _paying(
 
     Where the targets cannot be reached without these groups, they are cut all the same.
     """
-    first, enlarging, left = None, list[str](), dict(demands)
-    while True:
-        try:
-            kept = _allocated(costs, left, curves, scope=scope, bounds=bounds, named=named) if left else {}
-        except UnreachableTarget:
-            if first is None:
-                raise
-            return first, []
-        if not bounds and costs.knows_latency:
-            kept = worthwhile(costs, left, kept)
-        removed = {name: demands[name].units - len(units) for name, units in kept.items()}
-        adding = enlarging_cuts(costs, removed, named)
-        if not adding:
-            met = not bounds or costs.over(bounds, removed) <= 1 + 1e-9
-            return (kept, enlarging) if met or first is None else (first, [])
-        first = kept if first is None else first
+    first = kept = allocated(demands)
+    enlarging, left = list[str](), demands
+    while adding := enlarging_cuts(costs, allocate.removed(demands, kept), named):
         enlarging += adding
         left = {name: demand for name, demand in left.items() if name not in adding}
+        if bounds and not left:
+            return first, []
+        try:
+            kept = allocated(left)
+        except UnreachableTarget:
+            return first, []
+    return kept, enlarging
 
 
 def _allocated(
     costs: Costs,
     demands: Mapping[str, allocate.Demand],
-    curves: Mapping[str, Curve],
     *,
+    curves: Mapping[str, Curve],
     scope: str,
     bounds: Sequence[Bound],
     named: Collection[str],
@@ -318,21 +311,22 @@ def _allocated(
 
     Groups that are `named` with a ratio of their own have that, whatever becomes of the others.
     """
+    if not demands:
+        return {}
     own = {name: demand for name, demand in demands.items() if name in named}
     common = {name: demand for name, demand in demands.items() if name not in own}
     fixed = allocate.allocate(own, "group")
-    gone = {name: demands[name].units - len(units) for name, units in fixed.items()}
+    gone = allocate.removed(own, fixed)
     if scope == "loss":
-        even = allocate.allocate(common, "group")
-        removed = {name: demands[name].units - len(units) for name, units in even.items()}
-        targets = bounds or (costs.saved({**gone, **removed}),)
-        return {**_by_loss(costs, common, curves, targets, gone), **fixed}
-    if any(kind in MEASURED for kind, _ in bounds):
+        even = allocate.removed(common, allocate.allocate(common, "group"))
+        kept = _by_loss(costs, common, curves, bounds or (costs.saved({**gone, **even}),), gone)
+    elif any(kind in MEASURED for kind, _ in bounds):
         losses = {name: _weighed(demand) for name, demand in common.items()}
-        return {**_by_loss(costs, common, losses, bounds, gone), **fixed}
-    if bounds:
-        common = _meeting(costs, common, bounds, gone, scope)
-    return {**allocate.allocate(common, scope), **fixed}
+        kept = _by_loss(costs, common, losses, bounds, gone)
+    else:
+        kept = allocate.allocate(_meeting(costs, common, bounds, gone, scope) if bounds else common, scope)
+    kept |= fixed
+    return kept if bounds or not costs.knows_latency else worthwhile(costs, demands, kept)
 
 
 def _weighed(demand: allocate.Demand) -> Curve:
@@ -377,7 +371,7 @@ def _meeting(
 
     def removed(ratio: float) -> dict[str, int]:
         kept = allocate.allocate({name: replace(demand, ratio=ratio) for name, demand in demands.items()}, scope)
-        return {**gone, **{name: demands[name].units - len(units) for name, units in kept.items()}}
+        return {**gone, **allocate.removed(demands, kept)}
 
     low, high = 0.0, 0.999
     if costs.over(targets, removed(high)) > 1:
