@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxprune.data.columns import storing
+from onnxprune.data.companions import given
 from onnxprune.data.fitting import (
     LABELS,
     check_array,
@@ -95,7 +96,7 @@ def _divides(arrays: Mapping[str, StoredArray], inputs: Sequence[Port]) -> bool:
 
     One sample that lacks the axis of samples is read as a whole, however large it is.
     """
-    if any(port.batch != 0 or lacks_axis(arrays[port.name].shape, port) for port in inputs):
+    if any(port.batch != 0 or lacks_axis(arrays[port.name].shape, port) for port in given(inputs, arrays)):
         return False
     counts = {stored.shape[0] for stored in arrays.values() if stored.shape}
     return len(counts) == 1 and sum(stored.nbytes for stored in arrays.values()) > _PART_BYTES
@@ -159,7 +160,7 @@ def _arrays(path: Path, inputs: Sequence[Port], *, may_lack_axis: bool) -> Itera
 def _check_fit(path: Path, arrays: Mapping[str, StoredArray], inputs: Sequence[Port], *, may_lack_axis: bool) -> None:
     """Raise DataError unless types and shapes are those of the inputs, and of one label per sample."""
     counts: dict[str, int] = {}
-    for port in inputs:
+    for port in given(inputs, arrays):
         shape = arrays[port.name].shape
         check_array(path, port, shape, arrays[port.name].dtype, may_lack_axis=may_lack_axis)
         count = count_in(shape, port, may_lack_axis=may_lack_axis)

@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxprune.data.batching import batch_of, is_shared, sampled
 from onnxprune.data.columns import Samples, gathered, length
+from onnxprune.data.companions import given, with_companions
 from onnxprune.data.fitting import (
     LABELS,
     MOST_SAMPLES,
@@ -233,10 +234,12 @@ def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port])
         DataError: when one does not fit, or they hold different numbers of samples.
     """
     check_names(where, arrays, inputs, "the feed")
-    fitted_arrays = {
-        port.name: sampled(fitted(where, as_one(with_samples(arrays[port.name], port), port), port), port)
-        for port in inputs
+    own = {
+        port.name: fitted(where, as_one(with_samples(arrays[port.name], port), port), port)
+        for port in given(inputs, arrays)
     }
+    every = with_companions(where, own, inputs)
+    fitted_arrays = {port.name: sampled(every[port.name], port) for port in inputs}
     alike = _shared_names(fitted_arrays, inputs)
     count = counted(where, {name: array for name, array in fitted_arrays.items() if name not in alike})
     if LABELS in arrays and LABELS not in fitted_arrays:

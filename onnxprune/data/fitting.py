@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data.batching import fixed_batches, is_shared
+from onnxprune.data.companions import given
 from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array, Shape
@@ -24,12 +25,13 @@ _CASTS = {("float", "float"), ("int", "float"), ("bool", "float"), ("int", "int"
 
 
 def check_names(where: object, names: Iterable[str], inputs: Sequence[Port], holder: str = "the file") -> None:
-    """Raise DataError unless there is an array for each input, and no other but labels."""
+    """Raise DataError unless each input has an array or follows from others, and there is none beside but labels."""
     arrays = list(names)
     wanted = [port.name for port in inputs]
+    needed = [port.name for port in given(inputs, arrays)]
     takes = ", ".join(described(port) for port in inputs)
     there = ", ".join(repr(name) for name in arrays) or "nothing"
-    for name in wanted:
+    for name in needed:
         if name not in arrays:
             message = f"no array for input {name!r}; the model takes {takes}, {holder} holds {there}"
             raise DataError(f"{where}: {message}")

@@ -23,10 +23,10 @@ import numpy.typing as npt
 from onnxprune.data.batching import batch_of, is_shared, moved_axes, sampled
 from onnxprune.data.judging import judge_of
 from onnxprune.data.samples import Data, pieces
-from onnxprune.graph.dims import with_dims
+from onnxprune.graph.dims import dynamic_dims, summed, with_dims
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
-from onnxprune.graph.ports import Port, batch_dim, with_batch
+from onnxprune.graph.ports import Port, Role, batch_dim, length_axis, with_batch
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.random_feeds import default_dims, random_feeds, text
 
@@ -116,10 +116,21 @@ def _fitting(model: Model, ports: Sequence[Port]) -> tuple[Port, ...]:
 
 
 def usual_dims(ports: Sequence[Port]) -> dict[str, int]:
-    """Return a size for every dynamic dim: one sample, as `random_feeds.default_dims` but for the length of texts."""
+    """Return a size for every dynamic dim: one sample, as `random_feeds.default_dims` but for the length of texts.
+
+    Texts begin with the first token, without a past, where they can be of any length.
+    """
     dims = default_dims(ports, 1)
     lengths = {key for port in ports if port.below is not None for key in _dynamic(port)}
-    return {key: LONGEST if key in lengths and size != 1 else size for key, size in dims.items()}
+    long = {key: LONGEST if key in lengths and size != 1 else size for key, size in dims.items()}
+    return summed({**long, **(dict.fromkeys(_past_dims(ports), 0) if lengths else {})})
+
+
+def _past_dims(ports: Sequence[Port]) -> Iterator[str]:
+    """Yield the dims that count tokens of the past."""
+    for port in ports:
+        axis = length_axis(port) if port.role is Role.PAST else None
+        yield from (key for at, key in dynamic_dims(port) if at == axis)
 
 
 def _dynamic(port: Port) -> Iterator[str]:
@@ -133,6 +144,8 @@ def _column(port: Port, usual: Array, times: int, words: int, rng: np.random.Gen
     shape = (times * len(usual), *usual.shape[1:])
     if usual.dtype.kind in "OUS":
         return text(rng, shape, port.words)
+    if port.role in (Role.MASK, Role.POSITIONS, Role.BRANCH):
+        return np.repeat(usual, times, axis=0)
     if port.below is not None:
         ids = tokens(rng, shape, words) if port.below == words else _places(shape, port.below)
         return ids.astype(usual.dtype)
@@ -151,7 +164,8 @@ def _is_picture(port: Port) -> bool:
     """Whether an input of rank 4 has 1, 3 or 4 channels in front of the sides or behind them."""
     shape = port.shape or ()
     is_number = port.dtype is not None and (port.dtype.kind == "f" or port.dtype.name in ("uint8", "bfloat16"))
-    return is_number and len(shape) == 4 and port.below is None and any(shape[i] in (1, 3, 4) for i in (1, 3))
+    has_meaning = port.role is not None or port.below is not None
+    return is_number and not has_meaning and len(shape) == 4 and any(shape[i] in (1, 3, 4) for i in (1, 3))
 
 
 def _channels(port: Port) -> int:

@@ -33,6 +33,7 @@ from onnxprune.data.batching import (
     sampled,
 )
 from onnxprune.data.columns import Column, Samples, shape_of, stacked
+from onnxprune.data.companions import given, with_companions
 from onnxprune.data.feeds import (
     MAX_SAMPLES,
     arrays_of,
@@ -211,7 +212,9 @@ def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | Non
 def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> Data:
     """Return the data of arrays ``[samples, ...]`` that hold all samples each."""
     check_names(where, arrays, inputs, "the file" if isinstance(where, Path) else "the data")
-    feeds = {port.name: sampled(fitted(where, as_one(arrays[port.name], port), port), port) for port in inputs}
+    own = {port.name: fitted(where, as_one(arrays[port.name], port), port) for port in given(inputs, arrays)}
+    every = with_companions(where, own, inputs)
+    feeds = {port.name: sampled(every[port.name], port) for port in inputs}
     shared = {port.name for port in inputs if is_shared(port)}
     count = counted(where, {name: array for name, array in feeds.items() if name not in shared})
     has_labels = LABELS in arrays and LABELS not in feeds

@@ -102,6 +102,36 @@ def _transposed(_: Node, __: Shapes, ___: Values) -> Iterator[Demand]:
     yield _equal((0, 1), (1, 0))
 
 
+def _grouped_attention(node: Node, shapes: Shapes, _: Values) -> Iterator[Demand]:
+    """Heads of the past are those of the new keys, which come with the queries or apart from them."""
+    heads, shared = node.attrs.get("num_heads", 1), node.attrs.get("kv_num_heads", 1)
+    packed = len(shapes) < 2 or shapes[1] is None
+    yield from _past(heads + 2 * shared if packed else heads, shared, (3, 4))
+
+
+def _attention(past: int) -> _Of:
+    """Return what attention with as many heads of queries as of keys demands of its past, from a slot on."""
+
+    def of(node: Node, shapes: Shapes, _: Values) -> Iterator[Demand]:
+        if len(shapes[0] or ()) == 3:  # queries [batch, tokens, heads and dims]
+            yield from _past(node.attrs.get("num_heads", 1), node.attrs.get("num_heads", 1), (past, past + 1))
+
+    return of
+
+
+def _past(parts: int, heads: int, slots: tuple[int, int]) -> Iterator[Demand]:
+    """Keys and values of the past, ``[batch, heads, tokens, dims]``, are like those of queries of so many parts."""
+    yield from (_equal((0, 0), (slot, 0)) for slot in slots)
+    yield from (_sized(slot, 1, lambda _: heads) for slot in slots)
+    yield from (_sized(slot, 3, lambda shapes: _dim(shapes, 0, 2) // parts) for slot in slots)
+    yield _equal((slots[0], 2), (slots[1], 2))
+
+
+def _sized(slot: int, dim: int, size: Callable[[Shapes], int]) -> Demand:
+    """Return the demand that a dim has a size, which follows from the shape of the first input."""
+    return Demand((0, slot), lambda shapes, _: (size(shapes), _dim(shapes, slot, dim)))
+
+
 def _concat(node: Node, shapes: Shapes, _: Values) -> Iterator[Demand]:
     rank = len(next((shape for shape in shapes if shape is not None), ()))
     axis = node.attrs.get("axis", 0) % max(1, rank)
@@ -172,6 +202,9 @@ def _content(values: Values, slot: int) -> Array:
 
 _Of: TypeAlias = "Callable[[Node, Shapes, Values], Iterator[Demand]]"
 _STRICT: Mapping[str, _Of] = {  # what inference does not look at
+    "com.microsoft.DecoderMaskedMultiHeadAttention": _attention(past=5),
+    "com.microsoft.GroupQueryAttention": _grouped_attention,
+    "com.microsoft.MultiHeadAttention": _attention(past=6),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
     "Conv": _convolution,
     "ConvTranspose": _transposed,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from onnxprune.graph.ports import Port
 
@@ -42,6 +43,32 @@ def stated_sizes(inputs: Sequence[Port], stated: Sequence[Port]) -> dict[str, in
     }
 
 
+# Dims of exporters whose name is no sum, but means one.
+_TOTALS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"total_sequence_length": ("past_sequence_length", "sequence_length")}
+)
+
+
+def summed(dims: Mapping[str, int], held: Container[str] = ()) -> dict[str, int]:
+    """Return sizes in which each dim that is called a sum of others is their sum; those in `held` stay.
+
+    Exporters name the length of a mask so: it reaches over the past and what is new.
+
+    >>> summed({"past": 5, "s": 3, "past + s": 17, "past + 1": 19, "n + s": 2})
+    {'past': 5, 's': 3, 'past + s': 8, 'past + 1': 6, 'n + s': 2}
+    """
+    sums = {key: total for key in dims if key not in held and (total := _total(key, dims)) is not None}
+    return {key: sums.get(key, size) for key, size in dims.items()}
+
+
+def _total(key: str, dims: Mapping[str, int]) -> int | None:
+    """Return the sum that a dim is called; None where it is called none, or of dims that are not known."""
+    terms = _TOTALS.get(key) or [term.strip() for term in key.split("+")]
+    if len(terms) < 2 or not all(term in dims or term.isdecimal() for term in terms):
+        return None
+    return sum(dims[term] if term in dims else int(term) for term in terms)
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How sizes are chosen for dynamic dims, in one setting.
@@ -63,11 +90,13 @@ class Choice:
         dims: dict[str, int] = {}
         batches, lengths, sides = map(itertools.cycle, (self.batches, self.lengths, self.sides))
         for port in model_inputs:
-            is_image = port.shape is not None and len(port.shape) == 4
+            is_image = port.shape is not None and len(port.shape) == 4 and port.role is None
             for i, key in dynamic_dims(port):
                 if key not in dims:
-                    dims[key] = next(batches if i == 0 else sides if is_image and i >= 2 else lengths)
-        return dims
+                    dims[key] = next(
+                        batches if i == 0 and not port.is_of_all else sides if is_image and i >= 2 else lengths
+                    )
+        return summed(dims)
 
 
 # What is tried, in this order, until every node can take the shapes of its inputs. In each attempt the last setting is

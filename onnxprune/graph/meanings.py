@@ -1,16 +1,19 @@
-"""What the inputs of a model mean, as far as the nodes that read them tell: indices into a table, words, a scale.
+"""What the inputs of a model mean: indices into a table, words, a scale, the past of a text.
 
-Each meaning is found by going backwards from the operators that reveal it, through those that leave the contents of a
-tensor as they are. It lies in a field of `Port`; `runtime.random_feeds` makes values that suit it.
+Most meanings are found by going backwards from the operators that reveal them, through those that leave the contents of
+a tensor as they are. What is kept of the past is found so, or by its name: exporters agree on those of decoders
+(https://huggingface.co/docs/optimum/exporters/onnx, https://onnxruntime.ai/docs/genai/reference/config.html). A meaning
+lies in a field of `Port`; `runtime.random_feeds` makes values that suit it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.graph.model import Constant, Node
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, Role
 
 _REARRANGING = frozenset(
     ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -18,16 +21,68 @@ _REARRANGING = frozenset(
 # Attributes that list the words which an operator knows.
 _WORDS = ("keys_strings", "cats_strings", "string_vocabulary", "pool_strings", "classlabels_strings")
 _OF_WORDS = frozenset(("LabelEncoder", "CategoryMapper", "OneHotEncoder", "DictVectorizer", "TfIdfVectorizer"))
+# Slots of what is kept of the past.
+_PASTS: Mapping[str, tuple[int, ...]] = {
+    "Attention": (4, 5),
+    "com.microsoft.Attention": (4,),
+    "com.microsoft.DecoderMaskedMultiHeadAttention": (5, 6),
+    "com.microsoft.GroupQueryAttention": (3, 4),
+    "com.microsoft.MultiHeadAttention": (6, 7),
+}
+_NAMES: Sequence[tuple[re.Pattern[str], Role]] = [
+    (re.compile(text), role)
+    for text, role in (
+        (r"past_(key|value).*[._](encoder|cross)[._].*", Role.BESIDE),
+        (r"past_(key|value)(_values)?[._].*", Role.PAST),
+        (r"(decoder_)?attention_mask", Role.MASK),
+        (r"position_ids|cache_position", Role.POSITIONS),
+        (r"use_cache_branch", Role.BRANCH),
+    )
+]
 _SCALES: Mapping[str, int] = {"Resize": 2, "Upsample": 1}  # op -> slot of its scales
 
 
 def with_meanings(inputs: Iterable[Port], nodes: Sequence[Node], constants: Mapping[str, Constant]) -> tuple[Port, ...]:
     """Return inputs with what the nodes tell of them."""
     bounds, words, scales = _index_bounds(nodes, constants), _words(nodes), _scales(nodes)
+    pasts = _pasts(nodes) if bounds else frozenset[str]()  # of a text: something looks tokens up
     return tuple(
-        replace(port, below=bounds.get(port.name), words=words.get(port.name, ()), is_scale=port.name in scales)
+        replace(
+            port,
+            below=bounds.get(port.name),
+            words=words.get(port.name, ()),
+            is_scale=port.name in scales,
+            role=_role(port, pasts),
+        )
         for port in inputs
     )
+
+
+def _role(port: Port, pasts: frozenset[str]) -> Role | None:
+    """Return what an input is to a network that goes on with a text; None where it is nothing of that kind."""
+    if port.dtype is None or port.shape is None:
+        return None
+    named = next((role for name, role in _NAMES if name.fullmatch(port.name)), None)
+    kept = (Role.PAST, Role.BESIDE)
+    if port.dtype.kind == "f" or port.dtype.name == "bfloat16":
+        found = named if named in kept else Role.PAST if port.name in pasts else None
+        return found if len(port.shape) > 2 else None
+    if named is Role.BRANCH:
+        return named if port.dtype.kind == "b" else None
+    return None if named in kept else named
+
+
+def _pasts(nodes: Sequence[Node]) -> frozenset[str]:
+    """Return the values that attention takes as the past, or that come first in a Concat."""
+    pasts: set[str] = set()
+    for node in reversed(nodes):
+        if node.op == "Concat" and len(node.inputs) == 2:
+            pasts.add(node.inputs[0])
+        elif node.op in _PASTS:
+            pasts.update(node.inputs[slot] for slot in _PASTS[node.op] if slot < len(node.inputs))
+        elif node.op in _REARRANGING and node.inputs and not pasts.isdisjoint(node.outputs):
+            pasts.add(node.inputs[0])
+    return frozenset(pasts)
 
 
 def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:

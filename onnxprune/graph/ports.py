@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any
 
 import numpy as np
 from onnx import ValueInfoProto
 
 from onnxprune.graph.tensors import numpy_type
+
+
+class Role(Enum):
+    """What an input is to a network that continues what it has seen, and keeps of that what it needs."""
+
+    MASK = "which tokens count"  # [samples, past and new tokens]
+    POSITIONS = "places of the new tokens"  # [samples, new tokens], or [new tokens]
+    PAST = "what is kept of the past"  # keys, values or states; one of the axes counts tokens of the past
+    BESIDE = "what is kept of another text"  # that is read beside
+    BRANCH = "whether there is a past"  # one truth value
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,13 @@ class Port:
     below: int | None = field(default=None, compare=False)  # bound of indices into an embedding, where it is one
     words: tuple[str, ...] = field(default=(), compare=False)  # of text: what the graph knows
     is_scale: bool = field(default=False, compare=False)  # whether it says how many times as large an image becomes
+    role: Role | None = field(default=None, compare=False)  # what it is to a network that goes on with a text
     batch: int | None = field(default=0, compare=False)  # the axis along which samples lie; None: all samples share it
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether its meaning tells that all samples share it: places in one row, or whether there is a past."""
+        return self.role is Role.BRANCH or (self.role is Role.POSITIONS and len(self.shape or ()) == 1)
 
 
 def with_batches(ports: Sequence[Port], fits_any: bool = False) -> tuple[Port, ...]:
@@ -44,6 +61,9 @@ def with_batches(ports: Sequence[Port], fits_any: bool = False) -> tuple[Port, .
     >>> [port.batch for port in with_batches([replace(x, shape=(1, 3)), replace(h, shape=(2, 1, 8)), table])]
     [0, 1, None]
     """
+    if any(port.is_of_all for port in ports):
+        rest = iter(with_batches([port for port in ports if not port.is_of_all], fits_any))
+        return tuple(replace(port, batch=None) if port.is_of_all else next(rest) for port in ports)
     firsts = [port.shape[0] for port in ports if port.shape]
     names = {dim for dim in firsts if isinstance(dim, str)}
     fixed = [dim for dim in firsts if isinstance(dim, int)]
@@ -53,6 +73,16 @@ def with_batches(ports: Sequence[Port], fits_any: bool = False) -> tuple[Port, .
         return tuple(_named(port, names, fits_any) for port in ports)
     near = [dim for port in ports for dim in set((port.shape or ())[:2])]
     return tuple(_sized(port, max(fixed, key=near.count)) for port in ports)
+
+
+def length_axis(port: Port) -> int | None:
+    """Return the axis of what is kept of the past that counts its tokens: the dynamic one; None where none is alone.
+
+    >>> length_axis(Port("past_key_values.0.key", None, ("n", 2, "past", 16)))
+    2
+    """
+    axes = [at for at, dim in enumerate(port.shape or ()) if at != port.batch and not isinstance(dim, int)]
+    return axes[0] if len(axes) == 1 else None
 
 
 def batch_dim(port: Port) -> int | str | None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxprune.errors import DataError, TooLarge
-from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.dims import dynamic_dims, summed
 from onnxprune.graph.limits import bytes_of, excess
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, Role, length_axis
 from onnxprune.graph.tensors import Array, Shape
 
 DEFAULT_SIDE = 224  # pixels of a dynamic height or width
@@ -24,12 +24,12 @@ def default_dims(inputs: Sequence[Port], batch: int = 1) -> dict[str, int]:
     >>> default_dims([Port("x", np.dtype("f4"), ("n", 3, "h", "w"))], batch=8)
     {'n': 8, 'h': 224, 'w': 224}
     """
-    dims = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == 0}
+    dims = {key: batch for port in inputs for i, key in dynamic_dims(port) if i == 0 and not port.is_of_all}
     for port in inputs:
-        is_image = len(port.shape or ()) == 4
+        is_image = len(port.shape or ()) == 4 and port.role is None
         for _, key in dynamic_dims(port):
             dims.setdefault(key, DEFAULT_SIDE if is_image else DEFAULT_LENGTH)
-    return dims
+    return summed(dims)
 
 
 def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> dict[str, Array]:
@@ -37,8 +37,9 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
 
     Floats are standard normal. Integers that index an embedding (`Port.below`) lie in its range, 8-bit ones are
     pixels of any value, others are 1, which a mask and a length can be. Booleans are true; a single one is a switch:
-    true for an even seed, false for an odd one. Text is drawn from the words that the graph knows (`Port.words`);
-    scales of images are 1.
+    true for an even seed, false for an odd one, and one that asks for the past is true where there is some. Places of
+    tokens begin behind the past. Text is drawn from the words that the graph knows (`Port.words`); scales of images
+    are 1.
 
     Args:
         inputs: the inputs of the model.
@@ -51,7 +52,21 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
     """
     rng = np.random.default_rng(seed)
     shapes = shapes_of(inputs, dims)
-    return {port.name: _random(port, shapes[port.name], rng, seed % 2 == 0) for port in inputs}
+    past = past_length(inputs, shapes)
+    return {port.name: _random(port, shapes[port.name], rng, seed % 2 == 0, past) for port in inputs}
+
+
+def past_length(inputs: Sequence[Port], shapes: Mapping[str, Shape]) -> int:
+    """Return how many tokens of the past there are, when the inputs have these shapes."""
+    kept = ((port, length_axis(port)) for port in inputs if port.role is Role.PAST)
+    return next((shapes[port.name][axis] for port, axis in kept if axis is not None), 0)
+
+
+def places(port: Port, shape: Shape, past: int) -> Array:
+    """Return the places of new tokens behind so many of the past; in a table, none goes past its end."""
+    last = np.iinfo(np.int64).max if port.below is None else max(0, port.below - 1)
+    counted = np.minimum(past + np.arange(shape[-1] if shape else 1), last).astype(port.dtype)
+    return np.broadcast_to(counted, shape) if shape else counted.reshape(())
 
 
 def shapes_of(inputs: Sequence[Port], dims: Mapping[str, int]) -> dict[str, Shape]:
@@ -93,8 +108,12 @@ def _not_random(port: Port, why: str) -> str:
     return f"input {port.name!r} is {why}: random values cannot be made for it; give real ones with --data"
 
 
-def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator, switch: bool) -> Array:
+def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator, switch: bool, past: int) -> Array:
     dtype = np.dtype(port.dtype)
+    if port.role is Role.POSITIONS:
+        return places(port, shape, past)
+    if port.role is Role.BRANCH:
+        return np.full(shape, past > 0, dtype)
     if dtype.kind in "OUS":
         return text(rng, shape, port.words)
     if port.is_scale:

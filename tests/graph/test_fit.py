@@ -99,12 +99,33 @@ def test_a_length_that_halves_and_doubles_is_a_multiple():
             {},
             ("n", 2, "past", 8),
         ),
+        (
+            (
+                "o, k, v = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>"
+                "(x, , , past, values, last, total)",
+                "y = Neg(o)",
+            ),
+            "float[n,s,128] x, float[n,2,p,d] past, float[n,2,p,d] values",
+            {"last": np.array([0], np.int32), "total": np.array(9, np.int32)},
+            ("n", 2, "p", 16),
+        ),
+        (
+            (
+                "o, k, v = com.microsoft.MultiHeadAttention<num_heads = 4>(x, x, x, , , , past, values)",
+                "y = Neg(o)",
+            ),
+            "float[n,s,32] x, float[m,h,p,d] past, float[m,h,q,d] values",
+            {},
+            ("n", 4, "p", 8),
+        ),
         (("a = Mul(x, mask)", "y = Neg(a)"), "float[n,s,6] x, float[m,t,1] mask", {}, ("n", "t", 1)),
     ],
-    ids=["state of one", "state of five", "state", "two states", "cache", "mask"],
+    ids=["state of one", "state of five", "state", "two states", "cache", "grouped", "heads", "mask"],
 )  # fmt: skip
 def test_states_caches_and_masks_follow_what_they_belong_to(nodes, x, weights, expected):
-    first, *_ = (model_of := settled(view(model(*nodes, x=x, infer=False, **weights)))).inputs
+    first, *_ = (
+        model_of := settled(view(model(*nodes, x=x, imports='"com.microsoft" : 1', infer=False, **weights)))
+    ).inputs
     second = model_of.inputs[1]
     wanted = tuple("n" if dim == "n" else dim for dim in expected)
     assert probe(model_of).conflict is None

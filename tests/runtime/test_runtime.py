@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
 import os
@@ -21,6 +22,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.graph.meanings import with_meanings
 from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load
 from onnxprune.runtime import memory, session, timing
@@ -329,6 +331,32 @@ def test_text_is_of_words_that_the_graph_knows_and_scales_are_one():
     assert all(isinstance(each, str) for each in feeds["name"])
     assert (feeds["one"].shape, feeds["one"].item()) == ((), "oslo")
     assert feeds["ratio"].tolist() == [1, 1, 1, 1]
+
+
+def test_random_feeds_of_a_decoder_go_on_behind_its_past():
+    named = {
+        "position_ids": ("i8", ("n", "s")),
+        "cache_position": ("i8", ("s",)),
+        "attention_mask": ("i8", ("n", "total_sequence_length")),
+        "past_key_values.0.key": ("f4", ("n", 2, "past", 4)),
+        "past_key_values.0.encoder.key": ("f4", ("n", 2, "beside", 4)),
+        "use_cache_branch": ("?", (1,)),
+    }
+    inputs = with_meanings([Port(name, np.dtype(kind), shape) for name, (kind, shape) in named.items()], (), {})
+    assert [port.role and port.role.name for port in inputs] == [
+        "POSITIONS", "POSITIONS", "MASK", "PAST", "BESIDE", "BRANCH"
+    ]  # fmt: skip
+    dims = default_dims(inputs, 2)
+    assert dims == {"n": 2, "s": 32, "total_sequence_length": 32, "past": 32, "beside": 32}  # no sides of images
+    feeds = random_feeds(inputs, {**dims, "s": 3, "past": 5, "total_sequence_length": 8}, 1)
+    assert feeds["position_ids"].tolist() == [[5, 6, 7]] * 2
+    assert feeds["cache_position"].tolist() == [5, 6, 7]
+    assert feeds["use_cache_branch"].tolist() == [True]
+    assert random_feeds(inputs, {**dims, "past": 0}, 0)["use_cache_branch"].tolist() == [False]
+    table = dataclasses.replace(inputs[0], below=7)
+    assert (
+        random_feeds([table, *inputs[3:]], {**dims, "s": 3, "past": 5}, 1)["position_ids"].tolist() == [[5, 6, 6]] * 2
+    )
 
 
 def test_random_feeds_follow_the_seed():

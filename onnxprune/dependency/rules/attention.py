@@ -1,7 +1,8 @@
 """Attention in one operator: heads, rotary embeddings, masks, caches of the past.
 
 The letters: queries ``b s (k g d)``, keys ``b t (k d)``, values ``b t (k v)``, with ``k`` heads of keys, ``g`` queries
-to each, ``d`` dims of a head that queries and keys are compared on, and ``v`` dims of its values.
+to each, ``d`` dims of a head that queries and keys are compared on, and ``v`` dims of its values; ``p`` positions of
+the past. Of dims that are rotated, ``r`` are pairs, and ``e`` dims stay as they are.
 
 Pages: https://onnx.ai/onnx/operators/ and https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
@@ -20,7 +21,7 @@ from onnxprune.errors import CannotUnify
 
 def _rotated(interleaved: bool) -> str:
     """Return the dims of a head of which the first are rotated in pairs: neighbours, or one of each half."""
-    return "[(r w!) + p]" if interleaved else "[r + r + p]"
+    return "[(r w!) + e]" if interleaved else "[r + r + e]"
 
 
 def _rotated_axis(axes: Mapping[str, Axis]) -> Axis:
@@ -30,14 +31,14 @@ def _rotated_axis(axes: Mapping[str, Axis]) -> Axis:
 
 @rule("RotaryEmbedding")
 def rotary_embedding(x: Site) -> None:
-    """B s (h [r + r + p]) or b h s .., m! r, m! r, b s? -> the same; interleaved ((r w!) + p)."""
+    """B s (h [r + r + e]) or b h s .., m! r, m! r, b s? -> the same; interleaved ((r w!) + e)."""
     cache = "m! r" if x.has(3) else "b s r"
     _rotate(x, f"{cache}, {cache}, _?")
 
 
 @rule(MS + "RotaryEmbedding")
 def rotary_embedding_with_positions(x: Site) -> None:
-    """B s (h [r + r + p]) or b h s .., positions, m! r, m! r -> the same; interleaved ((r w!) + p)."""
+    """B s (h [r + r + e]) or b h s .., positions, m! r, m! r -> the same; interleaved ((r w!) + e)."""
     _rotate(x, "_, m! r, m! r")
 
 
@@ -49,7 +50,7 @@ def _rotate(x: Site, others: str) -> None:
     if x.rank(0) == 4:
         axes = x.match(f"b h s {dims}, {others} -> b h s {dims}", sizes={**pairs, **heads})
     else:
-        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**pairs, **(heads or {"p": 0})})
+        axes = x.match(f"b s (h {dims}), {others} -> b s (h {dims})", sizes={**pairs, **(heads or {"e": 0})})
     if x.attr("rotary_embedding_dim", 0):
         x.write("rotary_embedding_dim", _rotated_axis(axes), scalar=True)
 
@@ -230,7 +231,7 @@ def grouped_attention(x: Site) -> None:
     states = f"b k u {dims}, b k u {dims}, b (k g) s u"
     pairs = {"w": 2} if rotates and interleaved else {}
     axes = x.match(f"{inputs}, {others} -> b s (k g {dims}), {states}", sizes={**sizes, **pairs})
-    head = concat(_rotated_axis(axes), axes["p"]) if rotates else axes["d"]
+    head = concat(_rotated_axis(axes), axes["e"]) if rotates else axes["d"]
     x.write("num_heads", product(axes["k"], axes["g"]), scalar=True)
     for slot, dim in ((int(x.has(1)), 2), (3, 3), (4, 3)):
         x.contract(slot, dim)
@@ -247,7 +248,7 @@ def _grouped(x: Site, dims: str, rotated: int) -> tuple[str, dict[str, str | int
     if x.has(1):
         return f"b s! (k g {dims}), b t! (k {dims}), b t (k {dims})", sizes
     head_size = x.axes(0)[2].size // (x.attr("num_heads") + 2 * shared)
-    sizes["p" if rotated else "d"] = head_size - rotated
+    sizes["e" if rotated else "d"] = head_size - rotated
     return f"b s! [(k g {dims}) + (k {dims}) + (k {dims})], _?, _?", sizes
 
 

@@ -494,6 +494,22 @@ def _grouped_attention():
         LAST, w=(16, 128), wo=(64, 16), imports=IMPORT, **caches, **rest, **five
     )  # fmt: skip
 
+    n4 = {"l": np.array([3, 3], np.int32), "n4": np.array(4, np.int32)}
+    for variant, attributes, more in (
+        ("past", "", ""), ("past-rotary", ", do_rotary=1", ", cos, sin"),
+        ("past-interleaved", ", do_rotary=1, rotary_interleaved=1", ", cos, sin"),
+    ):  # fmt: skip
+        for d in (16, 32) if more else (16,):  # dims of a head, of which 16 are rotated
+            wide = {"wq": (16, 4 * d), "wk": (16, 2 * d), "wv": (16, 2 * d), "wo": (4 * d, 16)}
+            yield attends(
+                MS + "GroupQueryAttention", f"{variant}-{d}",
+                f"o, nk, nv = GroupQueryAttention<num_heads=4, kv_num_heads=2{attributes}>"
+                f"(q, k, v, pk, pv, l, n4{more})",
+                x=f"float[2,1,16] x, float[2,2,3,{d}] pk, float[2,2,3,{d}] pv",
+                y=f"float[2,1,16] y, float[2,2,4,{d}] nk, float[2,2,4,{d}] nv",
+                cut="2 heads", weights=wide, after={"o.num_heads": 2}, **(caches if more else {}), **n4
+            )  # fmt: skip
+
 
 def _grouped_with_more():
     lengths = {"l": np.array([4, 4], np.int32), "n5": np.array(5, np.int32)}
