@@ -24,6 +24,7 @@ from onnxprune.errors import (
 
 if TYPE_CHECKING:
     from onnxprune.commands.compare import compare
+    from onnxprune.commands.folder import FolderResult, prune_folder
     from onnxprune.commands.inspect import inspect
     from onnxprune.commands.prune import Result, prune
     from onnxprune.commands.sensitivity import sensitivity
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
 _HOMES = {  # public name -> its module, which is imported when the name is first used
     "Comparison": "evaluation.comparison",
     "Family": "commands.sweep",
+    "FolderResult": "commands.folder",
     "Inspection": "planning.inspection",
     "Result": "commands.prune",
     "Sensitivity": "planning.sensitivity",
     "compare": "commands.compare",
     "inspect": "commands.inspect",
     "prune": "commands.prune",
+    "prune_folder": "commands.folder",
     "sensitivity": "commands.sensitivity",
     "sweep": "commands.sweep",
     "tune": "commands.tune",
@@ -51,6 +54,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "Family",
+    "FolderResult",
     "InputError",
     "Inspection",
     "ModelError",
@@ -64,6 +68,7 @@ __all__ = [
     "compare",
     "inspect",
     "prune",
+    "prune_folder",
     "sensitivity",
     "sweep",
     "tune",

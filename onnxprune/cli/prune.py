@@ -12,13 +12,14 @@ from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
 from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
 
 
 @cli.command()
 @click.argument("source", metavar="INPUT", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
+@click.option("-o", "--output", type=PATH, required=True, help="File or folder to write.")
 @click.option(
     "--ratio",
     "ratios",
@@ -137,36 +138,43 @@ def prune(
 ) -> None:
     """Prune INPUT, prove the result, measure it, and write it.
 
+    INPUT is a file, or a folder with one model or several, a tokenizer and settings, as programs that run language
+    models take it; so is the output then.
+
     A GLOB of --only and --ratio means the groups with this name, or whose units are made by a node or weight with this
     name; where there are none, those in which any node or weight has it. --ignore spares every group that touches it.
     """
     written: list[Path] = []
     with failing(lambda: f"{written[0]} was written" if written else "nothing was written"):
         with signals_held():  # an extension module that is interrupted while it is imported fails with other errors
+            from onnxprune.commands.folder import prune_files
             from onnxprune.commands.prune import prune_file
             from onnxprune.planning.options import make_options
+            from onnxprune.report.folder import folder_tables
             from onnxprune.report.prune import prune_tables
 
         options["shape"] = options["shape"] or ()
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         options["round_to"] = parse_step(options["round_to"])
         checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
+        rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
+        rest |= {"force": force, "on_written": lambda: written.append(output)}
+        if source.is_dir():
+            _check_of_folders(checkpoint, resume)
+            with show_progress(quiet) as progress:
+                report = prune_files(source, output, checked, data, progress=progress, **rest).report
+            show_result(report if as_json else folder_tables(report))
+            return
         with show_progress(quiet) as progress:
             result = prune_file(
-                source,
-                output,
-                checked,
-                data,
-                report_path=report_path,
-                tune=tune,
-                rounds=rounds,
-                masks=masks,
-                checkpoint=checkpoint,
-                resume=resume,
-                force=force,
-                progress=progress,
-                on_written=lambda: written.append(output),
+                source, output, checked, data, checkpoint=checkpoint, resume=resume, progress=progress, **rest
             )
         for path in () if quiet else result.removed:
             say(f"removed old weights {path}")
         show_result(result.report if as_json else prune_tables(result.report))
+
+
+def _check_of_folders(checkpoint: Path | None, resume: bool) -> None:
+    """Raise OptionError for options that folders do not have."""
+    if checkpoint is not None or resume:
+        raise OptionError("checkpoint and resume: only files have them, no folders")

@@ -10,12 +10,12 @@ from itertools import chain, repeat
 from onnxprune.data.samples import Data, as_taken
 from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.evaluation.difference import Reference
-from onnxprune.graph.dims import Choice, dynamic_dims
+from onnxprune.graph.dims import Choice, dynamic_dims, summed
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.footprint import check_run
 from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.model import Model
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, Role, length_axis
 from onnxprune.graph.probe import probe
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.runtime.random_feeds import bytes_to_make, random_feeds, shapes_of
@@ -125,12 +125,28 @@ def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping
     """Yield sizes to try: the usual ones, those near them that fit together as far as shapes tell, then rare ones."""
     usual = len(_DIFFERENT) + len(_ALIKE)
     rare = _ATTEMPTS[usual : usual + _LONG]
+    pasts, new = _lengths(inputs)
+    if pasts:
+        at = {**_DIFFERENT[0][which].of(inputs), **(dict.fromkeys(new, 1) if which else dict.fromkeys(pasts, 0))}
+        yield summed(at)
+        yield _fitting(model, inputs, summed(at))
     yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[:usual])
     yield from (_fitting(model, inputs, attempt[which].of(inputs)) for attempt in _DIFFERENT)
     for attempt in rare:
         yield attempt[which].of(inputs)
         yield _fitting(model, inputs, attempt[which].of(inputs))
     yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[usual + _LONG :])
+
+
+def _lengths(inputs: Sequence[Port]) -> tuple[list[str], list[str]]:
+    """Return the dims that count tokens of the past, and those that count new ones.
+
+    Many kernels take one of two forms alone: a text from its first token, or one token more of each of several texts.
+    """
+    kept = [(port, length_axis(port)) for port in inputs if port.role is Role.PAST]
+    tokens = [port for port in inputs if port.below is not None and port.role is None]
+    pasts = [key for port, axis in kept for at, key in dynamic_dims(port) if at == axis]
+    return pasts, [key for port in tokens for at, key in dynamic_dims(port) if at != port.batch]
 
 
 def _fitting(model: Model, inputs: Sequence[Port], dims: Mapping[str, int]) -> Mapping[str, int]:

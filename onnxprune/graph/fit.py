@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeAlias
 
 from onnxprune.graph.demands import Demand, is_known, unmet
-from onnxprune.graph.dims import FixedDims, dynamic_dims, stated_sizes
+from onnxprune.graph.dims import FixedDims, dynamic_dims, stated_sizes, summed
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array, Shape
@@ -96,7 +96,7 @@ def fit_inputs(model: Model, ports: Sequence[Port], dims: Mapping[str, int]) -> 
 
 
 def _apart(dims: Mapping[str, int], held: frozenset[str]) -> dict[str, int]:
-    """Return sizes of which no two are equal, so that a size tells its dim: the later ones grow.
+    """Return sizes of which no two are equal, so that a size tells its dim: the later ones grow; sums stay sums.
 
     >>> _apart({"h": 224, "w": 224, "n": 1, "s": 17, "t": 17}, frozenset())
     {'h': 224, 'w': 256, 'n': 2, 's': 17, 't': 19}
@@ -107,7 +107,7 @@ def _apart(dims: Mapping[str, int], held: frozenset[str]) -> dict[str, int]:
         while key not in held and size in apart.values():
             size += step
         apart.setdefault(key, size)
-    return {key: apart[key] for key in dims}
+    return summed({key: apart[key] for key in dims}, held)
 
 
 class _Search:

@@ -1,0 +1,305 @@
+"""Folders: a model or several, what lies beside them, and settings that follow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune.commands.folder import prune_files
+from onnxprune.commands.folder_settings import adjusted
+from onnxprune.errors import InputError, NothingToPrune, OptionError
+from onnxprune.graph.read import load
+from onnxprune.planning.options import make_options
+from onnxprune.progress import silent
+from tests.support.build import array, model
+from tests.support.cli import invoke
+
+pytestmark = pytest.mark.generated
+
+ROWS = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+NAMES = ("up", "shift", "down")  # of the weights of the first file; those of others have other names
+SHAPES = ((6, 32), (32,), (32, 5))
+
+
+def mlp(prefix="", *, turned=False, end=()):
+    """Two products with 32 neurons between them; files of one network have the same numbers under other names."""
+    up, shift, down = (prefix + name for name in NAMES)
+    weights = {prefix + name: array(name, shape) for name, shape in zip(NAMES, SHAPES, strict=True)}
+    last = "h" if end else "y"
+    nodes = [f"a = MatMul(x, {up})", f"b = Add({shift}, a)" if turned else f"b = Add(a, {shift})", "c = Relu(b)"]
+    return model(*nodes, f"{last} = MatMul(c, {down})", *end, x="float[n,6] x", **weights)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write models into a folder with a tokenizer, settings and what is hidden."""
+
+    def write(**models):
+        made = tmp_path / "model"
+        (made / "sub").mkdir(parents=True)
+        (made / "tokenizer.json").write_text("{}")
+        (made / "sub" / "words.txt").write_text("one two")
+        (made / ".cache").mkdir()
+        (made / ".cache" / "x").write_text("x")
+        (made / "config.json").write_text(json.dumps({"intermediate_size": 32, "hidden_size": 6}, indent=4))
+        for name, proto in models.items():
+            onnx.save(proto, made / f"{name}.onnx")
+        return made
+
+    return write
+
+
+def pruned(source, data=ROWS, **options):
+    target = source.parent / "out"
+    checked = make_options(**{"ratio": 0.5, "latency": False, **options})
+    return prune_files(source, target, checked, data, progress=silent)
+
+
+def weights_of(path):
+    return {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
+
+
+def files_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# -- what is written ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_copied_with_its_model_pruned(folder):
+    source = folder(model=mlp())
+    result = pruned(source)
+    out = source.parent / "out"
+    assert files_in(out) == ["config.json", "model.onnx", "sub/words.txt", "tokenizer.json"]
+    assert weights_of(out / "model.onnx")["up"].shape == (6, 16)
+    assert json.loads((out / "config.json").read_text()) == {"intermediate_size": 16, "hidden_size": 6}
+    assert (out / "config.json").read_text().splitlines()[1].startswith("    ")
+    (only,) = result.files
+    assert only.report["output"]["path"] == str(out / "model.onnx")
+    assert only.report["verification"]["passed"]
+    assert result.settings == ("config.json: intermediate_size 32 became 16",)
+    assert sorted(path.name for path in source.parent.iterdir()) == ["model", "out"]
+
+
+def test_weights_beside_a_model_move_with_the_folder(folder, tmp_path):
+    source = folder()
+    wide = model("a = MatMul(x, w)", "b = Relu(a)", "y = MatMul(b, v)", x="float[n,6] x", w=(6, 256), v=(256, 5))
+    onnx.save(wide, source / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    pruned(source)
+    moved = (source.parent / "out").rename(tmp_path / "elsewhere")
+    assert [name for name in files_in(moved) if "model.onnx" in name] == ["model.onnx", "model.onnx.data"]
+    session = ort.InferenceSession(moved / "model.onnx")
+    assert session.run(None, {"x": ROWS})[0].shape == (64, 5)
+
+
+def test_files_of_one_network_are_cut_alike(folder):
+    doubled = "y = Add(h, h)"
+    source = folder(first=mlp(), later=mlp("other_", turned=True, end=(doubled,)), apart=mlp())
+    # A network of its own, with other numbers.
+    proto = mlp()
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1] * 2, tensor.name))
+    onnx.save(proto, source / "apart.onnx")
+    data = source.parent / "data"
+    data.mkdir()
+    for name in ("first", "apart"):
+        np.savez(data / f"{name}.npz", x=ROWS)
+    result = pruned(source, str(data))
+    first, later, apart = (weights_of(source.parent / "out" / f"{name}.onnx") for name in ("first", "later", "apart"))
+    for name in NAMES:
+        np.testing.assert_array_equal(first[name], later[f"other_{name}"])  # numbers that were refitted, too
+    assert not np.array_equal(first["down"], mlp_weight("down")[: len(first["down"])])
+    assert not np.array_equal(first["up"], apart["up"])
+    assert [(each.name, each.leads) for each in result.files] == [
+        ("apart.onnx", True), ("first.onnx", True), ("later.onnx", False)
+    ]  # fmt: skip
+    assert all(each.report["verification"]["passed"] for each in result.files)
+    outputs = [
+        ort.InferenceSession(source.parent / "out" / f"{name}.onnx").run(None, {"x": ROWS})[0]
+        for name in ("first", "later")
+    ]
+    np.testing.assert_allclose(2 * outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_held_the_same_become_what_those_of_their_name_became(folder):
+    """Two layers of one width have biases of zeros, which are refitted to different numbers."""
+    nodes = ("a = MatMul(x, p)", "b = Relu(a)", "c = MatMul(b, q)", "d = Add(c, s)", "e = Relu(d)", "g = MatMul(e, r)",
+             "y = Add(g, t)")  # fmt: skip
+    zeros = np.zeros(6, np.float32)
+    weights = {"p": (6, 32), "q": (32, 6), "r": (6, 6), "s": zeros, "t": zeros}
+    one, other = (model(*nodes, x="float[n,6] x", **weights) for _ in range(2))
+    other.graph.node[-1].output[0] = "z"
+    other.graph.node.append(onnx.helper.make_node("Neg", ["z"], ["y"]))
+    source = folder(one=one, other=other)
+    pruned(source)
+    first, later = (weights_of(source.parent / "out" / f"{name}.onnx") for name in ("one", "other"))
+    assert not np.array_equal(first["s"], first["t"])
+    for name, weight in first.items():
+        np.testing.assert_array_equal(weight, later[name])
+
+
+def mlp_weight(name):
+    return array(name, dict(zip(NAMES, SHAPES, strict=True))[name])
+
+
+def test_what_one_file_cannot_lose_stays_in_all(folder):
+    more = ("g = MatMul(d, k)", "e = Relu(g)", "y = MatMul(e, q)")
+    free = model("a = MatMul(x, up)", "c = Relu(a)", "d = MatMul(c, down)", *more, x="float[n,6] x", **two())
+    seen = model(
+        "a = MatMul(x, up)", "c = Relu(a)", "d = MatMul(c, down)", *more, x="float[n,6] x",
+        y="float[n,5] y, float[n,32] c", **two(),
+    )  # fmt: skip
+    source = folder(free=free, seen=seen)
+    pruned(source)
+    for name in ("free", "seen"):
+        weights = weights_of(source.parent / "out" / f"{name}.onnx")
+        assert weights["up"].shape == (6, 32)  # the second file gives these units out
+        assert weights["k"].shape == (8, 12)
+
+
+def two():
+    return {"up": (6, 32), "down": (32, 8), "k": (8, 24), "q": (24, 5)}
+
+
+def test_a_network_that_can_lose_nothing_is_copied(folder):
+    tiny = model("y = MatMul(x, w)", x="float[n,6] x", w=(6, 60))
+    source = folder(model=mlp(), other=tiny)
+    result = pruned(source, None)
+    assert (source.parent / "out" / "other.onnx").read_bytes() == (source / "other.onnx").read_bytes()
+    (_, other) = result.files
+    assert other.report is None
+    assert "nothing to prune" in other.why
+    assert result.report["files"]["other.onnx"] == {"copied": other.why}
+
+
+def test_a_folder_that_is_there_is_replaced_as_a_whole(folder):
+    source = folder(model=mlp())
+    out = source.parent / "out"
+    out.mkdir()
+    (out / "old.txt").write_text("old")
+    with pytest.raises(InputError, match=r"out exists; give another name, or --force"):
+        pruned(source)
+    prune_files(source, out, make_options(latency=False), ROWS, force=True, progress=silent)
+    assert "old.txt" not in files_in(out)
+    assert sorted(path.name for path in source.parent.iterdir()) == ["model", "out"]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_where_nothing_can_be_pruned(folder):
+    source = folder(model=model("y = MatMul(x, w)", x="float[n,6] x", w=(6, 60)))
+    with pytest.raises(NothingToPrune, match=r"model\.onnx: nothing to prune"):
+        pruned(source, None)
+    assert [path.name for path in source.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("model", "the output lies in the input or is it"),
+        ("model/inside", "the output lies in the input or is it"),
+        ("", "the output lies in the input or is it"),
+        ("nowhere/out", "there is no folder"),
+        ("file", "is a file; give a folder"),
+    ],
+)
+def test_places_that_cannot_be(folder, target, message):
+    source = folder(model=mlp())
+    (source.parent / "file").write_text("")
+    with pytest.raises(InputError, match=message):
+        prune_files(source, source.parent / target, make_options(), None, force=True, progress=silent)
+    assert sorted(path.name for path in source.parent.iterdir()) == ["file", "model"]
+
+
+def test_a_report_in_the_output_is_refused(folder):
+    source = folder(model=mlp())
+    out = source.parent / "out"
+    with pytest.raises(InputError, match="the report would lie in the output"):
+        prune_files(source, out, make_options(), None, report_path=out / "r.json", progress=silent)
+
+
+def test_a_folder_without_a_model(folder):
+    with pytest.raises(InputError, match=r"model: the folder holds no file that ends in \.onnx"):
+        pruned(folder())
+
+
+def test_samples_of_several_networks_are_told_apart(folder):
+    other = model("a = MatMul(x, w)", "b = Relu(a)", "y = MatMul(b, v)", x="float[n,6] x", w=(6, 64), v=(64, 5))
+    source = folder(model=mlp(), other=other)
+    with pytest.raises(OptionError, match=r"2 networks; give a folder with samples of each: other\.npz, model\.npz"):
+        pruned(source, ROWS)
+    assert [path.name for path in source.parent.iterdir()] == ["model"]
+
+
+# -- settings ----------------------------------------------------------------------------------------------
+
+
+def report_of(*groups):
+    return {"groups": [{"kind": "neurons", "units": units, "kept": kept} for units, kept in groups]}
+
+
+def test_settings_within_settings_follow():
+    text = json.dumps({"model": {"decoder": {"intermediate_size": 64, "num_attention_heads": 64}}})
+    changed, said = adjusted(text, {"model.onnx": report_of((64, 48), (64, 48))})
+    assert json.loads(changed) == {"model": {"decoder": {"intermediate_size": 48, "num_attention_heads": 64}}}
+    assert said == ["intermediate_size 64 became 48"]
+
+
+def test_one_number_for_layers_that_differ_stays():
+    text = '{"n_inner": 64}'
+    changed, said = adjusted(text, {"model.onnx": report_of((64, 48), (64, 64), (128, 3))})
+    assert changed == text
+    assert said == ["n_inner stays 64: the layers keep 48, 64"]
+
+
+def test_encoders_and_decoders_have_settings_of_their_own():
+    text = '{"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}'
+    reports = {"encoder_model.onnx": report_of((64, 10)), "decoder_model.onnx": report_of((64, 20))}
+    assert json.loads(adjusted(text, reports)[0]) == {"encoder_ffn_dim": 10, "decoder_ffn_dim": 20}
+
+
+@pytest.mark.parametrize(
+    "text", ["no JSON", "[64]", '{"intermediate_size": true}', '{"intermediate_size": null}', "{}"]
+)
+def test_other_settings_stay_to_the_byte(text):
+    assert adjusted(text, {"model.onnx": report_of((64, 32), (1, 1))}) == (text, [])
+
+
+# -- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_command_takes_a_folder(folder):
+    source = folder(model=mlp())
+    out, report = source.parent / "out", source.parent / "report.json"
+    shown = invoke(
+        "prune", str(source), "-o", str(out), "--ratio", "0.5", "--no-latency", "--report", str(report)
+    )  # fmt: skip
+    assert "model.onnx: reading" in shown.stderr
+    assert shown.stdout.splitlines()[-2:] == [
+        "config.json: intermediate_size 32 became 16",
+        f"{out}: written, with all that lies beside the models",
+    ]
+    values = json.loads(report.read_text())
+    assert values["files"]["model.onnx"]["output"]["path"] == str(out / "model.onnx")
+    assert load(out / "model.onnx").params < load(source / "model.onnx").params
+
+
+def test_the_command_says_what_folders_do_not_have(folder):
+    source = folder(model=mlp())
+    said = invoke("prune", str(source), "-o", str(source.parent / "out"), "--resume", code=2).stderr
+    assert "only files have them, no folders" in said
+    assert not Path(source.parent / "out").exists()
+
+
+def test_a_folder_in_python(folder):
+    source = folder(model=mlp())
+    result = onnxprune.prune_folder(source, source.parent / "out", 0.5, latency=False)
+    assert result.files[0].report["output"]["params"] < result.files[0].report["input"]["params"]
