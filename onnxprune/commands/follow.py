@@ -34,17 +34,16 @@ Digest: TypeAlias = bytes
 _SHARED = 0.5  # of the weights of the smaller file, from which two files hold the same network
 
 
+Axes: TypeAlias = Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
+
+
 @dataclass(frozen=True, eq=False)
 class Became:
-    """What became of one weight."""
+    """What became of one weight, or of one of its copies: where its uses differ, it is stored once for each."""
 
     name: str  # in the leading file
-    kept: Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
+    kept: Axes
     content: Array
-
-    def is_like(self, other: Became) -> bool:
-        """Whether another weight became the same."""
-        return dict(self.kept) == dict(other.kept) and np.array_equal(self.content, other.content)
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,31 @@ class Lead:
 
     became: Mapping[Digest, Sequence[Became]]
 
-    def of(self, name: str, digest: Digest | None) -> Became | None:
-        """Return what became of a weight of another file; None for one that the leading file does not have.
+    def kept(self, digest: Digest | None, dim: int) -> tuple[int, ...] | None:
+        """Return the indices of a dim that are left; None where all are, or where weights that held the same differ."""
+        kept = {each.kept.get(dim) for each in self._known(digest)}
+        return kept.pop() if len(kept) == 1 else None
+
+    def content(self, name: str, digest: Digest | None, kept: Axes) -> Array | None:
+        """Return what a weight of another file holds that is cut like this; None where the leading one has none such.
 
         Raises:
-            InputError: when it may have become several things, and no name tells which.
+            InputError: when there are several, and no name tells which.
         """
-        known = self.became.get(digest, ()) if digest is not None else ()
-        named = next((each for each in known if each.name == name), None)
-        if named is not None or not known:
-            return named
-        if not all(each.is_like(known[0]) for each in known[1:]):
-            others = " and ".join(repr(each.name) for each in known[:2])
+        alike = [each for each in self._known(digest) if dict(each.kept) == dict(kept)]
+        found = [each for each in alike if each.name == name] or alike
+        if not found:
+            return None
+        if not all(np.array_equal(each.content, found[0].content) for each in found[1:]):
+            others = " and ".join(repr(each.name) for each in found[:2])
             raise InputError(
                 f"weight {name!r} holds what {others} held in the file that leads, which became different ones; prune "
                 "the files one by one"
             )
-        return known[0]
+        return found[0].content
+
+    def _known(self, digest: Digest | None) -> Sequence[Became]:
+        return () if digest is None else self.became.get(digest, ())
 
 
 def digests(model: Model) -> dict[str, Digest]:
@@ -165,9 +172,9 @@ def _units(group: Group, known: Mapping[str, Digest], lead: Lead) -> tuple[int, 
     """Return the units that a group keeps; None where it loses none."""
     kept = np.ones(group.units, bool)
     for member in group.members if why_not(group) is None else ():
-        became = lead.of(member.constant, known.get(member.constant))
-        if became is not None and member.dim in became.kept:
-            kept &= np.isin(member.places, became.kept[member.dim]).all(1)
+        left = lead.kept(known.get(member.constant), member.dim)
+        if left is not None:
+            kept &= np.isin(member.places, left).all(1)
     return None if kept.all() or not kept.any() else tuple(np.flatnonzero(kept).tolist())
 
 
@@ -175,15 +182,14 @@ def _contents(
     prepared: PreparedModel, cuts: Mapping[str, Any], after: Model, known: Mapping[str, Digest], lead: Lead
 ) -> Iterator[tuple[str, Array]]:
     """Yield the numbers of the weights of a cut file, by name: those of the leading one."""
-    for name, constant in after.constants.items():
+    for name in after.constants:
         source = cuts[name].source if name in cuts else name
-        became = lead.of(source, known.get(source))
-        if became is None:
-            continue
-        if became.content.shape != constant.shape:
+        digest = known.get(source)
+        content = lead.content(source, digest, cuts[name].kept if name in cuts else {})
+        if content is None and digest in lead.became:
             raise InputError(
-                f"{prepared.traced.model.path}: weight {source!r} is cut to {list(constant.shape)} here and to "
-                f"{list(became.content.shape)} in the file that leads; prune the files one by one"
+                f"{prepared.traced.model.path}: weight {source!r} cannot be cut as it is in the file that leads; prune "
+                "the files one by one"
             )
-        if not np.array_equal(became.content, after.array(name)):
-            yield name, became.content
+        if content is not None and not np.array_equal(content, after.array(name)):
+            yield name, content

@@ -23,7 +23,8 @@ def given(inputs: Sequence[Port], names: Iterable[str]) -> tuple[Port, ...]:
     held = set(names)
     if not any(port.name in held for port in inputs if _holds_tokens(port)):
         return tuple(inputs)
-    return tuple(port for port in inputs if port.name in held or not _follows(port))
+    is_counted = any(port.role is Role.PAST and length_axis(port) is not None for port in inputs)
+    return tuple(port for port in inputs if port.name in held or not _follows(port, is_counted))
 
 
 def with_companions(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> dict[str, Array]:
@@ -56,8 +57,9 @@ def with_companions(where: object, arrays: Mapping[str, Array], inputs: Sequence
 def _made(port: Port, shape: Shape, past: int, mask: Array) -> Array:
     """Return what an input takes beside tokens `[samples, length]`."""
     if port.role is Role.PAST:
-        dims, axis = list(port.shape or ()), length_axis(port)
-        return np.zeros([_size(at, dim, {axis: past, port.batch: shape[0]}) for at, dim in enumerate(dims)], port.dtype)
+        dims, axis = list(port.shape or ()), length_axis(port)  # None: a buffer, of which nothing is read yet
+        known = {axis: past, port.batch: shape[0]}
+        return np.zeros([_size(at, dim, known) for at, dim in enumerate(dims)], port.dtype)
     if port.role is Role.BRANCH:
         return np.full([int(dim) if isinstance(dim, int) else 1 for dim in port.shape or ()], past > 0)
     if port.role is Role.MASK:
@@ -78,11 +80,16 @@ def _holds_tokens(port: Port) -> bool:
     return port.below is not None and port.role is None
 
 
-def _follows(port: Port) -> bool:
-    """Whether what an input takes follows from the tokens."""
+def _follows(port: Port, is_counted: bool) -> bool:
+    """Whether what an input takes follows from the tokens.
+
+    Args:
+        port: the input.
+        is_counted: whether some input tells the length of the past: others may be buffers of a fixed size then.
+    """
     rank = len(port.shape or ())
     if port.role is Role.PAST:
-        return length_axis(port) is not None and not is_shared(port)
+        return is_counted and not is_shared(port)
     if port.role is Role.POSITIONS:
         return rank in (1, 2)
     return port.role is Role.BRANCH or (port.role is Role.MASK and rank == 2)

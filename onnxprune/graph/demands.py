@@ -107,6 +107,8 @@ def _grouped_attention(node: Node, shapes: Shapes, _: Values) -> Iterator[Demand
     heads, shared = node.attrs.get("num_heads", 1), node.attrs.get("kv_num_heads", 1)
     packed = len(shapes) < 2 or shapes[1] is None
     yield from _past(heads + 2 * shared if packed else heads, shared, (3, 4))
+    if node.attrs.get("sliding_window_cache", 0):  # the past is a buffer of the tokens that are looked at
+        yield from (_sized(slot, 2, lambda _: int(node.attrs["local_window_size"])) for slot in (3, 4))
 
 
 def _attention(past: int) -> _Of:

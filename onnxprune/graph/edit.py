@@ -68,6 +68,7 @@ class Edits:
     ranks: Mapping[str, int] = field(default_factory=dict)  # number of axes of values, where it is known
 
 
+_FULL = 1  # accuracy level of float32
 NO_EDITS = Edits({}, {}, {}, {}, {}, {})
 
 
@@ -113,6 +114,27 @@ def with_weights_inside(proto: ModelProto, folder: Path) -> ModelProto:
             tensor.ClearField("external_data")
             tensor.data_location = TensorProto.DEFAULT
     return copy
+
+
+def in_full_precision(proto: ModelProto) -> ModelProto | None:
+    """Return a copy whose kernels round no activations; None for a model whose kernels round none anyway.
+
+    MatMulNBits says by `accuracy_level` what its inputs may become inside: 1 leaves them float32, 4 makes them int8
+    (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits).
+    """
+    if not any(_levels(graph) for graph in graphs(proto.graph)):
+        return None
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for level in (level for graph in graphs(copy.graph) for level in _levels(graph)):
+        level.i = _FULL
+    return copy
+
+
+def _levels(graph: GraphProto) -> list[AttributeProto]:
+    """Return the attributes by which nodes say that activations are rounded inside."""
+    nodes = (node for node in graph.node if node.op_type == "MatMulNBits")
+    return [each for node in nodes for each in node.attribute if each.name == "accuracy_level" and each.i > _FULL]
 
 
 class _Editor:

@@ -39,6 +39,14 @@ _NAMES: Sequence[tuple[re.Pattern[str], Role]] = [
         (r"use_cache_branch", Role.BRANCH),
     )
 ]
+# Operators that look indices up: the slot whose size tells how many entries there are, and the attribute of the axis.
+_TABLES: Mapping[str, tuple[int, str]] = {
+    "Gather": (0, "axis"),
+    "com.microsoft.GatherBlockQuantized": (2, "gather_axis"),
+}
+_FORMS = frozenset(
+    ("Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose")
+)  # of a constant, such as a tied table
 _SCALES: Mapping[str, int] = {"Resize": 2, "Upsample": 1}  # op -> slot of its scales
 
 
@@ -88,17 +96,44 @@ def _pasts(nodes: Sequence[Node]) -> frozenset[str]:
 def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:
     """Return for values that are indices into constants (token ids) how many entries the smallest of these has."""
     bounds: dict[str, int] = {}
+    makers = {name: node for node in nodes for name in node.outputs}
     for node in reversed(nodes):
         bound = min((bounds[name] for name in node.outputs if name in bounds), default=None)
         source = None
-        if node.op == "Gather" and node.inputs[0] in constants:
-            shape, axis = constants[node.inputs[0]].shape, node.attrs.get("axis", 0)
-            source, bound = node.inputs[1], shape[axis] if -len(shape) <= axis < len(shape) else None
+        slot, key = _TABLES.get(node.op, (0, ""))
+        if key and slot < len(node.inputs) and _is_fixed(node.inputs[0], makers, constants):
+            source, bound = node.inputs[1], _entries(node.inputs[slot], node.attrs.get(key, 0), makers, constants)
         elif node.op in _REARRANGING and node.inputs:
             source = node.inputs[0]
         if source and bound is not None:
             bounds[source] = min(bound, bounds.get(source, bound))
     return bounds
+
+
+def _is_fixed(name: str, makers: Mapping[str, Node], constants: Mapping[str, Constant]) -> bool:
+    """Whether a value is a constant in another form."""
+    while name not in constants:
+        node = makers.get(name)
+        if node is None or node.op not in _FORMS or not all(each in constants for each in node.inputs[1:] if each):
+            return False
+        name = node.inputs[0]
+    return True
+
+
+def _entries(name: str, axis: int, makers: Mapping[str, Node], constants: Mapping[str, Constant]) -> int | None:
+    """Return the size along an axis of a constant in another form; None where it is not known."""
+    while name not in constants:
+        node = makers.get(name)
+        if node is None or node.op not in _FORMS or node.op == "Reshape":
+            return None
+        if node.op == "Transpose":
+            perm = node.attrs.get("perm", ())
+            if not -len(perm) <= axis < len(perm):
+                return None
+            axis = perm[axis]
+        name = node.inputs[0]
+    shape = constants[name].shape
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
 def _words(nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:

@@ -145,6 +145,28 @@ def test_weights_that_held_the_same_become_what_those_of_their_name_became(folde
         np.testing.assert_array_equal(weight, later[name])
 
 
+def test_a_weight_that_is_stored_once_for_each_use_is_followed(folder):
+    """Exporters store equal biases once; two layers of one width lose different units of it."""
+    nodes = ("a = MatMul(x, p)", "b = Add(a, s)", "c = Relu(b)", "d = MatMul(c, q)", "e = MatMul(d, r)",
+             "f = Add(e, s)", "g = Relu(f)", "y = MatMul(g, t)")  # fmt: skip
+    weights = {"p": (6, 32), "q": (32, 8), "r": (8, 32), "t": (32, 5), "s": np.zeros(32, np.float32)}
+    one, other = (model(*nodes, x="float[n,6] x", **weights) for _ in range(2))
+    other.graph.node[-1].output[0] = "z"
+    other.graph.node.append(onnx.helper.make_node("Neg", ["z"], ["y"]))
+    for tensor in other.graph.initializer:
+        new = f"of_{tensor.name}"
+        for node in other.graph.node:
+            node.input[:] = [new if name == tensor.name else name for name in node.input]
+        tensor.name = new
+    source = folder(one=one, other=other)
+    pruned(source)
+    outputs = [
+        ort.InferenceSession(source.parent / "out" / f"{name}.onnx").run(None, {"x": ROWS})[0]
+        for name in ("one", "other")
+    ]
+    np.testing.assert_allclose(outputs[0], -outputs[1], rtol=1e-5, atol=1e-5)
+
+
 def mlp_weight(name):
     return array(name, dict(zip(NAMES, SHAPES, strict=True))[name])
 

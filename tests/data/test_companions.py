@@ -91,6 +91,13 @@ def test_what_does_not_follow_is_asked_for():
         load_data({"input_ids": FIVE}, (*ports(), fixed))
 
 
+def test_a_buffer_beside_a_past_that_grows_is_empty():
+    fixed = Port("past_key_values.1.key", np.dtype("f4"), ("n", 2, 8, 4), role=Role.PAST)
+    data = load_data({"input_ids": FIVE}, (*ports("past_key_values.0.key"), fixed))
+    assert data.take([0])["past_key_values.1.key"].shape == (1, 2, 8, 4)
+    assert not data.take([0])["past_key_values.1.key"].any()
+
+
 def test_tokens_of_another_rank_do_not_tell():
     choices = Port("input_ids", np.dtype("i8"), ("n", "c", "s"), below=20)
     with pytest.raises(DataError, match=r"shape \[2, 1, 5\]; the model takes 'attention_mask', too, which follows"):

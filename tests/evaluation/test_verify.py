@@ -436,6 +436,35 @@ def test_saturation_in_pairs_is_no_difference():
     assert verify._compare_exact(reference, Path(), view(pruned), cases, 1e-5) is None
 
 
+def test_activations_that_kernels_round_are_no_difference():
+    """Products with four-bit weights that make their inputs int8: a right cut agrees without that, a wrong one not."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        f"{out} = com.microsoft.MatMulNBits<K={k}, N={n}, bits=4, block_size=32, accuracy_level={{}}>({x}, {x}q, {x}s)"
+        for x, out, k, n in (("x", "a", 64, 256), ("b", "y", 256, 32))
+    ]
+    weights = {
+        "xq": rng.integers(0, 256, (256, 2, 16)).astype(np.uint8), "xs": rng.random((256, 2)).astype(np.float32),
+        "bq": rng.integers(0, 256, (32, 8, 16)).astype(np.uint8), "bs": rng.random((32, 8)).astype(np.float32),
+    }  # fmt: skip
+    one, other = (node.format(4) for node in nodes)
+    proto = model(one, "b = Relu(a)", other, x="float[n,64] x", imports='"com.microsoft" : 1', infer=False, **weights)
+    traced, kept = planned(proto)
+    pruned, reference = rewrite(traced, kept).proto, masked(traced, kept)
+    cases = [Reference({}, {"x": rng.standard_normal((5, 64)).astype(np.float32)}, {})]
+    cases = [replace(case, outputs=session(reference).run(case.feeds)) for case in cases]
+    runs, problem = verify._compare_in_full(reference, Path(), view(pruned), cases, 1e-5)
+    assert (len(runs), problem) == (1, None)
+    assert runs[0].max_rel_diff < 1e-5
+    tensor = next(t for t in pruned.graph.initializer if t.name == "bs")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[::-1] / 2, "bs"))
+    assert verify._compare_in_full(reference, Path(), view(pruned), cases, 1e-5) is None
+    pruned.graph.node[0].op_type = "Unknown"
+    assert verify._compare_in_full(reference, Path(), view(pruned), cases, 1e-5) is None
+    plain = masked(*planned(dense("b = Relu(a)")))
+    assert verify._compare_in_full(plain, Path(), view(plain), cases, 1e-5) is None  # no kernel rounds
+
+
 def long_chain(length):
     """A class, computed from scores by many nodes that give whole numbers."""
     nodes = ["a = MatMul(x, w1)", "b = Relu(a)", "s = MatMul(b, w2)", "r0 = Cast<to = 7>(s)"]

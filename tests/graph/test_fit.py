@@ -111,6 +111,16 @@ def test_a_length_that_halves_and_doubles_is_a_multiple():
         ),
         (
             (
+                "o, k, v = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2, local_window_size = 6, "
+                "sliding_window_cache = 1>(x, , , past, values, last, total)",
+                "y = Neg(o)",
+            ),
+            "float[n,s,128] x, float[n,2,p,d] past, float[n,2,p,d] values",
+            {"last": np.array([0], np.int32), "total": np.array(9, np.int32)},
+            ("n", 2, 6, 16),
+        ),
+        (
+            (
                 "o, k, v = com.microsoft.MultiHeadAttention<num_heads = 4>(x, x, x, , , , past, values)",
                 "y = Neg(o)",
             ),
@@ -120,7 +130,7 @@ def test_a_length_that_halves_and_doubles_is_a_multiple():
         ),
         (("a = Mul(x, mask)", "y = Neg(a)"), "float[n,s,6] x, float[m,t,1] mask", {}, ("n", "t", 1)),
     ],
-    ids=["state of one", "state of five", "state", "two states", "cache", "grouped", "heads", "mask"],
+    ids=["state of one", "state of five", "state", "two states", "cache", "grouped", "window", "heads", "mask"],
 )  # fmt: skip
 def test_states_caches_and_masks_follow_what_they_belong_to(nodes, x, weights, expected):
     first, *_ = (

@@ -705,6 +705,22 @@ def test_indices_into_an_embedding_have_its_range():
     assert [(port.name, port.below) for port in view(proto).inputs] == [("ids", 5), ("mask", None)]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "below"),
+    [
+        (("t = Transpose<perm = [1, 0]>(head)", "y = Gather(t, ids)"), 7),
+        (("c = Cast<to = 1>(head)", "y = Gather<axis = 1>(c, ids)"), 7),
+        (("r = Reshape(head, shape)", "y = Gather(r, ids)"), None),  # what a Reshape makes of it is not looked at
+        (("r = Reshape(packed, shape)", "y = com.microsoft.GatherBlockQuantized(r, ids, scales)"), 9),
+        (("t = Mul(head, x)", "y = Gather(t, ids)"), None),
+    ],
+)
+def test_a_table_may_be_a_weight_in_another_form(nodes, below):
+    weights = {"head": (4, 7), "packed": np.zeros((9, 1, 16), np.uint8), "scales": (9, 1), "shape": [9, 16]}
+    proto = model(*nodes, x="int64[n] ids, float[4,7] x", imports='"com.microsoft" : 1', infer=False, **weights)
+    assert view(proto).inputs[0].below == below
+
+
 def test_long_vectors_of_integers_are_not_followed_number_by_number():
     """As onnx does, which takes a minute and gigabytes for these."""
     proto = model("y = Cast<to = 7>(v)", x="int32[500000000] v", y="int64[500000000] y", infer=False)

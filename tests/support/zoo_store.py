@@ -14,7 +14,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ UNKNOWN = 512  # elements from which a tensor of unknown role is taken for a wei
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 # Recipes: a distribution and its two parameters.
+BYTES = "integers 0 256"  # two numbers of four bits in each
 BIAS = "normal 0 0.1"
 SCALE = "normal 1 0.1"
 VARIANCE = "uniform 0.5 2"
@@ -61,6 +62,7 @@ ROLES: Mapping[str, Mapping[int, str]] = {
     "FusedGemm": {2: BIAS},
     "Attention": {2: BIAS},
     "MultiHeadAttention": {3: BIAS},
+    "MatMulNBits": {1: BYTES, 2: "uniform 0.015 0.025"},
     "BiasGelu": {1: BIAS},
     "FastGelu": {1: BIAS},
     "DeformConv": {3: BIAS},
@@ -135,7 +137,7 @@ def strip(proto: ModelProto) -> ModelProto:
     stored.CopyFrom(proto)
     finder = _RoleFinder(stored)
     for name, tensor in _tensors(stored):
-        if tensor.data_type in FLOATS and math.prod(tensor.dims) > SMALL:
+        if (tensor.data_type in FLOATS or finder.is_packed(name)) and math.prod(tensor.dims) > SMALL:
             recipe = finder.recipe(name, tensor)
             tensor.doc_string = ""
             if recipe:
@@ -152,6 +154,14 @@ def _tensors(proto: ModelProto) -> Iterator[tuple[str, TensorProto]]:
     for node in proto.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             yield node.output[0], node.attribute[0].t
+
+
+def _nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Yield nodes and those of the bodies inside."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g.node)
 
 
 def _slim(stored: ModelProto) -> None:
@@ -181,13 +191,17 @@ class _RoleFinder:
 
     def __init__(self, proto: ModelProto) -> None:
         self._consumers: dict[str, list[tuple[NodeProto, int]]] = {}
-        for node in proto.graph.node:
+        for node in _nodes(proto.graph.node):
             for slot, name in enumerate(node.input):
                 self._consumers.setdefault(name, []).append((node, slot))
         self._shapes: dict[str, tuple[int, ...]] = {
             info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
             for info in onnx.shape_inference.infer_shapes(proto).graph.value_info
         }
+
+    def is_packed(self, name: str) -> bool:
+        """Whether a tensor is a matrix of numbers of a few bits."""
+        return any(node.op_type == "MatMulNBits" and slot == 1 for node, slot in self._consumers.get(name, []))
 
     def recipe(self, name: str, tensor: TensorProto) -> str | None:
         """Return how to make contents for a tensor, None where its own contents matter."""
@@ -298,6 +312,8 @@ def _fill(tensor: TensorProto, rng: np.random.Generator) -> None:
     size = math.prod(tensor.dims)
     if kind == "normal":
         array = rng.standard_normal(size, np.float32) * high + low
+    elif kind == "integers":
+        array = rng.integers(int(low), int(high), size)
     else:
         array = rng.random(size, np.float32) * (high - low) + low
     tensor.raw_data = array.astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).tobytes()

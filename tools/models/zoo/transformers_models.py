@@ -99,6 +99,23 @@ class CausalInside(Called):
         return self._pick(self.model(input_ids=first, attention_mask=second, use_cache=False, return_dict=True))
 
 
+class Cached(Called):
+    """A decoder of two layers that goes on behind a past, whose keys and values it takes and gives longer."""
+
+    def forward(  # type: ignore[override]
+        self, ids: Tensor, mask: Tensor, places: Tensor, k0: Tensor, v0: Tensor, k1: Tensor, v1: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Ids, padding mask over past and ids, places of the ids and the past to logits and the longer past."""
+        past, length = k0.shape[2], ids.shape[1]
+        seen = torch.arange(past + length)[None, :] <= torch.arange(length)[:, None] + past
+        bias = torch.where(seen[None, None] & (mask > 0)[:, None, None, :], 0.0, -1e9)
+        cache = transformers.DynamicCache.from_legacy_cache(((k0, v0), (k1, v1)))
+        result = self.model(
+            input_ids=ids, attention_mask=bias, position_ids=places, past_key_values=cache, use_cache=True
+        )
+        return (result.logits, *(tensor for layer in result.past_key_values.to_legacy_cache() for tensor in layer))
+
+
 class Seq2Seq(Called):
     """Encoder and decoder in one."""
 
@@ -154,6 +171,22 @@ def causal(name: str, options: dict[str, Any]) -> Specimen:
     """A decoder with a mask from outside."""
     wrapped = Causal(build(name, options), ())
     return specimen(wrapped, options, name, input_ids=tokens(), attention_mask=ones())
+
+
+def cached(name: str, options: dict[str, Any]) -> Specimen:
+    """A decoder with its past, by the names that exporters agree on."""
+    config = (wrapped := Cached(build(name, options), ())).model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    states = {
+        f"past_key_values.{layer}.{kind}": (torch.randn(2, heads, 9, size), "batch _ past_sequence_length _")
+        for layer in range(2)
+        for kind in ("key", "value")
+    }
+    ids = torch.randint(3, 100, (2, 5)), "batch sequence_length"
+    mask = torch.ones((2, 14), dtype=torch.long), "batch total_sequence_length"
+    places = (9 + torch.arange(5))[None].expand(2, 5).contiguous(), "batch sequence_length"
+    return specimen(wrapped, options, name, input_ids=ids, attention_mask=mask, position_ids=places, **states)
 
 
 def inside(name: str, options: dict[str, Any]) -> Specimen:
@@ -339,6 +372,10 @@ ROWS: tuple[tuple[str, Callable[..., Specimen], str, dict[str, Any], tuple[str, 
     ("falcon_alibi", inside, "FalconForCausalLM", {**TINY, "multi_query": False, "alibi": True, "parallel_attn": False}, BOTH),
     ("llama", causal, "LlamaForCausalLM", GQA, BOTH),
     ("llama_sdpa", causal, "LlamaForCausalLM", {**GQA, "attn": "sdpa", "num_key_value_heads": 4}, BOTH),
+    ("llama_cache", cached, "LlamaForCausalLM", GQA, BOTH),
+    ("gpt2_cache", cached, "GPT2LMHeadModel", GPT2, BOTH),
+    ("phi_cache", cached, "PhiForCausalLM", {**TINY, "partial_rotary_factor": 0.5}, BOTH),
+    ("qwen3_cache", cached, "Qwen3ForCausalLM", {**GQA, "num_key_value_heads": 1}, BOTH),
     ("mistral", causal, "MistralForCausalLM", {**GQA, "attn": "sdpa"}, BOTH),
     ("mixtral", causal, "MixtralForCausalLM", {**GQA, "num_local_experts": 4}, BOTH),
     ("qwen2", causal, "Qwen2ForCausalLM", GQA, BOTH),

@@ -1,0 +1,1 @@
+"""Programs that run pruned models, in environments of their own."""

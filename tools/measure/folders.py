@@ -1,0 +1,166 @@
+"""Folders of language models, by file form: what of them can be cut, what stays and why, and whether they generate.
+
+    ZOO_GENAI=PYTHON ZOO_OPTIMUM=PYTHON python tools/measure/folders.py [NAME ...] [--rows ROWS.jsonl] [--page PAGE.md]
+
+The environments are those of tools/models/zoo/decoder_models.py. Each folder is exported with random weights, pruned at
+a ratio of 0.3 on texts of random tokens, and loaded by the program that it is meant for. The tokens that it generates
+are held against those of the written file in ONNX Runtime, each computed from the whole text without a cache. What is
+in ROWS.jsonl is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from onnxprune.commands.folder import prune_folder  # noqa: E402
+from onnxprune.data.samples import load_data, pieces  # noqa: E402
+from onnxprune.graph.probe import settled  # noqa: E402
+from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.runtime.session import open_session  # noqa: E402
+from tools.git import differs, package_commit  # noqa: E402
+from tools.pages.markdown import table  # noqa: E402
+
+EXPORT = ROOT / "tools" / "models" / "zoo" / "decoder_export.py"
+GENERATE = ROOT / "tools" / "integrations" / "generate.py"
+NAMES = (
+    *(f"genai_{name}_{kind}" for name in ("llama", "qwen2", "phi3", "gemma2", "mistral") for kind in ("fp32", "int4")),
+    "genai_qwen3_fp32", "optimum_llama", "optimum_qwen3", "optimum_gemma3", "optimum_gpt2", "optimum_opt",
+    "optimum_bigcode", "optimum_falcon", "optimum_bart_merged", "optimum_t5_merged",
+)  # fmt: skip
+PROMPT, COUNT, WORDS, END = [5, 9, 20, 31, 7], 12, 96, 2
+
+
+def measured(name: str) -> dict[str, Any]:
+    """Return what became of one folder."""
+    tool = name.partition("_")[0]
+    python = os.environ[f"ZOO_{tool.upper()}"]
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = Path(scratch) / "model", Path(scratch) / "small"
+        _run([python, str(EXPORT), name, f"{source}/"])
+        is_pair = (source / "encoder_model.onnx").exists()
+        texts = {"input_ids": np.random.default_rng(0).integers(3, WORDS, (64, 24))}
+        result = prune_folder(source, target, 0.3, data=None if is_pair else texts, latency=False)
+        said = _run([python, str(GENERATE), tool, str(target), ",".join(map(str, PROMPT)), str(COUNT)])
+        tokens = [token for token in json.loads(said.splitlines()[-1]) if token != END]  # one program gives it, one not
+        expected = tokens if is_pair else _continued(target / result.files[0].name)
+        reports = [each.report for each in result.files if each.report is not None]
+        return {
+            "name": name,
+            "files": len(result.files),
+            "kinds": _kinds(reports),
+            "params": sum(each["output"]["params"] for each in reports) / sum(e["input"]["params"] for e in reports),
+            "whole": _whole(reports),
+            "tokens": len(tokens),
+            "as_expected": None if is_pair else tokens == expected,
+            "commit": package_commit() + "+" * differs("onnxprune"),
+        }
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return done.stdout
+
+
+def _continued(path: Path) -> list[int]:
+    """Return the tokens that follow, each from the whole text before it, without a cache."""
+    model, ids = settled(load(path)), list(PROMPT)
+    session = open_session(path)
+    for _ in range(COUNT):
+        (piece,) = pieces(load_data({"input_ids": np.array([ids])}, model.inputs), 1)
+        token = int(session.run(piece.feeds)["logits"][0, -1].argmax())
+        if token == END:
+            break
+        ids.append(token)
+    return ids[len(PROMPT) :]
+
+
+def _kinds(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return how many units of each kind are left of how many."""
+    before, after = Counter[str](), Counter[str]()
+    for group in (group for report in reports for group in report["groups"] if group["kept"] < group["units"]):
+        before[group["kind"]] += group["units"]
+        after[group["kind"]] += group["kept"]
+    return {kind: f"{after[kind]} of {before[kind]}" for kind in before}
+
+
+def _whole(reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many groups stay whole, by reason without names and places."""
+    reasons = Counter[str]()
+    for group in (group for report in reports for group in report["groups"] if group["locked"]):
+        reasons[group["locked"].split(" (at ")[0].split(" '")[0]] += 1
+    return dict(reasons.most_common())
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page."""
+    commits = ", ".join(dict.fromkeys(f"`{each['commit']}`" for each in rows))
+    cells = [
+        (
+            f"`{each['name']}`",
+            each["files"],
+            "; ".join(f"{kind} {text}" for kind, text in each["kinds"].items()),
+            f"{each['params']:.2f}",
+            {True: "yes", False: "**no**", None: "generates"}[each["as_expected"]],
+            "; ".join(f"{reason} ({count})" for reason, count in each["whole"].items()),
+        )
+        for each in rows
+    ]
+    lines = [
+        "# Folders, measured",
+        "",
+        f"By tools/measure/folders.py, on commit {commits}: small networks with random weights, exported by the model "
+        "builder of ONNX Runtime GenAI and by Optimum, pruned at a ratio of 0.3. The program that the folder is meant "
+        "for loads what was written and generates; *as expected* says whether its tokens are those of the written "
+        "file in ONNX Runtime, each computed from the whole text without a cache. The written file is proven equal to "
+        "the masked model in each run.",
+        "",
+        *table(["form", "files", "kept", "params x", "as expected", "whole, by reason (groups)"], cells),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
+def main() -> None:
+    """Measure what is missing, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
+    parser.add_argument("--rows", type=Path, default=ROOT / "build" / "folders.jsonl")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "folders_measured.md")
+    arguments = parser.parse_args()
+    arguments.rows.parent.mkdir(parents=True, exist_ok=True)
+    known = {each["name"] for each in _read(arguments.rows)}
+    for name in (name for name in arguments.names if name not in known):
+        try:
+            row = measured(name)
+        except Exception as error:  # the others are measured all the same
+            print(f"FAILED {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            continue
+        with arguments.rows.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+    arguments.page.write_text(page([*_read(arguments.rows)]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
