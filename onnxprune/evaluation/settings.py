@@ -125,11 +125,7 @@ def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping
     """Yield sizes to try: the usual ones, those near them that fit together as far as shapes tell, then rare ones."""
     usual = len(_DIFFERENT) + len(_ALIKE)
     rare = _ATTEMPTS[usual : usual + _LONG]
-    pasts, new = _lengths(inputs)
-    if pasts:
-        at = {**_DIFFERENT[0][which].of(inputs), **(dict.fromkeys(new, 1) if which else dict.fromkeys(pasts, 0))}
-        yield summed(at)
-        yield _fitting(model, inputs, summed(at))
+    yield from _going_on(model, inputs, which)
     yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[:usual])
     yield from (_fitting(model, inputs, attempt[which].of(inputs)) for attempt in _DIFFERENT)
     for attempt in rare:
@@ -138,15 +134,25 @@ def _sizes(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping
     yield from (attempt[which].of(inputs) for attempt in _ATTEMPTS[usual + _LONG :])
 
 
-def _lengths(inputs: Sequence[Port]) -> tuple[list[str], list[str]]:
-    """Return the dims that count tokens of the past, and those that count new ones.
+def _going_on(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapping[str, int]]:
+    """Yield sizes for a network that goes on with a text; none for others.
 
     Many kernels take one of two forms alone: a text from its first token, or one token more of each of several texts.
+    Where the past is a buffer of fixed size, the text is longer: what a kernel has not filled holds anything.
     """
     kept = [(port, length_axis(port)) for port in inputs if port.role is Role.PAST]
-    tokens = [port for port in inputs if port.below is not None and port.role is None]
     pasts = [key for port, axis in kept for at, key in dynamic_dims(port) if at == axis]
-    return pasts, [key for port in tokens for at, key in dynamic_dims(port) if at != port.batch]
+    tokens = [port for port in inputs if port.below is not None and port.role is None]
+    new = [key for port in tokens for at, key in dynamic_dims(port) if at != port.batch]
+    if not pasts:
+        return
+    usual = _DIFFERENT[0][which].of(inputs)
+    buffers = [dim for port, axis in kept if axis is None for dim in (port.shape or ())[2:-1] if isinstance(dim, int)]
+    least = max(buffers, default=0)
+    sizes = {key: usual[key] + least for key in (pasts if which else new)}
+    at = summed({**usual, **sizes, **(dict.fromkeys(new, 1) if which else dict.fromkeys(pasts, 0))})
+    yield at
+    yield _fitting(model, inputs, at)
 
 
 def _fitting(model: Model, inputs: Sequence[Port], dims: Mapping[str, int]) -> Mapping[str, int]:
