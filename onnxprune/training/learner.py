@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import torch
@@ -26,6 +26,9 @@ class Learner(Protocol):
     def merged(self) -> Weights:
         """Return the weights of the network as they are now, by name: those that are learned."""
 
+    def reset(self, first: Mapping[str, torch.Tensor]) -> None:
+        """Take back all that was learned; `first` are the weights of the network before that, by name."""
+
 
 class Whole:
     """All weights that the network learns."""
@@ -45,6 +48,12 @@ class Whole:
         """Return the weights."""
         return {name: value.detach() for name, value in self._network.weights.items()}
 
+    def reset(self, first: Mapping[str, torch.Tensor]) -> None:
+        """Give the weights what they held."""
+        with torch.no_grad():
+            for name, value in self._network.weights.items():
+                value.copy_(first[name])
+
 
 class LowRank:
     """Hu et al. 2022, LoRA: W + B A, where B is zero at first; as LLM-Pruner recovers (Ma et al. 2023).
@@ -58,18 +67,22 @@ class LowRank:
         Raises:
             OptionError: when there is none.
         """
-        self._network, self.rank = network, rank
-        self._adapters: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}
-        generator = torch.Generator().manual_seed(seed)
-        for name, weight in network.weights.items():
-            rows, columns = _matrix(weight.shape)
-            if min(rows, columns) > rank:
-                down = torch.randn(rank, columns, generator=generator, dtype=weight.dtype) / math.sqrt(columns)
-                up = torch.zeros(rows, rank, dtype=weight.dtype)
-                pair = tuple(torch.nn.Parameter(each.to(weight.device)) for each in (up, down))
-                self._adapters[name] = (pair[0], pair[1])
+        self._network, self.rank, self._seed = network, rank, seed
+        self._adapters = {
+            name: (torch.nn.Parameter(up), torch.nn.Parameter(down)) for name, up, down in self._at_first()
+        }
         if not self._adapters:
             raise OptionError(f"lora {rank} fits no weight: none has more than {rank} rows and columns")
+
+    def _at_first(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Yield adapters that change nothing yet, and the names of the matrices that they stand beside."""
+        generator = torch.Generator().manual_seed(self._seed)
+        for name, weight in self._network.weights.items():
+            rows, columns = _matrix(weight.shape)
+            if min(rows, columns) > self.rank:
+                down = torch.randn(self.rank, columns, generator=generator, dtype=weight.dtype) / math.sqrt(columns)
+                up = torch.zeros(rows, self.rank, dtype=weight.dtype)
+                yield name, up.to(weight.device), down.to(weight.device)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Return the adapters."""
@@ -82,6 +95,13 @@ class LowRank:
             name: own[name].detach() + (up @ down).reshape(own[name].shape)
             for name, (up, down) in self._adapters.items()
         }
+
+    def reset(self, first: Mapping[str, torch.Tensor]) -> None:
+        """Make the adapters anew; the weights themselves stay."""
+        with torch.no_grad():
+            for name, up, down in self._at_first():
+                for own, value in zip(self._adapters[name], (up, down), strict=True):
+                    own.copy_(value)
 
     def merged(self) -> Weights:
         """Return all weights, the adapters added to theirs."""

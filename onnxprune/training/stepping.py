@@ -139,6 +139,11 @@ class Stepper:
                 own.copy_(value)
         self.optimiser = self._fresh()
 
+    def begin_again(self, first: Values) -> None:
+        """Take back all steps; `first` are the weights before any."""
+        self._learner.reset(first)
+        self.optimiser = self._fresh()
+
     # -- how -----------------------------------------------------------------------------------------------
 
     def _view(self, rows: Array, number: int, part: int) -> _View:

@@ -32,6 +32,7 @@ JUDGED = 20  # times that held-out samples are looked at in a run, at most
 _JUDGING = 0.1  # of the time that they may take
 _FORWARD, _WRITING = 0.3, 0.5  # of a step, that running a sample forward takes, and letting the student write
 _TESTING = 0.1  # of the time that a range test may take
+_WORSE, _LOWER, _AGAIN = 1.1, 4.0, 3  # times the loss at first: the rate is divided by this then, so many times at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Tuned:
     best: Measured
     rate: float  # the largest learning rate
     rates: tuple[tuple[float, float], ...]  # of the range test, with smoothed logarithms of losses; none without
+    again: tuple[int, ...]  # steps after which it began again, each time at a lower rate
     steps: int  # that were taken
     samples: int  # that were looked at, views of one counted each time
     seconds: float
@@ -76,6 +78,7 @@ class Tuned:
             "stopped": self.stopped,
             "rate": self.rate,
             "rates": [list(each) for each in self.rates],
+            "again": list(self.again),
             "best": _plain(self.best),
             "history": [_plain(each) for each in self.history],
         }
@@ -147,6 +150,7 @@ class _Run:
         # -- what a checkpoint holds
         self.step, self.spent, self.samples = 0, 0.0, 0
         self.rate, self.rates = options.rate or 0.0, list[tuple[float, float]]()
+        self.again: list[int] = []
         self.history: list[Measured] = []
         self.best: Measured | None = None
         self.best_weights: Weights = {}
@@ -182,6 +186,7 @@ class _Run:
             best=best,
             rate=self.rate,
             rates=tuple(self.rates),
+            again=tuple(self.again),
             steps=self.step,
             samples=self.samples,
             seconds=self.seconds,
@@ -238,7 +243,7 @@ class _Run:
         """Take one step; measure and save where it is time."""
         progressed = self.progressed
         self.progress(self.text, self.step + 1, self.total)
-        rate = self.rate * factor(progressed, self.options.warmup, self.step)
+        rate = self.rate * factor(progressed, self.options.warmup, self.step - max(self.again, default=0))
         try:
             loss, samples = self.stepper.step(self.step, rate)
         except NotFinite as error:
@@ -249,8 +254,26 @@ class _Run:
         self.since.append(loss)
         if self._is_due():
             self._measure(rate)
+            if self._is_led_away():
+                self._begin_again()
         if self.saving is not None and self.processes.is_main and self._is_time_to_save(self.saving):
             self._save(self.saving)
+
+    def _is_led_away(self) -> bool:
+        """Whether a rate that nobody asked for has made held-out samples worse, and never better."""
+        at_first, *_, last = self.history
+        is_worse = self.best is at_first and not last.held <= _WORSE * at_first.held
+        return is_worse and not self.options.rate and len(self.again) < _AGAIN
+
+    def _begin_again(self) -> None:
+        """Take all steps back, and go on with a lower rate.
+
+        A range test looks at the loss of single steps: a network that is nearly right already (layers that were
+        refitted) is led away by rates at which others learn fastest.
+        """
+        self.stepper.begin_again(self.first)
+        self.again.append(self.step)
+        self.rate /= _LOWER
 
     def _is_time_to_save(self, saving: Saving) -> bool:
         return time.monotonic() - self.saved >= saving.every_s
@@ -313,6 +336,7 @@ class _Run:
             "samples": self.samples,
             "rate": self.rate,
             "rates": self.rates,
+            "again": self.again,
             "history": [asdict(each) for each in self.history],
             "best": None if self.best is None else asdict(self.best),
             "best_weights": self.best_weights,
@@ -329,8 +353,10 @@ class _Run:
         """Go on where a checkpoint was written."""
         self.step, self.spent, self.samples = state["step"], state["seconds"], state["samples"]
         self.rate, self.rates = state["rate"], [(rate, loss) for rate, loss in state["rates"]]
+        self.again = list(state["again"])
         self.history = [Measured(**each) for each in state["history"]]
-        self.best = None if state["best"] is None else Measured(**state["best"])
+        best = None if state["best"] is None else Measured(**state["best"])
+        self.best = next((each for each in self.history if each == best), best)
         device = self.lesson.network.device
         self.best_weights = {name: value.to(device) for name, value in state["best_weights"].items()}
         self.since, self.pause = list(state["since"]), state["pause"]

@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from onnxprune.errors import InputError, OptionError
 from onnxprune.graph.view import view
 from onnxprune.training import saving as saving_module
+from onnxprune.training import tuner
 from onnxprune.training.learner import LowRank, Whole, learner_of
 from onnxprune.training.network import Network
 from onnxprune.training.saving import Saving
@@ -69,6 +71,44 @@ def test_the_rate_of_a_range_test_is_good():
     assert 1e-4 < outcome.rate < 1e-1
     assert len(outcome.rates) > 5
     assert outcome.helped
+
+
+@pytest.mark.parametrize(("lora", "rate"), [(None, 0.5), (2, 4.0)])
+def test_a_rate_that_leads_away_is_lowered(monkeypatch, lora, rate):
+    monkeypatch.setattr(tuner, "range_test", lambda *_: (rate, [(rate, 0.0)]))
+    near = onnx.ModelProto.FromString(classifier().SerializeToString())
+    for tensor in near.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        noise = 1 + 0.05 * np.random.default_rng(0).standard_normal(array.shape)
+        tensor.CopyFrom(onnx.numpy_helper.from_array((array * noise).astype(array.dtype), tensor.name))
+    outcome = run(small=near, loss={"kl": 1}, rate=None, steps=120, batch=32, lora=lora)
+    every = outcome.history[1].step
+    assert outcome.again[0] == every
+    assert outcome.history[1].held > outcome.history[0].held
+    assert outcome.rate == rate / 4 ** len(outcome.again)
+    assert outcome.history[1].rate <= rate
+    assert outcome.helped
+    assert outcome.best.held < outcome.history[0].held
+    assert outcome.to_dict()["again"] == list(outcome.again)
+
+
+def test_a_rate_that_was_asked_for_stays():
+    outcome = run(rate=0.5, steps=20)
+    assert outcome.rate == 0.5
+    assert outcome.again == ()
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_what_was_learned_is_taken_back(lora):
+    network = Network(view(classifier()))
+    first = {name: value.detach().clone() for name, value in network.weights.items()}
+    learner = learner_of(network, lora, 0)
+    before = [each.detach().clone() for each in learner.parameters()]
+    with torch.no_grad():
+        for each in learner.parameters():
+            each.add_(1)
+    learner.reset(first)
+    assert all(torch.equal(one, other) for one, other in zip(learner.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize(
