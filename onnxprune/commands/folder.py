@@ -21,12 +21,13 @@ from typing import Any
 
 from onnxprune.commands.finish import Complete, Publish
 from onnxprune.commands.folder_settings import SETTINGS, adjusted
-from onnxprune.commands.follow import Digest, Lead, digests, follow, holds_same, lead_of, uncut
+from onnxprune.commands.follow import Lead, counts, follow, holds_same, lead_of, uncut
 from onnxprune.commands.prune import prune_file
 from onnxprune.commands.report_files import write_report
-from onnxprune.errors import InputError, NothingToPrune, OptionError
+from onnxprune.data.samples import files_of
+from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import resolved, signals_held, staging
+from onnxprune.graph.publish import Reads, check_written, resolved, signals_held, staging
 from onnxprune.graph.read import load
 from onnxprune.graph.write import staged
 from onnxprune.planning.options import Options, make_options
@@ -114,26 +115,29 @@ def prune_files(
             that can lose nothing is copied, where others lose something.
     """
     options = options.checked()
-    _check_places(source, target, report_path, force)
+    _check_places(source, target, force)
     models = {path: load(path) for path in _models_in(source)}
     networks = _networks(models)
-    sources = {network[0]: _data_of(network[0], networks, data) for network in networks}
-    with _beside(target) as scratch, staging(force) as reports:
-        whole = scratch / target.name
+    samples = {network[0]: _Samples.of(network[0], source, networks, data, options.eval_data) for network in networks}
+    files_read = [path for each in samples.values() for path in each.files]
+    _check_reads(source, target, report_path, files_read, force)
+    place = resolved(target)
+    with _beside(place) as scratch:
+        whole = scratch / place.name
         _copy_others(source, whole, models)
         run = _Run(source, whole, options, progress, learning)
         files = [
-            each for network in networks for each in run.pruned([models[path] for path in network], sources[network[0]])
+            each for network in networks for each in run.pruned([models[path] for path in network], samples[network[0]])
         ]
         if all(each.report is None for each in files):
             raise NothingToPrune("; ".join(f"{each.name}: {each.why}" for each in files))
         files.sort(key=lambda each: each.name)
         result = FolderResult(target, tuple(files), tuple(_settle(whole, files)))
         _name_outputs(result)
-        if report_path is not None:
-            write_report(result.report, report_path, reports.add(report_path))
-        with signals_held():
-            _publish(whole, target, scratch / "old", force)
+        with signals_held(), staging(force) as reports:
+            if report_path is not None:
+                write_report(result.report, report_path, reports.add(report_path))
+            _publish(whole, place, scratch / "old", force)
             on_written()
     return result
 
@@ -141,34 +145,76 @@ def prune_files(
 # -- what is there -----------------------------------------------------------------------------------------
 
 
-def _check_places(source: Path, target: Path, report: Path | None, force: bool) -> None:
+def _check_places(source: Path, target: Path, force: bool) -> None:
+    if not source.is_dir():
+        raise InputError(f"{source}: there is no such folder")
     one, other = resolved(source), resolved(target)
     if one == other or one in other.parents or other in one.parents:
         raise InputError(f"{target}: the output lies in the input or is it; give another folder")
-    if os.path.lexists(target) and not (force and target.is_dir()):
-        what = f"exists; give another name, or {_REPLACE}" if target.is_dir() else "is a file; give a folder"
-        raise InputError(f"{target} {what}")
+    if os.path.lexists(target) and not target.is_dir():
+        raise InputError(f"{target} is a file; give a folder")
+    if os.path.lexists(target) and not force:
+        raise InputError(f"{target} exists; give another name, or {_REPLACE}")
     if not other.parent.is_dir():
         raise InputError(f"{target}: there is no folder {target.parent}")
-    if report is not None and resolved(report).is_relative_to(other):
+
+
+def _check_reads(source: Path, target: Path, report: Path | None, data: Sequence[Path], force: bool) -> None:
+    """Raise InputError when what is read would go away: only what looks like an output of ours is replaced."""
+    place = resolved(target)
+    if place.is_dir():
+        found = [*_walked(place)]
+        kept = next((path for path in found if resolved(path) in {resolved(each) for each in data}), None)
+        if kept is not None:
+            raise InputError(f"{target}: {kept.relative_to(place)} in it is part of the data; give another folder")
+        hidden = next((path for path in place.iterdir() if path.name.startswith(".")), None)
+        if hidden is not None or (any(place.iterdir()) and not any(path.suffix == _MODEL for path in found)):
+            what = f"it holds {hidden.name}" if hidden is not None else "it holds no model"
+            raise InputError(f"{target} is not replaced, {what}; remove it yourself, or give another name")
+    if report is None:
+        return
+    if resolved(report).is_relative_to(place):
         raise InputError(f"{report}: the report would lie in the output; give it a place beside that")
+    if resolved(report).is_relative_to(resolved(source)):
+        raise InputError(f"{report}: the report would lie in the input; give it a place beside that")
+    check_written([(report, "the report")], Reads(data=tuple(data)), force)
+
+
+def _walked(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those within, also behind links; what is hidden is passed over.
+
+    Raises:
+        InputError: for a link that leads nowhere.
+    """
+    seen = {resolved(folder)}
+    waiting = [folder]
+    while waiting:
+        for path in sorted(waiting.pop().iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                if resolved(path) not in seen:
+                    seen.add(resolved(path))
+                    waiting.append(path)
+            elif path.exists():
+                yield path
+            else:
+                raise InputError(f"{path}: the link leads nowhere")
 
 
 def _models_in(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob(f"*{_MODEL}") if path.is_file() and not _is_hidden(path, folder))
+    found = sorted(path for path in _walked(folder) if path.suffix == _MODEL and path.is_file())
     if not found:
         raise InputError(f"{folder}: the folder holds no file that ends in {_MODEL}")
     return found
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
 def _networks(models: Mapping[Path, Model]) -> list[list[Path]]:
     """Return the files of each network; the first of them leads: the one with the most weights and no branches."""
+    if len(models) == 1:
+        return [[*models]]
     networks: list[list[Path]] = []
-    held = {path: _counts(model) for path, model in models.items()}
+    held = {path: counts(model) for path, model in models.items()}
     bodies = {path: sum(bool(node.bodies) for node in model.nodes) for path, model in models.items()}
     for path in sorted(models, key=lambda path: (bodies[path] > 0, -sum(held[path].values()), path)):
         own = next((each for each in networks if holds_same(held[each[0]], held[path])), None)
@@ -176,22 +222,38 @@ def _networks(models: Mapping[Path, Model]) -> list[list[Path]]:
     return networks
 
 
-def _counts(model: Model) -> dict[Digest, int]:
-    return {digest: model.constants[name].count for name, digest in digests(model).items()}
+@dataclass(frozen=True)
+class _Samples:
+    """Samples of one network: to calibrate on, and to compare on."""
+
+    data: Any
+    evaluation: Any
+
+    @classmethod
+    def of(cls, lead: Path, source: Path, networks: Sequence[Sequence[Path]], data: Any, evaluation: Any) -> _Samples:
+        """Return those of a network, of a folder with several of them those that are named like it."""
+        names = {each[0]: each[0].relative_to(source).with_suffix("") for each in networks}
+        return cls(_own(lead, names, data, "data"), _own(lead, names, evaluation, "eval_data"))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that they are read from."""
+        return (*files_of(self.data), *files_of(self.evaluation))
 
 
-def _data_of(lead: Path, networks: Sequence[Sequence[Path]], data: Any) -> Any:
-    """Return the samples of one network."""
-    if data is None or len(networks) == 1:
+def _own(lead: Path, names: Mapping[Path, Path], data: Any, option: str) -> Any:
+    """Return the part of a source of samples that is meant for one of several networks."""
+    if data is None or len(names) == 1:
         return data
     folder = Path(data) if isinstance(data, (str, os.PathLike)) else None
-    own = [] if folder is None else [folder / f"{lead.stem}.npz", folder / lead.stem]
-    if folder is None or not folder.is_dir() or not any(path.exists() for path in own):
-        names = ", ".join(f"{each[0].stem}.npz" for each in networks)
+    own = [] if folder is None else [folder / f"{names[lead]}.npz", folder / names[lead]]
+    found = next((path for path in own if path.exists()), None)
+    if found is None:
+        listed = ", ".join(f"{name.as_posix()}.npz" for name in names.values())
         raise OptionError(
-            f"data: the folder holds {len(networks)} networks; give a folder with samples of each: {names}"
+            f"{option}: the folder holds {len(names)} networks; give a folder with samples of each: {listed}"
         )
-    return str(next(path for path in own if path.exists()))
+    return str(found)
 
 
 # -- what is made ------------------------------------------------------------------------------------------
@@ -211,12 +273,11 @@ def _beside(target: Path) -> Iterator[Path]:
 
 def _copy_others(source: Path, whole: Path, models: Mapping[Path, Model]) -> None:
     """Copy all but models, their weights and what is hidden; links become files."""
-    left = {resolved(path) for path in models} | {
-        resolved(path) for model in models.values() for path in model.data_files
-    }
+    weights = {resolved(path) for model in models.values() for path in model.data_files}
+    left = weights | {resolved(path) for path in models}
     whole.mkdir()
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and not _is_hidden(path, source) and resolved(path) not in left:
+    for path in _walked(source):
+        if resolved(path) not in left and path.is_file():
             copy = whole / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
@@ -232,31 +293,45 @@ class _Run:
     progress: Progress
     learning: Mapping[str, Any]
 
-    def pruned(self, network: Sequence[Model], data: Any) -> list[PrunedFile]:
-        """Prune the first file of a network, and cut the others alike."""
+    def pruned(self, network: Sequence[Model], samples: _Samples) -> list[PrunedFile]:
+        """Prune the first file of a network, and cut the others alike.
+
+        Raises:
+            InputError, VerificationError: as `prune_file`, with the name of the file in front.
+        """
         lead, *followers = network
         for model in network:
             self._place(model).parent.mkdir(parents=True, exist_ok=True)
         held = uncut(lead, followers) if followers else ()
-        options, said = replace(self.options, ignore=(*self.options.ignore, *held)), self._progress(lead)
+        options = replace(self.options, held=held, eval_data=samples.evaluation)
         try:
-            result = prune_file(
-                self.source / self._name(lead), self._place(lead), options, data,
-                force=False, progress=said, **self.learning,
-            )  # fmt: skip
+            with _named(self._name(lead)):
+                result = prune_file(
+                    self.source / self._name(lead), self._place(lead), options, samples.data,
+                    force=False, progress=self._progress(lead), **self.learning,
+                )  # fmt: skip
         except NothingToPrune as error:
-            for model in network:
-                _copy_model(model, self._place(model))
-            return [PrunedFile(self._name(model), None, str(error)) for model in network]
+            return [self._copied(model, str(error)) for model in network]
         files = [PrunedFile(self._name(lead), result.report, leads=True)]
-        if followers:
-            became = lead_of(lead, result.model, result.report)
-            files += [PrunedFile(self._name(model), self._followed(model, became)) for model in followers]
-        return files
+        became = lead_of(lead, result.model, result.report) if followers else None
+        return [*files, *(self._followed(model, became) for model in followers if became is not None)]
 
-    def _followed(self, model: Model, lead: Lead) -> dict[str, Any]:
+    def _followed(self, model: Model, lead: Lead) -> PrunedFile:
         publish = _publishing(model, self._place(model))
-        return follow(model, lead, self.options, publish, self._progress(model))[1]
+        with _named(self._name(model)):
+            _, report = follow(model, lead, self.options, publish, self._progress(model))
+        return PrunedFile(self._name(model), report)
+
+    def _copied(self, model: Model, why: str) -> PrunedFile:
+        """Write a model that loses nothing as it is, with weights under a name of its own."""
+        if model.path is not None and not model.is_external:
+            shutil.copyfile(model.path, self._place(model))
+            return PrunedFile(self._name(model), None, why)
+        with (
+            staging(False) as files,
+            staged(model.stored, self._place(model), model.folder, model.is_external, files, alignment=model.alignment),
+        ):
+            return PrunedFile(self._name(model), None, why)
 
     def _name(self, model: Model) -> str:
         return model.path.relative_to(self.source).as_posix() if model.path is not None else ""
@@ -282,25 +357,39 @@ def _publishing(model: Model, place: Path) -> Publish:
     return publish
 
 
-def _copy_model(model: Model, place: Path) -> None:
-    """Copy a model that loses nothing, with its weights."""
-    assert model.path is not None
-    shutil.copyfile(model.path, place)
-    for path in model.data_files:
-        copy = place.parent / path.relative_to(model.folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which model of the folder an error is."""
+    try:
+        yield
+    except NothingToPrune:
+        raise
+    except OnnxpruneError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
-    """Bring settings into line with what was cut; yield what was changed."""
-    reports = {each.name: each.report for each in files if each.report is not None and each.leads}
+    """Bring settings into line with what was cut; yield what was changed.
+
+    Settings speak of the models in their folder and below, where no others are nearer.
+    """
     for name in SETTINGS:
-        for path in sorted(whole.rglob(name)):
-            text, changes = adjusted(path.read_text(encoding="utf-8"), reports)
+        found = sorted(whole.rglob(name))
+        for path in found:
+            own = [each for each in files if _nearest(whole / each.name, found) == path]
+            reports = {each.name: each.report for each in own if each.report is not None and each.leads}
+            try:
+                text, changes = adjusted(path.read_text(encoding="utf-8"), reports)
+            except UnicodeDecodeError:
+                continue
             if changes:
                 path.write_text(text, encoding="utf-8")
                 yield from (f"{path.relative_to(whole)}: {change}" for change in changes)
+
+
+def _nearest(model: Path, settings: Sequence[Path]) -> Path | None:
+    above = [path for path in settings if path.parent in model.parents]
+    return max(above, key=lambda path: len(path.parts), default=None)
 
 
 def _name_outputs(result: FolderResult) -> None:
@@ -309,15 +398,15 @@ def _name_outputs(result: FolderResult) -> None:
             each.report["output"]["path"] = str(result.target / each.name)
 
 
-def _publish(whole: Path, target: Path, old: Path, force: bool) -> None:
+def _publish(whole: Path, place: Path, old: Path, force: bool) -> None:
     """Move the folder into place; what was there goes away with `old`."""
-    if os.path.lexists(target):
-        if not force:
-            raise InputError(f"{target} exists; give another name, or {_REPLACE}")
-        target.rename(old)
     try:
-        whole.rename(target)
+        if os.path.lexists(place):
+            if not force:
+                raise InputError(f"{place} exists; give another name, or {_REPLACE}")
+            place.rename(old)
+        whole.rename(place)
     except OSError as error:
-        if os.path.lexists(old):
-            old.rename(target)
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from None
+        if os.path.lexists(old) and not os.path.lexists(place):
+            old.rename(place)
+        raise InputError(f"{place}: cannot be written: {error.strerror}") from None

@@ -34,9 +34,11 @@ def adjusted(text: str, reports: Mapping[str, Mapping[str, Any]]) -> tuple[str, 
     if not isinstance(settings, dict):
         return text, []
     changes = [*_changes(settings, reports)]
+    said = [words for words, _ in changes]
     if not any(changed for _, changed in changes):
-        return text, [said for said, _ in changes]
-    return json.dumps(settings, indent=_indent(text), ensure_ascii=False) + "\n", [said for said, _ in changes]
+        return text, said
+    end = "\n" if text.endswith("\n") else ""
+    return json.dumps(settings, indent=_indent(text), ensure_ascii=False) + end, said
 
 
 def _changes(settings: dict[str, Any], reports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
@@ -80,7 +82,7 @@ def _kept(reports: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
     return [(group["units"], group["kept"]) for group in groups]
 
 
-def _indent(text: str) -> int:
-    """Return how far the second line of a text is indented."""
-    second = text.splitlines()[1] if text.count("\n") > 0 else ""
-    return len(second) - len(second.lstrip(" ")) or 2
+def _indent(text: str) -> int | None:
+    """Return how far the second line of a text is indented; None for a text of one line."""
+    _, *rest = text.strip().splitlines()
+    return len(rest[0]) - len(rest[0].lstrip(" ")) or 2 if rest else None

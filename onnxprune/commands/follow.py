@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +31,7 @@ from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
 
 Digest: TypeAlias = bytes
-_SHARED = 0.5  # of the weights of the smaller file, from which two files hold the same network
+_SHARED = 0.9  # of the weights of the smaller file, from which two files hold the same network
 
 
 Axes: TypeAlias = Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
@@ -52,10 +52,9 @@ class Lead:
 
     became: Mapping[Digest, Sequence[Became]]
 
-    def kept(self, digest: Digest | None, dim: int) -> tuple[int, ...] | None:
-        """Return the indices of a dim that are left; None where all are, or where weights that held the same differ."""
-        kept = {each.kept.get(dim) for each in self._known(digest)}
-        return kept.pop() if len(kept) == 1 else None
+    def kept(self, digest: Digest | None, dim: int) -> set[tuple[int, ...] | None]:
+        """Return the indices of a dim that are left, None for all: several where weights that held the same differ."""
+        return {each.kept.get(dim) for each in self._known(digest)}
 
     def content(self, name: str, digest: Digest | None, kept: Axes) -> Array | None:
         """Return what a weight of another file holds that is cut like this; None where the leading one has none such.
@@ -75,6 +74,10 @@ class Lead:
             )
         return found[0].content
 
+    def has(self, digest: Digest | None) -> bool:
+        """Whether the leading file has a weight that held this."""
+        return digest is not None and digest in self.became
+
     def _known(self, digest: Digest | None) -> Sequence[Became]:
         return () if digest is None else self.became.get(digest, ())
 
@@ -90,8 +93,14 @@ def _digest(array: Array) -> Digest:
     return digest.digest()
 
 
+def counts(model: Model) -> dict[Digest, int]:
+    """Return how many numbers the weights of a file have, by digest; without tables, which networks of a pair share."""
+    tables = {node.inputs[0] for node in model.nodes if node.op.endswith(("Gather", "GatherBlockQuantized"))}
+    return {digest: model.constants[name].count for name, digest in digests(model).items() if name not in tables}
+
+
 def holds_same(one: Mapping[Digest, int], other: Mapping[Digest, int]) -> bool:
-    """Whether two files hold one network: most of what the smaller one has, the other has too.
+    """Whether two files hold one network: nearly all of what the smaller one has, the other has too.
 
     Args:
         one: numbers of each weight of a file, by digest.
@@ -121,26 +130,32 @@ def lead_of(original: Model, proto: Any, report: Mapping[str, Any]) -> Lead:
 
 
 def uncut(model: Model, followers: Sequence[Model]) -> tuple[str, ...]:
-    """Return the weights of a leading file, by name, of which some other file can lose no units."""
+    """Return the groups of a leading file, by name, whose units some other file cannot lose."""
     held: set[tuple[Digest, int]] = set()
     for follower in followers:
-        known, at = digests(follower), settled(follower)
+        known = _telling(follower)
         held.update(
             (known[member.constant], member.dim)
-            for group in groups(trace(at))
+            for group in groups(trace(settled(follower)))
             if why_not(group) is not None
             for member in group.members
             if member.constant in known
         )
-    own = digests(model)
-    locked = [
-        member.constant
+    own = _telling(model)
+    return tuple(
+        group.name
         for group in groups(trace(settled(model)))
-        if why_not(group) is None
-        for member in group.members
-        if (own.get(member.constant, b""), member.dim) in held
-    ]
-    return tuple(dict.fromkeys(locked))
+        if any((own.get(member.constant, b""), member.dim) in held for member in group.members)
+    )
+
+
+def _telling(model: Model) -> dict[str, Digest]:
+    """Return the digests of weights whose numbers tell them from others: those that are not all the same, by name."""
+    return {name: digest for name, digest in digests(model).items() if not _is_even(model.array(name))}
+
+
+def _is_even(array: Array) -> bool:
+    return array.size < 2 or bool((array == array.reshape(-1)[0]).all())
 
 
 def follow(
@@ -159,23 +174,41 @@ def follow(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when a weight cannot become what it
             became in the leading file.
     """
-    plain = replace(options, criterion="l2", scope="group", reconstruct=False, batch_norm=False, targets=(), ratios=())
+    ports = {port.name for port in model.inputs}
+    plain = Options(
+        criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
+        threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
+        inputs=tuple(each for each in options.inputs if each[0] in ports),
+    ).checked()  # fmt: skip
     prepared = prepare(model, plain, None, progress)
     known = digests(prepared.traced.model)
-    plan = Plan({group.name: units for group in prepared.groups if (units := _units(group, known, lead)) is not None})
+    telling = _telling(prepared.traced.model)
+    plan = Plan({group.name: units for group in prepared.groups if (units := _units(group, telling, lead)) is not None})
     rewritten = prepared.rewritten(plan)
     contents = dict(_contents(prepared, rewritten.cuts, view(rewritten.proto, folder=model.folder), known, lead))
     return finish(prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish)
 
 
-def _units(group: Group, known: Mapping[str, Digest], lead: Lead) -> tuple[int, ...] | None:
-    """Return the units that a group keeps; None where it loses none."""
-    kept = np.ones(group.units, bool)
+def _units(group: Group, telling: Mapping[str, Digest], lead: Lead) -> tuple[int, ...] | None:
+    """Return the units that a group keeps; None where it loses none.
+
+    Raises:
+        InputError: when weights of the group lost different units in the leading file.
+    """
+    found: set[tuple[int, ...]] = set()
     for member in group.members if why_not(group) is None else ():
-        left = lead.kept(known.get(member.constant), member.dim)
-        if left is not None:
-            kept &= np.isin(member.places, left).all(1)
-    return None if kept.all() or not kept.any() else tuple(np.flatnonzero(kept).tolist())
+        lefts = lead.kept(telling.get(member.constant), member.dim)
+        if len(lefts) == 1:
+            left = lefts.pop()
+            kept = np.ones(group.units, bool) if left is None else np.isin(member.places, left).all(1)
+            found.add(tuple(np.flatnonzero(kept).tolist()))
+    if len(found) > 1:
+        raise InputError(
+            f"group {group.name!r} holds weights that lost different units in the file that leads; prune the files one "
+            "by one"
+        )
+    units = found.pop() if found else ()
+    return units if 0 < len(units) < group.units else None
 
 
 def _contents(
@@ -186,10 +219,10 @@ def _contents(
         source = cuts[name].source if name in cuts else name
         digest = known.get(source)
         content = lead.content(source, digest, cuts[name].kept if name in cuts else {})
-        if content is None and digest in lead.became:
+        if content is None and (lead.has(digest) or (digest is not None and name in cuts and cuts[name].kept)):
             raise InputError(
-                f"{prepared.traced.model.path}: weight {source!r} cannot be cut as it is in the file that leads; prune "
-                "the files one by one"
+                f"weight {source!r} is cut as none is in the file that leads: it is stored in another form, or its "
+                "uses differ; prune the files one by one"
             )
         if content is not None and not np.array_equal(content, after.array(name)):
             yield name, content

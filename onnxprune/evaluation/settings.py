@@ -60,15 +60,26 @@ def settings(
         inputs: those of the model, where the caller fixes the shape of some.
 
     Returns:
-        Two of them, or one where the data holds too few samples for a second one.
+        Two of them, or one where the data holds too few samples for a second one; with samples of a text, one more
+        behind a past.
 
     Raises:
         DataError: when the model runs on none of the sizes that are tried, or not on those that are fixed.
     """
     if data is not None:
-        return _sampled(model.inputs, session, as_taken(data, model.inputs))
+        sampled = _sampled(model.inputs, session, as_taken(data, model.inputs))
+        return [*sampled, *_behind_past(model, inputs or model.inputs, session, seed)]
     ports = tuple(inputs or model.inputs)
     return [*(_runnable(model, ports, session, which, seed) for which in (0, 1)), *_far(model, ports, session, seed)]
+
+
+def _behind_past(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Reference]:
+    """Yield one token more of several texts, where the model can go on with them: samples are texts from the first."""
+    for dims in _going_on(model, inputs, 1):
+        with contextlib.suppress(ModelError, DataError, TooLarge):
+            _check(model, inputs, dims, most_bytes() // _FAR_SHARE)
+            yield _accepted(inputs, session, dims, seed)
+            return
 
 
 def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Reference]:

@@ -9,11 +9,11 @@ lies in a field of `Port`; `runtime.random_feeds` makes values that suit it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.graph.model import Constant, Node
-from onnxprune.graph.ports import Port, Role
+from onnxprune.graph.ports import Port, Role, length_axis
 
 _REARRANGING = frozenset(
     ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -50,24 +50,35 @@ _FORMS = frozenset(
 _SCALES: Mapping[str, int] = {"Resize": 2, "Upsample": 1}  # op -> slot of its scales
 
 
-def with_meanings(inputs: Iterable[Port], nodes: Sequence[Node], constants: Mapping[str, Constant]) -> tuple[Port, ...]:
-    """Return inputs with what the nodes tell of them."""
+def with_meanings(
+    inputs: Iterable[Port], nodes: Sequence[Node], constants: Mapping[str, Constant], outputs: Iterable[str] = ()
+) -> tuple[Port, ...]:
+    """Return inputs with what the nodes tell of them; `outputs` are those of the model."""
+    inputs = tuple(inputs)
     bounds, words, scales = _index_bounds(nodes, constants), _words(nodes), _scales(nodes)
-    pasts = _pasts(nodes) if bounds else frozenset[str]()  # of a text: something looks tokens up
+    tokens = {dim for port in inputs if port.name in bounds for dim in port.shape or ()}
+    pasts = _pasts(nodes) | set(_grown(inputs, nodes, outputs, tokens) if tokens else ())
+    lengths = {dim for port in inputs for dim in (port.shape or ())[1:]}
     return tuple(
         replace(
             port,
             below=bounds.get(port.name),
             words=words.get(port.name, ()),
             is_scale=port.name in scales,
-            role=_role(port, pasts),
+            role=_role(port, pasts, lengths),
         )
         for port in inputs
     )
 
 
-def _role(port: Port, pasts: frozenset[str]) -> Role | None:
-    """Return what an input is to a network that goes on with a text; None where it is nothing of that kind."""
+def _role(port: Port, pasts: frozenset[str], lengths: Container[int | str | None]) -> Role | None:
+    """Return what an input is to a network that goes on with a text; None where it is nothing of that kind.
+
+    Args:
+        port: the input.
+        pasts: values that attention takes as the past, or that come back longer.
+        lengths: dims of inputs behind the first: places in one row are as many as tokens, not as samples.
+    """
     if port.dtype is None or port.shape is None:
         return None
     named = next((role for name, role in _NAMES if name.fullmatch(port.name)), None)
@@ -77,20 +88,36 @@ def _role(port: Port, pasts: frozenset[str]) -> Role | None:
         return found if len(port.shape) > 2 else None
     if named is Role.BRANCH:
         return named if port.dtype.kind == "b" else None
+    if named is Role.POSITIONS and len(port.shape) == 1 and port.shape[0] not in lengths:
+        return None
     return None if named in kept else named
 
 
 def _pasts(nodes: Sequence[Node]) -> frozenset[str]:
-    """Return the values that attention takes as the past, or that come first in a Concat."""
+    """Return the values that attention takes as the past."""
     pasts: set[str] = set()
     for node in reversed(nodes):
-        if node.op == "Concat" and len(node.inputs) == 2:
-            pasts.add(node.inputs[0])
-        elif node.op in _PASTS:
+        if node.op in _PASTS:
             pasts.update(node.inputs[slot] for slot in _PASTS[node.op] if slot < len(node.inputs))
         elif node.op in _REARRANGING and node.inputs and not pasts.isdisjoint(node.outputs):
             pasts.add(node.inputs[0])
     return frozenset(pasts)
+
+
+def _grown(
+    ports: Sequence[Port], nodes: Sequence[Node], outputs: Iterable[str], tokens: Container[int | str | None]
+) -> Iterator[str]:
+    """Yield the inputs that come back longer, as outputs: along a dim of their own that counts no tokens of others."""
+    given, kept = {port.name: port for port in ports}, set(outputs)
+    for node in nodes:
+        if node.op != "Concat" or len(node.inputs) != 2 or kept.isdisjoint(node.outputs):
+            continue
+        port = given.get(node.inputs[0])
+        axis = None if port is None else length_axis(port)
+        if port is not None and port.shape is not None and axis is not None:
+            along = node.attrs.get("axis", 0)
+            if along in (axis, axis - len(port.shape)) and port.shape[axis] not in tokens:
+                yield port.name
 
 
 def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:

@@ -48,7 +48,9 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
         protos=tuple(node_proto for _, node_proto in nodes),
         top=top,
         constants=MappingProxyType(constants),
-        inputs=with_meanings(inputs, [node for node, _ in nodes], constants),
+        inputs=with_meanings(
+            inputs, [node for node, _ in nodes], constants, [info.name for info in proto.graph.output]
+        ),
         outputs=tuple(port_of(info) for info in proto.graph.output),
         overridable=frozenset(overridable(proto)),
         original=None if original is proto else original,

@@ -14,6 +14,7 @@ from onnxprune.planning.allocate import MIN_SHARE
 from onnxprune.planning.options import Options
 from onnxprune.planning.targets import MEASURED
 
+_HELD = "another file of the same network cannot lose it"
 _ENLARGING = "its cut adds parameters: another place reads a weight of it and is not cut alike, so that both are stored"
 _INSTEAD = "an outer factor of the same axis is pruned instead"
 _REASONS = 3  # listed when nothing can be pruned
@@ -108,10 +109,10 @@ def _is_able(group: Group, options: Options) -> bool:
 
 
 def _left_out(groups: Sequence[Group], options: Options) -> set[str]:
-    """Return the names of the groups that `ignore` and `only` exclude."""
+    """Return the names of the groups that `ignore`, `held` and `only` exclude."""
     ignored = {name for pattern in options.ignore for name in _meant(pattern, groups, _names_in)}
     wanted = {name for pattern in options.only for name in _meant(pattern, groups)}
-    return ignored | ({group.name for group in groups} - wanted if options.only else set())
+    return ignored | set(options.held) | ({group.name for group in groups} - wanted if options.only else set())
 
 
 def _meant(pattern: str, groups: Sequence[Group], *names: Callable[[Group], Iterable[str]]) -> set[str]:
@@ -229,6 +230,8 @@ def _why_not_selected(
     """Return why a group is not to be pruned: a lock, the options, or an outer factor that is."""
     if not _is_able(group, options):
         return why_not(group) or ""
+    if group.name in options.held:
+        return _HELD
     if left_out:
         return "left out by --ignore or --only"
     if options.only_shaped and not group.inner:

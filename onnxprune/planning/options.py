@@ -42,6 +42,7 @@ class Options:
     min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
+    held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
@@ -78,6 +79,7 @@ class Options:
             min_units=_checked_least(self.min_units),
             width=check.flag("width", self.width),
             ignore=check.globs("ignore", self.ignore),
+            held=tuple(self.held),
             only=check.globs("only", self.only),
             provider=self.provider,
             threads=check.count("threads", self.threads, 0),

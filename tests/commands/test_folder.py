@@ -183,7 +183,25 @@ def test_what_one_file_cannot_lose_stays_in_all(folder):
     for name in ("free", "seen"):
         weights = weights_of(source.parent / "out" / f"{name}.onnx")
         assert weights["up"].shape == (6, 32)  # the second file gives these units out
-        assert weights["k"].shape == (8, 12)
+        assert weights["k"].size < 8 * 24
+
+
+def test_a_weight_of_which_one_axis_stays_is_cut_along_the_other(folder):
+    """The second file gives out what `down` makes: its inputs can go all the same."""
+    shown = model(
+        "a = MatMul(x, up)", "c = Relu(a)", "d = MatMul(c, down)", "y = Neg(d)", x="float[n,6] x",
+        y="float[n,5] y, float[n,8] d", **{name: two()[name] for name in ("up", "down")},
+    )  # fmt: skip
+    hidden = model(
+        "a = MatMul(x, up)", "c = Relu(a)", "d = MatMul(c, down)", "e = Relu(d)", "y = MatMul(e, r)", x="float[n,6] x",
+        r=(8, 2), **{name: two()[name] for name in ("up", "down")},
+    )  # fmt: skip
+    source = folder(hidden=hidden, shown=shown)
+    result = pruned(source)
+    for name in ("hidden", "shown"):
+        assert weights_of(source.parent / "out" / f"{name}.onnx")["down"].shape == (16, 8)
+    reasons = [group["locked"] for group in result.files[0].report["groups"]]
+    assert "another file of the same network cannot lose it" in reasons
 
 
 def two():
@@ -197,6 +215,7 @@ def test_a_network_that_can_lose_nothing_is_copied(folder):
     assert (source.parent / "out" / "other.onnx").read_bytes() == (source / "other.onnx").read_bytes()
     (_, other) = result.files
     assert other.report is None
+    assert not other.leads
     assert "nothing to prune" in other.why
     assert result.report["files"]["other.onnx"] == {"copied": other.why}
 
@@ -206,11 +225,101 @@ def test_a_folder_that_is_there_is_replaced_as_a_whole(folder):
     out = source.parent / "out"
     out.mkdir()
     (out / "old.txt").write_text("old")
+    (out / "old.onnx").write_text("old")
     with pytest.raises(InputError, match=r"out exists; give another name, or --force"):
         pruned(source)
     prune_files(source, out, make_options(latency=False), ROWS, force=True, progress=silent)
     assert "old.txt" not in files_in(out)
     assert sorted(path.name for path in source.parent.iterdir()) == ["model", "out"]
+
+
+def test_models_that_share_a_file_of_weights_have_files_of_their_own(folder):
+    """One of them is pruned, one is copied, and the source is a cache of links."""
+    source = folder()
+    blobs = source.parent / "blobs"
+    blobs.mkdir()
+    wide = model("a = MatMul(x, w)", "b = Relu(a)", "y = MatMul(b, v)", x="float[n,6] x", w=(6, 256), v=(256, 5))
+    alone = model("y = MatMul(x, z)", x="float[n,6] x", z=(6, 300))
+    for name, proto in (("wide", wide), ("alone", alone)):
+        onnx.save(proto, blobs / f"{name}.onnx", save_as_external_data=True, location="all.data", size_threshold=0)
+        (source / f"{name}.onnx").symlink_to(blobs / f"{name}.onnx")
+    (source / "all.data").symlink_to(blobs / "all.data")
+    before = ort.InferenceSession(blobs / "alone.onnx").run(None, {"x": ROWS})[0]
+    pruned(source, None)
+    out = source.parent / "out"
+    moved = out.rename(source.parent / "moved")
+    np.testing.assert_array_equal(ort.InferenceSession(moved / "alone.onnx").run(None, {"x": ROWS})[0], before)
+    assert ort.InferenceSession(moved / "wide.onnx").run(None, {"x": ROWS})[0].shape == (64, 5)
+
+
+def test_linked_folders_are_part_of_a_folder(folder, tmp_path):
+    source = folder(model=mlp())
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "merges.txt").write_text("a b")
+    (source / "tok").symlink_to(tmp_path / "tok")
+    (source / "again").symlink_to(source)  # no end
+    pruned(source)
+    assert (source.parent / "out" / "tok" / "merges.txt").read_text() == "a b"
+    assert not (source.parent / "out" / "again").exists()
+
+
+def test_a_link_that_leads_nowhere_is_told(folder):
+    source = folder(model=mlp())
+    (source / "vocab.txt").symlink_to(source / "gone.txt")
+    with pytest.raises(InputError, match=r"vocab\.txt: the link leads nowhere"):
+        pruned(source)
+
+
+def test_options_of_the_first_file_are_no_trouble_for_others(folder):
+    source = folder(first=mlp(), later=mlp("other_", end=("y = Add(h, h)",)))
+    result = pruned(source, only="up", effort="quick", samples=48, metric="embedding", eval_data=ROWS)
+    assert [each.report["output"]["params"] < each.report["input"]["params"] for each in result.files] == [True, True]
+
+
+def test_a_weight_that_is_stored_in_another_form_is_told(folder):
+    proto = mlp("other_")
+    tensor = next(each for each in proto.graph.initializer if each.name == "other_down")
+    turned = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
+    tensor.CopyFrom(numpy_helper.from_array(turned, "other_down"))
+    proto.graph.node[-1].CopyFrom(onnx.helper.make_node("Gemm", ["c", "other_down"], ["y"], transB=1))
+    big = {"k": (6, 2000)}  # what both have beside it, so that they count as one network
+    more = model("z = MatMul(x, k)", x="float[n,6] x", y="float[n,2000] z", **big)
+    one = mlp()
+    for each in (one, proto):
+        each.graph.node.append(more.graph.node[0])
+        each.graph.initializer.append(more.graph.initializer[0])
+        each.graph.output.append(more.graph.output[0])
+    source = folder(one=one, other=proto)
+    with pytest.raises(InputError, match=r"other\.onnx: weight 'other_down' is cut as none is in the file that leads"):
+        pruned(source)
+    assert not (source.parent / "out").exists()
+
+
+def test_numbers_that_are_equal_by_chance_cut_nothing(folder):
+    """A head of its own has zeros for a bias, as a layer of the first file has."""
+    zeros = {"s": np.zeros(32, np.float32)}
+    nodes = ("a = MatMul(x, p)", "b = Add(a, s)", "c = Relu(b)", "h = MatMul(c, q)")
+    shared = {"p": (6, 32), "q": (32, 400), **zeros}
+    one = model(*nodes, "y = Neg(h)", x="float[n,6] x", **shared)
+    head = ("d = MatMul(x, r)", "e = Add(d, s)", "f = Relu(e)", "z = MatMul(f, t)")
+    other = model(
+        *nodes, "y = Neg(h)", *head, x="float[n,6] x", y="float[n,400] y, float[n,3] z", r=(6, 32), t=(32, 3), **shared
+    )
+    source = folder(one=one, other=other)
+    pruned(source)
+    weights = weights_of(source.parent / "out" / "one.onnx")
+    assert weights["p"].shape == (6, 16)
+    lead = weights_of(source.parent / "out" / "other.onnx")
+    assert {lead["r"].shape, lead["t"].shape} == {(6, 32), (32, 3)} or lead["r"].shape[1] == lead["t"].shape[0]
+
+
+def test_networks_that_share_a_table_are_two(folder):
+    ids = {"x": "int64[n,s] ids", "table": (200, 6)}
+    lookup = "e = Gather(table, ids)"
+    mid = ("a = MatMul(e, {0})", "b = Relu(a)", "y = MatMul(b, {1})")
+    one = model(lookup, *(each.format("p", "q") for each in mid), p=(6, 32), q=(32, 5), **ids)
+    other = model(lookup, *(each.format("r", "t") for each in mid), r=(6, 24), t=(24, 5), **ids)
+    assert [each.leads for each in pruned(folder(one=one, other=other), None).files] == [True, True]
 
 
 # -- what is refused ---------------------------------------------------------------------------------------
@@ -221,6 +330,36 @@ def test_nothing_is_written_where_nothing_can_be_pruned(folder):
     with pytest.raises(NothingToPrune, match=r"model\.onnx: nothing to prune"):
         pruned(source, None)
     assert [path.name for path in source.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [(".git", r"out is not replaced, it holds \.git"), ("thesis.tex", "out is not replaced, it holds no model")],
+)
+def test_what_is_no_output_of_ours_is_not_replaced(folder, file, message):
+    source = folder(model=mlp())
+    out = source.parent / "out"
+    out.mkdir()
+    (out / file).write_text("mine")
+    with pytest.raises(InputError, match=message):
+        prune_files(source, out, make_options(latency=False), ROWS, force=True, progress=silent)
+    assert (out / file).read_text() == "mine"
+
+
+def test_samples_in_the_output_are_not_replaced(folder):
+    source = folder(model=mlp())
+    out = source.parent / "out"
+    out.mkdir()
+    onnx.save(mlp(), out / "model.onnx")
+    np.savez(out / "s.npz", x=ROWS)
+    with pytest.raises(InputError, match=r"s\.npz in it is part of the data"):
+        prune_files(source, out, make_options(latency=False), str(out / "s.npz"), force=True, progress=silent)
+    assert (out / "s.npz").exists()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="nowhere: there is no such folder"):
+        onnxprune.prune_folder(tmp_path / "nowhere", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -241,11 +380,24 @@ def test_places_that_cannot_be(folder, target, message):
     assert sorted(path.name for path in source.parent.iterdir()) == ["file", "model"]
 
 
-def test_a_report_in_the_output_is_refused(folder):
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("out/r.json", "the report would lie in the output"),
+        ("model/tokenizer.json", "the report would lie in the input"),
+        ("there.json", "there.json exists"),
+    ],
+)
+def test_a_report_has_a_place_of_its_own(folder, place, message):
     source = folder(model=mlp())
+    (source.parent / "there.json").write_text("{}")
     out = source.parent / "out"
-    with pytest.raises(InputError, match="the report would lie in the output"):
-        prune_files(source, out, make_options(), None, report_path=out / "r.json", progress=silent)
+    force = place.startswith("model")
+    with pytest.raises(InputError, match=message):
+        prune_files(
+            source, out, make_options(), None, report_path=source.parent / place, force=force, progress=silent
+        )  # fmt: skip
+    assert not out.exists()
 
 
 def test_a_folder_without_a_model(folder):
@@ -262,6 +414,29 @@ def test_samples_of_several_networks_are_told_apart(folder):
 
 
 # -- settings ----------------------------------------------------------------------------------------------
+
+
+def test_settings_speak_of_the_models_near_them(folder):
+    tiny = model("y = MatMul(x, w)", x="float[n,6] x", w=(6, 60))
+    source = folder(model=mlp())
+    onnx.save(tiny, source / "sub" / "tiny.onnx")
+    text = '{"intermediate_size": 32}'
+    (source / "sub" / "config.json").write_text(text)
+    pruned(source, None)
+    assert (source.parent / "out" / "sub" / "config.json").read_text() == text
+    assert json.loads((source.parent / "out" / "config.json").read_text())["intermediate_size"] == 16
+
+
+def test_settings_that_are_no_text_stay(folder):
+    source = folder(model=mlp())
+    (source / "config.json").write_bytes(b'{"intermediate_size": 32, "a": "\xff"}')
+    pruned(source)
+    assert (source.parent / "out" / "config.json").read_bytes() == b'{"intermediate_size": 32, "a": "\xff"}'
+
+
+def test_settings_of_one_line_stay_on_it():
+    changed, _ = adjusted('{"intermediate_size": 64}\n', {"model.onnx": report_of((64, 48))})
+    assert changed == '{"intermediate_size": 48}\n'
 
 
 def report_of(*groups):

@@ -111,11 +111,12 @@ def test_tokens_of_another_rank_do_not_tell():
 def test_texts_that_are_made_up_have_no_past():
     proto = model(
         "e = Gather(table, input_ids)", "h = Reshape(e, heads)", "t = Transpose<perm = [0, 2, 1, 3]>(h)",
-        "keys = Concat<axis = 2>(past_key, t)", "m = Cast<to = 1>(attention_mask)", "p = Cast<to = 1>(position_ids)",
-        "u = Unsqueeze(m, places)", "present = Mul(keys, u)",
+        "present = Concat<axis = 2>(past_key, t)", "m = Cast<to = 1>(attention_mask)", "p = Cast<to = 1>(position_ids)",
+        "u = Unsqueeze(m, places)", "v = Mul(present, u)",
         x="int64[n,sequence_length] input_ids, int64[n,total_sequence_length] attention_mask, "
           "int64[n,sequence_length] position_ids, float[n,3,past_sequence_length,4] past_key",
-        y="float[n,3,t,4] present, float[n,s] p", table=(20, 12), heads=[0, 0, 3, 4], places=[1, 3], infer=False,
+        y="float[n,3,t,4] present, float[n,3,t,4] v, float[n,s] p", table=(20, 12), heads=[0, 0, 3, 4], places=[1, 3],
+        infer=False,
     )  # fmt: skip
     data = generated.inputs(load(proto), 6).data
     assert {name: column.shape for name, column in data.columns.items()} == {

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
+
+from onnxprune.data.samples import load_data
 from onnxprune.evaluation.difference import open_proto
 from onnxprune.evaluation.settings import settings
 from onnxprune.graph.probe import settled
 from onnxprune.graph.view import view
 from tests.support.build import model
 
+PAST_KEY = "past_key_values.0.key"
+
 
 def decoder(past):
-    """Return a model that puts keys of new tokens behind those of the past, `past` of them."""
-    return settled(
-        view(
-            model(
-                "e = Gather(table, input_ids)", "h = Reshape(e, heads)", "t = Transpose<perm = [0, 2, 1, 3]>(h)",
-                "present = Concat<axis = 2>(past_key, t)",
-                "later = Concat<axis = 2>(past_value, t)",
-                x=f"int64[n,sequence_length] input_ids, float[n,2,{past},4] past_key, float[n,2,p,4] past_value",
-                y="float[n,2,t,4] present, float[n,2,u,4] later", table=(20, 8), heads=[0, 0, 2, 4], infer=False,
-            )
-        )
+    """Return a model that puts keys and values of new tokens behind those of the past, `past` of the keys."""
+    proto = model(
+        "e = Gather(table, input_ids)", "h = Reshape(e, heads)", "t = Transpose<perm = [0, 2, 1, 3]>(h)",
+        "present = Concat<axis = 2>(key, t)", "later = Concat<axis = 2>(value, t)",
+        x=f"int64[n,sequence_length] input_ids, float[n,2,{past},4] key, float[n,2,p,4] value",
+        y="float[n,2,t,4] present, float[n,2,u,4] later", table=(20, 8), heads=[0, 0, 2, 4], infer=False,
     )  # fmt: skip
+    names = {"key": PAST_KEY, "value": "past_key_values.0.value"}
+    for holder in (*proto.graph.node, *proto.graph.input):
+        if isinstance(holder, onnx.NodeProto):
+            holder.input[:] = [names.get(name, name) for name in holder.input]
+        else:
+            holder.name = names.get(holder.name, holder.name)
+    return settled(view(proto))
 
 
 def sizes_of(proto):
@@ -32,14 +40,23 @@ def sizes_of(proto):
 
 def test_a_text_from_its_first_token_and_one_token_more():
     first, second, *_ = sizes_of(decoder("past"))
-    assert first["past_key"] == 0
+    assert first[PAST_KEY] == 0
     assert first["input_ids"] > 1
-    assert second["past_key"] > 0
+    assert second[PAST_KEY] > 0
     assert second["input_ids"] == 1
+
+
+def test_samples_are_followed_by_one_token_behind_a_past():
+    proto = decoder("past")
+    data = load_data({"input_ids": np.ones((8, 5), np.int64)}, proto.inputs)
+    with open_proto(proto.proto, proto.folder) as session:
+        cases = settings(proto, session, data)
+    assert [case.feeds[PAST_KEY].shape[2] > 0 for case in cases] == [False, False, True]
+    assert cases[2].feeds["input_ids"].shape[1] == 1
 
 
 def test_a_buffer_of_the_past_is_filled():
     first, second, *_ = sizes_of(decoder(12))
-    assert (first["past_key"], second["past_key"]) == (12, 12)
+    assert (first[PAST_KEY], second[PAST_KEY]) == (12, 12)
     assert first["input_ids"] >= 12
-    assert second["past_value"] >= 12
+    assert second["past_key_values.0.value"] >= 12

@@ -706,6 +706,27 @@ def test_indices_into_an_embedding_have_its_range():
 
 
 @pytest.mark.parametrize(
+    ("nodes", "outputs"),
+    [
+        (("e = Gather(table, ids)", "y = Concat<axis = -1>(x, e)"), "float[n,t,8] y"),  # features beside a category
+        (("e = Gather(table, ids)", "c = Concat<axis = 1>(x, e)", "y = Neg(c)"), "float[n,u,4] y"),
+        (("e = Gather(table, ids)", "y = Concat<axis = 1>(x, e)"), "float[n,u,4] y"),  # as long as the tokens
+        (("e = Gather(table, one)", "y = Concat<axis = 1>(x, x)"), "float[n,u,4] y, float[4] e"),  # no tokens
+    ],
+)
+def test_what_is_joined_with_something_is_no_past(nodes, outputs):
+    weights = {"table": (9, 4), "one": np.array(1)}
+    ids = "int64[n,t] ids" if "ids" in nodes[0] else "float[n] z"
+    proto = model(*nodes, x=f"float[n,t,4] x, {ids}", y=outputs, infer=False, **weights)
+    assert view(proto).inputs[0].role is None
+
+
+def test_places_of_samples_are_no_places_of_tokens():
+    proto = model("y = Gather(table, position_ids)", x="int64[n] position_ids, float[n,3] x", table=(9, 4))
+    assert view(proto).inputs[0].role is None
+
+
+@pytest.mark.parametrize(
     ("nodes", "below"),
     [
         (("t = Transpose<perm = [1, 0]>(head)", "y = Gather(t, ids)"), 7),

@@ -18,6 +18,7 @@ from PIL import Image
 import onnxprune
 from onnxprune.cli.group import cli
 from onnxprune.data.samples import load_data
+from tests.support import zoo_store
 from tests.support.paths import ROOT
 
 RUN = ("sh", "python")  # languages that are run
@@ -77,6 +78,17 @@ def photos_model(path):
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def text_model(folder):
+    """A folder with a small decoder that has a cache, and texts for it."""
+    (folder / "llama").mkdir()
+    save(
+        zoo_store.refill(zoo_store.read(zoo_store.load_zoo()["hf_llama_cache.dynamo"].path)),
+        folder / "llama/model.onnx",
+    )
+    (folder / "llama" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    np.savez(folder / "texts.npz", input_ids=np.random.default_rng(0).integers(3, 100, (24, 12)))
+
+
 def test_no_block_of_a_page_is_left_out():
     """A new block needs a test: commands are run below, programs have one each."""
     known = {*COMMANDS, *PROGRAMS, *WITH_TORCH, "README.md:sh:0", "docs/data.md:sh:0"}
@@ -110,6 +122,7 @@ def test_every_command_of_the_docs_works(name, in_small_clone, steady):
     (folder / "docs").mkdir()
     for file, source in {"model.onnx": "vit.onnx", "samples.npz": "mnist_test.npz", "d.npz": "mnist_test.npz"}.items():
         (folder / file).symlink_to(folder / "models" / source)
+    text_model(folder)
     small = ["model.onnx", "--criterion", "l2", "--no-latency", "-o", "small.onnx"]
     assert CliRunner().invoke(cli, small).exit_code == 0
     for arguments in commands(BLOCKS[name].code):
