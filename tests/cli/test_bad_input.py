@@ -128,7 +128,7 @@ def set_opset(version):
 
 FILES = [  # id, what lies in the folder, arguments, text of the message
     ("no file", lambda: None, RUN, "model.onnx: no such file"),
-    ("folder", lambda: Path("model.onnx").mkdir(), RUN, "model.onnx: is a folder"),
+    ("folder", lambda: Path("model.onnx").mkdir(), RUN, "model.onnx: the folder holds no file that ends in .onnx"),
     ("pipe", lambda: os.mkfifo("model.onnx"), RUN, "model.onnx: is a device or pipe; give the name of a file"),
     ("empty", file(b""), RUN, "model.onnx: the file is empty"),
     ("text", file(b"hello, world"), RUN, "model.onnx: not an ONNX file, or a truncated one"),
