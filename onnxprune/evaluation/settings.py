@@ -55,7 +55,8 @@ def settings(
     Args:
         model: whose inputs are fed.
         session: a session of it, to find sizes that it accepts.
-        data: samples to take the feeds from; without, random numbers.
+        data: samples to take the feeds from; without, and where they are shorter than a buffer of the past, random
+            numbers.
         seed: of the random numbers.
         inputs: those of the model, where the caller fixes the shape of some.
 
@@ -66,7 +67,7 @@ def settings(
     Raises:
         DataError: when the model runs on none of the sizes that are tried, or not on those that are fixed.
     """
-    if data is not None:
+    if data is not None and _fills_buffers(model.inputs, data):
         sampled = _sampled(model.inputs, session, as_taken(data, model.inputs))
         return [*sampled, *_behind_past(model, inputs or model.inputs, session, seed)]
     ports = tuple(inputs or model.inputs)
@@ -158,12 +159,27 @@ def _going_on(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapp
     if not pasts:
         return
     usual = _DIFFERENT[0][which].of(inputs)
-    buffers = [dim for port, axis in kept if axis is None for dim in (port.shape or ())[2:-1] if isinstance(dim, int)]
-    least = max(buffers, default=0)
+    least = _buffered(inputs)
     sizes = {key: usual[key] + least for key in (pasts if which else new)}
     at = summed({**usual, **sizes, **(dict.fromkeys(new, 1) if which else dict.fromkeys(pasts, 0))})
     yield at
     yield _fitting(model, inputs, at)
+
+
+def _buffered(inputs: Sequence[Port]) -> int:
+    """Return how many tokens a buffer of the past holds whose size is fixed; 0 where there is none."""
+    fixed = [port for port in inputs if port.role is Role.PAST and length_axis(port) is None]
+    return max((dim for port in fixed for dim in (port.shape or ())[2:-1] if isinstance(dim, int)), default=0)
+
+
+def _fills_buffers(inputs: Sequence[Port], data: Data) -> bool:
+    """Whether the first samples are as long as a buffer of the past: what a kernel has not filled holds anything."""
+    least = _buffered(inputs)
+    if not least:
+        return True
+    feeds = data.take([0])
+    tokens = [feeds[port.name] for port in inputs if port.below is not None and port.role is None]
+    return any(array.ndim > 1 and array.shape[1] >= least for array in tokens)
 
 
 def _fitting(model: Model, inputs: Sequence[Port], dims: Mapping[str, int]) -> Mapping[str, int]:

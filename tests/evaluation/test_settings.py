@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 
 from onnxprune.data.samples import load_data
 from onnxprune.evaluation.difference import open_proto
@@ -53,6 +54,18 @@ def test_samples_are_followed_by_one_token_behind_a_past():
         cases = settings(proto, session, data)
     assert [case.feeds[PAST_KEY].shape[2] > 0 for case in cases] == [False, False, True]
     assert cases[2].feeds["input_ids"].shape[1] == 1
+
+
+@pytest.mark.parametrize(("length", "filled"), [(5, False), (12, True)])
+def test_samples_that_do_not_fill_a_buffer_prove_nothing(length, filled):
+    """What a kernel has not written is memory of somebody else: texts of random tokens are run instead."""
+    proto = decoder(12)
+    ids = np.ones((8, length), np.int64)
+    data = load_data({"input_ids": ids}, proto.inputs)
+    with open_proto(proto.proto, proto.folder) as session:
+        first = settings(proto, session, data)[0].feeds["input_ids"]
+    assert first.shape[1] >= 12
+    assert bool((first == 1).all()) is filled
 
 
 def test_a_buffer_of_the_past_is_filled():
