@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 
+WINDOW = 64
+
+
 def by_genai(folder: str, ids: list[int], count: int) -> list[int]:
     """Generate by ONNX Runtime GenAI."""
     import numpy as np
@@ -22,7 +25,8 @@ def by_genai(folder: str, ids: list[int], count: int) -> list[int]:
 
     model = genai.Model(folder)
     settings = genai.GeneratorParams(model)
-    settings.set_search_options(max_length=len(ids) + count, do_sample=False)
+    room = max(WINDOW, len(ids) + count)  # a cache holds a window of the past at least
+    settings.set_search_options(max_length=room, do_sample=False)
     generator = genai.Generator(model, settings)
     generator.append_tokens(np.array([ids], np.int32))
     while not generator.is_done() and len(generator.get_sequence(0)) < len(ids) + count:
