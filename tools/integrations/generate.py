@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-
 WINDOW = 64
 
 
