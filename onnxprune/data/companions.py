@@ -14,16 +14,17 @@ import numpy as np
 
 from onnxprune.data.batching import is_shared
 from onnxprune.errors import DataError
-from onnxprune.graph.ports import Port, Role, length_axis
+from onnxprune.graph.ports import Port, Role, past_axis
 from onnxprune.graph.tensors import Array, Shape
+from onnxprune.runtime.random_feeds import past_length, places
 
 
 def given(inputs: Sequence[Port], names: Iterable[str]) -> tuple[Port, ...]:
     """Return the inputs of a model that samples must hold, or do hold: those that follow from the tokens may lack."""
     held = set(names)
-    if not any(port.name in held for port in inputs if _holds_tokens(port)):
+    if not any(port.name in held for port in inputs if port.holds_tokens):
         return tuple(inputs)
-    is_counted = any(port.role is Role.PAST and length_axis(port) is not None for port in inputs)
+    is_counted = any(past_axis(port) is not None for port in inputs)
     return tuple(port for port in inputs if port.name in held or not _follows(port, is_counted))
 
 
@@ -41,31 +42,31 @@ def with_companions(where: object, arrays: Mapping[str, Array], inputs: Sequence
     lacking = [port for port in inputs if port.name not in arrays]
     if not lacking:
         return dict(arrays)
-    tokens = next(port for port in inputs if _holds_tokens(port) and port.name in arrays)
+    tokens = next(port for port in inputs if port.holds_tokens and port.name in arrays)
     shape = arrays[tokens.name].shape
     if len(shape) != 2:
         raise DataError(
             f"{where}: array {tokens.name!r} has shape {list(shape)}; the model takes {lacking[0].name!r}, too, which "
             "follows from tokens [samples, length] alone: give it as well"
         )
-    past = max((_past_in(arrays[port.name].shape, port) for port in inputs if port.name in arrays), default=0)
+    past = past_length(inputs, {name: array.shape for name, array in arrays.items()})
+    whole = shape[0], past + shape[1]
     masks = [arrays[port.name] for port in inputs if port.role is Role.MASK and port.name in arrays]
-    mask = masks[0] if masks and masks[0].shape == (shape[0], past + shape[1]) else np.ones((shape[0], past + shape[1]))
+    mask = masks[0] if masks and masks[0].shape == whole else np.ones(whole)
     return {**arrays, **{port.name: _made(port, shape, past, mask) for port in lacking}}
 
 
 def _made(port: Port, shape: Shape, past: int, mask: Array) -> Array:
     """Return what an input takes beside tokens `[samples, length]`."""
     if port.role is Role.PAST:
-        dims, axis = list(port.shape or ()), length_axis(port)  # None: a buffer, of which nothing is read yet
-        known = {axis: past, port.batch: shape[0]}
-        return np.zeros([_size(at, dim, known) for at, dim in enumerate(dims)], port.dtype)
+        known = {past_axis(port): past, port.batch: shape[0]}  # None: a buffer, of which nothing is read yet
+        return np.zeros([_size(at, dim, known) for at, dim in enumerate(port.shape or ())], port.dtype)
     if port.role is Role.BRANCH:
         return np.full([int(dim) if isinstance(dim, int) else 1 for dim in port.shape or ()], past > 0)
     if port.role is Role.MASK:
-        return np.ones((shape[0], past + shape[1]), port.dtype)
-    if len(port.shape or ()) == 1:
-        return np.arange(past, past + shape[1]).astype(port.dtype)
+        return np.ones(mask.shape, port.dtype)
+    if port.is_of_all:
+        return places(port, shape[1:], past)
     counted: Array = np.maximum(np.cumsum(mask, 1)[:, past:] - 1, 0).astype(port.dtype)
     return counted
 
@@ -73,11 +74,6 @@ def _made(port: Port, shape: Shape, past: int, mask: Array) -> Array:
 def _size(at: int, dim: int | str | None, known: Mapping[int | None, int]) -> int:
     """Return the size of a dim at a place: that which is known, or the one that the model states."""
     return known[at] if at in known else dim if isinstance(dim, int) else 1
-
-
-def _holds_tokens(port: Port) -> bool:
-    """Whether an input is looked up in a table, and no place."""
-    return port.below is not None and port.role is None
 
 
 def _follows(port: Port, is_counted: bool) -> bool:
@@ -93,9 +89,3 @@ def _follows(port: Port, is_counted: bool) -> bool:
     if port.role is Role.POSITIONS:
         return rank in (1, 2)
     return port.role is Role.BRANCH or (port.role is Role.MASK and rank == 2)
-
-
-def _past_in(shape: Shape, port: Port) -> int:
-    """Return how many tokens of the past an array for an input holds."""
-    axis = length_axis(port) if port.role is Role.PAST else None
-    return 0 if axis is None or axis >= len(shape) else shape[axis]

@@ -16,18 +16,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.data.batching import batch_of, is_shared, sampled
+from onnxprune.data.batching import batch_of, is_shared
 from onnxprune.data.columns import Samples, gathered, length
-from onnxprune.data.companions import given, with_companions
 from onnxprune.data.fitting import (
     LABELS,
     MOST_SAMPLES,
-    as_one,
     check_names,
     checked_labels,
     counted,
-    fitted,
-    with_samples,
+    fitted_inputs,
 )
 from onnxprune.errors import DataError, code_of_others, said, said_where
 from onnxprune.graph.ports import Port
@@ -234,12 +231,7 @@ def fitted_feed(where: str, arrays: Mapping[str, Array], inputs: Sequence[Port])
         DataError: when one does not fit, or they hold different numbers of samples.
     """
     check_names(where, arrays, inputs, "the feed")
-    own = {
-        port.name: fitted(where, as_one(with_samples(arrays[port.name], port), port), port)
-        for port in given(inputs, arrays)
-    }
-    every = with_companions(where, own, inputs)
-    fitted_arrays = {port.name: sampled(every[port.name], port) for port in inputs}
+    fitted_arrays = fitted_inputs(where, arrays, inputs, may_lack_axis=True)
     alike = _shared_names(fitted_arrays, inputs)
     count = counted(where, {name: array for name, array in fitted_arrays.items() if name not in alike})
     if LABELS in arrays and LABELS not in fitted_arrays:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.data.batching import fixed_batches, is_shared
-from onnxprune.data.companions import given
+from onnxprune.data.batching import fixed_batches, is_shared, sampled
+from onnxprune.data.companions import given, with_companions
 from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array, Shape
@@ -53,6 +53,28 @@ def fitted(where: object, array: Array, port: Port) -> Array:
     dtype = check_array(where, port, array.shape, array.dtype)
     _check_finite(where, array, port)
     return _cast(where, array, port.name, dtype)
+
+
+def fitted_inputs(
+    where: object, arrays: Mapping[str, Array], inputs: Sequence[Port], *, may_lack_axis: bool = False
+) -> dict[str, Array]:
+    """Return the arrays of all inputs, samples along the first axis, with those that follow from others.
+
+    Args:
+        where: words for the source of the arrays.
+        arrays: by name; `check_names` has seen the names.
+        inputs: of the model.
+        may_lack_axis: whether each may be one sample, without the axis of samples.
+
+    Raises:
+        DataError: when one does not fit.
+    """
+    own: dict[str, Array] = {}
+    for port in given(inputs, arrays):
+        array = with_samples(arrays[port.name], port) if may_lack_axis else arrays[port.name]
+        own[port.name] = fitted(where, as_one(array, port), port)
+    every = with_companions(where, own, inputs)
+    return {port.name: sampled(every[port.name], port) for port in inputs}
 
 
 def check_array(

@@ -23,10 +23,10 @@ import numpy.typing as npt
 from onnxprune.data.batching import batch_of, is_shared, moved_axes, sampled
 from onnxprune.data.judging import judge_of
 from onnxprune.data.samples import Data, pieces
-from onnxprune.graph.dims import dynamic_dims, summed, with_dims
+from onnxprune.graph.dims import past_keys, summed, with_dims
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
-from onnxprune.graph.ports import Port, Role, batch_dim, length_axis, with_batch
+from onnxprune.graph.ports import Port, Role, batch_dim, with_batch
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.random_feeds import default_dims, random_feeds, text
 
@@ -123,14 +123,7 @@ def usual_dims(ports: Sequence[Port]) -> dict[str, int]:
     dims = default_dims(ports, 1)
     lengths = {key for port in ports if port.below is not None for key in _dynamic(port)}
     long = {key: LONGEST if key in lengths and size != 1 else size for key, size in dims.items()}
-    return summed({**long, **(dict.fromkeys(_past_dims(ports), 0) if lengths else {})})
-
-
-def _past_dims(ports: Sequence[Port]) -> Iterator[str]:
-    """Yield the dims that count tokens of the past."""
-    for port in ports:
-        axis = length_axis(port) if port.role is Role.PAST else None
-        yield from (key for at, key in dynamic_dims(port) if at == axis)
+    return summed({**long, **(dict.fromkeys(past_keys(ports), 0) if lengths else {})})
 
 
 def _dynamic(port: Port) -> Iterator[str]:

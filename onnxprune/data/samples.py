@@ -30,10 +30,8 @@ from onnxprune.data.batching import (
     filled,
     is_shared,
     moved_axes,
-    sampled,
 )
 from onnxprune.data.columns import Column, Samples, shape_of, stacked
-from onnxprune.data.companions import given, with_companions
 from onnxprune.data.feeds import (
     MAX_SAMPLES,
     arrays_of,
@@ -51,14 +49,13 @@ from onnxprune.data.feeds import (
 from onnxprune.data.fitting import (
     LABELS,
     MOST_SAMPLES,
-    as_one,
     check_most,
     check_names,
     check_one_batch,
     checked_labels,
     counted,
     described,
-    fitted,
+    fitted_inputs,
 )
 from onnxprune.data.folder import files_in, read_folder
 from onnxprune.data.images import make_preprocess
@@ -212,9 +209,7 @@ def _fed(source: str, feeds: Any, inputs: Sequence[Port], max_samples: int | Non
 def _whole(where: object, arrays: Mapping[str, Array], inputs: Sequence[Port]) -> Data:
     """Return the data of arrays ``[samples, ...]`` that hold all samples each."""
     check_names(where, arrays, inputs, "the file" if isinstance(where, Path) else "the data")
-    own = {port.name: fitted(where, as_one(arrays[port.name], port), port) for port in given(inputs, arrays)}
-    every = with_companions(where, own, inputs)
-    feeds = {port.name: sampled(every[port.name], port) for port in inputs}
+    feeds = fitted_inputs(where, arrays, inputs)
     shared = {port.name for port in inputs if is_shared(port)}
     count = counted(where, {name: array for name, array in feeds.items() if name not in shared})
     has_labels = LABELS in arrays and LABELS not in feeds

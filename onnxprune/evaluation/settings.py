@@ -10,12 +10,12 @@ from itertools import chain, repeat
 from onnxprune.data.samples import Data, as_taken
 from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.evaluation.difference import Reference
-from onnxprune.graph.dims import Choice, dynamic_dims, summed
+from onnxprune.graph.dims import Choice, dynamic_dims, past_keys, summed
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.footprint import check_run
 from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.model import Model
-from onnxprune.graph.ports import Port, Role, length_axis
+from onnxprune.graph.ports import Port, Role, past_axis
 from onnxprune.graph.probe import probe
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.runtime.random_feeds import bytes_to_make, random_feeds, shapes_of
@@ -152,12 +152,11 @@ def _going_on(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapp
     Many kernels take one of two forms alone: a text from its first token, or one token more of each of several texts.
     Where the past is a buffer of fixed size, the text is longer: what a kernel has not filled holds anything.
     """
-    kept = [(port, length_axis(port)) for port in inputs if port.role is Role.PAST]
-    pasts = [key for port, axis in kept for at, key in dynamic_dims(port) if at == axis]
-    tokens = [port for port in inputs if port.below is not None and port.role is None]
-    new = [key for port in tokens for at, key in dynamic_dims(port) if at != port.batch]
+    pasts = past_keys(inputs)
     if not pasts:
         return
+    tokens = [port for port in inputs if port.holds_tokens]
+    new = [key for port in tokens for at, key in dynamic_dims(port) if at != port.batch]
     usual = _DIFFERENT[0][which].of(inputs)
     least = _buffered(inputs)
     sizes = {key: usual[key] + least for key in (pasts if which else new)}
@@ -168,7 +167,7 @@ def _going_on(model: Model, inputs: Sequence[Port], which: int) -> Iterator[Mapp
 
 def _buffered(inputs: Sequence[Port]) -> int:
     """Return how many tokens a buffer of the past holds whose size is fixed; 0 where there is none."""
-    fixed = [port for port in inputs if port.role is Role.PAST and length_axis(port) is None]
+    fixed = [port for port in inputs if port.role is Role.PAST and past_axis(port) is None]
     return max((dim for port in fixed for dim in (port.shape or ())[2:-1] if isinstance(dim, int)), default=0)
 
 
@@ -178,7 +177,7 @@ def _fills_buffers(inputs: Sequence[Port], data: Data) -> bool:
     if not least:
         return True
     feeds = data.take([0])
-    tokens = [feeds[port.name] for port in inputs if port.below is not None and port.role is None]
+    tokens = [feeds[port.name] for port in inputs if port.holds_tokens]
     return any(array.ndim > 1 and array.shape[1] >= least for array in tokens)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, past_axis
 
 
 def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
@@ -19,6 +19,11 @@ def dynamic_dims(port: Port) -> Iterator[tuple[int, str]]:
     for i, dim in enumerate(port.shape or ()):
         if not isinstance(dim, int):
             yield i, dim or f"{port.name}.{i}"
+
+
+def past_keys(ports: Sequence[Port]) -> list[str]:
+    """Return the keys of the dynamic dims that count tokens of the past."""
+    return [key for port in ports for at, key in dynamic_dims(port) if at == past_axis(port)]
 
 
 def with_dims(port: Port, sizes: Mapping[str, int]) -> Port:

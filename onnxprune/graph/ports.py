@@ -40,6 +40,11 @@ class Port:
     batch: int | None = field(default=0, compare=False)  # the axis along which samples lie; None: all samples share it
 
     @property
+    def holds_tokens(self) -> bool:
+        """Whether what it takes is looked up in a table, and is no place."""
+        return self.below is not None and self.role is None
+
+    @property
     def is_of_all(self) -> bool:
         """Whether its meaning tells that all samples share it: places in one row, or whether there is a past."""
         return self.role is Role.BRANCH or (self.role is Role.POSITIONS and len(self.shape or ()) == 1)
@@ -75,8 +80,13 @@ def with_batches(ports: Sequence[Port], fits_any: bool = False) -> tuple[Port, .
     return tuple(_sized(port, max(fixed, key=near.count)) for port in ports)
 
 
+def past_axis(port: Port) -> int | None:
+    """Return the axis along which an input counts tokens of the past; None for one that counts none."""
+    return length_axis(port) if port.role is Role.PAST else None
+
+
 def length_axis(port: Port) -> int | None:
-    """Return the axis of what is kept of the past that counts its tokens: the dynamic one; None where none is alone.
+    """Return the dynamic axis of an input beside that of its samples; None where none is alone.
 
     >>> length_axis(Port("past_key_values.0.key", None, ("n", 2, "past", 16)))
     2

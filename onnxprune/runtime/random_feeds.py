@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.errors import DataError, TooLarge
 from onnxprune.graph.dims import dynamic_dims, summed
 from onnxprune.graph.limits import bytes_of, excess
-from onnxprune.graph.ports import Port, Role, length_axis
+from onnxprune.graph.ports import Port, Role, past_axis
 from onnxprune.graph.tensors import Array, Shape
 
 DEFAULT_SIDE = 224  # pixels of a dynamic height or width
@@ -57,9 +57,9 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
 
 
 def past_length(inputs: Sequence[Port], shapes: Mapping[str, Shape]) -> int:
-    """Return how many tokens of the past there are, when the inputs have these shapes."""
-    kept = ((port, length_axis(port)) for port in inputs if port.role is Role.PAST)
-    return next((shapes[port.name][axis] for port, axis in kept if axis is not None), 0)
+    """Return how many tokens of the past there are, when inputs have these shapes; others may lack."""
+    kept = ((port.name, past_axis(port)) for port in inputs if port.name in shapes)
+    return next((shapes[name][axis] for name, axis in kept if axis is not None), 0)
 
 
 def places(port: Port, shape: Shape, past: int) -> Array:
