@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from onnxprune.graph.model import Constant, Node
 from onnxprune.graph.ports import Port, Role, length_axis
+from onnxprune.graph.tensors import Shape
 
 _REARRANGING = frozenset(
     ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -123,13 +124,14 @@ def _grown(
 def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, int]:
     """Return for values that are indices into constants (token ids) how many entries the smallest of these has."""
     bounds: dict[str, int] = {}
-    makers = {name: node for node in nodes for name in node.outputs}
+    shapes = _shapes_of_tables(nodes, constants)
     for node in reversed(nodes):
         bound = min((bounds[name] for name in node.outputs if name in bounds), default=None)
         source = None
         slot, key = _TABLES.get(node.op, (0, ""))
-        if key and slot < len(node.inputs) and _is_fixed(node.inputs[0], makers, constants):
-            source, bound = node.inputs[1], _entries(node.inputs[slot], node.attrs.get(key, 0), makers, constants)
+        if key and slot < len(node.inputs) and node.inputs[0] in shapes:
+            shape, axis = shapes.get(node.inputs[slot]) or (), node.attrs.get(key, 0)
+            source, bound = node.inputs[1], shape[axis] if -len(shape) <= axis < len(shape) else None
         elif node.op in _REARRANGING and node.inputs:
             source = node.inputs[0]
         if source and bound is not None:
@@ -137,30 +139,24 @@ def _index_bounds(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> d
     return bounds
 
 
-def _is_fixed(name: str, makers: Mapping[str, Node], constants: Mapping[str, Constant]) -> bool:
-    """Whether a value is a constant in another form."""
-    while name not in constants:
-        node = makers.get(name)
-        if node is None or node.op not in _FORMS or not all(each in constants for each in node.inputs[1:] if each):
-            return False
-        name = node.inputs[0]
-    return True
+def _shapes_of_tables(nodes: Sequence[Node], constants: Mapping[str, Constant]) -> dict[str, Shape | None]:
+    """Return the shapes of constants, and of what they are in another form; None for one that is not known."""
+    shapes: dict[str, Shape | None] = {name: constant.shape for name, constant in constants.items()}
+    for node in nodes:
+        others = (name for name in node.inputs[1:] if name)
+        if node.op in _FORMS and node.inputs and node.inputs[0] in shapes and all(name in constants for name in others):
+            shapes[node.outputs[0]] = _in_form(node, shapes[node.inputs[0]])
+    return shapes
 
 
-def _entries(name: str, axis: int, makers: Mapping[str, Node], constants: Mapping[str, Constant]) -> int | None:
-    """Return the size along an axis of a constant in another form; None where it is not known."""
-    while name not in constants:
-        node = makers.get(name)
-        if node is None or node.op not in _FORMS or node.op == "Reshape":
-            return None
-        if node.op == "Transpose":
-            perm = node.attrs.get("perm", ())
-            if not -len(perm) <= axis < len(perm):
-                return None
-            axis = perm[axis]
-        name = node.inputs[0]
-    shape = constants[name].shape
-    return shape[axis] if -len(shape) <= axis < len(shape) else None
+def _in_form(node: Node, shape: Shape | None) -> Shape | None:
+    """Return the shape of a constant behind a node that gives it another form."""
+    if node.op == "Reshape":
+        return None
+    perm = node.attrs.get("perm", ()) if node.op == "Transpose" and shape is not None else None
+    if shape is None or perm is None:
+        return shape
+    return tuple(shape[dim] for dim in perm) if sorted(perm) == list(range(len(shape))) else None
 
 
 def _words(nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:
