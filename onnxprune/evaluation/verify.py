@@ -8,6 +8,7 @@ inputs and outputs. A model that fails is not written, and the group that broke 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +31,7 @@ from onnxprune.graph.read import load
 from onnxprune.graph.remainder import left_out_nodes
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize, signature
-from onnxprune.runtime.session import open_session
+from onnxprune.runtime.session import Session, open_session
 from onnxprune.surgery.mask import masked
 from onnxprune.surgery.rewrite import Kept
 
@@ -198,16 +199,8 @@ def _compare_exact(
     On x64 without VNNI, ONNX Runtime adds products of uint8 and int8 in pairs that saturate. Which are paired changes
     with every removed unit, so that only sums without saturation tell whether the surgery was right.
     """
-    try:
-        with (
-            open_proto(reference, folder, exact=True) as dense,
-            open_proto(pruned.proto, pruned.folder, exact=True) as small,
-        ):
-            expected = [replace(case, outputs=dense.run(case.feeds), noise={}) for case in cases]
-            runs, problem = compare_outputs(small, expected, tolerance)
-    except ModelError:
-        return None
-    return (runs, None) if problem is None else None
+    dense = open_proto(reference, folder, exact=True)
+    return _agreeing(dense, open_proto(pruned.proto, pruned.folder, exact=True), cases, tolerance)
 
 
 def _compare_in_full(
@@ -222,17 +215,31 @@ def _compare_in_full(
     dense, small = in_full_precision(reference), in_full_precision(pruned.proto)
     if dense is None or small is None:
         return None
+    agreeing = _agreeing(open_proto(dense, folder), open_proto(small, pruned.folder), cases, tolerance)
+    if agreeing is None:
+        return None
     try:
-        with open_proto(dense, folder) as full:
-            expected = [replace(case, outputs=full.run(case.feeds), noise={}) for case in cases]
-            rounded = [with_noise(case, full) for case in cases]
-        with open_proto(small, pruned.folder) as other:
-            runs, problem = compare_outputs(other, expected, tolerance)
-        with open_proto(pruned.proto, pruned.folder) as written:
-            _, beyond = compare_outputs(written, rounded, tolerance)
+        with open_proto(dense, folder) as full, open_proto(pruned.proto, pruned.folder) as written:
+            _, beyond = compare_outputs(written, [with_noise(case, full) for case in cases], tolerance)
     except ModelError:
         return None
-    return (runs, None) if problem is None and beyond is None else None
+    return agreeing if beyond is None else None
+
+
+def _agreeing(
+    first: AbstractContextManager[Session],
+    second: AbstractContextManager[Session],
+    cases: Sequence[Reference],
+    tolerance: float,
+) -> tuple[list[Run], None] | None:
+    """Return the runs of two models that agree on the cases, None where they do not or cannot be run."""
+    try:
+        with first as dense, second as small:
+            expected = [replace(case, outputs=dense.run(case.feeds), noise={}) for case in cases]
+            runs, problem = compare_outputs(small, expected, tolerance)
+    except ModelError:
+        return None
+    return (runs, None) if problem is None else None
 
 
 def read_back(path: Path) -> Model:

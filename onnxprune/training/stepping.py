@@ -129,16 +129,6 @@ class Stepper:
         self.optimiser.step()
         return math.log(max(now, 1e-30) / max(before, 1e-30))
 
-    @contextlib.contextmanager
-    def restored(self) -> Iterator[None]:
-        """Take back all steps of the block."""
-        before = [each.detach().clone() for each in self._learner.parameters()]
-        yield
-        with torch.no_grad():
-            for own, value in zip(self._learner.parameters(), before, strict=True):
-                own.copy_(value)
-        self.optimiser = self._fresh()
-
     def begin_again(self, first: Values) -> None:
         """Take back all steps; `first` are the weights before any."""
         self._learner.reset(first)

@@ -236,8 +236,8 @@ class _Run:
             place += 1
             return self.stepper.tested(place - 1, rate, self.first)
 
-        with self.stepper.restored():
-            self.rate, self.rates = range_test(loss_at, rates, lambda: self.seconds > limit)
+        self.rate, self.rates = range_test(loss_at, rates, lambda: self.seconds > limit)
+        self.stepper.begin_again(self.first)
 
     def _advance(self) -> None:
         """Take one step; measure and save where it is time."""
@@ -262,7 +262,8 @@ class _Run:
     def _is_led_away(self) -> bool:
         """Whether a rate that nobody asked for has made held-out samples worse, and never better."""
         at_first, *_, last = self.history
-        is_worse = self.best is at_first and not last.held <= _WORSE * at_first.held
+        was_better = self.best is not None and self.best.step > 0
+        is_worse = not (was_better or last.held <= _WORSE * at_first.held)
         return is_worse and not self.options.rate and len(self.again) < _AGAIN
 
     def _begin_again(self) -> None:
@@ -355,8 +356,7 @@ class _Run:
         self.rate, self.rates = state["rate"], [(rate, loss) for rate, loss in state["rates"]]
         self.again = list(state["again"])
         self.history = [Measured(**each) for each in state["history"]]
-        best = None if state["best"] is None else Measured(**state["best"])
-        self.best = next((each for each in self.history if each == best), best)
+        self.best = None if state["best"] is None else Measured(**state["best"])
         device = self.lesson.network.device
         self.best_weights = {name: value.to(device) for name, value in state["best_weights"].items()}
         self.since, self.pause = list(state["since"]), state["pause"]
