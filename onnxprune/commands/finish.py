@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
+from onnxprune.commands.report_files import write_report
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
@@ -25,12 +26,12 @@ from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.edit import with_contents
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import check_unchanged
+from onnxprune.graph.publish import check_unchanged, staging
 from onnxprune.graph.remainder import same_part, with_own_ports
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
-from onnxprune.graph.write import write
+from onnxprune.graph.write import staged, write
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
 from onnxprune.planning.profile import RACE_S
@@ -69,6 +70,43 @@ def kept_in_memory(model: Model, name: str) -> Iterator[Publish]:
             yield path, lambda report: report["output"].update(path=None)
 
         yield publish
+
+
+def published(
+    model: Model,
+    target: Path,
+    report_path: Path | None = None,
+    *,
+    force: bool = False,
+    on_written: Callable[[], object] = lambda: None,
+    removed: list[Path] | None = None,
+) -> Publish:
+    """Return what writes a result to a file, and its report beside it.
+
+    Args:
+        model: the model that the result is made of; external data stays external.
+        target: the file.
+        report_path: of the report, if it is written.
+        force: whether files that are there may be replaced.
+        on_written: called when all files are in place.
+        removed: gets the old weights that went away.
+    """
+
+    @contextlib.contextmanager
+    def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+        written = partial(staged, proto, target, folder, model.is_external, alignment=model.alignment)
+        with staging(force, on_written) as files, written(files) as path:
+
+            def complete(report: dict[str, Any]) -> None:
+                report["output"]["path"] = str(target)
+                if report_path is not None:
+                    write_report(report, report_path, files.add(report_path))
+
+            yield path, complete
+        if removed is not None:
+            removed.extend(files.removed)
+
+    return publish
 
 
 def finish(

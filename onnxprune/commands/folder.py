@@ -13,27 +13,26 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune.commands.finish import Complete, Publish
+from onnxprune.commands.finish import published
 from onnxprune.commands.folder_settings import SETTINGS, adjusted
-from onnxprune.commands.follow import Lead, counts, follow, holds_same, lead_of, uncut
-from onnxprune.commands.prune import prune_file
+from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
+from onnxprune.commands.job import Job, Learning, make_learning
+from onnxprune.commands.prune import Result, prune_to
 from onnxprune.commands.report_files import write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, check_written, resolved, signals_held, staging
+from onnxprune.graph.publish import Reads, check_written, hidden_beside, resolved, signals_held, staging, taken
 from onnxprune.graph.read import load
-from onnxprune.graph.write import staged
+from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
 
-_REPLACE = "--force (in Python: force=True) to replace it"
 _MODEL = ".onnx"
 
 
@@ -74,14 +73,30 @@ def prune_folder(
     force: bool = False,
     **options: Any,
 ) -> FolderResult:
-    """Prune all models of the folder `source` and write the folder `target`; the arguments are those of `prune`.
+    """Prune all models of the folder `source` to the folder `target`; nothing is written unless all are verified.
+
+    Args:
+        source: a folder with at least one file that ends in .onnx, also in folders within. It is not changed.
+        target: the folder to write.
+        ratio: the share of the units of each group to remove, in [0, 1), as of `prune`.
+        data: samples, as of `prune`; where the folder holds several networks, a folder in which each has its own, named
+            like the model without its ending: ``encoder_model.npz``.
+        tune: how long what was cut learns, as of `prune`.
+        rounds: in how many parts each network is cut and tuned.
+        masks: how long gates on all units are learned, as of `prune`.
+        force: whether a folder that holds a model may be replaced by `target`.
+        **options: the fields of `Options`, as of `prune`.
 
     Raises:
-        InputError, NothingToPrune, VerificationError: as `prune_files`.
+        InputError: for a folder, model, data or option that cannot be used; it names the model.
+        NothingToPrune: when no model can lose a unit; says why of each.
+        VerificationError: when a pruned model does not equal the masked one.
     """
     checked = make_options(ratio=ratio, **options)
-    learning = {"tune": tune, "rounds": rounds, "masks": masks}
-    return prune_files(Path(source), Path(target), checked, data, force=force, progress=silent, **learning)
+    return prune_files(
+        Path(source), Path(target), checked, data,
+        tune=tune, rounds=rounds, masks=masks, force=force, progress=silent,
+    )  # fmt: skip
 
 
 def prune_files(
@@ -91,10 +106,12 @@ def prune_files(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    tune: Any = None,
+    rounds: int = 1,
+    masks: Any = None,
     force: bool = False,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
-    **learning: Any,
 ) -> FolderResult:
     """Prune all models of the folder `source` and write the folder `target`.
 
@@ -105,35 +122,34 @@ def prune_files(
         data: samples; of a folder with several networks, a folder in which each has its own, named like the model
             without its ending: ``encoder_model.npz``.
         report_path: where the reports of all models go.
+        tune: as of `prune_file`.
+        rounds: as of `prune_file`.
+        masks: as of `prune_file`.
         force: whether `target` may be replaced.
         progress: called before each step.
         on_written: called when all is in place.
-        **learning: `tune`, `rounds` and `masks` of `prune_file`.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune_file`; nothing is written then. A network
             that can lose nothing is copied, where others lose something.
     """
     options = options.checked()
+    learning = make_learning(tune, rounds, masks, data, options)
     _check_places(source, target, force)
-    models = {path: load(path) for path in _models_in(source)}
-    networks = _networks(models)
-    samples = {network[0]: _Samples.of(network[0], source, networks, data, options.eval_data) for network in networks}
-    files_read = [path for each in samples.values() for path in each.files]
-    _check_reads(source, target, report_path, files_read, force)
+    held = [*_read(source, progress)]
+    networks = _networks(held)
+    names = [_name(network[0].model, source) for network in networks]
+    samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
+    _check_reads(source, target, report_path, [path for each in samples for path in each.files], force)
     place = resolved(target)
-    with _beside(place) as scratch:
+    with contextlib.ExitStack() as stack:
+        scratch = hidden_beside(place, stack)
         whole = scratch / place.name
-        _copy_others(source, whole, models)
+        _copy_others(source, whole, [each.model for each in held])
         run = _Run(source, whole, options, progress, learning)
-        files = [
-            each for network in networks for each in run.pruned([models[path] for path in network], samples[network[0]])
-        ]
-        if all(each.report is None for each in files):
-            raise NothingToPrune("; ".join(f"{each.name}: {each.why}" for each in files))
-        files.sort(key=lambda each: each.name)
-        result = FolderResult(target, tuple(files), tuple(_settle(whole, files)))
-        _name_outputs(result)
+        parts = zip(networks, samples, strict=True)
+        files = [each for network, own in parts for each in run.pruned(network, own)]
+        result = _result(target, whole, files)
         with signals_held(), staging(force) as reports:
             if report_path is not None:
                 write_report(result.report, report_path, reports.add(report_path))
@@ -154,7 +170,7 @@ def _check_places(source: Path, target: Path, force: bool) -> None:
     if os.path.lexists(target) and not target.is_dir():
         raise InputError(f"{target} is a file; give a folder")
     if os.path.lexists(target) and not force:
-        raise InputError(f"{target} exists; give another name, or {_REPLACE}")
+        raise taken(target)
     if not other.parent.is_dir():
         raise InputError(f"{target}: there is no folder {target.parent}")
 
@@ -202,24 +218,39 @@ def _walked(folder: Path) -> Iterator[Path]:
                 raise InputError(f"{path}: the link leads nowhere")
 
 
-def _models_in(folder: Path) -> list[Path]:
+def _read(folder: Path, progress: Progress) -> Iterator[Held]:
+    """Yield all models of a folder.
+
+    Raises:
+        InputError: when there is none, or one cannot be read.
+    """
     found = sorted(path for path in _walked(folder) if path.suffix == _MODEL and path.is_file())
     if not found:
         raise InputError(f"{folder}: the folder holds no file that ends in {_MODEL}")
-    return found
+    for path in found:
+        progress(f"{path.relative_to(folder).as_posix()}: reading {path}")
+        yield Held(load(path))
 
 
-def _networks(models: Mapping[Path, Model]) -> list[list[Path]]:
+def _name(model: Model, folder: Path) -> str:
+    """Return the path of a model from a folder on."""
+    return "" if model.path is None else model.path.relative_to(folder).as_posix()
+
+
+def _networks(files: Sequence[Held]) -> list[list[Held]]:
     """Return the files of each network; the first of them leads: the one with the most weights and no branches."""
-    if len(models) == 1:
-        return [[*models]]
-    networks: list[list[Path]] = []
-    held = {path: counts(model) for path, model in models.items()}
-    bodies = {path: sum(bool(node.bodies) for node in model.nodes) for path, model in models.items()}
-    for path in sorted(models, key=lambda path: (bodies[path] > 0, -sum(held[path].values()), path)):
-        own = next((each for each in networks if holds_same(held[each[0]], held[path])), None)
-        networks.append([path]) if own is None else own.append(path)
+    if len(files) == 1:
+        return [[*files]]
+    networks: list[list[Held]] = []
+    for file in sorted(files, key=_last):
+        own = next((each for each in networks if each[0].holds_same(file)), None)
+        networks.append([file]) if own is None else own.append(file)
     return networks
+
+
+def _last(file: Held) -> tuple[bool, int, str]:
+    """Return what puts a file behind others."""
+    return any(node.bodies for node in file.model.nodes), -sum(file.counts.values()), str(file.model.path)
 
 
 @dataclass(frozen=True)
@@ -230,10 +261,9 @@ class _Samples:
     evaluation: Any
 
     @classmethod
-    def of(cls, lead: Path, source: Path, networks: Sequence[Sequence[Path]], data: Any, evaluation: Any) -> _Samples:
+    def of(cls, name: str, names: Sequence[str], data: Any, evaluation: Any) -> _Samples:
         """Return those of a network, of a folder with several of them those that are named like it."""
-        names = {each[0]: each[0].relative_to(source).with_suffix("") for each in networks}
-        return cls(_own(lead, names, data, "data"), _own(lead, names, evaluation, "eval_data"))
+        return cls(_own(name, names, data, "data"), _own(name, names, evaluation, "eval_data"))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -241,15 +271,15 @@ class _Samples:
         return (*files_of(self.data), *files_of(self.evaluation))
 
 
-def _own(lead: Path, names: Mapping[Path, Path], data: Any, option: str) -> Any:
+def _own(name: str, names: Sequence[str], data: Any, option: str) -> Any:
     """Return the part of a source of samples that is meant for one of several networks."""
     if data is None or len(names) == 1:
         return data
     folder = Path(data) if isinstance(data, (str, os.PathLike)) else None
-    own = [] if folder is None else [folder / f"{names[lead]}.npz", folder / names[lead]]
+    own = [] if folder is None else [(folder / name).with_suffix(".npz"), (folder / name).with_suffix("")]
     found = next((path for path in own if path.exists()), None)
     if found is None:
-        listed = ", ".join(f"{name.as_posix()}.npz" for name in names.values())
+        listed = ", ".join(Path(each).with_suffix(".npz").as_posix() for each in names)
         raise OptionError(
             f"{option}: the folder holds {len(names)} networks; give a folder with samples of each: {listed}"
         )
@@ -259,22 +289,9 @@ def _own(lead: Path, names: Mapping[Path, Path], data: Any, option: str) -> Any:
 # -- what is made ------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside a place, on the same disk; it goes in the end."""
-    with signals_held():
-        folder = tempfile.mkdtemp(prefix=".onnxprune-", dir=resolved(target).parent)
-    try:
-        yield Path(folder)
-    finally:
-        with signals_held():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _copy_others(source: Path, whole: Path, models: Mapping[Path, Model]) -> None:
+def _copy_others(source: Path, whole: Path, models: Sequence[Model]) -> None:
     """Copy all but models, their weights and what is hidden; links become files."""
-    weights = {resolved(path) for model in models.values() for path in model.data_files}
-    left = weights | {resolved(path) for path in models}
+    left = {resolved(path) for model in models for path in (*model.data_files, model.path) if path is not None}
     whole.mkdir()
     for path in _walked(source):
         if resolved(path) not in left and path.is_file():
@@ -291,70 +308,55 @@ class _Run:
     whole: Path  # the folder that is made
     options: Options
     progress: Progress
-    learning: Mapping[str, Any]
+    learning: Learning
 
-    def pruned(self, network: Sequence[Model], samples: _Samples) -> list[PrunedFile]:
+    def pruned(self, network: Sequence[Held], samples: _Samples) -> list[PrunedFile]:
         """Prune the first file of a network, and cut the others alike.
 
         Raises:
             InputError, VerificationError: as `prune_file`, with the name of the file in front.
         """
         lead, *followers = network
-        for model in network:
-            self._place(model).parent.mkdir(parents=True, exist_ok=True)
+        for file in network:
+            self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
         held = uncut(lead, followers) if followers else ()
-        options = replace(self.options, held=held, eval_data=samples.evaluation)
         try:
-            with _named(self._name(lead)):
-                result = prune_file(
-                    self.source / self._name(lead), self._place(lead), options, samples.data,
-                    force=False, progress=self._progress(lead), **self.learning,
-                )  # fmt: skip
+            result = self._led(lead.model, samples, held)
         except NothingToPrune as error:
-            return [self._copied(model, str(error)) for model in network]
-        files = [PrunedFile(self._name(lead), result.report, leads=True)]
+            return [self._copied(file.model, str(error)) for file in network]
+        files = [PrunedFile(_name(lead.model, self.source), result.report, leads=True)]
         became = lead_of(lead, result.model, result.report) if followers else None
-        return [*files, *(self._followed(model, became) for model in followers if became is not None)]
+        return [*files, *(self._followed(file, became) for file in followers if became is not None)]
 
-    def _followed(self, model: Model, lead: Lead) -> PrunedFile:
-        publish = _publishing(model, self._place(model))
-        with _named(self._name(model)):
-            _, report = follow(model, lead, self.options, publish, self._progress(model))
-        return PrunedFile(self._name(model), report)
+    def _led(self, model: Model, samples: _Samples, held: tuple[str, ...]) -> Result:
+        options = replace(self.options, held=held, eval_data=samples.evaluation)
+        place, name = self._place(model), _name(model, self.source)
+        with _named(name):
+            check_weights_name(place, model.is_external)
+            job = Job(model, options, samples.data, self.learning, place.name)
+            return prune_to(job, place, published(model, place), progress=self._progress(name))
+
+    def _followed(self, file: Held, lead: Lead) -> PrunedFile:
+        name = _name(file.model, self.source)
+        publish = published(file.model, self._place(file.model))
+        with _named(name):
+            return PrunedFile(name, follow(file, lead, self.options, publish, self._progress(name))[1])
 
     def _copied(self, model: Model, why: str) -> PrunedFile:
         """Write a model that loses nothing as it is, with weights under a name of its own."""
         if model.path is not None and not model.is_external:
             shutil.copyfile(model.path, self._place(model))
-            return PrunedFile(self._name(model), None, why)
-        with (
-            staging(False) as files,
-            staged(model.stored, self._place(model), model.folder, model.is_external, files, alignment=model.alignment),
-        ):
-            return PrunedFile(self._name(model), None, why)
-
-    def _name(self, model: Model) -> str:
-        return model.path.relative_to(self.source).as_posix() if model.path is not None else ""
+        else:
+            with published(model, self._place(model))(model.stored, model.folder):
+                pass
+        return PrunedFile(_name(model, self.source), None, why)
 
     def _place(self, model: Model) -> Path:
-        return self.whole / self._name(model)
+        return self.whole / _name(model, self.source)
 
-    def _progress(self, model: Model) -> Progress:
+    def _progress(self, name: str) -> Progress:
         """Return what says of which model a step is."""
-        name = self._name(model)
         return lambda step, *rest: self.progress(f"{name}: {step}", *rest)
-
-
-def _publishing(model: Model, place: Path) -> Publish:
-    @contextlib.contextmanager
-    def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-        with (
-            staging(False) as files,
-            staged(proto, place, folder, model.is_external, files, alignment=model.alignment) as path,
-        ):
-            yield path, lambda report: report["output"].update(path=str(place))
-
-    return publish
 
 
 @contextlib.contextmanager
@@ -392,10 +394,16 @@ def _nearest(model: Path, settings: Sequence[Path]) -> Path | None:
     return max(above, key=lambda path: len(path.parts), default=None)
 
 
-def _name_outputs(result: FolderResult) -> None:
-    for each in result.files:
+def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderResult:
+    """Return what came of a folder, its settings in line with it; raise NothingToPrune where no model lost a unit."""
+    if all(each.report is None for each in files):
+        raise NothingToPrune("; ".join(f"{each.name}: {each.why}" for each in files))
+    in_order = sorted(files, key=lambda each: each.name)
+    settings = tuple(_settle(whole, in_order))
+    for each in in_order:
         if each.report is not None:
-            each.report["output"]["path"] = str(result.target / each.name)
+            each.report["output"]["path"] = str(target / each.name)
+    return FolderResult(target, tuple(in_order), settings)
 
 
 def _publish(whole: Path, place: Path, old: Path, force: bool) -> None:
@@ -403,7 +411,7 @@ def _publish(whole: Path, place: Path, old: Path, force: bool) -> None:
     try:
         if os.path.lexists(place):
             if not force:
-                raise InputError(f"{place} exists; give another name, or {_REPLACE}")
+                raise taken(place)
             place.rename(old)
         whole.rename(place)
     except OSError as error:

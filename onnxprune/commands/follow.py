@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxprune.commands.finish import Publish, finish
-from onnxprune.commands.prepare import PreparedModel, prepare
-from onnxprune.dependency.groups import Group, groups
+from onnxprune.commands.prepare import prepare
+from onnxprune.dependency.groups import TABLES, Group, groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
@@ -29,11 +30,10 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
+from onnxprune.surgery.rewrite import Cut
 
 Digest: TypeAlias = bytes
 _SHARED = 0.9  # of the weights of the smaller file, from which two files hold the same network
-
-
 Axes: TypeAlias = Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
 
 
@@ -74,17 +74,39 @@ class Lead:
             )
         return found[0].content
 
-    def has(self, digest: Digest | None) -> bool:
-        """Whether the leading file has a weight that held this."""
-        return digest is not None and digest in self.became
-
     def _known(self, digest: Digest | None) -> Sequence[Became]:
         return () if digest is None else self.became.get(digest, ())
 
 
-def digests(model: Model) -> dict[str, Digest]:
-    """Return a digest of the contents of every weight, by name."""
-    return {name: _digest(model.array(name)) for name, each in model.constants.items() if each.is_weight}
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A file, and what its weights hold."""
+
+    model: Model
+
+    @cached_property
+    def digests(self) -> Mapping[str, Digest]:
+        """Of the contents of every weight, by name."""
+        weights = (name for name, constant in self.model.constants.items() if constant.is_weight)
+        return {name: _digest(self.model.array(name)) for name in weights}
+
+    @cached_property
+    def telling(self) -> Mapping[str, Digest]:
+        """The digests of weights whose numbers tell them from others: those that are not all the same."""
+        return {name: digest for name, digest in self.digests.items() if not _is_even(self.model.array(name))}
+
+    @cached_property
+    def counts(self) -> Mapping[Digest, int]:
+        """How many numbers the weights have, by digest; without tables, which networks of a pair share."""
+        read = ((node.inputs, slot) for node in self.model.nodes for slot in TABLES.get(node.op, ()))
+        tables = {inputs[slot] for inputs, slot in read if slot < len(inputs)}
+        own = ((name, digest) for name, digest in self.digests.items() if name not in tables)
+        return {digest: self.model.constants[name].count for name, digest in own}
+
+    def holds_same(self, other: Held) -> bool:
+        """Whether two files hold one network: nearly all of what the smaller one has, the other has too."""
+        shared = sum(count for digest, count in self.counts.items() if digest in other.counts)
+        return shared > _SHARED * min(sum(self.counts.values()), sum(other.counts.values()))
 
 
 def _digest(array: Array) -> Digest:
@@ -93,24 +115,11 @@ def _digest(array: Array) -> Digest:
     return digest.digest()
 
 
-def counts(model: Model) -> dict[Digest, int]:
-    """Return how many numbers the weights of a file have, by digest; without tables, which networks of a pair share."""
-    tables = {node.inputs[0] for node in model.nodes if node.op.endswith(("Gather", "GatherBlockQuantized"))}
-    return {digest: model.constants[name].count for name, digest in digests(model).items() if name not in tables}
+def _is_even(array: Array) -> bool:
+    return array.size < 2 or bool((array == array.reshape(-1)[0]).all())
 
 
-def holds_same(one: Mapping[Digest, int], other: Mapping[Digest, int]) -> bool:
-    """Whether two files hold one network: nearly all of what the smaller one has, the other has too.
-
-    Args:
-        one: numbers of each weight of a file, by digest.
-        other: of the other.
-    """
-    shared = sum(count for digest, count in one.items() if digest in other)
-    return shared > _SHARED * min(sum(one.values()), sum(other.values()))
-
-
-def lead_of(original: Model, proto: Any, report: Mapping[str, Any]) -> Lead:
+def lead_of(original: Held, proto: Any, report: Mapping[str, Any]) -> Lead:
     """Return what became of the weights of a file that was pruned.
 
     Args:
@@ -118,7 +127,7 @@ def lead_of(original: Model, proto: Any, report: Mapping[str, Any]) -> Lead:
         proto: the pruned model.
         report: of the run.
     """
-    known, after = digests(original), view(proto, folder=original.folder)
+    known, after = original.digests, view(proto, folder=original.model.folder)
     cuts = {name: (each["source"], each["kept"]) for name, each in report["initializers"].items()}
     became: dict[Digest, list[Became]] = {}
     for name in after.constants:
@@ -129,42 +138,32 @@ def lead_of(original: Model, proto: Any, report: Mapping[str, Any]) -> Lead:
     return Lead(became)
 
 
-def uncut(model: Model, followers: Sequence[Model]) -> tuple[str, ...]:
+def uncut(lead: Held, followers: Sequence[Held]) -> tuple[str, ...]:
     """Return the groups of a leading file, by name, whose units some other file cannot lose."""
     held: set[tuple[Digest, int]] = set()
     for follower in followers:
-        known = _telling(follower)
+        known = follower.telling
         held.update(
             (known[member.constant], member.dim)
-            for group in groups(trace(settled(follower)))
+            for group in groups(trace(settled(follower.model)))
             if why_not(group) is not None
             for member in group.members
             if member.constant in known
         )
-    own = _telling(model)
     return tuple(
         group.name
-        for group in groups(trace(settled(model)))
-        if any((own.get(member.constant, b""), member.dim) in held for member in group.members)
+        for group in groups(trace(settled(lead.model)))
+        if any((lead.telling.get(member.constant, b""), member.dim) in held for member in group.members)
     )
 
 
-def _telling(model: Model) -> dict[str, Digest]:
-    """Return the digests of weights whose numbers tell them from others: those that are not all the same, by name."""
-    return {name: digest for name, digest in digests(model).items() if not _is_even(model.array(name))}
-
-
-def _is_even(array: Array) -> bool:
-    return array.size < 2 or bool((array == array.reshape(-1)[0]).all())
-
-
 def follow(
-    model: Model, lead: Lead, options: Options, publish: Publish, progress: Progress
+    file: Held, lead: Lead, options: Options, publish: Publish, progress: Progress
 ) -> tuple[Any, dict[str, Any]]:
     """Return a file that is cut as the leading one was, an onnx.ModelProto, and its report, when both are published.
 
     Args:
-        model: the file.
+        file: that follows.
         lead: what became of the weights.
         options: of the run: of measuring and of inputs.
         publish: writes the model.
@@ -174,18 +173,17 @@ def follow(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when a weight cannot become what it
             became in the leading file.
     """
-    ports = {port.name for port in model.inputs}
+    ports = {port.name for port in file.model.inputs}
     plain = Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
         inputs=tuple(each for each in options.inputs if each[0] in ports),
     ).checked()  # fmt: skip
-    prepared = prepare(model, plain, None, progress)
-    known = digests(prepared.traced.model)
-    telling = _telling(prepared.traced.model)
-    plan = Plan({group.name: units for group in prepared.groups if (units := _units(group, telling, lead)) is not None})
-    rewritten = prepared.rewritten(plan)
-    contents = dict(_contents(prepared, rewritten.cuts, view(rewritten.proto, folder=model.folder), known, lead))
+    prepared = prepare(file.model, plain, None, progress)
+    found = {group.name: _units(group, file.telling, lead) for group in prepared.groups}
+    rewritten = prepared.rewritten(plan := Plan({name: units for name, units in found.items() if units is not None}))
+    after = view(rewritten.proto, folder=file.model.folder)
+    contents = dict(_contents(rewritten.cuts, after, file.digests, lead))
     return finish(prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish)
 
 
@@ -212,14 +210,15 @@ def _units(group: Group, telling: Mapping[str, Digest], lead: Lead) -> tuple[int
 
 
 def _contents(
-    prepared: PreparedModel, cuts: Mapping[str, Any], after: Model, known: Mapping[str, Digest], lead: Lead
+    cuts: Mapping[str, Cut], after: Model, known: Mapping[str, Digest], lead: Lead
 ) -> Iterator[tuple[str, Array]]:
     """Yield the numbers of the weights of a cut file, by name: those of the leading one."""
     for name in after.constants:
         source = cuts[name].source if name in cuts else name
         digest = known.get(source)
-        content = lead.content(source, digest, cuts[name].kept if name in cuts else {})
-        if content is None and (lead.has(digest) or (digest is not None and name in cuts and cuts[name].kept)):
+        kept = cuts[name].kept if name in cuts else {}
+        content = lead.content(source, digest, kept)
+        if content is None and digest is not None and (kept or digest in lead.became):
             raise InputError(
                 f"weight {source!r} is cut as none is in the file that leads: it is stored in another form, or its "
                 "uses differ; prune the files one by one"

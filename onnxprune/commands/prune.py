@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.at_once import at_once
-from onnxprune.commands.finish import Complete, Publish, kept_in_memory
+from onnxprune.commands.finish import Publish, kept_in_memory, published
 from onnxprune.commands.job import Job, make_learning
 from onnxprune.commands.masks import by_masks
 from onnxprune.commands.prepare import part_to_run, sample_files
-from onnxprune.commands.report_files import write_report
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
 from onnxprune.data.feeds import is_array
@@ -149,28 +146,30 @@ def prune_file(
     model = load(source)
     check_files(target, weights, report_path, Reads(source, tuple(model.data_files), samples), force)
     check_weights_name(target, model.is_external)
-    removed: list[Path] = []
-
-    @contextlib.contextmanager
-    def publish(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
-        written = partial(staged, proto, target, folder, model.is_external, alignment=model.alignment)
-        with staging(force, on_written) as files, written(files) as path:
-
-            def complete(report: dict[str, Any]) -> None:
-                report["output"]["path"] = str(target)
-                if report_path is not None:
-                    write_report(report, report_path, files.add(report_path))
-
-            yield path, complete
-        removed.extend(files.removed)
-
     job = Job(model, options, data, learning, resolved(target).name)
+    removed: list[Path] = []
+    publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
+    result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
+    return replace(result, removed=tuple(removed))
+
+
+def prune_to(
+    job: Job,
+    target: Path,
+    publish: Publish,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress,
+) -> Result:
+    """Prune a model to the file `target`, which `publish` writes; the rest is as of `prune_file`."""
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
-    keeper = keeper_of(job, saved if learning.takes_long or resume else None, resume=resume, force=force)
+    keeper = keeper_of(job, saved if job.learning.takes_long or resume else None, resume=resume, force=force)
     with keeper.leaving_nothing():
         result = _prune(job, keeper, progress, publish)
     keeper.remove()
-    return replace(result, removed=tuple(removed))
+    return result
 
 
 @one_blas_thread()

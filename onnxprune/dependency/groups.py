@@ -30,7 +30,7 @@ Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 _OF_WEIGHTS = re.compile(r"([._](weight|kernel))?(_quantized|_Q[48])?$")  # what exporters and quantizers append
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
 # Slots of tables whose rows an op looks up: they make the units that the rows hold.
-_TABLES: Mapping[str, tuple[int, ...]] = {
+TABLES: Mapping[str, tuple[int, ...]] = {
     "Gather": (0,),
     "com.microsoft.GatherBlockQuantized": (0,),
     "com.microsoft.EmbedLayerNormalization": (2, 3, 4),
@@ -246,7 +246,7 @@ class RoleFinder:
         if sink.op == "BatchNormalization":
             return "scale" if slot == 1 else "vector"
         coupling = self._traced.couplings.get(sink.index)
-        if coupling and slot in _TABLES.get(sink.op, ()) and len(coupling.inputs[slot] or ()) > 1:
+        if coupling and slot in TABLES.get(sink.op, ()) and len(coupling.inputs[slot] or ()) > 1:
             return "out"
         if coupling and self._is_hidden(coupling, slot, atom):
             return "out" if slot in _matrices(coupling) else "vector"

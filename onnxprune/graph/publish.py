@@ -153,7 +153,7 @@ def _check_apart(path: Path, role: str, others: Sequence[tuple[Path | None, str]
 def _check_free(path: Path, force: bool) -> None:
     status = _status(path)
     if status is not None and not (force and stat.S_ISREG(status.st_mode)):
-        raise _exists(path)
+        raise taken(path)
     folder = resolved(path).parent
     folder = path.parent if folder == resolved(path.parent) else folder  # as it was given, unless a link leads away
     if not folder.is_dir():
@@ -162,7 +162,8 @@ def _check_free(path: Path, force: bool) -> None:
         raise InputError(f"{path}: the folder {folder} cannot be written")
 
 
-def _exists(path: Path) -> InputError:
+def taken(path: Path) -> InputError:
+    """Return the error for a place where something is, which is not replaced."""
     return InputError(f"{path} exists; give another name, or {_REPLACE}")
 
 
@@ -229,19 +230,28 @@ class Staging:
             InputError: when its folder cannot be written.
         """
         place = resolved(target)
-        with signals_held():  # between the making of the folder and its registration
-            try:
-                folder = tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=place.parent)
-            except OSError as error:
-                raise InputError(f"{target.parent}: cannot write there: {error.strerror}") from None
-            self._scratch.callback(_remove, folder)
-        move = _Move(Path(folder.name) / place.name, place)
+        move = _Move(hidden_beside(target, self._scratch) / place.name, place)
         (self.ahead if ahead else self.moves).append(move)
         return move.temporary
 
     def add_weights(self, temporary: Path) -> None:
         """Take external data of the main file along, under the name that it has beside the temporary file of that."""
         self.weights.append(_Move(temporary, self.moves[0].place.with_name(temporary.name)))
+
+
+def hidden_beside(target: Path, scratch: contextlib.ExitStack) -> Path:
+    """Make a hidden folder beside a place, on the same disk, which goes with `scratch`; return its path.
+
+    Raises:
+        InputError: when the folder of the place cannot be written.
+    """
+    with signals_held():  # between the making of the folder and its registration
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=resolved(target).parent)
+        except OSError as error:
+            raise InputError(f"{target.parent}: cannot write there: {error.strerror}") from None
+        scratch.callback(_remove, folder)
+    return Path(folder.name)
 
 
 def _remove(folder: tempfile.TemporaryDirectory[str]) -> None:
@@ -313,10 +323,10 @@ def _create(move: _Move, undo: contextlib.ExitStack) -> None:
     try:
         os.link(move.temporary, move.place)
     except FileExistsError:
-        raise _exists(move.place) from None
+        raise taken(move.place) from None
     except OSError:  # a file system without links: only there, a file made since this line is replaced
         if os.path.lexists(move.place):
-            raise _exists(move.place) from None
+            raise taken(move.place) from None
         move.temporary.replace(move.place)
     undo.callback(move.place.unlink)
 
