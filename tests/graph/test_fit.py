@@ -16,6 +16,7 @@ from onnxprune.graph.probe import probe, settled, with_sizes
 from onnxprune.graph.view import view
 from tests.support.build import dense, model
 
+LENGTHS = {"last": np.array([0], np.int32), "total": np.array(9, np.int32)}
 GRU = {"w": (1, 12, 6), "r": (1, 12, 4)}
 CELL = ("e = GRU<hidden_size = 4>(x, w, r, , , h)", "y = Neg(e)")
 
@@ -106,7 +107,7 @@ def test_a_length_that_halves_and_doubles_is_a_multiple():
                 "y = Neg(o)",
             ),
             "float[n,s,128] x, float[n,2,p,d] past, float[n,2,p,d] values",
-            {"last": np.array([0], np.int32), "total": np.array(9, np.int32)},
+            LENGTHS,
             ("n", 2, "p", 16),
         ),
         (
@@ -116,7 +117,7 @@ def test_a_length_that_halves_and_doubles_is_a_multiple():
                 "y = Neg(o)",
             ),
             "float[n,s,128] x, float[n,2,p,d] past, float[n,2,p,d] values",
-            {"last": np.array([0], np.int32), "total": np.array(9, np.int32)},
+            LENGTHS,
             ("n", 2, 6, 16),
         ),
         (

@@ -14,7 +14,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from onnxprune.graph.bodies import nodes_of
 from tests.support.paths import ZOO
 
 INDEX = ZOO / "index.json"
@@ -156,14 +157,6 @@ def _tensors(proto: ModelProto) -> Iterator[tuple[str, TensorProto]]:
             yield node.output[0], node.attribute[0].t
 
 
-def _nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield nodes and those of the bodies inside."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from _nodes(attribute.g.node)
-
-
 def _slim(stored: ModelProto) -> None:
     """Drop doc strings, metadata and every value_info that inference gives back."""
     stored.doc_string = ""
@@ -191,7 +184,7 @@ class _RoleFinder:
 
     def __init__(self, proto: ModelProto) -> None:
         self._consumers: dict[str, list[tuple[NodeProto, int]]] = {}
-        for node in _nodes(proto.graph.node):
+        for node in nodes_of(proto.graph):
             for slot, name in enumerate(node.input):
                 self._consumers.setdefault(name, []).append((node, slot))
         self._shapes: dict[str, tuple[int, ...]] = {

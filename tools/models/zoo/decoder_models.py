@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
 from pathlib import Path
 
 import onnx
 
+from tools.models.zoo.elsewhere import exported
 from tools.models.zoo.specimen import Recipe
 
 SCRIPT = Path(__file__).with_name("decoder_export.py")
@@ -45,14 +43,8 @@ NAMES = {
 
 
 def convert(name: str, tool: str) -> onnx.ModelProto:
-    """Return one model, exported in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        command = [os.environ[f"ZOO_{tool.upper()}"], str(SCRIPT), name, str(path)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise RuntimeError(result.stderr.strip().splitlines()[-1])
-        return onnx.load(path)
+    """Return one model."""
+    return exported(SCRIPT, f"ZOO_{tool.upper()}", name)
 
 
 RECIPES = {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import tempfile
 from pathlib import Path
 
 import onnx
 
+from tools.models.zoo.elsewhere import exported
 from tools.models.zoo.specimen import Recipe
 
 SCRIPT = Path(__file__).with_name("tensorflow_export.py")
@@ -17,15 +15,9 @@ NAMES = re.findall(r'^    "(\w+)": ', SCRIPT.read_text(encoding="utf-8"), re.MUL
 
 
 def convert(name: str) -> onnx.ModelProto:
-    """Return one model, converted in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        settings = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [os.environ["ZOO_TENSORFLOW"], str(SCRIPT), name, str(path)]
-        result = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise RuntimeError(result.stderr.strip().splitlines()[-1])
-        return onnx.load(path)
+    """Return one model."""
+    settings = {"TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return exported(SCRIPT, "ZOO_TENSORFLOW", name, **settings)
 
 
 RECIPES = {f"keras_{name}": Recipe(lambda name=name: convert(name), ("tf2onnx",)) for name in NAMES}
