@@ -31,6 +31,7 @@ import torch  # noqa: E402
 from onnx import ModelProto, helper  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
+from onnxprune.commands.prepare import part_to_run  # noqa: E402
 from onnxprune.errors import OnnxpruneError  # noqa: E402
 from onnxprune.evaluation.settings import settings  # noqa: E402
 from onnxprune.graph.model import Model  # noqa: E402
@@ -267,7 +268,7 @@ def row(
     started = time.process_time()
     result: dict[str, Any] = {"name": name, "exporter": exporter}
     try:
-        model = load(source())
+        model = part_to_run(load(source()), {})
         network = Network(model)
         result |= learned(model, network)
         result |= numbers(model, network)

@@ -9,7 +9,8 @@
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
 what is there is not made again, and a run of tuning that was ended goes on from its checkpoint (its seconds are not
-told). Samples of calibration and tuning are never those of evaluation. Each figure is of the evaluation samples alone;
+told). Samples of calibration and tuning are never those of evaluation, and the cut sees none of those that decide
+while it is tuned. Each figure is of the evaluation samples alone;
 seconds are those of the processor, because other programs may run beside it. ``recovery.jsonl`` there has a line for
 each run.
 """
@@ -40,8 +41,8 @@ class Subject:
 
     file: str
     cut: Mapping[str, Any]  # options of `prune` that say what goes
-    data: str  # to calibrate and tune on
-    more: str  # to tune on: the same samples, perhaps with more views of each
+    data: str  # as many samples as this file holds are calibrated on
+    more: str  # to tune on, and what is learned from of these is calibrated on
     evaluation: str
     steps: int
     batch: int
@@ -108,8 +109,25 @@ def prune(folder: Path, subject: Subject, cut: Path, report: Path) -> None:
     from onnxprune.progress import silent
 
     options = make_options(**subject.cut, eval_data=str(folder / subject.evaluation), latency=False, samples=0)
-    data = str(folder / subject.data)
+    data = seen(folder, subject)
     prune_file(folder / subject.file, cut, options, data, report_path=report, force=True, progress=silent)
+
+
+def seen(folder: Path, subject: Subject) -> dict[str, Any]:
+    """Return the samples that a cut is calibrated on: among those that tuning learns from, and not those that decide.
+
+    A cut looks better on samples that it has seen, and then no step of tuning seems to help.
+    """
+    import numpy as np
+
+    from onnxprune.data.samples import Data
+    from onnxprune.training.order import held_out
+
+    with np.load(folder / subject.data) as few, np.load(folder / subject.more) as more:
+        count, arrays = len(next(iter(few.values()))), dict(more)
+    learned, _ = held_out(Data({}, None, len(next(iter(arrays.values())))))
+    rows = np.arange(learned.count) if learned.rows is None else learned.rows
+    return {name: array[rows[:count]] for name, array in arrays.items()}
 
 
 def tune(  # noqa: PLR0917 - files in the order in which they are used
