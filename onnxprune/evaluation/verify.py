@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data.samples import Data
+from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.difference import TEXT_KINDS, Reference, Run, compare_outputs, open_proto, tolerance_of
@@ -73,6 +74,7 @@ def verify(
     *,
     inputs: Sequence[Port] | None = None,
     fitted: Mapping[str, Array] = NOT_FITTED,
+    gone: Sequence[Branch] = (),
 ) -> Verification:
     """Compare a pruned model with the masked one it must equal.
 
@@ -84,6 +86,7 @@ def verify(
         seed: of the random feeds.
         inputs: those of the model, where the caller fixes the shape of some.
         fitted: constants of the original that hold other numbers since the pruned model was refitted.
+        gone: branches of the original that the pruned model lacks.
 
     Raises:
         ModelError: when the original itself cannot be run.
@@ -96,7 +99,7 @@ def verify(
     problem = _part_problem(traced.model, pruned)
     if problem is not None:
         return Verification((), tolerance, problem, is_of_groups=False)
-    reference = masked(traced, kept, fitted)
+    reference = masked(traced, kept, fitted, gone)
     cases = references(traced.model, reference, data, seed, inputs)
     problem = _plain_problem(traced.model, cases, tolerance)
     if problem is not None:

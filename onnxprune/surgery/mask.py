@@ -6,22 +6,24 @@ The oracle is `evaluation.verify`: a pruned model must compute what the masked o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from onnxprune.dependency.axes import Axes, Mask, kept_mask, walk
+from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.rules.coupling import beside
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.edit import Content, Edits, Stated, apply_edits, make_node
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.tensors import Array
+from onnxprune.surgery.depth import silenced
 from onnxprune.surgery.rewrite import Cut, Kept, Rewriter, mixed_ratio
 
 
-def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None) -> Any:
+def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None, gone: Sequence[Branch] = ()) -> Any:
     """Return the dense model whose removed units are zeroed where an op contracts them (an onnx.ModelProto).
 
     This is what the pruned model must compute. An op that mixes over removed units does so over the kept ones: it
@@ -31,6 +33,7 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None)
         traced: the model with its axes.
         kept: bool ``[units]`` for every atom that loses units.
         fitted: constants that hold other numbers than in the model.
+        gone: branches that count as zero.
     """
     masker = _Masker(traced, {name: node for node in traced.model.nodes for name in node.outputs})
     mixing = ((index, c) for index, c in traced.couplings.items() if not c.is_exact)
@@ -48,6 +51,8 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None)
             if not mask.all():
                 masker.put(index, slot, dim, mask.reshape(-1, *[1] * (len(axes) - dim - 1)))
     edits = masker.edits()
+    if gone:
+        edits = silenced(edits, gone, {branch.value: traced.probe.dtype(branch.value) for branch in gone})
     return apply_edits(traced.model, dataclasses.replace(edits, replaced={**edits.replaced, **(fitted or {})}))
 
 

@@ -1,0 +1,234 @@
+"""Branches: what is computed from a stream and added to it, such as an attention, or the layers of a residual block.
+
+A branch may count as zero: the sum is the stream then, which goes on without it. Nothing has to be known of
+architectures for that. A *sum* is a node that adds two values of one shape; where one of them is computed from the
+other, it is a branch, and the other is its *stream*. Where a branch is a sum itself (an attention and a feed-forward
+network side by side), its addends are branches. What is saved is what nobody else needs: the nodes all of whose
+readers are gone with the branch.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from onnxprune.dependency.axes import kept_size
+from onnxprune.dependency.cost import per_sample
+from onnxprune.dependency.trace import Trace
+from onnxprune.graph.model import Model, Node
+
+# Operators of which an output is a function of the sum of their addends alone, beside constants.
+SUMS = frozenset(
+    ("Add", "Sum", "com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
+)
+# Operators that give what they get in another type, or as it is.
+_SAME = frozenset(("Identity", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear"))
+_SIZES = frozenset(("Shape", "Size"))  # what comes of these depends on no number of their input
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A value that is added to a stream, and nowhere else."""
+
+    name: str  # that of the last node with weights in it
+    value: str  # what is added
+    node: int  # index of the sum
+    slot: int  # of the value there
+    other: int  # the slot of what it is added to
+    nodes: tuple[int, ...] = field(repr=False)  # of the main graph, that nothing else needs, in order
+    macs: int  # of one sample, that go with it
+    params: int
+    locked: str | None = None  # why it stays
+
+
+def branches(traced: Trace) -> list[Branch]:
+    """Return the branches of the main graph that hold layers, in the order in which they are added."""
+    return list(_Finder(traced).all())
+
+
+def macs_of(traced: Trace, found: Sequence[Branch]) -> int:
+    """Return the multiply-accumulates of one sample that branches take together; what is in two counts once."""
+    finder = _Finder(traced)
+    return sum(map(finder.macs, {index for each in found for index in each.nodes}))
+
+
+class _Finder:
+    def __init__(self, traced: Trace) -> None:
+        self._traced, self._model = traced, traced.model
+        self._owner = owners(self._model)
+        self._maker = {name: index for index in self._model.top for name in self._model.nodes[index].outputs if name}
+        self._place = {index: place for place, index in enumerate(self._model.top)}
+        self._outputs = {*(port.name for port in self._model.outputs), *self._model.tensor_outputs}
+        self._sizes = per_sample(traced)
+        self._streams: dict[str, str] = {}  # by the sum, of sums that a branch is added in
+
+    def all(self) -> Iterator[Branch]:
+        """Yield the branches in order."""
+        names = set[str]()
+        for index in self._model.top:
+            for slot, other in self._addends(self._model.nodes[index]):
+                for each in self._of(index, slot, other):
+                    if each.name not in names:  # nothing has two names, and no two have one
+                        names.add(each.name)
+                        yield each
+
+    def macs(self, index: int) -> int:
+        """Return the multiply-accumulates of a node for one sample, with those of its bodies."""
+        inner = sum(self.macs(each) for body in self._model.nodes[index].bodies for each in body.nodes)
+        coupling = self._traced.couplings.get(index)
+        sizes = (self._traced.axes(axes) for axes in (coupling.macs if coupling is not None else ()))
+        return inner + sum(math.prod(kept_size(axis, self._sizes) for axis in axes) for axes in sizes)
+
+    # -- which values are branches ---------------------------------------------------------------------
+
+    def _addends(self, node: Node) -> Iterator[tuple[int, int]]:
+        """Yield the slot of each addend of a sum that is computed from the other, and the slot of that one."""
+        slots = self._slots(node)
+        for slot, other in (slots, slots[::-1]) if slots else ():
+            if self._is_from(node.index, slot, other):
+                self._streams.update(dict.fromkeys(filter(None, node.outputs), node.inputs[other]))
+                yield slot, other
+                return
+
+    def _slots(self, node: Node) -> tuple[int, int] | None:
+        """Return the slots of the two addends of a sum of values of one shape; None for any other node."""
+        if node.op not in SUMS or (node.op in ("Add", "Sum") and len(node.inputs) != 2):
+            return None
+        first, second = node.inputs[:2]
+        shape = self._traced.probe.shape(first)
+        alike = shape is not None and shape == self._traced.probe.shape(second) and first != second
+        return (0, 1) if alike and not {first, second} & self._model.fixed else None
+
+    def _is_from(self, index: int, slot: int, other: int) -> bool:
+        """Whether one addend is computed from the other, or from what the other's stream was before.
+
+        Layers on the way must be there for this addend alone: else it is another branch that the stream went through.
+        """
+        node = self._model.nodes[index]
+        origins = self._origins(node.inputs[other])
+        own, first = set(self._only_for(index, slot, set())), min(map(self._made_at, origins))
+        seen, waiting = {node.inputs[slot]}, [node.inputs[slot]]
+        while waiting:
+            maker = self._maker.get(waiting.pop(), -1)
+            if self._place.get(maker, -1) <= first or not (maker in own or self._is_passed(maker)):
+                continue
+            for name in (*self._model.nodes[maker].inputs, *self._model.nodes[maker].captured):
+                if name in origins:
+                    return True
+                if name and name not in seen:
+                    seen.add(name)
+                    waiting.append(name)
+        return False
+
+    def _is_passed(self, index: int) -> bool:
+        """Whether what a node gives says as much of its input as the input itself, such as a normalisation."""
+        return self._model.nodes[index].op not in _SIZES and not self.macs(index)
+
+    def _made_at(self, name: str) -> int:
+        """Return the place of the node that makes a value, -1 for an input."""
+        return self._place.get(self._maker.get(name, -1), -1)
+
+    def _origins(self, name: str) -> set[str]:
+        """Return a value and all that its stream was before, also in another type and as fused sums give it."""
+        origins: set[str] = set()
+        waiting: str | None = name
+        while waiting is not None and waiting not in origins:
+            origin = self._origin(waiting)
+            maker = self._maker.get(origin, -1)
+            is_fused = maker >= 0 and self._model.nodes[maker].op in SUMS - {"Add", "Sum"}
+            origins |= {waiting, origin, *(filter(None, self._model.nodes[maker].outputs) if is_fused else ())}
+            waiting = self._streams.get(origin)
+        return origins
+
+    def _origin(self, name: str) -> str:
+        """Return the value that another one is in another type."""
+        while name in self._maker and self._model.nodes[self._maker[name]].op in _SAME:
+            name = self._model.nodes[self._maker[name]].inputs[0]
+        return name
+
+    def _of(self, index: int, slot: int, other: int) -> Iterator[Branch]:
+        """Yield the branch that a node adds in a slot; where that is a sum that nobody else reads, its addends."""
+        value = self._model.nodes[index].inputs[slot]
+        maker = self._maker.get(value)
+        if maker is None or value in self._outputs or self._model.readers[value] != ((index, slot),):
+            return
+        inner = self._slots(self._model.nodes[maker]) if self._model.nodes[maker].op in ("Add", "Sum") else None
+        if inner is not None and not any(True for _ in self._addends(self._model.nodes[maker])):
+            parts = [each for one, two in (inner, inner[::-1]) for each in self._of(maker, one, two)]
+            if len(parts) > 1:
+                yield from parts
+                return
+        branch = self._branch(index, slot, other)
+        if branch is not None:
+            yield branch
+
+    def _branch(self, index: int, slot: int, other: int) -> Branch | None:
+        """Return a branch; None where it holds no layer."""
+        nodes, wanted = self._only_for(index, slot, self._outputs), self._only_for(index, slot, set())
+        whole = sum(map(self.macs, wanted))
+        if not whole:
+            return None
+        reason = None
+        if sum(map(self.macs, nodes)) < whole:
+            outputs = [name for each in wanted for name in self._model.nodes[each].outputs if name in self._outputs]
+            reason = f"it computes {' and '.join(map(repr, outputs))}, which the model gives as outputs"
+        named = [each for each in wanted if self._weights(each)] or wanted
+        name = self._model.nodes[max(named, key=self._place.__getitem__)].name
+        value = self._model.nodes[index].inputs[slot]
+        macs, params = sum(map(self.macs, nodes)), self._params(set(nodes))
+        return Branch(name, value, index, slot, other, tuple(nodes), macs, params, reason)
+
+    # -- what goes with a branch -----------------------------------------------------------------------
+
+    def _only_for(self, index: int, slot: int, needed: set[str]) -> list[int]:
+        """Return the nodes that are there for one input of a node alone, in order.
+
+        Args:
+            index: of the node.
+            slot: of its input.
+            needed: values that are needed beside what nodes read.
+        """
+        gone: set[int] = set()
+        waiting = [-self._made_at(self._model.nodes[index].inputs[slot])]  # places, the last of them first
+        looked = set(waiting)
+        while waiting:
+            at = self._model.top[-heapq.heappop(waiting)]
+            node = self._model.nodes[at]
+            made = [name for name in node.outputs if name]
+            readers = [reader for name in made for reader in self._model.readers.get(name, ())]
+            alone = all(reader == (index, slot) or self._owner[reader[0]] in gone for reader in readers)
+            if not alone or not needed.isdisjoint(made):
+                continue
+            gone.add(at)
+            for place in {-self._made_at(name) for name in (*node.inputs, *node.captured) if name} - looked:
+                if place <= 0:
+                    looked.add(place)
+                    heapq.heappush(waiting, place)
+        return sorted(gone, key=self._place.__getitem__)
+
+    def _weights(self, index: int) -> list[str]:
+        """Return the weights that a node of the main graph reads itself."""
+        constants = self._model.constants
+        return [name for name in self._model.nodes[index].inputs if name in constants and constants[name].is_weight]
+
+    def _params(self, gone: set[int]) -> int:
+        """Return the number of weights that these nodes alone read."""
+        counts = dict[object, int]()
+        for name, constant in self._model.constants.items():
+            readers = self._model.readers.get(name, ())
+            if constant.is_weight and readers and all(self._owner[index] in gone for index, _ in readers):
+                counts[constant.identity] = constant.count
+        return sum(counts.values())
+
+
+def owners(model: Model) -> dict[int, int]:
+    """Return for every node the node of the main graph that it is, or that has the body where it stands."""
+    found: dict[int, int] = {}
+    waiting = [(index, index) for index in model.top]
+    while waiting:
+        index, owner = waiting.pop()
+        found[index] = owner
+        waiting.extend((inner, owner) for body in model.nodes[index].bodies for inner in body.nodes)
+    return found

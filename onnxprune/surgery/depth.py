@@ -1,0 +1,194 @@
+"""Branches go: the model without them, and the model in which each has a gate, by which it can count as zero.
+
+A sum whose branch is gone is the stream itself. Where nobody else reads that any more, the node that makes the stream
+writes it under the name of the sum: values keep the names of what they stand for in the original, so that the layer in
+front of a gap is refitted to the stream behind it (see `recovery.refit`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.dependency.branches import Branch
+from onnxprune.graph.edit import NO_EDITS, Edits, apply_edits, make_node
+from onnxprune.graph.model import Model, Node
+from onnxprune.graph.remainder import back
+from onnxprune.graph.tensors import Array
+from onnxprune.surgery.rewrite import Rewritten
+
+_PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
+_HALF = 0.5
+
+
+def gated(model: Model, branches: Sequence[Branch], dtypes: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+    """Return a model (an onnx.ModelProto) whose branches are multiplied by gates, and the gates by branch.
+
+    Args:
+        model: in plain form.
+        branches: of it.
+        dtypes: of their values, by name of the value.
+    """
+    names = {branch.name: _fresh(model, f"{branch.value}_gate") for branch in branches}
+    edits = _gates(branches, names, dict.fromkeys(names, 1.0), dtypes)
+    return apply_edits(model, edits), names
+
+
+def silenced(edits: Edits, branches: Sequence[Branch], dtypes: Mapping[str, Any]) -> Edits:
+    """Return edits of the masked model by which branches count as zero, too; see `gated`."""
+    names = {branch.name: f"onnxprune_gate_{number}" for number, branch in enumerate(branches)}
+    more = _gates(branches, names, dict.fromkeys(names, 0.0), dtypes, edits.inputs)
+    before = {index: [*edits.nodes_before.get(index, ()), *nodes] for index, nodes in more.nodes_before.items()}
+    return dataclasses.replace(
+        edits,
+        inputs={**edits.inputs, **more.inputs},
+        added={**edits.added, **more.added},
+        nodes_before={**edits.nodes_before, **before},
+    )
+
+
+def _gates(
+    branches: Sequence[Branch],
+    names: Mapping[str, str],
+    values: Mapping[str, float],
+    dtypes: Mapping[str, Any],
+    inputs: Mapping[tuple[int, int], str] | None = None,
+) -> Edits:
+    """Return the edits that multiply what each branch adds by a number."""
+    added: dict[str, Array] = {}
+    edited: dict[tuple[int, int], str] = {}
+    before: dict[int, list[Any]] = {}
+    for branch in branches:
+        gate, place = names[branch.name], (branch.node, branch.slot)
+        added[gate] = np.array(values[branch.name], dtypes[branch.value])
+        source = (inputs or {}).get(place, branch.value)
+        edited[place] = f"{gate}_out"
+        before.setdefault(branch.node, []).append(make_node("Mul", [source, gate], f"{gate}_out"))
+    return dataclasses.replace(NO_EDITS, inputs=edited, added=added, nodes_before=before)
+
+
+def without(model: Model, branches: Sequence[Branch], dtypes: Mapping[str, Any]) -> Rewritten:
+    """Return a model without branches.
+
+    Args:
+        model: in plain form.
+        branches: of it.
+        dtypes: of their values, by name of the value.
+    """
+    edits = _Shortener(model, branches, dtypes).edits()
+    whole = None if model.whole is None else apply_edits(model.whole.model, back(model.whole, edits))
+    return Rewritten(apply_edits(model, edits), {}, (), whole)
+
+
+def _fresh(model: Model, wanted: str) -> str:
+    """Return a name that no value has."""
+    file, name, number = model.file, wanted, 1
+    taken = {*file.constants, *(each for node in file.nodes for each in (*node.inputs, *node.outputs))}
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
+@dataclass
+class _Shortener:
+    """Collects the edits that take branches out."""
+
+    model: Model
+    branches: Sequence[Branch]
+    dtypes: Mapping[str, Any]
+    inputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    outputs: dict[tuple[int, int], str] = field(default_factory=dict)
+    added: dict[str, Array] = field(default_factory=dict)
+    before: dict[int, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Note which node makes which value."""
+        self._makers = {
+            name: (index, at)
+            for index in self.model.top
+            for at, name in enumerate(self.model.nodes[index].outputs)
+            if name
+        }
+
+    def edits(self) -> Edits:
+        """Return what changes in the model."""
+        nodes, place = self.model.nodes, {index: number for number, index in enumerate(self.model.top)}
+        self._dead = {index for branch in self.branches for index in branch.nodes}
+        self._is_stream: dict[str, str] = {}  # the stream that the sum of a plain node is now
+        streams: dict[str, list[int]] = {}  # nodes whose sum is a stream, by the name of that
+        for index, slot in sorted(self._gone(), key=lambda each: place[each[0]]):
+            node = nodes[index]
+            if index in self._dead:
+                continue
+            stream = self._source(node.inputs[1 - slot])
+            if node.op in _PLAIN:
+                self._is_stream[node.outputs[0]] = stream
+                streams.setdefault(stream, []).append(index)
+            else:
+                self._halve(node, stream)
+        for stream, sums in streams.items():
+            self._join(stream, [nodes[index] for index in sums])
+        return dataclasses.replace(
+            NO_EDITS, inputs=self.inputs, outputs=self.outputs, added=self.added, nodes_before=self.before
+        )
+
+    def _gone(self) -> set[tuple[int, int]]:
+        """Return the slots of sums that count as zero, also where both addends of a sum are gone."""
+        nodes = self.model.nodes
+        gone = {(branch.node, branch.slot) for branch in self.branches}
+        waiting = [index for index, slot in gone if slot == 0 and (index, 1) in gone]
+        while waiting:
+            index = waiting.pop()
+            self._dead.add(index)
+            for reader, slot in self.model.readers[nodes[index].outputs[0]]:
+                gone.add((reader, slot))
+                waiting.extend([reader] if (reader, 1 - slot) in gone else [])
+        return gone
+
+    def _source(self, name: str) -> str:
+        """Return the value that is in the place of another one now."""
+        return self._is_stream.get(name, name)
+
+    def _halve(self, node: Node, stream: str) -> None:
+        """Let a fused sum add two halves of the stream, which are the stream, whatever it does with the sum."""
+        half, out = f"{node.outputs[0]}_half", f"{node.outputs[0]}_halved"
+        half, out = _fresh(self.model, half), _fresh(self.model, out)
+        self.added[half] = np.array(_HALF, self.dtypes[next(b.value for b in self.branches if b.node == node.index)])
+        self.before[node.index] = [make_node("Mul", [stream, half], out)]
+        self.inputs[node.index, 0] = self.inputs[node.index, 1] = out
+
+    def _join(self, stream: str, sums: Sequence[Node]) -> None:
+        """Let whoever read one of some sums read the stream that all of them are now."""
+        outputs = {port.name for port in self.model.outputs}
+        names = [node.outputs[0] for node in sums]
+        needed = [name for name in (stream, *names) if name in outputs or self._readers(name, sums)]
+        if len(needed) == 1 and needed[0] != stream and stream in self._makers:
+            self._write_as(stream, needed[0], sums)
+            return
+        for node in sums:
+            name = node.outputs[0]
+            if name in outputs or any(slot < 0 for _, slot in self.model.readers.get(name, ())):
+                self.outputs[node.index, 0] = _fresh(self.model, f"{name}_gone")
+                self.before[node.index] = [make_node("Identity", [stream], name)]
+            else:
+                self.inputs |= {place: stream for place in self._readers(name, sums) if place not in self.inputs}
+
+    def _write_as(self, stream: str, name: str, sums: Sequence[Node]) -> None:
+        """Let the node that makes a stream write it under the name of a sum."""
+        self.outputs[self._makers[stream]] = name
+        for node in sums:
+            if node.outputs[0] == name:
+                self.outputs[node.index, 0] = _fresh(self.model, f"{name}_gone")
+        halves = [nodes for index, nodes in self.before.items() if index not in self._dead]
+        for node in (node for nodes in halves for node in nodes if stream in node.input):
+            node.input[list(node.input).index(stream)] = name
+
+    def _readers(self, name: str, sums: Sequence[Node]) -> list[tuple[int, int]]:
+        """Return the places that still read a value: in nodes that stay, beside the sums that are gone."""
+        gone = {node.index for node in sums} | self._dead
+        return [(index, slot) for index, slot in self.model.readers.get(name, ()) if index not in gone]
