@@ -41,6 +41,14 @@ from onnxprune.planning.effort import USUAL
     help="Instead: how many units each group of a kind keeps, heads=8,neurons=1024; a GLOB means groups by name.",
 )
 @click.option(
+    "--depth",
+    type=float,
+    metavar="SHARE",
+    help="Remove whole branches, such as attentions and residual blocks, up to this share of what all of them compute; "
+    "--ratio and --target cut what is left.",
+)
+@click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
+@click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
     "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",

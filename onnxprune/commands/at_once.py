@@ -24,5 +24,7 @@ def at_once(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> t
     prepared = prepare(job.model, job.options, job.data, progress, tunes=options is not None)
     improve = None
     if options is not None:
-        improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
-    return cut(replace(prepared, file_name=job.name), Pass(publish, improve), progress)
+        how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
+        improve = improver(prepared, how, progress)
+    once = Pass(publish, improve, job.original)
+    return cut(replace(prepared, file_name=job.name), once, progress)

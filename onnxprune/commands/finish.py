@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.axes import Atom, Mask
+from onnxprune.dependency.branches import Branch, macs_of
 from onnxprune.dependency.groups import Group
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
@@ -34,9 +35,11 @@ from onnxprune.graph.view import view
 from onnxprune.graph.write import staged, write
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
+from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.profile import RACE_S
 from onnxprune.planning.promise import CONFIRM, OVER, Decision, check_written
 from onnxprune.progress import Progress
+from onnxprune.report.depth import is_gone
 from onnxprune.report.document import build_report, comparison_values
 from onnxprune.surgery import mask, rewrite
 
@@ -50,6 +53,7 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
+_NOTHING_ELSE: Mapping[str, None] = {"rounds": None, "masks": None, "depth": None}  # the usual run has none of these
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
 
@@ -119,11 +123,12 @@ def finish(
     publish: Publish,
     improve: Improve | None = None,
     original: Model | None = None,
+    gone: Sequence[Branch] = (),
 ) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, recovered and verified, and its report, when both are published.
 
     Where its weights are tuned, the proof is of the cut, before that. It is compared with the `original`, which is the
-    model that was cut by default; targets are of the latter.
+    model that was cut by default; targets are of the latter. Branches that are `gone` have been taken out already.
 
     Raises:
         VerificationError: when it does not equal the masked model; nothing is published then.
@@ -132,25 +137,27 @@ def finish(
     """
     model, traced, options = prepared.traced.model, prepared.traced, prepared.options
     plan = decision.plan
-    masks = prepared.masks(plan)
+    masks = prepared.masks(plan) if not gone else kept_masks(prepared.groups, plan.kept)
     contents, fits = recovery
-    proof = partial(_proven, prepared, masks, mask.in_original(model, rewritten.cuts, contents), progress)
-    proto = _stored(model, rewritten, contents)
+    fitted = mask.in_original(model, rewritten.cuts, contents)
+
+    def proof(after: Model) -> verify.Verification:
+        return proven(prepared, masks, fitted, progress, after, gone)
+
+    proto = stored_as(model, rewritten, contents)
     improved = None if improve is None else _improved(proto, model, masks, proof, improve)
     proto = proto if improved is None else improved.proto
     with publish(proto, model.folder) as (path, complete):
         after = same_part(verify.read_back(path), model)
         verified = proof(after) if improved is None else improved.verification
-        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks))
+        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - macs_of(traced, gone)
         comparison = _compared(model, after, prepared, decision, macs=macs, original=original, progress=progress)
-        reasons = reasons_for(prepared.groups, prepared.ratios, options, plan.kept, plan.enlarging)
         report = build_report(
             before=model,
             after=after,
             macs=macs,
             options=options,
-            groups=[(each, plan.kept.get(each.name), reasons.get(each.name)) for each in _in_order(prepared)],
-            accounts=accounts(traced, prepared.groups, reasons),
+            **_accounted(prepared, plan, gone),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=comparison,
@@ -162,31 +169,52 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
-        report |= {"tuning": None if improved is None else improved.report(path), "rounds": None, "masks": None}
+        report |= {"tuning": None if improved is None else improved.report(path), **_NOTHING_ELSE}
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
 
 
-def _in_order(prepared: PreparedModel) -> list[Group]:
-    """Return the groups in the order of the graph."""
-    return sorted(prepared.groups, key=first_sink)
+def _accounted(prepared: PreparedModel, plan: Plan, gone: Sequence[Branch]) -> dict[str, Any]:
+    """Return what the report says of the groups, in the order of the graph, and of the nodes with weights."""
+    groups = prepared.groups
+    names = {prepared.traced.model.nodes[index].name for branch in gone for index in branch.nodes}
+    reasons = reasons_for(groups, prepared.ratios, prepared.options, plan.kept, plan.enlarging)
+    each = accounts(prepared.traced, groups, reasons)
+    return {
+        "groups": [_kept(group, names, plan.kept, reasons) for group in sorted(groups, key=first_sink)],
+        "accounts": [account for account in each if account.node not in names],
+    }
 
 
-def _proven(
-    prepared: PreparedModel, masks: Masks, fitted: Mapping[str, Array], progress: Progress, after: Model
+def _kept(
+    group: Group, gone: Collection[str], kept: Mapping[str, Sequence[int]], reasons: Mapping[str, str]
+) -> tuple[Group, Sequence[int] | None, str | None]:
+    """Return a group with the units that it keeps, None for all, and why it was left alone."""
+    if is_gone(group, gone):
+        return group, (), None
+    return group, kept.get(group.name), reasons.get(group.name)
+
+
+def proven(  # noqa: PLR0917 - as `verify`
+    prepared: PreparedModel,
+    masks: Masks,
+    fitted: Mapping[str, Array],
+    progress: Progress,
+    after: Model,
+    gone: Sequence[Branch] = (),
 ) -> verify.Verification:
-    """Return the proof of a cut.
+    """Return the proof of a cut; arguments as for `verify`.
 
     Raises:
         VerificationError: when the file does not equal the masked model.
     """
     progress("verifying: masked = pruned")
     traced, data, seed, ports = prepared.traced, prepared.calibration_data, prepared.options.seed, prepared.ports
-    verification = verify.verify(traced, masks, after, data, seed, inputs=ports, fitted=fitted)
+    verification = verify.verify(traced, masks, after, data, seed, inputs=ports, fitted=fitted, gone=gone)
     if not verification.passed:
         broken = []
-        if verification.is_of_groups:
+        if verification.is_of_groups and masks:
             broken = blame.blame(traced, masks, prepared.groups, data, seed, inputs=ports, fitted=fitted)
         raise blame.failure(verification, broken)
     return verification
@@ -214,7 +242,7 @@ def _improved(
     return _Improved(stored(view(proto, folder=model.folder), contents), verification, report)
 
 
-def _stored(model: Model, rewritten: rewrite.Rewritten, contents: Mapping[str, Array]) -> Any:
+def stored_as(model: Model, rewritten: rewrite.Rewritten, contents: Mapping[str, Array]) -> Any:
     """Return what the file shall hold: the cut model with the contents that were fitted."""
     cut = rewritten.proto if rewritten.whole is None else rewritten.whole
     proto = with_contents(view(cut, folder=model.folder), contents) if contents else cut

@@ -16,6 +16,7 @@ from onnxprune.commands.masks import by_masks
 from onnxprune.commands.prepare import part_to_run, sample_files
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
+from onnxprune.commands.shorten import by_depth
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
@@ -93,10 +94,11 @@ def prune(
         checkpoint: a folder that finished rounds and the tuning are saved to.
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
-        **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), criterion, scope,
-            round_to, min_units, ignore, only, width, ratios (a dict glob -> ratio), shape (a dict such as
-            {"heads": 8, "neurons": 1024}), effort, provider, threads, batch, profile_seconds, latency, seed, inputs (a
-            dict name -> shape), eval_data, preprocess, samples, metric.
+        **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
+            what branches compute), without (globs of branches), criterion, scope, round_to, min_units, ignore, only,
+            width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
+            provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
+            preprocess, samples, metric.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -177,7 +179,9 @@ def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Re
     model, source = job.model, job
     with blamed_on_change(model.stamps, model.path):
         job = _with_samples(job)
-        if job.learning.rounds > 1:
+        if job.options.shortens:
+            proto, report = by_depth(job, keeper, publish, progress)
+        elif job.learning.rounds > 1:
             proto, report = in_rounds(job, keeper, publish, progress)
         elif job.learning.masks is not None:
             proto, report = by_masks(job, keeper, publish, progress)

@@ -12,6 +12,7 @@ from onnxprune.commands.decide import decide, score
 from onnxprune.commands.finish import Publish, compared, with_report
 from onnxprune.commands.job import Job
 from onnxprune.commands.learn import stored
+from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, part_to_run, prepare
 from onnxprune.commands.rounds_folder import Finished, Keeper
 from onnxprune.commands.tune_cut import Kept, initializers_in_all, kept_by_report, kept_in_all, units_in_all
@@ -19,7 +20,6 @@ from onnxprune.commands.tune_pruned import Tuning, improver, in_steps, taught
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.cost import Counter
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
-from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.verify import read_back
 from onnxprune.graph.edit import with_weights_inside
 from onnxprune.graph.model import Model
@@ -34,8 +34,6 @@ from onnxprune.progress import Progress, silent
 from onnxprune.report.document import file_values
 from onnxprune.report.rounds import rounds_report
 from onnxprune.training.settings import TuneOptions
-
-_RACE_S = 3.0  # in which original and model are timed before a round, where latency is a target
 
 
 def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
@@ -229,26 +227,16 @@ class _Rounds:
             source = self.cuts[0]["input"]
             before = {"macs": source["macs"], "params": source["params"], "size": source["size_bytes"]}
         if any(_needs_measuring(target, bool(self.cuts)) for target in targets):
-            measured = self._measured()
-            before |= {kind: sides[0] for kind, sides in measured.items()}
-            now |= {kind: sides[1] for kind, sides in measured.items()}
+            costs = self._measured()
+            before |= {kind: sides[0] for kind, sides in costs.items()}
+            now |= {kind: sides[1] for kind, sides in costs.items()}
         goals = {target.kind: target.fraction(before.get(target.kind, 1.0)) for target in targets}
         return goals, {kind: now.get(kind, 1.0) / max(1e-12, before.get(kind, 1.0)) for kind in goals}
 
     def _measured(self) -> dict[str, tuple[float, float]]:
         """Return latency in ms and memory in bytes, of the original and of what is left by now."""
-        options, kinds = self.job.options, {target.kind for target in self.job.options.bounds}
-        now = part_to_run(self.model, dict(options.inputs))
-        race = compare_models(
-            self.original, now, data=self.first.evaluation_data, provider=options.provider, threads=options.threads,
-            batch=options.batch, budget_s=_RACE_S, seed=options.seed, memory="memory" in kinds, detail=False,
-            shapes=dict(options.inputs),
-        )  # fmt: skip
-        measured = {"latency": (race.before.median_ms, race.after.median_ms)}
-        memory = race.before.peak_memory_bytes, race.after.peak_memory_bytes
-        if memory[0] and memory[1]:
-            measured["memory"] = float(memory[0]), float(memory[1])
-        return measured
+        now = part_to_run(self.model, dict(self.job.options.inputs))
+        return measured(self.original, now, self.first.evaluation_data, self.job.options)
 
     # -- all rounds ----------------------------------------------------------------------------------------
 

@@ -245,6 +245,8 @@ def _why_not_selected(
 def _why_not_cut(group: Group, ratios: Mapping[str, float], options: Options) -> str:
     """Return why a group that was to be pruned keeps all its units."""
     if ratios[group.name] == 0:
+        if options.shortens and not (options.shape or options.ratios):
+            return "whole branches alone were to go; --ratio or --target cut units of those that stay"
         return "it keeps all its units by --shape" if options.shape else "its ratio is 0"
     if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):
         return "criterion bn cannot score it: no BatchNormalization scales its units"

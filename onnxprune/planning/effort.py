@@ -23,6 +23,7 @@ class Effort:
     fits: float | None  # on the algebra of loss curves
     refits: float | None  # on that of refits
     passes: float  # over the samples of the user, for each of these, where that is more
+    rounds: int  # in which branches are chosen
 
     def spent_on_curves(self, one_pass: float, has_data: bool) -> float | None:
         """Return what the runs to the output may cost; None where there is no bound.
@@ -47,9 +48,15 @@ class Effort:
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
-        "quick": Effort(pool=0.4e11, samples=0.4e11, fewest=4, curves=1e11, fits=0.8e11, refits=1.6e11, passes=2.0),
-        "normal": Effort(pool=1e11, samples=0.8e11, fewest=8, curves=3e11, fits=2.4e11, refits=4.8e11, passes=6.0),
-        "thorough": Effort(pool=1e12, samples=2.4e11, fewest=16, curves=None, fits=None, refits=None, passes=0.0),
+        "quick": Effort(
+            pool=0.4e11, samples=0.4e11, fewest=4, curves=1e11, fits=0.8e11, refits=1.6e11, passes=2.0, rounds=2
+        ),
+        "normal": Effort(
+            pool=1e11, samples=0.8e11, fewest=8, curves=3e11, fits=2.4e11, refits=4.8e11, passes=6.0, rounds=4
+        ),
+        "thorough": Effort(
+            pool=1e12, samples=2.4e11, fewest=16, curves=None, fits=None, refits=None, passes=0.0, rounds=16
+        ),
     }
 )
 USUAL = "normal"

@@ -38,6 +38,8 @@ class Options:
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
     round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
+    depth: float | None = None  # share of what branches compute that goes with whole branches, in (0, 1)
+    without: tuple[str, ...] = ()  # globs of branches that go in any case
     shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
     min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
@@ -75,6 +77,8 @@ class Options:
             effort=check.choice("effort", self.effort, EFFORTS),
             batch_norm=check.flag("batch_norm", self.batch_norm),
             round_to=_checked_step(self.round_to),
+            depth=None if self.depth is None else _checked_depth(self.depth),
+            without=check.globs("without", self.without),
             shape=_checked_shape(self.shape),
             min_units=_checked_least(self.min_units),
             width=check.flag("width", self.width),
@@ -96,6 +100,11 @@ class Options:
     def bounds(self) -> tuple[Target, ...]:
         """The targets."""
         return parse_all(self.targets)
+
+    @property
+    def shortens(self) -> bool:
+        """Whether whole branches go."""
+        return self.depth is not None or bool(self.without)
 
     @property
     def only_shaped(self) -> bool:
@@ -144,7 +153,7 @@ class Options:
 
     def spends_effort(self, has_data: bool) -> bool:
         """Whether samples are generated or loss curves measured: all that effort is about."""
-        return self._measures_curves or (self.looks_at_samples and not has_data)
+        return self._measures_curves or self.depth is not None or (self.looks_at_samples and not has_data)
 
     @property
     def _measures_curves(self) -> bool:
@@ -203,7 +212,8 @@ def make_options(**values: Any) -> Options:
         raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
     if values.get("ratio", 0) is None:
         del values["ratio"]
-    if values.get("shape"):
+    shortens = values.get("depth") is not None or values.get("without")
+    if values.get("shape") or (shortens and not values.get("targets")):
         values = {"ratio": 0.0, **values}
     return Options(**values).checked()
 
@@ -218,6 +228,14 @@ def _checked_ratios(value: Any) -> tuple[tuple[str, float], ...]:
     return tuple(
         (glob, check.ratio(f"ratio of {glob!r}", ratio)) for glob, (_, ratio) in zip(names, pairs, strict=True)
     )
+
+
+def _checked_depth(value: Any) -> float:
+    """Return a share in (0, 1)."""
+    share = check.number("depth", value)
+    if not 0 < share < 1:
+        raise OptionError(f"depth must be above 0 and below 1, got {value!r}: it is the share of what branches compute")
+    return share
 
 
 def _checked_shape(value: Any) -> tuple[tuple[str, int], ...]:

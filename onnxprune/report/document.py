@@ -72,7 +72,7 @@ def build_report(
         "groups": [_group(group, kept, reason) for group, kept, reason in groups],
         "nodes": [account.to_dict() for account in accounts],
         "initializers": {name: _cut(cut) for name, cut in cuts.items()},
-        "verification": _verification(verification),
+        "verification": verification_values(verification),
         "calibration": _calibration(calibration),
         "gradients": None if looked is None else dict(looked),
         **_curves(options, curves or {}, judged),
@@ -101,7 +101,8 @@ def _cut(cut: Cut) -> dict[str, Any]:
     return {"source": cut.source, "kept": {str(dim): list(indices) for dim, indices in cut.kept.items()}}
 
 
-def _verification(verification: Verification) -> dict[str, Any]:
+def verification_values(verification: Verification) -> dict[str, Any]:
+    """Return what the report says of a proof."""
     return {
         "passed": verification.passed,
         "max_abs_diff": verification.max_abs_diff,

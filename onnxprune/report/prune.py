@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
+from onnxprune.report.depth import depth_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.words import (
     accuracy_cells,
@@ -54,6 +55,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     return [
         table,
         *rounds_table(report),
+        *depth_lines(report),
         _left_alone(report["groups"]),
         *warned,
         *notes,

@@ -37,14 +37,14 @@ def rounds_report(
         "groups": list(groups),
         "nodes": list(nodes),
         "initializers": dict(initializers),
-        "verification": _proofs([report["verification"] for report in cuts]),
+        "verification": proofs([report["verification"] for report in cuts]),
         "promise": None,
         "rounds": [_round(number, report, source) for number, report in enumerate(reports, 1)],
     }
 
 
-def _proofs(proofs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the proofs of all rounds, each against its own input, as one."""
+def proofs(proofs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the proofs of several cuts, each against its own input, as one."""
     most = {name: max(proof[name] for proof in proofs) for name in ("max_abs_diff", "max_rel_diff", "noise")}
     return {
         "passed": all(proof["passed"] for proof in proofs),

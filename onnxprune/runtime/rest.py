@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
@@ -63,9 +64,11 @@ def _alive_counts(model: Model) -> list[int]:
 class Rest:
     """The outputs of a model, from stations on; several threads may ask at the same time."""
 
-    def __init__(self, model: Model, outputs: Iterable[str]) -> None:
-        """Take a model in plain form and the outputs that are wanted."""
-        self._model, self._outputs, self._order = model, list(outputs), order_of(model)
+    def __init__(
+        self, model: Model, outputs: Iterable[str], contents: Mapping[str, Array] = MappingProxyType({})
+    ) -> None:
+        """Take a model in plain form and the outputs that are wanted; `contents` of constants hold for all sessions."""
+        self._model, self._outputs, self._order, self._contents = model, list(outputs), order_of(model), contents
         self._last_read = last_reads(model, self._order)
         self._stations = stations(model)
         self._sessions: dict[tuple[int, ...], tuple[Session, tuple[str, ...]]] = {}
@@ -118,7 +121,7 @@ class Rest:
         with self._lock:
             if between not in self._sessions:
                 types = {name: array.dtype for name, array in values.items()}
-                self._sessions[between] = opened(self._model, self._order, types, computed)
+                self._sessions[between] = opened(self._model, self._order, types, computed, contents=self._contents)
             return self._sessions[between]
 
     def _alive(self, place: int) -> list[str]:

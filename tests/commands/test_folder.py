@@ -500,3 +500,29 @@ def test_a_folder_in_python(folder):
     source = folder(model=mlp())
     result = onnxprune.prune_folder(source, source.parent / "out", 0.5, latency=False)
     assert result.files[0].report["output"]["params"] < result.files[0].report["input"]["params"]
+
+
+def residual():
+    """A file with a residual block."""
+    weights = {name: array(name, (6, 6)) for name in ("up", "down", "last")}
+    nodes = ["h = MatMul(x, up)", "r = Relu(h)", "o = MatMul(r, down)", "s = Add(x, o)", "y = MatMul(s, last)"]
+    return model(*nodes, x="float[n,6] x", **weights)
+
+
+def test_branches_go_from_the_file_of_a_folder(folder):
+    source = folder(net=residual())
+    report = prune_folder_at(source, without="o")
+    (file,) = report["files"].values()
+    assert [each["name"] for each in file["depth"]["branches"] if each["removed"]] == ["o"]
+    assert json.loads((source.parent / "out" / "config.json").read_text())["hidden_size"] == 6
+
+
+def test_branches_of_several_files_of_one_network_stay(folder):
+    source = folder(net=residual(), other=residual())
+    with pytest.raises(OptionError) as error:
+        prune_folder_at(source, without="o")
+    assert str(error.value) == "depth goes with one file for each network: net.onnx and other.onnx hold the same one"
+
+
+def prune_folder_at(source, **options):
+    return onnxprune.prune_folder(source, source.parent / "out", data={"x": ROWS}, latency=False, **options).report

@@ -1,0 +1,116 @@
+"""What the report says of branches that went, and what is printed of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.report.document import verification_values
+from onnxprune.report.rounds import proofs
+from onnxprune.report.words import by_reason, names_text
+
+if TYPE_CHECKING:
+    from onnxprune.dependency.branches import Branch
+    from onnxprune.dependency.groups import Group
+    from onnxprune.evaluation.verify import Verification
+    from onnxprune.planning.depth import Shortening
+    from onnxprune.planning.options import Options
+
+
+def depth_values(
+    options: Options, found: Sequence[Branch], choice: Shortening, reasons: Mapping[str, str], share: float
+) -> dict[str, Any]:
+    """Return what the report says of branches as plain values; see docs/report.md.
+
+    Args:
+        options: of the run.
+        found: all branches of the model.
+        choice: those of them that went.
+        reasons: why branches could not go, by name.
+        share: of the multiply-accumulates of all branches, that went.
+    """
+    removed = {branch.name for branch in choice.removed}
+    return {
+        "asked": options.depth,
+        "without": list(options.without),
+        "removed": share,
+        "measured": choice.measured,
+        "branches": [
+            {
+                "name": branch.name,
+                "nodes": len(branch.nodes),
+                "macs": branch.macs,
+                "params": branch.params,
+                "removed": branch.name in removed,
+                "loss": _finite(choice.alone.get(branch.name)),
+                "locked": reasons.get(branch.name),
+            }
+            for branch in found
+        ],
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def gone_group(group: Group) -> dict[str, Any]:
+    """Return what the report says of a group all of whose units went with a branch."""
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "units": group.units,
+        "kept": 0,
+        "kept_units": [],
+        "exact": group.exact,
+        "locked": None,
+        "nodes": list(group.nodes),
+    }
+
+
+def is_gone(group: Group, gone: Collection[str]) -> bool:
+    """Whether all nodes of a group went with branches."""
+    return bool(group.nodes) and set(gone).issuperset(group.nodes)
+
+
+def of_whole(
+    report: dict[str, Any],
+    *,
+    values: Mapping[str, Any],
+    source: Mapping[str, Any],
+    options: Options,
+    verification: Verification,
+    groups: Sequence[Group],
+    gone: Collection[str],
+) -> None:
+    """Let the report of a cut of a shorter model tell of the original.
+
+    Args:
+        report: is changed in place.
+        values: of the branches.
+        source: what it says of the original file.
+        options: of the whole run.
+        verification: the proof of the shorter model.
+        groups: of the original.
+        gone: names of the nodes that went.
+    """
+    report["input"] = dict(source)
+    report["options"] = options.to_dict()
+    report["depth"] = dict(values)
+    report["verification"] = proofs([verification_values(verification), report["verification"]])
+    report["groups"] += [gone_group(group) for group in groups if is_gone(group, gone)]
+
+
+def depth_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what went of branches, and why others could not; nothing where none did."""
+    depth = report.get("depth")
+    if depth is None:
+        return
+    each = depth["branches"]
+    removed = [branch["name"] for branch in each if branch["removed"]]
+    share = f"{depth['removed']:.1%} of what all of them compute"
+    yield f"removed {len(removed)} of {len(each)} branch{'es' * (len(each) != 1)}, {share}: {names_text(removed)}"
+    locked = [(branch["locked"], branch["name"]) for branch in each if branch["locked"] is not None]
+    if locked:
+        yield "\n".join(["branches that could not go, by reason:", *by_reason(locked)])

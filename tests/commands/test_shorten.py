@@ -1,0 +1,208 @@
+"""`prune` with depth: whole branches go, widths after them, and the report tells of the original."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.errors import NothingToPrune, OptionError, VerificationError
+from onnxprune.evaluation import verify
+from onnxprune.report.prune import prune_tables
+from tests.support.build import model
+from tests.support.cli import invoke
+from tests.support.paths import MODELS
+from tests.support.schema import follows_the_schema
+
+VIT = str(MODELS / "vit.onnx")
+SAMPLES = str(MODELS / "mnist_calibration.npz")
+QUICK = {"latency": False, "effort": "quick", "samples": 64}
+WIDTH = 12
+
+
+def network(outputs="float[] y"):
+    """Return a network of three residual blocks; the second one adds nothing."""
+    rng = np.random.default_rng(0)
+    nodes, weights = ["s0 = MatMul(x, first)"], {"first": rng.standard_normal((WIDTH, WIDTH)) / 4}
+    for number in range(3):
+        nodes += [f"h{number} = MatMul(s{number}, up{number})", f"r{number} = Relu(h{number})"]
+        nodes += [f"o{number} = MatMul(r{number}, down{number})", f"s{number + 1} = Add(s{number}, o{number})"]
+        weights[f"up{number}"] = rng.standard_normal((WIDTH, WIDTH)) / 4
+        weights[f"down{number}"] = rng.standard_normal((WIDTH, WIDTH)) / 4 * (number != 1)
+    nodes.append("y = MatMul(s3, last)")
+    weights["last"] = rng.standard_normal((WIDTH, 5)) / 4
+    arrays = {name: array.astype(np.float32) for name, array in weights.items()}
+    return model(*nodes, x=f"float[n,{WIDTH}] x", y=outputs, **arrays)
+
+
+def samples(count=128):
+    return {"x": np.random.default_rng(1).standard_normal((count, WIDTH)).astype(np.float32)}
+
+
+def pruned(proto=None, **options):
+    return onnxprune.prune(proto or network(), data=samples(), latency=False, **options)
+
+
+def text_of(report):
+    return "\n".join(map(str, prune_tables(report)))
+
+
+def test_depth_alone_takes_branches_and_no_units():
+    result = pruned(depth=0.34)
+    report = result.report
+    follows_the_schema(json.loads(json.dumps(report)))
+    depth = report["depth"]
+    assert depth["asked"] == 0.34
+    assert depth["removed"] == pytest.approx(1 / 3)
+    assert [(each["name"], each["removed"]) for each in depth["branches"]] == [
+        ("o0", False),
+        ("o1", True),
+        ("o2", False),
+    ]
+    assert depth["branches"][1]["loss"] == pytest.approx(0, abs=1e-6)
+    assert depth["measured"] >= 3
+    assert report["verification"]["passed"]
+    assert report["output"]["macs"] == report["input"]["macs"] - 2 * WIDTH * WIDTH
+    kept = {group["name"]: (group["kept"], group["locked"]) for group in report["groups"]}
+    assert kept["up1"] == (0, None)
+    assert kept["up0"] == (WIDTH, "whole branches alone were to go; --ratio or --target cut units of those that stay")
+    assert {"h1", "o1"}.isdisjoint(node["node"] for node in report["nodes"])
+    names = {tensor.name for tensor in result.model.graph.initializer}
+    assert names == {"first", "up0", "down0", "up2", "down2", "last"}
+    assert "removed 1 of 3 branches, 33.3% of what all of them compute: o1" in text_of(report)
+    assert report["fidelity"]["figures"]["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_branches_that_are_named_go_without_any_measurement():
+    report = pruned(without="o2").report
+    assert [each["name"] for each in report["depth"]["branches"] if each["removed"]] == ["o2"]
+    assert (report["depth"]["measured"], report["depth"]["asked"]) == (0, None)
+
+
+def test_widths_are_cut_after_branches_to_a_target_of_the_original():
+    result = pruned(depth=0.34, targets={"macs": 0.6})
+    report = result.report
+    follows_the_schema(json.loads(json.dumps(report)))
+    before = onnxprune.prune(network(), 0.5, data=samples(), latency=False).report["input"]
+    assert report["input"] == before
+    assert 0.5 < report["output"]["macs"] / report["input"]["macs"] <= 0.6
+    assert report["options"]["depth"] == 0.34
+    assert report["options"]["targets"] == (("macs", 0.6),)
+    groups = {group["name"]: group["kept"] for group in report["groups"]}
+    assert groups["up1"] == 0
+    assert groups["up0"] + groups["up2"] < 2 * WIDTH
+    assert len(report["verification"]["runs"]) > len(pruned(depth=0.34).report["verification"]["runs"])
+
+
+def test_a_target_that_branches_meet_cuts_no_widths():
+    report = pruned(depth=0.34, targets={"macs": 0.9}).report
+    assert [group["kept"] for group in report["groups"] if 0 < group["kept"] < group["units"]] == []
+    assert report["depth"]["removed"] == pytest.approx(1 / 3)
+
+
+def test_a_latency_of_the_original_is_met_by_both():
+    proto = network()
+    report = onnxprune.prune(proto, data=samples(), depth=0.34, targets={"size": 0.6}, ratio=None).report
+    assert report["output"]["size_bytes"] <= 0.6 * report["input"]["size_bytes"]
+    assert report["latency"][0]["before_ms"] > 0
+
+
+def test_a_vision_transformer_is_cut_in_depth():
+    report = onnxprune.prune(VIT, data=SAMPLES, depth=0.2, **QUICK).report
+    assert 0.1 < report["depth"]["removed"] <= 0.2
+    assert report["fidelity"]["figures"]["agreement"] > 0.9
+    assert report["verification"]["passed"]
+
+
+@pytest.mark.generated
+def test_samples_are_made_up_where_there_are_none():
+    report = onnxprune.prune(network(), depth=0.34, latency=False).report
+    assert report["calibration"]["source"] == "generated"
+    assert [each["name"] for each in report["depth"]["branches"] if each["removed"]] == ["o1"]
+
+
+def test_the_file_is_written_and_tells_what_went(tmp_path):
+    source, target, told = tmp_path / "net.onnx", tmp_path / "short.onnx", tmp_path / "short.json"
+    onnx.save(network(), source)
+    np.savez(tmp_path / "samples.npz", **samples())
+    done = invoke(
+        "prune", str(source), "-o", str(target), "--depth", "0.34", "--data", str(tmp_path / "samples.npz"),
+        "--no-latency", "--report", str(told),
+    )  # fmt: skip
+    assert "removed 1 of 3 branches" in done.output
+    report = json.loads(told.read_text(encoding="utf-8"))
+    assert report["output"]["path"] == str(target)
+    assert len(onnx.load(target).graph.node) == len(network().graph.node) - 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"depth": 0.1},
+            "nothing to remove: --depth 0.1 is less than any branch takes; the smallest of them, 'o0', takes 0.333",
+        ),
+        ({"depth": 0.5, "ignore": ["*"]}, "nothing to remove: o0 and 2 more: left out by --ignore"),
+    ],
+)
+def test_why_no_branch_goes(options, message):
+    with pytest.raises(NothingToPrune) as error:
+        pruned(**options)
+    assert str(error.value) == message
+
+
+def test_a_model_without_branches_says_so():
+    with pytest.raises(NothingToPrune, match="no value in the main graph is computed from another one of its shape"):
+        pruned(model("y = MatMul(x, w)", x=f"float[n,{WIDTH}] x", w=(WIDTH, 5)), depth=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 0}, "depth must be above 0 and below 1, got 0: it is the share of what branches compute"),
+        ({"depth": 1.5}, "depth must be above 0 and below 1, got 1.5: it is the share of what branches compute"),
+        ({"depth": 0.3, "criterion": "l2", "reconstruct": False}, "depth needs samples to choose branches by"),
+        ({"depth": 0.3, "rounds": 2}, "depth goes with one round"),
+        ({"without": "o2", "masks": "4 steps", "targets": {"macs": 0.5}}, "depth goes with one round"),
+    ],
+)
+def test_what_depth_does_not_go_with(options, message):
+    given = {} if options.get("criterion") else {"data": samples()}
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(network(), latency=False, **given, **options)
+    assert message in str(error.value)
+
+
+def test_a_branch_that_is_locked_cannot_be_named():
+    with pytest.raises(OptionError) as error:
+        pruned(network("float[] y, float[] h2"), without="o2")
+    assert str(error.value) == "branch 'o2' cannot go: it computes 'h2', which the model gives as outputs"
+
+
+@pytest.mark.parametrize("options", [{"depth": 0.34}, {"depth": 0.34, "targets": {"macs": 0.6}}])
+def test_a_wrong_cut_is_not_written(options, monkeypatch):
+    """The proof takes a branch for the one that went."""
+    monkeypatch.setattr(verify, "masked", lambda traced, kept, fitted=None, gone=(): traced.model.proto)
+    with pytest.raises(VerificationError, match="the pruned model is wrong and was not written"):
+        pruned(network_where_all_count(), **options)
+
+
+def network_where_all_count():
+    proto = network()
+    for tensor in proto.graph.initializer:
+        if tensor.name == "down1":
+            array = np.random.default_rng(3).standard_normal((WIDTH, WIDTH)).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, "down1"))
+    return proto
+
+
+def test_what_was_cut_learns_from_the_original():
+    pytest.importorskip("torch")
+    tuning = {"steps": 6, "rate": 1e-3, "batch": 16, "threads": 1}
+    for options in ({}, {"targets": {"macs": 0.6}}):
+        report = pruned(network_where_all_count(), depth=0.34, tune=tuning, **options).report
+        assert report["tuning"]["steps"] == 6
+        assert report["depth"]["removed"] == pytest.approx(1 / 3)
