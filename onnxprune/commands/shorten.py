@@ -100,8 +100,7 @@ def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
     choice = _choice(prepared, able, gone, (options.depth or 0.0) * whole, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
-    dtypes = {branch.value: traced.probe.dtype(branch.value) for branch in choice.removed}
-    rewritten = without(traced.model, choice.removed, dtypes)
+    rewritten = without(traced.model, choice.removed, traced.probe.dtype)
     recovery = refitted(prepared, {}, rewritten, progress)
     values = depth_values(options, found, choice, reasons, macs_of(traced, choice.removed) / max(1, whole))
     return _Shorter(choice, rewritten, recovery, values)

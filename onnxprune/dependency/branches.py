@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.dependency.axes import kept_size
@@ -58,7 +58,9 @@ class _Finder:
     def __init__(self, traced: Trace) -> None:
         self._traced, self._model = traced, traced.model
         self._owner = owners(self._model)
-        self._maker = {name: index for index in self._model.top for name in self._model.nodes[index].outputs if name}
+        top = [self._model.nodes[index] for index in self._model.top]
+        self._nodes = {name: node for node in top for name in node.outputs if name}
+        self._maker = {name: node.index for name, node in self._nodes.items()}
         self._place = {index: place for place, index in enumerate(self._model.top)}
         self._outputs = {*(port.name for port in self._model.outputs), *self._model.tensor_outputs}
         self._sizes = per_sample(traced)
@@ -135,18 +137,12 @@ class _Finder:
         origins: set[str] = set()
         waiting: str | None = name
         while waiting is not None and waiting not in origins:
-            origin = self._origin(waiting)
-            maker = self._maker.get(origin, -1)
-            is_fused = maker >= 0 and self._model.nodes[maker].op in SUMS - {"Add", "Sum"}
-            origins |= {waiting, origin, *(filter(None, self._model.nodes[maker].outputs) if is_fused else ())}
-            waiting = self._streams.get(origin)
+            first = origin(self._nodes, waiting)
+            maker = self._nodes.get(first)
+            is_fused = maker is not None and maker.op in SUMS - {"Add", "Sum"}
+            origins |= {waiting, first, *(filter(None, maker.outputs) if maker is not None and is_fused else ())}
+            waiting = self._streams.get(first)
         return origins
-
-    def _origin(self, name: str) -> str:
-        """Return the value that another one is in another type."""
-        while name in self._maker and self._model.nodes[self._maker[name]].op in _SAME:
-            name = self._model.nodes[self._maker[name]].inputs[0]
-        return name
 
     def _of(self, index: int, slot: int, other: int) -> Iterator[Branch]:
         """Yield the branch that a node adds in a slot; where that is a sum that nobody else reads, its addends."""
@@ -221,6 +217,18 @@ class _Finder:
             if constant.is_weight and readers and all(self._owner[index] in gone for index, _ in readers):
                 counts[constant.identity] = constant.count
         return sum(counts.values())
+
+
+def origin(makers: Mapping[str, Node], name: str) -> str:
+    """Return the value that another one is in another type, or as it is.
+
+    Args:
+        makers: the node that makes each value.
+        name: of the value.
+    """
+    while name in makers and makers[name].op in _SAME:
+        name = makers[name].inputs[0]
+    return name
 
 
 def owners(model: Model) -> dict[int, int]:

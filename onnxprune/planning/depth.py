@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration
-from onnxprune.dependency.branches import Branch
+from onnxprune.dependency.branches import Branch, origin
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
 from onnxprune.graph.linear import Layer, layers
@@ -30,12 +30,13 @@ from onnxprune.planning.curves import EXPECTED_BYTES
 from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.alone import refitted, wanted_rows
+from onnxprune.runtime.beside import MOST, beside
 from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.rest import Rest
 from onnxprune.surgery.depth import gated
 
-BEHIND = 2  # layers behind a gap that are refitted
-LOOKED = 3  # branches that are measured again for each that goes in a round
+BEHIND = 1  # layers behind a gap that are refitted before losses are measured
+LOOKED = 2  # branches that are measured again for each that goes in a round
 _FEWEST = 4  # that are measured again in a round, if there are so many
 _LEAST_BATCHES = 4  # that layers are fitted to, if there are so many
 _PLAIN = ("Add", "Sum")
@@ -62,7 +63,7 @@ class Chain:
         at = {branch.node: number for number, branch in enumerate(branches)}
         self._before: dict[int, int] = {}
         for number, branch in enumerate(branches):
-            stream = model.nodes[branch.node].inputs[branch.other]
+            stream = origin(makers, model.nodes[branch.node].inputs[branch.other])
             maker = makers.get(stream)
             is_sum = maker is not None and stream in (maker.outputs if maker.op in _PLAIN else maker.outputs[3:])
             if maker is not None and is_sum and maker.index in at:
@@ -171,10 +172,9 @@ class _Chooser:
         self._rows, self._seed, self._progress = rows, seed, progress
         self._chain = Chain(traced.model, branches)
         self._calibration = fewer(traced, [each for each in self._chain.layers if each is not None], calibration, rows)
-        dtypes = {branch.value: traced.probe.dtype(branch.value) for branch in branches}
-        proto, self._gates = gated(traced.model, branches, dtypes)
+        proto, self._gates = gated(traced.model, branches, traced.probe.dtype)
         self._gated = view(proto, folder=traced.model.folder, is_plain=True)
-        self._zeros = {branch.name: np.zeros((), dtypes[branch.value]) for branch in branches}
+        self._zeros = {branch.name: np.zeros((), traced.probe.dtype(branch.value)) for branch in branches}
         self.gone: set[int] = set()
         self._losses: dict[int, float] = {}  # as they were measured last
         self._measured = 0
@@ -237,16 +237,24 @@ class _Chooser:
         """Measure branches beside what has gone, from front to back; return the loss without what has gone."""
         new, old = Replay(self._gated, self._calibration.batches), Replay(self._model, self._calibration.batches)
         new.contents.update(self._closed(self.gone))
-        rest, done = Rest(self._gated, self._model.tensor_outputs, self._closed(self.gone)), 0
-        for name, at, is_measured in self._stops(looked):
-            new.reach(name)
-            old.reach(name)
-            if not is_measured:
-                new.contents.update(self._fitted(at, self.gone, new, old, {}))
-                continue
-            done += 1
+        rest = Rest(self._gated, self._model.tensor_outputs, self._closed(self.gone))
+
+        def stands() -> Iterator[tuple[int, Replay, Replay]]:
+            for name, at, is_measured in self._stops(looked):
+                new.reach(name)
+                old.reach(name)
+                if is_measured:
+                    yield at, new.here(), old.here()
+                else:
+                    new.contents = {**new.contents, **self._fitted(at, self.gone, new, old, {})}
+
+        def measured(stand: tuple[int, Replay, Replay]) -> tuple[int, float]:
+            at, here, there = stand
+            return at, self._loss(rest, here, self._repair(at, here, there))
+
+        for done, (at, loss) in enumerate(beside(measured, stands(), MOST), 1):
             self._progress(text, done, len(looked))
-            self._losses[at] = self._loss(rest, new, self._repair(at, new, old))
+            self._losses[at] = loss
             self._measured += 1
         return self._loss(rest, new, {}) if self.gone else 0.0
 

@@ -52,7 +52,7 @@ EFFORTS: Mapping[str, Effort] = MappingProxyType(
             pool=0.4e11, samples=0.4e11, fewest=4, curves=1e11, fits=0.8e11, refits=1.6e11, passes=2.0, rounds=2
         ),
         "normal": Effort(
-            pool=1e11, samples=0.8e11, fewest=8, curves=3e11, fits=2.4e11, refits=4.8e11, passes=6.0, rounds=4
+            pool=1e11, samples=0.8e11, fewest=8, curves=3e11, fits=2.4e11, refits=4.8e11, passes=6.0, rounds=3
         ),
         "thorough": Effort(
             pool=1e12, samples=2.4e11, fewest=16, curves=None, fits=None, refits=None, passes=0.0, rounds=16

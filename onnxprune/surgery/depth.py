@@ -2,13 +2,14 @@
 
 A sum whose branch is gone is the stream itself. Where nobody else reads that any more, the node that makes the stream
 writes it under the name of the sum: values keep the names of what they stand for in the original, so that the layer in
-front of a gap is refitted to the stream behind it (see `recovery.refit`).
+front of a gap is refitted to the stream behind it (see `recovery.refit`). Nodes on the way that change nothing, such as
+a cast to the type that is there, go as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,26 +23,29 @@ from onnxprune.graph.tensors import Array
 from onnxprune.surgery.rewrite import Rewritten
 
 _PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
+_COPIES = ("Identity", "Cast")  # operators that may change nothing
 _HALF = 0.5
 
 
-def gated(model: Model, branches: Sequence[Branch], dtypes: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+def gated(
+    model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]
+) -> tuple[Any, dict[str, str]]:
     """Return a model (an onnx.ModelProto) whose branches are multiplied by gates, and the gates by branch.
 
     Args:
         model: in plain form.
         branches: of it.
-        dtypes: of their values, by name of the value.
+        dtype: of a value, by its name.
     """
     names = {branch.name: _fresh(model, f"{branch.value}_gate") for branch in branches}
-    edits = _gates(branches, names, dict.fromkeys(names, 1.0), dtypes)
+    edits = _gates(branches, names, dict.fromkeys(names, 1.0), dtype)
     return apply_edits(model, edits), names
 
 
-def silenced(edits: Edits, branches: Sequence[Branch], dtypes: Mapping[str, Any]) -> Edits:
+def silenced(edits: Edits, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Edits:
     """Return edits of the masked model by which branches count as zero, too; see `gated`."""
     names = {branch.name: f"onnxprune_gate_{number}" for number, branch in enumerate(branches)}
-    more = _gates(branches, names, dict.fromkeys(names, 0.0), dtypes, edits.inputs)
+    more = _gates(branches, names, dict.fromkeys(names, 0.0), dtype, edits.inputs)
     before = {index: [*edits.nodes_before.get(index, ()), *nodes] for index, nodes in more.nodes_before.items()}
     return dataclasses.replace(
         edits,
@@ -55,7 +59,7 @@ def _gates(
     branches: Sequence[Branch],
     names: Mapping[str, str],
     values: Mapping[str, float],
-    dtypes: Mapping[str, Any],
+    dtype: Callable[[str], np.dtype[Any]],
     inputs: Mapping[tuple[int, int], str] | None = None,
 ) -> Edits:
     """Return the edits that multiply what each branch adds by a number."""
@@ -64,22 +68,22 @@ def _gates(
     before: dict[int, list[Any]] = {}
     for branch in branches:
         gate, place = names[branch.name], (branch.node, branch.slot)
-        added[gate] = np.array(values[branch.name], dtypes[branch.value])
+        added[gate] = np.array(values[branch.name], dtype(branch.value))
         source = (inputs or {}).get(place, branch.value)
         edited[place] = f"{gate}_out"
         before.setdefault(branch.node, []).append(make_node("Mul", [source, gate], f"{gate}_out"))
     return dataclasses.replace(NO_EDITS, inputs=edited, added=added, nodes_before=before)
 
 
-def without(model: Model, branches: Sequence[Branch], dtypes: Mapping[str, Any]) -> Rewritten:
+def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Rewritten:
     """Return a model without branches.
 
     Args:
         model: in plain form.
         branches: of it.
-        dtypes: of their values, by name of the value.
+        dtype: of a value, by its name.
     """
-    edits = _Shortener(model, branches, dtypes).edits()
+    edits = _Shortener(model, branches, dtype).edits()
     whole = None if model.whole is None else apply_edits(model.whole.model, back(model.whole, edits))
     return Rewritten(apply_edits(model, edits), {}, (), whole)
 
@@ -100,7 +104,7 @@ class _Shortener:
 
     model: Model
     branches: Sequence[Branch]
-    dtypes: Mapping[str, Any]
+    dtype: Callable[[str], np.dtype[Any]]
     inputs: dict[tuple[int, int], str] = field(default_factory=dict)
     outputs: dict[tuple[int, int], str] = field(default_factory=dict)
     added: dict[str, Array] = field(default_factory=dict)
@@ -120,6 +124,7 @@ class _Shortener:
         nodes, place = self.model.nodes, {index: number for number, index in enumerate(self.model.top)}
         self._dead = {index for branch in self.branches for index in branch.nodes}
         self._is_stream: dict[str, str] = {}  # the stream that the sum of a plain node is now
+        self._passed: set[int] = set()  # nodes that change nothing, between streams and sums
         streams: dict[str, list[int]] = {}  # nodes whose sum is a stream, by the name of that
         for index, slot in sorted(self._gone(), key=lambda each: place[each[0]]):
             node = nodes[index]
@@ -151,14 +156,26 @@ class _Shortener:
         return gone
 
     def _source(self, name: str) -> str:
-        """Return the value that is in the place of another one now."""
-        return self._is_stream.get(name, name)
+        """Return the value that is in the place of another one now, in front of nodes that change nothing."""
+        while True:
+            maker = self._makers.get(name)
+            if name in self._is_stream:
+                name = self._is_stream[name]
+            elif maker is not None and self._changes_nothing(self.model.nodes[maker[0]]):
+                self._passed.add(maker[0])
+                name = self.model.nodes[maker[0]].inputs[0]
+            else:
+                return name
+
+    def _changes_nothing(self, node: Node) -> bool:
+        """Whether a node gives what it gets."""
+        return node.op in _COPIES and self.dtype(node.inputs[0]) == self.dtype(node.outputs[0])
 
     def _halve(self, node: Node, stream: str) -> None:
         """Let a fused sum add two halves of the stream, which are the stream, whatever it does with the sum."""
         half, out = f"{node.outputs[0]}_half", f"{node.outputs[0]}_halved"
         half, out = _fresh(self.model, half), _fresh(self.model, out)
-        self.added[half] = np.array(_HALF, self.dtypes[next(b.value for b in self.branches if b.node == node.index)])
+        self.added[half] = np.array(_HALF, self.dtype(stream))
         self.before[node.index] = [make_node("Mul", [stream, half], out)]
         self.inputs[node.index, 0] = self.inputs[node.index, 1] = out
 
@@ -191,4 +208,11 @@ class _Shortener:
     def _readers(self, name: str, sums: Sequence[Node]) -> list[tuple[int, int]]:
         """Return the places that still read a value: in nodes that stay, beside the sums that are gone."""
         gone = {node.index for node in sums} | self._dead
-        return [(index, slot) for index, slot in self.model.readers.get(name, ()) if index not in gone]
+        readers = self.model.readers.get(name, ())
+        return [(at, slot) for at, slot in readers if at not in gone and not self._is_idle(at, sums)]
+
+    def _is_idle(self, index: int, sums: Sequence[Node]) -> bool:
+        """Whether a node that changes nothing is left without readers."""
+        outputs = {port.name for port in self.model.outputs}
+        made = self.model.nodes[index].outputs[:1]
+        return index in self._passed and outputs.isdisjoint(made) and not self._readers(made[0], sums)

@@ -110,8 +110,8 @@ def test_a_chain_knows_what_lies_in_front_of_a_gap_and_behind_it():
     assert chain.front(2, {1, 2}) == 0
     assert chain.front(0, {0}) is None
     assert (chain.end(0, {1, 2}), chain.end(0, {2})) == (2, 0)
-    assert chain.behind(1, {1, 2}) == [3, 4]
-    assert chain.repaired({1, 2}) == [0, 3, 4]
+    assert chain.behind(1, {1, 2}) == [3]
+    assert chain.repaired({1, 2}) == [0, 3]
 
 
 def test_no_more_batches_are_run_than_fits_and_losses_need():

@@ -33,8 +33,7 @@ def shortened(proto, *names):
     traced = trace(model_)
     found = [each for each in branches(traced) if each.locked is None and (not names or each.name in names)]
     assert [each.name for each in found] == list(names or [each.name for each in found])
-    dtypes = {each.value: traced.probe.dtype(each.value) for each in found}
-    cut = without(model_, found, dtypes)
+    cut = without(model_, found, traced.probe.dtype)
     after = view(cut.proto, folder=model_.folder)
     proof = verify(traced, {}, after, gone=found)
     assert proof.passed, proof.problem
@@ -143,14 +142,13 @@ def test_gates_that_are_shut_are_what_the_mask_says():
     model_ = load(proto)
     traced = trace(model_)
     found = branches(traced)
-    dtypes = {each.value: traced.probe.dtype(each.value) for each in found}
-    with_gates, names = gated(model_, found, dtypes)
+    with_gates, names = gated(model_, found, traced.probe.dtype)
     feeds = [{"x": np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype(np.float32)}]
     replay = Replay(view(with_gates), feeds)
     (open_,) = replay.run(["y"])
     (shut,) = replay.run(["y"], contents={names["a"]: np.zeros((), np.float32)})
     (whole,) = Replay(model_, feeds).run(["y"])
-    (short,) = Replay(view(without(model_, found, dtypes).proto), feeds).run(["y"])
+    (short,) = Replay(view(without(model_, found, traced.probe.dtype).proto), feeds).run(["y"])
     np.testing.assert_array_equal(open_["y"], whole["y"])
     np.testing.assert_allclose(shut["y"], short["y"], atol=1e-5)
     assert np.abs(shut["y"] - open_["y"]).max() > 0.1
@@ -219,3 +217,20 @@ GRAPHS = (
 @pytest.mark.parametrize("name", GRAPHS)
 def test_branches_of_networks_of_the_zoo_go(name):
     shortened(refill(read(load_zoo()[name].path)))
+
+
+def test_casts_that_change_nothing_hide_no_gap():
+    proto = model(
+        "s = Conv(x, w1)", "c = Cast<to=1>(s)", "a = Conv(c, w2)", "t = Add(c, a)", "d = Cast<to=1>(t)",
+        "b = Conv(d, w3)", "u = Add(d, b)", "y = Relu(u)", **SQUARES,
+    )  # fmt: skip
+    assert shortened(proto) == [("Conv", ["x", "w1"], ["u"]), ("Relu", ["u"], ["y"])]
+
+
+def test_a_cast_that_others_read_stays():
+    proto = model(
+        "s = Conv(x, w1)", "c = Cast<to=1>(s)", "a = Conv(c, w2)", "t = Add(c, a)", "y = Concat<axis=1>(c, t)",
+        w1=(3, 3, 1, 1), w2=(3, 3, 1, 1),
+    )  # fmt: skip
+    ops = [op for op, _, _ in shortened(proto)]
+    assert ops == ["Conv", "Cast", "Concat"]
