@@ -32,6 +32,7 @@ JUDGED = 20  # times that held-out samples are looked at in a run, at most
 _JUDGING = 0.1  # of the time that they may take
 _FORWARD, _WRITING = 0.3, 0.5  # of a step, that running a sample forward takes, and letting the student write
 _TESTING = 0.1  # of the time that a range test may take
+_PATIENCE = 0.25  # of a run, in which held-out samples may be worse than at first
 _WORSE, _LOWER, _AGAIN = 1.1, 4.0, 3  # times the loss at first: the rate is divided by this then, so many times at most
 
 
@@ -260,11 +261,16 @@ class _Run:
             self._save(self.saving)
 
     def _is_led_away(self) -> bool:
-        """Whether a rate that nobody asked for has made held-out samples worse, and never better."""
+        """Whether a rate that nobody asked for has made held-out samples worse for long, and never better.
+
+        A good rate may make them worse at first: what was refitted leaves the place where it stood, and finds another.
+        """
         at_first, *_, last = self.history
         was_better = self.best is not None and self.best.step > 0
         is_worse = not (was_better or last.held <= _WORSE * at_first.held)
-        return is_worse and not self.options.rate and len(self.again) < _AGAIN
+        tries = sum(measured.step > max(self.again, default=0) for measured in self.history)
+        is_over = tries >= max(1, round(_PATIENCE * (self.total / self.every if self.total else JUDGED)))
+        return is_worse and is_over and not self.options.rate and len(self.again) < _AGAIN
 
     def _begin_again(self) -> None:
         """Take all steps back, and go on with a lower rate.
