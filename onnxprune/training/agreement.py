@@ -156,7 +156,7 @@ def first_to_differ(network: Network, feeds: Mapping[str, Array], limit: float) 
         compared = nodes[start : start + _TAPPED]
         for node, results, expected in _alone(network, feeds, compared):
             for result, wanted in zip(results, expected, strict=False):
-                if wanted is None or (wanted.dtype.itemsize == 1 and _is_next(result, wanted)):
+                if wanted is None or result is None or (wanted.dtype.itemsize == 1 and _is_next(result, wanted)):
                     continue
                 if not difference_of(result, wanted) <= limit:
                     return node
@@ -181,7 +181,8 @@ def _alone(
         if all(name in tensors or name in model.constants for name in step.reads):
             with torch.no_grad():
                 results = network.results(step, network.values_of(step, tensors))
-            yield node, [each.cpu() for each in results], [values.get(name) for name in node.outputs]
+            made = [None if each is None else each.cpu() for each in results]  # an output that nobody reads
+            yield node, made, [values.get(name) for name in node.outputs]
 
 
 def _is_tensor(value: Any) -> bool:

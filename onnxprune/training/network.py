@@ -19,6 +19,7 @@ from onnxprune.training.trainable import trainable
 
 Tensor = torch.Tensor
 PROGRAMS = 16  # forms of inputs that are kept
+_SHAPING = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")  # operators that change no number
 
 
 class Network(torch.nn.Module):
@@ -57,6 +58,10 @@ class Network(torch.nn.Module):
             self._parameters[name] = torch.nn.Parameter(tensor.clone(memory_format=layout))
         stated = [*model.proto.graph.input, *model.proto.graph.output]
         self._kinds = model.value_kinds | {info.name: info.type.tensor_type.elem_type for info in stated}
+        shaped = (node for node in model.nodes if node.op in _SHAPING)
+        self._shaped = {
+            node.outputs[0]: node.inputs[0] for node in shaped
+        }  # by what is the same numbers in another shape
         self._constants: dict[str, Tensor] = {}
         self._programs: dict[Any, Program] = {}
         self.steps = {node.index: self._step(node) for node in model.nodes if node.op != "Constant"}
@@ -154,7 +159,9 @@ class Network(torch.nn.Module):
         return Step(str(node), compute, (*node.inputs, *node.captured), node.outputs)
 
     def _kind(self, name: str) -> int:
-        """Return the element type of a value; 0 where the file does not state it."""
+        """Return the element type of a value; 0 where the file states it neither there nor in another shape."""
+        while name not in self._kinds and name not in self.model.constants and name in self._shaped:
+            name = self._shaped[name]
         constant = self.model.constants.get(name)
         return self._kinds.get(name, 0) if constant is None else constant.tensor.data_type
 

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from onnxprune.commands.prepare import part_to_run
 from onnxprune.dependency.rules import LOCKED, RULES
 from onnxprune.evaluation.settings import settings
 from onnxprune.graph.read import load
@@ -15,6 +16,7 @@ from onnxprune.training.agreement import check_agreement
 from onnxprune.training.network import Network
 from onnxprune.training.operators import registry
 from tests.dependency.rules.test_rules import RUNNABLE
+from tests.support.zoo_store import load_zoo, read, refill
 
 HALVES = "a product of scales gives exact halves, which ONNX Runtime rounds after another multiplication"
 ONE_STEP_APART = {
@@ -42,3 +44,13 @@ def test_every_operator_with_a_rule_has_a_line():
 
 def test_lines_are_of_operators_that_the_rules_know():
     assert not registry.names() - RULES.keys() - LOCKED.keys() - OTHER_NAMES
+
+
+@pytest.mark.parametrize("name", ["genai_gemma2_fp32.genai", "genai_gemma_int4.genai"])
+def test_caches_that_slide_and_packed_tables_of_decoders_are_computed(name):
+    """Its windows are full of the past; the table of words is the last layer's weight in another shape."""
+    model = part_to_run(load(refill(read(load_zoo()[name].path))), {})
+    session = open_session(serialize(model.proto), folder=model.folder, threads=1)
+    network = Network(model)
+    for feeds in (each.feeds for each in settings(model, session)[:2]):
+        check_agreement(network, feeds)

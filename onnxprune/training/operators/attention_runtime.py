@@ -240,10 +240,10 @@ def grouped_attention(
     """Return the attention of queries that share heads of keys, and keys and values with the past.
 
     Raises:
-        ValueError: for a quantized or sliding cache, and for chunks that are padded.
+        ValueError: for a quantized cache, and for chunks that are padded.
     """
-    if k_scale is not None or valid is not None or sliding_window_cache or qk_output:
-        raise ValueError("its cache is quantized or slides, its queries are padded or its scores an output: not known")
+    if k_scale is not None or valid is not None or qk_output:
+        raise ValueError("its cache is quantized, its queries are padded or its scores an output: not known")
     q, k, v = _grouped(q, k, v, num_heads, kv_num_heads)
     if q_norm is not None and k_norm is not None:
         q = F.rms_norm(q, q.shape[-1:], q_norm, q_norm_epsilon or qk_norm_epsilon)
@@ -255,16 +255,22 @@ def grouped_attention(
         places = at if positions is None else positions.long()
         cos, sin = F.embedding(places, cos), F.embedding(places, sin)
         q, k = rotated(q, cos, sin, rotary_interleaved), rotated(k, cos, sin, rotary_interleaved)
+    slides, there = past_k is not None and bool(sliding_window_cache), before
     if past_k is not None and past_v is not None:
-        size = max(int(total), past_k.shape[2])
-        k, v = _behind(past_k, k, before, size), _behind(past_v, v, before, size)
-    keys = torch.arange(k.shape[2], device=q.device)
+        width = past_k.shape[2]
+        there = before.clamp_max(width) if slides else before
+        size = width + rows if slides else max(int(total), width)
+        k, v = _behind(past_k, k, there, size), _behind(past_v, v, there, size)
+    keys = torch.arange(k.shape[2], device=q.device) + (before - there)[:, None, None]
     hidden = keys > (at if causal else before[:, None] + rows - 1)[:, :, None]
     if local_window_size > 0:
-        hidden = hidden | (keys < at[:, :, None] - local_window_size)
+        hidden = hidden | (keys < at[:, :, None] - local_window_size + slides)
     added = None if bias is None else F.pad(bias, (0, k.shape[2] - bias.shape[3]))
     total_bias = _least(summed(filled(hidden[:, None], LEAST), added))
     result = _sunk(q, k, v, default_scale(scale, q.shape[3]), total_bias, softcap, sink, smooth_softmax)
+    if slides and past_k is not None:
+        most = min(past_k.shape[2], local_window_size - 1 + rows if local_window_size > 0 else past_k.shape[2])
+        k, v = (_last(each, there + rows, most, past_k.shape[2]) for each in (k, v))
     return together(result) if outputs == 1 else (together(result), k, v)[:outputs]
 
 
@@ -279,6 +285,13 @@ def _before(past: Tensor | None, lengths: Tensor, rows: int) -> Tensor:
     """Return how many keys lie in front of the first query, int64 ``[b]``; none in a prompt."""
     count = lengths.reshape(-1).long() + 1 - rows
     return torch.zeros_like(count) if past is None or past.shape[2] == 0 else count.clamp_min(0)
+
+
+def _last(values: Tensor, count: Tensor, most: int, size: int) -> Tensor:
+    """Return the last of so many keys, `most` at most, in a cache of a size, ``[b, k, size, d]``; then what there is."""
+    first = (count - most).clamp_min(0)[:, None]
+    source = (first + torch.arange(size, device=values.device)).clamp_max(values.shape[2] - 1)
+    return values.gather(2, source[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]))
 
 
 def _behind(past: Tensor, new: Tensor, before: Tensor, size: int) -> Tensor:
