@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from onnxprune.graph.tensors import Array
@@ -33,6 +34,7 @@ _JUDGING = 0.1  # of the time that they may take
 _FORWARD, _WRITING = 0.3, 0.5  # of a step, that running a sample forward takes, and letting the student write
 _TESTING = 0.1  # of the time that a range test may take
 _PATIENCE = 0.25  # of a run, in which held-out samples may be worse than at first
+_FALLING = 0.8  # times the losses that were measured first: those that are below it have not come to rest
 _WORSE, _LOWER, _AGAIN = 1.1, 4.0, 3  # times the loss at first: the rate is divided by this then, so many times at most
 
 
@@ -264,13 +266,16 @@ class _Run:
         """Whether a rate that nobody asked for has made held-out samples worse for long, and never better.
 
         A good rate may make them worse at first: what was refitted leaves the place where it stood, and finds another.
+        While it does, the losses there fall.
         """
-        at_first, *_, last = self.history
-        was_better = self.best is not None and self.best.step > 0
-        is_worse = not (was_better or last.held <= _WORSE * at_first.held)
-        tries = sum(measured.step > max(self.again, default=0) for measured in self.history)
-        is_over = tries >= max(1, round(_PATIENCE * (self.total / self.every if self.total else JUDGED)))
-        return is_worse and is_over and not self.options.rate and len(self.again) < _AGAIN
+        if self.options.rate or len(self.again) >= _AGAIN or (self.best is not None and self.best.step > 0):
+            return False
+        at_first, last = self.history[0].held, self.history[-1].held
+        tries = [measured.held for measured in self.history if measured.step > max(self.again, default=0)]
+        early, late = tries[: len(tries) // 2], tries[len(tries) // 2 :]
+        is_over = len(tries) >= max(1, round(_PATIENCE * (self.total / self.every if self.total else JUDGED)))
+        is_falling = bool(early) and np.mean(late) < _FALLING * np.mean(early)
+        return is_over and not is_falling and not last <= _WORSE * at_first
 
     def _begin_again(self) -> None:
         """Take all steps back, and go on with a lower rate.

@@ -83,7 +83,7 @@ def test_a_rate_that_leads_away_is_lowered(monkeypatch, lora, rate):
         tensor.CopyFrom(onnx.numpy_helper.from_array((array * noise).astype(array.dtype), tensor.name))
     outcome = run(small=near, loss={"kl": 1}, rate=None, steps=120, batch=32, lora=lora)
     every = outcome.history[1].step
-    assert outcome.again[0] == every * round(120 / every / 4)
+    assert outcome.again[0] >= every * round(120 / every / 4)
     assert all(
         measured.held > outcome.history[0].held for measured in outcome.history[1:] if measured.step <= outcome.again[0]
     )
