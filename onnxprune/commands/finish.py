@@ -20,7 +20,7 @@ from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.axes import Atom, Mask
-from onnxprune.dependency.branches import Branch, macs_of
+from onnxprune.dependency.branches import Branch, NodeMacs
 from onnxprune.dependency.groups import Group
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
@@ -42,6 +42,7 @@ from onnxprune.progress import Progress
 from onnxprune.report.depth import is_gone
 from onnxprune.report.document import build_report, comparison_values
 from onnxprune.surgery import mask, rewrite
+from onnxprune.surgery.depth import Shortened
 
 Complete: TypeAlias = Callable[[dict[str, Any]], object]  # adds to the report, and writes it where it has a file
 # Writes a model, with external data from a folder, to a temporary place; moves it into place when the block ends well.
@@ -123,12 +124,12 @@ def finish(
     publish: Publish,
     improve: Improve | None = None,
     original: Model | None = None,
-    gone: Sequence[Branch] = (),
+    shortened: Shortened | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, recovered and verified, and its report, when both are published.
 
     Where its weights are tuned, the proof is of the cut, before that. It is compared with the `original`, which is the
-    model that was cut by default; targets are of the latter. Branches that are `gone` have been taken out already.
+    model that was cut by default; targets are of the latter. What is `shortened` has lost branches already.
 
     Raises:
         VerificationError: when it does not equal the masked model; nothing is published then.
@@ -136,28 +137,28 @@ def finish(
         OptionError: when what was written misses a target; nothing is published then.
     """
     model, traced, options = prepared.traced.model, prepared.traced, prepared.options
-    plan = decision.plan
-    masks = prepared.masks(plan) if not gone else kept_masks(prepared.groups, plan.kept)
-    contents, fits = recovery
-    fitted = mask.in_original(model, rewritten.cuts, contents)
+    plan, (contents, fits) = decision.plan, recovery
+    masks = kept_masks(prepared.groups, plan.kept) if shortened else prepared.masks(plan)
+    gone, dead = (shortened.branches, shortened.dead) if shortened else ((), frozenset[int]())
 
     def proof(after: Model) -> verify.Verification:
+        fitted = mask.in_original(model, rewritten.cuts, contents)
         return proven(prepared, masks, fitted, progress, after, gone)
 
     proto = stored_as(model, rewritten, contents)
-    improved = None if improve is None else _improved(proto, model, masks, proof, improve)
-    proto = proto if improved is None else improved.proto
+    improved = improve and _improved(proto, model, masks, proof, improve)
+    proto = improved.proto if improved else proto
     with publish(proto, model.folder) as (path, complete):
         after = same_part(verify.read_back(path), model)
-        verified = proof(after) if improved is None else improved.verification
-        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - macs_of(traced, gone)
+        verified = improved.verification if improved else proof(after)
+        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - NodeMacs(traced).total(dead)
         comparison = _compared(model, after, prepared, decision, macs=macs, original=original, progress=progress)
         report = build_report(
             before=model,
             after=after,
             macs=macs,
             options=options,
-            **_accounted(prepared, plan, gone),
+            **_accounted(prepared, plan, dead),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=comparison,
@@ -175,10 +176,10 @@ def finish(
     return proto, report
 
 
-def _accounted(prepared: PreparedModel, plan: Plan, gone: Sequence[Branch]) -> dict[str, Any]:
+def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> dict[str, Any]:
     """Return what the report says of the groups, in the order of the graph, and of the nodes with weights."""
     groups = prepared.groups
-    names = {prepared.traced.model.nodes[index].name for branch in gone for index in branch.nodes}
+    names = {prepared.traced.model.nodes[index].name for index in dead}
     reasons = reasons_for(groups, prepared.ratios, prepared.options, plan.kept, plan.enlarging)
     each = accounts(prepared.traced, groups, reasons)
     return {

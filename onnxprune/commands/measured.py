@@ -30,8 +30,3 @@ def measured(original: Model, now: Model, data: Data | None, options: Options) -
     if memory[0] and memory[1]:
         costs["memory"] = float(memory[0]), float(memory[1])
     return costs
-
-
-def measured_costs(original: Model, now: Model, data: Data | None, options: Options) -> dict[str, float]:
-    """Return the same as what the second model takes of the first."""
-    return {kind: after / before for kind, (before, after) in measured(original, now, data, options).items()}

@@ -10,15 +10,16 @@ from typing import Any
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_report
 from onnxprune.commands.job import Job
-from onnxprune.commands.measured import measured_costs
+from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.recover import Recovery, refitted
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
-from onnxprune.dependency.branches import Branch, branches, macs_of
+from onnxprune.dependency.branches import Branch, NodeMacs, branches, nodes_of
 from onnxprune.dependency.cost import Counter
-from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
+from onnxprune.graph.remainder import same_part
 from onnxprune.graph.view import view
 from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import for_refits
@@ -27,13 +28,11 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
 from onnxprune.planning.removal import may_go, named
-from onnxprune.planning.targets import Target
 from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_whole
 from onnxprune.report.document import file_values
-from onnxprune.surgery.depth import without
-from onnxprune.surgery.rewrite import Rewritten
+from onnxprune.surgery.depth import Shortened, without
 
 
 def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
@@ -47,39 +46,33 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
     shorter = _shortened(prepared, progress)
-    rest = _rest(prepared, shorter, progress)
+    costs = _costs(prepared, shorter, progress)
+    rest = _rest(prepared, costs)
     if rest is not None:
-        try:
-            return _cut_further(job, rest, prepared, shorter, keeper, publish, progress)
-        except _NothingFurther:
-            pass
+        return _cut_further(job, rest, prepared, shorter, costs, keeper, publish, progress)
     improve, options = None, job.learning.tuning
     if options is not None:
         improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
     return finish(
         prepared,
         Decision(Plan({}), ()),
-        shorter.rewritten,
+        shorter.shortened.rewritten,
         recovery=shorter.recovery,
         progress=progress,
         publish=partial(with_report, publish, lambda report: report.update(depth=shorter.values)),
         improve=improve,
-        gone=shorter.choice.removed,
+        shortened=shorter.shortened,
     )
-
-
-class _NothingFurther(Exception):
-    """No width can be cut after the branches have gone."""
 
 
 @dataclass(frozen=True)
 class _Shorter:
     """A model without some of its branches."""
 
-    choice: Shortening
-    rewritten: Rewritten
+    shortened: Shortened
     recovery: Recovery
     values: Mapping[str, Any]  # what the report says of it
+    macs: int  # of one sample, that went
 
 
 def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
@@ -89,21 +82,22 @@ def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
         NothingToPrune: when no branch can go; says why.
         OptionError: when there is nothing to choose by.
     """
-    traced, options = prepared.traced, prepared.options
+    traced, options, macs = prepared.traced, prepared.options, NodeMacs(prepared.traced)
     found = branches(traced)
     able, reasons = may_go(traced.model, found, options)
     gone = named(traced.model, found, options)
     locked = [branch for branch in found if branch.name in gone and branch.name in reasons]
     if locked:
         raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}")
-    whole = macs_of(traced, found)
+    whole = macs.total(nodes_of(found))
     choice = _choice(prepared, able, gone, (options.depth or 0.0) * whole, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
-    rewritten = without(traced.model, choice.removed, traced.probe.dtype)
-    recovery = refitted(prepared, {}, rewritten, progress)
-    values = depth_values(options, found, choice, reasons, macs_of(traced, choice.removed) / max(1, whole))
-    return _Shorter(choice, rewritten, recovery, values)
+    shortened = without(traced.model, choice.removed, traced.probe.dtype)
+    recovery = refitted(prepared, {}, shortened.rewritten, progress)
+    went = macs.total(shortened.dead)
+    values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
+    return _Shorter(shortened, recovery, values, went)
 
 
 def _choice(
@@ -125,7 +119,8 @@ def _choice(
     detail, _ = for_refits(prepared.traced, prepared.traced.model, calibration, budget)
     return choose(
         prepared.traced, able, goal, calibration,
-        gone=gone, rounds=effort.rounds, rows=detail.rows, seed=prepared.options.seed, progress=progress,
+        gone=gone, rounds=effort.rounds, rows=detail.rows, repairs=bool(prepared.options.reconstruct),
+        seed=prepared.options.seed, progress=progress,
     )  # fmt: skip
 
 
@@ -151,50 +146,56 @@ def _why_none(
 # -- what is cut after that ------------------------------------------------------------------------------------
 
 
-def _rest(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> Options | None:
+def _rest(prepared: PreparedModel, costs: Mapping[str, _Cost]) -> Options | None:
     """Return options that cut what is still to go from the shorter model; None where nothing is."""
     options = replace(prepared.options, depth=None, without=())
-    if not (options.targets or options.ratio or options.ratios or options.shape):
-        return None
-    targets = _left(prepared, shorter, progress)
-    if options.targets and not targets and not (options.ratios or options.shape):
-        return None
-    return replace(options, targets=targets, ratio=0.0 if options.targets and not targets else options.ratio)
+    targets = _left(prepared, costs)
+    named = bool(options.ratios or options.shape)
+    if targets or named or (options.ratio and not options.targets):
+        return replace(options, targets=targets, ratio=0.0 if options.targets and not targets else options.ratio)
+    return None
 
 
-def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> tuple[tuple[str, float | str], ...]:
+@dataclass(frozen=True)
+class _Cost:
+    """What a kind of cost is of the original, and which share of it is left without branches."""
+
+    original: float
+    share: float
+
+
+def _left(prepared: PreparedModel, costs: Mapping[str, _Cost]) -> tuple[tuple[str, float | str], ...]:
     """Return the targets in terms of the shorter model, without those that it meets."""
-    bounds, traced = prepared.options.bounds, prepared.traced
-    before = Counter(traced).before
-    after = _model(prepared, shorter)
-    costs = {
-        "macs": 1 - macs_of(traced, shorter.choice.removed) / max(1, before["macs"]),
-        "params": after.stored_params / max(1, traced.model.stored_params),
-        "size": after.needed_bytes / max(1, traced.model.size_bytes()),
-    }
-    if any(target.kind not in costs for target in bounds):
-        progress("timing what is left")
-        costs |= measured_costs(traced.model, after, prepared.evaluation_data, prepared.options)
     left: list[tuple[str, float | str]] = []
-    for target in bounds:
-        goal = _in_terms(target, costs.get(target.kind, 1.0))
-        if goal is not None:
-            left.append((target.kind, goal))
+    for target in prepared.options.bounds:
+        cost = costs.get(target.kind, _Cost(1.0, 1.0))
+        goal = target.fraction(cost.original) / cost.share
+        if goal < 1:
+            left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
     return tuple(left)
 
 
-def _in_terms(target: Target, share: float) -> float | str | None:
-    """Return a target in terms of a model that costs a share of the original; None where that is met."""
-    if not target.is_fraction:
-        return target.text if target.unit else target.value
-    return None if target.value >= share else target.value / share
+def _costs(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> dict[str, _Cost]:
+    """Return what the original and the shorter model cost, by kind of target."""
+    traced, after = prepared.traced, _model(prepared, shorter)
+    before, model = Counter(traced).before["macs"], prepared.traced.model
+    costs = {
+        "macs": _Cost(before, 1 - shorter.macs / max(1, before)),
+        "params": _Cost(model.stored_params, after.stored_params / max(1, model.stored_params)),
+        "size": _Cost(model.size_bytes(), after.needed_bytes / max(1, model.size_bytes())),
+    }
+    if any(target.kind not in costs for target in prepared.options.bounds):
+        progress("timing what is left")
+        both = measured(traced.model, same_part(after, model), prepared.evaluation_data, prepared.options)
+        costs |= {kind: _Cost(one, other / one) for kind, (one, other) in both.items()}
+    return costs
 
 
 def _model(prepared: PreparedModel, shorter: _Shorter) -> Model:
     """Return the shorter model, in memory; its external data lies where that of the original does."""
     contents, _ = shorter.recovery
     model = prepared.traced.model
-    proto = stored_as(model, shorter.rewritten, contents)
+    proto = stored_as(model, shorter.shortened.rewritten, contents)
     return replace(view(proto, folder=model.folder), stamps=model.stamps)
 
 
@@ -203,13 +204,19 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
     options: Options,
     prepared: PreparedModel,
     shorter: _Shorter,
+    costs: Mapping[str, _Cost],
     keeper: Keeper,
     publish: Publish,
     progress: Progress,
 ) -> tuple[Any, dict[str, Any]]:
-    """Prove the shorter model, and cut the widths of it; the original is the teacher, and compared with the result."""
-    original, model = prepared.traced.model, _model(prepared, shorter)
-    verification = proven(prepared, {}, shorter.recovery[0], progress, model, shorter.choice.removed)
+    """Prove the shorter model, and cut the widths of it; the original is the teacher, and compared with the result.
+
+    Raises:
+        NothingToPrune, OptionError: when widths cannot be cut as they were to be; says what branches came to.
+    """
+    original, model, shortened = prepared.traced.model, _model(prepared, shorter), shorter.shortened
+    part = same_part(model, original)
+    verification = proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches)
     whole = partial(
         of_whole,
         values=shorter.values,
@@ -217,11 +224,14 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
         options=prepared.options,
         verification=verification,
         groups=prepared.groups,
-        gone=[original.nodes[index].name for branch in shorter.choice.removed for index in branch.nodes],
+        gone=[original.nodes[index].name for index in shortened.dead],
+        shares={kind: cost.share for kind, cost in costs.items()},
     )
     later = Job(model, options, job.data, job.learning, job.name, original=original)
+    count = len(shortened.branches)
+    told = f"after {count} branch{'es' * (count != 1)} went, which left {costs['macs'].share:.3f} of the MACs"
     try:
         return at_once(later, keeper, partial(with_report, publish, whole), progress)
-    except NothingToPrune as error:
-        progress(f"no width is cut: {error}")
-        raise _NothingFurther from error
+    except (NothingToPrune, UnreachableTarget) as error:
+        kind = NothingToPrune if isinstance(error, NothingToPrune) else OptionError
+        raise kind(f"{told}: {error}; figures are of the model that was left") from None

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from onnxprune.dependency.axes import kept_size
 from onnxprune.dependency.cost import per_sample
@@ -32,7 +32,7 @@ _SIZES = frozenset(("Shape", "Size"))  # what comes of these depends on no numbe
 class Branch:
     """A value that is added to a stream, and nowhere else."""
 
-    name: str  # that of the last node with weights in it
+    name: str  # that of the last node with weights in it; of its value, where a branch inside of it has that name
     value: str  # what is added
     node: int  # index of the sum
     slot: int  # of the value there
@@ -48,10 +48,28 @@ def branches(traced: Trace) -> list[Branch]:
     return list(_Finder(traced).all())
 
 
-def macs_of(traced: Trace, found: Sequence[Branch]) -> int:
-    """Return the multiply-accumulates of one sample that branches take together; what is in two counts once."""
-    finder = _Finder(traced)
-    return sum(map(finder.macs, {index for each in found for index in each.nodes}))
+def nodes_of(found: Iterable[Branch]) -> set[int]:
+    """Return the nodes that go with branches."""
+    return {index for each in found for index in each.nodes}
+
+
+class NodeMacs:
+    """The multiply-accumulates of nodes."""
+
+    def __init__(self, traced: Trace) -> None:
+        """Take a model with its axes."""
+        self._traced, self._sizes = traced, per_sample(traced)
+
+    def of(self, index: int) -> int:
+        """Return those of a node for one sample, with those of its bodies."""
+        inner = sum(self.of(each) for body in self._traced.model.nodes[index].bodies for each in body.nodes)
+        coupling = self._traced.couplings.get(index)
+        sizes = (self._traced.axes(axes) for axes in (coupling.macs if coupling is not None else ()))
+        return inner + sum(math.prod(kept_size(axis, self._sizes) for axis in axes) for axes in sizes)
+
+    def total(self, nodes: Iterable[int]) -> int:
+        """Return those of several nodes together."""
+        return sum(map(self.of, set(nodes)))
 
 
 class _Finder:
@@ -63,7 +81,8 @@ class _Finder:
         self._maker = {name: node.index for name, node in self._nodes.items()}
         self._place = {index: place for place, index in enumerate(self._model.top)}
         self._outputs = {*(port.name for port in self._model.outputs), *self._model.tensor_outputs}
-        self._sizes = per_sample(traced)
+        self.macs = NodeMacs(traced).of
+        self._reads = self._weights_by_reader()
         self._streams: dict[str, str] = {}  # by the sum, of sums that a branch is added in
 
     def all(self) -> Iterator[Branch]:
@@ -72,16 +91,9 @@ class _Finder:
         for index in self._model.top:
             for slot, other in self._addends(self._model.nodes[index]):
                 for each in self._of(index, slot, other):
-                    if each.name not in names:  # nothing has two names, and no two have one
-                        names.add(each.name)
-                        yield each
-
-    def macs(self, index: int) -> int:
-        """Return the multiply-accumulates of a node for one sample, with those of its bodies."""
-        inner = sum(self.macs(each) for body in self._model.nodes[index].bodies for each in body.nodes)
-        coupling = self._traced.couplings.get(index)
-        sizes = (self._traced.axes(axes) for axes in (coupling.macs if coupling is not None else ()))
-        return inner + sum(math.prod(kept_size(axis, self._sizes) for axis in axes) for axes in sizes)
+                    own = each if each.name not in names else replace(each, name=each.value)  # ends as one inside of it
+                    names.add(own.name)
+                    yield own
 
     # -- which values are branches ---------------------------------------------------------------------
 
@@ -209,12 +221,20 @@ class _Finder:
         constants = self._model.constants
         return [name for name in self._model.nodes[index].inputs if name in constants and constants[name].is_weight]
 
+    def _weights_by_reader(self) -> dict[int, list[str]]:
+        """Return the weights that each node of the main graph reads, itself or in its bodies."""
+        reads: dict[int, list[str]] = {}
+        for name, constant in self._model.constants.items():
+            for index, _ in self._model.readers.get(name, ()) if constant.is_weight else ():
+                reads.setdefault(self._owner[index], []).append(name)
+        return reads
+
     def _params(self, gone: set[int]) -> int:
         """Return the number of weights that these nodes alone read."""
         counts = dict[object, int]()
-        for name, constant in self._model.constants.items():
-            readers = self._model.readers.get(name, ())
-            if constant.is_weight and readers and all(self._owner[index] in gone for index, _ in readers):
+        for name in {name for index in gone for name in self._reads.get(index, ())}:
+            constant = self._model.constants[name]
+            if all(self._owner[index] in gone for index, _ in self._model.readers[name]):
                 counts[constant.identity] = constant.count
         return sum(counts.values())
 

@@ -1,29 +1,30 @@
 """Depth: which branches go, by what the output loses without them after repair.
 
-A branch that goes leaves a gap in its stream. The layer in front of the gap is refitted to the stream behind it, and so
-are the layers that write to the stream next, each to what the original has there: only then is the output compared, on
-held-out samples. What looks free by itself may cost much, and what looks dear may be mended, so nothing else decides.
+A branch that goes leaves a gap in its stream. Where a layer writes to the stream directly in front of the gap, it is
+refitted to the stream of the original behind it, and the next layer behind the gap is refitted as well: only then is
+the output compared, on held-out samples. What looks free by itself may cost much, and what looks dear may be mended,
+so nothing else decides.
 
 All branches are measured once, each alone. Then they go in a few rounds: in each, those that cost least for what they
-save are measured again beside what has gone, and the best of them go, no two neighbours in one round. The model is
-replayed from front to back in each round, so that the cost grows with the depth and not with its square.
+save are measured again beside what has gone and was repaired, and the best of them go, no two neighbours in one round.
+The model is replayed from front to back in each round; behind each branch the rest of it is run on few samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration
-from onnxprune.dependency.branches import Branch, origin
+from onnxprune.dependency.branches import Branch, NodeMacs, nodes_of, origin
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
 from onnxprune.graph.linear import Layer, layers
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, Node
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.curves import EXPECTED_BYTES
@@ -33,13 +34,16 @@ from onnxprune.recovery.alone import refitted, wanted_rows
 from onnxprune.runtime.beside import MOST, beside
 from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.rest import Rest
-from onnxprune.surgery.depth import gated
+from onnxprune.surgery.depth import gated, total_of
 
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured
 LOOKED = 2  # branches that are measured again for each that goes in a round
 _FEWEST = 4  # that are measured again in a round, if there are so many
 _LEAST_BATCHES = 4  # that layers are fitted to, if there are so many
-_PLAIN = ("Add", "Sum")
+# Operators through which what a layer gives reaches a sum in another form.
+_FORMS = frozenset(
+    ("Identity", "Cast", "Dropout", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Mul", "Add", "Slice")
+)
 
 
 @dataclass(frozen=True)
@@ -51,49 +55,125 @@ class Shortening:
     measured: int = 0  # losses
 
 
+@dataclass(frozen=True)
+class Repair:
+    """A layer that is refitted next to a gap."""
+
+    place: int  # of its node in `model.top`
+    layer: Layer
+    totals: tuple[str, ...]  # values of the original whose sum it shall give together with
+    added: tuple[str, ...]  # values that are added to its output
+
+
 class Chain:
     """Branches in order, the layers that they end with, and which of them lies directly in front of which."""
 
     def __init__(self, model: Model, branches: Sequence[Branch]) -> None:
         """Take branches of a model, in order."""
-        self.branches = branches
-        ends = {layer.output: layer for layer in layers(model)}
-        self.layers = [ends.get(branch.value) for branch in branches]
-        makers = {name: node for node in model.nodes for name in node.outputs if name}
-        at = {branch.node: number for number, branch in enumerate(branches)}
-        self._before: dict[int, int] = {}
-        for number, branch in enumerate(branches):
-            stream = origin(makers, model.nodes[branch.node].inputs[branch.other])
-            maker = makers.get(stream)
-            is_sum = maker is not None and stream in (maker.outputs if maker.op in _PLAIN else maker.outputs[3:])
-            if maker is not None and is_sum and maker.index in at:
-                self._before[number] = at[maker.index]
-        self._after = {one: other for other, one in self._before.items()}
+        self.branches, self._model = branches, model
+        self._ends = {layer.output: layer for layer in layers(model)}
+        self._makers = {name: node for node in model.nodes for name in node.outputs if name}
+        self._place = {index: at for at, index in enumerate(model.top)}
+        self._streams = [origin(self._makers, self._input(number, own=False)) for number in range(len(branches))]
+        self._behind = {name: number for number, name in reversed([*enumerate(self._streams)])}
+        self.layers = [self._end_of(branch.value) for branch in branches]
 
-    def front(self, number: int, gone: Collection[int]) -> int | None:
-        """Return the branch that writes to the stream in front of the gap that one leaves; None where none does."""
-        at = self._before.get(number)
-        while at is not None and at in gone:
-            at = self._before.get(at)
-        return at
+    def _input(self, number: int, *, own: bool) -> str:
+        """Return what a branch adds, or what it is added to."""
+        branch = self.branches[number]
+        return self._model.nodes[branch.node].inputs[branch.slot if own else branch.other]
+
+    def _end_of(self, value: str) -> Layer | None:
+        """Return the layer whose output is a value, perhaps in another form: moved, or multiplied by a constant."""
+        while value not in self._ends:
+            maker = self._makers.get(value)
+            if maker is None or maker.op not in _FORMS or len(self._model.readers.get(value, ())) != 1:
+                return None
+            moving = [name for name in maker.inputs if name and name not in self._model.fixed]
+            if len(moving) != 1:
+                return None
+            value = moving[0]
+        return self._ends[value]
+
+    def repairs(self, number: int, gone: Collection[int]) -> list[Repair]:
+        """Return the layers that are refitted where a branch is gone beside others, in order."""
+        found = [self._front(number, gone), *self._later(number, gone)]
+        return sorted((each for each in found if each is not None), key=lambda each: each.place)
+
+    def all_repairs(self, gone: Collection[int]) -> list[Repair]:
+        """Return the layers that are refitted where branches are gone, in order, each once."""
+        found = {each.place: each for number in sorted(gone) for each in self.repairs(number, gone)}
+        return [found[place] for place in sorted(found)]
+
+    def first_place(self, number: int, gone: Collection[int]) -> int:
+        """Return the place from which on anything changes where a branch goes, too."""
+        own = self._place[self._makers[self.branches[number].value].index]
+        return min([own, *(each.place for each in self.repairs(number, gone))])
+
+    def _front(self, number: int, gone: Collection[int]) -> Repair | None:
+        """Return the layer that writes to the stream in front of a gap; None where none does directly."""
+        stream, maker = self._streams[number], self._makers.get(self._streams[number])
+        while maker is not None and (before := self._sum_of(maker, stream, gone)) is not None:
+            stream = self._streams[before]
+            maker = self._makers.get(stream)
+        last = self.end(number, gone)
+        if (
+            total_of(self._node_of(last)) is None
+        ):  # what is behind the gap has no name, by which it could be refitted to
+            return None
+        totals = self._input(last, own=True), self._input(last, own=False)
+        if stream in self._ends:
+            if self._ends[stream].node.index in nodes_of(self.branches[at] for at in gone):
+                return None
+            return self._repair(self._ends[stream], totals, ())
+        if maker is None or total_of(maker) != stream:
+            return None
+        for value, other in (maker.inputs[:2], maker.inputs[1::-1]):
+            layer = self._ends.get(value)
+            if layer is not None and self._made_at(other) < self._place[layer.node.index]:
+                return self._repair(layer, totals, (other,))
+        return None
+
+    def _sum_of(self, maker: Node, total: str, gone: Collection[int]) -> int | None:
+        """Return the branch that is gone from a sum; None where none is."""
+        own = (at for at in gone if self.branches[at].node == maker.index and total_of(maker) == total)
+        return next(own, None)
 
     def end(self, number: int, gone: Collection[int]) -> int:
         """Return the last of the branches that are gone directly behind one; itself if there is none."""
-        at = self._after.get(number)
-        while at is not None and at in gone:
-            number, at = at, self._after.get(at)
-        return number
+        while True:
+            total = total_of(self._model.nodes[self.branches[number].node])
+            after = None if total is None else self._behind.get(total)
+            if after is None or after not in gone or after == number:
+                return number
+            number = after
 
-    def behind(self, number: int, gone: Collection[int]) -> list[int]:
-        """Return the next branches that stay behind one, and end with layers."""
-        later = range(number + 1, len(self.branches))
-        return [at for at in later if at not in gone and self.layers[at] is not None][:BEHIND]
+    def _later(self, number: int, gone: Collection[int]) -> Iterator[Repair]:
+        """Yield the next layers behind a gap at which branches end that stay."""
+        place, left = self._place[self.branches[number].node], BEHIND
+        dead = nodes_of(self.branches[at] for at in gone)
+        for at in range(number + 1, len(self.branches)):
+            layer = self.layers[at]
+            if at in gone or layer is None or layer.node.index in dead or self._place[layer.node.index] <= place:
+                continue
+            last = self.end(at, gone)
+            totals = self._input(last, own=True), self._input(last, own=False)
+            is_added = layer.output == self._input(at, own=True) and total_of(self._node_of(at)) is not None
+            added = (self._input(at, own=False),)
+            yield self._repair(layer, totals, added) if is_added else self._repair(layer, (layer.output,), ())
+            left -= 1
+            if not left:
+                return
 
-    def repaired(self, gone: Collection[int]) -> list[int]:
-        """Return the branches whose layers are refitted where others are gone, in order."""
-        fronts = {self.front(number, gone) for number in gone}
-        behind = {at for number in gone for at in self.behind(number, gone)}
-        return sorted(at for at in fronts | behind if at is not None and self.layers[at] is not None)
+    def _node_of(self, number: int) -> Node:
+        return self._model.nodes[self.branches[number].node]
+
+    def _made_at(self, name: str) -> int:
+        maker = self._makers.get(name)
+        return -1 if maker is None else self._place[maker.index]
+
+    def _repair(self, layer: Layer, totals: tuple[str, ...], added: tuple[str, ...]) -> Repair:
+        return Repair(self._place[layer.node.index], layer, totals, added)
 
 
 def _outputs_of(layer: Layer, model: Model) -> int:
@@ -134,6 +214,7 @@ def choose(
     gone: Collection[str] = (),
     rounds: int,
     rows: int,
+    repairs: bool = True,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Shortening:
@@ -147,13 +228,14 @@ def choose(
         gone: names of branches that go in any case; they count.
         rounds: in which the others go, at most.
         rows: that a fit of a layer that is not narrow sees at most.
+        repairs: whether layers next to gaps are refitted before the output is looked at.
         seed: of the rows that are drawn.
         progress: called before each step.
 
     Raises:
         ModelError: when the model cannot be run in parts.
     """
-    chooser = _Chooser(traced, branches, calibration, rows, seed, progress)
+    chooser = _Chooser(traced, branches, calibration, rows, repairs, seed, progress)
     chooser.gone.update(number for number, branch in enumerate(branches) if branch.name in gone)
     return chooser.run(goal, rounds)
 
@@ -165,10 +247,11 @@ class _Chooser:
         branches: Sequence[Branch],
         calibration: Calibration,
         rows: int,
+        repairs: bool,
         seed: int,
         progress: Progress,
     ) -> None:
-        self._model = traced.model
+        self._model, self._repairs, self._macs = traced.model, repairs, NodeMacs(traced)
         self._rows, self._seed, self._progress = rows, seed, progress
         self._chain = Chain(traced.model, branches)
         self._calibration = fewer(traced, [each for each in self._chain.layers if each is not None], calibration, rows)
@@ -189,9 +272,9 @@ class _Chooser:
     def run(self, goal: float, rounds: int) -> Shortening:
         """Let branches go, round by round."""
         branches, alone = self._chain.branches, dict[str, float]()
-        left = goal - sum(branches[number].macs for number in self.gone)
+        left = goal - self._macs.total(self._dead())
         for number in range(rounds):
-            fitting = [at for at in self._staying() if branches[at].macs <= left]
+            fitting = [at for at in range(len(branches)) if 0 < self._saved(at) <= left]
             if not fitting:
                 break
             quota = left / (rounds - number)
@@ -199,22 +282,28 @@ class _Chooser:
             base = self._sweep(f"choosing branches, round {number + 1} of {rounds}", looked)
             if not number:
                 alone = {branches[at].name: loss for at, loss in self._losses.items()}
-            taken = self._taken(looked, quota, left, base)
-            left -= sum(branches[at].macs for at in taken)
-            self.gone |= taken
+            self.gone |= self._taken(looked, quota, left, base)
+            left = goal - self._macs.total(self._dead())
         return Shortening(tuple(branches[number] for number in sorted(self.gone)), alone, self._measured)
 
-    def _staying(self) -> list[int]:
-        return [number for number in range(len(self._chain.branches)) if number not in self.gone]
+    def _dead(self) -> set[int]:
+        """Return the nodes that are gone."""
+        return nodes_of(self._chain.branches[number] for number in self.gone)
+
+    def _saved(self, number: int) -> int:
+        """Return the multiply-accumulates that go with one more branch; 0 for one that is gone, or inside of one."""
+        if number in self.gone:
+            return 0
+        return self._macs.total(set(self._chain.branches[number].nodes) - self._dead())
 
     def _price(self, number: int, base: float) -> float:
         """Return what a branch costs for what it saves."""
         loss = self._losses.get(number, math.inf)
-        return (loss - base) / self._chain.branches[number].macs if math.isfinite(loss) else math.inf
+        return (loss - base) / max(1, self._saved(number)) if math.isfinite(loss) else math.inf
 
     def _cheapest(self, fitting: Sequence[int], quota: float) -> list[int]:
         """Return the branches that are measured again: those that cost least when they were measured last."""
-        usual = float(np.mean([self._chain.branches[number].macs for number in fitting]))
+        usual = float(np.mean([self._saved(number) for number in fitting]))
         count = max(_FEWEST, math.ceil(LOOKED * quota / usual))
         ranked = sorted(fitting, key=lambda number: (self._price(number, 0.0), number))
         return sorted(ranked[:count])
@@ -222,90 +311,90 @@ class _Chooser:
     def _taken(self, looked: Sequence[int], quota: float, left: float, base: float) -> set[int]:
         """Return the branches that go in a round: one at least, then more until the quota is met, no two neighbours."""
         taken: set[int] = set()
-        saved = 0.0
+        dead, saved = self._dead(), 0.0
         for number in sorted(looked, key=lambda number: (self._price(number, base), number)):
-            macs = self._chain.branches[number].macs
+            own = set(self._chain.branches[number].nodes)
+            more = self._macs.total(own - dead)
             is_free = {number - 1, number + 1}.isdisjoint(taken)
-            if saved + macs <= left and (not taken or (is_free and saved + macs <= quota)):
+            if more and saved + more <= left and (not taken or (is_free and saved + more <= quota)):
                 taken.add(number)
-                saved += macs
+                dead |= own
+                saved += more
         return taken
 
     # -- one round -------------------------------------------------------------------------------------
 
     def _sweep(self, text: str, looked: Sequence[int]) -> float:
         """Measure branches beside what has gone, from front to back; return the loss without what has gone."""
-        new, old = Replay(self._gated, self._calibration.batches), Replay(self._model, self._calibration.batches)
-        new.contents.update(self._closed(self.gone))
-        rest = Rest(self._gated, self._model.tensor_outputs, self._closed(self.gone))
+        repaired = self._repaired()
+        new, old = self._replays(repaired)
+        rest = Rest(self._gated, self._model.tensor_outputs, repaired)
+        places = {at: self._chain.first_place(at, {*self.gone, at}) for at in looked}
 
         def stands() -> Iterator[tuple[int, Replay, Replay]]:
-            for name, at, is_measured in self._stops(looked):
-                new.reach(name)
-                old.reach(name)
-                if is_measured:
-                    yield at, new.here(), old.here()
-                else:
-                    new.contents = {**new.contents, **self._fitted(at, self.gone, new, old, {})}
+            for at in sorted(looked, key=lambda at: (places[at], at)):
+                self._move(places[at], new, old)
+                yield at, new.here(), old.here()
 
         def measured(stand: tuple[int, Replay, Replay]) -> tuple[int, float]:
             at, here, there = stand
-            return at, self._loss(rest, here, self._repair(at, here, there))
+            contents = self._closed([at])
+            for repair in self._chain.repairs(at, {*self.gone, at}) if self._repairs else ():
+                contents |= self._fitted(repair, here, there, contents)
+            outputs = rest.outputs(here, self._calibration.judged, contents)
+            return at, self._mean(outputs)
 
         for done, (at, loss) in enumerate(beside(measured, stands(), MOST), 1):
             self._progress(text, done, len(looked))
             self._losses[at] = loss
             self._measured += 1
-        return self._loss(rest, new, {}) if self.gone else 0.0
+        if not self.gone:
+            return 0.0
+        return self._mean(new.run(self._model.tensor_outputs, self._calibration.judged))
 
-    def _stops(self, looked: Sequence[int]) -> Iterator[tuple[str, int, bool]]:
-        """Yield where the replay stops, in order: a value, and a branch that is measured there, or else refitted."""
-        chain, makers = self._chain, {name: node.index for node in self._model.nodes for name in node.outputs}
-        place = {index: at for at, index in enumerate(self._model.top)}
-        stops: list[tuple[int, bool, str, int]] = []
-        for number in looked:
-            front = chain.front(number, self.gone)
-            layer = None if front is None else chain.layers[front]
-            first = chain.branches[number].value if layer is None else layer.node.outputs[0]
-            stops.append((place[makers[first]], False, first, number))
-        for number in chain.repaired(self.gone):
-            layer = chain.layers[number]
-            assert layer is not None
-            stops.append((place[layer.node.index], True, layer.node.outputs[0], number))
-        for _, is_refitted, name, number in sorted(stops):
-            yield name, number, not is_refitted
+    def _repaired(self) -> dict[str, Array]:
+        """Return the constants that hold other numbers without what has gone: gates, and layers that are refitted."""
+        contents = self._closed(self.gone)
+        if not (self.gone and self._repairs):
+            return contents
+        new, old = self._replays(contents)
+        for repair in self._chain.all_repairs(self.gone):
+            self._move(repair.place, new, old)
+            fitted = self._fitted(repair, new, old, {})
+            contents |= fitted
+            new.contents = dict(contents)
+        return contents
+
+    def _replays(self, contents: Mapping[str, Array]) -> tuple[Replay, Replay]:
+        """Return replays of the model with gates, and of the original, in front of the first node."""
+        new, old = Replay(self._gated, self._calibration.batches), Replay(self._model, self._calibration.batches)
+        new.contents = dict(contents)
+        return new, old
+
+    def _move(self, place: int, new: Replay, old: Replay) -> None:
+        """Move both to a place of the original, if it is ahead."""
+        name = next(name for name in self._model.nodes[self._model.top[place]].outputs if name)
+        new.reach(name)
+        old.reach(name)
 
     def _closed(self, gone: Collection[int]) -> dict[str, Array]:
         """Return the gates of branches that are gone."""
         names = [self._chain.branches[number].name for number in gone]
         return {self._gates[name]: self._zeros[name] for name in names}
 
-    def _repair(self, number: int, new: Replay, old: Replay) -> dict[str, Array]:
-        """Return constants that hold other numbers without one more branch: its gate, and its neighbours refitted."""
-        gone = self.gone | {number}
-        contents = self._closed([number])
-        front = self._chain.front(number, gone)
-        for at in (*([] if front is None else [front]), *self._chain.behind(number, gone)):
-            if self._chain.layers[at] is not None:
-                contents |= self._fitted(at, gone, new, old, contents)
-        return contents
-
-    def _fitted(
-        self, number: int, gone: Collection[int], new: Replay, old: Replay, contents: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """Return the weights of the layer of a branch, fitted to the stream of the original behind it and its gap."""
-        layer = self._chain.layers[number]
-        assert isinstance(layer, Layer)
-        own, last = (self._chain.branches[at] for at in (number, self._chain.end(number, gone)))
-        addends = [self._model.nodes[last.node].inputs[slot] for slot in (last.slot, last.other)]
-        other = self._model.nodes[own.node].inputs[own.other]
-        calibration = self._calibration
+    def _fitted(self, repair: Repair, new: Replay, old: Replay, contents: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the weights of a layer, fitted to what the original has there."""
+        calibration, layer = self._calibration, repair.layer
 
         def seen() -> Iterator[tuple[Array, Array]]:
-            pairs = zip(old.run(addends), new.run([layer.input, other], contents=contents), strict=True)
-            for before, now in pairs:
-                total = before[addends[0]].astype(np.float32) + before[addends[1]].astype(np.float32)
-                yield now[layer.input], total - now[other].astype(np.float32)
+            wanted = old.run(repair.totals)
+            for before, now in zip(wanted, new.run([layer.input, *repair.added], contents=contents), strict=True):
+                target = np.zeros((), np.float32)
+                for name in repair.totals:
+                    target = target + before[name].astype(np.float32)
+                for name in repair.added:
+                    target = target - now[name].astype(np.float32)
+                yield now[layer.input], target
 
         try:
             return refitted(
@@ -315,10 +404,8 @@ class _Chooser:
         except ModelError:  # of a value that no session can give
             return {}
 
-    def _loss(self, rest: Rest, new: Replay, contents: Mapping[str, Array]) -> float:
-        """Return the loss of the output on held-out batches."""
-        judged, metric = self._calibration.judged, self._calibration.metric
-        feeds = [self._calibration.batches[number] for number in judged]
-        outputs = rest.outputs(new, judged, contents)
-        pairs = zip(self._expected, outputs, feeds, strict=True)
-        return float(np.mean([metric.loss(before, after, feed) for before, after, feed in pairs]))
+    def _mean(self, outputs: Iterable[Mapping[str, Array]]) -> float:
+        """Return the loss of the outputs of held-out batches."""
+        feeds = (self._calibration.batches[number] for number in self._calibration.judged)
+        metric, triples = self._calibration.metric, zip(self._expected, outputs, feeds, strict=True)
+        return float(np.mean([metric.loss(before, after, feed) for before, after, feed in triples]))

@@ -30,6 +30,7 @@ from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_r
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.beside import ahead, beside
 from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay
+from onnxprune.surgery.depth import total_of
 from onnxprune.surgery.rewrite import Cut
 
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
@@ -361,10 +362,11 @@ class _Sums:
         if len(readers) != 1 or layer.output in self._kept:
             return layer.output, ()
         node = self._model.nodes[readers[0][0]]
-        other = next((name for name in node.inputs if name != layer.output), None)
-        if node.op != "Add" or other is None or other not in self._last:
+        total, slot = total_of(node), readers[0][1]
+        other = node.inputs[1 - slot] if total is not None and slot in (0, 1) else None
+        if total is None or other is None or other == layer.output or other not in self._last:
             return layer.output, ()
         final = self._last[other] < self._place[layer.node.index]
-        axes = self._axes.get(node.outputs[0])  # of the same shape, or there are other rows than the layer has
+        axes = self._axes.get(total)  # of the same shape, or there are other rows than the layer has
         final = final and axes is not None and axes == self._axes.get(layer.output)
-        return (node.outputs[0], (other,)) if final else (layer.output, ())
+        return (total, (other,)) if final else (layer.output, ())

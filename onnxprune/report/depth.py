@@ -83,6 +83,7 @@ def of_whole(
     verification: Verification,
     groups: Sequence[Group],
     gone: Collection[str],
+    shares: Mapping[str, float],
 ) -> None:
     """Let the report of a cut of a shorter model tell of the original.
 
@@ -94,12 +95,44 @@ def of_whole(
         verification: the proof of the shorter model.
         groups: of the original.
         gone: names of the nodes that went.
+        shares: of the original that were left without branches, by kind of target.
     """
     report["input"] = dict(source)
     report["options"] = options.to_dict()
     report["depth"] = dict(values)
     report["verification"] = proofs([verification_values(verification), report["verification"]])
     report["groups"] += [gone_group(group) for group in groups if is_gone(group, gone)]
+    report["promise"] = of_original(report["promise"], options, shares)
+
+
+def of_original(
+    promise: Mapping[str, Any] | None, options: Options, shares: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """Return what was promised in terms of the original, where it was in terms of a shorter model.
+
+    Args:
+        promise: see `planning.promise.Decision.report_values`.
+        options: of the whole run.
+        shares: of the original that were left without branches, by kind of target.
+    """
+    if promise is None:
+        return None
+    asked = {target.kind: target for target in options.bounds}
+
+    def scaled(costs: Mapping[str, float]) -> dict[str, float]:
+        return {kind: cost * shares.get(kind, 1.0) for kind, cost in costs.items()}
+
+    targets = []
+    for each in promise["targets"]:
+        kind = each["target"].partition("=")[0]
+        costs = {name: each[name] for name in ("fraction", "predicted", "measured")}
+        known = {name: None if cost is None else cost * shares.get(kind, 1.0) for name, cost in costs.items()}
+        targets.append({**each, **known, "target": str(asked[kind])})
+    attempts = [
+        {**each, "predicted": scaled(each["predicted"]), "measured": scaled(each["measured"])}
+        for each in promise["attempts"]
+    ]
+    return {**promise, "targets": targets, "attempts": attempts}
 
 
 def depth_lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -25,6 +25,8 @@ from onnxprune.surgery.rewrite import Rewritten
 _PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
 _COPIES = ("Identity", "Cast")  # operators that may change nothing
 _HALF = 0.5
+_MS = "com.microsoft."
+_BIAS = {f"{_MS}SkipLayerNormalization": 4, f"{_MS}SkipSimplifiedLayerNormalization": 3}  # the slot of it
 
 
 def gated(
@@ -37,14 +39,26 @@ def gated(
         branches: of it.
         dtype: of a value, by its name.
     """
-    names = {branch.name: _fresh(model, f"{branch.value}_gate") for branch in branches}
+    names = fresh_gates(model, branches)
     edits = _gates(branches, names, dict.fromkeys(names, 1.0), dtype)
     return apply_edits(model, edits), names
 
 
-def silenced(edits: Edits, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Edits:
+def fresh_gates(model: Model, branches: Sequence[Branch]) -> dict[str, str]:
+    """Return a name for the gate of each branch, which no value has, and none that begins with it."""
+    taken = "\n".join(("", *_names(model)))
+    names: dict[str, str] = {}
+    for number, branch in enumerate(branches):
+        name = f"onnxprune_gate_{number}"
+        while f"\n{name}" in taken:
+            name += "x"
+        names[branch.name] = name
+    return names
+
+
+def silenced(model: Model, edits: Edits, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Edits:
     """Return edits of the masked model by which branches count as zero, too; see `gated`."""
-    names = {branch.name: f"onnxprune_gate_{number}" for number, branch in enumerate(branches)}
+    names = fresh_gates(model, branches)
     more = _gates(branches, names, dict.fromkeys(names, 0.0), dtype, edits.inputs)
     before = {index: [*edits.nodes_before.get(index, ()), *nodes] for index, nodes in more.nodes_before.items()}
     return dataclasses.replace(
@@ -75,7 +89,16 @@ def _gates(
     return dataclasses.replace(NO_EDITS, inputs=edited, added=added, nodes_before=before)
 
 
-def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Rewritten:
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """A model without branches."""
+
+    branches: tuple[Branch, ...]  # that it lacks
+    rewritten: Rewritten
+    dead: frozenset[int]  # nodes of the main graph that nobody needs any more, also what several branches shared
+
+
+def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Shortened:
     """Return a model without branches.
 
     Args:
@@ -85,17 +108,37 @@ def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.
     """
     edits = _Shortener(model, branches, dtype).edits()
     whole = None if model.whole is None else apply_edits(model.whole.model, back(model.whole, edits))
-    return Rewritten(apply_edits(model, edits), {}, (), whole)
+    dead = _unneeded(model, edits) - _unneeded(model, NO_EDITS)
+    return Shortened(tuple(branches), Rewritten(apply_edits(model, edits), {}, (), whole), frozenset(dead))
 
 
-def _fresh(model: Model, wanted: str) -> str:
-    """Return a name that no value has."""
-    file, name, number = model.file, wanted, 1
-    taken = {*file.constants, *(each for node in file.nodes for each in (*node.inputs, *node.outputs))}
-    while name in taken:
-        number += 1
-        name = f"{wanted}_{number}"
-    return name
+def _unneeded(model: Model, edits: Edits) -> set[int]:
+    """Return the nodes of the main graph that no output is computed from, with some edits."""
+    needed, found = {port.name for port in model.outputs}, set[int]()
+    for index in reversed(model.top):
+        node = model.nodes[index]
+        if needed.isdisjoint(edits.outputs.get((index, at), name) for at, name in enumerate(node.outputs)):
+            found.add(index)
+        else:
+            needed.update(edits.inputs.get((index, slot), name) for slot, name in enumerate(node.inputs))
+            needed.update(node.captured)
+        for new in edits.nodes_before.get(index, ()):
+            needed.update(new.input if not needed.isdisjoint(new.output) else ())
+    return found
+
+
+def total_of(node: Node) -> str | None:
+    """Return the sum that a node gives of its two addends alone; None where it gives none, or adds a bias."""
+    if node.op in _PLAIN:
+        return node.outputs[0] if len(node.inputs) == 2 else None
+    with_bias = len(node.inputs) > _BIAS.get(node.op, 0) and bool(node.inputs[_BIAS.get(node.op, 0)])
+    return node.outputs[3] if len(node.outputs) > 3 and node.outputs[3] and not with_bias else None
+
+
+def _names(model: Model) -> set[str]:
+    """Return the names of all values of a file."""
+    values = {each for node in model.file.nodes for each in (*node.inputs, *node.outputs)}
+    return {*model.file.constants, *(port.name for port in model.file.inputs), *values}
 
 
 @dataclass
@@ -118,6 +161,16 @@ class _Shortener:
             for at, name in enumerate(self.model.nodes[index].outputs)
             if name
         }
+        self._taken = _names(self.model)
+
+    def _fresh(self, wanted: str) -> str:
+        """Return a name that no value has."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
 
     def edits(self) -> Edits:
         """Return what changes in the model."""
@@ -131,11 +184,12 @@ class _Shortener:
             if index in self._dead:
                 continue
             stream = self._source(node.inputs[1 - slot])
-            if node.op in _PLAIN:
-                self._is_stream[node.outputs[0]] = stream
-                streams.setdefault(stream, []).append(index)
-            else:
+            if node.op not in _PLAIN:
                 self._halve(node, stream)
+            total = total_of(node)
+            if total is not None:
+                self._is_stream[total] = stream
+                streams.setdefault(stream, []).append(index)
         for stream, sums in streams.items():
             self._join(stream, [nodes[index] for index in sums])
         return dataclasses.replace(
@@ -174,7 +228,7 @@ class _Shortener:
     def _halve(self, node: Node, stream: str) -> None:
         """Let a fused sum add two halves of the stream, which are the stream, whatever it does with the sum."""
         half, out = f"{node.outputs[0]}_half", f"{node.outputs[0]}_halved"
-        half, out = _fresh(self.model, half), _fresh(self.model, out)
+        half, out = self._fresh(half), self._fresh(out)
         self.added[half] = np.array(_HALF, self.dtype(stream))
         self.before[node.index] = [make_node("Mul", [stream, half], out)]
         self.inputs[node.index, 0] = self.inputs[node.index, 1] = out
@@ -182,34 +236,38 @@ class _Shortener:
     def _join(self, stream: str, sums: Sequence[Node]) -> None:
         """Let whoever read one of some sums read the stream that all of them are now."""
         outputs = {port.name for port in self.model.outputs}
-        names = [node.outputs[0] for node in sums]
+        names = [name for node in sums if (name := total_of(node)) is not None]
         needed = [name for name in (stream, *names) if name in outputs or self._readers(name, sums)]
+        halved = [total_of(node) or "" for node in sums if node.op not in _PLAIN]
+        needed = needed or halved[-1:]  # a fused sum whose stream nobody else reads
         if len(needed) == 1 and needed[0] != stream and stream in self._makers:
             self._write_as(stream, needed[0], sums)
             return
-        for node in sums:
-            name = node.outputs[0]
+        for node, name in zip(sums, names, strict=True):
             if name in outputs or any(slot < 0 for _, slot in self.model.readers.get(name, ())):
-                self.outputs[node.index, 0] = _fresh(self.model, f"{name}_gone")
-                self.before[node.index] = [make_node("Identity", [stream], name)]
+                self.outputs[self._makers[name]] = self._fresh(f"{name}_gone")
+                self.before.setdefault(node.index, []).append(make_node("Identity", [stream], name))
             else:
                 self.inputs |= {place: stream for place in self._readers(name, sums) if place not in self.inputs}
 
     def _write_as(self, stream: str, name: str, sums: Sequence[Node]) -> None:
         """Let the node that makes a stream write it under the name of a sum."""
         self.outputs[self._makers[stream]] = name
-        for node in sums:
-            if node.outputs[0] == name:
-                self.outputs[node.index, 0] = _fresh(self.model, f"{name}_gone")
+        self.outputs[self._makers[name]] = self._fresh(f"{name}_gone")
         halves = [nodes for index, nodes in self.before.items() if index not in self._dead]
         for node in (node for nodes in halves for node in nodes if stream in node.input):
             node.input[list(node.input).index(stream)] = name
 
     def _readers(self, name: str, sums: Sequence[Node]) -> list[tuple[int, int]]:
         """Return the places that still read a value: in nodes that stay, beside the sums that are gone."""
-        gone = {node.index for node in sums} | self._dead
+        gone = {node.index for node in sums if node.op in _PLAIN} | self._dead
         readers = self.model.readers.get(name, ())
-        return [(at, slot) for at, slot in readers if at not in gone and not self._is_idle(at, sums)]
+        halved = {(node.index, slot) for node in sums if node.op not in _PLAIN for slot in (0, 1)}
+        return [
+            (at, slot)
+            for at, slot in readers
+            if at not in gone and (at, slot) not in halved and not self._is_idle(at, sums)
+        ]
 
     def _is_idle(self, index: int, sums: Sequence[Node]) -> bool:
         """Whether a node that changes nothing is left without readers."""

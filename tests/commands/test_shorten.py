@@ -9,8 +9,11 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.commands import shorten
 from onnxprune.errors import NothingToPrune, OptionError, VerificationError
 from onnxprune.evaluation import verify
+from onnxprune.planning.options import make_options
+from onnxprune.report.depth import of_original
 from onnxprune.report.prune import prune_tables
 from tests.support.build import model
 from tests.support.cli import invoke
@@ -103,11 +106,76 @@ def test_a_target_that_branches_meet_cuts_no_widths():
     assert report["depth"]["removed"] == pytest.approx(1 / 3)
 
 
-def test_a_latency_of_the_original_is_met_by_both():
+def test_a_latency_of_the_original_is_met_and_told_in_its_terms(monkeypatch):
+    """What is left takes 0.8 of the original's time here: 0.6 of it is 0.75 of that."""
+    monkeypatch.setattr(shorten, "measured", lambda *_: {"latency": (1.0, 0.8)})
+    asked = []
+
+    def stop(job, *_):
+        asked.append(job.options.targets)
+        raise NothingToPrune("no more")
+
+    monkeypatch.setattr(shorten, "at_once", stop)
+    with pytest.raises(NothingToPrune) as error:
+        pruned(depth=0.34, targets={"latency": 0.6})
+    assert asked == [(("latency", pytest.approx(0.75)),)]
+    told = "after 1 branch went, which left 0.730 of the MACs: no more; figures are of the model that was left"
+    assert str(error.value) == told
+
+
+def test_promises_are_told_in_terms_of_the_original():
+    promise = {
+        "targets": [{"target": "latency=0.75", "fraction": 0.75, "predicted": 0.7, "measured": 0.72}],
+        "attempts": [{"predicted": {"latency": 0.7}, "measured": {"latency": 0.72}}],
+        "steps": {},
+    }
+    options = make_options(depth=0.3, targets={"latency": 0.6})
+    whole = of_original(promise, options, {"latency": 0.8})
+    (target,) = whole["targets"]
+    assert target.pop("target") == "latency=0.6"
+    assert target == pytest.approx({"fraction": 0.6, "predicted": 0.56, "measured": 0.576})
+    assert whole["attempts"][0]["measured"]["latency"] == pytest.approx(0.576)
+
+
+def test_a_target_that_cannot_be_met_is_not_written():
+    with pytest.raises(OptionError, match=r"^after 1 branch went, which left 0\.730 of the MACs: target macs="):
+        pruned(depth=0.34, targets={"macs": 0.001})
+
+
+def test_an_amount_that_branches_meet_is_met():
+    report = pruned(depth=0.34, targets={"params": 900}).report
+    assert report["output"]["params"] == 780
+    assert [group["kept"] for group in report["groups"] if 0 < group["kept"] < group["units"]] == []
+
+
+def test_a_part_of_a_model_is_cut_in_depth_and_width():
+    """Nodes of another domain at both ends, which ONNX Runtime cannot run."""
     proto = network()
-    report = onnxprune.prune(proto, data=samples(), depth=0.34, targets={"size": 0.6}, ratio=None).report
-    assert report["output"]["size_bytes"] <= 0.6 * report["input"]["size_bytes"]
-    assert report["latency"][0]["before_ms"] > 0
+    graph = proto.graph
+    first, last = onnx.helper.make_node("Mine", ["raw"], ["x"], domain="my"), graph.output[0]
+    graph.node.insert(0, first)
+    graph.node.append(onnx.helper.make_node("Mine", ["y"], ["z"], domain="my"))
+    graph.input[0].name = "raw"
+    info = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", WIDTH])
+    graph.value_info.append(info)
+    graph.value_info.append(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 5]))
+    last.CopyFrom(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["n", 5]))
+    proto.opset_import.append(onnx.helper.make_opsetid("my", 1))
+    report = onnxprune.prune(proto, data=samples(), latency=False, depth=0.34, targets={"macs": 0.6}).report
+    assert report["depth"]["removed"] == pytest.approx(1 / 3)
+    assert report["output"]["macs"] <= 0.6 * report["input"]["macs"]
+
+
+def test_what_several_branches_share_goes_with_the_last_of_them():
+    proto = model(
+        "h = MatMul(x, u)", "a = MatMul(h, v)", "b = MatMul(h, w)", "s = Add(a, b)", "t = Add(s, x)",
+        "y = MatMul(t, last)",
+        x=f"float[n,{WIDTH}] x", **dict.fromkeys(("u", "v", "w", "last"), (WIDTH, WIDTH)),
+    )  # fmt: skip
+    report = pruned(proto, without=["a", "b"]).report
+    assert report["output"]["macs"] == WIDTH * WIDTH
+    assert report["depth"]["removed"] == 1
+    assert [node["node"] for node in report["nodes"]] == ["y"]
 
 
 def test_a_vision_transformer_is_cut_in_depth():
@@ -206,3 +274,8 @@ def test_what_was_cut_learns_from_the_original():
         report = pruned(network_where_all_count(), depth=0.34, tune=tuning, **options).report
         assert report["tuning"]["steps"] == 6
         assert report["depth"]["removed"] == pytest.approx(1 / 3)
+
+
+def test_a_sweep_refuses_depth(tmp_path):
+    with pytest.raises(OptionError, match=r"^depth has no effect in a sweep, which cuts widths alone"):
+        onnxprune.sweep(network(), tmp_path / "family", kind="macs", values=[0.5], depth=0.3)

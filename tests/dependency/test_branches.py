@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.dependency.branches import Branch, branches, macs_of, owners
+from onnxprune.dependency.branches import Branch, NodeMacs, branches, nodes_of, owners
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import IMAGE, ROWS, TOKENS, model
@@ -58,7 +58,7 @@ def test_branches_lie_inside_of_branches():
     )  # fmt: skip
     each = found(proto)
     assert [(branch.name, len(branch.nodes)) for branch in each] == [("b", 1), ("d", 4)]
-    assert macs_of(trace(load(proto)), each) == 3 * 36 * 9  # what is in both counts once
+    assert NodeMacs(trace(load(proto))).total(nodes_of(each)) == 3 * 36 * 9  # what is in both counts once
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune.calibration.batches import calibration
 from onnxprune.data.samples import load_data
-from onnxprune.dependency.branches import branches, macs_of
+from onnxprune.dependency.branches import NodeMacs, branches, nodes_of
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from onnxprune.planning.depth import Chain, choose, fewer
@@ -51,7 +52,11 @@ def chosen(found, goal, count=256, **options):
     each = branches(traced)
     data = load_data({"x": RNG.standard_normal((count, WIDTH)).astype(np.float32)}, found.inputs)
     seen = calibration(found, data, "dense")
-    return choose(traced, each, goal * macs_of(traced, each), seen, **{"rounds": 4, "rows": 4096, **options}), each
+    return choose(traced, each, goal * all_macs(traced, each), seen, **{"rounds": 4, "rows": 4096, **options}), each
+
+
+def all_macs(traced, each):
+    return NodeMacs(traced).total(nodes_of(each))
 
 
 def gone(choice):
@@ -92,7 +97,7 @@ def test_the_same_is_chosen_again():
     seen = calibration(found, load_data({"x": data}, found.inputs), "dense")
     traced = trace(found)
     each = branches(traced)
-    first, second = (choose(traced, each, 0.5 * macs_of(traced, each), seen, rounds=2, rows=4096) for _ in range(2))
+    first, second = (choose(traced, each, 0.5 * all_macs(traced, each), seen, rounds=2, rows=4096) for _ in range(2))
     assert gone(first) == gone(second)
     assert first.alone == second.alone
 
@@ -103,15 +108,90 @@ def test_progress_says_which_round_it_is():
     assert told[0] == ("choosing branches, round 1 of 2", 1, 3)
 
 
+def repaired(chain, number, gone):
+    """Return the weights that are refitted, what they aim at, and what is added to them."""
+    return [(each.layer.weight, set(each.totals), each.added) for each in chain.repairs(number, gone)]
+
+
+def chain_of(proto):
+    found = load(proto) if isinstance(proto, onnx.ModelProto) else proto
+    return Chain(found, branches(trace(found)))
+
+
 def test_a_chain_knows_what_lies_in_front_of_a_gap_and_behind_it():
-    found = network("loud", "loud", "loud", "loud", "loud")
-    chain = Chain(found, branches(trace(found)))
-    assert chain.front(2, {2}) == 1
-    assert chain.front(2, {1, 2}) == 0
-    assert chain.front(0, {0}) is None
-    assert (chain.end(0, {1, 2}), chain.end(0, {2})) == (2, 0)
-    assert chain.behind(1, {1, 2}) == [3]
-    assert chain.repaired({1, 2}) == [0, 3]
+    chain = chain_of(network("loud", "loud", "loud", "loud", "loud"))
+    assert repaired(chain, 2, {2}) == [("down1", {"s2", "o2"}, ("s1",)), ("down3", {"s3", "o3"}, ("s3",))]
+    front = ("down0", {"s2", "o2"}, ("s0",))
+    assert repaired(chain, 1, {1, 2}) == repaired(chain, 2, {1, 2}) == [front, ("down3", {"s3", "o3"}, ("s3",))]
+    assert chain.end(0, {1, 2}) == 2
+    assert [each.layer.weight for each in chain.all_repairs({1, 3})] == ["down0", "down2", "down4"]
+
+
+def test_the_layer_that_makes_a_stream_lies_in_front_of_its_first_branch():
+    chain = chain_of(network("loud", "loud"))
+    assert repaired(chain, 0, {0}) == [("first", {"s0", "o0"}, ()), ("down1", {"s1", "o1"}, ("s1",))]
+
+
+def test_side_by_side_one_does_what_both_did():
+    proto = model(
+        "n = Relu(x)", "a = MatMul(n, w1)", "f = MatMul(n, w2)", "s = Add(a, f)", "t = Add(s, x)", "y = MatMul(t, w3)",
+        x="float[n,s,16] x", w1=(16, 16), w2=(16, 16), w3=(16, 16),
+    )  # fmt: skip
+    chain = chain_of(proto)
+    assert repaired(chain, 0, {0}) == [("w2", {"a", "f"}, ())]
+    assert repaired(chain, 1, {0, 1}) == []
+
+
+def test_a_layer_behind_a_norm_or_in_another_form_is_fitted_to_its_own_output():
+    proto = model(
+        "a = MatMul(x, w1)", "s = Add(x, a)", "n = Relu(s)", "b = MatMul(n, w2)", "m = Mul(b, scale)",
+        "t = Add(n, m)", "y = Relu(t)",
+        x="float[n,s,16] x", w1=(16, 16), w2=(16, 16), scale=(16,),
+    )  # fmt: skip
+    chain = chain_of(proto)
+    assert repaired(chain, 0, {0}) == [("w2", {"b"}, ())]
+    assert repaired(chain, 1, {1}) == []  # the stream in front of it is no sum
+
+
+SKIP = "com.microsoft.SkipSimplifiedLayerNormalization"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_fused_sum_that_adds_a_bias_hands_no_stream_on(bias):
+    last = ", c" if bias else ""
+    proto = model(
+        "a = MatMul(x, w1)", f"n1, e1, e2, s1 = {SKIP}(x, a, g{last})", "b = MatMul(n1, w2)",
+        f"n2, f1, f2, s2 = {SKIP}(s1, b, g)", "y = Add(n2, s2)",
+        x="float[n,s,16] x", y="float[n,s,16] y", imports='"com.microsoft" : 1', infer=False,
+        w1=(16, 16), w2=(16, 16), g=(16,), **({"c": (16,)} if bias else {}),
+    )  # fmt: skip
+    chain = chain_of(proto)
+    assert repaired(chain, 1, {1}) == ([] if bias else [("w1", {"s1", "b"}, ("x",))])
+
+
+def test_what_lies_inside_of_a_branch_that_is_gone_is_no_candidate_and_counts_once():
+    nodes, weights = [], {}
+    for number in range(3):
+        now = f"s{number}" if number else "x"
+        nodes += [f"i{number} = MatMul({now}, in{number})", f"b{number} = MatMul(i{number}, mid{number})"]
+        nodes += [f"j{number} = Add(i{number}, b{number})", f"o{number} = MatMul(j{number}, out{number})"]
+        nodes += [f"s{number + 1} = Add({now}, o{number})"]
+        scale = 0.0 if number == 0 else 1.0
+        weights |= {f"in{number}": matrix(), f"mid{number}": matrix(), f"out{number}": scale * matrix()}
+    found = load(model(*nodes, "y = MatMul(s3, last)", x=f"float[n,{WIDTH}] x", last=matrix(), **weights))
+    choice, each = chosen(found, 0.5, rounds=4)
+    assert len(each) == 6
+    macs, total = NodeMacs(trace(found)), all_macs(trace(found), each)
+    assert "o0" in gone(choice)
+    assert macs.total(nodes_of(choice.removed)) / total == pytest.approx(4 / 9)
+
+
+def test_early_branches_are_measured_beside_gaps_that_are_repaired_behind_them():
+    """Blocks 4 and 5 are linear, and 5 is gone: 4 does the work of both, whichever branch is looked at."""
+    found = network("loud", "loud", "loud", "loud", "linear", "linear", "loud", "loud")
+    choice, _ = chosen(found, 0.4, count=512, gone=("o5",), rounds=1)
+    alone, _ = chosen(found, 0.2, count=512, rounds=1)
+    assert choice.alone["o0"] < 3 * alone.alone["o0"] + 1e-3
 
 
 def test_no_more_batches_are_run_than_fits_and_losses_need():

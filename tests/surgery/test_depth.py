@@ -33,7 +33,7 @@ def shortened(proto, *names):
     traced = trace(model_)
     found = [each for each in branches(traced) if each.locked is None and (not names or each.name in names)]
     assert [each.name for each in found] == list(names or [each.name for each in found])
-    cut = without(model_, found, traced.probe.dtype)
+    cut = without(model_, found, traced.probe.dtype).rewritten
     after = view(cut.proto, folder=model_.folder)
     proof = verify(traced, {}, after, gone=found)
     assert proof.passed, proof.problem
@@ -148,7 +148,7 @@ def test_gates_that_are_shut_are_what_the_mask_says():
     (open_,) = replay.run(["y"])
     (shut,) = replay.run(["y"], contents={names["a"]: np.zeros((), np.float32)})
     (whole,) = Replay(model_, feeds).run(["y"])
-    (short,) = Replay(view(without(model_, found, traced.probe.dtype).proto), feeds).run(["y"])
+    (short,) = Replay(view(without(model_, found, traced.probe.dtype).rewritten.proto), feeds).run(["y"])
     np.testing.assert_array_equal(open_["y"], whole["y"])
     np.testing.assert_allclose(shut["y"], short["y"], atol=1e-5)
     assert np.abs(shut["y"] - open_["y"]).max() > 0.1
@@ -234,3 +234,24 @@ def test_a_cast_that_others_read_stays():
     )  # fmt: skip
     ops = [op for op, _, _ in shortened(proto)]
     assert ops == ["Conv", "Cast", "Concat"]
+
+
+def test_the_layer_in_front_of_a_fused_gap_writes_the_stream_behind_it():
+    proto = model(
+        "a = MatMul(x, w1)", f"n1, e1, e2, s1 = {SKIP}(x, a, g)", "b = MatMul(n1, w2)",
+        f"n2, f1, f2, s2 = {SKIP}(s1, b, g)", "c = MatMul(n2, w3)", "y = Add(s2, c)",
+        x=TOKENS, y="float[n,s,16] y", imports=MICROSOFT, infer=False, g=(16,), **MATRICES,
+    )  # fmt: skip
+    nodes = shortened(proto, "b")
+    assert next(outputs for op, _, outputs in nodes if op.startswith("Skip"))[3] == "s2"
+    assert nodes[-1] == ("Add", ["s2", "c"], ["y"])
+
+
+def test_a_stream_behind_a_fused_gap_that_nobody_reads_has_its_name_in_front_of_it():
+    proto = model(
+        "a = MatMul(x, w1)", f"n1, e1, e2, s1 = {SKIP}(x, a, g)", "b = MatMul(n1, w2)",
+        f"n2, f1, f2, s2 = {SKIP}(s1, b, g)", "y = MatMul(n2, w3)",
+        x=TOKENS, y="float[n,s,16] y", imports=MICROSOFT, infer=False, g=(16,), **MATRICES,
+    )  # fmt: skip
+    first, *_ = [outputs for op, _, outputs in shortened(proto, "b") if op.startswith("Skip")]
+    assert first[3] == "s2"

@@ -82,7 +82,7 @@ def alike(subject: Subject, folder: Path) -> list[str]:
     from onnxprune.calibration.batches import batched
     from onnxprune.commands.prepare import part_to_run
     from onnxprune.data.samples import load_data
-    from onnxprune.dependency.branches import branches, macs_of
+    from onnxprune.dependency.branches import NodeMacs, branches, nodes_of
     from onnxprune.dependency.trace import trace
     from onnxprune.graph.read import load
     from onnxprune.runtime.replay import Replay
@@ -100,7 +100,7 @@ def alike(subject: Subject, folder: Path) -> list[str]:
         after = before + np.moveaxis(values[branch.value], axis, -1)
         norms = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
         nearness[branch.name] = float(((before * after).sum(-1) / np.maximum(norms, 1e-12)).mean())
-    left, chosen = subject.share * macs_of(traced, found), list[str]()
+    left, chosen = subject.share * NodeMacs(traced).total(nodes_of(found)), list[str]()
     for branch in sorted(found, key=lambda branch: -nearness[branch.name]):
         if branch.macs <= left:
             left -= branch.macs
@@ -188,6 +188,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "depth", metavar="FOLDER")
     parser.add_argument("--name", help="of the network of a row")
     parser.add_argument("--way", help="of a row")
+    from onnxprune.errors import NothingToPrune
+
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     lines = arguments.results / "depth.jsonl"
@@ -196,7 +198,11 @@ def main() -> None:
         return
     if arguments.section == "row":
         done = rows(lines).get((arguments.name, DEPTH), {})
-        each = measure(arguments.name, arguments.way, arguments.folder, done)
+        try:
+            each = measure(arguments.name, arguments.way, arguments.folder, done)
+        except NothingToPrune as error:  # half of the share is less than any branch takes
+            print(arguments.name, arguments.way, error, flush=True)
+            return
         with lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps(each) + "\n")
         print(json.dumps(each), flush=True)
