@@ -47,7 +47,7 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     prepared = replace(prepared, file_name=job.name)
     shorter = _shortened(prepared, progress)
     costs = _costs(prepared, shorter, progress)
-    rest = _rest(prepared, costs)
+    rest = _rest(job.options, costs)
     if rest is not None:
         return _cut_further(job, rest, prepared, shorter, costs, keeper, publish, progress)
     improve, options = None, job.learning.tuning
@@ -146,10 +146,10 @@ def _why_none(
 # -- what is cut after that ------------------------------------------------------------------------------------
 
 
-def _rest(prepared: PreparedModel, costs: Mapping[str, _Cost]) -> Options | None:
+def _rest(options: Options, costs: Mapping[str, _Cost]) -> Options | None:
     """Return options that cut what is still to go from the shorter model; None where nothing is."""
-    options = replace(prepared.options, depth=None, without=())
-    targets = _left(prepared, costs)
+    options = replace(options, depth=None, without=())
+    targets = _left(options, costs)
     named = bool(options.ratios or options.shape)
     if targets or named or (options.ratio and not options.targets):
         return replace(options, targets=targets, ratio=0.0 if options.targets and not targets else options.ratio)
@@ -164,10 +164,10 @@ class _Cost:
     share: float
 
 
-def _left(prepared: PreparedModel, costs: Mapping[str, _Cost]) -> tuple[tuple[str, float | str], ...]:
+def _left(options: Options, costs: Mapping[str, _Cost]) -> tuple[tuple[str, float | str], ...]:
     """Return the targets in terms of the shorter model, without those that it meets."""
     left: list[tuple[str, float | str]] = []
-    for target in prepared.options.bounds:
+    for target in options.bounds:
         cost = costs.get(target.kind, _Cost(1.0, 1.0))
         goal = target.fraction(cost.original) / cost.share
         if goal < 1:

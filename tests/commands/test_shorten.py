@@ -190,6 +190,8 @@ def test_samples_are_made_up_where_there_are_none():
     report = onnxprune.prune(network(), depth=0.34, latency=False).report
     assert report["calibration"]["source"] == "generated"
     assert [each["name"] for each in report["depth"]["branches"] if each["removed"]] == ["o1"]
+    report = onnxprune.prune(network(), depth=0.34, targets={"macs": 0.6}, latency=False).report
+    assert report["output"]["macs"] <= 0.6 * report["input"]["macs"]
 
 
 def test_the_file_is_written_and_tells_what_went(tmp_path):
