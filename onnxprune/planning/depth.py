@@ -7,7 +7,9 @@ so nothing else decides.
 
 All branches are measured once, each alone. Then they go in a few rounds: in each, those that cost least for what they
 save are measured again beside what has gone and was repaired, and the best of them go, no two neighbours in one round.
-The model is replayed from front to back in each round; behind each branch the rest of it is run on few samples.
+In the end what was chosen so is measured beside runs of neighbours that save as much, which leave one gap alone, and
+the best of all these is taken. The model is replayed from front to back in each round; behind each branch the rest of
+it is run on few samples.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from onnxprune.surgery.depth import gated, total_of
 
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured
 LOOKED = 2  # branches that are measured again for each that goes in a round
+_ALIKE = 0.9  # of what was chosen by itself: runs that save less are not compared with it
 _FEWEST = 4  # that are measured again in a round, if there are so many
 _LEAST_BATCHES = 4  # that layers are fitted to, if there are so many
 # Operators through which what a layer gives reaches a sum in another form.
@@ -100,15 +103,15 @@ class Chain:
         found = [self._front(number, gone), *self._later(number, gone)]
         return sorted((each for each in found if each is not None), key=lambda each: each.place)
 
-    def all_repairs(self, gone: Collection[int]) -> list[Repair]:
-        """Return the layers that are refitted where branches are gone, in order, each once."""
-        found = {each.place: each for number in sorted(gone) for each in self.repairs(number, gone)}
+    def all_repairs(self, numbers: Collection[int], gone: Collection[int]) -> list[Repair]:
+        """Return the layers that are refitted where some branches are gone beside others, in order, each once."""
+        found = {each.place: each for number in sorted(numbers) for each in self.repairs(number, gone)}
         return [found[place] for place in sorted(found)]
 
-    def first_place(self, number: int, gone: Collection[int]) -> int:
-        """Return the place from which on anything changes where a branch goes, too."""
-        own = self._place[self._makers[self.branches[number].value].index]
-        return min([own, *(each.place for each in self.repairs(number, gone))])
+    def first_place(self, numbers: Collection[int], gone: Collection[int]) -> int:
+        """Return the place from which on anything changes where some branches go beside others."""
+        own = [self._place[self._makers[self.branches[number].value].index] for number in numbers]
+        return min([*own, *(each.place for each in self.all_repairs(numbers, gone))])
 
     def _front(self, number: int, gone: Collection[int]) -> Repair | None:
         """Return the layer that writes to the stream in front of a gap; None where none does directly."""
@@ -236,8 +239,7 @@ def choose(
         ModelError: when the model cannot be run in parts.
     """
     chooser = _Chooser(traced, branches, calibration, rows, repairs, seed, progress)
-    chooser.gone.update(number for number, branch in enumerate(branches) if branch.name in gone)
-    return chooser.run(goal, rounds)
+    return chooser.run(goal, rounds, {number for number, branch in enumerate(branches) if branch.name in gone})
 
 
 class _Chooser:
@@ -269,8 +271,9 @@ class _Chooser:
         calibration = self._calibration
         return Replay(self._model, calibration.batches).run(self._model.tensor_outputs, calibration.judged)
 
-    def run(self, goal: float, rounds: int) -> Shortening:
-        """Let branches go, round by round."""
+    def run(self, goal: float, rounds: int, named: set[int]) -> Shortening:
+        """Let branches go, round by round: those that are named first."""
+        self._named, self.gone = frozenset(named), set(named)
         branches, alone = self._chain.branches, dict[str, float]()
         left = goal - self._macs.total(self._dead())
         for number in range(rounds):
@@ -279,12 +282,41 @@ class _Chooser:
                 break
             quota = left / (rounds - number)
             looked = self._cheapest(fitting, quota) if number else fitting
-            base = self._sweep(f"choosing branches, round {number + 1} of {rounds}", looked)
+            text, sets = f"choosing branches, round {number + 1} of {rounds}", [frozenset([at]) for at in looked]
+            losses, base = self._sweep(text, sets)
+            self._losses |= {at: losses[frozenset([at])] for at in looked}
             if not number:
                 alone = {branches[at].name: loss for at, loss in self._losses.items()}
             self.gone |= self._taken(looked, quota, left, base)
             left = goal - self._macs.total(self._dead())
+        self._compare_runs(goal)
         return Shortening(tuple(branches[number] for number in sorted(self.gone)), alone, self._measured)
+
+    def _compare_runs(self, goal: float) -> None:
+        """Take a run of neighbours instead of what was chosen, where the output loses less without it."""
+        chosen = frozenset(self.gone - self._named)
+        if len(chosen) < 2:
+            return
+        self.gone = set(self._named)
+        left, macs = goal - self._macs.total(self._dead()), self._saved_by(chosen)
+        runs = {run for first in range(len(self._chain.branches)) if (run := self._run(first, left))}
+        alike = [run for run in sorted(runs, key=sorted) if run != chosen and self._saved_by(run) >= _ALIKE * macs]
+        losses, _ = self._sweep("choosing branches, runs of neighbours", [chosen, *alike])
+        best: frozenset[int] = min(losses, key=lambda each: (losses[frozenset(each)], sorted(each)))
+        self.gone |= best
+
+    def _run(self, first: int, left: float) -> frozenset[int]:
+        """Return the longest run of branches from one on that may go, with no gap in it but what is gone anyway."""
+        taken: frozenset[int] = frozenset()
+        for number in range(first, len(self._chain.branches)):
+            if number not in self.gone and self._saved_by(taken | {number}) > left:
+                break
+            taken |= {number} - self.gone
+        return taken
+
+    def _saved_by(self, numbers: Collection[int]) -> int:
+        """Return the multiply-accumulates that go with some more branches."""
+        return self._macs.total(nodes_of(self._chain.branches[number] for number in numbers) - self._dead())
 
     def _dead(self) -> set[int]:
         """Return the nodes that are gone."""
@@ -324,33 +356,34 @@ class _Chooser:
 
     # -- one round -------------------------------------------------------------------------------------
 
-    def _sweep(self, text: str, looked: Sequence[int]) -> float:
-        """Measure branches beside what has gone, from front to back; return the loss without what has gone."""
+    def _sweep(self, text: str, looked: Sequence[frozenset[int]]) -> tuple[dict[frozenset[int], float], float]:
+        """Return the losses without some branches beside what has gone, and that without what has gone alone."""
         repaired = self._repaired()
         new, old = self._replays(repaired)
         rest = Rest(self._gated, self._model.tensor_outputs, repaired)
-        places = {at: self._chain.first_place(at, {*self.gone, at}) for at in looked}
+        places = {each: self._chain.first_place(each, self.gone | each) for each in looked}
+        losses: dict[frozenset[int], float] = {}
 
-        def stands() -> Iterator[tuple[int, Replay, Replay]]:
-            for at in sorted(looked, key=lambda at: (places[at], at)):
-                self._move(places[at], new, old)
-                yield at, new.here(), old.here()
+        def stands() -> Iterator[tuple[frozenset[int], Replay, Replay]]:
+            for each in sorted(looked, key=lambda each: (places[each], sorted(each))):
+                self._move(places[each], new, old)
+                yield each, new.here(), old.here()
 
-        def measured(stand: tuple[int, Replay, Replay]) -> tuple[int, float]:
-            at, here, there = stand
-            contents = self._closed([at])
-            for repair in self._chain.repairs(at, {*self.gone, at}) if self._repairs else ():
+        def measured(stand: tuple[frozenset[int], Replay, Replay]) -> tuple[frozenset[int], float]:
+            each, here, there = stand
+            contents = self._closed(each)
+            for repair in self._chain.all_repairs(each, self.gone | each) if self._repairs else ():
                 contents |= self._fitted(repair, here, there, contents)
             outputs = rest.outputs(here, self._calibration.judged, contents)
-            return at, self._mean(outputs)
+            return each, self._mean(outputs)
 
-        for done, (at, loss) in enumerate(beside(measured, stands(), MOST), 1):
+        for done, (each, loss) in enumerate(beside(measured, stands(), MOST), 1):
             self._progress(text, done, len(looked))
-            self._losses[at] = loss
+            losses[each] = loss
             self._measured += 1
         if not self.gone:
-            return 0.0
-        return self._mean(new.run(self._model.tensor_outputs, self._calibration.judged))
+            return losses, 0.0
+        return losses, self._mean(new.run(self._model.tensor_outputs, self._calibration.judged))
 
     def _repaired(self) -> dict[str, Array]:
         """Return the constants that hold other numbers without what has gone: gates, and layers that are refitted."""
@@ -358,7 +391,7 @@ class _Chooser:
         if not (self.gone and self._repairs):
             return contents
         new, old = self._replays(contents)
-        for repair in self._chain.all_repairs(self.gone):
+        for repair in self._chain.all_repairs(self.gone, self.gone):
             self._move(repair.place, new, old)
             fitted = self._fitted(repair, new, old, {})
             contents |= fitted

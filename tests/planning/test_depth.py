@@ -13,6 +13,7 @@ from onnxprune.data.samples import load_data
 from onnxprune.dependency.branches import NodeMacs, branches, nodes_of
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
+from onnxprune.planning import depth
 from onnxprune.planning.depth import Chain, choose, fewer
 from tests.support.build import model
 
@@ -80,6 +81,22 @@ def test_what_its_neighbours_can_do_costs_nothing_either():
     assert min(choice.alone["o2"], choice.alone["o3"]) > 0.01
 
 
+@pytest.mark.parametrize(("run", "expected"), [(0.1, ["o1", "o2"]), (9.0, ["o0", "o3"])])
+def test_a_run_of_neighbours_goes_where_it_costs_less_than_what_goes_one_by_one(monkeypatch, run, expected):
+    """Branches 0 and 3 are cheap by themselves and cost 0.9 together; 1 and 2 are dear, but not as one gap."""
+    alone, seen = {0: 0.2, 1: 0.5, 2: 0.5, 3: 0.2}, []
+
+    def losses_of(_self, text, looked):
+        seen.append((text, sorted(map(sorted, looked))))
+        known = {each: alone[min(each)] if len(each) == 1 else 1.0 for each in looked}
+        return known | {frozenset({1, 2}): run} | {frozenset({0, 3}): 0.9} if len(looked[0]) > 1 else known, 0.0
+
+    monkeypatch.setattr(depth._Chooser, "_sweep", losses_of)
+    choice, _ = chosen(network("loud", "loud", "loud", "loud"), 0.5, rounds=2)
+    assert gone(choice) == expected
+    assert seen[-1] == ("choosing branches, runs of neighbours", [[0, 1], [0, 3], [1, 2], [2, 3]])
+
+
 @pytest.mark.parametrize(("goal", "count"), [(0.24, 0), (0.26, 1), (0.5, 2), (0.99, 3)])
 def test_no_more_goes_than_is_asked_for(goal, count):
     choice, _ = chosen(network("loud", "loud", "loud", "loud"), goal)
@@ -124,7 +141,7 @@ def test_a_chain_knows_what_lies_in_front_of_a_gap_and_behind_it():
     front = ("down0", {"s2", "o2"}, ("s0",))
     assert repaired(chain, 1, {1, 2}) == repaired(chain, 2, {1, 2}) == [front, ("down3", {"s3", "o3"}, ("s3",))]
     assert chain.end(0, {1, 2}) == 2
-    assert [each.layer.weight for each in chain.all_repairs({1, 3})] == ["down0", "down2", "down4"]
+    assert [each.layer.weight for each in chain.all_repairs({1, 3}, {1, 3})] == ["down0", "down2", "down4"]
 
 
 def test_the_layer_that_makes_a_stream_lies_in_front_of_its_first_branch():
