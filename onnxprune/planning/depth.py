@@ -41,6 +41,7 @@ from onnxprune.surgery.depth import gated, total_of
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured
 LOOKED = 2  # branches that are measured again for each that goes in a round
 _ALIKE = 0.9  # of what was chosen by itself: runs that save less are not compared with it
+_RUNS = 8  # of neighbours that are measured: those whose branches cost least by themselves
 _FEWEST = 4  # that are measured again in a round, if there are so many
 _LEAST_BATCHES = 4  # that layers are fitted to, if there are so many
 # Operators through which what a layer gives reaches a sum in another form.
@@ -300,8 +301,9 @@ class _Chooser:
         self.gone = set(self._named)
         left, macs = goal - self._macs.total(self._dead()), self._saved_by(chosen)
         runs = {run for first in range(len(self._chain.branches)) if (run := self._run(first, left))}
-        alike = [run for run in sorted(runs, key=sorted) if run != chosen and self._saved_by(run) >= _ALIKE * macs]
-        losses, _ = self._sweep("choosing branches, runs of neighbours", [chosen, *alike])
+        alike = [run for run in runs if run != chosen and self._saved_by(run) >= _ALIKE * macs]
+        alike.sort(key=lambda run: (sum(self._losses.get(at, math.inf) for at in run), sorted(run)))
+        losses, _ = self._sweep("choosing branches, runs of neighbours", [chosen, *alike[:_RUNS]])
         best: frozenset[int] = min(losses, key=lambda each: (losses[frozenset(each)], sorted(each)))
         self.gone |= best
 
