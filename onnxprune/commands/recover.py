@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TypeAlias
 
 from onnxprune.commands.prepare import PreparedModel
-from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.detail import for_refits
@@ -23,18 +21,6 @@ Recovery: TypeAlias = tuple[dict[str, Array], list[Refitted]]  # new contents of
 
 def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:
     """Return new weights and statistics for the pruned model; none where there is nothing to calibrate on."""
-    contents, fits = refitted(prepared, kept_masks(prepared.groups, plan.kept), rewritten, progress)
-    options = prepared.options
-    if prepared.calibration is None or not (options.reconstruct or options.batch_norm):
-        return {}, []
-    pruned = view(rewritten.proto, folder=prepared.traced.model.folder)
-    cut_groups = [group for group in prepared.groups if group.name in plan.kept]
-    kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
-    return contents, [*fits, *unfitted(prepared.traced.model, cut_groups, pruned, **kinds)]
-
-
-def refitted(prepared: PreparedModel, masks: Mapping[Atom, Mask], rewritten: Rewritten, progress: Progress) -> Recovery:
-    """Return new weights and statistics for a model that was made of a prepared one; `masks` as of `refit`."""
     options = prepared.options
     if prepared.calibration is None or not (options.reconstruct or options.batch_norm):
         return {}, []
@@ -43,9 +29,9 @@ def refitted(prepared: PreparedModel, masks: Mapping[Atom, Mask], rewritten: Rew
     once = one_pass(prepared.traced, prepared.calibration.batches)
     budget = EFFORTS[options.effort].spent_on_refits(once, prepared.calibration.source == "data")
     detail, _ = for_refits(prepared.traced, pruned, prepared.calibration, budget)
-    return refit(
+    contents, fits = refit(
         prepared.traced,
-        masks,
+        kept_masks(prepared.groups, plan.kept),
         pruned,
         prepared.calibration.batches,
         cuts=rewritten.cuts,
@@ -55,3 +41,5 @@ def refitted(prepared: PreparedModel, masks: Mapping[Atom, Mask], rewritten: Rew
         progress=progress,
         **layer_kinds,
     )
+    cut_groups = [group for group in prepared.groups if group.name in plan.kept]
+    return contents, [*fits, *unfitted(prepared.traced.model, cut_groups, pruned, **layer_kinds)]

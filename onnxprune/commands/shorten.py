@@ -12,11 +12,11 @@ from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_r
 from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, prepare
-from onnxprune.commands.recover import Recovery, refitted
+from onnxprune.commands.recover import Recovery, recover
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.dependency.branches import Branch, NodeMacs, branches, nodes_of
-from onnxprune.dependency.cost import Counter
+from onnxprune.dependency.cost import macs
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
@@ -32,6 +32,7 @@ from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_whole
 from onnxprune.report.document import file_values
+from onnxprune.report.words import plural
 from onnxprune.surgery.depth import Shortened, without
 
 
@@ -46,10 +47,11 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
     shorter = _shortened(prepared, progress)
-    costs = _costs(prepared, shorter, progress)
-    rest = _rest(job.options, costs)
-    if rest is not None:
-        return _cut_further(job, rest, prepared, shorter, costs, keeper, publish, progress)
+    if job.options.cuts_widths:
+        left = _left(prepared, shorter, progress)
+        rest = _rest(job.options, left.costs)
+        if rest is not None:
+            return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress)
     improve, options = None, job.learning.tuning
     if options is not None:
         improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
@@ -82,20 +84,20 @@ def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
         NothingToPrune: when no branch can go; says why.
         OptionError: when there is nothing to choose by.
     """
-    traced, options, macs = prepared.traced, prepared.options, NodeMacs(prepared.traced)
+    traced, options, counted = prepared.traced, prepared.options, NodeMacs(prepared.traced)
     found = branches(traced)
     able, reasons = may_go(traced.model, found, options)
     gone = named(traced.model, found, options)
     locked = [branch for branch in found if branch.name in gone and branch.name in reasons]
     if locked:
         raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}")
-    whole = macs.total(nodes_of(found))
+    whole = counted.total(nodes_of(found))
     choice = _choice(prepared, able, gone, (options.depth or 0.0) * whole, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
     shortened = without(traced.model, choice.removed, traced.probe.dtype)
-    recovery = refitted(prepared, {}, shortened.rewritten, progress)
-    went = macs.total(shortened.dead)
+    recovery = recover(prepared, Plan({}), shortened.rewritten, progress)
+    went = counted.total(shortened.dead)
     values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
     return _Shorter(shortened, recovery, values, went)
 
@@ -146,16 +148,6 @@ def _why_none(
 # -- what is cut after that ------------------------------------------------------------------------------------
 
 
-def _rest(options: Options, costs: Mapping[str, _Cost]) -> Options | None:
-    """Return options that cut what is still to go from the shorter model; None where nothing is."""
-    options = replace(options, depth=None, without=())
-    targets = _left(options, costs)
-    named = bool(options.ratios or options.shape)
-    if targets or named or (options.ratio and not options.targets):
-        return replace(options, targets=targets, ratio=0.0 if options.targets and not targets else options.ratio)
-    return None
-
-
 @dataclass(frozen=True)
 class _Cost:
     """What a kind of cost is of the original, and which share of it is left without branches."""
@@ -164,7 +156,42 @@ class _Cost:
     share: float
 
 
-def _left(options: Options, costs: Mapping[str, _Cost]) -> tuple[tuple[str, float | str], ...]:
+@dataclass(frozen=True)
+class _Left:
+    """What branches left: the shorter model, in memory, and what it costs by kind of target."""
+
+    model: Model
+    costs: Mapping[str, _Cost]
+
+
+def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Left:
+    """Return the shorter model, whose external data lies where that of the original does, and what both cost."""
+    contents, _ = shorter.recovery
+    traced, original = prepared.traced, prepared.traced.model
+    proto = stored_as(original, shorter.shortened.rewritten, contents)
+    model, before = replace(view(proto, folder=original.folder), stamps=original.stamps), macs(traced)
+    costs = {
+        "macs": _Cost(before, 1 - shorter.macs / max(1, before)),
+        "params": _Cost(original.stored_params, model.stored_params / max(1, original.stored_params)),
+        "size": _Cost(original.size_bytes(), model.needed_bytes / max(1, original.size_bytes())),
+    }
+    if any(target.kind not in costs for target in prepared.options.bounds):
+        progress("timing what is left")
+        both = measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
+        costs |= {kind: _Cost(one, other / one) for kind, (one, other) in both.items()}
+    return _Left(model, costs)
+
+
+def _rest(options: Options, costs: Mapping[str, _Cost]) -> Options | None:
+    """Return options that cut what is still to go from the shorter model; None where its targets are met already."""
+    targets = _targets(options, costs)
+    if options.targets and not targets and not (options.ratios or options.shape):
+        return None
+    ratio = 0.0 if options.targets and not targets else options.ratio
+    return replace(options, depth=None, without=(), targets=targets, ratio=ratio)
+
+
+def _targets(options: Options, costs: Mapping[str, _Cost]) -> tuple[tuple[str, float | str], ...]:
     """Return the targets in terms of the shorter model, without those that it meets."""
     left: list[tuple[str, float | str]] = []
     for target in options.bounds:
@@ -175,36 +202,12 @@ def _left(options: Options, costs: Mapping[str, _Cost]) -> tuple[tuple[str, floa
     return tuple(left)
 
 
-def _costs(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> dict[str, _Cost]:
-    """Return what the original and the shorter model cost, by kind of target."""
-    traced, after = prepared.traced, _model(prepared, shorter)
-    before, model = Counter(traced).before["macs"], prepared.traced.model
-    costs = {
-        "macs": _Cost(before, 1 - shorter.macs / max(1, before)),
-        "params": _Cost(model.stored_params, after.stored_params / max(1, model.stored_params)),
-        "size": _Cost(model.size_bytes(), after.needed_bytes / max(1, model.size_bytes())),
-    }
-    if any(target.kind not in costs for target in prepared.options.bounds):
-        progress("timing what is left")
-        both = measured(traced.model, same_part(after, model), prepared.evaluation_data, prepared.options)
-        costs |= {kind: _Cost(one, other / one) for kind, (one, other) in both.items()}
-    return costs
-
-
-def _model(prepared: PreparedModel, shorter: _Shorter) -> Model:
-    """Return the shorter model, in memory; its external data lies where that of the original does."""
-    contents, _ = shorter.recovery
-    model = prepared.traced.model
-    proto = stored_as(model, shorter.shortened.rewritten, contents)
-    return replace(view(proto, folder=model.folder), stamps=model.stamps)
-
-
 def _cut_further(  # noqa: PLR0917 - as they follow from one another
     job: Job,
     options: Options,
     prepared: PreparedModel,
     shorter: _Shorter,
-    costs: Mapping[str, _Cost],
+    left: _Left,
     keeper: Keeper,
     publish: Publish,
     progress: Progress,
@@ -214,22 +217,22 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
     Raises:
         NothingToPrune, OptionError: when widths cannot be cut as they were to be; says what branches came to.
     """
-    original, model, shortened = prepared.traced.model, _model(prepared, shorter), shorter.shortened
-    part = same_part(model, original)
+    original, shortened = prepared.traced.model, shorter.shortened
+    part = same_part(left.model, original)
     verification = proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches)
     whole = partial(
         of_whole,
         values=shorter.values,
-        source=file_values(original, int(Counter(prepared.traced).before["macs"])),
+        source=file_values(original, macs(prepared.traced)),
         options=prepared.options,
         verification=verification,
         groups=prepared.groups,
         gone=[original.nodes[index].name for index in shortened.dead],
-        shares={kind: cost.share for kind, cost in costs.items()},
+        shares={kind: cost.share for kind, cost in left.costs.items()},
     )
-    later = Job(model, options, job.data, job.learning, job.name, original=original)
-    count = len(shortened.branches)
-    told = f"after {count} branch{'es' * (count != 1)} went, which left {costs['macs'].share:.3f} of the MACs"
+    later = Job(left.model, options, job.data, job.learning, job.name, original=original)
+    went, share = plural(len(shortened.branches), "branch"), left.costs["macs"].share
+    told = f"after {went} went, which left {share:.3f} of the MACs"
     try:
         return at_once(later, keeper, partial(with_report, publish, whole), progress)
     except (NothingToPrune, UnreachableTarget) as error:

@@ -182,7 +182,7 @@ class _Finder:
         if sum(map(self.macs, nodes)) < whole:
             outputs = [name for each in wanted for name in self._model.nodes[each].outputs if name in self._outputs]
             reason = f"it computes {' and '.join(map(repr, outputs))}, which the model gives as outputs"
-        named = [each for each in wanted if self._weights(each)] or wanted
+        named = [each for each in wanted if self._model.weights_of(each)] or wanted
         name = self._model.nodes[max(named, key=self._place.__getitem__)].name
         value = self._model.nodes[index].inputs[slot]
         macs, params = sum(map(self.macs, nodes)), self._params(set(nodes))
@@ -215,11 +215,6 @@ class _Finder:
                     looked.add(place)
                     heapq.heappush(waiting, place)
         return sorted(gone, key=self._place.__getitem__)
-
-    def _weights(self, index: int) -> list[str]:
-        """Return the weights that a node of the main graph reads itself."""
-        constants = self._model.constants
-        return [name for name in self._model.nodes[index].inputs if name in constants and constants[name].is_weight]
 
     def _weights_by_reader(self) -> dict[int, list[str]]:
         """Return the weights that each node of the main graph reads, itself or in its bodies."""

@@ -247,6 +247,11 @@ class Model:
         """Whether some initializer lies outside the model file."""
         return any(has_external_data(tensor) for tensor in self.stored.graph.initializer)
 
+    def weights_of(self, index: int) -> list[str]:
+        """Return the names of the weights that a node reads itself."""
+        names = self.nodes[index].inputs
+        return [name for name in names if name in self.constants and self.constants[name].is_weight]
+
     def array(self, name: str) -> Array:
         """Return the constant `name` as a read-only array; external data is mapped, not read."""
         return array_of(self.constants[name].tensor, self.folder)

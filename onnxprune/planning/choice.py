@@ -126,7 +126,7 @@ def _meant(pattern: str, groups: Sequence[Group], *names: Callable[[Group], Iter
     """
     if not names and any(group.name == pattern for group in groups):
         return {pattern}
-    for match in (_is, fnmatchcase):
+    for match in (is_named, fnmatchcase):
         for names_of in names or (_makers, _names_in):
             meant = {group.name for group in groups if any(match(name, pattern) for name in names_of(group))}
             if meant:
@@ -170,7 +170,7 @@ def _named(group: Group, groups: Sequence[Group], options: Options) -> bool:
     weights = {member.constant for member in group.members}
     outer = [g for g in groups if g.prunable and weights & {member.constant for member in g.members}]
     for glob in (*options.only, *(glob for glob, _ in options.ratios)):
-        match = _is if any(_is(name, glob) for g in groups for name in _names_in(g)) else fnmatchcase
+        match = is_named if any(is_named(name, glob) for g in groups for name in _names_in(g)) else fnmatchcase
         if glob == group.name or (match(group.name, glob) and not any(match(g.name, glob) for g in outer)):
             return True
     return False
@@ -289,6 +289,6 @@ def all_reasons(groups: Sequence[Group]) -> dict[str, list[str]]:
     return {name: [why for why in of_one if why is not None] for name, of_one in reasons.items()}
 
 
-def _is(name: str, pattern: str) -> bool:
+def is_named(name: str, pattern: str) -> bool:
     """Whether a name is the pattern, or matches it as a glob whose brackets stand for themselves."""
     return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))

@@ -107,6 +107,11 @@ class Options:
         return self.depth is not None or bool(self.without)
 
     @property
+    def cuts_widths(self) -> bool:
+        """Whether anything is to be cut beside whole branches."""
+        return bool(self.targets or self.ratio or self.ratios or self.shape)
+
+    @property
     def only_shaped(self) -> bool:
         """Whether the target shape alone says what is removed: groups that it does not mean stay whole."""
         return bool(self.shape) and not self.targets and not self.ratios and self.ratio == 0

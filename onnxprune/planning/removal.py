@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
+from onnxprune.planning.choice import is_named
 from onnxprune.planning.options import Options
 
 _LISTED = 3  # names of branches in a message
@@ -22,15 +23,15 @@ def may_go(model: Model, found: Sequence[Branch], options: Options) -> tuple[lis
     reasons = {branch.name: branch.locked for branch in found if branch.locked is not None}
     names = {branch.name: set(_names(model, branch)) for branch in found}
     only = {name for name, own in names.items() if any(_meant(own, glob) for glob in options.only)}
-    for name, own in names.items():
-        if name in reasons:
+    for branch in found:
+        if branch.name in reasons:
             continue
-        if any(_meant(own, glob) for glob in options.ignore):
-            reasons[name] = "left out by --ignore"
-        elif only and name not in only:
-            reasons[name] = "left out by --only"
-        elif next(branch for branch in found if branch.name == name).macs == 0:
-            reasons[name] = "others need all that it computes"
+        if any(_meant(names[branch.name], glob) for glob in options.ignore):
+            reasons[branch.name] = "left out by --ignore"
+        elif only and branch.name not in only:
+            reasons[branch.name] = "left out by --only"
+        elif branch.macs == 0:
+            reasons[branch.name] = "others need all that it computes"
     return [branch for branch in found if branch.name not in reasons], reasons
 
 
@@ -54,8 +55,8 @@ def named(model: Model, found: Sequence[Branch], options: Options) -> set[str]:
 
 def _is_inside(model: Model, branch: Branch, glob: str) -> bool:
     """Whether a glob means a branch: its name, or that of each node with weights in it."""
-    layers = [model.nodes[index] for index in branch.nodes if _weights(model, index)]
-    named = [any(_match(name, glob) for name in (node.name, *_weights(model, node.index))) for node in layers]
+    layers = [model.nodes[index] for index in branch.nodes if model.weights_of(index)]
+    named = [any(_match(name, glob) for name in (node.name, *model.weights_of(node.index))) for node in layers]
     return _match(branch.name, glob) or (bool(named) and all(named))
 
 
@@ -64,12 +65,7 @@ def _names(model: Model, branch: Branch) -> Iterator[str]:
     yield branch.name
     for index in branch.nodes:
         yield model.nodes[index].name
-        yield from _weights(model, index)
-
-
-def _weights(model: Model, index: int) -> list[str]:
-    constants = model.constants
-    return [name for name in model.nodes[index].inputs if name in constants and constants[name].is_weight]
+        yield from model.weights_of(index)
 
 
 def _meant(names: set[str], glob: str) -> bool:
@@ -77,5 +73,5 @@ def _meant(names: set[str], glob: str) -> bool:
 
 
 def _match(name: str, glob: str) -> bool:
-    """Whether a name is the glob, or matches it; brackets may stand for themselves, as in ``layers[0]``."""
-    return name == glob or fnmatchcase(name, glob.replace("[", "[[]")) or fnmatchcase(name, glob)
+    """Whether a name is the glob, or matches it; brackets may stand for themselves, or list characters."""
+    return is_named(name, glob) or fnmatchcase(name, glob)

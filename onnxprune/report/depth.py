@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.report.document import verification_values
+from onnxprune.report.document import finite, group_values, verification_values
 from onnxprune.report.rounds import proofs
-from onnxprune.report.words import by_reason, names_text
+from onnxprune.report.words import by_reason, names_text, plural
 
 if TYPE_CHECKING:
     from onnxprune.dependency.branches import Branch
@@ -43,29 +42,11 @@ def depth_values(
                 "macs": branch.macs,
                 "params": branch.params,
                 "removed": branch.name in removed,
-                "loss": _finite(choice.alone.get(branch.name)),
+                "loss": finite(choice.alone.get(branch.name)),
                 "locked": reasons.get(branch.name),
             }
             for branch in found
         ],
-    }
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None
-
-
-def gone_group(group: Group) -> dict[str, Any]:
-    """Return what the report says of a group all of whose units went with a branch."""
-    return {
-        "name": group.name,
-        "kind": group.kind,
-        "units": group.units,
-        "kept": 0,
-        "kept_units": [],
-        "exact": group.exact,
-        "locked": None,
-        "nodes": list(group.nodes),
     }
 
 
@@ -101,7 +82,7 @@ def of_whole(
     report["options"] = options.to_dict()
     report["depth"] = dict(values)
     report["verification"] = proofs([verification_values(verification), report["verification"]])
-    report["groups"] += [gone_group(group) for group in groups if is_gone(group, gone)]
+    report["groups"] += [group_values(group, (), None) for group in groups if is_gone(group, gone)]
     report["promise"] = of_original(report["promise"], options, shares)
 
 
@@ -143,7 +124,7 @@ def depth_lines(report: Mapping[str, Any]) -> Iterator[str]:
     each = depth["branches"]
     removed = [branch["name"] for branch in each if branch["removed"]]
     share = f"{depth['removed']:.1%} of what all of them compute"
-    yield f"removed {len(removed)} of {len(each)} branch{'es' * (len(each) != 1)}, {share}: {names_text(removed)}"
+    yield f"removed {len(removed)} of {plural(len(each), 'branch')}, {share}: {names_text(removed)}"
     locked = [(branch["locked"], branch["name"]) for branch in each if branch["locked"] is not None]
     if locked:
         yield "\n".join(["branches that could not go, by reason:", *by_reason(locked)])

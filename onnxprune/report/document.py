@@ -69,7 +69,7 @@ def build_report(
         "output": file_values(after, macs[1]),
         "not_run": [each.to_dict() for each in before.not_run],
         "options": options.to_dict(),
-        "groups": [_group(group, kept, reason) for group, kept, reason in groups],
+        "groups": [group_values(group, kept, reason) for group, kept, reason in groups],
         "nodes": [account.to_dict() for account in accounts],
         "initializers": {name: _cut(cut) for name, cut in cuts.items()},
         "verification": verification_values(verification),
@@ -117,8 +117,8 @@ def _refitted(fitted: Refitted) -> dict[str, Any]:
     return {
         **dataclasses.asdict(fitted),
         "strength": "bias alone" if fitted.strength == math.inf else fitted.strength,
-        "error_before": _finite(fitted.error_before),
-        "error_after": _finite(fitted.error_after),
+        "error_before": finite(fitted.error_before),
+        "error_after": finite(fitted.error_after),
     }
 
 
@@ -155,13 +155,13 @@ def _effort(options: Options, curves: Mapping[str, Curve], judged: int) -> dict[
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
         "removed": list(curve.removed),
-        "losses": None if curve.losses is None else [_finite(loss) for loss in curve.losses],
-        "errors": [_finite(error) for error in curve.errors],
+        "losses": None if curve.losses is None else [finite(loss) for loss in curve.losses],
+        "errors": [finite(error) for error in curve.errors],
         "told": list(curve.told),
     }
 
 
-def _finite(number: float | None) -> float | None:
+def finite(number: float | None) -> float | None:
     """Return None for what JSON has no number for."""
     return number if number is not None and math.isfinite(number) else None
 
@@ -178,7 +178,8 @@ def file_values(model: Model, macs: int) -> dict[str, Any]:
     }
 
 
-def _group(group: Group, kept: Sequence[int] | None, reason: str | None) -> dict[str, Any]:
+def group_values(group: Group, kept: Sequence[int] | None, reason: str | None) -> dict[str, Any]:
+    """Return what the report says of a group: its kept units, None for all, and why it was left alone."""
     units = list(range(group.units)) if kept is None else list(kept)
     return {
         "name": group.name,

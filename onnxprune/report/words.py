@@ -143,8 +143,8 @@ def pair_cells(before: float, after: float, show: Any) -> tuple[str, str, str]:
 
 
 def plural(number: int, what: str) -> str:
-    """Return a count with its noun: "1 plan", "2 plans"."""
-    return f"{number} {what}{'s' * (number != 1)}"
+    """Return a count with its noun: "1 plan", "2 plans", "3 branches"."""
+    return f"{number} {what}{('es' if what.endswith('ch') else 's') * (number != 1)}"
 
 
 def count_text(value: float) -> str:
