@@ -19,10 +19,9 @@ from onnxprune.dependency.cost import per_sample
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Model, Node
 
-# Operators of which an output is a function of the sum of their addends alone, beside constants.
-SUMS = frozenset(
-    ("Add", "Sum", "com.microsoft.SkipLayerNormalization", "com.microsoft.SkipSimplifiedLayerNormalization")
-)
+PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
+# Fused sums: an output is a function of the sum of their first two inputs, of constants, and of a bias in this slot.
+_BIAS = {"com.microsoft.SkipLayerNormalization": 4, "com.microsoft.SkipSimplifiedLayerNormalization": 3}
 # Operators that give what they get in another type, or as it is.
 _SAME = frozenset(("Identity", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear"))
 _SIZES = frozenset(("Shape", "Size"))  # what comes of these depends on no number of their input
@@ -108,7 +107,7 @@ class _Finder:
 
     def _slots(self, node: Node) -> tuple[int, int] | None:
         """Return the slots of the two addends of a sum of values of one shape; None for any other node."""
-        if node.op not in SUMS or (node.op in ("Add", "Sum") and len(node.inputs) != 2):
+        if (node.op not in PLAIN or len(node.inputs) != 2) and node.op not in _BIAS:
             return None
         first, second = node.inputs[:2]
         shape = self._traced.probe.shape(first)
@@ -151,8 +150,8 @@ class _Finder:
         while waiting is not None and waiting not in origins:
             first = origin(self._nodes, waiting)
             maker = self._nodes.get(first)
-            is_fused = maker is not None and maker.op in SUMS - {"Add", "Sum"}
-            origins |= {waiting, first, *(filter(None, maker.outputs) if maker is not None and is_fused else ())}
+            fused = maker.outputs if maker is not None and maker.op in _BIAS else ()
+            origins |= {waiting, first, *filter(None, fused)}
             waiting = self._streams.get(first)
         return origins
 
@@ -162,7 +161,7 @@ class _Finder:
         maker = self._maker.get(value)
         if maker is None or value in self._outputs or self._model.readers[value] != ((index, slot),):
             return
-        inner = self._slots(self._model.nodes[maker]) if self._model.nodes[maker].op in ("Add", "Sum") else None
+        inner = self._slots(self._model.nodes[maker]) if self._model.nodes[maker].op in PLAIN else None
         if inner is not None and not any(True for _ in self._addends(self._model.nodes[maker])):
             parts = [each for one, two in (inner, inner[::-1]) for each in self._of(maker, one, two)]
             if len(parts) > 1:
@@ -232,6 +231,16 @@ class _Finder:
             if all(self._owner[index] in gone for index, _ in self._model.readers[name]):
                 counts[constant.identity] = constant.count
         return sum(counts.values())
+
+
+def total_of(node: Node) -> str | None:
+    """Return the sum that a node gives of its two addends alone; None where it gives none, or adds a bias."""
+    if node.op in PLAIN:
+        return node.outputs[0] if len(node.inputs) == 2 else None
+    bias = _BIAS.get(node.op)
+    if bias is None or any(node.inputs[bias : bias + 1]) or len(node.outputs) < 4:
+        return None
+    return node.outputs[3] or None
 
 
 def origin(makers: Mapping[str, Node], name: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration
-from onnxprune.dependency.branches import Branch, NodeMacs, nodes_of, origin
+from onnxprune.dependency.branches import Branch, NodeMacs, nodes_of, origin, total_of
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
 from onnxprune.graph.linear import Layer, layers
@@ -36,7 +36,7 @@ from onnxprune.recovery.alone import refitted, wanted_rows
 from onnxprune.runtime.beside import MOST, beside
 from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.rest import Rest
-from onnxprune.surgery.depth import gated, total_of
+from onnxprune.surgery.depth import gated
 
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured
 LOOKED = 2  # branches that are measured again for each that goes in a round

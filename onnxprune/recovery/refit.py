@@ -19,6 +19,7 @@ from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import held_out, held_rows
 from onnxprune.data.batching import samples_in
 from onnxprune.dependency.axes import Atom, Mask, kept_mask
+from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
 from onnxprune.graph.linear import Layer, Norm, layers, norms
@@ -30,7 +31,6 @@ from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_r
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.beside import ahead, beside
 from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay
-from onnxprune.surgery.depth import total_of
 from onnxprune.surgery.rewrite import Cut
 
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most

@@ -9,24 +9,21 @@ a cast to the type that is there, go as well.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from onnxprune.dependency.branches import Branch
+from onnxprune.dependency.branches import PLAIN, Branch, total_of
 from onnxprune.graph.edit import NO_EDITS, Edits, apply_edits, make_node
 from onnxprune.graph.model import Model, Node
-from onnxprune.graph.remainder import back
+from onnxprune.graph.names import FreshNames
 from onnxprune.graph.tensors import Array
-from onnxprune.surgery.rewrite import Rewritten
+from onnxprune.surgery.rewrite import Rewritten, edited
 
-_PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
 _COPIES = ("Identity", "Cast")  # operators that may change nothing
 _HALF = 0.5
-_MS = "com.microsoft."
-_BIAS = {f"{_MS}SkipLayerNormalization": 4, f"{_MS}SkipSimplifiedLayerNormalization": 3}  # the slot of it
 
 
 def gated(
@@ -39,54 +36,29 @@ def gated(
         branches: of it.
         dtype: of a value, by its name.
     """
-    names = fresh_gates(model, branches)
-    edits = _gates(branches, names, dict.fromkeys(names, 1.0), dtype)
-    return apply_edits(model, edits), names
+    edits, gates = _with_gates(NO_EDITS, model, branches, dtype, 1.0)
+    return apply_edits(model, edits), gates
 
 
-def fresh_gates(model: Model, branches: Sequence[Branch]) -> dict[str, str]:
-    """Return a name for the gate of each branch, which no value has, and none that begins with it."""
-    taken = "\n".join(("", *_names(model)))
-    names: dict[str, str] = {}
-    for number, branch in enumerate(branches):
-        name = f"onnxprune_gate_{number}"
-        while f"\n{name}" in taken:
-            name += "x"
-        names[branch.name] = name
-    return names
-
-
-def silenced(model: Model, edits: Edits, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Edits:
+def silenced(edits: Edits, model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Edits:
     """Return edits of the masked model by which branches count as zero, too; see `gated`."""
-    names = fresh_gates(model, branches)
-    more = _gates(branches, names, dict.fromkeys(names, 0.0), dtype, edits.inputs)
-    before = {index: [*edits.nodes_before.get(index, ()), *nodes] for index, nodes in more.nodes_before.items()}
-    return dataclasses.replace(
-        edits,
-        inputs={**edits.inputs, **more.inputs},
-        added={**edits.added, **more.added},
-        nodes_before={**edits.nodes_before, **before},
-    )
+    return _with_gates(edits, model, branches, dtype, 0.0)[0]
 
 
-def _gates(
-    branches: Sequence[Branch],
-    names: Mapping[str, str],
-    values: Mapping[str, float],
-    dtype: Callable[[str], np.dtype[Any]],
-    inputs: Mapping[tuple[int, int], str] | None = None,
-) -> Edits:
-    """Return the edits that multiply what each branch adds by a number."""
-    added: dict[str, Array] = {}
-    edited: dict[tuple[int, int], str] = {}
-    before: dict[int, list[Any]] = {}
+def _with_gates(
+    edits: Edits, model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]], value: float
+) -> tuple[Edits, dict[str, str]]:
+    """Return edits that also multiply what each branch adds by a number, and the names of these numbers by branch."""
+    names, gates = FreshNames(model), dict[str, str]()
+    inputs, added = dict(edits.inputs), dict(edits.added)
+    before = {index: [*nodes] for index, nodes in edits.nodes_before.items()}
     for branch in branches:
-        gate, place = names[branch.name], (branch.node, branch.slot)
-        added[gate] = np.array(values[branch.name], dtype(branch.value))
-        source = (inputs or {}).get(place, branch.value)
-        edited[place] = f"{gate}_out"
-        before.setdefault(branch.node, []).append(make_node("Mul", [source, gate], f"{gate}_out"))
-    return dataclasses.replace(NO_EDITS, inputs=edited, added=added, nodes_before=before)
+        gate, out = (names.fresh(f"{branch.value}_{what}") for what in ("gate", "gated"))
+        place = branch.node, branch.slot
+        before.setdefault(branch.node, []).append(make_node("Mul", [inputs.get(place, branch.value), gate], out))
+        inputs[place], gates[branch.name] = out, gate
+        added[gate] = np.array(value, dtype(branch.value))
+    return dataclasses.replace(edits, inputs=inputs, added=added, nodes_before=before), gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +79,8 @@ def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.
         dtype: of a value, by its name.
     """
     edits = _Shortener(model, branches, dtype).edits()
-    whole = None if model.whole is None else apply_edits(model.whole.model, back(model.whole, edits))
     dead = _unneeded(model, edits) - _unneeded(model, NO_EDITS)
-    return Shortened(tuple(branches), Rewritten(apply_edits(model, edits), {}, (), whole), frozenset(dead))
+    return Shortened(tuple(branches), edited(model, edits), frozenset(dead))
 
 
 def _unneeded(model: Model, edits: Edits) -> set[int]:
@@ -125,20 +96,6 @@ def _unneeded(model: Model, edits: Edits) -> set[int]:
         for new in edits.nodes_before.get(index, ()):
             needed.update(new.input if not needed.isdisjoint(new.output) else ())
     return found
-
-
-def total_of(node: Node) -> str | None:
-    """Return the sum that a node gives of its two addends alone; None where it gives none, or adds a bias."""
-    if node.op in _PLAIN:
-        return node.outputs[0] if len(node.inputs) == 2 else None
-    with_bias = len(node.inputs) > _BIAS.get(node.op, 0) and bool(node.inputs[_BIAS.get(node.op, 0)])
-    return node.outputs[3] if len(node.outputs) > 3 and node.outputs[3] and not with_bias else None
-
-
-def _names(model: Model) -> set[str]:
-    """Return the names of all values of a file."""
-    values = {each for node in model.file.nodes for each in (*node.inputs, *node.outputs)}
-    return {*model.file.constants, *(port.name for port in model.file.inputs), *values}
 
 
 @dataclass
@@ -161,16 +118,7 @@ class _Shortener:
             for at, name in enumerate(self.model.nodes[index].outputs)
             if name
         }
-        self._taken = _names(self.model)
-
-    def _fresh(self, wanted: str) -> str:
-        """Return a name that no value has."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._taken.add(name)
-        return name
+        self._names = FreshNames(self.model)
 
     def edits(self) -> Edits:
         """Return what changes in the model."""
@@ -184,7 +132,7 @@ class _Shortener:
             if index in self._dead:
                 continue
             stream = self._source(node.inputs[1 - slot])
-            if node.op not in _PLAIN:
+            if node.op not in PLAIN:
                 self._halve(node, stream)
             total = total_of(node)
             if total is not None:
@@ -228,7 +176,7 @@ class _Shortener:
     def _halve(self, node: Node, stream: str) -> None:
         """Let a fused sum add two halves of the stream, which are the stream, whatever it does with the sum."""
         half, out = f"{node.outputs[0]}_half", f"{node.outputs[0]}_halved"
-        half, out = self._fresh(half), self._fresh(out)
+        half, out = self._names.fresh(half), self._names.fresh(out)
         self.added[half] = np.array(_HALF, self.dtype(stream))
         self.before[node.index] = [make_node("Mul", [stream, half], out)]
         self.inputs[node.index, 0] = self.inputs[node.index, 1] = out
@@ -238,14 +186,14 @@ class _Shortener:
         outputs = {port.name for port in self.model.outputs}
         names = [name for node in sums if (name := total_of(node)) is not None]
         needed = [name for name in (stream, *names) if name in outputs or self._readers(name, sums)]
-        halved = [total_of(node) or "" for node in sums if node.op not in _PLAIN]
+        halved = [total_of(node) or "" for node in sums if node.op not in PLAIN]
         needed = needed or halved[-1:]  # a fused sum whose stream nobody else reads
         if len(needed) == 1 and needed[0] != stream and stream in self._makers:
             self._write_as(stream, needed[0], sums)
             return
         for node, name in zip(sums, names, strict=True):
             if name in outputs or any(slot < 0 for _, slot in self.model.readers.get(name, ())):
-                self.outputs[self._makers[name]] = self._fresh(f"{name}_gone")
+                self.outputs[self._makers[name]] = self._names.fresh(f"{name}_gone")
                 self.before.setdefault(node.index, []).append(make_node("Identity", [stream], name))
             else:
                 self.inputs |= {place: stream for place in self._readers(name, sums) if place not in self.inputs}
@@ -253,16 +201,16 @@ class _Shortener:
     def _write_as(self, stream: str, name: str, sums: Sequence[Node]) -> None:
         """Let the node that makes a stream write it under the name of a sum."""
         self.outputs[self._makers[stream]] = name
-        self.outputs[self._makers[name]] = self._fresh(f"{name}_gone")
+        self.outputs[self._makers[name]] = self._names.fresh(f"{name}_gone")
         halves = [nodes for index, nodes in self.before.items() if index not in self._dead]
         for node in (node for nodes in halves for node in nodes if stream in node.input):
             node.input[list(node.input).index(stream)] = name
 
     def _readers(self, name: str, sums: Sequence[Node]) -> list[tuple[int, int]]:
         """Return the places that still read a value: in nodes that stay, beside the sums that are gone."""
-        gone = {node.index for node in sums if node.op in _PLAIN} | self._dead
+        gone = {node.index for node in sums if node.op in PLAIN} | self._dead
         readers = self.model.readers.get(name, ())
-        halved = {(node.index, slot) for node in sums if node.op not in _PLAIN for slot in (0, 1)}
+        halved = {(node.index, slot) for node in sums if node.op not in PLAIN for slot in (0, 1)}
         return [
             (at, slot)
             for at, slot in readers

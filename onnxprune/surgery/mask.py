@@ -52,7 +52,7 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None,
                 masker.put(index, slot, dim, mask.reshape(-1, *[1] * (len(axes) - dim - 1)))
     edits = masker.edits()
     if gone:
-        edits = silenced(traced.model, edits, gone, traced.probe.dtype)
+        edits = silenced(edits, traced.model, gone, traced.probe.dtype)
     return apply_edits(traced.model, dataclasses.replace(edits, replaced={**edits.replaced, **(fitted or {})}))
 
 

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from onnxprune.dependency.rules import Coupling, Write
 from onnxprune.dependency.trace import SizeFinder, Trace, Use
 from onnxprune.errors import CutError, OnnxpruneError
 from onnxprune.graph.edit import Content, Edits, Part, Stated, apply_edits, make_node
+from onnxprune.graph.model import Model
+from onnxprune.graph.names import FreshNames
 from onnxprune.graph.remainder import back
 from onnxprune.graph.tensors import Array
 
@@ -43,6 +46,14 @@ class Rewritten:
     cuts: Mapping[str, Cut]  # by name in the output
     nodes: tuple[int, ...]  # indices of the nodes whose inputs or attributes changed
     whole: Any = None  # where the model is a part of another one, that one with the same cuts: an onnx.ModelProto
+
+
+def edited(
+    model: Model, edits: Edits, cuts: Mapping[str, Cut] = MappingProxyType({}), nodes: tuple[int, ...] = ()
+) -> Rewritten:
+    """Return a model with edits, and the one that it is a part of with the same; the rest is as of `Rewritten`."""
+    whole = None if model.whole is None else apply_edits(model.whole.model, back(model.whole, edits))
+    return Rewritten(apply_edits(model, edits), cuts, nodes, whole)
 
 
 def rewrite(traced: Trace, kept: Kept) -> Rewritten:
@@ -96,23 +107,20 @@ class Rewriter:
     factors: dict[tuple[int, int], float] = field(default_factory=dict)  # by which an input is multiplied
     outputs: dict[tuple[int, int], str] = field(default_factory=dict)
     nodes_after: dict[int, list[Any]] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
+    names: FreshNames = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note the names that are taken."""
+        self.names = FreshNames(self.traced.model)
 
     def run(self) -> Rewritten:
         """Return the smaller model, and where its initializers come from."""
         edits = self.edits()
         touched = {index for index, _ in (*self.inputs, *self.attributes)}
-        model = self.traced.model
-        whole = None if model.whole is None else apply_edits(model.whole.model, back(model.whole, edits))
-        return Rewritten(apply_edits(model, edits), self.cuts, tuple(sorted(touched)), whole)
+        return edited(self.traced.model, edits, self.cuts, tuple(sorted(touched)))
 
     def edits(self) -> Edits:
         """Return what changes in the model."""
-        model = self.traced.model.file
-        graph_names = (name for node in model.nodes for name in (*node.inputs, *node.outputs))
-        self.names.update(graph_names, model.constants, (port.name for port in model.inputs))
-        bodies = (body for node in model.nodes for body in node.bodies)
-        self.names.update(port.name for body in bodies for port in body.inputs)
         finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
         self._write_sizes(finder)
         self._compensate()
@@ -140,14 +148,6 @@ class Rewriter:
 
     def _size(self, axis: Axis) -> int:
         return int(self._mask(axis).sum()) if self._is_cut(axis) else axis.size
-
-    def _fresh_name(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.names.add(name)
-        return name
 
     # -- sizes that nodes state ------------------------------------------------------------------------
 
@@ -212,15 +212,15 @@ class Rewriter:
         dtype = self.traced.probe.dtype(old)
         parts = []
         for i, entry in enumerate(entries):
-            part = self._fresh_name(f"{node.outputs[0]}_size_{i}")
+            part = self.names.fresh(f"{node.outputs[0]}_size_{i}")
             if entry is None:
-                at = self._fresh_name(f"{node.outputs[0]}_index_{i}")
+                at = self.names.fresh(f"{node.outputs[0]}_index_{i}")
                 self.added[at] = np.array([i], np.int64)
                 self.nodes_before.setdefault(index, []).append(make_node("Gather", [old, at], part, axis=0))
             else:
                 self.added[part] = np.array([entry], dtype)
             parts.append(part)
-        joined = self._fresh_name(f"{node.outputs[0]}_sizes")
+        joined = self.names.fresh(f"{node.outputs[0]}_sizes")
         self.nodes_before.setdefault(index, []).append(make_node("Concat", parts, joined, axis=0))
         self.inputs[index, slot] = joined
 
@@ -241,7 +241,7 @@ class Rewriter:
 
     def _scale_output(self, index: int, factor: float) -> None:
         name = self.traced.model.nodes[index].outputs[0]
-        raw, by = self._fresh_name(f"{name}_of_kept"), self._fresh_name(f"{name}_share")
+        raw, by = self.names.fresh(f"{name}_of_kept"), self.names.fresh(f"{name}_share")
         self.added[by] = np.array(factor, self.traced.probe.dtype(name))
         self.outputs[index, 0] = raw
         self.nodes_after[index] = [make_node("Mul", [raw, by], name)]
@@ -252,7 +252,7 @@ class Rewriter:
         for (index, slot), factor in self.factors.items():
             if (index, slot) not in constants:
                 source = self.inputs.get((index, slot), self.traced.model.nodes[index].inputs[slot])
-                by, scaled = self._fresh_name(f"{source}_factor"), self._fresh_name(f"{source}_scaled")
+                by, scaled = self.names.fresh(f"{source}_factor"), self.names.fresh(f"{source}_scaled")
                 self.added[by] = np.array(factor, self.traced.probe.dtype(self.traced.model.nodes[index].inputs[slot]))
                 self.nodes_before.setdefault(index, []).append(make_node("Mul", [source, by], scaled))
                 self.inputs[index, slot] = scaled
@@ -339,7 +339,7 @@ class Rewriter:
         return array
 
     def _add(self, wanted: str, content: Content, places: list[tuple[int, int]]) -> str:
-        name = self._fresh_name(wanted)
+        name = self.names.fresh(wanted)
         self.added[name] = content
         self.inputs.update(dict.fromkeys(places, name))
         return name
