@@ -20,7 +20,7 @@ from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.axes import Atom, Mask
-from onnxprune.dependency.branches import Branch, NodeMacs
+from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.groups import Group
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
@@ -151,7 +151,7 @@ def finish(
     with publish(proto, model.folder) as (path, complete):
         after = same_part(verify.read_back(path), model)
         verified = improved.verification if improved else proof(after)
-        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - NodeMacs(traced).total(dead)
+        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - cost.NodeMacs(traced).total(dead)
         comparison = _compared(model, after, prepared, decision, macs=macs, original=original, progress=progress)
         report = build_report(
             before=model,

@@ -15,8 +15,8 @@ from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.recover import Recovery, recover
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
-from onnxprune.dependency.branches import Branch, NodeMacs, branches, nodes_of
-from onnxprune.dependency.cost import macs
+from onnxprune.dependency.branches import Branch, branches, nodes_of
+from onnxprune.dependency.cost import NodeMacs, macs
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part

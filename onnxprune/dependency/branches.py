@@ -10,14 +10,12 @@ readers are gone with the branch.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from onnxprune.dependency.axes import kept_size
-from onnxprune.dependency.cost import per_sample
+from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
-from onnxprune.graph.model import Model, Node
+from onnxprune.graph.model import Node
 
 PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
 # Fused sums: an output is a function of the sum of their first two inputs, of constants, and of a bias in this slot.
@@ -52,29 +50,10 @@ def nodes_of(found: Iterable[Branch]) -> set[int]:
     return {index for each in found for index in each.nodes}
 
 
-class NodeMacs:
-    """The multiply-accumulates of nodes."""
-
-    def __init__(self, traced: Trace) -> None:
-        """Take a model with its axes."""
-        self._traced, self._sizes = traced, per_sample(traced)
-
-    def of(self, index: int) -> int:
-        """Return those of a node for one sample, with those of its bodies."""
-        inner = sum(self.of(each) for body in self._traced.model.nodes[index].bodies for each in body.nodes)
-        coupling = self._traced.couplings.get(index)
-        sizes = (self._traced.axes(axes) for axes in (coupling.macs if coupling is not None else ()))
-        return inner + sum(math.prod(kept_size(axis, self._sizes) for axis in axes) for axes in sizes)
-
-    def total(self, nodes: Iterable[int]) -> int:
-        """Return those of several nodes together."""
-        return sum(map(self.of, set(nodes)))
-
-
 class _Finder:
     def __init__(self, traced: Trace) -> None:
         self._traced, self._model = traced, traced.model
-        self._owner = owners(self._model)
+        self._owner = self._model.owners
         top = [self._model.nodes[index] for index in self._model.top]
         self._nodes = {name: node for node in top for name in node.outputs if name}
         self._maker = {name: node.index for name, node in self._nodes.items()}
@@ -253,14 +232,3 @@ def origin(makers: Mapping[str, Node], name: str) -> str:
     while name in makers and makers[name].op in _SAME:
         name = makers[name].inputs[0]
     return name
-
-
-def owners(model: Model) -> dict[int, int]:
-    """Return for every node the node of the main graph that it is, or that has the body where it stands."""
-    found: dict[int, int] = {}
-    waiting = [(index, index) for index in model.top]
-    while waiting:
-        index, owner = waiting.pop()
-        found[index] = owner
-        waiting.extend((inner, owner) for body in model.nodes[index].bodies for inner in body.nodes)
-    return found

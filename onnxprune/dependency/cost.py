@@ -6,13 +6,14 @@ All but the peak are polynomials in the sizes of the atoms, so the cost of a pla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.dependency.axes import Atom, Axes, kept_size, taken, walk
 from onnxprune.dependency.groups import Group
+from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.sizes import Volumes
 from onnxprune.dependency.trace import Trace
 
@@ -35,11 +36,32 @@ def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
     other than the batch have the size that the probe gave them.
     """
     merged = {**per_sample(traced), **(sizes or {})}
-    total = 0
-    for coupling in traced.couplings.values():
-        for axes in coupling.macs:
-            total += math.prod(kept_size(traced.partition.resolve(axis), merged) for axis in axes)
-    return total
+    return sum(_macs(traced, coupling, merged) for coupling in traced.couplings.values())
+
+
+def _macs(traced: Trace, coupling: Coupling, sizes: Mapping[Atom, int]) -> int:
+    """Return the multiply-accumulates of a node."""
+    each = (traced.axes(axes) for axes in coupling.macs)
+    return sum(math.prod(kept_size(axis, sizes) for axis in axes) for axes in each)
+
+
+class NodeMacs:
+    """The multiply-accumulates of the nodes of the main graph for one sample, each with those of its bodies."""
+
+    def __init__(self, traced: Trace) -> None:
+        """Count those of each node."""
+        sizes, owners = per_sample(traced), traced.model.owners
+        self._counts = dict.fromkeys(traced.model.top, 0)
+        for index, coupling in traced.couplings.items():
+            self._counts[owners[index]] += _macs(traced, coupling, sizes)
+
+    def of(self, index: int) -> int:
+        """Return those of a node."""
+        return self._counts[index]
+
+    def total(self, nodes: Iterable[int]) -> int:
+        """Return those of several nodes together."""
+        return sum(map(self.of, set(nodes)))
 
 
 def shares(traced: Trace, groups: Sequence[Group]) -> dict[str, float]:

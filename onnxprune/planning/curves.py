@@ -34,7 +34,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.planning.curve import Curve, completed
 from onnxprune.planning.schedule import Measurable, Schedule, schedule
 from onnxprune.planning.views import FINEST, Detail, Unseen, View, Views, is_wide, taps
-from onnxprune.planning.work import Work, places
+from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.moments import precision
 from onnxprune.runtime.beside import MOST, beside
@@ -108,7 +108,7 @@ def measure_curves(
         progress: called before each step.
         workers: where curves are measured; they are the same everywhere.
     """
-    model, place = traced.model, places(traced.model)
+    model, place = traced.model, traced.model.places
     ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, place)))
     if to_output and wanted is None:
         wanted = scheduled(traced, cuts, calibration, None, levels=levels)
@@ -165,7 +165,7 @@ def measurable(
     traced: Trace, cuts: Sequence[Cut], calibration: Calibration, *, levels: int = MEASURED
 ) -> dict[str, Measurable]:
     """Return what it costs to measure the losses of each cut, by name, in the order in which they are consumed."""
-    place, work = places(traced.model), Work(traced, calibration.batches[0])
+    place, work = traced.model.places, Work(traced, calibration.batches[0])
     stops = (*stations(traced.model), len(traced.model.top))
     shares = cost.shares(traced, [group for cut in cuts for group in cut.groups])
     costs = {}
@@ -266,7 +266,7 @@ class _Sampler:
         for values in self._replay.run(self._outputs, self._judged) if self._judged else ():
             self._expected.append(values)
         self._feeds = [calibration.batches[number] for number in self._judged]
-        self._place = places(model)
+        self._place = model.places
         self._rest = Rest(model, self._outputs)
         consumers = [[layer for _, layer in self._pairs(cut)] for cut in ordered]
         self._views = Views(

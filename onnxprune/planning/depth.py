@@ -22,7 +22,8 @@ import numpy as np
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration
-from onnxprune.dependency.branches import Branch, NodeMacs, nodes_of, origin, total_of
+from onnxprune.dependency.branches import Branch, nodes_of, origin, total_of
+from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
 from onnxprune.graph.linear import Layer, layers

@@ -10,7 +10,7 @@ factor of two of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,19 +26,6 @@ from onnxprune.runtime.replay import Feeds
 WRITTEN = 30.0  # multiply-accumulates that one written number costs
 CALL = 2e5  # of one node in one run
 OPENED_NODE, OPENED_BYTE = 4e6, 60.0  # of a session, for each node and each byte of weights
-
-
-def places(model: Model) -> dict[int, int]:
-    """Return the place in `model.top` of every node; of one inside a body, that of the node that has the body."""
-    return {inner: place for place, index in enumerate(model.top) for inner in _within(model, index)}
-
-
-def _within(model: Model, index: int) -> Iterator[int]:
-    """Yield a node and those of its bodies."""
-    yield index
-    for body in model.nodes[index].bodies:
-        for inner in body.nodes:
-            yield from _within(model, inner)
 
 
 def sizes_of(feeds: Mapping[str, Array], model: Model) -> dict[str, int]:
@@ -65,7 +52,7 @@ class Work:
             traced: the model with its axes.
             feeds: the batch; dynamic dims have its sizes. Bodies count as if they ran once.
         """
-        model, sizes, self._place = traced.model, atom_sizes(traced, feeds), places(traced.model)
+        model, sizes, self._place = traced.model, atom_sizes(traced, feeds), traced.model.places
         runs, opened = np.zeros(len(model.top) + 1), np.zeros(len(model.top) + 1)
         for index, place in self._place.items():
             runs[place] += CALL + _node_work(traced, index, sizes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.dependency.branches import Branch, NodeMacs, branches, nodes_of, owners
+from onnxprune.dependency.branches import Branch, branches, nodes_of
+from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import IMAGE, ROWS, TOKENS, model
@@ -124,7 +125,7 @@ def test_nodes_of_bodies_belong_to_their_node():
     )
     loaded = load(proto)
     inner = [node.index for node in loaded.nodes if node.index not in loaded.top]
-    assert {owners(loaded)[index] for index in inner} == {next(n.index for n in loaded.nodes if n.op == "If")}
+    assert {loaded.owners[index] for index in inner} == {next(n.index for n in loaded.nodes if n.op == "If")}
 
 
 def test_images_have_branches_that_add_to_normalised_streams():

@@ -10,7 +10,8 @@ import pytest
 
 from onnxprune.calibration.batches import calibration
 from onnxprune.data.samples import load_data
-from onnxprune.dependency.branches import NodeMacs, branches, nodes_of
+from onnxprune.dependency.branches import branches, nodes_of
+from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from onnxprune.planning import depth

@@ -7,7 +7,7 @@ import pytest
 
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
-from onnxprune.planning.work import CALL, OPENED_BYTE, OPENED_NODE, WRITTEN, Work, places
+from onnxprune.planning.work import CALL, OPENED_BYTE, OPENED_NODE, WRITTEN, Work
 from tests.support.build import model
 
 
@@ -50,7 +50,7 @@ def test_nodes_of_bodies_stand_where_their_holder_does():
         x="float[n,6] x, bool on", y="float[n,8] y", infer=False, w1=(6, 8), w2=(8, 8), w3=(8, 8),
     )  # fmt: skip
     traced = trace(load(proto))
-    place = places(traced.model)
+    place = traced.model.places
     assert sorted(place.values()) == [0, 1, 2, 2, 2]
     counted = Work(traced, {"x": np.zeros((3, 6), np.float32), "on": np.array(True)})
     assert counted.behind(2, 1) - counted.behind(2, 0) >= 2 * 3 * 8 * 8

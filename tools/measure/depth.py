@@ -82,7 +82,8 @@ def alike(subject: Subject, folder: Path) -> list[str]:
     from onnxprune.calibration.batches import batched
     from onnxprune.commands.prepare import part_to_run
     from onnxprune.data.samples import load_data
-    from onnxprune.dependency.branches import NodeMacs, branches, nodes_of
+    from onnxprune.dependency.branches import branches, nodes_of
+    from onnxprune.dependency.cost import NodeMacs
     from onnxprune.dependency.trace import trace
     from onnxprune.graph.read import load
     from onnxprune.runtime.replay import Replay
