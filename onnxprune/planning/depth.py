@@ -31,11 +31,12 @@ from onnxprune.graph.model import Model, Node
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.curves import EXPECTED_BYTES
+from onnxprune.planning.detail import rows_of
 from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.alone import refitted, wanted_rows
 from onnxprune.runtime.beside import MOST, beside
-from onnxprune.runtime.replay import KeptBatches, Replay
+from onnxprune.runtime.replay import KeptBatches, Replay, order_of
 from onnxprune.runtime.rest import Rest
 from onnxprune.surgery.depth import gated
 
@@ -78,15 +79,22 @@ class Chain:
         self.branches, self._model = branches, model
         self._ends = {layer.output: layer for layer in layers(model)}
         self._makers = {name: node for node in model.nodes for name in node.outputs if name}
-        self._place = {index: at for at, index in enumerate(model.top)}
-        self._streams = [origin(self._makers, self._input(number, own=False)) for number in range(len(branches))]
+        self._order = order_of(model)
+        self._streams = [origin(self._makers, self._stream(number)) for number in range(len(branches))]
         self._behind = {name: number for number, name in reversed([*enumerate(self._streams)])}
         self.layers = [self._end_of(branch.value) for branch in branches]
 
-    def _input(self, number: int, *, own: bool) -> str:
-        """Return what a branch adds, or what it is added to."""
-        branch = self.branches[number]
-        return self._model.nodes[branch.node].inputs[branch.slot if own else branch.other]
+    def _node_of(self, number: int) -> Node:
+        """Return the sum that a branch is added in."""
+        return self._model.nodes[self.branches[number].node]
+
+    def _stream(self, number: int) -> str:
+        """Return what a branch is added to."""
+        return self._node_of(number).inputs[self.branches[number].other]
+
+    def _addends(self, number: int) -> tuple[str, str]:
+        """Return both addends of the sum that a branch is added in."""
+        return self.branches[number].value, self._stream(number)
 
     def _end_of(self, value: str) -> Layer | None:
         """Return the layer whose output is a value, perhaps in another form: moved, or multiplied by a constant."""
@@ -112,7 +120,7 @@ class Chain:
 
     def first_place(self, numbers: Collection[int], gone: Collection[int]) -> int:
         """Return the place from which on anything changes where some branches go beside others."""
-        own = [self._place[self._makers[self.branches[number].value].index] for number in numbers]
+        own = [self._order[self.branches[number].value] for number in numbers]
         return min([*own, *(each.place for each in self.all_repairs(numbers, gone))])
 
     def _front(self, number: int, gone: Collection[int]) -> Repair | None:
@@ -122,11 +130,9 @@ class Chain:
             stream = self._streams[before]
             maker = self._makers.get(stream)
         last = self.end(number, gone)
-        if (
-            total_of(self._node_of(last)) is None
-        ):  # what is behind the gap has no name, by which it could be refitted to
+        if total_of(self._node_of(last)) is None:  # the stream behind the gap has no name that a refit could aim at
             return None
-        totals = self._input(last, own=True), self._input(last, own=False)
+        totals = self._addends(last)
         if stream in self._ends:
             if self._ends[stream].node.index in nodes_of(self.branches[at] for at in gone):
                 return None
@@ -135,7 +141,7 @@ class Chain:
             return None
         for value, other in (maker.inputs[:2], maker.inputs[1::-1]):
             layer = self._ends.get(value)
-            if layer is not None and self._made_at(other) < self._place[layer.node.index]:
+            if layer is not None and self._order.get(other, -1) < self._order[value]:
                 return self._repair(layer, totals, (other,))
         return None
 
@@ -147,7 +153,7 @@ class Chain:
     def end(self, number: int, gone: Collection[int]) -> int:
         """Return the last of the branches that are gone directly behind one; itself if there is none."""
         while True:
-            total = total_of(self._model.nodes[self.branches[number].node])
+            total = total_of(self._node_of(number))
             after = None if total is None else self._behind.get(total)
             if after is None or after not in gone or after == number:
                 return number
@@ -155,35 +161,22 @@ class Chain:
 
     def _later(self, number: int, gone: Collection[int]) -> Iterator[Repair]:
         """Yield the next layers behind a gap at which branches end that stay."""
-        place, left = self._place[self.branches[number].node], BEHIND
+        place, left = self._model.places[self.branches[number].node], BEHIND
         dead = nodes_of(self.branches[at] for at in gone)
         for at in range(number + 1, len(self.branches)):
             layer = self.layers[at]
-            if at in gone or layer is None or layer.node.index in dead or self._place[layer.node.index] <= place:
+            if at in gone or layer is None or layer.node.index in dead or self._order[layer.node.outputs[0]] <= place:
                 continue
-            last = self.end(at, gone)
-            totals = self._input(last, own=True), self._input(last, own=False)
-            is_added = layer.output == self._input(at, own=True) and total_of(self._node_of(at)) is not None
-            added = (self._input(at, own=False),)
-            yield self._repair(layer, totals, added) if is_added else self._repair(layer, (layer.output,), ())
+            if layer.output == self.branches[at].value and total_of(self._node_of(at)) is not None:
+                yield self._repair(layer, self._addends(self.end(at, gone)), (self._stream(at),))
+            else:
+                yield self._repair(layer, (layer.output,), ())
             left -= 1
             if not left:
                 return
 
-    def _node_of(self, number: int) -> Node:
-        return self._model.nodes[self.branches[number].node]
-
-    def _made_at(self, name: str) -> int:
-        maker = self._makers.get(name)
-        return -1 if maker is None else self._place[maker.index]
-
     def _repair(self, layer: Layer, totals: tuple[str, ...], added: tuple[str, ...]) -> Repair:
-        return Repair(self._place[layer.node.index], layer, totals, added)
-
-
-def _outputs_of(layer: Layer, model: Model) -> int:
-    groups, outs, _ = layer.shape(model.constants[layer.weight].shape)
-    return groups * outs
+        return Repair(self._order[layer.node.outputs[0]], layer, totals, added)
 
 
 def fewer(traced: Trace, fitted: Sequence[Layer], calibration: Calibration, rows: int) -> Calibration:
@@ -195,7 +188,7 @@ def fewer(traced: Trace, fitted: Sequence[Layer], calibration: Calibration, rows
     sizes, constants = atom_sizes(traced, batches[0]), traced.model.constants
     needed = max(
         wanted_rows(layer.shape(constants[layer.weight].shape), rows)
-        / max(1.0, numbers(traced, layer.output, sizes) / _outputs_of(layer, traced.model))
+        / max(1, rows_of(traced, layer, numbers(traced, layer.output, sizes)))
         for layer in fitted
     )
     taken = others[: max(_LEAST_BATCHES, math.ceil(needed))]
@@ -240,8 +233,8 @@ def choose(
     Raises:
         ModelError: when the model cannot be run in parts.
     """
-    chooser = _Chooser(traced, branches, calibration, rows, repairs, seed, progress)
-    return chooser.run(goal, rounds, {number for number, branch in enumerate(branches) if branch.name in gone})
+    named = {number for number, branch in enumerate(branches) if branch.name in gone}
+    return _Chooser(traced, branches, named, calibration, rows, repairs, seed, progress).run(goal, rounds)
 
 
 class _Chooser:
@@ -249,6 +242,7 @@ class _Chooser:
         self,
         traced: Trace,
         branches: Sequence[Branch],
+        named: Collection[int],
         calibration: Calibration,
         rows: int,
         repairs: bool,
@@ -262,20 +256,16 @@ class _Chooser:
         proto, self._gates = gated(traced.model, branches, traced.probe.dtype)
         self._gated = view(proto, folder=traced.model.folder, is_plain=True)
         self._zeros = {branch.name: np.zeros((), traced.probe.dtype(branch.value)) for branch in branches}
-        self.gone: set[int] = set()
+        self._named, self.gone = frozenset(named), set(named)
         self._losses: dict[int, float] = {}  # as they were measured last
         self._measured = 0
         self._expected = KeptBatches(EXPECTED_BYTES)
-        for values in self._outputs():
+        original = Replay(self._model, self._calibration.batches)
+        for values in original.run(self._model.tensor_outputs, self._calibration.judged):
             self._expected.append(values)
 
-    def _outputs(self) -> Iterator[dict[str, Array]]:
-        calibration = self._calibration
-        return Replay(self._model, calibration.batches).run(self._model.tensor_outputs, calibration.judged)
-
-    def run(self, goal: float, rounds: int, named: set[int]) -> Shortening:
-        """Let branches go, round by round: those that are named first."""
-        self._named, self.gone = frozenset(named), set(named)
+    def run(self, goal: float, rounds: int) -> Shortening:
+        """Let branches go, round by round."""
         branches, alone = self._chain.branches, dict[str, float]()
         left = goal - self._macs.total(self._dead())
         for number in range(rounds):
@@ -305,8 +295,7 @@ class _Chooser:
         alike = [run for run in runs if run != chosen and self._saved_by(run) >= _ALIKE * macs]
         alike.sort(key=lambda run: (sum(self._losses.get(at, math.inf) for at in run), sorted(run)))
         losses, _ = self._sweep("choosing branches, runs of neighbours", [chosen, *alike[:_RUNS]])
-        best: frozenset[int] = min(losses, key=lambda each: (losses[frozenset(each)], sorted(each)))
-        self.gone |= best
+        self.gone |= min(losses.items(), key=lambda each: (each[1], sorted(each[0])))[0]
 
     def _run(self, first: int, left: float) -> frozenset[int]:
         """Return the longest run of branches from one on that may go, with no gap in it but what is gone anyway."""
@@ -329,7 +318,7 @@ class _Chooser:
         """Return the multiply-accumulates that go with one more branch; 0 for one that is gone, or inside of one."""
         if number in self.gone:
             return 0
-        return self._macs.total(set(self._chain.branches[number].nodes) - self._dead())
+        return self._saved_by([number])
 
     def _price(self, number: int, base: float) -> float:
         """Return what a branch costs for what it saves."""

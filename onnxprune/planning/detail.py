@@ -59,7 +59,7 @@ def for_curves(
     for at, units in consumed.items():
         made = len(calibration.batches) * numbers(traced, known[at].output, batch)
         _, outs, ins = known[at].shape(traced.model.constants[known[at].weight].shape)
-        sizes.append(Size(_rows(traced, known[at], made), ins, outs, taps(known[at]), tuple(units)))
+        sizes.append(Size(rows_of(traced, known[at], made), ins, outs, taps(known[at]), tuple(units)))
     return _finest(sizes, budget, curve_work)
 
 
@@ -70,7 +70,7 @@ def for_refits(traced: Trace, pruned: Model, calibration: Calibration, budget: f
         groups, outs, ins = layer.shape(pruned.constants[layer.weight].shape)
         if groups == 1 and layer.output in traced.values:
             made = len(calibration.batches) * numbers(traced, layer.output, batch)
-            sizes.append(Size(_rows(traced, layer, made), ins, outs))
+            sizes.append(Size(rows_of(traced, layer, made), ins, outs))
     return _finest(sizes, budget, refit_work)
 
 
@@ -107,7 +107,7 @@ def _finest(sizes: Sequence[Size], budget: float | None, work: Callable[[Size, D
     return detail, total
 
 
-def _rows(traced: Trace, layer: Layer, made: float) -> int:
+def rows_of(traced: Trace, layer: Layer, made: float) -> int:
     """Return how many rows a layer has that makes so many numbers in all batches."""
     return int(made) // max(1, _channels(traced, layer))
 

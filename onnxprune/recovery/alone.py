@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from onnxprune.graph.linear import Layer
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.recovery.moments import Moments, Shape, most_rows, precision
-from onnxprune.recovery.reconstruct import fit
+from onnxprune.recovery.reconstruct import Fit, fit
 
 ROWS_PER_INPUT = 4  # rows that a fit sees for each input of the layer, at most
 LEAST_ROWS = 4_096  # of each fit, where there are so many
@@ -58,7 +58,7 @@ def refitted(
         return model.array(name) if known is None else known
 
     if layer.bias is not None and len(model.readers[layer.bias]) > 1:
-        layer = replace(layer, bias=None, offset=None, fixed=layer.added(content(layer.bias)).ravel())
+        layer = without_bias(layer, content(layer.bias))
     stored = content(layer.weight)
     shape = layer.shape(stored.shape)
     groups, outs, ins = shape
@@ -75,9 +75,23 @@ def refitted(
     if not judge.rows:  # too few rows to hold any out
         return {}
     fitted = fit(train, judge, layer.matrix(stored, precision(shape)), bias, STRENGTHS)
-    if fitted.strength is None:
-        return {}
-    new = {layer.weight: layer.stored(fitted.weight, stored)}
+    new = {} if fitted.strength is None else contents_of(layer, fitted, content)
+    return new if are_finite(new) else {}
+
+
+def without_bias(layer: Layer, bias: Array) -> Layer:
+    """Return a layer without the bias that others share: it stays, and the weight alone is fitted."""
+    return replace(layer, bias=None, offset=None, fixed=layer.added(bias).ravel())
+
+
+def contents_of(layer: Layer, fitted: Fit, content: Callable[[str], Array]) -> dict[str, Array]:
+    """Return what the constants of a layer hold with a fit of it; `content` gives what they hold before."""
+    new = {layer.weight: layer.stored(fitted.weight, content(layer.weight))}
     if layer.bias is not None and fitted.bias is not None:
         new[layer.bias] = layer.stored_bias(fitted.bias, content(layer.bias))
-    return new if all(np.isfinite(array).all() for array in new.values()) else {}
+    return new
+
+
+def are_finite(contents: Mapping[str, Array]) -> bool:
+    """Whether the types of constants can hold their numbers."""
+    return all(np.isfinite(content).all() for content in contents.values())

@@ -27,6 +27,7 @@ from onnxprune.graph.mixer import Mixer, mixers
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
+from onnxprune.recovery.alone import are_finite, contents_of, without_bias
 from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_rows, precision
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.beside import ahead, beside
@@ -195,8 +196,7 @@ class _Refit:
         """Return a layer without the bias that others share: it stays, and the weight alone is fitted."""
         if layer.bias is None or layer.bias not in self._shared:
             return layer
-        fixed = layer.added(self._pruned.array(layer.bias)).ravel()
-        return replace(layer, bias=None, offset=None, fixed=fixed)
+        return without_bias(layer, self._pruned.array(layer.bias))
 
     def _part(self, part: Part, sums: _Sums, old: Replay) -> Refitted:
         why = self._why_not(part)
@@ -244,10 +244,7 @@ class _Refit:
         if layer.gain is not None and fitted.bias is not None and not layer.gain.all():
             mean = (train.rows * train.mean_y + held.rows * held.mean_y) / (train.rows + held.rows)
             fitted = _with_silent(fitted, layer.gain.reshape(matrix.shape[:2]) == 0, mean)
-        new = {layer.weight: layer.stored(fitted.weight, weight)}
-        if layer.bias is not None and fitted.bias is not None:
-            new[layer.bias] = layer.stored_bias(fitted.bias, self._content(layer.bias))
-        return self._kept_if_finite(new, fitted)
+        return self._kept_if_finite(contents_of(layer, fitted, self._content), fitted)
 
     def _norm(self, norm: Norm, old: Replay) -> Fit:
         shape = (len(norm.scale), 1, 1)
@@ -285,7 +282,7 @@ class _Refit:
 
     def _kept_if_finite(self, new: Mapping[str, Array], fitted: Fit) -> Fit:
         """Set constants, unless their type cannot hold the numbers: then all stay as they were."""
-        if not all(np.isfinite(content).all() for content in new.values()):
+        if not are_finite(new):
             return replace(fitted, strength=None, error_after=fitted.error_before)
         self.new.contents.update(new)
         return fitted
