@@ -189,7 +189,7 @@ def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> di
 
 
 def _kept(
-    group: Group, gone: Collection[str], kept: Mapping[str, Sequence[int]], reasons: Mapping[str, str]
+    group: Group, gone: set[str], kept: Mapping[str, Sequence[int]], reasons: Mapping[str, str]
 ) -> tuple[Group, Sequence[int] | None, str | None]:
     """Return a group with the units that it keeps, None for all, and why it was left alone."""
     if is_gone(group, gone):

@@ -227,7 +227,7 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
         options=prepared.options,
         verification=verification,
         groups=prepared.groups,
-        gone=[original.nodes[index].name for index in shortened.dead],
+        gone={original.nodes[index].name for index in shortened.dead},
         shares={kind: cost.share for kind, cost in left.costs.items()},
     )
     later = Job(left.model, options, job.data, job.learning, job.name, original=original)

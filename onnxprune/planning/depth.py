@@ -385,8 +385,7 @@ class _Chooser:
         new, old = self._replays(contents)
         for repair in self._chain.all_repairs(self.gone, self.gone):
             self._move(repair.place, new, old)
-            fitted = self._fitted(repair, new, old, {})
-            contents |= fitted
+            contents |= self._fitted(repair, new, old, {})
             new.contents = dict(contents)
         return contents
 

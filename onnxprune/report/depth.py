@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.report.document import finite, group_values, verification_values
@@ -50,9 +50,9 @@ def depth_values(
     }
 
 
-def is_gone(group: Group, gone: Collection[str]) -> bool:
+def is_gone(group: Group, gone: set[str]) -> bool:
     """Whether all nodes of a group went with branches."""
-    return bool(group.nodes) and set(gone).issuperset(group.nodes)
+    return bool(group.nodes) and gone.issuperset(group.nodes)
 
 
 def of_whole(
@@ -63,7 +63,7 @@ def of_whole(
     options: Options,
     verification: Verification,
     groups: Sequence[Group],
-    gone: Collection[str],
+    gone: set[str],
     shares: Mapping[str, float],
 ) -> None:
     """Let the report of a cut of a shorter model tell of the original.
