@@ -139,7 +139,7 @@ def prune_files(
     held = [*_read(source, progress)]
     networks = _networks(held)
     names = [_name(network[0].model, source) for network in networks]
-    _check_depth(options, networks, source)
+    _check_single(options, networks, source)
     samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
     _check_reads(source, target, report_path, [path for each in samples for path in each.files], force)
     place = resolved(target)
@@ -249,12 +249,13 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
     return networks
 
 
-def _check_depth(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where branches would go from one file of a network and stay in another."""
+def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
+    """Raise OptionError where branches or twins would go from one file of a network and stay in another."""
     several = next((network for network in networks if len(network) > 1), None)
-    if options.shortens and several is not None:
+    what = "depth" if options.shortens else "tie" if options.tie else None
+    if what is not None and several is not None:
         one, other = (_name(file.model, source) for file in several[:2])
-        raise OptionError(f"depth goes with one file for each network: {one} and {other} hold the same one")
+        raise OptionError(f"{what} goes with one file for each network: {one} and {other} hold the same one")
 
 
 def _last(file: Held) -> tuple[bool, int, str]:

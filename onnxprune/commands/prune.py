@@ -17,6 +17,7 @@ from onnxprune.commands.prepare import part_to_run, sample_files
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
 from onnxprune.commands.shorten import by_depth
+from onnxprune.commands.tie import with_ties
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
@@ -95,8 +96,8 @@ def prune(
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
-            what branches compute), without (globs of branches), criterion, scope, round_to, min_units, ignore, only,
-            width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
+            what branches compute), without (globs of branches), tie, criterion, scope, round_to, min_units, ignore,
+            only, width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
             provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
             preprocess, samples, metric.
 
@@ -178,7 +179,7 @@ def prune_to(
 def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Result:
     model, source = job.model, job
     with blamed_on_change(model.stamps, model.path):
-        job = _with_samples(job)
+        job, publish = with_ties(_with_samples(job), publish, progress)
         if job.options.shortens:
             proto, report = by_depth(job, keeper, publish, progress)
         elif job.learning.rounds > 1:
