@@ -49,6 +49,11 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
+    "--method",
+    metavar="NAME",
+    help="Prune as published, to compare: shortgpt, laco, llm-pruner, sheared, flap [default: as measures best].",
+)
+@click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
     "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",
