@@ -95,7 +95,8 @@ def prune(
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
-            what branches compute), method (a key of `planning.methods.METHODS`), without (globs of branches), criterion, scope, round_to, min_units, ignore, only,
+            what branches compute), without (globs of branches), method (a key of `planning.methods.METHODS`),
+            criterion, scope, round_to, min_units, ignore, only,
             width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
             provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
             preprocess, samples, metric.

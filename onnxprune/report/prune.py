@@ -54,6 +54,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     notes = [*_promised(report), *not_run_lines(report["not_run"]), *_masked(report), *_tuned(report)]
     return [
         table,
+        *_method(report),
         *rounds_table(report),
         *depth_lines(report),
         _left_alone(report["groups"]),
@@ -61,6 +62,13 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         *notes,
         _verdict(report),
     ]
+
+
+def _method(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which published method was followed, where one was."""
+    method = report.get("method")
+    if method is not None:
+        yield f"method {method['name']}: {method['summary']} ({method['source']})"
 
 
 def _masked(report: Mapping[str, Any]) -> Iterator[str]:
