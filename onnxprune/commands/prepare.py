@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
@@ -29,9 +31,11 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
+from onnxprune.recovery.compensate import losing_layers
 from onnxprune.report.words import not_run_lines
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
+from onnxprune.surgery.biases import with_biases
 from onnxprune.surgery.rewrite import Rewritten, rewrite
 from onnxprune.training.order import held_out
 
@@ -105,6 +109,10 @@ def prepare(
     check_runnable(model, traced.probe)
     all_groups = groups(traced)
     ratios = select_ratios(all_groups, options)
+    if options.compensates:
+        traced = _with_biases(traced, [group for group in all_groups if group.name in ratios])
+        all_groups = groups(traced)
+        ratios = select_ratios(all_groups, options)
     calibration_data = None if samples.calibration is None else accepted(model, samples.calibration)
     calibrated_on, why_no_calibration = _calibration(traced, options, calibration_data, ports, progress)
     options = options.resolved(calibrated_on is not None)
@@ -140,6 +148,16 @@ def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Pro
     for sentence in not_run_lines(each.to_dict() for each in part.not_run):
         progress(sentence)
     return settled(with_sizes(part, with_shapes(part.inputs, shapes)))
+
+
+def _with_biases(traced: Trace, pruned: Sequence[Group]) -> Trace:
+    """Return a model whose layers have a bias where they may lose inputs; as it is where it is a part of another."""
+    if traced.model.whole is not None:
+        return traced
+    masks = {group.atom: np.zeros(group.units, bool) for group in pruned}
+    losing = [each.layer for each in losing_layers(traced, masks)]
+    without = [layer for layer in losing if layer.bias is None and layer.fixed is None]
+    return trace(with_biases(traced.model, without)) if without else traced
 
 
 def nothing_to_prune(

@@ -7,7 +7,7 @@ influence go first, and nothing makes up for them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.planning.depth import Shortening
 from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress, silent
-from onnxprune.runtime.replay import Replay
+from onnxprune.runtime.replay import Replay, in_parts
 
 _AT_ONCE = 512 * 2**20  # bytes of streams of a batch that are looked at in one run
 _LEAST_NORM = 1e-12
@@ -74,8 +74,9 @@ def influences(
     axes = ChannelAxes(traced)
     sums, counts = np.zeros(len(each)), np.zeros(len(each), int)
     replay = Replay(traced.model, calibration.batches)
-    done = 0
-    for numbers_at_once in _parts(traced, each, calibration):
+    done, sizes = 0, atom_sizes(traced, calibration.batches[0])
+    bytes_each = [4 * sum(numbers(traced, name, sizes) for name in (block.before, block.behind)) for block in each]
+    for numbers_at_once in in_parts(bytes_each, _AT_ONCE):
         names = dict.fromkeys(name for at in numbers_at_once for name in (each[at].before, each[at].behind))
         progress("looking at blocks", done, len(each))
         for values in replay.run(names):
@@ -88,20 +89,6 @@ def influences(
         replay.reach(each[numbers_at_once[-1]].behind)
     progress("looking at blocks", done, len(each))
     return (1 - sums / np.maximum(1, counts)).tolist()
-
-
-def _parts(traced: Trace, each: Sequence[Block], calibration: Calibration) -> Iterator[range]:
-    """Yield the numbers of the blocks that are looked at in one run, so that their streams fit into memory."""
-    sizes = atom_sizes(traced, calibration.batches[0])
-    first, room = 0, float(_AT_ONCE)
-    for number, block in enumerate(each):
-        needed = 4 * sum(numbers(traced, name, sizes) for name in (block.before, block.behind))
-        if needed > room and number > first:
-            yield range(first, number)
-            first, room = number, float(_AT_ONCE)
-        room -= needed
-    if first < len(each):
-        yield range(first, len(each))
 
 
 def cosines(one: Array, other: Array, axis: int) -> Array:

@@ -30,6 +30,8 @@ class Method:
     refuses: tuple[str, ...] = ()  # options that it has no use for, beside those of what it does not remove
     torch: bool = False  # whether it needs gradients
     masks: bool = False  # whether what goes is learned, for a time that people give
+    compensates: bool = False  # whether biases give back the mean of what goes, and weights stay
+    spares: tuple[float, float] = (0.0, 0.0)  # shares of the blocks, first and last, that lose nothing
 
 
 METHODS: Mapping[str, Method] = {
@@ -74,6 +76,7 @@ METHODS: Mapping[str, Method] = {
         'An et al. 2023, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", arXiv 2312.11983',
         "units",
         {"criterion": "flap", "scope": "global", "reconstruct": False, "batch_norm": False},
+        compensates=True,
     ),
 }
 

@@ -110,6 +110,11 @@ class Options:
         return self.depth is not None or bool(self.without)
 
     @property
+    def compensates(self) -> bool:
+        """Whether biases give back the mean of what goes."""
+        return self.method is not None and METHODS[self.method].compensates
+
+    @property
     def cuts_widths(self) -> bool:
         """Whether anything is to be cut beside whole branches."""
         return bool(self.targets or self.ratio or self.ratios or self.shape)
