@@ -51,7 +51,15 @@ from onnxprune.planning.effort import USUAL
 @click.option(
     "--method",
     metavar="NAME",
-    help="Prune as published, to compare: shortgpt, laco, llm-pruner, sheared, flap [default: as measures best].",
+    help="Prune as published, to compare: shortgpt, laco, slicegpt, llm-pruner, sheared, flap "
+    "[default: as measures best].",
+)
+@click.option(
+    "--rotations",
+    default="one",
+    show_default=True,
+    metavar="one|each",
+    help="Of method slicegpt: one rotation for all places of a stream, or each place has its own.",
 )
 @click.option(
     "--criterion",

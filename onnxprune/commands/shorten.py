@@ -28,6 +28,7 @@ from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.influence import by_influence
+from onnxprune.planning.left import Cost, targets_left
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -197,19 +198,11 @@ def _why_none(
 
 
 @dataclass(frozen=True)
-class _Cost:
-    """What a kind of cost is of the original, and which share of it is left without branches."""
-
-    original: float
-    share: float
-
-
-@dataclass(frozen=True)
 class _Left:
     """What branches left: the shorter model, in memory, and what it costs by kind of target."""
 
     model: Model
-    costs: Mapping[str, _Cost]
+    costs: Mapping[str, Cost]
 
 
 def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Left:
@@ -219,35 +212,24 @@ def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Le
     proto = stored_as(original, shorter.shortened.rewritten, contents)
     model, before = replace(view(proto, folder=original.folder), stamps=original.stamps), macs(traced)
     costs = {
-        "macs": _Cost(before, 1 - shorter.macs / max(1, before)),
-        "params": _Cost(original.stored_params, model.stored_params / max(1, original.stored_params)),
-        "size": _Cost(original.size_bytes(), model.needed_bytes / max(1, original.size_bytes())),
+        "macs": Cost(before, 1 - shorter.macs / max(1, before)),
+        "params": Cost(original.stored_params, model.stored_params / max(1, original.stored_params)),
+        "size": Cost(original.size_bytes(), model.needed_bytes / max(1, original.size_bytes())),
     }
     if any(target.kind not in costs for target in prepared.options.bounds):
         progress("timing what is left")
         both = measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
-        costs |= {kind: _Cost(one, other / one) for kind, (one, other) in both.items()}
+        costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
     return _Left(model, costs)
 
 
-def _rest(options: Options, costs: Mapping[str, _Cost]) -> Options | None:
+def _rest(options: Options, costs: Mapping[str, Cost]) -> Options | None:
     """Return options that cut what is still to go from the shorter model; None where its targets are met already."""
-    targets = _targets(options, costs)
+    targets = targets_left(options, costs)
     if options.targets and not targets and not (options.ratios or options.shape):
         return None
     ratio = 0.0 if options.targets and not targets else options.ratio
     return replace(options, depth=None, without=(), targets=targets, ratio=ratio)
-
-
-def _targets(options: Options, costs: Mapping[str, _Cost]) -> tuple[tuple[str, float | str], ...]:
-    """Return the targets in terms of the shorter model, without those that it meets."""
-    left: list[tuple[str, float | str]] = []
-    for target in options.bounds:
-        cost = costs.get(target.kind, _Cost(1.0, 1.0))
-        goal = target.fraction(cost.original) / cost.share
-        if goal < 1:
-            left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
-    return tuple(left)
 
 
 def _cut_further(  # noqa: PLR0917 - as they follow from one another

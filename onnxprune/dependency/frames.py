@@ -110,9 +110,4 @@ class Frames:
     steps: list[Step] = field(default_factory=list)
     instead: dict[str, str] = field(default_factory=dict)  # value -> the one that stands for it
     signals: dict[int, list[Signal]] = field(default_factory=dict)  # by frame
-    values: dict[int, str] = field(default_factory=dict)  # by frame, a value that is written in it
-
-    @property
-    def numbers(self) -> list[int]:
-        """The frames, in the order of the graph."""
-        return sorted(self.values)
+    values: dict[int, tuple[str, int]] = field(default_factory=dict)  # by frame, a value in it, and the dim of units

@@ -31,10 +31,9 @@ from onnxprune.graph.tensors import Array
 
 _LAYERS = frozenset(("MatMul", "Gemm", "Conv", "Einsum", "com.microsoft.FusedMatMul", "com.microsoft.Attention"))
 _SUMS = frozenset(("Add", "Sub", "Sum"))
-_MOVES = frozenset(
-    "Cast Concat Dropout Expand Flatten Gather GlobalAveragePool Identity Reshape Slice Split Squeeze Tile Transpose "
-    "Unsqueeze Where".split()
-)
+_MOVES = frozenset(("Cast", "Concat", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "Identity")) | {
+    "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
 _POWERS = frozenset(("ReduceL2", "ReduceSumSquare"))
 _MEANS = frozenset(("ReduceMean", "ReduceSum"))
 _SIZES = frozenset(("Shape", "Size"))
@@ -99,7 +98,8 @@ class _Joins:
     def finish(self, found: Frames) -> Frames:
         """Return what was found, each frame by the number of those that are one with it.
 
-        One that no layer reads from is one with the next: there is nothing to choose its directions by.
+        One that no layer reads from is one with the next, or the last, with the one before it: there is nothing to
+        choose its directions by.
         """
         steps = list[Step]()
         read = {self.root(frame) for frame in found.signals}
@@ -107,6 +107,9 @@ class _Joins:
             if self.root(step.source) in read:
                 steps.insert(0, step)
             elif self.root(step.target) in read:
+                read.add(self.join((step.source, step.target)))
+        for step in steps:
+            if self.root(step.target) not in read:
                 read.add(self.join((step.source, step.target)))
         steps = [replace(step, source=self.root(step.source), target=self.root(step.target)) for step in steps]
         signals: dict[int, list[Signal]] = {}
@@ -117,7 +120,7 @@ class _Joins:
             turns=[replace(turn, frame=self.root(turn.frame)) for turn in found.turns],
             steps=[step for step in steps if step.source != step.target],
             signals=signals,
-            values={self.root(frame): name for frame, name in reversed(found.values.items())},
+            values={self.root(frame): value for frame, value in reversed(found.values.items())},
         )
 
 
@@ -173,10 +176,10 @@ class _Walk:
         if step is None:
             raise CannotTurn(f"{node} does not treat all units alike, as far as is known: it would give something else")
         step(t)
-        for name in (node.outputs[at] for at in t.made):
+        for name, dim in ((node.outputs[at], dim) for at, dim in t.made.items()):
             state = self._states.get(name)
             if state is not None and state.is_plain and name not in self._found.instead:
-                self._found.values.setdefault(state.frame, name)
+                self._found.values.setdefault(state.frame, (name, dim))
 
     def _touch(self, node: Node, coupling: Coupling) -> _Touch:
         """Return a node with the places of the units.
@@ -405,7 +408,7 @@ class _Walk:
         state = self._states[t.name(t.runtime[0])] if len(t.runtime) == 1 else None
         if state is not None and not state.is_plain and not state.squared and (t.node.op != "Sub" or t.runtime == (0,)):
             vectors = [self._vector(t, slot) * (-1 if t.node.op == "Sub" else 1) for slot in t.fixed]
-            offset = np.sum([*vectors, 0 if state.offset is None else state.offset], axis=0)
+            offset = np.sum(vectors if state.offset is None else [*vectors, state.offset], axis=0)
             self._bypass(t, t.runtime[0], replace(state, offset=offset))
             return
         frame = self._added(t, t.runtime)

@@ -7,7 +7,7 @@ inputs and outputs. A model that fails is not written, and the group that broke 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +75,7 @@ def verify(
     inputs: Sequence[Port] | None = None,
     fitted: Mapping[str, Array] = NOT_FITTED,
     gone: Sequence[Branch] = (),
+    rewritten: Collection[str] = (),
 ) -> Verification:
     """Compare a pruned model with the masked one it must equal.
 
@@ -87,6 +88,7 @@ def verify(
         inputs: those of the model, where the caller fixes the shape of some.
         fitted: constants of the original that hold other numbers since the pruned model was refitted.
         gone: branches of the original that the pruned model lacks.
+        rewritten: values between nodes that the pruned model writes otherwise, such as in other directions.
 
     Raises:
         ModelError: when the original itself cannot be run.
@@ -120,7 +122,9 @@ def verify(
             otherwise = otherwise or _compare_in_full(reference, traced.model.folder, pruned, cases, tolerance)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
-        problem = hidden_problem(MaskedAndPruned(traced, kept, reference, pruned), cases, tolerance)
+        problem = hidden_problem(
+            MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten)), cases, tolerance
+        )
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
 

@@ -11,6 +11,9 @@ from onnxprune.errors import OptionError
 
 Removes: TypeAlias = Literal["blocks", "units"]
 
+TURNS = "slicegpt"  # the method that turns streams, in front of a cut
+ROTATIONS = ("one", "each")  # of it: one for all places of a stream, or each place has its own
+
 # Options of `prune` that say how much goes, or what, by what goes.
 _SIZES: Mapping[Removes, tuple[str, ...]] = {
     "blocks": ("depth",),
@@ -52,6 +55,15 @@ METHODS: Mapping[str, Method] = {
         {"reconstruct": False, "batch_norm": False},
         needs=("depth",),
         refuses=("without",),
+    ),
+    "slicegpt": Method(
+        "the stream is written in the directions in which it varies most, and those of least go; nothing is refitted "
+        "unless that is asked for",
+        'Ashkboos et al. 2024, "SliceGPT: Compress Large Language Models by Deleting Rows and Columns", '
+        "arXiv 2401.15024",
+        "units",
+        {"width": True, "scope": "group", "batch_norm": False},
+        refuses=("criterion", "ratios", "shape", "without", "sweeps", "curves"),
     ),
     "llm-pruner": Method(
         "units go by the first order of the loss, summed over all that is coupled, at one ratio in the blocks between "
@@ -95,6 +107,7 @@ def with_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
     name = check.choice("method", values["method"], METHODS)
     method = METHODS[name]
     others = {key for removes, keys in _SIZES.items() if removes != method.removes for key in keys}
+    others |= {"rotations"} - ({"rotations"} if name == TURNS else set())
     known = {*method.options, *others, *method.refuses, *method.needs}
     given = {key for key in known & values.keys() if values[key] and values[key] != defaults[key]}
     for key in sorted(given):

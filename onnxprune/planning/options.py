@@ -13,7 +13,7 @@ from onnxprune.data.images import Preprocess, make_preprocess
 from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
-from onnxprune.planning.methods import METHODS, with_method
+from onnxprune.planning.methods import METHODS, ROTATIONS, TURNS, with_method
 from onnxprune.planning.targets import MEASURED, Target, parse_all
 from onnxprune.runtime.session import check_provider
 
@@ -28,6 +28,7 @@ class Options:
     """The options of `prune`."""
 
     method: str | None = None  # a key of `methods.METHODS`: pruning as it was published; None: as measures best
+    rotations: str = "one"  # of method slicegpt: one for all places of a stream, or "each" place its own
     ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
     ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
     targets: tuple[tuple[str, float | str], ...] = ()  # instead: see `targets.parse`, kind -> fraction or "8ms"
@@ -67,6 +68,7 @@ class Options:
         check_provider(self.provider)
         return Options(
             method=self.method and check.choice("method", self.method, METHODS),
+            rotations=check.choice("rotations", self.rotations, ROTATIONS),
             ratio=check.ratio("ratio", self.ratio),
             ratios=_checked_ratios(self.ratios),
             targets=_checked_targets(self.targets),
@@ -221,6 +223,8 @@ def make_options(**values: Any) -> Options:
         check.choice("option", name, Options.__dataclass_fields__)
     if values.get("method") is not None:
         values = with_method(values, {each.name: each.default for each in fields(Options)})
+    elif values.get("rotations", ROTATIONS[0]) != ROTATIONS[0]:
+        raise OptionError(f"rotations has no effect without method {TURNS}")
     if values.get("ratio") is not None and values.get("targets"):
         raise OptionError("ratio decides how much is removed, and so does a target: give one of the two")
     if values.get("sweeps") is not None and values.get("reconstruct") is False:

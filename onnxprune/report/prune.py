@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
+from onnxprune.report.rotation import rotation_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.words import (
     accuracy_cells,
@@ -57,6 +58,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         *_method(report),
         *rounds_table(report),
         *depth_lines(report),
+        *rotation_lines(report),
         _left_alone(report["groups"]),
         *warned,
         *notes,

@@ -145,7 +145,8 @@ class _Turner:
         if node.op not in ("Gemm", "Conv", "com.microsoft.Attention"):
             name = node.outputs[0]
             raw = self.outputs[node.index, 0] = self.names.fresh(f"{name}_unshifted")
-            self.after[node.index] = [make_node("Add", [raw, self._add(f"{name}_shift", content)], name)]
+            by = self._add(f"{name}_shift", content)
+            self.after[node.index] = [make_node("Add", [raw, by], name, name=by)]
         else:
             self.inputs[node.index, 2] = self._add(f"{node.outputs[0]}_bias", content)
 
