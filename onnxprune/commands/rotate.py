@@ -33,6 +33,7 @@ from onnxprune.planning.slicing import Stream, by_order, options_of_cut, streams
 from onnxprune.progress import Progress
 from onnxprune.report.document import file_values
 from onnxprune.report.rotation import of_turned, stream_values
+from onnxprune.report.words import plural
 from onnxprune.surgery.rotation import turned
 
 
@@ -120,7 +121,7 @@ def _with_stream(prepared: PreparedModel, now: _Turned, stream: Stream, progress
     bases, shares = dict[int, Array](), dict[int, Array]()
     for frame, each_moments in moments.items():
         bases[frame], shares[frame] = directions(each_moments)
-    progress(f"turning {stream.name}: {len(bases)} of {stream.atom.size} directions each")
+    progress(f"turning {stream.name} by {plural(len(bases), 'rotation')}")
     rewritten = turned(traced, frames, bases, arrays)
     original = prepared.traced.model
     proto = stored_as(traced.model, rewritten, {})

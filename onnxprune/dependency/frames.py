@@ -10,8 +10,8 @@ What is here says what becomes of a graph; `dependency.turning` finds it, `surge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from onnxprune.dependency.axes import Atom
 from onnxprune.graph.tensors import Array
@@ -111,3 +111,56 @@ class Frames:
     instead: dict[str, str] = field(default_factory=dict)  # value -> the one that stands for it
     signals: dict[int, list[Signal]] = field(default_factory=dict)  # by frame
     values: dict[int, tuple[str, int]] = field(default_factory=dict)  # by frame, a value in it, and the dim of units
+
+
+class Joins:
+    """Frames that are found to be one: numbers, each with the one that it is joined with."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+
+    def new(self) -> int:
+        """Return a new frame."""
+        self._parents.append(len(self._parents))
+        return len(self._parents) - 1
+
+    def root(self, frame: int) -> int:
+        """Return the number that all frames have that are one with this."""
+        while self._parents[frame] != frame:
+            frame = self._parents[frame]
+        return frame
+
+    def join(self, frames: Sequence[int]) -> int:
+        """Let some frames be one, a new one where there are none; return it."""
+        roots = sorted({self.root(frame) for frame in frames}) or [self.new()]
+        for frame in roots[1:]:
+            self._parents[frame] = roots[0]
+        return roots[0]
+
+    def finish(self, found: Frames) -> Frames:
+        """Return what was found, each frame by the number of those that are one with it.
+
+        One that no layer reads from is one with the next, or the last, with the one before it: there is nothing to
+        choose its directions by.
+        """
+        steps = list[Step]()
+        read = {self.root(frame) for frame in found.signals}
+        for step in reversed(found.steps):
+            if self.root(step.source) in read:
+                steps.insert(0, step)
+            elif self.root(step.target) in read:
+                read.add(self.join((step.source, step.target)))
+        for step in steps:
+            if self.root(step.target) not in read:
+                read.add(self.join((step.source, step.target)))
+        steps = [replace(step, source=self.root(step.source), target=self.root(step.target)) for step in steps]
+        signals: dict[int, list[Signal]] = {}
+        for frame, each in found.signals.items():
+            signals.setdefault(self.root(frame), []).extend(each)
+        return replace(
+            found,
+            turns=[replace(turn, frame=self.root(turn.frame)) for turn in found.turns],
+            steps=[step for step in steps if step.source != step.target],
+            signals=signals,
+            values={self.root(frame): value for frame, value in reversed(found.values.items())},
+        )

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.dependency.axes import Atom, Axes
-from onnxprune.dependency.frames import BIAS_OF_SKIP, NORMS, Frames, Shift, Signal, State, Step, Turn
+from onnxprune.dependency.frames import BIAS_OF_SKIP, NORMS, Frames, Joins, Shift, Signal, State, Step, Turn
 from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import CannotTurn
@@ -37,6 +37,7 @@ _MOVES = frozenset(("Cast", "Concat", "Dropout", "Expand", "Flatten", "Gather", 
 _POWERS = frozenset(("ReduceL2", "ReduceSumSquare"))
 _MEANS = frozenset(("ReduceMean", "ReduceSum"))
 _SIZES = frozenset(("Shape", "Size"))
+_QUANTIZED = "reads weights that are quantized: prune the float model, then quantize it"
 
 
 def frames_of(traced: Trace, atom: Atom, parted: Mapping[int, int], arrays: ConstantValues) -> Frames:
@@ -71,69 +72,17 @@ class _Touch:
         return self.node.inputs[slot]
 
 
-class _Joins:
-    """Frames that are found to be one: numbers, each with the one that it is joined with."""
-
-    def __init__(self) -> None:
-        self._parents: list[int] = []
-
-    def new(self) -> int:
-        """Return a new frame."""
-        self._parents.append(len(self._parents))
-        return len(self._parents) - 1
-
-    def root(self, frame: int) -> int:
-        """Return the number that all frames have that are one with this."""
-        while self._parents[frame] != frame:
-            frame = self._parents[frame]
-        return frame
-
-    def join(self, frames: Sequence[int]) -> int:
-        """Let some frames be one, a new one where there are none; return it."""
-        roots = sorted({self.root(frame) for frame in frames}) or [self.new()]
-        for frame in roots[1:]:
-            self._parents[frame] = roots[0]
-        return roots[0]
-
-    def finish(self, found: Frames) -> Frames:
-        """Return what was found, each frame by the number of those that are one with it.
-
-        One that no layer reads from is one with the next, or the last, with the one before it: there is nothing to
-        choose its directions by.
-        """
-        steps = list[Step]()
-        read = {self.root(frame) for frame in found.signals}
-        for step in reversed(found.steps):
-            if self.root(step.source) in read:
-                steps.insert(0, step)
-            elif self.root(step.target) in read:
-                read.add(self.join((step.source, step.target)))
-        for step in steps:
-            if self.root(step.target) not in read:
-                read.add(self.join((step.source, step.target)))
-        steps = [replace(step, source=self.root(step.source), target=self.root(step.target)) for step in steps]
-        signals: dict[int, list[Signal]] = {}
-        for frame, each in found.signals.items():
-            signals.setdefault(self.root(frame), []).extend(each)
-        return replace(
-            found,
-            turns=[replace(turn, frame=self.root(turn.frame)) for turn in found.turns],
-            steps=[step for step in steps if step.source != step.target],
-            signals=signals,
-            values={self.root(frame): value for frame, value in reversed(found.values.items())},
-        )
-
-
 class _Walk:
     """One walk through the main graph; see the table of this module."""
 
     def __init__(self, traced: Trace, atom: Atom, parted: Mapping[int, int], arrays: ConstantValues) -> None:
         self._traced, self._model, self._atom = traced, traced.model, atom
         self._parted, self._arrays = parted, arrays
-        self._found, self._joins = Frames(atom), _Joins()
+        self._found, self._joins = Frames(atom), Joins()
         self._states: dict[str, State] = {}
         self._means: dict[str, str] = {}  # by the mean over the units, of which value
         self._sees_mean: Node | None = None
+        self._makers = {name: node for node in traced.model.nodes for name in node.outputs if name}
 
     def run(self) -> Frames:
         """Return what was found.
@@ -187,6 +136,8 @@ class _Walk:
         Raises:
             CannotTurn: where an input carries units, and is neither a value in a frame nor made of constants.
         """
+        if coupling.encodings and any(map(self._has, (*coupling.inputs, *coupling.outputs))):
+            raise CannotTurn(f"{node} {_QUANTIZED}")
         read = {slot: dims for slot, axes in enumerate(coupling.inputs) if (dims := self._dims(axes, node))}
         made = {at: dims[0] for at, axes in enumerate(coupling.outputs) if (dims := self._dims(axes, node))}
         for slot, dims in read.items():
@@ -196,10 +147,26 @@ class _Walk:
                     raise CannotTurn(f"{node} has its units on two axes of {name!r}")
             elif name not in self._model.fixed:
                 raise CannotTurn(f"{node} reads {name!r}, whose units no layer makes")
-            elif name in self._model.constants and self._model.constants[name].dtype.kind not in "fV":
-                raise CannotTurn(f"{node} reads {name!r}, which is quantized: prune the float model, then quantize it")
+            elif self._is_quantized(name):
+                raise CannotTurn(f"{node} {_QUANTIZED}")
         runtime = tuple(slot for slot in read if node.inputs[slot] in self._states)
         return _Touch(node, coupling, read, made, runtime, tuple(slot for slot in read if slot not in runtime))
+
+    def _has(self, axes: Axes | None) -> bool:
+        return any(self._atom in self._traced.partition.atoms(axis) for axis in axes or ())
+
+    def _is_quantized(self, name: str) -> bool:
+        """Whether a value that follows from constants is made of numbers of few bits."""
+        waiting, seen = [name], {name}
+        while waiting:
+            constant = self._model.constants.get(waiting[-1])
+            if constant is not None and constant.is_weight and constant.dtype.kind in "iu":
+                return True
+            maker = self._makers.get(waiting.pop())
+            new = {*maker.inputs} - seen - {""} if maker is not None else set()
+            seen |= new
+            waiting += new
+        return False
 
     def _dims(self, axes: Axes | None, node: Node) -> list[int]:
         """Return the dims along which units lie.

@@ -88,7 +88,7 @@ def verify(
         inputs: those of the model, where the caller fixes the shape of some.
         fitted: constants of the original that hold other numbers since the pruned model was refitted.
         gone: branches of the original that the pruned model lacks.
-        rewritten: values between nodes that the pruned model writes otherwise, such as in other directions.
+        rewritten: values between nodes that the pruned model writes otherwise.
 
     Raises:
         ModelError: when the original itself cannot be run.
@@ -122,9 +122,8 @@ def verify(
             otherwise = otherwise or _compare_in_full(reference, traced.model.folder, pruned, cases, tolerance)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
-        problem = hidden_problem(
-            MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten)), cases, tolerance
-        )
+        pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
+        problem = hidden_problem(pair, cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
 
