@@ -29,6 +29,7 @@ from onnxprune.surgery.rewrite import Rewritten, edited
 _HALF = {"float16": 10, "bfloat16": 16}  # types whose normalisations compute in float32, with their number in ONNX
 _AXES_ARE_INPUT = 18  # opset from which ReduceMean takes its axes as an input
 _FLOAT = 1  # float32 in ONNX
+_ROWS = 4096  # of a constant, that are multiplied at once
 
 
 def turned(traced: Trace, frames: Frames, bases: Mapping[int, Array], arrays: ConstantValues) -> Rewritten:
@@ -108,12 +109,11 @@ class _Turner:
     def _content(self, name: str, place: tuple[int, int], turns: list[Turn]) -> Array:
         array = self.arrays.array(name)
         assert array is not None  # `dependency.turning` has looked
-        wide = array.astype(np.float64)
         if place in self.extra:
-            wide = wide + self.extra[place].reshape(wide.shape)
+            array = (array + self.extra[place].reshape(array.shape)).astype(array.dtype)
         for turn in turns:
-            wide = np.moveaxis(np.tensordot(wide, self._matrix(turn), (turn.dim, 0)), -1, turn.dim)
-        return np.ascontiguousarray(wide).astype(array.dtype)
+            array = _multiplied(array, turn.dim, self._matrix(turn))
+        return array
 
     def _add(self, wanted: str, content: Array) -> str:
         name = self.names.fresh(wanted)
@@ -225,6 +225,16 @@ class _Turner:
             normed = put("Cast", [normed], "narrow", to=_HALF[dtype.name])
         nodes.append(make_node("Mul", [normed, ones], out))
         self._instead(node, nodes)
+
+
+def _multiplied(array: Array, dim: int, matrix: Array) -> Array:
+    """Return an array times a matrix along a dim, in its own type; computed in float64, some rows at a time."""
+    last = np.moveaxis(array, dim, -1)
+    rows = last.reshape(-1, last.shape[-1])
+    product = np.empty(rows.shape, array.dtype)
+    for start in range(0, len(rows), _ROWS):
+        product[start : start + _ROWS] = rows[start : start + _ROWS].astype(np.float64) @ matrix
+    return np.ascontiguousarray(np.moveaxis(product.reshape(last.shape), -1, dim))
 
 
 def _skip_node(node: Node, names: list[str]) -> Any:
