@@ -64,7 +64,8 @@ from onnxprune.planning.effort import USUAL
 @click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
-    "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",
+    "PyTorch: taylor, taylor-weights, taylor-elements, fisher; by weights alone: l1, l2, bn, fpgm, random "
+    "[default: obs].",
 )
 @click.option(
     "--scope",

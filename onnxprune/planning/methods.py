@@ -70,8 +70,9 @@ METHODS: Mapping[str, Method] = {
         "the first and the last",
         'Ma et al. 2023, "LLM-Pruner: On the Structural Pruning of Large Language Models", arXiv 2305.11627',
         "units",
-        {"criterion": "taylor-weights", "scope": "group", "reconstruct": False, "batch_norm": False},
+        {"criterion": "taylor-elements", "scope": "group", "reconstruct": False, "batch_norm": False},
         torch=True,
+        spares=(4 / 32, 2 / 32),
     ),
     "sheared": Method(
         "masks on units are learned together with the weights until a target shape is kept",

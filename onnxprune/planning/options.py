@@ -48,6 +48,7 @@ class Options:
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
+    spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
@@ -89,6 +90,7 @@ class Options:
             width=check.flag("width", self.width),
             ignore=check.globs("ignore", self.ignore),
             held=tuple(self.held),
+            spared=tuple(self.spared),
             only=check.globs("only", self.only),
             provider=self.provider,
             threads=check.count("threads", self.threads, 0),
@@ -168,7 +170,8 @@ class Options:
 
     def spends_effort(self, has_data: bool) -> bool:
         """Whether samples are generated or loss curves measured: all that effort is about."""
-        return self._measures_curves or self.depth is not None or (self.looks_at_samples and not has_data)
+        measures_losses = self.method is None and (self._measures_curves or self.depth is not None)
+        return measures_losses or (self.looks_at_samples and not has_data)
 
     @property
     def _measures_curves(self) -> bool:
@@ -178,7 +181,8 @@ class Options:
 
     def _idle_effort(self, has_data: bool) -> str:
         """Return why effort has no effect."""
-        curves = f"no loss curves are measured with criterion {self.criterion} and scope {self.ranking}"
+        by = f"criterion {self.criterion} and scope {self.ranking}" if self.method is None else f"method {self.method}"
+        curves = f"no loss curves are measured with {by}"
         return f"{curves}, and {'samples are given' if has_data else 'no samples are made up'}"
 
     def resolved(self, has_data: bool) -> Options:

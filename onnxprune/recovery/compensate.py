@@ -1,7 +1,7 @@
 """Compensation: biases give back what a cut takes on average.
 
-An et al. 2023, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", section 4.4: what a layer
-summed over the removed units is replaced by its mean over the calibration samples in the original, B = W (M X), which
+An et al. 2023, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", baseline bias compensation:
+what a layer summed over the removed units is replaced by its mean over the calibration samples in the original, which
 is added to the bias. Weights stay as they were.
 """
 

@@ -13,15 +13,16 @@ from onnxprune.report.prune import prune_tables
 from tests.support.cli import invoke
 from tests.support.paths import MODELS
 from tests.support.schema import follows_the_schema
+from tests.training.pairs import classifier, pictures
 
 VIT = str(MODELS / "vit.onnx")
 DATA = str(MODELS / "mnist_calibration.npz")
 ATTENTIONS = [f"node_linear_{number}" for number in (1, 5, 9, 13, 17)]  # their last layers
-QUICK = {"latency": False, "effort": "quick", "samples": 48}
+FEW = {"latency": False, "samples": 48}
 
 
 def pruned(**options):
-    report = onnxprune.prune(VIT, data=DATA, **QUICK, **options).report
+    report = onnxprune.prune(VIT, data=DATA, **FEW, **options).report
     follows_the_schema(json.loads(json.dumps(report)))
     assert report["verification"]["passed"]
     assert report["method"] == {
@@ -48,13 +49,51 @@ def test_whole_blocks_go(method):
 
 def test_a_share_less_than_a_block_is_refused():
     with pytest.raises(NothingToPrune) as error:
-        onnxprune.prune(VIT, data=DATA, **QUICK, method="shortgpt", depth=0.1)
+        onnxprune.prune(VIT, data=DATA, **FEW, method="shortgpt", depth=0.1)
     assert "--depth 0.1 is less than any block takes; the smallest of 5 blocks" in str(error.value)
 
 
 def test_blocks_of_which_a_part_has_to_stay_are_refused():
     with pytest.raises(NothingToPrune, match="some branch of each of 5 blocks has to stay"):
-        onnxprune.prune(VIT, data=DATA, **QUICK, method="shortgpt", depth=0.4, ignore=ATTENTIONS)
+        onnxprune.prune(VIT, data=DATA, **FEW, method="shortgpt", depth=0.4, ignore=ATTENTIONS)
+
+
+@pytest.mark.parametrize("method", ["flap", "llm-pruner"])
+def test_units_go_to_a_target(method):
+    report, _ = pruned(method=method, targets={"params": 0.85})
+    assert 0.8 < report["output"]["params"] / report["input"]["params"] <= 0.85
+    assert {fit["strength"] for fit in report["reconstruction"]} == ({"bias alone"} if method == "flap" else set())
+    spared = {group["name"] for group in report["groups"] if group["locked"] and "spares the first" in group["locked"]}
+    first = {"blocks.0.attention.qkv:heads", "blocks.0.expand"}
+    assert spared == (first if method == "llm-pruner" else set())
+
+
+def test_masks_are_learned_to_a_shape():
+    learn = {"steps": 4, "rate": 3e-3, "batch": 16, "threads": 1}
+    given = {"shape": {"w1": 6, "w2": 10}, "latency": False, "method": "sheared"}
+    report = onnxprune.prune(classifier(), data={"x": pictures(96)}, masks=learn, **given).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert {group["name"]: group["kept"] for group in report["groups"]} == {"w1": 6, "w2": 10, "w3": 6}
+    assert (report["method"]["name"], report["masks"]["steps"]) == ("sheared", 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "sheared", "shape": {"heads": 3}}, "method sheared learns masks: say for how long"),
+        ({"method": "flap", "masks": "4 steps"}, "method flap says itself what goes: masks have no effect"),
+        ({"method": "flap", "rounds": 2, "tune": "4 steps"}, "method flap cuts all at once: rounds have no effect"),
+    ],
+)
+def test_learning_that_makes_no_sense_with_a_method_is_refused(options, message):
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(VIT, data=DATA, **FEW, **options)
+    assert message in str(error.value)
+
+
+def test_methods_have_no_effect_in_a_sweep(tmp_path):
+    with pytest.raises(OptionError, match="method flap has no effect in a sweep: prune has it, for one target"):
+        onnxprune.sweep(VIT, tmp_path / "family", "macs", [0.5], data=DATA, latency=False, method="flap")
 
 
 @pytest.mark.parametrize(
@@ -68,11 +107,15 @@ def test_blocks_of_which_a_part_has_to_stay_are_refused():
         ({"method": "flap", "criterion": "obs"}, "method flap decides criterion itself, it is 'flap': leave it out"),
         ({"method": "flap", "reconstruct": True}, "method flap decides reconstruct itself, it is False: leave it out"),
         ({"method": "sheared"}, "method sheared needs shape: give --shape"),
+        (
+            {"method": "flap", "effort": "quick"},
+            "effort has no effect here: no loss curves are measured with method flap",
+        ),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(options, message):
     with pytest.raises(OptionError) as error:
-        onnxprune.prune(VIT, data=DATA, **QUICK, **options)
+        onnxprune.prune(VIT, data=DATA, **FEW, **options)
     assert message in str(error.value)
 
 
