@@ -62,7 +62,7 @@ def by_rotation(job: Job, keeper: Keeper, publish: Publish, progress: Progress) 
         left=whole.reasons,
         source=file_values(prepared.traced.model, macs(prepared.traced)),
         turned={"params": whole.model.stored_params, "macs": macs(whole.traced)},
-        options=job.options,
+        options=replace(prepared.options, criterion=None, reconstruct=bool(job.options.reconstruct)),
         verification=verification,
         shares={kind: cost.share for kind, cost in costs.items()},
     )
@@ -86,11 +86,13 @@ def _turned(prepared: PreparedModel, progress: Progress) -> _Turned:
     Raises:
         NothingToPrune: when none can be turned; says why.
     """
-    chosen = [each for each in streams_of(prepared.traced, prepared.groups) if each.name in prepared.ratios]
     now = _Turned(prepared.traced.model.file, prepared.traced)
-    for stream in chosen:
+    locked = {group.name for group in prepared.groups if group.lock is not None}  # the walk has the better reason
+    for stream in streams_of(prepared.traced, prepared.groups):
         current = next((each for each in streams_of(now.traced, groups(now.traced)) if each.key == stream.key), None)
         try:
+            if stream.name not in prepared.ratios.keys() | locked:
+                raise CannotTurn("it is left alone, see --ignore, --only")
             if current is None:
                 raise CannotTurn("it cannot be told from another one that was turned")
             now = _with_stream(prepared, now, replace(current, name=stream.name), progress)

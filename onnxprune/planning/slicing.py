@@ -26,8 +26,9 @@ class Stream:
 
 
 def streams_of(traced: Trace, all_groups: Sequence[Group]) -> list[Stream]:
-    """Return the streams of a model, in the order of the graph."""
-    by_atom = {group.atom: group for group in all_groups if group.mixed is not None and group.kind != "positions"}
+    """Return the streams of a model, in the order of the graph; also those whose units are locked."""
+    normalised = traced.partition.averaged().keys() | {group.atom for group in all_groups if group.mixed is not None}
+    by_atom = {group.atom: group for group in all_groups if group.atom in normalised and group.kind != "positions"}
     found: dict[Atom, Stream] = {}
     for branch in branches(traced):
         key = next(name for name in reversed(traced.model.nodes[branch.node].outputs) if name)
