@@ -45,8 +45,6 @@ def by_rotation(job: Job, keeper: Keeper, publish: Publish, progress: Progress) 
     """
     if job.data is None:
         raise OptionError(f"method {job.options.method} needs data: give samples with --data")
-    if job.learning.rounds > 1 or job.learning.masks is not None:
-        raise OptionError(f"method {job.options.method} goes with one round, and without masks")
     tunes = job.learning.tuning is not None
     prepared = prepare(job.model, job.options, job.data, progress, tunes=tunes)
     whole = _turned(prepared, progress)

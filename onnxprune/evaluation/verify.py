@@ -95,8 +95,7 @@ def verify(
         DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
     tolerance = tolerance_of(traced.model)
-    problem = _static_problem(traced.model.file, pruned.file)
-    if problem is not None:
+    if (problem := _static_problem(traced.model.file, pruned.file)) is not None:
         return Verification((), tolerance, problem)
     problem = _part_problem(traced.model, pruned)
     if problem is not None:

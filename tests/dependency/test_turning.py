@@ -64,7 +64,7 @@ LAST = {
 @pytest.mark.parametrize("node", LAST)
 def test_what_treats_units_one_by_one_is_refused(node):
     values = {
-        "one": np.float32(1), "three": np.float32(3), 
+        "one": np.float32(1), "three": np.float32(3),
         "places": np.outer(np.arange(8), np.arange(WIDTH)).astype(np.float32),
         "at": np.array([[True], [False]]), "chosen": np.arange(WIDTH) % 2 == 0, "v": (16, WIDTH),
     }  # fmt: skip
