@@ -88,7 +88,7 @@ def influences(
         done += len(numbers_at_once)
         replay.reach(each[numbers_at_once[-1]].behind)
     progress("looking at blocks", done, len(each))
-    return (1 - sums / np.maximum(1, counts)).tolist()
+    return [float(influence) for influence in 1 - sums / np.maximum(1, counts)]
 
 
 def cosines(one: Array, other: Array, axis: int) -> Array:
