@@ -37,7 +37,7 @@ def test_the_stream_of_a_vision_transformer_is_sliced():
     assert (stream["units"], stream["kept"], stream["places"], stream["centred"]) == (80, [64], 11, True)
     assert 0.9 < stream["carried"][0] < 1
     assert report["reconstruction"] == []
-    assert report["accuracy"]["after"] > report["accuracy"]["before"] - 0.02
+    assert report["fidelity"]["figures"]["agreement"] > 0.95
     assert report["input"]["params"] == 395614
     assert report["output"]["params"] == sum(
         np.prod(each.dims) for each in result.model.graph.initializer if each.data_type == 1
@@ -77,7 +77,8 @@ def test_layers_are_refitted_where_that_is_asked_for():
 def test_an_encoder_and_a_decoder_have_a_stream_each():
     proto = refill(read(ZOO / "hf_t5.torchscript.onnx.gz"))
     rng = np.random.default_rng(0)
-    data = {each.name: rng.integers(1, 90, (8, 7)) for each in proto.graph.input}
+    words = rng.integers(1, 90, (8, 7))
+    data = {each.name: np.ones_like(words) if "mask" in each.name else words for each in proto.graph.input}
     result, _ = sliced(proto, data, ratio=0.25)
     assert [stream["kept"] for stream in result.report["rotation"]["streams"]] == [[48], [48]]
 
