@@ -54,9 +54,23 @@ from onnxprune.planning.effort import USUAL
     help="Store weights once that INPUT holds twice, such as a token table and the output layer's transposed copy.",
 )
 @click.option(
+    "--method",
+    metavar="NAME",
+    help="Prune as published, to compare: shortgpt, laco, slicegpt, llm-pruner, sheared, flap "
+    "[default: as measures best].",
+)
+@click.option(
+    "--rotations",
+    default="one",
+    show_default=True,
+    metavar="one|each",
+    help="Of method slicegpt: one rotation for all places of a stream, or each place has its own.",
+)
+@click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
-    "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",
+    "PyTorch: taylor, taylor-weights, taylor-elements, fisher; by weights alone: l1, l2, bn, fpgm, random "
+    "[default: obs].",
 )
 @click.option(
     "--scope",

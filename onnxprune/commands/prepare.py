@@ -8,12 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
 from onnxprune.data.samples import Data, evaluated, files_of, limit, load_data, split, with_shapes
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.axes import Atom, Mask
+from onnxprune.dependency.blocks import blocks
+from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.groups import Group, groups, weights
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import DataError, ModelError, NothingToPrune, OptionError
@@ -25,13 +29,16 @@ from onnxprune.graph.probe import settled, with_sizes
 from onnxprune.graph.publish import Reads
 from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
 from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.methods import METHODS
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
+from onnxprune.recovery.compensate import losing_layers
 from onnxprune.report.words import not_run_lines
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
+from onnxprune.surgery.biases import with_biases
 from onnxprune.surgery.rewrite import Rewritten, rewrite
 from onnxprune.training.order import held_out
 
@@ -104,7 +111,12 @@ def prepare(
     traced = trace(model)
     check_runnable(model, traced.probe)
     all_groups = groups(traced)
+    options = replace(options, spared=_spared(traced, all_groups, options))
     ratios = select_ratios(all_groups, options)
+    if options.compensates:
+        traced = _with_biases(traced, [group for group in all_groups if group.name in ratios])
+        all_groups = groups(traced)
+        ratios = select_ratios(all_groups, options)
     calibration_data = None if samples.calibration is None else accepted(model, samples.calibration)
     calibrated_on, why_no_calibration = _calibration(traced, options, calibration_data, ports, progress)
     options = options.resolved(calibrated_on is not None)
@@ -140,6 +152,28 @@ def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Pro
     for sentence in not_run_lines(each.to_dict() for each in part.not_run):
         progress(sentence)
     return settled(with_sizes(part, with_shapes(part.inputs, shapes)))
+
+
+def _spared(traced: Trace, all_groups: Sequence[Group], options: Options) -> tuple[str, ...]:
+    """Return the names of the groups with nodes in the first and last blocks that the method leaves whole."""
+    first, last = (0.0, 0.0) if options.method is None else METHODS[options.method].spares
+    if not (first or last):
+        return options.spared
+    each = blocks(traced, branches(traced))
+    whole = {*each[: round(first * len(each))], *each[len(each) - round(last * len(each)) :]}
+    indices = nodes_of(branch for block in whole for branch in block.branches)
+    names = {traced.model.nodes[index].name for index in indices}
+    return tuple(group.name for group in all_groups if not names.isdisjoint(group.nodes) and group.prunable)
+
+
+def _with_biases(traced: Trace, pruned: Sequence[Group]) -> Trace:
+    """Return a model whose layers have a bias where they may lose inputs; as it is where it is a part of another."""
+    if traced.model.whole is not None:
+        return traced
+    masks = {group.atom: np.zeros(group.units, bool) for group in pruned}
+    losing = [each.layer for each in losing_layers(traced, masks)]
+    without = [layer for layer in losing if layer.bias is None and layer.fixed is None]
+    return trace(with_biases(traced.model, without)) if without else traced
 
 
 def nothing_to_prune(

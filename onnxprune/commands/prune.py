@@ -14,6 +14,7 @@ from onnxprune.commands.finish import Publish, kept_in_memory, published
 from onnxprune.commands.job import Job, make_learning
 from onnxprune.commands.masks import by_masks
 from onnxprune.commands.prepare import part_to_run, sample_files
+from onnxprune.commands.rotate import by_rotation
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
 from onnxprune.commands.shorten import by_depth
@@ -24,6 +25,7 @@ from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import check_weights_name, data_file, staged
+from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
 
@@ -96,8 +98,9 @@ def prune(
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
-            what branches compute), without (globs of branches), tie, criterion, scope, round_to, min_units, ignore,
-            only, width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
+            what branches compute), without (globs of branches), tie, method (a key of `planning.methods.METHODS`),
+            rotations ("one" or "each", of method slicegpt), criterion, scope, round_to, min_units, ignore, only,
+            width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
             provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
             preprocess, samples, metric.
 
@@ -180,7 +183,9 @@ def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Re
     model, source = job.model, job
     with blamed_on_change(model.stamps, model.path):
         job, publish = with_ties(_with_samples(job), publish, progress)
-        if job.options.shortens:
+        if job.options.method == TURNS:
+            proto, report = by_rotation(job, keeper, publish, progress)
+        elif job.options.shortens:
             proto, report = by_depth(job, keeper, publish, progress)
         elif job.learning.rounds > 1:
             proto, report = in_rounds(job, keeper, publish, progress)

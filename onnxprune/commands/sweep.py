@@ -131,6 +131,8 @@ def make_family(
         NothingToPrune: when the original meets every value already.
     """
     check.choice("kind", kind, KINDS)
+    if options.method is not None:
+        raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
     if options.shortens or options.tie:
         what = "depth" if options.shortens else "tie"
         raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")

@@ -7,7 +7,7 @@ inputs and outputs. A model that fails is not written, and the group that broke 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +75,7 @@ def verify(
     inputs: Sequence[Port] | None = None,
     fitted: Mapping[str, Array] = NOT_FITTED,
     gone: Sequence[Branch] = (),
+    rewritten: Collection[str] = (),
 ) -> Verification:
     """Compare a pruned model with the masked one it must equal.
 
@@ -87,14 +88,14 @@ def verify(
         inputs: those of the model, where the caller fixes the shape of some.
         fitted: constants of the original that hold other numbers since the pruned model was refitted.
         gone: branches of the original that the pruned model lacks.
+        rewritten: values between nodes that the pruned model writes otherwise.
 
     Raises:
         ModelError: when the original itself cannot be run.
         DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
     tolerance = tolerance_of(traced.model)
-    problem = _static_problem(traced.model.file, pruned.file)
-    if problem is not None:
+    if (problem := _static_problem(traced.model.file, pruned.file)) is not None:
         return Verification((), tolerance, problem)
     problem = _part_problem(traced.model, pruned)
     if problem is not None:
@@ -120,7 +121,8 @@ def verify(
             otherwise = otherwise or _compare_in_full(reference, traced.model.folder, pruned, cases, tolerance)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
-        problem = hidden_problem(MaskedAndPruned(traced, kept, reference, pruned), cases, tolerance)
+        pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
+        problem = hidden_problem(pair, cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
 

@@ -72,9 +72,15 @@ _FULL = 1  # accuracy level of float32
 NO_EDITS = Edits({}, {}, {}, {}, {}, {})
 
 
-def make_node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
-    """Return a node of the default domain, named after its output."""
-    return onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
+def make_node(
+    op: str, inputs: Sequence[str], outputs: str | Sequence[str], *, name: str | None = None, **attributes: Any
+) -> NodeProto:
+    """Return a node of the default domain, unless `domain` is another; it is named after its first output by default.
+
+    One that makes a value which another node made before needs a `name`: that node may have the name of its output.
+    """
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    return onnx.helper.make_node(op, list(inputs), names, name=name or names[0], **attributes)
 
 
 def apply_edits(model: Model, edits: Edits) -> ModelProto:

@@ -59,6 +59,9 @@ class Shortening:
     removed: tuple[Branch, ...]  # in the order of the graph
     alone: Mapping[str, float] = field(default_factory=dict)  # loss of the output without each branch, repaired
     measured: int = 0  # losses
+    scores: Mapping[str, float] = field(default_factory=dict)  # of a published method, of the block of each branch
+    merged: Mapping[str, str] = field(default_factory=dict)  # by branch that went into another one, the name of that
+    contents: Mapping[str, Array] = field(default_factory=dict)  # constants that hold other numbers then, by name
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune._version import __version__
 from onnxprune.graph.punished import punished
 from onnxprune.planning.curve import scale_of
+from onnxprune.planning.methods import METHODS
 
 if TYPE_CHECKING:
     from onnxprune.calibration.batches import Calibration
@@ -69,6 +70,7 @@ def build_report(
         "output": file_values(after, macs[1]),
         "not_run": [each.to_dict() for each in before.not_run],
         "options": options.to_dict(),
+        "method": method_values(options.method),
         "groups": [group_values(group, kept, reason) for group, kept, reason in groups],
         "nodes": [account.to_dict() for account in accounts],
         "initializers": {name: _cut(cut) for name, cut in cuts.items()},
@@ -80,6 +82,13 @@ def build_report(
         **comparison_values(comparison, options, held_out=held_out),
         "promise": None if promise is None else dict(promise),
     }
+
+
+def method_values(name: str | None) -> dict[str, Any] | None:
+    """Return what the report says of a published method; None for what measures best."""
+    if name is None:
+        return None
+    return {"name": name, "summary": METHODS[name].summary, "source": METHODS[name].source}
 
 
 def _curves(options: Options, curves: Mapping[str, Curve], judged: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
+from onnxprune.report.rotation import rotation_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.tied import tied_lines
 from onnxprune.report.words import (
@@ -56,13 +57,22 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     notes = [*told, *_masked(report), *_tuned(report)]
     return [
         table,
+        *_method(report),
         *rounds_table(report),
         *depth_lines(report),
+        *rotation_lines(report),
         _left_alone(report["groups"]),
         *warned,
         *notes,
         _verdict(report),
     ]
+
+
+def _method(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which published method was followed, where one was."""
+    method = report.get("method")
+    if method is not None:
+        yield f"method {method['name']}: {method['summary']} ({method['source']})"
 
 
 def _masked(report: Mapping[str, Any]) -> Iterator[str]:

@@ -174,6 +174,22 @@ class Replay:
         return opened(self.model, self._order, types, names, contents=contents, threads=threads)
 
 
+def in_parts(sizes: Sequence[float], most: float) -> Iterator[range]:
+    """Yield the numbers of things of some sizes in runs, each as long as what it holds is no more than `most`.
+
+    >>> list(in_parts([3, 3, 3, 9, 1], 6))
+    [range(0, 2), range(2, 3), range(3, 4), range(4, 5)]
+    """
+    first, held = 0, 0.0
+    for number, size in enumerate(sizes):
+        if held + size > most and number > first:
+            yield range(first, number)
+            first, held = number, 0.0
+        held += size
+    if first < len(sizes):
+        yield range(first, len(sizes))
+
+
 def order_of(model: Model) -> dict[str, int]:
     """Return for every value between nodes the place in `model.top` of the node that makes it."""
     return {

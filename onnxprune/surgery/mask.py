@@ -139,7 +139,7 @@ class _Masker:
         """Put the indices of an output back where they were, zero between them."""
         name = self.traced.couplings[index].node.outputs[place]
         axes = self.traced.values.get(name, ())
-        steps: list[tuple[str, Content, dict[str, int]]] = []
+        steps: list[tuple[str, Content, dict[str, Any]]] = []
         if factor is not None:
             steps.append(("Mul", factor, {}))
         for dim, mask in self._cut_dims(axes, kept):
