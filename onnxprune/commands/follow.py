@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ import numpy as np
 from onnxprune.commands.finish import Publish, finish
 from onnxprune.commands.prepare import prepare
 from onnxprune.dependency.groups import TABLES, Group, groups
-from onnxprune.dependency.trace import trace
+from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import settled
@@ -138,21 +138,31 @@ def lead_of(original: Held, proto: Any, report: Mapping[str, Any]) -> Lead:
     return Lead(became)
 
 
-def uncut(lead: Held, followers: Sequence[Held]) -> tuple[str, ...]:
-    """Return the groups of a leading file, by name, whose units some other file cannot lose."""
+def _traced(model: Model, change_io: bool) -> Trace:
+    return trace(replace(settled(model), changes_io=change_io))
+
+
+def uncut(lead: Held, followers: Sequence[Held], change_io: bool = False) -> tuple[str, ...]:
+    """Return the groups of a leading file, by name, whose units some other file cannot lose.
+
+    Args:
+        lead: the leading file.
+        followers: the others.
+        change_io: whether caches may be cut.
+    """
     held: set[tuple[Digest, int]] = set()
     for follower in followers:
         known = follower.telling
         held.update(
             (known[member.constant], member.dim)
-            for group in groups(trace(settled(follower.model)))
+            for group in groups(_traced(follower.model, change_io))
             if why_not(group) is not None
             for member in group.members
             if member.constant in known
         )
     return tuple(
         group.name
-        for group in groups(trace(settled(lead.model)))
+        for group in groups(_traced(lead.model, change_io))
         if any((lead.telling.get(member.constant, b""), member.dim) in held for member in group.members)
     )
 
@@ -177,6 +187,7 @@ def follow(
     plain = Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
+        change_io=options.change_io,
         inputs=tuple(each for each in options.inputs if each[0] in ports),
     ).checked()  # fmt: skip
     prepared = prepare(file.model, plain, None, progress)
