@@ -27,6 +27,8 @@ _WHO = (
     "and transformers.js do, cannot run the model"
 )
 
+_INPUTS = "inputs that hold the past"
+
 Dims: TypeAlias = Sequence[int | str | None]
 
 
@@ -74,16 +76,16 @@ def _changes(settings: dict[str, Any], reports: Mapping[str, Mapping[str, Any]])
             yield from _set(holder, key, _kept(_meant(key, reports)))
 
 
-def _set(
-    holder: dict[str, Any], key: str, counts: Sequence[tuple[int, int]], who: str = ""
-) -> Iterator[tuple[str, bool]]:
-    """Give a setting the count that all layers keep; yield what came of it, where any of them lost something.
+def _set(holder: dict[str, Any], key: str, counts: Sequence[tuple[int, int]], *who: str) -> Iterator[tuple[str, bool]]:
+    """Give a setting the count that all keep; yield what came of it in words, and whether it changed.
+
+    Nothing comes of it where none lost something.
 
     Args:
         holder: of the setting, changed in place.
         key: its name.
-        counts: units before and after, by layer; those with other units than the setting states are not meant.
-        who: is to know where layers keep different counts.
+        counts: units before and after, of each layer; those with other units than the setting states are not meant.
+        who: keeps them, where that are no layers, and which programs are touched by different counts.
     """
     stated = holder.get(key)
     kept = [after for before, after in counts if before == stated]
@@ -94,7 +96,8 @@ def _set(
         yield f"{key} {stated} became {kept[0]}", True
     else:
         listed = ", ".join(map(str, kept[:8])) + ", ..." * (len(kept) > 8)
-        yield f"{key} stays {stated}: the layers keep {listed}{f'. {who}' if who else ''}", False
+        keepers, *touched = who or ("layers",)
+        yield ". ".join([f"{key} stays {stated}: the {keepers} keep {listed}", *touched]), False
 
 
 def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterator[tuple[str, bool]]:
@@ -102,7 +105,9 @@ def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterat
     holders = [*_objects(settings)]
     for holder in holders:
         for key, at in _OF_CACHES.items():
-            yield from _set(holder, key, [count for each in caches if (count := each.count(at)) is not None], _WHO)
+            yield from _set(
+                holder, key, [count for each in caches if (count := each.count(at)) is not None], _INPUTS, _WHO
+            )
     heads = [count for each in caches if (count := each.count(0)) is not None]
     if any(before != after for before, after in heads) and not any(
         key in holder for holder in holders for key in _HEADS

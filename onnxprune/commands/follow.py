@@ -33,6 +33,7 @@ from onnxprune.progress import Progress
 from onnxprune.surgery.rewrite import Cut
 
 Digest: TypeAlias = bytes
+Place: TypeAlias = tuple[Digest, int, bytes]  # of units: a weight, one of its dims, and the indices of each unit there
 _SHARED = 0.9  # of the weights of the smaller file, from which two files hold the same network
 Axes: TypeAlias = Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
 
@@ -150,21 +151,27 @@ def uncut(lead: Held, followers: Sequence[Held], change_io: bool = False) -> tup
         followers: the others.
         change_io: whether caches may be cut.
     """
-    held: set[tuple[Digest, int]] = set()
+    held: set[str] = set()
+    own = groups(_traced(lead.model, change_io))
     for follower in followers:
-        known = follower.telling
+        touched, free = set[tuple[Digest, int]](), set[Place]()
+        for group in groups(_traced(follower.model, change_io)):
+            places = {*_places(group, follower.telling)}
+            touched.update(place[:2] for place in places)
+            free.update(places if group.locked is None and group.inexact is None else ())
         held.update(
-            (known[member.constant], member.dim)
-            for group in groups(_traced(follower.model, change_io))
-            if why_not(group) is not None
-            for member in group.members
-            if member.constant in known
+            group.name
+            for group in own
+            if any(place[:2] in touched and place not in free for place in _places(group, lead.telling))
         )
-    return tuple(
-        group.name
-        for group in groups(_traced(lead.model, change_io))
-        if any((lead.telling.get(member.constant, b""), member.dim) in held for member in group.members)
-    )
+    return tuple(group.name for group in own if group.name in held)
+
+
+def _places(group: Group, telling: Mapping[str, Digest]) -> Iterator[Place]:
+    """Yield where the units of a group lie: the weight by its digest, the dim, and the indices of each unit there."""
+    for member in group.members:
+        if member.constant in telling:
+            yield telling[member.constant], member.dim, member.places.tobytes()
 
 
 def follow(

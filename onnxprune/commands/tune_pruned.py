@@ -15,6 +15,7 @@ from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
+from onnxprune.graph.probe import settled
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress
 from onnxprune.training.order import held_out, order_of
@@ -58,7 +59,9 @@ def improver(prepared: PreparedModel, tuning: Tuning, progress: Progress) -> Imp
 
     def improve(after: Model, masks: Masks) -> Taught:
         how = replace(tuning, original=teacher, kept=kept_in_all([*before, kept_by_masks(prepared.traced, masks)]))
-        return taught(after, suited_data(data, after.inputs), how, progress, is_measured=prepared.options.is_measured)
+        return taught(
+            after, suited_data(data, settled(after).inputs), how, progress, is_measured=prepared.options.is_measured
+        )
 
     return improve
 
