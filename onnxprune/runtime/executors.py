@@ -278,7 +278,12 @@ def sent(model: Model, workers: Workers) -> Sent:
         OptionError: for one in memory that is too large to be sent.
     """
     path = None if model.path is None else model.path.resolve()
-    stated = {"inputs": model.inputs, "sizes": model.sizes, "fits": model.fits, "changes_io": model.changes_io}
+    stated: dict[str, Any] = {
+        "inputs": model.inputs,
+        "sizes": model.sizes,
+        "fits": model.fits,
+        "changes_io": model.changes_io,
+    }
     if path is not None and path.exists() and (workers.near or model.is_external):
         return Sent(path, model.sha256(), model.folder.resolve(), None, **stated)
     proto = model.original or model.proto
