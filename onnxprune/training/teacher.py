@@ -63,9 +63,9 @@ def check_ports(student: Model, teacher: Model) -> None:
     Raises:
         ModelError: when an input or output is missing, or differs in type or shape; it names both.
     """
-    own_inputs = {port.name: port for port in student.inputs}
+    own_inputs = {port.name for port in student.inputs}
     pasts = [port for port in teacher.inputs if port.role is Role.PAST]
-    is_cut = any(port.name not in own_inputs or not _alike(own_inputs[port.name], port) for port in pasts)
+    smaller = cut_outputs(student, teacher)
     for role, own, others in (("input", student.inputs, teacher.inputs), ("output", student.outputs, teacher.outputs)):
         by_name = {port.name: port for port in others}
         for port in own:
@@ -73,7 +73,7 @@ def check_ports(student: Model, teacher: Model) -> None:
             if other is None:
                 there = ", ".join(repr(each.name) for each in others)
                 raise ModelError(f"the teacher does not fit: it has no {role} {port.name!r}, its {role}s are {there}")
-            may_differ = port.role is Role.PAST if role == "input" else is_cut
+            may_differ = port.role is Role.PAST if role == "input" else port.name in smaller
             if not may_differ and not _alike(port, other):
                 raise ModelError(
                     f"the teacher does not fit: {role} {port.name!r} is {_described(other)} there, "
@@ -82,6 +82,15 @@ def check_ports(student: Model, teacher: Model) -> None:
     strange = [port.name for port in teacher.inputs if port.name not in own_inputs and port not in pasts]
     if strange:
         raise ModelError(f"the teacher does not fit: it takes an input {strange[0]!r} that the model to tune does not")
+
+
+def cut_outputs(student: Model, teacher: Model) -> set[str]:
+    """Return the outputs that have other sizes in the teacher, where caches were cut; none where none were."""
+    inputs, outputs = ({port.name: port for port in ports} for ports in (student.inputs, student.outputs))
+    pasts = (port for port in teacher.inputs if port.role is Role.PAST)
+    if not any(port.name not in inputs or not _alike(inputs[port.name], port) for port in pasts):
+        return set()
+    return {port.name for port in teacher.outputs if port.name in outputs and not _alike(outputs[port.name], port)}
 
 
 def _alike(one: Port, other: Port) -> bool:

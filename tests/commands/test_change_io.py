@@ -145,6 +145,28 @@ def test_a_file_learns_from_its_original(files, name, tmp_path):
     assert "verified: the file = the network" in out
 
 
+def test_rounds_tell_of_the_ports_of_the_original():
+    pytest.importorskip("torch")
+    report = pruned(decoder(), ratio=0.5, only=["wv"], rounds=2, tune={"steps": 2, "rate": 1e-4}).report
+    assert {each["name"]: each["after"] for each in report["ports"]} == {
+        "past_value": ["n", 2, "p", 2],
+        "present_value": ["n", 2, "q", 2],
+    }
+    assert report["verification"]["passed"]
+
+
+def test_a_file_learns_by_the_report_of_its_cut(tmp_path):
+    pytest.importorskip("torch")
+    result = pruned(decoder(), ratio=0.5, criterion="l2")
+    onnx.save(decoder(), tmp_path / "decoder.onnx")
+    result.save(tmp_path / "small.onnx")
+    tuned = onnxprune.tune(
+        tmp_path / "small.onnx", teacher=tmp_path / "decoder.onnx", cut=result.report, steps=2, rate=1e-4,
+        data={"input_ids": IDS},
+    )  # fmt: skip
+    assert tuned.report["proof"]["passed"]
+
+
 def test_the_command_line_takes_it(files, tmp_path):
     arguments = ["--ratio", "0.5", "--change-io", "--criterion", "l2", "--no-latency", "-o", str(tmp_path / "o.onnx")]
     out = invoke("prune", str(files / "llama.onnx"), *arguments).output

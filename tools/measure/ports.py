@@ -27,7 +27,7 @@ from tools.git import differs, package_commit  # noqa: E402
 from tools.measure.folders import EXPORT, WORDS, continued, generated, ran  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
-NAMES = ("genai_llama_fp32", "genai_llama_int4", "genai_qwen2_fp32", "genai_gemma2_fp32", "genai_mistral_fp32")
+NAMES = ("genai_llama_fp32", "genai_llama_int4", "genai_qwen2_fp32", "genai_phi3_fp32")
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "heads, in both layers": {"shape": {"*heads.1": 1}},
     "heads, in the first layer alone": {"ratio": 0.5, "only": ("*layers.0*heads.1",)},
