@@ -107,6 +107,11 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
 @click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
+@click.option(
+    "--change-io",
+    is_flag=True,
+    help="Cut caches too: inputs and outputs such as past_key_values become smaller, or go.",
+)
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
 @click.option(

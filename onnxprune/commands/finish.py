@@ -16,6 +16,7 @@ from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import write_report
+from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
@@ -40,7 +41,7 @@ from onnxprune.planning.profile import RACE_S
 from onnxprune.planning.promise import CONFIRM, OVER, Decision, check_written
 from onnxprune.progress import Progress
 from onnxprune.report.depth import is_gone
-from onnxprune.report.document import build_report, comparison_values
+from onnxprune.report.document import build_report, comparison_values, port_values
 from onnxprune.surgery import mask, rewrite
 from onnxprune.surgery.depth import Shortened
 
@@ -142,8 +143,7 @@ def finish(
     gone, dead = (shortened.branches, shortened.dead) if shortened else ((), frozenset[int]())
 
     def proof(after: Model) -> verify.Verification:
-        fitted = mask.in_original(model, rewritten.cuts, contents)
-        return proven(prepared, masks, fitted, progress, after, gone)
+        return proven(prepared, masks, mask.in_original(model, rewritten.cuts, contents), progress, after, gone)
 
     proto = stored_as(model, rewritten, contents)
     improved = improve and _improved(proto, model, masks, proof, improve)
@@ -170,7 +170,8 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
-        report |= {"tuning": None if improved is None else improved.report(path), **_NOTHING_ELSE}
+        report |= {"ports": port_values((original or model).file, after.file), **_NOTHING_ELSE}
+        report["tuning"] = None if improved is None else improved.report(path)
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
@@ -329,7 +330,7 @@ def _compare(
     return compare_models(
         before,
         after,
-        data=data,
+        data=None if data is None else suited_data(data, before.inputs),
         provider=options.provider,
         threads=options.threads,
         batch=options.batch,

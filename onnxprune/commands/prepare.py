@@ -13,6 +13,7 @@ import numpy as np
 from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
+from onnxprune.data.caches import check_no_past
 from onnxprune.data.samples import Data, evaluated, files_of, limit, load_data, split, with_shapes
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.axes import Atom, Mask
@@ -105,11 +106,12 @@ def prepare(
     options.check_effects(data_source is not None)
     model = part_to_run(model, dict(options.inputs), progress)
     samples = _tuning_samples(model, options, data_source) if tunes else _samples(model, options, data_source)
-    model = sized_by(model, samples.calibration or samples.evaluation)
+    model = replace(sized_by(model, samples.calibration or samples.evaluation), changes_io=options.change_io)
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     check_runnable(model, traced.probe)
+    _check_no_past(traced, samples)
     all_groups = groups(traced)
     options = replace(options, spared=_spared(traced, all_groups, options))
     ratios = select_ratios(all_groups, options)
@@ -133,6 +135,17 @@ def prepare(
         ports=ports,
         reads=Reads(model.file.path, tuple(model.data_files), sample_files(data_source, options)),
     )
+
+
+def _check_no_past(traced: Trace, samples: _Samples) -> None:
+    """Make sure that no sample holds a past, where caches may become smaller.
+
+    Raises:
+        DataError: when one does.
+    """
+    names = [cache.past for cache in traced.caches] if traced.model.changes_io else []
+    for data in (samples.calibration, samples.evaluation, samples.tuning):
+        check_no_past(data, names)
 
 
 def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Progress = silent) -> Model:

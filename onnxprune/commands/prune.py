@@ -100,8 +100,8 @@ def prune(
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
             what branches compute), without (globs of branches), tie, method (a key of `planning.methods.METHODS`),
             rotations ("one" or "each", of method slicegpt), criterion, scope, round_to, min_units, ignore, only,
-            width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
-            provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
+            width, change_io, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}),
+            effort, provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
             preprocess, samples, metric.
 
     Raises:

@@ -18,6 +18,7 @@ from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.surgery.mask import masked
+from onnxprune.surgery.ports import port_changes
 from onnxprune.surgery.rewrite import Kept, rewrite
 
 
@@ -65,7 +66,8 @@ def _passes(
     folder = traced.model.folder
     reference = masked(traced, part)
     try:
-        cases = references(traced.model, reference, data, seed, inputs)
+        changes = port_changes(traced, part)
+        cases = [replace(each, changes=changes) for each in references(traced.model, reference, data, seed, inputs)]
         with open_proto(proto, folder) as pruned:
             tolerance = tolerance_of(traced.model)
             _, problem = compare_outputs(pruned, cases, tolerance)

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from onnxprune import check
 from onnxprune.data.batching import samples_in
+from onnxprune.data.caches import check_no_past
 from onnxprune.data.samples import Data, as_taken, taken_by, with_shapes
 from onnxprune.evaluation.comparison import Comparison, Side
 from onnxprune.evaluation.outputs import difference_of, run_both
-from onnxprune.evaluation.place import Place, common_inputs, dims_for, open_model, pieces_to_compare
+from onnxprune.evaluation.place import Place, common_inputs, cut_caches, dims_for, open_model, pieces_to_compare
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.punished import punished
@@ -118,13 +119,15 @@ def compare_models(
     request = CompareOptions(**options).checked()
     models, place, seed = (before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
+    caches, incomparable = cut_caches(before, after)
+    check_no_past(data, caches)
     pair = open_model(before, place), open_model(after, place)
     if data is not None:
         data = taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     dims = dims_for(inputs, before, pair[0], request.batch, seed) if data is None else {}
     feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, request.batch)
     batches, classes, fidelity = run_both(
-        pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric
+        pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric, incomparable
     )
     before_ms, after_ms = _timed(pair, feeds, request)
     old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
@@ -135,7 +138,7 @@ def compare_models(
         speedup=old.median_ms / new.median_ms,
         speedup_interval=bounds,
         within_noise=is_noise(bounds),
-        difference=difference_of(batches, classes.get("agreement")),
+        difference=difference_of(batches, classes.get("agreement"), sorted(incomparable)),
         samples=sum(part.samples for part in batches),
         feeds="random" if data is None else "data",
         provider=request.provider,
@@ -163,7 +166,7 @@ def _timed(
     pair: tuple[Session, Session], feeds: Mapping[str, Array], request: CompareOptions
 ) -> list[npt.NDArray[np.float64]]:
     """Return the latencies of both in ms; nothing else runs meanwhile."""
-    runs = [session.timed(feeds) for session in pair]
+    runs = [session.timed(session.taken(feeds)) for session in pair]
     return time_interleaved(runs, budget_s=request.budget_s, min_rounds=request.rounds)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,11 +70,15 @@ def run_both(
     pieces: Iterable[Piece],
     data: Data | None,
     metric: str | Function | None,
+    left_out: Collection[str] = (),
 ) -> tuple[list[_Batch], dict[str, float], Fidelity]:
-    """Run both models over all pieces; return the batches, the figures of class scores, and the fidelity."""
+    """Run both models over all pieces; return the batches, the figures of class scores, and the fidelity.
+
+    Outputs that are `left_out` are not compared: the second model lacks them, or they have other sizes there.
+    """
     all_batches: list[_Batch] = []
     tallies: list[Tally] = []
-    for start, piece, before, after in _outputs(pair, pieces, is_random=data is None):
+    for start, piece, before, after in _outputs(pair, pieces, is_random=data is None, left_out=left_out):
         n, feeds = piece.samples, piece.own_feeds
         labels = None if data is None or data.labels is None else data.labels[start : start + n]
         tallies = tallies or [each.start() for each in _watched(before, feeds, labels, metric)]
@@ -87,7 +91,7 @@ def run_both(
 
 
 def _outputs(
-    pair: tuple[Session, Session], pieces: Iterable[Piece], *, is_random: bool
+    pair: tuple[Session, Session], pieces: Iterable[Piece], *, is_random: bool, left_out: Collection[str]
 ) -> Iterator[tuple[int, Piece, dict[str, Array], dict[str, Array]]]:
     """Yield the position of the first sample of each piece, the piece, and what both models give for its samples.
 
@@ -98,7 +102,10 @@ def _outputs(
     start, is_empty = 0, True
 
     def run(piece: Piece) -> tuple[Piece, dict[str, Array], dict[str, Array]]:
-        before, after = (_run(session, piece.feeds, is_random) for session in pair)
+        before, after = (
+            {name: array for name, array in results.items() if name not in left_out}
+            for results in (_run(session, session.taken(piece.feeds), is_random) for session in pair)
+        )
         return piece, before, after
 
     most = BESIDE_PIECES if all(session.provider == "cpu" for session in pair) else 1  # of a device, memory is short
@@ -159,8 +166,8 @@ def _deviation(reference: Array, other: Array) -> _Deviation | None:
     return _Deviation(is_float(reference), *maxima, error, signal)
 
 
-def difference_of(all_batches: Sequence[_Batch], agreement: float | None) -> Difference:
-    """Return how far the outputs of all batches lie apart, of the worst output."""
+def difference_of(all_batches: Sequence[_Batch], agreement: float | None, left_out: Sequence[str] = ()) -> Difference:
+    """Return how far the outputs of all batches lie apart, of the worst output; `left_out` as for `run_both`."""
     outputs = {name: [batch.deviations[name] for batch in all_batches] for name in all_batches[0].deviations}
     whole = {name: _merged(parts) for name, parts in outputs.items()}
     good = [deviation for deviation in whole.values() if deviation is not None]
@@ -170,7 +177,7 @@ def difference_of(all_batches: Sequence[_Batch], agreement: float | None) -> Dif
         max_rel_diff=max((_ratio(each.max_diff, each.max_reference) for each in counted), default=None),
         snr_db=min((snr_db(each.error, each.signal) for each in counted), default=None),
         agreement=agreement,
-        incomparable=tuple(name for name, deviation in whole.items() if deviation is None),
+        incomparable=(*(name for name, deviation in whole.items() if deviation is None), *left_out),
     )
 
 

@@ -34,6 +34,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize, signature
 from onnxprune.runtime.session import Session, open_session
 from onnxprune.surgery.mask import masked
+from onnxprune.surgery.ports import PortChanges, port_changes
 from onnxprune.surgery.rewrite import Kept
 
 NOT_FITTED: Mapping[str, Array] = MappingProxyType({})
@@ -90,21 +91,24 @@ def verify(
         gone: branches of the original that the pruned model lacks.
         rewritten: values between nodes that the pruned model writes otherwise.
 
+    Of caches that are cut, the pruned model gets the kept part of what the masked one gets, and must give that, too.
+
     Raises:
         ModelError: when the original itself cannot be run.
         DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
     tolerance = tolerance_of(traced.model)
-    if (problem := _static_problem(traced.model.file, pruned.file)) is not None:
+    changes = port_changes(traced, kept, gone)
+    problem = _static_problem(traced.model.file, pruned.file, changes)
+    if problem is not None:
         return Verification((), tolerance, problem)
-    problem = _part_problem(traced.model, pruned)
+    problem, reference, cases = _part_problem(traced.model, pruned, changes), masked(traced, kept, fitted, gone), []
+    if problem is None:
+        cases = references(traced.model, reference, data, seed, inputs)
+        problem = _plain_problem(traced.model, cases, tolerance)
     if problem is not None:
         return Verification((), tolerance, problem, is_of_groups=False)
-    reference = masked(traced, kept, fitted, gone)
-    cases = references(traced.model, reference, data, seed, inputs)
-    problem = _plain_problem(traced.model, cases, tolerance)
-    if problem is not None:
-        return Verification((), tolerance, problem, is_of_groups=False)
+    cases = [_of_pruned(case, changes) for case in cases]
     try:
         session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder, frees=True)
     except ModelError as error:
@@ -125,6 +129,12 @@ def verify(
         problem = hidden_problem(pair, cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
+
+
+def _of_pruned(case: Reference, changes: PortChanges) -> Reference:
+    """Return a case with what ports of the pruned model change; an output that it lacks is not compared."""
+    outputs = {name: array for name, array in case.outputs.items() if name not in changes.gone}
+    return replace(case, outputs=outputs, changes=changes)
 
 
 def hidden_problem(pair: MaskedAndPruned, cases: Sequence[Reference], tolerance: float) -> str | None:
@@ -168,11 +178,11 @@ def _problem_beyond_noise(model: Model, cases: Sequence[Reference], tolerance: f
     return problem
 
 
-def _part_problem(before: Model, after: Model) -> str | None:
+def _part_problem(before: Model, after: Model, changes: PortChanges) -> str | None:
     """Return what is wrong outside of the part that is run, where the models are parts: nothing there may change."""
     if before.whole is None or after.whole is None:
         return None
-    if signature(before) != signature(after):
+    if _signature(before, changes) != signature(after):
         return "the part of the pruned model that is run has other inputs or outputs than that of the original"
     if [each.key for each in before.whole.left_out] != [each.key for each in after.whole.left_out]:
         return "the pruned model lacks nodes that are not run"
@@ -283,11 +293,17 @@ def references(
     return all_references
 
 
-def _static_problem(before: Model, after: Model) -> str | None:
+def _signature(model: Model, changes: PortChanges) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return inputs and outputs as the pruned model must have them."""
+    inputs, outputs = signature(model)
+    return changes.ports(inputs), changes.ports(outputs)
+
+
+def _static_problem(before: Model, after: Model, changes: PortChanges) -> str | None:
     """Return what is wrong with the pruned graph itself; faults that the original has too do not count."""
     fault = problems(after.proto)
     if fault is not None and problems(before.proto) is None:
         return f"the pruned graph is not valid: {fault.splitlines()[0]}"
-    if signature(before) != signature(after):
+    if _signature(before, changes) != signature(after):
         return "the pruned model has other inputs or outputs than the original"
     return None

@@ -66,6 +66,7 @@ class Edits:
     outputs: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (node, output) -> new value name
     nodes_after: Mapping[int, Sequence[NodeProto]] = field(default_factory=dict)  # new nodes, behind this one
     ranks: Mapping[str, int] = field(default_factory=dict)  # number of axes of values, where it is known
+    gone: frozenset[str] = frozenset()  # inputs and outputs of the main graph that go
 
 
 _FULL = 1  # accuracy level of float32
@@ -166,10 +167,11 @@ class _Editor:
         """Fill an empty graph with the edited contents of another."""
         replaced = self._edits.replaced
         copy_fields(source, target, skip={"initializer", "node", "value_info"})
+        self._drop_ports(target)
         nodes = [new for proto, index in zip(source.node, indices, strict=True) for new in self._nodes(proto, index)]
         before = _live(source.node, source)
         dead = {name for node in source.node for name in node.output} - before
-        after = _live(nodes, source, dead)  # a node that was dead stays, and so does what it reads
+        after = _live(nodes, target, dead)  # a node that was dead stays, and so does what it reads
         known = before | dead
         for node in nodes:
             is_new = not any(name in known for name in node.output)
@@ -182,6 +184,12 @@ class _Editor:
             elif tensor.name in used or tensor.name not in before:
                 target.initializer.add().CopyFrom(tensor)
         self._state_shapes(source, target)
+
+    def _drop_ports(self, graph: GraphProto) -> None:
+        """Take inputs and outputs that go out of a graph; a body has none of their names."""
+        for ports in (graph.input, graph.output):
+            for place in [at for at, port in enumerate(ports) if port.name in self._edits.gone][::-1]:
+                del ports[place]
 
     def _state_shapes(self, source: GraphProto, target: GraphProto) -> None:
         shapes = {**{name: array.shape for name, array in self._edits.replaced.items()}, **self._edits.shapes}

@@ -47,6 +47,7 @@ class Options:
     shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
     min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
+    change_io: bool = False  # whether caches may be cut that are inputs and outputs of the model
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
     spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
@@ -90,6 +91,7 @@ class Options:
             shape=_checked_shape(self.shape),
             min_units=_checked_least(self.min_units),
             width=check.flag("width", self.width),
+            change_io=check.flag("change_io", self.change_io),
             ignore=check.globs("ignore", self.ignore),
             held=tuple(self.held),
             spared=tuple(self.spared),

@@ -31,7 +31,7 @@ from onnxprune.recovery.alone import are_finite, contents_of, without_bias
 from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_rows, precision
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.beside import ahead, beside
-from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay
+from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay, Taken
 from onnxprune.surgery.rewrite import Cut
 
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
@@ -164,7 +164,7 @@ class _Refit:
         self._shared = _shared(traced.model, cuts)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
-        self._batches, self.new = batches, Replay(pruned, batches)
+        self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs))
         self.new.contents.update(contents)
 
     def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 from onnxprune.graph.punished import punished
+from onnxprune.graph.write import signature
 from onnxprune.planning.curve import scale_of
 from onnxprune.planning.methods import METHODS
 
@@ -185,6 +186,15 @@ def file_values(model: Model, macs: int) -> dict[str, Any]:
         "size_bytes": model.size_bytes(),
         "warnings": list(punished(model)),
     }
+
+
+def port_values(before: Model, after: Model) -> list[dict[str, Any]]:
+    """Return what the report says of inputs and outputs that a model has in another shape, or not at all."""
+    old, new = (
+        {port.name: list(port.shape or ()) for ports in signature(model) for port in ports} for model in (before, after)
+    )
+    changed = {name: shape for name, shape in old.items() if new.get(name) != shape}
+    return [{"name": name, "before": shape, "after": new.get(name)} for name, shape in changed.items()]
 
 
 def group_values(group: Group, kept: Sequence[int] | None, reason: str | None) -> dict[str, Any]:

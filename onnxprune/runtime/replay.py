@@ -25,6 +25,7 @@ from onnxprune.algebra.threads import cores
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import part
+from onnxprune.graph.ports import Port, taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.beside import beside, side_by_side
 from onnxprune.runtime.session import Session, open_session
@@ -49,6 +50,20 @@ class Batches(Sequence[Feeds]):
     def __getitem__(self, number: Any) -> Any:
         selected = range(len(self))[number]
         return [self.at(each) for each in selected] if isinstance(selected, range) else self.at(selected)
+
+
+class Taken(Batches):
+    """Batches of a model as one takes them whose caches were cut; see `graph.ports.taken`."""
+
+    def __init__(self, batches: Sequence[Feeds], inputs: Iterable[Port]) -> None:
+        self._batches, self._shapes = batches, {port.name: port.shape or () for port in inputs}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def at(self, number: int) -> Feeds:
+        """Return a batch, cut to what the model takes."""
+        return taken(self._batches[number], self._shapes)
 
 
 class Replay:
