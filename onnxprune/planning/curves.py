@@ -40,7 +40,8 @@ from onnxprune.recovery.moments import precision
 from onnxprune.runtime.beside import MOST, beside
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import KeptBatches, Replay
-from onnxprune.runtime.rest import Rest, last_read, stations
+from onnxprune.runtime.rest import Rest, shared_stations
+from onnxprune.runtime.stations import last_read
 
 _MEASURING = "measuring loss curves"
 MEASURED = 6  # levels of a curve at most
@@ -166,7 +167,7 @@ def measurable(
 ) -> dict[str, Measurable]:
     """Return what it costs to measure the losses of each cut, by name, in the order in which they are consumed."""
     place, work = traced.model.places, Work(traced, calibration.batches[0])
-    stops = (*stations(traced.model), len(traced.model.top))
+    stops = (*shared_stations(traced.model), len(traced.model.top))
     shares = cost.shares(traced, [group for cut in cuts for group in cut.groups])
     costs = {}
     for cut in sorted(cuts, key=lambda cut: _first(cut, place)):
