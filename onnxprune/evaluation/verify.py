@@ -30,19 +30,18 @@ from onnxprune.evaluation.intermediate import MaskedAndPruned, check_told, probl
 from onnxprune.evaluation.settings import settings
 from onnxprune.evaluation.telling import loud_outputs
 from onnxprune.graph.checks import problems
-from onnxprune.graph.edit import in_full_precision
+from onnxprune.graph.edit import Content, in_full_precision
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load
 from onnxprune.graph.remainder import left_out_nodes
-from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize, signature
 from onnxprune.runtime.chain import Runner, chain
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked
 from onnxprune.surgery.rewrite import Kept
 
-NOT_FITTED: Mapping[str, Array] = MappingProxyType({})
+NOT_FITTED: Mapping[str, Content] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def verify(
     seed: int = 0,
     *,
     inputs: Sequence[Port] | None = None,
-    fitted: Mapping[str, Array] = NOT_FITTED,
+    fitted: Mapping[str, Content] = NOT_FITTED,
     gone: Sequence[Branch] = (),
 ) -> Verification:
     """Compare a pruned model with the masked one it must equal.
