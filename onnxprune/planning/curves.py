@@ -41,7 +41,8 @@ from onnxprune.runtime.beside import MOST, beside
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.rest import Rest, shared_stations
-from onnxprune.runtime.stations import last_read
+from onnxprune.runtime.room import runs_whole
+from onnxprune.runtime.stations import last_read, weight_bytes
 
 _MEASURING = "measuring loss curves"
 MEASURED = 6  # levels of a curve at most
@@ -290,9 +291,10 @@ class _Sampler:
             self._replay.stand_before(place, self._views.names(number))
 
     def curves(self, numbers: Iterable[int]) -> Iterator[tuple[str, Curve]]:
-        """Yield the names and curves of some cuts, in order: several are measured side by side."""
+        """Yield the names and curves of some cuts, in order: several are measured side by side where memory allows."""
         stands = map(self._stand, numbers)
-        return beside(self._curve_or_scores, stands, MOST if self._slopes is None else 1)
+        is_bounded = self._slopes is not None or not runs_whole(weight_bytes(self._model))
+        return beside(self._curve_or_scores, stands, 1 if is_bounded else MOST)
 
     def _stand(self, number: int) -> _Stand:
         """Move to where a cut is measured, and look at its layers."""
