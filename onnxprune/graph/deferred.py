@@ -20,6 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.errors import ModelError
+
 PREFIX = "onnxprune-deferred:"  # in front of the keys, where a location stands
 LARGE_BYTES = 2**16  # of what is deferred, and of what is kept in files
 
@@ -116,8 +118,19 @@ def deferred(content: Any) -> str | None:
 
 
 def numbers_at(location: str) -> Numbers | None:
-    """Return what makes the numbers of a deferred tensor; None for the location of a file."""
-    return _NUMBERS[location] if location.startswith(PREFIX) else None
+    """Return what makes the numbers of a deferred tensor; None for the location of a file.
+
+    Raises:
+        ModelError: when the block has ended in which the tensor was deferred.
+    """
+    if not location.startswith(PREFIX):
+        return None
+    if location not in _NUMBERS:
+        raise ModelError(
+            "the numbers of a tensor of this model were to be made when they are read, and what makes them is gone: "
+            "read the model from the file that was written"
+        )
+    return _NUMBERS[location]
 
 
 def kept_aside(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -337,5 +337,5 @@ def with_deferred_inside(proto: ModelProto) -> ModelProto:
         if numbers is not None:
             tensor.raw_data = np.ascontiguousarray(np.asarray(numbers)).tobytes()
             tensor.ClearField("external_data")
-            tensor.data_location = TensorProto.DEFAULT
+            tensor.ClearField("data_location")
     return proto

@@ -3,8 +3,9 @@
     python tools/measure/depth_cost.py run DIR     decoders of 8 to 64 blocks, each in a fresh process
     python tools/measure/depth_cost.py page DIR    docs/size.md, of DIR/depth_cost.jsonl and DIR/size.jsonl
 
-DIR/size.jsonl holds the rows that tools/measure/size_steps.py wrote of large models. What stands in DIR/depth_cost.jsonl
-is not measured again. Seconds are those of the processor, which other processes on the machine do not change much.
+DIR/size.jsonl holds the rows that tools/measure/size_steps.py wrote of large models. What stands in
+DIR/depth_cost.jsonl is not measured again. Seconds are those of the processor, which other processes on the machine do
+not change much.
 """
 
 from __future__ import annotations
@@ -32,7 +33,38 @@ STEPS: Mapping[str, str] = {  # how a step is told at the screen, by its column
     "proof": "verifying: masked = pruned",
     "all": "",
 }
-BOUND = 1.2  # of an exponent
+HEAD = """\
+# Large models
+
+What a run takes does not grow with the whole model, but with its largest piece. A model whose sessions would not fit
+the memory is run *piece by piece*: it is divided where few values are alive, each piece is opened, run on all samples
+up to the next place, and closed. Values between pieces are in memory up to 256 MiB, beyond that in temporary files.
+So run
+
+- the calibration, the loss curves and the refits, which replay the original and the pruned model block by block;
+- the proof: the masked and the pruned model, both from the same feeds to their outputs. It is the same comparison of
+  the same outputs under the same tolerance as of whole models, so it is as strong. Half precision rounds at the ends
+  of pieces, where a session of the whole may leave that out; that stays far below the tolerance;
+- the comparison of outputs and the latency: one piece of each model is open at a time, and the times of the pieces
+  are added up. Copies between them are not in it.
+
+Weights are mapped from the file. What is cut of them is made when it is written, one tensor at a time, and weights
+that were fitted lie in temporary files until then, about as large as the result (`TMPDIR` says where).
+
+Which models that are follows from the memory that is free when a run begins: those of which ten times the weights are
+more than half of it (a session in half precision holds each weight in half and in single precision, and once more
+packed, and several are open at a time). The environment variable `ONNXPRUNE_MAX_MEMORY` states another limit
+(`ONNXPRUNE_MAX_MEMORY=12GB onnxprune ...`).
+
+What needs a whole session is refused in words: targets of `latency` and `memory`, and `--round-to auto`. `compare`
+leaves out the memory of a run, the times of single operators and sweeps.
+
+## Measured
+
+By tools/measure/size_steps.py, on models of tools/models/big_decoder.py: random weights in half precision, external
+data, the table of tokens stored once for both ends. Resident memory counts pages of weights that are mapped, which
+the system takes back when it needs memory; anonymous memory is what a run must have.
+"""
 
 
 def run(folder: Path) -> None:
@@ -105,7 +137,7 @@ def step_table(row: Mapping[str, Any]) -> Iterator[str]:
 
 def page(folder: Path) -> Iterator[str]:
     """Yield the lines of docs/size.md."""
-    yield from (ROOT / "tools" / "measure" / "size_page.md").read_text().splitlines()
+    yield from HEAD.splitlines()
     yield ""
     for row in lines_of(folder / "size.jsonl"):
         before, after = row["params"]
@@ -114,16 +146,16 @@ def page(folder: Path) -> Iterator[str]:
         yield ""
         limit = f", `ONNXPRUNE_MAX_MEMORY={row['limit']}`" if row.get("limit") else ""
         yield f"`{row['model']}`, options `{json.dumps(row['options'])}`{limit}, on commit `{row['commit']}`:"
-        yield f"{before:,} parameters became {after:,}, and masked = pruned to {proof['max_rel_diff']:.1e} of the output's"
-        yield f"range in {len(proof['runs'])} runs."
+        yield f"{before:,} parameters became {after:,}, and masked = pruned to {proof['max_rel_diff']:.1e} of the"
+        yield f"output's range in {len(proof['runs'])} runs."
         yield ""
         yield from step_table(row)
         yield ""
     rows = sorted(lines_of(folder / "depth_cost.jsonl"), key=depth_of)
     yield "## Cost against depth"
     yield ""
-    yield f"Decoders of width 128 (`big_decoder.py --size tiny --layers N`), `--target params=0.8`, `--effort normal`, 24"
-    yield f"samples of 128 tokens, on commit `{rows[-1]['commit']}`; seconds of the processor. The last row has the"
+    yield "Decoders of width 128 (`big_decoder.py --size tiny --layers N`), `--target params=0.8`, `--effort normal`,"
+    yield f"24 samples of 128 tokens, on commit `{rows[-1]['commit']}`; seconds of the processor. The last row has the"
     yield "exponents of a power law fitted to each column."
     yield ""
     yield from depth_table(rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import threading
@@ -27,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from onnxprune.commands.prune import prune_file  # noqa: E402
 from onnxprune.errors import OnnxpruneError  # noqa: E402
 from onnxprune.planning.options import make_options  # noqa: E402
+from onnxprune.runtime.room import VARIABLE  # noqa: E402
 from tools.git import measured_commit  # noqa: E402
 
 INTERVAL_S = 0.01
@@ -117,7 +119,8 @@ def measured(source: Path, target: Path, options: Mapping[str, Any], data: Path 
         except OnnxpruneError as error:
             outcome = {"error": f"{type(error).__name__}: {error}"}
     steps = [asdict(step) for step in recorder.steps.values()]
-    return {"model": source.name, "commit": measured_commit(), "options": dict(options), "steps": steps, **outcome}
+    told = {"commit": measured_commit(), "limit": os.environ.get(VARIABLE), "options": dict(options)}
+    return {"model": source.name, **told, "steps": steps, **outcome}
 
 
 def printed(row: Mapping[str, Any]) -> Iterator[str]:
