@@ -16,7 +16,8 @@ from onnxprune.errors import DataError
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
-from onnxprune.runtime.replay import Feeds, Replay, order_of
+from onnxprune.runtime.replay import Feeds, Replay
+from onnxprune.runtime.stations import order_of
 
 TAPPED_BYTES = 256 * 2**20  # of the values that one run returns; the others take further runs
 _SMALL = 1e-6  # of the largest scale: a unit that is multiplied by less is read by nobody

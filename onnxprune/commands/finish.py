@@ -26,7 +26,7 @@ from onnxprune.dependency.groups import Group
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
-from onnxprune.graph.edit import with_contents
+from onnxprune.graph.edit import Content, with_contents
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import check_unchanged, staging
 from onnxprune.graph.remainder import same_part, with_own_ports
@@ -201,7 +201,7 @@ def _kept(
 def proven(  # noqa: PLR0917 - as `verify`
     prepared: PreparedModel,
     masks: Masks,
-    fitted: Mapping[str, Array],
+    fitted: Mapping[str, Content],
     progress: Progress,
     after: Model,
     gone: Sequence[Branch] = (),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,17 @@ from onnxprune.commands.tie import with_ties
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
+from onnxprune.graph.deferred import deferring, defers
+from onnxprune.graph.edit import with_deferred_inside
+from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
-from onnxprune.graph.read import Source, load
+from onnxprune.graph.read import Source, load, read_proto
 from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
+from onnxprune.runtime.room import memory_limited, runs_whole
+from onnxprune.runtime.stations import weight_bytes
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,9 @@ def prune(
     model = load(source)
     job = Job(model, checked, data, learning)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
-    with kept_in_memory(model, "pruned.onnx") as publish:
-        return _prune(job, keeper, silent, publish)
+    with _bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
+        result = _prune(job, keeper, silent, publish)
+        return replace(result, model=with_deferred_inside(result.model))
 
 
 def prune_file(
@@ -155,8 +162,20 @@ def prune_file(
     job = Job(model, options, data, learning, resolved(target).name)
     removed: list[Path] = []
     publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
-    result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
+    with _bounded(model):
+        result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
+        if defers():  # what was written holds the numbers from now on
+            result = replace(result, model=read_proto(target), folder=resolved(target).parent, stamps={})
     return replace(result, removed=tuple(removed))
+
+
+@contextlib.contextmanager
+def _bounded(model: Model) -> Iterator[None]:
+    """Bound the memory within the block: where the model does not fit it, no other one is in memory as a whole."""
+    with memory_limited(), contextlib.ExitStack() as stack:
+        if model.is_external and not runs_whole(weight_bytes(model)):
+            stack.enter_context(deferring())
+        yield
 
 
 def prune_to(

@@ -16,7 +16,8 @@ from onnxprune.graph.message import message
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import fits_one_message, write
-from onnxprune.runtime.session import Session, open_session
+from onnxprune.runtime.chain import Runner, chain
+from onnxprune.runtime.session import open_session
 from onnxprune.surgery.ports import UNCHANGED, PortChanges
 
 # Largest difference allowed, relative to the largest magnitude of the output. Float32 round-off of deep networks
@@ -49,8 +50,15 @@ class Reference:
 
 
 @contextlib.contextmanager
-def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = False) -> Iterator[Session]:
-    """Open a model in memory for few runs; one that does not fit a message goes through a temporary file."""
+def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = False) -> Iterator[Runner]:
+    """Open a model in memory for few runs; one that does not fit a message goes through a temporary file.
+
+    One whose session would not fit the memory is run piece by piece.
+    """
+    pieces = chain(proto, folder, optimize=optimize, exact=exact, frees=True)
+    if pieces is not None:
+        yield pieces
+        return
     if fits_one_message(proto):
         yield open_session(message(proto, folder), folder=folder, optimize=optimize, exact=exact, frees=True)
         return
@@ -60,7 +68,7 @@ def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = Fa
         yield open_session(path, optimize=optimize, exact=exact, frees=True)
 
 
-def compare_outputs(pruned: Session, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], str | None]:
+def compare_outputs(pruned: Runner, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], str | None]:
     """Run the pruned model on each case; stop at the first problem."""
     runs: list[Run] = []
     for case in cases:

@@ -17,7 +17,7 @@ from onnxprune.evaluation.telling import loud_outputs, mute_outputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.tensors import Array
-from onnxprune.runtime.session import Session
+from onnxprune.runtime.chain import Runner
 from onnxprune.surgery.rewrite import Kept
 
 _DEEPEST = 60  # nodes behind an output
@@ -26,7 +26,7 @@ _AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are meas
 _TAPPED_ELEMENTS = 2**25  # of these values in one case, by the sizes that the probe gave to dynamic dims
 
 
-def with_noise(case: Reference, plain: Session) -> Reference:
+def with_noise(case: Reference, plain: Runner) -> Reference:
     """Measure how much this model amplifies round-off, output by output.
 
     Some networks amplify rounding errors. How much is measured: the same masked model with and without the
@@ -35,7 +35,7 @@ def with_noise(case: Reference, plain: Session) -> Reference:
     return replace(case, noise=_noise(case, plain))
 
 
-def _noise(case: Reference, plain: Session) -> dict[str, float]:
+def _noise(case: Reference, plain: Runner) -> dict[str, float]:
     noise: dict[str, float] = {}
     for feeds in (case.feeds, {name: _nudged(array) for name, array in case.feeds.items()}):
         again = plain.run(feeds)

@@ -19,12 +19,13 @@ from onnxprune.metrics.dense import gaps, snr_db
 from onnxprune.metrics.kinds import choose_metric
 from onnxprune.metrics.metric import Metric, Tally
 from onnxprune.runtime.beside import beside
-from onnxprune.runtime.session import Session
+from onnxprune.runtime.chain import Chain, Runner
+from onnxprune.runtime.replay import BUDGET_BYTES, KeptBatches
 
 BESIDE_PIECES = 2  # of the samples that both models run on at the same time
 
 
-def accuracy(session: Session, data: Data, batch: int) -> float:
+def accuracy(session: Runner, data: Data, batch: int) -> float:
     """Return the share of samples whose largest score in the first output is that of the label.
 
     Args:
@@ -66,7 +67,7 @@ class _Batch:
 
 
 def run_both(
-    pair: tuple[Session, Session],
+    pair: tuple[Runner, Runner],
     pieces: Iterable[Piece],
     data: Data | None,
     metric: str | Function | None,
@@ -91,7 +92,7 @@ def run_both(
 
 
 def _outputs(
-    pair: tuple[Session, Session], pieces: Iterable[Piece], *, is_random: bool, left_out: Collection[str]
+    pair: tuple[Runner, Runner], pieces: Iterable[Piece], *, is_random: bool, left_out: Collection[str]
 ) -> Iterator[tuple[int, Piece, dict[str, Array], dict[str, Array]]]:
     """Yield the position of the first sample of each piece, the piece, and what both models give for its samples.
 
@@ -101,15 +102,8 @@ def _outputs(
     mixed: list[tuple[int, Piece, dict[str, Array], dict[str, Array]]] = []
     start, is_empty = 0, True
 
-    def run(piece: Piece) -> tuple[Piece, dict[str, Array], dict[str, Array]]:
-        before, after = (
-            {name: array for name, array in results.items() if name not in left_out}
-            for results in (_run(session, session.taken(piece.feeds), is_random) for session in pair)
-        )
-        return piece, before, after
-
-    most = BESIDE_PIECES if all(session.provider == "cpu" for session in pair) else 1  # of a device, memory is short
-    for piece, before, after in beside(run, pieces, most):
+    for piece, *both in _runs(pair, pieces, is_random):
+        before, after = ({name: array for name, array in each.items() if name not in left_out} for each in both)
         axes = piece.axes_of(before)
         paired = {name: after[other] for name, other in _pairs(before, after)}
         item = start, piece, piece.counting(before, axes), piece.counting(paired, axes)
@@ -120,6 +114,28 @@ def _outputs(
             is_empty = False
             yield item
     yield from mixed if is_empty else ()
+
+
+def _runs(
+    pair: tuple[Runner, Runner], pieces: Iterable[Piece], is_random: bool
+) -> Iterator[tuple[Piece, dict[str, Array], dict[str, Array]]]:
+    """Yield each piece with what both models give for it; chains go through all of them together."""
+    first, second = pair
+    if isinstance(first, Chain) and isinstance(second, Chain):
+        taken = list(pieces)
+        expected = KeptBatches(BUDGET_BYTES)  # so that no piece of both models is open at the same time
+        for outputs in first.runs([first.taken(piece.feeds) for piece in taken]):
+            expected.append(outputs)
+        others = second.runs([second.taken(piece.feeds) for piece in taken])
+        yield from ((piece, dict(one), other) for piece, one, other in zip(taken, expected, others, strict=True))
+        return
+
+    def run(piece: Piece) -> tuple[Piece, dict[str, Array], dict[str, Array]]:
+        before, after = (_run(session, session.taken(piece.feeds), is_random) for session in pair)
+        return piece, before, after
+
+    most = BESIDE_PIECES if all(session.provider == "cpu" for session in pair) else 1  # of a device, memory is short
+    yield from beside(run, pieces, most)
 
 
 def _watched(
@@ -135,7 +151,7 @@ def _watched(
     return [main_metric, *(each for each in [choose_metric(before, feeds)] if each.kind == "classification")]
 
 
-def _run(session: Session, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
+def _run(session: Runner, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
     try:
         return session.run(feeds)
     except ModelError as error:

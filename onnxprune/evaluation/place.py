@@ -19,6 +19,7 @@ from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import runnable
 from onnxprune.latency.speedup import resized
+from onnxprune.runtime.chain import Chain, Runner, needs_chain
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
 from onnxprune.runtime.session import Session, open_session, provider_options
 
@@ -111,7 +112,7 @@ def timed_feeds(
     return random_feeds(inputs, dims_for(inputs, model, open_model(model, Place("cpu", 0, {})), batch, seed), seed)
 
 
-def dims_for(inputs: tuple[Port, ...], before: Model, session: Session, batch: int, seed: int) -> dict[str, int]:
+def dims_for(inputs: tuple[Port, ...], before: Model, session: Runner, batch: int, seed: int) -> dict[str, int]:
     """Return sizes for the dynamic dims: the usual ones, or those that `verify` finds for a model that refuses them."""
     usual = default_dims(inputs, batch)
     try:
@@ -151,7 +152,13 @@ class Place:
         return dataclasses.replace(self, threads=threads)
 
 
-def open_model(model: Model, place: Place) -> Session:
+def open_model(model: Model, place: Place) -> Runner:
+    """Return a session of a model in this place; on the CPU, a chain of one that does not fit the memory."""
+    is_long = place.provider == "cpu" and needs_chain(model)
+    return Chain(model, threads=place.threads) if is_long else open_whole(model, place)
+
+
+def open_whole(model: Model, place: Place) -> Session:
     """Return a session of a model in this place."""
     source, folder = runnable(model)
     return open_session(

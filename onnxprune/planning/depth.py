@@ -36,8 +36,9 @@ from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.alone import refitted, wanted_rows
 from onnxprune.runtime.beside import MOST, beside
-from onnxprune.runtime.replay import KeptBatches, Replay, order_of
+from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.rest import Rest
+from onnxprune.runtime.stations import order_of
 from onnxprune.surgery.depth import gated
 
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured

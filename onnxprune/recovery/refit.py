@@ -22,6 +22,7 @@ from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
+from onnxprune.graph.deferred import kept_aside
 from onnxprune.graph.linear import Layer, Norm, layers, norms
 from onnxprune.graph.mixer import Mixer, mixers
 from onnxprune.graph.model import Model
@@ -284,7 +285,7 @@ class _Refit:
         """Set constants, unless their type cannot hold the numbers: then all stay as they were."""
         if not are_finite(new):
             return replace(fitted, strength=None, error_after=fitted.error_before)
-        self.new.contents.update(new)
+        self.new.contents.update((name, kept_aside(content)) for name, content in new.items())
         return fitted
 
     def _moments(
