@@ -57,7 +57,9 @@ def _changed(report: Mapping[str, Any]) -> str:
     names = [port["name"] for port in report["ports"]]
     keys = {port["name"]: port["after"] for port in report["ports"] if port["name"].startswith("past")}
     heads = (
-        f"{name.split('.')[1]}: {'gone' if dims is None else dims[1]}" for name, dims in keys.items() if name.endswith(".key")
+        f"{name.split('.')[1]}: {'gone' if dims is None else dims[1]}"
+        for name, dims in keys.items()
+        if name.endswith(".key")
     )
     return f"{len(names)} ports; {', '.join(heads)}"
 
