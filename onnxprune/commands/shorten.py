@@ -104,7 +104,7 @@ def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
     if options.method is None:
         choice = _choice(prepared, able, gone, goal, progress)
     else:
-        choice = _published(prepared, found, able, goal, progress)
+        choice = _published(prepared, found, able, reasons, goal, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
     shortened = without(traced.model, choice.removed, traced.probe.dtype)
@@ -136,8 +136,13 @@ def _choice(
     )  # fmt: skip
 
 
-def _published(
-    prepared: PreparedModel, found: Sequence[Branch], able: Sequence[Branch], goal: float, progress: Progress
+def _published(  # noqa: PLR0917 - as they follow from one another
+    prepared: PreparedModel,
+    found: Sequence[Branch],
+    able: Sequence[Branch],
+    reasons: Mapping[str, str],
+    goal: float,
+    progress: Progress,
 ) -> Shortening:
     """Return the branches that go by a published method, in whole blocks, up to so many multiply-accumulates.
 
@@ -157,7 +162,11 @@ def _published(
             f"{plural(len(takes), 'block')}, {block.name!r}, takes {share:.3f}"
         )
     if able and not whole:
-        raise NothingToPrune(f"nothing to remove: some branch of each of {plural(len(each), 'block')} has to stay")
+        name = next(branch.name for branch in each[0].branches if branch.name in reasons)
+        raise NothingToPrune(
+            f"nothing to remove: some branch of each of {plural(len(each), 'block')} has to stay, such as {name!r}: "
+            f"{reasons[name]}"
+        )
     if not able:
         return Shortening(())
     return choose_blocks(prepared.traced, each, names, goal, _calibration(prepared), progress=progress)

@@ -48,7 +48,7 @@ class _Step:
 
 
 def blocks(traced: Trace, branches: Sequence[Branch]) -> list[Block]:
-    """Return the blocks of a model, in the order of the graph.
+    """Return the blocks of a model, chain after chain, in the order of the graph.
 
     Args:
         traced: the model with its axes.

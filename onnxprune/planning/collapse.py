@@ -94,7 +94,7 @@ class _Collapser:
     ) -> None:
         self._traced, self._model, self._blocks, self._progress = traced, traced.model, each, progress
         self._macs, self._goal = NodeMacs(traced), goal
-        self._weights = Weights(traced.model, each)
+        self._weights = Weights(traced, each)
         self._able = {number for number, block in enumerate(each) if all(one.name in able for one in block.branches)}
         if not any(self._may_follow(number, number + 1) for number in range(len(each) - 1)):
             raise NothingToPrune(f"no block can go into the one in front of it: {self._weights.why_none()}")
@@ -108,18 +108,30 @@ class _Collapser:
         self.measured = 0
 
     def run(self, threshold: float) -> Collapsed:
-        """Return the model when merges are kept by a threshold, from the last block to the first."""
+        """Return the model when merges are kept by a threshold, from the last block to the first of each chain."""
         now = Collapsed(tuple(range(len(self._blocks))))
-        lowest = min(LOWEST, len(now.left) - 2)
-        place = max(lowest, len(now.left) - MERGED)
-        while place >= lowest and self.may_lose_more(now):
+        for chain in sorted({block.chain for block in self._blocks}, reverse=True):
+            now = self._within(now, chain, threshold)
+        return now
+
+    def _within(self, now: Collapsed, chain: int, threshold: float) -> Collapsed:
+        """Return the model with merges in a chain."""
+        first, end = self._span(now, chain)
+        lowest = min(first + LOWEST, end - 2)
+        place = max(lowest, end - MERGED)
+        while place >= max(first, lowest) and self.may_lose_more(now):
             tried = self._merged(now, place)
             if tried is not None and self._alike(tried) > threshold:
                 now = tried
-                place = min(place - INTERVAL, len(now.left) - MERGED)
+                place = min(place - INTERVAL, self._span(now, chain)[1] - MERGED)
             else:
                 place -= 1
         return now
+
+    def _span(self, now: Collapsed, chain: int) -> tuple[int, int]:
+        """Return the place of the first block of a chain, and that behind the last."""
+        places = [at for at, number in enumerate(now.left) if self._blocks[number].chain == chain]
+        return places[0], places[-1] + 1
 
     def may_lose_more(self, now: Collapsed) -> bool:
         """Whether one more block could go without more going than the goal."""
@@ -175,10 +187,10 @@ class _Collapser:
 class Weights:
     """The matrices and biases of the layers of blocks, in order, so that those of two blocks lie side by side."""
 
-    def __init__(self, model: Model, each: Sequence[Block]) -> None:
+    def __init__(self, traced: Trace, each: Sequence[Block]) -> None:
         """Take a model and its blocks."""
-        self._model = model
-        known = {layer.node.index: layer for layer in layers(model)}
+        self._model, self._macs = traced.model, NodeMacs(traced).of
+        known = {layer.node.index: layer for layer in layers(traced.model)}
         self._of = [self._layers(block, known) for block in each]
         self._forms = [[self._form(layer) for layer in self._all(number)] for number in range(len(each))]
 
@@ -190,7 +202,7 @@ class Weights:
                 node = self._model.nodes[index]
                 if index in known:
                     found.append(known[index])
-                elif any(len(self._model.constants[name].shape) > 1 for name in self._model.weights_of(index)):
+                elif self._macs(index) and self._model.weights_of(index):
                     why = why_no_layer(node, self._model)
                     return f"node {node.name!r} ({node.op}) cannot be merged with another one: {why}"
         return found

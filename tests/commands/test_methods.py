@@ -54,7 +54,8 @@ def test_a_share_less_than_a_block_is_refused():
 
 
 def test_blocks_of_which_a_part_has_to_stay_are_refused():
-    with pytest.raises(NothingToPrune, match="some branch of each of 5 blocks has to stay"):
+    told = "some branch of each of 5 blocks has to stay, such as 'node_linear_1': left out by --ignore"
+    with pytest.raises(NothingToPrune, match=told):
         onnxprune.prune(VIT, data=DATA, **FEW, method="shortgpt", depth=0.4, ignore=ATTENTIONS)
 
 

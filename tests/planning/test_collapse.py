@@ -51,7 +51,7 @@ def collapsed(found, share, able=lambda name: True):
 def test_a_merged_weight_is_the_own_one_and_the_differences_of_the_others():
     found, weights = network([1, 1, 1])
     traced = trace(found)
-    merged = Weights(found, blocks(traced, branches(traced))).merged(0, [1, 2], {"up1": np.zeros((D, D), np.float32)})
+    merged = Weights(traced, blocks(traced, branches(traced))).merged(0, [1, 2], {"up1": np.zeros((D, D), np.float32)})
     assert set(merged) == {"up0", "down0", "b0"}
     assert merged["up0"] == pytest.approx(weights["up2"] - weights["up0"], abs=1e-6)  # the second holds zeros here
     for name in ("down", "b"):
@@ -84,6 +84,20 @@ def test_a_merge_that_turns_the_end_of_the_stream_is_not_kept():
     choice = collapsed(found, 2 / 8)
     assert dict(choice.merged) == {"p4": "p3", "p5": "p3"}
     assert choice.measured > 1
+
+
+def test_chains_are_gone_through_one_after_the_other():
+    """Two stages of two blocks: no block goes into one of the other stage."""
+    nodes, weights, now = [], {"between": matrix()}, "x"
+    for n in range(4):
+        nodes += [f"o{n} = MatMul({now}, w{n})", f"s{n} = Add({now}, o{n})"]
+        weights[f"w{n}"] = 0.01 * matrix()
+        now = f"s{n}"
+        if n == 1:
+            nodes.append("t = MatMul(s1, between)")
+            now = "t"
+    found = load(model(*nodes, "y = MatMul(s3, last)", x=f"float[n,{D}] x", last=matrix(), **weights))
+    assert dict(collapsed(found, 0.5).merged) == {"o1": "o0", "o3": "o2"}
 
 
 def test_blocks_that_have_to_stay_go_into_no_other():
