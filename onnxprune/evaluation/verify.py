@@ -125,15 +125,38 @@ def verify(
             unoptimized = [replace(case, outputs=plain.run(case.feeds), noise={}) for case in cases]
         runs, problem = compare_outputs(session, cases, tolerance)
         if problem is not None:
-            otherwise = _compare_plain(pruned, unoptimized, tolerance)
-            otherwise = otherwise or _compare_exact(reference, traced.model.folder, pruned, cases, tolerance)
-            otherwise = otherwise or _compare_in_full(reference, traced.model.folder, pruned, cases, tolerance)
+            otherwise = _compare_otherwise(reference, traced.model.folder, pruned, cases, unoptimized, tolerance)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
         pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
         problem = hidden_problem(pair, cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
+
+
+def _compare_otherwise(
+    reference: Any,
+    folder: Path,
+    pruned: Model,
+    cases: Sequence[Reference],
+    unoptimized: Sequence[Reference],
+    tolerance: float,
+) -> tuple[list[Run], None] | None:
+    """Return runs in which both models agree without what runtimes do to them, one thing at a time; None without any.
+
+    Args:
+        reference: the masked model.
+        folder: where its external data lies.
+        pruned: the file that was written.
+        cases: feeds, and what the masked model gives.
+        unoptimized: the same, with what it gives as it stands in the graph.
+        tolerance: of outputs.
+    """
+    return (
+        _compare_plain(pruned, unoptimized, tolerance)
+        or _compare_exact(reference, folder, pruned, cases, tolerance)
+        or _compare_in_full(reference, folder, pruned, cases, tolerance)
+    )
 
 
 def _of_pruned(case: Reference, changes: PortChanges) -> Reference:
