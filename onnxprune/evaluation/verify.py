@@ -125,7 +125,8 @@ def verify(
             unoptimized = [replace(case, outputs=plain.run(case.feeds), noise={}) for case in cases]
         runs, problem = compare_outputs(session, cases, tolerance)
         if problem is not None:
-            otherwise = _compare_otherwise(reference, traced.model.folder, pruned, cases, unoptimized, tolerance)
+            folder, both = traced.model.folder, {"unoptimized": unoptimized, "tolerance": tolerance}
+            otherwise = _compare_otherwise(reference, folder, pruned, cases, **both)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
         pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
@@ -139,6 +140,7 @@ def _compare_otherwise(
     folder: Path,
     pruned: Model,
     cases: Sequence[Reference],
+    *,
     unoptimized: Sequence[Reference],
     tolerance: float,
 ) -> tuple[list[Run], None] | None:
