@@ -104,8 +104,7 @@ def verify(
     """
     tolerance = tolerance_of(traced.model)
     changes = port_changes(traced, kept, gone)
-    problem = _static_problem(traced.model.file, pruned.file, changes)
-    if problem is not None:
+    if (problem := _static_problem(traced.model.file, pruned.file, changes)) is not None:
         return Verification((), tolerance, problem)
     problem, reference, cases = _part_problem(traced.model, pruned, changes), masked(traced, kept, fitted, gone), []
     if problem is None:
@@ -119,14 +118,14 @@ def verify(
     except ModelError as error:
         return Verification((), tolerance, str(error))
     runs, problem = compare_outputs(session, cases, tolerance)
+    folder = traced.model.folder
     if problem is not None:
-        with open_proto(reference, traced.model.folder, optimize=False) as plain:
+        with open_proto(reference, folder, optimize=False) as plain:
             cases = [with_noise(case, plain) for case in cases]
             unoptimized = [replace(case, outputs=plain.run(case.feeds), noise={}) for case in cases]
         runs, problem = compare_outputs(session, cases, tolerance)
         if problem is not None:
-            folder, both = traced.model.folder, {"unoptimized": unoptimized, "tolerance": tolerance}
-            otherwise = _compare_otherwise(reference, folder, pruned, cases, **both)
+            otherwise = _compare_otherwise((reference, pruned), folder, cases, unoptimized, tolerance)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
         pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
@@ -136,24 +135,22 @@ def verify(
 
 
 def _compare_otherwise(
-    reference: Any,
+    pair: tuple[Any, Model],
     folder: Path,
-    pruned: Model,
     cases: Sequence[Reference],
-    *,
     unoptimized: Sequence[Reference],
     tolerance: float,
 ) -> tuple[list[Run], None] | None:
     """Return runs in which both models agree without what runtimes do to them, one thing at a time; None without any.
 
     Args:
-        reference: the masked model.
-        folder: where its external data lies.
-        pruned: the file that was written.
+        pair: the masked model, and the file that was written.
+        folder: where external data of the first lies.
         cases: feeds, and what the masked model gives.
         unoptimized: the same, with what it gives as it stands in the graph.
         tolerance: of outputs.
     """
+    reference, pruned = pair
     return (
         _compare_plain(pruned, unoptimized, tolerance)
         or _compare_exact(reference, folder, pruned, cases, tolerance)
