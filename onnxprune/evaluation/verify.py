@@ -102,7 +102,7 @@ def verify(
         ModelError: when the original itself cannot be run.
         DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
-    tolerance = tolerance_of(traced.model)
+    tolerance, folder = tolerance_of(traced.model), traced.model.folder
     changes = port_changes(traced, kept, gone)
     if (problem := _static_problem(traced.model.file, pruned.file, changes)) is not None:
         return Verification((), tolerance, problem)
@@ -118,18 +118,17 @@ def verify(
     except ModelError as error:
         return Verification((), tolerance, str(error))
     runs, problem = compare_outputs(session, cases, tolerance)
-    folder = traced.model.folder
     if problem is not None:
         with open_proto(reference, folder, optimize=False) as plain:
             cases = [with_noise(case, plain) for case in cases]
             unoptimized = [replace(case, outputs=plain.run(case.feeds), noise={}) for case in cases]
         runs, problem = compare_outputs(session, cases, tolerance)
         if problem is not None:
-            otherwise = _compare_otherwise((reference, pruned), folder, cases, unoptimized, tolerance)
-            runs, problem = otherwise or (runs, problem)
+            pair = reference, pruned
+            runs, problem = _compare_otherwise(pair, folder, cases, unoptimized, tolerance) or (runs, problem)
     if problem is None:
-        pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
-        problem = hidden_problem(pair, cases, tolerance)
+        both = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
+        problem = hidden_problem(both, cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
 
