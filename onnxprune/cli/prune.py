@@ -49,6 +49,12 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
+    "--vocabulary",
+    metavar="FILE",
+    help="Keep these tokens alone: ids.txt with an id a line, or tokens.json, a list of ids and tokens. Ids become "
+    "others; a map of them is written beside the model.",
+)
+@click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
     "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",

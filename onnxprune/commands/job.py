@@ -46,6 +46,7 @@ class Job:
     learning: Learning
     name: str = "pruned.onnx"  # of the file to write
     original: Model | None = None  # what the result is compared with and learns from, where that is another model
+    timed: Model | None = None  # what the result is raced against, where that is yet another one
 
 
 def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Options) -> Learning:
@@ -65,6 +66,8 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     learning = Learning(tuning, check.count("rounds", rounds, 1), masked)
     if options.shortens and (learning.rounds > 1 or learning.masks is not None):
         raise OptionError("depth goes with one round, and without masks: cut the result again, or give widths alone")
+    if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
+        raise OptionError("vocabulary goes with one round, and without masks: cut the result again, without it")
     if learning.masks is not None and learning.rounds > 1:
         raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
     if learning.masks is not None and learning.masks.lora is not None:

@@ -49,12 +49,15 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     shorter = _shortened(prepared, progress)
     if job.options.cuts_widths:
         left = _left(prepared, shorter, progress)
-        rest = _rest(job.options, left.costs)
+        rest = rest_of(job.options, left.costs)
         if rest is not None:
+            rest = replace(rest, depth=None, without=())
             return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress)
     improve, options = None, job.learning.tuning
     if options is not None:
-        improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
+        improve = improver(
+            prepared, Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume), progress
+        )
     return finish(
         prepared,
         Decision(Plan({}), ()),
@@ -63,6 +66,8 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
         progress=progress,
         publish=partial(with_report, publish, lambda report: report.update(depth=shorter.values)),
         improve=improve,
+        original=job.original,
+        timed=job.timed,
         shortened=shorter.shortened,
     )
 
@@ -149,8 +154,8 @@ def _why_none(
 
 
 @dataclass(frozen=True)
-class _Cost:
-    """What a kind of cost is of the original, and which share of it is left without branches."""
+class Cost:
+    """What a kind of cost is of the original, and which share of it is left without branches or tokens."""
 
     original: float
     share: float
@@ -161,7 +166,7 @@ class _Left:
     """What branches left: the shorter model, in memory, and what it costs by kind of target."""
 
     model: Model
-    costs: Mapping[str, _Cost]
+    costs: Mapping[str, Cost]
 
 
 def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Left:
@@ -171,31 +176,31 @@ def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Le
     proto = stored_as(original, shorter.shortened.rewritten, contents)
     model, before = replace(view(proto, folder=original.folder), stamps=original.stamps), macs(traced)
     costs = {
-        "macs": _Cost(before, 1 - shorter.macs / max(1, before)),
-        "params": _Cost(original.stored_params, model.stored_params / max(1, original.stored_params)),
-        "size": _Cost(original.size_bytes(), model.needed_bytes / max(1, original.size_bytes())),
+        "macs": Cost(before, 1 - shorter.macs / max(1, before)),
+        "params": Cost(original.stored_params, model.stored_params / max(1, original.stored_params)),
+        "size": Cost(original.size_bytes(), model.needed_bytes / max(1, original.size_bytes())),
     }
     if any(target.kind not in costs for target in prepared.options.bounds):
         progress("timing what is left")
         both = measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
-        costs |= {kind: _Cost(one, other / one) for kind, (one, other) in both.items()}
+        costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
     return _Left(model, costs)
 
 
-def _rest(options: Options, costs: Mapping[str, _Cost]) -> Options | None:
-    """Return options that cut what is still to go from the shorter model; None where its targets are met already."""
+def rest_of(options: Options, costs: Mapping[str, Cost]) -> Options | None:
+    """Return options that cut what is still to go from a smaller model; None where its targets are met already."""
     targets = _targets(options, costs)
     if options.targets and not targets and not (options.ratios or options.shape):
         return None
     ratio = 0.0 if options.targets and not targets else options.ratio
-    return replace(options, depth=None, without=(), targets=targets, ratio=ratio)
+    return replace(options, targets=targets, ratio=ratio)
 
 
-def _targets(options: Options, costs: Mapping[str, _Cost]) -> tuple[tuple[str, float | str], ...]:
-    """Return the targets in terms of the shorter model, without those that it meets."""
+def _targets(options: Options, costs: Mapping[str, Cost]) -> tuple[tuple[str, float | str], ...]:
+    """Return the targets in terms of a smaller model, without those that it meets."""
     left: list[tuple[str, float | str]] = []
     for target in options.bounds:
-        cost = costs.get(target.kind, _Cost(1.0, 1.0))
+        cost = costs.get(target.kind, Cost(1.0, 1.0))
         goal = target.fraction(cost.original) / cost.share
         if goal < 1:
             left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
@@ -230,7 +235,7 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
         gone={original.nodes[index].name for index in shortened.dead},
         shares={kind: cost.share for kind, cost in left.costs.items()},
     )
-    later = Job(left.model, options, job.data, job.learning, job.name, original=original)
+    later = replace(job, model=left.model, options=options, original=job.original or original)
     went, share = plural(len(shortened.branches), "branch"), left.costs["macs"].share
     told = f"after {went} went, which left {share:.3f} of the MACs"
     try:

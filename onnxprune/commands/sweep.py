@@ -131,6 +131,8 @@ def make_family(
         NothingToPrune: when the original meets every value already.
     """
     check.choice("kind", kind, KINDS)
+    if options.vocabulary is not None:
+        raise OptionError("vocabulary has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
     if options.shortens:
         raise OptionError("depth has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
     model = load(source)

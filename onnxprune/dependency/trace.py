@@ -10,7 +10,7 @@ because exporters share one tensor between unrelated nodes. Values that follow f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.dependency import rules
@@ -54,18 +54,27 @@ class Trace:
         return tuple(self.partition.resolve(axis) for axis in axes)
 
 
-def trace(model: Model) -> Trace:
+def trace(model: Model, *, renumbered: Collection[tuple[int, int]] = (), narrowed: Collection[str] = ()) -> Trace:
     """Return the axes of every tensor of `model`.
 
     Never fails on a graph that ONNX can read: what is not understood is locked, with its reason.
+
+    Args:
+        model: in plain form.
+        renumbered: tables, as node and input slot, whose rows may be cut: who calls the model gives other indices then.
+        narrowed: outputs of the graph whose last axis may be cut.
     """
-    return _Tracer(model, probe(model)).run()
+    return _Tracer(model, probe(model), renumbered, narrowed).run()
 
 
 class _Tracer:
-    def __init__(self, model: Model, probed: Probe) -> None:
+    def __init__(
+        self, model: Model, probed: Probe, renumbered: Collection[tuple[int, int]], narrowed: Collection[str]
+    ) -> None:
         self.model = model
         self.probe = probed
+        self.renumbered = renumbered
+        self.narrowed = narrowed
         self.partition = Partition()
         self.values: dict[str, Axes] = {}
         self.sequences: dict[str, tuple[Axes, ...]] = {}  # the axes of each tensor
@@ -81,7 +90,7 @@ class _Tracer:
         for port in self.model.outputs:
             reason = self._end(port.name) or f"it is part of the graph output {port.name!r}"
             for axes in (self._axes(port.name, -1, 0), *self.sequences.get(port.name, ())):
-                for axis in axes or ():
+                for axis in (axes or ())[: -1 if port.name in self.narrowed else None]:
                     self.partition.lock(axis, Lock(reason, port.name))
         self._contract_dynamic()
         self._mix_streams()
@@ -154,9 +163,11 @@ class _Tracer:
     def _couple(self, node: Node) -> Coupling:
         inputs = [self._axes(name, node.index, slot) if name else None for slot, name in enumerate(node.inputs)]
         unread = [name for name in node.outputs if name not in self.read]
+        renumbered = [slot for index, slot in self.renumbered if index == node.index]
         site = Site(
-            node, inputs, self.partition, self.probe, look_up=self._inner, sequences=self.sequences, unread=unread
-        )
+            node, inputs, self.partition, self.probe,
+            look_up=self._inner, sequences=self.sequences, unread=unread, renumbered=renumbered,
+        )  # fmt: skip
         try:
             self._apply(site)
         except CannotUnify as refusal:

@@ -99,6 +99,7 @@ def compare_models(
     *,
     data: Data | None = None,
     macs: tuple[int | None, int | None] = (None, None),
+    timed: Model | None = None,
     **options: Any,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
@@ -108,6 +109,7 @@ def compare_models(
         after: the model that is to replace it.
         data: samples, all of which are run for differences and accuracy; random feeds when None.
         macs: of both models, as the caller counted them.
+        timed: what is timed and described in the place of `before`, which has the outputs; it takes the same feeds.
         **options: the fields of `CompareOptions`.
 
     Raises:
@@ -116,7 +118,7 @@ def compare_models(
         OptionError: for a value outside its range or a provider that is not here.
     """
     request = CompareOptions(**options).checked()
-    models, place, seed = (before, after), request.place, request.seed
+    models, place, seed = (timed or before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
     pair = open_model(before, place), open_model(after, place)
     if data is not None:
@@ -126,7 +128,8 @@ def compare_models(
     batches, classes, fidelity = run_both(
         pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric
     )
-    before_ms, after_ms = _timed(pair, feeds, request)
+    clocked = pair if timed is None else (open_model(timed, place), pair[1])
+    before_ms, after_ms = _timed(clocked, feeds, request)
     old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
     return Comparison(
@@ -148,7 +151,7 @@ def compare_models(
         affinity=affinity(),
         provider_options=place.options,
         sweep=_swept(models, feeds, request, inputs, data),
-        ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
+        ops=_ops(*models, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from onnxprune import check
 from onnxprune.criteria.importance import CRITERIA
 from onnxprune.data.images import Preprocess, make_preprocess
+from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
@@ -40,6 +41,7 @@ class Options:
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
     depth: float | None = None  # share of what branches compute that goes with whole branches, in (0, 1)
     without: tuple[str, ...] = ()  # globs of branches that go in any case
+    vocabulary: tuple[int | str, ...] | None = None  # tokens to keep, as ids or texts; from a file, too; None: all
     shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
     min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
@@ -79,6 +81,7 @@ class Options:
             round_to=_checked_step(self.round_to),
             depth=None if self.depth is None else _checked_depth(self.depth),
             without=check.globs("without", self.without),
+            vocabulary=None if self.vocabulary is None else read_tokens(self.vocabulary),
             shape=_checked_shape(self.shape),
             min_units=_checked_least(self.min_units),
             width=check.flag("width", self.width),
@@ -108,7 +111,7 @@ class Options:
 
     @property
     def cuts_widths(self) -> bool:
-        """Whether anything is to be cut beside whole branches."""
+        """Whether anything is to be cut beside whole branches and tokens."""
         return bool(self.targets or self.ratio or self.ratios or self.shape)
 
     @property
@@ -200,6 +203,7 @@ class Options:
             plain["eval_data"] = os.fspath(self.eval_data)
         elif self.eval_data is not None and not isinstance(self.eval_data, str):
             plain["eval_data"] = f"({type(self.eval_data).__name__})"
+        plain["vocabulary"] = None if self.vocabulary is None else len(self.vocabulary)
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 
 
@@ -217,8 +221,8 @@ def make_options(**values: Any) -> Options:
         raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
     if values.get("ratio", 0) is None:
         del values["ratio"]
-    shortens = values.get("depth") is not None or values.get("without")
-    if values.get("shape") or (shortens and not values.get("targets")):
+    others = values.get("depth") is not None or values.get("without") or values.get("vocabulary") is not None
+    if values.get("shape") or (others and not values.get("targets")):
         values = {"ratio": 0.0, **values}
     return Options(**values).checked()
 

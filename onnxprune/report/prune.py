@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
 from onnxprune.report.rounds import rounds_table
+from onnxprune.report.vocabulary import vocabulary_lines
 from onnxprune.report.words import (
     accuracy_cells,
     all_printable,
@@ -55,6 +56,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     return [
         table,
         *rounds_table(report),
+        *vocabulary_lines(report),
         *depth_lines(report),
         _left_alone(report["groups"]),
         *warned,

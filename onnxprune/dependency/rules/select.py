@@ -114,7 +114,7 @@ def gather(x: Site) -> None:
             return
     x.output([*axes[:dim], *indices, *axes[dim + 1 :]])
     if index is None or index.size != 1 or not x.is_static_input(0, dim):
-        x.lock(axes[dim], "Gather picks its indices by value")
+        x.pick(0, axes[dim], "Gather picks its indices by value")
         return
     at = int(index.item())
     before, rest = x.partition.split(axes[dim], at + axes[dim].size * (at < 0))

@@ -47,6 +47,7 @@ class Site:
         look_up: Callable[[str], Axes | None] = lambda _: None,
         sequences: dict[str, tuple[Axes, ...]] | None = None,
         unread: Collection[str] = (),
+        renumbered: Collection[int] = (),
     ) -> None:
         self.node = node
         self.partition = partition
@@ -56,6 +57,7 @@ class Site:
         self._look_up = look_up  # axes of a value inside a body
         self._sequences = {} if sequences is None else sequences  # of the trace: the axes of each tensor
         self._unread = unread  # names of outputs that nobody reads
+        self._renumbered = renumbered  # slots of tables whose rows may go: indices follow
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -225,6 +227,11 @@ class Site:
     def lock(self, axis: Axis, reason: str) -> None:
         """Forbid cuts on an axis."""
         self.partition.lock(axis, Lock(reason, self.node.name))
+
+    def pick(self, slot: int, axis: Axis, reason: str) -> None:
+        """Forbid cuts on an axis of an input whose positions mean something, unless indices follow: see `trace`."""
+        if slot not in self._renumbered:
+            self.lock(axis, reason)
 
     def mix(self, axis: Axis, verb: str = "normalises over") -> None:
         """Mark an axis as one over which the op mixes."""
