@@ -168,13 +168,11 @@ def finish(
             macs=macs,
             options=options,
             **_accounted(prepared, plan, dead),
+            **_seen(plan),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=comparison,
             calibration=prepared.calibration or prepared.why_no_calibration,
-            curves=plan.curves,
-            judged=plan.judged,
-            looked=plan.looked,
             fits=fits,
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
@@ -183,6 +181,11 @@ def finish(
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
+
+
+def _seen(plan: Plan) -> dict[str, Any]:
+    """Return what the report says of losses and gradients that a plan rests on."""
+    return {"curves": plan.curves, "judged": plan.judged, "looked": plan.looked}
 
 
 def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from onnxprune.evaluation.verify import Verification, plain_problem, verify
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
 from onnxprune.graph.view import view
+from onnxprune.planning.effort import USUAL
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -43,7 +44,13 @@ from onnxprune.surgery.rewrite import Rewritten, new_sizes
 from onnxprune.surgery.vocabulary import Ids, narrowed, new_ids, seen_through
 
 # Options that only choose and refit units, of which there are none where tokens alone go.
-_NO_UNITS: Mapping[str, Any] = {"criterion": "l2", "scope": "group", "reconstruct": False, "batch_norm": False}
+_NO_UNITS: Mapping[str, Any] = {
+    "criterion": "l2",
+    "scope": "group",
+    "reconstruct": False,
+    "batch_norm": False,
+    "effort": USUAL,
+}
 
 
 def by_vocabulary(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:

@@ -132,6 +132,11 @@ def _opened(model: Model, probed: Probe, size: int, own: Sequence[_Ids]) -> Voca
     for name in scores:
         last = traced.axes(traced.values[name])[-1]
         if widths.isdisjoint(traced.partition.atoms(last)):
+            if any(atom.size == size for atom in widths):
+                raise OptionError(
+                    f"vocabulary: the table has as many columns as rows, {size}: whether output {name!r} scores tokens "
+                    "cannot be told"
+                )
             rows[_atom(traced, last, f"output {name!r}")] = None
             outputs.append(name)
     if len(outputs) < len(scores):  # what is no score is locked again

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from onnxprune.surgery.vocabulary import Ids
 
 
+_CHANGED = ("vocabulary", "targets", "ratio", "eval_data")  # options that are others when the smaller model is cut
+
+
 def vocabulary_values(words: Vocabulary, kept: Ids, asked: int, samples: Samples) -> dict[str, Any]:
     """Return what the report says of a vocabulary as plain values; see docs/report.md.
 
@@ -65,7 +68,8 @@ def of_whole(
         shares: of the original that were left, by kind of target.
     """
     report["input"] = file_values(*source)
-    report["options"] = options.to_dict()
+    own = options.to_dict()
+    report["options"] = {**report["options"], **{name: own[name] for name in _CHANGED}}
     report["vocabulary"] = dict(values)
     if macs is not None:
         report["output"]["macs"] = macs
