@@ -14,9 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.dependency import rules
-from onnxprune.dependency.axes import Axes, Axis, Lock, fresh
+from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, fresh
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling, Site
+from onnxprune.dependency.rules.coupling import Positions
 from onnxprune.dependency.streams import streams
 from onnxprune.errors import CannotUnify, OnnxpruneError
 from onnxprune.graph.dims import dynamic_dims
@@ -25,6 +26,13 @@ from onnxprune.graph.probe import Probe, probe
 from onnxprune.graph.tensors import Shape
 
 REASON_LENGTH = 200  # characters of an exception's message that a reason repeats
+# Operators that give integers as they get them, in another arrangement or type; and those that look at sizes alone.
+_ARRANGING = frozenset(
+    ("Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose",
+     "Unsqueeze")
+)  # fmt: skip
+_SIZES = frozenset(("Shape", "Size"))
+_SHARES = frozenset(("Softmax", "LogSoftmax"))  # shares of a whole, by scores
 _MISFITS = (IndexError, TypeError, ValueError, ZeroDivisionError)  # what broken attributes and sizes raise in a rule
 
 
@@ -79,6 +87,7 @@ class _Tracer:
         self.values: dict[str, Axes] = {}
         self.sequences: dict[str, tuple[Axes, ...]] = {}  # the axes of each tensor
         self.couplings: dict[int, Coupling] = {}
+        self.positions: dict[str, Positions] = {}
         self.uses: list[Use] = []
         bodies = [body for node in model.nodes for body in node.bodies]
         self.read = {*model.readers, *(name for body in bodies for name in body.outputs)}
@@ -92,6 +101,9 @@ class _Tracer:
             for axes in (self._axes(port.name, -1, 0), *self.sequences.get(port.name, ())):
                 for axis in (axes or ())[: -1 if port.name in self.narrowed else None]:
                     self.partition.lock(axis, Lock(reason, port.name))
+            if port.name in self.positions:
+                self.partition.lock(self.positions[port.name].axis, self.positions[port.name].lock)
+        self._settle_choices()
         self._contract_dynamic()
         self._mix_streams()
         self._read_sizes()
@@ -167,6 +179,7 @@ class _Tracer:
         site = Site(
             node, inputs, self.partition, self.probe,
             look_up=self._inner, sequences=self.sequences, unread=unread, renumbered=renumbered,
+            positions=self.positions,
         )  # fmt: skip
         try:
             self._apply(site)
@@ -179,10 +192,22 @@ class _Tracer:
         for name, axes in zip(node.outputs, site.coupling.outputs, strict=True):
             if name and axes is not None:
                 self.values[name] = axes
+        self._follow(node, site.followed)
         for slot, axes in enumerate(inputs):
             if slot not in site.coupling.read:
                 self._lock(axes, f"its values steer {node.op}", node)
         return site.coupling
+
+    def _follow(self, node: Node, followed: Collection[int]) -> None:
+        """Hand positions on through nodes that only arrange them, and lock their axis where others read them."""
+        for slot, name in enumerate((*node.inputs, *node.captured)):
+            found = self.positions.get(name)
+            if found is None or slot in followed or node.op in _SIZES:
+                continue
+            if node.op in _ARRANGING and slot == 0:
+                self.positions.update(dict.fromkeys(node.outputs, found))
+            else:
+                self.partition.lock(found.axis, found.lock)
 
     def _apply(self, site: Site) -> None:
         node = site.node
@@ -217,6 +242,8 @@ class _Tracer:
         for axes in (*coupling.inputs, *coupling.outputs, *captured, *(self.values.get(name) for name in inner)):
             self._lock(axes, reason, node)
         coupling.writes.clear()
+        coupling.chosen.clear()
+        site.followed.clear()
         for name in (*node.inputs, *node.captured, *inner, *node.outputs):
             for axes in self.sequences.get(name, ()):
                 self._lock(axes, reason, node)
@@ -253,6 +280,25 @@ class _Tracer:
                     if any(atom.dynamic for atom in self.partition.atoms(axis)):
                         reason = f"{coupling.node.op} {verb} over it and a dynamic size at once"
                         self._lock((axis,), reason, coupling.node)
+
+    def _settle_choices(self) -> None:
+        """Lock what is picked from where that is no axis of its own; a share among all of it then is no mixture.
+
+        A softmax over scores of which some are the worst that there are gives these nothing: it goes over the others.
+        """
+        chosen: set[Atom] = set()
+        for coupling in self.couplings.values():
+            for choice in coupling.chosen:
+                axis = self.partition.resolve((coupling.inputs[choice.slot] or ())[choice.dim])
+                if isinstance(axis, Atom):
+                    chosen.add(axis)
+                else:
+                    reason = f"{coupling.node.op} picks from {self.partition.show(axis)}, which is no axis of its own"
+                    self._lock((axis,), reason, coupling.node)
+        others = (each for each in self.couplings.values() if each.node.op not in _SHARES)
+        mixed = {atom for each in others for axis in each.mixed for atom in self.partition.atoms(axis)}
+        for atom in chosen - mixed:
+            self.partition.unmix(atom)
 
     def _mix_streams(self) -> None:
         """Let what is averaged over in a stream be cut only when that is asked for; elsewhere it is exact."""

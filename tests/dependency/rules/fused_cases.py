@@ -203,9 +203,21 @@ def _experts():
                 f"p = MatMul({flat}, router)", node(f"b = MoE{attributes}({inputs})"), "y = MatMul(b, w2)",
                 x=ROWS if rank == 2 else "float[2,3,6] x", imports=IMPORT, w1=(6, 8), router=(8, 3), flat=[6, 8],
                 f1=(3, 20 if fusion else 10, 8), f2=(3, 8, 10), w2=(8, 5),
-                y="float[n,5] y" if rank == 2 else "float[2,3,5] y", cut="8 neurons, 10 neurons",
-                locks=(f"{MS}MoE gives its positions a meaning",), trace_only=GPU if fusion == 2 else "", **more
+                y="float[n,5] y" if rank == 2 else "float[2,3,5] y", cut="8 neurons, 3 experts, 10 neurons",
+                locks=(f"{MS}MoE gives its positions a meaning",) if fusion == 1 else (),
+                trace_only=GPU if fusion == 2 else "", **more
             )  # fmt: skip
+    for bits, scales in ((4, ""), (4, ", block_size=16"), (8, "")):
+        attributes = f'<k=2, activation_type="silu", normalize_routing_weights=1, expert_weight_bits={bits}{scales}>'
+        of_blocks = (2,) if scales else ()
+        packed = np.random.default_rng(bits).integers(0, 256, (6, 32, 32 * bits // 8)).astype(np.uint8)
+        yield case(
+            MS + "QMoE", f"{bits}-bits{'-blocks' * bool(scales)}", "h = MatMul(x, w1)", "p = MatMul(h, router)",
+            node(f"b = QMoE{attributes}(h, p, f1, s1, , f2, s2)"), "y = MatMul(b, w2)", x=ROWS, y="float[n,5] y",
+            imports=IMPORT, w1=(6, 32), router=(32, 6), f1=packed, f2=packed[:, ::-1], w2=(32, 5),
+            s1=np.full((6, 32, *of_blocks), 0.02, np.float32), s2=np.full((6, 32, *of_blocks), 0.01, np.float32),
+            cut="6 experts", locks=("QMoE reads packed weights, whose layout depends on the device",)
+        )  # fmt: skip
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------
