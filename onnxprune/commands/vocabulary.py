@@ -65,7 +65,13 @@ def by_vocabulary(job: Job, keeper: Keeper, publish: Publish, progress: Progress
     options, samples = _with_new_ids(job, narrow)
     change = partial(
         of_whole,
-        values=vocabulary_values(narrow.words, narrow.kept, len(job.options.vocabulary or ()), samples),
+        values=vocabulary_values(
+            narrow.words,
+            narrow.kept,
+            len(job.options.vocabulary or ()),
+            samples=samples.count,
+            left_out=samples.left_out,
+        ),  # fmt: skip
         source=(narrow.model, macs(narrow.words.traced)),
         options=job.options,
         cuts=narrow.rewritten.cuts,
@@ -149,7 +155,7 @@ def _kept(job: Job, words: Vocabulary) -> Ids:
 
 
 @dataclass(frozen=True)
-class Samples:
+class _Samples:
     """Samples with new ids, and how many of all are left out."""
 
     data: Any
@@ -157,7 +163,7 @@ class Samples:
     left_out: int
 
 
-def _with_new_ids(job: Job, narrow: _Narrow) -> tuple[Options, Samples]:
+def _with_new_ids(job: Job, narrow: _Narrow) -> tuple[Options, _Samples]:
     """Return options and samples with new ids.
 
     Raises:
@@ -166,7 +172,7 @@ def _with_new_ids(job: Job, narrow: _Narrow) -> tuple[Options, Samples]:
     data, one = _renumbered(job.data, job.options, narrow)
     eval_data, other = _renumbered(job.options.eval_data, job.options, narrow)
     counts = [sum(each) for each in zip(one, other, strict=True)]
-    return replace(job.options, eval_data=eval_data, vocabulary=None), Samples(data, *counts)
+    return replace(job.options, eval_data=eval_data, vocabulary=None), _Samples(data, *counts)
 
 
 def _renumbered(source: Any, options: Options, narrow: _Narrow) -> tuple[Any, tuple[int, int]]:

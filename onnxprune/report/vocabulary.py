@@ -11,7 +11,6 @@ from onnxprune.report.rounds import proofs
 from onnxprune.report.words import enumerated, plural
 
 if TYPE_CHECKING:
-    from onnxprune.commands.vocabulary import Samples
     from onnxprune.dependency.vocabulary import Vocabulary
     from onnxprune.evaluation.verify import Verification
     from onnxprune.graph.model import Model
@@ -23,14 +22,15 @@ if TYPE_CHECKING:
 _CHANGED = ("vocabulary", "targets", "ratio", "eval_data")  # options that are others when the smaller model is cut
 
 
-def vocabulary_values(words: Vocabulary, kept: Ids, asked: int, samples: Samples) -> dict[str, Any]:
+def vocabulary_values(words: Vocabulary, kept: Ids, asked: int, *, samples: int, left_out: int) -> dict[str, Any]:
     """Return what the report says of a vocabulary as plain values; see docs/report.md.
 
     Args:
         words: of the original.
         kept: old ids, in the order of new ones.
         asked: how many tokens were to be kept: those that a tokenizer needs are kept as well.
-        samples: that were renumbered.
+        samples: that were given.
+        left_out: of these, those that hold tokens which are gone.
     """
     return {
         "asked": asked,
@@ -39,8 +39,8 @@ def vocabulary_values(words: Vocabulary, kept: Ids, asked: int, samples: Samples
         "kept": kept.tolist(),
         "inputs": list(words.inputs),
         "outputs": list(words.outputs),
-        "samples": samples.count,
-        "left_out": samples.left_out,
+        "samples": samples,
+        "left_out": left_out,
     }
 
 
