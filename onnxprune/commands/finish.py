@@ -135,9 +135,8 @@ def finish(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, recovered and verified, and its report, when both are published.
 
-    Where its weights are tuned, the proof is of the cut, before that. It is compared with the `original`, which is the
-    model that was cut by default, and raced against `timed`, which is the same by default; targets are of the model
-    that was cut. What is `shortened` has lost branches already.
+    Where its weights are tuned, the proof is of the cut, before that. It is compared with the `original` and raced
+    against `timed`, by default the model that was cut; targets are of that. What is `shortened` has lost branches.
 
     Raises:
         VerificationError: when it does not equal the masked model; nothing is published then.

@@ -63,15 +63,10 @@ def by_vocabulary(job: Job, keeper: Keeper, publish: Publish, progress: Progress
     """
     narrow = _narrowed(job, progress)
     options, samples = _with_new_ids(job, narrow)
+    counts = {"samples": samples.count, "left_out": samples.left_out}
     change = partial(
         of_whole,
-        values=vocabulary_values(
-            narrow.words,
-            narrow.kept,
-            len(job.options.vocabulary or ()),
-            samples=samples.count,
-            left_out=samples.left_out,
-        ),  # fmt: skip
+        values=vocabulary_values(narrow.words, narrow.kept, len(job.options.vocabulary or ()), **counts),
         source=(narrow.model, macs(narrow.words.traced)),
         options=job.options,
         cuts=narrow.rewritten.cuts,
