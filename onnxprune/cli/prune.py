@@ -55,6 +55,11 @@ from onnxprune.planning.effort import USUAL
     "others; a map of them is written beside the model.",
 )
 @click.option(
+    "--tie",
+    is_flag=True,
+    help="Store weights once that INPUT holds twice, such as a token table and the output layer's transposed copy.",
+)
+@click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
     "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",

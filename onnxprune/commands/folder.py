@@ -140,7 +140,7 @@ def prune_files(
     held = [*_read(source, progress)]
     networks = _networks(held)
     names = [_name(network[0].model, source) for network in networks]
-    _check_depth(options, networks, source)
+    _check_single(options, networks, source)
     _check_vocabulary(options, networks, source)
     samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
     _check_reads(source, target, report_path, [path for each in samples for path in each.files], force)
@@ -252,22 +252,20 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
     return networks
 
 
-def _check_depth(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where branches would go from one file of a network and stay in another."""
+def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
+    """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another."""
     several = next((network for network in networks if len(network) > 1), None)
-    if options.shortens and several is not None:
+    asked = {"depth": options.shortens, "vocabulary": options.vocabulary is not None, "tie": options.tie}
+    what = next((name for name, is_asked in asked.items() if is_asked), None)
+    if what is not None and several is not None:
         one, other = (_name(file.model, source) for file in several[:2])
-        raise OptionError(f"depth goes with one file for each network: {one} and {other} hold the same one")
+        raise OptionError(f"{what} goes with one file for each network: {one} and {other} hold the same one")
 
 
 def _check_vocabulary(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where tokens would go from one file and stay in another."""
+    """Raise OptionError where an output scores the tokens that another file of the folder looks up."""
     if options.vocabulary is None:
         return
-    several = next((network for network in networks if len(network) > 1), None)
-    if several is not None:
-        one, other = (_name(file.model, source) for file in several[:2])
-        raise OptionError(f"vocabulary goes with one file for each network: {one} and {other} hold the same one")
     models = [network[0].model for network in networks]
     sizes = {port.below for model in models for port in model.inputs if port.holds_tokens}
     for model in (model for model in models if not _holds_tokens(model)):

@@ -18,6 +18,7 @@ from onnxprune.commands.report_files import map_file, write_map
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
 from onnxprune.commands.shorten import by_depth
+from onnxprune.commands.tie import with_ties
 from onnxprune.commands.vocabulary import by_vocabulary
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
@@ -106,8 +107,8 @@ def prune(
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
-            what branches compute), without (globs of branches), vocabulary (ids of the tokens to keep, or a file of
-            them; the report has the map), criterion, scope, round_to, min_units, ignore, only,
+            what branches compute), without (globs of branches), tie, vocabulary (ids of the tokens to keep, or a
+            file of them; the report has the map), criterion, scope, round_to, min_units, ignore, only,
             width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
             provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
             preprocess, samples, metric.
@@ -192,7 +193,7 @@ def prune_to(
 def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Result:
     model, source = job.model, job
     with blamed_on_change(model.stamps, model.path):
-        job = _with_samples(job)
+        job, publish = with_ties(_with_samples(job), publish, progress)
         if job.options.vocabulary is not None:
             proto, report = by_vocabulary(job, keeper, publish, progress)
         elif job.options.shortens:

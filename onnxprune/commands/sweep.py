@@ -133,8 +133,9 @@ def make_family(
     check.choice("kind", kind, KINDS)
     if options.vocabulary is not None:
         raise OptionError("vocabulary has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
-    if options.shortens:
-        raise OptionError("depth has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
+    if options.shortens or options.tie:
+        what = "depth" if options.shortens else "tie"
+        raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
     model = load(source)
     members = make_members(model, options, kind, values, data=data)
     reads = Reads(model.path, tuple(model.data_files), sample_files(data, options))

