@@ -16,8 +16,8 @@
 
 Any other exception is a fault of the package: the command line ends with exit code 4.
 
-Inner code raises `CannotUnify` with a short sentence; `dependency.trace` turns it into a lock that names the node. It
-never leaves the package.
+Inner code raises `CannotUnify` with a short sentence; `dependency.trace` turns it into a lock that names the node.
+`CannotTurn` names the node itself; `commands.rotate` says of which stream. Neither leaves the package.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class CutError(OnnxpruneError):
 
 class CannotUnify(Exception):
     """Two axes that an op equates have no common refinement."""
+
+
+class CannotTurn(Exception):
+    """What a node computes of a stream changes when the stream is written in other directions."""
 
 
 # -- what others say -----------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ def gradients(
     calibration: Calibration,
     *,
     of_weights: bool = False,
+    of_elements: bool = False,
     passes: float = float("inf"),
     seed: int = 0,
     progress: Progress = silent,
@@ -73,6 +74,7 @@ def gradients(
         groups: those to look at.
         calibration: samples, labels and the metric that says what outputs are.
         of_weights: whether weights are looked at as well as gates.
+        of_elements: whether each number of them is looked at by itself, which takes as much memory as they do.
         passes: over all samples that may be spent, forward or backward; 16 samples are looked at whatever they cost.
         seed: of the answers that are drawn.
         progress: called before each step.
@@ -85,11 +87,13 @@ def gradients(
     model = traced.model
     places = {group.name: gate_places(traced, group) for group in groups}
     why_none = {name: NO_SUM for name, each in places.items() if not each}
+    of_weights = of_weights or of_elements
     names = learned_weights(model, (member for group in groups for member in group.members)) if of_weights else ()
     gates = dict.fromkeys(place.gate for each in places.values() for place in each)
     pullback = Pullback(model, tuple(gates), names)
     source = Answers(model, calibration, passes, seed, of_weights=of_weights)
-    sums = {group.name: _Sums(group, places[group.name], model, frozenset(names)) for group in groups}
+    look_at = _Elements(by_sum=source.by_labels) if of_elements else None
+    sums = {group.name: _Sums(group, places[group.name], model, frozenset(names), look_at) for group in groups}
     for number, sample in enumerate(source):
         if not number:
             pullback.check(sample.feeds)
@@ -289,16 +293,31 @@ def _filled(labels: Array | None, feeds: Feeds, model: Model) -> Array | None:
 # -- sums --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Elements:
+    """How each number of a weight is looked at by itself."""
+
+    by_sum: bool  # whether gradients of all answers are added up before magnitudes are taken: drawn ones cancel out
+
+
 class _Sums:
     """What is kept of the derivatives by one group."""
 
-    def __init__(self, group: Group, places: Sequence[Place], model: Model, weights: frozenset[str]) -> None:
+    def __init__(
+        self,
+        group: Group,
+        places: Sequence[Place],
+        model: Model,
+        weights: frozenset[str],
+        elements: _Elements | None = None,
+    ) -> None:
         self._units, self._places = group.units, places
         self._gates: list[npt.NDArray[np.float64]] = []
         self._weights = np.zeros(group.units)
         self._answers = 0
         firsts = {(m.constant, m.dim): m for m in group.members if m.constant in weights}
         self._members = [(member, model.array(member.constant)) for member in firsts.values()]
+        self._elements, self._products = elements, dict[int, npt.NDArray[np.float32]]()  # by member, [units, fan]
         self.reached = False
 
     def add(self, derivatives: Mapping[str, Array]) -> None:
@@ -311,14 +330,19 @@ class _Sums:
                 total += slope.astype(np.float64)[place.at].sum(axis=1)
         self._gates.append(total)
         self._answers += 1
-        for member, weight in self._members:
+        for number, (member, weight) in enumerate(self._members):
             slope = derivatives.get(member.constant)
             if slope is not None:
                 self.reached = True
-                products = member.matrix(slope.astype(np.float32) * weight.astype(np.float32)).astype(np.float64)
-                self._weights += np.square(products).sum(axis=1)
+                products = member.matrix(slope.astype(np.float32) * weight.astype(np.float32))
+                self._weights += np.square(products.astype(np.float64)).sum(axis=1)
+                if self._elements is not None:
+                    each = products if self._elements.by_sum else np.abs(products)
+                    self._products[number] = self._products.get(number, np.float32(0)) + each
 
     def slopes(self) -> Slopes:
         """Return what was added up."""
         weights = self._weights / max(1, self._answers) if self._members else None
-        return Slopes(np.stack(self._gates), weights)
+        sums = [np.abs(each).sum(axis=1, dtype=np.float64) for each in self._products.values()]
+        elements = np.sum(sums, axis=0) / max(1, self._answers) if sums else None
+        return Slopes(np.stack(self._gates), weights, elements)

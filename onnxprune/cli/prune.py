@@ -60,9 +60,23 @@ from onnxprune.planning.effort import USUAL
     help="Store weights once that INPUT holds twice, such as a token table and the output layer's transposed copy.",
 )
 @click.option(
+    "--method",
+    metavar="NAME",
+    help="Prune as published, to compare: shortgpt, laco, slicegpt, llm-pruner, sheared, flap "
+    "[default: as measures best].",
+)
+@click.option(
+    "--rotations",
+    default="one",
+    show_default=True,
+    metavar="one|each",
+    help="Of method slicegpt: one rotation for all places of a stream, or each place has its own.",
+)
+@click.option(
     "--criterion",
     help="By samples, which are made up without --data: obs, wanda, flap, activation, apoz; by gradients on them, with "
-    "PyTorch: taylor, taylor-weights, fisher; by weights alone: l1, l2, bn, fpgm, random [default: obs].",
+    "PyTorch: taylor, taylor-weights, taylor-elements, fisher; by weights alone: l1, l2, bn, fpgm, random "
+    "[default: obs].",
 )
 @click.option(
     "--scope",
@@ -99,6 +113,11 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option("--min-units", type=int, metavar="N", help="Keep at least N units in each group [default: a tenth].")
 @click.option("--width", is_flag=True, help="Prune also what is normalised over, such as the hidden width; inexact.")
+@click.option(
+    "--change-io",
+    is_flag=True,
+    help="Cut caches too: inputs and outputs such as past_key_values become smaller, or go.",
+)
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave these nodes, weights or groups alone; repeatable.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Prune these and no others, see above; repeatable.")
 @click.option(

@@ -22,7 +22,9 @@ from onnxprune.planning.profile import Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Decision, meet_targets
 from onnxprune.planning.targets import Target
 from onnxprune.progress import Progress
+from onnxprune.runtime.chain import needs_chain
 from onnxprune.runtime.executors import ALONE, Workers
+from onnxprune.runtime.room import VARIABLE
 from onnxprune.surgery import rewrite
 
 _STORED = ("size", "params")  # kinds of costs that the written files hold
@@ -55,10 +57,16 @@ def profile(prepared: PreparedModel, progress: Progress) -> Speed | None:
     Raises:
         ModelError, DataError: when it cannot be run.
         NothingToPrune: when no group is to be pruned; says why.
+        OptionError: when the model does not fit the memory.
     """
     options, traced = prepared.options, prepared.traced
     if not options.is_measured:
         return None
+    if needs_chain(traced.model):
+        raise OptionError(
+            "targets of latency and memory, and round_to='auto', measure the whole model, which does not fit the "
+            f"memory; give a target of macs or params, or more memory with {VARIABLE}"
+        )
     if not prepared.ratios:
         prepared.masks(Plan({}))  # says why nothing can be pruned, before anything is timed
     pruned_groups = [group for group in prepared.groups if group.name in prepared.ratios]

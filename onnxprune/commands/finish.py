@@ -16,6 +16,7 @@ from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import write_map, write_report
+from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
@@ -25,7 +26,7 @@ from onnxprune.dependency.groups import Group
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
-from onnxprune.graph.edit import with_contents
+from onnxprune.graph.edit import Content, with_contents
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import check_unchanged, staging
 from onnxprune.graph.remainder import same_part, with_own_ports
@@ -40,7 +41,7 @@ from onnxprune.planning.profile import RACE_S
 from onnxprune.planning.promise import CONFIRM, OVER, Decision, check_written
 from onnxprune.progress import Progress
 from onnxprune.report.depth import is_gone
-from onnxprune.report.document import build_report, comparison_values
+from onnxprune.report.document import build_report, comparison_values, port_values
 from onnxprune.surgery import mask, rewrite
 from onnxprune.surgery.depth import Shortened
 
@@ -55,8 +56,8 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
 _NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(
-    ("rounds", "masks", "depth", "vocabulary", "tied")
-)  # what other steps fill in
+    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary")
+)  # by other steps
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
 
@@ -146,8 +147,7 @@ def finish(
     gone, dead = (shortened.branches, shortened.dead) if shortened else ((), frozenset[int]())
 
     def proof(after: Model) -> verify.Verification:
-        fitted = mask.in_original(model, rewritten.cuts, contents)
-        return proven(prepared, masks, fitted, progress, after, gone)
+        return proven(prepared, masks, mask.in_original(model, rewritten.cuts, contents), progress, after, gone)
 
     proto = stored_as(model, rewritten, contents)
     improved = improve and _improved(proto, model, masks, proof, improve)
@@ -173,7 +173,8 @@ def finish(
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
         )
-        report |= {"tuning": None if improved is None else improved.report(path), **_NOTHING_ELSE}
+        report |= {"ports": port_values((original or model).file, after.file), **_NOTHING_ELSE}
+        report["tuning"] = None if improved is None else improved.report(path)
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
@@ -208,7 +209,7 @@ def _kept(
 def proven(  # noqa: PLR0917 - as `verify`
     prepared: PreparedModel,
     masks: Masks,
-    fitted: Mapping[str, Array],
+    fitted: Mapping[str, Content],
     progress: Progress,
     after: Model,
     gone: Sequence[Branch] = (),
@@ -346,7 +347,7 @@ def _compare(
     return compare_models(
         before,
         after,
-        data=data,
+        data=None if data is None else suited_data(data, before.inputs),
         provider=options.provider,
         threads=options.threads,
         batch=options.batch,

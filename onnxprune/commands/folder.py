@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxprune.commands.finish import published
-from onnxprune.commands.folder_settings import SETTINGS, adjusted
+from onnxprune.commands.folder_settings import SETTINGS, CacheSizes, adjusted
 from onnxprune.commands.folder_tokenizer import folder_of, reduced
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
@@ -28,6 +28,7 @@ from onnxprune.commands.report_files import write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Role
 from onnxprune.graph.publish import Reads, check_written, hidden_beside, resolved, signals_held, staging, taken
 from onnxprune.graph.read import load
 from onnxprune.graph.write import check_weights_name
@@ -45,6 +46,7 @@ class PrunedFile:
     report: dict[str, Any] | None  # see docs/report.md; None: it was copied as it is
     why: str | None = None  # it was copied
     leads: bool = False  # whether other files follow it, or it is a network of its own
+    caches: tuple[CacheSizes, ...] = ()  # what became of its inputs that hold the past
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,7 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
 def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
     """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another."""
     several = next((network for network in networks if len(network) > 1), None)
-    asked = {"depth": options.shortens, "vocabulary": options.vocabulary is not None, "tie": options.tie}
-    what = next((name for name, is_asked in asked.items() if is_asked), None)
+    what = options.beside_widths
     if what is not None and several is not None:
         one, other = (_name(file.model, source) for file in several[:2])
         raise OptionError(f"{what} goes with one file for each network: {one} and {other} hold the same one")
@@ -354,12 +355,13 @@ class _Run:
         lead, *followers = network
         for file in network:
             self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
-        held = uncut(lead, followers) if followers else ()
+        held = uncut(lead, followers, self.options.change_io) if followers else ()
         try:
             result = self._led(lead.model, samples, held)
         except NothingToPrune as error:
             return [self._copied(file.model, str(error)) for file in network]
-        files = [PrunedFile(_name(lead.model, self.source), result.report, leads=True)]
+        caches = _caches(lead.model, result.report)
+        files = [PrunedFile(_name(lead.model, self.source), result.report, leads=True, caches=caches)]
         became = lead_of(lead, result.model, result.report) if followers else None
         return [*files, *(self._followed(file, became) for file in followers if became is not None)]
 
@@ -377,7 +379,8 @@ class _Run:
         name = _name(file.model, self.source)
         publish = published(file.model, self._place(file.model))
         with _named(name):
-            return PrunedFile(name, follow(file, lead, self.options, publish, self._progress(name))[1])
+            report = follow(file, lead, self.options, publish, self._progress(name))[1]
+            return PrunedFile(name, report, caches=_caches(file.model, report))
 
     def _copied(self, model: Model, why: str) -> PrunedFile:
         """Write a model that loses nothing as it is, with weights under a name of its own."""
@@ -386,7 +389,7 @@ class _Run:
         else:
             with published(model, self._place(model))(model.stored, model.folder):
                 pass
-        return PrunedFile(_name(model, self.source), None, why)
+        return PrunedFile(_name(model, self.source), None, why, caches=_caches(model, {"ports": ()}))
 
     def _place(self, model: Model) -> Path:
         return self.whole / _name(model, self.source)
@@ -394,6 +397,13 @@ class _Run:
     def _progress(self, name: str) -> Progress:
         """Return what says of which model a step is."""
         return lambda step, *rest: self.progress(f"{name}: {step}", *rest)
+
+
+def _caches(model: Model, report: Mapping[str, Any]) -> tuple[CacheSizes, ...]:
+    """Return what became of the inputs of a model that hold the past."""
+    after = {each["name"]: each["after"] for each in report["ports"]}
+    pasts = [port for port in model.inputs if port.role is Role.PAST]
+    return tuple(CacheSizes(port.shape or (), after.get(port.name, port.shape or ())) for port in pasts)
 
 
 @contextlib.contextmanager
@@ -418,7 +428,8 @@ def _settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
             own = [each for each in files if _nearest(whole / each.name, found) == path]
             reports = {each.name: each.report for each in own if each.report is not None and each.leads}
             try:
-                text, changes = adjusted(path.read_text(encoding="utf-8"), reports)
+                caches = [cache for each in own for cache in each.caches]
+                text, changes = adjusted(path.read_text(encoding="utf-8"), reports, caches)
             except UnicodeDecodeError:
                 continue
             if changes:

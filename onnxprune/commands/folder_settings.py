@@ -4,29 +4,58 @@
 `genai_config.json` that of ONNX Runtime GenAI (https://onnxruntime.ai/docs/genai/reference/config.html). Both state one
 number for all layers. Where all layers keep the same count it is written; where they keep different ones no number
 would be right, and it stays. What programs make inputs of (heads of the cache, their size) is what the inputs of the
-file are: these stay with them. Where the vocabulary was cut, its size and the ids of special tokens follow.
+file are: these stay with them, and follow where caches were cut. Where the vocabulary was cut, its size and the ids
+of special tokens follow.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 SETTINGS = ("config.json", "generation_config.json", "genai_config.json")
 _SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # lists of ids that are never written
 # What programs read of the inner width of feed-forward parts; no input of a model depends on it.
 _INNER = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
 _NEURONS = "neurons"
+# What programs read of caches, and which of the sizes that their dims state it is: heads come first, their size last.
+_OF_CACHES = {"num_key_value_heads": 0, "num_kv_heads": 0, "head_dim": -1, "head_size": -1}
+_HEADS = tuple(key for key, at in _OF_CACHES.items() if at == 0)
+_WHO = (
+    "ONNX Runtime GenAI reads it off the model, layer by layer; programs that make inputs by such a number, as Optimum "
+    "and transformers.js do, cannot run the model"
+)
+
+_INPUTS = "inputs that hold the past"
+
+Dims: TypeAlias = Sequence[int | str | None]
 
 
-def adjusted(text: str, reports: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
+@dataclass(frozen=True)
+class CacheSizes:
+    """What became of an input that is a cache."""
+
+    before: Dims
+    after: Dims | None  # None: it is gone
+
+    def count(self, at: int) -> tuple[int, int] | None:
+        """Return a size that the dims state before and after, behind that of the samples; None where one lacks."""
+        old, new = ([dim for dim in dims[1:] if isinstance(dim, int)] for dims in (self.before, self.after or ()))
+        return (old[at], new[at]) if old and len(old) == len(new) else None
+
+
+def adjusted(
+    text: str, reports: Mapping[str, Mapping[str, Any]], caches: Sequence[CacheSizes] = ()
+) -> tuple[str, list[str]]:
     """Return settings in line with what was cut, and each change in words.
 
     Args:
         text: a JSON object; anything else stays as it is.
         reports: of the networks beside it, by the name of the file that leads each.
+        caches: of all models beside it.
     """
     try:
         settings = json.loads(text)
@@ -34,7 +63,7 @@ def adjusted(text: str, reports: Mapping[str, Mapping[str, Any]]) -> tuple[str, 
         return text, []
     if not isinstance(settings, dict):
         return text, []
-    changes = [*_changes(settings, reports)]
+    changes = [*_changes(settings, reports), *_of_caches(settings, caches)]
     said = [words for words, _ in changes]
     if not any(changed for _, changed in changes):
         return text, said
@@ -49,16 +78,49 @@ def _changes(settings: dict[str, Any], reports: Mapping[str, Mapping[str, Any]])
         yield from ((change, True) for change in _of_tokens(settings, words))
     for holder in _objects(settings):
         for key in _INNER:
-            stated = holder.get(key)
-            counts = [count for units, count in _kept(_meant(key, reports)) if units == stated]
-            if not isinstance(stated, int) or isinstance(stated, bool) or not counts or set(counts) == {stated}:
-                continue
-            if len(set(counts)) == 1:
-                holder[key] = counts[0]
-                yield f"{key} {stated} became {counts[0]}", True
-            else:
-                listed = ", ".join(map(str, counts[:8])) + ", ..." * (len(counts) > 8)
-                yield f"{key} stays {stated}: the layers keep {listed}", False
+            yield from _set(holder, key, _kept(_meant(key, reports)))
+
+
+def _set(holder: dict[str, Any], key: str, counts: Sequence[tuple[int, int]], *who: str) -> Iterator[tuple[str, bool]]:
+    """Give a setting the count that all keep; yield what came of it in words, and whether it changed.
+
+    Nothing comes of it where none lost something.
+
+    Args:
+        holder: of the setting, changed in place.
+        key: its name.
+        counts: units before and after, of each layer; those with other units than the setting states are not meant.
+        who: keeps them, where that are no layers, and which programs are touched by different counts.
+    """
+    stated = holder.get(key)
+    kept = [after for before, after in counts if before == stated]
+    if not isinstance(stated, int) or isinstance(stated, bool) or not kept or set(kept) == {stated}:
+        return
+    if len(set(kept)) == 1:
+        holder[key] = kept[0]
+        yield f"{key} {stated} became {kept[0]}", True
+    else:
+        listed = ", ".join(map(str, kept[:8])) + ", ..." * (len(kept) > 8)
+        keepers, *touched = who or ("layers",)
+        yield ". ".join([f"{key} stays {stated}: the {keepers} keep {listed}", *touched]), False
+
+
+def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterator[tuple[str, bool]]:
+    """Change what settings state of caches in place; yield each change in words, and whether it is one."""
+    holders = [*_objects(settings)]
+    for holder in holders:
+        for key, at in _OF_CACHES.items():
+            yield from _set(
+                holder, key, [count for each in caches if (count := each.count(at)) is not None], _INPUTS, _WHO
+            )
+    heads = [count for each in caches if (count := each.count(0)) is not None]
+    if any(before != after for before, after in heads) and not any(
+        key in holder for holder in holders for key in _HEADS
+    ):
+        yield f"nothing states the heads of keys and values apart from those of queries. {_WHO}", False
+    gone = sum(each.after is None for each in caches)
+    if gone:
+        yield f"{gone} of {len(caches)} inputs that hold the past are gone, the number of layers stays. {_WHO}", False
 
 
 def _of_tokens(settings: dict[str, Any], words: Mapping[str, Any]) -> Iterator[str]:

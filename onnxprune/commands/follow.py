@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ import numpy as np
 from onnxprune.commands.finish import Publish, finish
 from onnxprune.commands.prepare import prepare
 from onnxprune.dependency.groups import TABLES, Group, groups
-from onnxprune.dependency.trace import trace
+from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import settled
@@ -33,6 +33,7 @@ from onnxprune.progress import Progress
 from onnxprune.surgery.rewrite import Cut
 
 Digest: TypeAlias = bytes
+Place: TypeAlias = tuple[Digest, int, bytes]  # of units: a weight, one of its dims, and the indices of each unit there
 _SHARED = 0.9  # of the weights of the smaller file, from which two files hold the same network
 Axes: TypeAlias = Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
 
@@ -138,23 +139,39 @@ def lead_of(original: Held, proto: Any, report: Mapping[str, Any]) -> Lead:
     return Lead(became)
 
 
-def uncut(lead: Held, followers: Sequence[Held]) -> tuple[str, ...]:
-    """Return the groups of a leading file, by name, whose units some other file cannot lose."""
-    held: set[tuple[Digest, int]] = set()
+def _traced(model: Model, change_io: bool) -> Trace:
+    return trace(replace(settled(model), changes_io=change_io))
+
+
+def uncut(lead: Held, followers: Sequence[Held], change_io: bool = False) -> tuple[str, ...]:
+    """Return the groups of a leading file, by name, whose units some other file cannot lose.
+
+    Args:
+        lead: the leading file.
+        followers: the others.
+        change_io: whether caches may be cut.
+    """
+    held: set[str] = set()
+    own = groups(_traced(lead.model, change_io))
     for follower in followers:
-        known = follower.telling
+        touched, free = set[tuple[Digest, int]](), set[Place]()
+        for group in groups(_traced(follower.model, change_io)):
+            places = {*_places(group, follower.telling)}
+            touched.update(place[:2] for place in places)
+            free.update(places if group.locked is None and group.inexact is None else ())
         held.update(
-            (known[member.constant], member.dim)
-            for group in groups(trace(settled(follower.model)))
-            if why_not(group) is not None
-            for member in group.members
-            if member.constant in known
+            group.name
+            for group in own
+            if any(place[:2] in touched and place not in free for place in _places(group, lead.telling))
         )
-    return tuple(
-        group.name
-        for group in groups(trace(settled(lead.model)))
-        if any((lead.telling.get(member.constant, b""), member.dim) in held for member in group.members)
-    )
+    return tuple(group.name for group in own if group.name in held)
+
+
+def _places(group: Group, telling: Mapping[str, Digest]) -> Iterator[Place]:
+    """Yield where the units of a group lie: the weight by its digest, the dim, and the indices of each unit there."""
+    for member in group.members:
+        if member.constant in telling:
+            yield telling[member.constant], member.dim, member.places.tobytes()
 
 
 def follow(
@@ -177,6 +194,7 @@ def follow(
     plain = Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
+        change_io=options.change_io,
         inputs=tuple(each for each in options.inputs if each[0] in ports),
     ).checked()  # fmt: skip
     prepared = prepare(file.model, plain, None, progress)

@@ -9,6 +9,7 @@ from typing import Any
 from onnxprune import check
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
+from onnxprune.planning.methods import METHODS, TURNS
 from onnxprune.planning.options import Options
 from onnxprune.training.extra import check_torch
 from onnxprune.training.settings import TuneOptions, amount, make_tune_options
@@ -68,6 +69,7 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
         raise OptionError("depth goes with one round, and without masks: cut the result again, or give widths alone")
     if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
         raise OptionError("vocabulary goes with one round, and without masks: cut the result again, without it")
+    _check_method(learning, options)
     if learning.masks is not None and learning.rounds > 1:
         raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
     if learning.masks is not None and learning.masks.lora is not None:
@@ -75,6 +77,25 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     if learning.masks is not None and learning.masks.slim is not None:
         raise OptionError("slim has no effect with masks: their budget says how many units go")
     return learning
+
+
+def _check_method(learning: Learning, options: Options) -> None:
+    """Raise OptionError where a published method lacks what it learns with, or has no use for it."""
+    if options.method is None:
+        return
+    method = METHODS[options.method]
+    if method.torch:
+        check_torch(f"--method {options.method}")
+    if method.masks and learning.masks is None:
+        raise OptionError(f"method {options.method} learns masks: say for how long, as in --masks 20m")
+    if learning.masks is not None and not method.masks:
+        raise OptionError(f"method {options.method} says itself what goes: masks have no effect")
+    if learning.rounds > 1:
+        raise OptionError(f"method {options.method} cuts all at once: rounds have no effect")
+    if options.vocabulary is not None and options.method == TURNS:
+        raise OptionError(f"method {TURNS} turns the original itself: cut the vocabulary first, and turn the result")
+    if options.vocabulary is not None and not (options.cuts_widths or options.shortens):
+        raise OptionError(f"method {options.method} chooses no tokens: say with vocabulary how much else is to go")
 
 
 def _tuning(name: str, value: Any, data: Any, options: Options) -> TuneOptions | None:

@@ -8,12 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
-from onnxprune.data.samples import Data, evaluated, files_of, limit, load_data, split, with_shapes
+from onnxprune.data.caches import check_no_past, load_suited
+from onnxprune.data.samples import Data, evaluated, files_of, limit, split, with_shapes
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.axes import Atom, Mask
+from onnxprune.dependency.blocks import blocks
+from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.groups import Group, groups, weights
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import DataError, ModelError, NothingToPrune, OptionError
@@ -25,13 +30,16 @@ from onnxprune.graph.probe import settled, with_sizes
 from onnxprune.graph.publish import Reads
 from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
 from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.methods import METHODS
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
+from onnxprune.recovery.compensate import losing_layers
 from onnxprune.report.words import not_run_lines
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
+from onnxprune.surgery.biases import with_biases
 from onnxprune.surgery.rewrite import Rewritten, rewrite
 from onnxprune.training.order import held_out
 
@@ -98,13 +106,19 @@ def prepare(
     options.check_effects(data_source is not None)
     model = part_to_run(model, dict(options.inputs), progress)
     samples = _tuning_samples(model, options, data_source) if tunes else _samples(model, options, data_source)
-    model = sized_by(model, samples.calibration or samples.evaluation)
+    model = replace(sized_by(model, samples.calibration or samples.evaluation), changes_io=options.change_io)
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
     check_runnable(model, traced.probe)
+    _check_no_past(traced, samples)
     all_groups = groups(traced)
+    options = replace(options, spared=_spared(traced, all_groups, options))
     ratios = select_ratios(all_groups, options)
+    if options.compensates:
+        traced = _with_biases(traced, [group for group in all_groups if group.name in ratios])
+        all_groups = groups(traced)
+        ratios = select_ratios(all_groups, options)
     calibration_data = None if samples.calibration is None else accepted(model, samples.calibration)
     calibrated_on, why_no_calibration = _calibration(traced, options, calibration_data, ports, progress)
     options = options.resolved(calibrated_on is not None)
@@ -121,6 +135,17 @@ def prepare(
         ports=ports,
         reads=Reads(model.file.path, tuple(model.data_files), sample_files(data_source, options)),
     )
+
+
+def _check_no_past(traced: Trace, samples: _Samples) -> None:
+    """Make sure that no sample holds a past, where caches may become smaller.
+
+    Raises:
+        DataError: when one does.
+    """
+    names = [cache.past for cache in traced.caches] if traced.model.changes_io else []
+    for data in (samples.calibration, samples.evaluation, samples.tuning):
+        check_no_past(data, names)
 
 
 def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Progress = silent) -> Model:
@@ -140,6 +165,28 @@ def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Pro
     for sentence in not_run_lines(each.to_dict() for each in part.not_run):
         progress(sentence)
     return settled(with_sizes(part, with_shapes(part.inputs, shapes)))
+
+
+def _spared(traced: Trace, all_groups: Sequence[Group], options: Options) -> tuple[str, ...]:
+    """Return the names of the groups with nodes in the first and last blocks that the method leaves whole."""
+    first, last = (0.0, 0.0) if options.method is None else METHODS[options.method].spares
+    if not (first or last):
+        return options.spared
+    each = blocks(traced, branches(traced))
+    whole = {*each[: round(first * len(each))], *each[len(each) - round(last * len(each)) :]}
+    indices = nodes_of(branch for block in whole for branch in block.branches)
+    names = {traced.model.nodes[index].name for index in indices}
+    return tuple(group.name for group in all_groups if not names.isdisjoint(group.nodes) and group.prunable)
+
+
+def _with_biases(traced: Trace, pruned: Sequence[Group]) -> Trace:
+    """Return a model whose layers have a bias where they may lose inputs; as it is where it is a part of another."""
+    if traced.model.whole is not None:
+        return traced
+    masks = {group.atom: np.zeros(group.units, bool) for group in pruned}
+    losing = [each.layer for each in losing_layers(traced, masks)]
+    without = [layer for layer in losing if layer.bias is None and layer.fixed is None]
+    return trace(with_biases(traced.model, without)) if without else traced
 
 
 def nothing_to_prune(
@@ -179,7 +226,7 @@ def load_limited(model: Model, options: Options, data_source: Any) -> Data:
     Raises:
         DataError: when they do not fit the inputs of the model.
     """
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    data = load_suited(data_source, model.inputs, preprocess=options.preprocess)
     return limit(data, options.most_samples(data.count), options.seed)
 
 
@@ -210,7 +257,7 @@ def _evaluated(model: Model, options: Options) -> Data | None:
     """Return the samples of `eval_data`."""
     if options.eval_data is None:
         return None
-    return evaluated(load_data(options.eval_data, model.inputs, preprocess=options.preprocess), options.seed)
+    return evaluated(load_suited(options.eval_data, model.inputs, preprocess=options.preprocess), options.seed)
 
 
 def _samples(model: Model, options: Options, data_source: Any) -> _Samples:
@@ -223,7 +270,7 @@ def _samples(model: Model, options: Options, data_source: Any) -> _Samples:
         return _Samples(None, evaluation_data)
     if evaluation_data is not None:
         return _Samples(load_limited(model, options, data_source), evaluation_data)
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    data = load_suited(data_source, model.inputs, preprocess=options.preprocess)
     share = min(_MOST_CALIBRATED, options.most_samples(data.count) / data.count)
     calibration_data, rest = split(data, share, options.seed)
     return _Samples(calibration_data, evaluated(rest, options.seed) if rest.count else calibration_data)
@@ -235,7 +282,7 @@ def _tuning_samples(model: Model, options: Options, data_source: Any) -> _Sample
     The samples that decide there are in neither, so that the cut before tuning looks no better on them than it is.
     """
     evaluation_data = _evaluated(model, options)
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    data = load_suited(data_source, model.inputs, preprocess=options.preprocess)
     if evaluation_data is None:
         data, rest = split(data, _MOST_CALIBRATED, options.seed)
         evaluation_data = evaluated(rest, options.seed) if rest.count else data

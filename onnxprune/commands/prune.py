@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from onnxprune.commands.job import Job, make_learning
 from onnxprune.commands.masks import by_masks
 from onnxprune.commands.prepare import part_to_run, sample_files
 from onnxprune.commands.report_files import map_file, write_map
+from onnxprune.commands.rotate import by_rotation
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
 from onnxprune.commands.shorten import by_depth
@@ -23,6 +25,9 @@ from onnxprune.commands.vocabulary import by_vocabulary
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
+from onnxprune.graph.deferred import deferring, defers
+from onnxprune.graph.edit import with_deferred_inside
+from onnxprune.graph.model import Model
 from onnxprune.graph.publish import (
     Reads,
     blamed_on_change,
@@ -32,10 +37,13 @@ from onnxprune.graph.publish import (
     resolved,
     staging,
 )
-from onnxprune.graph.read import Source, load
+from onnxprune.graph.read import Source, load, read_proto
 from onnxprune.graph.write import check_weights_name, data_file, staged
+from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
+from onnxprune.runtime.room import memory_limited, runs_whole
+from onnxprune.runtime.stations import weight_bytes
 
 
 @dataclass(frozen=True)
@@ -108,9 +116,10 @@ def prune(
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
             what branches compute), without (globs of branches), tie, vocabulary (ids of the tokens to keep, or a
-            file of them; the report has the map), criterion, scope, round_to, min_units, ignore, only,
-            width, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort,
-            provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
+            file of them; the report has the map), method (a key of `planning.methods.METHODS`), rotations ("one" or
+            "each", of method slicegpt), criterion, scope, round_to, min_units, ignore, only, width, change_io,
+            ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort, provider,
+            threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
             preprocess, samples, metric.
 
     Raises:
@@ -123,8 +132,9 @@ def prune(
     model = load(source)
     job = Job(model, checked, data, learning)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
-    with kept_in_memory(model, "pruned.onnx") as publish:
-        return _prune(job, keeper, silent, publish)
+    with _bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
+        result = _prune(job, keeper, silent, publish)
+        return replace(result, model=with_deferred_inside(result.model))
 
 
 def prune_file(
@@ -166,8 +176,20 @@ def prune_file(
     job = Job(model, options, data, learning, resolved(target).name)
     removed: list[Path] = []
     publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
-    result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
+    with _bounded(model):
+        result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
+        if defers():  # what was written holds the numbers from now on
+            result = replace(result, model=read_proto(target), folder=resolved(target).parent, stamps={})
     return replace(result, removed=tuple(removed))
+
+
+@contextlib.contextmanager
+def _bounded(model: Model) -> Iterator[None]:
+    """Bound the memory within the block: where the model does not fit it, no other one is in memory as a whole."""
+    with memory_limited(), contextlib.ExitStack() as stack:
+        if model.is_external and not runs_whole(weight_bytes(model)):
+            stack.enter_context(deferring())
+        yield
 
 
 def prune_to(
@@ -196,6 +218,8 @@ def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Re
         job, publish = with_ties(_with_samples(job), publish, progress)
         if job.options.vocabulary is not None:
             proto, report = by_vocabulary(job, keeper, publish, progress)
+        elif job.options.method == TURNS:
+            proto, report = by_rotation(job, keeper, publish, progress)
         elif job.options.shortens:
             proto, report = by_depth(job, keeper, publish, progress)
         elif job.learning.rounds > 1:

@@ -10,8 +10,9 @@ from onnxprune.graph.view import view
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.plan import Plan, kept_masks
-from onnxprune.planning.work import one_pass
+from onnxprune.planning.work import atom_sizes, numbers, one_pass
 from onnxprune.progress import Progress
+from onnxprune.recovery.compensate import compensate
 from onnxprune.recovery.refit import Refitted, refit
 from onnxprune.recovery.unfitted import unfitted
 from onnxprune.surgery.rewrite import Rewritten
@@ -22,6 +23,8 @@ Recovery: TypeAlias = tuple[dict[str, Array], list[Refitted]]  # new contents of
 def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:
     """Return new weights and statistics for the pruned model; none where there is nothing to calibrate on."""
     options = prepared.options
+    if prepared.calibration is not None and options.compensates:
+        return _compensated(prepared, plan, rewritten, progress)
     if prepared.calibration is None or not (options.reconstruct or options.batch_norm):
         return {}, []
     pruned = view(rewritten.proto, folder=prepared.traced.model.folder)
@@ -43,3 +46,19 @@ def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress:
     )
     cut_groups = [group for group in prepared.groups if group.name in plan.kept]
     return contents, [*fits, *unfitted(prepared.traced.model, cut_groups, pruned, **layer_kinds)]
+
+
+def _compensated(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:
+    """Return new biases for the pruned model, which give back the mean of what went."""
+    traced, calibration = prepared.traced, prepared.calibration
+    assert calibration is not None
+    sizes = atom_sizes(traced, calibration.batches[0])
+    return compensate(
+        traced,
+        kept_masks(prepared.groups, plan.kept),
+        rewritten.cuts,
+        calibration.batches,
+        bytes_of=lambda name: 4 * numbers(traced, name, sizes),
+        seed=prepared.options.seed,
+        progress=progress,
+    )

@@ -17,6 +17,7 @@ from onnxprune.commands.prepare import PreparedModel, part_to_run, prepare
 from onnxprune.commands.rounds_folder import Finished, Keeper
 from onnxprune.commands.tune_cut import Kept, initializers_in_all, kept_by_report, kept_in_all, units_in_all
 from onnxprune.commands.tune_pruned import Tuning, improver, in_steps, taught
+from onnxprune.data.caches import suited_data
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.cost import Counter
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
@@ -132,7 +133,9 @@ class _Rounds:
         if tuning is not None:
             data, is_measured = self.first.tuning_data, self.job.options.is_measured
             assert data is not None
-            contents, tuning_report = taught(part, data, tuning, progress, is_measured=is_measured)
+            contents, tuning_report = taught(
+                part, suited_data(data, part.inputs), tuning, progress, is_measured=is_measured
+            )
         proto = stored(part, contents)
         with publish(proto, self.model.folder) as (path, complete):
             if tuning is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from onnxprune.calibration.batches import Calibration
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_report
 from onnxprune.commands.job import Job
@@ -15,15 +16,19 @@ from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.recover import Recovery, recover
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
+from onnxprune.dependency.blocks import blocks
 from onnxprune.dependency.branches import Branch, branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs, macs
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.view import view
+from onnxprune.planning.collapse import by_collapse
 from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.influence import by_influence
+from onnxprune.planning.left import Cost, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -34,6 +39,9 @@ from onnxprune.report.depth import depth_values, of_whole
 from onnxprune.report.document import file_values
 from onnxprune.report.words import plural
 from onnxprune.surgery.depth import Shortened, without
+
+# Functions that choose whole blocks, by the method that they are.
+_BY_METHOD: Mapping[str, Callable[..., Shortening]] = {"shortgpt": by_influence, "laco": by_collapse}
 
 
 def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
@@ -97,11 +105,16 @@ def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
     if locked:
         raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}")
     whole = counted.total(nodes_of(found))
-    choice = _choice(prepared, able, gone, (options.depth or 0.0) * whole, progress)
+    goal = (options.depth or 0.0) * whole
+    if options.method is None:
+        choice = _choice(prepared, able, gone, goal, progress)
+    else:
+        choice = _published(prepared, found, able, reasons, goal, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
     shortened = without(traced.model, choice.removed, traced.probe.dtype)
     recovery = recover(prepared, Plan({}), shortened.rewritten, progress)
+    recovery = {**choice.contents, **recovery[0]}, recovery[1]
     went = counted.total(shortened.dead)
     values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
     return _Shorter(shortened, recovery, values, went)
@@ -117,10 +130,7 @@ def _choice(
     """
     if prepared.options.depth is None:
         return Shortening(tuple(branch for branch in able if branch.name in gone))
-    calibration = prepared.calibration
-    if calibration is None:
-        why = prepared.why_no_calibration or f"criterion {prepared.options.criterion} looks at none"
-        raise OptionError(f"depth needs samples to choose branches by, and has none ({why}); give some with --data")
+    calibration = _calibration(prepared)
     effort = EFFORTS[prepared.options.effort]
     budget = effort.spent_on_refits(one_pass(prepared.traced, calibration.batches), calibration.source == "data")
     detail, _ = for_refits(prepared.traced, prepared.traced.model, calibration, budget)
@@ -129,6 +139,54 @@ def _choice(
         gone=gone, rounds=effort.rounds, rows=detail.rows, repairs=bool(prepared.options.reconstruct),
         seed=prepared.options.seed, progress=progress,
     )  # fmt: skip
+
+
+def _published(  # noqa: PLR0917 - as they follow from one another
+    prepared: PreparedModel,
+    found: Sequence[Branch],
+    able: Sequence[Branch],
+    reasons: Mapping[str, str],
+    goal: float,
+    progress: Progress,
+) -> Shortening:
+    """Return the branches that go by a published method, in whole blocks, up to so many multiply-accumulates.
+
+    Raises:
+        OptionError: when there are no samples to choose by.
+        NothingToPrune: when no block can go; says why.
+    """
+    each, choose_blocks = blocks(prepared.traced, found), _BY_METHOD[str(prepared.options.method)]
+    names, macs = {branch.name for branch in able}, NodeMacs(prepared.traced)
+    whole = [block for block in each if all(branch.name in names for branch in block.branches)]
+    takes = [(macs.total(nodes_of(block.branches)), block) for block in whole]
+    if takes and all(each_takes > goal for each_takes, _ in takes):
+        least, block = min(takes, key=lambda each: each[0])
+        share = least / max(1, macs.total(nodes_of(found)))
+        raise NothingToPrune(
+            f"nothing to remove: --depth {prepared.options.depth:g} is less than any block takes; the smallest of "
+            f"{plural(len(takes), 'block')}, {block.name!r}, takes {share:.3f}"
+        )
+    if able and not whole:
+        name = next(branch.name for branch in each[0].branches if branch.name in reasons)
+        raise NothingToPrune(
+            f"nothing to remove: some branch of each of {plural(len(each), 'block')} has to stay, such as {name!r}: "
+            f"{reasons[name]}"
+        )
+    if not able:
+        return Shortening(())
+    return choose_blocks(prepared.traced, each, names, goal, _calibration(prepared), progress=progress)
+
+
+def _calibration(prepared: PreparedModel) -> Calibration:
+    """Return the samples that branches are chosen by.
+
+    Raises:
+        OptionError: when there are none.
+    """
+    if prepared.calibration is None:
+        why = prepared.why_no_calibration or f"criterion {prepared.options.criterion} looks at none"
+        raise OptionError(f"depth needs samples to choose branches by, and has none ({why}); give some with --data")
+    return prepared.calibration
 
 
 def _why_none(
@@ -151,14 +209,6 @@ def _why_none(
 
 
 # -- what is cut after that ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a kind of cost is of the original, and which share of it is left without branches or tokens."""
-
-    original: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -185,26 +235,6 @@ def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Le
         both = measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
         costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
     return _Left(model, costs)
-
-
-def rest_of(options: Options, costs: Mapping[str, Cost]) -> Options | None:
-    """Return options that cut what is still to go from a smaller model; None where its targets are met already."""
-    targets = _targets(options, costs)
-    if options.targets and not targets and not (options.ratios or options.shape):
-        return None
-    ratio = 0.0 if options.targets and not targets else options.ratio
-    return replace(options, targets=targets, ratio=ratio)
-
-
-def _targets(options: Options, costs: Mapping[str, Cost]) -> tuple[tuple[str, float | str], ...]:
-    """Return the targets in terms of a smaller model, without those that it meets."""
-    left: list[tuple[str, float | str]] = []
-    for target in options.bounds:
-        cost = costs.get(target.kind, Cost(1.0, 1.0))
-        goal = target.fraction(cost.original) / cost.share
-        if goal < 1:
-            left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
-    return tuple(left)
 
 
 def _cut_further(  # noqa: PLR0917 - as they follow from one another

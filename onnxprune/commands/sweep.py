@@ -131,10 +131,10 @@ def make_family(
         NothingToPrune: when the original meets every value already.
     """
     check.choice("kind", kind, KINDS)
-    if options.vocabulary is not None:
-        raise OptionError("vocabulary has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
-    if options.shortens or options.tie:
-        what = "depth" if options.shortens else "tie"
+    if options.method is not None:
+        raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
+    if options.beside_widths is not None:
+        what = options.beside_widths
         raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
     model = load(source)
     members = make_members(model, options, kind, values, data=data)

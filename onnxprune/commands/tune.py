@@ -16,6 +16,7 @@ from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
 from onnxprune.commands.report_files import check_plot, write_plot, write_report
 from onnxprune.commands.tune_cut import kept_by_report
+from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, evaluated, files_of, load_data, shares_samples
 from onnxprune.errors import InputError
 from onnxprune.evaluation.compare import compare_models
@@ -303,6 +304,7 @@ def _is_held_out(lesson: Lesson, evaluation: Data) -> bool:
 
 
 def _compared(reference: Model, model: Model, data: Data, options: TuneOptions) -> Comparison:
+    data = suited_data(data, reference.inputs)
     return compare_models(
         reference, model, data=data, threads=0, batch=16, budget_s=_NO_BUDGET_S, seed=options.seed, memory=False,
         detail=False, shapes=dict(options.inputs), metric=options.metric,

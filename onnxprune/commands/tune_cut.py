@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnxprune.dependency.axes import Atom, Mask
@@ -28,7 +29,8 @@ def kept_by_report(teacher: Model, report: Mapping[str, Any]) -> Kept:
     Raises:
         InputError: when it is of another model.
     """
-    traced = trace(teacher)
+    options: Mapping[str, Any] = report.get("options", {})
+    traced = trace(replace(teacher, changes_io=bool(options.get("change_io", False))))
     own = {group.name: group for group in groups(traced)}
     kept: dict[str, list[int]] = {}
     for entry in report["groups"]:

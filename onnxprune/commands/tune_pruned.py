@@ -11,9 +11,11 @@ from onnxprune.commands.finish import Improve, Masks
 from onnxprune.commands.learn import learn, lesson_values, proven
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.tune_cut import Kept, kept_by_masks, kept_in_all
+from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
+from onnxprune.graph.probe import settled
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress
 from onnxprune.training.order import held_out, order_of
@@ -57,7 +59,9 @@ def improver(prepared: PreparedModel, tuning: Tuning, progress: Progress) -> Imp
 
     def improve(after: Model, masks: Masks) -> Taught:
         how = replace(tuning, original=teacher, kept=kept_in_all([*before, kept_by_masks(prepared.traced, masks)]))
-        return taught(after, data, how, progress, is_measured=prepared.options.is_measured)
+        return taught(
+            after, suited_data(data, settled(after).inputs), how, progress, is_measured=prepared.options.is_measured
+        )
 
     return improve
 

@@ -20,7 +20,7 @@ from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import part_to_run, prepare
 from onnxprune.commands.rounds_folder import Keeper
-from onnxprune.commands.shorten import Cost, by_depth, rest_of
+from onnxprune.commands.shorten import by_depth
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.data.renumbering import renumbered
 from onnxprune.data.samples import load_data
@@ -34,6 +34,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
 from onnxprune.graph.view import view
 from onnxprune.planning.effort import USUAL
+from onnxprune.planning.left import Cost, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -45,6 +46,7 @@ from onnxprune.surgery.vocabulary import Ids, narrowed, new_ids, seen_through
 
 # Options that only choose and refit units, of which there are none where tokens alone go.
 _NO_UNITS: Mapping[str, Any] = {
+    "method": None,
     "criterion": "l2",
     "scope": "group",
     "reconstruct": False,
@@ -74,6 +76,8 @@ def by_vocabulary(job: Job, keeper: Keeper, publish: Publish, progress: Progress
     if options.cuts_widths or options.shortens:
         costs = _costs(narrow, options, progress)
         rest = rest_of(options, costs)
+        if rest is None and options.shortens:
+            rest = replace(options, targets=(), ratio=0.0)
         if rest is not None:
             shares = {kind: cost.share for kind, cost in costs.items()}
             later = replace(job, data=samples.data, options=rest, original=narrow.seen, timed=narrow.model)
@@ -128,7 +132,7 @@ def _narrowed(job: Job, progress: Progress) -> _Narrow:
     rewritten = narrowed(words, kept)
     stored = stored_as(model, rewritten, {})
     behind = view(seen_through(words, kept), folder=model.folder, is_plain=True)
-    seen = replace(behind, stamps=model.stamps, sizes=model.sizes)
+    seen = part_to_run(replace(behind, stamps=model.stamps, sizes=model.sizes), dict(job.options.inputs))
     return _Narrow(model, words, kept, replace(rewritten, proto=stored), seen)
 
 
@@ -245,9 +249,8 @@ def _proven(narrow: _Narrow, left: Model, job: Job, progress: Progress) -> Verif
         VerificationError: when it is not.
     """
     progress("verifying: original on old ids = pruned on new ones")
-    seen = part_to_run(narrow.seen, dict(job.options.inputs))
-    data = None if job.data is None else load_data(job.data, seen.inputs)
-    verification = verify(trace(seen), {}, left, data, job.options.seed)
+    data = None if job.data is None else load_data(job.data, narrow.seen.inputs)
+    verification = verify(trace(narrow.seen), {}, left, data, job.options.seed)
     if not verification.passed:
         raise failure(verification, ())
     return verification
@@ -264,8 +267,7 @@ def _costs(narrow: _Narrow, options: Options, progress: Progress) -> Mapping[str
     }
     if any(target.kind not in costs for target in options.bounds):
         progress("timing what is left")
-        shapes = dict(options.inputs)
-        seen, now = part_to_run(narrow.seen, shapes), part_to_run(left, shapes)
-        both = measured(seen, now, None, options, timed=original)
+        now = part_to_run(left, dict(options.inputs))
+        both = measured(narrow.seen, now, None, options, timed=original)
         costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
     return costs

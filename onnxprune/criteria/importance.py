@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.criteria.slopes import Slopes, fisher, taylor, taylor_weights
+from onnxprune.criteria.slopes import Slopes, fisher, taylor, taylor_elements, taylor_weights
 
 Matrix: TypeAlias = npt.NDArray[Any]
 Scores: TypeAlias = npt.NDArray[np.float64]
@@ -137,13 +137,20 @@ def flap(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[See
     """Return how much the outputs fluctuate with each unit: the variance of the input times the squared weight norm.
 
     What does not fluctuate is a bias. An et al. 2024, "Fluctuation-based Adaptive Structured Pruning for Large
-    Language Models"; like there, scores are standardised in each group, (S − mean S) / std S, to compare across groups.
+    Language Models". To compare across groups, scores of the inputs of a layer are standardised, (S − mean S) / std S,
+    and a unit of several inputs, such as a head, has the mean of theirs, as in the code that the authors published.
     """
-    scores = _over_consumers(seen, lambda one: one.through(2, one.variance)) if seen else l2(weights, rng)
-    if scores is None:
-        return None
-    spread = scores.std()
-    return np.asarray((scores - scores.mean()) / spread) if spread > _ROUND_OFF else np.zeros_like(scores)
+    if not seen:
+        scores = l2(weights, rng)
+        return scores if scores is None else _standardised(scores)
+    fluctuations = [magnitudes(one.weight, 2, one.variance.shape[1]) * one.variance for one in seen]
+    return _mean([_standardised(each).mean(1) for each in fluctuations])
+
+
+def _standardised(values: Scores) -> Scores:
+    """Return `values` less their mean, over their deviation; zeros where they are all alike."""
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > _ROUND_OFF * abs(values.mean()) else np.zeros_like(values)
 
 
 def activation(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[Seen] = ()) -> Scores | None:
@@ -179,6 +186,7 @@ CRITERIA: dict[str, Criterion] = {
     "apoz": Criterion(apoz, "how often the unit is above zero (1 - APoZ)", data=True),
     "taylor": _of_gradients(taylor, "magnitude of gradient times activation"),
     "taylor-weights": _of_gradients(taylor_weights, "squared gradient times weight, summed over the weights"),
+    "taylor-elements": _of_gradients(taylor_elements, "magnitude of gradient times weight, summed over the weights"),
     "fisher": _of_gradients(fisher, "square of gradient times activation: the divergence without the unit"),
 }
 

@@ -23,11 +23,14 @@ class Slopes:
 
     gates: Scores  # [answers, units]
     weights: Scores | None = None  # [units], of ``(gradient x weight) ** 2`` the sum over weights, mean over answers
+    elements: Scores | None = None  # [units], of ``|gradient x weight|`` the sum over weights; the gradient is the mean
+    # over answers that are right ones, and the magnitude is where they are drawn
 
     def __add__(self, other: Slopes) -> Slopes:
         """Return the slopes of groups that lose the same units: derivatives add up."""
-        known = [each.weights for each in (self, other) if each.weights is not None]
-        return Slopes(self.gates + other.gates, np.sum(known, axis=0) if known else None)
+        pairs = (self.weights, other.weights), (self.elements, other.elements)
+        known = [[each for each in pair if each is not None] for pair in pairs]
+        return Slopes(self.gates + other.gates, *(np.sum(pair, axis=0) if pair else None for pair in known))
 
 
 def taylor(slopes: Slopes) -> Scores:
@@ -56,3 +59,12 @@ def taylor_weights(slopes: Slopes) -> Scores | None:
     all layers that make or consume the unit, added up as LLM-Pruner adds up coupled structures.
     """
     return slopes.weights
+
+
+def taylor_elements(slopes: Slopes) -> Scores | None:
+    """Return the sum over the weights of a unit of the magnitude of gradient times weight; None where none has one.
+
+    Ma et al. 2023, "LLM-Pruner: On the Structural Pruning of Large Language Models", equation 5 to first order, each
+    element alone, added up over all layers that make or consume the unit.
+    """
+    return slopes.elements

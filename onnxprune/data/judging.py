@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from onnxprune.graph.message import message
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
-from onnxprune.runtime.session import Session, open_session
+from onnxprune.runtime.chain import Chain, Runner, needs_chain
+from onnxprune.runtime.session import open_session
 
 Floats = npt.NDArray[np.floating]
 Feeds = Mapping[str, Array]
@@ -43,14 +44,14 @@ def judge_of(model: Model, ports: Sequence[Port], feeds: Feeds) -> tuple[Judge, 
     """
     stored = dict(_normalised(model))
     if stored:
-        tapped = open_session(message(model.proto, model.folder, stored), folder=model.folder)
+        tapped = _opened(model, stored)
         apart = {name: stored[name] for name in _told_apart(tapped, list(stored), feeds, ports)}
         if apart:
             return (
                 lambda feeds, count: _nearest(_moments(tapped, feeds, apart, ports), apart, count)
             ), "stored statistics"
     output = model.outputs[0]
-    session = open_session(message(model.proto, model.folder), folder=model.folder)
+    session = _opened(model, None)
     if output.name not in session.outputs:
         return None
     scores = session.run(feeds)[output.name]
@@ -59,10 +60,17 @@ def judge_of(model: Model, ports: Sequence[Port], feeds: Feeds) -> tuple[Judge, 
     return (lambda feeds, count: _telling(_classes(session, feeds, output.name), count)), "confident, diverse outputs"
 
 
+def _opened(model: Model, names: Collection[str] | None) -> Runner:
+    """Return what gives these values of a model, its outputs for None."""
+    if needs_chain(model):
+        return Chain(model, taps=None if names is None else tuple(names))
+    return open_session(message(model.proto, model.folder, names), folder=model.folder)
+
+
 # -- by the outputs ----------------------------------------------------------------------------------------
 
 
-def _classes(session: Session, feeds: Iterator[dict[str, Array]], output: str) -> Floats:
+def _classes(session: Runner, feeds: Iterator[dict[str, Array]], output: str) -> Floats:
     """Return probabilities ``[samples, classes]``."""
     return np.concatenate([_probabilities(session.run(feed)[output].astype(np.float64)) for feed in feeds])
 
@@ -116,7 +124,7 @@ def _normalised(model: Model) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
             yield node.inputs[0], (mean, np.maximum(variance, 1e-12))
 
 
-def _told_apart(session: Session, names: Sequence[str], feeds: Feeds, ports: Sequence[Port]) -> list[str]:
+def _told_apart(session: Runner, names: Sequence[str], feeds: Feeds, ports: Sequence[Port]) -> list[str]:
     """Return those of some values that can be told apart by sample: their first axis grows with the samples.
 
     What all samples share, such as a table of anchors that is normalised, has no samples of its own.
@@ -138,7 +146,7 @@ def _told_apart(session: Session, names: Sequence[str], feeds: Feeds, ports: Seq
 
 
 def _moments(
-    session: Session, feeds: Iterator[dict[str, Array]], stored: Mapping[str, object], ports: Sequence[Port]
+    session: Runner, feeds: Iterator[dict[str, Array]], stored: Mapping[str, object], ports: Sequence[Port]
 ) -> tuple[Floats, Floats]:
     """Return the mean and the mean square of each channel in each sample: ``[samples, channels of all nodes]``."""
     means, squares = [], []

@@ -23,6 +23,7 @@ _REPORT = "nothing in this version; please report the model"
 # What would free an axis, by what its reason says; the first that matches counts.
 _FREES: Sequence[tuple[str, str]] = (
     (r"^the (attributes|rule) of ", _REPORT),  # first: what an exception says may be anything
+    (r"^it (is part of|computes) a cache", "--change-io"),
     (r"part of the graph (in|out)put", "nothing: the model keeps its inputs and outputs"),
     (r"removing a unit is not the same|(normalises|reduces|quantizes by the range) over it", "--width"),
     (r"(outer|inner) factor", "--only NAME"),

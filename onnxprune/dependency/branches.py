@@ -10,9 +10,10 @@ readers are gone with the branch.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from onnxprune.dependency.caches import Cache
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Node
@@ -38,6 +39,7 @@ class Branch:
     macs: int  # of one sample, that go with it
     params: int
     locked: str | None = None  # why it stays
+    ports: tuple[str, ...] = ()  # inputs and outputs of the model that go with it: caches of an attention
 
 
 def branches(traced: Trace) -> list[Branch]:
@@ -152,19 +154,49 @@ class _Finder:
 
     def _branch(self, index: int, slot: int, other: int) -> Branch | None:
         """Return a branch; None where it holds no layer."""
-        nodes, wanted = self._only_for(index, slot, self._outputs), self._only_for(index, slot, set())
+        wanted = self._only_for(index, slot, set())
         whole = sum(map(self.macs, wanted))
         if not whole:
             return None
+        caches = self._caches_of(wanted)
+        own = caches if self._model.changes_io else ()
+        nodes = self._only_for(index, slot, self._outputs.difference(cache.present for cache in own))
         reason = None
         if sum(map(self.macs, nodes)) < whole:
-            outputs = [name for each in wanted for name in self._model.nodes[each].outputs if name in self._outputs]
-            reason = f"it computes {' and '.join(map(repr, outputs))}, which the model gives as outputs"
+            reason = self._why_whole(wanted, caches)
         named = [each for each in wanted if self._model.weights_of(each)] or wanted
         name = self._model.nodes[max(named, key=self._place.__getitem__)].name
         value = self._model.nodes[index].inputs[slot]
         macs, params = sum(map(self.macs, nodes)), self._params(set(nodes))
-        return Branch(name, value, index, slot, other, tuple(nodes), macs, params, reason)
+        ports = tuple(name for cache in own for name in (cache.past, cache.present))
+        return Branch(name, value, index, slot, other, tuple(nodes), macs, params, reason, ports)
+
+    def _caches_of(self, nodes: Collection[int]) -> tuple[Cache, ...]:
+        """Return the caches that are there for some nodes alone: these make the present, and read the past."""
+        inside = set(nodes)
+        made = {name for index in inside for name in self._model.nodes[index].outputs}
+        return tuple(
+            cache
+            for cache in self._traced.caches
+            if cache.present in made
+            and all(self._owner[index] in inside for index, _ in self._readers_of(cache.present))
+            and all(self._owner[index] in inside or self._measures(index) for index, _ in self._readers_of(cache.past))
+        )
+
+    def _readers_of(self, name: str) -> tuple[tuple[int, int], ...]:
+        return self._model.readers.get(name, ())
+
+    def _measures(self, index: int) -> bool:
+        """Whether a node reads nothing of its input but its shape."""
+        return self._model.nodes[index].op in _SIZES
+
+    def _why_whole(self, wanted: Iterable[int], caches: Sequence[Cache]) -> str:
+        """Return why a branch stays some of whose nodes the outputs of the model need."""
+        outputs = [name for each in wanted for name in self._model.nodes[each].outputs if name in self._outputs]
+        listed = " and ".join(map(repr, outputs))
+        if set(outputs) <= {cache.present for cache in caches}:
+            return f"it computes a cache, which the model gives as an output (at {outputs[0]})"
+        return f"it computes {listed}, which the model gives as outputs"
 
     # -- what goes with a branch -----------------------------------------------------------------------
 

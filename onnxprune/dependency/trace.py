@@ -10,11 +10,12 @@ because exporters share one tensor between unrelated nodes. Values that follow f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.dependency import rules
 from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, fresh
+from onnxprune.dependency.caches import Cache, caches
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling, Site
 from onnxprune.dependency.rules.coupling import Positions
@@ -22,6 +23,7 @@ from onnxprune.dependency.streams import streams
 from onnxprune.errors import CannotUnify, OnnxpruneError
 from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Body, Model, Node
+from onnxprune.graph.ports import Role
 from onnxprune.graph.probe import Probe, probe
 from onnxprune.graph.tensors import Shape
 
@@ -56,6 +58,7 @@ class Trace:
     values: Mapping[str, Axes]  # runtime tensors; those of unknown shape are absent
     couplings: Mapping[int, Coupling]  # by node index; nodes that compute sizes alone are absent
     uses: tuple[Use, ...]
+    caches: tuple[Cache, ...] = ()  # what the model keeps from one run to the next
 
     def axes(self, axes: Axes) -> Axes:
         """Return `axes` in normal form."""
@@ -96,18 +99,16 @@ class _Tracer:
     def run(self) -> Trace:
         self._inputs()
         self._graph(self.model.top)
-        for port in self.model.outputs:
-            reason = self._end(port.name) or f"it is part of the graph output {port.name!r}"
-            for axes in (self._axes(port.name, -1, 0), *self.sequences.get(port.name, ())):
-                for axis in (axes or ())[: -1 if port.name in self.narrowed else None]:
-                    self.partition.lock(axis, Lock(reason, port.name))
-            if port.name in self.positions:
-                self.partition.lock(self.positions[port.name].axis, self.positions[port.name].lock)
+        found = caches(self.model, self.values, self.partition.resolve)
+        carried = {dim for cache in found for name in (cache.past, cache.present) for dim in _each(name, cache.dims)}
+        self._ends(carried | {(name, len(self.values[name]) - 1) for name in self.narrowed if name in self.values})
         self._settle_choices()
         self._contract_dynamic()
-        self._mix_streams()
         self._read_sizes()
-        return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses))
+        if not self.model.changes_io:
+            self._keep(found)
+        self._mix_streams()
+        return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses), found)
 
     def _graph(self, indices: Sequence[int]) -> None:
         """Trace the nodes of the main graph or of a body, each after the bodies inside of it."""
@@ -130,10 +131,33 @@ class _Tracer:
                 axis = fresh(size, key or "s", dynamic=key is not None)
                 if key is not None:
                     axis = shared.setdefault(key, axis)
-                reason = self._end(port.name) or f"it is part of the graph input {port.name!r}"
-                self.partition.lock(axis, Lock(reason, port.name))
+                if port.role is not Role.PAST or key is not None:  # else it is looked at when its output is known
+                    self.partition.lock(axis, self._port_lock(port.name, "input"))
                 axes.append(axis)
             self.values[port.name] = tuple(axes)
+
+    def _ends(self, carried: Container[tuple[str, int]]) -> None:
+        """Lock the axes of outputs, and of the inputs that are not yet: all but those that a cache carries."""
+        for port in self.model.outputs:
+            for axes in (self._axes(port.name, -1, 0), *self.sequences.get(port.name, ())):
+                self._lock_port(port.name, "output", axes, carried)
+        for port in self.model.inputs:
+            self._lock_port(port.name, "input", self.values.get(port.name), carried)
+
+    def _lock_port(self, name: str, kind: str, axes: Axes | None, carried: Container[tuple[str, int]]) -> None:
+        for dim, axis in enumerate(axes or ()):
+            if (name, dim) not in carried:
+                self.partition.lock(axis, self._port_lock(name, kind))
+
+    def _port_lock(self, name: str, kind: str) -> Lock:
+        return Lock(self._end(name) or f"it is part of the graph {kind} {name!r}", name)
+
+    def _keep(self, found: Sequence[Cache]) -> None:
+        """Lock what caches carry: whoever runs the model makes inputs of these sizes."""
+        for cache in found:
+            lock = Lock("it is part of a cache, which the model takes and gives back", cache.past)
+            for dim in cache.dims:
+                self.partition.lock(self.values[cache.past][dim], lock)
 
     def _end(self, name: str) -> str | None:
         """Return why no axis of a value is cut at which a part of a model ends, None for any other."""
@@ -328,6 +352,10 @@ class _Tracer:
             lock = Lock(f"its size is {why}", self.model.nodes[use.node].name if inside else name)
             for axis in finder.axes(name):
                 self.partition.lock(axis, lock)
+
+
+def _each(name: str, dims: Iterable[int]) -> Iterator[tuple[str, int]]:
+    return ((name, dim) for dim in dims)
 
 
 def _failure(node: Node, error: Exception) -> str:

@@ -128,8 +128,8 @@ def _opened(model: Model, probed: Probe, size: int, own: Sequence[_Ids]) -> Voca
         axes = traced.axes(traced.couplings[index].inputs[slot] or ())
         rows[_atom(traced, axes[axis], f"the table of {model.nodes[index]}")] = None
         widths.update(atom for dim, each in enumerate(axes) if dim != axis for atom in traced.partition.atoms(each))
-    outputs = []
-    for name in scores:
+    outputs, kept = [], {cache.present for cache in traced.caches}
+    for name in (name for name in scores if name not in kept):
         last = traced.axes(traced.values[name])[-1]
         if widths.isdisjoint(traced.partition.atoms(last)):
             if any(atom.size == size for atom in widths):

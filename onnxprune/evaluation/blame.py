@@ -13,11 +13,11 @@ from onnxprune.evaluation.difference import compare_outputs, open_proto, toleran
 from onnxprune.evaluation.intermediate import MaskedAndPruned
 from onnxprune.evaluation.verify import NOT_FITTED, Verification, hidden_problem, references
 from onnxprune.graph.checks import problems
-from onnxprune.graph.edit import with_contents
+from onnxprune.graph.edit import Content, with_contents
 from onnxprune.graph.ports import Port
-from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.surgery.mask import masked
+from onnxprune.surgery.ports import port_changes
 from onnxprune.surgery.rewrite import Kept, rewrite
 
 
@@ -29,7 +29,7 @@ def blame(
     seed: int = 0,
     *,
     inputs: Sequence[Port] | None = None,
-    fitted: Mapping[str, Array] = NOT_FITTED,
+    fitted: Mapping[str, Content] = NOT_FITTED,
 ) -> list[str]:
     """Return the names of a smallest set of cut groups that fails alone, by halving; arguments as for `verify`.
 
@@ -65,7 +65,8 @@ def _passes(
     folder = traced.model.folder
     reference = masked(traced, part)
     try:
-        cases = references(traced.model, reference, data, seed, inputs)
+        changes = port_changes(traced, part)
+        cases = [replace(each, changes=changes) for each in references(traced.model, reference, data, seed, inputs)]
         with open_proto(proto, folder) as pruned:
             tolerance = tolerance_of(traced.model)
             _, problem = compare_outputs(pruned, cases, tolerance)

@@ -6,6 +6,8 @@ ratio of the two medians comes with an interval, so that noise is not taken for 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,10 +18,19 @@ import numpy.typing as npt
 
 from onnxprune import check
 from onnxprune.data.batching import samples_in
+from onnxprune.data.caches import check_no_past
 from onnxprune.data.samples import Data, as_taken, taken_by, with_shapes
 from onnxprune.evaluation.comparison import Comparison, Side
 from onnxprune.evaluation.outputs import difference_of, run_both
-from onnxprune.evaluation.place import Place, common_inputs, dims_for, open_model, pieces_to_compare
+from onnxprune.evaluation.place import (
+    Place,
+    common_inputs,
+    cut_caches,
+    dims_for,
+    open_model,
+    open_whole,
+    pieces_to_compare,
+)
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.punished import punished
@@ -39,11 +50,14 @@ from onnxprune.latency.speedup import (
 )
 from onnxprune.metrics.arrays import Function
 from onnxprune.metrics.kinds import checked_name
+from onnxprune.runtime.chain import Chain, Runner
 from onnxprune.runtime.machine import affinity
 from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.random_feeds import random_feeds
+from onnxprune.runtime.room import piece_bytes
 from onnxprune.runtime.session import Session
-from onnxprune.runtime.timing import node_times, time_creation, time_interleaved
+from onnxprune.runtime.stations import weight_bytes
+from onnxprune.runtime.timing import node_times, time_creation, time_interleaved, time_pieces
 
 _ASIDE = 0.25  # of the time for the timed runs: for each combination of a sweep, and for the profile of each model
 
@@ -120,17 +134,19 @@ def compare_models(
     request = CompareOptions(**options).checked()
     models, place, seed = (timed or before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
-    pair = open_model(before, place), open_model(after, place)
-    if data is not None:
-        data = taken_by(pair[0].run, as_taken(data, inputs), request.batch)
+    caches, incomparable = cut_caches(before, after)
+    check_no_past(data, caches)
+    pair = _opened((before, after), place)
+    if isinstance(pair[0], Chain):  # what needs whole sessions is left out
+        request = replace(request, memory=False, detail=False, sweep_threads=(), sweep_batch=())
+    data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     dims = dims_for(inputs, before, pair[0], request.batch, seed) if data is None else {}
     feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, request.batch)
     batches, classes, fidelity = run_both(
-        pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric
+        pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric, incomparable
     )
-    clocked = pair if timed is None else (open_model(timed, place), pair[1])
-    before_ms, after_ms = _timed(clocked, feeds, request)
-    old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
+    times = before_ms, after_ms = _timed(_clocked(pair, timed, place), feeds, request)
+    old, new = _sides(models, feeds, times, request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
     return Comparison(
         before=old,
@@ -138,7 +154,7 @@ def compare_models(
         speedup=old.median_ms / new.median_ms,
         speedup_interval=bounds,
         within_noise=is_noise(bounds),
-        difference=difference_of(batches, classes.get("agreement")),
+        difference=difference_of(batches, classes.get("agreement"), sorted(incomparable)),
         samples=sum(part.samples for part in batches),
         feeds="random" if data is None else "data",
         provider=request.provider,
@@ -155,6 +171,22 @@ def compare_models(
     )
 
 
+def _opened(models: tuple[Model, Model], place: Place) -> tuple[Runner, Runner]:
+    """Return what runs both models: chains where one of them does not fit the memory."""
+    before, after = (open_model(model, place) for model in models)
+    if isinstance(before, Chain) == isinstance(after, Chain):
+        return before, after
+    first, second = (Chain(model, threads=place.threads) for model in models)
+    return first, second
+
+
+def _clocked(pair: tuple[Runner, Runner], timed: Model | None, place: Place) -> tuple[Runner, Runner]:
+    """Return what is timed of an opened pair: `timed`, opened as they are, stands for the first where it is given."""
+    if timed is None:
+        return pair
+    return Chain(timed, threads=place.threads) if isinstance(pair[0], Chain) else open_whole(timed, place), pair[1]
+
+
 def _inputs(before: Model, after: Model, request: CompareOptions) -> tuple[Port, ...]:
     """Return the inputs that both models take, in the shapes that the options fix."""
     inputs = with_shapes(common_inputs(before, after), request.shapes)
@@ -163,11 +195,24 @@ def _inputs(before: Model, after: Model, request: CompareOptions) -> tuple[Port,
 
 
 def _timed(
-    pair: tuple[Session, Session], feeds: Mapping[str, Array], request: CompareOptions
+    pair: tuple[Runner, Runner], feeds: Mapping[str, Array], request: CompareOptions
 ) -> list[npt.NDArray[np.float64]]:
-    """Return the latencies of both in ms; nothing else runs meanwhile."""
-    runs = [session.timed(feeds) for session in pair]
+    """Return the latencies of both in ms; nothing else runs meanwhile. Chains are timed piece by piece."""
+    before, after = pair
+    if isinstance(before, Chain) and isinstance(after, Chain):
+        return _timed_by_piece(before, after, feeds, request)
+    runs = [session.timed(session.taken(feeds)) for session in pair if isinstance(session, Session)]
     return time_interleaved(runs, budget_s=request.budget_s, min_rounds=request.rounds)
+
+
+def _timed_by_piece(
+    before: Chain, after: Chain, feeds: Mapping[str, Array], request: CompareOptions
+) -> list[npt.NDArray[np.float64]]:
+    """Return the latencies of two chains in ms, of which one piece each is open at a time."""
+    runs = ((session.timed(fed) for session, fed in chain.pieces(chain.taken(feeds))) for chain in (before, after))
+    pairs = itertools.zip_longest(*runs)
+    count = math.ceil(weight_bytes(before.model) / piece_bytes())
+    return time_pieces(pairs, count, budget_s=request.budget_s, min_rounds=request.rounds)
 
 
 def _sides(
@@ -182,7 +227,7 @@ def _sides(
     """Return the measurements of each model; `timed` are the latencies of each, in ms."""
     creation: Sequence[float | None] = (None, None)
     if options.detail:
-        creation = time_creation([partial(open_model, model, options.place) for model in models])
+        creation = time_creation([partial(open_whole, model, options.place) for model in models])
     accuracies = classes.get("accuracy_before"), classes.get("accuracy_after")
     return [
         _side(
@@ -201,7 +246,7 @@ def _sides(
 
 def _sized_feeds(
     batch: int,
-    pair: tuple[Session, Session],
+    pair: tuple[Runner, Runner],
     *,
     inputs: tuple[Port, ...],
     before: Model,
@@ -236,7 +281,7 @@ def _swept(
     points = sweep(
         options.sweep_threads or ((options.threads,) if options.sweep_batch else ()),
         options.sweep_batch or (samples_in(feeds, inputs),),
-        lambda count: (open_model(before, place.with_threads(count)), open_model(after, place.with_threads(count))),
+        lambda count: (open_whole(before, place.with_threads(count)), open_whole(after, place.with_threads(count))),
         sized if options.sweep_batch else lambda *_: feeds,
         lambda fed, count: (_peak(before, fed, options.provider, count), _peak(after, fed, options.provider, count)),
         budget_s=_ASIDE * options.budget_s,

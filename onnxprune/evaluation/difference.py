@@ -16,7 +16,9 @@ from onnxprune.graph.message import message
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import fits_one_message, write
-from onnxprune.runtime.session import Session, open_session
+from onnxprune.runtime.chain import Runner, chain
+from onnxprune.runtime.session import open_session
+from onnxprune.surgery.ports import UNCHANGED, PortChanges
 
 # Largest difference allowed, relative to the largest magnitude of the output. Float32 round-off of deep networks
 # measures 1e-7 to 2e-6 here; a wrong slice gives 1e-2 and more. Half precision has 3 decimal digits.
@@ -44,11 +46,19 @@ class Reference:
     feeds: Mapping[str, Array]
     outputs: Mapping[str, Array]
     noise: Mapping[str, float] = field(default_factory=dict)  # round-off of each output, where measured
+    changes: PortChanges = UNCHANGED  # what the pruned model takes and gives of these feeds and outputs
 
 
 @contextlib.contextmanager
-def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = False) -> Iterator[Session]:
-    """Open a model in memory for few runs; one that does not fit a message goes through a temporary file."""
+def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = False) -> Iterator[Runner]:
+    """Open a model in memory for few runs; one that does not fit a message goes through a temporary file.
+
+    One whose session would not fit the memory is run piece by piece.
+    """
+    pieces = chain(proto, folder, optimize=optimize, exact=exact, frees=True)
+    if pieces is not None:
+        yield pieces
+        return
     if fits_one_message(proto):
         yield open_session(message(proto, folder), folder=folder, optimize=optimize, exact=exact, frees=True)
         return
@@ -58,12 +68,12 @@ def open_proto(proto: Any, folder: Path, optimize: bool = True, exact: bool = Fa
         yield open_session(path, optimize=optimize, exact=exact, frees=True)
 
 
-def compare_outputs(pruned: Session, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], str | None]:
+def compare_outputs(pruned: Runner, cases: Sequence[Reference], tolerance: float) -> tuple[list[Run], str | None]:
     """Run the pruned model on each case; stop at the first problem."""
     runs: list[Run] = []
     for case in cases:
         try:
-            pruned_outputs = pruned.run(case.feeds)
+            pruned_outputs = pruned.run(case.changes.of(case.feeds))
         except ModelError as error:
             return runs, str(error)
         run, problem = _difference(case, pruned_outputs, tolerance)
@@ -77,7 +87,7 @@ def _difference(case: Reference, pruned_outputs: Mapping[str, Array], tolerance:
     """Compare all outputs of one run; return the worst, and a sentence for the first that is wrong."""
     worst_abs = worst_rel = 0.0
     problem = None
-    for name, reference in case.outputs.items():
+    for name, reference in case.changes.of(case.outputs).items():
         output = pruned_outputs[name]
         if output.shape != reference.shape:
             wrong = f"output {name!r} has shape {output.shape}, expected {reference.shape}"

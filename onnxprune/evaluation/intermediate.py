@@ -17,7 +17,7 @@ from onnxprune.evaluation.telling import loud_outputs, mute_outputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.tensors import Array
-from onnxprune.runtime.session import Session
+from onnxprune.runtime.chain import Runner
 from onnxprune.surgery.rewrite import Kept
 
 _DEEPEST = 60  # nodes behind an output
@@ -26,7 +26,7 @@ _AHEAD, _TAPPED = 16, 1000  # levels behind an output, and values, that are meas
 _TAPPED_ELEMENTS = 2**25  # of these values in one case, by the sizes that the probe gave to dynamic dims
 
 
-def with_noise(case: Reference, plain: Session) -> Reference:
+def with_noise(case: Reference, plain: Runner) -> Reference:
     """Measure how much this model amplifies round-off, output by output.
 
     Some networks amplify rounding errors. How much is measured: the same masked model with and without the
@@ -35,7 +35,7 @@ def with_noise(case: Reference, plain: Session) -> Reference:
     return replace(case, noise=_noise(case, plain))
 
 
-def _noise(case: Reference, plain: Session) -> dict[str, float]:
+def _noise(case: Reference, plain: Runner) -> dict[str, float]:
     noise: dict[str, float] = {}
     for feeds in (case.feeds, {name: _nudged(array) for name, array in case.feeds.items()}):
         again = plain.run(feeds)
@@ -53,6 +53,7 @@ class MaskedAndPruned:
     kept: Kept
     reference: Any  # the masked model, an onnx.ModelProto
     pruned: Model
+    rewritten: frozenset[str] = frozenset()  # values that are written otherwise in the second one: not compared
 
 
 def problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[str], tolerance: float) -> str | None:
@@ -66,6 +67,7 @@ def problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[
         DataError: when an output is one number everywhere, or empty, and so is all that it is computed from.
     """
     quiet = _quiet(pair, cases, loud, tolerance, _AHEAD) or _quiet(pair, cases, loud, tolerance, 0)
+    quiet = _comparable(pair, quiet)
     check_told(pair, cases, () if quiet is None else tuple(quiet[0].outputs), tolerance)
     if quiet is None:
         return None  # round-off everywhere: there is nothing else to compare
@@ -73,6 +75,17 @@ def problem_behind(pair: MaskedAndPruned, cases: Sequence[Reference], loud: set[
     with open_proto(with_outputs(pair.pruned.proto, names), pair.pruned.folder) as session:
         _, problem = compare_outputs(session, [_without_units(pair, case) for case in quiet], tolerance)
     return problem and f"the outputs tell little, and behind them {problem}"
+
+
+def _comparable(pair: MaskedAndPruned, quiet: list[Reference] | None) -> list[Reference] | None:
+    """Return the values that both models write alike; None where there are none."""
+    if quiet is None or not pair.rewritten:
+        return quiet
+    each = [
+        replace(case, outputs={name: array for name, array in case.outputs.items() if name not in pair.rewritten})
+        for case in quiet
+    ]
+    return each if each and each[0].outputs else None
 
 
 def check_told(pair: MaskedAndPruned, cases: Sequence[Reference], compared: Sequence[str], tolerance: float) -> None:
@@ -237,7 +250,7 @@ def _measured(pair: MaskedAndPruned, names: Sequence[str], cases: Sequence[Refer
     """Return the values between nodes of the masked model, and their round-off."""
     tapped, folder = with_outputs(pair.reference, names), pair.traced.model.folder
     with open_proto(tapped, folder) as dense:
-        measured = [Reference(case.dims, case.feeds, dense.run(case.feeds)) for case in cases]
+        measured = [replace(case, outputs=dense.run(case.feeds), noise={}) for case in cases]
     with open_proto(tapped, folder, optimize=False) as plain:
         return [replace(case, noise=_noise(case, plain)) for case in measured]
 
@@ -246,6 +259,8 @@ def _without_units(pair: MaskedAndPruned, case: Reference) -> Reference:
     """Return the values of the masked model without the units that the pruned one does not have."""
     outputs = dict(case.outputs)
     for name, array in case.outputs.items():
+        if name in case.changes.kept:  # a port: what is compared of it is known
+            continue
         for dim, axis in enumerate(pair.traced.axes(pair.traced.values.get(name, ()))):
             mask = kept_mask(axis, pair.kept)
             if not mask.all() and mask.size == array.shape[dim]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +19,13 @@ from onnxprune.metrics.dense import gaps, snr_db
 from onnxprune.metrics.kinds import choose_metric
 from onnxprune.metrics.metric import Metric, Tally
 from onnxprune.runtime.beside import beside
-from onnxprune.runtime.session import Session
+from onnxprune.runtime.chain import Chain, Runner
+from onnxprune.runtime.replay import BUDGET_BYTES, KeptBatches
 
 BESIDE_PIECES = 2  # of the samples that both models run on at the same time
 
 
-def accuracy(session: Session, data: Data, batch: int) -> float:
+def accuracy(session: Runner, data: Data, batch: int) -> float:
     """Return the share of samples whose largest score in the first output is that of the label.
 
     Args:
@@ -66,15 +67,19 @@ class _Batch:
 
 
 def run_both(
-    pair: tuple[Session, Session],
+    pair: tuple[Runner, Runner],
     pieces: Iterable[Piece],
     data: Data | None,
     metric: str | Function | None,
+    left_out: Collection[str] = (),
 ) -> tuple[list[_Batch], dict[str, float], Fidelity]:
-    """Run both models over all pieces; return the batches, the figures of class scores, and the fidelity."""
+    """Run both models over all pieces; return the batches, the figures of class scores, and the fidelity.
+
+    Outputs that are `left_out` are not compared: the second model lacks them, or they have other sizes there.
+    """
     all_batches: list[_Batch] = []
     tallies: list[Tally] = []
-    for start, piece, before, after in _outputs(pair, pieces, is_random=data is None):
+    for start, piece, before, after in _outputs(pair, pieces, is_random=data is None, left_out=left_out):
         n, feeds = piece.samples, piece.own_feeds
         labels = None if data is None or data.labels is None else data.labels[start : start + n]
         tallies = tallies or [each.start() for each in _watched(before, feeds, labels, metric)]
@@ -87,7 +92,7 @@ def run_both(
 
 
 def _outputs(
-    pair: tuple[Session, Session], pieces: Iterable[Piece], *, is_random: bool
+    pair: tuple[Runner, Runner], pieces: Iterable[Piece], *, is_random: bool, left_out: Collection[str]
 ) -> Iterator[tuple[int, Piece, dict[str, Array], dict[str, Array]]]:
     """Yield the position of the first sample of each piece, the piece, and what both models give for its samples.
 
@@ -97,12 +102,8 @@ def _outputs(
     mixed: list[tuple[int, Piece, dict[str, Array], dict[str, Array]]] = []
     start, is_empty = 0, True
 
-    def run(piece: Piece) -> tuple[Piece, dict[str, Array], dict[str, Array]]:
-        before, after = (_run(session, piece.feeds, is_random) for session in pair)
-        return piece, before, after
-
-    most = BESIDE_PIECES if all(session.provider == "cpu" for session in pair) else 1  # of a device, memory is short
-    for piece, before, after in beside(run, pieces, most):
+    for piece, *both in _runs(pair, pieces, is_random):
+        before, after = ({name: array for name, array in each.items() if name not in left_out} for each in both)
         axes = piece.axes_of(before)
         paired = {name: after[other] for name, other in _pairs(before, after)}
         item = start, piece, piece.counting(before, axes), piece.counting(paired, axes)
@@ -113,6 +114,28 @@ def _outputs(
             is_empty = False
             yield item
     yield from mixed if is_empty else ()
+
+
+def _runs(
+    pair: tuple[Runner, Runner], pieces: Iterable[Piece], is_random: bool
+) -> Iterator[tuple[Piece, dict[str, Array], dict[str, Array]]]:
+    """Yield each piece with what both models give for it; chains go through all of them together."""
+    first, second = pair
+    if isinstance(first, Chain) and isinstance(second, Chain):
+        taken = list(pieces)
+        expected = KeptBatches(BUDGET_BYTES)  # so that no piece of both models is open at the same time
+        for outputs in first.runs([first.taken(piece.feeds) for piece in taken]):
+            expected.append(outputs)
+        others = second.runs([second.taken(piece.feeds) for piece in taken])
+        yield from ((piece, dict(one), other) for piece, one, other in zip(taken, expected, others, strict=True))
+        return
+
+    def run(piece: Piece) -> tuple[Piece, dict[str, Array], dict[str, Array]]:
+        before, after = (_run(session, session.taken(piece.feeds), is_random) for session in pair)
+        return piece, before, after
+
+    most = BESIDE_PIECES if all(session.provider == "cpu" for session in pair) else 1  # of a device, memory is short
+    yield from beside(run, pieces, most)
 
 
 def _watched(
@@ -128,7 +151,7 @@ def _watched(
     return [main_metric, *(each for each in [choose_metric(before, feeds)] if each.kind == "classification")]
 
 
-def _run(session: Session, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
+def _run(session: Runner, feeds: Mapping[str, Array], is_random: bool) -> dict[str, Array]:
     try:
         return session.run(feeds)
     except ModelError as error:
@@ -159,8 +182,8 @@ def _deviation(reference: Array, other: Array) -> _Deviation | None:
     return _Deviation(is_float(reference), *maxima, error, signal)
 
 
-def difference_of(all_batches: Sequence[_Batch], agreement: float | None) -> Difference:
-    """Return how far the outputs of all batches lie apart, of the worst output."""
+def difference_of(all_batches: Sequence[_Batch], agreement: float | None, left_out: Sequence[str] = ()) -> Difference:
+    """Return how far the outputs of all batches lie apart, of the worst output; `left_out` as for `run_both`."""
     outputs = {name: [batch.deviations[name] for batch in all_batches] for name in all_batches[0].deviations}
     whole = {name: _merged(parts) for name, parts in outputs.items()}
     good = [deviation for deviation in whole.values() if deviation is not None]
@@ -170,7 +193,7 @@ def difference_of(all_batches: Sequence[_Batch], agreement: float | None) -> Dif
         max_rel_diff=max((_ratio(each.max_diff, each.max_reference) for each in counted), default=None),
         snr_db=min((snr_db(each.error, each.signal) for each in counted), default=None),
         agreement=agreement,
-        incomparable=tuple(name for name, deviation in whole.items() if deviation is None),
+        incomparable=(*(name for name, deviation in whole.items() if deviation is None), *left_out),
     )
 
 

@@ -15,10 +15,11 @@ from onnxprune.evaluation.settings import settings
 from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import runnable
 from onnxprune.latency.speedup import resized
+from onnxprune.runtime.chain import Chain, Runner, needs_chain
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
 from onnxprune.runtime.session import Session, open_session, provider_options
 
@@ -29,17 +30,44 @@ NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
 def common_inputs(before: Model, after: Model) -> tuple[Port, ...]:
     """Return the inputs that both models take; a dim that one of them fixes is fixed.
 
+    Caches of the second may be smaller, or lack: those of the first are returned.
+
     Raises:
         ModelError: when one model has an input that the other lacks, or types or fixed dims differ; names the input.
     """
     others = {port.name: port for port in after.inputs}
     names = [port.name for port in before.inputs]
     strange = [port.name for port in after.inputs if port.name not in names]
-    missing = [name for name in names if name not in others]
+    smaller = {port.name for port in before.inputs if _is_smaller(others.get(port.name), port)}
+    missing = [name for name in names if name not in others and name not in smaller]
     if missing or strange:
         which, has, lacks = (missing, "first", "second") if missing else (strange, "second", "first")
         raise ModelError(f"the models cannot be compared: input {which[0]!r} is in the {has}, not in the {lacks}")
-    return tuple(_common(port, others[port.name]) for port in before.inputs)
+    return tuple(port if port.name in smaller else _common(port, others[port.name]) for port in before.inputs)
+
+
+def _is_smaller(after: Port | None, before: Port) -> bool:
+    """Whether a cache lacks in the second model, or has fewer units there."""
+    if before.role is not Role.PAST or after is None:
+        return before.role is Role.PAST
+    sizes = list(zip(before.shape or (), after.shape or (), strict=False))
+    fixed = [(one, other) for one, other in sizes if isinstance(one, int) and isinstance(other, int)]
+    is_alike = before.dtype == after.dtype and len(before.shape or ()) == len(after.shape or ())
+    return is_alike and any(other < one for one, other in fixed) and all(other <= one for one, other in fixed)
+
+
+def cut_caches(before: Model, after: Model) -> tuple[set[str], set[str]]:
+    """Return the caches of the first model that are smaller in the second or lack there: their inputs, and outputs."""
+    others = {port.name: port for port in (*after.inputs, *after.outputs)}
+    inputs = {port.name for port in before.inputs if _is_smaller(others.get(port.name), port)}
+    differing = (port.name for port in before.outputs if not _has_sizes_of(others.get(port.name), port))
+    return inputs, set(differing) if inputs else set()
+
+
+def _has_sizes_of(after: Port | None, before: Port) -> bool:
+    """Whether an output is there, and no dim is fixed at another size."""
+    pairs = zip(before.shape or (), () if after is None else after.shape or (), strict=False)
+    return after is not None and all(one == other or not isinstance(other, int) for one, other in pairs)
 
 
 def _common(one: Port, other: Port) -> Port:
@@ -84,7 +112,7 @@ def timed_feeds(
     return random_feeds(inputs, dims_for(inputs, model, open_model(model, Place("cpu", 0, {})), batch, seed), seed)
 
 
-def dims_for(inputs: tuple[Port, ...], before: Model, session: Session, batch: int, seed: int) -> dict[str, int]:
+def dims_for(inputs: tuple[Port, ...], before: Model, session: Runner, batch: int, seed: int) -> dict[str, int]:
     """Return sizes for the dynamic dims: the usual ones, or those that `verify` finds for a model that refuses them."""
     usual = default_dims(inputs, batch)
     try:
@@ -124,7 +152,13 @@ class Place:
         return dataclasses.replace(self, threads=threads)
 
 
-def open_model(model: Model, place: Place) -> Session:
+def open_model(model: Model, place: Place) -> Runner:
+    """Return a session of a model in this place; on the CPU, a chain of one that does not fit the memory."""
+    is_long = place.provider == "cpu" and needs_chain(model)
+    return Chain(model, threads=place.threads) if is_long else open_whole(model, place)
+
+
+def open_whole(model: Model, place: Place) -> Session:
     """Return a session of a model in this place."""
     source, folder = runnable(model)
     return open_session(

@@ -18,8 +18,8 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, Role, past_axis
 from onnxprune.graph.probe import probe
 from onnxprune.graph.tensors import Array, Shape
+from onnxprune.runtime.chain import Runner
 from onnxprune.runtime.random_feeds import bytes_to_make, random_feeds, shapes_of
-from onnxprune.runtime.session import Session
 
 # Sizes that are tried for the two settings, until the model runs: all dims different, so that a height is not taken
 # for a width; the second setting short, so that a clamped dim shows; then larger, then dims alike, then one sample.
@@ -48,7 +48,7 @@ _ATTEMPTED = 4  # times the limit of what a file states that attempts take toget
 
 
 def settings(
-    model: Model, session: Session, data: Data | None = None, seed: int = 0, inputs: Sequence[Port] | None = None
+    model: Model, session: Runner, data: Data | None = None, seed: int = 0, inputs: Sequence[Port] | None = None
 ) -> list[Reference]:
     """Return settings of the dynamic dims with feeds and what the model gives: two, and a long one for lengths.
 
@@ -74,7 +74,7 @@ def settings(
     return [*(_runnable(model, ports, session, which, seed) for which in (0, 1)), *_far(model, ports, session, seed)]
 
 
-def _behind_past(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Reference]:
+def _behind_past(model: Model, inputs: Sequence[Port], session: Runner, seed: int) -> Iterator[Reference]:
     """Yield one token more of several texts, where the model can go on with them: samples are texts from the first."""
     for dims in _going_on(model, inputs, 1):
         with contextlib.suppress(ModelError, DataError, TooLarge):
@@ -83,7 +83,7 @@ def _behind_past(model: Model, inputs: Sequence[Port], session: Session, seed: i
             return
 
 
-def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> Iterator[Reference]:
+def _far(model: Model, inputs: Sequence[Port], session: Runner, seed: int) -> Iterator[Reference]:
     """Yield feeds of great length where the model takes them: what is clamped from below shows there."""
     if not any(i and len(port.shape or ()) != 4 for port in inputs for i, _ in dynamic_dims(port)):
         return
@@ -93,7 +93,7 @@ def _far(model: Model, inputs: Sequence[Port], session: Session, seed: int) -> I
         yield _accepted(inputs, session, dims, seed)
 
 
-def _runnable(model: Model, inputs: Sequence[Port], session: Session, which: int, seed: int) -> Reference:
+def _runnable(model: Model, inputs: Sequence[Port], session: Runner, which: int, seed: int) -> Reference:
     """Return random feeds of the first sizes that the model accepts, with its outputs.
 
     Two models run on them, and each keeps the memory of its run: sizes that take more come after all others.
@@ -127,7 +127,7 @@ def _check(model: Model, inputs: Sequence[Port], dims: Mapping[str, int], most: 
     check_run(model, _dims_of(model.inputs, shapes_of(inputs, dims)), most)
 
 
-def _accepted(inputs: Sequence[Port], session: Session, dims: Mapping[str, int], seed: int) -> Reference:
+def _accepted(inputs: Sequence[Port], session: Runner, dims: Mapping[str, int], seed: int) -> Reference:
     """Return random feeds of some sizes, with what the model gives; raises ModelError where it does not run."""
     feeds = random_feeds(inputs, dims, seed)
     return Reference(dims, feeds, session.run(feeds))
@@ -186,7 +186,7 @@ def _fitting(model: Model, inputs: Sequence[Port], dims: Mapping[str, int]) -> M
     return {key: sizes[key] for key in dims}
 
 
-def _sampled(inputs: Sequence[Port], session: Session, data: Data) -> list[Reference]:
+def _sampled(inputs: Sequence[Port], session: Runner, data: Data) -> list[Reference]:
     """Return the first samples, and others for a second run, in numbers that the model accepts, with its outputs.
 
     Raises:

@@ -3,11 +3,16 @@
 *The dense model with the removed units zeroed where they are consumed gives the same output as the pruned model.*
 Run on two settings of the dynamic dims, together with onnx's checker, strict shape inference, and a comparison of
 inputs and outputs. A model that fails is not written, and the group that broke it is named.
+
+Where the masked and the pruned model do not fit the memory, both are run piece by piece from the same feeds to their
+outputs (`runtime.chain`), and the same outputs are compared under the same tolerance: the proof is no weaker, and the
+weights of one piece are in memory. Values at the seams are rounded to the type that the graph states for them; a
+session of the whole may leave that out between fused nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,18 +30,19 @@ from onnxprune.evaluation.intermediate import MaskedAndPruned, check_told, probl
 from onnxprune.evaluation.settings import settings
 from onnxprune.evaluation.telling import loud_outputs
 from onnxprune.graph.checks import problems
-from onnxprune.graph.edit import in_full_precision
+from onnxprune.graph.edit import Content, in_full_precision
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load
 from onnxprune.graph.remainder import left_out_nodes
-from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize, signature
-from onnxprune.runtime.session import Session, open_session
+from onnxprune.runtime.chain import Runner, chain
+from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked
+from onnxprune.surgery.ports import PortChanges, port_changes
 from onnxprune.surgery.rewrite import Kept
 
-NOT_FITTED: Mapping[str, Array] = MappingProxyType({})
+NOT_FITTED: Mapping[str, Content] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,9 @@ def verify(
     seed: int = 0,
     *,
     inputs: Sequence[Port] | None = None,
-    fitted: Mapping[str, Array] = NOT_FITTED,
+    fitted: Mapping[str, Content] = NOT_FITTED,
     gone: Sequence[Branch] = (),
+    rewritten: Collection[str] = (),
 ) -> Verification:
     """Compare a pruned model with the masked one it must equal.
 
@@ -87,25 +94,28 @@ def verify(
         inputs: those of the model, where the caller fixes the shape of some.
         fitted: constants of the original that hold other numbers since the pruned model was refitted.
         gone: branches of the original that the pruned model lacks.
+        rewritten: values between nodes that the pruned model writes otherwise.
+
+    Of caches that are cut, the pruned model gets the kept part of what the masked one gets, and must give that, too.
 
     Raises:
         ModelError: when the original itself cannot be run.
         DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
     tolerance = tolerance_of(traced.model)
-    problem = _static_problem(traced.model.file, pruned.file)
+    changes = port_changes(traced, kept, gone)
+    problem = _static_problem(traced.model.file, pruned.file, changes)
     if problem is not None:
         return Verification((), tolerance, problem)
-    problem = _part_problem(traced.model, pruned)
+    problem, reference, cases = _part_problem(traced.model, pruned, changes), masked(traced, kept, fitted, gone), []
+    if problem is None:
+        cases = references(traced.model, reference, data, seed, inputs)
+        problem = _plain_problem(traced.model, cases, tolerance)
     if problem is not None:
         return Verification((), tolerance, problem, is_of_groups=False)
-    reference = masked(traced, kept, fitted, gone)
-    cases = references(traced.model, reference, data, seed, inputs)
-    problem = _plain_problem(traced.model, cases, tolerance)
-    if problem is not None:
-        return Verification((), tolerance, problem, is_of_groups=False)
+    cases = [_of_pruned(case, changes) for case in cases]
     try:
-        session = open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder, frees=True)
+        session = _opened(pruned)
     except ModelError as error:
         return Verification((), tolerance, str(error))
     runs, problem = compare_outputs(session, cases, tolerance)
@@ -120,7 +130,8 @@ def verify(
             otherwise = otherwise or _compare_in_full(reference, traced.model.folder, pruned, cases, tolerance)
             runs, problem = otherwise or (runs, problem)
     if problem is None:
-        problem = hidden_problem(MaskedAndPruned(traced, kept, reference, pruned), cases, tolerance)
+        pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
+        problem = hidden_problem(pair, cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
 
@@ -133,6 +144,18 @@ def plain_problem(model: Model, seed: int, inputs: Sequence[Port]) -> str | None
     if model.original is None:
         return None
     return _plain_problem(model, references(model, model.proto, None, seed, inputs), tolerance_of(model))
+
+
+def _of_pruned(case: Reference, changes: PortChanges) -> Reference:
+    """Return a case with what ports of the pruned model change; an output that it lacks is not compared."""
+    outputs = {name: array for name, array in case.outputs.items() if name not in changes.gone}
+    return replace(case, outputs=outputs, changes=changes)
+
+
+def _opened(pruned: Model) -> Runner:
+    """Return what runs the very file that was written."""
+    pieces = chain(pruned.stored if pruned.path else pruned.proto, pruned.folder, frees=True)
+    return pieces or open_session(pruned.path or serialize(pruned.proto), folder=pruned.folder, frees=True)
 
 
 def hidden_problem(pair: MaskedAndPruned, cases: Sequence[Reference], tolerance: float) -> str | None:
@@ -176,11 +199,11 @@ def _problem_beyond_noise(model: Model, cases: Sequence[Reference], tolerance: f
     return problem
 
 
-def _part_problem(before: Model, after: Model) -> str | None:
+def _part_problem(before: Model, after: Model, changes: PortChanges) -> str | None:
     """Return what is wrong outside of the part that is run, where the models are parts: nothing there may change."""
     if before.whole is None or after.whole is None:
         return None
-    if signature(before) != signature(after):
+    if _signature(before, changes) != signature(after):
         return "the part of the pruned model that is run has other inputs or outputs than that of the original"
     if [each.key for each in before.whole.left_out] != [each.key for each in after.whole.left_out]:
         return "the pruned model lacks nodes that are not run"
@@ -240,8 +263,8 @@ def _compare_in_full(
 
 
 def _agreeing(
-    first: AbstractContextManager[Session],
-    second: AbstractContextManager[Session],
+    first: AbstractContextManager[Runner],
+    second: AbstractContextManager[Runner],
     cases: Sequence[Reference],
     tolerance: float,
 ) -> tuple[list[Run], None] | None:
@@ -291,11 +314,17 @@ def references(
     return all_references
 
 
-def _static_problem(before: Model, after: Model) -> str | None:
+def _signature(model: Model, changes: PortChanges) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return inputs and outputs as the pruned model must have them."""
+    inputs, outputs = signature(model)
+    return changes.ports(inputs), changes.ports(outputs)
+
+
+def _static_problem(before: Model, after: Model, changes: PortChanges) -> str | None:
     """Return what is wrong with the pruned graph itself; faults that the original has too do not count."""
     fault = problems(after.proto)
     if fault is not None and problems(before.proto) is None:
         return f"the pruned graph is not valid: {fault.splitlines()[0]}"
-    if signature(before) != signature(after):
+    if _signature(before, changes) != signature(after):
         return "the pruned model has other inputs or outputs than the original"
     return None

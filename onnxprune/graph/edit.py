@@ -15,6 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.bodies import copy_fields, graphs, graphs_of, stored_tensors
+from onnxprune.graph.deferred import Numbers, deferred, numbers_at
 from onnxprune.graph.model import Body, Model
 from onnxprune.graph.order import captured
 from onnxprune.graph.tensors import Array, Shape, has_external_data, opened, raw_length
@@ -40,17 +41,30 @@ class Part:
         stated = enumerate(self.model.constants[self.name].shape)
         return tuple(int(self.kept[dim].sum()) if dim in self.kept else size for dim, size in stated)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the numbers."""
+        return self.model.constants[self.name].dtype
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Return the numbers."""
+        return self._cut(self.kept, dtype)
+
+    def head(self, rows: int) -> Array:
+        """Return the numbers of the first rows that are kept."""
+        mask = self.kept.get(0, np.ones(self.model.constants[self.name].shape[0], bool))
+        return self._cut({**self.kept, 0: mask & (np.cumsum(mask) <= rows)})
+
+    def _cut(self, kept: Mapping[int, npt.NDArray[np.bool_]], dtype: Any = None) -> Array:
         array = self.model.array(self.name)
-        for dim, mask in self.kept.items():
+        for dim, mask in sorted(kept.items()):
             array = array.compress(mask, axis=dim)
         if self.factor != 1:
             array = (array * self.factor).astype(array.dtype)
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-Content: TypeAlias = "Array | Part"
+Content: TypeAlias = "Array | Numbers"
 
 
 @dataclass(frozen=True)
@@ -66,15 +80,22 @@ class Edits:
     outputs: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (node, output) -> new value name
     nodes_after: Mapping[int, Sequence[NodeProto]] = field(default_factory=dict)  # new nodes, behind this one
     ranks: Mapping[str, int] = field(default_factory=dict)  # number of axes of values, where it is known
+    gone: frozenset[str] = frozenset()  # inputs and outputs of the main graph that go
 
 
 _FULL = 1  # accuracy level of float32
 NO_EDITS = Edits({}, {}, {}, {}, {}, {})
 
 
-def make_node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
-    """Return a node of the default domain, named after its output."""
-    return onnx.helper.make_node(op, list(inputs), [output], name=output, **attributes)
+def make_node(
+    op: str, inputs: Sequence[str], outputs: str | Sequence[str], *, name: str | None = None, **attributes: Any
+) -> NodeProto:
+    """Return a node of the default domain, unless `domain` is another; it is named after its first output by default.
+
+    One that makes a value which another node made before needs a `name`: that node may have the name of its output.
+    """
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    return onnx.helper.make_node(op, list(inputs), names, name=name or names[0], **attributes)
 
 
 def apply_edits(model: Model, edits: Edits) -> ModelProto:
@@ -84,7 +105,7 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
     _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top)
     read = {name for graph in graphs(proto.graph) for node in graph.node for name in node.input}
     used = {name: array for name, array in edits.added.items() if name in read}
-    added = [onnx.numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in used.items()]
+    added = [_tensor(name, array) for name, array in used.items()]
     proto.graph.initializer.extend(added)
     if proto.ir_version < 4:  # where every initializer must be listed as an input
         infos = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in added]
@@ -92,7 +113,7 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
     return proto
 
 
-def with_contents(model: Model, contents: Mapping[str, Array]) -> ModelProto:
+def with_contents(model: Model, contents: Mapping[str, Content]) -> ModelProto:
     """Return a copy of a model some of whose constants hold other numbers, of the same shape and type."""
     return apply_edits(model, dataclasses.replace(NO_EDITS, replaced=contents))
 
@@ -160,10 +181,11 @@ class _Editor:
         """Fill an empty graph with the edited contents of another."""
         replaced = self._edits.replaced
         copy_fields(source, target, skip={"initializer", "node", "value_info"})
+        self._drop_ports(target)
         nodes = [new for proto, index in zip(source.node, indices, strict=True) for new in self._nodes(proto, index)]
         before = _live(source.node, source)
         dead = {name for node in source.node for name in node.output} - before
-        after = _live(nodes, source, dead)  # a node that was dead stays, and so does what it reads
+        after = _live(nodes, target, dead)  # a node that was dead stays, and so does what it reads
         known = before | dead
         for node in nodes:
             is_new = not any(name in known for name in node.output)
@@ -176,6 +198,12 @@ class _Editor:
             elif tensor.name in used or tensor.name not in before:
                 target.initializer.add().CopyFrom(tensor)
         self._state_shapes(source, target)
+
+    def _drop_ports(self, graph: GraphProto) -> None:
+        """Take inputs and outputs that go out of a graph; a body has none of their names."""
+        for ports in (graph.input, graph.output):
+            for place in [at for at, port in enumerate(ports) if port.name in self._edits.gone][::-1]:
+                del ports[place]
 
     def _state_shapes(self, source: GraphProto, target: GraphProto) -> None:
         shapes = {**{name: array.shape for name, array in self._edits.replaced.items()}, **self._edits.shapes}
@@ -294,7 +322,34 @@ def initializer(model: Model, name: str, content: Array | None) -> TensorProto:
 
 def fill(target: TensorProto, source: TensorProto, array: Content) -> None:
     """Make `target` a tensor like `source` (name, doc string, type) with the contents of `array`."""
-    new = onnx.numpy_helper.from_array(np.asarray(array, order="C"), source.name)
+    new = _tensor(source.name, array)
     new.doc_string = source.doc_string
     new.metadata_props.extend(source.metadata_props)
     target.CopyFrom(new)
+
+
+def _tensor(name: str, content: Content) -> TensorProto:
+    """Return a tensor with some contents, which are made later where they may be; see `graph.deferred`."""
+    location = deferred(content) if has_own_bytes(content.dtype) else None
+    if location is None:
+        return onnx.numpy_helper.from_array(np.asarray(content, order="C"), name)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(content.dtype)
+    tensor = TensorProto(name=name, dims=content.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def has_own_bytes(dtype: np.dtype[Any]) -> bool:
+    """Whether each number of a type has whole bytes of its own in a tensor, in the order in which numpy holds them."""
+    return dtype.kind in "biuf" and dtype.byteorder in "=|<"
+
+
+def with_deferred_inside(proto: ModelProto) -> ModelProto:
+    """Fill in the numbers of deferred tensors, in place; return `proto`."""
+    for tensor in stored_tensors(proto):
+        numbers = numbers_at(ExternalDataInfo(tensor).location) if has_external_data(tensor) else None
+        if numbers is not None:
+            tensor.raw_data = np.ascontiguousarray(np.asarray(numbers)).tobytes()
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    return proto

@@ -12,10 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
-from onnxprune.graph.tensors import PAGE, SMALL_BYTES, cut_short, has_external_data, numpy_type, opened, raw_length
+from onnxprune.graph.deferred import Numbers, numbers_at
+from onnxprune.graph.tensors import (
+    PAGE,
+    SMALL_BYTES,
+    Array,
+    cut_short,
+    has_external_data,
+    numpy_type,
+    opened,
+    raw_length,
+)
 
 _BLOCK = 1 << 24  # bytes that are read at once
 _HEAD = 4096  # bytes that tell most chunks of one length apart
@@ -26,11 +37,12 @@ class Chunk:
     """Bytes that are written in one piece."""
 
     length: int
-    tensor: TensorProto  # one that lies in it, for messages; that which holds the bytes where there is no file
+    tensor: TensorProto  # one that lies in it, for messages; that which holds the bytes where nothing else does
     path: Path | None = None  # the old file
     start: int = 0  # in the old file
+    numbers: Numbers | None = None  # of a tensor that is deferred
 
-    def blocks(self, most: int | None = None) -> Iterator[bytes]:
+    def blocks(self, most: int | None = None) -> Iterator[bytes | memoryview]:
         """Yield the bytes, some at a time; the first `most` of them.
 
         Raises:
@@ -38,6 +50,9 @@ class Chunk:
             OSError: when it has become a link, folder, device or pipe.
         """
         left = self.length if most is None else min(most, self.length)
+        if self.numbers is not None:
+            yield self._made(left)
+            return
         if self.path is None:
             content = self.tensor.raw_data
             yield content if left == len(content) else content[:left]
@@ -50,6 +65,14 @@ class Chunk:
                     raise cut_short(self.path, self.tensor.name)
                 left -= len(block)
                 yield block
+
+    def _made(self, most: int) -> memoryview:
+        """Return the first bytes of a deferred tensor."""
+        assert self.numbers is not None
+        if most < self.length:
+            row = self.length // self.numbers.shape[0]
+            return _bytes_of(self.numbers.head(-(-most // row)))[:most]
+        return _bytes_of(np.asarray(self.numbers))
 
     def digest(self, most: int | None = None) -> bytes:
         """Return the SHA-256 of the bytes, or of the first `most` of them."""
@@ -77,6 +100,10 @@ class Layout:
             file.seek(offset)
             for block in chunk.blocks():
                 file.write(block)
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def lay_out(tensors: Sequence[TensorProto], folder: Path, alignment: int = PAGE) -> Layout:
@@ -123,7 +150,9 @@ def _shared(tensors: Sequence[TensorProto], folder: Path) -> dict[int, tuple[Chu
         for together in _overlapping(sorted(ranges)):
             start = together[0][0]
             length = max(offset + count for offset, count, _ in together) - start
-            chunk = Chunk(length, tensors[together[0][2]], folder / location, start)
+            numbers = numbers_at(location)
+            path = folder / location if numbers is None else None
+            chunk = Chunk(length, tensors[together[0][2]], path, start, numbers)
             places.update((i, (chunk, offset - start)) for offset, _, i in together)
     return places
 

@@ -29,7 +29,8 @@ def most_bytes(held: int = 0) -> int:
     Raises:
         OptionError: when ``ONNXPRUNE_MAX_BYTES`` is no number of bytes.
     """
-    return _parsed(os.environ.get(VARIABLE, "")) + held
+    stated = bytes_stated_by(VARIABLE)
+    return (DEFAULT if stated is None else stated) + held
 
 
 def bytes_of(shape: Iterable[int], itemsize: int) -> int:
@@ -85,11 +86,17 @@ class Allowance:
         return True
 
 
-def _parsed(text: str) -> int:
+def bytes_stated_by(variable: str) -> int | None:
+    """Return the bytes that an environment variable states, such as ``4GB``; None where it is not set.
+
+    Raises:
+        OptionError: when it is no number of bytes.
+    """
+    text = os.environ.get(variable, "")
     if not text.strip():
-        return DEFAULT
+        return None
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([kmg]?i?b)?\s*", text, re.IGNORECASE | re.ASCII)
     unit = (match[2] or "").upper() if match else "?"
     if match is None or unit not in _UNITS:
-        raise OptionError(f"{VARIABLE} must be a number of bytes such as 4GB, got {text!r}")
+        raise OptionError(f"{variable} must be a number of bytes such as 4GB, got {text!r}")
     return int(float(match[1]) * _UNITS[unit])

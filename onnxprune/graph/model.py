@@ -144,6 +144,7 @@ class Model:
     outputs: tuple[Port, ...]
     sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them, by their key
     fits: tuple[FixedDims, ...] = ()  # sizes under which all nodes take what they get, see `graph.probe.settled`
+    changes_io: bool = False  # whether caches among inputs and outputs may become smaller, as the caller allows
     overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `graph.plain.overridable`
     original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
     digest: str | None = None  # SHA-256 of the bytes that were read from the file, in hex

@@ -37,7 +37,7 @@ from onnxprune.graph.expansion import check_expansion
 from onnxprune.graph.limits import Allowance, most_bytes
 from onnxprune.graph.merge import merge, merge_constants
 from onnxprune.graph.sparse import densified, has_sparse
-from onnxprune.graph.tensors import Array, raw_length
+from onnxprune.graph.tensors import Array, array_of, raw_length
 from onnxprune.graph.work import most_steps
 
 # Operators that take statistics over units, or count them: those of a weight change when units go.
@@ -261,7 +261,7 @@ class _Arithmetic:
             if not missing and not self._is_known(last := pending.pop()):
                 self._values.update(self._outputs(self._producers[last]))
         if name in self._tensors:
-            return numpy_helper.to_array(self._tensors[name], str(self._folder))
+            return array_of(self._tensors[name], self._folder)
         return self._values[name]
 
     def _is_known(self, name: str) -> bool:

@@ -5,7 +5,7 @@ Apart from `graph.model`, so that `graph.dims` needs nothing else of a model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import ValueInfoProto
 
-from onnxprune.graph.tensors import numpy_type
+from onnxprune.graph.tensors import Array, numpy_type
 
 
 class Role(Enum):
@@ -93,6 +93,27 @@ def length_axis(port: Port) -> int | None:
     """
     axes = [at for at, dim in enumerate(port.shape or ()) if at != port.batch and not isinstance(dim, int)]
     return axes[0] if len(axes) == 1 else None
+
+
+def taken(feeds: Mapping[str, Array], shapes: Mapping[str, Sequence[object]]) -> dict[str, Array]:
+    """Return feeds of a model as one takes them whose caches were cut.
+
+    Inputs that it lacks are left out, and of an axis that is longer than it states the first indices are taken.
+
+    Args:
+        feeds: by input.
+        shapes: that the other model states, by input; what is no number is a size that it leaves open.
+
+    >>> {name: array.shape for name, array in taken({"x": np.ones((2, 8)), "y": np.ones(3)}, {"x": ("n", 6)}).items()}
+    {'x': (2, 6)}
+    """
+    return {name: _first(array, shapes[name]) for name, array in feeds.items() if name in shapes}
+
+
+def _first(array: Array, shape: Sequence[object]) -> Array:
+    stated = zip(array.shape, shape, strict=False)
+    cut = tuple(slice(dim) if isinstance(dim, int) and 0 < dim < size else slice(None) for size, dim in stated)
+    return np.ascontiguousarray(array[cut]) if any(part.stop for part in cut) else array
 
 
 def batch_dim(port: Port) -> int | str | None:

@@ -19,6 +19,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.deferred import numbers_at
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -68,12 +69,15 @@ def raw_length(tensor: TensorProto) -> int:
 
 
 def array_of(tensor: TensorProto, folder: Path) -> Array:
-    """Return the contents of a tensor as a read-only array; external data is mapped, not read."""
+    """Return the contents of a tensor as a read-only array; external data is mapped, not read, deferred data made."""
     if not has_external_data(tensor):
         array = onnx.numpy_helper.to_array(tensor)
         array.flags.writeable = False
         return array
     info = ExternalDataInfo(tensor)
+    numbers = numbers_at(info.location)
+    if numbers is not None:
+        return np.asarray(numbers)
     if not raw_length(tensor):  # nothing that could be mapped
         return array_of(TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=b""), folder)
     try:

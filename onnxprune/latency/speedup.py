@@ -187,7 +187,7 @@ def _too_large(batch: int, one: int, further: int) -> str | None:
 def _throughput(  # noqa: PLR0917 - as its caller has them
     threads: int, feeds: Mapping[str, Array], pair: tuple[Session, Session], budget_s: float, seed: int, batch: int
 ) -> Throughput:
-    before_ms, after_ms = time_interleaved([session.timed(feeds) for session in pair], budget_s=budget_s)
+    before_ms, after_ms = time_interleaved([session.timed(session.taken(feeds)) for session in pair], budget_s=budget_s)
     bounds = interval(before_ms, after_ms, seed)
     old, new = float(np.median(before_ms)), float(np.median(after_ms))
     return Throughput(

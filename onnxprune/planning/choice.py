@@ -15,6 +15,7 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.targets import MEASURED
 
 _HELD = "another file of the same network cannot lose it"
+_SPARED = "the method spares the first and the last blocks"
 _ENLARGING = "its cut adds parameters: another place reads a weight of it and is not cut alike, so that both are stored"
 _INSTEAD = "an outer factor of the same axis is pruned instead"
 _REASONS = 3  # listed when nothing can be pruned
@@ -122,10 +123,14 @@ def _is_able(group: Group, options: Options) -> bool:
 
 
 def _left_out(groups: Sequence[Group], options: Options) -> set[str]:
-    """Return the names of the groups that `ignore`, `held` and `only` exclude."""
+    """Return the names of the groups that `ignore`, `held`, `spared` and `only` exclude."""
     ignored = {name for pattern in options.ignore for name in _meant(pattern, groups, _names_in)}
     wanted = {name for pattern in options.only for name in _meant(pattern, groups)}
-    return ignored | set(options.held) | ({group.name for group in groups} - wanted if options.only else set())
+    return (
+        ignored
+        | {*options.held, *options.spared}
+        | ({group.name for group in groups} - wanted if options.only else set())
+    )
 
 
 def _meant(pattern: str, groups: Sequence[Group], *names: Callable[[Group], Iterable[str]]) -> set[str]:
@@ -245,6 +250,8 @@ def _why_not_selected(
         return why_not(group) or ""
     if group.name in options.held:
         return _HELD
+    if group.name in options.spared:
+        return _SPARED
     if left_out:
         return "left out by --ignore or --only"
     if options.only_shaped and not group.inner:

@@ -40,7 +40,9 @@ from onnxprune.recovery.moments import precision
 from onnxprune.runtime.beside import MOST, beside
 from onnxprune.runtime.executors import ALONE, Sent, Workers, sent, shards
 from onnxprune.runtime.replay import KeptBatches, Replay
-from onnxprune.runtime.rest import Rest, last_read, stations
+from onnxprune.runtime.rest import Rest, shared_stations
+from onnxprune.runtime.room import runs_whole
+from onnxprune.runtime.stations import last_read, weight_bytes
 
 _MEASURING = "measuring loss curves"
 MEASURED = 6  # levels of a curve at most
@@ -166,7 +168,7 @@ def measurable(
 ) -> dict[str, Measurable]:
     """Return what it costs to measure the losses of each cut, by name, in the order in which they are consumed."""
     place, work = traced.model.places, Work(traced, calibration.batches[0])
-    stops = (*stations(traced.model), len(traced.model.top))
+    stops = (*shared_stations(traced.model), len(traced.model.top))
     shares = cost.shares(traced, [group for cut in cuts for group in cut.groups])
     costs = {}
     for cut in sorted(cuts, key=lambda cut: _first(cut, place)):
@@ -289,9 +291,10 @@ class _Sampler:
             self._replay.stand_before(place, self._views.names(number))
 
     def curves(self, numbers: Iterable[int]) -> Iterator[tuple[str, Curve]]:
-        """Yield the names and curves of some cuts, in order: several are measured side by side."""
+        """Yield the names and curves of some cuts, in order: several are measured side by side where memory allows."""
         stands = map(self._stand, numbers)
-        return beside(self._curve_or_scores, stands, MOST if self._slopes is None else 1)
+        is_bounded = self._slopes is not None or not runs_whole(weight_bytes(self._model))
+        return beside(self._curve_or_scores, stands, 1 if is_bounded else MOST)
 
     def _stand(self, number: int) -> _Stand:
         """Move to where a cut is measured, and look at its layers."""

@@ -36,8 +36,9 @@ from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.alone import refitted, wanted_rows
 from onnxprune.runtime.beside import MOST, beside
-from onnxprune.runtime.replay import KeptBatches, Replay, order_of
+from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.rest import Rest
+from onnxprune.runtime.stations import order_of
 from onnxprune.surgery.depth import gated
 
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured
@@ -59,6 +60,9 @@ class Shortening:
     removed: tuple[Branch, ...]  # in the order of the graph
     alone: Mapping[str, float] = field(default_factory=dict)  # loss of the output without each branch, repaired
     measured: int = 0  # losses
+    scores: Mapping[str, float] = field(default_factory=dict)  # of a published method, of the block of each branch
+    merged: Mapping[str, str] = field(default_factory=dict)  # by branch that went into another one, the name of that
+    contents: Mapping[str, Array] = field(default_factory=dict)  # constants that hold other numbers then, by name
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnxprune.graph.message import message
 from onnxprune.planning.curve import Curve
 from onnxprune.planning.curves import Cut, measured_counts
 from onnxprune.progress import Progress, silent
+from onnxprune.runtime.chain import chain
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked
 
@@ -61,7 +62,9 @@ def _loss(
     mask = ~np.isin(np.arange(cut.groups[0].units), removed)
     dense, without = traced.model.proto, masked(traced, {group.atom: mask for group in cut.groups})
     folder = traced.model.folder
-    before, after = (open_session(message(each, folder), folder=folder) for each in (dense, without))
+    before, after = (
+        chain(each, folder) or open_session(message(each, folder), folder=folder) for each in (dense, without)
+    )
     losses = []
     for number in calibration.judged:
         feeds = calibration.batches[number]

@@ -14,6 +14,7 @@ from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
+from onnxprune.planning.methods import METHODS, ROTATIONS, TURNS, with_method
 from onnxprune.planning.targets import MEASURED, Target, parse_all
 from onnxprune.runtime.session import check_provider
 
@@ -27,6 +28,8 @@ SAMPLES = 256  # that calibration takes at most, by default
 class Options:
     """The options of `prune`."""
 
+    method: str | None = None  # a key of `methods.METHODS`: pruning as it was published; None: as measures best
+    rotations: str = "one"  # of method slicegpt: one for all places of a stream, or "each" place its own
     ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
     ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
     targets: tuple[tuple[str, float | str], ...] = ()  # instead: see `targets.parse`, kind -> fraction or "8ms"
@@ -46,8 +49,10 @@ class Options:
     shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
     min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
     width: bool = False  # whether groups are pruned that an op normalises over, such as the hidden width
+    change_io: bool = False  # whether caches may be cut that are inputs and outputs of the model
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
+    spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
@@ -67,6 +72,8 @@ class Options:
             raise OptionError(f"scope must be 'group', 'global' or 'loss', got {self.scope!r}")
         check_provider(self.provider)
         return Options(
+            method=self.method and check.choice("method", self.method, METHODS),
+            rotations=check.choice("rotations", self.rotations, ROTATIONS),
             ratio=check.ratio("ratio", self.ratio),
             ratios=_checked_ratios(self.ratios),
             targets=_checked_targets(self.targets),
@@ -87,8 +94,10 @@ class Options:
             shape=_checked_shape(self.shape),
             min_units=_checked_least(self.min_units),
             width=check.flag("width", self.width),
+            change_io=check.flag("change_io", self.change_io),
             ignore=check.globs("ignore", self.ignore),
             held=tuple(self.held),
+            spared=tuple(self.spared),
             only=check.globs("only", self.only),
             provider=self.provider,
             threads=check.count("threads", self.threads, 0),
@@ -110,6 +119,17 @@ class Options:
     def shortens(self) -> bool:
         """Whether whole branches go."""
         return self.depth is not None or bool(self.without)
+
+    @property
+    def beside_widths(self) -> str | None:
+        """The first of the options that change a model otherwise than by widths; None where none of them is set."""
+        asked = {"depth": self.shortens, "vocabulary": self.vocabulary is not None, "tie": self.tie}
+        return next((name for name, is_asked in asked.items() if is_asked), None)
+
+    @property
+    def compensates(self) -> bool:
+        """Whether biases give back the mean of what goes."""
+        return self.method is not None and METHODS[self.method].compensates
 
     @property
     def cuts_widths(self) -> bool:
@@ -163,7 +183,8 @@ class Options:
 
     def spends_effort(self, has_data: bool) -> bool:
         """Whether samples are generated or loss curves measured: all that effort is about."""
-        return self._measures_curves or self.depth is not None or (self.looks_at_samples and not has_data)
+        measures_losses = self.method is None and (self._measures_curves or self.depth is not None)
+        return measures_losses or (self.looks_at_samples and not has_data)
 
     @property
     def _measures_curves(self) -> bool:
@@ -173,7 +194,8 @@ class Options:
 
     def _idle_effort(self, has_data: bool) -> str:
         """Return why effort has no effect."""
-        curves = f"no loss curves are measured with criterion {self.criterion} and scope {self.ranking}"
+        by = f"criterion {self.criterion} and scope {self.ranking}" if self.method is None else f"method {self.method}"
+        curves = f"no loss curves are measured with {by}"
         return f"{curves}, and {'samples are given' if has_data else 'no samples are made up'}"
 
     def resolved(self, has_data: bool) -> Options:
@@ -217,6 +239,10 @@ def make_options(**values: Any) -> Options:
     """
     for name in values:
         check.choice("option", name, Options.__dataclass_fields__)
+    if values.get("method") is not None:
+        values = with_method(values, {each.name: each.default for each in fields(Options)})
+    elif values.get("rotations", ROTATIONS[0]) != ROTATIONS[0]:
+        raise OptionError(f"rotations has no effect without method {TURNS}")
     if values.get("ratio") is not None and values.get("targets"):
         raise OptionError("ratio decides how much is removed, and so does a target: give one of the two")
     if values.get("sweeps") is not None and values.get("reconstruct") is False:

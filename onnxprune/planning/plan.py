@@ -406,7 +406,7 @@ def usual_step(group: Group, options: Options) -> int:
     """Return the step of kept counts: that of the options, or the usual one of 8 channels, single heads and neurons."""
     requested_step = None if isinstance(options.round_to, str) else options.round_to
     if group.lanes or group.mixed is not None:
-        return allocate.round_units(group.lanes, requested_step or ROUND_CHANNELS)
+        return allocate.round_units(group.lanes or 1, requested_step or ROUND_CHANNELS)
     return requested_step or 1 if group.kind == "neurons" else 1
 
 

@@ -113,7 +113,7 @@ class Speed:
         )
 
     def _raced(self, session: Session, budget_s: float) -> Race:
-        once = session.timed(self.feeds)
+        once = session.timed(session.taken(self.feeds))
         budget_s = min(budget_s, max(LEAST_S, 2 * ROUNDS * self._usual_s))  # quick models need no seconds
         before, after = time_interleaved([self._original, once], budget_s=budget_s, min_rounds=5, warmup_s=budget_s / 3)
         ratio = float(np.median(after / before))  # of each round: what slows both for a while cancels

@@ -93,6 +93,7 @@ def look(
         groups,
         calibration,
         of_weights=options.criterion == "taylor-weights",
+        of_elements=options.criterion == "taylor-elements",
         passes=affordable_passes(traced, calibration, options),
         seed=options.seed,
         progress=progress,

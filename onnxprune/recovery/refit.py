@@ -22,6 +22,7 @@ from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
+from onnxprune.graph.deferred import kept_aside
 from onnxprune.graph.linear import Layer, Norm, layers, norms
 from onnxprune.graph.mixer import Mixer, mixers
 from onnxprune.graph.model import Model
@@ -31,7 +32,7 @@ from onnxprune.recovery.alone import are_finite, contents_of, without_bias
 from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_rows, precision
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.beside import ahead, beside
-from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay
+from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay, Taken
 from onnxprune.surgery.rewrite import Cut
 
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
@@ -164,7 +165,7 @@ class _Refit:
         self._shared = _shared(traced.model, cuts)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
-        self._batches, self.new = batches, Replay(pruned, batches)
+        self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs))
         self.new.contents.update(contents)
 
     def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
@@ -284,7 +285,7 @@ class _Refit:
         """Set constants, unless their type cannot hold the numbers: then all stay as they were."""
         if not are_finite(new):
             return replace(fitted, strength=None, error_after=fitted.error_before)
-        self.new.contents.update(new)
+        self.new.contents.update((name, kept_aside(content)) for name, content in new.items())
         return fitted
 
     def _moments(

@@ -43,6 +43,8 @@ def depth_values(
                 "params": branch.params,
                 "removed": branch.name in removed,
                 "loss": finite(choice.alone.get(branch.name)),
+                "score": finite(choice.scores.get(branch.name)),
+                "into": choice.merged.get(branch.name),
                 "locked": reasons.get(branch.name),
             }
             for branch in found
@@ -125,6 +127,9 @@ def depth_lines(report: Mapping[str, Any]) -> Iterator[str]:
     removed = [branch["name"] for branch in each if branch["removed"]]
     share = f"{depth['removed']:.1%} of what all of them compute"
     yield f"removed {len(removed)} of {plural(len(each), 'branch')}, {share}: {names_text(removed)}"
+    targets = list(dict.fromkeys(branch["into"] for branch in each if branch["into"] is not None))
+    if targets:
+        yield f"their weights went into {plural(len(targets), 'block')}: {names_text(targets)}"
     locked = [(branch["locked"], branch["name"]) for branch in each if branch["locked"] is not None]
     if locked:
         yield "\n".join(["branches that could not go, by reason:", *by_reason(locked)])

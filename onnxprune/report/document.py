@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
 from onnxprune.graph.punished import punished
+from onnxprune.graph.write import signature
 from onnxprune.planning.curve import scale_of
+from onnxprune.planning.methods import METHODS
 
 if TYPE_CHECKING:
     from onnxprune.calibration.batches import Calibration
@@ -69,6 +71,7 @@ def build_report(
         "output": file_values(after, macs[1]),
         "not_run": [each.to_dict() for each in before.not_run],
         "options": options.to_dict(),
+        "method": method_values(options.method),
         "groups": [group_values(group, kept, reason) for group, kept, reason in groups],
         "nodes": [account.to_dict() for account in accounts],
         "initializers": {name: _cut(cut) for name, cut in cuts.items()},
@@ -80,6 +83,13 @@ def build_report(
         **comparison_values(comparison, options, held_out=held_out),
         "promise": None if promise is None else dict(promise),
     }
+
+
+def method_values(name: str | None) -> dict[str, Any] | None:
+    """Return what the report says of a published method; None for what measures best."""
+    if name is None:
+        return None
+    return {"name": name, "summary": METHODS[name].summary, "source": METHODS[name].source}
 
 
 def _curves(options: Options, curves: Mapping[str, Curve], judged: int) -> dict[str, Any]:
@@ -176,6 +186,15 @@ def file_values(model: Model, macs: int) -> dict[str, Any]:
         "size_bytes": model.size_bytes(),
         "warnings": list(punished(model)),
     }
+
+
+def port_values(before: Model, after: Model) -> list[dict[str, Any]]:
+    """Return what the report says of inputs and outputs that a model has in another shape, or not at all."""
+    old, new = (
+        {port.name: list(port.shape or ()) for ports in signature(model) for port in ports} for model in (before, after)
+    )
+    changed = {name: shape for name, shape in old.items() if new.get(name) != shape}
+    return [{"name": name, "before": shape, "after": new.get(name)} for name, shape in changed.items()]
 
 
 def group_values(group: Group, kept: Sequence[int] | None, reason: str | None) -> dict[str, Any]:

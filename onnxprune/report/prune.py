@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
+from onnxprune.report.rotation import rotation_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.tied import tied_lines
 from onnxprune.report.vocabulary import vocabulary_lines
@@ -15,9 +16,11 @@ from onnxprune.report.words import (
     all_printable,
     by_reason,
     count_cells,
+    dims_text,
     enumerated,
     fidelity_row,
     ms_text,
+    names_text,
     new_table,
     not_run_lines,
     pair_cells,
@@ -57,14 +60,24 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     notes = [*told, *_masked(report), *_tuned(report)]
     return [
         table,
+        *_method(report),
         *rounds_table(report),
         *vocabulary_lines(report),
         *depth_lines(report),
+        *rotation_lines(report),
+        *_ports(report.get("ports", ())),
         _left_alone(report["groups"]),
         *warned,
         *notes,
         _verdict(report),
     ]
+
+
+def _method(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which published method was followed, where one was."""
+    method = report.get("method")
+    if method is not None:
+        yield f"method {method['name']}: {method['summary']} ({method['source']})"
 
 
 def _masked(report: Mapping[str, Any]) -> Iterator[str]:
@@ -132,6 +145,17 @@ def _left_alone(groups: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([line, *["left alone, by reason:"] * bool(left), *by_reason(left)])
 
 
+def _ports(ports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield which inputs and outputs changed, a line for each change of shape; nothing where all are as they were."""
+    by_change: dict[str, list[str]] = {}
+    for port in ports:
+        before, after = (None if shape is None else dims_text(shape) for shape in (port["before"], port["after"]))
+        by_change.setdefault(f"{before} -> {after}" if after else f"{before} gone", []).append(port["name"])
+    if ports:
+        lines = (f"  {change}: {names_text(names)}" for change, names in by_change.items())
+        yield "\n".join(["inputs and outputs that changed, caches all of them:", *lines])
+
+
 def _verdict(report: Mapping[str, Any]) -> str:
     verification = report["verification"]
     proof = (
@@ -152,6 +176,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
         gains.append(headline(fidelity["figures"]))
     seen = "" if fidelity is None or fidelity["held_out"] else f"{_SEEN}\n"
     cuts = [each for each in report.get("rounds") or () if each["skipped"] is None]
+    proof += _told_of(report.get("ports", ()))
     proof += f": each of {plural(len(cuts), 'cut')} against its own input" * bool(cuts)
     return f"{_calibrated(report)}{seen}{proof}\n{report['output']['path']}: {'; '.join(gains)}"
 
@@ -201,6 +226,13 @@ def _spent(effort: Mapping[str, Any] | None) -> str:
         off = f"within a factor of {scale['spread']:.2f} at the median"
         return f"{measured} on {judged}, the others told by gradients: {law}, {off}\n"
     return f"{effort['level']} effort: {measured} on {judged}, the others told by errors; --effort thorough has all\n"
+
+
+def _told_of(ports: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words that the caches are others; nothing where they are not."""
+    gone = sum(port["after"] is None for port in ports)
+    changes = [f"{len(ports) - gone} smaller"] * (gone < len(ports)) + [f"{gone} gone"] * bool(gone)
+    return f"; inputs and outputs that are caches: {', '.join(changes)}" if ports else ""
 
 
 def _closeness(difference: float) -> str:

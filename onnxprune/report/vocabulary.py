@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from onnxprune.surgery.vocabulary import Ids
 
 
-_CHANGED = ("vocabulary", "targets", "ratio", "eval_data")  # options that are others when the smaller model is cut
+_CHANGED = (
+    "vocabulary",
+    "method",
+    "targets",
+    "ratio",
+    "eval_data",
+)  # options that are others when the smaller model is cut
 
 
 def vocabulary_values(words: Vocabulary, kept: Ids, asked: int, *, samples: int, left_out: int) -> dict[str, Any]:

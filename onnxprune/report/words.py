@@ -35,6 +35,15 @@ def by_reason(reasons: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
+def dims_text(shape: Sequence[int | str | None]) -> str:
+    """Return a shape in brackets, a dim without a size or a name as a question mark.
+
+    >>> dims_text(["batch", 4, None])
+    '[batch, 4, ?]'
+    """
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in shape)}]"
+
+
 def _with_places(alike: Sequence[str]) -> str:
     """Return one reason for several that differ in their place: with the first, and how many more there are.
 

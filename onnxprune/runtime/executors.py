@@ -242,6 +242,7 @@ class Sent:
     inputs: tuple[Port, ...] = ()  # as the graph takes them, see `graph.probe.settled`; none: as the file states them
     sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them
     fits: tuple[FixedDims, ...] = ()  # sizes that fit, see `graph.model.Model`
+    changes_io: bool = False  # whether its caches may become smaller, as the caller allows
 
     def open(self) -> Model:
         """Return the model.
@@ -250,7 +251,8 @@ class Sent:
             ModelError: when this worker cannot read its file, or reads another one there.
         """
         model = self._read()
-        return replace(model, inputs=self.inputs or model.inputs, sizes=self.sizes, fits=self.fits)
+        inputs = self.inputs or model.inputs
+        return replace(model, inputs=inputs, sizes=self.sizes, fits=self.fits, changes_io=self.changes_io)
 
     def _read(self) -> Model:
         if self.content is not None:
@@ -276,11 +278,17 @@ def sent(model: Model, workers: Workers) -> Sent:
         OptionError: for one in memory that is too large to be sent.
     """
     path = None if model.path is None else model.path.resolve()
+    stated: dict[str, Any] = {
+        "inputs": model.inputs,
+        "sizes": model.sizes,
+        "fits": model.fits,
+        "changes_io": model.changes_io,
+    }
     if path is not None and path.exists() and (workers.near or model.is_external):
-        return Sent(path, model.sha256(), model.folder.resolve(), None, model.inputs, model.sizes, model.fits)
+        return Sent(path, model.sha256(), model.folder.resolve(), None, **stated)
     proto = model.original or model.proto
     if not fits_one_message(proto):
         raise OptionError(
             "workers cannot be sent a model of more than 2 GiB: save it with external data, on storage that they see"
         )
-    return Sent(None, "", model.folder.resolve(), serialize(proto), model.inputs, model.sizes, model.fits)
+    return Sent(None, "", model.folder.resolve(), serialize(proto), **stated)

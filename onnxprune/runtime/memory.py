@@ -62,6 +62,7 @@ def _measure(request: Path) -> int:
     model: Path | bytes = path if folder is None else path.read_bytes()
     before = _resident_bytes()
     session = open_session(model, provider=provider, threads=threads, folder=folder)
+    feeds = session.taken(feeds)
     for _ in range(2):  # the first run plans the memory, the second takes it in one piece
         session.run(feeds)
     return max(0, peak_resident_bytes() - before)

@@ -4,6 +4,9 @@ Reconstruction changes a layer and needs what the next one then gets. Running th
 the square of its depth. A `Replay` keeps the values that are alive at one place of the graph, for all batches, runs
 from there, and moves the place forward on request. What does not fit into its budget of memory goes to temporary
 files: memory is bounded, whatever the number of samples, and the time grows with the depth, not with its square.
+
+Nodes whose weights are more than `runtime.room` allows for run piece by piece: each piece is opened, run on all batches
+up to the next station, and closed, so that the weights of one piece are in memory, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import shutil
 import tempfile
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias, overload
@@ -25,14 +29,18 @@ from onnxprune.algebra.threads import cores
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import part
+from onnxprune.graph.ports import Port, taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.beside import beside, side_by_side
+from onnxprune.runtime.room import piece_bytes, runs_whole
 from onnxprune.runtime.session import Session, open_session
+from onnxprune.runtime.stations import alive_counts, last_reads, order_of, read_bytes, seams
 
 BESIDE_BATCHES = 2  # that run at the same time: their values are in memory together, with those of one that is done
 BUDGET_BYTES = 256 * 2**20  # of the values that one replay keeps, beside the samples themselves
 
 Feeds: TypeAlias = Mapping[str, Array]
+Opener: TypeAlias = Callable[..., Session]  # as `open_session`, of a message and `threads`
 
 
 class Batches(Sequence[Feeds]):
@@ -51,11 +59,31 @@ class Batches(Sequence[Feeds]):
         return [self.at(each) for each in selected] if isinstance(selected, range) else self.at(selected)
 
 
+class Taken(Batches):
+    """Batches of a model as one takes them whose caches were cut; see `graph.ports.taken`."""
+
+    def __init__(self, batches: Sequence[Feeds], inputs: Iterable[Port]) -> None:
+        self._batches, self._shapes = batches, {port.name: port.shape or () for port in inputs}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def at(self, number: int) -> Feeds:
+        """Return a batch, cut to what the model takes."""
+        return taken(self._batches[number], self._shapes)
+
+
 class Replay:
     """A model, batches of samples, and the values that are alive at the place where it stands."""
 
     def __init__(
-        self, model: Model, batches: Sequence[Feeds], *, budget_bytes: int = BUDGET_BYTES, threads: int = 0
+        self,
+        model: Model,
+        batches: Sequence[Feeds],
+        *,
+        budget_bytes: int = BUDGET_BYTES,
+        threads: int = 0,
+        opener: Opener | None = None,
     ) -> None:
         """Stand in front of the first node.
 
@@ -64,6 +92,7 @@ class Replay:
             batches: feeds by input name, kept as they are.
             budget_bytes: of the values that are kept.
             threads: of the sessions, 0 is ONNX Runtime's choice.
+            opener: makes the sessions, `open_session` by default.
         """
         self.model = model
         self.contents: dict[str, Array] = {}  # constants whose contents replace those of the model
@@ -71,9 +100,11 @@ class Replay:
         self._example = 0  # a batch that is stored
         self._place = 0  # the first of `model.top` that has not been passed
         self._ahead: frozenset[str] = frozenset()  # stored values that are computed behind the place
-        self._budget, self._threads = budget_bytes, threads
+        self._budget, self._threads, self._opener = budget_bytes, threads, opener
         self._order = order_of(model)
         self._last_read = last_reads(model, self._order)
+        self._made = self._order.keys() - model.fixed  # values that are not computed again in each piece
+        self._alive: Sequence[int] = ()  # values that pass each place, once they are needed
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -93,22 +124,80 @@ class Replay:
         """
         wanted, replaced = list(dict.fromkeys(names)), {**self.contents, **(contents or {})}
         first = self._usable(replaced)
-        fed = [name for name in wanted if name in first]
         constant = {name: self._constant(name, contents) for name in wanted if name in self.model.constants}
-        computed = [name for name in wanted if name not in first and name not in constant]
+        runtime = [name for name in wanted if name not in constant]
         numbers = list(range(len(self._stored)) if which is None else which)
-        room = side_by_side(BESIDE_BATCHES) if computed and len(numbers) > 1 else 1
+        start = _Start(self._stored, numbers, _types(first))
+        for values in self._in_pieces(start, runtime, replaced) if runtime else ({} for _ in numbers):
+            yield {name: constant[name] if name in constant else values[name] for name in wanted}
+
+    def _in_pieces(
+        self, start: _Start, wanted: Sequence[str], replaced: Mapping[str, Array]
+    ) -> Iterator[dict[str, Array]]:
+        """Yield values of the batches of a start, by way of those at the ends of pieces where weights are many."""
+        needed = needed_places(self.model, self._order, start.types, wanted)
+        for end in self._ends(needed):
+            carried = self._carried(end, needed, start, wanted)
+            kept = KeptBatches(self._budget)
+            try:
+                for values in self._computed(start, carried, replaced):
+                    kept.append(values)
+            except ModelError:  # perhaps a value there is no tensor: the piece goes on to the next end
+                continue
+            start = _Start(kept, range(len(kept)), _types(kept[0]))
+        yield from self._computed(start, wanted, replaced)
+
+    def pieces(self, names: Sequence[str]) -> Iterator[tuple[Session, Feeds]]:
+        """Yield a session of each piece on the way to some values, and what it is fed of the first batch.
+
+        Raises:
+            ModelError: when ONNX Runtime cannot run a piece alone.
+        """
+        stored = self._stored[0]
+        start = _Start(self._stored, [0], _types(stored))
+        needed = needed_places(self.model, self._order, start.types, names)
+        for end in (*self._ends(needed), None):
+            carried = list(names) if end is None else self._carried(end, needed, start, names)
+            computed = [name for name in carried if name not in start.types]
+            if not computed:
+                continue
+            session, inputs = self._session(computed, start.types, self.contents, self._threads)
+            feeds = {name: stored[name] for name in inputs}
+            yield session, feeds
+            stored = {**{name: stored[name] for name in carried if name in start.types}, **session.run(feeds)}
+            start = _Start([stored], [0], _types(stored))
+
+    def _carried(self, end: int, needed: Sequence[int], start: _Start, wanted: Sequence[str]) -> list[str]:
+        """Return the values in front of a place that are wanted, or that the needed nodes behind it read."""
+        nodes = (self.model.nodes[self.model.top[place]] for place in needed if place >= end)
+        read = {name for node in nodes for name in (*node.inputs, *node.captured)}.union(wanted)
+        return [n for n in sorted(read) if n in start.types or (n in self._made and self._order[n] < end)]
+
+    def _ends(self, needed: Sequence[int]) -> list[int]:
+        """Return the places where pieces of some nodes end, but for the last; none where they may run at once."""
+        if runs_whole(read_bytes(self.model, needed)):
+            return []
+        self._alive = self._alive or alive_counts(self.model)
+        return seams({place: read_bytes(self.model, [place]) for place in needed}, self._alive, piece_bytes())
+
+    def _computed(
+        self, start: _Start, wanted: Sequence[str], replaced: Mapping[str, Array]
+    ) -> Iterator[dict[str, Array]]:
+        """Yield values of the batches of a start, from one session."""
+        fed = [name for name in wanted if name in start.types]
+        computed = [name for name in wanted if name not in start.types]
+        room = side_by_side(BESIDE_BATCHES) if computed and len(start.numbers) > 1 else 1
         threads = self._threads or (max(1, cores() // room) if room > 1 else 0)
-        session, inputs = self._session(computed, replaced, threads) if computed else (None, ())
+        session, inputs = self._session(computed, start.types, replaced, threads) if computed else (None, ())
 
         def of_batch(stored: Feeds) -> dict[str, Array]:
-            values = {**constant, **{name: stored[name] for name in fed}}
+            values = {name: stored[name] for name in fed}
             if session is not None:
                 values.update(session.run({name: stored[name] for name in inputs}))
             return values
 
         yield from beside(
-            of_batch, (self._stored[number] for number in numbers), room
+            of_batch, (start.stored[number] for number in start.numbers), room
         )  # read here, one after the other
 
     def _constant(self, name: str, contents: Mapping[str, Array] | None) -> Array:
@@ -167,35 +256,59 @@ class Replay:
             return
 
     def _session(
-        self, names: Sequence[str], contents: Mapping[str, Array], threads: int
+        self, names: Sequence[str], types: Mapping[str, np.dtype[Any]], contents: Mapping[str, Array], threads: int
     ) -> tuple[Session, tuple[str, ...]]:
-        """Return a session from the stored values to `names`, and the stored values that it takes."""
-        types = {name: array.dtype for name, array in self._usable(contents).items()}
-        return opened(self.model, self._order, types, names, contents=contents, threads=threads)
+        """Return a session from values of some types to `names`, and those that it takes."""
+        return opened(self.model, self._order, types, names, contents=contents, threads=threads, opener=self._opener)
 
 
-def order_of(model: Model) -> dict[str, int]:
-    """Return for every value between nodes the place in `model.top` of the node that makes it."""
-    return {
-        name: place
-        for place, index in enumerate(model.top)
-        for name in model.nodes[index].outputs
-        if name not in model.constants
-    }
+def in_parts(sizes: Sequence[float], most: float) -> Iterator[range]:
+    """Yield the numbers of things of some sizes in runs, each as long as what it holds is no more than `most`.
+
+    >>> list(in_parts([3, 3, 3, 9, 1], 6))
+    [range(0, 2), range(2, 3), range(3, 4), range(4, 5)]
+    """
+    first, held = 0, 0.0
+    for number, size in enumerate(sizes):
+        if held + size > most and number > first:
+            yield range(first, number)
+            first, held = number, 0.0
+        held += size
+    if first < len(sizes):
+        yield range(first, len(sizes))
 
 
-def last_reads(model: Model, order: Mapping[str, int]) -> dict[str, int]:
-    """Return for every runtime value the place of the last node that reads it; for outputs, the end."""
-    end = len(model.top)
-    last = dict.fromkeys((*(port.name for port in model.outputs), *model.tensor_outputs), end)
-    fixed = model.fixed  # computed again, as a constant may have been replaced
-    known = {*order, *(port.name for port in model.inputs)} - fixed
-    for place, index in enumerate(model.top):
-        node = model.nodes[index]
-        for name in (*node.inputs, *node.captured):
-            if name in known:
-                last[name] = max(place, last.get(name, 0))
-    return {name: place for name, place in last.items() if name not in fixed}
+@dataclass(frozen=True)
+class _Start:
+    """Stored values of batches, from which others are computed."""
+
+    stored: Sequence[Feeds]
+    numbers: Sequence[int]  # of the batches that are wanted
+    types: Mapping[str, np.dtype[Any]]  # of the values that may be used
+
+
+def _types(values: Feeds) -> dict[str, np.dtype[Any]]:
+    return {name: array.dtype for name, array in values.items()}
+
+
+def needed_places(
+    model: Model, order: Mapping[str, int], types: Mapping[str, np.dtype[Any]], names: Sequence[str]
+) -> list[int]:
+    """Return the places in `model.top`, ascending, of the nodes that compute values from others.
+
+    Args:
+        model: in plain form.
+        order: see `order_of`.
+        types: of the values that may be fed.
+        names: of the values to compute.
+    """
+    needed, places = {name for name in names if name not in types}, list[int]()
+    for place in range(max((order[name] for name in needed), default=-1), -1, -1):
+        node = model.nodes[model.top[place]]
+        if any(name in needed and name not in types for name in node.outputs):
+            places.append(place)
+            needed.update(name for name in (*node.inputs, *node.captured) if name)
+    return places[::-1]
 
 
 def opened(
@@ -206,6 +319,7 @@ def opened(
     *,
     contents: Mapping[str, Array] = MappingProxyType({}),
     threads: int = 0,
+    opener: Opener | None = None,
 ) -> tuple[Session, tuple[str, ...]]:
     """Return a session from some values to others, and the values that it takes.
 
@@ -216,18 +330,17 @@ def opened(
         names: of the values to compute.
         contents: constants whose contents are replaced.
         threads: of the session, 0 is ONNX Runtime's choice.
+        opener: makes the sessions, `open_session` by default.
 
     Raises:
         ModelError: when ONNX Runtime cannot run the part.
     """
-    needed, nodes = set(names), []
-    for place in range(max(order[name] for name in names), -1, -1):
-        node = model.nodes[model.top[place]]
-        if any(name in needed and name not in types for name in node.outputs):
-            nodes.append(node.index)
-            needed.update(name for name in (*node.inputs, *node.captured) if name)
+    places = needed_places(model, order, types, names)
+    nodes = [model.nodes[model.top[place]] for place in places]
+    needed = {name for node in nodes for name in (*node.inputs, *node.captured) if name}.union(names)
     fed = {name: dtype for name, dtype in types.items() if name in needed}
-    session = open_session(part(model, reversed(nodes), fed, names, contents), threads=threads)
+    content = part(model, (node.index for node in nodes), fed, names, contents)
+    session = (opener or open_session)(content, threads=threads)
     if set(session.outputs) != set(names):
         raise ModelError(f"{sorted(set(names) - set(session.outputs))} are no tensors")
     return session, tuple(name for name in fed if name in {port.name for port in session.ort.get_inputs()})

@@ -15,50 +15,19 @@ from types import MappingProxyType
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
-from onnxprune.runtime.replay import Feeds, Replay, last_reads, opened, order_of
+from onnxprune.runtime.replay import Feeds, Replay, opened
+from onnxprune.runtime.room import runs_whole
 from onnxprune.runtime.session import Session
-
-PARTS = 8  # between stations, at most
-_NODE_BYTES = 2**16  # of weights that take as long to open as a node
+from onnxprune.runtime.stations import last_read, last_reads, order_of, stations, weight_bytes
 
 
-def stations(model: Model, parts: int = PARTS) -> tuple[int, ...]:
-    """Return places in `model.top` that divide a model into parts, each where few values are alive.
+def shared_stations(model: Model) -> tuple[int, ...]:
+    """Return the stations from which sessions stay open for all weights that are tried.
 
-    Parts take about as long to open as each other; each place is the one nearby with the fewest values that pass it.
+    None where the sessions of a whole model would not fit the memory: what is behind the weights is then run piece by
+    piece for each of them.
     """
-    costs = [0.0]
-    for index in model.top:
-        read = (model.constants[name] for name in model.nodes[index].inputs if name in model.constants)
-        costs.append(costs[-1] + 1 + sum(one.count * one.dtype.itemsize for one in read) / _NODE_BYTES)
-    alive = _alive_counts(model)
-    chosen: list[int] = []
-    for number in range(1, parts):
-        low, high = ((number + move) * costs[-1] / parts for move in (-0.4, 0.4))
-        near = [place for place in range(1, len(model.top)) if low <= costs[place] <= high and alive[place]]
-        if near:
-            chosen.append(min(near, key=lambda place: (alive[place], abs(costs[place] - (low + high) / 2))))
-    return tuple(sorted(set(chosen)))
-
-
-def last_read(model: Model, names: Iterable[str]) -> int:
-    """Return the place of the last node that reads some constants, or what is computed from them alone; -1 for none."""
-    changed, last = set(names), -1
-    for place, index in enumerate(model.top):
-        node = model.nodes[index]
-        if not changed.isdisjoint((*node.inputs, *node.captured)):
-            last = place
-            changed.update(name for name in node.outputs if name in model.fixed)
-    return last
-
-
-def _alive_counts(model: Model) -> list[int]:
-    """Return how many values pass each place of `model.top`."""
-    order, counts = order_of(model), [0] * (len(model.top) + 1)
-    for name, last in last_reads(model, order).items():
-        for place in range(order.get(name, -1) + 1, min(last, len(model.top)) + 1):
-            counts[place] += 1
-    return counts
+    return stations(model) if runs_whole(weight_bytes(model)) else ()
 
 
 class Rest:
@@ -70,7 +39,7 @@ class Rest:
         """Take a model in plain form and the outputs that are wanted; `contents` of constants hold for all sessions."""
         self._model, self._outputs, self._order, self._contents = model, list(outputs), order_of(model), contents
         self._last_read = last_reads(model, self._order)
-        self._stations = stations(model)
+        self._stations = shared_stations(model)
         self._sessions: dict[tuple[int, ...], tuple[Session, tuple[str, ...]]] = {}
         self._lock = threading.Lock()
 

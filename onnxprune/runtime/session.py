@@ -22,6 +22,7 @@ from onnxprune import check
 from onnxprune.errors import ModelError, OptionError, TookTooLong
 from onnxprune.graph.limits import most_bytes
 from onnxprune.graph.message import Message
+from onnxprune.graph.ports import taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register
 from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
@@ -98,6 +99,11 @@ class Session:
                 return {n: _numpy_of(value) for n, value in zip(self.outputs, ort_values, strict=True)}
             arrays = self.ort.run(list(self.outputs), dict(feeds), options)
             return dict(zip(self.outputs, arrays, strict=True))
+
+    def taken(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return feeds of a model as this one takes them, whose caches were cut; see `graph.ports.taken`."""
+        ports = (*self.ort.get_inputs(), *self.ort.get_overridable_initializers())
+        return taken(feeds, {port.name: port.shape for port in ports})
 
     @contextlib.contextmanager
     def _limited(self) -> Iterator[Any]:

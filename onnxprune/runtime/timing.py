@@ -6,7 +6,7 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,31 @@ def time_interleaved(
         if was_enabled:
             gc.enable()
     return list(np.array(rounds, np.float64).T)
+
+
+def time_pieces(
+    pairs: Iterable[Sequence[Callable[[], object] | None]],
+    count: int,
+    *,
+    budget_s: float,
+    min_rounds: int,
+) -> list[npt.NDArray[np.float64]]:
+    """Return the latencies in ms of two models whose pieces are timed one after the other, ``[rounds]`` each.
+
+    A round of a model is the sum of one round of each of its pieces. Copies between the pieces are not in it.
+
+    Args:
+        pairs: a piece of each model, made when it is its turn; None behind the last of the shorter model.
+        count: of the pairs, about.
+        budget_s: time for the measured rounds of all.
+        min_rounds: as of `time_interleaved`.
+    """
+    pieces = []
+    for pair in pairs:
+        runs = [(lambda: None) if run is None else run for run in pair]
+        pieces.append(time_interleaved(runs, budget_s=budget_s / max(1, count), min_rounds=min_rounds))
+    rounds = min(len(latencies_ms[0]) for latencies_ms in pieces)
+    return [np.sum([latencies_ms[side][:rounds] for latencies_ms in pieces], axis=0) for side in (0, 1)]
 
 
 def _is_done(rounds: int, spent_s: float, budget_s: float, min_rounds: int) -> bool:
@@ -147,6 +172,7 @@ def node_times(
     """
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         session = open_session(source, provider=provider, threads=threads, folder=folder, profile=Path(scratch))
+        feeds = session.taken(feeds)
         session.run(feeds)
         start, done = time.perf_counter(), 0
         while done < MIN_ROUNDS or (done < rounds and time.perf_counter() - start < budget_s):

@@ -19,6 +19,7 @@ from onnxprune.dependency.branches import PLAIN, Branch, total_of
 from onnxprune.graph.edit import NO_EDITS, Edits, apply_edits, make_node
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.names import FreshNames
+from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
 from onnxprune.surgery.rewrite import Rewritten, edited
 
@@ -80,12 +81,14 @@ def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.
     """
     edits = _Shortener(model, branches, dtype).edits()
     dead = _unneeded(model, edits) - _unneeded(model, NO_EDITS)
-    return Shortened(tuple(branches), edited(model, edits), frozenset(dead))
+    lost = (tuple(name for name in branch.ports if name in edits.gone) for branch in branches)
+    gone = (dataclasses.replace(branch, ports=ports) for branch, ports in zip(branches, lost, strict=True))
+    return Shortened(tuple(gone), edited(model, edits), frozenset(dead))
 
 
 def _unneeded(model: Model, edits: Edits) -> set[int]:
     """Return the nodes of the main graph that no output is computed from, with some edits."""
-    needed, found = {port.name for port in model.outputs}, set[int]()
+    needed, found = {port.name for port in model.outputs} - edits.gone, set[int]()
     for index in reversed(model.top):
         node = model.nodes[index]
         if needed.isdisjoint(edits.outputs.get((index, at), name) for at, name in enumerate(node.outputs)):
@@ -96,6 +99,11 @@ def _unneeded(model: Model, edits: Edits) -> set[int]:
         for new in edits.nodes_before.get(index, ()):
             needed.update(new.input if not needed.isdisjoint(new.output) else ())
     return found
+
+
+def _is_as_long(port: Port, other: Port) -> bool:
+    """Whether two inputs have one shape, whose dynamic dims have names: a name stands for one size."""
+    return port.role == other.role and port.shape == other.shape and None not in (port.shape or (None,))
 
 
 @dataclass
@@ -119,6 +127,7 @@ class _Shortener:
             if name
         }
         self._names = FreshNames(self.model)
+        self._gone_ports = frozenset(name for branch in self.branches for name in branch.ports)
 
     def edits(self) -> Edits:
         """Return what changes in the model."""
@@ -140,9 +149,27 @@ class _Shortener:
                 streams.setdefault(stream, []).append(index)
         for stream, sums in streams.items():
             self._join(stream, [nodes[index] for index in sums])
+        self._measure_others()
         return dataclasses.replace(
-            NO_EDITS, inputs=self.inputs, outputs=self.outputs, added=self.added, nodes_before=self.before
-        )
+            NO_EDITS, inputs=self.inputs, outputs=self.outputs, added=self.added, nodes_before=self.before,
+            gone=self._gone_ports,
+        )  # fmt: skip
+
+    def _measure_others(self) -> None:
+        """Let nodes that read the length of the past off a cache that is gone read it off one of its shape that stays.
+
+        Where none stays, the input does, for its length.
+        """
+        gone = [port for port in self.model.inputs if port.name in self._gone_ports]
+        for port in gone:
+            readers = self.model.readers.get(port.name, ())
+            left = [(at, slot) for at, slot in readers if slot >= 0 and self.model.owners[at] not in self._dead]
+            others = (other for other in self.model.inputs if other.name not in self._gone_ports)
+            other = next((other.name for other in others if _is_as_long(other, port)), None)
+            if left and other is None:
+                self._gone_ports -= {port.name}
+            elif left and other is not None:
+                self.inputs |= dict.fromkeys(left, other)
 
     def _gone(self) -> set[tuple[int, int]]:
         """Return the slots of sums that count as zero, also where both addends of a sum are gone."""

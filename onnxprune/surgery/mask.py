@@ -16,16 +16,17 @@ from onnxprune.dependency.axes import Axes, Mask, kept_mask, walk
 from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.rules.coupling import Choice, beside
 from onnxprune.dependency.trace import Trace
+from onnxprune.graph.deferred import defers
 from onnxprune.graph.edit import Content, Edits, Stated, apply_edits, make_node
 from onnxprune.graph.model import Model, Node
-from onnxprune.graph.tensors import Array
+from onnxprune.graph.tensors import Array, Shape
 from onnxprune.surgery.depth import silenced
 from onnxprune.surgery.rewrite import Cut, Kept, Rewriter, mixed_ratio
 
 _WORST = 6e4  # magnitude of a score beyond all others: the most that half precision holds, nearly
 
 
-def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None, gone: Sequence[Branch] = ()) -> Any:
+def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Content] | None = None, gone: Sequence[Branch] = ()) -> Any:
     """Return the dense model whose removed units are zeroed where an op contracts them (an onnx.ModelProto).
 
     This is what the pruned model must compute. An op that mixes over removed units does so over the kept ones: it
@@ -63,7 +64,37 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Array] | None = None,
     return apply_edits(traced.model, dataclasses.replace(edits, replaced={**edits.replaced, **(fitted or {})}))
 
 
-def in_original(model: Model, cuts: Mapping[str, Cut], contents: Mapping[str, Array]) -> dict[str, Array]:
+@dataclass(frozen=True)
+class Restored:
+    """A constant of the original with other numbers at the kept indices: made when it is read, see `graph.deferred`."""
+
+    model: Model  # the original
+    cut: Cut
+    content: Array  # at the kept indices
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes in the original."""
+        return self.model.constants[self.cut.source].shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the numbers."""
+        return self.model.constants[self.cut.source].dtype
+
+    def head(self, rows: int) -> Array:
+        """Return the numbers of the first rows."""
+        return np.asarray(self)[:rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the numbers."""
+        whole = self.model.array(self.cut.source).copy()
+        kept = [np.array(self.cut.kept.get(dim, range(size)), np.intp) for dim, size in enumerate(whole.shape)]
+        whole[np.ix_(*kept)] = self.content
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+def in_original(model: Model, cuts: Mapping[str, Cut], contents: Mapping[str, Array]) -> dict[str, Content]:
     """Return constants of the original with the contents of the pruned model at the kept indices, else unchanged.
 
     Args:
@@ -71,14 +102,8 @@ def in_original(model: Model, cuts: Mapping[str, Cut], contents: Mapping[str, Ar
         cuts: where the constants of the pruned model came from.
         contents: by name in the pruned model; no two from one constant of the original.
     """
-    restored: dict[str, Array] = {}
-    for name, content in contents.items():
-        cut = cuts.get(name, Cut(name, {}))
-        whole = model.array(cut.source).copy()
-        kept = [np.array(cut.kept.get(dim, range(size)), np.intp) for dim, size in enumerate(whole.shape)]
-        whole[np.ix_(*kept)] = content
-        restored[cut.source] = whole
-    return restored
+    restored = (Restored(model, cuts.get(name, Cut(name, {})), content) for name, content in contents.items())
+    return {each.cut.source: each if defers() else np.asarray(each) for each in restored}
 
 
 @dataclass(slots=True)
@@ -146,7 +171,7 @@ class _Masker:
         """Put the indices of an output back where they were, zero between them."""
         name = self.traced.couplings[index].node.outputs[place]
         axes = self.traced.values.get(name, ())
-        steps: list[tuple[str, Content, dict[str, int]]] = []
+        steps: list[tuple[str, Content, dict[str, Any]]] = []
         if factor is not None:
             steps.append(("Mul", factor, {}))
         for dim, mask in self._cut_dims(axes, kept):

@@ -244,7 +244,7 @@ class Rewriter:
         raw, by = self.names.fresh(f"{name}_of_kept"), self.names.fresh(f"{name}_share")
         self.added[by] = np.array(factor, self.traced.probe.dtype(name))
         self.outputs[index, 0] = raw
-        self.nodes_after[index] = [make_node("Mul", [raw, by], name)]
+        self.nodes_after[index] = [make_node("Mul", [raw, by], name, name=by)]
 
     def _scale_inputs(self) -> None:
         """Multiply the inputs that have a factor; those that are constants have been multiplied when they were cut."""

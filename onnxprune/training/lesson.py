@@ -26,7 +26,7 @@ from onnxprune.training.places import Place, places_of, shape_after
 from onnxprune.training.processes import ALONE, Processes
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.slim import Penalty, penalty_of
-from onnxprune.training.teacher import Teacher, teacher_of
+from onnxprune.training.teacher import Teacher, cut_outputs, teacher_of
 from onnxprune.training.written import WRITTEN, Draft, Writer, check_writes
 
 # From names of values to the indices that the student kept of each axis of the teacher's.
@@ -194,7 +194,9 @@ class _Pair:
 
     def metric(self, data: Data, held: Data, options: TuneOptions) -> Metric:
         """Return what of the outputs is compared."""
-        names, count = self.network.model.tensor_outputs, self.first.samples
+        own, count = self.network.model, self.first.samples
+        smaller = set() if self.teacher is None else cut_outputs(own, self.teacher)
+        names = [name for name in own.tensor_outputs if name not in smaller]
         values = self.others(names) or self.own(names)
         arrays = {name: value.detach().cpu().numpy() for name, value in values.items()}
         outputs = self.first.counting(arrays, self.first.axes_of(arrays))

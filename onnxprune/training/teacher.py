@@ -7,10 +7,11 @@ from typing import TypeAlias
 
 import torch
 
+from onnxprune.data.caches import suited
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import with_outputs
-from onnxprune.graph.ports import Port
+from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import serialize
 from onnxprune.runtime.session import open_session
@@ -24,11 +25,12 @@ def teacher_of(model: Model, device: torch.device, threads: int) -> Teacher:
     """Return what gives values of a model, by name, for feeds.
 
     Args:
-        model: in plain form.
+        model: in plain form; its caches may be larger than those of the student.
         device: where the student is.
         threads: of ONNX Runtime, 0 is its own choice.
     """
-    return _session_teacher(model, threads) if device.type == "cpu" else _network_teacher(model, device)
+    run = _session_teacher(model, threads) if device.type == "cpu" else _network_teacher(model, device)
+    return lambda feeds, names: run(suited(feeds, model.inputs), names)
 
 
 def _session_teacher(model: Model, threads: int) -> Teacher:
@@ -56,11 +58,14 @@ def _network_teacher(model: Model, device: torch.device) -> Teacher:
 
 
 def check_ports(student: Model, teacher: Model) -> None:
-    """Make sure that a teacher takes what the student takes, and gives what it gives.
+    """Make sure that a teacher takes what the student takes, and gives what it gives; its caches may be larger.
 
     Raises:
         ModelError: when an input or output is missing, or differs in type or shape; it names both.
     """
+    own_inputs = {port.name for port in student.inputs}
+    pasts = [port for port in teacher.inputs if port.role is Role.PAST]
+    smaller = cut_outputs(student, teacher)
     for role, own, others in (("input", student.inputs, teacher.inputs), ("output", student.outputs, teacher.outputs)):
         by_name = {port.name: port for port in others}
         for port in own:
@@ -68,14 +73,24 @@ def check_ports(student: Model, teacher: Model) -> None:
             if other is None:
                 there = ", ".join(repr(each.name) for each in others)
                 raise ModelError(f"the teacher does not fit: it has no {role} {port.name!r}, its {role}s are {there}")
-            if not _alike(port, other):
+            may_differ = port.role is Role.PAST if role == "input" else port.name in smaller
+            if not may_differ and not _alike(port, other):
                 raise ModelError(
                     f"the teacher does not fit: {role} {port.name!r} is {_described(other)} there, "
                     f"{_described(port)} in the model to tune"
                 )
-    strange = [port.name for port in teacher.inputs if port.name not in {each.name for each in student.inputs}]
+    strange = [port.name for port in teacher.inputs if port.name not in own_inputs and port not in pasts]
     if strange:
         raise ModelError(f"the teacher does not fit: it takes an input {strange[0]!r} that the model to tune does not")
+
+
+def cut_outputs(student: Model, teacher: Model) -> set[str]:
+    """Return the outputs that have other sizes in the teacher, where caches were cut; none where none were."""
+    inputs, outputs = ({port.name: port for port in ports} for ports in (student.inputs, student.outputs))
+    pasts = (port for port in teacher.inputs if port.role is Role.PAST)
+    if not any(port.name not in inputs or not _alike(inputs[port.name], port) for port in pasts):
+        return set()
+    return {port.name for port in teacher.outputs if port.name in outputs and not _alike(outputs[port.name], port)}
 
 
 def _alike(one: Port, other: Port) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.calibration.batches import calibration
-from onnxprune.calibration.gradients import NO_GRADIENT, gate_places, gradients
+from onnxprune.calibration.gradients import NO_GRADIENT, _Elements, _Sums, gate_places, gradients
 from onnxprune.criteria.slopes import fisher, taylor
 from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
@@ -177,6 +177,22 @@ def test_squared_products_of_weights():
     expected = scale * (np.square(made).sum(1) + np.square(consumed)).mean(0)
     assert slopes.weights == pytest.approx(expected, rel=0.5)
     assert np.corrcoef(slopes.weights, expected)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("by_sum", [True, False])
+def test_products_of_each_weight_are_added_up(by_sum):
+    """Of right answers the magnitude is that of the sum, so that gradients cancel out; of drawn ones they do not."""
+    traced = trace(load(dense("b = Relu(a)", w1=(6, 8), b1=(8,), w2=(8, 5))))
+    (group,) = (each for each in groups(traced) if each.units == 8)
+    sums = _Sums(group, (), traced.model, frozenset(("w1", "w2")), _Elements(by_sum=by_sum))
+    rng = np.random.default_rng(0)
+    each = [{"w1": rng.standard_normal((6, 8)), "w2": rng.standard_normal((8, 5))} for _ in range(2)]
+    for derivatives in each:
+        sums.add(derivatives)
+    products = {name: np.stack([one[name] * traced.model.array(name) for one in each]) for name in ("w1", "w2")}
+    whole = {name: np.abs(array.sum(0)) if by_sum else np.abs(array).sum(0) for name, array in products.items()}
+    expected = (whole["w1"].sum(0) + whole["w2"].sum(1)) / 2
+    assert sums.slopes().elements == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_operator_without_a_gradient_is_named(monkeypatch):

@@ -13,18 +13,20 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.commands.folder import prune_files
-from onnxprune.commands.folder_settings import adjusted
+from onnxprune.commands.folder_settings import CacheSizes, adjusted
 from onnxprune.errors import InputError, NothingToPrune, OptionError
 from onnxprune.graph.read import load
 from onnxprune.planning.options import make_options
 from onnxprune.progress import silent
 from tests.support.build import array, model
 from tests.support.cli import invoke
+from tests.support.decoder import decoder
 
 pytestmark = pytest.mark.generated
 
 ROWS = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
 NAMES = ("up", "shift", "down")  # of the weights of the first file; those of others have other names
+SEVERAL = "float[n,s,v] logits, float[n,2,q,4] present_key, float[n,2,q,4] present_value, float[n,s,v] more"
 SHAPES = ((6, 32), (32,), (32, 5))
 
 
@@ -468,6 +470,77 @@ def test_encoders_and_decoders_have_settings_of_their_own():
 )
 def test_other_settings_stay_to_the_byte(text):
     assert adjusted(text, {"model.onnx": report_of((64, 32), (1, 1))}) == (text, [])
+
+
+# -- caches ------------------------------------------------------------------------------------------------
+
+WHO = (
+    "ONNX Runtime GenAI reads it off the model, layer by layer; programs that make inputs by such a number, as Optimum "
+    "and transformers.js do, cannot run the model"
+)
+
+
+def caches_of(*counts):
+    """Return caches of four heads of size 16 that keep so many heads each; None for one that is gone."""
+    return [CacheSizes(("n", 4, "p", 16), None if count is None else ("n", count, "p", 16)) for count in counts]
+
+
+def test_heads_of_caches_follow_where_all_keep_the_same():
+    text = json.dumps({"model": {"decoder": {"num_key_value_heads": 4, "head_size": 16, "num_attention_heads": 8}}})
+    changed, said = adjusted(text, {}, caches_of(3, 3))
+    decoder_settings = {"num_key_value_heads": 3, "head_size": 16, "num_attention_heads": 8}
+    assert json.loads(changed) == {"model": {"decoder": decoder_settings}}
+    assert said == ["num_key_value_heads 4 became 3"]
+
+
+def test_heads_of_caches_that_differ_stay_and_it_is_said_who_cannot_run_the_model():
+    text = '{"num_key_value_heads": 4}'
+    kept = "num_key_value_heads stays 4: the inputs that hold the past keep 3, 4"
+    assert adjusted(text, {}, caches_of(3, 4)) == (text, [f"{kept}. {WHO}"])
+
+
+def test_the_size_of_heads_follows():
+    thin = [CacheSizes(("n", 4, "p", 16), ("n", 4, "p", 12))] * 2
+    assert json.loads(adjusted('{"head_dim": 16, "num_key_value_heads": 4}', {}, thin)[0])["head_dim"] == 12
+
+
+def test_heads_without_a_number_of_their_own_are_told():
+    text = '{"n_head": 4}'
+    said = "nothing states the heads of keys and values apart from those of queries"
+    assert adjusted(text, {}, caches_of(3, 3)) == (text, [f"{said}. {WHO}"])
+
+
+def test_caches_that_are_gone_are_told_and_the_others_counted():
+    changed, said = adjusted('{"num_key_value_heads": 4}', {}, caches_of(2, None, 2))
+    assert json.loads(changed) == {"num_key_value_heads": 2}
+    gone = "1 of 3 inputs that hold the past are gone, the number of layers stays"
+    assert said == ["num_key_value_heads 4 became 2", f"{gone}. {WHO}"]
+
+
+def test_caches_that_stay_change_no_setting():
+    text = '{"num_key_value_heads": 4, "head_dim": 16}'
+    assert adjusted(text, {}, caches_of(4, 4)) == (text, [])
+
+
+def test_a_folder_with_smaller_caches_states_them(folder):
+    source = folder(model=decoder())
+    (source / "genai_config.json").write_text('{"model": {"decoder": {"num_key_value_heads": 2, "head_size": 4}}}')
+    ids = np.random.default_rng(0).integers(0, 24, (24, 6))
+    result = pruned(source, {"input_ids": ids}, change_io=True, only=("wq:heads",))
+    assert "genai_config.json: num_key_value_heads 2 became 1" in result.settings
+    assert '"num_key_value_heads": 1' in (source.parent / "out" / "genai_config.json").read_text()
+    taken = {each.name: each.shape for each in ort.InferenceSession(source.parent / "out" / "model.onnx").get_inputs()}
+    assert taken["past_key"] == ["n", 1, "p", 4]
+
+
+def test_files_of_one_network_lose_the_same_heads_of_caches(folder):
+    source = folder(one=decoder(), other=decoder("more = Neg(logits)", outputs=SEVERAL))
+    ids = np.random.default_rng(0).integers(0, 24, (24, 6))
+    result = pruned(source, {"input_ids": ids}, change_io=True, only=("wq:heads",))
+    assert [each.leads for each in result.files].count(True) == 1
+    for name in ("one", "other"):
+        inputs = ort.InferenceSession(source.parent / "out" / f"{name}.onnx").get_inputs()
+        assert {each.name: each.shape for each in inputs}["past_value"] == ["n", 1, "p", 4]
 
 
 # -- the command -------------------------------------------------------------------------------------------

@@ -16,10 +16,12 @@ from onnxprune.errors import NothingToPrune, OptionError, VerificationError
 from onnxprune.report.prune import prune_tables
 from onnxprune.report.vocabulary import composed
 from onnxprune.surgery.rewrite import Cut
-from tests.support.build import model
+from tests.support.build import array, model
 from tests.support.cli import invoke
+from tests.support.decoder import decoder
 from tests.support.schema import follows_the_schema
-from tests.support.words import COUNT, WIDTH, texts, words
+from tests.support.words import COUNT, IDS, WIDTH, texts, words
+from tests.support.zoo_store import load_zoo, read, refill
 
 KEPT = (0, 3, 4, 9, 17)
 INNER = 12
@@ -41,7 +43,8 @@ def samples(count=40):
 
 def pruned(proto=None, data=None, **options):
     data = samples() if data is None else data
-    return onnxprune.prune(proto or network(), vocabulary=KEPT, data=data, latency=False, effort="quick", **options)
+    options = options if "method" in options else {"effort": "quick", **options}
+    return onnxprune.prune(proto or network(), vocabulary=KEPT, data=data, latency=False, **options)
 
 
 def run(proto, ids):
@@ -62,6 +65,7 @@ def test_tokens_alone():
     assert report["input"]["params"] - report["output"]["params"] == (COUNT - 5) * 2 * WIDTH
     assert report["input"]["macs"] > report["output"]["macs"]
     assert report["verification"]["passed"]
+    assert report["fidelity"]["figures"] == {"snr_db": None}  # no difference at all
     assert report["options"]["vocabulary"] == 5
     assert report["initializers"]["table"] == {"source": "table", "kept": {"0": list(KEPT)}}
     text = "\n".join(map(str, prune_tables(report)))
@@ -79,11 +83,19 @@ def test_widths_are_cut_after_tokens_and_targets_are_of_the_original():
     assert any(group["kept"] < group["units"] for group in report["groups"])
     assert report["initializers"]["head"]["kept"]["1"] == list(KEPT)
     assert report["initializers"]["down"]["source"] == "down"
+    assert report["fidelity"]["figures"]["snr_db"] > 10  # to the original behind the map
 
 
 def test_a_target_that_tokens_meet_needs_no_more():
     report = pruned(targets={"params": 0.9}).report
     assert all(group["kept"] == group["units"] for group in report["groups"])
+
+
+def test_branches_go_also_where_tokens_meet_a_target():
+    report = pruned(without="o", targets={"params": 0.9}).report
+    assert report["vocabulary"]["after"] == 5
+    assert report["depth"]["removed"] == 1
+    assert report["options"]["targets"] == (("params", 0.9),)
 
 
 def test_branches_go_after_tokens():
@@ -98,6 +110,100 @@ def test_measured_targets_and_latency_are_of_the_original():
     result = onnxprune.prune(network(), vocabulary=KEPT, targets={"latency": "500ms"})
     assert result.report["latency"][0]["before_ms"] > 0
     assert result.report["options"]["targets"] == (("latency", "500ms"),)
+
+
+# -- with other options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("more", "runs"), [({}, 2), ({"targets": {"params": 0.15}}, 4)])
+def test_a_table_that_is_held_twice_is_stored_once_and_loses_its_rows_once(more, runs):
+    table = array("table", (300, 64))
+    proto = model(
+        "e = Gather(table, ids)", "r = MatMul(e, up)", "g = Relu(r)", "o = MatMul(g, down)", "s = Add(e, o)",
+        "y = MatMul(s, head)", x=IDS, table=table, head=table.T.copy(), up=(64, 96), down=(96, 64),
+    )  # fmt: skip
+    result = pruned(proto, tie=True, **more)
+    report = result.report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert report["tied"]["stored_once"]
+    assert [each["name"] for each in report["tied"]["twins"]] == ["head"]
+    assert report["input"]["params"] == 2 * 300 * 64 + 2 * 64 * 96  # as the file has them
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in result.model.graph.initializer}
+    inner = sizes["up"][1]
+    assert sizes == {"table": (5, 64), "up": (64, inner), "down": (inner, 64)}
+    assert (inner < 96) == bool(more)
+    assert report["output"]["params"] <= more.get("targets", {"params": 1})["params"] * report["input"]["params"]
+    assert report["initializers"]["table"] == {"source": "table", "kept": {"0": list(KEPT)}}
+    assert len(report["verification"]["runs"]) == runs
+    if not more:
+        new = texts(below=len(KEPT))
+        expected = run(proto, np.array(KEPT)[new])[..., list(KEPT)]
+        np.testing.assert_allclose(run(result.model, new), expected, rtol=1e-4, atol=1e-3)
+
+
+def with_caches(proto, **options):
+    ids = np.random.default_rng(0).integers(0, 24, (24, 6))
+    ids[::2] %= 20
+    result = onnxprune.prune(
+        proto, vocabulary=range(20), data={"input_ids": ids}, change_io=True, latency=False, criterion="l2", **options
+    )
+    follows_the_schema(json.loads(json.dumps(result.report)))
+    return result
+
+
+def test_caches_are_cut_after_tokens():
+    report = with_caches(decoder(), ratio=0.5).report
+    assert report["vocabulary"]["outputs"] == ["logits"]
+    assert [(each["name"], each["after"]) for each in report["ports"]] == [
+        (f"{side}_{what}", ["n", 1, length, 4])
+        for side, length in (("past", "p"), ("present", "q"))
+        for what in ("key", "value")
+    ]
+    assert report["verification"]["passed"]
+    assert len(report["verification"]["runs"]) == 6  # of tokens and of heads, with a past in one of three each
+
+
+def test_caches_go_with_their_attention_after_tokens():
+    llama = refill(read(load_zoo()["genai_llama_fp32.genai"].path))
+    report = with_caches(llama, without=["*layers.0/attn/o_proj*"], ratio=0.5).report
+    after = {each["name"]: each["after"] for each in report["ports"]}
+    assert after["past_key_values.0.key"] is None
+    assert after["past_key_values.1.key"] == ["batch_size", 1, "past_sequence_length", "kv_cache_dim"]
+    assert report["vocabulary"]["after"] == 20
+
+
+def test_a_published_method_cuts_what_tokens_leave():
+    report = pruned(method="flap", ratio=0.5).report
+    assert report["method"]["name"] == "flap"
+    assert report["vocabulary"]["after"] == 5
+    assert any(group["kept"] < group["units"] for group in report["groups"])
+    met = pruned(method="flap", targets={"params": 0.9}).report
+    assert (met["method"], met["options"]["method"]) == (None, "flap")  # tokens were enough
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "flap"}, "method flap chooses no tokens: say with vocabulary how much else is to go"),
+        (
+            {"method": "slicegpt", "ratio": 0.5},
+            "method slicegpt turns the original itself: cut the vocabulary first, and turn the result",
+        ),
+    ],
+)
+def test_methods_that_do_not_go_with_it_are_refused(options, message):
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(network(), vocabulary=KEPT, data=samples(), latency=False, **options)
+    assert str(error.value) == message
+
+
+def test_a_sweep_refuses_it(tmp_path):
+    onnx.save(network(), tmp_path / "m.onnx")
+    with pytest.raises(OptionError, match="vocabulary has no effect in a sweep, which cuts widths alone"):
+        onnxprune.sweep(tmp_path / "m.onnx", tmp_path / "out", "macs", [0.8], vocabulary=KEPT)
+
+
+# -- files -------------------------------------------------------------------------------------------------
 
 
 def test_a_file_gets_its_map(tmp_path):

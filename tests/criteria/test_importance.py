@@ -186,12 +186,17 @@ def test_weights_that_do_not_tell_occurrences_apart_count_in_equal_parts():
 
 def test_consumers_are_averaged():
     both = seen(WEIGHT, INPUTS), seen(WEIGHT[::-1], 1e3 * INPUTS)
-    for name in ("wanda", "activation", "apoz"):
+    for name in ("wanda", "activation", "apoz", "flap"):
         each = [from_data(name, one) for one in both]
         assert from_data(name, *both) == pytest.approx(np.mean(each, axis=0))
-    raw = [one.through(2, one.variance) for one in both]
-    mean = np.mean([each / each.mean() for each in raw], axis=0)
-    assert from_data("flap", *both) == pytest.approx((mean - mean.mean()) / mean.std())
+
+
+def test_fluctuations_of_a_head_are_standardised_over_all_inputs_and_averaged():
+    """Two heads of two dims, variances 1, 3, 5 and 7 and one weight of one each: mean 4, deviation the root of 5."""
+    signs = np.array([[1, -1, 1, -1]]).T
+    inputs = signs * np.sqrt([1, 3, 5, 7])
+    moments = seen(np.ones((2, 2)), inputs.T.reshape(2, 2, 4))
+    assert from_data("flap", moments) == pytest.approx([-2 / np.sqrt(5), 2 / np.sqrt(5)])
 
 
 def test_a_part_of_the_inputs_counts_for_less_than_all_of_them():

@@ -17,10 +17,12 @@ def scores(name, slopes):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("taylor", [2, 2, 0]), ("fisher", [2.5, 2, 0]), ("taylor-weights", [5, 6, 7])]
+    ("name", "expected"),
+    [("taylor", [2, 2, 0]), ("fisher", [2.5, 2, 0]), ("taylor-weights", [5, 6, 7]), ("taylor-elements", [1, 2, 3])],
 )
 def test_by_hand(name, expected):
-    assert scores(name, Slopes(GATES, np.array([5.0, 6.0, 7.0]))).tolist() == expected
+    slopes = Slopes(GATES, np.array([5.0, 6.0, 7.0]), np.array([1.0, 2.0, 3.0]))
+    assert scores(name, slopes).tolist() == expected
 
 
 def test_without_gradients_weights_count():
@@ -33,3 +35,6 @@ def test_units_that_go_together_have_one_gate():
     assert scores("fisher", both).tolist() == [0, 0, 0]
     assert scores("taylor-weights", both).tolist() == [2, 2, 2]
     assert (Slopes(GATES) + Slopes(GATES)).weights is None
+    assert (Slopes(GATES) + Slopes(GATES)).elements is None
+    elements = Slopes(GATES, None, np.ones(3)) + Slopes(GATES, None, np.ones(3))
+    assert scores("taylor-elements", elements).tolist() == [2, 2, 2]

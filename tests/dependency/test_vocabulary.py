@@ -37,6 +37,21 @@ def test_of_several_tables_the_vocabulary_has_the_most_rows():
     assert seen.inputs == ("ids",)
 
 
+def test_a_cache_as_wide_as_there_are_tokens_is_no_score():
+    seen = found(
+        words(
+            "k = MatMul(h, wk)",
+            "present_key = Concat <axis = 1> (past_key, k)",
+            "y = MatMul(h, head)",
+            x=f"{IDS}, float[n,p,{COUNT}] past_key",
+            y=f"float[n,s,v] y, float[n,q,{COUNT}] present_key",
+            head=(WIDTH, COUNT),
+            wk=(WIDTH, COUNT),
+        )
+    )
+    assert seen.outputs == ("y",)
+
+
 def test_an_output_as_wide_as_the_table_is_no_score():
     proto = words("z = Add(h, e)", "y = Relu(z)", table=(WIDTH, WIDTH))
     assert (found(proto).size, found(proto).outputs) == (WIDTH, ())

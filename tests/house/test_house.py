@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from onnxprune.cli.group import cli
 from onnxprune.criteria.importance import CRITERIA
 from onnxprune.metrics.kinds import KINDS
 from onnxprune.metrics.words import headline
+from onnxprune.planning.methods import METHODS
 from onnxprune.report.words import LOSSES
 from tests.support.house import PACKAGE, modules, size
 from tests.support.paths import ROOT
@@ -143,6 +145,20 @@ def test_every_criterion_is_told():
         assert f"`{name}`" in row
         assert re.search(rf"\b{name}\b", option.help), name
         assert re.search(rf"How units were scored:[^\"]*\b{name}\b", SCHEMA), name
+
+
+def test_every_method_is_told():
+    """In the table of the README, in the help of the command line, in the schema of the report and on its own page."""
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    row = next(line for line in README.splitlines() if line.startswith("| `--method NAME`"))
+    (option,) = (option for option in cli.commands["prune"].params if option.name == "method")
+    enum = json.loads(SCHEMA)["$defs"]["options"]["properties"]["method"]["enum"]
+    assert enum == [*METHODS, None]
+    for name, method in METHODS.items():
+        assert f"`{name}`" in row
+        assert re.search(rf"\b{name}\b", option.help), name
+        section = page.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        assert " ".join(method.source.split()) in " ".join(section.split()), name
 
 
 def test_every_metric_has_words():

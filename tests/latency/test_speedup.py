@@ -107,7 +107,7 @@ def swept(threads, sizes, *, fails=(), peak=lambda n: n, free=10**12, monkeypatc
         if len(feeds["x"]) in fails:
             raise ModelError("ONNX Runtime cannot run the model: no memory")
 
-    session = SimpleNamespace(timed=timed)
+    session = SimpleNamespace(timed=timed, taken=dict)
     return list(
         sweep(
             threads,

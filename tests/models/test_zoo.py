@@ -10,11 +10,13 @@ is pruned better than it was has to be taken out of them.
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 
+from onnxprune.dependency.branches import branches
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation import verify
@@ -25,6 +27,7 @@ from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import kept_masks, plan
 from onnxprune.surgery import rewrite
+from onnxprune.surgery.depth import without
 from tests.support import zoo_cover, zoo_store
 
 LITTLE = 0.15  # of the parameters: what a graph loses at least at a ratio of 0.3
@@ -91,6 +94,39 @@ def test_a_graph_is_pruned_and_proven(name):
         assert lost < LITTLE, f"it loses {lost:.1%} now: take it out of LOSES_LITTLE"
     else:
         assert lost >= LITTLE, f"it loses {lost:.1%} only"
+
+
+WITH_CACHE = sorted(
+    name for name in ZOO if name.startswith(("genai_", "optimum_")) or "_cache" in name
+)  # decoders, with the files of a network that only give a cache, or only take what is read beside
+QUICK = {"genai_gemma2_fp16.genai", "genai_llama_fp32.genai", "genai_qwen2_int4.genai", "optimum_opt.optimum"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.soak) for name in WITH_CACHE]
+)
+def test_caches_are_cut_and_proven(name):
+    """What lies on a cache is cut alone, group by group, then together with all else; and attentions go with theirs."""
+    model = settled(load(zoo_store.refill(zoo_store.read(ZOO[name].path))))
+    traced = trace(replace(model, changes_io=True))
+    carried = {
+        atom
+        for cache in traced.caches
+        for dim in cache.dims
+        for atom in traced.partition.atoms(traced.values[cache.past][dim])
+    }
+    able = [group for group in groups(traced) if group.locked is None and group.exact and group.units > 1]
+    alone = [[group] for group in able if group.atom in carried]
+    assert bool(alone) == bool(traced.caches)
+    for cut in (*alone, able):
+        kept = {group.atom: np.arange(group.units) % 2 == len(group.name) % 2 for group in cut}
+        after = view(rewrite.rewrite(traced, kept).proto)
+        assert verify.verify(traced, kept, after).problem is None
+    gone = [branch for branch in branches(traced) if branch.locked is None and branch.ports]
+    if gone:
+        shorter = without(traced.model, gone[:1], traced.probe.dtype)
+        after = view(shorter.rewritten.proto)
+        assert verify.verify(traced, {}, after, gone=shorter.branches).problem is None
 
 
 def test_the_cover_has_all_that_can_be_read_off_the_graphs():

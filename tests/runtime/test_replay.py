@@ -12,7 +12,9 @@ import pytest
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.read import load
+from onnxprune.runtime import replay as module
 from onnxprune.runtime.replay import KeptBatches, Replay
+from onnxprune.runtime.room import memory_limited
 from onnxprune.runtime.session import open_session
 from tests.support.build import IMAGE, ROWS, model
 
@@ -315,3 +317,53 @@ def test_what_is_no_tensor_ahead_does_not_keep_the_replay_from_moving(monkeypatc
     assert replay._place == replay._order["c"]
     monkeypatch.undo()
     assert next(replay.run(["c"]))["c"].any()
+
+
+# -- pieces, where the weights are more than the memory allows for ---------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2000, 6000])
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_pieces_give_what_the_model_gives(limit, budget):
+    proto, feeds = branched(), batches(4)
+    with memory_limited(limit):
+        replay = Replay(load(proto), feeds, budget_bytes=budget)
+        for place in (0, 3, 6):
+            replay.stand_before(place)
+            names = [*reversed(BEHIND[place:])]
+            for each, found in zip([feeds[3], feeds[1]], replay.run(names, [3, 1]), strict=True):
+                same(found, whole(proto, names, each))
+
+
+def test_no_session_has_the_weights_of_another(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "open_session", lambda part, **how: seen.append(part) or open_session(part, **how))
+    wide = model(
+        "a = MatMul(x, w1)", "b = MatMul(a, w2)", "y = MatMul(b, w3)", x=ROWS, w1=(6, 900), w2=(900, 800), w3=(800, 6)
+    )
+    replay = Replay(load(wide), batches(2, (3, 6)))
+    list(replay.run(["y", "a"]))
+    assert [set(each.arrays) for each in seen] == [{"w1", "w2", "w3"}]
+    with memory_limited(1):
+        list(Replay(load(wide), batches(2, (3, 6))).run(["y", "a"]))
+    assert [set(each.arrays) for each in seen[1:]] == [{"w1"}, {"w2"}, {"w3"}]
+
+
+def test_pieces_have_constants_that_hold_something_else():
+    proto, feeds = branched(), batches(2)
+    other = {"w2": RNG.standard_normal((4, 4, 3, 3)).astype(np.float32), "w3": np.ones((4, 5), np.float32)}
+    expected = list(Replay(load(proto), feeds).run(["y", "w2"], contents=other))
+    with memory_limited(1):
+        for found, was in zip(Replay(load(proto), feeds).run(["y", "w2"], contents=other), expected, strict=True):
+            same(found, was)
+
+
+def test_a_piece_goes_on_where_no_value_can_be_handed_on():
+    proto = model(
+        "a = MatMul(x, w1)", "s = SequenceConstruct(a, a)", "b = SequenceAt(s, i)", "y = MatMul(b, w2)",
+        x=ROWS, w1=(6, 8), w2=(8, 5), i=np.array(0),
+    )  # fmt: skip
+    feeds = batches(2, (3, 6))
+    with memory_limited(1):
+        for each, found in zip(feeds, Replay(load(proto), feeds).run(["y"]), strict=True):
+            same(found, whole(proto, ["y"], each))

@@ -8,7 +8,8 @@ import pytest
 from onnxprune.graph.read import load
 from onnxprune.runtime import rest
 from onnxprune.runtime.replay import Replay
-from onnxprune.runtime.rest import Rest, last_read, stations
+from onnxprune.runtime.rest import Rest
+from onnxprune.runtime.stations import last_read, stations
 from tests.support.build import ROWS, model
 
 DEPTH = 12

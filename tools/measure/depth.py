@@ -77,8 +77,6 @@ def options(subject: Subject, way: str, folder: Path, done: Mapping[str, Any]) -
 
 def alike(subject: Subject, folder: Path) -> list[str]:
     """Return the branches that change the direction of their stream least, up to the share of what all compute."""
-    import numpy as np
-
     from onnxprune.calibration.batches import batched
     from onnxprune.commands.prepare import part_to_run
     from onnxprune.data.samples import load_data
@@ -86,6 +84,7 @@ def alike(subject: Subject, folder: Path) -> list[str]:
     from onnxprune.dependency.cost import NodeMacs
     from onnxprune.dependency.trace import trace
     from onnxprune.graph.read import load
+    from onnxprune.planning.influence import cosines
     from onnxprune.runtime.replay import Replay
 
     model = part_to_run(load(folder / subject.file), {})
@@ -97,10 +96,8 @@ def alike(subject: Subject, folder: Path) -> list[str]:
         stream = model.nodes[branch.node].inputs[branch.other]
         values = next(Replay(model, [batch]).run([stream, branch.value]))
         axis = 1 if values[stream].ndim == 4 else -1
-        before = np.moveaxis(values[stream], axis, -1).astype(np.float64)
-        after = before + np.moveaxis(values[branch.value], axis, -1)
-        norms = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
-        nearness[branch.name] = float(((before * after).sum(-1) / np.maximum(norms, 1e-12)).mean())
+        after = values[stream] + values[branch.value]
+        nearness[branch.name] = float(cosines(values[stream], after, axis).mean())
     left, chosen = subject.share * NodeMacs(traced).total(nodes_of(found)), list[str]()
     for branch in sorted(found, key=lambda branch: -nearness[branch.name]):
         if branch.macs <= left:

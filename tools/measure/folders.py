@@ -50,13 +50,12 @@ def measured(name: str) -> dict[str, Any]:
     python = os.environ[f"ZOO_{tool.upper()}"]
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "model", Path(scratch) / "small"
-        _run([python, str(EXPORT), name, f"{source}/"])
+        ran([python, str(EXPORT), name, f"{source}/"])
         is_pair = (source / "encoder_model.onnx").exists()
         texts = {"input_ids": np.random.default_rng(0).integers(3, WORDS, (64, 24))}
         result = prune_folder(source, target, 0.3, data=None if is_pair else texts, latency=False)
-        said = _run([python, str(GENERATE), tool, str(target), ",".join(map(str, PROMPT)), str(COUNT)])
-        tokens = [token for token in json.loads(said.splitlines()[-1]) if token != END]  # one program gives it, one not
-        expected = tokens if is_pair else _continued(target / result.files[0].name)
+        tokens = generated(tool, target)
+        expected = tokens if is_pair else continued(target / result.files[0].name)
         reports = [each.report for each in result.files if each.report is not None]
         return {
             "name": name,
@@ -70,14 +69,22 @@ def measured(name: str) -> dict[str, Any]:
         }
 
 
-def _run(command: Sequence[str]) -> str:
+def generated(tool: str, folder: Path) -> list[int]:
+    """Return the tokens that the program of a folder generates behind the prompt."""
+    ids = ",".join(map(str, PROMPT))
+    said = ran([os.environ[f"ZOO_{tool.upper()}"], str(GENERATE), tool, str(folder), ids, str(COUNT)])
+    return [token for token in json.loads(said.splitlines()[-1]) if token != END]  # one program gives it, one not
+
+
+def ran(command: Sequence[str]) -> str:
+    """Return what a command prints; raise RuntimeError with its last line where it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return done.stdout
 
 
-def _continued(path: Path) -> list[int]:
+def continued(path: Path) -> list[int]:
     """Return the tokens that follow, each from the whole text before it, without a cache."""
     model, ids = settled(load(path)), list(PROMPT)
     session = open_session(path)

@@ -118,6 +118,7 @@ class Sizes:
     kv_heads: int = 4
     vocabulary: int = 32000
     positions: int = 2048
+    is_tied: bool = False  # whether the table of tokens is the head as well, stored once
 
     @property
     def head(self) -> int:
@@ -187,14 +188,15 @@ def decoder(path: Path, sizes: Sizes = Sizes()) -> None:
     part = path.with_name(f"{path.name}.data")
     with part.open("wb") as data:
         w = Writer(data, part.name)
-        x = w.op("Gather", w.weight("embedding", sizes.vocabulary, sizes.hidden), "input_ids")
+        table = w.weight("embedding", sizes.vocabulary, sizes.hidden)
+        x = w.op("Gather", table, "input_ids")
         positions = _positions(w, sizes)
         for layer in range(sizes.layers):
             x = _layer(w, x, f"layers.{layer}", positions, sizes)
         x = _norm(w, x, "norm", sizes)
-        w.nodes.append(
-            helper.make_node("MatMul", [x, w.weight("head", sizes.hidden, sizes.vocabulary)], ["logits"], "node_head")
-        )
+        tied = w.op("Transpose", table, perm=[1, 0]) if sizes.is_tied else None
+        head = tied or w.weight("head", sizes.hidden, sizes.vocabulary)
+        w.nodes.append(helper.make_node("MatMul", [x, head], ["logits"], "node_head"))
     dims = ["batch", "length"]
     inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, dims)]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT16, [*dims, sizes.vocabulary])]

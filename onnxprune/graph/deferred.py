@@ -1,0 +1,143 @@
+"""Deferred tensors: the numbers of a cut weight are made when they are read, so that no cut model is held as a whole.
+
+A protobuf holds bytes. Within a block of `deferring`, a large tensor that an edit changes holds the key of what makes
+its numbers instead, as external data whose location is no file. `tensors.array_of` makes them, and `layout` does so
+when a file is written: one tensor at a time. What is computed and must be kept meanwhile, such as fitted weights, lies
+in temporary files, from where it is mapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.errors import ModelError
+
+PREFIX = "onnxprune-deferred:"  # in front of the keys, where a location stands
+LARGE_BYTES = 2**16  # of what is deferred, and of what is kept in files
+
+
+@runtime_checkable
+class Numbers(Protocol):
+    """An array that is made when it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type."""
+
+    def head(self, rows: int) -> npt.NDArray[Any]:
+        """Return the numbers of the first rows, along the first axis."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return the numbers."""
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """An array that lies in a file."""
+
+    array: npt.NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def head(self, rows: int) -> npt.NDArray[Any]:
+        return np.asarray(self.array[:rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self.array, dtype)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What is deferred within a block."""
+
+    folder: Path
+    keys: list[str] = field(default_factory=list)
+
+
+_BLOCK: contextvars.ContextVar[_Block | None] = contextvars.ContextVar("deferred", default=None)
+_NUMBERS: dict[str, Numbers] = {}  # of all blocks, by key
+_COUNTER = itertools.count()
+
+
+@contextlib.contextmanager
+def deferring() -> Iterator[None]:
+    """Defer what edits change within the block; models that hold such tensors cannot be read behind it."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
+        block = _Block(Path(folder))
+        token = _BLOCK.set(block)
+        try:
+            yield
+        finally:
+            _BLOCK.reset(token)
+            for key in block.keys:
+                del _NUMBERS[key]
+
+
+def defers() -> bool:
+    """Whether a block of `deferring` is entered."""
+    return _BLOCK.get() is not None
+
+
+def deferred(content: Any) -> str | None:
+    """Return the location under which numbers are made when they are read; None where they are held as they are.
+
+    Args:
+        content: an array; `Numbers` and what is mapped from a file may be deferred.
+    """
+    block = _BLOCK.get()
+    if block is None or content.dtype.itemsize * np.prod(content.shape) < LARGE_BYTES:
+        return None
+    if isinstance(content, np.memmap) and content.filename is not None:
+        content = _Mapped(content)
+    if not isinstance(content, (_Mapped, Numbers)) or isinstance(content, np.ndarray):
+        return None
+    key = f"{PREFIX}{next(_COUNTER)}"
+    _NUMBERS[key] = content
+    block.keys.append(key)
+    return key
+
+
+def numbers_at(location: str) -> Numbers | None:
+    """Return what makes the numbers of a deferred tensor; None for the location of a file.
+
+    Raises:
+        ModelError: when the block has ended in which the tensor was deferred.
+    """
+    if not location.startswith(PREFIX):
+        return None
+    if location not in _NUMBERS:
+        raise ModelError(
+            "the numbers of a tensor of this model were to be made when they are read, and what makes them is gone: "
+            "read the model from the file that was written"
+        )
+    return _NUMBERS[location]
+
+
+def kept_aside(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array that takes no memory while nobody reads it, where tensors are deferred and it is large."""
+    block = _BLOCK.get()
+    if block is None or array.nbytes < LARGE_BYTES:
+        return array
+    path = block.folder / str(next(_COUNTER))
+    np.ascontiguousarray(array).tofile(path)
+    return np.memmap(path, array.dtype, "r", shape=array.shape)

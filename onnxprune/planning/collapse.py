@@ -1,0 +1,257 @@
+"""Layer collapse: blocks go into the block in front of them, as long as the last values of the stream stay alike.
+
+Yang et al. 2024, "LaCo: Large Language Model Pruning via Layer Collapse". A block takes over what the blocks behind it
+have learned beside what it has itself (equation 1: W + sum of (W_k - W) over those k that go into it), and they are
+gone. From the last blocks to the first (algorithm 1), a merge is kept where the mean cosine of the end of the stream
+with the original's is above a threshold on a few samples; the next one is tried `INTERVAL` blocks in front of it. The
+paper sets threshold and extent for each model by hand; here the extent is given, and the threshold is the highest of
+`THRESHOLDS` at which so much goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.calibration.batches import Calibration
+from onnxprune.calibration.gradients import one_of
+from onnxprune.data.batching import batch_of
+from onnxprune.dependency.blocks import Block
+from onnxprune.dependency.branches import nodes_of
+from onnxprune.dependency.cost import NodeMacs
+from onnxprune.dependency.trace import Trace
+from onnxprune.errors import NothingToPrune
+from onnxprune.graph.linear import Layer, layers, why_no_layer
+from onnxprune.graph.model import Model
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.view import view
+from onnxprune.planning.depth import Shortening
+from onnxprune.planning.influence import ChannelAxes, cosines
+from onnxprune.progress import Progress, silent
+from onnxprune.runtime.replay import Feeds, Replay
+from onnxprune.surgery.depth import gated
+
+MERGED = 4  # blocks that become one, at most: C of the paper, as for Llama 2
+INTERVAL = 2  # blocks from one merge to the next: I
+LOWEST = 1  # number of the first block that others may go into: L
+SAMPLES = 5
+THRESHOLDS = tuple(number / 100 for number in range(95, 0, -10))  # of the mean cosine, those that are tried
+
+
+@dataclass(frozen=True)
+class Collapsed:
+    """A model some of whose blocks went into others."""
+
+    left: tuple[int, ...]  # numbers of the blocks that are there, in order
+    contents: Mapping[str, Array] = field(default_factory=dict)  # of the constants of those that others went into
+    into: Mapping[int, int] = field(default_factory=dict)  # numbers of blocks that are gone, and where each went
+
+
+def by_collapse(
+    traced: Trace,
+    each: Sequence[Block],
+    able: Collection[str],
+    goal: float,
+    calibration: Calibration,
+    *,
+    progress: Progress = silent,
+) -> Shortening:
+    """Return the branches of the blocks that go into others, and the constants of these; arguments as `by_influence`.
+
+    Raises:
+        ModelError: when the model cannot be run.
+        NothingToPrune: when no two blocks are alike, and when no merge leaves the stream alike.
+    """
+    collapser = _Collapser(traced, each, able, goal, calibration, progress)
+    best = Collapsed(tuple(range(len(each))))
+    for threshold in THRESHOLDS:
+        result = collapser.run(threshold)
+        if len(result.left) < len(best.left):
+            best = result
+        if not collapser.may_lose_more(best):
+            break
+    if not best.into:
+        raise NothingToPrune(
+            f"nothing to remove: {collapser.measured} merges were tried, and none leaves the end of the stream as much "
+            f"as {THRESHOLDS[-1]:g} alike, the mean cosine with the original's"
+        )
+    into = {branch.name: each[target].name for number, target in best.into.items() for branch in each[number].branches}
+    removed = tuple(branch for block in each for branch in block.branches if branch.name in into)
+    return Shortening(removed, measured=collapser.measured, merged=into, contents=best.contents)
+
+
+class _Collapser:
+    def __init__(  # noqa: PLR0917 - as `by_collapse`
+        self,
+        traced: Trace,
+        each: Sequence[Block],
+        able: Collection[str],
+        goal: float,
+        calibration: Calibration,
+        progress: Progress,
+    ) -> None:
+        self._traced, self._model, self._blocks, self._progress = traced, traced.model, each, progress
+        self._macs, self._goal = NodeMacs(traced), goal
+        self._weights = Weights(traced, each)
+        self._able = {number for number, block in enumerate(each) if all(one.name in able for one in block.branches)}
+        if not any(self._may_follow(number, number + 1) for number in range(len(each) - 1)):
+            raise NothingToPrune(f"no block can go into the one in front of it: {self._weights.why_none()}")
+        branches = [branch for block in each for branch in block.branches]
+        proto, self._gates = gated(self._model, branches, traced.probe.dtype)
+        self._gated = view(proto, folder=self._model.folder, is_plain=True)
+        self._samples = few(self._model, calibration)
+        self._end, self._axis = each[-1].behind, ChannelAxes(traced).of(each[-1])
+        self._wanted = [values[self._end] for values in Replay(self._model, self._samples).run([self._end])]
+        self._likeness: dict[tuple[tuple[int, int], ...], float] = {}
+        self.measured = 0
+
+    def run(self, threshold: float) -> Collapsed:
+        """Return the model when merges are kept by a threshold, from the last block to the first of each chain."""
+        now = Collapsed(tuple(range(len(self._blocks))))
+        for chain in sorted({block.chain for block in self._blocks}, reverse=True):
+            now = self._within(now, chain, threshold)
+        return now
+
+    def _within(self, now: Collapsed, chain: int, threshold: float) -> Collapsed:
+        """Return the model with merges in a chain."""
+        first, end = self._span(now, chain)
+        lowest = min(first + LOWEST, end - 2)
+        place = max(lowest, end - MERGED)
+        while place >= max(first, lowest) and self.may_lose_more(now):
+            tried = self._merged(now, place)
+            if tried is not None and self._alike(tried) > threshold:
+                now = tried
+                place = min(place - INTERVAL, self._span(now, chain)[1] - MERGED)
+            else:
+                place -= 1
+        return now
+
+    def _span(self, now: Collapsed, chain: int) -> tuple[int, int]:
+        """Return the place of the first block of a chain, and that behind the last."""
+        places = [at for at, number in enumerate(now.left) if self._blocks[number].chain == chain]
+        return places[0], places[-1] + 1
+
+    def may_lose_more(self, now: Collapsed) -> bool:
+        """Whether one more block could go without more going than the goal."""
+        return any(self._fits(now, [now.left[at + 1]]) for at in range(len(now.left) - 1) if self._follows(now, at, 1))
+
+    def _merged(self, now: Collapsed, place: int) -> Collapsed | None:
+        """Return the model when the blocks behind one go into it: as many as may; None where none may."""
+        count = 0
+        while count + 1 < MERGED and self._follows(now, place, count + 1):
+            if not self._fits(now, now.left[place + 1 : place + count + 2]):
+                break
+            count += 1
+        if not count:
+            return None
+        target, gone = now.left[place], now.left[place + 1 : place + 1 + count]
+        contents = {name: array for name, array in now.contents.items() if name not in self._weights.names(gone)}
+        contents |= self._weights.merged(target, gone, now.contents)
+        left = tuple(number for number in now.left if number not in gone)
+        return Collapsed(left, contents, {**now.into, **dict.fromkeys(gone, target)})
+
+    def _follows(self, now: Collapsed, place: int, distance: int) -> bool:
+        """Whether the block so far behind another one can go into it."""
+        return place + distance < len(now.left) and self._may_follow(now.left[place], now.left[place + distance])
+
+    def _may_follow(self, target: int, number: int) -> bool:
+        alike = self._blocks[target].chain == self._blocks[number].chain and self._weights.alike(target, number)
+        return alike and number in self._able
+
+    def _fits(self, now: Collapsed, more: Sequence[int]) -> bool:
+        """Whether no more goes than the goal with some more blocks."""
+        gone = (self._blocks[number] for number in (*now.into, *more))
+        return self._macs.total(nodes_of(branch for block in gone for branch in block.branches)) <= self._goal
+
+    def _alike(self, now: Collapsed) -> float:
+        """Return the mean cosine of the end of the stream with the original's; what was measured is not again."""
+        key = tuple(sorted(now.into.items()))
+        if key not in self._likeness:
+            self.measured += 1
+            self._progress(f"merging blocks: {len(now.into)} of {len(self._blocks)} gone, attempt {self.measured}")
+            self._likeness[key] = self._mean_cosine(now)
+        return self._likeness[key]
+
+    def _mean_cosine(self, now: Collapsed) -> float:
+        gone = [branch for number in now.into for branch in self._blocks[number].branches]
+        closed = {self._gates[one.name]: np.zeros((), self._traced.probe.dtype(one.value)) for one in gone}
+        replay = Replay(self._gated, self._samples)
+        replay.contents = {**now.contents, **closed}
+        found = (values[self._end] for values in replay.run([self._end]))
+        each = [cosines(*pair, self._axis).mean() for pair in zip(self._wanted, found, strict=True)]
+        return float(np.mean(each))
+
+
+class Weights:
+    """The matrices and biases of the layers of blocks, in order, so that those of two blocks lie side by side."""
+
+    def __init__(self, traced: Trace, each: Sequence[Block]) -> None:
+        """Take a model and its blocks."""
+        self._model, self._macs = traced.model, NodeMacs(traced).of
+        known = {layer.node.index: layer for layer in layers(traced.model)}
+        self._of = [self._layers(block, known) for block in each]
+        self._forms = [[self._form(layer) for layer in self._all(number)] for number in range(len(each))]
+
+    def _layers(self, block: Block, known: Mapping[int, Layer]) -> list[Layer] | str:
+        """Return the layers of a block, or why its weights cannot be told from those of others."""
+        found = []
+        for branch in block.branches:
+            for index in branch.nodes:
+                node = self._model.nodes[index]
+                if index in known:
+                    found.append(known[index])
+                elif self._macs(index) and self._model.weights_of(index):
+                    why = why_no_layer(node, self._model)
+                    return f"node {node.name!r} ({node.op}) cannot be merged with another one: {why}"
+        return found
+
+    def names(self, numbers: Collection[int]) -> set[str]:
+        """Return the constants of some blocks."""
+        return {name for number in numbers for layer in self._all(number) for name in layer.constants}
+
+    def alike(self, one: int, other: int) -> bool:
+        """Whether two blocks have layers of the same operators and shapes, in the same order."""
+        return bool(self._forms[one]) and self._forms[one] == self._forms[other]
+
+    def merged(self, target: int, gone: Sequence[int], contents: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the constants of a block that others go into: its own, and the sum of what theirs have beside it.
+
+        Args:
+            target: number of the block.
+            gone: numbers of the others.
+            contents: constants that hold other numbers than in the model.
+        """
+
+        def content(name: str) -> Array:
+            known = contents.get(name)
+            return (self._model.array(name) if known is None else known).astype(np.float64)
+
+        pairs = [list(zip(self._all(target), self._all(number), strict=True)) for number in gone]
+        merged = {name: content(name) for layer in self._all(target) for name in layer.constants}
+        for own, other in (pair for each in pairs for pair in each):
+            for name, more in zip(own.constants, other.constants, strict=True):
+                merged[name] = merged[name] + (content(more) - content(name))
+        return {name: array.astype(self._model.constants[name].dtype) for name, array in merged.items()}
+
+    def why_none(self) -> str:
+        """Return why no two blocks are alike."""
+        return next((each for each in self._of if isinstance(each, str)), "no two neighbours have layers alike")
+
+    def _all(self, number: int) -> list[Layer]:
+        each = self._of[number]
+        return [] if isinstance(each, str) else each
+
+    def _form(self, layer: Layer) -> tuple[object, ...]:
+        shapes = tuple(self._model.constants[name].shape for name in layer.constants)
+        return layer.node.op, layer.transposed, layer.window, layer.groups, shapes
+
+
+def few(model: Model, calibration: Calibration) -> list[Feeds]:
+    """Return a few samples, one at a time; whole batches where the model takes no single ones."""
+    if batch_of(model.inputs).fixed is not None:
+        return [calibration.batches[0]]
+    places = [(number, at) for number, count in enumerate(calibration.counts) for at in range(count)]
+    taken = [places[int(at)] for at in np.unique(np.linspace(0, len(places) - 1, SAMPLES).round())]
+    return [one_of(calibration.batches[number], model, at) for number, at in taken]

@@ -1,0 +1,121 @@
+"""Pruning in little memory: the same cut, the same proof, and no model in memory as a whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.commands.prune import prune, prune_file
+from onnxprune.errors import OptionError, VerificationError
+from onnxprune.evaluation import blame, verify
+from onnxprune.evaluation.compare import compare_models
+from onnxprune.graph.deferred import defers
+from onnxprune.graph.read import load
+from onnxprune.planning.options import make_options
+from onnxprune.progress import silent
+from onnxprune.runtime import chain as chains
+from onnxprune.runtime.room import memory_limited
+from onnxprune.surgery.mask import masked
+from tools.models.export_large import Sizes, decoder
+
+SIZES = Sizes(layers=2, hidden=160, ffn=256, heads=4, kv_heads=2, vocabulary=300, positions=1100, is_tied=True)
+LITTLE = 2_500_000  # bytes: in them, the model has about ten pieces
+BY_WEIGHTS = {"criterion": "l2", "reconstruct": False, "latency": False}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    place = tmp_path_factory.mktemp("decoder") / "m.onnx"
+    decoder(place, SIZES)
+    ids = np.random.default_rng(0).integers(0, SIZES.vocabulary, (16, 24))
+    np.savez(place.with_suffix(".npz"), input_ids=ids)
+    return place
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """A list that grows by each model that is run piece by piece."""
+    seen, original = [], chains.Chain.runs
+    monkeypatch.setattr(chains.Chain, "runs", lambda self, batches: seen.append(self) or original(self, batches))
+    return seen
+
+
+def pruned(path, target, limit, data=None, **options):
+    target.parent.mkdir(exist_ok=True)
+    with memory_limited(limit):
+        return prune_file(path, target, make_options(ratio=0.25, **options), data, force=True, progress=silent)
+
+
+def test_the_file_is_the_same_when_weights_alone_decide(path, tmp_path, ran):
+    whole = pruned(path, tmp_path / "one" / "p.onnx", 10**12, **BY_WEIGHTS)
+    assert ran == []
+    little = pruned(path, tmp_path / "two" / "p.onnx", LITTLE, **BY_WEIGHTS)
+    assert len(ran) >= 4
+    for name in ("p.onnx", "p.onnx.data"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert little.report["initializers"] == whole.report["initializers"]
+    assert len(little.report["verification"]["runs"]) == len(whole.report["verification"]["runs"]) == 3
+    assert not defers()
+
+
+def test_what_samples_decide_is_nearly_the_same(path, tmp_path):
+    """Half precision rounds at other places where a model is run in pieces, so that a few units may differ."""
+    options = make_options(targets={"params": 0.85}, effort="quick")
+    reports = []
+    for limit in (10**12, LITTLE):
+        with memory_limited(limit):
+            target = tmp_path / f"{limit}.onnx"
+            result = prune_file(path, target, options, path.with_suffix(".npz"), force=True, progress=silent)
+        reports.append(result.report)
+    assert all(report["output"]["params"] <= 0.85 * report["input"]["params"] for report in reports)
+    assert all(report["verification"]["passed"] for report in reports)
+    assert reports[1]["latency"][0]["before_ms"] > 0
+    whole, little = (report["fidelity"]["figures"] for report in reports)
+    assert little.keys() == whole.keys()
+    assert little == pytest.approx(whole, rel=0.25, abs=0.05)
+
+
+def test_a_result_can_be_saved_again(path, tmp_path):
+    result = pruned(path, tmp_path / "p.onnx", LITTLE, **BY_WEIGHTS)
+    one, other = load(tmp_path / "p.onnx"), load(result.save(tmp_path / "again.onnx"))
+    assert one.constants.keys() == other.constants.keys()
+    assert all(np.array_equal(one.array(name), other.array(name)) for name in one.constants)
+
+
+def test_a_result_in_memory_holds_its_numbers(path, tmp_path):
+    with memory_limited(LITTLE):
+        result = prune(path, 0.25, **BY_WEIGHTS)
+    written = pruned(path, tmp_path / "p.onnx", LITTLE, **BY_WEIGHTS)
+    saved, expected = load(result.save(tmp_path / "again.onnx")), load(tmp_path / "p.onnx")
+    assert all(np.array_equal(saved.array(name), expected.array(name)) for name in expected.constants)
+    assert isinstance(written.model, onnx.ModelProto)
+
+
+def test_a_wrong_cut_is_refused(path, tmp_path, monkeypatch):
+    """The proof in pieces is of the outputs: a masked model that differs in one weight does not pass."""
+
+    def wrong(traced, kept, fitted=None, gone=()):
+        half = traced.model.array("layers.1.ffn.down") / 2
+        return masked(traced, kept, {**(fitted or {}), "layers.1.ffn.down": half}, gone)
+
+    monkeypatch.setattr(verify, "masked", wrong)
+    monkeypatch.setattr(blame, "blame", lambda *_, **__: [])
+    with pytest.raises(VerificationError, match="'logits' differs from the masked model by"):
+        pruned(path, tmp_path / "p.onnx", LITTLE, **BY_WEIGHTS)
+    assert list(tmp_path.glob("p.onnx*")) == []
+
+
+def test_what_needs_a_whole_session_is_said(path, tmp_path):
+    with pytest.raises(OptionError, match="does not fit the memory; give a target of macs"):
+        pruned(path, tmp_path / "p.onnx", LITTLE, round_to="auto", **BY_WEIGHTS)
+
+
+def test_models_are_compared_in_pieces(path, ran):
+    loaded = load(path)
+    with memory_limited(LITTLE):
+        found = compare_models(loaded, loaded, budget_s=0.01, rounds=3)
+    assert found.difference.max_abs_diff == 0
+    assert found.before.peak_memory_bytes is None
+    assert found.before.median_ms > 0
+    assert len(ran) >= 2

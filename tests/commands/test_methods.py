@@ -1,0 +1,128 @@
+"""Published methods by name, from the options to the proven file and its report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import onnxprune
+from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.planning.methods import METHODS
+from onnxprune.report.prune import prune_tables
+from tests.support.cli import invoke
+from tests.support.paths import MODELS
+from tests.support.schema import follows_the_schema
+from tests.training.pairs import classifier, pictures
+
+VIT = str(MODELS / "vit.onnx")
+DATA = str(MODELS / "mnist_calibration.npz")
+ATTENTIONS = [f"node_linear_{number}" for number in (1, 5, 9, 13, 17)]  # their last layers
+FEW = {"latency": False, "samples": 48}
+
+
+def pruned(**options):
+    report = onnxprune.prune(VIT, data=DATA, **FEW, **options).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert report["verification"]["passed"]
+    assert report["method"] == {
+        "name": options["method"],
+        "summary": METHODS[options["method"]].summary,
+        "source": METHODS[options["method"]].source,
+    }
+    text = "\n".join(map(str, prune_tables(report)))
+    assert f"method {options['method']}: " in text
+    return report, text
+
+
+@pytest.mark.parametrize("method", ["shortgpt", "laco"])
+def test_whole_blocks_go(method):
+    report, text = pruned(method=method, depth=0.4)
+    gone = [each["removed"] for each in report["depth"]["branches"]]
+    assert sum(gone) == 4
+    assert gone[::2] == gone[1::2]  # an attention and the feed-forward network behind it
+    assert report["reconstruction"] == []
+    scores = [each["score"] for each in report["depth"]["branches"]]
+    assert (None in scores) == (method == "laco")
+    assert ("their weights went into" in text) == (method == "laco")
+
+
+def test_a_share_less_than_a_block_is_refused():
+    with pytest.raises(NothingToPrune) as error:
+        onnxprune.prune(VIT, data=DATA, **FEW, method="shortgpt", depth=0.1)
+    assert "--depth 0.1 is less than any block takes; the smallest of 5 blocks" in str(error.value)
+
+
+def test_blocks_of_which_a_part_has_to_stay_are_refused():
+    told = "some branch of each of 5 blocks has to stay, such as 'node_linear_1': left out by --ignore"
+    with pytest.raises(NothingToPrune, match=told):
+        onnxprune.prune(VIT, data=DATA, **FEW, method="shortgpt", depth=0.4, ignore=ATTENTIONS)
+
+
+@pytest.mark.parametrize("method", ["flap", "llm-pruner"])
+def test_units_go_to_a_target(method):
+    report, _ = pruned(method=method, targets={"params": 0.85})
+    assert 0.8 < report["output"]["params"] / report["input"]["params"] <= 0.85
+    assert {fit["strength"] for fit in report["reconstruction"]} == ({"bias alone"} if method == "flap" else set())
+    spared = {group["name"] for group in report["groups"] if group["locked"] and "spares the first" in group["locked"]}
+    first = {"blocks.0.attention.qkv:heads", "blocks.0.expand"}
+    assert spared == (first if method == "llm-pruner" else set())
+
+
+def test_masks_are_learned_to_a_shape():
+    learn = {"steps": 4, "rate": 3e-3, "batch": 16, "threads": 1}
+    given = {"shape": {"w1": 6, "w2": 10}, "latency": False, "method": "sheared"}
+    report = onnxprune.prune(classifier(), data={"x": pictures(96)}, masks=learn, **given).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert {group["name"]: group["kept"] for group in report["groups"]} == {"w1": 6, "w2": 10, "w3": 6}
+    assert (report["method"]["name"], report["masks"]["steps"]) == ("sheared", 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "sheared", "shape": {"heads": 3}}, "method sheared learns masks: say for how long"),
+        ({"method": "flap", "masks": "4 steps"}, "method flap says itself what goes: masks have no effect"),
+        ({"method": "flap", "rounds": 2, "tune": "4 steps"}, "method flap cuts all at once: rounds have no effect"),
+    ],
+)
+def test_learning_that_makes_no_sense_with_a_method_is_refused(options, message):
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(VIT, data=DATA, **FEW, **options)
+    assert message in str(error.value)
+
+
+def test_methods_have_no_effect_in_a_sweep(tmp_path):
+    with pytest.raises(OptionError, match="method flap has no effect in a sweep: prune has it, for one target"):
+        onnxprune.sweep(VIT, tmp_path / "family", "macs", [0.5], data=DATA, latency=False, method="flap")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "short-gpt"}, "unknown method 'short-gpt'; there are: shortgpt, laco"),
+        ({"method": "shortgpt"}, "method shortgpt needs depth: give --depth"),
+        ({"method": "laco", "depth": 0.2, "without": "x"}, "method laco removes blocks: without has no effect with it"),
+        ({"method": "laco", "depth": 0.2, "targets": {"params": 0.8}}, "method laco removes blocks: targets has no"),
+        ({"method": "flap", "depth": 0.2}, "method flap removes units: depth has no effect with it; leave it out"),
+        ({"method": "flap", "criterion": "obs"}, "method flap decides criterion itself, it is 'flap': leave it out"),
+        ({"method": "flap", "reconstruct": True}, "method flap decides reconstruct itself, it is False: leave it out"),
+        ({"method": "sheared"}, "method sheared needs shape: give --shape"),
+        (
+            {"method": "flap", "effort": "quick"},
+            "effort has no effect here: no loss curves are measured with method flap",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused(options, message):
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(VIT, data=DATA, **FEW, **options)
+    assert message in str(error.value)
+
+
+def test_methods_are_options_of_the_command_line(tmp_path):
+    target = tmp_path / "out.onnx"
+    arguments = [VIT, "--method", "shortgpt", "--depth", "0.2", "--data", DATA, "--no-latency", "--samples", "32"]
+    result = invoke(*arguments, "-o", str(target))
+    assert "method shortgpt: whole blocks go" in result.output
+    assert target.exists()

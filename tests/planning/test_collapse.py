@@ -1,0 +1,133 @@
+"""Layer collapse: merged weights by hand, and which merges are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.batches import calibration
+from onnxprune.data.samples import load_data
+from onnxprune.dependency.blocks import blocks
+from onnxprune.dependency.branches import branches, nodes_of
+from onnxprune.dependency.cost import NodeMacs
+from onnxprune.dependency.trace import trace
+from onnxprune.errors import NothingToPrune
+from onnxprune.graph.read import load
+from onnxprune.planning.collapse import SAMPLES, Weights, by_collapse, few
+from tests.support.build import model
+
+D = 4
+RNG = np.random.default_rng(0)
+
+
+def network(sizes, bias=True):
+    """Return a network of residual blocks of layers of these scales, and its weights."""
+    nodes, weights = ["s0 = Identity(x)"], {}
+    for n, size in enumerate(sizes):
+        weights |= {f"up{n}": size * matrix(), f"down{n}": size * matrix()}
+        nodes += [f"h{n} = MatMul(s{n}, up{n})", f"r{n} = Relu(h{n})", f"o{n} = MatMul(r{n}, down{n})"]
+        if bias:
+            weights[f"b{n}"] = size * matrix()[0]
+            nodes.append(f"p{n} = Add(o{n}, b{n})")
+        nodes.append(f"s{n + 1} = Add(s{n}, {'p' if bias else 'o'}{n})")
+    nodes.append(f"y = MatMul(s{len(sizes)}, last)")
+    return load(model(*nodes, x=f"float[n,{D}] x", last=matrix(), **weights)), weights
+
+
+def matrix():
+    return RNG.standard_normal((D, D)).astype(np.float32)
+
+
+def collapsed(found, share, able=lambda name: True):
+    traced = trace(found)
+    each = blocks(traced, branches(traced))
+    all_branches = [branch for block in each for branch in block.branches]
+    data = load_data({"x": RNG.standard_normal((40, D)).astype(np.float32)}, found.inputs)
+    goal = share * NodeMacs(traced).total(nodes_of(all_branches))
+    names = {branch.name for branch in all_branches if able(branch.name)}
+    return by_collapse(traced, each, names, goal, calibration(found, data, "dense"))
+
+
+def test_a_merged_weight_is_the_own_one_and_the_differences_of_the_others():
+    found, weights = network([1, 1, 1])
+    traced = trace(found)
+    merged = Weights(traced, blocks(traced, branches(traced))).merged(0, [1, 2], {"up1": np.zeros((D, D), np.float32)})
+    assert set(merged) == {"up0", "down0", "b0"}
+    assert merged["up0"] == pytest.approx(weights["up2"] - weights["up0"], abs=1e-6)  # the second holds zeros here
+    for name in ("down", "b"):
+        own, one, two = (weights[f"{name}{n}"] for n in range(3))
+        assert merged[f"{name}0"] == pytest.approx(own + (one - own) + (two - own), abs=1e-6)
+
+
+def test_blocks_go_from_the_last_to_the_first_until_the_share_is_reached():
+    found, weights = network([0.01] * 8)
+    choice = collapsed(found, 3 / 8)
+    assert [branch.name for branch in choice.removed] == ["p5", "p6", "p7"]
+    assert dict(choice.merged) == {"p5": "p4", "p6": "p4", "p7": "p4"}
+    sum_of_differences = sum(weights[f"up{n}"] - weights["up4"] for n in (5, 6, 7))
+    assert choice.contents["up4"] == pytest.approx(weights["up4"] + sum_of_differences, abs=1e-6)
+    assert choice.measured == 1
+
+
+def test_merged_blocks_merge_again():
+    found, _ = network([0.01] * 8)
+    choice = collapsed(found, 6 / 8)
+    assert len(choice.removed) == 6
+    left = {f"p{n}" for n in range(8)} - {branch.name for branch in choice.removed}
+    assert "p0" in left
+    assert set(choice.contents) <= {f"{name}{int(own[1])}" for own in left for name in ("up", "down", "b")}
+
+
+def test_a_merge_that_turns_the_end_of_the_stream_is_not_kept():
+    """The last three blocks do much. One of them may go into those that do nothing: the sum holds it then."""
+    found, _ = network([0.01, 0.01, 0.01, 0.01, 0.01, 3, 3, 3])
+    choice = collapsed(found, 2 / 8)
+    assert dict(choice.merged) == {"p4": "p3", "p5": "p3"}
+    assert choice.measured > 1
+
+
+def test_chains_are_gone_through_one_after_the_other():
+    """Two stages of two blocks: no block goes into one of the other stage."""
+    nodes, weights, now = [], {"between": matrix()}, "x"
+    for n in range(4):
+        nodes += [f"o{n} = MatMul({now}, w{n})", f"s{n} = Add({now}, o{n})"]
+        weights[f"w{n}"] = 0.01 * matrix()
+        now = f"s{n}"
+        if n == 1:
+            nodes.append("t = MatMul(s1, between)")
+            now = "t"
+    found = load(model(*nodes, "y = MatMul(s3, last)", x=f"float[n,{D}] x", last=matrix(), **weights))
+    assert dict(collapsed(found, 0.5).merged) == {"o1": "o0", "o3": "o2"}
+
+
+def test_blocks_that_have_to_stay_go_into_no_other():
+    found, _ = network([0.01] * 4)
+    choice = collapsed(found, 0.5, able=lambda name: name != "p3")
+    assert [branch.name for branch in choice.removed] == ["p2"]
+
+
+def test_blocks_unlike_each_other_are_refused():
+    nodes = ["h = MatMul(x, up)", "r = Relu(h)", "o = MatMul(r, down)", "s = Add(x, o)", "p = MatMul(s, one)"]
+    proto = model(
+        *nodes, "t = Add(s, p)", "y = MatMul(t, last)",
+        x=f"float[n,{D}] x", up=(D, D), down=(D, D), one=(D, D), last=(D, D),
+    )  # fmt: skip
+    with pytest.raises(NothingToPrune, match="no block can go into the one in front of it: no two neighbours have"):
+        collapsed(load(proto), 0.9)
+
+
+def test_a_shared_weight_is_named():
+    nodes = ["o0 = MatMul(x, w)", "s1 = Add(x, o0)", "r = Relu(s1)", "o1 = MatMul(r, w)", "s2 = Add(s1, o1)"]
+    proto = model(*nodes, "y = MatMul(s2, last)", x=f"float[n,{D}] x", w=(D, D), last=(D, D))
+    with pytest.raises(
+        NothingToPrune, match=r"node 'o0' \(MatMul\) cannot be merged .*: its weight is read by several"
+    ):
+        collapsed(load(proto), 0.5)
+
+
+def test_few_samples_are_spread_over_all():
+    found, _ = network([1])
+    data = load_data({"x": np.arange(40, dtype=np.float32)[:, None].repeat(D, 1)}, found.inputs)
+    taken = few(found, calibration(found, data, "dense"))
+    assert [feeds["x"].shape for feeds in taken] == [(1, D)] * SAMPLES
+    assert (taken[0]["x"][0, 0], taken[-1]["x"][0, 0]) == (0, 39)
