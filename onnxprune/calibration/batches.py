@@ -7,6 +7,7 @@ several crops of one photo, one after the other, rarely fall on both sides. Of a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,10 +28,12 @@ from onnxprune.runtime.replay import Batches, Feeds, Replay
 HELD_EVERY = 4
 BATCH = 16  # samples of a batch at most
 BATCH_BYTES = 4 * 2**20  # of the inputs of a batch: its activations are many times as large
+OUTPUT_BYTES = 128 * 2**20  # of the outputs of a batch: those of a language model are a number for each word
 BATCHES = 8  # wanted at least, so that some can be held out
 ROW_BLOCKS = 8  # that the rows of a single batch are divided into; whole ones are held out
 ROWS_TO_DIVIDE = 64  # of a single batch, at least: fits to fewer are often worse than none, on other samples
 JUDGED = 64  # held-out samples on which the loss of an output is measured, in whole batches
+_TOLD = 2**12  # bytes, for each number that a model states, of one sample: positions that it leaves open, of 4 bytes
 JUDGED_BYTES = 512 * 2**20  # of their outputs, where they are more than one batch
 
 
@@ -181,7 +184,8 @@ def calibration(
         ModelError: when the model cannot be run.
         DataError: when its outputs do not fit the metric.
     """
-    own, others = batched(data), None if evaluated is None else batched(evaluated)
+    size = _size(model, data)
+    own, others = batched(data, size), None if evaluated is None else batched(evaluated, size)
     first = own[0]
     outputs, seconds = _timed(model, first, model.tensor_outputs)
     resolved_metric = choose_metric(outputs, first, None, metric)
@@ -197,6 +201,18 @@ def calibration(
         sum(array.nbytes for array in outputs.values()),
         seconds,
     )
+
+
+def _size(model: Model, data: Data) -> int:
+    """Return how many samples a batch holds at most, by what its outputs take.
+
+    Sizes that the model states are a lower bound; only where they are many is one sample run to know them all.
+    """
+    stated = sum(math.prod(dim for dim in port.shape or () if isinstance(dim, int)) for port in model.outputs)
+    if stated * _TOLD * BATCH < OUTPUT_BYTES or data.batch.fixed is not None:
+        return BATCH
+    outputs = next(Replay(model, [batched(data, 1)[0]]).run(model.tensor_outputs))
+    return max(1, min(BATCH, OUTPUT_BYTES // max(1, sum(array.nbytes for array in outputs.values()))))
 
 
 def _timed(model: Model, batch: Feeds, names: Sequence[str]) -> tuple[dict[str, Array], float]:

@@ -136,9 +136,7 @@ def compare_models(
     inputs = _inputs(before, after, request)
     caches, incomparable = cut_caches(before, after)
     check_no_past(data, caches)
-    pair = _opened((before, after), place)
-    if isinstance(pair[0], Chain):  # what needs whole sessions is left out
-        request = replace(request, memory=False, detail=False, sweep_threads=(), sweep_batch=())
+    pair, request = _opened((before, after), place, request)
     data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     dims = dims_for(inputs, before, pair[0], request.batch, seed) if data is None else {}
     feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, request.batch)
@@ -171,13 +169,22 @@ def compare_models(
     )
 
 
-def _opened(models: tuple[Model, Model], place: Place) -> tuple[Runner, Runner]:
-    """Return what runs both models: chains where one of them does not fit the memory."""
+def _opened(
+    models: tuple[Model, Model], place: Place, request: CompareOptions
+) -> tuple[tuple[Runner, Runner], CompareOptions]:
+    """Return what runs both models, and what is measured of them.
+
+    Where one of them does not fit the memory, both are chains, and what needs whole sessions is left out.
+    """
     before, after = (open_model(model, place) for model in models)
-    if isinstance(before, Chain) == isinstance(after, Chain):
-        return before, after
+    chained = isinstance(before, Chain), isinstance(after, Chain)
+    if not any(chained):
+        return (before, after), request
+    request = replace(request, memory=False, detail=False, sweep_threads=(), sweep_batch=())
+    if all(chained):
+        return (before, after), request
     first, second = (Chain(model, threads=place.threads) for model in models)
-    return first, second
+    return (first, second), request
 
 
 def _clocked(pair: tuple[Runner, Runner], timed: Model | None, place: Place) -> tuple[Runner, Runner]:

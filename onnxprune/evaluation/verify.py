@@ -102,10 +102,9 @@ def verify(
         ModelError: when the original itself cannot be run.
         DataError: when there are no feeds that it runs on, or an output of it is never finite, or proves nothing.
     """
-    tolerance = tolerance_of(traced.model)
+    tolerance, folder = tolerance_of(traced.model), traced.model.folder
     changes = port_changes(traced, kept, gone)
-    problem = _static_problem(traced.model.file, pruned.file, changes)
-    if problem is not None:
+    if (problem := _static_problem(traced.model.file, pruned.file, changes)) is not None:
         return Verification((), tolerance, problem)
     problem, reference, cases = _part_problem(traced.model, pruned, changes), masked(traced, kept, fitted, gone), []
     if problem is None:
@@ -120,18 +119,16 @@ def verify(
         return Verification((), tolerance, str(error))
     runs, problem = compare_outputs(session, cases, tolerance)
     if problem is not None:
-        with open_proto(reference, traced.model.folder, optimize=False) as plain:
+        with open_proto(reference, folder, optimize=False) as plain:
             cases = [with_noise(case, plain) for case in cases]
             unoptimized = [replace(case, outputs=plain.run(case.feeds), noise={}) for case in cases]
         runs, problem = compare_outputs(session, cases, tolerance)
         if problem is not None:
-            otherwise = _compare_plain(pruned, unoptimized, tolerance)
-            otherwise = otherwise or _compare_exact(reference, traced.model.folder, pruned, cases, tolerance)
-            otherwise = otherwise or _compare_in_full(reference, traced.model.folder, pruned, cases, tolerance)
-            runs, problem = otherwise or (runs, problem)
+            pair = reference, pruned
+            runs, problem = _compare_otherwise(pair, folder, cases, unoptimized, tolerance) or (runs, problem)
     if problem is None:
-        pair = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
-        problem = hidden_problem(pair, cases, tolerance)
+        both = MaskedAndPruned(traced, kept, reference, pruned, frozenset(rewritten))
+        problem = hidden_problem(both, cases, tolerance)
     noise = max((amount for case in cases for amount in case.noise.values()), default=0.0)
     return Verification(tuple(runs), tolerance, problem, noise)
 
@@ -144,6 +141,30 @@ def plain_problem(model: Model, seed: int, inputs: Sequence[Port]) -> str | None
     if model.original is None:
         return None
     return _plain_problem(model, references(model, model.proto, None, seed, inputs), tolerance_of(model))
+
+
+def _compare_otherwise(
+    pair: tuple[Any, Model],
+    folder: Path,
+    cases: Sequence[Reference],
+    unoptimized: Sequence[Reference],
+    tolerance: float,
+) -> tuple[list[Run], None] | None:
+    """Return runs in which both models agree without what runtimes do to them, one thing at a time; None without any.
+
+    Args:
+        pair: the masked model, and the file that was written.
+        folder: where external data of the first lies.
+        cases: feeds, and what the masked model gives.
+        unoptimized: the same, with what it gives as it stands in the graph.
+        tolerance: of outputs.
+    """
+    reference, pruned = pair
+    return (
+        _compare_plain(pruned, unoptimized, tolerance)
+        or _compare_exact(reference, folder, pruned, cases, tolerance)
+        or _compare_in_full(reference, folder, pruned, cases, tolerance)
+    )
 
 
 def _of_pruned(case: Reference, changes: PortChanges) -> Reference:

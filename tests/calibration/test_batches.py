@@ -123,3 +123,14 @@ def test_the_metric_follows_from_the_outputs():
     assert calibration(
         load(proto), load_data({"x": np.zeros((8, 6), np.float32)}, load(proto).inputs), None
     ).metric.kind
+
+
+@pytest.mark.parametrize(("most", "expected"), [(2**20, 16), (4 * 64 * 5 * 9, 9), (1, 1)])
+def test_batches_hold_fewer_samples_where_outputs_are_large(monkeypatch, most, expected):
+    monkeypatch.setattr(batches, "OUTPUT_BYTES", most)
+    loaded = load(model("y = MatMul(x, w)", x="float[n,s,6] x", w=(6, 64)))
+    samples = load_data({"x": np.ones((160, 5, 6), np.float32)}, loaded.inputs)
+    found = calibration(loaded, samples, None)
+    assert sizes(found.batches)[0] == expected
+    assert found.output_bytes == expected * 5 * 64 * 4
+    assert sum(found.counts) == 160

