@@ -136,8 +136,8 @@ def _choice(
     detail, _ = for_refits(prepared.traced, prepared.traced.model, calibration, budget)
     return choose(
         prepared.traced, able, goal, calibration,
-        gone=gone, rounds=effort.rounds, rows=detail.rows, repairs=bool(prepared.options.reconstruct),
-        seed=prepared.options.seed, progress=progress,
+        gone=gone, rounds=effort.rounds, screened=effort.screened, rows=detail.rows,
+        repairs=bool(prepared.options.reconstruct), seed=prepared.options.seed, progress=progress,
     )  # fmt: skip
 
 

@@ -5,11 +5,12 @@ refitted to the stream of the original behind it, and the next layer behind the 
 the output compared, on held-out samples. What looks free by itself may cost much, and what looks dear may be mended,
 so nothing else decides.
 
-All branches are measured once, each alone. Then they go in a few rounds: in each, those that cost least for what they
-save are measured again beside what has gone and was repaired, and the best of them go, no two neighbours in one round.
-In the end what was chosen so is measured beside runs of neighbours that save as much, which leave one gap alone, and
-the best of all these is taken. The model is replayed from front to back in each round; behind each branch the rest of
-it is run on few samples.
+All branches are looked at once, each alone and without repair, which is cheap; the better ones are measured with it.
+Then they go in a few rounds: in each, those that cost least for what they save are measured again beside what has gone
+and was repaired, and the best of them go, no two neighbours in one round. In the end what was chosen so is measured
+beside runs of neighbours that save as much, which leave one gap alone: all of these are looked at without repair, the
+best few are measured with it. The best of all is taken. The model is replayed from front to back each time; behind
+each branch the rest of it is run on few samples.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from onnxprune.surgery.depth import gated
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured
 LOOKED = 2  # branches that are measured again for each that goes in a round
 _ALIKE = 0.9  # of what was chosen by itself: runs that save less are not compared with it
-_RUNS = 8  # of neighbours that are measured: those whose branches cost least by themselves
+_RUNS = 8  # of neighbours that are measured with repair, those that cost least without
 _FEWEST = 4  # that are measured again in a round, if there are so many
 _LEAST_BATCHES = 4  # that layers are fitted to, if there are so many
 # Operators through which what a layer gives reaches a sum in another form.
@@ -215,6 +216,7 @@ def choose(
     *,
     gone: Collection[str] = (),
     rounds: int,
+    screened: float = 1.0,
     rows: int,
     repairs: bool = True,
     seed: int = 0,
@@ -229,6 +231,7 @@ def choose(
         calibration: batches, and the loss of an output.
         gone: names of branches that go in any case; they count.
         rounds: in which the others go, at most.
+        screened: share of the branches that are measured with repair: those that cost least without it.
         rows: that a fit of a layer that is not narrow sees at most.
         repairs: whether layers next to gaps are refitted before the output is looked at.
         seed: of the rows that are drawn.
@@ -238,7 +241,7 @@ def choose(
         ModelError: when the model cannot be run in parts.
     """
     named = {number for number, branch in enumerate(branches) if branch.name in gone}
-    return _Chooser(traced, branches, named, calibration, rows, repairs, seed, progress).run(goal, rounds)
+    return _Chooser(traced, branches, named, calibration, rows, repairs, seed, progress).run(goal, rounds, screened)
 
 
 class _Chooser:
@@ -268,7 +271,7 @@ class _Chooser:
         for values in original.run(self._model.tensor_outputs, self._calibration.judged):
             self._expected.append(values)
 
-    def run(self, goal: float, rounds: int) -> Shortening:
+    def run(self, goal: float, rounds: int, screened: float) -> Shortening:
         """Let branches go, round by round."""
         branches, alone = self._chain.branches, dict[str, float]()
         left = goal - self._macs.total(self._dead())
@@ -277,16 +280,26 @@ class _Chooser:
             if not fitting:
                 break
             quota = left / (rounds - number)
-            looked = self._cheapest(fitting, quota) if number else fitting
+            looked = self._cheapest(fitting, quota) if number else self._screened(fitting, screened)
             text, sets = f"choosing branches, round {number + 1} of {rounds}", [frozenset([at]) for at in looked]
-            losses, base = self._sweep(text, sets)
+            losses, base = self._sweep(text, sets, repairs=self._repairs)
             self._losses |= {at: losses[frozenset([at])] for at in looked}
             if not number:
-                alone = {branches[at].name: loss for at, loss in self._losses.items()}
+                alone = {branches[at].name: self._losses[at] for at in fitting}
             self.gone |= self._taken(looked, quota, left, base)
             left = goal - self._macs.total(self._dead())
         self._compare_runs(goal)
         return Shortening(tuple(branches[number] for number in sorted(self.gone)), alone, self._measured)
+
+    def _screened(self, fitting: Sequence[int], share: float) -> list[int]:
+        """Return the branches that are measured with repair; of the others the losses without it are known then."""
+        count = max(_FEWEST, math.ceil(share * len(fitting)))
+        if not self._repairs or count >= len(fitting):
+            return list(fitting)
+        bare, base = self._sweep("looking at branches", [frozenset([at]) for at in fitting], repairs=False)
+        self._losses |= {at: bare[frozenset([at])] for at in fitting}
+        ranked = sorted(fitting, key=lambda at: (self._price(at, base), at))
+        return sorted(ranked[:count])
 
     def _compare_runs(self, goal: float) -> None:
         """Take a run of neighbours instead of what was chosen, where the output loses less without it."""
@@ -297,8 +310,11 @@ class _Chooser:
         left, macs = goal - self._macs.total(self._dead()), self._saved_by(chosen)
         runs = {run for first in range(len(self._chain.branches)) if (run := self._run(first, left))}
         alike = [run for run in runs if run != chosen and self._saved_by(run) >= _ALIKE * macs]
-        alike.sort(key=lambda run: (sum(self._losses.get(at, math.inf) for at in run), sorted(run)))
-        losses, _ = self._sweep("choosing branches, runs of neighbours", [chosen, *alike[:_RUNS]])
+        if self._repairs and len(alike) > _RUNS:
+            bare, _ = self._sweep("looking at runs of neighbours", alike, repairs=False)
+            alike.sort(key=lambda run: (bare[run], sorted(run)))
+        sets = [chosen, *alike[:_RUNS]]
+        losses, _ = self._sweep("choosing branches, runs of neighbours", sets, repairs=self._repairs)
         self.gone |= min(losses.items(), key=lambda each: (each[1], sorted(each[0])))[0]
 
     def _run(self, first: int, left: float) -> frozenset[int]:
@@ -352,8 +368,16 @@ class _Chooser:
 
     # -- one round -------------------------------------------------------------------------------------
 
-    def _sweep(self, text: str, looked: Sequence[frozenset[int]]) -> tuple[dict[frozenset[int], float], float]:
-        """Return the losses without some branches beside what has gone, and that without what has gone alone."""
+    def _sweep(
+        self, text: str, looked: Sequence[frozenset[int]], *, repairs: bool
+    ) -> tuple[dict[frozenset[int], float], float]:
+        """Return the losses without some branches beside what has gone, and that without what has gone alone.
+
+        Args:
+            text: of the step.
+            looked: sets of branches.
+            repairs: whether the layers next to their gaps are refitted; those next to what has gone always are.
+        """
         repaired = self._repaired()
         new, old = self._replays(repaired)
         rest = Rest(self._gated, self._model.tensor_outputs, repaired)
@@ -368,7 +392,7 @@ class _Chooser:
         def measured(stand: tuple[frozenset[int], Replay, Replay]) -> tuple[frozenset[int], float]:
             each, here, there = stand
             contents = self._closed(each)
-            for repair in self._chain.all_repairs(each, self.gone | each) if self._repairs else ():
+            for repair in self._chain.all_repairs(each, self.gone | each) if repairs else ():
                 contents |= self._fitted(repair, here, there, contents)
             outputs = rest.outputs(here, self._calibration.judged, contents)
             return each, self._mean(outputs)

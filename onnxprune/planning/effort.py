@@ -24,6 +24,7 @@ class Effort:
     refits: float | None  # on that of refits
     passes: float  # over the samples of the user, for each of these, where that is more
     rounds: int  # in which branches are chosen
+    screened: float  # share of the branches that are measured with their neighbours refitted
 
     def spent_on_curves(self, one_pass: float, has_data: bool) -> float | None:
         """Return what the runs to the output may cost; None where there is no bound.
@@ -49,13 +50,37 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "quick": Effort(
-            pool=0.4e11, samples=0.4e11, fewest=4, curves=1e11, fits=0.8e11, refits=1.6e11, passes=2.0, rounds=2
+            pool=0.4e11,
+            samples=0.4e11,
+            fewest=4,
+            curves=1e11,
+            fits=0.8e11,
+            refits=1.6e11,
+            passes=2.0,
+            rounds=2,
+            screened=1 / 3,
         ),
         "normal": Effort(
-            pool=1e11, samples=0.8e11, fewest=8, curves=3e11, fits=2.4e11, refits=4.8e11, passes=6.0, rounds=3
+            pool=1e11,
+            samples=0.8e11,
+            fewest=8,
+            curves=3e11,
+            fits=2.4e11,
+            refits=4.8e11,
+            passes=6.0,
+            rounds=3,
+            screened=0.5,
         ),
         "thorough": Effort(
-            pool=1e12, samples=2.4e11, fewest=16, curves=None, fits=None, refits=None, passes=0.0, rounds=16
+            pool=1e12,
+            samples=2.4e11,
+            fewest=16,
+            curves=None,
+            fits=None,
+            refits=None,
+            passes=0.0,
+            rounds=16,
+            screened=1.0,
         ),
     }
 )

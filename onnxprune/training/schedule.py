@@ -11,6 +11,7 @@ LOWEST, HIGHEST = 1e-6, 3e-2
 _SMOOTHED = 0.8  # how much of the average the next loss leaves
 _DIVERGED = 0.7  # by which the smoothed logarithm of the loss may rise above its least
 _TAKEN = 1.5  # times the rate of the least loss: the schedule soon leaves it, and smoothing lags behind
+UNTOLD = 0.1  # of the highest rate: what is taken where the loss still falls there, so that the test tells no rate
 WARMED = 20  # steps at least in which the rate rises: the first ones of Adam are as large as the rate, in any direction
 
 
@@ -48,7 +49,8 @@ def range_test(
     """Return a learning rate, and the smoothed losses that tell it, by rate.
 
     Smith 2017, Cyclical Learning Rates for Training Neural Networks: one step at each rate, until the loss diverges.
-    The rate lies somewhat above the one where the smoothed loss is least.
+    The rate lies somewhat above the one where the smoothed loss is least. Of random weights the loss falls to the end: any
+    step is better than none, which says nothing of a whole run.
 
     Args:
         loss_at: takes one step at a rate; returns the logarithm of the loss over that of the original weights.
@@ -68,4 +70,4 @@ def range_test(
     if not curve:
         return rates[0], curve
     least = min(curve, key=lambda each: each[1])[0]
-    return least * _TAKEN, curve
+    return (UNTOLD * least if least == rates[-1] else least * _TAKEN), curve

@@ -87,7 +87,8 @@ def test_a_run_of_neighbours_goes_where_it_costs_less_than_what_goes_one_by_one(
     """Branches 0 and 3 are cheap by themselves and cost 0.9 together; 1 and 2 are dear, but not as one gap."""
     alone, seen = {0: 0.2, 1: 0.5, 2: 0.5, 3: 0.2}, []
 
-    def losses_of(_self, text, looked):
+    def losses_of(_self, text, looked, repairs):
+        assert repairs
         seen.append((text, sorted(map(sorted, looked))))
         known = {each: alone[min(each)] if len(each) == 1 else 1.0 for each in looked}
         return known | {frozenset({1, 2}): run} | {frozenset({0, 3}): 0.9} if len(looked[0]) > 1 else known, 0.0
@@ -96,6 +97,34 @@ def test_a_run_of_neighbours_goes_where_it_costs_less_than_what_goes_one_by_one(
     choice, _ = chosen(network("loud", "loud", "loud", "loud"), 0.5, rounds=2)
     assert gone(choice) == expected
     assert seen[-1] == ("choosing branches, runs of neighbours", [[0, 1], [0, 3], [1, 2], [2, 3]])
+
+
+def test_branches_are_looked_at_without_repair_and_the_better_ones_measured_with_it(monkeypatch):
+    """Of eight branches the dear half is not measured again; what was known of it is what it costs without repair."""
+    seen = []
+
+    def losses_of(_self, text, looked, repairs):
+        seen.append((text, repairs, sorted(map(min, looked))))
+        return {each: (0.1 if repairs else 1.0) + min(each) for each in looked}, 0.0
+
+    monkeypatch.setattr(depth._Chooser, "_sweep", losses_of)
+    choice, _ = chosen(network(*["loud"] * 8), 0.13, rounds=1, screened=0.5)
+    assert seen == [("looking at branches", False, [*range(8)]), ("choosing branches, round 1 of 1", True, [*range(4)])]
+    assert gone(choice) == ["o0"]
+    assert [round(choice.alone[f"o{at}"], 3) for at in range(8)] == [0.1, 1.1, 2.1, 3.1, 5, 6, 7, 8]
+
+
+def test_runs_are_looked_at_without_repair_where_they_are_many(monkeypatch):
+    runs = []
+
+    def losses_of(_self, text, looked, repairs):
+        if "runs" in text:
+            runs.append((repairs, len(looked)))
+        return {each: float(len(each)) + min(each) for each in looked}, 0.0
+
+    monkeypatch.setattr(depth._Chooser, "_sweep", losses_of)
+    chosen(network(*["loud"] * 14), 0.15, rounds=1)
+    assert runs == [(False, 13), (True, 9)]  # with what was chosen one by one
 
 
 @pytest.mark.parametrize(("goal", "count"), [(0.24, 0), (0.26, 1), (0.5, 2), (0.99, 3)])

@@ -44,3 +44,11 @@ def test_it_ends_where_the_loss_is_not_finite_or_time_is_over():
     rate, curve = range_test(lambda rate: math.nan, rates_to_test(8))
     assert (rate, curve) == (rates_to_test(8)[0], [])
     assert len(range_test(lambda rate: -rate, rates_to_test(8), is_over=lambda: True)[1]) == 1
+
+
+def test_where_the_loss_still_falls_at_the_highest_rate_the_test_tells_none():
+    """Random weights: an untrained network gets better by any step."""
+    rates = rates_to_test()
+    rate, curve = range_test(lambda rate: -math.log10(rate / LOWEST), rates)
+    assert len(curve) == len(rates)
+    assert rate == pytest.approx(HIGHEST / 10)
