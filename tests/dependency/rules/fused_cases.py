@@ -494,8 +494,9 @@ def _grouped_attention():
     )  # fmt: skip
     angles = np.arange(80, dtype=np.float32).reshape(10, 8)
     caches = {"cos": np.cos(angles), "sin": np.sin(angles)}
+    meaning = (f"{MS}GroupQueryAttention gives its positions a meaning",)
     for variant, attributes in (("rotary", ", do_rotary=1"), ("interleaved", ", do_rotary=1, rotary_interleaved=1")):
-        pairs = (f"{MS}GroupQueryAttention gives its positions a meaning",) * (variant == "interleaved")
+        pairs = meaning * (variant == "interleaved")
         yield attends(
             MS + "GroupQueryAttention", variant, g.format(attributes, "q, k, v", ", cos, sin"),
             weights=wide, **caches, **{**rest, "locks": rest["locks"] + pairs}, **five
@@ -519,7 +520,8 @@ def _grouped_attention():
                 f"(q, k, v, pk, pv, l, n4{more})",
                 x=f"float[2,1,16] x, float[2,2,3,{d}] pk, float[2,2,3,{d}] pv",
                 y=f"float[2,1,16] y, float[2,2,4,{d}] nk, float[2,2,4,{d}] nv",
-                cut="2 heads", weights=wide, after={"o.num_heads": 2}, **(caches if more else {}), **n4
+                cut="2 heads", locks=rest["locks"] + meaning * ("interleaved" in variant), weights=wide,
+                after={"o.num_heads": 2}, **(caches if more else {}), **n4
             )  # fmt: skip
 
 
