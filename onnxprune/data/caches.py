@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.data.batching import moved_axes, samples_in
 from onnxprune.data.columns import Column, Samples, length
-from onnxprune.data.samples import Data
+from onnxprune.data.samples import Data, load_data
 from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port, Role, past_axis
 from onnxprune.graph.tensors import Shape
@@ -43,11 +43,22 @@ def suited_data(data: Data, inputs: Sequence[Port]) -> Data:
     pasts, names = _pasts(inputs), {port.name for port in inputs}
     columns: dict[str, Samples] = {name: column for name, column in data.columns.items() if name in names}
     for port in pasts:
-        shape = rows, *(dim for at, dim in enumerate(_shape(port, rows)) if at != port.batch)
-        if port.name not in columns or _of_first(columns[port.name]) != shape[1:]:
+        if port.name not in columns or not _fits_samples(port, columns[port.name]):
             check_no_past(data, [port.name])
+            shape = rows, *(dim for at, dim in enumerate(_shape(port, rows)) if at != port.batch)
             columns[port.name] = np.zeros(shape, port.dtype)
+    if columns.keys() == data.columns.keys() and all(columns[name] is data.columns[name] for name in columns):
+        return data
     return replace(data, columns=columns, axes={**data.axes, **moved_axes(pasts)})
+
+
+def load_suited(source: Any, inputs: Sequence[Port], *, preprocess: Any = None) -> Data:
+    """Return the samples of a source as a model takes them, also where they were read for another one of the network.
+
+    Arguments and errors as of `load_data` and `suited`.
+    """
+    data = load_data(source, inputs, preprocess=preprocess)
+    return suited_data(data, inputs) if data is source else data
 
 
 def check_no_past(data: Data | None, names: Collection[str]) -> None:
@@ -78,6 +89,12 @@ def _fits(port: Port, shape: Sequence[int]) -> bool:
     """Whether an array of a shape has the sizes that an input states."""
     stated = zip(port.shape or (), shape, strict=False)
     return all(dim == size for at, (dim, size) in enumerate(stated) if isinstance(dim, int) and at != port.batch)
+
+
+def _fits_samples(port: Port, column: Samples) -> bool:
+    """Whether the samples of a column have the sizes that an input states."""
+    stated = (dim for at, dim in enumerate(port.shape or ()) if at != port.batch)
+    return all(dim == size for dim, size in zip(stated, _of_first(column), strict=False) if isinstance(dim, int))
 
 
 def _shape(port: Port, samples: int) -> Shape:

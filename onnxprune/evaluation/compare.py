@@ -113,6 +113,7 @@ def compare_models(
     *,
     data: Data | None = None,
     macs: tuple[int | None, int | None] = (None, None),
+    timed: Model | None = None,
     **options: Any,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
@@ -122,6 +123,7 @@ def compare_models(
         after: the model that is to replace it.
         data: samples, all of which are run for differences and accuracy; random feeds when None.
         macs: of both models, as the caller counted them.
+        timed: what is timed and described in the place of `before`, which has the outputs; it takes the same feeds.
         **options: the fields of `CompareOptions`.
 
     Raises:
@@ -130,20 +132,19 @@ def compare_models(
         OptionError: for a value outside its range or a provider that is not here.
     """
     request = CompareOptions(**options).checked()
-    models, place, seed = (before, after), request.place, request.seed
+    models, place, seed = (timed or before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
     caches, incomparable = cut_caches(before, after)
     check_no_past(data, caches)
-    pair, request = _opened(models, place, request)
-    if data is not None:
-        data = taken_by(pair[0].run, as_taken(data, inputs), request.batch)
+    pair, request = _opened((before, after), place, request)
+    data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     dims = dims_for(inputs, before, pair[0], request.batch, seed) if data is None else {}
     feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, request.batch)
     batches, classes, fidelity = run_both(
         pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric, incomparable
     )
-    before_ms, after_ms = _timed(pair, feeds, request)
-    old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
+    times = before_ms, after_ms = _timed(_clocked(pair, timed, place), feeds, request)
+    old, new = _sides(models, feeds, times, request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
     return Comparison(
         before=old,
@@ -164,7 +165,7 @@ def compare_models(
         affinity=affinity(),
         provider_options=place.options,
         sweep=_swept(models, feeds, request, inputs, data),
-        ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
+        ops=_ops(*models, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
     )
 
 
@@ -184,6 +185,13 @@ def _opened(
         return (before, after), request
     first, second = (Chain(model, threads=place.threads) for model in models)
     return (first, second), request
+
+
+def _clocked(pair: tuple[Runner, Runner], timed: Model | None, place: Place) -> tuple[Runner, Runner]:
+    """Return what is timed of an opened pair: `timed`, opened as they are, stands for the first where it is given."""
+    if timed is None:
+        return pair
+    return Chain(timed, threads=place.threads) if isinstance(pair[0], Chain) else open_whole(timed, place), pair[1]
 
 
 def _inputs(before: Model, after: Model, request: CompareOptions) -> tuple[Port, ...]:

@@ -93,6 +93,20 @@ def test_samples_that_hold_a_past_are_refused():
         onnxprune.prune(decoder(), 0.5, data={"input_ids": IDS, **past}, change_io=True, latency=False)
 
 
+def test_samples_that_hold_a_past_are_taken_where_caches_stay():
+    past = {name: np.ones((24, 2, 3, 4), np.float32) for name in ("past_key", "past_value")}
+    result = onnxprune.prune(decoder(), 0.5, data={"input_ids": IDS, **past}, criterion="l2", latency=False)
+    assert result.report["fidelity"] is not None
+
+
+def test_samples_that_can_be_read_but_once_suit_what_branches_leave(llama):
+    feeds = ({"input_ids": ids[None]} for ids in IDS)
+    result = onnxprune.prune(
+        llama, 0.5, data=feeds, change_io=True, latency=False, criterion="l2", without=["*layers.0/attn/o_proj*"]
+    )
+    assert result.report["verification"]["passed"]
+
+
 # -- what is done with the file later ------------------------------------------------------------------------
 
 

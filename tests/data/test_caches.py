@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxprune.data.caches import check_no_past, suited, suited_data
+from onnxprune.data.caches import check_no_past, load_suited, suited, suited_data
 from onnxprune.data.columns import Column
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
@@ -55,6 +55,14 @@ def test_samples_get_the_past_of_another_model_and_lose_what_it_lacks():
     assert other.take([0, 1])["ids"].tolist() == ids[[3, 1]].tolist()
     assert list(suited_data(data, [IDS]).columns) == ["ids"]
     assert suited_data(data, [IDS, PAST]).columns["past"] is data.columns["past"]
+
+
+def test_a_past_that_suits_stays():
+    data = Data({"ids": np.ones((5, 7), np.int64), "past": np.ones((5, 2, 3, 4), np.float32)}, None, 5)
+    assert suited_data(data, [IDS, PAST]) is data
+    assert load_suited(data, [IDS, PAST]) is data
+    with pytest.raises(DataError, match=re.escape(HELD)):
+        load_suited(data, [IDS, LARGER])
 
 
 def test_a_buffer_of_zeros_is_no_past():
