@@ -93,6 +93,13 @@ def test_samples_that_hold_a_past_are_refused():
         onnxprune.prune(decoder(), 0.5, data={"input_ids": IDS, **past}, change_io=True, latency=False)
 
 
+def test_samples_that_hold_a_past_are_taken_where_no_cache_changes():
+    past = {name: np.ones((24, 2, 3, 4), np.float32) for name in ("past_key", "past_value")}
+    result = onnxprune.prune(decoder(), 0.25, data={"input_ids": IDS, **past}, latency=False)
+    assert result.report["verification"]["passed"]
+    assert result.report["fidelity"]["figures"]
+
+
 # -- what is done with the file later ------------------------------------------------------------------------
 
 
