@@ -22,7 +22,7 @@ from onnxprune.commands.finish import published
 from onnxprune.commands.folder_settings import SETTINGS, CacheSizes, adjusted
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
-from onnxprune.commands.prune import Result, prune_to
+from onnxprune.commands.prune import Result, bounded, prune_to
 from onnxprune.commands.report_files import write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
@@ -338,13 +338,13 @@ class _Run:
             return [self._copied(file.model, str(error)) for file in network]
         caches = _caches(lead.model, result.report)
         files = [PrunedFile(_name(lead.model, self.source), result.report, leads=True, caches=caches)]
-        became = lead_of(lead, result.model, result.report) if followers else None
+        became = lead_of(lead, result.model, result.folder, result.report) if followers else None
         return [*files, *(self._followed(file, became) for file in followers if became is not None)]
 
     def _led(self, model: Model, samples: _Samples, held: tuple[str, ...]) -> Result:
         options = replace(self.options, held=held, eval_data=samples.evaluation)
         place, name = self._place(model), _name(model, self.source)
-        with _named(name):
+        with _named(name), bounded(model):
             check_weights_name(place, model.is_external)
             job = Job(model, options, samples.data, self.learning, place.name)
             return prune_to(job, place, published(model, place), progress=self._progress(name))
@@ -352,7 +352,7 @@ class _Run:
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
         name = _name(file.model, self.source)
         publish = published(file.model, self._place(file.model))
-        with _named(name):
+        with _named(name), bounded(file.model):
             report = follow(file, lead, self.options, publish, self._progress(name))[1]
             return PrunedFile(name, report, caches=_caches(file.model, report))
 
