@@ -131,6 +131,20 @@ def test_pieces_are_timed_one_after_the_other():
     assert both[0].min() > 0
 
 
+def test_pieces_do_not_end_where_a_value_is_no_tensor():
+    nodes = (
+        "a = MatMul(x, w0)", "s = SplitToSequence <axis = 1, keepdims = 1> (a, three)", "f = SequenceAt(s, zero)",
+        "b = MatMul(f, w1)", "g = SequenceAt(s, one)", "c = Add(b, g)", "y = MatMul(c, w2)",
+    )  # fmt: skip
+    proto = model(*nodes, x=ROWS, w0=(6, 6), w1=(3, 3), w2=(3, 4), three=np.array(3), zero=np.array(0), one=np.array(1))
+    fed = feeds(1)[0]
+    with memory_limited(1):
+        pieces = list(Chain(load(proto)).pieces(fed))
+        given = Chain(load(proto)).run(fed)["y"]
+    assert len(pieces) >= 2
+    np.testing.assert_allclose(pieces[-1][0].run(pieces[-1][1])["y"], given, rtol=1e-5)
+
+
 # -- how much memory there is ------------------------------------------------------------------------------
 
 
