@@ -30,6 +30,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
 from onnxprune.graph.publish import Reads, check_written, hidden_beside, resolved, signals_held, staging, taken
 from onnxprune.graph.read import load
+from onnxprune.graph.tied import twins
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
@@ -253,10 +254,12 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
 
 def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
     """Raise OptionError where branches or twins would go from one file of a network and stay in another."""
-    several = next((network for network in networks if len(network) > 1), None)
-    what = "depth" if options.shortens else "tie" if options.tie else None
-    if what is not None and several is not None:
-        one, other = (_name(file.model, source) for file in several[:2])
+    several = [network for network in networks if len(network) > 1]
+    if options.tie and not options.shortens:
+        several = [network for network in several if any(twins(file.model) for file in network)]
+    if several and (options.shortens or options.tie):
+        what = "depth" if options.shortens else "tie"
+        one, other = (_name(file.model, source) for file in several[0][:2])
         raise OptionError(f"{what} goes with one file for each network: {one} and {other} hold the same one")
 
 
