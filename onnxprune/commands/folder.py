@@ -23,7 +23,7 @@ from onnxprune.commands.folder_settings import SETTINGS, CacheSizes, adjusted
 from onnxprune.commands.folder_tokenizer import folder_of, reduced
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
-from onnxprune.commands.prune import Result, prune_to
+from onnxprune.commands.prune import Result, bounded, prune_to
 from onnxprune.commands.report_files import write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
@@ -31,6 +31,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
 from onnxprune.graph.publish import Reads, check_written, hidden_beside, resolved, signals_held, staging, taken
 from onnxprune.graph.read import load
+from onnxprune.graph.tied import twins
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
@@ -256,10 +257,11 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
 
 def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
     """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another."""
-    several = next((network for network in networks if len(network) > 1), None)
-    what = options.beside_widths
-    if what is not None and several is not None:
-        one, other = (_name(file.model, source) for file in several[:2])
+    several, what = [network for network in networks if len(network) > 1], options.beside_widths
+    if what == "tie":
+        several = [network for network in several if any(twins(file.model) for file in network)]
+    if several and what is not None:
+        one, other = (_name(file.model, source) for file in several[0][:2])
         raise OptionError(f"{what} goes with one file for each network: {one} and {other} hold the same one")
 
 
@@ -362,7 +364,7 @@ class _Run:
             return [self._copied(file.model, str(error)) for file in network]
         caches = _caches(lead.model, result.report)
         files = [PrunedFile(_name(lead.model, self.source), result.report, leads=True, caches=caches)]
-        became = lead_of(lead, result.model, result.report) if followers else None
+        became = lead_of(lead, result.model, result.folder, result.report) if followers else None
         return [*files, *(self._followed(file, became) for file in followers if became is not None)]
 
     def _led(self, model: Model, samples: _Samples, held: tuple[str, ...]) -> Result:
@@ -370,7 +372,7 @@ class _Run:
         if not _holds_tokens(model) and self.has_ids:
             options = replace(options, vocabulary=None)
         place, name = self._place(model), _name(model, self.source)
-        with _named(name):
+        with _named(name), bounded(model):
             check_weights_name(place, model.is_external)
             job = Job(model, options, samples.data, self.learning, place.name)
             return prune_to(job, place, published(model, place), progress=self._progress(name))
@@ -378,7 +380,7 @@ class _Run:
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
         name = _name(file.model, self.source)
         publish = published(file.model, self._place(file.model))
-        with _named(name):
+        with _named(name), bounded(file.model):
             report = follow(file, lead, self.options, publish, self._progress(name))[1]
             return PrunedFile(name, report, caches=_caches(file.model, report))
 

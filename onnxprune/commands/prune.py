@@ -132,7 +132,7 @@ def prune(
     model = load(source)
     job = Job(model, checked, data, learning)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
-    with _bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
+    with bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
         result = _prune(job, keeper, silent, publish)
         return replace(result, model=with_deferred_inside(result.model))
 
@@ -176,15 +176,13 @@ def prune_file(
     job = Job(model, options, data, learning, resolved(target).name)
     removed: list[Path] = []
     publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
-    with _bounded(model):
+    with bounded(model):
         result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
-        if defers():  # what was written holds the numbers from now on
-            result = replace(result, model=read_proto(target), folder=resolved(target).parent, stamps={})
     return replace(result, removed=tuple(removed))
 
 
 @contextlib.contextmanager
-def _bounded(model: Model) -> Iterator[None]:
+def bounded(model: Model) -> Iterator[None]:
     """Bound the memory within the block: where the model does not fit it, no other one is in memory as a whole."""
     with memory_limited(), contextlib.ExitStack() as stack:
         if model.is_external and not runs_whole(weight_bytes(model)):
@@ -202,12 +200,17 @@ def prune_to(
     force: bool = False,
     progress: Progress,
 ) -> Result:
-    """Prune a model to the file `target`, which `publish` writes; the rest is as of `prune_file`."""
+    """Prune a model to the file `target`, which `publish` writes; the rest is as of `prune_file`.
+
+    Within `bounded`, so that memory is.
+    """
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
     keeper = keeper_of(job, saved if job.learning.takes_long or resume else None, resume=resume, force=force)
     with keeper.leaving_nothing():
         result = _prune(job, keeper, progress, publish)
     keeper.remove()
+    if defers():  # what was written holds the numbers from now on
+        return replace(result, model=read_proto(target), folder=resolved(target).parent, stamps={})
     return result
 
 

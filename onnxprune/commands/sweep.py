@@ -25,6 +25,7 @@ from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Complete, finish
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
+from onnxprune.commands.prune import bounded
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import write_report
 from onnxprune.commands.sweep_folder import SweepFolder, file_digests
@@ -146,7 +147,7 @@ def make_family(
         folder.refuse_others(missing)
     folder.check(missing)
     if missing:
-        with blamed_on_change(model.stamps, model.path):
+        with bounded(model), blamed_on_change(model.stamps, model.path):
             none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
     summary = summarize(kind, members, none, folder)
     folder.write_summary(summary)

@@ -38,12 +38,15 @@ def suited(feeds: Mapping[str, Any], inputs: Sequence[Port]) -> dict[str, Any]:
 
 
 def suited_data(data: Data, inputs: Sequence[Port]) -> Data:
-    """Return samples as another model of the network takes them; arguments and errors as of `suited`."""
+    """Return samples as another model of the network takes them; arguments and errors as of `suited`.
+
+    A past that has the sizes which the model states stays as it is, whatever it holds.
+    """
     rows = max((length(column) for name, column in data.columns.items() if name not in data.shared), default=0)
     pasts, names = _pasts(inputs), {port.name for port in inputs}
     columns: dict[str, Samples] = {name: column for name, column in data.columns.items() if name in names}
     for port in pasts:
-        if port.name not in columns or not _fits_samples(port, columns[port.name]):
+        if port.name not in columns or not _fits(port, _of_first(columns[port.name], port)):
             check_no_past(data, [port.name])
             shape = rows, *(dim for at, dim in enumerate(_shape(port, rows)) if at != port.batch)
             columns[port.name] = np.zeros(shape, port.dtype)
@@ -91,12 +94,6 @@ def _fits(port: Port, shape: Sequence[int]) -> bool:
     return all(dim == size for at, (dim, size) in enumerate(stated) if isinstance(dim, int) and at != port.batch)
 
 
-def _fits_samples(port: Port, column: Samples) -> bool:
-    """Whether the samples of a column have the sizes that an input states."""
-    stated = (dim for at, dim in enumerate(port.shape or ()) if at != port.batch)
-    return all(dim == size for dim, size in zip(stated, _of_first(column), strict=False) if isinstance(dim, int))
-
-
 def _shape(port: Port, samples: int) -> Shape:
     """Return the shape of an empty past of so many samples; of a buffer, whose length is stated, that of the whole."""
     known = {past_axis(port): 0, port.batch: samples}
@@ -104,6 +101,10 @@ def _shape(port: Port, samples: int) -> Shape:
     return tuple(known[at] if at in known else dim if isinstance(dim, int) else 1 for at, dim in shape)
 
 
-def _of_first(column: Samples) -> Shape:
-    """Return the shape of the first sample of a column."""
-    return column.shapes[0] if isinstance(column, Column) else column.shape[1:]
+def _of_first(column: Samples, port: Port) -> Shape:
+    """Return the shape that the first sample of a column has alone, with the axis of samples where the input has it."""
+    if port.batch is None and not isinstance(column, Column):
+        return column.shape
+    sample = column.shapes[0] if isinstance(column, Column) else column.shape[1:]
+    at = port.batch or 0
+    return (*sample[:at], 1, *sample[at:])

@@ -65,6 +65,15 @@ def test_a_past_that_suits_stays():
         load_suited(data, [IDS, LARGER])
 
 
+@pytest.mark.parametrize("port", [PAST, replace(PAST, shape=(2, "n", "p", 4), batch=1)])
+def test_samples_whose_past_has_the_sizes_of_a_model_stay_as_they_are(port):
+    past = np.ones((5, 2, 3, 4), np.float32)
+    data = Data({"ids": np.ones((5, 4)), "past": past}, None, 5)
+    assert suited_data(data, [IDS, port]).columns["past"] is past
+    with pytest.raises(DataError, match=re.escape(HELD)):
+        suited_data(data, [IDS, replace(port, shape=tuple(3 if dim == 2 else dim for dim in port.shape))])
+
+
 def test_a_buffer_of_zeros_is_no_past():
     buffer = replace(PAST, shape=("n", 2, 6, 4))
     data = Data({"ids": np.ones((5, 4)), "past": np.zeros((5, 3, 6, 4), np.float32)}, None, 5)
