@@ -186,7 +186,7 @@ class _Turner:
             bias = BIAS_OF_SKIP[SKIP]
             names = [self._input(node, 0), self._input(node, 1), ones]
             names += [self._input(node, bias)] if len(node.inputs) > bias and node.inputs[bias] else []
-            self._instead(node, [_skip_node(node, names)])
+            self._instead(node, [_skip_node(node, names, ones)])
         else:
             self.inputs[node.index, NORMS[node.op].scale] = ones
 
@@ -223,7 +223,7 @@ class _Turner:
         normed = put("Div", [x, root], "normed")
         if wide != dtype:
             normed = put("Cast", [normed], "narrow", to=_HALF[dtype.name])
-        nodes.append(make_node("Mul", [normed, ones], out))
+        nodes.append(make_node("Mul", [normed, ones], out, name=ones))
         self._instead(node, nodes)
 
 
@@ -237,9 +237,9 @@ def _multiplied(array: Array, dim: int, matrix: Array) -> Array:
     return np.ascontiguousarray(np.moveaxis(product.reshape(last.shape), -1, dim))
 
 
-def _skip_node(node: Node, names: list[str]) -> Any:
+def _skip_node(node: Node, inputs: list[str], name: str) -> Any:
     return make_node(
-        SIMPLE_SKIP.rpartition(".")[2], names, node.outputs, domain="com.microsoft",
+        SIMPLE_SKIP.rpartition(".")[2], inputs, node.outputs, name=name, domain="com.microsoft",
         epsilon=float(node.attrs.get("epsilon", 1e-12)),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from onnxprune.report.prune import prune_tables
 from tests.support.cli import invoke
 from tests.support.paths import MODELS, ZOO
 from tests.support.schema import follows_the_schema
-from tests.support.streams import network
+from tests.support.streams import FORMS, network
 from tests.support.zoo_store import read, refill
 
 VIT = str(MODELS / "vit.onnx")
@@ -81,6 +81,27 @@ def test_an_encoder_and_a_decoder_have_a_stream_each():
     data = {each.name: np.ones_like(words) if "mask" in each.name else words for each in proto.graph.input}
     result, _ = sliced(proto, data, ratio=0.25)
     assert [stream["kept"] for stream in result.report["rotation"]["streams"]] == [[48], [48]]
+
+
+def named_as_their_outputs(proto):
+    """Give each node the name of what it makes, as some exporters do."""
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    return proto
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nodes_may_be_named_as_what_they_make(form):
+    result, _ = sliced(named_as_their_outputs(network(form)), TOKENS, ratio=0.3)
+    assert [stream["kept"] for stream in result.report["rotation"]["streams"]] == [[16]]
+
+
+@pytest.mark.parametrize("form", ["layer", "skip rms"])
+def test_normalisations_that_lose_units_may_be_named_as_what_they_make(form):
+    proto = named_as_their_outputs(network(form))
+    report = onnxprune.prune(proto, 0.3, data=TOKENS, latency=False, width=True).report
+    assert report["verification"]["passed"]
+    assert {group["kept"] for group in report["groups"] if group["units"] == 24} == {16}
 
 
 def test_networks_that_normalise_behind_sums_are_refused():
