@@ -3,9 +3,10 @@
 Yang et al. 2024, "LaCo: Large Language Model Pruning via Layer Collapse". A block takes over what the blocks behind it
 have learned beside what it has itself (equation 1: W + sum of (W_k - W) over those k that go into it), and they are
 gone. From the last blocks to the first (algorithm 1), a merge is kept where the mean cosine of the end of the stream
-with the original's is above a threshold on a few samples; the next one is tried `INTERVAL` blocks in front of it. The
-paper sets threshold and extent for each model by hand; here the extent is given, and the threshold is the highest of
-`THRESHOLDS` at which so much goes.
+with the original's is above a threshold on a few samples; the next one is tried `INTERVAL` blocks in front of it. Where
+there are several streams, such as those of an encoder and a decoder, the end of each has to stay alike. The paper sets
+threshold and extent for each model by hand; here the extent is given, and the threshold is the highest of `THRESHOLDS`
+at which so much goes.
 """
 
 from __future__ import annotations
@@ -102,8 +103,11 @@ class _Collapser:
         proto, self._gates = gated(self._model, branches, traced.probe.dtype)
         self._gated = view(proto, folder=self._model.folder, is_plain=True)
         self._samples = few(self._model, calibration)
-        self._end, self._axis = each[-1].behind, ChannelAxes(traced).of(each[-1])
-        self._wanted = [values[self._end] for values in Replay(self._model, self._samples).run([self._end])]
+        last, axes = {block.chain: block for block in each}.values(), ChannelAxes(traced)
+        self._ends = {
+            block.behind: axes.of(block) for block in last
+        }  # the axis of the channels, by the end of a stream
+        self._wanted = list(Replay(self._model, self._samples).run(self._ends))
         self._likeness: dict[tuple[tuple[int, int], ...], float] = {}
         self.measured = 0
 
@@ -166,7 +170,7 @@ class _Collapser:
         return self._macs.total(nodes_of(branch for block in gone for branch in block.branches)) <= self._goal
 
     def _alike(self, now: Collapsed) -> float:
-        """Return the mean cosine of the end of the stream with the original's; what was measured is not again."""
+        """Return the mean cosine of the end of a stream with the original's, the least; not measured twice."""
         key = tuple(sorted(now.into.items()))
         if key not in self._likeness:
             self.measured += 1
@@ -179,9 +183,11 @@ class _Collapser:
         closed = {self._gates[one.name]: np.zeros((), self._traced.probe.dtype(one.value)) for one in gone}
         replay = Replay(self._gated, self._samples)
         replay.contents = {**now.contents, **closed}
-        found = (values[self._end] for values in replay.run([self._end]))
-        each = [cosines(*pair, self._axis).mean() for pair in zip(self._wanted, found, strict=True)]
-        return float(np.mean(each))
+        each = [
+            [cosines(wanted[end], found[end], axis).mean() for end, axis in self._ends.items()]
+            for wanted, found in zip(self._wanted, replay.run(self._ends), strict=True)
+        ]
+        return float(np.min(np.mean(each, axis=0)))
 
 
 class Weights:

@@ -100,6 +100,21 @@ def test_chains_are_gone_through_one_after_the_other():
     assert dict(collapsed(found, 0.5).merged) == {"o1": "o0", "o3": "o2"}
 
 
+def test_each_stream_has_to_stay_alike():
+    """Two towers of six blocks: the third of the first one does much, which the end of the second one does not tell."""
+    nodes, weights = [], {}
+    for tower, sizes in (("a", [0.01, 0.01, 3, 0.01, 0.01, 0.01]), ("b", [0.01] * 6)):
+        now = "x"
+        for n, size in enumerate(sizes):
+            name = f"{tower}{n}"
+            nodes += [f"r{name} = Relu({now})", f"o{name} = MatMul(r{name}, w{name})", f"s{name} = Add({now}, o{name})"]
+            weights[f"w{name}"], now = size * matrix(), f"s{name}"
+        nodes.append(f"e{tower} = MatMul({now}, last)")
+    found = load(model(*nodes, "y = Add(ea, eb)", x=f"float[n,{D}] x", last=matrix(), **weights))
+    merged = dict(collapsed(found, 4 / 12).merged)
+    assert merged == {"oa2": "oa1", "ob3": "ob2", "ob4": "ob2", "ob5": "ob2"}
+
+
 def test_blocks_that_have_to_stay_go_into_no_other():
     found, _ = network([0.01] * 4)
     choice = collapsed(found, 0.5, able=lambda name: name != "p3")
