@@ -19,6 +19,7 @@ from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Node
 
+_QUANTIZED_BYTES = 1  # of an integer that stands for a number of a stream; others say where or how many
 _MOST_ALIKE = 0.75  # of the sums of a chain have the operators of those a period behind them
 
 
@@ -106,7 +107,7 @@ class _Steps:
     """Finds the sums that branches are added in, and what lies between them."""
 
     def __init__(self, traced: Trace, branches: Sequence[Branch]) -> None:
-        self._model, self._branches = traced.model, branches
+        self._model, self._branches, self._probe = traced.model, branches, traced.probe
         self._macs = NodeMacs(traced).of
         self._makers = {name: node for node in self._model.nodes for name in node.outputs if name}
         self._values = {branch.value for branch in branches}
@@ -146,14 +147,17 @@ class _Steps:
             elif maker is None or self._macs(maker.index):
                 return None
             else:
-                moving = {each for each in _reads(maker) if each not in self._model.fixed} - seen
+                moving = {each for each in (*maker.inputs, *maker.captured) if self._carries(each)} - seen
                 seen |= moving
                 waiting += sorted(moving)
         return met.pop() if len(met) == 1 else None
 
-
-def _reads(node: Node) -> tuple[str, ...]:
-    return tuple(name for name in (*node.inputs, *node.captured) if name)
+    def _carries(self, name: str) -> bool:
+        """Whether a value may be a stream: not a constant, and not the sizes, places or choices that nodes take."""
+        if not name or name in self._model.fixed:
+            return False
+        dtype = self._probe.dtype(name) if name in self._probe.first.kinds else None
+        return dtype is None or (dtype.kind != "b" and not (dtype.kind in "iu" and dtype.itemsize > _QUANTIZED_BYTES))
 
 
 def by_branch(each: Sequence[Block], values: Sequence[float]) -> Mapping[str, float]:
