@@ -122,6 +122,24 @@ def test_a_target_that_the_turned_model_meets_is_refused():
         onnxprune.prune(VIT, data=DATA, samples=32, method="slicegpt", targets={"params": 0.999})
 
 
+def test_targets_out_of_reach_are_told_with_what_the_turned_model_has():
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(network("rms"), data=TOKENS, latency=False, method="slicegpt", targets={"params": 0.01})
+    text = str(error.value)
+    assert text.startswith("the turned model has 1.000 of the parameters and 1.000 of the MACs: ")
+    assert text.endswith("; figures are of the model that was turned")
+
+
+def test_nothing_goes_at_a_ratio_of_0():
+    with pytest.raises(NothingToPrune, match="at --ratio 0 no direction goes; give more, or a --target"):
+        onnxprune.prune(network("rms"), 0, data=TOKENS, latency=False, method="slicegpt")
+
+
+def test_a_stream_that_is_left_alone_is_told_with_the_reason():
+    with pytest.raises(NothingToPrune, match="can turn no stream: w: left out by --ignore or --only"):
+        onnxprune.prune(network("rms"), 0.3, data=TOKENS, latency=False, method="slicegpt", ignore="w")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
