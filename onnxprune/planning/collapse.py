@@ -197,20 +197,35 @@ class Weights:
         """Take a model and its blocks."""
         self._model, self._macs = traced.model, NodeMacs(traced).of
         known = {layer.node.index: layer for layer in layers(traced.model)}
+        self._blocks_of: dict[str, set[int]] = {}  # numbers of the blocks that read a weight
+        for number, block in enumerate(each):
+            for name in (name for branch in block.branches for at in branch.nodes for name in self._weights_of(at)):
+                self._blocks_of.setdefault(name, set()).add(number)
         self._of = [self._layers(block, known) for block in each]
-        self._forms = [[self._form(layer) for layer in self._all(number)] for number in range(len(each))]
+        self._forms = [[*map(self._form, self._all(number)), self._shared(block)] for number, block in enumerate(each)]
+
+    def _weights_of(self, index: int) -> list[str]:
+        return self._model.weights_of(index) if self._macs(index) else []
+
+    def _shared(self, block: Block) -> tuple[str, ...]:
+        """Return the weights of a block that others read as well, in order: they stay as they are."""
+        read = (name for branch in block.branches for at in branch.nodes for name in self._weights_of(at))
+        return tuple(name for name in read if len(self._blocks_of[name]) > 1)
 
     def _layers(self, block: Block, known: Mapping[int, Layer]) -> list[Layer] | str:
         """Return the layers of a block, or why its weights cannot be told from those of others."""
-        found = []
-        for branch in block.branches:
-            for index in branch.nodes:
-                node = self._model.nodes[index]
-                if index in known:
-                    found.append(known[index])
-                elif self._macs(index) and self._model.weights_of(index):
-                    why = why_no_layer(node, self._model)
-                    return f"node {node.name!r} ({node.op}) cannot be merged with another one: {why}"
+        found = list[Layer]()
+        others = list[int]()  # nodes with weights that are no such layers
+        for index in (index for branch in block.branches for index in branch.nodes):
+            if index in known:
+                found.append(known[index])
+            elif self._weights_of(index):
+                others.append(index)
+        own = [at for at in others if any(len(self._blocks_of[name]) < 2 for name in self._weights_of(at))]
+        for index in own or (() if found else others):
+            node = self._model.nodes[index]
+            why = why_no_layer(node, self._model)
+            return f"node {node.name!r} ({node.op}) cannot be merged with another one: {why}"
         return found
 
     def names(self, numbers: Collection[int]) -> set[str]:
@@ -218,8 +233,8 @@ class Weights:
         return {name for number in numbers for layer in self._all(number) for name in layer.constants}
 
     def alike(self, one: int, other: int) -> bool:
-        """Whether two blocks have layers of the same operators and shapes, in the same order."""
-        return bool(self._forms[one]) and self._forms[one] == self._forms[other]
+        """Whether two blocks have layers of the same operators and shapes, in the same order, and share the rest."""
+        return bool(self._all(one)) and self._forms[one] == self._forms[other]
 
     def merged(self, target: int, gone: Sequence[int], contents: Mapping[str, Array]) -> dict[str, Array]:
         """Return the constants of a block that others go into: its own, and the sum of what theirs have beside it.

@@ -67,8 +67,26 @@ def test_units_go_to_a_target(method):
     assert 0.8 < report["output"]["params"] / report["input"]["params"] <= 0.85
     assert {fit["strength"] for fit in report["reconstruction"]} == ({"bias alone"} if method == "flap" else set())
     spared = {group["name"] for group in report["groups"] if group["locked"] and "spares the first" in group["locked"]}
-    first = {"blocks.0.attention.qkv:heads", "blocks.0.expand"}
-    assert spared == (first if method == "llm-pruner" else set())
+    ends = {f"blocks.{number}.{name}" for number in (0, 4) for name in ("attention.qkv:heads", "expand")}
+    assert spared == (ends if method == "llm-pruner" else set())
+
+
+def test_the_first_and_the_last_block_of_each_stream_are_spared():
+    """Two towers of three blocks and one of two, which is too short."""
+    nodes, weights = [], {}
+    for tower, depth in (("a", 3), ("b", 3), ("c", 2)):
+        now = "x"
+        for name in (f"{tower}{number}" for number in range(depth)):
+            nodes += [f"h{name} = MatMul({now}, up{name})", f"r{name} = Relu(h{name})"]
+            nodes += [f"o{name} = MatMul(r{name}, down{name})", f"s{name} = Add({now}, o{name})"]
+            weights |= {f"up{name}": (8, 16), f"down{name}": (16, 8)}
+            now = f"s{name}"
+        nodes.append(f"e{tower} = MatMul({now}, last{tower})")
+        weights[f"last{tower}"] = (8, 3)
+    proto = model(*nodes, "y = Sum(ea, eb, ec)", x="float[n,8] x", **weights)
+    rows = {"x": np.random.default_rng(0).standard_normal((48, 8)).astype(np.float32)}
+    groups = onnxprune.prune(proto, 0.5, data=rows, latency=False, method="llm-pruner").report["groups"]
+    assert {group["name"] for group in groups if group["kept"] < group["units"]} == {"upa1", "upb1", "upc0", "upc1"}
 
 
 def test_layers_get_biases_also_where_they_are_named_as_what_they_make():

@@ -140,6 +140,19 @@ def test_a_shared_weight_is_named():
         collapsed(load(proto), 0.5)
 
 
+def test_a_weight_that_all_blocks_read_stays_as_it_is():
+    """As the angles of rotary embeddings inside attentions."""
+    nodes, weights = [], {"shared": matrix(), "last": matrix()}
+    for n in range(3):
+        stream = f"s{n - 1}" if n else "x"
+        nodes += [f"h{n} = MatMul({stream}, shared)", f"r{n} = Relu(h{n})", f"o{n} = MatMul(r{n}, w{n})"]
+        nodes.append(f"s{n} = Add({stream}, o{n})")
+        weights[f"w{n}"] = 0.01 * matrix()
+    choice = collapsed(load(model(*nodes, "y = MatMul(s2, last)", x=f"float[n,{D}] x", **weights)), 0.4)
+    assert dict(choice.merged) == {"o2": "o1"}
+    assert set(choice.contents) == {"w1"}
+
+
 def test_few_samples_are_spread_over_all():
     found, _ = network([1])
     data = load_data({"x": np.arange(40, dtype=np.float32)[:, None].repeat(D, 1)}, found.inputs)
