@@ -33,6 +33,8 @@ def second_moments(
 ) -> dict[int, Array]:
     """Return ``xᵀ x / rows`` of what layers read in each frame, summed over the places: ``[units, units]`` float64.
 
+    Places have rows of their own: a head that reads one token counts as much as a layer that reads all.
+
     Args:
         model: the original.
         signals: by frame, what layers read there.
@@ -52,14 +54,14 @@ def second_moments(
     for some in _parts(replay, places, tapped_bytes):
         progress(f"looking at the stream: {done + 1} to {done + len(some)} of {len(places)} places")
         done += len(some)
-        sums, rows = dict[int, Array](), 0
+        sums, rows = dict[int, Array](), [0] * len(some)
         for values in replay.run([signal.value for _, signal in some]):
             for number, (_, signal) in enumerate(some):
                 x = _rows(values[signal.value], signal)
                 sums[number] = sums.get(number, 0) + x.T @ x
-                rows += len(x) if number == 0 else 0
+                rows[number] += len(x)
         for number, (frame, _) in enumerate(some):
-            totals[frame] = totals.get(frame, 0) + sums[number] / max(1, rows)
+            totals[frame] = totals.get(frame, 0) + sums[number] / max(1, rows[number])
         if done < len(places) and some[-1][1].value in order:
             replay.advance(some[-1][1].value)
     return totals

@@ -17,7 +17,7 @@ from onnxprune.data.caches import check_no_past, load_suited
 from onnxprune.data.samples import Data, evaluated, files_of, limit, split, with_shapes
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.axes import Atom, Mask
-from onnxprune.dependency.blocks import blocks
+from onnxprune.dependency.blocks import Block, blocks
 from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.groups import Group, groups, weights
 from onnxprune.dependency.trace import Trace, trace
@@ -168,12 +168,21 @@ def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Pro
 
 
 def _spared(traced: Trace, all_groups: Sequence[Group], options: Options) -> tuple[str, ...]:
-    """Return the names of the groups with nodes in the first and last blocks that the method leaves whole."""
+    """Return the names of the groups with nodes in the first and last blocks that the method leaves whole.
+
+    Shares are of each chain, such as those of an encoder and a decoder, and one block at least where there are three.
+    """
     first, last = (0.0, 0.0) if options.method is None else METHODS[options.method].spares
     if not (first or last):
         return options.spared
-    each = blocks(traced, branches(traced))
-    whole = {*each[: round(first * len(each))], *each[len(each) - round(last * len(each)) :]}
+    chains: dict[int, list[Block]] = {}
+    for block in blocks(traced, branches(traced)):
+        chains.setdefault(block.chain, []).append(block)
+    whole = list[Block]()
+    for chain in chains.values():
+        least = 1 if len(chain) > 2 else 0
+        front, back = (max(least if share else 0, round(share * len(chain))) for share in (first, last))
+        whole += [*chain[:front], *chain[len(chain) - back :]]
     indices = nodes_of(branch for block in whole for branch in block.branches)
     names = {traced.model.nodes[index].name for index in indices}
     return tuple(group.name for group in all_groups if not names.isdisjoint(group.nodes) and group.prunable)

@@ -15,19 +15,21 @@ from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
+from onnxprune.dependency.blocks import entries
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.cost import macs
 from onnxprune.dependency.frames import Frames
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.dependency.turning import frames_of
-from onnxprune.errors import CannotTurn, NothingToPrune, OptionError, VerificationError
+from onnxprune.errors import CannotTurn, NothingToPrune, OptionError, UnreachableTarget, VerificationError
 from onnxprune.evaluation.verify import Verification, verify
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
+from onnxprune.planning.choice import reasons_for
 from onnxprune.planning.left import Cost
 from onnxprune.planning.slicing import Stream, by_order, options_of_cut, streams_of
 from onnxprune.progress import Progress
@@ -35,6 +37,8 @@ from onnxprune.report.document import file_values
 from onnxprune.report.rotation import of_turned, stream_values
 from onnxprune.report.words import plural
 from onnxprune.surgery.rotation import turned
+
+_NAMES = {"params": "parameters", "macs": "MACs"}  # of costs
 
 
 def by_rotation(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
@@ -45,6 +49,8 @@ def by_rotation(job: Job, keeper: Keeper, publish: Publish, progress: Progress) 
     """
     if job.data is None:
         raise OptionError(f"method {job.options.method} needs data: give samples with --data")
+    if not (job.options.ratio or job.options.targets):
+        raise NothingToPrune("nothing to remove: at --ratio 0 no direction goes; give more, or a --target")
     tunes = job.learning.tuning is not None
     prepared = prepare(job.model, job.options, job.data, progress, tunes=tunes)
     whole = _turned(prepared, progress)
@@ -90,7 +96,7 @@ def _turned(prepared: PreparedModel, progress: Progress) -> _Turned:
         current = next((each for each in streams_of(now.traced, groups(now.traced)) if each.key == stream.key), None)
         try:
             if stream.name not in prepared.ratios.keys() | locked:
-                raise CannotTurn("it is left alone, see --ignore, --only")
+                raise CannotTurn(reasons_for(prepared.groups, prepared.ratios, prepared.options, {})[stream.name])
             if current is None:
                 raise CannotTurn("it cannot be told from another one that was turned")
             now = _with_stream(prepared, now, replace(current, name=stream.name), progress)
@@ -111,8 +117,7 @@ def _with_stream(prepared: PreparedModel, now: _Turned, stream: Stream, progress
     """
     traced, calibration = now.traced, prepared.calibration
     assert calibration is not None  # there is data
-    each = prepared.options.rotations == "each"
-    parted = {branch.node: branch.other for branch in branches(traced)} if each else {}
+    parted = entries(traced, branches(traced)) if prepared.options.rotations == "each" else {}
     arrays = ConstantValues(traced.model)
     frames = frames_of(traced, stream.atom, parted, arrays)
     moments = second_moments(traced.model, frames.signals, calibration.batches, progress=progress)
@@ -188,7 +193,11 @@ def _cut(  # noqa: PLR0917 - as they follow from one another
     publish: Publish,
     progress: Progress,
 ) -> tuple[Any, dict[str, Any]]:
-    """Cut the directions of least, as units of the turned model; it is the teacher, and the original is compared."""
+    """Cut the directions of least, as units of the turned model; it is the teacher, and the original is compared.
+
+    Raises:
+        NothingToPrune, OptionError: when directions cannot be cut as they were to be; says what the turned model costs.
+    """
     options, tuning = options_of_cut(job.options, costs), job.learning.tuning
     later = prepare(whole.model, options, job.data, progress, tunes=tuning is not None)
     named = {group.atom: group.name for group in later.groups}
@@ -210,4 +219,9 @@ def _cut(  # noqa: PLR0917 - as they follow from one another
     whole_report = partial(with_report, publish, partial(told, streams=values))
     evidence = by_order(later.traced, later.groups, ratios)
     once = Pass(whole_report, improve, original=prepared.traced.model, evidence=evidence)
-    return cut(later, once, progress)
+    try:
+        return cut(later, once, progress)
+    except (NothingToPrune, UnreachableTarget) as error:
+        kind = NothingToPrune if isinstance(error, NothingToPrune) else OptionError
+        has = " and ".join(f"{costs[each].share:.3f} of the {name}" for each, name in _NAMES.items())
+        raise kind(f"the turned model has {has}: {error}; figures are of the model that was turned") from None

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from onnxprune.dependency.branches import Branch, total_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
-from onnxprune.graph.model import Node
 
+_QUANTIZED_BYTES = 1  # of an integer that stands for a number of a stream; others say where or how many
 _MOST_ALIKE = 0.75  # of the sums of a chain have the operators of those a period behind them
 
 
@@ -67,6 +67,19 @@ def blocks(traced: Trace, branches: Sequence[Branch]) -> list[Block]:
     ]
 
 
+def entries(traced: Trace, branches: Sequence[Branch]) -> dict[int, int]:
+    """Return the sums in which branches are added to a stream, and the slot of the stream there: node -> slot.
+
+    Branches that are added together, side by side, enter the stream in one sum; what adds them up is none of these.
+
+    Args:
+        traced: the model with its axes.
+        branches: all of the model, in order.
+    """
+    steps = _Steps(traced, branches)
+    return {index: 1 - slot for index, slot in map(steps.outermost, branches)}
+
+
 def period(kinds: Sequence[object]) -> int | None:
     """Return the smallest distance at which most of a sequence equals itself; None where it is too short for any.
 
@@ -106,7 +119,7 @@ class _Steps:
     """Finds the sums that branches are added in, and what lies between them."""
 
     def __init__(self, traced: Trace, branches: Sequence[Branch]) -> None:
-        self._model, self._branches = traced.model, branches
+        self._model, self._branches, self._probe = traced.model, branches, traced.probe
         self._macs = NodeMacs(traced).of
         self._makers = {name: node for node in self._model.nodes for name in node.outputs if name}
         self._values = {branch.value for branch in branches}
@@ -115,14 +128,14 @@ class _Steps:
         """Yield them in order."""
         by_sum: dict[tuple[int, int], list[Branch]] = {}
         for branch in self._branches:
-            by_sum.setdefault(self._outermost(branch), []).append(branch)
+            by_sum.setdefault(self.outermost(branch), []).append(branch)
         for (index, slot), added in by_sum.items():
             node = self._model.nodes[index]
             nodes = sorted({at for branch in added for at in branch.nodes}, key=self._model.places.__getitem__)
             operators = tuple(self._model.nodes[at].op for at in nodes if self._macs(at))
             yield _Step(tuple(added), node.inputs[1 - slot], total_of(node) or node.outputs[0], operators)
 
-    def _outermost(self, branch: Branch) -> tuple[int, int]:
+    def outermost(self, branch: Branch) -> tuple[int, int]:
         """Return the sum with the stream, and the slot of the branch there, or of what branches add up to."""
         index, slot = branch.node, branch.slot
         while self._is_added(self._model.nodes[index].inputs[1 - slot]):
@@ -146,14 +159,17 @@ class _Steps:
             elif maker is None or self._macs(maker.index):
                 return None
             else:
-                moving = {each for each in _reads(maker) if each not in self._model.fixed} - seen
+                moving = {each for each in (*maker.inputs, *maker.captured) if self._carries(each)} - seen
                 seen |= moving
                 waiting += sorted(moving)
         return met.pop() if len(met) == 1 else None
 
-
-def _reads(node: Node) -> tuple[str, ...]:
-    return tuple(name for name in (*node.inputs, *node.captured) if name)
+    def _carries(self, name: str) -> bool:
+        """Whether a value may be a stream: not a constant, and not the sizes, places or choices that nodes take."""
+        if not name or name in self._model.fixed:
+            return False
+        dtype = self._probe.dtype(name) if name in self._probe.first.kinds else None
+        return dtype is None or (dtype.kind != "b" and not (dtype.kind in "iu" and dtype.itemsize > _QUANTIZED_BYTES))
 
 
 def by_branch(each: Sequence[Block], values: Sequence[float]) -> Mapping[str, float]:

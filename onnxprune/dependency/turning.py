@@ -353,7 +353,7 @@ class _Walk:
     def _scale(self, t: _Touch, slot: int, vector: Array) -> None:
         """A number for each unit: the layer that makes the value takes it over, else those that read it."""
         state = self._states[t.name(slot)]
-        if state.makers and len(self._model.readers[t.name(slot)]) == 1:
+        if state.makers and self._model.only_reader(t.name(slot)) is not None:
             for number in state.makers:
                 turn = self._found.turns[number]
                 self._found.turns[number] = replace(turn, gain=_times(turn.gain, vector))
@@ -387,7 +387,7 @@ class _Walk:
         """Return the turns that make the only value that is added to constants; None where others read it as well."""
         for name in map(t.name, t.runtime):
             makers = self._states[name].makers
-            return makers if makers and len(self._model.readers[name]) == 1 else None
+            return makers if makers and self._model.only_reader(name) is not None else None
         return ()
 
     def _added(self, t: _Touch, slots: Sequence[int]) -> int:

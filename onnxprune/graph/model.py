@@ -198,6 +198,12 @@ class Model:
                 by_name.setdefault(name, []).append((node.index, -1))
         return {name: tuple(places) for name, places in by_name.items() if name}
 
+    def only_reader(self, name: str) -> tuple[int, int] | None:
+        """Return the node and the slot that alone read a value; None where others do, or the model gives it."""
+        given = {port.name for port in self.outputs}.union(self.tensor_outputs)
+        places = self.readers.get(name, ())
+        return places[0] if len(places) == 1 and name not in given else None
+
     @cached_property
     def places(self) -> Mapping[int, int]:
         """The place in `top` of every node; of one inside a body, that of the node that has the body."""

@@ -3,9 +3,10 @@
 Yang et al. 2024, "LaCo: Large Language Model Pruning via Layer Collapse". A block takes over what the blocks behind it
 have learned beside what it has itself (equation 1: W + sum of (W_k - W) over those k that go into it), and they are
 gone. From the last blocks to the first (algorithm 1), a merge is kept where the mean cosine of the end of the stream
-with the original's is above a threshold on a few samples; the next one is tried `INTERVAL` blocks in front of it. The
-paper sets threshold and extent for each model by hand; here the extent is given, and the threshold is the highest of
-`THRESHOLDS` at which so much goes.
+with the original's is above a threshold on a few samples; the next one is tried `INTERVAL` blocks in front of it. Where
+there are several streams, such as those of an encoder and a decoder, the end of each has to stay alike. The paper sets
+threshold and extent for each model by hand; here the extent is given, and the threshold is the highest of `THRESHOLDS`
+at which so much goes.
 """
 
 from __future__ import annotations
@@ -102,8 +103,11 @@ class _Collapser:
         proto, self._gates = gated(self._model, branches, traced.probe.dtype)
         self._gated = view(proto, folder=self._model.folder, is_plain=True)
         self._samples = few(self._model, calibration)
-        self._end, self._axis = each[-1].behind, ChannelAxes(traced).of(each[-1])
-        self._wanted = [values[self._end] for values in Replay(self._model, self._samples).run([self._end])]
+        last, axes = {block.chain: block for block in each}.values(), ChannelAxes(traced)
+        self._ends = {
+            block.behind: axes.of(block) for block in last
+        }  # the axis of the channels, by the end of a stream
+        self._wanted = list(Replay(self._model, self._samples).run(self._ends))
         self._likeness: dict[tuple[tuple[int, int], ...], float] = {}
         self.measured = 0
 
@@ -166,7 +170,7 @@ class _Collapser:
         return self._macs.total(nodes_of(branch for block in gone for branch in block.branches)) <= self._goal
 
     def _alike(self, now: Collapsed) -> float:
-        """Return the mean cosine of the end of the stream with the original's; what was measured is not again."""
+        """Return the mean cosine of the end of a stream with the original's, the least; not measured twice."""
         key = tuple(sorted(now.into.items()))
         if key not in self._likeness:
             self.measured += 1
@@ -179,9 +183,11 @@ class _Collapser:
         closed = {self._gates[one.name]: np.zeros((), self._traced.probe.dtype(one.value)) for one in gone}
         replay = Replay(self._gated, self._samples)
         replay.contents = {**now.contents, **closed}
-        found = (values[self._end] for values in replay.run([self._end]))
-        each = [cosines(*pair, self._axis).mean() for pair in zip(self._wanted, found, strict=True)]
-        return float(np.mean(each))
+        each = [
+            [cosines(wanted[end], found[end], axis).mean() for end, axis in self._ends.items()]
+            for wanted, found in zip(self._wanted, replay.run(self._ends), strict=True)
+        ]
+        return float(np.min(np.mean(each, axis=0)))
 
 
 class Weights:
@@ -191,20 +197,35 @@ class Weights:
         """Take a model and its blocks."""
         self._model, self._macs = traced.model, NodeMacs(traced).of
         known = {layer.node.index: layer for layer in layers(traced.model)}
+        self._blocks_of: dict[str, set[int]] = {}  # numbers of the blocks that read a weight
+        for number, block in enumerate(each):
+            for name in (name for branch in block.branches for at in branch.nodes for name in self._weights_of(at)):
+                self._blocks_of.setdefault(name, set()).add(number)
         self._of = [self._layers(block, known) for block in each]
-        self._forms = [[self._form(layer) for layer in self._all(number)] for number in range(len(each))]
+        self._forms = [[*map(self._form, self._all(number)), self._shared(block)] for number, block in enumerate(each)]
+
+    def _weights_of(self, index: int) -> list[str]:
+        return self._model.weights_of(index) if self._macs(index) else []
+
+    def _shared(self, block: Block) -> tuple[str, ...]:
+        """Return the weights of a block that others read as well, in order: they stay as they are."""
+        read = (name for branch in block.branches for at in branch.nodes for name in self._weights_of(at))
+        return tuple(name for name in read if len(self._blocks_of[name]) > 1)
 
     def _layers(self, block: Block, known: Mapping[int, Layer]) -> list[Layer] | str:
         """Return the layers of a block, or why its weights cannot be told from those of others."""
-        found = []
-        for branch in block.branches:
-            for index in branch.nodes:
-                node = self._model.nodes[index]
-                if index in known:
-                    found.append(known[index])
-                elif self._macs(index) and self._model.weights_of(index):
-                    why = why_no_layer(node, self._model)
-                    return f"node {node.name!r} ({node.op}) cannot be merged with another one: {why}"
+        found = list[Layer]()
+        others = list[int]()  # nodes with weights that are no such layers
+        for index in (index for branch in block.branches for index in branch.nodes):
+            if index in known:
+                found.append(known[index])
+            elif self._weights_of(index):
+                others.append(index)
+        own = [at for at in others if any(len(self._blocks_of[name]) < 2 for name in self._weights_of(at))]
+        for index in own or (() if found else others):
+            node = self._model.nodes[index]
+            why = why_no_layer(node, self._model)
+            return f"node {node.name!r} ({node.op}) cannot be merged with another one: {why}"
         return found
 
     def names(self, numbers: Collection[int]) -> set[str]:
@@ -212,8 +233,8 @@ class Weights:
         return {name for number in numbers for layer in self._all(number) for name in layer.constants}
 
     def alike(self, one: int, other: int) -> bool:
-        """Whether two blocks have layers of the same operators and shapes, in the same order."""
-        return bool(self._forms[one]) and self._forms[one] == self._forms[other]
+        """Whether two blocks have layers of the same operators and shapes, in the same order, and share the rest."""
+        return bool(self._all(one)) and self._forms[one] == self._forms[other]
 
     def merged(self, target: int, gone: Sequence[int], contents: Mapping[str, Array]) -> dict[str, Array]:
         """Return the constants of a block that others go into: its own, and the sum of what theirs have beside it.

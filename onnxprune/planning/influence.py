@@ -22,6 +22,7 @@ from onnxprune.planning.depth import Shortening
 from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.replay import Replay, in_parts
+from onnxprune.runtime.stations import order_of
 
 _AT_ONCE = 512 * 2**20  # bytes of streams of a batch that are looked at in one run
 _LEAST_NORM = 1e-12
@@ -71,12 +72,14 @@ def influences(
     Raises:
         ModelError: when the model cannot be run.
     """
-    axes = ChannelAxes(traced)
+    axes, order = ChannelAxes(traced), order_of(traced.model)
     sums, counts = np.zeros(len(each)), np.zeros(len(each), int)
     replay = Replay(traced.model, calibration.batches)
     done, sizes = 0, atom_sizes(traced, calibration.batches[0])
-    bytes_each = [4 * sum(numbers(traced, name, sizes) for name in (block.before, block.behind)) for block in each]
-    for numbers_at_once in in_parts(bytes_each, _AT_ONCE):
+    walk = sorted(range(len(each)), key=lambda at: order.get(each[at].before, -1))  # chains may lie side by side
+    bytes_each = [4 * sum(numbers(traced, name, sizes) for name in (each[at].before, each[at].behind)) for at in walk]
+    for part in in_parts(bytes_each, _AT_ONCE):
+        numbers_at_once = [walk[place] for place in part]
         names = dict.fromkeys(name for at in numbers_at_once for name in (each[at].before, each[at].behind))
         progress("looking at blocks", done, len(each))
         for values in replay.run(names):
@@ -86,7 +89,8 @@ def influences(
                 sums[at] += alike.sum()
                 counts[at] += alike.size
         done += len(numbers_at_once)
-        replay.reach(each[numbers_at_once[-1]].behind)
+        if done < len(walk) and each[walk[done]].before in order:
+            replay.reach(each[walk[done]].before)  # what is still to be looked at is made there or later
     progress("looking at blocks", done, len(each))
     return [float(influence) for influence in 1 - sums / np.maximum(1, counts)]
 

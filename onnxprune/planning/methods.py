@@ -45,7 +45,7 @@ METHODS: Mapping[str, Method] = {
         "blocks",
         {"reconstruct": False, "batch_norm": False},
         needs=("depth",),
-        refuses=("without",),
+        refuses=("without", "criterion", "scope", "curves", "sweeps"),
     ),
     "laco": Method(
         "blocks are merged into the block in front of them, differences of weights added, while the last values of "
@@ -54,7 +54,7 @@ METHODS: Mapping[str, Method] = {
         "blocks",
         {"reconstruct": False, "batch_norm": False},
         needs=("depth",),
-        refuses=("without",),
+        refuses=("without", "criterion", "scope", "curves", "sweeps"),
     ),
     "slicegpt": Method(
         "the stream is written in the directions in which it varies most, and those of least go; nothing is refitted "
@@ -70,7 +70,8 @@ METHODS: Mapping[str, Method] = {
         "the first and the last",
         'Ma et al. 2023, "LLM-Pruner: On the Structural Pruning of Large Language Models", arXiv 2305.11627',
         "units",
-        {"criterion": "taylor-elements", "scope": "group", "reconstruct": False, "batch_norm": False},
+        {"criterion": "taylor-elements", "scope": "group", "reconstruct": False, "batch_norm": False, "width": False},
+        refuses=("curves", "sweeps"),
         torch=True,
         spares=(4 / 32, 2 / 32),
     ),
@@ -79,6 +80,7 @@ METHODS: Mapping[str, Method] = {
         'Xia et al. 2023, "Sheared LLaMA: Accelerating Language Model Pre-training via Structured Pruning", '
         "arXiv 2310.06694",
         "units",
+        {"width": False},
         needs=("shape",),
         refuses=("ratio", "ratios", "targets"),
         torch=True,
@@ -88,7 +90,8 @@ METHODS: Mapping[str, Method] = {
         "units go whose inputs fluctuate least, ranked over all layers; biases make up for their means",
         'An et al. 2023, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", arXiv 2312.11983',
         "units",
-        {"criterion": "flap", "scope": "global", "reconstruct": False, "batch_norm": False},
+        {"criterion": "flap", "scope": "global", "reconstruct": False, "batch_norm": False, "width": False},
+        refuses=("curves", "sweeps"),
         compensates=True,
     ),
 }
@@ -99,7 +102,7 @@ def with_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
 
     Args:
         values: options as they were given; `method` among them.
-        defaults: of all options: one that has its default counts as not given.
+        defaults: of all options: one that has its default counts as not given, but a ratio, which is None then.
 
     Raises:
         OptionError: for an unknown method, for an option that it decides itself or has no use for, and for one that
@@ -111,6 +114,7 @@ def with_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
     others |= {"rotations"} - ({"rotations"} if name == TURNS else set())
     known = {*method.options, *others, *method.refuses, *method.needs}
     given = {key for key in known & values.keys() if values[key] and values[key] != defaults[key]}
+    given |= {"ratio"} & known if values.get("ratio") is not None else set()
     for key in sorted(given):
         if key in method.options and values[key] != method.options[key]:
             raise OptionError(f"method {name} decides {key} itself, it is {method.options[key]!r}: leave it out")

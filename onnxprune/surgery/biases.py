@@ -39,7 +39,7 @@ def with_biases(model: Model, without: Collection[Layer]) -> Model:
             inputs[node.index, 2] = bias
         else:
             product = outputs[node.index, 0] = names.fresh(f"{layer.output}_product")
-            after[node.index] = [make_node("Add", [product, bias], layer.output)]
+            after[node.index] = [make_node("Add", [product, bias], layer.output, name=bias)]
     edits = dataclasses.replace(NO_EDITS, inputs=inputs, outputs=outputs, added=added, nodes_after=after)
     return _like(model, edits)
 

@@ -183,7 +183,7 @@ class _Masker:
         values = [name, *(f"onnxprune_back_{index}_{place}_{i}" for i in range(len(steps)))][::-1]
         for (op, constant, attributes), before, after in zip(steps, values, values[1:], strict=False):
             self.added[f"{before}_by"] = constant
-            node = make_node(op, [before, f"{before}_by"], after, **attributes)
+            node = make_node(op, [before, f"{before}_by"], after, name=f"{before}_by", **attributes)
             self.nodes_after.setdefault(index, []).append(node)
         if steps:
             self.outputs[index, place] = values[0]

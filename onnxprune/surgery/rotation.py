@@ -109,11 +109,12 @@ class _Turner:
     def _content(self, name: str, place: tuple[int, int], turns: list[Turn]) -> Array:
         array = self.arrays.array(name)
         assert array is not None  # `dependency.turning` has looked
+        dtype = array.dtype
         if place in self.extra:
-            array = (array + self.extra[place].reshape(array.shape)).astype(array.dtype)
-        for turn in turns:
-            array = _multiplied(array, turn.dim, self._matrix(turn))
-        return array
+            array = array.astype(np.float64) + self.extra[place].reshape(array.shape)
+        for number, turn in enumerate(turns, 1):
+            array = _multiplied(array, turn.dim, self._matrix(turn), dtype if number == len(turns) else np.float64)
+        return array.astype(dtype, copy=False)
 
     def _add(self, wanted: str, content: Array) -> str:
         name = self.names.fresh(wanted)
@@ -156,10 +157,9 @@ class _Turner:
         if node.op in ("Gemm", "Conv", "com.microsoft.Attention"):
             has_bias = len(node.inputs) > 2 and node.inputs[2]
             return (node.index, 2) if has_bias and self._is_constant(node.inputs[2], size) else None
-        readers = model.readers.get(node.outputs[0], ())
-        if len(readers) != 1 or readers[0][1] < 0 or model.nodes[readers[0][0]].op != "Add":
+        index, slot = model.only_reader(node.outputs[0]) or (-1, -1)
+        if slot < 0 or model.nodes[index].op != "Add":
             return None
-        index, slot = readers[0]
         return (index, 1 - slot) if self._is_constant(model.nodes[index].inputs[1 - slot], size) else None
 
     def _is_constant(self, name: str, size: int) -> bool:
@@ -186,7 +186,7 @@ class _Turner:
             bias = BIAS_OF_SKIP[SKIP]
             names = [self._input(node, 0), self._input(node, 1), ones]
             names += [self._input(node, bias)] if len(node.inputs) > bias and node.inputs[bias] else []
-            self._instead(node, [_skip_node(node, names)])
+            self._instead(node, [_skip_node(node, names, ones)])
         else:
             self.inputs[node.index, NORMS[node.op].scale] = ones
 
@@ -223,23 +223,23 @@ class _Turner:
         normed = put("Div", [x, root], "normed")
         if wide != dtype:
             normed = put("Cast", [normed], "narrow", to=_HALF[dtype.name])
-        nodes.append(make_node("Mul", [normed, ones], out))
+        nodes.append(make_node("Mul", [normed, ones], out, name=ones))
         self._instead(node, nodes)
 
 
-def _multiplied(array: Array, dim: int, matrix: Array) -> Array:
-    """Return an array times a matrix along a dim, in its own type; computed in float64, some rows at a time."""
+def _multiplied(array: Array, dim: int, matrix: Array, dtype: Any) -> Array:
+    """Return an array times a matrix along a dim, in some type; computed in float64, some rows at a time."""
     last = np.moveaxis(array, dim, -1)
     rows = last.reshape(-1, last.shape[-1])
-    product = np.empty(rows.shape, array.dtype)
+    product = np.empty(rows.shape, dtype)
     for start in range(0, len(rows), _ROWS):
         product[start : start + _ROWS] = rows[start : start + _ROWS].astype(np.float64) @ matrix
     return np.ascontiguousarray(np.moveaxis(product.reshape(last.shape), -1, dim))
 
 
-def _skip_node(node: Node, names: list[str]) -> Any:
+def _skip_node(node: Node, inputs: list[str], name: str) -> Any:
     return make_node(
-        SIMPLE_SKIP.rpartition(".")[2], names, node.outputs, domain="com.microsoft",
+        SIMPLE_SKIP.rpartition(".")[2], inputs, node.outputs, name=name, domain="com.microsoft",
         epsilon=float(node.attrs.get("epsilon", 1e-12)),
     )  # fmt: skip
 

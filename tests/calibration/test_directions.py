@@ -12,6 +12,7 @@ from onnxprune.dependency.frames import Signal
 from onnxprune.errors import DataError
 from onnxprune.graph.read import load
 from onnxprune.runtime.replay import Replay
+from tests.support.build import model
 from tests.support.streams import WIDTH, network
 
 BATCHES = [{"x": np.random.default_rng(seed).standard_normal((2, 5, 16)).astype(np.float32)} for seed in range(3)]
@@ -53,6 +54,20 @@ def test_moments_are_of_what_layers_read_before_scale_and_offset(tapped_bytes):
     np.testing.assert_allclose(moments[0], expected[0] + expected[1], atol=1e-3)
     np.testing.assert_allclose(moments[5], expected[2], atol=1e-3)
     assert len(told) == (3 if tapped_bytes == 1 else 1)
+
+
+@pytest.mark.parametrize("tapped_bytes", [1, 2**20])
+def test_places_of_fewer_rows_are_divided_by_their_own(tapped_bytes):
+    """As where a head reads one token alone."""
+    proto = model(
+        "n = Identity(x)", "c = Gather<axis=1>(n, zero)", "y = MatMul(n, w)", "z = MatMul(c, v)",
+        x=f"float[n,5,{WIDTH}] x", zero=np.array(0), w=(WIDTH, 3), v=(WIDTH, 3),
+    )  # fmt: skip
+    batch = {"x": np.ones((2, 5, WIDTH), np.float32)}
+    signals = {0: [Signal("n", 2, None, None)], 1: [Signal("c", 1, None, None)]}
+    moments = second_moments(load(proto), signals, [batch], tapped_bytes=tapped_bytes)
+    np.testing.assert_array_equal(moments[0], np.ones((WIDTH, WIDTH)))
+    np.testing.assert_array_equal(moments[1], np.ones((WIDTH, WIDTH)))
 
 
 def test_a_unit_that_nobody_reads_counts_for_nothing():

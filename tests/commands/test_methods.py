@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import onnxprune
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.planning.methods import METHODS
 from onnxprune.report.prune import prune_tables
+from tests.support.build import model
 from tests.support.cli import invoke
 from tests.support.paths import MODELS
 from tests.support.schema import follows_the_schema
@@ -65,8 +67,38 @@ def test_units_go_to_a_target(method):
     assert 0.8 < report["output"]["params"] / report["input"]["params"] <= 0.85
     assert {fit["strength"] for fit in report["reconstruction"]} == ({"bias alone"} if method == "flap" else set())
     spared = {group["name"] for group in report["groups"] if group["locked"] and "spares the first" in group["locked"]}
-    first = {"blocks.0.attention.qkv:heads", "blocks.0.expand"}
-    assert spared == (first if method == "llm-pruner" else set())
+    ends = {f"blocks.{number}.{name}" for number in (0, 4) for name in ("attention.qkv:heads", "expand")}
+    assert spared == (ends if method == "llm-pruner" else set())
+
+
+def test_the_first_and_the_last_block_of_each_stream_are_spared():
+    """Two towers of three blocks and one of two, which is too short."""
+    nodes, weights = [], {}
+    for tower, depth in (("a", 3), ("b", 3), ("c", 2)):
+        now = "x"
+        for name in (f"{tower}{number}" for number in range(depth)):
+            nodes += [f"h{name} = MatMul({now}, up{name})", f"r{name} = Relu(h{name})"]
+            nodes += [f"o{name} = MatMul(r{name}, down{name})", f"s{name} = Add({now}, o{name})"]
+            weights |= {f"up{name}": (8, 16), f"down{name}": (16, 8)}
+            now = f"s{name}"
+        nodes.append(f"e{tower} = MatMul({now}, last{tower})")
+        weights[f"last{tower}"] = (8, 3)
+    proto = model(*nodes, "y = Sum(ea, eb, ec)", x="float[n,8] x", **weights)
+    rows = {"x": np.random.default_rng(0).standard_normal((48, 8)).astype(np.float32)}
+    groups = onnxprune.prune(proto, 0.5, data=rows, latency=False, method="llm-pruner").report["groups"]
+    assert {group["name"] for group in groups if group["kept"] < group["units"]} == {"upa1", "upb1", "upc0", "upc1"}
+
+
+def test_layers_get_biases_also_where_they_are_named_as_what_they_make():
+    proto = model(
+        "h = MatMul(x, up)", "r = Relu(h)", "y = MatMul(r, down)", x="float[n,8] x", up=(8, 16), down=(16, 3)
+    )  # fmt: skip
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    rows = {"x": np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)}
+    report = onnxprune.prune(proto, 0.5, data=rows, latency=False, method="flap").report
+    assert report["verification"]["passed"]
+    assert [fit["strength"] for fit in report["reconstruction"]] == ["bias alone"]
 
 
 def test_masks_are_learned_to_a_shape():
@@ -104,6 +136,17 @@ def test_methods_have_no_effect_in_a_sweep(tmp_path):
         ({"method": "shortgpt"}, "method shortgpt needs depth: give --depth"),
         ({"method": "laco", "depth": 0.2, "without": "x"}, "method laco removes blocks: without has no effect with it"),
         ({"method": "laco", "depth": 0.2, "targets": {"params": 0.8}}, "method laco removes blocks: targets has no"),
+        ({"method": "shortgpt", "depth": 0.2, "ratio": 0.3}, "method shortgpt removes blocks: ratio has no effect"),
+        ({"method": "sheared", "shape": {"w1": 6}, "ratio": 0.3}, "method sheared removes units: ratio has no effect"),
+        ({"method": "shortgpt", "depth": 0.2, "criterion": "l1"}, "method shortgpt removes blocks: criterion has no"),
+        ({"method": "laco", "depth": 0.2, "scope": "global"}, "method laco removes blocks: scope has no effect"),
+        ({"method": "laco", "depth": 0.2, "curves": "gradient"}, "method laco removes blocks: curves has no effect"),
+        ({"method": "shortgpt", "depth": 0.2, "sweeps": 2}, "method shortgpt removes blocks: sweeps has no effect"),
+        ({"method": "flap", "curves": "gradient"}, "method flap removes units: curves has no effect with it"),
+        ({"method": "llm-pruner", "curves": "gradient"}, "method llm-pruner removes units: curves has no effect"),
+        ({"method": "flap", "width": True}, "method flap decides width itself, it is False: leave it out"),
+        ({"method": "llm-pruner", "width": True}, "method llm-pruner decides width itself, it is False: leave it"),
+        ({"method": "sheared", "shape": {"w1": 6}, "width": True}, "method sheared decides width itself, it is False"),
         ({"method": "flap", "depth": 0.2}, "method flap removes units: depth has no effect with it; leave it out"),
         ({"method": "flap", "criterion": "obs"}, "method flap decides criterion itself, it is 'flap': leave it out"),
         ({"method": "flap", "reconstruct": True}, "method flap decides reconstruct itself, it is False: leave it out"),

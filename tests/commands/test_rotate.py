@@ -14,7 +14,7 @@ from onnxprune.report.prune import prune_tables
 from tests.support.cli import invoke
 from tests.support.paths import MODELS, ZOO
 from tests.support.schema import follows_the_schema
-from tests.support.streams import network
+from tests.support.streams import FORMS, network
 from tests.support.zoo_store import read, refill
 
 VIT = str(MODELS / "vit.onnx")
@@ -83,6 +83,27 @@ def test_an_encoder_and_a_decoder_have_a_stream_each():
     assert [stream["kept"] for stream in result.report["rotation"]["streams"]] == [[48], [48]]
 
 
+def named_as_their_outputs(proto):
+    """Give each node the name of what it makes, as some exporters do."""
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    return proto
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nodes_may_be_named_as_what_they_make(form):
+    result, _ = sliced(named_as_their_outputs(network(form)), TOKENS, ratio=0.3)
+    assert [stream["kept"] for stream in result.report["rotation"]["streams"]] == [[16]]
+
+
+@pytest.mark.parametrize("form", ["layer", "skip rms"])
+def test_normalisations_that_lose_units_may_be_named_as_what_they_make(form):
+    proto = named_as_their_outputs(network(form))
+    report = onnxprune.prune(proto, 0.3, data=TOKENS, latency=False, width=True).report
+    assert report["verification"]["passed"]
+    assert {group["kept"] for group in report["groups"] if group["units"] == 24} == {16}
+
+
 def test_networks_that_normalise_behind_sums_are_refused():
     with pytest.raises(NothingToPrune) as error:
         onnxprune.prune(network("layer", post=True), data=TOKENS, method="slicegpt", ratio=0.25)
@@ -99,6 +120,24 @@ def test_networks_without_a_stream_are_refused():
 def test_a_target_that_the_turned_model_meets_is_refused():
     with pytest.raises(NothingToPrune, match=r"nothing has to go: the turned model meets params=0.999 already"):
         onnxprune.prune(VIT, data=DATA, samples=32, method="slicegpt", targets={"params": 0.999})
+
+
+def test_targets_out_of_reach_are_told_with_what_the_turned_model_has():
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(network("rms"), data=TOKENS, latency=False, method="slicegpt", targets={"params": 0.01})
+    text = str(error.value)
+    assert text.startswith("the turned model has 1.000 of the parameters and 1.000 of the MACs: ")
+    assert text.endswith("; figures are of the model that was turned")
+
+
+def test_nothing_goes_at_a_ratio_of_0():
+    with pytest.raises(NothingToPrune, match="at --ratio 0 no direction goes; give more, or a --target"):
+        onnxprune.prune(network("rms"), 0, data=TOKENS, latency=False, method="slicegpt")
+
+
+def test_a_stream_that_is_left_alone_is_told_with_the_reason():
+    with pytest.raises(NothingToPrune, match="can turn no stream: w: left out by --ignore or --only"):
+        onnxprune.prune(network("rms"), 0.3, data=TOKENS, latency=False, method="slicegpt", ignore="w")
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ def test_norms_between_sums_do_not_end_a_chain():
     assert told(each) == [(["a0", "f0"], "s0", "fsum0_n", 0), (["a1", "f1"], "fsum0_n", "fsum1", 0)]
 
 
+def test_shapes_that_are_computed_do_not_end_a_chain():
+    """As in exports of OPT: a Reshape takes sizes that are read off the inputs."""
+    nodes, last, weights = transformer(2, lambda total, out: [f"{out} = Reshape({total}, sizes)"] if total else ["-"])
+    each = found(["sizes = Shape(x)", *nodes], last, **weights)
+    assert told(each) == [(["a0", "f0"], "s0", "fsum0_n", 0), (["a1", "f1"], "fsum0_n", "fsum1", 0)]
+
+
 def test_residual_branches_of_one_kind_are_a_block_each():
     nodes, weights, now = [], {}, "x"
     for n in range(3):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.commands.prepare import part_to_run
+from onnxprune.dependency.blocks import entries
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
@@ -14,6 +15,7 @@ from onnxprune.errors import CannotTurn
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.graph.read import load
 from onnxprune.planning.slicing import streams_of
+from tests.support.build import TOKENS, model
 from tests.support.streams import WIDTH, network
 
 
@@ -21,7 +23,7 @@ def frames(proto, *, each=False):
     part = part_to_run(load(proto), {})
     traced = trace(part)
     stream, *_ = streams_of(traced, groups(traced))
-    parted = {branch.node: branch.other for branch in branches(traced)} if each else {}
+    parted = entries(traced, branches(traced)) if each else {}
     return frames_of(traced, stream.atom, parted, ConstantValues(part)), traced
 
 
@@ -48,6 +50,26 @@ def test_one_frame_or_one_for_each_place():
     assert len(found.signals) == len(found.values) == 3
     assert [(traced.model.nodes[step.node].outputs[0], step.slot) for step in found.steps] == [("s1", 0), ("s2", 0)]
     assert len({turn.frame for turn in found.turns}) == 3
+
+
+def test_branches_side_by_side_enter_the_stream_together():
+    """As in GPT-NeoX: an attention and a feed-forward network are added up first."""
+    nodes, weights, now = ["s0 = MatMul(x, w)"], {"w": (16, WIDTH), "h": (WIDTH, 5), "g": (WIDTH,)}, "s0"
+    for n in range(2):
+        nodes += [f"n{n} = RMSNormalization({now}, g)", f"a{n} = MatMul(n{n}, wa{n})", f"e{n} = MatMul(n{n}, we{n})"]
+        nodes += [
+            f"r{n} = Relu(e{n})",
+            f"f{n} = MatMul(r{n}, wf{n})",
+            f"v{n} = Relu(a{n})",
+            f"o{n} = MatMul(v{n}, wo{n})",
+        ]
+        nodes += [f"both{n} = Add(o{n}, f{n})", f"s{n + 1} = Add(both{n}, {now})"]
+        weights |= {f"wa{n}": (WIDTH, 8), f"wo{n}": (8, WIDTH), f"we{n}": (WIDTH, 32), f"wf{n}": (32, WIDTH)}
+        now = f"s{n + 1}"
+    proto = model(*nodes, f"z = RMSNormalization({now}, g)", "y = MatMul(z, h)", x=TOKENS, opset=23, **weights)
+    found, traced = frames(proto, each=True)
+    assert len(found.signals) == 3
+    assert [(traced.model.nodes[step.node].outputs[0], step.slot) for step in found.steps] == [("s1", 1), ("s2", 1)]
 
 
 LAST = {

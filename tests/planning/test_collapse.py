@@ -100,6 +100,21 @@ def test_chains_are_gone_through_one_after_the_other():
     assert dict(collapsed(found, 0.5).merged) == {"o1": "o0", "o3": "o2"}
 
 
+def test_each_stream_has_to_stay_alike():
+    """Two towers of six blocks: the third of the first one does much, which the end of the second one does not tell."""
+    nodes, weights = [], {}
+    for tower, sizes in (("a", [0.01, 0.01, 3, 0.01, 0.01, 0.01]), ("b", [0.01] * 6)):
+        now = "x"
+        for n, size in enumerate(sizes):
+            name = f"{tower}{n}"
+            nodes += [f"r{name} = Relu({now})", f"o{name} = MatMul(r{name}, w{name})", f"s{name} = Add({now}, o{name})"]
+            weights[f"w{name}"], now = size * matrix(), f"s{name}"
+        nodes.append(f"e{tower} = MatMul({now}, last)")
+    found = load(model(*nodes, "y = Add(ea, eb)", x=f"float[n,{D}] x", last=matrix(), **weights))
+    merged = dict(collapsed(found, 4 / 12).merged)
+    assert merged == {"oa2": "oa1", "ob3": "ob2", "ob4": "ob2", "ob5": "ob2"}
+
+
 def test_blocks_that_have_to_stay_go_into_no_other():
     found, _ = network([0.01] * 4)
     choice = collapsed(found, 0.5, able=lambda name: name != "p3")
@@ -123,6 +138,19 @@ def test_a_shared_weight_is_named():
         NothingToPrune, match=r"node 'o0' \(MatMul\) cannot be merged .*: its weight is read by several"
     ):
         collapsed(load(proto), 0.5)
+
+
+def test_a_weight_that_all_blocks_read_stays_as_it_is():
+    """As the angles of rotary embeddings inside attentions."""
+    nodes, weights = [], {"shared": matrix(), "last": matrix()}
+    for n in range(3):
+        stream = f"s{n - 1}" if n else "x"
+        nodes += [f"h{n} = MatMul({stream}, shared)", f"r{n} = Relu(h{n})", f"o{n} = MatMul(r{n}, w{n})"]
+        nodes.append(f"s{n} = Add({stream}, o{n})")
+        weights[f"w{n}"] = 0.01 * matrix()
+    choice = collapsed(load(model(*nodes, "y = MatMul(s2, last)", x=f"float[n,{D}] x", **weights)), 0.4)
+    assert dict(choice.merged) == {"o2": "o1"}
+    assert set(choice.contents) == {"w1"}
 
 
 def test_few_samples_are_spread_over_all():

@@ -33,6 +33,7 @@ def looked(found, data):
     return traced, blocks(traced, branches(traced)), calibration(found, load_data(data, found.inputs), "dense")
 
 
+SCALES = {"a0": 1, "b0": -2, "a1": -3, "b1": 2}  # of what blocks add to the stream
 ROWS = {"x": np.random.default_rng(0).standard_normal((48, 2)).astype(np.float32)}
 
 
@@ -45,6 +46,20 @@ def test_streams_that_do_not_fit_at_once_are_looked_at_in_parts(monkeypatch):
     traced, each, seen = looked(turning(0, 60, 90, 180), ROWS)
     monkeypatch.setattr(influence, "_AT_ONCE", 1)
     assert influences(traced, each, seen) == pytest.approx([0, 0.5, 1, 2], abs=1e-6)
+
+
+def test_chains_may_lie_side_by_side(monkeypatch):
+    """Two towers whose nodes take turns, a block of the second one ending before that of the first does."""
+    nodes = ["oa0 = MatMul(x, wa0)", "a1 = Add(x, oa0)", "b0 = Neg(x)", "ob0 = MatMul(b0, wb0)", "b1 = Add(b0, ob0)"]
+    nodes += ["oa1 = MatMul(a1, wa1)", "ob1 = MatMul(b1, wb1)", "b2 = Add(b1, ob1)", "c = MatMul(b2, last)"]
+    nodes += ["a2 = Add(a1, oa1)", "d = MatMul(a2, last)", "y = Mul(c, d)"]
+    weights = {f"w{name}": (size * np.eye(2)).astype(np.float32) for name, size in SCALES.items()}
+    proto = model(*nodes, x="float[n,2] x", last=np.eye(2, dtype=np.float32), **weights)
+    traced, each, seen = looked(load(proto), ROWS)
+    assert len({block.chain for block in each}) == 2
+    monkeypatch.setattr(influence, "_AT_ONCE", 1)
+    found = dict(zip([block.name for block in each], influences(traced, each, seen), strict=True))
+    assert found == pytest.approx({f"o{name}": 2 if size < -1 else 0 for name, size in SCALES.items()}, abs=1e-6)
 
 
 def test_blocks_of_least_influence_go_until_the_share_is_reached():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.commands.prepare import part_to_run
+from onnxprune.dependency.blocks import entries
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
@@ -19,6 +21,7 @@ from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.planning.slicing import streams_of
 from onnxprune.surgery.rotation import turned
+from tests.support.build import model
 from tests.support.paths import ZOO
 from tests.support.streams import FORMS, WIDTH, network
 from tests.support.zoo_store import load_zoo, read, refill
@@ -35,7 +38,7 @@ def turn(proto, *, each=False, basis=orthogonal):
     part = part_to_run(load(proto), {})
     traced = trace(part)
     (stream, *_), arrays = streams_of(traced, groups(traced)), ConstantValues(part)
-    parted = {branch.node: branch.other for branch in branches(traced)} if each else {}
+    parted = entries(traced, branches(traced)) if each else {}
     frames = frames_of(traced, stream.atom, parted, arrays)
     bases = {frame: basis(stream.atom.size, frame) for frame in frames.signals}
     rewritten = turned(traced, frames, bases, arrays)
@@ -88,6 +91,27 @@ def test_half_precision_is_normalised_in_single():
     assert [node.attribute[0].i for node in casts] == [1, 10] * 3
 
 
+def test_constants_that_are_turned_twice_are_rounded_once():
+    """A layer from the stream to the stream, in half precision: read in one frame, written in another."""
+    nodes = ["n = RMSNormalization(s, g)", "o = MatMul(n, both)", "t = Add(s, o)", "m = RMSNormalization(t, g)"]
+    weights = {"w": (16, WIDTH), "both": (WIDTH, WIDTH), "g": np.ones(WIDTH, np.float16), "h": (WIDTH, 5)}
+    proto = model(
+        "s = MatMul(x, w)",
+        *nodes,
+        "y = MatMul(m, h)",
+        x="float16[n,s,16] x",
+        y="float16[n,s,5] y",
+        opset=23,
+        dtype="float16",
+        **weights,
+    )
+    after, proof, frames = turn(proto)
+    assert proof.passed, proof.problem
+    basis = orthogonal(WIDTH, next(iter(frames.signals)))
+    expected = basis.T @ load(proto).array("both").astype(np.float64) @ basis
+    np.testing.assert_array_equal(after.array("both"), expected.astype(np.float16))
+
+
 def test_old_opsets_take_axes_as_an_attribute():
     proto = network("layer")
     proto.opset_import[0].version = 17
@@ -95,6 +119,15 @@ def test_old_opsets_take_axes_as_an_attribute():
     assert proof.passed, proof.problem
     means = [node for node in after.proto.graph.node if node.op_type == "ReduceMean"]
     assert all(len(node.input) == 1 and node.attribute[0].ints == [-1] for node in means if node.attribute[0].ints)
+
+
+def test_what_a_layer_gives_may_be_an_output_as_well():
+    """An offset is not taken over by the sum behind the layer then."""
+    proto = network("layer")
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("e0", onnx.TensorProto.FLOAT, ["n", "s", 32]))
+    after, proof, _ = turn(proto)
+    assert proof.passed, proof.problem
+    assert any("e0_shift" in node.input for node in after.proto.graph.node)
 
 
 @settings(max_examples=20, deadline=None)
@@ -118,7 +151,7 @@ def test_exported_networks_are_turned(name):
     for each in (False, True):
         _, proof, frames = turn(proto, each=each)
         assert proof.passed, proof.problem
-        assert frames.signals
+        assert (len(frames.signals) > 1) == each
 
 
 def test_the_width_is_that_of_the_network():
