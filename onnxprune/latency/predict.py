@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from onnxprune.graph.parts import Operand, stand
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.latency.kernels import Kernel
 
+_ONE: Mapping[Atom, int] = MappingProxyType({})
 FRACTIONS = (1.0, 0.8, 0.6, 0.4, 0.2)  # of the units of a group, at which nodes are timed
 MOST_POINTS = 125  # of one node
 MOST_NUMBERS = 64  # of an operand whose contents are kept
@@ -83,20 +85,22 @@ class Sizing:
         )
 
 
-def grids(sizing: Sizing, steps: Mapping[Atom, int]) -> list[Grid]:
+def grids(sizing: Sizing, steps: Mapping[Atom, int], least: Mapping[Atom, int] = _ONE) -> list[Grid]:
     """Return the nodes that multiply, and the sizes at which they are to be timed.
 
     Args:
         sizing: sizes for the inputs of a run.
         steps: of the atoms that may lose units; fast kernels need multiples of it.
+        least: units of some atoms that are kept at least, because the node picks so many of them; 1 by default.
     """
     traced = sizing.traced
     top = set(traced.model.top)
-    candidates = (_grid(coupling, sizing, steps) for index, coupling in traced.couplings.items() if index in top)
+    couplings = (coupling for index, coupling in traced.couplings.items() if index in top)
+    candidates = (_grid(coupling, sizing, steps, least) for coupling in couplings)
     return [grid for grid in candidates if grid is not None]
 
 
-def _grid(coupling: Coupling, sizing: Sizing, steps: Mapping[Atom, int]) -> Grid | None:
+def _grid(coupling: Coupling, sizing: Sizing, steps: Mapping[Atom, int], least: Mapping[Atom, int]) -> Grid | None:
     if not can_stand_alone(coupling):
         return None
     parts = tuple(_parts(coupling, sizing.traced, set(steps)))
@@ -108,7 +112,7 @@ def _grid(coupling: Coupling, sizing: Sizing, steps: Mapping[Atom, int]) -> Grid
         atoms = [atom for atom in dict.fromkeys(a for axis in axes for a in walk(axis)) if atom in steps]
         at: dict[float, Sizes] = {}
         for level in levels:
-            sizes = {atom: aligned(atom.size, level, steps[atom]) for atom in atoms}
+            sizes = {atom: max(least.get(atom, 1), aligned(atom.size, level, steps[atom])) for atom in atoms}
             at.setdefault(_share(axes, sizes), sizes)
         order = sorted(at)
         marks.append(tuple(order))

@@ -28,12 +28,12 @@ SAMPLES = 256  # that calibration takes at most, by default
 class Options:
     """The options of `prune`."""
 
-    method: str | None = None  # a key of `methods.METHODS`: pruning as it was published; None: as measures best
-    rotations: str = "one"  # of method slicegpt: one for all places of a stream, or "each" place its own
     ratio: float = 0.3  # share of the units of each group to remove, in [0, 1)
     ratios: tuple[tuple[str, float], ...] = ()  # glob -> ratio, the last match wins
     targets: tuple[tuple[str, float | str], ...] = ()  # instead: see `targets.parse`, kind -> fraction or "8ms"
     criterion: str | None = None  # a key of `importance.CRITERIA`; None: obs where there is data, l2 otherwise
+    method: str | None = None  # a key of `methods.METHODS`: pruning as it was published; None: as measures best
+    rotations: str = "one"  # of method slicegpt: one for all places of a stream, or "each" place its own
     scope: Scope | None = None  # "group", "global" or "loss"; None: loss for obs, else the criterion's own
     reconstruct: bool | None = None  # whether layers are refitted; None: where there is data
     sweeps: int | None = None  # of reconstruction over all layers; None: 1

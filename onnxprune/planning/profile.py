@@ -224,7 +224,7 @@ def profiled(
         speed.steps, speed.complete = _steps(speed, groups, steps, until=until, progress=progress)
     if fit:
         sizing = predict.Sizing(traced, shapes_at(traced.model, sizes_of(feeds, traced.model)))
-        grids = predict.grids(sizing, speed.steps)
+        grids = predict.grids(sizing, speed.steps, {group.atom: group.least for group in groups})
         until = start + (1 - SHARES[1]) * seconds
         kernels = [kernel for grid in sorted(grids, key=_macs_of, reverse=True) for kernel in grid.kernels]
         speed.complete &= tables.measure(kernels, until=until, progress=progress)
@@ -248,7 +248,8 @@ def _race_candidates(speed: Speed, groups: Sequence[Group], until: float, seed: 
             break
         progress("racing candidates", number + 1, len(shares))
         pairs = zip(groups, each, strict=True)
-        sizes = {g.atom: predict.aligned(g.units, float(share), speed.steps[g.atom]) for g, share in pairs}
+        aligned = ((g, predict.aligned(g.units, float(share), speed.steps[g.atom])) for g, share in pairs)
+        sizes = {group.atom: max(group.least, count) for group, count in aligned}
         speed.candidate(sizes)
 
 

@@ -134,7 +134,8 @@ def attributes_of(kernel):
 def multiplying(source):
     """Yield the kernels of each node at its full size, and with half of the units of each of its groups, and of all."""
     traced = trace(source)
-    moving = {group.atom for group in groups(traced) if group.prunable}
+    least = {group.atom: group.least for group in groups(traced) if group.prunable}
+    moving = set(least)
     sizing = predict.Sizing(traced, shapes_at(source, default_dims(source.inputs, 2)))
     for index in source.top:
         coupling = traced.couplings.get(index)
@@ -142,7 +143,10 @@ def multiplying(source):
             continue
         axes = [axis for found in coupling.inputs for axis in traced.axes(found or ())]
         atoms = sorted({atom for axis in axes for atom in walk(axis) if atom in moving}, key=str)
-        plans = ({}, *({atom: max(1, atom.size // 2) for atom in cut} for cut in (*([a] for a in atoms), atoms)))
+        plans = (
+            {},
+            *({atom: max(least[atom], atom.size // 2) for atom in cut} for cut in (*([a] for a in atoms), atoms)),
+        )
         yield [predict.kernel_at(coupling, sizing, plan, moving) for plan in plans]
 
 
