@@ -138,8 +138,8 @@ def flap(weights: Iterable[Weight], rng: np.random.Generator, seen: Sequence[See
 
     What does not fluctuate is a bias. An et al. 2024, "Fluctuation-based Adaptive Structured Pruning for Large
     Language Models". To compare across groups, scores of the inputs of a layer are standardised, (S − mean S) / std S,
-    and a unit of several inputs, such as a head, has the mean of theirs, as in the code that the authors published. That
-    squares the scores of the last layer of an attention before; here they are as those of all layers.
+    and a unit of several inputs, such as a head, has the mean of theirs, as in the code that the authors published.
+    That squares the scores of the last layer of an attention before; here they are as those of all layers.
     """
     if not seen:
         scores = l2(weights, rng)
