@@ -49,6 +49,12 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
+    "--vocabulary",
+    metavar="FILE",
+    help="Keep these tokens alone: ids.txt with an id a line, or tokens.json, a list of ids and tokens. Ids become "
+    "others; a map of them is written beside the model.",
+)
+@click.option(
     "--tie",
     is_flag=True,
     help="Store weights once that INPUT holds twice, such as a token table and the output layer's transposed copy.",

@@ -21,6 +21,7 @@ class Pass:
     publish: Publish
     improve: Improve | None = None  # tunes what was cut
     original: Model | None = None  # what the result is compared with, where that is not the model that is cut
+    timed: Model | None = None  # what the result is raced against, where that is neither
     evidence: Evidence | None = None  # scores and loss curves, where they are known
 
 
@@ -44,4 +45,5 @@ def cut(prepared: PreparedModel, once: Pass, progress: Progress) -> tuple[Any, d
         publish=once.publish,
         improve=once.improve,
         original=once.original,
+        timed=once.timed,
     )

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
-from onnxprune.commands.report_files import write_report
+from onnxprune.commands.report_files import write_map, write_report
 from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
@@ -55,7 +55,9 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
-_NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(("rounds", "masks", "depth", "rotation", "tied"))  # by other steps
+_NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(
+    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary")
+)  # by other steps
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
 
@@ -105,6 +107,7 @@ def published(
 
             def complete(report: dict[str, Any]) -> None:
                 report["output"]["path"] = str(target)
+                write_map(report, target, files)
                 if report_path is not None:
                     write_report(report, report_path, files.add(report_path))
 
@@ -125,12 +128,13 @@ def finish(
     publish: Publish,
     improve: Improve | None = None,
     original: Model | None = None,
+    timed: Model | None = None,
     shortened: Shortened | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, recovered and verified, and its report, when both are published.
 
-    Where its weights are tuned, the proof is of the cut, before that. It is compared with the `original`, which is the
-    model that was cut by default; targets are of the latter. What is `shortened` has lost branches already.
+    Where its weights are tuned, the proof is of the cut, before that. It is compared with the `original` and raced
+    against `timed`, by default the model that was cut; targets are of that. What is `shortened` has lost branches.
 
     Raises:
         VerificationError: when it does not equal the masked model; nothing is published then.
@@ -152,20 +156,19 @@ def finish(
         after = same_part(verify.read_back(path), model)
         verified = improved.verification if improved else proof(after)
         macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - cost.NodeMacs(traced).total(dead)
-        comparison = _compared(model, after, prepared, decision, macs=macs, original=original, progress=progress)
+        others = original, timed
+        comparison = _compared(model, after, prepared, decision, macs=macs, others=others, progress=progress)
         report = build_report(
             before=model,
             after=after,
             macs=macs,
             options=options,
             **_accounted(prepared, plan, dead),
+            **_seen(plan),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=comparison,
             calibration=prepared.calibration or prepared.why_no_calibration,
-            curves=plan.curves,
-            judged=plan.judged,
-            looked=plan.looked,
             fits=fits,
             held_out=_is_held_out(prepared),
             promise=decision.report_values,
@@ -175,6 +178,11 @@ def finish(
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
+
+
+def _seen(plan: Plan) -> dict[str, Any]:
+    """Return what the report says of losses and gradients that a plan rests on."""
+    return {"curves": plan.curves, "judged": plan.judged, "looked": plan.looked}
 
 
 def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> dict[str, Any]:
@@ -260,10 +268,12 @@ def _compared(
     decision: Decision,
     *,
     macs: tuple[int, int],
-    original: Model | None,
+    others: tuple[Model | None, Model | None],
     progress: Progress,
 ) -> Comparison | None:
     """Compare both models, and what was written with the targets; a latency that misses is timed again, for longer.
+
+    What is compared and raced in the place of the model that was cut are `others`.
 
     Raises:
         OptionError: when a target is missed.
@@ -279,10 +289,10 @@ def _compared(
     check_written([pair for pair in decision.bounds if pair[0].kind != "latency"], costs)
     bound = next((fraction for target, fraction in decision.bounds if target.kind == "latency"), math.inf)
     for times in (1, CONFIRM):
-        reference, data = original or before, prepared.evaluation_data
-        comparison = _compare(reference, after, prepared.options, data, progress, times=times)
-        timed = comparison if prepared.options.latency and original is None else None
-        latency = _latency(after, decision, timed, times)
+        reference, data = others[0] or before, prepared.evaluation_data
+        comparison = _compare(reference, after, prepared.options, data, progress, times=times, timed=others[1])
+        raced = comparison if prepared.options.latency and others == (None, None) else None
+        latency = _latency(after, decision, raced, times)
         costs |= {} if latency is None else {"latency": latency}
         if latency is None or latency <= OVER * bound:
             break
@@ -321,7 +331,14 @@ def _is_held_out(prepared: PreparedModel) -> bool:
 
 
 def _compare(
-    before: Model, after: Model, options: Options, data: Data | None, progress: Progress, *, times: int = 1
+    before: Model,
+    after: Model,
+    options: Options,
+    data: Data | None,
+    progress: Progress,
+    *,
+    times: int = 1,
+    timed: Model | None = None,
 ) -> Comparison | None:
     """Time both models and, with samples, compare their outputs; None where the options want neither."""
     if not options.latency and data is None:
@@ -341,6 +358,7 @@ def _compare(
         detail=False,
         shapes=dict(options.inputs),
         metric=None if data is None else options.metric,
+        timed=timed,
     )
 
 

@@ -20,9 +20,10 @@ from typing import Any
 
 from onnxprune.commands.finish import published
 from onnxprune.commands.folder_settings import SETTINGS, CacheSizes, adjusted
+from onnxprune.commands.folder_tokenizer import folder_of, reduced
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
-from onnxprune.commands.prune import Result, prune_to
+from onnxprune.commands.prune import Result, bounded, prune_to
 from onnxprune.commands.report_files import write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
@@ -30,6 +31,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
 from onnxprune.graph.publish import Reads, check_written, hidden_beside, resolved, signals_held, staging, taken
 from onnxprune.graph.read import load
+from onnxprune.graph.tied import twins
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
@@ -142,6 +144,7 @@ def prune_files(
     networks = _networks(held)
     names = [_name(network[0].model, source) for network in networks]
     _check_single(options, networks, source)
+    _check_vocabulary(options, networks, source)
     samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
     _check_reads(source, target, report_path, [path for each in samples for path in each.files], force)
     place = resolved(target)
@@ -149,7 +152,8 @@ def prune_files(
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held])
-        run = _Run(source, whole, options, progress, learning)
+        has_ids = any(_holds_tokens(each.model) for each in held)
+        run = _Run(source, whole, options, progress, learning, has_ids)
         parts = zip(networks, samples, strict=True)
         files = [each for network, own in parts for each in run.pruned(network, own)]
         result = _result(target, whole, files)
@@ -252,12 +256,33 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
 
 
 def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where branches or twins would go from one file of a network and stay in another."""
-    several = next((network for network in networks if len(network) > 1), None)
-    what = "depth" if options.shortens else "tie" if options.tie else None
-    if what is not None and several is not None:
-        one, other = (_name(file.model, source) for file in several[:2])
+    """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another."""
+    several, what = [network for network in networks if len(network) > 1], options.beside_widths
+    if what == "tie":
+        several = [network for network in several if any(twins(file.model) for file in network)]
+    if several and what is not None:
+        one, other = (_name(file.model, source) for file in several[0][:2])
         raise OptionError(f"{what} goes with one file for each network: {one} and {other} hold the same one")
+
+
+def _check_vocabulary(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
+    """Raise OptionError where an output scores the tokens that another file of the folder looks up."""
+    if options.vocabulary is None:
+        return
+    models = [network[0].model for network in networks]
+    sizes = {port.below for model in models for port in model.inputs if port.holds_tokens}
+    for model in (model for model in models if not _holds_tokens(model)):
+        scores = next((port for port in model.outputs if port.shape and port.shape[-1] in sizes), None)
+        if scores is not None:
+            raise OptionError(
+                f"vocabulary: output {scores.name!r} of {_name(model, source)} scores the tokens of another file, "
+                "whose ids it does not take: cut the files one by one"
+            )
+
+
+def _holds_tokens(model: Model) -> bool:
+    """Whether an input of a model holds ids."""
+    return any(port.holds_tokens for port in model.inputs)
 
 
 def _last(file: Held) -> tuple[bool, int, str]:
@@ -321,6 +346,7 @@ class _Run:
     options: Options
     progress: Progress
     learning: Learning
+    has_ids: bool  # whether any of the networks takes ids of tokens
 
     def pruned(self, network: Sequence[Held], samples: _Samples) -> list[PrunedFile]:
         """Prune the first file of a network, and cut the others alike.
@@ -338,13 +364,15 @@ class _Run:
             return [self._copied(file.model, str(error)) for file in network]
         caches = _caches(lead.model, result.report)
         files = [PrunedFile(_name(lead.model, self.source), result.report, leads=True, caches=caches)]
-        became = lead_of(lead, result.model, result.report) if followers else None
+        became = lead_of(lead, result.model, result.folder, result.report) if followers else None
         return [*files, *(self._followed(file, became) for file in followers if became is not None)]
 
     def _led(self, model: Model, samples: _Samples, held: tuple[str, ...]) -> Result:
         options = replace(self.options, held=held, eval_data=samples.evaluation)
+        if not _holds_tokens(model) and self.has_ids:
+            options = replace(options, vocabulary=None)
         place, name = self._place(model), _name(model, self.source)
-        with _named(name):
+        with _named(name), bounded(model):
             check_weights_name(place, model.is_external)
             job = Job(model, options, samples.data, self.learning, place.name)
             return prune_to(job, place, published(model, place), progress=self._progress(name))
@@ -352,7 +380,7 @@ class _Run:
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
         name = _name(file.model, self.source)
         publish = published(file.model, self._place(file.model))
-        with _named(name):
+        with _named(name), bounded(file.model):
             report = follow(file, lead, self.options, publish, self._progress(name))[1]
             return PrunedFile(name, report, caches=_caches(file.model, report))
 
@@ -411,6 +439,19 @@ def _settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
                 yield from (f"{path.relative_to(whole)}: {change}" for change in changes)
 
 
+def _settle_tokens(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
+    """Reduce the tokenizers of models whose vocabulary was cut; yield what was done."""
+    done: set[Path] = set()
+    for each in files:
+        words = each.report and each.report.get("vocabulary")
+        folder = folder_of(whole / each.name)
+        if words and folder is not None and folder not in done:
+            done.add(folder)
+            yield from reduced(folder, words["kept"])
+        elif words and folder is None:
+            yield f"{each.name}: no tokenizer lies beside it: whoever calls it applies the map of ids"
+
+
 def _nearest(model: Path, settings: Sequence[Path]) -> Path | None:
     above = [path for path in settings if path.parent in model.parents]
     return max(above, key=lambda path: len(path.parts), default=None)
@@ -421,7 +462,7 @@ def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderRes
     if all(each.report is None for each in files):
         raise NothingToPrune("; ".join(f"{each.name}: {each.why}" for each in files))
     in_order = sorted(files, key=lambda each: each.name)
-    settings = tuple(_settle(whole, in_order))
+    settings = (*_settle(whole, in_order), *_settle_tokens(whole, in_order))
     for each in in_order:
         if each.report is not None:
             each.report["output"]["path"] = str(target / each.name)

@@ -4,7 +4,8 @@
 `genai_config.json` that of ONNX Runtime GenAI (https://onnxruntime.ai/docs/genai/reference/config.html). Both state one
 number for all layers. Where all layers keep the same count it is written; where they keep different ones no number
 would be right, and it stays. What programs make inputs of (heads of the cache, their size) is what the inputs of the
-file are: these stay with them, and follow where caches were cut.
+file are: these stay with them, and follow where caches were cut. Where the vocabulary was cut, its size and the ids
+of special tokens follow.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
-SETTINGS = ("config.json", "genai_config.json")
+SETTINGS = ("config.json", "generation_config.json", "genai_config.json")
+_SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # lists of ids that are never written
 # What programs read of the inner width of feed-forward parts; no input of a model depends on it.
 _INNER = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
 _NEURONS = "neurons"
@@ -71,6 +73,9 @@ def adjusted(
 
 def _changes(settings: dict[str, Any], reports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
     """Change settings in place; yield each change in words, and whether it is one."""
+    words = next((each for each in (report.get("vocabulary") for report in reports.values()) if each), None)
+    if words is not None:
+        yield from ((change, True) for change in _of_tokens(settings, words))
     for holder in _objects(settings):
         for key in _INNER:
             yield from _set(holder, key, _kept(_meant(key, reports)))
@@ -116,6 +121,28 @@ def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterat
     gone = sum(each.after is None for each in caches)
     if gone:
         yield f"{gone} of {len(caches)} inputs that hold the past are gone, the number of layers stays. {_WHO}", False
+
+
+def _of_tokens(settings: dict[str, Any], words: Mapping[str, Any]) -> Iterator[str]:
+    """Bring sizes of the vocabulary and ids of tokens into line, in place; yield each change in words."""
+    new = {old: at for at, old in enumerate(words["kept"])}
+    for holder in _objects(settings):
+        for key, value in holder.items():
+            after = value
+            if key == "vocab_size" and value == words["before"]:
+                after = words["after"]
+            elif key.endswith("_token_id"):
+                after = [new.get(each, each) for each in value] if isinstance(value, list) else new.get(value, value)
+            elif key in _SUPPRESSED and isinstance(value, list):
+                after = [new[each] for each in value if each in new]
+            if after != value:
+                holder[key] = after
+                yield f"{key} {_shown(value)} became {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value in few words."""
+    return f"{len(value)} ids" if isinstance(value, list) else str(value)
 
 
 def _objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -120,15 +121,16 @@ def _is_even(array: Array) -> bool:
     return array.size < 2 or bool((array == array.reshape(-1)[0]).all())
 
 
-def lead_of(original: Held, proto: Any, report: Mapping[str, Any]) -> Lead:
+def lead_of(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> Lead:
     """Return what became of the weights of a file that was pruned.
 
     Args:
         original: the file.
         proto: the pruned model.
+        folder: where its external data lies.
         report: of the run.
     """
-    known, after = original.digests, view(proto, folder=original.model.folder)
+    known, after = original.digests, view(proto, folder=folder)
     cuts = {name: (each["source"], each["kept"]) for name, each in report["initializers"].items()}
     became: dict[Digest, list[Became]] = {}
     for name in after.constants:

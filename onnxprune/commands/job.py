@@ -9,7 +9,7 @@ from typing import Any
 from onnxprune import check
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.planning.methods import METHODS
+from onnxprune.planning.methods import METHODS, TURNS
 from onnxprune.planning.options import Options
 from onnxprune.training.extra import check_torch
 from onnxprune.training.settings import TuneOptions, amount, make_tune_options
@@ -47,6 +47,7 @@ class Job:
     learning: Learning
     name: str = "pruned.onnx"  # of the file to write
     original: Model | None = None  # what the result is compared with and learns from, where that is another model
+    timed: Model | None = None  # what the result is raced against, where that is yet another one
 
 
 def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Options) -> Learning:
@@ -66,6 +67,8 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     learning = Learning(tuning, check.count("rounds", rounds, 1), masked)
     if options.shortens and (learning.rounds > 1 or learning.masks is not None):
         raise OptionError("depth goes with one round, and without masks: cut the result again, or give widths alone")
+    if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
+        raise OptionError("vocabulary goes with one round, and without masks: cut the result again, without it")
     _check_method(learning, options)
     if learning.masks is not None and learning.rounds > 1:
         raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
@@ -89,6 +92,10 @@ def _check_method(learning: Learning, options: Options) -> None:
         raise OptionError(f"method {options.method} says itself what goes: masks have no effect")
     if learning.rounds > 1:
         raise OptionError(f"method {options.method} cuts all at once: rounds have no effect")
+    if options.vocabulary is not None and options.method == TURNS:
+        raise OptionError(f"method {TURNS} turns the original itself: cut the vocabulary first, and turn the result")
+    if options.vocabulary is not None and not (options.cuts_widths or options.shortens):
+        raise OptionError(f"method {options.method} chooses no tokens: say with vocabulary how much else is to go")
 
 
 def _tuning(name: str, value: Any, data: Any, options: Options) -> TuneOptions | None:

@@ -10,7 +10,9 @@ from onnxprune.planning.options import Options
 _RACE_S = 3.0
 
 
-def measured(original: Model, now: Model, data: Data | None, options: Options) -> dict[str, tuple[float, float]]:
+def measured(
+    original: Model, now: Model, data: Data | None, options: Options, timed: Model | None = None
+) -> dict[str, tuple[float, float]]:
     """Return latency in ms and memory in bytes of both models, by kind of target; memory where it is one and is known.
 
     Args:
@@ -18,12 +20,13 @@ def measured(original: Model, now: Model, data: Data | None, options: Options) -
         now: the second one.
         data: samples to time them on; random feeds without.
         options: that have the targets.
+        timed: what is timed in the place of the first model, which has other outputs than this one.
     """
     kinds = {target.kind for target in options.bounds}
     race = compare_models(
         original, now, data=data, provider=options.provider, threads=options.threads,
         batch=options.batch, budget_s=_RACE_S, seed=options.seed, memory="memory" in kinds, detail=False,
-        shapes=dict(options.inputs),
+        shapes=dict(options.inputs), timed=timed,
     )  # fmt: skip
     costs = {"latency": (race.before.median_ms, race.after.median_ms)}
     memory = race.before.peak_memory_bytes, race.after.peak_memory_bytes

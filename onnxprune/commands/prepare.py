@@ -13,8 +13,8 @@ import numpy as np
 from onnxprune.calibration.batches import Calibration, accepted, calibration
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
-from onnxprune.data.caches import check_no_past
-from onnxprune.data.samples import Data, evaluated, files_of, limit, load_data, split, with_shapes
+from onnxprune.data.caches import check_no_past, load_suited
+from onnxprune.data.samples import Data, evaluated, files_of, limit, split, with_shapes
 from onnxprune.dependency.account import unreached
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.blocks import Block, blocks
@@ -235,7 +235,7 @@ def load_limited(model: Model, options: Options, data_source: Any) -> Data:
     Raises:
         DataError: when they do not fit the inputs of the model.
     """
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    data = load_suited(data_source, model.inputs, preprocess=options.preprocess)
     return limit(data, options.most_samples(data.count), options.seed)
 
 
@@ -266,7 +266,7 @@ def _evaluated(model: Model, options: Options) -> Data | None:
     """Return the samples of `eval_data`."""
     if options.eval_data is None:
         return None
-    return evaluated(load_data(options.eval_data, model.inputs, preprocess=options.preprocess), options.seed)
+    return evaluated(load_suited(options.eval_data, model.inputs, preprocess=options.preprocess), options.seed)
 
 
 def _samples(model: Model, options: Options, data_source: Any) -> _Samples:
@@ -279,7 +279,7 @@ def _samples(model: Model, options: Options, data_source: Any) -> _Samples:
         return _Samples(None, evaluation_data)
     if evaluation_data is not None:
         return _Samples(load_limited(model, options, data_source), evaluation_data)
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    data = load_suited(data_source, model.inputs, preprocess=options.preprocess)
     share = min(_MOST_CALIBRATED, options.most_samples(data.count) / data.count)
     calibration_data, rest = split(data, share, options.seed)
     return _Samples(calibration_data, evaluated(rest, options.seed) if rest.count else calibration_data)
@@ -291,7 +291,7 @@ def _tuning_samples(model: Model, options: Options, data_source: Any) -> _Sample
     The samples that decide there are in neither, so that the cut before tuning looks no better on them than it is.
     """
     evaluation_data = _evaluated(model, options)
-    data = load_data(data_source, model.inputs, preprocess=options.preprocess)
+    data = load_suited(data_source, model.inputs, preprocess=options.preprocess)
     if evaluation_data is None:
         data, rest = split(data, _MOST_CALIBRATED, options.seed)
         evaluation_data = evaluated(rest, options.seed) if rest.count else data

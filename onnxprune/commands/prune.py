@@ -15,18 +15,28 @@ from onnxprune.commands.finish import Publish, kept_in_memory, published
 from onnxprune.commands.job import Job, make_learning
 from onnxprune.commands.masks import by_masks
 from onnxprune.commands.prepare import part_to_run, sample_files
+from onnxprune.commands.report_files import map_file, write_map
 from onnxprune.commands.rotate import by_rotation
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
 from onnxprune.commands.shorten import by_depth
 from onnxprune.commands.tie import with_ties
+from onnxprune.commands.vocabulary import by_vocabulary
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
 from onnxprune.graph.deferred import deferring, defers
 from onnxprune.graph.edit import with_deferred_inside
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved, staging
+from onnxprune.graph.publish import (
+    Reads,
+    blamed_on_change,
+    check_files,
+    check_unchanged,
+    check_written,
+    resolved,
+    staging,
+)
 from onnxprune.graph.read import Source, load, read_proto
 from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.methods import TURNS
@@ -70,6 +80,7 @@ class Result:
             staging(force) as files,
             staged(self.model, target, self.folder, self.external, files, alignment=self.alignment),
         ):
+            write_map(self.report, target, files)
             return target
 
 
@@ -104,10 +115,11 @@ def prune(
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
-            what branches compute), without (globs of branches), tie, method (a key of `planning.methods.METHODS`),
-            rotations ("one" or "each", of method slicegpt), criterion, scope, round_to, min_units, ignore, only,
-            width, change_io, ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}),
-            effort, provider, threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
+            what branches compute), without (globs of branches), tie, vocabulary (ids of the tokens to keep, or a
+            file of them; the report has the map), method (a key of `planning.methods.METHODS`), rotations ("one" or
+            "each", of method slicegpt), criterion, scope, round_to, min_units, ignore, only, width, change_io,
+            ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort, provider,
+            threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
             preprocess, samples, metric.
 
     Raises:
@@ -120,7 +132,7 @@ def prune(
     model = load(source)
     job = Job(model, checked, data, learning)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
-    with _bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
+    with bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
         result = _prune(job, keeper, silent, publish)
         return replace(result, model=with_deferred_inside(result.model))
 
@@ -159,18 +171,18 @@ def prune_file(
     model = load(source)
     check_files(target, weights, report_path, Reads(source, tuple(model.data_files), samples), force)
     check_weights_name(target, model.is_external)
+    if options.vocabulary is not None:
+        check_written([(map_file(target), "the map of ids")], Reads(source, tuple(model.data_files), samples), force)
     job = Job(model, options, data, learning, resolved(target).name)
     removed: list[Path] = []
     publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
-    with _bounded(model):
+    with bounded(model):
         result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
-        if defers():  # what was written holds the numbers from now on
-            result = replace(result, model=read_proto(target), folder=resolved(target).parent, stamps={})
     return replace(result, removed=tuple(removed))
 
 
 @contextlib.contextmanager
-def _bounded(model: Model) -> Iterator[None]:
+def bounded(model: Model) -> Iterator[None]:
     """Bound the memory within the block: where the model does not fit it, no other one is in memory as a whole."""
     with memory_limited(), contextlib.ExitStack() as stack:
         if model.is_external and not runs_whole(weight_bytes(model)):
@@ -188,12 +200,17 @@ def prune_to(
     force: bool = False,
     progress: Progress,
 ) -> Result:
-    """Prune a model to the file `target`, which `publish` writes; the rest is as of `prune_file`."""
+    """Prune a model to the file `target`, which `publish` writes; the rest is as of `prune_file`.
+
+    Within `bounded`, so that memory is.
+    """
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
     keeper = keeper_of(job, saved if job.learning.takes_long or resume else None, resume=resume, force=force)
     with keeper.leaving_nothing():
         result = _prune(job, keeper, progress, publish)
     keeper.remove()
+    if defers():  # what was written holds the numbers from now on
+        return replace(result, model=read_proto(target), folder=resolved(target).parent, stamps={})
     return result
 
 
@@ -202,7 +219,9 @@ def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Re
     model, source = job.model, job
     with blamed_on_change(model.stamps, model.path):
         job, publish = with_ties(_with_samples(job), publish, progress)
-        if job.options.method == TURNS:
+        if job.options.vocabulary is not None:
+            proto, report = by_vocabulary(job, keeper, publish, progress)
+        elif job.options.method == TURNS:
             proto, report = by_rotation(job, keeper, publish, progress)
         elif job.options.shortens:
             proto, report = by_depth(job, keeper, publish, progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import InputError, OptionError
-from onnxprune.graph.publish import Reads, check_written, staging
+from onnxprune.graph.publish import Reads, Staging, check_written, staging
 from onnxprune.report.plot import as_png, drawing_packages
 
 PLOTS = (".svg", ".png", ".html")
@@ -75,6 +75,28 @@ def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None
         InputError: when it cannot be written.
     """
     write_text(json.dumps(report, indent=1) + "\n", path, temporary)
+
+
+def map_file(target: Path) -> Path:
+    """Return where the map of ids of a model lies: beside it.
+
+    >>> map_file(Path("small.onnx")).name
+    'small.vocabulary.json'
+    """
+    return target.with_suffix(".vocabulary.json")
+
+
+def write_map(report: Mapping[str, Any], target: Path, files: Staging) -> None:
+    """Write which new id every kept token has, by its old one, beside a model whose vocabulary was cut.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    words = report.get("vocabulary")
+    if words is not None:
+        ids = {str(old): new for new, old in enumerate(words["kept"])}
+        path = map_file(target)
+        write_text(json.dumps(ids) + "\n", path, files.add(path))
 
 
 def write_text(text: str, path: Path, temporary: Path) -> None:

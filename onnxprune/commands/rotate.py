@@ -217,7 +217,8 @@ def _cut(  # noqa: PLR0917 - as they follow from one another
     if tuning is not None:
         improve = improver(later, Tuning(tuning, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
     whole_report = partial(with_report, publish, partial(told, streams=values))
-    once = Pass(whole_report, improve, prepared.traced.model, by_order(later.traced, later.groups, ratios))
+    evidence = by_order(later.traced, later.groups, ratios)
+    once = Pass(whole_report, improve, original=prepared.traced.model, evidence=evidence)
     try:
         return cut(later, once, progress)
     except (NothingToPrune, UnreachableTarget) as error:

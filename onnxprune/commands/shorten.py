@@ -28,7 +28,7 @@ from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.influence import by_influence
-from onnxprune.planning.left import Cost, targets_left
+from onnxprune.planning.left import Cost, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -57,12 +57,15 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     shorter = _shortened(prepared, progress)
     if job.options.cuts_widths:
         left = _left(prepared, shorter, progress)
-        rest = _rest(job.options, left.costs)
+        rest = rest_of(job.options, left.costs)
         if rest is not None:
+            rest = replace(rest, depth=None, without=())
             return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress)
     improve, options = None, job.learning.tuning
     if options is not None:
-        improve = improver(prepared, Tuning(options, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
+        improve = improver(
+            prepared, Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume), progress
+        )
     return finish(
         prepared,
         Decision(Plan({}), ()),
@@ -71,6 +74,8 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
         progress=progress,
         publish=partial(with_report, publish, lambda report: report.update(depth=shorter.values)),
         improve=improve,
+        original=job.original,
+        timed=job.timed,
         shortened=shorter.shortened,
     )
 
@@ -232,15 +237,6 @@ def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Le
     return _Left(model, costs)
 
 
-def _rest(options: Options, costs: Mapping[str, Cost]) -> Options | None:
-    """Return options that cut what is still to go from the shorter model; None where its targets are met already."""
-    targets = targets_left(options, costs)
-    if options.targets and not targets and not (options.ratios or options.shape):
-        return None
-    ratio = 0.0 if options.targets and not targets else options.ratio
-    return replace(options, depth=None, without=(), targets=targets, ratio=ratio)
-
-
 def _cut_further(  # noqa: PLR0917 - as they follow from one another
     job: Job,
     options: Options,
@@ -269,7 +265,7 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
         gone={original.nodes[index].name for index in shortened.dead},
         shares={kind: cost.share for kind, cost in left.costs.items()},
     )
-    later = Job(left.model, options, job.data, job.learning, job.name, original=original)
+    later = replace(job, model=left.model, options=options, original=job.original or original)
     went, share = plural(len(shortened.branches), "branch"), left.costs["macs"].share
     told = f"after {went} went, which left {share:.3f} of the MACs"
     try:

@@ -25,6 +25,7 @@ from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Complete, finish
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
+from onnxprune.commands.prune import bounded
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import write_report
 from onnxprune.commands.sweep_folder import SweepFolder, file_digests
@@ -133,8 +134,8 @@ def make_family(
     check.choice("kind", kind, KINDS)
     if options.method is not None:
         raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
-    if options.shortens or options.tie:
-        what = "depth" if options.shortens else "tie"
+    if options.beside_widths is not None:
+        what = options.beside_widths
         raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
     model = load(source)
     members = make_members(model, options, kind, values, data=data)
@@ -146,7 +147,7 @@ def make_family(
         folder.refuse_others(missing)
     folder.check(missing)
     if missing:
-        with blamed_on_change(model.stamps, model.path):
+        with bounded(model), blamed_on_change(model.stamps, model.path):
             none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
     summary = summarize(kind, members, none, folder)
     folder.write_summary(summary)

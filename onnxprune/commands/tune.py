@@ -15,6 +15,7 @@ from onnxprune.commands.learn import learn, lesson_values, proven, stored
 from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
 from onnxprune.commands.report_files import check_plot, write_plot, write_report
+from onnxprune.commands.tie import tied_as
 from onnxprune.commands.tune_cut import kept_by_report
 from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, evaluated, files_of, load_data, shares_samples
@@ -285,7 +286,7 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
 def _prepared(request: TuneRequest, progress: Progress) -> tuple[Model, Model | None]:
     """Return the parts of both models that can be run."""
     shapes = dict(request.options.inputs)
-    teacher = None if request.teacher is None else part_to_run(request.teacher, shapes)
+    teacher = None if request.teacher is None else part_to_run(tied_as(request.teacher, request.cut), shapes)
     return part_to_run(request.model, shapes, progress), teacher
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.data.batching import moved_axes, samples_in
 from onnxprune.data.columns import Column, Samples, length
-from onnxprune.data.samples import Data
+from onnxprune.data.samples import Data, load_data
 from onnxprune.errors import DataError
 from onnxprune.graph.ports import Port, Role, past_axis
 from onnxprune.graph.tensors import Shape
@@ -38,16 +38,30 @@ def suited(feeds: Mapping[str, Any], inputs: Sequence[Port]) -> dict[str, Any]:
 
 
 def suited_data(data: Data, inputs: Sequence[Port]) -> Data:
-    """Return samples as another model of the network takes them; arguments and errors as of `suited`."""
+    """Return samples as another model of the network takes them; arguments and errors as of `suited`.
+
+    A past that has the sizes which the model states stays as it is, whatever it holds.
+    """
     rows = max((length(column) for name, column in data.columns.items() if name not in data.shared), default=0)
     pasts, names = _pasts(inputs), {port.name for port in inputs}
     columns: dict[str, Samples] = {name: column for name, column in data.columns.items() if name in names}
     for port in pasts:
-        shape = rows, *(dim for at, dim in enumerate(_shape(port, rows)) if at != port.batch)
-        if port.name not in columns or _of_first(columns[port.name]) != shape[1:]:
+        if port.name not in columns or not _fits(port, _of_first(columns[port.name], port)):
             check_no_past(data, [port.name])
+            shape = rows, *(dim for at, dim in enumerate(_shape(port, rows)) if at != port.batch)
             columns[port.name] = np.zeros(shape, port.dtype)
+    if columns.keys() == data.columns.keys() and all(columns[name] is data.columns[name] for name in columns):
+        return data
     return replace(data, columns=columns, axes={**data.axes, **moved_axes(pasts)})
+
+
+def load_suited(source: Any, inputs: Sequence[Port], *, preprocess: Any = None) -> Data:
+    """Return the samples of a source as a model takes them, also where they were read for another one of the network.
+
+    Arguments and errors as of `load_data` and `suited`.
+    """
+    data = load_data(source, inputs, preprocess=preprocess)
+    return suited_data(data, inputs) if data is source else data
 
 
 def check_no_past(data: Data | None, names: Collection[str]) -> None:
@@ -87,6 +101,10 @@ def _shape(port: Port, samples: int) -> Shape:
     return tuple(known[at] if at in known else dim if isinstance(dim, int) else 1 for at, dim in shape)
 
 
-def _of_first(column: Samples) -> Shape:
-    """Return the shape of the first sample of a column."""
-    return column.shapes[0] if isinstance(column, Column) else column.shape[1:]
+def _of_first(column: Samples, port: Port) -> Shape:
+    """Return the shape that the first sample of a column has alone, with the axis of samples where the input has it."""
+    if port.batch is None and not isinstance(column, Column):
+        return column.shape
+    sample = column.shapes[0] if isinstance(column, Column) else column.shape[1:]
+    at = port.batch or 0
+    return (*sample[:at], 1, *sample[at:])

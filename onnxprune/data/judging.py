@@ -67,12 +67,21 @@ def _opened(model: Model, names: Collection[str] | None) -> Runner:
     return open_session(message(model.proto, model.folder, names), folder=model.folder)
 
 
+def _runs(session: Runner, feeds: Iterator[dict[str, Array]]) -> Iterator[tuple[Feeds, dict[str, Array]]]:
+    """Yield each of some feeds with what a model gives for it; a chain opens each piece once for all of them."""
+    if isinstance(session, Chain):
+        held = [*feeds]
+        return zip(held, session.runs(held), strict=True)
+    return ((feed, session.run(feed)) for feed in feeds)
+
+
 # -- by the outputs ----------------------------------------------------------------------------------------
 
 
 def _classes(session: Runner, feeds: Iterator[dict[str, Array]], output: str) -> Floats:
     """Return probabilities ``[samples, classes]``."""
-    return np.concatenate([_probabilities(session.run(feed)[output].astype(np.float64)) for feed in feeds])
+    scores = (arrays[output].astype(np.float64) for _, arrays in _runs(session, feeds))
+    return np.concatenate([_probabilities(each) for each in scores])
 
 
 def _probabilities(scores: Floats) -> Floats:
@@ -150,8 +159,7 @@ def _moments(
 ) -> tuple[Floats, Floats]:
     """Return the mean and the mean square of each channel in each sample: ``[samples, channels of all nodes]``."""
     means, squares = [], []
-    for feed in feeds:
-        arrays = session.run(feed)
+    for feed, arrays in _runs(session, feeds):
         count = samples_in(feed, ports)
         flat = [_by_sample(arrays[name].astype(np.float32), count) for name in stored]
         means.append(np.concatenate([array.mean(2) for array in flat], axis=1))

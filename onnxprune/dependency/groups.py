@@ -24,6 +24,7 @@ from onnxprune.graph.effective import ConstantValues
 from onnxprune.graph.model import Constant
 from onnxprune.graph.tensors import Array
 
+EXPERTS = "experts"  # units of which an op picks some for each row
 Places: TypeAlias = npt.NDArray[np.intp]
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
@@ -68,7 +69,7 @@ class Group:
     """What is cut together."""
 
     name: str  # after the layer that makes the units
-    kind: str  # channels, neurons, heads, head dims, hidden width, positions
+    kind: str  # channels, neurons, heads, head dims, experts, hidden width, positions
     atom: Atom
     members: tuple[Member, ...]
     lock: Lock | None  # why no unit can be removed
@@ -77,6 +78,7 @@ class Group:
     lanes: int  # channels of a convolution that one unit stands for, 0 if no convolution carries it; what is common to
     # all where some have more channels for a unit than others
     params: int  # weights that carry it, all units together
+    least: int = 1  # units that some op picks of them: no fewer can be kept
 
     @property
     def units(self) -> int:
@@ -174,6 +176,7 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         outer=outer,
         lanes=kinds.lanes.get(atom, 0),
         params=_params(members, traced.model.constants),
+        least=kinds.picked.get(atom, 1),
     )
 
 
@@ -327,7 +330,11 @@ class _Kinds:
         self._dims: set[Atom] = set()
         self._head_dims: set[Atom] = set()
         self.lanes: dict[Atom, int] = {}
+        self.picked: dict[Atom, int] = {}  # units that ops pick of them, by what these score
         for coupling in traced.couplings.values():
+            for choice in coupling.chosen:
+                for atom in self._atoms((coupling.inputs[choice.slot] or ())[choice.dim : choice.dim + 1]):
+                    self.picked[atom] = max(choice.count, self.picked.get(atom, 1))
             if coupling.channels is not None:
                 self._add_lanes(coupling.inputs[0] or (), coupling.channels)
                 self._add_lanes(coupling.outputs[0] or (), coupling.channels)
@@ -361,6 +368,8 @@ class _Kinds:
             self._head_dims.update(inside)
 
     def of(self, atom: Atom) -> str:
+        if atom in self.picked and self._partition.lock_of(atom) is None:
+            return EXPERTS
         if atom in self._heads:
             return "heads"
         if atom in self._dims and self._partition.lock_of(atom) is not None:

@@ -151,6 +151,10 @@ class Partition:
         for atom in self.atoms(axis):
             self._mixed.setdefault(atom, lock)
 
+    def unmix(self, atom: Atom) -> None:
+        """Take back that an atom is mixed over: who mixes knows of units that are never picked."""
+        self._mixed.pop(atom, None)
+
     def average(self, axis: Axis, lock: Lock) -> None:
         """Mark every atom of `axis` as averaged over: units at zero count as if they were not there."""
         for atom in self.atoms(axis):

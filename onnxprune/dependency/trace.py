@@ -10,14 +10,15 @@ because exporters share one tensor between unrelated nodes. Values that follow f
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.dependency import rules
-from onnxprune.dependency.axes import Axes, Axis, Lock, fresh
+from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, fresh
 from onnxprune.dependency.caches import Cache, caches
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling, Site
+from onnxprune.dependency.rules.coupling import Positions
 from onnxprune.dependency.streams import streams
 from onnxprune.errors import CannotUnify, OnnxpruneError
 from onnxprune.graph.dims import dynamic_dims
@@ -27,6 +28,13 @@ from onnxprune.graph.probe import Probe, probe
 from onnxprune.graph.tensors import Shape
 
 REASON_LENGTH = 200  # characters of an exception's message that a reason repeats
+# Operators that give integers as they get them, in another arrangement or type; and those that look at sizes alone.
+_ARRANGING = frozenset(
+    ("Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose",
+     "Unsqueeze")
+)  # fmt: skip
+_SIZES = frozenset(("Shape", "Size"))
+_SHARES = frozenset(("Softmax", "LogSoftmax"))  # shares of a whole, by scores
 _MISFITS = (IndexError, TypeError, ValueError, ZeroDivisionError)  # what broken attributes and sizes raise in a rule
 
 
@@ -57,22 +65,32 @@ class Trace:
         return tuple(self.partition.resolve(axis) for axis in axes)
 
 
-def trace(model: Model) -> Trace:
+def trace(model: Model, *, renumbered: Collection[tuple[int, int]] = (), narrowed: Collection[str] = ()) -> Trace:
     """Return the axes of every tensor of `model`.
 
     Never fails on a graph that ONNX can read: what is not understood is locked, with its reason.
+
+    Args:
+        model: in plain form.
+        renumbered: tables, as node and input slot, whose rows may be cut: who calls the model gives other indices then.
+        narrowed: outputs of the graph whose last axis may be cut.
     """
-    return _Tracer(model, probe(model)).run()
+    return _Tracer(model, probe(model), renumbered, narrowed).run()
 
 
 class _Tracer:
-    def __init__(self, model: Model, probed: Probe) -> None:
+    def __init__(
+        self, model: Model, probed: Probe, renumbered: Collection[tuple[int, int]], narrowed: Collection[str]
+    ) -> None:
         self.model = model
         self.probe = probed
+        self.renumbered = renumbered
+        self.narrowed = narrowed
         self.partition = Partition()
         self.values: dict[str, Axes] = {}
         self.sequences: dict[str, tuple[Axes, ...]] = {}  # the axes of each tensor
         self.couplings: dict[int, Coupling] = {}
+        self.positions: dict[str, Positions] = {}
         self.uses: list[Use] = []
         bodies = [body for node in model.nodes for body in node.bodies]
         self.read = {*model.readers, *(name for body in bodies for name in body.outputs)}
@@ -82,7 +100,9 @@ class _Tracer:
         self._inputs()
         self._graph(self.model.top)
         found = caches(self.model, self.values, self.partition.resolve)
-        self._ends({dim for cache in found for name in (cache.past, cache.present) for dim in _each(name, cache.dims)})
+        carried = {dim for cache in found for name in (cache.past, cache.present) for dim in _each(name, cache.dims)}
+        self._ends(carried | {(name, len(self.values[name]) - 1) for name in self.narrowed if name in self.values})
+        self._settle_choices()
         self._contract_dynamic()
         self._read_sizes()
         if not self.model.changes_io:
@@ -179,9 +199,12 @@ class _Tracer:
     def _couple(self, node: Node) -> Coupling:
         inputs = [self._axes(name, node.index, slot) if name else None for slot, name in enumerate(node.inputs)]
         unread = [name for name in node.outputs if name not in self.read]
+        renumbered = [slot for index, slot in self.renumbered if index == node.index]
         site = Site(
-            node, inputs, self.partition, self.probe, look_up=self._inner, sequences=self.sequences, unread=unread
-        )
+            node, inputs, self.partition, self.probe,
+            look_up=self._inner, sequences=self.sequences, unread=unread, renumbered=renumbered,
+            positions=self.positions,
+        )  # fmt: skip
         try:
             self._apply(site)
         except CannotUnify as refusal:
@@ -193,10 +216,22 @@ class _Tracer:
         for name, axes in zip(node.outputs, site.coupling.outputs, strict=True):
             if name and axes is not None:
                 self.values[name] = axes
+        self._follow(node, site.followed)
         for slot, axes in enumerate(inputs):
             if slot not in site.coupling.read:
                 self._lock(axes, f"its values steer {node.op}", node)
         return site.coupling
+
+    def _follow(self, node: Node, followed: Collection[int]) -> None:
+        """Hand positions on through nodes that only arrange them, and lock their axis where others read them."""
+        for slot, name in enumerate((*node.inputs, *node.captured)):
+            found = self.positions.get(name)
+            if found is None or slot in followed or node.op in _SIZES:
+                continue
+            if node.op in _ARRANGING and slot == 0:
+                self.positions.update(dict.fromkeys(node.outputs, found))
+            else:
+                self.partition.lock(found.axis, found.lock)
 
     def _apply(self, site: Site) -> None:
         node = site.node
@@ -231,6 +266,8 @@ class _Tracer:
         for axes in (*coupling.inputs, *coupling.outputs, *captured, *(self.values.get(name) for name in inner)):
             self._lock(axes, reason, node)
         coupling.writes.clear()
+        coupling.chosen.clear()
+        site.followed.clear()
         for name in (*node.inputs, *node.captured, *inner, *node.outputs):
             for axes in self.sequences.get(name, ()):
                 self._lock(axes, reason, node)
@@ -267,6 +304,25 @@ class _Tracer:
                     if any(atom.dynamic for atom in self.partition.atoms(axis)):
                         reason = f"{coupling.node.op} {verb} over it and a dynamic size at once"
                         self._lock((axis,), reason, coupling.node)
+
+    def _settle_choices(self) -> None:
+        """Lock what is picked from where that is no axis of its own; a share among all of it then is no mixture.
+
+        A softmax over scores of which some are the worst that there are gives these nothing: it goes over the others.
+        """
+        chosen: set[Atom] = set()
+        for coupling in self.couplings.values():
+            for choice in coupling.chosen:
+                axis = self.partition.resolve((coupling.inputs[choice.slot] or ())[choice.dim])
+                if isinstance(axis, Atom):
+                    chosen.add(axis)
+                else:
+                    reason = f"{coupling.node.op} picks from {self.partition.show(axis)}, which is no axis of its own"
+                    self._lock((axis,), reason, coupling.node)
+        others = (each for each in self.couplings.values() if each.node.op not in _SHARES)
+        mixed = {atom for each in others for axis in each.mixed for atom in self.partition.atoms(axis)}
+        for atom in chosen - mixed:
+            self.partition.unmix(atom)
 
     def _mix_streams(self) -> None:
         """Let what is averaged over in a stream be cut only when that is asked for; elsewhere it is exact."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune import check
-from onnxprune.data.batching import samples_in
+from onnxprune.data.batching import Piece, samples_in
 from onnxprune.data.caches import check_no_past
 from onnxprune.data.samples import Data, as_taken, taken_by, with_shapes
 from onnxprune.evaluation.comparison import Comparison, Side
@@ -30,6 +30,7 @@ from onnxprune.evaluation.place import (
     open_model,
     open_whole,
     pieces_to_compare,
+    without_past,
 )
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
@@ -113,6 +114,7 @@ def compare_models(
     *,
     data: Data | None = None,
     macs: tuple[int | None, int | None] = (None, None),
+    timed: Model | None = None,
     **options: Any,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
@@ -122,6 +124,7 @@ def compare_models(
         after: the model that is to replace it.
         data: samples, all of which are run for differences and accuracy; random feeds when None.
         macs: of both models, as the caller counted them.
+        timed: what is timed and described in the place of `before`, which has the outputs; it takes the same feeds.
         **options: the fields of `CompareOptions`.
 
     Raises:
@@ -130,20 +133,16 @@ def compare_models(
         OptionError: for a value outside its range or a provider that is not here.
     """
     request = CompareOptions(**options).checked()
-    models, place, seed = (before, after), request.place, request.seed
+    models, place, seed = (timed or before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
     caches, incomparable = cut_caches(before, after)
     check_no_past(data, caches)
-    pair, request = _opened(models, place, request)
-    if data is not None:
-        data = taken_by(pair[0].run, as_taken(data, inputs), request.batch)
-    dims = dims_for(inputs, before, pair[0], request.batch, seed) if data is None else {}
-    feeds = random_feeds(inputs, dims, seed) if data is None else resized(data, request.batch)
-    batches, classes, fidelity = run_both(
-        pair, pieces_to_compare(inputs, data, request.batch, seed, dims), data, request.metric, incomparable
-    )
-    before_ms, after_ms = _timed(pair, feeds, request)
-    old, new = _sides(models, feeds, (before_ms, after_ms), request, macs=macs, classes=classes)
+    pair, request = _opened((before, after), place, request)
+    data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
+    feeds, compared = _feeds(inputs, before, pair[0], data, request, caches=caches)
+    batches, classes, fidelity = run_both(pair, compared, data, request.metric, incomparable)
+    times = before_ms, after_ms = _timed(_clocked(pair, timed, place), feeds, request)
+    old, new = _sides(models, feeds, times, request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
     return Comparison(
         before=old,
@@ -164,7 +163,7 @@ def compare_models(
         affinity=affinity(),
         provider_options=place.options,
         sweep=_swept(models, feeds, request, inputs, data),
-        ops=_ops(before, after, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
+        ops=_ops(*models, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
     )
 
 
@@ -186,6 +185,31 @@ def _opened(
     return (first, second), request
 
 
+def _clocked(pair: tuple[Runner, Runner], timed: Model | None, place: Place) -> tuple[Runner, Runner]:
+    """Return what is timed of an opened pair: `timed`, opened as they are, stands for the first where it is given."""
+    if timed is None:
+        return pair
+    return Chain(timed, threads=place.threads) if isinstance(pair[0], Chain) else open_whole(timed, place), pair[1]
+
+
+def _feeds(
+    inputs: tuple[Port, ...],
+    before: Model,
+    session: Runner,
+    data: Data | None,
+    request: CompareOptions,
+    *,
+    caches: Collection[str],
+) -> tuple[dict[str, Array], Iterator[Piece]]:
+    """Return what both models are timed on, and what their outputs are compared on; `caches` are those that differ."""
+    batch, seed = request.batch, request.seed
+    if data is not None:
+        return resized(data, batch), pieces_to_compare(inputs, data, batch, seed, {})
+    dims, shown = dims_for(inputs, before, session, batch, seed), without_past(inputs, caches)
+    sizes = dims if shown == inputs else dims_for(shown, before, session, batch, seed)
+    return random_feeds(inputs, dims, seed), pieces_to_compare(shown, None, batch, seed, sizes, caches=caches)
+
+
 def _inputs(before: Model, after: Model, request: CompareOptions) -> tuple[Port, ...]:
     """Return the inputs that both models take, in the shapes that the options fix."""
     inputs = with_shapes(common_inputs(before, after), request.shapes)
@@ -200,7 +224,9 @@ def _timed(
     before, after = pair
     if isinstance(before, Chain) and isinstance(after, Chain):
         return _timed_by_piece(before, after, feeds, request)
-    runs = [session.timed(session.taken(feeds)) for session in pair if isinstance(session, Session)]
+    assert isinstance(before, Session)
+    assert isinstance(after, Session)  # see `_opened`: both are chains, or none is
+    runs = [session.timed(session.taken(feeds)) for session in (before, after)]
     return time_interleaved(runs, budget_s=request.budget_s, min_rounds=request.rounds)
 
 

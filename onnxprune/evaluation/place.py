@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+
+import numpy as np
 
 from onnxprune.data.batching import Piece, samples_in
 from onnxprune.data.samples import Data, as_taken, pieces, with_shapes
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.settings import settings
-from onnxprune.graph.dims import dynamic_dims
+from onnxprune.graph.dims import dynamic_dims, past_keys, with_dims
 from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, Role
@@ -38,7 +40,7 @@ def common_inputs(before: Model, after: Model) -> tuple[Port, ...]:
     others = {port.name: port for port in after.inputs}
     names = [port.name for port in before.inputs]
     strange = [port.name for port in after.inputs if port.name not in names]
-    smaller = {port.name for port in before.inputs if _is_smaller(others.get(port.name), port)}
+    smaller = _smaller(before, after)
     missing = [name for name in names if name not in others and name not in smaller]
     if missing or strange:
         which, has, lacks = (missing, "first", "second") if missing else (strange, "second", "first")
@@ -46,10 +48,34 @@ def common_inputs(before: Model, after: Model) -> tuple[Port, ...]:
     return tuple(port if port.name in smaller else _common(port, others[port.name]) for port in before.inputs)
 
 
-def _is_smaller(after: Port | None, before: Port) -> bool:
-    """Whether a cache lacks in the second model, or has fewer units there."""
-    if before.role is not Role.PAST or after is None:
-        return before.role is Role.PAST
+def _smaller(before: Model, after: Model) -> set[str]:
+    """Return the caches of the first model, by their inputs, that have fewer units in the second or lack there.
+
+    One lacks as a whole: both its input and an output that has the same sizes, all but its length.
+    """
+    others = {port.name: port for port in (*after.inputs, *after.outputs)}
+    gone = [port for port in before.outputs if port.name not in others]
+    smaller = set()
+    for past in (port for port in before.inputs if port.role is Role.PAST):
+        present = next((port for port in gone if _comes_back(past, port)), None)
+        if past.name in others and _is_smaller(others[past.name], past):
+            smaller.add(past.name)
+        elif past.name not in others and present is not None:
+            gone.remove(present)
+            smaller.add(past.name)
+    return smaller
+
+
+def _comes_back(past: Port, present: Port) -> bool:
+    """Whether an output may be the input of the next run, by its type and sizes."""
+    sizes = list(zip(past.shape or (), present.shape or (), strict=False))
+    unlike = [pair for pair in sizes if all(isinstance(size, int) for size in pair) and pair[0] != pair[1]]
+    is_known = past.shape is not None and present.shape is not None
+    return past.dtype == present.dtype and not unlike and (not is_known or len(past.shape or ()) == len(sizes))
+
+
+def _is_smaller(after: Port, before: Port) -> bool:
+    """Whether a cache has fewer units in the second model."""
     sizes = list(zip(before.shape or (), after.shape or (), strict=False))
     fixed = [(one, other) for one, other in sizes if isinstance(one, int) and isinstance(other, int)]
     is_alike = before.dtype == after.dtype and len(before.shape or ()) == len(after.shape or ())
@@ -59,7 +85,7 @@ def _is_smaller(after: Port | None, before: Port) -> bool:
 def cut_caches(before: Model, after: Model) -> tuple[set[str], set[str]]:
     """Return the caches of the first model that are smaller in the second or lack there: their inputs, and outputs."""
     others = {port.name: port for port in (*after.inputs, *after.outputs)}
-    inputs = {port.name for port in before.inputs if _is_smaller(others.get(port.name), port)}
+    inputs = _smaller(before, after)
     differing = (port.name for port in before.outputs if not _has_sizes_of(others.get(port.name), port))
     return inputs, set(differing) if inputs else set()
 
@@ -85,15 +111,32 @@ def _common(one: Port, other: Port) -> Port:
     return dataclasses.replace(one, shape=shape)
 
 
+def without_past(inputs: tuple[Port, ...], caches: Collection[str]) -> tuple[Port, ...]:
+    """Return inputs for outputs that are compared: with a past of no tokens, where caches differ.
+
+    Which units of a past the smaller cache keeps cannot be told from files: only where there is none, both models get
+    the same.
+    """
+    none = dict.fromkeys(past_keys(inputs), 0) if caches else {}
+    return tuple(with_dims(port, none) for port in inputs)
+
+
 def pieces_to_compare(
-    inputs: tuple[Port, ...], data: Data | None, batch: int, seed: int, dims: Mapping[str, int]
+    inputs: tuple[Port, ...],
+    data: Data | None,
+    batch: int,
+    seed: int,
+    dims: Mapping[str, int],
+    *,
+    caches: Collection[str] = (),
 ) -> Iterator[Piece]:
-    """Yield the samples of the data in batches; without data, a few batches of random feeds."""
+    """Yield the samples of the data in batches; without data, a few batches of random feeds, with zeros in `caches`."""
     if data is not None:
         yield from pieces(data, batch)
         return
     for i in range(RANDOM_BATCHES):
         feeds = random_feeds(inputs, dims, seed + i)
+        feeds |= {name: np.zeros_like(feeds[name]) for name in caches}  # a buffer of a stated length has no shorter one
         samples = samples_in(feeds, inputs)
         yield Piece(feeds, samples, samples)
 

@@ -133,6 +133,16 @@ def verify(
     return Verification(tuple(runs), tolerance, problem, noise)
 
 
+def plain_problem(model: Model, seed: int, inputs: Sequence[Port]) -> str | None:
+    """Return how a model in plain form differs from the file that was read, on random feeds; None where it is equal.
+
+    `verify` looks at that by itself: this is for models that are made of a plain form before anything is proven.
+    """
+    if model.original is None:
+        return None
+    return _plain_problem(model, references(model, model.proto, None, seed, inputs), tolerance_of(model))
+
+
 def _compare_otherwise(
     pair: tuple[Any, Model],
     folder: Path,

@@ -246,6 +246,7 @@ MICROSOFT: Mapping[str, Rule] = {
     "FusedMatMulActivation": matrix_product,
     "GemmFastGelu": matrix_product,
     "MoE": like(0),
+    "QMoE": like(0),
     "NhwcConv": stands_for("Conv", 3, last=True),
     "NhwcFusedConv": stands_for("Conv", 3, last=True),
     "NhwcMaxPool": stands_for("MaxPool", 1, last=True),

@@ -22,10 +22,23 @@ from onnxprune.graph.plain import overridable, plain
 from onnxprune.graph.ports import port_of
 
 
-def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None, *, is_plain: bool = False) -> Model:
-    """Return `proto` as a `Model`, without any check; `folder` is where its external data lies.
+def view(
+    proto: ModelProto,
+    path: Path | None = None,
+    folder: Path | None = None,
+    *,
+    is_plain: bool = False,
+    with_bodies: bool = True,
+) -> Model:
+    """Return `proto` as a `Model`, without any check.
 
-    One that `is_plain` is in plain form already.
+    Args:
+        proto: the model.
+        path: of its file.
+        folder: where its external data lies; that of the file by default.
+        is_plain: whether it is taken as it stands: in plain form, or a file whose form does not matter.
+        with_bodies: whether nodes and constants inside of bodies belong to it. Without them, a constant there may be
+            named like a value of the main graph, which only plain form excludes.
 
     Raises:
         ModelError: when it cannot be brought into plain form, see `graph.plain`.
@@ -33,8 +46,9 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
     place = folder or (path.parent if path else Path())
     original, proto = proto, proto if is_plain else plain(proto, place)
     nodes: list[tuple[Node, NodeProto]] = []
-    top = _flatten(proto.graph, opsets_of(proto), nodes)
-    constants = {t.name: Constant(t.name, t, tuple(t.dims)) for graph in graphs(proto.graph) for t in graph.initializer}
+    top = _flatten(proto.graph, opsets_of(proto), nodes, with_bodies)
+    seen = graphs(proto.graph) if with_bodies else [proto.graph]
+    constants = {t.name: Constant(t.name, t, tuple(t.dims)) for graph in seen for t in graph.initializer}
     for node, node_proto in nodes:
         tensor = constant_of(node_proto)
         if tensor is not None:
@@ -57,8 +71,10 @@ def view(proto: ModelProto, path: Path | None = None, folder: Path | None = None
     )
 
 
-def _flatten(graph: GraphProto, opsets: Mapping[str, int], nodes: list[tuple[Node, NodeProto]]) -> tuple[int, ...]:
-    """Append the nodes of a graph to `nodes`, those of bodies first; return the indices of its own."""
+def _flatten(
+    graph: GraphProto, opsets: Mapping[str, int], nodes: list[tuple[Node, NodeProto]], with_bodies: bool = True
+) -> tuple[int, ...]:
+    """Append the nodes of a graph to `nodes`, those of bodies first if at all; return the indices of its own."""
     own = []
     for proto in graph.node:
         bodies = tuple(
@@ -68,7 +84,7 @@ def _flatten(graph: GraphProto, opsets: Mapping[str, int], nodes: list[tuple[Nod
                 tuple(info.name for info in body.output),
                 _flatten(body, opsets, nodes),
             )
-            for attribute in proto.attribute
+            for attribute in (proto.attribute if with_bodies else ())
             for body in graphs_of(attribute)
         )
         own.append(len(nodes))

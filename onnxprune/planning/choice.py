@@ -66,6 +66,11 @@ def shaped_counts(groups: Sequence[Group], options: Options) -> dict[str, int]:
                     f"shape {key}={count}: group {group.name!r} has {group.units} {group.kind}; ask for fewer, or "
                     "leave it out with --ignore"
                 )
+            if count < group.least:
+                raise OptionError(
+                    f"shape {key}={count}: {group.least} of the {group.units} {group.kind} of group {group.name!r} are "
+                    "picked for each row: ask for as many at least"
+                )
             counts[group.name] = count
     return counts
 
@@ -93,9 +98,17 @@ def _shaped(key: str, count: int, groups: Sequence[Group], options: Options) -> 
 def least_counts(groups: Sequence[Group], options: Options) -> dict[str, int]:
     """Return how many units groups keep at least, by name: as the options say, else a tenth, rounded up.
 
+    Of experts there are always as many as are picked.
+
     Raises:
         OptionError: for a glob that matches nothing.
     """
+    wanted = _wanted_counts(groups, options)
+    return {group.name: max(group.least, wanted[group.name]) for group in groups}
+
+
+def _wanted_counts(groups: Sequence[Group], options: Options) -> dict[str, int]:
+    """Return how many units groups keep at least by the options, by name."""
     if isinstance(options.min_units, int):
         return dict.fromkeys((group.name for group in groups), options.min_units)
     least = {group.name: math.ceil(MIN_SHARE * group.units) for group in groups}

@@ -45,6 +45,7 @@ from onnxprune.surgery.depth import gated
 BEHIND = 1  # layers behind a gap that are refitted before losses are measured
 LOOKED = 2  # branches that are measured again for each that goes in a round
 _ALIKE = 0.9  # of what was chosen by itself: runs that save less are not compared with it
+_LOOKED_SAMPLES = 8  # held-out samples by which branches are looked at without repair, in whole batches
 _RUNS = 8  # of neighbours that are measured with repair, those that cost least without
 _FEWEST = 4  # that are measured again in a round, if there are so many
 _LEAST_BATCHES = 4  # that layers are fitted to, if there are so many
@@ -378,7 +379,10 @@ class _Chooser:
             looked: sets of branches.
             repairs: whether the layers next to their gaps are refitted; those next to what has gone always are.
         """
-        repaired = self._repaired()
+        repaired, judged = (
+            self._repaired(),
+            self._judged(_LOOKED_SAMPLES if self._repairs and not repairs else math.inf),
+        )
         new, old = self._replays(repaired)
         rest = Rest(self._gated, self._model.tensor_outputs, repaired)
         places = {each: self._chain.first_place(each, self.gone | each) for each in looked}
@@ -394,8 +398,7 @@ class _Chooser:
             contents = self._closed(each)
             for repair in self._chain.all_repairs(each, self.gone | each) if repairs else ():
                 contents |= self._fitted(repair, here, there, contents)
-            outputs = rest.outputs(here, self._calibration.judged, contents)
-            return each, self._mean(outputs)
+            return each, self._mean(rest.outputs(here, judged, contents))
 
         for done, (each, loss) in enumerate(beside(measured, stands(), MOST), 1):
             self._progress(text, done, len(looked))
@@ -403,7 +406,16 @@ class _Chooser:
             self._measured += 1
         if not self.gone:
             return losses, 0.0
-        return losses, self._mean(new.run(self._model.tensor_outputs, self._calibration.judged))
+        return losses, self._mean(new.run(self._model.tensor_outputs, judged))
+
+    def _judged(self, samples: float) -> tuple[int, ...]:
+        """Return the first held-out batches that hold so many samples, all where they hold fewer."""
+        found, held = list[int](), 0
+        for number in self._calibration.judged:
+            if held < samples:
+                found.append(number)
+                held += self._calibration.counts[number]
+        return tuple(found)
 
     def _repaired(self) -> dict[str, Array]:
         """Return the constants that hold other numbers without what has gone: gates, and layers that are refitted."""
@@ -459,5 +471,5 @@ class _Chooser:
     def _mean(self, outputs: Iterable[Mapping[str, Array]]) -> float:
         """Return the loss of the outputs of held-out batches."""
         feeds = (self._calibration.batches[number] for number in self._calibration.judged)
-        metric, triples = self._calibration.metric, zip(self._expected, outputs, feeds, strict=True)
+        metric, triples = self._calibration.metric, zip(self._expected, outputs, feeds, strict=False)
         return float(np.mean([metric.loss(before, after, feed) for before, after, feed in triples]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.planning.options import Options
 
@@ -25,3 +25,12 @@ def targets_left(options: Options, costs: Mapping[str, Cost]) -> tuple[tuple[str
         if goal < 1:
             left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
     return tuple(left)
+
+
+def rest_of(options: Options, costs: Mapping[str, Cost]) -> Options | None:
+    """Return options that cut what is still to go from the changed model; None where its targets are met already."""
+    targets = targets_left(options, costs)
+    if options.targets and not targets and not (options.ratios or options.shape):
+        return None
+    ratio = 0.0 if options.targets and not targets else options.ratio
+    return replace(options, targets=targets, ratio=ratio)

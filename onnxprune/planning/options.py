@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from onnxprune import check
 from onnxprune.criteria.importance import CRITERIA
 from onnxprune.data.images import Preprocess, make_preprocess
+from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
@@ -43,6 +44,7 @@ class Options:
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
     depth: float | None = None  # share of what branches compute that goes with whole branches, in (0, 1)
     without: tuple[str, ...] = ()  # globs of branches that go in any case
+    vocabulary: tuple[int | str, ...] | None = None  # tokens to keep, as ids or texts; from a file, too; None: all
     tie: bool = False  # whether a weight that the file holds twice, as it is or transposed, is stored once
     shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
     min_units: int | tuple[tuple[str, int], ...] | None = None  # kept at least in each group, or by glob; None: a tenth
@@ -87,6 +89,7 @@ class Options:
             round_to=_checked_step(self.round_to),
             depth=None if self.depth is None else _checked_depth(self.depth),
             without=check.globs("without", self.without),
+            vocabulary=None if self.vocabulary is None else read_tokens(self.vocabulary),
             tie=check.flag("tie", self.tie),
             shape=_checked_shape(self.shape),
             min_units=_checked_least(self.min_units),
@@ -118,13 +121,19 @@ class Options:
         return self.depth is not None or bool(self.without)
 
     @property
+    def beside_widths(self) -> str | None:
+        """The first of the options that change a model otherwise than by widths; None where none of them is set."""
+        asked = {"depth": self.shortens, "vocabulary": self.vocabulary is not None, "tie": self.tie}
+        return next((name for name, is_asked in asked.items() if is_asked), None)
+
+    @property
     def compensates(self) -> bool:
         """Whether biases give back the mean of what goes."""
         return self.method is not None and METHODS[self.method].compensates
 
     @property
     def cuts_widths(self) -> bool:
-        """Whether anything is to be cut beside whole branches."""
+        """Whether anything is to be cut beside whole branches and tokens."""
         return bool(self.targets or self.ratio or self.ratios or self.shape)
 
     @property
@@ -218,6 +227,7 @@ class Options:
             plain["eval_data"] = os.fspath(self.eval_data)
         elif self.eval_data is not None and not isinstance(self.eval_data, str):
             plain["eval_data"] = f"({type(self.eval_data).__name__})"
+        plain["vocabulary"] = None if self.vocabulary is None else len(self.vocabulary)
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 
 
@@ -239,8 +249,8 @@ def make_options(**values: Any) -> Options:
         raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
     if values.get("ratio", 0) is None:
         del values["ratio"]
-    shortens = values.get("depth") is not None or values.get("without")
-    if values.get("shape") or (shortens and not values.get("targets")):
+    others = values.get("depth") is not None or values.get("without") or values.get("vocabulary") is not None
+    if values.get("shape") or (others and not values.get("targets")):
         values = {"ratio": 0.0, **values}
     return Options(**values).checked()
 

@@ -24,6 +24,7 @@ from onnxprune.planning.curve import Curve, usual_slope
 from onnxprune.planning.curves import Cut, measure_curves, scheduled
 from onnxprune.planning.detail import for_curves
 from onnxprune.planning.effort import EFFORTS, duration
+from onnxprune.planning.expert_curves import expert_curves, is_of_experts
 from onnxprune.planning.gradient_curves import choose_source
 from onnxprune.planning.options import Options
 from onnxprune.planning.schedule import Schedule
@@ -169,6 +170,7 @@ def gather(
         return Evidence(scores, {}, looked=seen.told)
     demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     allowed = _cuts(tied, demands, options)
+    experts, allowed = ([cut for cut in allowed if is_of_experts(cut) == are] for are in (True, False))
     (to_measure, detail), slopes = _scheduled(traced, allowed, calibration, options, progress), None
     if to_measure is not None:
         to_measure, slopes = choose_source(traced, allowed, calibration, options, to_measure, progress=progress)
@@ -185,6 +187,8 @@ def gather(
         progress=progress,
         workers=workers,
     )
+    by_loss = options.scope == "loss"
+    curves |= expert_curves(traced, experts, calibration, to_output=by_loss, progress=progress)
     judged = calibration.judged[: to_measure.batches] if to_measure is not None and to_measure.count() else ()
     return Evidence(scores, curves, sum(calibration.counts[number] for number in judged), seen.told)
 

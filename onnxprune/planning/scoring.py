@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.calibration.batches import Calibration
+from onnxprune.calibration.experts import Used, used_experts
 from onnxprune.calibration.gradients import Gradients, gradients
 from onnxprune.calibration.statistics import activations
 from onnxprune.criteria import importance
@@ -33,6 +34,7 @@ class Observed:
 
     activations: Mapping[str, Sequence[importance.Seen]] = field(default_factory=dict)  # by name of the group
     gradients: Gradients | None = None
+    experts: Mapping[str, Used] = field(default_factory=dict)  # by name of the group
 
     @property
     def told(self) -> dict[str, Any] | None:
@@ -75,13 +77,18 @@ def look(
         ModelError: when gradients are needed, and an operator has none.
     """
     criterion = importance.CRITERIA[str(options.criterion)]
-    if calibration is None or not criterion.data or options.criterion == "obs":
+    if calibration is None or not criterion.data:
         return NOTHING
     groups = [group for names in tied.values() for group in names.values()]
+    experts = used_experts(traced, groups, calibration.batches, progress=progress)
+    if options.criterion == "obs":
+        return Observed(experts=experts)
     if criterion.by_gradients is None:
-        return Observed(activations(traced, groups, calibration.batches, progress=progress, workers=workers))
+        seen_groups = [group for group in groups if group.name not in experts]
+        seen = activations(traced, seen_groups, calibration.batches, progress=progress, workers=workers)
+        return Observed(seen, experts=experts)
     check_torch(f"--criterion {options.criterion}")
-    seen = gradients(
+    by_slopes = gradients(
         traced,
         groups,
         calibration,
@@ -91,11 +98,16 @@ def look(
         seed=options.seed,
         progress=progress,
     )
-    for reason in dict.fromkeys(seen.why_none.values()):
-        names = [name for name, why in seen.why_none.items() if why == reason]
+    for reason in dict.fromkeys(by_slopes.why_none.values()):
+        names = [name for name, why in by_slopes.why_none.items() if why == reason]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         progress(f"{names[0]}{more}: scored by the L2 norm of weights, as {reason}")
-    return Observed(gradients=seen)
+    return Observed(gradients=by_slopes, experts=experts)
+
+
+def _of_experts(used: Used, options: Options) -> importance.Scores:
+    """Return the scores of experts: by load where a criterion counts how often units are active, else by output."""
+    return used.load if options.criterion == "apoz" else used.output
 
 
 def affordable_passes(traced: Trace, calibration: Calibration, options: Options) -> float:
@@ -124,7 +136,9 @@ def scores_of(traced: Trace, tied: Tied, options: Options, seen: Observed = NOTH
         else:
             without.append(first)
             group_scores = [
-                importance.score(criterion, matrices(group, traced, values), rng, seen.activations.get(name, ()))
+                _of_experts(seen.experts[name], options)
+                if name in seen.experts
+                else importance.score(criterion, matrices(group, traced, values), rng, seen.activations.get(name, ()))
                 for name, group in names.items()
             ]
         scored = [score for score in group_scores if score is not None]

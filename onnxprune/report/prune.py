@@ -10,6 +10,7 @@ from onnxprune.report.depth import depth_lines
 from onnxprune.report.rotation import rotation_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.tied import tied_lines
+from onnxprune.report.vocabulary import vocabulary_lines
 from onnxprune.report.words import (
     accuracy_cells,
     all_printable,
@@ -61,6 +62,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         table,
         *_method(report),
         *rounds_table(report),
+        *vocabulary_lines(report),
         *depth_lines(report),
         *rotation_lines(report),
         *_ports(report.get("ports", ())),

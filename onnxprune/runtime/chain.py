@@ -89,12 +89,13 @@ def chain(proto: Any, folder: Path, **how: Any) -> Chain | None:
     """Return a chain of a model that does not fit the memory; None where it does, or where an output is no tensor.
 
     Args:
-        proto: the model, an onnx.ModelProto.
+        proto: the model, an onnx.ModelProto; in plain form or not.
         folder: where its external data lies.
         how: further arguments of `open_session`.
     """
-    model = view(proto, folder=folder, is_plain=True)
-    return Chain(model, partial(open_session, **how)) if needs_chain(model) else None
+    if not needs_chain(view(proto, folder=folder, is_plain=True)):
+        return None
+    return Chain(view(proto, folder=folder, is_plain=True, with_bodies=False), partial(open_session, **how))
 
 
 def needs_chain(model: Model) -> bool:

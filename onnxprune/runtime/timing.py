@@ -20,6 +20,7 @@ from onnxprune.runtime.session import open_session
 WINDOW = 5  # rounds of the medians that decide when the warm-up is over
 STABLE = 0.05  # relative change of these medians that counts as none
 MIN_ROUNDS = 3  # measured however slow the models are
+PIECE_ROUNDS = 5  # of a piece of a model, likewise: a run or two that are held up move no median
 MAX_ROUNDS = 1000
 _KERNEL = "_kernel_time"  # ends the names of events that are a node's run in ORT's profile
 
@@ -30,18 +31,20 @@ def time_interleaved(
     budget_s: float,
     min_rounds: int = 30,
     warmup_s: float | None = None,
+    least: int = MIN_ROUNDS,
 ) -> list[npt.NDArray[np.float64]]:
     """Return the latencies in ms of each callable, ``[rounds]`` each; entry i of all is from one round.
 
     A round calls each once, every other round in reverse order, so that drift and the order of calls hit all
     alike. Rounds go on until `budget_s` is spent and `min_rounds` are done; slow callables stop at three
-    times the budget, with `MIN_ROUNDS` at least, and fast ones at `MAX_ROUNDS`.
+    times the budget, with `least` rounds at least, and fast ones at `MAX_ROUNDS`.
 
     Args:
         runs: the callables.
         budget_s: time for the measured rounds, all callables together.
         min_rounds: rounds wanted even beyond the budget.
         warmup_s: longest time of the warm-up; a third of the budget when None.
+        least: rounds that are made however long they take.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -49,7 +52,7 @@ def time_interleaved(
         _warm_up(runs, budget_s / 3 if warmup_s is None else warmup_s)
         rounds: list[list[float]] = []
         start = time.perf_counter()
-        while not _is_done(len(rounds), time.perf_counter() - start, budget_s, min_rounds):
+        while not _is_done(len(rounds), time.perf_counter() - start, budget_s, min_rounds, least):
             rounds.append(_round(runs, backwards=len(rounds) % 2 == 1))
     finally:
         if was_enabled:
@@ -66,7 +69,9 @@ def time_pieces(
 ) -> list[npt.NDArray[np.float64]]:
     """Return the latencies in ms of two models whose pieces are timed one after the other, ``[rounds]`` each.
 
-    A round of a model is the sum of one round of each of its pieces. Copies between the pieces are not in it.
+    A round of a model is the sum of one round of each of its pieces. Their number is that of the piece that takes
+    longest, which says how sure the sums are; of a piece that was timed less often, some rounds count again. Copies
+    between the pieces are not in it.
 
     Args:
         pairs: a piece of each model, made when it is its turn; None behind the last of the shorter model.
@@ -77,17 +82,19 @@ def time_pieces(
     pieces = []
     for pair in pairs:
         runs = [(lambda: None) if run is None else run for run in pair]
-        pieces.append(time_interleaved(runs, budget_s=budget_s / max(1, count), min_rounds=min_rounds))
-    rounds = min(len(latencies_ms[0]) for latencies_ms in pieces)
-    return [np.sum([latencies_ms[side][:rounds] for latencies_ms in pieces], axis=0) for side in (0, 1)]
+        share_s = budget_s / max(1, count)
+        pieces.append(time_interleaved(runs, budget_s=share_s, min_rounds=min_rounds, least=PIECE_ROUNDS))
+    longest = max(pieces, key=lambda latencies_ms: sum(float(np.median(each)) for each in latencies_ms))
+    rounds = len(longest[0])
+    return [np.sum([np.resize(latencies_ms[side], rounds) for latencies_ms in pieces], axis=0) for side in (0, 1)]
 
 
-def _is_done(rounds: int, spent_s: float, budget_s: float, min_rounds: int) -> bool:
+def _is_done(rounds: int, spent_s: float, budget_s: float, min_rounds: int, least: int) -> bool:
     if rounds >= MAX_ROUNDS:
         return True
-    if rounds >= max(min_rounds, MIN_ROUNDS):
+    if rounds >= max(min_rounds, least):
         return spent_s >= budget_s
-    return rounds >= MIN_ROUNDS and spent_s >= 3 * budget_s
+    return rounds >= least and spent_s >= 3 * budget_s
 
 
 def _warm_up(runs: Sequence[Callable[[], object]], limit_s: float) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.dependency.axes import Axes, Mask, kept_mask, walk
 from onnxprune.dependency.branches import Branch
-from onnxprune.dependency.rules.coupling import beside
+from onnxprune.dependency.rules.coupling import Choice, beside
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.deferred import defers
 from onnxprune.graph.edit import Content, Edits, Stated, apply_edits, make_node
@@ -22,6 +22,8 @@ from onnxprune.graph.model import Model, Node
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.surgery.depth import silenced
 from onnxprune.surgery.rewrite import Cut, Kept, Rewriter, mixed_ratio
+
+_WORST = 6e4  # magnitude of a score beyond all others: the most that half precision holds, nearly
 
 
 def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Content] | None = None, gone: Sequence[Branch] = ()) -> Any:
@@ -51,6 +53,11 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Content] | None = Non
             mask = kept_mask(traced.partition.resolve(axes[dim]), kept)
             if not mask.all():
                 masker.put(index, slot, dim, mask.reshape(-1, *[1] * (len(axes) - dim - 1)))
+        for choice in coupling.chosen:
+            axes = coupling.inputs[choice.slot] or ()
+            mask = kept_mask(traced.partition.resolve(axes[choice.dim]), kept)
+            if not mask.all():
+                masker.put_worst(index, choice, mask.reshape(-1, *[1] * (len(axes) - choice.dim - 1)))
     edits = masker.edits()
     if gone:
         edits = silenced(edits, traced.model, gone, traced.probe.dtype)
@@ -213,6 +220,18 @@ class _Masker:
         elif len(self.traced.probe.shape(zero) or ()) == 1:
             zero = self._beside(index, name, zero, [-1, *[1] * (rank - encoding.dim - 1)])
         self._node(index, slot, "Where", [name, source, zero])
+
+    def put_worst(self, index: int, choice: Choice, mask: Mask) -> None:
+        """Give the scores of removed units the worst value that there is; `mask` broadcasts to them."""
+        coupling = self.traced.couplings[index]
+        source = self.inputs.get((index, choice.slot), coupling.node.inputs[choice.slot])
+        dtype = self.traced.probe.dtype(coupling.node.inputs[choice.slot])
+        name = f"onnxprune_worst_{index}_{choice.slot}"
+        self.added[name], self.added[f"{name}_score"] = mask, np.array(-_WORST if choice.largest else _WORST, dtype)
+        self.nodes_before.setdefault(index, []).append(
+            make_node("Where", [name, source, f"{name}_score"], f"{name}_out")
+        )
+        self.inputs[index, choice.slot] = f"{name}_out"
 
     def _put_before(self, index: int, slot: int, name: str, mask: Mask) -> bool:
         """Mask the integers of a weight that is dequantized here; return whether there are such.

@@ -49,8 +49,8 @@ def range_test(
     """Return a learning rate, and the smoothed losses that tell it, by rate.
 
     Smith 2017, Cyclical Learning Rates for Training Neural Networks: one step at each rate, until the loss diverges.
-    The rate lies somewhat above the one where the smoothed loss is least. Of random weights the loss falls to the end: any
-    step is better than none, which says nothing of a whole run.
+    The rate lies somewhat above the one where the smoothed loss is least. Of random weights the loss falls to the end:
+    any step is better than none, which says nothing of a whole run.
 
     Args:
         loss_at: takes one step at a rate; returns the logarithm of the loss over that of the original weights.

@@ -6,10 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune.commands.folder import prune_files
 from onnxprune.commands.prune import prune, prune_file
+from onnxprune.commands.sweep import make_family
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
+from onnxprune.graph import edit
 from onnxprune.graph.deferred import defers
 from onnxprune.graph.read import load
 from onnxprune.planning.options import make_options
@@ -19,7 +22,7 @@ from onnxprune.runtime.room import memory_limited
 from onnxprune.surgery.mask import masked
 from tools.models.export_large import Sizes, decoder
 
-SIZES = Sizes(layers=2, hidden=160, ffn=256, heads=4, kv_heads=2, vocabulary=300, positions=1100, is_tied=True)
+SIZES = Sizes(layers=2, hidden=160, ffn=512, heads=4, kv_heads=2, vocabulary=600, positions=1100, is_tied=True)
 LITTLE = 2_500_000  # bytes: in them, the model has about ten pieces
 BY_WEIGHTS = {"criterion": "l2", "reconstruct": False, "latency": False}
 
@@ -41,21 +44,65 @@ def ran(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def made_later(monkeypatch):
+    """A list that grows by the shape of each tensor whose numbers are made when they are read."""
+    seen, original = [], edit.deferred
+
+    def watched(content):
+        location = original(content)
+        seen.extend([] if location is None else [tuple(content.shape)])
+        return location
+
+    monkeypatch.setattr(edit, "deferred", watched)
+    return seen
+
+
 def pruned(path, target, limit, data=None, **options):
     target.parent.mkdir(exist_ok=True)
     with memory_limited(limit):
         return prune_file(path, target, make_options(ratio=0.25, **options), data, force=True, progress=silent)
 
 
-def test_the_file_is_the_same_when_weights_alone_decide(path, tmp_path, ran):
+def test_the_file_is_the_same_when_weights_alone_decide(path, tmp_path, ran, made_later):
     whole = pruned(path, tmp_path / "one" / "p.onnx", 10**12, **BY_WEIGHTS)
-    assert ran == []
+    assert ran == made_later == []
     little = pruned(path, tmp_path / "two" / "p.onnx", LITTLE, **BY_WEIGHTS)
     assert len(ran) >= 4
+    assert {(160, 384), (384, 160)} <= set(made_later)
     for name in ("p.onnx", "p.onnx.data"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert little.report["initializers"] == whole.report["initializers"]
     assert len(little.report["verification"]["runs"]) == len(whole.report["verification"]["runs"]) == 3
+    assert not defers()
+
+
+def test_a_folder_is_as_its_file(path, tmp_path, ran, made_later):
+    """Both files of a network, one of which follows the other."""
+    source, options = tmp_path / "both", make_options(ratio=0.25, **BY_WEIGHTS)
+    source.mkdir()
+    for name in ("first", "second"):
+        decoder(source / f"{name}.onnx", SIZES)
+    with memory_limited(LITTLE):
+        result = prune_files(source, tmp_path / "cut", options, progress=silent)
+    assert [each.leads for each in result.files] == [True, False]
+    assert len(ran) >= 4
+    assert made_later.count((160, 384)) >= 4  # of both layers of both files
+    alone = load(pruned(path, tmp_path / "one" / "p.onnx", 10**12, **BY_WEIGHTS).report["output"]["path"])
+    for each in result.files:
+        written = load(result.target / each.name)
+        assert all(np.array_equal(written.array(name), alone.array(name)) for name in alone.constants)
+    assert not defers()
+
+
+def test_a_sweep_is_bounded(path, tmp_path, ran, made_later):
+    whole = pruned(path, tmp_path / "one" / "p.onnx", 10**12, **BY_WEIGHTS).report["output"]["path"]
+    with memory_limited(LITTLE):
+        make_family(path, tmp_path / "family", "ratio", [0.25], make_options(**BY_WEIGHTS))
+    member, alone = load(next((tmp_path / "family").glob("*.onnx"))), load(whole)
+    assert len(ran) >= 4
+    assert (160, 384) in made_later
+    assert all(np.array_equal(member.array(name), alone.array(name)) for name in alone.constants)
     assert not defers()
 
 

@@ -93,6 +93,27 @@ def test_samples_that_hold_a_past_are_refused():
         onnxprune.prune(decoder(), 0.5, data={"input_ids": IDS, **past}, change_io=True, latency=False)
 
 
+def test_samples_that_hold_a_past_are_taken_where_caches_stay():
+    past = {name: np.ones((24, 2, 3, 4), np.float32) for name in ("past_key", "past_value")}
+    result = onnxprune.prune(decoder(), 0.5, data={"input_ids": IDS, **past}, criterion="l2", latency=False)
+    assert result.report["fidelity"] is not None
+
+
+def test_samples_that_can_be_read_but_once_suit_what_branches_leave(llama):
+    feeds = ({"input_ids": ids[None]} for ids in IDS)
+    result = onnxprune.prune(
+        llama, 0.5, data=feeds, change_io=True, latency=False, criterion="l2", without=["*layers.0/attn/o_proj*"]
+    )
+    assert result.report["verification"]["passed"]
+
+
+def test_samples_that_hold_a_past_are_taken_where_no_cache_changes():
+    past = {name: np.ones((24, 2, 3, 4), np.float32) for name in ("past_key", "past_value")}
+    result = onnxprune.prune(decoder(), 0.25, data={"input_ids": IDS, **past}, latency=False)
+    assert result.report["verification"]["passed"]
+    assert result.report["fidelity"]["figures"]
+
+
 # -- what is done with the file later ------------------------------------------------------------------------
 
 
@@ -119,6 +140,36 @@ def test_a_file_is_compared_with_its_original(files, name, data):
         f"present.{layer}.{what}" for layer in ((0, 1) if name == "smaller" else (0,)) for what in ("key", "value")
     }
     assert both.difference.snr_db is not None
+
+
+def test_nothing_differs_where_heads_that_count_for_nothing_go(tmp_path):
+    """The first head goes: what is left of a random past would be that of another one."""
+    proto = decoder()
+    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "wo")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[:4] = 0
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, "wo"))
+    onnx.save(proto, tmp_path / "one.onnx")
+    result = onnxprune.prune(
+        proto, 0.5, only=("wq:heads",), change_io=True, criterion="l2", latency=False, reconstruct=False
+    )
+    assert result.report["initializers"]["wo"]["kept"] == {"0": [4, 5, 6, 7]}
+    other = result.save(tmp_path / "other.onnx")
+    both = onnxprune.compare(tmp_path / "one.onnx", other, budget_s=0.01, memory=False, detail=False)
+    assert both.difference.max_rel_diff < 1e-5
+
+
+def test_a_cache_lacks_with_its_output_or_not_at_all(tmp_path):
+    """A model that reads no past, but gives what it keeps, was not cut: it is another one."""
+    proto = decoder()
+    for name, port in zip(("kh", "vh"), ("present_key", "present_value"), strict=True):
+        node = next(node for node in proto.graph.node if port in node.output)
+        node.CopyFrom(onnx.helper.make_node("Identity", [name], [port]))
+    del proto.graph.input[1:]
+    onnx.save(decoder(), tmp_path / "with.onnx")
+    onnx.save(proto, tmp_path / "without.onnx")
+    with pytest.raises(ModelError, match=r"input 'past_key' is in the first, not in the second"):
+        onnxprune.compare(tmp_path / "with.onnx", tmp_path / "without.onnx", budget_s=0.01)
 
 
 def test_only_caches_may_be_smaller(files):

@@ -15,6 +15,7 @@ import onnxprune
 from onnxprune.commands.folder import prune_files
 from onnxprune.commands.folder_settings import CacheSizes, adjusted
 from onnxprune.errors import InputError, NothingToPrune, OptionError
+from onnxprune.graph import tied
 from onnxprune.graph.read import load
 from onnxprune.planning.options import make_options
 from onnxprune.progress import silent
@@ -595,6 +596,22 @@ def test_branches_of_several_files_of_one_network_stay(folder):
     with pytest.raises(OptionError) as error:
         prune_folder_at(source, without="o")
     assert str(error.value) == "depth goes with one file for each network: net.onnx and other.onnx hold the same one"
+
+
+def test_twins_of_several_files_of_one_network_stay_and_others_are_no_hindrance(folder, monkeypatch):
+    monkeypatch.setattr(tied, "LEAST_BYTES", 16)
+    held = residual()
+    source = folder(net=held, other=residual())
+    report = prune_folder_at(source, tie=True, ratio=0.3)
+    assert [file["verification"]["passed"] for file in report["files"].values()] == [True, True]
+    for name in ("up", "last"):
+        weight = next(tensor for tensor in held.graph.initializer if tensor.name == name)
+        weight.CopyFrom(numpy_helper.from_array(array("up", (6, 6)), name))
+    for name in ("net", "other"):
+        onnx.save(held, source / f"{name}.onnx")
+    with pytest.raises(OptionError) as error:
+        prune_folder_at(source, tie=True, ratio=0.3, force=True)
+    assert str(error.value) == "tie goes with one file for each network: net.onnx and other.onnx hold the same one"
 
 
 def prune_folder_at(source, **options):

@@ -57,6 +57,27 @@ def test_without_it_the_run_says_what_it_would_save():
     assert said in lines(result)
 
 
+def test_where_nothing_is_held_twice_the_run_says_so():
+    proto = language()
+    once = pruned(ratio=0.25, tie=True, ignore=["table"], criterion="l2").model
+    result = onnxprune.prune(once, 0.25, tie=True, criterion="l2", latency=False)
+    assert result.report["tied"] == {"stored_once": False, "twins": []}
+    said = "no weight of 65.54 kB or more is held twice: there was nothing to store once"
+    assert said in lines(result)
+    assert said not in lines(onnxprune.prune(once, 0.25, criterion="l2", latency=False))
+    assert said not in lines(onnxprune.prune(proto, 0.25, tie=True, criterion="l2", latency=False))
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_file_learns_by_the_report_of_its_cut(tie):
+    """Where twins were stored once, the groups of the report are those of the teacher with twins stored once."""
+    pytest.importorskip("torch")
+    result = pruned(ratio=0.25, tie=tie, criterion="l2")
+    ids = np.random.default_rng(3).integers(0, 300, (12, 6))
+    tuned = onnxprune.tune(result.model, teacher=language(), cut=result.report, steps=1, rate=1e-4, data={"ids": ids})
+    assert tuned.report["proof"]["passed"]
+
+
 def test_targets_are_those_of_the_file_as_it_was():
     result = pruned(targets={"params": 0.7}, tie=True)
     kept = result.report["output"]["params"] / result.report["input"]["params"]

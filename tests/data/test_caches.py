@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxprune.data.caches import check_no_past, suited, suited_data
+from onnxprune.data.caches import check_no_past, load_suited, suited, suited_data
 from onnxprune.data.columns import Column
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
@@ -55,6 +55,23 @@ def test_samples_get_the_past_of_another_model_and_lose_what_it_lacks():
     assert other.take([0, 1])["ids"].tolist() == ids[[3, 1]].tolist()
     assert list(suited_data(data, [IDS]).columns) == ["ids"]
     assert suited_data(data, [IDS, PAST]).columns["past"] is data.columns["past"]
+
+
+def test_a_past_that_suits_stays():
+    data = Data({"ids": np.ones((5, 7), np.int64), "past": np.ones((5, 2, 3, 4), np.float32)}, None, 5)
+    assert suited_data(data, [IDS, PAST]) is data
+    assert load_suited(data, [IDS, PAST]) is data
+    with pytest.raises(DataError, match=re.escape(HELD)):
+        load_suited(data, [IDS, LARGER])
+
+
+@pytest.mark.parametrize("port", [PAST, replace(PAST, shape=(2, "n", "p", 4), batch=1)])
+def test_samples_whose_past_has_the_sizes_of_a_model_stay_as_they_are(port):
+    past = np.ones((5, 2, 3, 4), np.float32)
+    data = Data({"ids": np.ones((5, 4)), "past": past}, None, 5)
+    assert suited_data(data, [IDS, port]).columns["past"] is past
+    with pytest.raises(DataError, match=re.escape(HELD)):
+        suited_data(data, [IDS, replace(port, shape=tuple(3 if dim == 2 else dim for dim in port.shape))])
 
 
 def test_a_buffer_of_zeros_is_no_past():

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from onnxprune.data import generated, judging
 from onnxprune.graph.model import Model
 from onnxprune.graph.read import load
+from onnxprune.runtime import replay
+from onnxprune.runtime.room import memory_limited
 from tests.support.build import model
 from tests.support.paths import MODELS
 
@@ -197,3 +199,25 @@ def test_where_nothing_is_told_apart_there_is_no_judge() -> None:
         zero=[0, 1, 2, 3], none=0.0, **NORM, table=(7, 3), one=[0], two=[2, 3],
     )  # fmt: skip
     assert generated.inputs(load(proto), 8).description.endswith("of the ranges that are usual")
+
+
+@pytest.mark.parametrize("is_normalised", [True, False])
+def test_a_model_in_pieces_judges_alike_and_opens_each_once(
+    is_normalised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm = ("b = BatchNormalization(a, scale, shift, mean, variance)",) if is_normalised else ("b = Relu(a)",)
+    weights = {"w": (3, 3, 1, 1), "v": (4, 3, 1, 1), **(NORM if is_normalised else {})}
+    nodes = ("a = Conv(x, w)", *norm, "c = Conv(b, v)", "m = GlobalAveragePool(c)", "y = Flatten(m)")
+    proto = load(model(*nodes, x="float[n,3,4,4] x", **weights))
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal((3, 3, 4, 4)).astype(np.float32)} for _ in range(5)]
+    whole, _ = judging.judge_of(proto, proto.inputs, feeds[0])
+    expected, rows = whole(iter(feeds), 4)
+    opened, original = [], replay.part
+    with memory_limited(1):
+        pieces, _ = judging.judge_of(proto, proto.inputs, feeds[0])
+        monkeypatch.setattr(replay, "part", lambda *args: opened.append(args) or original(*args))
+        good, others = pieces(iter(feeds), 4)
+    assert 0 < len(opened) <= 4  # pieces, however many batches
+    assert good == pytest.approx(expected, rel=1e-4)
+    assert others().tolist() == rows().tolist()

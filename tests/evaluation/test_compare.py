@@ -20,7 +20,8 @@ from onnxprune.evaluation.compare import _ops, _peak
 from onnxprune.evaluation.compare import compare_models as compare
 from onnxprune.evaluation.comparison import Comparison, Difference, Side, verdict
 from onnxprune.evaluation.outputs import accuracy
-from onnxprune.evaluation.place import RANDOM_BATCHES, Place, dims_for, open_model
+from onnxprune.evaluation.place import RANDOM_BATCHES, Place, dims_for, open_model, pieces_to_compare, without_past
+from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.probe import settled
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
@@ -580,3 +581,17 @@ def test_a_run_with_copies_is_left_out_where_they_cannot_be_told_apart():
     rows = np.arange(21, dtype=np.float32).reshape(7, 3)
     assert compared(SUMMED, EYE * 2, rows).samples == 4
     assert compared(SUMMED, EYE * 2, rows[:3]).samples == 3  # unless there is no other
+
+
+# -- caches that differ ------------------------------------------------------------------------------------
+
+
+def test_random_feeds_hold_no_past_where_caches_differ():
+    past = Port("past", np.dtype("f4"), ("n", 2, "p", 4), role=Role.PAST)
+    buffer = dataclasses.replace(past, name="buffer", shape=("n", 2, 6, 4))
+    assert without_past((past, buffer), []) == (past, buffer)
+    shown = without_past((past, buffer), ["buffer"])
+    assert [port.shape for port in shown] == [("n", 2, 0, 4), ("n", 2, 6, 4)]
+    feeds = [piece.feeds for piece in pieces_to_compare(shown, None, 3, 0, {"n": 3}, caches=["buffer"])]
+    assert [each["past"].shape for each in feeds] == [(3, 2, 0, 4)] * RANDOM_BATCHES
+    assert all(each["buffer"].shape == (3, 2, 6, 4) and not each["buffer"].any() for each in feeds)

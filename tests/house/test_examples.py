@@ -18,7 +18,7 @@ from PIL import Image
 import onnxprune
 from onnxprune.cli.group import cli
 from onnxprune.data.samples import load_data
-from tests.support import zoo_store
+from tests.support import experts, zoo_store
 from tests.support.paths import ROOT
 
 RUN = ("sh", "python")  # languages that are run
@@ -87,6 +87,14 @@ def text_model(folder):
     )
     (folder / "llama" / "tokenizer.json").write_text("{}", encoding="utf-8")
     np.savez(folder / "texts.npz", input_ids=np.random.default_rng(0).integers(3, 100, (24, 12)))
+    (folder / "ids.txt").write_text("\n".join(map(str, range(100))), encoding="utf-8")
+    (folder / "tokens.json").write_text(json.dumps([*range(100)]), encoding="utf-8")
+
+
+def mixture_model(folder):
+    """A mixture of experts, and samples for it."""
+    save(experts.mixture(), folder / "mixture.onnx")
+    np.savez(folder / "rows.npz", x=experts.rows())
 
 
 def test_no_block_of_a_page_is_left_out():
@@ -123,6 +131,7 @@ def test_every_command_of_the_docs_works(name, in_small_clone, steady):
     for file, source in {"model.onnx": "vit.onnx", "samples.npz": "mnist_test.npz", "d.npz": "mnist_test.npz"}.items():
         (folder / file).symlink_to(folder / "models" / source)
     text_model(folder)
+    mixture_model(folder)
     small = ["model.onnx", "--criterion", "l2", "--no-latency", "-o", "small.onnx"]
     assert CliRunner().invoke(cli, small).exit_code == 0
     for arguments in commands(BLOCKS[name].code):

@@ -38,6 +38,7 @@ NEWER = "BitCast CausalConvWithState CumProd LinearAttention SwiGLU"  # than the
 OLDER = "Affine Crop ImageScaler ParametricSoftplus Scale ScaledTanh"  # onnx dropped them: the checker warns of each
 SEVERAL_AXES = """
     DFT Det STFT com.microsoft.ConvTransposeWithDynamicPads com.microsoft.CropAndResize com.microsoft.UnfoldTensor
+    com.microsoft.QMoE
 """  # which need a shape of their own around them, as the cases of the rules have it
 
 

@@ -252,3 +252,11 @@ def test_no_more_batches_are_run_than_fits_and_losses_need():
     assert len(few.batches) == len(seen.judged) + 4096 // seen.counts[0]
     alone = replace(seen, batches=seen.batches[:1], counts=seen.counts[:1])
     assert fewer(traced, [layer for layer in chain.layers if layer], alone, 4096) is alone
+
+
+def test_few_samples_are_enough_to_look_at_branches(monkeypatch):
+    seen = []
+    real = depth._Chooser._judged
+    monkeypatch.setattr(depth._Chooser, "_judged", lambda self, most: seen.append(real(self, most)) or seen[-1])
+    chosen(network(*["loud"] * 8), 0.13, count=512, rounds=1, screened=0.5)
+    assert [len(each) for each in seen] == [1, 4]  # batches of 16

@@ -30,7 +30,7 @@ from onnxprune.runtime.machine import _cpu_name, affinity, machine
 from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
 from onnxprune.runtime.session import PROVIDERS, Session, check_provider, open_session
-from onnxprune.runtime.timing import node_times, time_creation, time_interleaved
+from onnxprune.runtime.timing import node_times, time_creation, time_interleaved, time_pieces
 
 measures_memory = pytest.mark.skipif(
     importlib.util.find_spec("resource") is None, reason="memory cannot be measured on this system"
@@ -438,6 +438,23 @@ def test_slow_runs_stop_at_three_times_the_budget(clock):
 def test_the_wanted_rounds_are_done_beyond_the_budget(clock):
     (latencies,) = time_interleaved([clock.run(10.0)], budget_s=0.2)
     assert len(latencies) == 30
+
+
+def test_a_piece_that_is_held_up_does_not_decide_the_sum(clock):
+    """Its share of the budget is gone in one run; each piece takes 3 ms before and 2 ms after."""
+    halting = clock.run(*[3.0] * 8, 900.0, 3.0)  # in the second round that counts
+    pairs = [(clock.run(3.0), clock.run(2.0)), (halting, clock.run(2.0)), (clock.run(4.0), clock.run(3.0))]
+    before, after = time_pieces(pairs, 30, budget_s=3.0, min_rounds=30)
+    assert len(before) == len(after) == 30
+    assert (np.median(before), np.median(after)) == (10.0, 7.0)
+
+
+def test_a_slow_piece_is_timed_some_times(clock):
+    before, after = time_pieces(
+        [(clock.run(900.0), clock.run(600.0)), (clock.run(1.0), None)], 2, budget_s=0.1, min_rounds=9
+    )
+    assert len(before) == len(after) == timing.PIECE_ROUNDS
+    assert np.median(before) == 901.0
 
 
 def test_fast_runs_stop_at_the_most_rounds(clock):

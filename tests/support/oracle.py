@@ -78,7 +78,7 @@ def check(
     for group in chosen:
         part = rng.uniform() if share is None else share
         mask = np.zeros(group.units, bool)
-        mask[rng.permutation(group.units)[: max(1, round(part * group.units))]] = True
+        mask[rng.permutation(group.units)[: max(group.least, round(part * group.units))]] = True
         kept[group.atom] = mask
     pruned = rewrite(traced, kept).proto
     found_wrong = problems(pruned)

@@ -87,10 +87,15 @@ def mixing(x: Site) -> None:
 
 @rule("TopK")
 def top_k(x: Site) -> None:
-    """The axis that is searched is locked; both outputs have the others."""
+    """The axis that is searched is picked from where who reads the indices follows it, else locked; the others pass."""
     axes = list(x.axes(0))
     dim = x.dim(x.attr("axis", -1), len(axes))
-    x.lock(axes[dim], "TopK returns its indices")
+    count = [x.attr("k")] if x.node.version < 10 else x.entries(1)
+    if x.is_read(1) and count is not None and count[0] and x.is_static_input(0, dim):
+        x.choose(0, dim, count[0], bool(x.attr("largest", 1)))
+        x.give_positions(1, axes[dim], "TopK returns its indices")
+    else:
+        x.lock(axes[dim], "TopK returns its indices")
     for index in range(len(x.node.outputs)):
         axes[dim] = x.made(dim, index)
         x.output(axes, index)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxprune.dependency.axes import Axes, Axis
+from onnxprune.dependency.axes import Axes, Axis, Lock
 from onnxprune.graph.model import Node
 from onnxprune.graph.tensors import Array
 
@@ -64,6 +64,24 @@ class Compensation:
     epsilon: float | None = None  # default of the attribute epsilon, where there is one
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where an op picks units by their scores: a removed unit has the worst score there, and is never picked."""
+
+    slot: int
+    dim: int  # of the scores
+    count: int  # units that are picked
+    largest: bool = True  # whether high scores are good ones
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """What the integers of a value are: positions on an axis."""
+
+    axis: Axis
+    lock: Lock  # of the axis, where somebody reads them in a way that does not follow cuts
+
+
 @dataclass(slots=True)
 class Coupling:
     """What is known of one node after its rule: the record that cost, masks and rewriting work from."""
@@ -72,6 +90,7 @@ class Coupling:
     inputs: list[Axes | None]  # None where an input is absent or of unknown shape
     outputs: list[Axes | None] = field(default_factory=list)
     contracted: list[tuple[int, int]] = field(default_factory=list)  # (input slot, dim)
+    chosen: list[Choice] = field(default_factory=list)
     hidden: list[tuple[int, int]] = field(default_factory=list)  # the same for weights whose units stay inside the op
     macs: list[Axes] = field(default_factory=list)  # the sizes of each multiply to multiply-accumulates; they add up
     channels: int | None = None  # the dim of the channels, in and out, of an op that convolves

@@ -97,7 +97,6 @@ _MICROSOFT: Mapping[str, str] = {
         DequantizeWithOrder QuantizeWithOrder QOrderedAttention QOrderedGelu QOrderedLayerNormalization
         QOrderedLongformerAttention QOrderedMatMul
     """,
-    "reads quantized weights of its experts in a layout that depends on the device": "QMoE",
     "adds up integers whose scales it does not know": "MatMulInteger16 MulInteger ReduceSumInteger",
     "adds up embeddings that are quantized with different scales": "QEmbedLayerNormalization",
     "quantizes its mean": "QLinearReduceMean",

@@ -164,7 +164,7 @@ class Match:
                     continue
                 if sum(item.name in names for names in inside) == 1 and not self.sums:
                     for axis in self._axes_of(item):
-                        self.site.lock(axis, f"{op} gives its positions a meaning")
+                        self.site.pick(slot, axis, f"{op} gives its positions a meaning")
                 elif not any(item.name in names for names in inside[slot + 1 :]):
                     self._contract(slot, item)
         for operand in (*self.pattern.inputs, *self.pattern.outputs):

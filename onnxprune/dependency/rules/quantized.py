@@ -290,7 +290,7 @@ def gather_block_quantized(x: Site) -> None:
     )
     if gathered == quantized:
         raise CannotUnify("it gathers along the axis that is quantized in blocks")
-    x.lock(axes[gathered], "GatherBlockQuantized picks its indices by value")
+    x.pick(0, axes[gathered], "GatherBlockQuantized picks its indices by value")
     for dim, (axis, scale) in enumerate(zip(axes, scales, strict=True)):
         if dim != quantized:
             x.unify(axis, scale)

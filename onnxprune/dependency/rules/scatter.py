@@ -21,7 +21,7 @@ def _by_value(x: Site, *axes: Axis) -> None:
 
 @rule("GatherElements")
 def gather_elements(x: Site) -> None:
-    """*a p! *b, *a q *b -> *a q *b; the axis `axis` of the data is indexed, the others are those of the indices."""
+    """*a p! *b, *a q *b -> *a q *b; the axis `axis` of the data is indexed: it is locked unless indices follow it."""
     data, indices = x.axes(0), x.axes(1)
     _along_elements(x, x.dim(x.attr("axis", 0), len(data)))
     x.output(indices)
@@ -40,6 +40,15 @@ def scatter_elements(x: Site) -> None:
     x.output(data)
 
 
+def _at_positions(x: Site, axis: Axis) -> None:
+    """Equate the axis that is indexed with the one that the indices are positions on; lock it where there is none."""
+    known = x.positions(1)
+    if known is None:
+        _by_value(x, axis)
+    else:
+        x.unify(axis, known)
+
+
 def _accumulate(x: Site) -> None:
     """Data and updates are added up where the attribute says so."""
     if x.attr("reduction", "none") == "add":
@@ -51,7 +60,7 @@ def _along_elements(x: Site, dim: int) -> None:
     data, indices = x.axes(0), x.axes(1)
     if len(data) != len(indices):
         raise CannotUnify(f"input 1 has {len(indices)} axes, expected {len(data)}")
-    _by_value(x, data[dim])
+    _at_positions(x, data[dim])
     for i, (before, after) in enumerate(zip(x.input_sizes(0), x.input_sizes(1), strict=True)):
         if i == dim:
             continue
@@ -114,9 +123,16 @@ def compress(x: Site) -> None:
 
 @rule("OneHot")
 def one_hot(x: Site) -> None:
-    """*a *b, _, _ -> *a t *b; the positions of the new axis are the values of the indices."""
+    """*a *b, _, _ -> *a t *b; the positions of the new axis are the values of the indices: it follows theirs."""
     axes = list(x.axes(0))
     dim = x.dim(x.attr("axis", -1), len(axes) + 1)
+    known, depth = x.positions(0), x.entries(1)
+    if known is not None and depth == [known.size]:
+        x.output([*axes[:dim], known, *axes[dim:]])
+        x.write(1, known)
+        return
+    if known is not None:
+        x.lock(known, "OneHot gives its positions another number of places")
     x.output([*axes[:dim], x.made(dim), *axes[dim:]])
 
 

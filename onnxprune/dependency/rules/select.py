@@ -102,7 +102,7 @@ def _sliced(
 
 @rule("Gather")
 def gather(x: Site) -> None:
-    """*a [p + 1 + q] *b -> *a *b for one known index; several may pick runs or shuffle; else the axis is locked."""
+    """*a [p + 1 + q] *b -> *a *b for one known index; several may pick runs, shuffle or follow; else it is locked."""
     axes = x.axes(0)
     dim = x.dim(x.attr("axis", 0), len(axes))
     index = x.value(1)
@@ -113,8 +113,12 @@ def gather(x: Site) -> None:
             x.output([*axes[:dim], picked, *axes[dim + 1 :]])
             return
     x.output([*axes[:dim], *indices, *axes[dim + 1 :]])
+    known = x.positions(1)
+    if known is not None:
+        x.unify(axes[dim], known)
+        return
     if index is None or index.size != 1 or not x.is_static_input(0, dim):
-        x.lock(axes[dim], "Gather picks its indices by value")
+        x.pick(0, axes[dim], "Gather picks its indices by value")
         return
     at = int(index.item())
     before, rest = x.partition.split(axes[dim], at + axes[dim].size * (at < 0))

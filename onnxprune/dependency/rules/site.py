@@ -19,10 +19,12 @@ from onnxprune.dependency.axes import ONE, Axes, Axis, Lock, fresh
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules.coupling import (
     NO_SIZES,
+    Choice,
     Compensation,
     Coupling,
     Decoder,
     Encoding,
+    Positions,
     Size,
     Write,
     dequantized,
@@ -47,6 +49,8 @@ class Site:
         look_up: Callable[[str], Axes | None] = lambda _: None,
         sequences: dict[str, tuple[Axes, ...]] | None = None,
         unread: Collection[str] = (),
+        renumbered: Collection[int] = (),
+        positions: dict[str, Positions] | None = None,
     ) -> None:
         self.node = node
         self.partition = partition
@@ -56,6 +60,9 @@ class Site:
         self._look_up = look_up  # axes of a value inside a body
         self._sequences = {} if sequences is None else sequences  # of the trace: the axes of each tensor
         self._unread = unread  # names of outputs that nobody reads
+        self._positions = {} if positions is None else positions  # of the trace: what values are positions on
+        self.followed: set[int] = set()  # slots whose positions the rule follows
+        self._renumbered = renumbered  # slots of tables whose rows may go: indices follow
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -225,6 +232,39 @@ class Site:
     def lock(self, axis: Axis, reason: str) -> None:
         """Forbid cuts on an axis."""
         self.partition.lock(axis, Lock(reason, self.node.name))
+
+    def pick(self, slot: int, axis: Axis, reason: str) -> None:
+        """Forbid cuts on an axis of an input whose positions mean something, unless indices follow: see `trace`."""
+        if slot not in self._renumbered:
+            self.lock(axis, reason)
+
+    def choose(self, slot: int, dim: int, count: int, largest: bool = True) -> None:
+        """Record that the op picks so many units along this axis of an input by their scores there.
+
+        A removed unit counts as the one with the worst score: it is never picked while enough others are left. So
+        what the op makes of picked units is summed over none of the others.
+        """
+        axis = self.axes(slot)[dim]
+        if self.dtype(slot).kind not in "fV":
+            self.lock(
+                axis, f"{self.node.op} picks by {self.dtype(slot).name} numbers, none of which is below all others"
+            )
+            return
+        self.coupling.chosen.append(Choice(slot, dim, count, largest))
+        own = self.partition.resolve(axis)
+        places = self.coupling.contracted
+        places[:] = [(at, n) for at, n in places if self.partition.resolve(self.axes(at)[n]) != own]
+
+    def give_positions(self, index: int, axis: Axis, reason: str) -> None:
+        """Record that an output holds positions on an axis; whoever reads them as such follows its cuts."""
+        self._positions[self.node.outputs[index]] = Positions(axis, Lock(reason, self.node.name))
+
+    def positions(self, slot: int) -> Axis | None:
+        """Return the axis on which the integers of an input are positions, and follow them; None for other integers."""
+        found = self._positions.get(self.node.inputs[slot])
+        if found is not None:
+            self.followed.add(slot)
+        return None if found is None else found.axis
 
     def mix(self, axis: Axis, verb: str = "normalises over") -> None:
         """Mark an axis as one over which the op mixes."""

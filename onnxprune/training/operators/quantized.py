@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnxprune.graph.tensors import numpy_type
 from onnxprune.training.operators.attention import apart, attend, together
 from onnxprune.training.operators.convolution import conv
-from onnxprune.training.operators.fused import MS
+from onnxprune.training.operators.fused import MS, mixture_of_experts
 from onnxprune.training.operators.pooling import average_pool
 from onnxprune.training.operators.registry import dim_of, line, op
 from onnxprune.training.operators.types import FLOAT8
@@ -294,6 +294,33 @@ def _unpacked(b: Tensor, scales: Tensor, zeros: Tensor | None, rows: int, bits: 
     else:
         zero = zeros.float().reshape(rows, blocks, 1)
     return ((_bits(b, bits) - zero) * scales.reshape(rows, blocks, 1)).flatten(1)
+
+
+@op(MS + "QMoE", weights=(4, 7, 10))
+def quantized_mixture_of_experts(
+    a: Tensor, routes: Tensor, first: Tensor, first_scale: Tensor, first_bias: Tensor | None, second: Tensor,
+    second_scale: Tensor, second_bias: Tensor | None = None, third: Tensor | None = None,
+    third_scale: Tensor | None = None, third_bias: Tensor | None = None, *zeros: Tensor | None,
+    expert_weight_bits: int = 4, block_size: int = 0, quant_type: str = "int", **attributes: Any,
+) -> Tensor:  # fmt: skip
+    """Return what a mixture of experts does with weights of few bits; see `mixture_of_experts`.
+
+    Raises:
+        ValueError: for other types than integers, weights packed for one device, and zero points.
+    """
+    others = attributes.keys() - {"activation_type", "activation_alpha", "activation_beta", "k", "swiglu_fusion",
+                                  "swiglu_limit", "normalize_routing_weights", "use_sparse_mixer"}  # fmt: skip
+    if quant_type != "int" or others or any(zero is not None for zero in zeros):
+        raise ValueError("its weights are packed for one kind of hardware, or have zero points: neither is known")
+
+    def matrix(packed: Tensor, scale: Tensor) -> Tensor:
+        numbers = _bits(packed, expert_weight_bits) - float(1 << (expert_weight_bits - 1))
+        spread = scale[..., None] if scale.dim() == 2 else scale.repeat_interleave(block_size, -1)
+        return numbers * spread.to(numbers.dtype)
+
+    up = None if third is None or third_scale is None else matrix(third, third_scale)
+    weights = matrix(first, first_scale), first_bias, matrix(second, second_scale), second_bias, up, third_bias
+    return mixture_of_experts(a, routes, *weights, **attributes)
 
 
 def _in_bytes(a: Tensor, block: int) -> Tensor:

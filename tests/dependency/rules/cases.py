@@ -22,6 +22,7 @@ from onnxprune.dependency.rules.broadcast import (
     UNARY,
 )
 from tests.dependency.rules.control_cases import control_cases
+from tests.dependency.rules.expert_cases import expert_cases
 from tests.dependency.rules.old_cases import old_cases
 from tests.dependency.rules.quantized_cases import quantized_cases
 from tests.dependency.rules.recurrent_cases import recurrent_cases
@@ -827,6 +828,7 @@ CASES: tuple[Case, ...] = (
     *_pads(),
     *_resizes(),
     *control_cases(row),
+    *expert_cases(case),
     *sequence_cases(row),
     *recurrent_cases(case),
     *quantized_cases(case, on_images, on_rows),

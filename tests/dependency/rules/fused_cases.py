@@ -203,9 +203,21 @@ def _experts():
                 f"p = MatMul({flat}, router)", node(f"b = MoE{attributes}({inputs})"), "y = MatMul(b, w2)",
                 x=ROWS if rank == 2 else "float[2,3,6] x", imports=IMPORT, w1=(6, 8), router=(8, 3), flat=[6, 8],
                 f1=(3, 20 if fusion else 10, 8), f2=(3, 8, 10), w2=(8, 5),
-                y="float[n,5] y" if rank == 2 else "float[2,3,5] y", cut="8 neurons, 10 neurons",
-                locks=(f"{MS}MoE gives its positions a meaning",), trace_only=GPU if fusion == 2 else "", **more
+                y="float[n,5] y" if rank == 2 else "float[2,3,5] y", cut="8 neurons, 3 experts, 10 neurons",
+                locks=(f"{MS}MoE gives its positions a meaning",) if fusion == 1 else (),
+                trace_only=GPU if fusion == 2 else "", **more
             )  # fmt: skip
+    for bits, scales in ((4, ""), (4, ", block_size=16"), (8, "")):
+        attributes = f'<k=2, activation_type="silu", normalize_routing_weights=1, expert_weight_bits={bits}{scales}>'
+        of_blocks = (2,) if scales else ()
+        packed = np.random.default_rng(bits).integers(0, 256, (6, 32, 32 * bits // 8)).astype(np.uint8)
+        yield case(
+            MS + "QMoE", f"{bits}-bits{'-blocks' * bool(scales)}", "h = MatMul(x, w1)", "p = MatMul(h, router)",
+            node(f"b = QMoE{attributes}(h, p, f1, s1, , f2, s2)"), "y = MatMul(b, w2)", x=ROWS, y="float[n,5] y",
+            imports=IMPORT, w1=(6, 32), router=(32, 6), f1=packed, f2=packed[:, ::-1], w2=(32, 5),
+            s1=np.full((6, 32, *of_blocks), 0.02, np.float32), s2=np.full((6, 32, *of_blocks), 0.01, np.float32),
+            cut="6 experts", locks=("QMoE reads packed weights, whose layout depends on the device",)
+        )  # fmt: skip
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------
@@ -482,8 +494,9 @@ def _grouped_attention():
     )  # fmt: skip
     angles = np.arange(80, dtype=np.float32).reshape(10, 8)
     caches = {"cos": np.cos(angles), "sin": np.sin(angles)}
+    meaning = (f"{MS}GroupQueryAttention gives its positions a meaning",)
     for variant, attributes in (("rotary", ", do_rotary=1"), ("interleaved", ", do_rotary=1, rotary_interleaved=1")):
-        pairs = (f"{MS}GroupQueryAttention gives its positions a meaning",) * (variant == "interleaved")
+        pairs = meaning * (variant == "interleaved")
         yield attends(
             MS + "GroupQueryAttention", variant, g.format(attributes, "q, k, v", ", cos, sin"),
             weights=wide, **caches, **{**rest, "locks": rest["locks"] + pairs}, **five
@@ -507,7 +520,8 @@ def _grouped_attention():
                 f"(q, k, v, pk, pv, l, n4{more})",
                 x=f"float[2,1,16] x, float[2,2,3,{d}] pk, float[2,2,3,{d}] pv",
                 y=f"float[2,1,16] y, float[2,2,4,{d}] nk, float[2,2,4,{d}] nv",
-                cut="2 heads", weights=wide, after={"o.num_heads": 2}, **(caches if more else {}), **n4
+                cut="2 heads", locks=rest["locks"] + meaning * ("interleaved" in variant), weights=wide,
+                after={"o.num_heads": 2}, **(caches if more else {}), **n4
             )  # fmt: skip
 
 

@@ -1,0 +1,202 @@
+"""What experts do on samples: how often each is picked, and how much it adds.
+
+The *load* of an expert is the mean over rows of the weight with which it is picked, zero where it is not: what Shazeer
+et al. 2017, "Outrageously Large Neural Networks", equation 6, call its importance. Its *output* is the mean over rows
+of that weight times the norm of what it answers: what the layer loses with it. Lasby et al. 2025, "REAP the Experts",
+take the same mean over the rows that pick it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.dependency.axes import Atom
+from onnxprune.dependency.groups import EXPERTS, Group
+from onnxprune.dependency.rules.coupling import Choice, Coupling
+from onnxprune.dependency.trace import Trace
+from onnxprune.graph.parts import part
+from onnxprune.graph.tensors import Array
+from onnxprune.progress import Progress, silent
+from onnxprune.runtime.replay import Feeds, Replay
+from onnxprune.runtime.session import Session, open_session
+
+Each = npt.NDArray[np.float64]  # of every expert
+
+_FUSED = ("com.microsoft.MoE", "com.microsoft.QMoE")  # that compute their experts inside
+_BARRED = -6e4  # the score of an expert that is not picked
+_SUM = 1e-3  # by which shares may differ from one, in half precision
+
+
+@dataclass(frozen=True, eq=False)
+class Used:
+    """What is seen of the experts of a group; both have a mean of 1."""
+
+    load: Each
+    output: Each  # of a layer whose experts cannot be told apart in the graph, the load
+
+
+def used_experts(
+    traced: Trace, groups: Sequence[Group], batches: Sequence[Feeds], *, progress: Progress = silent
+) -> dict[str, Used]:
+    """Return what experts do on samples, by name of their group.
+
+    Args:
+        traced: the model with its axes.
+        groups: some groups of it; those that are no experts are passed over.
+        batches: feeds by input name.
+        progress: called before each step.
+
+    Raises:
+        ModelError: when ONNX Runtime cannot run the model.
+    """
+    layers = [layer for group in groups if group.kind == EXPERTS for layer in _layers(traced, group)]
+    if not layers:
+        return {}
+    progress("looking at experts")
+    names = dict.fromkeys(name for layer in layers for name in layer.names)
+    for values in Replay(traced.model, batches).run(names):
+        for layer in layers:
+            layer.add(values)
+    found: dict[str, list[_Layer]] = {}
+    for layer in layers:
+        found.setdefault(layer.group.name, []).append(layer)
+    return {name: Used(*_means(own)) for name, own in found.items()}
+
+
+def gates(scores: Array, count: int, largest: bool = True) -> Each:
+    """Return the weight of each expert for each row, 0 where it is not among those that are picked.
+
+    Args:
+        scores: ``[rows, experts]``; numbers from 0 on with a sum of 1 are shares, any others their logarithms.
+        count: experts that are picked.
+        largest: whether high scores are good ones.
+
+    >>> gates(np.array([[0.0, 0.0, -9.0]]), 2).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
+    wide = scores.astype(np.float64) * (1 if largest else -1)
+    picked = np.argsort(-wide, axis=1, kind="stable")[:, :count]
+    best = np.take_along_axis(wide, picked, 1)
+    are_shares = wide.size and wide.min() >= 0 and np.allclose(wide.sum(1), 1, atol=_SUM)
+    weights = best if are_shares else np.exp(best - best.max(1, keepdims=True))
+    result = np.zeros_like(wide)
+    np.put_along_axis(result, picked, weights / np.maximum(weights.sum(1, keepdims=True), 1e-30), 1)
+    return result
+
+
+class _Layer:
+    """One place where some of the experts of a group are picked, and sums over the rows that were seen."""
+
+    def __init__(self, traced: Trace, group: Group, coupling: Coupling, choice: Choice) -> None:
+        self.group, self._node, self._choice = group, coupling.node, choice
+        self._traced = traced
+        self._fused = _Alone(traced, coupling) if coupling.node.op in _FUSED else None
+        self._summed = [] if self._fused else _summed(traced, group.atom)
+        inputs = [coupling.node.inputs[slot] for slot in ((0, choice.slot) if self._fused else (choice.slot,))]
+        self.names = [*inputs, *(name for name, _ in self._summed)]
+        self.load, self.output = np.zeros(group.units), np.zeros(group.units)
+        self.rows = 0
+
+    def add(self, values: Mapping[str, Array]) -> None:
+        """Add the rows of a batch."""
+        scores = np.moveaxis(values[self._node.inputs[self._choice.slot]], self._choice.dim, -1)
+        weights = gates(scores.reshape(-1, scores.shape[-1]), self._choice.count, self._choice.largest)
+        self.load += weights.sum(0)
+        self.rows += len(weights)
+        if self._fused is not None:
+            answers = self._fused.norms(values[self._node.inputs[0]], scores)
+            self.output += (weights * answers).sum(0)
+        elif self._summed:
+            norms = [np.sqrt(np.square(_by_expert(values[name], dim)).sum(1)) for name, dim in self._summed]
+            self.output += np.prod(norms, axis=0)
+
+
+class _Alone:
+    """A fused layer alone, which answers with one expert at a time."""
+
+    def __init__(self, traced: Trace, coupling: Coupling) -> None:
+        node = coupling.node
+        inputs = {name: traced.probe.dtype(name) for name in node.inputs[:2]}
+        self._node = node
+        self._session = self._open(traced, inputs)
+
+    def _open(self, traced: Trace, inputs: Mapping[str, np.dtype[np.generic]]) -> Session:
+        output = self._node.outputs[0]
+        constant = [each.index for each in traced.model.nodes if set(each.outputs) & set(self._node.inputs[2:])]
+        nodes = [index for index in constant if traced.model.nodes[index].outputs[0] in traced.model.fixed]
+        message = part(traced.model, [*nodes, self._node.index], inputs, [output], {})
+        return open_session(message, folder=traced.model.folder)
+
+    def norms(self, rows: Array, scores: Array) -> Each:
+        """Return the norm of the answer of each expert to each row ``[rows, experts]``."""
+        found = []
+        for expert in range(scores.shape[-1]):
+            barred = np.full_like(scores, _BARRED)
+            barred[..., expert] = 0
+            fed = {self._node.inputs[0]: rows, self._node.inputs[1]: barred}
+            answer = self._session.run(fed)[self._node.outputs[0]].astype(np.float64)
+            found.append(np.linalg.norm(answer.reshape(-1, answer.shape[-1]), axis=1))
+        return np.stack(found, axis=1)
+
+
+def _layers(traced: Trace, group: Group) -> list[_Layer]:
+    """Return where experts of a group are picked, in the main graph."""
+    top = set(traced.model.top)
+    return [
+        _Layer(traced, group, coupling, choice)
+        for index, coupling in traced.couplings.items()
+        for choice in (coupling.chosen if index in top else ())
+        if group.atom in traced.partition.atoms((coupling.inputs[choice.slot] or ())[choice.dim])
+    ]
+
+
+def _summed(traced: Trace, atom: Atom) -> list[tuple[str, int]]:
+    """Return the values, with the dim of the experts, that a node of the main graph sums over them.
+
+    Of several nodes it is the one with the largest value: what experts answer is larger than how they are weighted.
+    """
+    found = [places for index in traced.model.top if (places := list(_places(traced, index, atom)))]
+    return max(found, key=lambda places: max(_elements(traced, name) for name, _ in places), default=[])
+
+
+def _places(traced: Trace, index: int, atom: Atom) -> Iterator[tuple[str, int]]:
+    """Yield the inputs of a node that sums over experts, with the dim of these; weights are left out."""
+    coupling = traced.couplings.get(index)
+    if coupling is None or not _is_summed(traced, coupling, atom):
+        return
+    for name, axes in zip(coupling.node.inputs, coupling.inputs, strict=True):
+        dims = [dim for dim, axis in enumerate(axes or ()) if traced.partition.resolve(axis) == atom]
+        yield from ((name, dim) for dim in dims if name not in traced.model.fixed)
+
+
+def _elements(traced: Trace, name: str) -> int:
+    return math.prod(axis.size for axis in traced.values.get(name, ()))
+
+
+def _is_summed(traced: Trace, coupling: Coupling, atom: Atom) -> bool:
+    """Whether a node sums over experts."""
+    axes = ((coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted)
+    return any(traced.partition.resolve(axis) == atom for axis in axes)
+
+
+def _by_expert(values: Array, dim: int) -> Each:
+    """Return values as ``[experts, others]`` in double precision."""
+    front = np.moveaxis(values, dim, 0).astype(np.float64)
+    return front.reshape(len(front), -1)
+
+
+def _means(layers: Sequence[_Layer]) -> tuple[Each, Each]:
+    """Return load and output over all layers that pick the experts of a group, each with a mean of 1."""
+    load = sum((layer.load for layer in layers), np.zeros_like(layers[0].load))
+    output = sum((layer.output for layer in layers), np.zeros_like(load))
+    return _relative(load), _relative(output if output.any() else load)
+
+
+def _relative(values: Each) -> Each:
+    mean = values.mean()
+    return values / mean if mean > 0 else np.ones_like(values)

@@ -1,0 +1,68 @@
+"""What experts do on samples: how often each is picked, and how much it adds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.calibration.experts import gates, used_experts
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
+from onnxprune.graph.read import load
+from tests.support.build import dense
+from tests.support.experts import mixture, rows
+
+
+def used(proto, count=64):
+    traced = trace(load(proto))
+    return used_experts(traced, groups(traced), [{"x": rows(count)[: count // 2]}, {"x": rows(count)[count // 2 :]}])
+
+
+def by_hand():
+    """Return load and output of each expert of `mixture`, from its formula."""
+    weights = {each.name: each for each in mixture().graph.initializer}
+    router, bias, up, down = (numpy_helper.to_array(weights[name]) for name in ("router", "bias", "up", "down"))
+    scores = rows() @ router + bias
+    picked = np.argsort(-scores, 1)[:, :2]
+    share = np.exp(np.take_along_axis(scores, picked, 1))
+    share /= share.sum(1, keepdims=True)
+    load, output = np.zeros(4), np.zeros(4)
+    for row, (which, parts) in enumerate(zip(picked, share, strict=True)):
+        for expert, part in zip(which, parts, strict=True):
+            load[expert] += part
+            answer = down[expert] @ np.maximum(up[expert] @ rows()[row], 0)
+            output[expert] += part * np.linalg.norm(answer)
+    return load / load.mean(), output / output.mean()
+
+
+def test_a_fused_mixture():
+    (seen,) = used(mixture(fused=True)).values()
+    load, output = by_hand()
+    np.testing.assert_allclose(seen.load, load, rtol=1e-5)
+    np.testing.assert_allclose(seen.output, output, rtol=1e-4)
+
+
+def test_a_mixture_of_single_nodes():
+    (seen,) = used(mixture()).values()
+    load, output = by_hand()
+    np.testing.assert_allclose(seen.load, load, rtol=1e-5)
+    assert np.argsort(seen.output).tolist() == np.argsort(output).tolist()
+    assert seen.output[3] == 0
+    assert seen.output[0] < 0.05
+
+
+def test_other_groups_are_passed_over():
+    assert used_experts(trace(load(dense("b = Relu(a)"))), groups(trace(load(dense("b = Relu(a)")))), []) == {}
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "largest", "expected"),
+    [
+        ([[1.0, 1.0, -5.0]], 2, True, [[0.5, 0.5, 0]]),
+        ([[0.2, 0.3, 0.5]], 2, True, [[0, 0.375, 0.625]]),  # shares
+        ([[-4.0, 4.0]], 1, False, [[1, 0]]),
+    ],
+)
+def test_weights_of_picked_experts(scores, count, largest, expected):
+    np.testing.assert_allclose(gates(np.array(scores), count, largest), expected)

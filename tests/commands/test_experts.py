@@ -1,0 +1,61 @@
+"""`prune` of mixtures of experts: those that do least go, and never more than a row needs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+import onnxprune
+from onnxprune.errors import OptionError
+from tests.support.experts import mixture, rows
+
+
+def pruned(fused=True, **options):
+    options = {"only": "router", "ratio": 0.5, "latency": False, "data": {"x": rows()}, **options}
+    return onnxprune.prune(mixture(fused), **options).report
+
+
+def experts(report):
+    (group,) = [group for group in report["groups"] if group["kind"] == "experts"]
+    return group
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_experts_that_do_least_go(fused):
+    report = pruned(fused)
+    group = experts(report)
+    assert (group["units"], group["kept_units"], group["exact"]) == (4, [1, 2], True)
+    assert report["verification"]["passed"]
+    assert [len(report["initializers"][name]["kept"]["0"]) for name in ("up", "down", "bias")] == [2, 2, 2]
+    losses = report["curves"][group["name"]]["losses"]
+    assert losses[0] == 0
+    assert losses[1] < 1e-6  # the expert that is never picked
+    assert losses[2] > losses[1]
+
+
+def test_by_load_an_expert_that_adds_little_stays():
+    by_load = experts(pruned(criterion="apoz"))["kept_units"]
+    by_output = experts(pruned(criterion="activation"))["kept_units"]
+    assert 3 not in by_load
+    assert by_output == [1, 2]
+
+
+def test_as_many_stay_as_a_row_picks():
+    assert experts(pruned(ratio=0.9, min_units=1))["kept"] == 2
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(mixture(True), shape={"experts": 1}, latency=False)
+    assert str(error.value) == (
+        "shape experts=1: 2 of the 4 experts of group 'router' are picked for each row: ask for as many at least"
+    )
+
+
+def test_weights_alone_choose_experts_as_well():
+    assert experts(pruned(criterion="l2", data=None))["kept"] == 2
+
+
+def test_an_expert_that_is_never_picked_changes_nothing():
+    model = onnxprune.prune(mixture(True), only="router", ratio=0.25, data={"x": rows()}, latency=False).model
+    before, after = (ort.InferenceSession(each.SerializeToString()) for each in (mixture(True), model))
+    new = rows(200)[64:]
+    np.testing.assert_allclose(after.run(None, {"x": new})[0], before.run(None, {"x": new})[0], rtol=1e-4, atol=1e-5)

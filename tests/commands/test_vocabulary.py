@@ -1,0 +1,336 @@
+"""`prune` with a vocabulary: tokens go, samples and settings follow, branches and widths are cut after that."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import onnxprune
+from onnxprune.commands import vocabulary as command
+from onnxprune.commands.folder_settings import adjusted
+from onnxprune.errors import NothingToPrune, OptionError, VerificationError
+from onnxprune.report.prune import prune_tables
+from onnxprune.report.vocabulary import composed
+from onnxprune.surgery.rewrite import Cut
+from tests.support.build import array, model
+from tests.support.cli import invoke
+from tests.support.decoder import decoder
+from tests.support.schema import follows_the_schema
+from tests.support.words import COUNT, IDS, WIDTH, texts, words
+from tests.support.zoo_store import load_zoo, read, refill
+
+KEPT = (0, 3, 4, 9, 17)
+INNER = 12
+
+
+def network(**more):
+    """Return a model of words with a feed-forward branch."""
+    head = ("r = MatMul(h, up)", "g = Relu(r)", "o = MatMul(g, down)", "s = Add(h, o)", "y = MatMul(s, head)")
+    weights = {"up": (WIDTH, INNER), "down": (INNER, WIDTH), "head": (WIDTH, COUNT)}
+    return words(*head, **weights, **more)
+
+
+def samples(count=40):
+    """Return texts of which every second one is made of kept words."""
+    ids = texts(count)
+    ids[::2] = np.array(KEPT)[ids[::2] % len(KEPT)]
+    return {"ids": ids}
+
+
+def pruned(proto=None, data=None, **options):
+    data = samples() if data is None else data
+    options = options if "method" in options else {"effort": "quick", **options}
+    return onnxprune.prune(proto or network(), vocabulary=KEPT, data=data, latency=False, **options)
+
+
+def run(proto, ids):
+    return ort.InferenceSession(proto.SerializeToString()).run(None, {"ids": ids})[0]
+
+
+def test_tokens_alone():
+    result = pruned()
+    report = result.report
+    follows_the_schema(json.loads(json.dumps(report)))
+    new = texts(below=len(KEPT))
+    expected = run(network(), np.array(KEPT)[new])[..., list(KEPT)]
+    np.testing.assert_allclose(run(result.model, new), expected, rtol=1e-5, atol=1e-5)
+    assert report["vocabulary"] == {
+        "asked": 5, "before": COUNT, "after": 5, "kept": list(KEPT), "inputs": ["ids"], "outputs": ["y"],
+        "samples": 40, "left_out": 20,
+    }  # fmt: skip
+    assert report["input"]["params"] - report["output"]["params"] == (COUNT - 5) * 2 * WIDTH
+    assert report["input"]["macs"] > report["output"]["macs"]
+    assert report["verification"]["passed"]
+    assert report["fidelity"]["figures"] == {"snr_db": None}  # no difference at all
+    assert report["options"]["vocabulary"] == 5
+    assert report["initializers"]["table"] == {"source": "table", "kept": {"0": list(KEPT)}}
+    text = "\n".join(map(str, prune_tables(report)))
+    assert "ports changed, as was asked: 5 of 20 tokens are kept; 'ids' takes other ids, 'y' scores the kept" in text
+    assert "left out 20 of 40 samples, which hold tokens that are gone" in text
+
+
+def test_widths_are_cut_after_tokens_and_targets_are_of_the_original():
+    report = pruned(targets={"params": 0.5}).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert 0.3 < report["output"]["params"] / report["input"]["params"] <= 0.5
+    assert report["input"]["params"] == 20 * 6 * 2 + 36 + 2 * 72
+    assert report["vocabulary"]["after"] == 5
+    assert len(report["verification"]["runs"]) == 4
+    assert any(group["kept"] < group["units"] for group in report["groups"])
+    assert report["initializers"]["head"]["kept"]["1"] == list(KEPT)
+    assert report["initializers"]["down"]["source"] == "down"
+    assert report["fidelity"]["figures"]["snr_db"] > 10  # to the original behind the map
+
+
+def test_a_target_that_tokens_meet_needs_no_more():
+    report = pruned(targets={"params": 0.9}).report
+    assert all(group["kept"] == group["units"] for group in report["groups"])
+
+
+def test_branches_go_also_where_tokens_meet_a_target():
+    report = pruned(without="o", targets={"params": 0.9}).report
+    assert report["vocabulary"]["after"] == 5
+    assert report["depth"]["removed"] == 1
+    assert report["options"]["targets"] == (("params", 0.9),)
+
+
+def test_branches_go_after_tokens():
+    report = pruned(without="o").report
+    assert report["vocabulary"]["after"] == 5
+    assert report["depth"]["removed"] == 1
+    assert report["output"]["params"] == 5 * WIDTH * 2 + WIDTH * WIDTH
+    assert len(report["verification"]["runs"]) == 4
+
+
+def test_measured_targets_and_latency_are_of_the_original():
+    result = onnxprune.prune(network(), vocabulary=KEPT, targets={"latency": "500ms"})
+    assert result.report["latency"][0]["before_ms"] > 0
+    assert result.report["options"]["targets"] == (("latency", "500ms"),)
+
+
+# -- with other options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("more", "runs"), [({}, 2), ({"targets": {"params": 0.15}}, 4)])
+def test_a_table_that_is_held_twice_is_stored_once_and_loses_its_rows_once(more, runs):
+    table = array("table", (300, 64))
+    proto = model(
+        "e = Gather(table, ids)", "r = MatMul(e, up)", "g = Relu(r)", "o = MatMul(g, down)", "s = Add(e, o)",
+        "y = MatMul(s, head)", x=IDS, table=table, head=table.T.copy(), up=(64, 96), down=(96, 64),
+    )  # fmt: skip
+    result = pruned(proto, tie=True, **more)
+    report = result.report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert report["tied"]["stored_once"]
+    assert [each["name"] for each in report["tied"]["twins"]] == ["head"]
+    assert report["input"]["params"] == 2 * 300 * 64 + 2 * 64 * 96  # as the file has them
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in result.model.graph.initializer}
+    inner = sizes["up"][1]
+    assert sizes == {"table": (5, 64), "up": (64, inner), "down": (inner, 64)}
+    assert (inner < 96) == bool(more)
+    assert report["output"]["params"] <= more.get("targets", {"params": 1})["params"] * report["input"]["params"]
+    assert report["initializers"]["table"] == {"source": "table", "kept": {"0": list(KEPT)}}
+    assert len(report["verification"]["runs"]) == runs
+    if not more:
+        new = texts(below=len(KEPT))
+        expected = run(proto, np.array(KEPT)[new])[..., list(KEPT)]
+        np.testing.assert_allclose(run(result.model, new), expected, rtol=1e-4, atol=1e-3)
+
+
+def with_caches(proto, **options):
+    ids = np.random.default_rng(0).integers(0, 24, (24, 6))
+    ids[::2] %= 20
+    result = onnxprune.prune(
+        proto, vocabulary=range(20), data={"input_ids": ids}, change_io=True, latency=False, criterion="l2", **options
+    )
+    follows_the_schema(json.loads(json.dumps(result.report)))
+    return result
+
+
+def test_caches_are_cut_after_tokens():
+    report = with_caches(decoder(), ratio=0.5).report
+    assert report["vocabulary"]["outputs"] == ["logits"]
+    assert [(each["name"], each["after"]) for each in report["ports"]] == [
+        (f"{side}_{what}", ["n", 1, length, 4])
+        for side, length in (("past", "p"), ("present", "q"))
+        for what in ("key", "value")
+    ]
+    assert report["verification"]["passed"]
+    assert len(report["verification"]["runs"]) == 6  # of tokens and of heads, with a past in one of three each
+
+
+def test_caches_go_with_their_attention_after_tokens():
+    llama = refill(read(load_zoo()["genai_llama_fp32.genai"].path))
+    report = with_caches(llama, without=["*layers.0/attn/o_proj*"], ratio=0.5).report
+    after = {each["name"]: each["after"] for each in report["ports"]}
+    assert after["past_key_values.0.key"] is None
+    assert after["past_key_values.1.key"] == ["batch_size", 1, "past_sequence_length", "kv_cache_dim"]
+    assert report["vocabulary"]["after"] == 20
+
+
+def test_a_published_method_cuts_what_tokens_leave():
+    report = pruned(method="flap", ratio=0.5).report
+    assert report["method"]["name"] == "flap"
+    assert report["vocabulary"]["after"] == 5
+    assert any(group["kept"] < group["units"] for group in report["groups"])
+    met = pruned(method="flap", targets={"params": 0.9}).report
+    assert (met["method"], met["options"]["method"]) == (None, "flap")  # tokens were enough
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "flap"}, "method flap chooses no tokens: say with vocabulary how much else is to go"),
+        (
+            {"method": "slicegpt", "ratio": 0.5},
+            "method slicegpt turns the original itself: cut the vocabulary first, and turn the result",
+        ),
+    ],
+)
+def test_methods_that_do_not_go_with_it_are_refused(options, message):
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(network(), vocabulary=KEPT, data=samples(), latency=False, **options)
+    assert str(error.value) == message
+
+
+def test_a_sweep_refuses_it(tmp_path):
+    onnx.save(network(), tmp_path / "m.onnx")
+    with pytest.raises(OptionError, match="vocabulary has no effect in a sweep, which cuts widths alone"):
+        onnxprune.sweep(tmp_path / "m.onnx", tmp_path / "out", "macs", [0.8], vocabulary=KEPT)
+
+
+# -- files -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_gets_its_map(tmp_path):
+    onnx.save(network(), tmp_path / "model.onnx")
+    ids, out = tmp_path / "ids.txt", tmp_path / "small.onnx"
+    ids.write_text("\n".join(map(str, KEPT)))
+    command_line = ("prune", str(tmp_path / "model.onnx"), "-o", str(out), "--vocabulary", str(ids), "--no-latency")
+    shown = invoke(*command_line).stdout
+    assert "5 of 20 tokens are kept" in shown.replace("\n", " ")
+    mapped = tmp_path / "small.vocabulary.json"
+    assert json.loads(mapped.read_text()) == {str(old): new for new, old in enumerate(KEPT)}
+    out.unlink()
+    assert f"{mapped} exists; give another name" in invoke(*command_line, code=2).stderr
+    invoke(*command_line, "--force")
+
+
+def test_a_result_in_memory_saves_its_map(tmp_path):
+    pruned().save(tmp_path / "small.onnx")
+    assert len(json.loads((tmp_path / "small.vocabulary.json").read_text())) == 5
+
+
+def test_what_is_refused():
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(network(), vocabulary=[COUNT], latency=False)
+    assert str(error.value) == f"vocabulary: there is no token {COUNT}: ids go from 0 to {COUNT - 1}"
+    with pytest.raises(NothingToPrune) as nothing:
+        onnxprune.prune(network(), vocabulary=range(COUNT), latency=False)
+    assert str(nothing.value) == "nothing to remove: all 20 tokens of the vocabulary are kept"
+    with pytest.raises(OptionError, match="vocabulary goes with one round, and without masks"):
+        pruned(rounds=2)
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune(network(), vocabulary=["the"], latency=False)
+    assert str(error.value) == (
+        "vocabulary: 'the' is no id, and no tokenizer.json, vocab.txt or vocab.json beside the model tells the ids of "
+        "tokens: give ids"
+    )
+
+
+def test_a_wrong_cut_is_not_written(monkeypatch):
+    right = command.narrowed
+    monkeypatch.setattr(command, "narrowed", lambda words, kept: right(words, np.sort((kept + 1) % COUNT)))
+    for more in ({}, {"ratio": 0.3}):
+        with pytest.raises(VerificationError, match="the pruned model is wrong and was not written"):
+            pruned(**more)
+
+
+def test_a_cut_that_leaves_nothing_else_to_cut_says_what_tokens_came_to():
+    with pytest.raises(NothingToPrune, match=r"^with 5 of 20 tokens: nothing to prune"):
+        pruned(ratio=0.5, ignore="*")
+
+
+def test_cuts_of_cuts_are_in_original_indices():
+    first = {"a": Cut("a", {0: (1, 3, 5)}), "b": Cut("b", {1: (2,)})}
+    second = {"a": {"source": "a", "kept": {"0": [0, 2], "1": [4]}}, "c": {"source": "c", "kept": {"0": [7]}}}
+    assert composed(first, second) == {
+        "b": {"source": "b", "kept": {"1": [2]}},
+        "a": {"source": "a", "kept": {"0": [1, 5], "1": [4]}},
+        "c": {"source": "c", "kept": {"0": [7]}},
+    }
+
+
+# -- folders -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "model"
+    made.mkdir()
+    onnx.save(network(), made / "model.onnx")
+    listed = {"vocab_size": COUNT, "eos_token_id": [17], "pad_token_id": None, "bos_token_id": 4, "hidden_size": 6}
+    (made / "config.json").write_text(json.dumps(listed))
+    (made / "generation_config.json").write_text(json.dumps({"eos_token_id": 17, "suppress_tokens": [1, 4]}))
+    (made / "vocab.txt").write_text("".join(f"w{number}\n" for number in range(COUNT)))
+    (made / "spiece.model").write_bytes(b"\0")
+    return made
+
+
+def test_a_folder_follows(folder, tmp_path):
+    tokens = ["w0", 3, "w9"]
+    out = tmp_path / "out"
+    result = onnxprune.prune_folder(folder, out, vocabulary=tokens, latency=False)
+    assert json.loads((out / "config.json").read_text()) == {
+        "vocab_size": 5, "eos_token_id": [4], "pad_token_id": None, "bos_token_id": 2, "hidden_size": 6,
+    }  # fmt: skip
+    assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": 4, "suppress_tokens": [2]}
+    assert (out / "vocab.txt").read_text().split() == [f"w{number}" for number in KEPT]
+    assert json.loads((out / "model.vocabulary.json").read_text()) == {str(old): at for at, old in enumerate(KEPT)}
+    assert result.settings[-2:] == (
+        "vocab.txt: 5 of 20 tokens are left",
+        "spiece.model is in a format that is not written, and stays: apply the map of ids to what it gives",
+    )
+    assert result.files[0].report["vocabulary"]["asked"] == 3
+    text = "\n".join(map(str, prune_tables(result.files[0].report)))
+    assert "2 of them are special tokens, and parts that the tokenizer makes kept ones of" in text
+
+
+def test_a_folder_without_a_tokenizer_says_so(folder, tmp_path):
+    (folder / "vocab.txt").unlink()
+    result = onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
+    assert "model.onnx: no tokenizer lies beside it: whoever calls it applies the map of ids" in result.settings
+
+
+def test_a_network_of_a_folder_that_takes_no_ids_stays(folder, tmp_path):
+    image = model("a = MatMul(x, w)", "y = Relu(a)", x="float[n,6] x", w=(6, 5))
+    onnx.save(image, folder / "picture.onnx")
+    result = onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
+    assert [each.why is None for each in result.files] == [True, False]
+
+
+def test_scores_of_the_tokens_of_another_file_are_refused(folder, tmp_path):
+    onnx.save(model("y = MatMul(x, w)", x="float[n,6] x", w=(6, COUNT)), folder / "head.onnx")
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
+    assert str(error.value) == (
+        "vocabulary: output 'y' of head.onnx scores the tokens of another file, whose ids it does not take: cut the "
+        "files one by one"
+    )
+
+
+def test_several_files_of_one_network_are_refused(folder, tmp_path):
+    onnx.save(network(), folder / "other.onnx")
+    with pytest.raises(OptionError, match=r"vocabulary goes with one file for each network: model.onnx and other.onnx"):
+        onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
+
+
+def test_settings_of_a_vocabulary_of_another_size_stay():
+    report = {"groups": [], "vocabulary": {"before": 8, "after": 2, "kept": [1, 6]}}
+    text, said = adjusted('{"vocab_size": 10, "sep_token_id": 6}', {"m.onnx": report})
+    assert json.loads(text) == {"vocab_size": 10, "sep_token_id": 1}
+    assert said == ["sep_token_id 6 became 1"]

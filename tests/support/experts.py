@@ -1,0 +1,37 @@
+"""Tiny mixtures of experts, of which some are never picked, or add little."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.support.build import model
+
+EXPERTS, WIDTH, INNER = 4, 8, 6
+FUSED = 'b = com.microsoft.MoE<k=2, activation_type="relu", normalize_routing_weights=1>(x, p, up, , down)'
+SINGLE = (
+    "v, i = TopK(p, k)", "g = Softmax(v)", "z = Shape(p)", "zero = ConstantOfShape(z)",
+    "m = ScatterElements<axis=1>(zero, i, g)", 'u = Einsum<equation="nd,efd->nef">(x, up)', "r = Relu(u)",
+    'o = Einsum<equation="nef,edf->ned">(r, down)', "w = Unsqueeze(m, last)", "s = Mul(o, w)",
+    "b = ReduceSum<keepdims=0>(s, one)",
+)  # fmt: skip
+
+
+def mixture(fused=False, small=0, never=3):
+    """Return a mixture of four experts of which two are picked; `small` adds little, `never` is not picked."""
+    rng = np.random.default_rng(0)
+    up, down = rng.standard_normal((EXPERTS, INNER, WIDTH)) / 2, rng.standard_normal((EXPERTS, WIDTH, INNER)) / 2
+    down[small] *= 0.01
+    bias = np.zeros(EXPERTS, np.float32)
+    bias[never] = -50
+    weights = {
+        "router": rng.standard_normal((WIDTH, EXPERTS)).astype(np.float32), "bias": bias,
+        "up": up.astype(np.float32), "down": down.astype(np.float32), "head": (WIDTH, 5),
+    }  # fmt: skip
+    own = {} if fused else {"k": [2], "last": [-1], "one": [1]}
+    nodes = ["q = MatMul(x, router)", "p = Add(q, bias)", *([FUSED] if fused else SINGLE), "y = MatMul(b, head)"]
+    return model(*nodes, x=f"float[n,{WIDTH}] x", y="float[n,5] y", imports='"com.microsoft" : 1', **weights, **own)
+
+
+def rows(count=64):
+    """Return samples ``[count, WIDTH]``."""
+    return np.random.default_rng(1).standard_normal((count, WIDTH)).astype(np.float32)
