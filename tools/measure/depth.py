@@ -57,7 +57,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "efficientnet_lite1": Subject(
         "efficientnet_lite1.onnx", 0.25, "photos_calibration.npz", "photos_eval.npz", False
     ),
-    "smollm2": Subject("decoder.onnx", 0.1334, "decoder_calibration.npz", "decoder_eval.npz", False),
+    "smollm2": Subject("decoder.onnx", 0.1334, "decoder_calibration_256.npz", "decoder_eval.npz", False),
 }  # fmt: skip
 WAYS = (DEPTH, BARE, ALIKE, WIDTH, BOTH)
 
