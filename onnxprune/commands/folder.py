@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.commands.finish import published
-from onnxprune.commands.folder_settings import SETTINGS, CacheSizes, adjusted
-from onnxprune.commands.folder_tokenizer import folder_of, reduced
+from onnxprune.commands.folder_settings import CacheSizes
+from onnxprune.commands.folder_settle import PrunedFile, check_alike, settle, settle_tokens
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.prune import Result, prune_to
@@ -36,17 +36,6 @@ from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
 
 _MODEL = ".onnx"
-
-
-@dataclass(frozen=True)
-class PrunedFile:
-    """One model of a folder."""
-
-    name: str  # its path in the folder
-    report: dict[str, Any] | None  # see docs/report.md; None: it was copied as it is
-    why: str | None = None  # it was copied
-    leads: bool = False  # whether other files follow it, or it is a network of its own
-    caches: tuple[CacheSizes, ...] = ()  # what became of its inputs that hold the past
 
 
 @dataclass(frozen=True)
@@ -372,7 +361,7 @@ class _Run:
         place, name = self._place(model), _name(model, self.source)
         with _named(name):
             check_weights_name(place, model.is_external)
-            job = Job(model, options, samples.data, self.learning, place.name)
+            job = Job(model, options, samples.data, self.learning, place.name, root=self.source)
             return prune_to(job, place, published(model, place), progress=self._progress(name))
 
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
@@ -389,7 +378,8 @@ class _Run:
         else:
             with published(model, self._place(model))(model.stored, model.folder):
                 pass
-        return PrunedFile(_name(model, self.source), None, why, caches=_caches(model, {"ports": ()}))
+        caches = _caches(model, {"ports": ()})
+        return PrunedFile(_name(model, self.source), None, why, caches=caches, holds_tokens=_holds_tokens(model))
 
     def _place(self, model: Model) -> Path:
         return self.whole / _name(model, self.source)
@@ -417,50 +407,13 @@ def _named(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
-    """Bring settings into line with what was cut; yield what was changed.
-
-    Settings speak of the models in their folder and below, where no others are nearer.
-    """
-    for name in SETTINGS:
-        found = sorted(whole.rglob(name))
-        for path in found:
-            own = [each for each in files if _nearest(whole / each.name, found) == path]
-            reports = {each.name: each.report for each in own if each.report is not None and each.leads}
-            try:
-                caches = [cache for each in own for cache in each.caches]
-                text, changes = adjusted(path.read_text(encoding="utf-8"), reports, caches)
-            except UnicodeDecodeError:
-                continue
-            if changes:
-                path.write_text(text, encoding="utf-8")
-                yield from (f"{path.relative_to(whole)}: {change}" for change in changes)
-
-
-def _settle_tokens(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
-    """Reduce the tokenizers of models whose vocabulary was cut; yield what was done."""
-    done: set[Path] = set()
-    for each in files:
-        words = each.report and each.report.get("vocabulary")
-        folder = folder_of(whole / each.name)
-        if words and folder is not None and folder not in done:
-            done.add(folder)
-            yield from reduced(folder, words["kept"])
-        elif words and folder is None:
-            yield f"{each.name}: no tokenizer lies beside it: whoever calls it applies the map of ids"
-
-
-def _nearest(model: Path, settings: Sequence[Path]) -> Path | None:
-    above = [path for path in settings if path.parent in model.parents]
-    return max(above, key=lambda path: len(path.parts), default=None)
-
-
 def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderResult:
     """Return what came of a folder, its settings in line with it; raise NothingToPrune where no model lost a unit."""
     if all(each.report is None for each in files):
         raise NothingToPrune("; ".join(f"{each.name}: {each.why}" for each in files))
+    check_alike(files)
     in_order = sorted(files, key=lambda each: each.name)
-    settings = (*_settle(whole, in_order), *_settle_tokens(whole, in_order))
+    settings = (*settle(whole, in_order), *settle_tokens(whole, in_order))
     for each in in_order:
         if each.report is not None:
             each.report["output"]["path"] = str(target / each.name)

@@ -18,7 +18,6 @@ from onnxprune.errors import OptionError
 
 _TOKENIZER = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
-_SETTINGS = ("config.json", "generation_config.json", "genai_config.json")
 _NAMES = (_TOKENIZER, "vocab.txt", "vocab.json", _CONFIG)
 _OTHERS = ("*.model", "*.spm", "*.tiktoken", "sentencepiece.bpe.*")  # formats that are not written
 
@@ -95,7 +94,7 @@ def _added(stated: Mapping[str, Any]) -> list[dict[str, Any]]:
 def needed(folder: Path, ids: Iterable[int]) -> set[int]:
     """Return the ids that a folder cannot do without, where some are kept.
 
-    These are added and special tokens, those that settings name, and the parts that a tokenizer merges into kept ones:
+    These are added and special tokens, and the parts that a tokenizer merges into kept ones:
     without these it could not make them. So a text all of whose tokens are kept is split as before.
     """
     found = set[int]()
@@ -109,7 +108,6 @@ def needed(folder: Path, ids: Iterable[int]) -> set[int]:
     found.update(each for each in (listed.values() if isinstance(listed, dict) else ()) if isinstance(each, int))
     decoder = (_json(folder / _CONFIG) or {}).get("added_tokens_decoder", {})
     found.update(int(each) for each in decoder if each.isdecimal())
-    found.update(each for name in _SETTINGS for each in _named(_json(folder / name)))
     return found | _parts(_known(folder), _all_merges(folder, stated), {*ids, *found})
 
 
@@ -134,14 +132,6 @@ def _parts(known: Mapping[str, int], merges: Sequence[tuple[str, str]], ids: set
         seen |= parts
         waiting.extend(parts)
     return {known[text] for text in seen if text in known}
-
-
-def _named(settings: Any) -> Iterator[int]:
-    """Yield the ids that settings name, also in objects within."""
-    for key, value in settings.items() if isinstance(settings, dict) else ():
-        if key.endswith("_token_id"):
-            yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int))
-        yield from _named(value)
 
 
 # -- smaller files ---------------------------------------------------------------------------------------------

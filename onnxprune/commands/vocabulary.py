@@ -16,6 +16,7 @@ import numpy as np
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, finish, stored_as, with_report
 from onnxprune.commands.folder_tokenizer import folder_of, ids_of, needed
+from onnxprune.commands.ids_in_settings import named_ids
 from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import part_to_run, prepare
@@ -137,17 +138,20 @@ def _narrowed(job: Job, progress: Progress) -> _Narrow:
 
 
 def _kept(job: Job, words: Vocabulary) -> Ids:
-    """Return the old ids that are kept ``[kept]``, ascending: also those that a tokenizer beside the model needs.
+    """Return the old ids that are kept ``[kept]``, ascending: also those that settings and a tokenizer beside it need.
 
     Raises:
         OptionError: for a token that is none of the vocabulary.
     """
-    folder = folder_of(job.model.path)
+    path = job.model.path
+    folder = folder_of(path)
     ids = ids_of(job.options.vocabulary or (), folder)
     if max(ids) >= words.size:
         raise OptionError(f"vocabulary: there is no token {max(ids)}: ids go from 0 to {words.size - 1}")
-    others = set() if folder is None else {each for each in needed(folder, ids) if 0 <= each < words.size}
-    return np.array(sorted(ids | others), np.int64)
+    named = set() if path is None else named_ids(path, job.root)
+    named = {each for each in named if 0 <= each < words.size}
+    others = set() if folder is None else {each for each in needed(folder, ids | named) if 0 <= each < words.size}
+    return np.array(sorted(ids | named | others), np.int64)
 
 
 # -- samples ---------------------------------------------------------------------------------------------------

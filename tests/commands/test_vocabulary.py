@@ -12,6 +12,7 @@ import pytest
 import onnxprune
 from onnxprune.commands import vocabulary as command
 from onnxprune.commands.folder_settings import adjusted
+from onnxprune.commands.ids_in_settings import places
 from onnxprune.errors import NothingToPrune, OptionError, VerificationError
 from onnxprune.report.prune import prune_tables
 from onnxprune.report.vocabulary import composed
@@ -306,11 +307,59 @@ def test_a_folder_without_a_tokenizer_says_so(folder, tmp_path):
     assert "model.onnx: no tokenizer lies beside it: whoever calls it applies the map of ids" in result.settings
 
 
+def test_ids_that_settings_name_are_kept_without_a_tokenizer(folder, tmp_path):
+    (folder / "vocab.txt").unlink()
+    inner = folder / "a" / "b"
+    inner.mkdir(parents=True)
+    (folder / "model.onnx").rename(inner / "model.onnx")
+    out = tmp_path / "out"
+    onnxprune.prune_folder(folder, out, vocabulary=[0, 3, 9], latency=False)
+    assert json.loads((out / "config.json").read_text())["eos_token_id"] == [4]
+    assert json.loads((out / "a/b/model.vocabulary.json").read_text()) == {str(old): at for at, old in enumerate(KEPT)}
+
+
+def test_a_setting_that_names_a_token_that_is_gone_is_an_error(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "named_ids", lambda *_: set())
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=[0, 3, 9], latency=False)
+    assert str(error.value) == (
+        "config.json: vocabulary: eos_token_id names token 17, which is not kept: keep it as well"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_forms_in_which_settings_hold_ids_follow():
+    report = {"groups": [], "vocabulary": {"before": 8, "after": 4, "kept": [1, 3, 6, 7]}}
+    settings = {
+        "eos_token_ids": [6, 99], "image_token_index": 7, "pad_token_id": {"a": 1}, "bos_token_id": True,
+        "forced_decoder_ids": [[1, 3], [2, None]], "bad_words_ids": [[6, 7], [1, 2]], "suppress_tokens": [2, 7],
+        "lang_to_id": {"<|de|>": 1, "<|en|>": 2}, "force_words_ids": [[1]], "parts": [{"sep_token_id": 6}],
+    }  # fmt: skip
+    assert {each for place in places(settings) if place.is_needed for each in place.ids} == {6, 99, 7, 3}
+    text, said = adjusted(json.dumps(settings), {"m.onnx": report})
+    assert json.loads(text) == {
+        "eos_token_ids": [2, 99], "image_token_index": 3, "pad_token_id": {"a": 1}, "bos_token_id": True,
+        "forced_decoder_ids": [[1, 1], [2, None]], "bad_words_ids": [[2, 3]], "suppress_tokens": [3],
+        "lang_to_id": {"<|de|>": 0}, "force_words_ids": [[1]], "parts": [{"sep_token_id": 2}],
+    }  # fmt: skip
+    assert "force_words_ids stays, with old ids: its form is not followed. Change it by the map of ids" in said
+
+
 def test_a_network_of_a_folder_that_takes_no_ids_stays(folder, tmp_path):
     image = model("a = MatMul(x, w)", "y = Relu(a)", x="float[n,6] x", w=(6, 5))
     onnx.save(image, folder / "picture.onnx")
     result = onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
     assert [each.why is None for each in result.files] == [True, False]
+
+
+def test_a_network_that_would_keep_all_tokens_beside_one_that_loses_some_is_refused(folder, tmp_path):
+    onnx.save(model("y = Gather(table, ids)", x=IDS, table=array("other", (COUNT, WIDTH))), folder / "plain.onnx")
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, ratio=0.5, latency=False)
+    assert str(error.value).startswith(
+        "vocabulary: plain.onnx would keep all tokens beside model.onnx, which loses some: with 5 of 20 tokens: "
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_of_the_tokens_of_another_file_are_refused(folder, tmp_path):
