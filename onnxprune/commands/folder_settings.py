@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
 from onnxprune.commands.ids_in_settings import UNMAPPED, objects, places
+from onnxprune.commands.tokenizer_files import dumped
 from onnxprune.errors import OptionError
 
 # What programs read of the inner width of feed-forward parts; no input of a model depends on it.
@@ -73,7 +74,7 @@ def adjusted(
     if not any(changed for _, changed in changes):
         return text, said
     end = "\n" if text.endswith("\n") else ""
-    return json.dumps(settings, indent=_indent(text), ensure_ascii=False) + end, said
+    return dumped(settings, _indent(text)) + end, said
 
 
 def _changes(settings: dict[str, Any], reports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
@@ -180,5 +181,5 @@ def _kept(reports: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
 
 def _indent(text: str) -> int | None:
     """Return how far the second line of a text is indented; None for a text of one line."""
-    _, *rest = text.strip().splitlines()
+    _, *rest = text.strip().split("\n")
     return len(rest[0]) - len(rest[0].lstrip(" ")) or 2 if rest else None
