@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.calibration.experts import gates, used_experts
+from onnxprune.calibration.experts import _Factor, gates, used_experts
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import dense
-from tests.support.experts import mixture, rows
+from tests.support.experts import CONTRACTED, SINGLE, mixture, rows
 
 
-def used(proto, count=64):
+def used(proto, batch=32):
     traced = trace(load(proto))
-    return used_experts(traced, groups(traced), [{"x": rows(count)[: count // 2]}, {"x": rows(count)[count // 2 :]}])
+    batches = [{"x": rows()[at : at + batch]} for at in range(0, len(rows()), batch)]
+    return used_experts(traced, groups(traced), batches)
 
 
 def by_hand():
@@ -43,13 +44,20 @@ def test_a_fused_mixture():
     np.testing.assert_allclose(seen.output, output, rtol=1e-4)
 
 
-def test_a_mixture_of_single_nodes():
-    (seen,) = used(mixture()).values()
+@pytest.mark.parametrize("single", [SINGLE, CONTRACTED])
+@pytest.mark.parametrize("batch", [64, 1])
+def test_a_mixture_of_single_nodes(single, batch):
+    (seen,) = used(mixture(single=single), batch).values()
     load, output = by_hand()
     np.testing.assert_allclose(seen.load, load, rtol=1e-5)
-    assert np.argsort(seen.output).tolist() == np.argsort(output).tolist()
-    assert seen.output[3] == 0
-    assert seen.output[0] < 0.05
+    np.testing.assert_allclose(seen.output, output, rtol=1e-4)
+
+
+def test_rows_in_another_order_than_the_scores():
+    values = np.random.default_rng(0).standard_normal((3, 4, 2, 5))  # [places, experts, samples, width]
+    found = _Factor("o", 1, (2, 0)).norms(values)
+    expected = np.linalg.norm(values, axis=3).transpose(2, 0, 1).reshape(6, 4)
+    np.testing.assert_allclose(found, expected)
 
 
 def test_other_groups_are_passed_over():
