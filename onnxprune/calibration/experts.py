@@ -2,8 +2,8 @@
 
 The *load* of an expert is the mean over rows of the weight with which it is picked, zero where it is not: what Shazeer
 et al. 2017, "Outrageously Large Neural Networks", equation 6, call its importance. Its *output* is the mean over rows
-of that weight times the norm of what it answers to the row: what the layer loses with it. Lasby et al. 2025, "REAP the Experts",
-take the same mean over the rows that pick it.
+of that weight times the norm of what it answers to the row: what the layer loses with it. Lasby et al. 2025, "REAP the
+Experts", take the same mean over the rows that pick it.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ class _Factor:
         front = np.moveaxis(values, ahead, range(len(ahead))).astype(np.float64)
         rows = math.prod(front.shape[: len(self.rows)])
         others = math.prod(front.shape[len(ahead) :])
-        return np.linalg.norm(front.reshape(rows, values.shape[self.dim], others), axis=2)
+        norms: Each = np.linalg.norm(front.reshape(rows, values.shape[self.dim], others), axis=2)
+        return norms
 
 
 def _row_atoms(traced: Trace, coupling: Coupling, choice: Choice) -> tuple[Atom, ...]:

@@ -24,7 +24,7 @@ from onnxprune.commands.folder_settle import PrunedFile, check_alike, settle, se
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.prune import Result, prune_to
-from onnxprune.commands.report_files import write_report
+from onnxprune.commands.report_files import map_file, write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
@@ -139,7 +139,7 @@ def prune_files(
     with contextlib.ExitStack() as stack:
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
-        _copy_others(source, whole, [each.model for each in held])
+        _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
         has_ids = any(_holds_tokens(each.model) for each in held)
         run = _Run(source, whole, options, progress, learning, has_ids)
         parts = zip(networks, samples, strict=True)
@@ -313,9 +313,14 @@ def _own(name: str, names: Sequence[str], data: Any, option: str) -> Any:
 # -- what is made ------------------------------------------------------------------------------------------
 
 
-def _copy_others(source: Path, whole: Path, models: Sequence[Model]) -> None:
-    """Copy all but models, their weights and what is hidden; links become files."""
+def _copy_others(source: Path, whole: Path, models: Sequence[Model], *, with_maps: bool) -> None:
+    """Copy all but models, their weights and what is hidden; links become files.
+
+    Maps of ids, of an earlier cut, are copied only where no new ones are written in their place.
+    """
     left = {resolved(path) for model in models for path in (*model.data_files, model.path) if path is not None}
+    if not with_maps:
+        left |= {resolved(map_file(model.path)) for model in models if model.path is not None}
     whole.mkdir()
     for path in _walked(source):
         if resolved(path) not in left and path.is_file():

@@ -307,6 +307,18 @@ def test_a_folder_without_a_tokenizer_says_so(folder, tmp_path):
     assert "model.onnx: no tokenizer lies beside it: whoever calls it applies the map of ids" in result.settings
 
 
+def test_a_folder_may_be_cut_again(folder, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for _ in range(2):
+        onnxprune.prune_folder(folder, one, vocabulary=KEPT, latency=False, force=True)
+    onnxprune.prune_folder(one, two, vocabulary=["w4"], latency=False)
+    assert (two / "vocab.txt").read_text().split() == ["w4", "w17"]
+    assert json.loads((two / "model.vocabulary.json").read_text()) == {"2": 0, "4": 1}
+    widths = tmp_path / "widths"
+    onnxprune.prune_folder(one, widths, ratio=0.5, latency=False)
+    assert (widths / "model.vocabulary.json").read_bytes() == (one / "model.vocabulary.json").read_bytes()
+
+
 def test_ids_that_settings_name_are_kept_without_a_tokenizer(folder, tmp_path):
     (folder / "vocab.txt").unlink()
     inner = folder / "a" / "b"
