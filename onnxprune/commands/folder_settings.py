@@ -22,7 +22,8 @@ from onnxprune.errors import OptionError
 
 # What programs read of the inner width of feed-forward parts; no input of a model depends on it.
 _INNER = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
-_NEURONS = "neurons"
+# What programs read of how many experts a layer has.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _SIZES = ("vocab_size", "decoder_vocab_size")  # how many tokens there are
 # What programs read of caches, and which of the sizes that their dims state it is: heads come first, their size last.
 _OF_CACHES = {"num_key_value_heads": 0, "num_kv_heads": 0, "head_dim": -1, "head_size": -1}
@@ -84,7 +85,9 @@ def _changes(settings: dict[str, Any], reports: Mapping[str, Mapping[str, Any]])
         yield from _of_tokens(settings, words)
     for holder in objects(settings):
         for key in _INNER:
-            yield from _set(holder, key, _kept(_meant(key, reports)))
+            yield from _set(holder, key, _kept(_meant(key, reports), "neurons"))
+        for key in _EXPERTS:
+            yield from _set(holder, key, _kept(_meant(key, reports), "experts"))
 
 
 def _set(holder: dict[str, Any], key: str, counts: Sequence[tuple[int, int]], *who: str) -> Iterator[tuple[str, bool]]:
@@ -173,9 +176,9 @@ def _meant(key: str, reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[s
     return own or list(reports.values())
 
 
-def _kept(reports: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Return how many units each group of neurons had and has, in the order of the graphs."""
-    groups = [group for report in reports for group in report["groups"] if group["kind"] == _NEURONS]
+def _kept(reports: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[int, int]]:
+    """Return how many units each group of a kind had and has, in the order of the graphs."""
+    groups = [group for report in reports for group in report["groups"] if group["kind"] == kind]
     return [(group["units"], group["kept"]) for group in groups]
 
 

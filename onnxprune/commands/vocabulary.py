@@ -69,7 +69,7 @@ def by_vocabulary(job: Job, keeper: Keeper, publish: Publish, progress: Progress
     counts = {"samples": samples.count, "left_out": samples.left_out}
     change = partial(
         of_whole,
-        values=vocabulary_values(narrow.words, narrow.kept, len(job.options.vocabulary or ()), **counts),
+        values=vocabulary_values(narrow.words, narrow.kept, narrow.asked, **counts),
         source=(narrow.model, macs(narrow.words.traced)),
         options=job.options,
         cuts=narrow.rewritten.cuts,
@@ -97,6 +97,7 @@ class _Narrow:
     model: Model  # the original, the part that is run
     words: Vocabulary
     kept: Ids  # old ids, ascending
+    asked: int  # how many of them were asked for
     rewritten: Rewritten
     seen: Model  # the original behind the map of ids
 
@@ -127,18 +128,20 @@ def _narrowed(job: Job, progress: Progress) -> _Narrow:
         )
     progress("looking for tables of tokens")
     words = vocabulary(model)
-    kept = _kept(job, words)
+    kept, asked = _kept(job, words)
     if len(kept) == words.size:
         raise NothingToPrune(f"nothing to remove: all {words.size:,} tokens of the vocabulary are kept")
     rewritten = narrowed(words, kept)
     stored = stored_as(model, rewritten, {})
     behind = view(seen_through(words, kept), folder=model.folder, is_plain=True)
     seen = part_to_run(replace(behind, stamps=model.stamps, sizes=model.sizes), dict(job.options.inputs))
-    return _Narrow(model, words, kept, replace(rewritten, proto=stored), seen)
+    return _Narrow(model, words, kept, asked, replace(rewritten, proto=stored), seen)
 
 
-def _kept(job: Job, words: Vocabulary) -> Ids:
-    """Return the old ids that are kept ``[kept]``, ascending: also those that settings and a tokenizer beside it need.
+def _kept(job: Job, words: Vocabulary) -> tuple[Ids, int]:
+    """Return the old ids that are kept ``[kept]``, ascending, and how many of them were asked for.
+
+    The others are those that settings and a tokenizer beside the model need.
 
     Raises:
         OptionError: for a token that is none of the vocabulary.
@@ -151,7 +154,7 @@ def _kept(job: Job, words: Vocabulary) -> Ids:
     named = set() if path is None else named_ids(path, job.root)
     named = {each for each in named if 0 <= each < words.size}
     others = set() if folder is None else {each for each in needed(folder, ids | named) if 0 <= each < words.size}
-    return np.array(sorted(ids | named | others), np.int64)
+    return np.array(sorted(ids | named | others), np.int64), len(ids)
 
 
 # -- samples ---------------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_follows(folder, tmp_path):
-    tokens = ["w0", 3, "w9"]
+    tokens = ["w0", 3, "w9", "w3", 0]  # two of them twice
     out = tmp_path / "out"
     result = onnxprune.prune_folder(folder, out, vocabulary=tokens, latency=False)
     assert json.loads((out / "config.json").read_text()) == {
