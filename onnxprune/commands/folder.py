@@ -102,6 +102,7 @@ def prune_files(
     rounds: int = 1,
     masks: Any = None,
     force: bool = False,
+    tokens_path: Path | None = None,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
 ) -> FolderResult:
@@ -118,6 +119,7 @@ def prune_files(
         rounds: as of `prune_file`.
         masks: as of `prune_file`.
         force: whether `target` may be replaced.
+        tokens_path: the file that lists the tokens to keep, if one does; it is not replaced.
         progress: called before each step.
         on_written: called when all is in place.
 
@@ -131,19 +133,17 @@ def prune_files(
     held = [*_read(source, progress)]
     networks = _networks(held)
     names = [_name(network[0].model, source) for network in networks]
-    _check_single(options, networks, source)
-    _check_vocabulary(options, networks, source)
+    _check_networks(options, networks, source)
     samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
-    _check_reads(source, target, report_path, [path for each in samples for path in each.files], force)
+    files_read = tuple(path for each in samples for path in each.files)
+    _check_reads(source, target, report_path, Reads(data=files_read, tokens=tokens_path), force)
     place = resolved(target)
     with contextlib.ExitStack() as stack:
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        has_ids = any(_holds_tokens(each.model) for each in held)
-        run = _Run(source, whole, options, progress, learning, has_ids)
-        parts = zip(networks, samples, strict=True)
-        files = [each for network, own in parts for each in run.pruned(network, own)]
+        run = _Run(source, whole, options, progress, learning, any(_holds_tokens(each.model) for each in held))
+        files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
         result = _result(target, whole, files)
         with signals_held(), staging(force) as reports:
             if report_path is not None:
@@ -170,14 +170,16 @@ def _check_places(source: Path, target: Path, force: bool) -> None:
         raise InputError(f"{target}: there is no folder {target.parent}")
 
 
-def _check_reads(source: Path, target: Path, report: Path | None, data: Sequence[Path], force: bool) -> None:
+def _check_reads(source: Path, target: Path, report: Path | None, reads: Reads, force: bool) -> None:
     """Raise InputError when what is read would go away: only what looks like an output of ours is replaced."""
     place = resolved(target)
     if place.is_dir():
         found = [*_walked(place)]
-        kept = next((path for path in found if resolved(path) in {resolved(each) for each in data}), None)
+        given = {resolved(path): what for path, what in reads.beside if path is not None}
+        kept = next((path for path in found if resolved(path) in given), None)
         if kept is not None:
-            raise InputError(f"{target}: {kept.relative_to(place)} in it is part of the data; give another folder")
+            what = given[resolved(kept)].replace("is the data", "is part of the data")
+            raise InputError(f"{target}: {kept.relative_to(place)} in it {what}; give another folder")
         hidden = next((path for path in place.iterdir() if path.name.startswith(".")), None)
         if hidden is not None or (any(place.iterdir()) and not any(path.suffix == _MODEL for path in found)):
             what = f"it holds {hidden.name}" if hidden is not None else "it holds no model"
@@ -188,7 +190,7 @@ def _check_reads(source: Path, target: Path, report: Path | None, data: Sequence
         raise InputError(f"{report}: the report would lie in the output; give it a place beside that")
     if resolved(report).is_relative_to(resolved(source)):
         raise InputError(f"{report}: the report would lie in the input; give it a place beside that")
-    check_written([(report, "the report")], Reads(data=tuple(data)), force)
+    check_written([(report, "the report")], reads, force)
 
 
 def _walked(folder: Path) -> Iterator[Path]:
@@ -241,6 +243,12 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
         own = next((each for each in networks if each[0].holds_same(file)), None)
         networks.append([file]) if own is None else own.append(file)
     return networks
+
+
+def _check_networks(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
+    """Raise OptionError where what goes from one file would have to go from another one."""
+    _check_single(options, networks, source)
+    _check_vocabulary(options, networks, source)
 
 
 def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:

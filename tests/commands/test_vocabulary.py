@@ -221,6 +221,27 @@ def test_a_file_gets_its_map(tmp_path):
     invoke(*command_line, "--force")
 
 
+def test_the_list_of_tokens_is_not_replaced(tmp_path):
+    onnx.save(network(), tmp_path / "model.onnx")
+    ids, out = tmp_path / "small.vocabulary.json", tmp_path / "small.onnx"
+    ids.write_text(json.dumps(KEPT))
+    command_line = ("prune", str(tmp_path / "model.onnx"), "--vocabulary", str(ids), "--no-latency", "--force", "-o")
+    said = invoke(*command_line, str(out), code=2).stderr
+    assert f"{ids} is the list of tokens to keep; give the map of ids another name" in said.replace("\n", " ")
+    more = ("--report", str(tmp_path / "other.vocabulary.json"))
+    said = invoke(*command_line, str(tmp_path / "other.onnx"), *more, code=2).stderr
+    assert f"{more[1]} is the map of ids; give the report another name" in said.replace("\n", " ")
+    assert json.loads(ids.read_text()) == [*KEPT]
+
+
+def test_a_folder_with_the_list_of_tokens_is_not_replaced(folder, tmp_path):
+    out = tmp_path / "out"
+    onnxprune.prune_folder(folder, out, vocabulary=KEPT, latency=False)
+    (out / "ids.txt").write_text("3")
+    said = invoke("prune", str(folder), "-o", str(out), "--vocabulary", str(out / "ids.txt"), "--force", code=2).stderr
+    assert "ids.txt in it is the list of tokens to keep; give another folder" in said.replace("\n", " ")
+
+
 def test_a_result_in_memory_saves_its_map(tmp_path):
     pruned().save(tmp_path / "small.onnx")
     assert len(json.loads((tmp_path / "small.vocabulary.json").read_text())) == 5
