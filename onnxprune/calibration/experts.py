@@ -29,6 +29,7 @@ Each = npt.NDArray[np.float64]  # of every expert
 
 _FUSED = ("com.microsoft.MoE", "com.microsoft.QMoE")  # that compute their experts inside
 _BARRED = -6e4  # the score of an expert that is not picked
+_LEAST = 1e-30  # that is divided by
 _SUM = 1e-3  # by which shares may differ from one, in half precision
 
 
@@ -69,7 +70,9 @@ def used_experts(
 
 
 def gates(scores: Array, count: int, largest: bool = True) -> Each:
-    """Return the weight of each expert for each row, 0 where it is not among those that are picked.
+    """Return about the weight of each expert for each row, 0 where it is not among those that are picked.
+
+    What a graph makes of scores can be anything; here weights of picked experts have a sum of 1.
 
     Args:
         scores: ``[rows, experts]``; numbers from 0 on with a sum of 1 are shares, any others their logarithms.
@@ -80,12 +83,40 @@ def gates(scores: Array, count: int, largest: bool = True) -> Each:
     [[0.5, 0.5, 0.0]]
     """
     wide = scores.astype(np.float64) * (1 if largest else -1)
-    picked = np.argsort(-wide, axis=1, kind="stable")[:, :count]
-    best = np.take_along_axis(wide, picked, 1)
     are_shares = wide.size and wide.min() >= 0 and np.allclose(wide.sum(1), 1, atol=_SUM)
-    weights = best if are_shares else np.exp(best - best.max(1, keepdims=True))
-    result = np.zeros_like(wide)
-    np.put_along_axis(result, picked, weights / np.maximum(weights.sum(1, keepdims=True), 1e-30), 1)
+    shares = wide if are_shares else _shares(wide)
+    picked = _of_picked(wide, shares, count)
+    return picked / np.maximum(picked.sum(1, keepdims=True), _LEAST)
+
+
+def fused_gates(scores: Array, count: int, normalised: bool) -> Each:
+    """Return the weight of each expert for each row in an operator that makes it inside, 0 where it is not picked.
+
+    Args:
+        scores: ``[rows, experts]``, logarithms of shares.
+        count: experts that are picked.
+        normalised: whether weights of picked experts have a sum of 1; else they are shares among all.
+
+    >>> fused_gates(np.zeros((1, 4)), 2, False).tolist()
+    [[0.25, 0.25, 0.0, 0.0]]
+    """
+    wide = scores.astype(np.float64)
+    picked = _of_picked(wide, _shares(wide), count)
+    return picked / np.maximum(picked.sum(1, keepdims=True), _LEAST) if normalised else picked
+
+
+def _shares(scores: Each) -> Each:
+    """Return the softmax of each row."""
+    powers = np.exp(scores - scores.max(1, keepdims=True, initial=-np.inf))
+    shares: Each = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def _of_picked(scores: Each, shares: Each, count: int) -> Each:
+    """Return the shares of the experts with the best scores, 0 elsewhere."""
+    picked = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    result = np.zeros_like(shares)
+    np.put_along_axis(result, picked, np.take_along_axis(shares, picked, 1), 1)
     return result
 
 
@@ -105,7 +136,7 @@ class _Layer:
     def add(self, values: Mapping[str, Array]) -> None:
         """Add the rows of a batch."""
         scores = np.moveaxis(values[self._node.inputs[self._choice.slot]], self._choice.dim, -1)
-        weights = gates(scores.reshape(-1, scores.shape[-1]), self._choice.count, self._choice.largest)
+        weights = self._weights(scores.reshape(-1, scores.shape[-1]))
         self.load += weights.sum(0)
         self.rows += len(weights)
         if self._fused is not None:
@@ -115,6 +146,13 @@ class _Layer:
             norms = [each.norms(values[each.name]) for each in self._summed]
             if {len(each) for each in norms} <= {1, len(weights)}:  # else rows are cut up in another way
                 self.output += np.prod(np.broadcast_arrays(*norms), axis=0).sum(0)
+
+    def _weights(self, scores: Array) -> Each:
+        """Return the weight of each expert for each row ``[rows, experts]``."""
+        if self._fused is None:
+            return gates(scores, self._choice.count, self._choice.largest)
+        normalised = bool(self._node.attrs.get("normalize_routing_weights", 0))
+        return fused_gates(scores, self._choice.count, normalised)
 
 
 class _Alone:

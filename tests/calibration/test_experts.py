@@ -11,7 +11,7 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import dense
-from tests.support.experts import CONTRACTED, SINGLE, mixture, rows
+from tests.support.experts import CONTRACTED, FUSED, FUSED_SHARES, SINGLE, mixture, rows
 
 
 def used(proto, batch=32):
@@ -20,14 +20,14 @@ def used(proto, batch=32):
     return used_experts(traced, groups(traced), batches)
 
 
-def by_hand():
+def by_hand(normalised=True):
     """Return load and output of each expert of `mixture`, from its formula."""
     weights = {each.name: each for each in mixture().graph.initializer}
     router, bias, up, down = (numpy_helper.to_array(weights[name]) for name in ("router", "bias", "up", "down"))
     scores = rows() @ router + bias
     picked = np.argsort(-scores, 1)[:, :2]
     share = np.exp(np.take_along_axis(scores, picked, 1))
-    share /= share.sum(1, keepdims=True)
+    share /= (share if normalised else np.exp(scores)).sum(1, keepdims=True)
     load, output = np.zeros(4), np.zeros(4)
     for row, (which, parts) in enumerate(zip(picked, share, strict=True)):
         for expert, part in zip(which, parts, strict=True):
@@ -37,9 +37,10 @@ def by_hand():
     return load / load.mean(), output / output.mean()
 
 
-def test_a_fused_mixture():
-    (seen,) = used(mixture(fused=True)).values()
-    load, output = by_hand()
+@pytest.mark.parametrize(("fused", "normalised"), [(FUSED, True), (FUSED_SHARES, False)])
+def test_a_fused_mixture(fused, normalised):
+    (seen,) = used(mixture(fused)).values()
+    load, output = by_hand(normalised)
     np.testing.assert_allclose(seen.load, load, rtol=1e-5)
     np.testing.assert_allclose(seen.output, output, rtol=1e-4)
 
