@@ -85,8 +85,7 @@ def gates(scores: Array, count: int, largest: bool = True) -> Each:
     wide = scores.astype(np.float64) * (1 if largest else -1)
     are_shares = wide.size and wide.min() >= 0 and np.allclose(wide.sum(1), 1, atol=_SUM)
     shares = wide if are_shares else _shares(wide)
-    picked = _of_picked(wide, shares, count)
-    return picked / np.maximum(picked.sum(1, keepdims=True), _LEAST)
+    return _normalised(_of_picked(wide, shares, count))
 
 
 def fused_gates(scores: Array, count: int, normalised: bool) -> Each:
@@ -102,7 +101,7 @@ def fused_gates(scores: Array, count: int, normalised: bool) -> Each:
     """
     wide = scores.astype(np.float64)
     picked = _of_picked(wide, _shares(wide), count)
-    return picked / np.maximum(picked.sum(1, keepdims=True), _LEAST) if normalised else picked
+    return _normalised(picked) if normalised else picked
 
 
 def _shares(scores: Each) -> Each:
@@ -110,6 +109,12 @@ def _shares(scores: Each) -> Each:
     powers = np.exp(scores - scores.max(1, keepdims=True, initial=-np.inf))
     shares: Each = powers / powers.sum(1, keepdims=True)
     return shares
+
+
+def _normalised(weights: Each) -> Each:
+    """Return weights of which each row has a sum of 1."""
+    normalised: Each = weights / np.maximum(weights.sum(1, keepdims=True), _LEAST)
+    return normalised
 
 
 def _of_picked(scores: Each, shares: Each, count: int) -> Each:

@@ -12,6 +12,7 @@ import pytest
 import onnxprune
 from onnxprune.commands.folder_settings import adjusted
 from onnxprune.errors import OptionError
+from onnxprune.planning import expert_curves
 from tests.support.experts import mixture, rows
 
 
@@ -75,6 +76,18 @@ def test_settings_beside_a_mixture_follow(tmp_path):
     assert json.loads((out / "config.json").read_text()) == {
         "num_local_experts": 2, "text": {"n_routed_experts": 2, "num_experts": 8}, "num_experts_per_tok": 2,
     }  # fmt: skip
+
+
+def test_the_model_as_it_is_runs_once_for_all_curves(monkeypatch):
+    ran, right = [], expert_curves._outputs
+
+    def outputs(traced, proto, calibration):
+        ran.append(proto is traced.model.proto)
+        return right(traced, proto, calibration)
+
+    monkeypatch.setattr(expert_curves, "_outputs", outputs)
+    pruned()
+    assert (ran.count(True), ran.count(False)) == (1, 2)
 
 
 def test_different_counts_of_experts_leave_a_setting_as_it_is():
