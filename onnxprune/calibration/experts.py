@@ -2,8 +2,8 @@
 
 The *load* of an expert is the mean over rows of the weight with which it is picked, zero where it is not: what Shazeer
 et al. 2017, "Outrageously Large Neural Networks", equation 6, call its importance. Its *output* is the mean over rows
-of that weight times the norm of what it answers: what the layer loses with it. Lasby et al. 2025, "REAP the Experts",
-take the same mean over the rows that pick it.
+of that weight times the norm of what it answers to the row: what the layer loses with it. Lasby et al. 2025, "REAP the
+Experts", take the same mean over the rows that pick it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Each = npt.NDArray[np.float64]  # of every expert
 
 _FUSED = ("com.microsoft.MoE", "com.microsoft.QMoE")  # that compute their experts inside
 _BARRED = -6e4  # the score of an expert that is not picked
+_LEAST = 1e-30  # that is divided by
 _SUM = 1e-3  # by which shares may differ from one, in half precision
 
 
@@ -69,7 +70,9 @@ def used_experts(
 
 
 def gates(scores: Array, count: int, largest: bool = True) -> Each:
-    """Return the weight of each expert for each row, 0 where it is not among those that are picked.
+    """Return about the weight of each expert for each row, 0 where it is not among those that are picked.
+
+    What a graph makes of scores can be anything; here weights of picked experts have a sum of 1.
 
     Args:
         scores: ``[rows, experts]``; numbers from 0 on with a sum of 1 are shares, any others their logarithms.
@@ -80,12 +83,45 @@ def gates(scores: Array, count: int, largest: bool = True) -> Each:
     [[0.5, 0.5, 0.0]]
     """
     wide = scores.astype(np.float64) * (1 if largest else -1)
-    picked = np.argsort(-wide, axis=1, kind="stable")[:, :count]
-    best = np.take_along_axis(wide, picked, 1)
     are_shares = wide.size and wide.min() >= 0 and np.allclose(wide.sum(1), 1, atol=_SUM)
-    weights = best if are_shares else np.exp(best - best.max(1, keepdims=True))
-    result = np.zeros_like(wide)
-    np.put_along_axis(result, picked, weights / np.maximum(weights.sum(1, keepdims=True), 1e-30), 1)
+    shares = wide if are_shares else _shares(wide)
+    return _normalised(_of_picked(wide, shares, count))
+
+
+def fused_gates(scores: Array, count: int, normalised: bool) -> Each:
+    """Return the weight of each expert for each row in an operator that makes it inside, 0 where it is not picked.
+
+    Args:
+        scores: ``[rows, experts]``, logarithms of shares.
+        count: experts that are picked.
+        normalised: whether weights of picked experts have a sum of 1; else they are shares among all.
+
+    >>> fused_gates(np.zeros((1, 4)), 2, False).tolist()
+    [[0.25, 0.25, 0.0, 0.0]]
+    """
+    wide = scores.astype(np.float64)
+    picked = _of_picked(wide, _shares(wide), count)
+    return _normalised(picked) if normalised else picked
+
+
+def _shares(scores: Each) -> Each:
+    """Return the softmax of each row."""
+    powers = np.exp(scores - scores.max(1, keepdims=True, initial=-np.inf))
+    shares: Each = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def _normalised(weights: Each) -> Each:
+    """Return weights of which each row has a sum of 1."""
+    normalised: Each = weights / np.maximum(weights.sum(1, keepdims=True), _LEAST)
+    return normalised
+
+
+def _of_picked(scores: Each, shares: Each, count: int) -> Each:
+    """Return the shares of the experts with the best scores, 0 elsewhere."""
+    picked = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    result = np.zeros_like(shares)
+    np.put_along_axis(result, picked, np.take_along_axis(shares, picked, 1), 1)
     return result
 
 
@@ -96,24 +132,32 @@ class _Layer:
         self.group, self._node, self._choice = group, coupling.node, choice
         self._traced = traced
         self._fused = _Alone(traced, coupling) if coupling.node.op in _FUSED else None
-        self._summed = [] if self._fused else _summed(traced, group.atom)
+        self._summed = [] if self._fused else _summed(traced, group.atom, _row_atoms(traced, coupling, choice))
         inputs = [coupling.node.inputs[slot] for slot in ((0, choice.slot) if self._fused else (choice.slot,))]
-        self.names = [*inputs, *(name for name, _ in self._summed)]
+        self.names = [*inputs, *(each.name for each in self._summed)]
         self.load, self.output = np.zeros(group.units), np.zeros(group.units)
         self.rows = 0
 
     def add(self, values: Mapping[str, Array]) -> None:
         """Add the rows of a batch."""
         scores = np.moveaxis(values[self._node.inputs[self._choice.slot]], self._choice.dim, -1)
-        weights = gates(scores.reshape(-1, scores.shape[-1]), self._choice.count, self._choice.largest)
+        weights = self._weights(scores.reshape(-1, scores.shape[-1]))
         self.load += weights.sum(0)
         self.rows += len(weights)
         if self._fused is not None:
             answers = self._fused.norms(values[self._node.inputs[0]], scores)
             self.output += (weights * answers).sum(0)
         elif self._summed:
-            norms = [np.sqrt(np.square(_by_expert(values[name], dim)).sum(1)) for name, dim in self._summed]
-            self.output += np.prod(norms, axis=0)
+            norms = [each.norms(values[each.name]) for each in self._summed]
+            if {len(each) for each in norms} <= {1, len(weights)}:  # else rows are cut up in another way
+                self.output += np.prod(np.broadcast_arrays(*norms), axis=0).sum(0)
+
+    def _weights(self, scores: Array) -> Each:
+        """Return the weight of each expert for each row ``[rows, experts]``."""
+        if self._fused is None:
+            return gates(scores, self._choice.count, self._choice.largest)
+        normalised = bool(self._node.attrs.get("normalize_routing_weights", 0))
+        return fused_gates(scores, self._choice.count, normalised)
 
 
 class _Alone:
@@ -155,23 +199,50 @@ def _layers(traced: Trace, group: Group) -> list[_Layer]:
     ]
 
 
-def _summed(traced: Trace, atom: Atom) -> list[tuple[str, int]]:
-    """Return the values, with the dim of the experts, that a node of the main graph sums over them.
+@dataclass(frozen=True)
+class _Factor:
+    """An input of a node that sums over experts."""
+
+    name: str
+    dim: int  # of the experts
+    rows: tuple[int, ...]  # dims of what experts are picked for, in the order of those of the scores
+
+    def norms(self, values: Array) -> Each:
+        """Return the norm of what the input has for each expert, row by row ``[rows, experts]``."""
+        ahead = (*self.rows, self.dim)
+        front = np.moveaxis(values, ahead, range(len(ahead))).astype(np.float64)
+        rows = math.prod(front.shape[: len(self.rows)])
+        others = math.prod(front.shape[len(ahead) :])
+        norms: Each = np.linalg.norm(front.reshape(rows, values.shape[self.dim], others), axis=2)
+        return norms
+
+
+def _row_atoms(traced: Trace, coupling: Coupling, choice: Choice) -> tuple[Atom, ...]:
+    """Return what the rows are made of that experts are picked for, in their order."""
+    axes = coupling.inputs[choice.slot] or ()
+    return tuple(atom for dim, axis in enumerate(axes) if dim != choice.dim for atom in traced.partition.atoms(axis))
+
+
+def _summed(traced: Trace, atom: Atom, rows: Sequence[Atom]) -> list[_Factor]:
+    """Return the values that a node of the main graph sums over experts.
 
     Of several nodes it is the one with the largest value: what experts answer is larger than how they are weighted.
     """
-    found = [places for index in traced.model.top if (places := list(_places(traced, index, atom)))]
-    return max(found, key=lambda places: max(_elements(traced, name) for name, _ in places), default=[])
+    found = [factors for index in traced.model.top if (factors := list(_factors(traced, index, atom, rows)))]
+    return max(found, key=lambda factors: max(_elements(traced, each.name) for each in factors), default=[])
 
 
-def _places(traced: Trace, index: int, atom: Atom) -> Iterator[tuple[str, int]]:
-    """Yield the inputs of a node that sums over experts, with the dim of these; weights are left out."""
+def _factors(traced: Trace, index: int, atom: Atom, rows: Sequence[Atom]) -> Iterator[_Factor]:
+    """Yield the inputs of a node that sums over experts; weights are left out."""
     coupling = traced.couplings.get(index)
     if coupling is None or not _is_summed(traced, coupling, atom):
         return
     for name, axes in zip(coupling.node.inputs, coupling.inputs, strict=True):
+        own = [traced.partition.atoms(axis) for axis in axes or ()]
+        of_rows = [dim for dim, atoms in enumerate(own) if atoms and set(atoms) <= set(rows)]
+        ordered = tuple(sorted(of_rows, key=lambda dim: rows.index(own[dim][0])))
         dims = [dim for dim, axis in enumerate(axes or ()) if traced.partition.resolve(axis) == atom]
-        yield from ((name, dim) for dim in dims if name not in traced.model.fixed)
+        yield from (_Factor(name, dim, ordered) for dim in dims if name not in traced.model.fixed)
 
 
 def _elements(traced: Trace, name: str) -> int:
@@ -182,12 +253,6 @@ def _is_summed(traced: Trace, coupling: Coupling, atom: Atom) -> bool:
     """Whether a node sums over experts."""
     axes = ((coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted)
     return any(traced.partition.resolve(axis) == atom for axis in axes)
-
-
-def _by_expert(values: Array, dim: int) -> Each:
-    """Return values as ``[experts, others]`` in double precision."""
-    front = np.moveaxis(values, dim, 0).astype(np.float64)
-    return front.reshape(len(front), -1)
 
 
 def _means(layers: Sequence[_Layer]) -> tuple[Each, Each]:

@@ -196,6 +196,7 @@ def prune(
         options["round_to"] = parse_step(options["round_to"])
         checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
+        rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
         rest |= {"force": force, "on_written": lambda: written.append(output)}
         if source.is_dir():
             _check_of_folders(checkpoint, resume)

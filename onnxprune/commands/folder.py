@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.commands.finish import published
-from onnxprune.commands.folder_settings import SETTINGS, CacheSizes, adjusted
-from onnxprune.commands.folder_tokenizer import folder_of, reduced
+from onnxprune.commands.folder_settings import CacheSizes
+from onnxprune.commands.folder_settle import PrunedFile, check_alike, settle, settle_tokens
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.prune import Result, bounded, prune_to
-from onnxprune.commands.report_files import write_report
+from onnxprune.commands.report_files import map_file, write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
@@ -37,17 +37,6 @@ from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, silent
 
 _MODEL = ".onnx"
-
-
-@dataclass(frozen=True)
-class PrunedFile:
-    """One model of a folder."""
-
-    name: str  # its path in the folder
-    report: dict[str, Any] | None  # see docs/report.md; None: it was copied as it is
-    why: str | None = None  # it was copied
-    leads: bool = False  # whether other files follow it, or it is a network of its own
-    caches: tuple[CacheSizes, ...] = ()  # what became of its inputs that hold the past
 
 
 @dataclass(frozen=True)
@@ -114,6 +103,7 @@ def prune_files(
     rounds: int = 1,
     masks: Any = None,
     force: bool = False,
+    tokens_path: Path | None = None,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
 ) -> FolderResult:
@@ -130,6 +120,7 @@ def prune_files(
         rounds: as of `prune_file`.
         masks: as of `prune_file`.
         force: whether `target` may be replaced.
+        tokens_path: the file that lists the tokens to keep, if one does; it is not replaced.
         progress: called before each step.
         on_written: called when all is in place.
 
@@ -143,19 +134,17 @@ def prune_files(
     held = [*_read(source, progress)]
     networks = _networks(held)
     names = [_name(network[0].model, source) for network in networks]
-    _check_single(options, networks, source)
-    _check_vocabulary(options, networks, source)
+    _check_networks(options, networks, source)
     samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
-    _check_reads(source, target, report_path, [path for each in samples for path in each.files], force)
+    files_read = tuple(path for each in samples for path in each.files)
+    _check_reads(source, target, report_path, Reads(data=files_read, tokens=tokens_path), force)
     place = resolved(target)
     with contextlib.ExitStack() as stack:
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
-        _copy_others(source, whole, [each.model for each in held])
-        has_ids = any(_holds_tokens(each.model) for each in held)
-        run = _Run(source, whole, options, progress, learning, has_ids)
-        parts = zip(networks, samples, strict=True)
-        files = [each for network, own in parts for each in run.pruned(network, own)]
+        _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
+        run = _Run(source, whole, options, progress, learning, any(_holds_tokens(each.model) for each in held))
+        files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
         result = _result(target, whole, files)
         with signals_held(), staging(force) as reports:
             if report_path is not None:
@@ -182,14 +171,16 @@ def _check_places(source: Path, target: Path, force: bool) -> None:
         raise InputError(f"{target}: there is no folder {target.parent}")
 
 
-def _check_reads(source: Path, target: Path, report: Path | None, data: Sequence[Path], force: bool) -> None:
+def _check_reads(source: Path, target: Path, report: Path | None, reads: Reads, force: bool) -> None:
     """Raise InputError when what is read would go away: only what looks like an output of ours is replaced."""
     place = resolved(target)
     if place.is_dir():
         found = [*_walked(place)]
-        kept = next((path for path in found if resolved(path) in {resolved(each) for each in data}), None)
+        given = {resolved(path): what for path, what in reads.beside if path is not None}
+        kept = next((path for path in found if resolved(path) in given), None)
         if kept is not None:
-            raise InputError(f"{target}: {kept.relative_to(place)} in it is part of the data; give another folder")
+            what = given[resolved(kept)].replace("is the data", "is part of the data")
+            raise InputError(f"{target}: {kept.relative_to(place)} in it {what}; give another folder")
         hidden = next((path for path in place.iterdir() if path.name.startswith(".")), None)
         if hidden is not None or (any(place.iterdir()) and not any(path.suffix == _MODEL for path in found)):
             what = f"it holds {hidden.name}" if hidden is not None else "it holds no model"
@@ -200,7 +191,7 @@ def _check_reads(source: Path, target: Path, report: Path | None, data: Sequence
         raise InputError(f"{report}: the report would lie in the output; give it a place beside that")
     if resolved(report).is_relative_to(resolved(source)):
         raise InputError(f"{report}: the report would lie in the input; give it a place beside that")
-    check_written([(report, "the report")], Reads(data=tuple(data)), force)
+    check_written([(report, "the report")], reads, force)
 
 
 def _walked(folder: Path) -> Iterator[Path]:
@@ -253,6 +244,12 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
         own = next((each for each in networks if each[0].holds_same(file)), None)
         networks.append([file]) if own is None else own.append(file)
     return networks
+
+
+def _check_networks(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
+    """Raise OptionError where what goes from one file would have to go from another one."""
+    _check_single(options, networks, source)
+    _check_vocabulary(options, networks, source)
 
 
 def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
@@ -326,9 +323,14 @@ def _own(name: str, names: Sequence[str], data: Any, option: str) -> Any:
 # -- what is made ------------------------------------------------------------------------------------------
 
 
-def _copy_others(source: Path, whole: Path, models: Sequence[Model]) -> None:
-    """Copy all but models, their weights and what is hidden; links become files."""
+def _copy_others(source: Path, whole: Path, models: Sequence[Model], *, with_maps: bool) -> None:
+    """Copy all but models, their weights and what is hidden; links become files.
+
+    Maps of ids, of an earlier cut, are copied only where no new ones are written in their place.
+    """
     left = {resolved(path) for model in models for path in (*model.data_files, model.path) if path is not None}
+    if not with_maps:
+        left |= {resolved(map_file(model.path)) for model in models if model.path is not None}
     whole.mkdir()
     for path in _walked(source):
         if resolved(path) not in left and path.is_file():
@@ -374,7 +376,7 @@ class _Run:
         place, name = self._place(model), _name(model, self.source)
         with _named(name), bounded(model):
             check_weights_name(place, model.is_external)
-            job = Job(model, options, samples.data, self.learning, place.name)
+            job = Job(model, options, samples.data, self.learning, place.name, root=self.source)
             return prune_to(job, place, published(model, place), progress=self._progress(name))
 
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
@@ -391,7 +393,8 @@ class _Run:
         else:
             with published(model, self._place(model))(model.stored, model.folder):
                 pass
-        return PrunedFile(_name(model, self.source), None, why, caches=_caches(model, {"ports": ()}))
+        caches = _caches(model, {"ports": ()})
+        return PrunedFile(_name(model, self.source), None, why, caches=caches, holds_tokens=_holds_tokens(model))
 
     def _place(self, model: Model) -> Path:
         return self.whole / _name(model, self.source)
@@ -419,50 +422,13 @@ def _named(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
-    """Bring settings into line with what was cut; yield what was changed.
-
-    Settings speak of the models in their folder and below, where no others are nearer.
-    """
-    for name in SETTINGS:
-        found = sorted(whole.rglob(name))
-        for path in found:
-            own = [each for each in files if _nearest(whole / each.name, found) == path]
-            reports = {each.name: each.report for each in own if each.report is not None and each.leads}
-            try:
-                caches = [cache for each in own for cache in each.caches]
-                text, changes = adjusted(path.read_text(encoding="utf-8"), reports, caches)
-            except UnicodeDecodeError:
-                continue
-            if changes:
-                path.write_text(text, encoding="utf-8")
-                yield from (f"{path.relative_to(whole)}: {change}" for change in changes)
-
-
-def _settle_tokens(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
-    """Reduce the tokenizers of models whose vocabulary was cut; yield what was done."""
-    done: set[Path] = set()
-    for each in files:
-        words = each.report and each.report.get("vocabulary")
-        folder = folder_of(whole / each.name)
-        if words and folder is not None and folder not in done:
-            done.add(folder)
-            yield from reduced(folder, words["kept"])
-        elif words and folder is None:
-            yield f"{each.name}: no tokenizer lies beside it: whoever calls it applies the map of ids"
-
-
-def _nearest(model: Path, settings: Sequence[Path]) -> Path | None:
-    above = [path for path in settings if path.parent in model.parents]
-    return max(above, key=lambda path: len(path.parts), default=None)
-
-
 def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderResult:
     """Return what came of a folder, its settings in line with it; raise NothingToPrune where no model lost a unit."""
     if all(each.report is None for each in files):
         raise NothingToPrune("; ".join(f"{each.name}: {each.why}" for each in files))
+    check_alike(files)
     in_order = sorted(files, key=lambda each: each.name)
-    settings = (*_settle(whole, in_order), *_settle_tokens(whole, in_order))
+    settings = (*settle(whole, in_order), *settle_tokens(whole, in_order))
     for each in in_order:
         if each.report is not None:
             each.report["output"]["path"] = str(target / each.name)

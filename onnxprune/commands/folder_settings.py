@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
-SETTINGS = ("config.json", "generation_config.json", "genai_config.json")
-_SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # lists of ids that are never written
+from onnxprune.commands.ids_in_settings import UNMAPPED, objects, places
+from onnxprune.commands.tokenizer_files import dumped
+from onnxprune.errors import OptionError
+
 # What programs read of the inner width of feed-forward parts; no input of a model depends on it.
 _INNER = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
-_NEURONS = "neurons"
+# What programs read of how many experts a layer has.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_SIZES = ("vocab_size", "decoder_vocab_size")  # how many tokens there are
 # What programs read of caches, and which of the sizes that their dims state it is: heads come first, their size last.
 _OF_CACHES = {"num_key_value_heads": 0, "num_kv_heads": 0, "head_dim": -1, "head_size": -1}
 _HEADS = tuple(key for key, at in _OF_CACHES.items() if at == 0)
@@ -56,6 +60,9 @@ def adjusted(
         text: a JSON object; anything else stays as it is.
         reports: of the networks beside it, by the name of the file that leads each.
         caches: of all models beside it.
+
+    Raises:
+        OptionError: where a setting names a token that is gone.
     """
     try:
         settings = json.loads(text)
@@ -68,17 +75,19 @@ def adjusted(
     if not any(changed for _, changed in changes):
         return text, said
     end = "\n" if text.endswith("\n") else ""
-    return json.dumps(settings, indent=_indent(text), ensure_ascii=False) + end, said
+    return dumped(settings, _indent(text)) + end, said
 
 
 def _changes(settings: dict[str, Any], reports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
     """Change settings in place; yield each change in words, and whether it is one."""
     words = next((each for each in (report.get("vocabulary") for report in reports.values()) if each), None)
     if words is not None:
-        yield from ((change, True) for change in _of_tokens(settings, words))
-    for holder in _objects(settings):
+        yield from _of_tokens(settings, words)
+    for holder in objects(settings):
         for key in _INNER:
-            yield from _set(holder, key, _kept(_meant(key, reports)))
+            yield from _set(holder, key, _kept(_meant(key, reports), "neurons"))
+        for key in _EXPERTS:
+            yield from _set(holder, key, _kept(_meant(key, reports), "experts"))
 
 
 def _set(holder: dict[str, Any], key: str, counts: Sequence[tuple[int, int]], *who: str) -> Iterator[tuple[str, bool]]:
@@ -107,7 +116,7 @@ def _set(holder: dict[str, Any], key: str, counts: Sequence[tuple[int, int]], *w
 
 def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterator[tuple[str, bool]]:
     """Change what settings state of caches in place; yield each change in words, and whether it is one."""
-    holders = [*_objects(settings)]
+    holders = [*objects(settings)]
     for holder in holders:
         for key, at in _OF_CACHES.items():
             yield from _set(
@@ -123,34 +132,37 @@ def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterat
         yield f"{gone} of {len(caches)} inputs that hold the past are gone, the number of layers stays. {_WHO}", False
 
 
-def _of_tokens(settings: dict[str, Any], words: Mapping[str, Any]) -> Iterator[str]:
-    """Bring sizes of the vocabulary and ids of tokens into line, in place; yield each change in words."""
-    new = {old: at for at, old in enumerate(words["kept"])}
-    for holder in _objects(settings):
+def _of_tokens(settings: dict[str, Any], words: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Bring sizes of the vocabulary and ids of tokens into line, in place; yield words, and whether they tell a change.
+
+    Raises:
+        OptionError: where a token is gone that programs cannot do without.
+    """
+    ids = {old: at for at, old in enumerate(words["kept"])}
+
+    def new(old: int) -> int | None:
+        return ids.get(old) if 0 <= old < words["before"] else old
+
+    for holder in objects(settings):
         for key, value in holder.items():
-            after = value
-            if key == "vocab_size" and value == words["before"]:
-                after = words["after"]
-            elif key.endswith("_token_id"):
-                after = [new.get(each, each) for each in value] if isinstance(value, list) else new.get(value, value)
-            elif key in _SUPPRESSED and isinstance(value, list):
-                after = [new[each] for each in value if each in new]
-            if after != value:
-                holder[key] = after
-                yield f"{key} {_shown(value)} became {_shown(after)}"
+            if key in _SIZES and value == words["before"]:
+                holder[key] = words["after"]
+                yield f"{key} {value} became {words['after']}", True
+            elif key in UNMAPPED and value:
+                yield f"{key} stays, with old ids: its form is not followed. Change it by the map of ids", False
+    for place in places(settings):
+        before, after = place.holder[place.key], place.mapped(new)
+        gone = sorted(each for each in place.ids if new(each) is None) if place.is_needed else []
+        if gone:
+            raise OptionError(f"vocabulary: {place.key} names token {gone[0]}, which is not kept: keep it as well")
+        if after != before:
+            place.holder[place.key] = after
+            yield f"{place.key} {_shown(before)} became {_shown(after)}", True
 
 
 def _shown(value: Any) -> str:
     """Return a value in few words."""
-    return f"{len(value)} ids" if isinstance(value, list) else str(value)
-
-
-def _objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a JSON object and those within."""
-    yield settings
-    for value in settings.values():
-        if isinstance(value, dict):
-            yield from _objects(value)
+    return f"{len(value)} ids" if isinstance(value, (list, dict)) else str(value)
 
 
 def _meant(key: str, reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -164,13 +176,13 @@ def _meant(key: str, reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[s
     return own or list(reports.values())
 
 
-def _kept(reports: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Return how many units each group of neurons had and has, in the order of the graphs."""
-    groups = [group for report in reports for group in report["groups"] if group["kind"] == _NEURONS]
+def _kept(reports: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[int, int]]:
+    """Return how many units each group of a kind had and has, in the order of the graphs."""
+    groups = [group for report in reports for group in report["groups"] if group["kind"] == kind]
     return [(group["units"], group["kept"]) for group in groups]
 
 
 def _indent(text: str) -> int | None:
     """Return how far the second line of a text is indented; None for a text of one line."""
-    _, *rest = text.strip().splitlines()
+    _, *rest = text.strip().split("\n")
     return len(rest[0]) - len(rest[0].lstrip(" ")) or 2 if rest else None

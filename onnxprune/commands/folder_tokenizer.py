@@ -1,26 +1,37 @@
-"""Files of tokenizers beside a model, brought into line with a smaller vocabulary.
+"""Tokenizers beside a model, brought into line with a smaller vocabulary.
 
-`tokenizer.json` is that of Hugging Face tokenizers (https://huggingface.co/docs/tokenizers/api/models): tokens with ids
-(BPE, WordPiece, WordLevel), or in their order (Unigram). `vocab.txt` has a token a line, `vocab.json` ids by token with
-the merges in `merges.txt`, `added_tokens.json` ids by token. What other formats hold (`tokenizer.model`, of
-SentencePiece) stays: whoever calls the model applies the map of ids.
+What other formats hold (`tokenizer.model`, of SentencePiece) stays: whoever calls the model applies the map of ids.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from onnxprune.commands.tokenizer_files import (
+    ADDED,
+    BY_TEXT,
+    CONFIG,
+    LINES,
+    MERGES,
+    TOKENIZER,
+    TokenizerFiles,
+    added_of,
+    dumped,
+    is_merge,
+    pair_of,
+    processors_of,
+    read_tokenizer,
+    vocabulary_of,
+)
 from onnxprune.errors import OptionError
 
-_TOKENIZER = "tokenizer.json"
-_CONFIG = "tokenizer_config.json"
-_SETTINGS = ("config.json", "generation_config.json", "genai_config.json")
-_NAMES = (_TOKENIZER, "vocab.txt", "vocab.json", _CONFIG)
+_NAMES = (TOKENIZER, LINES, BY_TEXT, CONFIG)
 _OTHERS = ("*.model", "*.spm", "*.tiktoken", "sentencepiece.bpe.*")  # formats that are not written
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # what byte_fallback makes of text without tokens of its own
 
 
 # -- what is known of tokens -----------------------------------------------------------------------------------
@@ -36,10 +47,10 @@ def ids_of(tokens: Sequence[int | str], folder: Path | None) -> set[int]:
     ids = {each for each in tokens if not isinstance(each, str)}
     if not texts:
         return ids
-    known = {} if folder is None else _known(folder)
+    known = {} if folder is None else read_tokenizer(folder).known
     if not known:
         raise OptionError(
-            f"vocabulary: {texts[0]!r} is no id, and no {_TOKENIZER}, vocab.txt or vocab.json beside the model tells "
+            f"vocabulary: {texts[0]!r} is no id, and no {TOKENIZER}, vocab.txt or vocab.json beside the model tells "
             "the ids of tokens: give ids"
         )
     missing = [text for text in texts if text not in known]
@@ -55,78 +66,79 @@ def folder_of(model: Path | None) -> Path | None:
     return next((folder for folder in above if any((folder / name).is_file() for name in _NAMES)), None)
 
 
-def _known(folder: Path) -> dict[str, int]:
-    """Return the ids of the tokens of a folder by text; none where no tokenizer can be read."""
-    stated = _json(folder / _TOKENIZER)
-    if isinstance(stated, dict):
-        return {**_vocabulary(stated), **{each["content"]: each["id"] for each in _added(stated)}}
-    lines = folder / "vocab.txt"
-    if lines.is_file():
-        return {line: number for number, line in enumerate(lines.read_text(encoding="utf-8").splitlines())}
-    listed = _json(folder / "vocab.json")
-    return {text: each for text, each in listed.items() if isinstance(each, int)} if isinstance(listed, dict) else {}
-
-
-def _json(path: Path) -> Any:
-    """Return what a JSON file holds; None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _vocabulary(stated: Mapping[str, Any]) -> dict[str, int]:
-    """Return the ids of the tokens of a tokenizer.json."""
-    vocabulary = _model(stated).get("vocab")
-    if isinstance(vocabulary, dict):
-        return vocabulary
-    return {str(entry[0]): number for number, entry in enumerate(vocabulary or ())}
-
-
-def _model(stated: Mapping[str, Any]) -> dict[str, Any]:
-    model = stated.get("model")
-    return model if isinstance(model, dict) else {}
-
-
-def _added(stated: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [each for each in stated.get("added_tokens") or () if isinstance(each, dict)]
-
-
 def needed(folder: Path, ids: Iterable[int]) -> set[int]:
     """Return the ids that a folder cannot do without, where some are kept.
 
-    These are added and special tokens, those that settings name, and the parts that a tokenizer merges into kept ones:
-    without these it could not make them. So a text all of whose tokens are kept is split as before.
+    These are added and special tokens, those of single bytes, and the parts that a tokenizer merges into kept ones:
+    without these it could not make them. So a text all of whose tokens are kept is split as before, and one with
+    others still has tokens.
+
+    Raises:
+        OptionError: for a file that does not hold what it should; it names the file.
     """
-    found = set[int]()
-    stated = _json(folder / _TOKENIZER)
-    if isinstance(stated, dict):
-        found.update(each["id"] for each in _added(stated))
-        unknown = _vocabulary(stated).get(_model(stated).get("unk_token") or "")
-        found.update(each for each in (unknown, _model(stated).get("unk_id")) if isinstance(each, int))
-        found.update(_around(stated.get("post_processor")))
-    listed = _json(folder / "added_tokens.json")
-    found.update(each for each in (listed.values() if isinstance(listed, dict) else ()) if isinstance(each, int))
-    decoder = (_json(folder / _CONFIG) or {}).get("added_tokens_decoder", {})
-    found.update(int(each) for each in decoder if each.isdecimal())
-    found.update(each for name in _SETTINGS for each in _named(_json(folder / name)))
-    return found | _parts(_known(folder), _all_merges(folder, stated), {*ids, *found})
+    files = read_tokenizer(folder)
+    known, found = files.known, set((files.added or {}).values())
+    if files.stated is not None:
+        model = files.stated["model"]
+        found.update(each["id"] for each in added_of(files.stated))
+        padding = files.stated.get("padding")
+        others = (known.get(model.get("unk_token") or ""), model.get("unk_id"), (padding or {}).get("pad_id"))
+        found.update(each for each in others if isinstance(each, int))
+        found.update(_around(files.stated.get("post_processor")))
+    found.update(int(each) for each in (files.config or {}).get("added_tokens_decoder") or ())
+    texts = chain(files.special_texts, _of_bytes(files))
+    found.update(known[text] for text in texts if text in known)
+    return found | _parts(known, files.merges, {*ids, *found}, _prefix(files.stated))
 
 
-def _all_merges(folder: Path, stated: Any) -> list[tuple[str, str]]:
-    """Return the pairs that the tokenizer of a folder merges."""
-    if isinstance(stated, dict):
-        return [_pair(each) for each in _model(stated).get("merges") or ()]
-    path = folder / "merges.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [_pair(line) for line in lines if _is_merge(line)]
+def _of_bytes(files: TokenizerFiles) -> Iterator[str]:
+    """Yield the tokens of single bytes that a tokenizer makes of any text, some of which it may lack.
+
+    A vocab.json without tokenizer.json is made of bytes where it has a symbol for each of them.
+    """
+    if files.stated is None:
+        symbols = set(_symbols())
+        yield from symbols if files.lines is None and symbols <= files.known.keys() else ()
+        return
+    parts = (files.stated.get("pre_tokenizer"), files.stated.get("decoder"))
+    if any(each.get("type") == "ByteLevel" for part in parts for each in processors_of(part)):
+        end = files.stated["model"].get("end_of_word_suffix") or ""
+        yield from (symbol + suffix for symbol in _symbols() for suffix in {"", end})
+    if files.stated["model"].get("byte_fallback"):
+        yield from _BYTES
 
 
-def _parts(known: Mapping[str, int], merges: Sequence[tuple[str, str]], ids: set[int]) -> set[int]:
+def _symbols() -> Iterator[str]:
+    """Yield the symbol of each byte: itself where it is printable, else one from 256 on (Radford et al., 2019, GPT-2).
+
+    >>> [*_symbols()][:3], len({*_symbols()})
+    (['!', '"', '#'], 256)
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    yield from map(chr, (*sorted(printable), *range(256, 256 + len(others))))
+
+
+def _prefix(stated: Mapping[str, Any] | None) -> str:
+    """Return what the second part of a merge begins with, and loses."""
+    prefix = None if stated is None else stated["model"].get("continuing_subword_prefix")
+    return prefix if isinstance(prefix, str) else ""
+
+
+def _joined(pair: tuple[str, str], prefix: str) -> str:
+    """Return what a pair becomes.
+
+    >>> _joined(("ab", "##c"), "##")
+    'abc'
+    """
+    return pair[0] + pair[1].removeprefix(prefix)
+
+
+def _parts(known: Mapping[str, int], merges: Sequence[tuple[str, str]], ids: set[int], prefix: str) -> set[int]:
     """Return the ids of all that kept tokens are merged from, themselves among them."""
     sources: dict[str, list[tuple[str, str]]] = {}
-    for one, other in merges:
-        sources.setdefault(one + other, []).append((one, other))
+    for pair in merges:
+        sources.setdefault(_joined(pair, prefix), []).append(pair)
     waiting = [text for text, each in known.items() if each in ids]
     seen = set(waiting)
     while waiting:
@@ -134,14 +146,6 @@ def _parts(known: Mapping[str, int], merges: Sequence[tuple[str, str]], ids: set
         seen |= parts
         waiting.extend(parts)
     return {known[text] for text in seen if text in known}
-
-
-def _named(settings: Any) -> Iterator[int]:
-    """Yield the ids that settings name, also in objects within."""
-    for key, value in settings.items() if isinstance(settings, dict) else ():
-        if key.endswith("_token_id"):
-            yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int))
-        yield from _named(value)
 
 
 # -- smaller files ---------------------------------------------------------------------------------------------
@@ -165,87 +169,65 @@ def reduced(folder: Path, kept: Sequence[int]) -> Iterator[str]:
     Args:
         folder: with the files.
         kept: old ids, in the order of new ones.
+
+    Raises:
+        OptionError: for a file that does not hold what it should; it names the file.
     """
     fewer = Fewer({old: new for new, old in enumerate(kept)})
-    files: Sequence[tuple[str, Callable[[str, Fewer], tuple[str, str]]]] = (
-        (_TOKENIZER, _tokenizer),
-        ("vocab.json", _by_text),
-        ("added_tokens.json", _by_text),
-        ("vocab.txt", _lines),
-        (_CONFIG, _config),
+    files = read_tokenizer(folder)
+    made: Sequence[tuple[str, Any, Callable[[Any, Fewer], tuple[str, str]]]] = (
+        (TOKENIZER, files.stated, _tokenizer),
+        (BY_TEXT, files.listed, _by_text),
+        (ADDED, files.added, _by_text),
+        (LINES, files.lines, _lines),
+        (CONFIG, (files.config or {}).get("added_tokens_decoder") and files.config, _config),
+        (MERGES, files.listed and files.merge_lines and files, _merges),
     )
-    merged = _merges(folder, fewer)
-    for name, change in files:
-        path = folder / name
-        try:
-            before = path.read_text(encoding="utf-8")
-            after, told = change(before, fewer)
-        except (OSError, UnicodeDecodeError):
-            continue
-        except (ValueError, KeyError, TypeError, AttributeError):
-            yield f"{name} is not understood and stays: whoever calls the model applies the map of ids"
-            continue
-        if after != before:
-            path.write_text(after, encoding="utf-8")
+    for name, held, change in made:
+        if held:
+            after, told = change(held, fewer)
+            (folder / name).write_text(after, encoding="utf-8")
             yield f"{name}: {told}"
-    yield from merged
     for path in sorted(path for pattern in _OTHERS for path in folder.glob(pattern)):
         yield f"{path.name} is in a format that is not written, and stays: apply the map of ids to what it gives"
 
 
-def _tokenizer(text: str, fewer: Fewer) -> tuple[str, str]:
+def _tokenizer(stated: dict[str, Any], fewer: Fewer) -> tuple[str, str]:
     """Return a smaller tokenizer.json, and what was done."""
-    stated = json.loads(text)
-    model, known = _model(stated), _vocabulary(stated)
+    model, known = stated["model"], vocabulary_of(stated)
     left = fewer.ids_by_text(known)
-    if isinstance(model.get("vocab"), list):
-        entries = model["vocab"]
-        model["vocab"] = [entries[known[each]] for each in left]
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [each for number, each in enumerate(model["vocab"]) if number in fewer.ids]
         if isinstance(model.get("unk_id"), int):
             model["unk_id"] = fewer.ids.get(model["unk_id"])
     else:
         model["vocab"] = left
-    added = _added(stated)
     if model.get("merges"):
-        pairs = [_pair(each) for each in model["merges"]]
-        model["merges"] = [each for each, pair in zip(model["merges"], pairs, strict=True) if _is_made(pair, left)]
-    for each in added:
-        each["id"] = fewer.ids.get(each["id"], each["id"])
+        prefix = _prefix(stated)
+        model["merges"] = [each for each in model["merges"] if _is_made(pair_of(each), left, prefix)]
+    if added_of(stated):
+        added = [each for each in stated["added_tokens"] if each["id"] in fewer.ids]
+        stated["added_tokens"] = [{**each, "id": fewer.ids[each["id"]]} for each in added]
     _mapped_template(stated.get("post_processor"), lambda each: fewer.ids.get(each, each))
     padding = stated.get("padding")
     if isinstance(padding, dict) and padding.get("pad_id") in fewer.ids:
         padding["pad_id"] = fewer.ids[padding["pad_id"]]
-    told = f"{len(left):,} of {len(known):,} tokens are left"
-    return json.dumps(stated, ensure_ascii=False, indent=2), told
+    return dumped(stated, 2), f"{len(left):,} of {len(known):,} tokens are left"
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    """Return the two parts of a merge: a list of them, or a text with a blank between."""
-    one, other = merge.split(" ") if isinstance(merge, str) else merge
-    return one, other
-
-
-def _is_made(pair: tuple[str, str], left: Container[str]) -> bool:
+def _is_made(pair: tuple[str, str], left: Container[str], prefix: str) -> bool:
     """Whether a merge can still be made: both parts are left, and what they become."""
-    return pair[0] in left and pair[1] in left and pair[0] + pair[1] in left
-
-
-def _is_merge(line: str) -> bool:
-    """Whether a line of merges.txt is a merge."""
-    return not line.startswith("#version") and line.count(" ") == 1
+    return pair[0] in left and pair[1] in left and _joined(pair, prefix) in left
 
 
 def _mapped_template(processor: Any, new: Callable[[int], int]) -> None:
     """Replace the ids that a post-processor of tokenizer.json puts around a text, in place."""
-    if not isinstance(processor, dict):
-        return
-    for each in processor.get("processors") or ():
-        _mapped_template(each, new)
-    for special in (processor.get("special_tokens") or {}).values():
-        special["ids"] = [new(each) for each in special["ids"]]
-    for name in ("cls", "sep"):
-        if isinstance(processor.get(name), list):
-            processor[name][1] = new(processor[name][1])
+    for each in processors_of(processor):
+        for special in (each.get("special_tokens") or {}).values():
+            special["ids"] = [new(number) for number in special["ids"]]
+        for name in ("cls", "sep"):
+            if each.get(name) is not None:
+                each[name][1] = new(each[name][1])
 
 
 def _around(processor: Any) -> set[int]:
@@ -260,40 +242,33 @@ def _around(processor: Any) -> set[int]:
     return ids
 
 
-def _by_text(text: str, fewer: Fewer) -> tuple[str, str]:
+def _by_text(known: dict[str, int], fewer: Fewer) -> tuple[str, str]:
     """Return smaller JSON of ids by token, and what was done."""
-    known = json.loads(text)
     left = fewer.ids_by_text(known)
-    return json.dumps(left, ensure_ascii=False), f"{len(left):,} of {len(known):,} tokens are left"
+    return dumped(left), f"{len(left):,} of {len(known):,} tokens are left"
 
 
-def _lines(text: str, fewer: Fewer) -> tuple[str, str]:
+def _lines(lines: list[str], fewer: Fewer) -> tuple[str, str]:
     """Return fewer lines with a token each, and what was done."""
-    lines = text.splitlines()
     left = [line for number, line in enumerate(lines) if number in fewer.ids]
     return "".join(f"{line}\n" for line in left), f"{len(left):,} of {len(lines):,} tokens are left"
 
 
-def _config(text: str, fewer: Fewer) -> tuple[str, str]:
+def _config(config: dict[str, Any], fewer: Fewer) -> tuple[str, str]:
     """Return tokenizer_config.json with new ids of added tokens, and what was done."""
-    stated = json.loads(text)
-    decoder = stated.get("added_tokens_decoder")
-    if not decoder:
-        return text, ""
-    stated["added_tokens_decoder"] = {
-        str(fewer.ids[int(each)]): value for each, value in decoder.items() if int(each) in fewer.ids
+    decoder = {
+        str(fewer.ids[int(each)]): value
+        for each, value in config["added_tokens_decoder"].items()
+        if int(each) in fewer.ids
     }
-    return json.dumps(stated, ensure_ascii=False, indent=2), "added tokens have their new ids"
+    return dumped({**config, "added_tokens_decoder": decoder}, 2), "added tokens have their new ids"
 
 
-def _merges(folder: Path, fewer: Fewer) -> list[str]:
-    """Leave the merges out of merges.txt that cannot be made any more; return what was done."""
-    path, known = folder / "merges.txt", _json(folder / "vocab.json")
-    if not path.is_file() or not isinstance(known, dict):
-        return []
-    left = fewer.ids_by_text(known)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    merges = [line for line in lines if _is_merge(line)]
-    gone = {line for line in merges if not _is_made(_pair(line), left)}
-    path.write_text("".join(f"{line}\n" for line in lines if line not in gone), encoding="utf-8")
-    return [f"merges.txt: {len(merges) - len(gone):,} of {len(merges):,} merges are left"]
+def _merges(files: TokenizerFiles, fewer: Fewer) -> tuple[str, str]:
+    """Return merges.txt without the merges that cannot be made any more, and what was done."""
+    left, lines = fewer.ids_by_text(files.listed or {}), files.merge_lines or []
+    prefix = _prefix(files.stated)
+    merges = [line for line in lines if is_merge(line)]
+    gone = {line for line in merges if not _is_made(pair_of(line), left, prefix)}
+    text = "".join(f"{line}\n" for line in lines if line not in gone)
+    return text, f"{len(merges) - len(gone):,} of {len(merges):,} merges are left"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnxprune import check
@@ -47,6 +48,7 @@ class Job:
     learning: Learning
     name: str = "pruned.onnx"  # of the file to write
     original: Model | None = None  # what the result is compared with and learns from, where that is another model
+    root: Path | None = None  # of the folder that is pruned, where the model is part of one
     timed: Model | None = None  # what the result is raced against, where that is yet another one
 
 

@@ -149,6 +149,7 @@ def prune_file(
     masks: Any = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    tokens_path: Path | None = None,
     force: bool,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
@@ -156,7 +157,8 @@ def prune_file(
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
 
     What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
-    when the run has ended well. `on_written` is called when all files are in place: what fails later fails with them
+    when the run has ended well. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
+    replaced. `on_written` is called when all files are in place: what fails later fails with them
     written.
 
     Raises:
@@ -166,13 +168,16 @@ def prune_file(
     options = options.checked()
     learning = make_learning(tune, rounds, masks, data, options)
     weights, samples = data_file(resolved(target)), sample_files(data, options)
-    check_files(target, weights, report_path, Reads(source, data=samples), force)
+    reads = Reads(source, data=samples, tokens=tokens_path)
+    check_files(target, weights, report_path, reads, force)
     progress(f"reading {source}")
     model = load(source)
-    check_files(target, weights, report_path, Reads(source, tuple(model.data_files), samples), force)
+    reads = replace(reads, weights=tuple(model.data_files))
+    check_files(target, weights, report_path, reads, force)
     check_weights_name(target, model.is_external)
     if options.vocabulary is not None:
-        check_written([(map_file(target), "the map of ids")], Reads(source, tuple(model.data_files), samples), force)
+        report = [] if report_path is None else [(report_path, "the report")]
+        check_written([(map_file(target), "the map of ids"), *report], reads, force)
     job = Job(model, options, data, learning, resolved(target).name)
     removed: list[Path] = []
     publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)

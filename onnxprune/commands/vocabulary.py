@@ -16,6 +16,7 @@ import numpy as np
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, finish, stored_as, with_report
 from onnxprune.commands.folder_tokenizer import folder_of, ids_of, needed
+from onnxprune.commands.ids_in_settings import named_ids
 from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import part_to_run, prepare
@@ -68,7 +69,7 @@ def by_vocabulary(job: Job, keeper: Keeper, publish: Publish, progress: Progress
     counts = {"samples": samples.count, "left_out": samples.left_out}
     change = partial(
         of_whole,
-        values=vocabulary_values(narrow.words, narrow.kept, len(job.options.vocabulary or ()), **counts),
+        values=vocabulary_values(narrow.words, narrow.kept, narrow.asked, **counts),
         source=(narrow.model, macs(narrow.words.traced)),
         options=job.options,
         cuts=narrow.rewritten.cuts,
@@ -96,6 +97,7 @@ class _Narrow:
     model: Model  # the original, the part that is run
     words: Vocabulary
     kept: Ids  # old ids, ascending
+    asked: int  # how many of them were asked for
     rewritten: Rewritten
     seen: Model  # the original behind the map of ids
 
@@ -126,28 +128,33 @@ def _narrowed(job: Job, progress: Progress) -> _Narrow:
         )
     progress("looking for tables of tokens")
     words = vocabulary(model)
-    kept = _kept(job, words)
+    kept, asked = _kept(job, words)
     if len(kept) == words.size:
         raise NothingToPrune(f"nothing to remove: all {words.size:,} tokens of the vocabulary are kept")
     rewritten = narrowed(words, kept)
     stored = stored_as(model, rewritten, {})
     behind = view(seen_through(words, kept), folder=model.folder, is_plain=True)
     seen = part_to_run(replace(behind, stamps=model.stamps, sizes=model.sizes), dict(job.options.inputs))
-    return _Narrow(model, words, kept, replace(rewritten, proto=stored), seen)
+    return _Narrow(model, words, kept, asked, replace(rewritten, proto=stored), seen)
 
 
-def _kept(job: Job, words: Vocabulary) -> Ids:
-    """Return the old ids that are kept ``[kept]``, ascending: also those that a tokenizer beside the model needs.
+def _kept(job: Job, words: Vocabulary) -> tuple[Ids, int]:
+    """Return the old ids that are kept ``[kept]``, ascending, and how many of them were asked for.
+
+    The others are those that settings and a tokenizer beside the model need.
 
     Raises:
         OptionError: for a token that is none of the vocabulary.
     """
-    folder = folder_of(job.model.path)
+    path = job.model.path
+    folder = folder_of(path)
     ids = ids_of(job.options.vocabulary or (), folder)
     if max(ids) >= words.size:
         raise OptionError(f"vocabulary: there is no token {max(ids)}: ids go from 0 to {words.size - 1}")
-    others = set() if folder is None else {each for each in needed(folder, ids) if 0 <= each < words.size}
-    return np.array(sorted(ids | others), np.int64)
+    named = set() if path is None else named_ids(path, job.root)
+    named = {each for each in named if 0 <= each < words.size}
+    others = set() if folder is None else {each for each in needed(folder, ids | named) if 0 <= each < words.size}
+    return np.array(sorted(ids | named | others), np.int64), len(ids)
 
 
 # -- samples ---------------------------------------------------------------------------------------------------

@@ -43,8 +43,10 @@ def renumbered(
         labels: whether labels are ids as well.
 
     Raises:
-        DataError: when an id is none of the old ones, and when no sample is left.
+        DataError: when an id or a label is none of the old ones, and when no sample is left.
     """
+    if labels and data.labels is not None:
+        _check_labels(data.labels, len(ids))
     masked = _masked(data, masks)
     rows, gone = list[int](), Counter[int]()
     for row in range(data.count):
@@ -64,6 +66,18 @@ def renumbered(
     if labels and kept.labels is not None:
         kept = replace(kept, labels=ids[kept.labels])
     return Renumbered(kept, data.count - len(rows))
+
+
+def _check_labels(labels: Array, size: int) -> None:
+    """Raise DataError for a label that is no id."""
+    is_id = np.asarray(labels)
+    is_id = (is_id >= 0) & (is_id < size) if is_id.dtype.kind in "iu" else np.zeros(is_id.shape, bool)
+    if not is_id.all():
+        row = int(np.argwhere(~is_id)[0][0])
+        raise DataError(
+            f"labels: that of sample {row} is {labels[~is_id][0]}, but the model scores tokens, whose ids go from 0 to "
+            f"{size - 1}: give labels that are ids, or samples without labels"
+        )
 
 
 def _masked(data: Data, masks: Collection[str]) -> str | None:

@@ -11,7 +11,7 @@ rules of the operators.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.dependency.axes import Atom, Axis
@@ -56,6 +56,7 @@ class _Ids:
     rows: set[int] = field(default_factory=set)
     compared: list[tuple[int, int]] = field(default_factory=list)
     other: Node | None = None  # that reads ids in another way
+    output: str | None = None  # that gives them back
 
 
 def vocabulary(model: Model) -> Vocabulary:
@@ -84,7 +85,9 @@ def vocabulary(model: Model) -> Vocabulary:
 def _followed(model: Model, probed: Probe, name: str) -> _Ids:
     """Return what reads the values of an input, as far as they are ids."""
     ids, waiting, seen = _Ids(name), [name], {name}
+    outputs = {port.name for port in model.outputs}
     while waiting:
+        ids.output = waiting[-1] if waiting[-1] in outputs else ids.output
         for index, slot in model.readers.get(value := waiting.pop(), ()):
             node = model.nodes[index]
             table = _LOOKUPS.get(node.op, {}).get(slot)
@@ -111,6 +114,10 @@ def _check_followed(ids: _Ids) -> None:
         raise OptionError(
             f"vocabulary: {ids.other} computes with the ids of input {ids.name!r}, which new ones would change; only "
             "what is looked up in tables, or compared with known ids, can be renumbered"
+        )
+    if ids.output is not None:
+        raise OptionError(
+            f"vocabulary: output {ids.output!r} gives the ids of input {ids.name!r} back, which would be others"
         )
     if len(ids.rows) > 1:
         sizes = ", ".join(map(str, sorted(ids.rows)))
@@ -142,8 +149,19 @@ def _opened(model: Model, probed: Probe, size: int, own: Sequence[_Ids]) -> Voca
     if len(outputs) < len(scores):  # what is no score is locked again
         traced = trace(model, renumbered=tables, narrowed=outputs)
         rows = dict.fromkeys(_again(traced, tables, outputs))
+    _check_summed(traced, rows)
     compared = tuple(place for ids in own for place in ids.compared)
     return Vocabulary(size, tuple(ids.name for ids in own), tuple(outputs), compared, traced, tuple(rows))
+
+
+def _check_summed(traced: Trace, rows: Collection[Atom]) -> None:
+    """Raise OptionError where a node sums over tokens: of those that go, their part would be missing."""
+    for coupling in traced.couplings.values():
+        axes = [(coupling.inputs[slot] or ())[dim] for slot, dim in coupling.contracted]
+        if any(atom in rows for axis in axes for atom in traced.partition.atoms(axis)):
+            raise OptionError(
+                f"vocabulary: {coupling.node} sums over all tokens: fewer of them would change its result"
+            )
 
 
 def _again(traced: Trace, tables: Mapping[tuple[int, int], int], outputs: Sequence[str]) -> Iterator[Atom]:

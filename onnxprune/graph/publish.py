@@ -43,6 +43,13 @@ class Reads:
     source: Path | None = None
     weights: tuple[Path, ...] = ()  # the external data of the source
     data: tuple[Path, ...] = ()  # those of the samples
+    tokens: Path | None = None  # the list of the tokens that are kept
+
+    @property
+    def beside(self) -> list[tuple[Path | None, str]]:
+        """What is no model, and what each file is."""
+        what = "is the data" if len(self.data) == 1 else "is part of the data"
+        return [*((path, what) for path in self.data), (self.tokens, "is the list of tokens to keep")]
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
@@ -94,12 +101,11 @@ def check_files(target: Path, weights: Path, report: Path | None, reads: Reads, 
     if own and not force:
         raise InputError(f"{target} is the input; give another name, or {_REPLACE}")
     sources = [(reads.source, "is the input"), *((path, "holds weights of the input") for path in reads.weights)]
-    samples = [(path, "is the data" if len(reads.data) == 1 else "is part of the data") for path in reads.data]
     for path in (target, weights):
-        _check_apart(path, "the output", samples if own else [*sources, *samples])
+        _check_apart(path, "the output", reads.beside if own else [*sources, *reads.beside])
     if report is not None:
         written = [(target, "is the output"), (weights, "is for weights of the output")]
-        _check_apart(report, "the report", [*sources, *samples, *written])
+        _check_apart(report, "the report", [*sources, *reads.beside, *written])
     for path in (target, *([] if report is None else [report])):
         _check_free(path, force)
 
@@ -128,7 +134,7 @@ def check_written(outputs: Sequence[tuple[Path, str]], reads: Reads, force: bool
         force: whether files that are there may be replaced.
     """
     others = [(reads.source, "is the input"), *((path, "holds weights of the input") for path in reads.weights)]
-    others += [(path, "is the data" if len(reads.data) == 1 else "is part of the data") for path in reads.data]
+    others += reads.beside
     for path, role in outputs:
         _check_regular(path, role.split()[-1])
         _check_apart(path, role, others)

@@ -6,15 +6,18 @@ model itself, in which the scores of removed experts are the worst that there ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.calibration.batches import Calibration
 from onnxprune.criteria.elimination import follow
 from onnxprune.dependency.groups import EXPERTS
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.message import message
+from onnxprune.graph.tensors import Array
 from onnxprune.planning.curve import Curve
 from onnxprune.planning.curves import Cut, measured_counts
 from onnxprune.progress import Progress, silent
@@ -43,31 +46,40 @@ def expert_curves(
     Raises:
         ModelError: when ONNX Runtime cannot run the model.
     """
+    before = list(_outputs(traced, traced.model.proto, calibration)) if to_output and cuts else []
     curves = {}
     for number, cut in enumerate(cuts):
         progress("measuring loss curves of experts", number + 1, len(cuts))
         counts = measured_counts(cut.removed)
         order = np.argsort(cut.scores, kind="stable")[: counts[-1]]
         errors = follow(order, counts, (), scores=cut.scores).errors
-        losses = (0.0, *(_loss(traced, cut, order[:count], calibration) for count in counts)) if to_output else None
+        after = (_loss(traced, cut, order[:count], calibration, before) for count in counts) if to_output else ()
+        losses = (0.0, *after) if to_output else None
         curves[cut.name] = Curve(tuple(order.tolist()), (0, *counts), losses, (0.0, *errors))
     return curves
 
 
-def _loss(
-    traced: Trace, cut: Cut, removed: np.ndarray[tuple[int, ...], np.dtype[np.intp]], calibration: Calibration
-) -> float:
-    """Return the loss of the output on held-out batches where some experts are never picked."""
-    names = traced.model.tensor_outputs
-    mask = ~np.isin(np.arange(cut.groups[0].units), removed)
-    dense, without = traced.model.proto, masked(traced, {group.atom: mask for group in cut.groups})
-    folder = traced.model.folder
-    before, after = (
-        chain(each, folder) or open_session(message(each, folder), folder=folder) for each in (dense, without)
-    )
-    losses = []
+def _outputs(traced: Trace, proto: Any, calibration: Calibration) -> Iterator[dict[str, Array]]:
+    """Yield the outputs of a form of the model on held-out batches."""
+    folder, names = traced.model.folder, traced.model.tensor_outputs
+    session = chain(proto, folder) or open_session(message(proto, folder), folder=folder)
     for number in calibration.judged:
-        feeds = calibration.batches[number]
-        one, other = ({name: session.run(feeds)[name] for name in names} for session in (before, after))
-        losses.append(calibration.metric.loss(one, other, feeds))
+        found = session.run(calibration.batches[number])
+        yield {name: found[name] for name in names}
+
+
+def _loss(
+    traced: Trace,
+    cut: Cut,
+    removed: npt.NDArray[np.intp],
+    calibration: Calibration,
+    before: Sequence[Mapping[str, Array]],
+) -> float:
+    """Return the loss of the output on held-out batches, from that before, where some experts are never picked."""
+    mask = ~np.isin(np.arange(cut.groups[0].units), removed)
+    after = _outputs(traced, masked(traced, {group.atom: mask for group in cut.groups}), calibration)
+    losses = [
+        calibration.metric.loss(one, other, calibration.batches[number])
+        for number, one, other in zip(calibration.judged, before, after, strict=True)
+    ]
     return float(np.mean(losses))

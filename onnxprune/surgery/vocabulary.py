@@ -54,7 +54,7 @@ def narrowed(words: Vocabulary, kept: Ids) -> Rewritten:
         old = model.array(name)
         known = (old >= 0) & (old < words.size)
         new = rewriter.names.fresh(f"{name}_renumbered")
-        added[new] = np.where(known, ids[np.where(known, old, 0)], _NONE).astype(old.dtype)
+        added[new] = np.where(known, ids[np.where(known, old, 0).astype(np.int64)], _NONE).astype(old.dtype)
         inputs[index, slot] = new
     edits = dataclasses.replace(edits, inputs=inputs, added=added)
     touched = {index for index, _ in (*inputs, *edits.attributes)}

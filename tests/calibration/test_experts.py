@@ -6,27 +6,28 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.calibration.experts import gates, used_experts
+from onnxprune.calibration.experts import _Factor, gates, used_experts
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import dense
-from tests.support.experts import mixture, rows
+from tests.support.experts import CONTRACTED, FUSED, FUSED_SHARES, SINGLE, mixture, rows
 
 
-def used(proto, count=64):
+def used(proto, batch=32):
     traced = trace(load(proto))
-    return used_experts(traced, groups(traced), [{"x": rows(count)[: count // 2]}, {"x": rows(count)[count // 2 :]}])
+    batches = [{"x": rows()[at : at + batch]} for at in range(0, len(rows()), batch)]
+    return used_experts(traced, groups(traced), batches)
 
 
-def by_hand():
+def by_hand(normalised=True):
     """Return load and output of each expert of `mixture`, from its formula."""
     weights = {each.name: each for each in mixture().graph.initializer}
     router, bias, up, down = (numpy_helper.to_array(weights[name]) for name in ("router", "bias", "up", "down"))
     scores = rows() @ router + bias
     picked = np.argsort(-scores, 1)[:, :2]
     share = np.exp(np.take_along_axis(scores, picked, 1))
-    share /= share.sum(1, keepdims=True)
+    share /= (share if normalised else np.exp(scores)).sum(1, keepdims=True)
     load, output = np.zeros(4), np.zeros(4)
     for row, (which, parts) in enumerate(zip(picked, share, strict=True)):
         for expert, part in zip(which, parts, strict=True):
@@ -36,20 +37,28 @@ def by_hand():
     return load / load.mean(), output / output.mean()
 
 
-def test_a_fused_mixture():
-    (seen,) = used(mixture(fused=True)).values()
+@pytest.mark.parametrize(("fused", "normalised"), [(FUSED, True), (FUSED_SHARES, False)])
+def test_a_fused_mixture(fused, normalised):
+    (seen,) = used(mixture(fused)).values()
+    load, output = by_hand(normalised)
+    np.testing.assert_allclose(seen.load, load, rtol=1e-5)
+    np.testing.assert_allclose(seen.output, output, rtol=1e-4)
+
+
+@pytest.mark.parametrize("single", [SINGLE, CONTRACTED])
+@pytest.mark.parametrize("batch", [64, 1])
+def test_a_mixture_of_single_nodes(single, batch):
+    (seen,) = used(mixture(single=single), batch).values()
     load, output = by_hand()
     np.testing.assert_allclose(seen.load, load, rtol=1e-5)
     np.testing.assert_allclose(seen.output, output, rtol=1e-4)
 
 
-def test_a_mixture_of_single_nodes():
-    (seen,) = used(mixture()).values()
-    load, output = by_hand()
-    np.testing.assert_allclose(seen.load, load, rtol=1e-5)
-    assert np.argsort(seen.output).tolist() == np.argsort(output).tolist()
-    assert seen.output[3] == 0
-    assert seen.output[0] < 0.05
+def test_rows_in_another_order_than_the_scores():
+    values = np.random.default_rng(0).standard_normal((3, 4, 2, 5))  # [places, experts, samples, width]
+    found = _Factor("o", 1, (2, 0)).norms(values)
+    expected = np.linalg.norm(values, axis=3).transpose(2, 0, 1).reshape(6, 4)
+    np.testing.assert_allclose(found, expected)
 
 
 def test_other_groups_are_passed_over():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
 import onnxprune
+from onnxprune.commands.folder_settings import adjusted
 from onnxprune.errors import OptionError
+from onnxprune.planning import expert_curves
 from tests.support.experts import mixture, rows
 
 
@@ -59,3 +64,33 @@ def test_an_expert_that_is_never_picked_changes_nothing():
     before, after = (ort.InferenceSession(each.SerializeToString()) for each in (mixture(True), model))
     new = rows(200)[64:]
     np.testing.assert_allclose(after.run(None, {"x": new})[0], before.run(None, {"x": new})[0], rtol=1e-4, atol=1e-5)
+
+
+def test_settings_beside_a_mixture_follow(tmp_path):
+    made, out = tmp_path / "model", tmp_path / "out"
+    made.mkdir()
+    onnx.save(mixture(True), made / "model.onnx")
+    listed = {"num_local_experts": 4, "text": {"n_routed_experts": 4, "num_experts": 8}, "num_experts_per_tok": 2}
+    (made / "config.json").write_text(json.dumps(listed))
+    onnxprune.prune_folder(made, out, 0.5, only="router", data={"x": rows()}, latency=False)
+    assert json.loads((out / "config.json").read_text()) == {
+        "num_local_experts": 2, "text": {"n_routed_experts": 2, "num_experts": 8}, "num_experts_per_tok": 2,
+    }  # fmt: skip
+
+
+def test_the_model_as_it_is_runs_once_for_all_curves(monkeypatch):
+    ran, right = [], expert_curves._outputs
+
+    def outputs(traced, proto, calibration):
+        ran.append(proto is traced.model.proto)
+        return right(traced, proto, calibration)
+
+    monkeypatch.setattr(expert_curves, "_outputs", outputs)
+    pruned()
+    assert (ran.count(True), ran.count(False)) == (1, 2)
+
+
+def test_different_counts_of_experts_leave_a_setting_as_it_is():
+    groups = [{"kind": "experts", "units": 4, "kept": kept} for kept in (2, 3)]
+    text, said = adjusted('{"num_experts": 4}', {"m.onnx": {"groups": groups}})
+    assert (text, said) == ('{"num_experts": 4}', ["num_experts stays 4: the layers keep 2, 3"])

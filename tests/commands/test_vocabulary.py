@@ -12,6 +12,7 @@ import pytest
 import onnxprune
 from onnxprune.commands import vocabulary as command
 from onnxprune.commands.folder_settings import adjusted
+from onnxprune.commands.ids_in_settings import places
 from onnxprune.errors import NothingToPrune, OptionError, VerificationError
 from onnxprune.report.prune import prune_tables
 from onnxprune.report.vocabulary import composed
@@ -220,6 +221,27 @@ def test_a_file_gets_its_map(tmp_path):
     invoke(*command_line, "--force")
 
 
+def test_the_list_of_tokens_is_not_replaced(tmp_path):
+    onnx.save(network(), tmp_path / "model.onnx")
+    ids, out = tmp_path / "small.vocabulary.json", tmp_path / "small.onnx"
+    ids.write_text(json.dumps(KEPT))
+    command_line = ("prune", str(tmp_path / "model.onnx"), "--vocabulary", str(ids), "--no-latency", "--force", "-o")
+    said = invoke(*command_line, str(out), code=2).stderr
+    assert f"{ids} is the list of tokens to keep; give the map of ids another name" in said.replace("\n", " ")
+    more = ("--report", str(tmp_path / "other.vocabulary.json"))
+    said = invoke(*command_line, str(tmp_path / "other.onnx"), *more, code=2).stderr
+    assert f"{more[1]} is the map of ids; give the report another name" in said.replace("\n", " ")
+    assert json.loads(ids.read_text()) == [*KEPT]
+
+
+def test_a_folder_with_the_list_of_tokens_is_not_replaced(folder, tmp_path):
+    out = tmp_path / "out"
+    onnxprune.prune_folder(folder, out, vocabulary=KEPT, latency=False)
+    (out / "ids.txt").write_text("3")
+    said = invoke("prune", str(folder), "-o", str(out), "--vocabulary", str(out / "ids.txt"), "--force", code=2).stderr
+    assert "ids.txt in it is the list of tokens to keep; give another folder" in said.replace("\n", " ")
+
+
 def test_a_result_in_memory_saves_its_map(tmp_path):
     pruned().save(tmp_path / "small.onnx")
     assert len(json.loads((tmp_path / "small.vocabulary.json").read_text())) == 5
@@ -282,7 +304,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_follows(folder, tmp_path):
-    tokens = ["w0", 3, "w9"]
+    tokens = ["w0", 3, "w9", "w3", 0]  # two of them twice
     out = tmp_path / "out"
     result = onnxprune.prune_folder(folder, out, vocabulary=tokens, latency=False)
     assert json.loads((out / "config.json").read_text()) == {
@@ -306,11 +328,71 @@ def test_a_folder_without_a_tokenizer_says_so(folder, tmp_path):
     assert "model.onnx: no tokenizer lies beside it: whoever calls it applies the map of ids" in result.settings
 
 
+def test_a_folder_may_be_cut_again(folder, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for _ in range(2):
+        onnxprune.prune_folder(folder, one, vocabulary=KEPT, latency=False, force=True)
+    onnxprune.prune_folder(one, two, vocabulary=["w4"], latency=False)
+    assert (two / "vocab.txt").read_text().split() == ["w4", "w17"]
+    assert json.loads((two / "model.vocabulary.json").read_text()) == {"2": 0, "4": 1}
+    widths = tmp_path / "widths"
+    onnxprune.prune_folder(one, widths, ratio=0.5, latency=False)
+    assert (widths / "model.vocabulary.json").read_bytes() == (one / "model.vocabulary.json").read_bytes()
+
+
+def test_ids_that_settings_name_are_kept_without_a_tokenizer(folder, tmp_path):
+    (folder / "vocab.txt").unlink()
+    inner = folder / "a" / "b"
+    inner.mkdir(parents=True)
+    (folder / "model.onnx").rename(inner / "model.onnx")
+    out = tmp_path / "out"
+    onnxprune.prune_folder(folder, out, vocabulary=[0, 3, 9], latency=False)
+    assert json.loads((out / "config.json").read_text())["eos_token_id"] == [4]
+    assert json.loads((out / "a/b/model.vocabulary.json").read_text()) == {str(old): at for at, old in enumerate(KEPT)}
+
+
+def test_a_setting_that_names_a_token_that_is_gone_is_an_error(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "named_ids", lambda *_: set())
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=[0, 3, 9], latency=False)
+    assert str(error.value) == (
+        "config.json: vocabulary: eos_token_id names token 17, which is not kept: keep it as well"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_forms_in_which_settings_hold_ids_follow():
+    report = {"groups": [], "vocabulary": {"before": 8, "after": 4, "kept": [1, 3, 6, 7]}}
+    settings = {
+        "eos_token_ids": [6, 99], "image_token_index": 7, "pad_token_id": {"a": 1}, "bos_token_id": True,
+        "forced_decoder_ids": [[1, 3], [2, None]], "bad_words_ids": [[6, 7], [1, 2]], "suppress_tokens": [2, 7],
+        "lang_to_id": {"<|de|>": 1, "<|en|>": 2}, "force_words_ids": [[1]], "parts": [{"sep_token_id": 6}],
+    }  # fmt: skip
+    assert {each for place in places(settings) if place.is_needed for each in place.ids} == {6, 99, 7, 3}
+    text, said = adjusted(json.dumps(settings), {"m.onnx": report})
+    assert json.loads(text) == {
+        "eos_token_ids": [2, 99], "image_token_index": 3, "pad_token_id": {"a": 1}, "bos_token_id": True,
+        "forced_decoder_ids": [[1, 1], [2, None]], "bad_words_ids": [[2, 3]], "suppress_tokens": [3],
+        "lang_to_id": {"<|de|>": 0}, "force_words_ids": [[1]], "parts": [{"sep_token_id": 2}],
+    }  # fmt: skip
+    assert "force_words_ids stays, with old ids: its form is not followed. Change it by the map of ids" in said
+
+
 def test_a_network_of_a_folder_that_takes_no_ids_stays(folder, tmp_path):
     image = model("a = MatMul(x, w)", "y = Relu(a)", x="float[n,6] x", w=(6, 5))
     onnx.save(image, folder / "picture.onnx")
     result = onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
     assert [each.why is None for each in result.files] == [True, False]
+
+
+def test_a_network_that_would_keep_all_tokens_beside_one_that_loses_some_is_refused(folder, tmp_path):
+    onnx.save(model("y = Gather(table, ids)", x=IDS, table=array("other", (COUNT, WIDTH))), folder / "plain.onnx")
+    with pytest.raises(OptionError) as error:
+        onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, ratio=0.5, latency=False)
+    assert str(error.value).startswith(
+        "vocabulary: plain.onnx would keep all tokens beside model.onnx, which loses some: with 5 of 20 tokens: "
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_of_the_tokens_of_another_file_are_refused(folder, tmp_path):

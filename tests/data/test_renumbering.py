@@ -63,6 +63,20 @@ def test_what_is_no_id_is_an_error():
     assert str(error.value) == "input 'ids': sample 0 holds 6, but ids go from 0 to 5"
 
 
+@pytest.mark.parametrize(
+    ("labels", "shown"), [([1, -100], "-100"), ([1, 99], "99"), ([1, -1], "-1"), ([1.0, 0.5], "1.0")]
+)
+def test_labels_that_are_no_ids_are_an_error(labels, shown):
+    data = Data({"ids": np.array([[1], [2]])}, np.array(labels), 2)
+    with pytest.raises(DataError) as error:
+        renumbered(data, IDS, ["ids"], labels=True)
+    assert str(error.value) == (
+        f"labels: that of sample {int(shown != '1.0')} is {shown}, but the model scores tokens, whose ids go from 0 to "
+        "5: give labels that are ids, or samples without labels"
+    )
+    assert renumbered(data, IDS, ["ids"]).left_out == 0
+
+
 # -- tokens to keep ----------------------------------------------------------------------------------------
 
 

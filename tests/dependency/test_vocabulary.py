@@ -109,3 +109,15 @@ def test_scores_that_are_made_of_parts_stay():
     said = refused(words("a = MatMul(h, one)", "b = MatMul(h, other)", "y = Concat<axis=-1>(a, b)",
                          one=(WIDTH, 8), other=(WIDTH, COUNT - 8)))  # fmt: skip
     assert said.startswith("vocabulary: output 'y' is made of parts, [")
+
+
+def test_ids_that_an_output_gives_back_stay():
+    ports = "float[n,s,v] y, int64[n,m] z"
+    said = refused(words("y = MatMul(h, head)", "z = Flatten(ids)", y=ports, head=(WIDTH, COUNT)))
+    assert said == "vocabulary: output 'z' gives the ids of input 'ids' back, which would be others"
+
+
+def test_scores_that_are_summed_stay():
+    said = refused(words("y = MatMul(h, head)", "z = MatMul(y, other)", y="float[n,s,v] y, float[n,s,5] z",
+                         head=(WIDTH, COUNT), other=(COUNT, 5)))  # fmt: skip
+    assert said == "vocabulary: MatMul 'z' sums over all tokens: fewer of them would change its result"

@@ -85,7 +85,7 @@ def text_model(folder):
         zoo_store.refill(zoo_store.read(zoo_store.load_zoo()["hf_llama_cache.dynamo"].path)),
         folder / "llama/model.onnx",
     )
-    (folder / "llama" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (folder / "llama" / "tokenizer.json").write_text('{"model": {"vocab": {}}}', encoding="utf-8")
     np.savez(folder / "texts.npz", input_ids=np.random.default_rng(0).integers(3, 100, (24, 12)))
     (folder / "ids.txt").write_text("\n".join(map(str, range(100))), encoding="utf-8")
     (folder / "tokens.json").write_text(json.dumps([*range(100)]), encoding="utf-8")

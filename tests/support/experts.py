@@ -16,8 +16,19 @@ SINGLE = (
 )  # fmt: skip
 
 
-def mixture(fused=False, small=0, never=3):
-    """Return a mixture of four experts of which two are picked; `small` adds little, `never` is not picked."""
+FUSED_SHARES = FUSED.replace("weights=1", "weights=0")  # weights are shares among all experts
+CONTRACTED = (*SINGLE[:-3], 'b = Einsum<equation="ne,ned->nd">(m, o)')  # weighted and summed by one node
+
+
+def mixture(fused=False, small=0, never=3, single=SINGLE):
+    """Return a mixture of four experts of which two are picked; `small` adds little, `never` is not picked.
+
+    Args:
+        fused: whether one operator computes it, or that operator.
+        small: an expert.
+        never: an expert.
+        single: the nodes that compute it, where none does alone.
+    """
     rng = np.random.default_rng(0)
     up, down = rng.standard_normal((EXPERTS, INNER, WIDTH)) / 2, rng.standard_normal((EXPERTS, WIDTH, INNER)) / 2
     down[small] *= 0.01
@@ -27,8 +38,13 @@ def mixture(fused=False, small=0, never=3):
         "router": rng.standard_normal((WIDTH, EXPERTS)).astype(np.float32), "bias": bias,
         "up": up.astype(np.float32), "down": down.astype(np.float32), "head": (WIDTH, 5),
     }  # fmt: skip
-    own = {} if fused else {"k": [2], "last": [-1], "one": [1]}
-    nodes = ["q = MatMul(x, router)", "p = Add(q, bias)", *([FUSED] if fused else SINGLE), "y = MatMul(b, head)"]
+    own = {} if fused else {"k": [2], **({"last": [-1], "one": [1]} if single == SINGLE else {})}
+    nodes = [
+        "q = MatMul(x, router)",
+        "p = Add(q, bias)",
+        *([fused if isinstance(fused, str) else FUSED] if fused else single),
+        "y = MatMul(b, head)",
+    ]
     return model(*nodes, x=f"float[n,{WIDTH}] x", y="float[n,5] y", imports='"com.microsoft" : 1', **weights, **own)
 
 

@@ -22,7 +22,9 @@ from tests.support.zoo_store import load_zoo, read, refill
 KEPT = np.array([0, 3, 4, 9, 17])
 FUSED = "e, m = com.microsoft.EmbedLayerNormalization(ids, , table, places, , scale, shift)"
 EQUAL = ("p = Equal(ids, pad)", "f = Cast<to=1>(p)", "g = Unsqueeze(f, last)")
+AS_FLOATS = ("c = Cast<to=1>(ids)", "p = Equal(c, pad)", *EQUAL[1:])
 PADDED = (LOOKUP.replace("e =", "a ="), *EQUAL, "e = Add(a, g)")
+PADDED_FLOATS = (PADDED[0], *AS_FLOATS, PADDED[-1])
 TURNED = ("t = Transpose<perm=[1,0]>(table)", "c = Gather<axis=1>(t, ids)", "e = Transpose<perm=[1,2,0]>(c)")
 NORM = {"places": (64, WIDTH), "scale": (WIDTH,), "shift": (WIDTH,)}
 FORMS = {
@@ -30,13 +32,14 @@ FORMS = {
     "tied": words("t = Transpose<perm=[1,0]>(table)", "z = MatMul(h, t)", "y = Add(z, bias)", bias=(COUNT,)),
     "capped": words("z = MatMul(h, head)", "u = Tanh(z)", "y = Add(u, bias)", head=(WIDTH, COUNT), bias=(COUNT,)),
     "compared": words(front=PADDED, pad=[3], last=[-1]),
+    "compared as floats": words(front=PADDED_FLOATS, pad=np.array([3.0], np.float32), last=[-1]),
     "lookup alone": words("y = Relu(h)"),
     "a table of columns": words(front=TURNED),
     "a fused embedding": words(x="int32[n,s] ids", front=(FUSED,), imports='"com.microsoft" : 1', **NORM),
 }
 ZOO = (
-    "genai_llama_fp16.genai", "hf_mt5.dynamo", "hf_roberta.dynamo", "optimum_whisper_past.optimum",
-    "hf_t5_encoder.dynamo",
+    "genai_llama_fp16.genai", "genai_llama_int4.genai", "hf_mt5.dynamo", "hf_roberta.dynamo",
+    "optimum_whisper_past.optimum", "hf_t5_encoder.dynamo",
 )  # fmt: skip
 
 

@@ -140,7 +140,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         ),
         "",
         "Tokens that no text uses go. The proof is the largest difference from the original behind the map of ids,",
-        "over the range of the scores.",
+        "over the range of the scores. The texts whose tokens stay are those of calibration and those of evaluation:",
+        "where only tokens of other texts stay, evaluation leaves out what holds more.",
         "",
     ]
     return "\n".join(lines)
