@@ -398,7 +398,7 @@ class _Chooser:
             contents = self._closed(each)
             for repair in self._chain.all_repairs(each, self.gone | each) if repairs else ():
                 contents |= self._fitted(repair, here, there, contents)
-            return each, self._mean(rest.outputs(here, judged, contents))
+            return each, self._mean(judged, rest.outputs(here, judged, contents))
 
         for done, (each, loss) in enumerate(beside(measured, stands(), MOST), 1):
             self._progress(text, done, len(looked))
@@ -406,7 +406,7 @@ class _Chooser:
             self._measured += 1
         if not self.gone:
             return losses, 0.0
-        return losses, self._mean(new.run(self._model.tensor_outputs, judged))
+        return losses, self._mean(judged, new.run(self._model.tensor_outputs, judged))
 
     def _judged(self, samples: float) -> tuple[int, ...]:
         """Return the first held-out batches that hold so many samples, all where they hold fewer."""
@@ -468,8 +468,9 @@ class _Chooser:
         except ModelError:  # of a value that no session can give
             return {}
 
-    def _mean(self, outputs: Iterable[Mapping[str, Array]]) -> float:
-        """Return the loss of the outputs of held-out batches."""
-        feeds = (self._calibration.batches[number] for number in self._calibration.judged)
-        metric, triples = self._calibration.metric, zip(self._expected, outputs, feeds, strict=False)
+    def _mean(self, judged: Sequence[int], outputs: Iterable[Mapping[str, Array]]) -> float:
+        """Return the loss of the outputs of the first held-out batches, whose numbers are given."""
+        pairs = ((self._expected[at], self._calibration.batches[number]) for at, number in enumerate(judged))
+        triples = ((before, after, feed) for (before, feed), after in zip(pairs, outputs, strict=True))
+        metric = self._calibration.metric
         return float(np.mean([metric.loss(before, after, feed) for before, after, feed in triples]))
