@@ -68,16 +68,15 @@ def _smaller(before: Model, after: Model) -> set[str]:
 
 def _comes_back(past: Port, present: Port) -> bool:
     """Whether an output may be the input of the next run, by its type and sizes."""
-    sizes = list(zip(past.shape or (), present.shape or (), strict=False))
-    unlike = [pair for pair in sizes if all(isinstance(size, int) for size in pair) and pair[0] != pair[1]]
+    is_alike = all(one == other for one, other in _stated(past, present))
     is_known = past.shape is not None and present.shape is not None
-    return past.dtype == present.dtype and not unlike and (not is_known or len(past.shape or ()) == len(sizes))
+    is_short = len(past.shape or ()) > len(present.shape or ())
+    return past.dtype == present.dtype and is_alike and not (is_known and is_short)
 
 
 def _is_smaller(after: Port, before: Port) -> bool:
     """Whether a cache has fewer units in the second model."""
-    sizes = list(zip(before.shape or (), after.shape or (), strict=False))
-    fixed = [(one, other) for one, other in sizes if isinstance(one, int) and isinstance(other, int)]
+    fixed = _stated(before, after)
     is_alike = before.dtype == after.dtype and len(before.shape or ()) == len(after.shape or ())
     return is_alike and any(other < one for one, other in fixed) and all(other <= one for one, other in fixed)
 
@@ -96,15 +95,19 @@ def _has_sizes_of(after: Port | None, before: Port) -> bool:
     return after is not None and all(one == other or not isinstance(other, int) for one, other in pairs)
 
 
+def _stated(one: Port, other: Port) -> list[tuple[int, int]]:
+    """Return the sizes of the dims, in their order, that both ports state as numbers."""
+    pairs = zip(one.shape or (), other.shape or (), strict=False)
+    return [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+
+
 def _common(one: Port, other: Port) -> Port:
     if one.shape is None or other.shape is None:
         agree, shape = one.dtype == other.dtype, one.shape or other.shape
     else:
-        pairs = list(zip(one.shape, other.shape, strict=False))
-        fixed = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
         agree = one.dtype == other.dtype and len(one.shape) == len(other.shape)
-        agree = agree and all(a == b for a, b in fixed)
-        shape = tuple(b if isinstance(b, int) else a for a, b in pairs)
+        agree = agree and all(a == b for a, b in _stated(one, other))
+        shape = tuple(b if isinstance(b, int) else a for a, b in zip(one.shape, other.shape, strict=False))
     if not agree:
         both = " and ".join(f"{port.dtype} {port.shape and list(port.shape)}" for port in (one, other))
         raise ModelError(f"the models cannot be compared: input {one.name!r} differs, {both}")
