@@ -100,9 +100,8 @@ def _of_one_shape(weights: Iterator[Constant]) -> Sequence[Sequence[Constant]]:
 
 def _diagonal(array: Array) -> bytes:
     """Return some elements that transposing does not move: weights that differ are told apart without reading them."""
-    count = min(*array.shape, DIAGONAL) if array.ndim > 1 else DIAGONAL
-    places = np.arange(count)
-    return array[(places,) * array.ndim].tobytes() if array.ndim > 1 else array[:count].tobytes()
+    places = np.arange(min(*array.shape, DIAGONAL))
+    return array[(places,) * array.ndim].tobytes()
 
 
 def _twin_of(model: Model, constant: Constant, array: Array, other: Constant) -> Twin | None:
