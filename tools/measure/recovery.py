@@ -69,8 +69,8 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "heads": {"heads": Subject("minilm.onnx", {"shape": "heads=7"}, *TEXTS, 800, 16, from_scratch=False)},
     "words": {
         "words": Subject(
-            "decoder.onnx", {"targets": {"params": 0.8}}, "decoder_calibration.npz", "decoder_calibration_256.npz",
-            "decoder_eval.npz", 300, 4, losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
+            "decoder.onnx", {"targets": {"params": 0.8}}, "decoder_calibration_256.npz", "decoder_calibration_464.npz",
+            "decoder_eval.npz", 600, 4, losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
             from_scratch=False,
         ),
     },

@@ -17,7 +17,7 @@ from tools.models.real.text import text_parts
 
 TOKENS = 128
 SENTENCE_SEQUENCES = {"calibration": 64, "calibration_256": 256, "eval": 256}
-DECODER_SEQUENCES = {"calibration": 32, "calibration_256": 256, "eval": 128}
+DECODER_SEQUENCES = {"calibration": 32, "calibration_256": 256, "calibration_464": 464, "eval": 128}
 
 
 def make_sentences(out: Path) -> None:
