@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
+
+if TYPE_CHECKING:
+    from onnxprune.planning.options import Options
 
 
 @cli.command()
@@ -154,15 +158,12 @@ from onnxprune.planning.effort import USUAL
 @CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
 @DEBUG
+@click.pass_context
 def prune(
+    context: click.Context,
     source: Path,
     output: Path,
-    ratios: tuple[str, ...],
     data: str | None,
-    inputs: tuple[str, ...],
-    targets: tuple[str, ...],
-    no_batch_norm: bool,
-    no_latency: bool,
     tune: str | None,
     rounds: int,
     masks: str | None,
@@ -187,14 +188,11 @@ def prune(
         with signals_held():  # an extension module that is interrupted while it is imported fails with other errors
             from onnxprune.commands.folder import prune_files
             from onnxprune.commands.prune import prune_file
-            from onnxprune.planning.options import make_options
             from onnxprune.report.folder import folder_tables
             from onnxprune.report.prune import prune_tables
 
-        options["shape"] = options["shape"] or ()
-        options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
-        options["round_to"] = parse_step(options["round_to"])
-        checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
+        recipe = recipe_of(context)
+        checked = checked_options(**options)
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
         rest |= {"force": force, "on_written": lambda: written.append(output)}
@@ -206,11 +204,41 @@ def prune(
             return
         with show_progress(quiet) as progress:
             result = prune_file(
-                source, output, checked, data, checkpoint=checkpoint, resume=resume, progress=progress, **rest
+                source,
+                output,
+                checked,
+                data,
+                checkpoint=checkpoint,
+                resume=resume,
+                recipe=recipe,
+                progress=progress,
+                **rest,
             )
         for path in () if quiet else result.removed:
             say(f"removed old weights {path}")
         show_result(result.report if as_json else prune_tables(result.report))
+
+
+def checked_options(
+    ratios: tuple[str, ...] = (),
+    targets: tuple[str, ...] = (),
+    inputs: tuple[str, ...] = (),
+    shape: str | None = None,
+    round_to: str | None = None,
+    no_batch_norm: bool = False,
+    no_latency: bool = False,
+    **options: Any,
+) -> Options:
+    """Return the options of `prune` as they were typed, checked.
+
+    Raises:
+        OptionError: for a value that cannot be used.
+    """
+    from onnxprune.planning.options import make_options
+
+    options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
+    options |= {"round_to": parse_step(round_to), "shape": shape or ()}
+    return make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
 
 
 def _check_of_folders(checkpoint: Path | None, resume: bool) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.commands.decide import decide, profile, score
+from onnxprune.commands.decide import as_planned, decide, profile, score
 from onnxprune.commands.finish import Improve, Publish, finish
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import recover
 from onnxprune.graph.model import Model
 from onnxprune.planning.plan import Evidence
+from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
 
 
@@ -25,15 +26,30 @@ class Pass:
     evidence: Evidence | None = None  # scores and loss curves, where they are known
 
 
+def decided(prepared: PreparedModel, progress: Progress, evidence: Evidence | None = None) -> Decision:
+    """Return what is cut: as a plan says, or by scores, loss curves, and what is measured on this machine.
+
+    Args:
+        prepared: the model.
+        progress: called before each step.
+        evidence: scores and loss curves, where they are known.
+
+    Raises:
+        InputError, NothingToPrune: as `prune`.
+    """
+    if prepared.options.planned:
+        return as_planned(prepared, progress)
+    evidence = evidence or score(prepared, progress)
+    return decide(prepared, evidence, profile(prepared, progress), progress)
+
+
 def cut(prepared: PreparedModel, once: Pass, progress: Progress) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, an onnx.ModelProto, and its report, when both are published.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`.
     """
-    evidence = once.evidence or score(prepared, progress)
-    speed = profile(prepared, progress)
-    decision = decide(prepared, evidence, speed, progress)
+    decision = decided(prepared, progress, once.evidence)
     rewritten = prepared.rewritten(decision.plan)
     recovery = recover(prepared, decision.plan, rewritten, progress)
     return finish(

@@ -56,7 +56,7 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
 _NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(
-    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary")
+    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary", "recipe")
 )  # by other steps
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 

@@ -54,9 +54,9 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     """
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
-    shorter = _shortened(prepared, progress)
+    shorter = shortened_model(prepared, progress)
     if job.options.cuts_widths:
-        left = _left(prepared, shorter, progress)
+        left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs)
         if rest is not None:
             rest = replace(rest, depth=None, without=())
@@ -81,7 +81,7 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
 
 
 @dataclass(frozen=True)
-class _Shorter:
+class Shorter:
     """A model without some of its branches."""
 
     shortened: Shortened
@@ -90,7 +90,7 @@ class _Shorter:
     macs: int  # of one sample, that went
 
 
-def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
+def shortened_model(prepared: PreparedModel, progress: Progress) -> Shorter:
     """Choose branches, take them out, and refit what stays.
 
     Raises:
@@ -117,7 +117,7 @@ def _shortened(prepared: PreparedModel, progress: Progress) -> _Shorter:
     recovery = {**choice.contents, **recovery[0]}, recovery[1]
     went = counted.total(shortened.dead)
     values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
-    return _Shorter(shortened, recovery, values, went)
+    return Shorter(shortened, recovery, values, went)
 
 
 def _choice(
@@ -212,14 +212,14 @@ def _why_none(
 
 
 @dataclass(frozen=True)
-class _Left:
+class Left:
     """What branches left: the shorter model, in memory, and what it costs by kind of target."""
 
     model: Model
     costs: Mapping[str, Cost]
 
 
-def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Left:
+def left_of(prepared: PreparedModel, shorter: Shorter, progress: Progress) -> Left:
     """Return the shorter model, whose external data lies where that of the original does, and what both cost."""
     contents, _ = shorter.recovery
     traced, original = prepared.traced, prepared.traced.model
@@ -234,15 +234,15 @@ def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Le
         progress("timing what is left")
         both = measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
         costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
-    return _Left(model, costs)
+    return Left(model, costs)
 
 
 def _cut_further(  # noqa: PLR0917 - as they follow from one another
     job: Job,
     options: Options,
     prepared: PreparedModel,
-    shorter: _Shorter,
-    left: _Left,
+    shorter: Shorter,
+    left: Left,
     keeper: Keeper,
     publish: Publish,
     progress: Progress,
