@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.commands.prepare import PreparedModel
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
@@ -33,8 +34,8 @@ _NEAR = 0.98  # of a target, from which what would be written is close enough to
 _BELOW = 0.995  # of an aim that was missed, so that the next plan is another one
 
 
-def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE) -> Evidence:
-    """Return the scores of units and the loss curves of groups.
+def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE, notes: Notes = NOWHERE) -> Evidence:
+    """Return the scores of units and the loss curves of groups; `notes` have what an earlier run measured.
 
     Raises:
         OptionError: when the criterion can score none of the groups.
@@ -48,6 +49,7 @@ def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE)
         calibration=prepared.calibration,
         progress=progress,
         workers=workers,
+        notes=notes,
     )
 
 
