@@ -137,7 +137,12 @@ if TYPE_CHECKING:
 @click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
 @click.option("--rounds", type=int, default=1, show_default=True, metavar="N", help="Prune and tune in N parts.")
 @click.option("--masks", metavar="20m", help="Learn what to cut: gates on units, with the weights, for so long.")
-@click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Where that is saved [default: OUTPUT.checkpoint].")
+@click.option(
+    "--checkpoint",
+    type=PATH,
+    metavar="FOLDER",
+    help="Save there what takes long [default: OUTPUT.checkpoint, with --tune, --rounds, --masks].",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.commands.prepare import PreparedModel
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
@@ -34,8 +35,8 @@ _NEAR = 0.98  # of a target, from which what would be written is close enough to
 _BELOW = 0.995  # of an aim that was missed, so that the next plan is another one
 
 
-def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE) -> Evidence:
-    """Return the scores of units and the loss curves of groups.
+def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE, notes: Notes = NOWHERE) -> Evidence:
+    """Return the scores of units and the loss curves of groups; `notes` have what an earlier run measured.
 
     Raises:
         OptionError: when the criterion can score none of the groups.
@@ -49,6 +50,7 @@ def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE)
         calibration=prepared.calibration,
         progress=progress,
         workers=workers,
+        notes=notes,
     )
 
 
@@ -147,8 +149,8 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
     )
 
 
-def as_planned(prepared: PreparedModel, progress: Progress) -> Decision:
-    """Return the plan that the options hold, in the names of this model.
+def as_planned(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE) -> Decision:
+    """Return the plan that the options hold, in the names of this model; `notes` have what an earlier run measured.
 
     Where it lists indices, these are kept; where it has a count alone, the most important units are.
 
@@ -162,7 +164,7 @@ def as_planned(prepared: PreparedModel, progress: Progress) -> Decision:
         rest = replace(prepared, ratios=counted)
         by_importance = plan(
             rest.traced, rest.groups, counted, rest.options,
-            calibration=rest.calibration, evidence=score(rest, progress),
+            calibration=rest.calibration, evidence=score(rest, progress, notes=notes),
         )  # fmt: skip
         unscored = counted.keys() - by_importance.kept.keys()
         if unscored:

@@ -242,7 +242,8 @@ def prune_to(
     Within `bounded`, so that memory is.
     """
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
-    keeper = keeper_of(job, saved if job.learning.takes_long or resume else None, resume=resume, force=force)
+    keeps = checkpoint is not None or job.learning.takes_long or resume
+    keeper = keeper_of(job, saved if keeps else None, resume=resume, force=force)
     with keeper.leaving_nothing():
         result = _prune(job, keeper, progress, publish)
     keeper.remove()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TypeAlias
 
 from onnxprune.commands.prepare import PreparedModel
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.detail import for_refits
@@ -20,8 +23,13 @@ from onnxprune.surgery.rewrite import Rewritten
 Recovery: TypeAlias = tuple[dict[str, Array], list[Refitted]]  # new contents of constants; the outcome for each layer
 
 
-def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:
-    """Return new weights and statistics for the pruned model; none where there is nothing to calibrate on."""
+def recover(
+    prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress, notes: Notes = NOWHERE
+) -> Recovery:
+    """Return new weights and statistics for the pruned model; none where there is nothing to calibrate on.
+
+    `notes` have what an earlier run fitted.
+    """
     options = prepared.options
     if prepared.calibration is not None and options.compensates:
         return _compensated(prepared, plan, rewritten, progress)
@@ -42,10 +50,17 @@ def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress:
         sweeps=options.sweeps or 1,
         rows=detail.rows,
         progress=progress,
+        notes=notes.of(_digest(plan)),
         **layer_kinds,
     )
     cut_groups = [group for group in prepared.groups if group.name in plan.kept]
     return contents, [*fits, *unfitted(prepared.traced.model, cut_groups, pruned, **layer_kinds)]
+
+
+def _digest(plan: Plan) -> str:
+    """Return what tells a plan from others: fits of one are of no use to another."""
+    kept = {name: list(map(int, units)) for name, units in sorted(plan.kept.items())}
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
 def _compensated(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:

@@ -218,7 +218,9 @@ def _cut(  # noqa: PLR0917 - as they follow from one another
         improve = improver(later, Tuning(tuning, checkpoint=keeper.tuning(), resume=keeper.resume), progress)
     whole_report = partial(with_report, publish, partial(told, streams=values))
     evidence = by_order(later.traced, later.groups, ratios)
-    once = Pass(whole_report, improve, original=prepared.traced.model, evidence=evidence)
+    once = Pass(
+        whole_report, improve, original=prepared.traced.model, evidence=evidence, notes=keeper.notes().of("turned")
+    )
     try:
         return cut(later, once, progress)
     except (NothingToPrune, UnreachableTarget) as error:

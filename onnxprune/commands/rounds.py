@@ -162,7 +162,8 @@ class _Rounds:
         if options is None:
             raise NothingToPrune(f"nothing has to go: {', '.join(map(str, self.job.options.bounds))} is met already")
         prepared = prepared.with_options(options)
-        evidence = score(prepared, told)
+        notes = self.keeper.notes(number)
+        evidence = score(prepared, told, notes=notes)
         is_first = self.model is self.job.model
         if is_first:
             self._check_reachable(evidence, options)
@@ -174,6 +175,7 @@ class _Rounds:
             improve=None if tuning is None else improver(prepared, tuning, told),
             original=None if is_first else self.original,
             evidence=evidence,
+            notes=notes,
         )
         try:
             return cut(replace(prepared, file_name=self.job.name), once, told)

@@ -16,6 +16,7 @@ from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.recover import Recovery, recover
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.blocks import blocks
 from onnxprune.dependency.branches import Branch, branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs, macs
@@ -54,7 +55,7 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     """
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
-    shorter = shortened_model(prepared, progress)
+    shorter = shortened_model(prepared, progress, keeper.notes().of("depth"))
     if job.options.cuts_widths:
         left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs)
@@ -90,8 +91,8 @@ class Shorter:
     macs: int  # of one sample, that went
 
 
-def shortened_model(prepared: PreparedModel, progress: Progress) -> Shorter:
-    """Choose branches, take them out, and refit what stays.
+def shortened_model(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE) -> Shorter:
+    """Choose branches, take them out, and refit what stays; `notes` have what an earlier run found.
 
     Raises:
         NothingToPrune: when no branch can go; says why.
@@ -107,21 +108,27 @@ def shortened_model(prepared: PreparedModel, progress: Progress) -> Shorter:
     whole = counted.total(nodes_of(found))
     goal = (options.depth or 0.0) * whole
     if options.method is None:
-        choice = _choice(prepared, able, gone, goal, progress)
+        choice = _choice(prepared, able, gone, goal, progress, notes)
     else:
         choice = _published(prepared, found, able, reasons, goal, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
     shortened = without(traced.model, choice.removed, traced.probe.dtype)
-    recovery = recover(prepared, Plan({}), shortened.rewritten, progress)
+    without_these = notes.of(str([branch.name for branch in choice.removed]))
+    recovery = recover(prepared, Plan({}), shortened.rewritten, progress, without_these)
     recovery = {**choice.contents, **recovery[0]}, recovery[1]
     went = counted.total(shortened.dead)
     values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
     return Shorter(shortened, recovery, values, went)
 
 
-def _choice(
-    prepared: PreparedModel, able: Sequence[Branch], gone: set[str], goal: float, progress: Progress
+def _choice(  # noqa: PLR0917 - as they follow from one another
+    prepared: PreparedModel,
+    able: Sequence[Branch],
+    gone: set[str],
+    goal: float,
+    progress: Progress,
+    notes: Notes,
 ) -> Shortening:
     """Return the branches that go: those that are named, and others up to so many multiply-accumulates.
 
@@ -137,7 +144,7 @@ def _choice(
     return choose(
         prepared.traced, able, goal, calibration,
         gone=gone, rounds=effort.rounds, screened=effort.screened, rows=detail.rows,
-        repairs=bool(prepared.options.reconstruct), seed=prepared.options.seed, progress=progress,
+        repairs=bool(prepared.options.reconstruct), seed=prepared.options.seed, progress=progress, notes=notes,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import Calibration
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.branches import Branch, nodes_of, origin, total_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
@@ -222,6 +223,7 @@ def choose(
     repairs: bool = True,
     seed: int = 0,
     progress: Progress = silent,
+    notes: Notes = NOWHERE,
 ) -> Shortening:
     """Return the branches that go so that at most `goal` multiply-accumulates go with them.
 
@@ -237,12 +239,14 @@ def choose(
         repairs: whether layers next to gaps are refitted before the output is looked at.
         seed: of the rows that are drawn.
         progress: called before each step.
+        notes: have the losses that an earlier run measured, and get those of this one.
 
     Raises:
         ModelError: when the model cannot be run in parts.
     """
     named = {number for number, branch in enumerate(branches) if branch.name in gone}
-    return _Chooser(traced, branches, named, calibration, rows, repairs, seed, progress).run(goal, rounds, screened)
+    chooser = _Chooser(traced, branches, named, calibration, rows, repairs, seed, progress, notes)
+    return chooser.run(goal, rounds, screened)
 
 
 class _Chooser:
@@ -256,7 +260,9 @@ class _Chooser:
         repairs: bool,
         seed: int,
         progress: Progress,
+        notes: Notes,
     ) -> None:
+        self._notes = notes
         self._model, self._repairs, self._macs = traced.model, repairs, NodeMacs(traced)
         self._rows, self._seed, self._progress = rows, seed, progress
         self._chain = Chain(traced.model, branches)
@@ -387,6 +393,9 @@ class _Chooser:
         rest = Rest(self._gated, self._model.tensor_outputs, repaired)
         places = {each: self._chain.first_place(each, self.gone | each) for each in looked}
         losses: dict[frozenset[int], float] = {}
+        names = {each: self._name(each, repairs) for each in looked}
+        noted = {each: self._notes.read(name) for each, name in names.items()}
+        known = {each: float(note.plain["loss"]) for each, note in noted.items() if note is not None}
 
         def stands() -> Iterator[tuple[frozenset[int], Replay, Replay]]:
             for each in sorted(looked, key=lambda each: (places[each], sorted(each))):
@@ -395,6 +404,8 @@ class _Chooser:
 
         def measured(stand: tuple[frozenset[int], Replay, Replay]) -> tuple[frozenset[int], float]:
             each, here, there = stand
+            if each in known:
+                return each, known[each]
             contents = self._closed(each)
             for repair in self._chain.all_repairs(each, self.gone | each) if repairs else ():
                 contents |= self._fitted(repair, here, there, contents)
@@ -404,9 +415,16 @@ class _Chooser:
             self._progress(text, done, len(looked))
             losses[each] = loss
             self._measured += 1
+            if each not in known:
+                self._notes.write(names[each], {"loss": loss})
         if not self.gone:
             return losses, 0.0
         return losses, self._mean(judged, new.run(self._model.tensor_outputs, judged))
+
+    def _name(self, looked: Collection[int], repairs: bool) -> str:
+        """Return the name of the note of a loss."""
+        more, gone = ([self._chain.branches[at].name for at in sorted(each)] for each in (looked, self.gone))
+        return f"loss without {more} beside {gone}, {'repaired' if repairs else 'as it is'}"
 
     def _judged(self, samples: float) -> tuple[int, ...]:
         """Return the first held-out batches that hold so many samples, all where they hold fewer."""

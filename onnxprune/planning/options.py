@@ -230,7 +230,7 @@ class Options:
             plain["eval_data"] = os.fspath(self.eval_data)
         elif self.eval_data is not None and not isinstance(self.eval_data, str):
             plain["eval_data"] = f"({type(self.eval_data).__name__})"
-        plain["planned"] = {each.name: each.keep for each in self.planned}
+        plain["planned"] = {each.name: each.wanted for each in self.planned}
         plain["vocabulary"] = None if self.vocabulary is None else len(self.vocabulary)
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from onnxprune.calibration.batches import Calibration
 from onnxprune.criteria import importance
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import Group, kin
@@ -142,6 +143,7 @@ def gather(
     calibration: Calibration | None = None,
     progress: Progress = silent,
     workers: Workers = ALONE,
+    notes: Notes = NOWHERE,
 ) -> Evidence:
     """Return scores and loss curves, on which neither ratios nor targets have an effect.
 
@@ -153,6 +155,7 @@ def gather(
         calibration: what statistics and loss curves are made from.
         progress: called before each step.
         workers: where the model is run for them; they are the same everywhere.
+        notes: of curves, see `measure_curves`.
 
     Raises:
         OptionError: when the criterion can score none of the groups.
@@ -186,11 +189,18 @@ def gather(
         slopes=slopes,
         progress=progress,
         workers=workers,
+        notes=notes,
     )
     by_loss = options.scope == "loss"
     curves |= expert_curves(traced, experts, calibration, to_output=by_loss, progress=progress)
-    judged = calibration.judged[: to_measure.batches] if to_measure is not None and to_measure.count() else ()
-    return Evidence(scores, curves, sum(calibration.counts[number] for number in judged), seen.told)
+    return Evidence(scores, curves, _judged(calibration, to_measure), seen.told)
+
+
+def _judged(calibration: Calibration, to_measure: Schedule | None) -> int:
+    """Return the samples that losses of the output were measured on."""
+    if to_measure is None or not to_measure.count():
+        return 0
+    return sum(calibration.counts[number] for number in calibration.judged[: to_measure.batches])
 
 
 def _scheduled(

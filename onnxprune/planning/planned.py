@@ -36,6 +36,11 @@ class PlannedGroup:
         """Whether it loses units."""
         return self.keep < self.units
 
+    @property
+    def wanted(self) -> str | int:
+        """The kept indices as text, or their count where importance decides."""
+        return self.keep if self.kept is None else as_ranges(self.kept)
+
     def __str__(self) -> str:
         return f"group {self.name!r} ({self.units} {self.kind})"
 

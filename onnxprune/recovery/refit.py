@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import held_out, held_rows
 from onnxprune.data.batching import samples_in
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
@@ -68,6 +69,7 @@ def refit(
     linear: bool = True,
     batch_norm: bool = True,
     progress: Progress = silent,
+    notes: Notes = NOWHERE,
 ) -> tuple[dict[str, Array], list[Refitted]]:
     """Return new contents of constants of the pruned model, by name, and the outcome for each layer.
 
@@ -83,13 +85,14 @@ def refit(
         linear: whether linear layers are fitted.
         batch_norm: whether statistics of other BatchNormalizations are estimated anew.
         progress: called before each step.
+        notes: have what an earlier run fitted, and get what this one does.
     """
     contents: dict[str, Array] = {}
     outcomes: list[Refitted] = []
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
         run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts, rows=rows)
-        outcomes = run.all(linear, batch_norm, prefix, progress)
+        outcomes = run.all(linear, batch_norm, prefix, progress, notes.of(f"sweep {sweep}"))
         contents = run.new.contents
     return contents, outcomes
 
@@ -168,7 +171,9 @@ class _Refit:
         self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs))
         self.new.contents.update(contents)
 
-    def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
+    def all(
+        self, linear: bool, batch_norm: bool, prefix: str, progress: Progress, notes: Notes = NOWHERE
+    ) -> list[Refitted]:
         """Fit what can be fitted, in order; return the outcomes."""
         fittable = parts(self._pruned, linear, batch_norm)
         order: list[Part] = [self._fittable(part) if isinstance(part, Layer) else part for part in fittable]
@@ -178,7 +183,7 @@ class _Refit:
             progress(f"{prefix}refitting layers", number + 1, len(order))
             if self._has_counterpart(part):
                 self.new.reach(part.node.outputs[0])
-            outcomes.append(self._part(part, sums, old))
+            outcomes.append(self._noted(part, sums, old, notes))
         return outcomes
 
     def _originals(self, order: Iterable[Part], sums: _Sums) -> Iterator[Replay]:
@@ -198,6 +203,19 @@ class _Refit:
         if layer.bias is None or layer.bias not in self._shared:
             return layer
         return without_bias(layer, self._pruned.array(layer.bias))
+
+    def _noted(self, part: Part, sums: _Sums, old: Replay, notes: Notes) -> Refitted:
+        """Return the outcome of a part: as it was written down, with what its constants became, or fitted now."""
+        name = f"part {part.node.index} {part.node.outputs[0]}"
+        note = notes.read(name)
+        if note is not None:
+            self.new.contents.update((each, kept_aside(array)) for each, array in note.arrays.items())
+            return Refitted(**note.plain)
+        before = dict(self.new.contents)
+        outcome = self._part(part, sums, old)
+        changed = {each: array for each, array in self.new.contents.items() if before.get(each) is not array}
+        notes.write(name, asdict(outcome), changed)
+        return outcome
 
     def _part(self, part: Part, sums: _Sums, old: Replay) -> Refitted:
         why = self._why_not(part)
