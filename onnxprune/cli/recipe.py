@@ -89,13 +89,14 @@ def recipe_of(context: click.Context) -> dict[str, Any]:
     It has what was given and is not the default, but for what is shown and whether files are replaced.
     """
     recipe: dict[str, Any] = {"run": str(context.command.name)}
+    bare = click.Context(context.command)  # knows no defaults of a pyproject.toml: they are as if they were given
     arguments_first = sorted(keys_of(context.command).items(), key=lambda each: isinstance(each[1], click.Option))
     for key, param in arguments_first:
         if param.name not in context.params or param.name in _OF_THE_SCREEN:
             continue
         value = context.params[param.name]
         if isinstance(param, click.Option):
-            value = _given(param, key, value, param.get_default(context, call=True))
+            value = _given(param, key, value, param.get_default(bare))
         if value is not None:
             recipe[key] = _plain(value)
     return recipe

@@ -6,14 +6,14 @@ A plan is written by `onnxprune plan`, edited by people, and applied to a model:
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune import check
-from onnxprune.errors import InputError, OptionError
+from onnxprune.data.toml_file import read_toml
+from onnxprune.errors import OptionError
 from onnxprune.planning.planned import PlannedGroup, as_ranges, from_ranges
 
 FORMAT = 1  # of plan files; one that is larger was written by a later version
@@ -87,14 +87,7 @@ def read_plan(source: AsPlan) -> CutPlan:
         return source
     if isinstance(source, Mapping):
         return make_plan(source, "the plan")
-    path = Path(source)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no TOML: {error}") from None
-    return make_plan(values, str(path))
+    return make_plan(read_toml(Path(source)), str(source))
 
 
 def make_plan(values: Mapping[str, Any], where: str) -> CutPlan:
