@@ -88,6 +88,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``onnxprune --help`` stays fast."""
+    if name == "torch":  # a module: the names in it need PyTorch
+        return importlib.import_module("onnxprune.torch")
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
     return getattr(importlib.import_module(f"onnxprune.{_HOMES[name]}"), name)

@@ -33,6 +33,7 @@ _OF_PLANS = (
 @click.pass_context
 def apply(
     context: click.Context,
+    /,
     plan: Path,
     source: Path,
     output: Path,

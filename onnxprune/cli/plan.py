@@ -34,6 +34,7 @@ _OF_PLANS = (
 @click.pass_context
 def plan(
     context: click.Context,
+    /,
     source: Path,
     output: Path | None,
     force: bool,

@@ -166,6 +166,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def prune(
     context: click.Context,
+    /,
     source: Path,
     output: Path,
     data: str | None,

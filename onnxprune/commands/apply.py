@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxprune import check
+from onnxprune.commands.decide import as_planned
 from onnxprune.commands.job import make_learning
+from onnxprune.commands.prepare import prepare
 from onnxprune.commands.prune import Result, prune_file, prune_model
 from onnxprune.commands.recipe import recipe_of_call
+from onnxprune.errors import OptionError
+from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, check_written
 from onnxprune.graph.read import Source
 from onnxprune.planning.options import make_options
-from onnxprune.planning.plan_file import AsPlan, read_plan
-from onnxprune.progress import Progress
+from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
+from onnxprune.progress import Progress, silent
 
 OPTIONS = (  # of `prune`, that say nothing of what is cut
     "criterion", "reconstruct", "sweeps", "effort", "batch_norm", "eval_data", "preprocess", "samples", "metric",
@@ -92,3 +96,21 @@ def apply_file(
         source, target, checked, data, report_path=report_path, tune=tune, checkpoint=checkpoint, resume=resume,
         force=force, progress=progress, on_written=on_written, **rest,
     )  # fmt: skip
+
+
+def cuts_of(plan: CutPlan, model: Model) -> list[tuple[str, Mapping[int, Sequence[int]]]]:
+    """Return the weights that a plan cuts of a model, each with the indices that stay of its axes.
+
+    Raises:
+        OptionError: for a plan that does not fit the model, takes branches out, or has counts without indices.
+        NothingToPrune: when the plan leaves all units where they are.
+    """
+    if plan.branches:
+        raise OptionError(f"plan: branch {plan.branches[0].name!r} goes as a whole: units alone are cut here")
+    counted = [each for each in plan.groups if each.kept is None]
+    if counted:
+        raise OptionError(f"plan: {counted[0]} has a count alone: list the indices that are kept")
+    options = make_options(**plan.options(), criterion="l2", reconstruct=False)
+    prepared = prepare(model, options, None, silent)
+    rewritten = prepared.rewritten(as_planned(prepared, silent).plan)
+    return [(cut.source, cut.kept) for cut in rewritten.cuts.values()]

@@ -14,13 +14,12 @@ from onnxprune.commands.job import Job, Learning
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded, with_lasting_samples
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import write_text
 from onnxprune.commands.shorten import Left, left_of, shortened_model
 from onnxprune.dependency import cost
 from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, blamed_on_change, check_written, staging
+from onnxprune.graph.publish import Reads, blamed_on_change, check_written
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import first_sink
 from onnxprune.planning.curve import usual_slope
@@ -32,7 +31,6 @@ from onnxprune.planning.planned import PlannedGroup, makers_of
 from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress, silent
 from onnxprune.report.document import file_values
-from onnxprune.report.plan import plan_toml
 from onnxprune.surgery.rewrite import new_sizes
 
 _NOT_PLANNED = {  # options that change a model otherwise than by leaving units and branches out
@@ -83,8 +81,7 @@ def plan_file(
     check_written(outputs, Reads(source, tuple(model.data_files), samples), force)
     made = planned(Job(model, options, data, Learning()), progress, recipe)
     if target is not None:
-        with staging(force) as files:
-            write_text(plan_toml(made), target, files.add(target))
+        made.save(target, force)
     return made
 
 
@@ -160,7 +157,7 @@ def _groups(prepared: PreparedModel, plan: Plan, counter: cost.Counter) -> list[
     losses, loss_of = _losses(prepared, plan), {}
     for first, names in tied_groups(prepared.groups, prepared.ratios, prepared.traced).items():
         if first in losses:
-            loss_of[first] = losses[first]
+            loss_of[first] = _rounded(losses[first])
         loss_of |= {name: 0.0 for name in names if name != first and first in losses}  # lost with the first
     result = []
     for group in sorted(prepared.groups, key=first_sink):
@@ -172,7 +169,7 @@ def _groups(prepared: PreparedModel, plan: Plan, counter: cost.Counter) -> list[
         result.append(
             PlannedGroup(
                 group.name, group.kind, group.units, len(kept), tuple(map(int, kept)), makers_of(group),
-                saved["macs"], saved["params"], _rounded(loss_of.get(group.name)),
+                saved["macs"], saved["params"], loss_of.get(group.name),
             )
         )  # fmt: skip
     return result
@@ -185,5 +182,5 @@ def _losses(prepared: PreparedModel, plan: Plan) -> dict[str, float]:
     return {name: curve.at([units[name] - len(plan.kept[name])], slope)[0] for name, curve in curves.items()}
 
 
-def _rounded(loss: float | None) -> float | None:
-    return None if loss is None else float(f"{loss:.4g}")
+def _rounded(loss: float) -> float:
+    return float(f"{loss:.4g}")

@@ -1,6 +1,6 @@
-"""Plans as values: what is to be cut of a model, and what that is expected to cost; read from TOML.
+"""Plans as values: what is to be cut of a model, and what that is expected to cost; as TOML.
 
-A plan is written by `onnxprune plan`, edited by people, and applied to a model: `report.plan` writes it as TOML.
+A plan is written by `onnxprune plan`, edited by people, and applied to a model.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune import check
-from onnxprune.data.toml_file import read_toml
+from onnxprune._version import __version__
+from onnxprune.data.toml_file import comment_lines, read_toml, toml_lines
 from onnxprune.errors import OptionError
+from onnxprune.graph.publish import Reads, check_written, staging
 from onnxprune.planning.planned import PlannedGroup, as_ranges, from_ranges
 
 FORMAT = 1  # of plan files; one that is larger was written by a later version
@@ -21,6 +23,17 @@ _TOP = ("plan", "onnxprune", "change-io", "input", "expected", "recipe", "group"
 _GROUP = ("name", "kind", "units", "keep", "kept", "makers", "saves_macs", "saves_params", "loss")
 _BRANCH = ("name", "macs", "params")
 _TABLES = ("input", "expected", "recipe")
+_HEAD = """A plan of onnxprune: what is to be cut of a model. Nothing is cut yet.
+Edit it, then: onnxprune apply PLAN MODEL -o OUTPUT
+In a [[group]], change keep and take kept out: the most important units stay. Or list in kept which ones do.
+Take a [[group]] or a [[branch]] out: it stays whole."""
+_COMMENTS = {
+    "input": "The file that the plan was made for. It may be applied to other forms of the same network.",
+    "expected": "Of all cuts together, over what the input has. loss: of the output, by the loss curves of the groups.",
+    "recipe": "What makes this plan again.",
+    "branch": "Branches that go as a whole, and what goes with them.",
+    "group": "saves_macs and saves_params: by the cut of this group alone.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,34 @@ class CutPlan:
         values["branch"] = [_known(asdict(each)) for each in self.branches]
         values["group"] = [_known(each) for each in groups]
         return values
+
+    def to_toml(self) -> str:
+        """Return the plan as TOML with comments, which `read_plan` reads."""
+        values = self.to_dict()
+        lines = [*comment_lines(_HEAD), f"plan = {values.pop('plan')}", *toml_lines({"onnxprune": __version__})]
+        lines += toml_lines({key: values.pop(key) for key in ("change-io",) if key in values})
+        for name, value in values.items():
+            if not value:
+                continue
+            lines += ["", *comment_lines(_COMMENTS[name])]
+            if isinstance(value, Mapping):
+                lines += [f"[{name}]", *toml_lines(value)]
+            else:
+                for number, each in enumerate(value):
+                    lines += [*[""] * bool(number), f"[[{name}]]", *toml_lines(each)]
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
+        """Write the plan as TOML, at once or not at all; return the path.
+
+        Raises:
+            InputError: when the file exists and `force` is not set, or its folder cannot be written.
+        """
+        target = Path(path)
+        check_written([(target, "the plan")], Reads(), force)
+        with staging(force) as files:
+            files.add(target).write_text(self.to_toml(), encoding="utf-8")
+        return target
 
     def options(self) -> dict[str, Any]:
         """Return the options of `prune` that make this cut and no other."""
