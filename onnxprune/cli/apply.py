@@ -21,7 +21,7 @@ from onnxprune.graph.publish import signals_held
 _OF_PLANS = (
     "output", "criterion", "reconstruct", "sweeps", "effort", "no_batch_norm", "data", "eval_data", "preprocess",
     "samples", "metric", "inputs", "provider", "threads", "batch", "no_latency", "seed", "tune", "checkpoint", "resume",
-    "report_path", "force", "custom_ops", "as_json",
+    "report_path", "overlay_path", "force", "custom_ops", "as_json",
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def apply(
     checkpoint: Path | None,
     resume: bool,
     report_path: Path | None,
+    overlay_path: Path | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -68,7 +69,8 @@ def apply(
         with show_progress(quiet) as progress:
             result = apply_file(
                 plan, source, output, options, data, report_path=report_path, tune=tune, checkpoint=checkpoint,
-                resume=resume, force=force, progress=progress, on_written=lambda: written.append(output), recipe=recipe,
+                resume=resume, force=force, progress=progress, on_written=lambda: written.append(output),
+                overlay_path=overlay_path, recipe=recipe,
             )  # fmt: skip
         for path in () if quiet else result.removed:
             say(f"removed old weights {path}")

@@ -9,7 +9,7 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
+from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, OVERLAY, PATH, PREPROCESS, QUIET
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
@@ -158,6 +158,7 @@ if TYPE_CHECKING:
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, rows, feeds.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
+@OVERLAY
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @QUIET
 @CUSTOM_OPS
@@ -176,6 +177,7 @@ def prune(
     checkpoint: Path | None,
     resume: bool,
     report_path: Path | None,
+    overlay_path: Path | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -203,7 +205,7 @@ def prune(
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
         rest |= {"force": force, "on_written": lambda: written.append(output)}
         if source.is_dir():
-            _check_of_folders(checkpoint, resume)
+            _check_of_folders(checkpoint, resume, overlay_path)
             with show_progress(quiet) as progress:
                 report = prune_files(source, output, checked, data, progress=progress, **rest).report
             show_result(report if as_json else folder_tables(report))
@@ -217,6 +219,7 @@ def prune(
                 checkpoint=checkpoint,
                 resume=resume,
                 recipe=recipe,
+                overlay_path=overlay_path,
                 progress=progress,
                 **rest,
             )
@@ -247,7 +250,9 @@ def checked_options(
     return make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
 
 
-def _check_of_folders(checkpoint: Path | None, resume: bool) -> None:
+def _check_of_folders(checkpoint: Path | None, resume: bool, overlay: Path | None) -> None:
     """Raise OptionError for options that folders do not have."""
     if checkpoint is not None or resume:
         raise OptionError("checkpoint and resume: only files have them, no folders")
+    if overlay is not None:
+        raise OptionError("overlay: only files have one, no folders")

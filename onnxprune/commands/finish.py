@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune.commands.learn import stored
+from onnxprune.commands.overlay import Overlay
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import write_map, write_report
@@ -85,6 +86,7 @@ def published(
     target: Path,
     report_path: Path | None = None,
     *,
+    overlay: Overlay | None = None,
     force: bool = False,
     on_written: Callable[[], object] = lambda: None,
     removed: list[Path] | None = None,
@@ -95,6 +97,7 @@ def published(
         model: the model that the result is made of; external data stays external.
         target: the file.
         report_path: of the report, if it is written.
+        overlay: node data to write beside it.
         force: whether files that are there may be replaced.
         on_written: called when all files are in place.
         removed: gets the old weights that went away.
@@ -110,6 +113,8 @@ def published(
                 write_map(report, target, files)
                 if report_path is not None:
                     write_report(report, report_path, files.add(report_path))
+                if overlay is not None:
+                    overlay.write(model, path, files, report)
 
             yield path, complete
         if removed is not None:

@@ -16,6 +16,7 @@ from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, kept_in_memory, published, with_report
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.masks import by_masks
+from onnxprune.commands.overlay import overlay_of
 from onnxprune.commands.prepare import part_to_run, sample_files
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import map_file, write_map
@@ -175,6 +176,7 @@ def prune_file(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    overlay_path: Path | None = None,
     tune: Any = None,
     rounds: int = 1,
     masks: Any = None,
@@ -207,12 +209,18 @@ def prune_file(
     reads = replace(reads, weights=tuple(model.data_files))
     check_files(target, weights, report_path, reads, force)
     check_weights_name(target, model.is_external)
+    overlay = None if overlay_path is None else overlay_of(overlay_path, options)
+    beside = [] if overlay is None else [*overlay.outputs]
     if options.vocabulary is not None:
+        beside.append((map_file(target), "the map of ids"))
+    if beside:
         report = [] if report_path is None else [(report_path, "the report")]
-        check_written([(map_file(target), "the map of ids"), *report], reads, force)
+        check_written([*beside, *report], reads, force)
     job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
     removed: list[Path] = []
-    publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
+    publish = published(
+        model, target, report_path, overlay=overlay, force=force, on_written=on_written, removed=removed
+    )
     with bounded(model):
         result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
     return replace(result, removed=tuple(removed))
