@@ -199,7 +199,6 @@ def prune(
             from onnxprune.report.folder import folder_tables
             from onnxprune.report.prune import prune_tables
 
-        recipe = recipe_of(context)
         checked = checked_options(**options)
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
@@ -218,7 +217,7 @@ def prune(
                 data,
                 checkpoint=checkpoint,
                 resume=resume,
-                recipe=recipe,
+                recipe=recipe_of(context),
                 overlay_path=overlay_path,
                 progress=progress,
                 **rest,

@@ -115,7 +115,7 @@ def compare_files(
         compared.report,
         svg=partial(comparison_svg, comparisons),
         page=partial(comparison_html, comparisons),
-        beside=lambda files: overlay and overlay.write(load(before), after, files),
+        beside=lambda files: None if overlay is None else overlay.write(load(before), after, files),
     )
     return compared
 

@@ -1,4 +1,4 @@
-"""Read overlays with the package of Google's Model Explorer, and look their nodes up in the graph that it shows, as JSON.
+"""Read overlays with the package of Google's Model Explorer; look their nodes up in the graph that it shows, as JSON.
 
     python model_explorer_overlay.py MODEL.onnx OVERLAY.json ...
 
