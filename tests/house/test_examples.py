@@ -53,7 +53,8 @@ def blocks_of(page):
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 BLOCKS = {str(block): block for page in PAGES for block in blocks_of(page)}
-COMMANDS = [name for name, block in BLOCKS.items() if re.search(r"^onnxprune ", block.code, re.MULTILINE)]
+SHOWN = [name for name, block in BLOCKS.items() if block.language not in CHECKED.get(block.page, ())]
+COMMANDS = [name for name in SHOWN if re.search(r"^onnxprune ", BLOCKS[name].code, re.MULTILINE)]
 
 
 def commands(code):
