@@ -28,7 +28,9 @@ EXPERTS = "experts"  # units of which an op picks some for each row
 Places: TypeAlias = npt.NDArray[np.intp]
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
-_OF_WEIGHTS = re.compile(r"([._](weight|kernel))?(_quantized|_Q[48])?$")  # what exporters and quantizers append
+_OF_WEIGHTS = re.compile(
+    r"([._](weight|kernel))?(_Transposed)?(_quantized|_Q[48])?$"
+)  # what exporters and quantizers append
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
 # Slots of tables whose rows an op looks up: they make the units that the rows hold.
 TABLES: Mapping[str, tuple[int, ...]] = {
