@@ -42,15 +42,17 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
     """
     check_torch("onnxprune.torch.apply")
     from onnxprune.training.resizing import resized  # noqa: PLC0415 - they import PyTorch
-    from onnxprune.training.transfer import WeightCut, cut_state  # noqa: PLC0415
+    from onnxprune.training.transfer import WeightCut, cut_state, kept_of  # noqa: PLC0415
 
     plan, report = _read(cut)
     model = _original(source, plan.input if plan is not None else report["input"])
     kept = _of_report(report) if plan is None else cuts_of(plan, _needed(model, plan))
     cuts = [WeightCut(name, indices, partial(_array, model, name)) for name, indices in kept]
-    if isinstance(network, Mapping):
-        return cut_state(network, cuts, strict=strict)
-    return resized(network, cut_state(network.state_dict(), cuts, strict=strict))
+    whole = set() if model is None else set(model.constants) - {name for name, _ in kept}
+    state = network if isinstance(network, Mapping) else network.state_dict()
+    stays = kept_of(state, cuts, whole=whole, strict=strict)
+    smaller = cut_state(state, stays)
+    return smaller if isinstance(network, Mapping) else resized(network, smaller, stays)
 
 
 def _read(cut: What) -> tuple[CutPlan | None, Mapping[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from onnxprune.errors import InputError
+from onnxprune.training.transfer import Kept
 
 Network = TypeVar("Network", bound=nn.Module)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -18,12 +19,13 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
 
 
-def resized(module: Network, state: Mapping[str, torch.Tensor]) -> Network:
+def resized(module: Network, state: Mapping[str, torch.Tensor], kept: Mapping[str, Kept]) -> Network:
     """Return a copy of a module that has the tensors of a state dict, and layers of their sizes.
 
     Args:
         module: stays as it is.
         state: by the names of `module.state_dict()`, some tensors smaller.
+        kept: what stayed of the axes of these.
 
     Raises:
         InputError: for a layer whose class cannot have such sizes.
@@ -38,7 +40,7 @@ def resized(module: Network, state: Mapping[str, torch.Tensor]) -> Network:
                 f"{layer_name}: a {type(layer).__name__} cannot lose units of its own, as it computes its sizes from "
                 "others; cut the state dict instead, and write the layer anew"
             )
-        groups = _groups(layer, layer_name, before, state) if own else 1
+        groups = _groups(layer, layer_name, before, kept) if own else 1
         for name in own:
             _put(layer, name.rpartition(".")[2], state[name])
         if own:
@@ -55,16 +57,13 @@ def _put(layer: nn.Module, name: str, tensor: torch.Tensor) -> None:
         layer.register_buffer(name, tensor.clone(), persistent=name not in layer._non_persistent_buffers_set)
 
 
-def _groups(layer: nn.Module, name: str, before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> int:
-    """Return the groups of a convolution that are left: whole groups go, or units inside of all groups."""
-    old = getattr(layer, "groups", 1)
-    if old == 1 or not isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)):
-        return int(old)
-    key = f"{name}.weight" if name else "weight"
-    # Its inputs inside a group are as they were: a layer whose groups are one channel each has as many as channels.
-    whole = before[key].shape[1] == after[key].shape[1]
+def _groups(layer: nn.Module, name: str, before: Mapping[str, torch.Tensor], kept: Mapping[str, Kept]) -> int:
+    """Return the groups of a convolution of which anything is left: whole groups go, or units inside of all groups."""
+    old, key = int(getattr(layer, "groups", 1)), f"{name}.weight" if name else "weight"
+    if not isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)) or 0 not in kept.get(key, {}):
+        return old
     share = before[key].shape[0] // old
-    return after[key].shape[0] // share if whole and after[key].shape[0] % share == 0 else int(old)
+    return len({index // share for index in kept[key][0]})
 
 
 def _restate(layer: nn.Module, groups: int) -> None:

@@ -32,16 +32,19 @@ class WeightCut:
     array: Callable[[], Array | None] = lambda: None  # what it holds there, where that is known
 
 
-def cut_state(state: State, cuts: Sequence[WeightCut], *, strict: bool = True) -> dict[str, torch.Tensor]:
-    """Return a state dict without the units that are gone; tensors that lose none are the same objects.
+def kept_of(
+    state: State, cuts: Sequence[WeightCut], *, whole: Collection[str] = (), strict: bool = True
+) -> dict[str, Kept]:
+    """Return what stays of the axes of tensors, by their names; those that lose nothing are absent.
 
     Args:
         state: by name.
         cuts: of weights of the file.
+        whole: weights of the file that were not cut, where these are known.
         strict: whether each of them has to be found.
 
     Raises:
-        InputError: for a weight that is not found, one that does not fit, and two cuts of one tensor that differ.
+        InputError: for a weight that is not found, and two cuts of one tensor that differ.
     """
     found, missing = _found(state, cuts)
     if missing and strict:
@@ -54,9 +57,25 @@ def cut_state(state: State, cuts: Sequence[WeightCut], *, strict: bool = True) -
         )
     kept = {name: each[0] for name, each in found.items() if all(_alike(one, each[0]) for one in each)}
     kept |= _followed(state, kept)
-    unsettled = [name for name in found if name not in kept]
+    unsettled = [name for name in found if name not in kept and not _is_whole(state, name, whole)]
     if unsettled:
-        raise InputError(f"{unsettled[0]}: places that read it keep different units of it, which one tensor cannot")
+        raise InputError(
+            f"{unsettled[0]}: places that read it in the file keep different units of it, and nothing else tells what "
+            "this tensor keeps: exporters store equal tensors once, as normalisations hold them that were never trained"
+        )
+    return kept
+
+
+def cut_state(state: State, kept: Mapping[str, Kept]) -> dict[str, torch.Tensor]:
+    """Return a state dict without the units that are gone; tensors that lose none are the same objects.
+
+    Args:
+        state: by name.
+        kept: from `kept_of`.
+
+    Raises:
+        InputError: for a tensor that is smaller than expected.
+    """
     return {name: _cut(name, tensor, kept.get(name, {})) for name, tensor in state.items()}
 
 
@@ -109,7 +128,8 @@ def _turned(tensor: torch.Tensor, cut: WeightCut) -> Kept:
     array = cut.array()
     if array is None or array.ndim != 2 or _holds(tensor, array):
         return cut.kept
-    return _transposed(cut.kept) if tensor.shape == array.shape[::-1] else cut.kept
+    is_turned = _holds(tensor, array.T) or tuple(tensor.shape) == array.shape[::-1] != array.shape
+    return _transposed(cut.kept) if is_turned else cut.kept
 
 
 def _transposed(kept: Kept) -> Kept:
@@ -148,6 +168,12 @@ def _followed(state: State, kept: Mapping[str, Kept]) -> dict[str, Kept]:
             size, indices = outputs
             result |= {name: {0: indices} for name in names if len(state[name]) == size}
     return result
+
+
+def _is_whole(state: State, name: str, whole: Collection[str]) -> bool:
+    """Whether another vector of the layer of this one is in the file, and was not cut."""
+    layer = name.rpartition(".")[0]
+    return state[name].ndim == 1 and any(each in whole and each != name for each in _vectors(state, layer))
 
 
 def _vectors(state: State, layer: str) -> Iterator[str]:
