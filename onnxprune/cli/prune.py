@@ -32,8 +32,8 @@ from onnxprune.planning.effort import USUAL
     "targets",
     multiple=True,
     metavar="KIND=X",
-    help="What the result may cost, instead of a ratio: latency, memory, size, macs or params; a fraction of the "
-    "original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
+    help="What the result may cost, instead of a ratio: latency, memory, size, macs, params, kv-cache; a fraction of "
+    "the original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
 )
 @click.option(
     "--shape",

@@ -236,6 +236,10 @@ def _originals(traced: Trace, speed: Speed | None, options: Options) -> dict[str
     if not kinds:
         return {}
     counter, measured = cost.Counter(traced), {}
+    if cost.CACHE in kinds and not counter.before[cost.CACHE]:
+        raise OptionError(f"target {cost.CACHE}: no input of this model holds what is kept of the past")
+    if cost.CACHE in kinds and not options.change_io:
+        raise OptionError(f"target {cost.CACHE} cuts inputs and outputs of the model: allow it with change_io")
     if speed is not None and "latency" in kinds:
         measured["latency"] = speed.before_ms
     if speed is not None and "memory" in kinds:

@@ -29,7 +29,7 @@ from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.influence import by_influence
-from onnxprune.planning.left import Cost, rest_of
+from onnxprune.planning.left import Cost, costs_left, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -232,16 +232,12 @@ def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Le
     traced, original = prepared.traced, prepared.traced.model
     proto = stored_as(original, shorter.shortened.rewritten, contents)
     model, before = replace(view(proto, folder=original.folder), stamps=original.stamps), macs(traced)
-    costs = {
-        "macs": Cost(before, 1 - shorter.macs / max(1, before)),
-        "params": Cost(original.stored_params, model.stored_params / max(1, original.stored_params)),
-        "size": Cost(original.size_bytes(), model.needed_bytes / max(1, original.size_bytes())),
-    }
-    if any(target.kind not in costs for target in prepared.options.bounds):
+
+    def timed() -> Mapping[str, tuple[float, float]]:
         progress("timing what is left")
-        both = measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
-        costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
-    return _Left(model, costs)
+        return measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
+
+    return _Left(model, costs_left(original, model, (before, before - shorter.macs), timed, prepared.options))
 
 
 def _cut_further(  # noqa: PLR0917 - as they follow from one another

@@ -16,6 +16,9 @@ from onnxprune.dependency.groups import Group
 from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.sizes import Volumes
 from onnxprune.dependency.trace import Trace
+from onnxprune.graph.ports import Port, Role
+
+CACHE = "kv-cache"  # the kind of cost: bytes of what is kept of the past, for one token of one text
 
 
 def per_sample(traced: Trace) -> dict[Atom, int]:
@@ -116,7 +119,7 @@ class Terms:
 
 
 class Counter:
-    """Counts MACs, parameters and bytes of a plan, also as fractions of the original, for many sizes of a few atoms.
+    """Counts what a plan costs, also as fractions of the original, for many sizes of a few atoms.
 
     The size in bytes is that of all weights plus the rest of the file, which no plan changes. `sharing` has the atoms
     of each weight that is read under different axes: what they do not cut alike is stored several times.
@@ -138,8 +141,11 @@ class Counter:
         weights = [(list(alike), known[next(iter(alike.values()))]) for alike in shared.values()]
         read = sum(first.count for _, first in weights)
         held = sum(first.count * width(first.dtype) for _, first in weights)
+        caches = [(traced.axes(traced.values[port.name]), port) for port in _caches(traced)]
+        open_dims = {atom: 1 for axes, _ in caches for axis in axes for atom in walk(axis) if atom.dynamic}
         self._fixed: dict[str, float] = {
             "macs": 0,
+            CACHE: 0,
             "params": traced.model.stored_params - read,
             "size": traced.model.needed_bytes - held,
         }
@@ -148,18 +154,25 @@ class Counter:
             "params": _Sum([(alike, 1.0) for alike, _ in weights], samples),
             "size": _Sum([(alike, width(first.dtype)) for alike, first in weights], samples),
         }
+        kept = [([axes], float(port.dtype.itemsize)) for axes, port in caches if port.dtype is not None]
+        self._sums[CACHE] = _Sum(kept, {**samples, **open_dims})
         several = (alike for alike, _ in weights if len(alike) > 1)
         self.sharing = [_atoms(alike) for alike in several]
-        self.before = {kind: self.count(kind, {}) for kind in ("macs", "params")}
+        self.before = {kind: self.count(kind, {}) for kind in ("macs", "params", CACHE)}
         self.before["size"] = traced.model.size_bytes()
 
     def count(self, kind: str, sizes: Mapping[Atom, int]) -> float:
-        """Return the MACs, params or size in bytes of a model whose atoms have the given sizes."""
+        """Return the MACs, params, bytes, or bytes of caches for one token, when atoms have the given sizes."""
         return self._fixed[kind] + self._sums[kind].total(sizes)
 
     def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the count as a fraction of that of the original."""
         return self.count(kind, sizes) / max(1, self.before[kind])
+
+
+def _caches(traced: Trace) -> list[Port]:
+    """Return the inputs that hold what is kept of the past."""
+    return [port for port in traced.model.inputs if port.role is Role.PAST and port.name in traced.values]
 
 
 def width(dtype: np.dtype[np.generic]) -> float:
