@@ -11,7 +11,7 @@ from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
 from onnxprune.cli.screen import say, show_progress, show_result
-from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.cli.values import parse_depth, parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
@@ -42,10 +42,9 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option(
     "--depth",
-    type=float,
-    metavar="SHARE",
+    metavar="SHARE|auto",
     help="Remove whole branches, such as attentions and residual blocks, up to this share of what all of them compute; "
-    "--ratio and --target cut what is left.",
+    "--ratio and --target cut what is left. auto: as many as lose less than widths would, under --target.",
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
@@ -198,7 +197,7 @@ def prune(
 
         options["shape"] = options["shape"] or ()
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
-        options["round_to"] = parse_step(options["round_to"])
+        options |= {"round_to": parse_step(options["round_to"]), "depth": parse_depth(options["depth"])}
         checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
