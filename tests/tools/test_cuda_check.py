@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import onnxruntime
+
 from tools.proofs import cuda_check
 
 ROW = {
@@ -27,8 +29,6 @@ def test_the_page_says_where_it_was_measured():
 
 
 def test_the_cpu_takes_the_place_of_what_is_not_there(monkeypatch, capsys):
-    import onnxruntime
-
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert cuda_check.place("cuda") == "cpu"
     assert "the CPU takes its place" in capsys.readouterr().err
