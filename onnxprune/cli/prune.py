@@ -12,7 +12,7 @@ from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, OVERLAY, PATH, PREPROCESS, QUIET
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
-from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.cli.values import parse_depth, parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     "targets",
     multiple=True,
     metavar="KIND=X",
-    help="What the result may cost, instead of a ratio: latency, memory, size, macs or params; a fraction of the "
-    "original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
+    help="What the result may cost, instead of a ratio: latency, memory, size, macs, params, kv-cache; a fraction of "
+    "the original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
 )
 @click.option(
     "--shape",
@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--depth",
-    type=float,
-    metavar="SHARE",
+    metavar="SHARE|auto",
     help="Remove whole branches, such as attentions and residual blocks, up to this share of what all of them compute; "
-    "--ratio and --target cut what is left.",
+    "--ratio and --target cut what is left. auto: as many as lose less than widths would, under --target.",
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
@@ -233,6 +232,7 @@ def checked_options(
     inputs: tuple[str, ...] = (),
     shape: str | None = None,
     round_to: str | None = None,
+    depth: str | None = None,
     no_batch_norm: bool = False,
     no_latency: bool = False,
     **options: Any,
@@ -245,7 +245,7 @@ def checked_options(
     from onnxprune.planning.options import make_options
 
     options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
-    options |= {"round_to": parse_step(round_to), "shape": shape or ()}
+    options |= {"round_to": parse_step(round_to), "depth": parse_depth(depth), "shape": shape or ()}
     return make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
 
 

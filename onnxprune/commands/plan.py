@@ -15,6 +15,8 @@ from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded, with_lasting_samples
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.shorten import Left, left_of, shortened_model
+from onnxprune.commands.weigh import weigh
+from onnxprune.data.notes import NOWHERE
 from onnxprune.dependency import cost
 from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
@@ -25,11 +27,11 @@ from onnxprune.planning.choice import first_sink
 from onnxprune.planning.curve import usual_slope
 from onnxprune.planning.left import rest_of
 from onnxprune.planning.options import Options, make_options
-from onnxprune.planning.plan import Plan, kept_masks, tied_groups
+from onnxprune.planning.plan import Evidence, Plan, kept_masks, tied_groups
 from onnxprune.planning.plan_file import CutPlan, PlannedBranch
 from onnxprune.planning.planned import PlannedGroup, makers_of
 from onnxprune.planning.promise import Decision
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 from onnxprune.report.document import file_values
 from onnxprune.surgery.rewrite import new_sizes
 
@@ -55,7 +57,7 @@ def plan(source: Source, ratio: float | None = None, *, data: Any = None, **opti
     """
     checked = make_options(ratio=ratio, **options)
     recipe = recipe_of_call("plan", source, {"ratio": ratio, "data": data, **options})
-    return planned(Job(load(source), checked, data, Learning()), silent, recipe)
+    return planned(Job(load(source), checked, data, Learning()), logged, recipe)
 
 
 def plan_file(
@@ -99,21 +101,41 @@ def planned(job: Job, progress: Progress, recipe: Mapping[str, Any]) -> CutPlan:
         job = with_lasting_samples(job)
         if not job.options.shortens:
             return _Whole(job.model, job.options, recipe).plan(*_decided(job, progress))
-        prepared = prepare(job.model, job.options, job.data, progress)
-        shorter = shortened_model(prepared, progress)
-        left = left_of(prepared, shorter, progress)
-        whole = _Whole(job.model, job.options, recipe, shorter.shortened.branches, left)
-        rest = rest_of(job.options, left.costs) if job.options.cuts_widths else None
-        if rest is None:
-            return whole.plan(prepared, Decision(Plan({})))
-        rest = replace(rest, depth=None, without=())
-        return whole.plan(*_decided(replace(job, model=left.model, options=rest), progress))
+        return _shortened(job, recipe, progress)
+
+
+def _shortened(job: Job, recipe: Mapping[str, Any], progress: Progress) -> CutPlan:
+    """Return the plan of branches that go, and of what is cut of the rest."""
+    prepared, choice = prepare(job.model, job.options, job.data, progress), None
+    if job.options.weighs_branches:
+        weighed = weigh(prepared, progress, NOWHERE)
+        if not weighed.choice.removed:
+            return _Whole(job.model, job.options, recipe).plan(*_of(prepared, progress, weighed.evidence))
+        choice = weighed.choice
+    shorter = shortened_model(prepared, progress, choice=choice)
+    left = left_of(prepared, shorter, progress)
+    whole = _Whole(job.model, job.options, recipe, shorter.shortened.branches, left)
+    rest = rest_of(job.options, left.costs) if job.options.cuts_widths else None
+    if rest is None:
+        return whole.plan(prepared, Decision(Plan({})))
+    rest = replace(rest, depth=None, without=())
+    return whole.plan(*_decided(replace(job, model=left.model, options=rest), progress))
 
 
 def _decided(job: Job, progress: Progress) -> tuple[PreparedModel, Decision]:
-    prepared = prepare(job.model, job.options, job.data, progress)
-    decision = decided(prepared, progress)
-    prepared.masks(decision.plan)  # says why nothing can be cut
+    return _of(prepare(job.model, job.options, job.data, progress), progress)
+
+
+def _of(
+    prepared: PreparedModel, progress: Progress, evidence: Evidence | None = None
+) -> tuple[PreparedModel, Decision]:
+    """Return a model and what is cut of it.
+
+    Raises:
+        NothingToPrune: when nothing is; says why.
+    """
+    decision = decided(prepared, progress, evidence)
+    prepared.masks(decision.plan)
     return prepared, decision
 
 

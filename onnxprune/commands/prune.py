@@ -45,7 +45,7 @@ from onnxprune.graph.read import Source, load, read_proto
 from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 from onnxprune.runtime.room import memory_limited, runs_whole
 from onnxprune.runtime.stations import weight_bytes
 
@@ -165,7 +165,7 @@ def prune_model(
     job = Job(model, options, data, learning, recipe=recipe)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
     with bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
-        result = _prune(job, keeper, silent, publish)
+        result = _prune(job, keeper, logged, publish)
         return replace(result, model=with_deferred_inside(result.model))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TypeAlias
 
+from onnxprune.commands.as_run import as_run
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.tensors import Array
@@ -35,17 +36,22 @@ def recover(
         return _compensated(prepared, plan, rewritten, progress)
     if prepared.calibration is None or not (options.reconstruct or options.batch_norm):
         return {}, []
-    pruned = view(rewritten.proto, folder=prepared.traced.model.folder)
+    traced, all_groups = prepared.traced, prepared.groups
+    pruned, spared = view(rewritten.proto, folder=traced.model.folder), frozenset[str]()
+    run = as_run(prepared)
+    if run is not None:
+        traced, all_groups, pruned, spared = run.traced, run.groups, run.of(pruned), run.unlike
     layer_kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
-    once = one_pass(prepared.traced, prepared.calibration.batches)
+    once = one_pass(traced, prepared.calibration.batches)
     budget = EFFORTS[options.effort].spent_on_refits(once, prepared.calibration.source == "data")
-    detail, _ = for_refits(prepared.traced, pruned, prepared.calibration, budget)
+    detail, _ = for_refits(traced, pruned, prepared.calibration, budget)
     contents, fits = refit(
-        prepared.traced,
-        kept_masks(prepared.groups, plan.kept),
+        traced,
+        kept_masks(all_groups, plan.kept),
         pruned,
         prepared.calibration.batches,
         cuts=rewritten.cuts,
+        spared=spared,
         seed=options.seed,
         sweeps=options.sweeps or 1,
         rows=detail.rows,
@@ -53,8 +59,8 @@ def recover(
         notes=notes.of(_digest(plan)),
         **layer_kinds,
     )
-    cut_groups = [group for group in prepared.groups if group.name in plan.kept]
-    return contents, [*fits, *unfitted(prepared.traced.model, cut_groups, pruned, **layer_kinds)]
+    cut_groups = [group for group in all_groups if group.name in plan.kept]
+    return contents, [*fits, *unfitted(traced.model, cut_groups, pruned, **layer_kinds)]
 
 
 def _digest(plan: Plan) -> str:

@@ -9,7 +9,7 @@ writes to. A BatchNormalization that is not part of a fitted layer gets new stat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
@@ -63,6 +63,7 @@ def refit(
     batches: Sequence[Feeds],
     *,
     cuts: Mapping[str, Cut],
+    spared: Collection[str] = (),
     seed: int = 0,
     sweeps: int = 1,
     rows: int = MOST_ROWS,
@@ -79,6 +80,7 @@ def refit(
         pruned: what `rewrite` made of it.
         batches: calibration feeds, of which some are held out; of a single one, rows are: see `held_rows`.
         cuts: where the constants of `pruned` came from.
+        spared: constants that keep their numbers, of the original or the pruned model.
         seed: of the rows that are drawn.
         sweeps: how often all layers are fitted.
         rows: that a fit of a layer that is not narrow sees at most.
@@ -91,19 +93,20 @@ def refit(
     outcomes: list[Refitted] = []
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
-        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts, rows=rows)
+        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts, rows=rows, spared=spared)
         outcomes = run.all(linear, batch_norm, prefix, progress, notes.of(f"sweep {sweep}"))
         contents = run.new.contents
     return contents, outcomes
 
 
-def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
+def _shared(model: Model, cuts: Mapping[str, Cut], spared: Collection[str] = ()) -> set[str]:
     """Return the constants of the pruned model that are copies of one that several nodes of the original read.
 
     Also of several that are the same bytes of the file: fitted to one of the nodes, they would be stored twice.
     """
+    shared = {*spared}
     uses = Counter(constant.identity for constant in model.constants.values())
-    shared = {name for name, places in model.readers.items() if len(places) > 1}
+    shared |= {name for name, places in model.readers.items() if len(places) > 1}
     shared |= {name for name, constant in model.constants.items() if uses[constant.identity] > 1}
     return shared | {name for name, cut in cuts.items() if cut.source in shared}
 
@@ -162,10 +165,11 @@ class _Refit:
         seed: int,
         cuts: Mapping[str, Cut],
         rows: int,
+        spared: Collection[str] = (),
     ) -> None:
         self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
         self._rows = rows
-        self._shared = _shared(traced.model, cuts)
+        self._shared = _shared(traced.model, cuts, spared)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
         self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs))

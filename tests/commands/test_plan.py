@@ -241,6 +241,19 @@ def test_branches_go_with_a_plan():
         assert plan.expected[kind] == pytest.approx(share, abs=1e-3)
 
 
+def test_branches_may_be_weighed_against_widths():
+    data = {"x": np.random.default_rng(0).standard_normal((64, 6), np.float32)}
+    for target in (0.9, 0.45):
+        options = {"depth": "auto", "targets": {"macs": target}, "data": data, "round_to": 1}
+        plan = onnxprune.plan(residual(), **options)
+        pruned = onnxprune.prune(residual(), latency=False, **options).report
+        gone = [branch["name"] for branch in pruned["depth"]["branches"] if branch["removed"]]
+        assert [branch.name for branch in plan.branches] == gone
+        kept = {group["name"]: group["kept"] for group in pruned["groups"]}
+        assert all(group.keep == kept[group.name] for group in plan.groups)
+        assert plan.expected["macs"] == pytest.approx(pruned["output"]["macs"] / pruned["input"]["macs"], abs=1e-3)
+
+
 def test_a_plan_may_have_branches_alone():
     plan = onnxprune.plan(residual(), without="c", criterion="l2")
     assert plan.groups == ()
