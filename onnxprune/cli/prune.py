@@ -201,7 +201,7 @@ def prune(
         checked = checked_options(**options)
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
-        rest |= {"force": force, "on_written": lambda: written.append(output)}
+        rest |= {"recipe": recipe_of(context), "force": force, "on_written": lambda: written.append(output)}
         if source.is_dir():
             _check_of_folders(checkpoint, resume, overlay_path)
             with show_progress(quiet) as progress:
@@ -216,7 +216,6 @@ def prune(
                 data,
                 checkpoint=checkpoint,
                 resume=resume,
-                recipe=recipe_of(context),
                 overlay_path=overlay_path,
                 progress=progress,
                 **rest,

@@ -65,11 +65,12 @@ def fitted(planned: Iterable[PlannedGroup], groups: Sequence[Group]) -> dict[str
             two that are the same here.
     """
     result: dict[str, PlannedGroup] = {}
-    by_name = {group.name: group for group in groups}
+    by_name, made = {group.name: group for group in groups}, dict[str, list[Group]]()
     for each in planned:
         group = by_name.get(each.name)
         if group is None or group.units != each.units:
-            group = _by_makers(each, groups) or _refused(each, group, groups)
+            made = made or _by_maker(groups)
+            group = _by_makers(each, made) or _refused(each, group, groups)
         if each.is_cut:
             _check_able(each, group)
         if group.name in result:
@@ -79,13 +80,25 @@ def fitted(planned: Iterable[PlannedGroup], groups: Sequence[Group]) -> dict[str
     return result
 
 
-def _by_makers(each: PlannedGroup, groups: Sequence[Group]) -> Group | None:
+def _by_maker(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Return the groups whose units each layer makes, by its name."""
+    made: dict[str, list[Group]] = {}
+    for group in groups:
+        for name in dict.fromkeys(map(layer_name, makers_of(group))):
+            made.setdefault(name, []).append(group)
+    return made
+
+
+def _by_makers(each: PlannedGroup, made: Mapping[str, Sequence[Group]]) -> Group | None:
     """Return the one group of this size whose units most of the same weights and nodes make; None where none is."""
-    wanted = {layer_name(name) for name in each.makers}
-    shared = [(len(wanted & {layer_name(name) for name in makers_of(group)}), group) for group in groups]
-    alike = [(count, group) for count, group in shared if count and group.units == each.units]
-    most = max((count for count, _ in alike), default=0)
-    best = [group for count, group in alike if count == most]
+    shared: dict[str, int] = {}
+    alike: dict[str, Group] = {}
+    for name in dict.fromkeys(map(layer_name, each.makers)):
+        for group in made.get(name, ()):
+            if group.units == each.units:
+                alike[group.name] = group
+                shared[group.name] = shared.get(group.name, 0) + 1
+    best = [alike[name] for name, count in shared.items() if count == max(shared.values())]
     best = [group for group in best if group.kind == each.kind] if len(best) > 1 else best
     return best[0] if len(best) == 1 else None
 

@@ -274,6 +274,14 @@ def test_reports_of_other_commands_have_their_recipe(folder):
         "run": "sweep", "source": "m.onnx", "output": "family", "macs": "0.8,0.6", "criterion": "l2", "no-latency": True
     }  # fmt: skip
     assert report(folder / "family" / "m_macs_0.8.json")["recipe"] is None
+    (folder / "in").mkdir()
+    onnx.save(network(), "in/m.onnx")
+    invoke("in", "-o", "out", "--criterion", "l2", "--no-latency", "--report", "f.json", "--quiet")
+    written = report(folder / "f.json")
+    assert written["files"]["m.onnx"]["recipe"] is None
+    assert written["recipe"] == {
+        "run": "prune", "source": "in", "output": "out", "criterion": "l2", "no-latency": True, "report": "f.json"
+    }  # fmt: skip
     learn = ["--teacher", "m.onnx", "--data", "d.npz", "--steps", "1", "--batch", "4", "--rate", "0.001"]
     invoke("tune", "m.onnx", *learn, "-o", "t.onnx", "--report", "t.json", "--quiet")
     assert report(folder / "t.json")["recipe"] == {
