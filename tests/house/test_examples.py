@@ -22,7 +22,11 @@ from tests.support import experts, zoo_store
 from tests.support.paths import ROOT
 
 RUN = ("sh", "python")  # languages that are run
-CHECKED = {"README.md": ("text",), "docs/report.md": ("json",)}  # by other tests: what a command prints, the schema
+CHECKED = {  # by other tests: what a command prints, the schema, doors to other packages
+    "README.md": ("text",),
+    "docs/report.md": ("json",),
+    "docs/integrations.md": ("text", "json"),
+}
 
 
 @dataclass(frozen=True)
