@@ -25,9 +25,12 @@ from tests.support import experts, zoo_store
 from tests.support.paths import ROOT
 
 RUN = ("sh", "python")  # languages that are run
-CHECKED = {  # by other tests: what a command prints, the schema; files that commands read, which are written for these
-    "README.md": ("text",), "docs/report.md": ("json",), "docs/plans.md": ("toml",),
-}  # fmt: skip
+CHECKED = {  # by other tests: what a command prints, the schema, doors to other packages
+    "README.md": ("text",),
+    "docs/report.md": ("json",),
+    "docs/integrations.md": ("text", "json"),
+    "docs/plans.md": ("toml",),  # files that commands read: they are written for these
+}
 
 
 @dataclass(frozen=True)
