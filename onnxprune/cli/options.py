@@ -45,6 +45,19 @@ PLOT = click.option(
 )
 REPORT = click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
 FORCE = click.option("--force", is_flag=True, help="Replace these files if they exist.")
+TIMER = click.option(
+    "--timer",
+    metavar="COMMAND {} | module:function",
+    help="What tells how many ms a model file takes, in place of ONNX Runtime here: docs/timers.md.",
+)
+TIMER_SECONDS = click.option(
+    "--timer-seconds",
+    type=float,
+    default=600.0,
+    show_default=True,
+    metavar="S",
+    help="Time that one call of the command may take.",
+)
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 
 

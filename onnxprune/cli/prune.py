@@ -9,7 +9,7 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
+from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET, TIMER, TIMER_SECONDS
 from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.errors import OptionError
@@ -146,6 +146,8 @@ from onnxprune.planning.effort import USUAL
     metavar="S",
     help="Time for timing nodes, where plans depend on it; what was timed before takes none.",
 )
+@TIMER
+@TIMER_SECONDS
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, rows, feeds.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")

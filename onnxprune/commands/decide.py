@@ -83,6 +83,7 @@ def profile(prepared: PreparedModel, progress: Progress) -> Speed | None:
         fit=options.finds_steps or any(target.kind == "latency" for target in options.bounds),
         seconds=options.profile_seconds,
         seed=options.seed,
+        timer=options.timer,
         progress=progress,
     )
 
@@ -142,8 +143,9 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
     reported_steps = steps if options.finds_steps else {}
     latency = _latency_of(speed) if "latency" in dict(fractions) else None
     return Decision(
-        accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory, latency
-    )
+        accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory, latency,
+        speed.over,
+    )  # fmt: skip
 
 
 def _latency_of(speed: Speed) -> Callable[[Model, float], float]:

@@ -38,7 +38,7 @@ from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.profile import RACE_S
-from onnxprune.planning.promise import CONFIRM, OVER, Decision, check_written
+from onnxprune.planning.promise import CONFIRM, Decision, check_written
 from onnxprune.progress import Progress
 from onnxprune.report.depth import is_gone
 from onnxprune.report.document import build_report, comparison_values, port_values
@@ -294,9 +294,9 @@ def _compared(
         raced = comparison if prepared.options.latency and others == (None, None) else None
         latency = _latency(after, decision, raced, times)
         costs |= {} if latency is None else {"latency": latency}
-        if latency is None or latency <= OVER * bound:
+        if latency is None or latency <= decision.over * bound:
             break
-    check_written(decision.bounds, costs)
+    check_written(decision.bounds, costs, decision.over)
     return comparison
 
 
@@ -343,7 +343,8 @@ def _compare(
     """Time both models and, with samples, compare their outputs; None where the options want neither."""
     if not options.latency and data is None:
         return None
-    progress(f"measuring latency on {options.provider}" if options.latency else "comparing outputs")
+    where = options.provider if options.timer is None else f"timer {options.timer.name}"
+    progress(f"measuring latency on {where}" if options.latency else "comparing outputs")
     return compare_models(
         before,
         after,
@@ -359,6 +360,7 @@ def _compare(
         shapes=dict(options.inputs),
         metric=None if data is None else options.metric,
         timed=timed,
+        timer=options.timer if options.latency else None,
     )
 
 

@@ -16,7 +16,7 @@ from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
 from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.plan import Machine, Plan
-from onnxprune.planning.profile import RACE_S, Race, Speed
+from onnxprune.planning.profile import OVER, RACE_S, Race, Speed
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
 from onnxprune.surgery.rewrite import Rewritten, new_sizes
@@ -26,7 +26,6 @@ CONFIRM = 3  # of a plan that seems to meet its target, the second race lasts so
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
 EXACT = 1 + 1e-9  # of a target that is counted, for the rounding of its fraction
-OVER = 1.015  # of a target, up to which a plan is kept where none stayed below it: sessions of one model differ by more
 NOISE = 1.02  # of the original's latency, above which a model is slower than it
 
 
@@ -45,12 +44,13 @@ class Attempt:
         return max((value / bounds[kind] for kind, value in self.measured.items() if kind in bounds), default=0.0)
 
 
-def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, float]) -> None:
+def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, float], over: float = OVER) -> None:
     """Compare what was written with the targets.
 
     Args:
         bounds: the targets, each with its fraction of the original.
         costs: by kind of target, what the written files cost over what the original does.
+        over: of a target that is measured, up to which it counts as met.
 
     Raises:
         OptionError: when a target is missed, one that is measured by more than timings of one model differ; or when
@@ -65,7 +65,7 @@ def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, fl
     missed = [
         f"{target.kind} {costs[target.kind]:.4g} of the original's (asked for {fraction:.4g})"
         for target, fraction in bounds
-        if not costs[target.kind] <= fraction * (OVER if target.kind in MEASURED else EXACT)
+        if not costs[target.kind] <= fraction * (over if target.kind in MEASURED else EXACT)
     ]
     if missed:
         raise OptionError(
@@ -88,6 +88,7 @@ class Decision:
     # of a written model over the original's, where it is bounded: memory, and latency by a race of so many seconds
     memory: Callable[[Model], float | None] | None = None
     latency: Callable[[Model, float], float] | None = None
+    over: float = OVER  # of a target that is measured, up to which it counts as met
 
     @property
     def report_values(self) -> dict[str, Any] | None:
@@ -151,7 +152,7 @@ def meet_targets(
         attempt = _raced(planned, masks, build, bounds=measured_bounds, speed=speed, predict=predict, steps=steps)
         attempts.append(attempt)
         if not measured_bounds:
-            if attempt.race.fraction <= NOISE:
+            if attempt.race.fraction <= max(NOISE, speed.over):
                 return attempt, tuple(attempts)
             steps = {atom: min(2 * step, atom.size) for atom, step in steps.items()}
             continue
@@ -164,10 +165,10 @@ def meet_targets(
             factors[kind] = bound / wanted(points, AIM * bound)
     if not measured_bounds:
         raise NothingToPrune(_slower(attempts))
-    return _accepted(attempts, measured_bounds), tuple(attempts)
+    return _accepted(attempts, measured_bounds, speed.over), tuple(attempts)
 
 
-def _accepted(attempts: Sequence[Attempt], bounds: Mapping[str, float]) -> Attempt:
+def _accepted(attempts: Sequence[Attempt], bounds: Mapping[str, float], over: float) -> Attempt:
     """Return the attempt that comes closest to the bounds from below; from above where it misses by little.
 
     Raises:
@@ -177,7 +178,7 @@ def _accepted(attempts: Sequence[Attempt], bounds: Mapping[str, float]) -> Attem
     if below:
         return max(below, key=lambda attempt: attempt.worst(bounds))
     best = min(attempts, key=lambda attempt: attempt.worst(bounds))
-    if best.worst(bounds) > OVER:
+    if best.worst(bounds) > over:
         raise _missed(attempts, bounds)
     return best
 
@@ -215,9 +216,9 @@ def _raced(
     steps: Mapping[Atom, int],
 ) -> Attempt:
     """Build a plan and measure it; one that seems to meet the target is raced again, for longer."""
-    proto, sizes = build(masks).proto, new_sizes(masks)
+    proto, sizes = speed.raced_part(build(masks)), new_sizes(masks)
     race = speed.race(proto)
-    if "latency" in bounds and UNDER <= race.fraction / bounds["latency"] <= OVER:
+    if "latency" in bounds and UNDER <= race.fraction / bounds["latency"] <= speed.over:
         race = speed.race(proto, CONFIRM * RACE_S)
     measured = {"latency": race.fraction}
     if "memory" in bounds:

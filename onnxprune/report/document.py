@@ -241,6 +241,7 @@ def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
             "provider": comparison.provider,
             "threads": comparison.threads,
             "batch": comparison.batch,
+            "timer": comparison.timer,
             "before_ms": comparison.before.median_ms,
             "after_ms": comparison.after.median_ms,
             "speedup": comparison.speedup,

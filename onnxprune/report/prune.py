@@ -48,7 +48,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     table.add_row("MACs per sample", *count_cells(before["macs"], after["macs"]))
     table.add_row("file size", *pair_cells(before["size_bytes"], after["size_bytes"], size_text))
     for latency in report["latency"]:
-        label = f"latency, {place_text(latency['provider'], latency['threads'])}"
+        label = f"latency, {_place(latency)}"
         table.add_row(label, *pair_cells(latency["before_ms"], latency["after_ms"], ms_text))
     accuracy = report["accuracy"]
     if accuracy is not None:
@@ -239,9 +239,13 @@ def _closeness(difference: float) -> str:
     return f"to {difference:.1e} of the output's range" if difference else "exactly"
 
 
+def _place(latency: Mapping[str, Any]) -> str:
+    return place_text(latency["provider"], latency["threads"], latency.get("timer"))
+
+
 def _speed(latency: Mapping[str, Any]) -> str:
     """Return in words how much faster or slower one run got."""
-    where = place_text(latency["provider"], latency["threads"])
+    where = _place(latency)
     speedup, interval = latency["speedup"], latency["speedup_interval"]
     slower = speedup < 1 and not latency["within_noise"]
     low, high = sorted(1 / bound for bound in interval) if slower else interval

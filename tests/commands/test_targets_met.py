@@ -108,7 +108,7 @@ def test_external_weights_are_raced_where_they_lie(tmp_path, monkeypatch):
     path = tmp_path / "vit.onnx"
     onnx.save(onnx.load(MODELS / "vit.onnx"), path, save_as_external_data=True, size_threshold=1024)
     speed = Speed.__new__(Speed)
-    speed._provider, speed._threads = "cpu", 1
+    speed._provider, speed._threads, speed._timer = "cpu", 1, None
     monkeypatch.setattr(Speed, "_raced", lambda self, session, seconds: (session.outputs, seconds))
     assert speed.race_of(load(path), 7.0) == (("logits",), 7.0)
 
