@@ -103,7 +103,7 @@ def board(folder, monkeypatch):
     (folder / "board.py").write_text(BLOCKS["docs/timers.md:python:0"].code, encoding="utf-8")
     for name, script in {
         "scp": f'cp "$2" {folder}/on_board.onnx',
-        "ssh": f'echo "[I] GPU Compute Time: min = 1 ms, max = 9 ms, median = $(wc -c < {folder}/on_board.onnx) ms, x"\n'
+        "ssh": f'echo "[I] GPU Compute Time: min = 1 ms, max = 9 ms, median = $(wc -c < {folder}/on_board.onnx) ms"\n'
         "echo '&&&& PASSED TensorRT.trtexec [TensorRT v100300]'",
     }.items():
         path = folder / "bin" / name
