@@ -130,6 +130,12 @@ from onnxprune.planning.effort import USUAL
 @click.option("--samples", type=int, metavar="N", help="Calibrate on so many at most; 0: all [default: 256].")
 @METRIC
 @INPUTS
+@click.option(
+    "--quantize",
+    metavar="int8",
+    help="Write the result in eight bits, proven before; targets are those of the quantized file. int8: the form that "
+    "keeps most, int8-static, int8-dynamic: docs/quantize.md.",
+)
 @click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
 @click.option("--rounds", type=int, default=1, show_default=True, metavar="N", help="Prune and tune in N parts.")
 @click.option("--masks", metavar="20m", help="Learn what to cut: gates on units, with the weights, for so long.")

@@ -18,7 +18,7 @@ from onnxprune.graph.write import foreseen
 from onnxprune.planning.costs import Bound
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, usual_step
-from onnxprune.planning.profile import Speed, memory_predictor, profiled
+from onnxprune.planning.profile import Deployed, Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Decision, meet_targets
 from onnxprune.planning.targets import Target
 from onnxprune.progress import Progress
@@ -51,8 +51,10 @@ def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE)
     )
 
 
-def profile(prepared: PreparedModel, progress: Progress) -> Speed | None:
+def profile(prepared: PreparedModel, progress: Progress, deployed: Deployed | None = None) -> Speed | None:
     """Return what the model takes on this machine; None where no plan depends on it.
+
+    What is raced of cut models is what is made of them before they are `deployed`.
 
     Raises:
         ModelError, DataError: when it cannot be run.
@@ -84,12 +86,21 @@ def profile(prepared: PreparedModel, progress: Progress) -> Speed | None:
         seconds=options.profile_seconds,
         seed=options.seed,
         timer=options.timer,
+        deployed=deployed,
         progress=progress,
     )
 
 
-def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, progress: Progress) -> Decision:
+def decide(
+    prepared: PreparedModel,
+    evidence: Evidence,
+    speed: Speed | None,
+    progress: Progress,
+    deployed: Deployed | None = None,
+) -> Decision:
     """Return the plan that meets the targets: as measured for latency and memory, as counted for the others.
+
+    They are targets of what is made of the cut model before it is `deployed`.
 
     Raises:
         OptionError: when a target cannot be met.
@@ -98,11 +109,15 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
     traced, groups, options = prepared.traced, prepared.groups, prepared.options
     originals = _originals(traced, speed, options)
     bounds = tuple((target, target.fraction(originals.get(target.kind, 1.0))) for target in options.bounds)
-    if bounds and all(fraction >= 1 for _, fraction in bounds):
-        met = ", ".join(str(target) for target, _ in bounds)
-        raise NothingToPrune(f"nothing has to go: the model meets {met} already")
+    whole = _whole(prepared, speed, deployed)
+    if bounds and all(fraction >= whole.get(target.kind, 1.0) for target, fraction in bounds):
+        met, by = ", ".join(str(target) for target, _ in bounds), "" if deployed is None else f" in {deployed.name}"
+        raise NothingToPrune(f"nothing has to go: the model meets {met} already{by}")
     fractions = tuple((target.kind, fraction) for target, fraction in bounds)
-    aims = dict(fractions)  # what counts must be, so that files are as large as they may be
+    # what counts must be, so that files are as large as they may be
+    aims = {
+        kind: min(1.0, fraction / whole.get(kind, 1.0)) if kind in _STORED else fraction for kind, fraction in fractions
+    }
 
     def plan_counted(machine: Machine) -> Plan:
         try:
@@ -116,7 +131,7 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
 
     def plan_for(machine: Machine) -> Plan:
         try:
-            return _as_written(prepared, lambda: plan_counted(machine), fractions, aims)
+            return _as_written(prepared, lambda: plan_counted(machine), fractions, aims, deployed)
         except UnreachableTarget as error:
             best = [(each, error.best[each.kind]) for each, _ in bounds if each.kind in error.best]
             missed = [f"{each} (at best {_amount(each, reached, originals)})" for each, reached in best]
@@ -136,6 +151,7 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
         fractions,
         speed=speed,
         predict=predict,
+        whole=whole,
         progress=progress,
     )
     steps = {group.name: accepted.steps[group.atom] for group in groups if group.atom in accepted.steps}
@@ -152,8 +168,25 @@ def _latency_of(speed: Speed) -> Callable[[Model, float], float]:
     return lambda written, seconds: speed.race_of(written, seconds).fraction
 
 
+def _whole(prepared: PreparedModel, speed: Speed | None, deployed: Deployed | None) -> dict[str, float]:
+    """Return by kind what the model costs without cuts as it is deployed, over the original's; nothing if as it is."""
+    if deployed is None:
+        return {}
+    model, kinds = prepared.traced.model, {target.kind for target in prepared.options.bounds}
+    whole = {"size": deployed.make(model.stored).ByteSize() / model.size_bytes()} if "size" in kinds else {}
+    if speed is not None and "latency" in kinds:
+        whole["latency"] = speed.whole
+    if speed is not None and "memory" in kinds:
+        whole["memory"] = speed.memory(deployed.make(model.stored)) or 1.0
+    return whole
+
+
 def _as_written(
-    prepared: PreparedModel, plan_counted: Callable[[], Plan], bounds: Sequence[Bound], aims: dict[str, float]
+    prepared: PreparedModel,
+    plan_counted: Callable[[], Plan],
+    bounds: Sequence[Bound],
+    aims: dict[str, float],
+    deployed: Deployed | None = None,
 ) -> Plan:
     """Return the plan whose files come closest to the bounds from below.
 
@@ -164,6 +197,7 @@ def _as_written(
         plan_counted: makes a plan whose counts meet the aims.
         bounds: what the files may hold, as fractions of the original.
         aims: what counts must be, by kind; they are changed until the files meet the bounds.
+        deployed: what is made of the cut model before it is written.
 
     Raises:
         UnreachableTarget: when no plan meets the aims, or none that is tried meets the bounds.
@@ -179,7 +213,7 @@ def _as_written(
             break
         if best is not None and not planned.kept:
             break
-        over = _over(prepared, planned, bounds)
+        over = _over(prepared, planned, bounds, deployed)
         worst = max(over.values(), default=1.0)
         if worst <= 1 and worst > largest:
             best, largest = planned, worst
@@ -196,7 +230,9 @@ def _as_written(
     return best
 
 
-def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> dict[str, float]:
+def _over(
+    prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound], deployed: Deployed | None
+) -> dict[str, float]:
     """Return by kind what the files of a plan would hold, over what they may hold; of kinds that files hold."""
     stored = {kind: bound for kind, bound in bounds if kind in _STORED}
     if not stored or not planned.kept:
@@ -205,7 +241,8 @@ def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> di
     rewritten = prepared.rewritten(planned)
     proto = as_stored(rewritten.proto if rewritten.whole is None else rewritten.whole, model)
     after = foreseen(proto, model.folder, model.is_external, model.alignment, name=prepared.file_name)
-    costs = {"size": after.size_bytes / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
+    size = after.size_bytes if deployed is None or "size" not in stored else deployed.make(proto).ByteSize()
+    costs = {"size": size / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
     return {kind: costs[kind] / bound for kind, bound in stored.items()}
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ CANDIDATE_S, STEP_S = 0.8, 1.6  # the same while the prediction is fitted, and w
 SHARES = (0.5, 0.25)  # of the time for profiling: until when steps are looked for, and what is left for candidates
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """What is made of a cut model before it is used: that is what is raced."""
+
+    name: str  # of the way, for the table of races
+    make: Callable[[Any], Any]  # from a model to what is made of it
+
+
 class Speed:
     """Latency of plans on one machine; made by `profiled`."""
 
@@ -64,7 +73,9 @@ class Speed:
         steps: Mapping[Atom, int],
         tables: Tables,
         timer: Timer | None = None,
+        deployed: Deployed | None = None,
     ) -> None:
+        self._deployed = deployed
         self.traced, self.feeds, self.tables = traced, feeds, tables
         self.steps, self._names = dict(steps), dict(names)
         self._provider, self._threads, self._timer = provider, threads, timer
@@ -148,7 +159,13 @@ class Speed:
     def raced_part(self, rewritten: Rewritten) -> Any:
         """Return what is raced of a cut model: all of it by a timer, the part that can be run by ONNX Runtime."""
         is_whole = self._timer is not None and rewritten.whole is not None
-        return rewritten.whole if is_whole else rewritten.proto
+        proto = rewritten.whole if is_whole else rewritten.proto
+        return proto if self._deployed is None else self._deployed.make(proto)
+
+    @cached_property
+    def whole(self) -> float:
+        """The latency of the model without cuts, as it is deployed, over the original's."""
+        return 1.0 if self._deployed is None else self.candidate({}).fraction
 
     def memory(self, proto: Any) -> float | None:
         """Return the peak memory of a candidate over the original's, None where it cannot be measured."""
@@ -203,11 +220,12 @@ class Speed:
     def _about(self) -> str:
         """What the result of a race depends on beside the candidate, as a key."""
         shapes = sorted((name, array.shape) for name, array in self.feeds.items())
-        return json.dumps([self.traced.model.sha256(), shapes])
+        return json.dumps([self.traced.model.sha256(), shapes, *([self._deployed.name] if self._deployed else [])])
 
     def fit(self, timed: predict.Timed) -> None:
         """Fit the prediction to the candidates that were raced."""
-        self.predict = predict.fitted(timed, [(sizes, race.fraction) for sizes, race in self.races])
+        raced = [(sizes, race.fraction) for sizes, race in self.races if sizes]
+        self.predict = predict.fitted(timed, raced, self.whole)
 
 
 def first_units(atom: Atom, count: int) -> Mask:
@@ -229,6 +247,7 @@ def profiled(
     seed: int = 0,
     tables: Tables | None = None,
     timer: Timer | None = None,
+    deployed: Deployed | None = None,
     progress: Progress = silent,
 ) -> Speed:
     """Return the latency of plans for these groups on this machine, with the steps of its kernels.
@@ -246,6 +265,7 @@ def profiled(
         seed: of the random candidates.
         tables: where times are kept; by default in the user's cache.
         timer: what models are raced on, instead of this machine; nodes are timed here all the same.
+        deployed: what is made of cut models before they are raced.
         progress: called before each step.
     """
     start = time.monotonic()
@@ -253,8 +273,9 @@ def profiled(
     steps = {group.atom: usual[group.atom] for group in groups}
     names = {group.atom: group.name for group in groups}
     speed = Speed(
-        traced, feeds, provider=provider, threads=threads, names=names, steps=steps, tables=tables, timer=timer
-    )
+        traced, feeds, provider=provider, threads=threads, names=names, steps=steps, tables=tables, timer=timer,
+        deployed=deployed,
+    )  # fmt: skip
     if find_steps:
         until = start + SHARES[0] * seconds
         speed.steps, speed.complete = _steps(speed, groups, steps, until=until, progress=progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune.dependency.axes import Atom, Mask
@@ -21,6 +22,7 @@ from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
 from onnxprune.surgery.rewrite import Rewritten, new_sizes
 
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 ATTEMPTS = 8
 CONFIRM = 3  # of a plan that seems to meet its target, the second race lasts so many times as long as the first
 AIM = 0.99  # of a target, so that noise does not lift the result above it
@@ -117,6 +119,7 @@ def meet_targets(
     *,
     speed: Speed,
     predict: Mapping[str, Predict],
+    whole: Mapping[str, float] = _NOTHING,
     progress: Progress = silent,
 ) -> tuple[Attempt, tuple[Attempt, ...]]:
     """Return the attempt whose measured costs meet the bounds, and all attempts.
@@ -128,6 +131,7 @@ def meet_targets(
         bounds: by kind, fractions of the original; those of other kinds than `targets.MEASURED` are met by counting.
         speed: measures.
         predict: raw predictions, by kind.
+        whole: by kind, what the model costs without cuts as it is deployed, where that is not what the original does.
         progress: called before each step.
 
     Raises:
@@ -139,7 +143,9 @@ def meet_targets(
     attempts: list[Attempt] = []
     for number in range(ATTEMPTS):
         progress("planning and racing", number + 1, ATTEMPTS)
-        machine = Machine({kind: _scaled(predict[kind], factors[kind]) for kind in predict}, steps)
+        machine = Machine(
+            {kind: _scaled(predict[kind], factors[kind], whole.get(kind, 1.0)) for kind in predict}, steps
+        )
         try:
             planned = plan_for(machine)
         except UnreachableTarget:
@@ -200,9 +206,9 @@ def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:
     return float(below[1] * (above[1] / below[1]) ** share)
 
 
-def _scaled(raw: Predict, factor: float) -> Predict:
-    """Return a corrected prediction; a model without cuts costs what the original does."""
-    return lambda sizes: factor * raw(sizes) if any(size != atom.size for atom, size in sizes.items()) else 1.0
+def _scaled(raw: Predict, factor: float, whole: float) -> Predict:
+    """Return a corrected prediction; what a model without cuts costs is known."""
+    return lambda sizes: factor * raw(sizes) if any(size != atom.size for atom, size in sizes.items()) else whole
 
 
 def _raced(

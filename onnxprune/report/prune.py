@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
+from onnxprune.report.quantize import quantization_parts
 from onnxprune.report.rotation import rotation_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.tied import tied_lines
@@ -67,6 +68,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         *rotation_lines(report),
         *_ports(report.get("ports", ())),
         _left_alone(report["groups"]),
+        *quantization_parts(report),
         *warned,
         *notes,
         _verdict(report),
