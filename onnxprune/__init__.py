@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxprune.commands.folder import FolderResult, prune_folder
     from onnxprune.commands.inspect import inspect
     from onnxprune.commands.prune import Result, prune
+    from onnxprune.commands.quantize import quantize
     from onnxprune.commands.sensitivity import sensitivity
     from onnxprune.commands.sweep import Family, sweep
     from onnxprune.commands.tune import tune
@@ -45,6 +46,7 @@ _HOMES = {  # public name -> its module, which is imported when the name is firs
     "inspect": "commands.inspect",
     "prune": "commands.prune",
     "prune_folder": "commands.folder",
+    "quantize": "commands.quantize",
     "sensitivity": "commands.sensitivity",
     "sweep": "commands.sweep",
     "tune": "commands.tune",
@@ -69,6 +71,7 @@ __all__ = [
     "inspect",
     "prune",
     "prune_folder",
+    "quantize",
     "sensitivity",
     "sweep",
     "tune",

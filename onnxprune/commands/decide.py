@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.dependency import cost
-from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
 from onnxprune.graph.model import Model
 from onnxprune.graph.sparse import as_stored
-from onnxprune.graph.write import foreseen
-from onnxprune.planning.costs import Bound
+from onnxprune.graph.write import Written, foreseen
+from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, usual_step
 from onnxprune.planning.profile import Deployed, Speed, memory_predictor, profiled
-from onnxprune.planning.promise import Decision, meet_targets
+from onnxprune.planning.promise import Attempt, Decision, meet_targets
 from onnxprune.planning.targets import Target
 from onnxprune.progress import Progress
 from onnxprune.runtime.chain import needs_chain
@@ -100,7 +100,7 @@ def decide(
 ) -> Decision:
     """Return the plan that meets the targets: as measured for latency and memory, as counted for the others.
 
-    They are targets of what is made of the cut model before it is `deployed`.
+    They are of what is made of the cut model before it is `deployed`.
 
     Raises:
         OptionError: when a target cannot be met.
@@ -108,16 +108,10 @@ def decide(
     """
     traced, groups, options = prepared.traced, prepared.groups, prepared.options
     originals = _originals(traced, speed, options)
-    bounds = tuple((target, target.fraction(originals.get(target.kind, 1.0))) for target in options.bounds)
+    bounds = tuple((each, each.fraction(originals.get(each.kind, 1.0))) for each in options.bounds)
     whole = _whole(prepared, speed, deployed)
-    if bounds and all(fraction >= whole.get(target.kind, 1.0) for target, fraction in bounds):
-        met, by = ", ".join(str(target) for target, _ in bounds), "" if deployed is None else f" in {deployed.name}"
-        raise NothingToPrune(f"nothing has to go: the model meets {met} already{by}")
-    fractions = tuple((target.kind, fraction) for target, fraction in bounds)
-    # what counts must be, so that files are as large as they may be
-    aims = {
-        kind: min(1.0, fraction / whole.get(kind, 1.0)) if kind in _STORED else fraction for kind, fraction in fractions
-    }
+    fractions = _due(bounds, whole, deployed)
+    aims = _aims(fractions, whole)  # what counts must be, so that files are as large as they may be
 
     def plan_counted(machine: Machine) -> Plan:
         try:
@@ -139,11 +133,7 @@ def decide(
 
     if speed is None:
         return Decision(plan_for(UNKNOWN), bounds)
-    predict: dict[str, Callable[[Mapping[Atom, int]], float]] = {}
-    if speed.predict is not None:
-        predict["latency"] = speed.fraction
-    if any(target.kind == "memory" for target in options.bounds):
-        predict["memory"] = memory_predictor(traced, speed.feeds).fraction
+    predict = _predictions(prepared, speed)
     accepted, attempts = meet_targets(
         plan_for,
         prepared.masks,
@@ -154,13 +144,12 @@ def decide(
         whole=whole,
         progress=progress,
     )
-    steps = {group.name: accepted.steps[group.atom] for group in groups if group.atom in accepted.steps}
+    steps = _steps_by_name(accepted, prepared) if options.finds_steps else {}
     memory = speed.memory_of if "memory" in predict else None
-    reported_steps = steps if options.finds_steps else {}
     latency = _latency_of(speed) if "latency" in dict(fractions) else None
     return Decision(
-        accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory, latency,
-        speed.over,
+        accepted.plan, bounds, attempts, accepted, steps, speed.complete, speed.unknown, memory,
+        latency, speed.over,
     )  # fmt: skip
 
 
@@ -168,12 +157,46 @@ def _latency_of(speed: Speed) -> Callable[[Model, float], float]:
     return lambda written, seconds: speed.race_of(written, seconds).fraction
 
 
+def _steps_by_name(accepted: Attempt, prepared: PreparedModel) -> dict[str, int]:
+    known = accepted.steps
+    return {group.name: known[group.atom] for group in prepared.groups if group.atom in known}
+
+
+def _predictions(prepared: PreparedModel, speed: Speed) -> dict[str, Predict]:
+    """Return what predicts costs over the original's from the sizes of atoms, by kind."""
+    predict: dict[str, Predict] = {}
+    if speed.predict is not None:
+        predict["latency"] = speed.fraction
+    if any(target.kind == "memory" for target in prepared.options.bounds):
+        predict["memory"] = memory_predictor(prepared.traced, speed.feeds).fraction
+    return predict
+
+
+def _due(
+    bounds: Sequence[tuple[Target, float]], whole: Mapping[str, float], deployed: Deployed | None
+) -> tuple[Bound, ...]:
+    """Return the targets by kind; raise NothingToPrune when the model meets all without a cut, as it is deployed."""
+    if bounds and all(fraction >= whole.get(target.kind, 1.0) for target, fraction in bounds):
+        met, by = ", ".join(str(target) for target, _ in bounds), "" if deployed is None else f" in {deployed.name}"
+        raise NothingToPrune(f"nothing has to go: the model meets {met} already{by}")
+    return tuple((target.kind, fraction) for target, fraction in bounds)
+
+
+def _aims(fractions: Sequence[Bound], whole: Mapping[str, float]) -> dict[str, float]:
+    """Return what counts must be, at first, for files that are to meet these bounds."""
+    return {
+        kind: min(1.0, fraction / whole.get(kind, 1.0)) if kind in _STORED else fraction for kind, fraction in fractions
+    }
+
+
 def _whole(prepared: PreparedModel, speed: Speed | None, deployed: Deployed | None) -> dict[str, float]:
     """Return by kind what the model costs without cuts as it is deployed, over the original's; nothing if as it is."""
     if deployed is None:
         return {}
     model, kinds = prepared.traced.model, {target.kind for target in prepared.options.bounds}
-    whole = {"size": deployed.make(model.stored).ByteSize() / model.size_bytes()} if "size" in kinds else {}
+    whole = {}
+    if "size" in kinds:
+        whole["size"] = _foreseen(prepared, deployed.make(model.stored)).size_bytes / model.size_bytes()
     if speed is not None and "latency" in kinds:
         whole["latency"] = speed.whole
     if speed is not None and "memory" in kinds:
@@ -240,10 +263,16 @@ def _over(
     model = prepared.traced.model
     rewritten = prepared.rewritten(planned)
     proto = as_stored(rewritten.proto if rewritten.whole is None else rewritten.whole, model)
-    after = foreseen(proto, model.folder, model.is_external, model.alignment, name=prepared.file_name)
-    size = after.size_bytes if deployed is None or "size" not in stored else deployed.make(proto).ByteSize()
+    after = _foreseen(prepared, proto)
+    size = after.size_bytes if deployed is None else _foreseen(prepared, deployed.make(proto)).size_bytes
     costs = {"size": size / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
     return {kind: costs[kind] / bound for kind, bound in stored.items()}
+
+
+def _foreseen(prepared: PreparedModel, proto: Any) -> Written:
+    """Return what the files of a model will hold."""
+    model = prepared.traced.model
+    return foreseen(proto, model.folder, model.is_external, model.alignment, name=prepared.file_name)
 
 
 def _amount(target: Target, fraction: float, originals: Mapping[str, float]) -> str:

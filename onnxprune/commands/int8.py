@@ -7,7 +7,6 @@ original in eight bits; targets of latency, memory and size are those of the qua
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +23,8 @@ from onnxprune.dependency import cost
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.place import timed_feeds
+from onnxprune.graph.converted import described_as, quantized_node, read_inline
 from onnxprune.graph.model import Model
-from onnxprune.graph.opsets import described_as, read_inline
 from onnxprune.graph.read import load
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import as_file, write
@@ -42,10 +41,6 @@ from onnxprune.runtime.session import open_session
 
 CLIPPED_AT_ONCE = 2  # samples whose values between all nodes are in memory together, for percentiles
 CLIPPED = 64  # samples that percentiles are taken from
-_QUANTIZED = re.compile(
-    r"QuantizeLinear$|DequantizeLinear$|^QLinear|Integer(ToFloat)?$|NBits$|Bnb4$|^DynamicQuantize|^GatherBlockQuantized$"
-    r"|^Q(Attention|Gemm|MoE|EmbedLayerNormalization|Ordered\w+)$"
-)
 _MEASURED = ("size", "latency", "memory")  # kinds of targets that are of the quantized file
 
 
@@ -119,20 +114,16 @@ def _name(number: int) -> str:
 
 def _check_float(model: Model) -> None:
     """Raise OptionError for a model that cannot be quantized, before anything is tried."""
-    for node in model.nodes:
-        if _QUANTIZED.search(node.op):
-            raise OptionError(
-                f"quantize: the model is quantized already, {node.op} {node.name!r} shows it; prune it as it is, or "
-                "quantize the float32 model that it was made from"
-            )
-    kinds = {
-        constant.dtype.name
-        for constant in model.constants.values()
-        if constant.dtype.kind == "f" or "float" in constant.dtype.name
-    }
-    other = sorted(kinds - {"float32"}) if "float32" not in kinds or kinds & {"float16", "bfloat16"} else []
-    if other:
-        raise OptionError(f"quantize takes models in float32, and this one holds {', '.join(other)}: give the original")
+    node = quantized_node(model.protos)
+    if node is not None:
+        raise OptionError(
+            f"quantize: the model is quantized already, {node.op_type} {node.name!r} shows it; prune it as it is, or "
+            "quantize the float32 model that it was made from"
+        )
+    kinds = {constant.dtype.name for constant in model.constants.values()}
+    half = sorted(kinds & {"float16", "bfloat16"})
+    if half:
+        raise OptionError(f"quantize takes models in float32, and this one holds {', '.join(half)}: give the original")
     if model.whole is not None:
         raise OptionError("quantize takes models that ONNX Runtime can run as a whole; this one it cannot")
 

@@ -15,9 +15,10 @@ from typing import Any
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
+from onnxprune.latency.bench import Race
 from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.plan import Machine, Plan
-from onnxprune.planning.profile import OVER, RACE_S, Race, Speed
+from onnxprune.planning.profile import OVER, RACE_S, Speed
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
 from onnxprune.surgery.rewrite import Rewritten, new_sizes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
-from onnxprune.report.quantize import quantization_parts
+from onnxprune.report.quantize import quantization_parts, slower_lines
 from onnxprune.report.rotation import rotation_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.tied import tied_lines
@@ -169,7 +169,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if verification["max_rel_diff"] > verification["tolerance"]:
         proof += f", which is round-off: the original alone makes {verification['noise']:.1e} of it"
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])
-    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"])]
+    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"]), *slower_lines(report)]
     accuracy = report["accuracy"]
     if accuracy is not None:
         gains.append(f"accuracy {points_text(accuracy['before'], accuracy['after'])}")

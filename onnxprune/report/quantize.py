@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.latency.speedup import FLOOR
 from onnxprune.metrics.words import headline
 from onnxprune.planning.forms import Tried
 from onnxprune.report.words import all_printable, ms_text, new_table, plural, size_text
@@ -85,7 +86,6 @@ def quantization_parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
         table.add_row(_FILES[name], size_text(file["size_bytes"]), *latency, accuracy, fidelity)
     yield table
     yield _form_line(told)
-    yield from _slower(files, told["vnni"])
 
 
 def _form_line(told: Mapping[str, Any]) -> str:
@@ -103,13 +103,17 @@ def _tried(each: Mapping[str, Any]) -> str:
     return f"{each['form']}, loss {each['loss']:.2g}{timed}"
 
 
-def _slower(files: Mapping[str, Mapping[str, Any]], vnni: bool) -> Iterator[str]:
+def slower_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield that eight bits are slower than float32, of the original and of the pruned model, where they are."""
-    why = "" if vnni else ": the processor has no VNNI, which multiplies eight bits fast"
+    told = report.get("quantization")
+    if told is None:
+        return
+    files = {name: file for name, file in told["files"].items() if file is not None and file["fraction"] is not None}
+    why = "" if told["vnni"] else ": the processor has no VNNI, which multiplies eight bits fast"
     for one, other in (("original", "alone"), ("pruned", "both")):
-        if one in files and other in files and None not in (files[one]["latency_ms"], files[other]["latency_ms"]):
+        if one in files and other in files:
             ratio = files[other]["fraction"] / files[one]["fraction"]
-            if ratio > 1:
+            if ratio > 1 + FLOOR:
                 yield f"int8 is {ratio:.2f}x slower than float32 here ({_FILES[other]} beside {_FILES[one]}){why}"
 
 
@@ -120,6 +124,7 @@ def quantize_tables(report: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _gains(report: Mapping[str, Any]) -> str:
+    slower = [*slower_lines(report)]
     sizes = report["output"]["size_bytes"], report["input"]["size_bytes"]
     words = [f"{sizes[1] / sizes[0]:.2f}x smaller"]
     for latency in report["latency"]:
@@ -127,4 +132,4 @@ def _gains(report: Mapping[str, Any]) -> str:
         words.append(f"{latency['speedup']:.2f}x faster" if faster else f"{1 / latency['speedup']:.2f}x slower")
     if report["fidelity"] is not None:
         words.append(headline(report["fidelity"]["figures"]))
-    return "; ".join(words)
+    return "; ".join([*words, *slower])

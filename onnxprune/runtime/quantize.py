@@ -20,7 +20,8 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError, code_of_others, said
-from onnxprune.graph.opsets import raised, without_unused
+from onnxprune.graph.bodies import nodes_of
+from onnxprune.graph.converted import quantized_node, raised, without_unused
 from onnxprune.graph.read import read_proto
 from onnxprune.graph.tensors import Array
 
@@ -79,6 +80,8 @@ def quantize_file(source: Path, target: Path, form: Form, batches: Iterable[Feed
                 _static(simple, target, form, batches, external)
             else:
                 _dynamic(simple, target, form, external)
+    if quantized_node(nodes_of(read_proto(target).graph)) is None:
+        raise ModelError(f"nothing in the model can be quantized ({form.name}): no product with weights of float32")
 
 
 def has_vnni(features: Iterable[str]) -> bool:
@@ -117,8 +120,7 @@ def _static(source: Path, target: Path, form: Form, batches: Iterable[Feeds], ex
     model = load_model_with_shape_infer(source)
     ranges = _ranges(source, form, ops, batches, external)
     options = {"MatMulConstBOnly": form.nodes == "layers"}
-    arguments = (True, form.reduced, QuantType.QInt8, QuantType.QUInt8, ranges, [], [], ops, options)
-    quantizer = QDQQuantizer(model, *arguments)
+    quantizer = QDQQuantizer(model, True, form.reduced, QuantType.QInt8, QuantType.QUInt8, ranges, [], [], ops, options)
     quantizer.quantize_model()
     quantizer.model.save_model_to_file(str(target), external)
 

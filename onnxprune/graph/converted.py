@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from onnx import ModelProto, version_converter
+from onnx import ModelProto, NodeProto, version_converter
 from onnx.external_data_helper import load_external_data_for_model
 
 from onnxprune.errors import ModelError, said
@@ -14,7 +16,16 @@ from onnxprune.graph.model import opsets_of
 from onnxprune.graph.read import read_proto
 from onnxprune.graph.write import INLINE_LIMIT, write
 
+_QUANTIZED = re.compile(
+    r"QuantizeLinear$|DequantizeLinear$|^QLinear|Integer(ToFloat)?$|NBits$|Bnb4$|^DynamicQuantize|^GatherBlockQuantized$"
+    r"|^Q(Attention|Gemm|MoE|EmbedLayerNormalization|Ordered\w+)$"
+)
 _DESCRIPTION = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
+
+
+def quantized_node(nodes: Iterable[NodeProto]) -> NodeProto | None:
+    """Return the first of some nodes that works on quantized numbers, None where all are of floats."""
+    return next((node for node in nodes if _QUANTIZED.search(node.op_type)), None)
 
 
 def without_unused(proto: ModelProto) -> ModelProto:
@@ -48,7 +59,18 @@ def raised(proto: ModelProto, version: int, path: Path) -> None:
 
 
 def described_as(proto: ModelProto, source: ModelProto) -> ModelProto:
-    """Give a model the name, producer, texts and metadata of another one; in place."""
+    """Give a model the name, producer, texts, metadata and ports of another one; in place.
+
+    Raises:
+        ModelError: when it has other ports.
+    """
+    for ports, own in ((source.graph.input, proto.graph.input), (source.graph.output, proto.graph.output)):
+        stated = {port.name: port for port in ports}
+        strange = [port.name for port in own if port.name not in stated]
+        if strange or (own is proto.graph.output and len(own) != len(ports)):
+            raise ModelError(f"quantization changed the inputs and outputs: {', '.join(strange) or 'some are gone'}")
+        for port in own:
+            port.CopyFrom(stated[port.name])
     for name in _DESCRIPTION:
         setattr(proto, name, getattr(source, name))
     proto.graph.name, proto.graph.doc_string = source.graph.name, source.graph.doc_string
