@@ -155,8 +155,9 @@ def meet_targets(
             break  # no further plan is predicted to meet the bounds
         if any(planned.kept == one.plan.kept for one in attempts) or (attempts and not planned.kept):
             break  # nothing new to race
-        masks = masks_of(planned)
-        attempt = _raced(planned, masks, build, bounds=measured_bounds, speed=speed, predict=predict, steps=steps)
+        attempt = _raced(
+            planned, masks_of(planned), build, bounds=measured_bounds, speed=speed, predict=predict, steps=steps
+        )
         attempts.append(attempt)
         if not measured_bounds:
             if attempt.race.fraction <= max(NOISE, speed.over):
