@@ -144,11 +144,8 @@ def meet_targets(
     attempts: list[Attempt] = []
     for number in range(ATTEMPTS):
         progress("planning and racing", number + 1, ATTEMPTS)
-        machine = Machine(
-            {kind: _scaled(predict[kind], factors[kind], whole.get(kind, 1.0)) for kind in predict}, steps
-        )
         try:
-            planned = plan_for(machine)
+            planned = plan_for(_machine(predict, factors, whole, steps))
         except UnreachableTarget:
             if not attempts:
                 raise
@@ -206,6 +203,13 @@ def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:
         return goal * predicted / measured
     share = math.log(goal / below[0]) / math.log(above[0] / below[0])
     return float(below[1] * (above[1] / below[1]) ** share)
+
+
+def _machine(
+    predict: Mapping[str, Predict], factors: Mapping[str, float], whole: Mapping[str, float], steps: Mapping[Atom, int]
+) -> Machine:
+    """Return what plans cost, by predictions that are corrected."""
+    return Machine({kind: _scaled(predict[kind], factors[kind], whole.get(kind, 1.0)) for kind in predict}, steps)
 
 
 def _scaled(raw: Predict, factor: float, whole: float) -> Predict:

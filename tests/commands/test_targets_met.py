@@ -139,7 +139,7 @@ def test_what_cannot_be_reached(targets, message):
 )
 def test_files_that_never_meet_the_target_are_not_written(monkeypatch, target, best):
     """What is counted may say otherwise: the best that the files came to is told."""
-    monkeypatch.setattr(decide, "_over", lambda *_: {kind: 1.01 for kind, _ in bounds})
+    monkeypatch.setattr(decide, "_over", lambda prepared, planned, bounds, _: {kind: 1.01 for kind, _ in bounds})
     with pytest.raises(OptionError, match=rf"^target {re.escape(best)} cannot be reached with what may be pruned"):
         cut("vit", targets=target)
 
