@@ -128,7 +128,7 @@ def prune_files(
         InputError, NothingToPrune, VerificationError: as `prune_file`; nothing is written then. A network
             that can lose nothing is copied, where others lose something.
     """
-    options = options.checked()
+    options = _checked(options)
     learning = make_learning(tune, rounds, masks, data, options)
     _check_places(source, target, force)
     held = [*_read(source, progress)]
@@ -155,6 +155,13 @@ def prune_files(
 
 
 # -- what is there -----------------------------------------------------------------------------------------
+
+
+def _checked(options: Options) -> Options:
+    """Return checked options; raise OptionError for one that folders do not have."""
+    if options.quantize is not None:
+        raise OptionError("quantize has no effect on folders: run onnxprune quantize on the models of the result")
+    return options.checked()
 
 
 def _check_places(source: Path, target: Path, force: bool) -> None:

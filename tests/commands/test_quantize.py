@@ -216,3 +216,12 @@ def test_weights_beside_the_model_stay_beside_it(tmp_path):
     total = sum(each.stat().st_size for each in tmp_path.glob("b.onnx*"))
     assert total <= 0.15 * sum(each.stat().st_size for each in (path, tmp_path / "vit.data"))
     open_session(small)
+
+
+def test_neither_sweeps_nor_folders_quantize(tmp_path):
+    with pytest.raises(OptionError, match="quantize has no effect in a sweep: run onnxprune quantize on its members"):
+        onnxprune.sweep(VIT, tmp_path / "family", "macs", [0.5], quantize="int8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/model.onnx").write_bytes(VIT.read_bytes())
+    with pytest.raises(OptionError, match="quantize has no effect on folders: run onnxprune quantize on the models of"):
+        onnxprune.prune_folder(tmp_path / "folder", tmp_path / "out", quantize="int8")
