@@ -3,11 +3,12 @@
     python tools/measure/quantized.py run LAYOUT.json [--results quantized.jsonl] [--only NAME]
     python tools/measure/quantized.py page [--results quantized.jsonl] [--docs docs]
 
-LAYOUT.json names the files of each network: {"efficientnet_lite1": {"model": ..., "data": ..., "eval_data": ...}, ...};
-a network without data has random weights, and its latency alone says anything. For each network there are two rows:
-`int8`, pruned to `TARGET` of the original's latency and quantized, with the original in eight bits beside it; and
-`pruned`, pruned in float32 to the latency that the first one has. A row that is there for the same commit is not
-measured again. Latencies are those of `compare`, runs interleaved with the original's, one thread.
+LAYOUT.json names the files of each network: {"EfficientNet": {"model": ..., "data": ..., "eval_data": ...}, ...}; a
+network without data has random weights, and its latency alone says anything; "target" is another latency than `TARGET`.
+For each network there are two rows: `int8`, pruned to that share of the original's latency and quantized, with the
+original in eight bits beside it; and `pruned`, pruned in float32 to the latency that the first one has. A row that is
+there for the same commit is not measured again. Latencies are those of `compare`, runs interleaved with
+the original's, one thread.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def measure(kind: str, files: Mapping[str, str], target: float) -> Record:
     options |= {"quantize": "int8"} if kind == "int8" else {}
     try:
         report = onnxprune.prune(files["model"], targets={"latency": target}, **options).report
-    except onnxprune.OptionError as error:
+    except (onnxprune.OptionError, onnxprune.NothingToPrune) as error:
         return {"target": target, "error": str(error), "seconds": time.perf_counter() - start}
     latency = report["latency"][0]
     return {
@@ -80,7 +81,8 @@ def run(layout: Mapping[str, Mapping[str, str]], results: Path, only: str | None
             first = rows.get((name, "int8"), {})
             if (name, kind) in rows or (kind == "pruned" and "fraction" not in first):
                 continue
-            record = measure(kind, files, TARGET if kind == "int8" else round(first["fraction"], 3))
+            target = float(files.get("target", TARGET)) if kind == "int8" else round(first["fraction"], 3)
+            record = measure(kind, files, target)
             row = {"name": name, "kind": kind, "data": "data" in files, "commit": commit, "machine": where, **record}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -105,11 +107,12 @@ def lines(rows: list[Record]) -> Iterator[str]:
 
 def _table(int8: Record, pruned: Record) -> Iterator[str]:
     if "error" in int8:
-        yield f"`--target latency={TARGET} --quantize int8`: {int8['error']}"
+        yield f"`--target latency={int8['target']} --quantize int8`: {int8['error']}"
         return
     told, given = int8["quantization"], int8["data"]
+    asked = f"`--target latency={int8['target']} --quantize int8`: {told['form']}"
     races = f"{int8['attempts']} plans raced, {int8['seconds']:.0f} s"
-    yield f"{told['form']}; the original takes {int8['before_ms']:.1f} ms; {races}."
+    yield f"{asked}; the original takes {int8['before_ms']:.1f} ms; {races}."
     yield ""
     yield "| | latency x | measured / requested | file size x | MACs x | fidelity |"
     yield "| --- | --- | --- | --- | --- | --- |"
