@@ -30,7 +30,7 @@ TARGET = 0.35  # of the original's latency
 KINDS = ("int8", "pruned")
 _FILES = {
     "alone": "int8 alone",
-    "both": f"pruned, int8, `--target latency={TARGET}`",
+    "both": "pruned, int8",
     "pruned": "pruned alone, to the same latency",
 }
 Record = dict[str, Any]
@@ -92,15 +92,16 @@ def run(layout: Mapping[str, Mapping[str, str]], results: Path, only: str | None
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
-def lines(rows: list[Record]) -> Iterator[str]:
-    """Yield the page of these rows, the last of each kind."""
+def lines(rows: list[Record], note: str) -> Iterator[str]:
+    """Yield the page of these rows, the last of each kind; a note says what else is to be known of them."""
     last = {(row["name"], row["kind"]): row for row in rows}
     machines, commits = ("; ".join(sorted({row[key] for row in last.values()})) for key in ("machine", "commit"))
     yield "# Pruned and quantized, measured"
     yield ""
-    yield f"By `tools/measure/quantized.py` on {machines}, at {commits}. Latencies are fractions of the original's, one"
-    yield "thread, batch 1, runs interleaved, with the 95 % interval; fidelity is against the original, on samples that"
-    yield "neither the cut nor any range has seen."
+    yield f"By `tools/measure/quantized.py` on {machines}, at {commits}."
+    yield "Latencies are fractions of the original's, one thread, batch 1, runs interleaved, with the 95 % interval; those of"
+    yield "int8 alone are of a comparison of their own. Fidelity is against the original, on samples that"
+    yield f"neither the cut nor any range has seen. {note}".rstrip()
     for name in dict.fromkeys(name for name, _ in last):
         yield from ("", f"## {name}", "", *_table(last.get((name, "int8"), {}), last.get((name, "pruned"), {})))
 
@@ -150,13 +151,14 @@ def main() -> None:
     runs.add_argument("layout", type=Path)
     runs.add_argument("--only", metavar="NAME", help="measure this network alone")
     pages.add_argument("--docs", type=Path, default=ROOT / "docs")
+    pages.add_argument("--note", default="", help="a sentence for the head of the page, such as what else was running")
     for each in (runs, pages):
         each.add_argument("--results", type=Path, default=Path("quantized.jsonl"))
     arguments = parser.parse_args()
     if arguments.command == "run":
         run(json.loads(arguments.layout.read_text(encoding="utf-8")), arguments.results, arguments.only)
     else:
-        text = "\n".join(lines(read(arguments.results))) + "\n"
+        text = "\n".join(lines(read(arguments.results), arguments.note)) + "\n"
         (arguments.docs / "quantized_measured.md").write_text(text, encoding="utf-8")
 
 
