@@ -99,8 +99,8 @@ def lines(rows: list[Record], note: str) -> Iterator[str]:
     yield "# Pruned and quantized, measured"
     yield ""
     yield f"By `tools/measure/quantized.py` on {machines}, at {commits}."
-    yield "Latencies are fractions of the original's, one thread, batch 1, runs interleaved, with the 95 % interval; those of"
-    yield "int8 alone are of a comparison of their own. Fidelity is against the original, on samples that"
+    yield "Latencies are fractions of the original's, one thread, batch 1, runs interleaved, with the 95 % interval;"
+    yield "those of int8 alone are of a comparison of their own. Fidelity is against the original, on samples that"
     yield f"neither the cut nor any range has seen. {note}".rstrip()
     for name in dict.fromkeys(name for name, _ in last):
         yield from ("", f"## {name}", "", *_table(last.get((name, "int8"), {}), last.get((name, "pruned"), {})))
