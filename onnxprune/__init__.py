@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxprune.commands.inspect import inspect
     from onnxprune.commands.plan import plan
     from onnxprune.commands.prune import Result, prune
+    from onnxprune.commands.quantize import quantize
     from onnxprune.commands.sensitivity import sensitivity
     from onnxprune.commands.sweep import Family, sweep
     from onnxprune.commands.tune import tune
@@ -54,6 +55,7 @@ _HOMES = {  # public name -> its module, which is imported when the name is firs
     "prune": "commands.prune",
     "prune_folder": "commands.folder",
     "read_plan": "planning.plan_file",
+    "quantize": "commands.quantize",
     "sensitivity": "commands.sensitivity",
     "sweep": "commands.sweep",
     "tune": "commands.tune",
@@ -81,6 +83,7 @@ __all__ = [
     "plan",
     "prune",
     "prune_folder",
+    "quantize",
     "read_plan",
     "sensitivity",
     "sweep",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -223,3 +223,14 @@ def _timed(model: Model, batch: Feeds, names: Sequence[str]) -> tuple[dict[str, 
         start = time.perf_counter()
         next(runs)
         return outputs, time.perf_counter() - start
+
+
+def in_pieces(calibration: Calibration, numbers: Sequence[int], most: int) -> Iterator[Feeds]:
+    """Yield the samples of some batches, at most so many at once where the model takes any number."""
+    for number in numbers:
+        batches = calibration.batches
+        if isinstance(batches, Taken) and batches.data.batch.fixed is None:
+            run = batches.runs[number]
+            yield from (batches.data.piece(run[start : start + most]).feeds for start in range(0, len(run), most))
+        else:
+            yield batches[number]

@@ -21,7 +21,7 @@ from onnxprune.graph.publish import signals_held
 _OF_PLANS = (
     "output", "criterion", "reconstruct", "sweeps", "effort", "no_batch_norm", "data", "eval_data", "preprocess",
     "samples", "metric", "inputs", "provider", "threads", "batch", "no_latency", "seed", "tune", "checkpoint", "resume",
-    "report_path", "overlay_path", "force", "custom_ops", "as_json",
+    "report_path", "overlay_path", "force", "custom_ops", "as_json", "quantize", "timer", "timer_seconds",
 )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from onnxprune.cli.options import (
     PREPROCESS,
     QUIET,
     REPORT,
+    TIMER,
+    TIMER_SECONDS,
 )
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
@@ -50,6 +52,8 @@ from onnxprune.graph.publish import signals_held
     metavar="KEY=VALUE",
     help="An option of the provider; repeatable.",
 )
+@TIMER
+@TIMER_SECONDS
 @click.option("--min-speedup", type=float, metavar="X", help="Exit with 1 when AFTER is not X times as fast.")
 @click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
 @PLOT
@@ -99,6 +103,8 @@ def compare(
         check_bounds(min_speedup, max_drop)
         if max_drop is not None and data is None:
             raise OptionError("--max-drop needs --data with an array 'labels'")
+        if options["timer"] is not None and len(providers) > 1:
+            raise OptionError("--timer says where models run: give one --provider, where their outputs are compared")
         options |= {"budget_s": budget_s, "shapes": parse_shapes(inputs)}
         options["provider_options"] = parse_provider_options(provider_option_texts)
         options["sweep_threads"] = parse_numbers("--sweep-threads", sweep_threads)

@@ -52,6 +52,19 @@ OVERLAY = click.option(
     help="Write node data for Model Explorer: what is kept; reasons, MACs and times in files beside it.",
 )
 FORCE = click.option("--force", is_flag=True, help="Replace these files if they exist.")
+TIMER = click.option(
+    "--timer",
+    metavar="COMMAND {} | module:function",
+    help="What tells how many ms a model file takes, in place of ONNX Runtime here: docs/timers.md.",
+)
+TIMER_SECONDS = click.option(
+    "--timer-seconds",
+    type=float,
+    default=600.0,
+    show_default=True,
+    metavar="S",
+    help="Time that one call of the command may take.",
+)
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 
 

@@ -20,7 +20,8 @@ from onnxprune.graph.publish import signals_held
 _OF_PLANS = (
     "ratios", "targets", "shape", "depth", "without", "criterion", "scope", "reconstruct", "curves", "effort",
     "round_to", "min_units", "width", "change_io", "ignore", "only", "data", "eval_data", "preprocess", "samples",
-    "metric", "inputs", "provider", "threads", "batch", "profile_seconds", "seed", "custom_ops",
+    "metric", "inputs", "provider", "threads", "batch", "profile_seconds", "timer", "timer_seconds", "seed",
+    "custom_ops",
 )  # fmt: skip
 
 

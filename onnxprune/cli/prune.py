@@ -9,7 +9,18 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, OVERLAY, PATH, PREPROCESS, QUIET
+from onnxprune.cli.options import (
+    CUSTOM_OPS,
+    DEBUG,
+    INPUTS,
+    METRIC,
+    OVERLAY,
+    PATH,
+    PREPROCESS,
+    QUIET,
+    TIMER,
+    TIMER_SECONDS,
+)
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_depth, parse_ratios, parse_shapes, parse_step, parse_targets
@@ -133,6 +144,12 @@ if TYPE_CHECKING:
 @click.option("--samples", type=int, metavar="N", help="Calibrate on so many at most; 0: all [default: 256].")
 @METRIC
 @INPUTS
+@click.option(
+    "--quantize",
+    metavar="int8",
+    help="Write the result in eight bits, proven before; targets are those of the quantized file. int8: the form that "
+    "keeps most, int8-static, int8-dynamic: docs/quantize.md.",
+)
 @click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
 @click.option("--rounds", type=int, default=1, show_default=True, metavar="N", help="Prune and tune in N parts.")
 @click.option("--masks", metavar="20m", help="Learn what to cut: gates on units, with the weights, for so long.")
@@ -154,6 +171,8 @@ if TYPE_CHECKING:
     metavar="S",
     help="Time for timing nodes, where plans depend on it; what was timed before takes none.",
 )
+@TIMER
+@TIMER_SECONDS
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, rows, feeds.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")

@@ -22,7 +22,8 @@ from onnxprune.graph.publish import signals_held
 _OF_MEMBERS = (
     "ratios", "targets", "criterion", "scope", "reconstruct", "sweeps", "curves", "effort", "no_batch_norm", "round_to",
     "min_units", "width", "change_io", "ignore", "only", "data", "eval_data", "preprocess", "samples", "metric",
-    "inputs", "provider", "threads", "no_latency", "seed", "batch", "profile_seconds", "custom_ops",
+    "inputs", "provider", "threads", "no_latency", "seed", "batch", "profile_seconds", "timer",
+    "timer_seconds", "custom_ops",
 )  # fmt: skip
 _VALUES = (
     ("latency", "0.8,0.65"), ("memory", "0.9,0.8"), ("size", "20MB,10MB"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"),

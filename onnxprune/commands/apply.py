@@ -23,7 +23,7 @@ from onnxprune.progress import Progress, silent
 
 OPTIONS = (  # of `prune`, that say nothing of what is cut
     "criterion", "reconstruct", "sweeps", "effort", "batch_norm", "eval_data", "preprocess", "samples", "metric",
-    "inputs", "provider", "threads", "batch", "latency", "seed",
+    "inputs", "provider", "threads", "batch", "latency", "seed", "quantize", "timer", "timer_seconds",
 )  # fmt: skip
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxprune.commands.decide import as_planned, decide, profile, score
 from onnxprune.commands.finish import Improve, Publish, finish
+from onnxprune.commands.int8 import Int8, Quantizing, chosen, counted_alone
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import recover
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.model import Model
 from onnxprune.planning.plan import Evidence
+from onnxprune.planning.profile import Deployed
 from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
 
@@ -29,7 +31,11 @@ class Pass:
 
 
 def decided(
-    prepared: PreparedModel, progress: Progress, evidence: Evidence | None = None, notes: Notes = NOWHERE
+    prepared: PreparedModel,
+    progress: Progress,
+    evidence: Evidence | None = None,
+    notes: Notes = NOWHERE,
+    deployed: Deployed | None = None,
 ) -> Decision:
     """Return what is cut: as a plan says, or by scores, loss curves, and what is measured on this machine.
 
@@ -38,6 +44,7 @@ def decided(
         progress: called before each step.
         evidence: scores and loss curves, where they are known.
         notes: what an earlier run measured of them.
+        deployed: what is made of the cut model before it is used: targets are of that.
 
     Raises:
         InputError, NothingToPrune: as `prune`.
@@ -45,7 +52,7 @@ def decided(
     if prepared.options.planned:
         return as_planned(prepared, progress, notes)
     evidence = evidence or score(prepared, progress, notes=notes)
-    return decide(prepared, evidence, profile(prepared, progress), progress)
+    return decide(prepared, evidence, profile(prepared, progress, deployed), progress, deployed)
 
 
 def cut(prepared: PreparedModel, once: Pass, progress: Progress) -> tuple[Any, dict[str, Any]]:
@@ -54,7 +61,22 @@ def cut(prepared: PreparedModel, once: Pass, progress: Progress) -> tuple[Any, d
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`.
     """
-    decision = decided(prepared, progress, once.evidence, once.notes)
+    if prepared.options.quantize is None:
+        return _made(prepared, once, decided(prepared, progress, once.evidence, once.notes), progress)
+    with chosen(prepared, progress) as int8:
+        return _quantized(prepared, once, int8, progress)
+
+
+def _quantized(prepared: PreparedModel, once: Pass, int8: Int8, progress: Progress) -> tuple[Any, dict[str, Any]]:
+    """Cut a model towards targets that its eight bits are to meet, and write these."""
+    decision = decided(prepared, progress, once.evidence, once.notes, int8.deployed)
+    quantizing = Quantizing(int8, once.publish, decision, progress, original=once.original, timed=once.timed)
+    _, report = _made(prepared, replace(once, publish=quantizing.publish), counted_alone(decision), progress)
+    return quantizing.proto, report
+
+
+def _made(prepared: PreparedModel, once: Pass, decision: Decision, progress: Progress) -> tuple[Any, dict[str, Any]]:
+    """Make the cut that was decided."""
     rewritten = prepared.rewritten(decision.plan)
     recovery = recover(prepared, decision.plan, rewritten, progress, once.notes)
     return finish(

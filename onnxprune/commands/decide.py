@@ -6,24 +6,24 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from onnxprune.commands.as_run import as_run
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
-from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
 from onnxprune.graph.model import Model
 from onnxprune.graph.sparse import as_stored
-from onnxprune.graph.write import foreseen
-from onnxprune.planning.costs import Bound
+from onnxprune.graph.write import Written, foreseen
+from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, tied_groups, usual_step
 from onnxprune.planning.planned import fitted
-from onnxprune.planning.profile import Speed, memory_predictor, profiled
-from onnxprune.planning.promise import Decision, meet_targets
+from onnxprune.planning.profile import Deployed, Speed, memory_predictor, profiled
+from onnxprune.planning.promise import Attempt, Decision, meet_targets
 from onnxprune.planning.targets import Target
 from onnxprune.progress import Progress
 from onnxprune.runtime.chain import needs_chain
@@ -68,8 +68,10 @@ def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE,
     return replace(seen, scores={**rest.scores, **seen.scores}, curves={**rest.curves, **seen.curves})
 
 
-def profile(prepared: PreparedModel, progress: Progress) -> Speed | None:
+def profile(prepared: PreparedModel, progress: Progress, deployed: Deployed | None = None) -> Speed | None:
     """Return what the model takes on this machine; None where no plan depends on it.
+
+    What is raced of cut models is what is made of them before they are `deployed`.
 
     Raises:
         ModelError, DataError: when it cannot be run.
@@ -100,12 +102,22 @@ def profile(prepared: PreparedModel, progress: Progress) -> Speed | None:
         fit=options.finds_steps or any(target.kind == "latency" for target in options.bounds),
         seconds=options.profile_seconds,
         seed=options.seed,
+        timer=options.timer,
+        deployed=deployed,
         progress=progress,
     )
 
 
-def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, progress: Progress) -> Decision:
+def decide(
+    prepared: PreparedModel,
+    evidence: Evidence,
+    speed: Speed | None,
+    progress: Progress,
+    deployed: Deployed | None = None,
+) -> Decision:
     """Return the plan that meets the targets: as measured for latency and memory, as counted for the others.
+
+    They are of what is made of the cut model before it is `deployed`.
 
     Raises:
         OptionError: when a target cannot be met.
@@ -113,12 +125,10 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
     """
     traced, groups, options = prepared.traced, prepared.groups, prepared.options
     originals = _originals(traced, speed, options)
-    bounds = tuple((target, target.fraction(originals.get(target.kind, 1.0))) for target in options.bounds)
-    if bounds and all(fraction >= 1 for _, fraction in bounds):
-        met = ", ".join(str(target) for target, _ in bounds)
-        raise NothingToPrune(f"nothing has to go: the model meets {met} already")
-    fractions = tuple((target.kind, fraction) for target, fraction in bounds)
-    aims = dict(fractions)  # what counts must be, so that files are as large as they may be
+    bounds = tuple((each, each.fraction(originals.get(each.kind, 1.0))) for each in options.bounds)
+    whole = _whole(prepared, speed, deployed)
+    fractions = _due(bounds, whole, deployed)
+    aims = _aims(fractions, whole)  # what counts must be, so that files are as large as they may be
 
     def plan_counted(machine: Machine) -> Plan:
         try:
@@ -132,7 +142,7 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
 
     def plan_for(machine: Machine) -> Plan:
         try:
-            return _as_written(prepared, lambda: plan_counted(machine), fractions, aims)
+            return _as_written(prepared, lambda: plan_counted(machine), fractions, aims, deployed)
         except UnreachableTarget as error:
             best = [(each, error.best[each.kind]) for each, _ in bounds if each.kind in error.best]
             missed = [f"{each} (at best {_amount(each, reached, originals)})" for each, reached in best]
@@ -140,11 +150,7 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
 
     if speed is None:
         return Decision(plan_for(UNKNOWN), bounds)
-    predict: dict[str, Callable[[Mapping[Atom, int]], float]] = {}
-    if speed.predict is not None:
-        predict["latency"] = speed.fraction
-    if any(target.kind == "memory" for target in options.bounds):
-        predict["memory"] = memory_predictor(traced, speed.feeds).fraction
+    predict = _predictions(prepared, speed)
     accepted, attempts = meet_targets(
         plan_for,
         prepared.masks,
@@ -152,15 +158,16 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
         fractions,
         speed=speed,
         predict=predict,
+        whole=whole,
         progress=progress,
     )
-    steps = {group.name: accepted.steps[group.atom] for group in groups if group.atom in accepted.steps}
+    steps = _steps_by_name(accepted, prepared) if options.finds_steps else {}
     memory = speed.memory_of if "memory" in predict else None
-    reported_steps = steps if options.finds_steps else {}
     latency = _latency_of(speed) if "latency" in dict(fractions) else None
     return Decision(
-        accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory, latency
-    )
+        accepted.plan, bounds, attempts, accepted, steps, speed.complete, speed.unknown, memory,
+        latency, speed.over,
+    )  # fmt: skip
 
 
 def as_planned(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE) -> Decision:
@@ -194,8 +201,59 @@ def _latency_of(speed: Speed) -> Callable[[Model, float], float]:
     return lambda written, seconds: speed.race_of(written, seconds).fraction
 
 
+def _steps_by_name(accepted: Attempt, prepared: PreparedModel) -> dict[str, int]:
+    known = accepted.steps
+    return {group.name: known[group.atom] for group in prepared.groups if group.atom in known}
+
+
+def _predictions(prepared: PreparedModel, speed: Speed) -> dict[str, Predict]:
+    """Return what predicts costs over the original's from the sizes of atoms, by kind."""
+    predict: dict[str, Predict] = {}
+    if speed.predict is not None:
+        predict["latency"] = speed.fraction
+    if any(target.kind == "memory" for target in prepared.options.bounds):
+        predict["memory"] = memory_predictor(prepared.traced, speed.feeds).fraction
+    return predict
+
+
+def _due(
+    bounds: Sequence[tuple[Target, float]], whole: Mapping[str, float], deployed: Deployed | None
+) -> tuple[Bound, ...]:
+    """Return the targets by kind; raise NothingToPrune when the model meets all without a cut, as it is deployed."""
+    if bounds and all(fraction >= whole.get(target.kind, 1.0) for target, fraction in bounds):
+        met, by = ", ".join(str(target) for target, _ in bounds), "" if deployed is None else f" in {deployed.name}"
+        raise NothingToPrune(f"nothing has to go: the model meets {met} already{by}")
+    return tuple((target.kind, fraction) for target, fraction in bounds)
+
+
+def _aims(fractions: Sequence[Bound], whole: Mapping[str, float]) -> dict[str, float]:
+    """Return what counts must be, at first, for files that are to meet these bounds."""
+    return {
+        kind: min(1.0, fraction / whole.get(kind, 1.0)) if kind in _STORED else fraction for kind, fraction in fractions
+    }
+
+
+def _whole(prepared: PreparedModel, speed: Speed | None, deployed: Deployed | None) -> dict[str, float]:
+    """Return by kind what the model costs without cuts as it is deployed, over the original's; nothing if as it is."""
+    if deployed is None:
+        return {}
+    model, kinds = prepared.traced.model, {target.kind for target in prepared.options.bounds}
+    whole = {}
+    if "size" in kinds:
+        whole["size"] = _foreseen(prepared, deployed.make(model.stored)).size_bytes / model.size_bytes()
+    if speed is not None and "latency" in kinds:
+        whole["latency"] = speed.whole
+    if speed is not None and "memory" in kinds:
+        whole["memory"] = speed.memory(deployed.make(model.stored)) or 1.0
+    return whole
+
+
 def _as_written(
-    prepared: PreparedModel, plan_counted: Callable[[], Plan], bounds: Sequence[Bound], aims: dict[str, float]
+    prepared: PreparedModel,
+    plan_counted: Callable[[], Plan],
+    bounds: Sequence[Bound],
+    aims: dict[str, float],
+    deployed: Deployed | None = None,
 ) -> Plan:
     """Return the plan whose files come closest to the bounds from below.
 
@@ -206,6 +264,7 @@ def _as_written(
         plan_counted: makes a plan whose counts meet the aims.
         bounds: what the files may hold, as fractions of the original.
         aims: what counts must be, by kind; they are changed until the files meet the bounds.
+        deployed: what is made of the cut model before it is written.
 
     Raises:
         UnreachableTarget: when no plan meets the aims, or none that is tried meets the bounds.
@@ -221,7 +280,7 @@ def _as_written(
             break
         if best is not None and not planned.kept:
             break
-        over = _over(prepared, planned, bounds)
+        over = _over(prepared, planned, bounds, deployed)
         worst = max(over.values(), default=1.0)
         if worst <= 1 and worst > largest:
             best, largest = planned, worst
@@ -238,7 +297,9 @@ def _as_written(
     return best
 
 
-def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> dict[str, float]:
+def _over(
+    prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound], deployed: Deployed | None
+) -> dict[str, float]:
     """Return by kind what the files of a plan would hold, over what they may hold; of kinds that files hold."""
     stored = {kind: bound for kind, bound in bounds if kind in _STORED}
     if not stored or not planned.kept:
@@ -246,9 +307,16 @@ def _over(prepared: PreparedModel, planned: Plan, bounds: Sequence[Bound]) -> di
     model = prepared.traced.model
     rewritten = prepared.rewritten(planned)
     proto = as_stored(rewritten.proto if rewritten.whole is None else rewritten.whole, model)
-    after = foreseen(proto, model.folder, model.is_external, model.alignment, name=prepared.file_name)
-    costs = {"size": after.size_bytes / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
+    after = _foreseen(prepared, proto)
+    size = after.size_bytes if deployed is None else _foreseen(prepared, deployed.make(proto)).size_bytes
+    costs = {"size": size / model.size_bytes(), "params": after.params / max(1, model.stored_params)}
     return {kind: costs[kind] / bound for kind, bound in stored.items()}
+
+
+def _foreseen(prepared: PreparedModel, proto: Any) -> Written:
+    """Return what the files of a model will hold."""
+    model = prepared.traced.model
+    return foreseen(proto, model.folder, model.is_external, model.alignment, name=prepared.file_name)
 
 
 def _amount(target: Target, fraction: float, originals: Mapping[str, float]) -> str:

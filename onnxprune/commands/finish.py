@@ -40,7 +40,7 @@ from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.profile import RACE_S
-from onnxprune.planning.promise import CONFIRM, OVER, Decision, check_written
+from onnxprune.planning.promise import CONFIRM, Decision, check_written
 from onnxprune.progress import Progress
 from onnxprune.report.depth import is_gone
 from onnxprune.report.document import build_report, comparison_values, port_values
@@ -58,7 +58,7 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
 _NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(
-    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary", "recipe")
+    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary", "recipe", "quantization")
 )  # by other steps
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
@@ -176,7 +176,7 @@ def finish(
             comparison=comparison,
             calibration=prepared.calibration or prepared.why_no_calibration,
             fits=fits,
-            held_out=_is_held_out(prepared),
+            held_out=is_held_out(prepared),
             promise=decision.report_values,
         )
         report |= {"ports": port_values((original or model).file, after.file), **_NOTHING_ELSE}
@@ -297,13 +297,13 @@ def _compared(
     bound = next((fraction for target, fraction in decision.bounds if target.kind == "latency"), math.inf)
     for times in (1, CONFIRM):
         reference, data = others[0] or before, prepared.evaluation_data
-        comparison = _compare(reference, after, prepared.options, data, progress, times=times, timed=others[1])
+        comparison = compare_pair(reference, after, prepared.options, data, progress, times=times, timed=others[1])
         raced = comparison if prepared.options.latency and others == (None, None) else None
         latency = _latency(after, decision, raced, times)
         costs |= {} if latency is None else {"latency": latency}
-        if latency is None or latency <= OVER * bound:
+        if latency is None or latency <= decision.over * bound:
             break
-    check_written(decision.bounds, costs)
+    check_written(decision.bounds, costs, decision.over)
     return comparison
 
 
@@ -323,11 +323,11 @@ def _latency(after: Model, decision: Decision, timed: Comparison | None, times: 
 
 def compared(original: Model, after: Model, prepared: PreparedModel, progress: Progress) -> dict[str, Any]:
     """Return what the report says of accuracy, fidelity and latency of a model and the original."""
-    comparison = _compare(original, after, prepared.options, prepared.evaluation_data, progress)
-    return comparison_values(comparison, prepared.options, held_out=_is_held_out(prepared))
+    comparison = compare_pair(original, after, prepared.options, prepared.evaluation_data, progress)
+    return comparison_values(comparison, prepared.options, held_out=is_held_out(prepared))
 
 
-def _is_held_out(prepared: PreparedModel) -> bool:
+def is_held_out(prepared: PreparedModel) -> bool:
     """Return whether calibration and tuning saw no sample that is evaluated; parts of one source are disjoint."""
     seen_data, evaluation_data = prepared.tuning_data or prepared.calibration_data, prepared.evaluation_data
     if seen_data is None or evaluation_data is None:
@@ -337,7 +337,7 @@ def _is_held_out(prepared: PreparedModel) -> bool:
     return prepared.options.eval_data is None or not shares_samples(seen_data, evaluation_data)
 
 
-def _compare(
+def compare_pair(
     before: Model,
     after: Model,
     options: Options,
@@ -350,7 +350,8 @@ def _compare(
     """Time both models and, with samples, compare their outputs; None where the options want neither."""
     if not options.latency and data is None:
         return None
-    progress(f"measuring latency on {options.provider}" if options.latency else "comparing outputs")
+    where = options.provider if options.timer is None else f"timer {options.timer.name}"
+    progress(f"measuring latency on {where}" if options.latency else "comparing outputs")
     return compare_models(
         before,
         after,
@@ -366,6 +367,7 @@ def _compare(
         shapes=dict(options.inputs),
         metric=None if data is None else options.metric,
         timed=timed,
+        timer=options.timer if options.latency else None,
     )
 
 

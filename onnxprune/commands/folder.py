@@ -135,7 +135,7 @@ def prune_files(
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune_file`. Beside others, what can lose nothing is copied.
     """
-    options = options.checked()
+    options = _checked(options)
     learning = make_learning(tune, rounds, masks, data, options)
     _check_places(source, target, force)
     held = [*_read(source, progress)]
@@ -161,6 +161,13 @@ def prune_files(
 
 
 # -- what is there -----------------------------------------------------------------------------------------
+
+
+def _checked(options: Options) -> Options:
+    """Return checked options; raise OptionError for one that folders do not have."""
+    if options.quantize is not None:
+        raise OptionError("quantize has no effect on folders: run onnxprune quantize on the models of the result")
+    return options.checked()
 
 
 def _check_places(source: Path, target: Path, force: bool) -> None:

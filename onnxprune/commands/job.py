@@ -73,6 +73,7 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
         raise OptionError("vocabulary goes with one round, and without masks: cut the result again, without it")
     _check_method(learning, options)
+    _check_quantize(learning, options)
     if learning.masks is not None and learning.rounds > 1:
         raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
     if learning.masks is not None and learning.masks.lora is not None:
@@ -80,6 +81,21 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     if learning.masks is not None and learning.masks.slim is not None:
         raise OptionError("slim has no effect with masks: their budget says how many units go")
     return learning
+
+
+def _check_quantize(learning: Learning, options: Options) -> None:
+    """Raise OptionError for what eight bits do not go with in one run."""
+    others = {
+        "rounds": learning.rounds > 1,
+        "masks": learning.masks is not None,
+        "depth": options.shortens,
+        "vocabulary": options.vocabulary is not None,
+        "change_io": options.change_io,
+        f"method {TURNS}": options.method == TURNS,
+    }
+    name = next((name for name, is_set in others.items() if is_set), None)
+    if options.quantize is not None and name is not None:
+        raise OptionError(f"quantize goes with one cut of units, not with {name}: run onnxprune quantize on the result")
 
 
 def _check_method(learning: Learning, options: Options) -> None:

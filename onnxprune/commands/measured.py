@@ -26,7 +26,7 @@ def measured(
     race = compare_models(
         original, now, data=data, provider=options.provider, threads=options.threads,
         batch=options.batch, budget_s=_RACE_S, seed=options.seed, memory="memory" in kinds, detail=False,
-        shapes=dict(options.inputs), timed=timed,
+        shapes=dict(options.inputs), timed=timed, timer=options.timer,
     )  # fmt: skip
     costs = {"latency": (race.before.median_ms, race.after.median_ms)}
     memory = race.before.peak_memory_bytes, race.after.peak_memory_bytes

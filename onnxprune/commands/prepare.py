@@ -335,6 +335,21 @@ def _calibration(
         raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None
 
 
+def made_up(prepared: PreparedModel, progress: Progress) -> Calibration:
+    """Return generated samples to calibrate on, of a model that was prepared without any.
+
+    Raises:
+        OptionError: when none can be generated.
+    """
+    progress("generating samples to calibrate on")
+    try:
+        samples = _generated(prepared.traced, prepared.options, prepared.ports)
+    except (DataError, ModelError) as error:
+        raise OptionError(f"no samples are given with --data, and none can be generated: {error}") from None
+    model, told = prepared.traced.model, samples.description
+    return calibration(model, samples.data, None, source="generated", description=told)
+
+
 def _generated(traced: Trace, options: Options, ports: Sequence[Port]) -> generated.Generated:
     """Return generated samples, as many at once as the model takes: a batch that the options fix is one to time."""
     model, effort = traced.model, EFFORTS[options.effort]

@@ -141,6 +141,8 @@ def make_family(
     check.choice("kind", kind, KINDS)
     if options.method is not None:
         raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
+    if options.quantize is not None:
+        raise OptionError("quantize has no effect in a sweep: run onnxprune quantize on its members")
     if options.beside_widths is not None:
         what = options.beside_widths
         raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")

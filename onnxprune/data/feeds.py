@@ -78,6 +78,15 @@ def called(source: str) -> Any:
     Raises:
         DataError: when it cannot be imported, or raises.
     """
+    return made_by(source, function_of(source, "a function without arguments that yields feeds"))
+
+
+def function_of(source: str, expected: str) -> Callable[..., Any]:
+    """Return the function ``module:function``; `expected` says what it should be.
+
+    Raises:
+        DataError: when it cannot be imported, or is no function.
+    """
     module_name, _, name = source.partition(":")
     with code_of_others(lambda error: _not_imported(source, module_name, error)):
         module = importlib.import_module(module_name)
@@ -86,8 +95,8 @@ def called(source: str) -> Any:
         raise DataError(f"{source}: module {module_name!r} has no function {name!r}")
     if not callable(function):
         kind = type(function).__name__
-        raise DataError(f"{source} is of type {kind}; expected a function without arguments that yields feeds")
-    return made_by(source, function)
+        raise DataError(f"{source} is of type {kind}; expected {expected}")
+    return function  # type: ignore[no-any-return]
 
 
 def made_by(source: str, function: Callable[[], Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from onnxprune import check
 from onnxprune.data.batching import Piece, samples_in
 from onnxprune.data.caches import check_no_past
 from onnxprune.data.samples import Data, as_taken, taken_by, with_shapes
+from onnxprune.errors import OptionError
 from onnxprune.evaluation.comparison import Comparison, Side
 from onnxprune.evaluation.outputs import difference_of, run_both
 from onnxprune.evaluation.place import (
@@ -36,11 +37,13 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.punished import punished
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import runnable
+from onnxprune.graph.write import as_file, runnable
+from onnxprune.latency.bench import noise_of, raced
 from onnxprune.latency.speedup import (
     QUANTILES,
     OpTime,
     Throughput,
+    Times,
     by_op,
     check_open_batch,
     checked_sweep,
@@ -49,6 +52,7 @@ from onnxprune.latency.speedup import (
     resized,
     sweep,
 )
+from onnxprune.latency.timer import SECONDS, Timer, make_timer
 from onnxprune.metrics.arrays import Function
 from onnxprune.metrics.kinds import checked_name
 from onnxprune.runtime.chain import Chain, Runner
@@ -80,13 +84,17 @@ class CompareOptions:
     sweep_threads: Sequence[int] = ()  # counts of threads to time both with as well; those of `threads` when empty
     sweep_batch: Sequence[int] = ()  # batches to time both with as well; that of `batch` when empty
     provider_options: Mapping[str, str] = field(default_factory=dict)  # by ONNX Runtime's names
+    timer: Any = None  # what tells how long a file takes, see `latency.timer.make_timer`; None: ONNX Runtime, here
+    timer_seconds: float = SECONDS  # that one call of a timer may take
 
     def checked(self) -> CompareOptions:
         """Return the same with values of the right types.
 
         Raises:
-            OptionError: for a value outside its range.
+            OptionError: for a value outside its range, and for other threads and batches with a timer.
         """
+        if self.timer is not None and (self.sweep_threads or self.sweep_batch):
+            raise OptionError("sweep_threads and sweep_batch have no effect with a timer, which has its own")
         by_name = self.metric is not None and not callable(self.metric)
         return replace(
             self,
@@ -97,7 +105,9 @@ class CompareOptions:
             rounds=check.count("rounds", self.rounds, 1),
             memory=check.flag("memory", self.memory),
             metric=checked_name(self.metric) if by_name else self.metric,
-            detail=check.flag("detail", self.detail),
+            detail=check.flag("detail", self.detail) and self.timer is None,
+            timer=make_timer(self.timer, self.timer_seconds),
+            timer_seconds=check.positive("timer_seconds", self.timer_seconds),
             sweep_threads=checked_sweep("sweep_threads", self.sweep_threads, 0),
             sweep_batch=checked_sweep("sweep_batch", self.sweep_batch, 1),
         )
@@ -141,7 +151,7 @@ def compare_models(
     data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     feeds, compared = _feeds(inputs, before, pair[0], data, request, caches=caches)
     batches, classes, fidelity = run_both(pair, compared, data, request.metric, incomparable)
-    times = before_ms, after_ms = _timed(_clocked(pair, timed, place), feeds, request)
+    times = before_ms, after_ms = _latencies(models, lambda: _clocked(pair, timed, place), feeds, request)
     old, new = _sides(models, feeds, times, request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
     return Comparison(
@@ -164,6 +174,7 @@ def compare_models(
         provider_options=place.options,
         sweep=_swept(models, feeds, request, inputs, data),
         ops=_ops(*models, feeds, place, _ASIDE * request.budget_s) if request.detail else (),
+        timer=None if request.timer is None else request.timer.name,
     )
 
 
@@ -215,6 +226,20 @@ def _inputs(before: Model, after: Model, request: CompareOptions) -> tuple[Port,
     inputs = with_shapes(common_inputs(before, after), request.shapes)
     check_open_batch(inputs, request.sweep_batch)
     return inputs
+
+
+def _latencies(
+    models: tuple[Model, Model],
+    opened: Callable[[], tuple[Runner, Runner]],
+    feeds: Mapping[str, Array],
+    request: CompareOptions,
+) -> Sequence[Times]:
+    """Return the latencies of both in ms, as a timer of the user tells them, or as they are here."""
+    timer: Timer | None = request.timer
+    if timer is None:
+        return _timed(opened(), feeds, request)
+    with as_file(models[0]) as before, as_file(models[1]) as after:
+        return raced(timer, before, after, noise_of(timer, before, models[0].sha256()))
 
 
 def _timed(

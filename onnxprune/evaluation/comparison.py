@@ -73,6 +73,7 @@ class Comparison:
     provider_options: Mapping[str, str] = field(default_factory=dict)  # those that are not left to ONNX Runtime
     ops: tuple[OpTime, ...] = ()  # by type of node; on the CPU alone
     sweep: tuple[Throughput, ...] = ()  # with other threads and batches
+    timer: str | None = None  # of the user, that was asked for the latencies; None: ONNX Runtime was timed
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is infinite (the SNR of equal outputs) becomes None."""

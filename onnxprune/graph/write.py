@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,23 @@ def runnable(model: Model, proto: ModelProto | None = None) -> tuple[Path | byte
     if proto is None and model.path is not None:
         return model.path, None
     return serialize(model.proto if proto is None else proto), model.folder if model.is_external else None
+
+
+@contextlib.contextmanager
+def as_file(model: Model, proto: ModelProto | None = None) -> Iterator[Path]:
+    """Yield a file that holds a model within the block: the one that it was read from, or a temporary one.
+
+    Args:
+        model: the model.
+        proto: another version of it, such as a pruned one, to write instead.
+    """
+    if proto is None and model.file.path is not None:
+        yield model.file.path
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        write(model.stored if proto is None else proto, path, model.folder, model.is_external, model.alignment)
+        yield path
 
 
 @contextlib.contextmanager

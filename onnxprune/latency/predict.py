@@ -360,17 +360,20 @@ class Latency:
         return float(self.timed.features(sizes) @ self.weights)
 
 
-def fitted(timed: Timed, candidates: Sequence[tuple[Sizes, float]]) -> Latency:
+def fitted(timed: Timed, candidates: Sequence[tuple[Sizes, float]], whole: float = 1.0) -> Latency:
     """Return the prediction that agrees best with candidates: sizes, and latency over the original's.
+
+    Without cuts the latency is `whole`: another one than the original's where models are quantized before they are
+    timed.
 
     Three non-negative weights are fitted to relative errors; a weak ridge towards times that simply add up decides
     where the candidates do not.
     """
     rows = np.array([timed.features({}), *(timed.features(sizes) for sizes, _ in candidates)])
-    wanted = np.array([1.0, *(fraction for _, fraction in candidates)])
+    wanted = np.array([whole, *(fraction for _, fraction in candidates)])
     scale = np.maximum(rows[0], 1e-12)
     rows = rows / scale
-    usual = np.array([0.0, 0.9, 0.1])
+    usual = whole * np.array([0.0, 0.9, 0.1])
     weighted = np.vstack([rows / wanted[:, None], PULL * np.eye(3)])
     return Latency(timed, _not_negative(weighted, np.concatenate([np.ones(len(rows)), PULL * usual])) / scale)
 

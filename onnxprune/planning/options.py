@@ -12,8 +12,10 @@ from onnxprune.criteria.importance import CRITERIA
 from onnxprune.data.images import Preprocess, make_preprocess
 from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import OptionError
+from onnxprune.latency.timer import SECONDS, make_timer
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
+from onnxprune.planning.forms import QUANTIZE
 from onnxprune.planning.methods import METHODS, ROTATIONS, TURNS, with_method
 from onnxprune.planning.planned import PlannedGroup
 from onnxprune.planning.targets import MEASURED, Target, parse_all
@@ -59,6 +61,9 @@ class Options:
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
     batch: int = 1  # samples of a timed run, where the model does not fix it
+    quantize: str | None = None  # one of `forms.QUANTIZE`: the cut model is written in eight bits; None: as it is
+    timer: Any = None  # what tells how long a file takes, see `latency.timer.make_timer`; None: ONNX Runtime, here
+    timer_seconds: float = SECONDS  # that one call of a timer may take
     profile_seconds: float = 60.0  # for timing nodes, where latency is a target or steps are looked for
     latency: bool = True  # whether to measure it
     seed: int = 0  # of all that is drawn: samples, rows, random scores, random feeds
@@ -80,6 +85,9 @@ class Options:
             ratios=_checked_ratios(self.ratios),
             targets=_checked_targets(self.targets),
             batch=check.count("batch", self.batch, 1),
+            quantize=self.quantize and check.choice("quantize", self.quantize, QUANTIZE),
+            timer=make_timer(self.timer, self.timer_seconds),
+            timer_seconds=check.positive("timer_seconds", self.timer_seconds),
             profile_seconds=check.positive("profile_seconds", self.profile_seconds),
             criterion=self.criterion and check.choice("criterion", self.criterion, CRITERIA),
             scope=self.scope,
@@ -236,6 +244,7 @@ class Options:
         elif self.eval_data is not None and not isinstance(self.eval_data, str):
             plain["eval_data"] = f"({type(self.eval_data).__name__})"
         plain["planned"] = {each.name: each.wanted for each in self.planned}
+        plain["timer"] = None if self.timer is None else self.timer.name
         plain["vocabulary"] = None if self.vocabulary is None else len(self.vocabulary)
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 

@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,35 +26,37 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import shapes_at
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import runnable
+from onnxprune.graph.write import as_file, runnable
 from onnxprune.latency import predict
+from onnxprune.latency.bench import Noise, Race, noise_of, race_between, raced
 from onnxprune.latency.kernels import Tables
+from onnxprune.latency.timer import Timer
 from onnxprune.planning.allocate import round_units
 from onnxprune.planning.work import sizes_of
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.session import Session, open_session
 from onnxprune.runtime.timing import time_interleaved
-from onnxprune.surgery.rewrite import rewrite
+from onnxprune.surgery.rewrite import Rewritten, rewrite
 
 STEPS = (16, 8, 4, 1)  # units that are taken from a multiple of 16, to see whether that makes a model faster
 SAVED = 0.5  # of what they save if time were even, that they must
 NOISE = 0.02  # of a time, that is no difference: two sessions of one model differ by as much
 UNIFORM = (0.75, 0.5, 0.25)  # of each group, in candidates that the prediction is fitted to
 MIXED = 2  # candidates of random counts besides
+OVER = 1.015  # of a target, up to which a plan is kept where none stayed below it: sessions of one model differ by more
 RACE_S = 2.0  # of a candidate beside the original
 LEAST_S, ROUNDS = 0.15, 150  # of a race: time at least, and runs that are enough
 CANDIDATE_S, STEP_S = 0.8, 1.6  # the same while the prediction is fitted, and while steps are looked for
 SHARES = (0.5, 0.25)  # of the time for profiling: until when steps are looked for, and what is left for candidates
 
 
-@dataclass(frozen=True, slots=True)
-class Race:
-    """A candidate beside the original."""
+@dataclass(frozen=True)
+class Deployed:
+    """What is made of a cut model before it is used: that is what is raced."""
 
-    fraction: float  # of the median latencies
-    before_ms: float
-    after_ms: float
+    name: str  # of the way, for the table of races
+    make: Callable[[Any], Any]  # from a model to what is made of it
 
 
 class Speed:
@@ -69,11 +72,13 @@ class Speed:
         names: Mapping[Atom, str],
         steps: Mapping[Atom, int],
         tables: Tables,
+        timer: Timer | None = None,
+        deployed: Deployed | None = None,
     ) -> None:
+        self._deployed = deployed
         self.traced, self.feeds, self.tables = traced, feeds, tables
         self.steps, self._names = dict(steps), dict(names)
-        self._provider, self._threads = provider, threads
-        self._original = self._session(None).timed(feeds)
+        self._provider, self._threads, self._timer = provider, threads, timer
         self._peak_before: int | None = None
         self.races: list[tuple[Mapping[Atom, int], Race]] = []
         self.predict: predict.Latency | None = None
@@ -81,8 +86,28 @@ class Speed:
         self.unknown = 0  # nodes whose times are worked out from MACs
 
     @cached_property
+    def _original(self) -> Callable[[], object]:
+        """Runs the original once."""
+        return self._session(None).timed(self.feeds)
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """How much the user's timer varies on the original; None where ONNX Runtime is timed."""
+        if self._timer is None:
+            return None
+        with as_file(self.traced.model) as path:
+            return noise_of(self._timer, path, self.traced.model.sha256())
+
+    @property
+    def over(self) -> float:
+        """Of a latency that is bounded, up to which a measured one cannot be told from it."""
+        return OVER if self.noise is None else max(OVER, 1 + self.noise.unsure)
+
+    @cached_property
     def before_ms(self) -> float:
         """The latency of the original, as it is now."""
+        if self.noise is not None:
+            return self.noise.median_ms
         (times_ms,) = time_interleaved([self._original], budget_s=CANDIDATE_S, min_rounds=5)
         return float(np.median(times_ms))
 
@@ -101,10 +126,16 @@ class Speed:
 
     def race(self, proto: Any, budget_s: float = RACE_S) -> Race:
         """Return a candidate timed beside the original, runs interleaved."""
+        if self._timer is not None:
+            with as_file(self.traced.model, proto) as path:
+                return self._asked(path, budget_s)
         return self._raced(self._session(proto), budget_s)
 
     def race_of(self, written: Model, budget_s: float = RACE_S) -> Race:
         """Return a model in a file timed beside the original, runs interleaved."""
+        if self._timer is not None:
+            with as_file(written) as path:
+                return self._asked(path, budget_s)
         if not written.is_external:
             return self.race(written.proto, budget_s)
         source, folder = runnable(written)
@@ -112,12 +143,29 @@ class Speed:
             open_session(source, provider=self._provider, threads=self._threads, folder=folder), budget_s
         )
 
+    def _asked(self, path: Path, budget_s: float) -> Race:
+        """Return what the user's timer says of a file and of that of the original."""
+        assert self._timer is not None
+        assert self.noise is not None
+        with as_file(self.traced.model) as original:
+            return race_between(raced(self._timer, original, path, self.noise, budget_s / RACE_S))
+
     def _raced(self, session: Session, budget_s: float) -> Race:
         once = session.timed(session.taken(self.feeds))
         budget_s = min(budget_s, max(LEAST_S, 2 * ROUNDS * self._usual_s))  # quick models need no seconds
-        before, after = time_interleaved([self._original, once], budget_s=budget_s, min_rounds=5, warmup_s=budget_s / 3)
-        ratio = float(np.median(after / before))  # of each round: what slows both for a while cancels
-        return Race(ratio, float(np.median(before)), float(np.median(after)))
+        runs = [self._original, once]
+        return race_between(time_interleaved(runs, budget_s=budget_s, min_rounds=5, warmup_s=budget_s / 3))
+
+    def raced_part(self, rewritten: Rewritten) -> Any:
+        """Return what is raced of a cut model: all of it by a timer, the part that can be run by ONNX Runtime."""
+        is_whole = self._timer is not None and rewritten.whole is not None
+        proto = rewritten.whole if is_whole else rewritten.proto
+        return proto if self._deployed is None else self._deployed.make(proto)
+
+    @cached_property
+    def whole(self) -> float:
+        """The latency of the model without cuts, as it is deployed, over the original's."""
+        return 1.0 if self._deployed is None else self.candidate({}).fraction
 
     def memory(self, proto: Any) -> float | None:
         """Return the peak memory of a candidate over the original's, None where it cannot be measured."""
@@ -158,10 +206,11 @@ class Speed:
         about = hashlib.sha256(json.dumps([self._about, counts]).encode()).hexdigest()[:16]
         keys = [f"race {about} {figure}" for figure in ("fraction", "before", "after")]
         known = [self.tables.number(key) for key in keys]
-        if None in known:
-            proto = rewrite(self.traced, {atom: first_units(atom, size) for atom, size in cut.items()}).proto
-            race = self.race(proto, budget_s)
-            self.tables.keep(dict(zip(keys, (race.fraction, race.before_ms, race.after_ms), strict=True)))
+        if None in known or self._timer is not None:  # what stands behind a timer may be another device by now
+            rewritten = rewrite(self.traced, {atom: first_units(atom, size) for atom, size in cut.items()})
+            race = self.race(self.raced_part(rewritten), budget_s)
+            if self._timer is None:
+                self.tables.keep(dict(zip(keys, (race.fraction, race.before_ms, race.after_ms), strict=True)))
         else:
             race = Race(*(number or 0.0 for number in known))
         self.races.append((cut, race))
@@ -171,11 +220,12 @@ class Speed:
     def _about(self) -> str:
         """What the result of a race depends on beside the candidate, as a key."""
         shapes = sorted((name, array.shape) for name, array in self.feeds.items())
-        return json.dumps([self.traced.model.sha256(), shapes])
+        return json.dumps([self.traced.model.sha256(), shapes, *([self._deployed.name] if self._deployed else [])])
 
     def fit(self, timed: predict.Timed) -> None:
         """Fit the prediction to the candidates that were raced."""
-        self.predict = predict.fitted(timed, [(sizes, race.fraction) for sizes, race in self.races])
+        raced = [(sizes, race.fraction) for sizes, race in self.races if sizes]
+        self.predict = predict.fitted(timed, raced, self.whole)
 
 
 def first_units(atom: Atom, count: int) -> Mask:
@@ -196,6 +246,8 @@ def profiled(
     seconds: float = 60.0,
     seed: int = 0,
     tables: Tables | None = None,
+    timer: Timer | None = None,
+    deployed: Deployed | None = None,
     progress: Progress = silent,
 ) -> Speed:
     """Return the latency of plans for these groups on this machine, with the steps of its kernels.
@@ -212,13 +264,18 @@ def profiled(
         seconds: for all of it, roughly; times known from earlier runs take none.
         seed: of the random candidates.
         tables: where times are kept; by default in the user's cache.
+        timer: what models are raced on, instead of this machine; nodes are timed here all the same.
+        deployed: what is made of cut models before they are raced.
         progress: called before each step.
     """
     start = time.monotonic()
     tables = tables or Tables(provider, threads)
     steps = {group.atom: usual[group.atom] for group in groups}
     names = {group.atom: group.name for group in groups}
-    speed = Speed(traced, feeds, provider=provider, threads=threads, names=names, steps=steps, tables=tables)
+    speed = Speed(
+        traced, feeds, provider=provider, threads=threads, names=names, steps=steps, tables=tables, timer=timer,
+        deployed=deployed,
+    )  # fmt: skip
     if find_steps:
         until = start + SHARES[0] * seconds
         speed.steps, speed.complete = _steps(speed, groups, steps, until=until, progress=progress)

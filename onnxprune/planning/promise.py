@@ -9,24 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
+from onnxprune.latency.bench import Race
 from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.plan import Machine, Plan
-from onnxprune.planning.profile import RACE_S, Race, Speed
+from onnxprune.planning.profile import OVER, RACE_S, Speed
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
 from onnxprune.surgery.rewrite import Rewritten, new_sizes
 
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 ATTEMPTS = 8
 CONFIRM = 3  # of a plan that seems to meet its target, the second race lasts so many times as long as the first
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
 EXACT = 1 + 1e-9  # of a target that is counted, for the rounding of its fraction
-OVER = 1.015  # of a target, up to which a plan is kept where none stayed below it: sessions of one model differ by more
 NOISE = 1.02  # of the original's latency, above which a model is slower than it
 
 
@@ -45,12 +47,13 @@ class Attempt:
         return max((value / bounds[kind] for kind, value in self.measured.items() if kind in bounds), default=0.0)
 
 
-def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, float]) -> None:
+def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, float], over: float = OVER) -> None:
     """Compare what was written with the targets.
 
     Args:
         bounds: the targets, each with its fraction of the original.
         costs: by kind of target, what the written files cost over what the original does.
+        over: of a target that is measured, up to which it counts as met.
 
     Raises:
         OptionError: when a target is missed, one that is measured by more than timings of one model differ; or when
@@ -65,7 +68,7 @@ def check_written(bounds: Sequence[tuple[Target, float]], costs: Mapping[str, fl
     missed = [
         f"{target.kind} {costs[target.kind]:.4g} of the original's (asked for {fraction:.4g})"
         for target, fraction in bounds
-        if not costs[target.kind] <= fraction * (OVER if target.kind in MEASURED else EXACT)
+        if not costs[target.kind] <= fraction * (over if target.kind in MEASURED else EXACT)
     ]
     if missed:
         raise OptionError(
@@ -88,6 +91,7 @@ class Decision:
     # of a written model over the original's, where it is bounded: memory, and latency by a race of so many seconds
     memory: Callable[[Model], float | None] | None = None
     latency: Callable[[Model, float], float] | None = None
+    over: float = OVER  # of a target that is measured, up to which it counts as met
 
     @property
     def report_values(self) -> dict[str, Any] | None:
@@ -116,6 +120,7 @@ def meet_targets(
     *,
     speed: Speed,
     predict: Mapping[str, Predict],
+    whole: Mapping[str, float] = _NOTHING,
     progress: Progress = silent,
 ) -> tuple[Attempt, tuple[Attempt, ...]]:
     """Return the attempt whose measured costs meet the bounds, and all attempts.
@@ -127,6 +132,7 @@ def meet_targets(
         bounds: by kind, fractions of the original; those of other kinds than `targets.MEASURED` are met by counting.
         speed: measures.
         predict: raw predictions, by kind.
+        whole: by kind, what the model costs without cuts as it is deployed, where that is not what the original does.
         progress: called before each step.
 
     Raises:
@@ -138,20 +144,20 @@ def meet_targets(
     attempts: list[Attempt] = []
     for number in range(ATTEMPTS):
         progress("planning and racing", number + 1, ATTEMPTS)
-        machine = Machine({kind: _scaled(predict[kind], factors[kind]) for kind in predict}, steps)
         try:
-            planned = plan_for(machine)
+            planned = plan_for(_machine(predict, factors, whole, steps))
         except UnreachableTarget:
             if not attempts:
                 raise
             break  # no further plan is predicted to meet the bounds
         if any(planned.kept == one.plan.kept for one in attempts) or (attempts and not planned.kept):
             break  # nothing new to race
-        masks = masks_of(planned)
-        attempt = _raced(planned, masks, build, bounds=measured_bounds, speed=speed, predict=predict, steps=steps)
+        attempt = _raced(
+            planned, masks_of(planned), build, bounds=measured_bounds, speed=speed, predict=predict, steps=steps
+        )
         attempts.append(attempt)
         if not measured_bounds:
-            if attempt.race.fraction <= NOISE:
+            if attempt.race.fraction <= max(NOISE, speed.over):
                 return attempt, tuple(attempts)
             steps = {atom: min(2 * step, atom.size) for atom, step in steps.items()}
             continue
@@ -164,10 +170,10 @@ def meet_targets(
             factors[kind] = bound / wanted(points, AIM * bound)
     if not measured_bounds:
         raise NothingToPrune(_slower(attempts))
-    return _accepted(attempts, measured_bounds), tuple(attempts)
+    return _accepted(attempts, measured_bounds, speed.over), tuple(attempts)
 
 
-def _accepted(attempts: Sequence[Attempt], bounds: Mapping[str, float]) -> Attempt:
+def _accepted(attempts: Sequence[Attempt], bounds: Mapping[str, float], over: float) -> Attempt:
     """Return the attempt that comes closest to the bounds from below; from above where it misses by little.
 
     Raises:
@@ -177,7 +183,7 @@ def _accepted(attempts: Sequence[Attempt], bounds: Mapping[str, float]) -> Attem
     if below:
         return max(below, key=lambda attempt: attempt.worst(bounds))
     best = min(attempts, key=lambda attempt: attempt.worst(bounds))
-    if best.worst(bounds) > OVER:
+    if best.worst(bounds) > over:
         raise _missed(attempts, bounds)
     return best
 
@@ -199,9 +205,16 @@ def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:
     return float(below[1] * (above[1] / below[1]) ** share)
 
 
-def _scaled(raw: Predict, factor: float) -> Predict:
-    """Return a corrected prediction; a model without cuts costs what the original does."""
-    return lambda sizes: factor * raw(sizes) if any(size != atom.size for atom, size in sizes.items()) else 1.0
+def _machine(
+    predict: Mapping[str, Predict], factors: Mapping[str, float], whole: Mapping[str, float], steps: Mapping[Atom, int]
+) -> Machine:
+    """Return what plans cost, by predictions that are corrected."""
+    return Machine({kind: _scaled(predict[kind], factors[kind], whole.get(kind, 1.0)) for kind in predict}, steps)
+
+
+def _scaled(raw: Predict, factor: float, whole: float) -> Predict:
+    """Return a corrected prediction; what a model without cuts costs is known."""
+    return lambda sizes: factor * raw(sizes) if any(size != atom.size for atom, size in sizes.items()) else whole
 
 
 def _raced(
@@ -215,9 +228,9 @@ def _raced(
     steps: Mapping[Atom, int],
 ) -> Attempt:
     """Build a plan and measure it; one that seems to meet the target is raced again, for longer."""
-    proto, sizes = build(masks).proto, new_sizes(masks)
+    proto, sizes = speed.raced_part(build(masks)), new_sizes(masks)
     race = speed.race(proto)
-    if "latency" in bounds and UNDER <= race.fraction / bounds["latency"] <= OVER:
+    if "latency" in bounds and UNDER <= race.fraction / bounds["latency"] <= speed.over:
         race = speed.race(proto, CONFIRM * RACE_S)
     measured = {"latency": race.fraction}
     if "memory" in bounds:

@@ -13,7 +13,7 @@ from onnxprune.planning.sensitivity import ROUND_OFF, Sensitivity
 from onnxprune.report.plot import COLOURS, Bars, Row, Series, bar_chart, heat_map, line_chart, stacked
 from onnxprune.report.sensitivity import verdict_words
 from onnxprune.report.sweep import family_quality, family_rows, without_model
-from onnxprune.report.words import LOSSES, printable
+from onnxprune.report.words import LOSSES, place_text, printable
 
 SHARES = tuple(number / 10 for number in range(1, 10))  # of the units, removed: columns of the heat map
 _COLOURS = {"protect": "#c0392b", "free": "#2e8b57", None: "#777"}
@@ -137,7 +137,8 @@ def _setting(threads: int, batch: int) -> str:
 
 
 def _charts(comparison: Comparison) -> Iterator[str]:
-    where = f"{comparison.provider}, {_setting(comparison.threads, comparison.batch)}"
+    setting = _setting(comparison.threads, comparison.batch)
+    where = f"{comparison.provider}, {setting}" if comparison.timer is None else place_text("", 0, comparison.timer)
     lines = [
         Series(name, list(zip(side.quantiles_ms, QUANTILES, strict=False)))
         for name, side in zip(_SIDES, (comparison.before, comparison.after), strict=True)
@@ -145,13 +146,11 @@ def _charts(comparison: Comparison) -> Iterator[str]:
     names = [Path(side.path).name if side.path else "a model" for side in (comparison.before, comparison.after)]
     title = f"{names[0]} and {names[1]}: latency on {where}"
     yield line_chart(lines, "ms", "% of the runs take at most", title=title, height=300)
-    setting = comparison.threads, comparison.batch
-    rows: list[Any] = [(*setting, comparison.speedup, comparison.speedup_interval, comparison.within_noise)]
+    at = comparison.threads, comparison.batch
+    rows: list[Any] = [(*at, comparison.speedup, comparison.speedup_interval, comparison.within_noise)]
     ran = [point for point in comparison.sweep if point.speedup is not None]
     rows += [
-        (p.threads, p.batch, p.speedup, p.speedup_interval, p.within_noise)
-        for p in ran
-        if (p.threads, p.batch) != setting
+        (p.threads, p.batch, p.speedup, p.speedup_interval, p.within_noise) for p in ran if (p.threads, p.batch) != at
     ]
     yield bar_chart(
         [

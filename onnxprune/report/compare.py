@@ -159,9 +159,9 @@ def _difference_line(comparison: Comparison) -> str:
 
 def _speed_line(comparison: Comparison) -> str:
     low, high = comparison.speedup_interval
-    where = (
-        f"{place_text(comparison.provider, comparison.threads)}, batch {comparison.batch}, {comparison.runs} runs each"
-    )
+    where = place_text(comparison.provider, comparison.threads, comparison.timer)
+    where += "" if comparison.timer else f", batch {comparison.batch}"
+    where = printable(f"{where}, {plural(comparison.runs, 'run')} each")
     noise = "; within noise, no difference is shown" if comparison.within_noise else ""
     if comparison.p95_speedup is not None and comparison.p95_speedup_interval is not None:
         least, most = comparison.p95_speedup_interval

@@ -77,7 +77,7 @@ def build_report(
         "nodes": [account.to_dict() for account in accounts],
         "initializers": {name: _cut(cut) for name, cut in cuts.items()},
         "verification": verification_values(verification),
-        "calibration": _calibration(calibration),
+        "calibration": calibration_values(calibration),
         "gradients": None if looked is None else dict(looked),
         **_curves(options, curves or {}, judged),
         "reconstruction": [_refitted(each) for each in fits],
@@ -133,7 +133,8 @@ def _refitted(fitted: Refitted) -> dict[str, Any]:
     }
 
 
-def _calibration(calibration: Calibration | str | None) -> dict[str, Any] | None:
+def calibration_values(calibration: Calibration | str | None) -> dict[str, Any] | None:
+    """Return what the report says of the samples that a model was calibrated on; a text says why there are none."""
     if calibration is None:
         return None
     if isinstance(calibration, str):
@@ -243,6 +244,7 @@ def _latency(comparison: Comparison | None) -> list[dict[str, Any]]:
             "provider": comparison.provider,
             "threads": comparison.threads,
             "batch": comparison.batch,
+            "timer": comparison.timer,
             "before_ms": comparison.before.median_ms,
             "after_ms": comparison.after.median_ms,
             "speedup": comparison.speedup,

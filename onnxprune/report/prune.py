@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
+from onnxprune.report.quantize import quantization_parts, slower_lines
 from onnxprune.report.rotation import rotation_lines
 from onnxprune.report.rounds import rounds_table
 from onnxprune.report.tied import tied_lines
@@ -51,7 +52,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     if caches[0] != caches[1]:
         table.add_row("cache of a token", *pair_cells(caches[0], caches[1], size_text))
     for latency in report["latency"]:
-        label = f"latency, {place_text(latency['provider'], latency['threads'])}"
+        label = f"latency, {_place(latency)}"
         table.add_row(label, *pair_cells(latency["before_ms"], latency["after_ms"], ms_text))
     accuracy = report["accuracy"]
     if accuracy is not None:
@@ -70,6 +71,7 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         *rotation_lines(report),
         *_ports(report.get("ports", ())),
         _left_alone(report["groups"]),
+        *quantization_parts(report),
         *warned,
         *notes,
         _verdict(report),
@@ -170,7 +172,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if verification["max_rel_diff"] > verification["tolerance"]:
         proof += f", which is round-off: the original alone makes {verification['noise']:.1e} of it"
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])
-    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"])]
+    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"]), *slower_lines(report)]
     accuracy = report["accuracy"]
     if accuracy is not None:
         gains.append(f"accuracy {points_text(accuracy['before'], accuracy['after'])}")
@@ -242,9 +244,13 @@ def _closeness(difference: float) -> str:
     return f"to {difference:.1e} of the output's range" if difference else "exactly"
 
 
+def _place(latency: Mapping[str, Any]) -> str:
+    return place_text(latency["provider"], latency["threads"], latency.get("timer"))
+
+
 def _speed(latency: Mapping[str, Any]) -> str:
     """Return in words how much faster or slower one run got."""
-    where = place_text(latency["provider"], latency["threads"])
+    where = _place(latency)
     speedup, interval = latency["speedup"], latency["speedup_interval"]
     slower = speedup < 1 and not latency["within_noise"]
     low, high = sorted(1 / bound for bound in interval) if slower else interval

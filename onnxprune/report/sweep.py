@@ -31,7 +31,7 @@ def family_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     before, members = summary["input"], summary["members"]
     timed = members[0]["latency"]
     label, old, of = family_quality(summary)
-    where = f"{place_text(timed['provider'], timed['threads'])}, ms" if timed else "ms"
+    where = f"{place_text(timed['provider'], timed['threads'], timed.get('timer'))}, ms" if timed else "ms"
     quality = "-" if old is None else f"{old:.4g}"
     rows: list[tuple[str, ...]] = [
         (summary["kind"], "MACs", "params", where, "ratio", "95 % interval", label.split(",")[0], "seconds", "file"),

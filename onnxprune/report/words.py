@@ -12,6 +12,7 @@ from onnxprune.report.table import NameTable, shortened
 
 _LISTED = 4  # names shown of a longer list
 _NAME_CELLS = 100  # of a name in a list: names may be of any length
+_TIMER_CELLS = 40  # of the command that is a timer
 _PLACE = r" \(at .*\)"  # the node that a reason names
 
 
@@ -187,8 +188,14 @@ def points_text(before: float, after: float) -> str:
     return f"{100 * (after - before):+.2f} points"
 
 
-def place_text(provider: str, threads: int) -> str:
-    """Return where something ran: the provider, and on the CPU the threads."""
+def place_text(provider: str, threads: int, timer: str | None = None) -> str:
+    """Return where something ran: the provider, and on the CPU the threads; or what timer of the user told.
+
+    >>> place_text("cpu", 2), place_text("cpu", 1, "./time_on_board {}")
+    ('cpu, 2 threads', 'timer ./time_on_board {}')
+    """
+    if timer is not None:
+        return f"timer {shortened([timer], _TIMER_CELLS)[0]}"
     if provider != "cpu":
         return provider
     return "cpu" if threads == 0 else f"cpu, {threads} thread{'s' * (threads > 1)}"

@@ -108,7 +108,7 @@ def test_external_weights_are_raced_where_they_lie(tmp_path, monkeypatch):
     path = tmp_path / "vit.onnx"
     onnx.save(onnx.load(MODELS / "vit.onnx"), path, save_as_external_data=True, size_threshold=1024)
     speed = Speed.__new__(Speed)
-    speed._provider, speed._threads = "cpu", 1
+    speed._provider, speed._threads, speed._timer = "cpu", 1, None
     monkeypatch.setattr(Speed, "_raced", lambda self, session, seconds: (session.outputs, seconds))
     assert speed.race_of(load(path), 7.0) == (("logits",), 7.0)
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_reached(targets, message):
 )
 def test_files_that_never_meet_the_target_are_not_written(monkeypatch, target, best):
     """What is counted may say otherwise: the best that the files came to is told."""
-    monkeypatch.setattr(decide, "_over", lambda prepared, planned, bounds: {kind: 1.01 for kind, _ in bounds})
+    monkeypatch.setattr(decide, "_over", lambda prepared, planned, bounds, _: {kind: 1.01 for kind, _ in bounds})
     with pytest.raises(OptionError, match=rf"^target {re.escape(best)} cannot be reached with what may be pruned"):
         cut("vit", targets=target)
 

@@ -1,0 +1,294 @@
+"""Steps of `prune` and `quantize` that end in eight bits: choose a form on the original, quantize, compare all files.
+
+What is cut is proven in float32. Then it is quantized, and what was written is compared with the original and with the
+original in eight bits; targets of latency, memory and size are those of the quantized file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.calibration.batches import Calibration, in_pieces
+from onnxprune.commands.finish import Complete, Publish, compare_pair, is_held_out
+from onnxprune.commands.prepare import PreparedModel, made_up
+from onnxprune.dependency import cost
+from onnxprune.errors import ModelError, OptionError
+from onnxprune.evaluation.comparison import Comparison
+from onnxprune.evaluation.place import timed_feeds
+from onnxprune.graph.converted import described_as, quantized_node, read_inline
+from onnxprune.graph.model import Model
+from onnxprune.graph.read import load
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import as_file, write
+from onnxprune.latency.kernels import Tables
+from onnxprune.planning.forms import CONVOLUTIONS, Tried, best_of, forms_of
+from onnxprune.planning.profile import CANDIDATE_S, Deployed, Speed
+from onnxprune.planning.promise import CONFIRM, Decision, check_written
+from onnxprune.progress import Progress
+from onnxprune.report.document import comparison_values, file_values
+from onnxprune.report.quantize import quantization_values
+from onnxprune.runtime.machine import cpu_features
+from onnxprune.runtime.quantize import Form, quantize_file
+from onnxprune.runtime.session import open_session
+
+CLIPPED_AT_ONCE = 2  # samples whose values between all nodes are in memory together, for percentiles
+CLIPPED = 64  # samples that percentiles are taken from
+_MEASURED = ("size", "latency", "memory")  # kinds of targets that are of the quantized file
+
+
+@dataclass(frozen=True)
+class Int8:
+    """The form that was chosen for a model."""
+
+    prepared: PreparedModel
+    calibration: Calibration
+    tried: tuple[Tried, ...]
+    best: Tried
+    folder: Path  # where the original in eight bits lies, as long as the run takes
+
+    @property
+    def form(self) -> Form:
+        """How models are quantized."""
+        return self.best.form
+
+    @cached_property
+    def deployed(self) -> Deployed:
+        """What is made of cut models before they are raced: ranges are of one batch, as times do not depend on them."""
+        fitted = self.calibration.held[:1] or (0,)
+        return Deployed(f"int8, {self.form.name}", lambda proto: self.made(proto, fitted))
+
+    def made(self, proto: Any, numbers: Sequence[int] | None = None) -> Any:
+        """Return a model in eight bits, with its weights inside.
+
+        Args:
+            proto: the model, whose external data lies where that of the original does.
+            numbers: of the batches that ranges are taken from; None takes all that nothing is decided on.
+        """
+        model = self.prepared.traced.model
+        with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+            source, target = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
+            write(proto, source, model.folder, model.is_external, model.alignment)
+            quantize_file(
+                source, target, self.form, _samples(self.calibration, self.form, numbers), external=model.is_external
+            )
+            return described_as(read_inline(target), proto)
+
+    @cached_property
+    def alone(self) -> Model:
+        """The original in eight bits."""
+        return load(self.folder / _name(self.tried.index(self.best)))
+
+
+@contextlib.contextmanager
+def chosen(prepared: PreparedModel, progress: Progress) -> Iterator[Int8]:
+    """Yield the form of eight bits that suits a model, by what each form keeps on samples that no range is taken from.
+
+    Raises:
+        OptionError: when the model is quantized already, is not in float32, or cannot be run as a whole; and when
+            there are no samples and none can be generated.
+        ModelError: when it cannot be quantized.
+    """
+    _check_float(prepared.traced.model)
+    options, calibration = prepared.options, prepared.calibration or made_up(prepared, progress)
+    assert options.quantize is not None
+    forms = forms_of(options.quantize, _convolutions(prepared), cpu_features())
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        tried = []
+        for number, form in enumerate(forms):
+            progress(f"int8, {form.name}", number + 1, len(forms))
+            tried.append(_tried(prepared, calibration, form, Path(scratch) / _name(number)))
+        yield Int8(prepared, calibration, tuple(tried), best_of(tried), Path(scratch))
+
+
+def _name(number: int) -> str:
+    return f"int8-{number}.onnx"
+
+
+def _check_float(model: Model) -> None:
+    """Raise OptionError for a model that cannot be quantized, before anything is tried."""
+    node = quantized_node(model.protos)
+    if node is not None:
+        raise OptionError(
+            f"quantize: the model is quantized already, {node.op_type} {node.name!r} shows it; prune it as it is, or "
+            "quantize the float32 model that it was made from"
+        )
+    kinds = {constant.dtype.name for constant in model.constants.values()}
+    half = sorted(kinds & {"float16", "bfloat16"})
+    if half:
+        raise OptionError(f"quantize takes models in float32, and this one holds {', '.join(half)}: give the original")
+    if model.whole is not None:
+        raise OptionError("quantize takes models that ONNX Runtime can run as a whole; this one it cannot")
+
+
+def _convolutions(prepared: PreparedModel) -> float:
+    """Return the share of the MACs that are convolutions."""
+    counts, nodes = cost.NodeMacs(prepared.traced), prepared.traced.model.nodes
+    top = prepared.traced.model.top
+    total = counts.total(top)
+    return counts.total(index for index in top if nodes[index].op in CONVOLUTIONS) / max(1, total)
+
+
+def _samples(calibration: Calibration, form: Form, numbers: Sequence[int] | None) -> Iterator[Mapping[str, Array]]:
+    """Yield the samples that ranges are taken from, as many at once as memory takes."""
+    if numbers is None:
+        held = set(calibration.held)
+        numbers = [number for number in range(len(calibration.batches)) if number not in held] or [0]
+    if form.mode == "dynamic":
+        return
+    if form.ranges == "minmax":
+        yield from (calibration.batches[number] for number in numbers)
+        return
+    pieces = in_pieces(calibration, numbers, CLIPPED_AT_ONCE)
+    yield from (piece for _, piece in zip(range(CLIPPED // CLIPPED_AT_ONCE), pieces, strict=False))
+
+
+def _tried(prepared: PreparedModel, calibration: Calibration, form: Form, path: Path) -> Tried:
+    """Quantize the original in a form, and measure what that keeps and takes."""
+    model = prepared.traced.model
+    try:
+        with as_file(model) as source, tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+            target = Path(scratch) / "int8.onnx"
+            quantize_file(source, target, form, _samples(calibration, form, None), external=model.is_external)
+            write(described_as(read_inline(target), model.stored), path, path.parent)
+        loss = _loss(model, path, calibration)
+    except ModelError as error:
+        return Tried(form, float("inf"), None, str(error))
+    return Tried(form, loss, _latency(prepared, load(path)) if prepared.options.latency else None)
+
+
+def _loss(model: Model, path: Path, calibration: Calibration) -> float:
+    """Return the loss of a quantized file on the batches that no range is taken from."""
+    metric = calibration.metric
+    with as_file(model) as source:
+        sessions = [open_session(each) for each in (source, path)]
+    losses = []
+    for number in calibration.judged:
+        feeds = calibration.batches[number]
+        before, after = (session.run(feeds) for session in sessions)
+        losses.append(metric.loss(before, after, feeds))
+    return float(np.mean(losses))
+
+
+def _latency(prepared: PreparedModel, quantized: Model) -> float:
+    """Return the latency of a quantized file over the original's, by a short race."""
+    options, traced = prepared.options, prepared.traced
+    shapes = dict(options.inputs)
+    feeds = timed_feeds(traced.model, prepared.evaluation_data, batch=options.batch, seed=options.seed, shapes=shapes)
+    tables = Tables(options.provider, options.threads)
+    speed = Speed(
+        traced, feeds, provider=options.provider, threads=options.threads, names={}, steps={}, tables=tables,
+        timer=options.timer,
+    )  # fmt: skip
+    return speed.race_of(quantized, CANDIDATE_S).fraction
+
+
+# -- what is written -----------------------------------------------------------------------------------------------
+
+
+def counted_alone(decision: Decision) -> Decision:
+    """Return a decision whose targets are those that quantization does not change; the others are checked after it."""
+    bounds = tuple(pair for pair in decision.bounds if pair[0].kind not in _MEASURED)
+    return replace(decision, bounds=bounds, memory=None, latency=None)
+
+
+class Quantizing:
+    """Publishes what is cut in eight bits; `proto` is what was written."""
+
+    def __init__(
+        self,
+        int8: Int8,
+        publish: Publish,
+        decision: Decision,
+        progress: Progress,
+        *,
+        original: Model | None = None,
+        timed: Model | None = None,
+    ) -> None:
+        """Take what a pass has.
+
+        Args:
+            int8: the form.
+            publish: writes the quantized model.
+            decision: has the targets.
+            progress: called before each step.
+            original: what is compared with in the place of the model that was cut.
+            timed: what is raced against in the place of both.
+        """
+        self._int8, self._publish, self._decision, self._progress = int8, publish, decision, progress
+        self._others = original, timed
+        self.proto: Any = None
+
+    @contextlib.contextmanager
+    def publish(self, proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+        """Write a model where nobody reads it yet, for its proof and its figures; quantize it when it is completed."""
+        model = self._int8.prepared.traced.model
+        with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+            path = Path(scratch) / "pruned.onnx"
+            write(proto, path, folder, model.is_external, model.alignment)
+            yield path, lambda report: self._complete(proto, folder, report)
+
+    def _complete(self, proto: Any, folder: Path, report: dict[str, Any]) -> None:
+        self._progress(f"quantizing: {self._int8.form.name}")
+        self.proto = self._int8.made(proto)
+        with self._publish(self.proto, folder) as (path, complete):
+            written = load(path)
+            comparison = self._compared(written, report)
+            report["promise"] = self._decision.report_values
+            self._tell(report, written, comparison)
+            complete(report)
+
+    def _compared(self, written: Model, report: Mapping[str, Any]) -> Comparison | None:
+        """Compare what was written with the original and the targets; a latency that misses is timed again, for longer.
+
+        Raises:
+            OptionError: when a target is missed.
+        """
+        prepared, decision = self._int8.prepared, self._decision
+        bounds = [pair for pair in decision.bounds if pair[0].kind in _MEASURED]
+        costs = {"size": written.size_bytes() / prepared.traced.model.size_bytes()}
+        if decision.memory is not None:
+            memory = decision.memory(written)
+            costs |= {} if memory is None else {"memory": memory}
+        bound = next((fraction for target, fraction in bounds if target.kind == "latency"), None)
+        for times in (1, CONFIRM):
+            comparison = self._beside(written, times)
+            if comparison is not None and prepared.options.latency:
+                costs["latency"] = 1 / comparison.speedup_interval[1]
+            elif decision.latency is not None:
+                costs["latency"] = decision.latency(written, 2.0 * times)
+            if bound is None or costs["latency"] <= decision.over * bound:
+                break
+        check_written(bounds, costs, decision.over)
+        return comparison
+
+    def _beside(self, quantized: Model, times: int = 1) -> Comparison | None:
+        """Return a model compared with the original."""
+        prepared, (original, timed) = self._int8.prepared, self._others
+        before, data = original or prepared.traced.model, prepared.evaluation_data
+        return compare_pair(before, quantized, prepared.options, data, self._progress, times=times, timed=timed)
+
+    def _tell(self, report: dict[str, Any], written: Model, comparison: Comparison | None) -> None:
+        """Let a report be of what was written, with all files beside one another."""
+        int8, options = self._int8, self._int8.prepared.options
+        alone = self._beside(int8.alone)
+        told = ("accuracy", "fidelity", "latency")
+        pruned = {"size_bytes": report["output"]["size_bytes"], **{name: report[name] for name in told}}
+        held_out = is_held_out(int8.prepared)
+        sides = [
+            {"size_bytes": model.size_bytes(), **comparison_values(each, options, held_out=held_out)}
+            for model, each in ((int8.alone, alone), (written, comparison))
+        ]
+        report["quantization"] = quantization_values(
+            int8.best, int8.tried, int8.calibration.samples, cpu_features(),
+            before=report["input"]["size_bytes"], alone=sides[0], pruned=pruned, both=sides[1],
+        )  # fmt: skip
+        report["output"] = file_values(written, report["output"]["macs"])
+        report |= {name: sides[1][name] for name in told}

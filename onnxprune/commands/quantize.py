@@ -1,0 +1,112 @@
+"""`quantize`: a model in float32 in, the same in eight bits out, measured beside the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune import check
+from onnxprune._version import __version__
+from onnxprune.commands.finish import Publish, compare_pair, is_held_out, kept_in_memory, published
+from onnxprune.commands.int8 import chosen
+from onnxprune.commands.prepare import prepare, sample_files
+from onnxprune.commands.prune import Result
+from onnxprune.dependency import cost
+from onnxprune.graph.model import Model
+from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved
+from onnxprune.graph.read import Source, load
+from onnxprune.graph.write import data_file
+from onnxprune.planning.options import Options, make_options
+from onnxprune.progress import Progress, silent
+from onnxprune.report.document import calibration_values, comparison_values, file_values
+from onnxprune.report.quantize import quantization_values
+from onnxprune.runtime.machine import cpu_features
+
+# Options of `prune` that mean something where nothing is cut.
+OPTIONS = (
+    "eval_data", "preprocess", "samples", "metric", "inputs", "provider", "threads", "batch", "timer", "timer_seconds",
+    "latency", "effort", "seed",
+)  # fmt: skip
+
+
+def quantize(source: Source, form: str = "int8", *, data: Any = None, **options: Any) -> Result:
+    """Return `source` in eight bits, with what that costs and saves.
+
+    Args:
+        source: as for `prune`, a model in float32.
+        form: "int8", the form that keeps most of those that suit the model; "int8-static" or "int8-dynamic".
+        data: samples that ranges are taken from, as for `prune`; generated ones without.
+        **options: of those of `prune`: eval_data, preprocess, samples, metric, inputs, provider, threads, batch, timer,
+            timer_seconds, latency, effort, seed.
+
+    Raises:
+        InputError: for a model, data or option that cannot be used, and for a model that cannot be quantized.
+    """
+    checked = quantize_options(form, **options)
+    model = load(source)
+    with kept_in_memory(model, "quantized.onnx") as publish:
+        return _quantize(model, checked, data, publish, silent)
+
+
+def quantize_options(form: str, **options: Any) -> Options:
+    """Return checked options; raise OptionError for those that have no effect where nothing is cut."""
+    for name in options:
+        check.choice("option", name, OPTIONS)
+    return make_options(ratio=0.0, quantize=form, **options)
+
+
+def quantize_file(
+    source: Path,
+    target: Path,
+    options: Options,
+    data: Any = None,
+    *,
+    report_path: Path | None = None,
+    force: bool,
+    progress: Progress,
+    on_written: Callable[[], object] = lambda: None,
+) -> Result:
+    """Quantize the file `source` to the file `target`; arguments as of `prune_file`.
+
+    Raises:
+        InputError: as `quantize`; also when a file exists without `force`, or cannot be written.
+    """
+    reads = Reads(source, data=sample_files(data, options))
+    check_files(target, data_file(resolved(target)), report_path, reads, force)
+    progress(f"reading {source}")
+    model = load(source)
+    check_files(
+        target, data_file(resolved(target)), report_path, replace(reads, weights=tuple(model.data_files)), force
+    )
+    publish = published(model, target, report_path, force=force, on_written=on_written)
+    return _quantize(model, options, data, publish, progress)
+
+
+def _quantize(model: Model, options: Options, data: Any, publish: Publish, progress: Progress) -> Result:
+    with blamed_on_change(model.stamps, model.path):
+        prepared = prepare(model, options, data, progress)
+        before, macs = prepared.traced.model, cost.macs(prepared.traced)
+        with chosen(prepared, progress) as int8, publish(int8.alone.stored, model.folder) as (path, complete):
+            after = load(path)
+            comparison = compare_pair(before, after, options, prepared.evaluation_data, progress)
+            figures = comparison_values(comparison, options, held_out=is_held_out(prepared))
+            alone = {"size_bytes": after.size_bytes(), **figures}
+            report: dict[str, Any] = {
+                "onnxprune": __version__,
+                "input": file_values(before, macs),
+                "output": file_values(after, macs),
+                "options": {name: options.to_dict()[name] for name in ("quantize", *OPTIONS)},
+                "calibration": calibration_values(int8.calibration),
+                **figures,
+                "quantization": quantization_values(
+                    int8.best, int8.tried, int8.calibration.samples, cpu_features(),
+                    before=before.size_bytes(), alone=alone,
+                ),
+            }  # fmt: skip
+            check_unchanged(model.stamps, model.path)
+            complete(report)
+            proto = int8.alone.stored
+    reads = Reads(model.path, tuple(model.data_files), sample_files(data, options))
+    return Result(proto, report, model.folder, model.is_external, model.alignment, reads, {})
