@@ -22,6 +22,7 @@ from onnxprune.cli.options import (
     TIMER,
     TIMER_SECONDS,
 )
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_shapes
 from onnxprune.graph.publish import signals_held
@@ -56,7 +57,10 @@ from onnxprune.graph.publish import signals_held
 @CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
 @DEBUG
+@click.pass_context
 def quantize(
+    context: click.Context,
+    /,
     source: Path,
     output: Path,
     form: str,
@@ -79,7 +83,7 @@ def quantize(
         checked = quantize_options(form, **options, latency=not no_latency, inputs=parse_shapes(inputs))
         with show_progress(quiet) as progress:
             result = quantize_file(
-                source, output, checked, data, report_path=report_path, force=force, progress=progress,
-                on_written=lambda: written.append(output),
+                source, output, checked, data, report_path=report_path, recipe=recipe_of(context), force=force,
+                progress=progress, on_written=lambda: written.append(output),
             )  # fmt: skip
         show_result(result.report if as_json else quantize_tables(result.report))

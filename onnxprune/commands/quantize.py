@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from onnxprune.commands.finish import Publish, compare_pair, is_held_out, kept_i
 from onnxprune.commands.int8 import chosen
 from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.prune import Result
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.dependency import cost
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import data_file
 from onnxprune.planning.options import Options, make_options
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 from onnxprune.report.document import calibration_values, comparison_values, file_values
 from onnxprune.report.quantize import quantization_values
 from onnxprune.runtime.machine import cpu_features
@@ -47,7 +48,8 @@ def quantize(source: Source, form: str = "int8", *, data: Any = None, **options:
     checked = quantize_options(form, **options)
     model = load(source)
     with kept_in_memory(model, "quantized.onnx") as publish:
-        return _quantize(model, checked, data, publish, silent)
+        recipe = recipe_of_call("quantize", source, {"form": form, "data": data, **options})
+        return _quantize(model, checked, data, publish, recipe, logged)
 
 
 def quantize_options(form: str, **options: Any) -> Options:
@@ -64,6 +66,7 @@ def quantize_file(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    recipe: Mapping[str, Any] | None = None,
     force: bool,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
@@ -81,10 +84,17 @@ def quantize_file(
         target, data_file(resolved(target)), report_path, replace(reads, weights=tuple(model.data_files)), force
     )
     publish = published(model, target, report_path, force=force, on_written=on_written)
-    return _quantize(model, options, data, publish, progress)
+    return _quantize(model, options, data, publish, recipe, progress)
 
 
-def _quantize(model: Model, options: Options, data: Any, publish: Publish, progress: Progress) -> Result:
+def _quantize(  # noqa: PLR0917 - as they follow from one another
+    model: Model,
+    options: Options,
+    data: Any,
+    publish: Publish,
+    recipe: Mapping[str, Any] | None,
+    progress: Progress,
+) -> Result:
     with blamed_on_change(model.stamps, model.path):
         prepared = prepare(model, options, data, progress)
         before, macs = prepared.traced.model, cost.macs(prepared.traced)
@@ -95,6 +105,7 @@ def _quantize(model: Model, options: Options, data: Any, publish: Publish, progr
             alone = {"size_bytes": after.size_bytes(), **figures}
             report: dict[str, Any] = {
                 "onnxprune": __version__,
+                "recipe": None if recipe is None else dict(recipe),
                 "input": file_values(before, macs),
                 "output": file_values(after, macs),
                 "options": {name: options.to_dict()[name] for name in ("quantize", *OPTIONS)},

@@ -136,6 +136,7 @@ def test_the_command_line(tmp_path):
         assert words in ran.output
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["output"]["path"] == str(output)
+    assert (report["recipe"]["run"], report["recipe"]["samples"]) == ("quantize", 32)
     assert report["quantization"]["files"]["both"] is None
     assert invoked("quantize", RESNET, "-o", output, "--data", DATA).exit_code == 2  # it exists
     open_session(output)
