@@ -12,7 +12,7 @@ from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, FORCE, INPUTS, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_shapes
+from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_reports, parse_shapes
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
@@ -59,7 +59,7 @@ def compare(
     min_speedup: float | None,
     max_drop: float | None,
     plot_path: Path | None,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -85,10 +85,11 @@ def compare(
         options["provider_options"] = parse_provider_options(provider_option_texts)
         options["sweep_threads"] = parse_numbers("--sweep-threads", sweep_threads)
         options["sweep_batch"] = parse_numbers("--sweep-batch", sweep_batch)
+        report_path, page = parse_reports(report_paths)
         with show_progress(quiet) as progress:
             compared = compare_files(
                 before, after, data, providers=providers, min_speedup=min_speedup, max_drop=max_drop,
-                plot_path=plot_path, report_path=report_path, force=force, progress=progress, **options,
+                plot_path=plot_path, report_path=report_path, page=page, force=force, progress=progress, **options,
             )  # fmt: skip
         if as_json:
             show_result(compared.report)

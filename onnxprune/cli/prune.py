@@ -9,9 +9,9 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
+from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET, REPORT
 from onnxprune.cli.screen import say, show_progress, show_result
-from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.cli.values import parse_ratios, parse_reports, parse_shapes, parse_step, parse_targets
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
@@ -148,7 +148,7 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, rows, feeds.")
-@click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
+@REPORT
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @QUIET
 @CUSTOM_OPS
@@ -168,7 +168,7 @@ def prune(
     masks: str | None,
     checkpoint: Path | None,
     resume: bool,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -195,7 +195,8 @@ def prune(
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         options["round_to"] = parse_step(options["round_to"])
         checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
-        rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
+        rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks}
+        rest["report_path"], rest["page"] = parse_reports(report_paths)
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
         rest |= {"force": force, "on_written": lambda: written.append(output)}
         if source.is_dir():

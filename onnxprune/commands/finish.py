@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from onnxprune.commands.learn import stored
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
-from onnxprune.commands.report_files import write_map, write_report
+from onnxprune.commands.report_files import PageFile, write_map, write_page, write_report
 from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
@@ -56,7 +56,7 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
 _NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(
-    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary")
+    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary", "details")
 )  # by other steps
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
@@ -85,6 +85,7 @@ def published(
     target: Path,
     report_path: Path | None = None,
     *,
+    page: PageFile | None = None,
     force: bool = False,
     on_written: Callable[[], object] = lambda: None,
     removed: list[Path] | None = None,
@@ -95,6 +96,7 @@ def published(
         model: the model that the result is made of; external data stays external.
         target: the file.
         report_path: of the report, if it is written.
+        page: of the run, if it is written.
         force: whether files that are there may be replaced.
         on_written: called when all files are in place.
         removed: gets the old weights that went away.
@@ -110,6 +112,7 @@ def published(
                 write_map(report, target, files)
                 if report_path is not None:
                     write_report(report, report_path, files.add(report_path))
+                write_page(report, page, files)
 
             yield path, complete
         if removed is not None:

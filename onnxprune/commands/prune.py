@@ -14,8 +14,9 @@ from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, kept_in_memory, published
 from onnxprune.commands.job import Job, make_learning
 from onnxprune.commands.masks import by_masks
+from onnxprune.commands.pages import with_details
 from onnxprune.commands.prepare import part_to_run, sample_files
-from onnxprune.commands.report_files import map_file, write_map
+from onnxprune.commands.report_files import PageFile, check_page, map_file, write_map
 from onnxprune.commands.rotate import by_rotation
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
@@ -144,6 +145,7 @@ def prune_file(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    page: PageFile | None = None,
     tune: Any = None,
     rounds: int = 1,
     masks: Any = None,
@@ -157,7 +159,7 @@ def prune_file(
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
 
     What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
-    when the run has ended well. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
+    when the run has ended well. The `page` shows the run, see `report.page`. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
     replaced. `on_written` is called when all files are in place: what fails later fails with them
     written.
 
@@ -175,12 +177,14 @@ def prune_file(
     reads = replace(reads, weights=tuple(model.data_files))
     check_files(target, weights, report_path, reads, force)
     check_weights_name(target, model.is_external)
+    check_page(page, [(target, "the output"), (report_path, "the report")], reads, force)
     if options.vocabulary is not None:
         report = [] if report_path is None else [(report_path, "the report")]
         check_written([(map_file(target), "the map of ids"), *report], reads, force)
     job = Job(model, options, data, learning, resolved(target).name)
     removed: list[Path] = []
-    publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
+    publish = published(model, target, report_path, page=page, force=force, on_written=on_written, removed=removed)
+    publish = with_details(publish, job, page, progress)
     with bounded(model):
         result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
     return replace(result, removed=tuple(removed))

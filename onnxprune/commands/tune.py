@@ -14,7 +14,7 @@ from onnxprune.commands.finish import Complete, Publish, kept_in_memory
 from onnxprune.commands.learn import learn, lesson_values, proven, stored
 from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
-from onnxprune.commands.report_files import check_plot, write_plot, write_report
+from onnxprune.commands.report_files import PageFile, check_page, check_plot, write_page, write_plot, write_report
 from onnxprune.commands.tie import tied_as
 from onnxprune.commands.tune_cut import kept_by_report
 from onnxprune.data.caches import suited_data
@@ -117,6 +117,7 @@ class TuneFiles:
     cut: Path | None = None  # the report of the cut, JSON
     checkpoint: Path | None = None  # where the run is saved; beside the output by default
     report: Path | None = None  # to write
+    page: PageFile | None = None  # to write
     plot: Path | None = None  # to write
 
     @property
@@ -166,6 +167,7 @@ def tune_file(
     model, teacher = load(source), None if files.teacher is None else load(files.teacher)
     reads = Reads(source, tuple(model.data_files), (*samples, *(teacher.data_files if teacher else ())))
     check_files(target, weights, files.report, reads, force)
+    check_page(files.page, [(target, "the output"), (files.report, "the report"), (files.plot, "the plot")], reads, force)
     saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
     request = TuneRequest(model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads)
     if helps():
@@ -188,6 +190,7 @@ def _complete(report: dict[str, Any], *, target: Path, files: TuneFiles, staged_
     report["output"]["path"] = str(target)
     if files.report is not None:
         write_report(report, files.report, staged_files.add(files.report))
+    write_page(report, files.page, staged_files)
     if files.plot is not None:
         svg, page = partial(tuning_svg, report), partial(tuning_html, report)
         write_plot(files.plot, staged_files.add(files.plot), svg, page)
