@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 _MISSED = 0.02  # of the original, from which a budget that gates expect to keep to counts as missed
-_SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
+SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 
 
 def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -55,22 +55,26 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         label = f"accuracy, {accuracy['samples']} samples"
         table.add_row(label, *accuracy_cells(accuracy["before"], accuracy["after"]))
     fidelity_row(table, report["fidelity"])
-    warned = warning_lines((("input", before["warnings"]), ("output", after["warnings"])))
-    told = [*_promised(report), *not_run_lines(report["not_run"]), *tied_lines(report)]
-    notes = [*told, *_masked(report), *_tuned(report)]
+    return [table, *step_parts(report), _left_alone(report["groups"]), *note_parts(report), _verdict(report)]
+
+
+def step_parts(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Return what is said of steps that few runs have: a published method, rounds, branches, words, turned streams."""
     return [
-        table,
         *_method(report),
         *rounds_table(report),
         *vocabulary_lines(report),
         *depth_lines(report),
         *rotation_lines(report),
         *_ports(report.get("ports", ())),
-        _left_alone(report["groups"]),
-        *warned,
-        *notes,
-        _verdict(report),
     ]
+
+
+def note_parts(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Return sentences on what costs time, targets, nodes that cannot be run, ties, masks and tuning."""
+    sides = (("input", report["input"]["warnings"]), ("output", report["output"]["warnings"]))
+    told = [*_promised(report), *not_run_lines(report["not_run"]), *tied_lines(report)]
+    return [*warning_lines(sides), *told, *_masked(report), *_tuned(report)]
 
 
 def _method(report: Mapping[str, Any]) -> Iterator[str]:
@@ -167,14 +171,14 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if verification["max_rel_diff"] > verification["tolerance"]:
         proof += f", which is round-off: the original alone makes {verification['noise']:.1e} of it"
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])
-    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"])]
+    gains = [f"{saved:.2f}x fewer MACs", *map(speed_text, report["latency"])]
     accuracy = report["accuracy"]
     if accuracy is not None:
         gains.append(f"accuracy {points_text(accuracy['before'], accuracy['after'])}")
     fidelity = report["fidelity"]
     if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
         gains.append(headline(fidelity["figures"]))
-    seen = "" if fidelity is None or fidelity["held_out"] else f"{_SEEN}\n"
+    seen = "" if fidelity is None or fidelity["held_out"] else f"{SEEN}\n"
     cuts = [each for each in report.get("rounds") or () if each["skipped"] is None]
     proof += _told_of(report.get("ports", ()))
     proof += f": each of {plural(len(cuts), 'cut')} against its own input" * bool(cuts)
@@ -239,7 +243,7 @@ def _closeness(difference: float) -> str:
     return f"to {difference:.1e} of the output's range" if difference else "exactly"
 
 
-def _speed(latency: Mapping[str, Any]) -> str:
+def speed_text(latency: Mapping[str, Any]) -> str:
     """Return in words how much faster or slower one run got."""
     where = place_text(latency["provider"], latency["threads"])
     speedup, interval = latency["speedup"], latency["speedup_interval"]
