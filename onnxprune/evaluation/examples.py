@@ -33,7 +33,8 @@ def examples(pair: tuple[Runner, Runner], data: Data, metric: str | Function | N
         metric: what of the outputs is compared, as for `compare`.
     """
     count = min(MOST, data.count)
-    chosen, kind = [], None
+    chosen, kind = list[dict[str, Any]](), None
+    vectors = list[list[Array]]()
     for number in (i * data.count // count for i in range(count)):
         piece = data.piece([number])
         both = [session.run(session.taken(piece.feeds)) for session in pair]
@@ -45,8 +46,21 @@ def examples(pair: tuple[Runner, Runner], data: Data, metric: str | Function | N
         sides = [_SHOWN.get(found.loss_by.label, _dense)(found, each, feeds) for each in (before, after)]
         inputs = [_input(name, array) for name, array in feeds.items()]
         closeness = _closeness(found, before, after)
+        if found.loss_by.vectors is not None:
+            vectors.append([each.reshape(-1) for each in found.loss_by.vectors(found, before, after, feeds)])
         chosen.append({"sample": number, "inputs": inputs, "label": label, "answers": sides, "closeness": closeness})
+    for side in (0, 1) if len(vectors) == count else ():
+        for number, (each, nearest) in enumerate(zip(chosen, _nearest([pair[side] for pair in vectors]), strict=True)):
+            named = [(f"sample {chosen[other]['sample']}", alike) for other, alike in nearest if other != number]
+            each["answers"][side] = _answer(best=named[:_BEST])
     return {"kind": kind, "samples": chosen}
+
+
+def _nearest(vectors: Sequence[Array]) -> list[list[tuple[int, float]]]:
+    """Return for each vector all of them with their cosines, the nearest first."""
+    units = np.stack([in_double(each) for each in vectors])
+    units /= np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-12)
+    return [[(int(other), float(row[other])) for other in np.argsort(-row, kind="stable")] for row in units @ units.T]
 
 
 def _input(name: str, array: Array) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if verification["max_rel_diff"] > verification["tolerance"]:
         proof += f", which is round-off: the original alone makes {verification['noise']:.1e} of it"
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])
-    gains = [f"{saved:.2f}x fewer MACs", *map(speed_text, report["latency"])]
+    gains = [f"{saved:.2f}x fewer MACs", *map(_speed, report["latency"])]
     accuracy = report["accuracy"]
     if accuracy is not None:
         gains.append(f"accuracy {points_text(accuracy['before'], accuracy['after'])}")
@@ -243,7 +243,7 @@ def _closeness(difference: float) -> str:
     return f"to {difference:.1e} of the output's range" if difference else "exactly"
 
 
-def speed_text(latency: Mapping[str, Any]) -> str:
+def _speed(latency: Mapping[str, Any]) -> str:
     """Return in words how much faster or slower one run got."""
     where = place_text(latency["provider"], latency["threads"])
     speedup, interval = latency["speedup"], latency["speedup_interval"]

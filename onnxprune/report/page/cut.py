@@ -16,13 +16,14 @@ from onnxprune.report.page.parts import (
     file_name,
     notes_section,
     sentence,
+    speed_words,
     time_section,
 )
 from onnxprune.report.page.plots import chart
 from onnxprune.report.page.samples import samples_section
 from onnxprune.report.page.tones import WORDS, half_losses, loss_at, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
-from onnxprune.report.prune import SEEN, note_parts, speed_text, step_parts
+from onnxprune.report.prune import SEEN, note_parts, step_parts
 from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, names_text, place_text, plural
 
 _CHARTS = 12  # groups with a chart of their own
@@ -60,7 +61,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     """Return what came out, in one sentence."""
     saved = report["input"]["macs"] / max(1, report["output"]["macs"])
     cut = [group for group in report["groups"] if group["kept"] < group["units"]]
-    clauses = [f"{saved:.2f}× fewer multiplications", *(speed_text(each) for each in report["latency"])]
+    clauses = [f"{saved:.2f}× fewer multiplications", *map(speed_words, report["latency"])]
     accuracy, fidelity = report["accuracy"], report["fidelity"]
     if accuracy is not None:
         clauses.append(f"accuracy {accuracy['before']:.2%} before and {accuracy['after']:.2%} after")

@@ -42,7 +42,7 @@ def network(report: Mapping[str, Any]) -> Network | None:
     if not layers:
         return None
     groups = report.get("groups", ())
-    drafts = _drafts(layers, [group for group in groups if "nodes" in group])
+    drafts = _drafts(layers, [group for group in groups if "nodes" in group and not _is_factor(group)])
     tones = _tones(report, groups)
     locked = {node["node"]: node["locked"] for node in report.get("nodes", ())}
     each = max(1, MOST_LAYERS // max(1, len(drafts)))
@@ -60,6 +60,11 @@ def network(report: Mapping[str, Any]) -> Network | None:
         folded=folded,
         paired=paired,
     )
+
+
+def _is_factor(group: Mapping[str, Any]) -> bool:
+    """Whether a group stays whole because another one has the same axis, as the dims of a head beside the heads."""
+    return bool(re.search(r"\b(outer|inner) factor\b", group.get("locked") or ""))
 
 
 def _layers(report: Mapping[str, Any]) -> Sequence[Layer]:

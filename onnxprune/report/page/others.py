@@ -15,13 +15,13 @@ from onnxprune.report.page.parts import (
     file_name,
     notes_section,
     sentence,
+    speed_words,
     time_section,
 )
 from onnxprune.report.page.plots import LARGE, chart
 from onnxprune.report.page.samples import figure_text, samples_section
 from onnxprune.report.page.tones import WORDS, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
-from onnxprune.report.prune import speed_text
 from onnxprune.report.sweep import family_quality, family_rows, without_model
 from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, place_text, plural, size_text, warning_lines
 
@@ -47,7 +47,7 @@ def compare_page(report: Mapping[str, Any]) -> Page:
         again_section(report, (("before", before), ("after", after))),
     ]
     missed = [text for each in report["comparisons"] for text in each["missed"]]
-    gains = [speed_text(_latency(each)) for each in report["comparisons"]]
+    gains = [speed_words(_latency(each)) for each in report["comparisons"]]
     said = sentence([*gains, *_accuracy_words(before, after)])
     verdict = f"{said} Bounds that are missed: {'; '.join(missed)}." if missed else said
     return Page(title, "compared", verdict, sections, report["onnxprune"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxprune.report.page.views import Again, Bar, Fact, Note, Section, Table
 from onnxprune.report.table import NameTable
-from onnxprune.report.words import count_text, ms_text, size_text
+from onnxprune.report.words import count_text, ms_text, place_text, size_text
 
 _OPS = 12  # types of nodes that have bars
 
@@ -57,8 +57,8 @@ def time_section(report: Mapping[str, Any]) -> list[Section]:
         bars.append(Bar(label, nodes, 100 * old / most, 100 * new / most, ms_text(old), ms_text(new)))
     total = [sum(op["ms"][side] for op in ops) for side in (0, 1)]
     lead = (
-        f"By type of kernel, in ONNX Runtime's own profile of one thread of runs: {ms_text(total[0])} before, "
-        f"{ms_text(total[1])} after. The profile takes time itself, so that this is more than the latency above."
+        f"By type of kernel, from ONNX Runtime's profile: {ms_text(total[0])} before, {ms_text(total[1])} after. "
+        "Profiling takes time itself, so that these sums are not the latency above."
     )
     return [Section("Where the time went", "bars.html", bars, lead)]
 
@@ -136,6 +136,17 @@ def counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Fact]:
         if before.get(key) is not None and after.get(key) is not None:
             rows.append(amount(label, before[key], after[key], show))
     return rows
+
+
+def speed_words(latency: Mapping[str, Any]) -> str:
+    """Return in words how much faster or slower a model got, with the bounds of the ratio."""
+    speedup, (low, high) = latency["speedup"], latency["speedup_interval"]
+    where = f"on {place_text(latency['provider'], latency['threads'])}"
+    if latency["within_noise"]:
+        return f"as fast as before {where} (between {low:.2f}× and {high:.2f}×)"
+    if speedup < 1:
+        return f"{1 / speedup:.2f}× slower {where} (between {1 / high:.2f}× and {1 / low:.2f}×)"
+    return f"{speedup:.2f}× faster {where} (between {low:.2f}× and {high:.2f}×)"
 
 
 def sentence(parts: Sequence[str]) -> str:

@@ -103,13 +103,10 @@ def number_text(value: float) -> str:
     >>> number_text(0.0), number_text(2500.0), number_text(0.00012), number_text(1500000.0)
     ('0', '2500', '1.2e-4', '1.5e6')
     """
-    text = f"{value:g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
-    return text if "e" in text or value == 0 or 1e-3 <= abs(value) < 1e5 else _scientific(value)
-
-
-def _scientific(value: float) -> str:
-    power = math.floor(math.log10(abs(value)))
-    return f"{value / 10.0**power:g}e{power}"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:g}"
+    digits, power = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def _place(value: float, all_ticks: Sequence[float], start: float, end: float) -> float:

@@ -5,12 +5,14 @@ Nothing is loaded from anywhere, and no script runs: what is switched or opened 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from onnxprune.errors import InputError
 from onnxprune.report.page.cut import cut_page
@@ -64,6 +66,17 @@ def _folder(report: Mapping[str, Any]) -> Page:
 @cache
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    return Environment(
+    environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )  # fmt: skip
+    environment.filters["breakable"] = breakable
+    return environment
+
+
+def breakable(text: str) -> Markup:
+    """Return a text, escaped, that may be broken behind the separators of names.
+
+    >>> print(breakable("/layer.1/<query>"))
+    /<wbr>layer.<wbr>1/<wbr>&lt;query&gt;
+    """
+    return Markup("<wbr>").join(part for part in re.split(r"(?<=[/.:_])(?=\S)", text) if part)
