@@ -72,6 +72,7 @@ def cli(context: click.Context) -> None:
     onnxprune inspect model.onnx                        what can be pruned, and what cannot
     onnxprune sensitivity model.onnx --data d.npz       what each group costs that loses units
     onnxprune sweep model.onnx --macs 0.8,0.6 -o out/   several targets from one calibration
+    onnxprune report small.json -o small.html           a page of a report
 
     'onnxprune prune --help' lists the options of the default command.
     """  # noqa: D301 - click keeps paragraphs behind a backspace as they are

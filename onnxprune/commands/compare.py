@@ -107,10 +107,10 @@ def compare_files(
         comparisons.append(compare(before, after, data=data, provider=provider, **options))
     missed = [verdict(comparison, min_speedup, max_drop) for comparison in comparisons]
     compared = ComparedFiles(comparisons, missed)
-    report = compared.report if page is None else compared.report | {"details": _details(before, after, data, page, options)}
-    report_files.write(
-        report, svg=partial(comparison_svg, comparisons), page=partial(comparison_html, comparisons)
+    report = (
+        compared.report if page is None else compared.report | {"details": _details(before, after, data, page, options)}
     )
+    report_files.write(report, svg=partial(comparison_svg, comparisons), page=partial(comparison_html, comparisons))
     return compared
 
 

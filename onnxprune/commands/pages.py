@@ -61,7 +61,13 @@ def _of_cut(job: Job, path: Path, page: PageFile, other_ids: bool, progress: Pro
 
 
 def traced_pair(before: Model, after: Model, data: Data | None) -> tuple[Trace, Trace]:
-    """Return an original, of which the part that runs is given, and another model with their axes; sizes are of data."""
+    """Return two models with their axes, in the sizes of the samples.
+
+    Args:
+        before: the original, the part of it that runs.
+        after: the other model.
+        data: samples.
+    """
     first = settled(sized_by(before, data))
     second = replace(same_part(after, before), sizes=first.sizes)
     return trace(first), trace(settled(second))

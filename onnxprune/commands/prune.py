@@ -159,9 +159,9 @@ def prune_file(
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
 
     What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
-    when the run has ended well. The `page` shows the run, see `report.page`. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
-    replaced. `on_written` is called when all files are in place: what fails later fails with them
-    written.
+    when the run has ended well. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
+    replaced. The `page` shows the run, see `report.page`. `on_written` is called when all files are in place: what
+    fails later fails with them written.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,29 @@ class ReportFiles:
         """Write all files, or none.
 
         Args:
-            report: becomes JSON.
+            report: becomes JSON, and the page of a run.
             svg: draws the plot.
             page: makes an HTML page that holds it.
 
         Raises:
             InputError: when a file cannot be written.
         """
-        with staging(self.force) as files:
+        with self.written(report) as files:
             if self.plot is not None:
                 write_plot(self.plot, files.add(self.plot), svg, page)
+
+    @contextlib.contextmanager
+    def written(self, report: Mapping[str, Any]) -> Iterator[Staging]:
+        """Write the report and its page, in place when the block ends well.
+
+        Raises:
+            InputError: when a file cannot be written.
+        """
+        with staging(self.force) as files:
             if self.report is not None:
                 write_report(report, self.report, files.add(self.report))
             write_page(report, self.page, files)
+            yield files
 
 
 def check_plot(path: Path | None) -> None:

@@ -95,10 +95,9 @@ def sensitivity_file(
     report = measured.to_dict()
     if page is not None:
         part = part_to_run(model, dict(options.inputs))
-        report["details"] = details_of_one(trace(sized_by(part, load_limited(part, options, data))), page.command)
-    report_files.write(
-        report, svg=partial(sensitivity_svg, measured), page=partial(sensitivity_html, measured)
-    )
+        traced = trace(sized_by(part, load_limited(part, options, data)))
+        report["details"] = details_of_one(traced, groups(traced), page.command)
+    report_files.write(report, svg=partial(sensitivity_svg, measured), page=partial(sensitivity_html, measured))
     return measured
 
 

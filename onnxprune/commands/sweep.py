@@ -27,12 +27,13 @@ from onnxprune.commands.finish import Complete, finish
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded
 from onnxprune.commands.recover import Recovery
-from onnxprune.commands.report_files import write_report
+from onnxprune.commands.report_files import PageFile, ReportFiles, write_report
 from onnxprune.commands.sweep_folder import SweepFolder, file_digests
 from onnxprune.commands.sweep_members import KINDS, Member, make_members
 from onnxprune.commands.sweep_recovery import recover_all
 from onnxprune.commands.sweep_summary import summarize
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.evaluation.details import details_of_none
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, staging
 from onnxprune.graph.read import Source, load
@@ -41,6 +42,7 @@ from onnxprune.planning.options import Options, make_options
 from onnxprune.planning.plan import Evidence
 from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress, silent
+from onnxprune.report.charts import family_page, family_svg
 from onnxprune.runtime.executors import ALONE, Workers, from_executor
 from onnxprune.runtime.executors import workers as open_workers
 
@@ -111,6 +113,8 @@ def make_family(
     workers: Workers = ALONE,
     resume: bool = False,
     force: bool = False,
+    report_path: Path | None = None,
+    page: PageFile | None = None,
     progress: Progress = silent,
 ) -> Family:
     """Make a member for each value in the folder `out`; those that are there already, from the same, stay.
@@ -125,6 +129,8 @@ def make_family(
         workers: where curves are measured and layers refitted; the members are the same everywhere.
         resume: whether members of other options that are there are an error; else they are made anew.
         force: whether files may be replaced that no sweep has written.
+        report_path: where the summary goes beside the folder, as JSON.
+        page: shows the summary.
         progress: called before each step.
 
     Raises:
@@ -140,6 +146,8 @@ def make_family(
     model = load(source)
     members = make_members(model, options, kind, values, data=data)
     reads = Reads(model.path, tuple(model.data_files), sample_files(data, options))
+    reports = ReportFiles(None, report_path, force, page)
+    reports.check(reads)
     folder = SweepFolder(out, reads, force, model.is_external)
     none = {member.name: why for member in members if (why := folder.why_none(member)) is not None}
     missing = [member for member in members if member.name not in none and not folder.has(member)]
@@ -151,6 +159,8 @@ def make_family(
             none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
     summary = summarize(kind, members, none, folder)
     folder.write_summary(summary)
+    shown = summary if page is None else {**summary, "details": details_of_none(page.command)}
+    reports.write(shown, svg=partial(family_svg, summary), page=partial(family_page, summary))
     return Family(out, summary)
 
 

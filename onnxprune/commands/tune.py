@@ -22,6 +22,7 @@ from onnxprune.data.samples import Data, evaluated, files_of, load_data, shares_
 from onnxprune.errors import InputError
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
+from onnxprune.evaluation.details import details_of_none
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads, Staging, blamed_on_change, check_files, check_unchanged, resolved, staging
@@ -167,7 +168,9 @@ def tune_file(
     model, teacher = load(source), None if files.teacher is None else load(files.teacher)
     reads = Reads(source, tuple(model.data_files), (*samples, *(teacher.data_files if teacher else ())))
     check_files(target, weights, files.report, reads, force)
-    check_page(files.page, [(target, "the output"), (files.report, "the report"), (files.plot, "the plot")], reads, force)
+    check_page(
+        files.page, [(target, "the output"), (files.report, "the report"), (files.plot, "the plot")], reads, force
+    )
     saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
     request = TuneRequest(model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads)
     if helps():
@@ -188,9 +191,11 @@ def tune_file(
 def _complete(report: dict[str, Any], *, target: Path, files: TuneFiles, staged_files: Staging) -> None:
     """Write the report and the plot beside the model."""
     report["output"]["path"] = str(target)
+    if files.page is not None:
+        report = {**report, "details": details_of_none(files.page.command)}
+    write_page(report, files.page, staged_files)
     if files.report is not None:
         write_report(report, files.report, staged_files.add(files.report))
-    write_page(report, files.page, staged_files)
     if files.plot is not None:
         svg, page = partial(tuning_svg, report), partial(tuning_html, report)
         write_plot(files.plot, staged_files.add(files.plot), svg, page)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, as_taken, taken_by
+from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
 from onnxprune.evaluation.examples import examples
 from onnxprune.evaluation.layers import layer_values, layers, op_values, profiled, times_by_layer
@@ -73,10 +74,16 @@ def details(traces: tuple[Trace, Trace], look: Look, progress: Progress = silent
     }
 
 
-def details_of_one(traced: Trace, command: str) -> dict[str, Any]:
-    """Return the details of a model that nothing was made of."""
+def details_of_one(traced: Trace, all_groups: Sequence[Group], command: str) -> dict[str, Any]:
+    """Return the details of a model that nothing was made of, with the nodes that carry its groups."""
     each = layers(traced)
-    return {"layers": layer_values(each, each), "ops": None, "examples": None, "run": run_values(command)}
+    carried = {group.name: list(group.nodes) for group in all_groups}
+    return {**details_of_none(command), "layers": layer_values(each, each), "carried": carried}
+
+
+def details_of_none(command: str) -> dict[str, Any]:
+    """Return the details of a run whose page shows no network."""
+    return {"layers": [], "ops": None, "examples": None, "run": run_values(command)}
 
 
 def run_values(command: str) -> dict[str, Any]:

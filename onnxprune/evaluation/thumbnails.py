@@ -54,7 +54,8 @@ def _pixels(array: Array) -> npt.NDArray[np.float64] | None:
 
 def _spread(image: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     low, high = image.min(), image.max()
-    return np.round(255 * (image - low) / max(high - low, 1e-12)).astype(np.uint8)
+    greys: npt.NDArray[np.uint8] = np.round(255 * (image - low) / max(high - low, 1e-12)).astype(np.uint8)
+    return greys
 
 
 def _shrunk(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -64,5 +65,6 @@ def _shrunk(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     cut = image[: height * step, : width * step].astype(np.float64)
     if cut.shape[0] < height * step or cut.shape[1] < width * step:
         return image[::step, ::step]
-    squares = cut.reshape(height, step, width, step, -1)
-    return np.round(squares.mean(axis=(1, 3))).astype(np.uint8)
+    means = cut.reshape(height, step, width, step, -1).mean(axis=(1, 3))
+    small: npt.NDArray[np.uint8] = np.round(means).astype(np.uint8)
+    return small

@@ -46,7 +46,9 @@ def cut_page(report: Mapping[str, Any]) -> Page:
         *notes_section(_notes(report)),
         again_section(report, (("read", report["input"]), ("written", report["output"]))),
     ]
-    return Page(name, f"pruned from {file_name(report['input']['path'])}", _verdict(report), sections, report["onnxprune"])
+    return Page(
+        name, f"pruned from {file_name(report['input']['path'])}", _verdict(report), sections, report["onnxprune"]
+    )
 
 
 def _notes(report: Mapping[str, Any]) -> Iterator[Any]:
@@ -231,9 +233,7 @@ def _proof(report: Mapping[str, Any]) -> Section:
     ]
     if proof["noise"]:
         figures.append(("round-off of the original alone", f"{proof['noise']:.1e}"))
-    rows = [
-        (_dims(run["dims"]), f"{run['max_rel_diff']:.1e}", f"{run['max_abs_diff']:.1e}") for run in proof["runs"]
-    ]
+    rows = [(_dims(run["dims"]), f"{run['max_rel_diff']:.1e}", f"{run['max_abs_diff']:.1e}") for run in proof["runs"]]
     inexact = any(group["kept"] < group["units"] and not group["exact"] for group in report["groups"])
     said = (
         "The original with the removed units set to zero where they are consumed was run beside the file that was "

@@ -18,7 +18,11 @@ from onnxprune.report.page.tones import UNKNOWN, WHOLE, WORDS, half_losses, tone
 from onnxprune.report.page.views import Block, Column, Cost, LayerView, Network, Row
 from onnxprune.report.words import count_text, ms_text
 
-MEASURES = (("macs", "multiplications", count_text), ("ms", "milliseconds", ms_text), ("params", "parameters", count_text))
+MEASURES = (
+    ("macs", "multiplications", count_text),
+    ("ms", "milliseconds", ms_text),
+    ("params", "parameters", count_text),
+)
 MOST_ROWS = 60  # that are not folded into blocks
 MOST_COLUMNS = 240  # of the overview
 MOST_LAYERS = 1500  # that are listed
@@ -36,14 +40,19 @@ class _Draft:
     layers: list[Layer] = field(default_factory=list)
 
 
-def network(report: Mapping[str, Any]) -> Network | None:
-    """Return the picture of the network of a report; None where it has no layers."""
+def network(report: Mapping[str, Any], tones: Mapping[str, str] | None = None) -> Network | None:
+    """Return the picture of the network of a report; None where it has no layers.
+
+    Args:
+        report: of a cut, or its groups, nodes and details.
+        tones: by group; by default those of the loss curves of the report.
+    """
     layers = _layers(report)
     if not layers:
         return None
     groups = report.get("groups", ())
     drafts = _drafts(layers, [group for group in groups if "nodes" in group and not _is_factor(group)])
-    tones = _tones(report, groups)
+    tones = _tones(report, groups) if tones is None else tones
     locked = {node["node"]: node["locked"] for node in report.get("nodes", ())}
     each = max(1, MOST_LAYERS // max(1, len(drafts)))
     rows = [_row(number, draft, tones, locked, each) for number, draft in enumerate(drafts)]
@@ -52,6 +61,8 @@ def network(report: Mapping[str, Any]) -> Network | None:
     found = {row.tone for row in rows}
     paired = any(cost.before != cost.after for row in rows for cost in row.costs.values())
     folded = len(rows) > MOST_ROWS
+    if not found - {UNKNOWN[0]}:  # a colour that all have says nothing
+        rows = [replace(row, tone="", says="") for row in rows]
     return Network(
         measures=measures,
         blocks=_blocks(rows) if folded else [_block("", rows)],
@@ -95,12 +106,11 @@ def _drafts(layers: Sequence[Layer], groups: Sequence[Mapping[str, Any]]) -> lis
     rows: dict[str, _Draft] = {}
     at: _Draft | None = None
     for layer in layers:
-        group = of.get(layer["node"])
-        opens = at is None or group is not None and (not counted or any(layer["macs"]))
-        if opens or (not groups and (any(layer["macs"]) or not counted)):
-            key = layer["node"] if group is None else group["name"]
-            at = rows.setdefault(key, _Draft(key, group))
-        assert at is not None  # the first layer opens a row
+        carried = of.get(layer["node"])
+        heavy = not counted or any(layer["macs"])
+        if at is None or (heavy and (carried is not None or not groups)):
+            key = layer["node"] if carried is None else carried["name"]
+            at = rows.setdefault(key, _Draft(key, carried))
         at.layers.append(layer)
     return list(rows.values())
 
@@ -180,7 +190,8 @@ def _layer(layer: Layer) -> LayerView:
         words = f"{old}, gone"
     elif new and not old:
         words = f"{new}, new"
-    costs = {key: change_text(*(layer[key] or (0, 0)), show) for key, _, show in MEASURES}
+    pairs = {key: layer[key] or (0, 0) for key, _, _ in MEASURES}
+    costs = {key: change_text(pairs[key][0], pairs[key][1], show) for key, _, show in MEASURES}
     return LayerView(layer["node"], layer["op"], words, costs)
 
 
@@ -200,11 +211,8 @@ def _wide(cost: Cost, most: float) -> Cost:
 
 def _blocks(rows: Sequence[Row]) -> list[Block]:
     """Return rows in blocks: by what their names begin with where that makes some, else by their place."""
-    best = None
-    for depth in range(1, 8):
-        runs = [list(run) for _, run in itertools.groupby(rows, lambda row: _prefix(row.name, depth))]
-        if 4 <= len(runs) <= MOST_ROWS:
-            best = runs
+    by_name = [_runs(rows, depth) for depth in range(1, 8)]
+    best = next((runs for runs in reversed(by_name) if 4 <= len(runs) <= MOST_ROWS), None)
     if best is None:
         step = -(-len(rows) // (MOST_ROWS // 2))
         best = [list(rows[at : at + step]) for at in range(0, len(rows), step)]
@@ -212,6 +220,11 @@ def _blocks(rows: Sequence[Row]) -> list[Block]:
     keys = list(rows[0].costs)
     most = {key: max(max(block.costs[key].before, block.costs[key].after) for block in blocks) for key in keys}
     return [replace(block, costs={key: _wide(block.costs[key], most[key]) for key in keys}) for block in blocks]
+
+
+def _runs(rows: Sequence[Row], depth: int) -> list[list[Row]]:
+    """Return rows that follow each other and whose names begin with the same parts."""
+    return [list(run) for _, run in itertools.groupby(rows, lambda row: _prefix(row.name, depth))]
 
 
 def _prefix(name: str, depth: int) -> str:

@@ -20,7 +20,7 @@ from onnxprune.report.page.parts import (
 )
 from onnxprune.report.page.plots import LARGE, chart
 from onnxprune.report.page.samples import figure_text, samples_section
-from onnxprune.report.page.tones import WORDS, tones_of
+from onnxprune.report.page.tones import UNKNOWN, WORDS, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
 from onnxprune.report.sweep import family_quality, family_rows, without_model
 from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, place_text, plural, size_text, warning_lines
@@ -48,7 +48,8 @@ def compare_page(report: Mapping[str, Any]) -> Page:
     ]
     missed = [text for each in report["comparisons"] for text in each["missed"]]
     gains = [speed_words(_latency(each)) for each in report["comparisons"]]
-    said = sentence([*gains, *_accuracy_words(before, after)])
+    saved = [f"{before['macs'] / after['macs']:.2f}× fewer multiplications"] if before["macs"] and after["macs"] else []
+    said = sentence([*gains, *saved, *_quality_words(first)])
     verdict = f"{said} Bounds that are missed: {'; '.join(missed)}." if missed else said
     return Page(title, "compared", verdict, sections, report["onnxprune"])
 
@@ -63,9 +64,11 @@ def _latency(comparison: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**comparison, "before_ms": comparison["before"]["median_ms"], "after_ms": comparison["after"]["median_ms"]}
 
 
-def _accuracy_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _quality_words(comparison: Mapping[str, Any]) -> list[str]:
+    before, after = comparison["before"], comparison["after"]
     if before["accuracy"] is None or after["accuracy"] is None:
-        return []
+        fidelity = _compared_fidelity(comparison)
+        return [] if fidelity is None else [headline(fidelity["figures"])]
     return [f"accuracy {before['accuracy']:.2%} before and {after['accuracy']:.2%} after"]
 
 
@@ -102,7 +105,7 @@ def _elsewhere(comparison: Mapping[str, Any]) -> list[Section]:
     points = comparison["sweep"]
     if not points:
         return []
-    rows = []
+    rows = list[tuple[str, ...]]()
     for point in points:
         place = str(point["threads"] or "all"), str(point["batch"])
         if point["speedup"] is None:
@@ -154,8 +157,16 @@ def _judged(report: Mapping[str, Any]) -> str:
 
 
 def _sensitive_picture(report: Mapping[str, Any]) -> list[Section]:
-    picture = network({"details": report.get("details"), "groups": (), "curves": {}})
-    return [] if picture is None else [Section("The network", "network.html", picture, _LAYERS)]
+    carried = (report.get("details") or {}).get("carried")
+    if carried is None:
+        return []
+    tones, listed = _halves(report["groups"]), []
+    for each in report["groups"]:
+        listed += [{**each, "name": name, "nodes": carried[name]} for name in each["groups"] if name in carried]
+        tones |= dict.fromkeys(each["groups"], tones.get(each["name"], UNKNOWN[0]))
+    picture = network({"details": report["details"], "groups": listed}, tones)
+    lead = "From the input, above, to the output. The length of a bar is what a group of layers costs."
+    return [] if picture is None else [Section("The network", "network.html", picture, lead)]
 
 
 def _halves(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -219,7 +230,9 @@ def sweep_page(summary: Mapping[str, Any]) -> Page:
         again_section(summary, [("read", summary["input"]), *((str(each["value"]), each) for each in members)]),
     ]
     verdict = sentence([f"{plural(len(members), 'model')} of one calibration", _range(members, whole)])
-    return Page(file_name(summary["input"]["path"]), "pruned to several targets", verdict, sections, summary["onnxprune"])
+    return Page(
+        file_name(summary["input"]["path"]), "pruned to several targets", verdict, sections, summary["onnxprune"]
+    )
 
 
 def _range(members: Sequence[Mapping[str, Any]], whole: float) -> str:
@@ -248,7 +261,9 @@ def tune_page(report: Mapping[str, Any]) -> Page:
         Section("On the way", "charts.html", _history(report)),
         Section("The proof", "proof.html", Proof(proof["passed"], held, figures, Table((), ()))),
         *notes_section(_lesson(report)),
-        again_section(report, (("tuned", report["input"]), ("teacher", report["teacher"]), ("written", report["output"]))),
+        again_section(
+            report, (("tuned", report["input"]), ("teacher", report["teacher"]), ("written", report["output"]))
+        ),
     ]
     name = file_name(report["output"]["path"] or report["input"]["path"])
     return Page(name, f"tuned from {file_name(report['input']['path'])}", verdict, sections, report["onnxprune"])
@@ -265,7 +280,12 @@ def _tuned_facts(report: Mapping[str, Any]) -> list[Fact]:
         facts.append(Fact("accuracy", *accuracy_cells(accuracy["before"], accuracy["after"])))
     before, after = fidelity["before"] or {}, fidelity["after"] or {}
     facts += [
-        Fact(f"{name.replace('_', ' ')}, beside the teacher", figure_text(name, before[name]), figure_text(name, value), "")
+        Fact(
+            f"{name.replace('_', ' ')}, beside the teacher",
+            figure_text(name, before[name]),
+            figure_text(name, value),
+            "",
+        )
         for name, value in after.items()
         if name in before and not name.endswith(("_before", "accuracy_after")) and report["teacher"]
     ]

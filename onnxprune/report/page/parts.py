@@ -83,7 +83,12 @@ def again_section(report: Mapping[str, Any], files: Iterable[tuple[str, Mapping[
     else:
         figures.append(("onnxprune", str(report.get("onnxprune"))))
     rows = [
-        (role, file_name(each.get("path")), size_text(each["size_bytes"]) if each.get("size_bytes") else "", each["sha256"])
+        (
+            role,
+            file_name(each.get("path")),
+            size_text(each["size_bytes"]) if each.get("size_bytes") else "",
+            each["sha256"],
+        )
         for role, each in files
         if each is not None and each.get("sha256")
     ]

@@ -57,7 +57,10 @@ def chart(
     shown = [(name, [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]) for name, points in series]
     xs = [x for _, points in shown for x, _ in points] + ([] if mark is None else [mark])
     ys = [y for _, points in shown for _, y in points] + [0.0] * from_zero
-    x_ticks, y_ticks = ticks(min(xs, default=0), max(xs, default=1), 4), ticks(min(ys, default=0), max(ys, default=1), 4)
+    x_ticks, y_ticks = (
+        ticks(min(xs, default=0), max(xs, default=1), 4),
+        ticks(min(ys, default=0), max(ys, default=1), 4),
+    )
     bottom = frame.height - frame.under
 
     def at_x(value: float) -> float:

@@ -56,7 +56,9 @@ def page_of(report: Mapping[str, Any]) -> Page:
 def _folder(report: Mapping[str, Any]) -> Page:
     """Return the page of a folder: a part for each model that was pruned."""
     pages = [page_of(each) for each in report["files"].values() if "copied" not in each]
-    copied = [f"{name} was copied as it is: {each['copied']}" for name, each in report["files"].items() if "copied" in each]
+    copied = [
+        f"{name} was copied as it is: {each['copied']}" for name, each in report["files"].items() if "copied" in each
+    ]
     lines = [Note(line) for line in (*copied, *report["settings"])]
     sections = [Section("Beside the models", "notes.html", lines)] if lines else []
     verdict = " ".join(f"{page.title}: {page.verdict}" for page in pages)

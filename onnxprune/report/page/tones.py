@@ -6,6 +6,7 @@ free at a twentieth of the typical loss, which is the median of all groups.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,13 +27,13 @@ def loss_at(removed: Sequence[int], losses: Sequence[float | None], count: float
 
     What lies behind the last known count is the last loss.
 
-    >>> loss_at([0, 2, 4], [0.0, 0.1, 0.5], 3)
-    0.3
+    >>> loss_at([0, 2, 4], [0.0, 0.25, 0.5], 3), loss_at([0, 2, 4], [0.0, 0.25, None], 4)
+    (0.375, 0.25)
     """
     known = [(at, loss) for at, loss in zip(removed, losses, strict=True) if loss is not None]
     if not known:
         return None
-    for (left, low), (right, high) in zip(known, known[1:], strict=False):
+    for (left, low), (right, high) in itertools.pairwise(known):
         if left <= count <= right:
             return low + (high - low) * (count - left) / max(1, right - left)
     return known[-1][1] if count > known[-1][0] else known[0][1]
