@@ -27,7 +27,7 @@ from onnxprune.report.prune import SEEN, note_parts, step_parts
 from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, names_text, place_text, plural
 
 _CHARTS = 12  # groups with a chart of their own
-_MOST_ROWS = 400  # of a table of groups or layers
+_MOST_ROWS = 250  # of a table of groups or layers
 _PLACE = r" \(at .*\)"
 
 

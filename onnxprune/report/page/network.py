@@ -18,6 +18,7 @@ from onnxprune.report.page.tones import UNKNOWN, WHOLE, WORDS, half_losses, tone
 from onnxprune.report.page.views import Block, Column, Cost, LayerView, Network, Row
 from onnxprune.report.words import count_text, ms_text
 
+UNITS = (("units", "units", lambda value: f"{value:,.0f}"),)  # what a report without details tells of costs
 MEASURES = (
     ("macs", "multiplications", count_text),
     ("ms", "milliseconds", ms_text),
@@ -47,16 +48,17 @@ def network(report: Mapping[str, Any], tones: Mapping[str, str] | None = None) -
         report: of a cut, or its groups, nodes and details.
         tones: by group; by default those of the loss curves of the report.
     """
-    layers = _layers(report)
-    if not layers:
+    details, groups = report.get("details"), report.get("groups", ())
+    own = [group for group in groups if not _is_factor(group)]
+    drafts = [_Draft(group["name"], group) for group in own] if details is None else _drafts(details["layers"], own)
+    if not drafts:
         return None
-    groups = report.get("groups", ())
-    drafts = _drafts(layers, [group for group in groups if "nodes" in group and not _is_factor(group)])
     tones = _tones(report, groups) if tones is None else tones
     locked = {node["node"]: node["locked"] for node in report.get("nodes", ())}
-    each = max(1, MOST_LAYERS // max(1, len(drafts)))
+    each = max(1, MOST_LAYERS // len(drafts))
     rows = [_row(number, draft, tones, locked, each) for number, draft in enumerate(drafts)]
-    measures = [(key, name) for key, name, _ in MEASURES if any(row.costs[key].before for row in rows)]
+    known = UNITS if details is None else MEASURES
+    measures = [(key, name) for key, name, _ in known if any(row.costs[key].before for row in rows)]
     rows = _scaled(rows, [key for key, _ in measures])
     found = {row.tone for row in rows}
     paired = any(cost.before != cost.after for row in rows for cost in row.costs.values())
@@ -76,19 +78,6 @@ def network(report: Mapping[str, Any], tones: Mapping[str, str] | None = None) -
 def _is_factor(group: Mapping[str, Any]) -> bool:
     """Whether a group stays whole because another one has the same axis, as the dims of a head beside the heads."""
     return bool(re.search(r"\b(outer|inner) factor\b", group.get("locked") or ""))
-
-
-def _layers(report: Mapping[str, Any]) -> Sequence[Layer]:
-    """Return the layers of the details; without details, the nodes with weights and what the report says of them."""
-    details = report.get("details")
-    if details is not None:
-        found: Sequence[Layer] = details["layers"]
-        return found
-    return [
-        {"node": each["node"], "op": each["op"], "macs": [0, 0], "params": [each["params"]] * 2, "ms": None}
-        | {"shapes": [None, None]}
-        for each in report.get("nodes", ())
-    ]
 
 
 def _drafts(layers: Sequence[Layer], groups: Sequence[Mapping[str, Any]]) -> list[_Draft]:
@@ -152,7 +141,7 @@ def _row(
         says=WORDS[tone],
         reason=reason,
         frees="" if not reason or frees(reason).startswith("nothing") else frees(reason),
-        costs={key: _cost(layers, key, show) for key, _, show in MEASURES},
+        costs=_costs(layers) if layers else _units(group),
         layers=[_layer(layer) for layer in layers[:most]],
         more_layers=max(0, len(layers) - most),
     )
@@ -166,6 +155,17 @@ def _reason(
         return str(group.get("locked") or "")
     reasons = [lock["reason"] for layer in layers[:1] for lock in locked.get(layer["node"], ())]
     return str(reasons[0]) if reasons else ""
+
+
+def _costs(layers: Sequence[Layer]) -> dict[str, Cost]:
+    """Return what layers cost together."""
+    return {key: _cost(layers, key, show) for key, _, show in MEASURES}
+
+
+def _units(group: Mapping[str, Any] | None) -> dict[str, Cost]:
+    """Return how many units a group has, where nothing else is known of it."""
+    before, after = (0, 0) if group is None else (group["units"], group["kept"])
+    return {key: Cost(before, after, change_text(before, after, show)) for key, _, show in UNITS}
 
 
 def _cost(layers: Iterable[Layer], key: str, show: Any) -> Cost:
@@ -247,7 +247,7 @@ def _common(rows: Sequence[Row]) -> str:
 
 
 def _block(name: str, rows: Sequence[Row]) -> Block:
-    shows = {key: show for key, _, show in MEASURES}
+    shows = {key: show for key, _, show in (*UNITS, *MEASURES)}
     costs = {}
     for key in rows[0].costs:
         before, after = (sum(getattr(row.costs[key], side) for row in rows) for side in ("before", "after"))

@@ -76,9 +76,9 @@ def _environment() -> Environment:
 
 
 def breakable(text: str) -> Markup:
-    """Return a text, escaped, that may be broken behind the separators of names.
+    """Return a text, escaped, that may be broken behind the separators of long names.
 
-    >>> print(breakable("/layer.1/<query>"))
-    /<wbr>layer.<wbr>1/<wbr>&lt;query&gt;
+    >>> print(breakable("/encoder/layer.1/<query>/MatMul"))
+    /encoder/<wbr>layer.1/<wbr>&lt;query&gt;/<wbr>MatMul
     """
-    return Markup("<wbr>").join(part for part in re.split(r"(?<=[/.:_])(?=\S)", text) if part)
+    return Markup("<wbr>").join(re.findall(r".{7,}?[/.:_](?=\S)|.+", text, re.DOTALL))
