@@ -95,10 +95,9 @@ def _picture(report: Mapping[str, Any]) -> list[Section]:
     picture = network(report)
     if picture is None:
         return []
-    lead = (
-        "From the input, above, to the output. The length of a bar is what a group of layers cost before, its filling "
-        "what is left. Open a row for its layers."
-    )
+    shown = "what a group of layers cost before" if report.get("details") else "how many units a group had"
+    lead = f"From the input, above, to the output. The length of a bar is {shown}, its filling what is left. "
+    lead += "Open a row for more."
     return [Section("The network", "network.html", picture, lead)]
 
 

@@ -15,7 +15,7 @@ TONES = (  # the largest loss over the typical one, the class, and what it says
     (1 / 20, "free", "free: next to no loss"),
     (1 / 3, "cheap", "cheap"),
     (3.0, "usual", "typical loss"),
-    (10.0, "dear", "dear"),
+    (10.0, "dear", "costly"),
     (float("inf"), "most", "expensive to cut"),
 )
 UNKNOWN, WHOLE = ("unknown", "no loss curve"), ("whole", "stays whole")
