@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from onnxprune.commands.prune import prune_file
 from onnxprune.commands.report_files import PageFile
 from onnxprune.planning.options import make_options
@@ -19,7 +21,9 @@ COMMAND = "onnxprune model.onnx --ratio 0.3 -o small.onnx --report small.html"
 
 @cache
 def _cut_text(name: str) -> str:
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.commands.finish._LATENCY_BUDGET_S", 0.05)
+        patch.setattr("onnxprune.evaluation.layers._PROFILE_S", 0.05)
         out, place = Path(folder) / "small.onnx", Path(folder) / "small.json"
         options = make_options(ratio=0.3, samples=32, effort="quick", metric="classification")
         page = PageFile(Path(folder) / "small.html", COMMAND)

@@ -55,6 +55,20 @@ if BROWSER is not None:
         assert of["before"] != of["switched"]
         assert max(of["switched"]) > 100
 
+    def test_what_is_wrong_is_seen():
+        """The measurements themselves: a page with a fault of each kind."""
+        page = """<body style="background:#fff"><p style="color:#999">faint</p><p style="width:1500px">wide</p>
+        <p style="width:20px;overflow:hidden;white-space:nowrap">clipped words</p>
+        <svg width="100" height="20"><text x="0" y="15">one</text><text x="4" y="15">two</text>
+        <text x="80" y="15">beyond</text></svg></body>"""
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            told = seen({"bad": (page, 1280)}, "light", Path(folder))["bad"]["closed"]
+        assert told["wide"] > 0
+        assert [words for _, words in told["faint"]] == ["faint"]
+        assert told["clipped"] == ["clipped words"]
+        assert told["overlapping"] == [["two", "one"]]
+        assert told["outside"] == ["clipped words", "beyond"][1:]
+
     def test_names_that_are_an_attack_are_words():
         of = all_seen("light")["hostile 1280"]
         assert of["scripts"] == 1, "the one that measures"
