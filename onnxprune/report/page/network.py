@@ -138,7 +138,7 @@ def _row(
         kind=layers[0]["op"] if group is None else group["kind"],
         units=units,
         tone=tone,
-        says=WORDS[tone],
+        says=f"{WORDS[tone]}, stays whole" if reason and tone != WHOLE[0] else WORDS[tone],
         reason=reason,
         frees="" if not reason or frees(reason).startswith("nothing") else frees(reason),
         costs=_costs(layers) if layers else _units(group),

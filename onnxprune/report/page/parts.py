@@ -144,14 +144,14 @@ def counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Fact]:
 
 
 def speed_words(latency: Mapping[str, Any]) -> str:
-    """Return in words how much faster or slower a model got, with the bounds of the ratio."""
+    """Return in words how much faster or slower a model got, with the interval of the ratio."""
     speedup, (low, high) = latency["speedup"], latency["speedup_interval"]
     where = f"on {place_text(latency['provider'], latency['threads'])}"
     if latency["within_noise"]:
-        return f"as fast as before {where} (between {low:.2f}× and {high:.2f}×)"
+        return f"as fast as before {where} (95 % interval {low:.2f} to {high:.2f})"
     if speedup < 1:
-        return f"{1 / speedup:.2f}× slower {where} (between {1 / high:.2f}× and {1 / low:.2f}×)"
-    return f"{speedup:.2f}× faster {where} (between {low:.2f}× and {high:.2f}×)"
+        return f"{1 / speedup:.2f}× slower {where} (95 % interval {1 / high:.2f} to {1 / low:.2f})"
+    return f"{speedup:.2f}× faster {where} (95 % interval {low:.2f} to {high:.2f})"
 
 
 def sentence(parts: Sequence[str]) -> str:

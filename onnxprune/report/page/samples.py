@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxprune.metrics.words import row
 from onnxprune.report.page.views import Answer, Box, Sample, Samples, Section
 from onnxprune.report.words import count_text
 
@@ -12,16 +13,10 @@ _SIDES = ("before", "after")
 _NAMES = {
     "agreement": "same first answer",
     "kl": "KL divergence, nats",
-    "accuracy_before": "accuracy before",
-    "accuracy_after": "accuracy after",
-    "perplexity_before": "perplexity before",
-    "perplexity_after": "perplexity after",
-    "cosine": "mean cosine",
     "rank_correlation": "rank correlation of similarities",
-    "matched": "boxes matched",
     "mean_iou": "mean IoU of matched boxes",
-    "snr_db": "SNR of the worst output, dB",
 }
+_IN_TABLE = {"cosine": "mean cosine", "matched": "boxes matched", "snr_db": "SNR, worst output"}
 _SHARES = ("agreement", "accuracy_before", "accuracy_after", "matched")
 
 
@@ -30,7 +25,7 @@ def samples_section(report: Mapping[str, Any]) -> list[Section]:
     fidelity, shown = report.get("fidelity"), (report.get("details") or {}).get("examples")
     if fidelity is None and shown is None:
         return []
-    figures = [] if fidelity is None else _figures(fidelity.get("figures") or {})
+    figures = [] if fidelity is None else _figures(fidelity["figures"])
     accuracy = report.get("accuracy")
     count = (accuracy or fidelity or {}).get("samples")
     on = "" if count is None else f"On {count_text(count)} samples"
@@ -43,8 +38,14 @@ def samples_section(report: Mapping[str, Any]) -> list[Section]:
 
 
 def _figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return figures in words; a list of both models has them before and after."""
-    return [(_NAMES.get(name, name), figure_text(name, value)) for name, value in figures.items()]
+    """Return figures in words, but for those that the table of both models has."""
+    cells = row(figures)
+    told = () if cells is None else (cells[0], *(name for name, words in _IN_TABLE.items() if words == cells[0]))
+    return [
+        (_NAMES.get(name, name), figure_text(name, value))
+        for name, value in figures.items()
+        if name not in told and not name.startswith(("accuracy_", "perplexity_")) and not name.endswith("_before")
+    ]
 
 
 def figure_text(name: str, value: Any) -> str:

@@ -109,7 +109,7 @@ def test_the_verdict_is_one_sentence_with_what_was_measured():
     report["input"]["macs"], report["output"]["macs"] = 300, 200
     cut = sum(group["kept"] < group["units"] for group in report["groups"])
     assert page_of(report).verdict == (
-        "1.50× fewer multiplications, 1.25× faster on cpu, 1 thread (between 1.20× and 1.30×), accuracy 99.00% before "
+        "1.50× fewer multiplications, 1.25× faster on cpu, 1 thread (95 % interval 1.20 to 1.30), accuracy 99.00% before "
         f"and 98.50% after, {cut} of 19 groups cut, proven to compute what the original computes without the units "
         "that went."
     )
@@ -118,8 +118,11 @@ def test_the_verdict_is_one_sentence_with_what_was_measured():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"speedup": 0.8, "speedup_interval": [0.5, 0.9]}, "1.25× slower on cpu, 1 thread (between 1.11× and 2.00×)"),
-        ({"within_noise": True}, "as fast as before on cpu, 1 thread (between 0.98× and 1.02×)"),
+        (
+            {"speedup": 0.8, "speedup_interval": [0.5, 0.9]},
+            "1.25× slower on cpu, 1 thread (95 % interval 1.11 to 2.00)",
+        ),
+        ({"within_noise": True}, "as fast as before on cpu, 1 thread (95 % interval 0.98 to 1.02)"),
     ],
 )
 def test_the_verdict_tells_what_is_no_gain(values, words):
