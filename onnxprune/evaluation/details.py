@@ -13,6 +13,7 @@ from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, as_taken, taken_by
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
+from onnxprune.errors import InputError
 from onnxprune.evaluation.examples import examples
 from onnxprune.evaluation.layers import layer_values, layers, op_values, profiled, times_by_layer
 from onnxprune.evaluation.place import Place, common_inputs, open_whole, timed_feeds
@@ -46,19 +47,22 @@ class Look:
 def details(traces: tuple[Trace, Trace], look: Look, progress: Progress = silent) -> dict[str, Any]:
     """Return the details of an original and another model; docs/report.md has the fields.
 
-    Layers are timed on the CPU alone. Models that do not fit the memory are not run.
+    Layers are timed on the CPU alone. Models that do not fit the memory are not run. What cannot be run here is left
+    out: the models are proven by now, and a page is no reason to lose them.
     """
     both = layers(traces[0]), layers(traces[1])
-    kernels, shown = None, None
-    if not any(needs_chain(traced.model) for traced in traces):
-        first, second = (open_whole(traced.model, Place("cpu", look.threads, {})) for traced in traces)
-        data = _taken(traces, first, look)
-        if look.times and look.provider == "cpu":
-            progress("timing layers")
-            kernels = _kernels(traces, (first, second), data, look)
-        if data is not None:
-            progress("running samples to show")
-            shown = examples((first, second), data, look.metric)
+    kernels: tuple[list[NodeTime], list[NodeTime]] | None = None
+    shown: dict[str, Any] | None = None
+    with contextlib.suppress(InputError):
+        if not any(needs_chain(traced.model) for traced in traces):
+            first, second = (open_whole(traced.model, Place("cpu", look.threads, {})) for traced in traces)
+            data = _taken(traces, first, look)
+            if look.times and look.provider == "cpu":
+                progress("timing layers")
+                kernels = _kernels(traces, (first, second), data, look)
+            if data is not None:
+                progress("running samples to show")
+                shown = examples((first, second), data, look.metric)
     times = None
     if kernels is not None:
         old, new = (

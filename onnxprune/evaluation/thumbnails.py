@@ -12,13 +12,14 @@ import numpy.typing as npt
 from onnxprune.graph.tensors import Array
 
 MOST_PIXELS = 96  # of the longer side
+_LONGEST = 4  # times the shorter side: what is longer holds boxes or words
 
 
 def thumbnail(array: Array) -> str | None:
     """Return a picture of an array as a data URI; None where it is none.
 
     A picture is ``[channels, height, width]`` or ``[height, width, channels]`` with 1 or 3 channels, or ``[height,
-    width]``, of 8 pixels a side or more. Its numbers are spread over the greys: what they mean is not known.
+    width]``, of 8 pixels a side or more, and at most four times as long as wide. Its numbers are spread over the greys: what they mean is not known.
 
     >>> thumbnail(np.zeros((1, 8, 8)))[:22]
     'data:image/png;base64,'
@@ -47,7 +48,8 @@ def _pixels(array: Array) -> npt.NDArray[np.float64] | None:
     image = array[None] if array.ndim == 2 else array
     if image.shape[0] in (1, 3) and min(image.shape[1:]) >= 8:
         image = np.moveaxis(image, 0, -1)
-    if image.shape[-1] not in (1, 3) or min(image.shape[:2]) < 8:
+    shorter, longer = sorted(image.shape[:2])
+    if image.shape[-1] not in (1, 3) or shorter < 8 or longer > _LONGEST * shorter:
         return None
     return np.nan_to_num(image.astype(np.float64), posinf=0.0, neginf=0.0)
 

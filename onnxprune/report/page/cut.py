@@ -127,7 +127,7 @@ def _curves(report: Mapping[str, Any]) -> list[Section]:
     kind = (report["calibration"] or {}).get("metric")
     lead = (
         f"What the output loses when one group alone loses units{_of_metric(kind)}; the line marks what went. "
-        + f"{'The dearest groups' if others else 'All groups'} that were measured, in the order of the network."
+        + f"{'The groups that cost most' if others else 'All groups'} that were measured, in the order of the network."
     )
     return [Section("Loss curves", "charts.html", Charts(charts, rest), lead)]
 

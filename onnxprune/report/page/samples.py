@@ -66,7 +66,7 @@ def _sample(plain: Mapping[str, Any]) -> Sample:
     label, closeness = plain["label"], plain["closeness"]
     known = [f"label {label}"] if label is not None else []
     if closeness is not None and closeness["value"] is not None:
-        known.append(f"{closeness['name']} {closeness['value']:.3f}")
+        known.append(f"{closeness['name']} {closeness['value']:.3g}")
     sides = [
         _answer(name, side, shown, label) for name, side in zip(_SIDES, plain["answers"], strict=True)
     ]  # fmt: skip

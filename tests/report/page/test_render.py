@@ -109,9 +109,9 @@ def test_the_verdict_is_one_sentence_with_what_was_measured():
     report["input"]["macs"], report["output"]["macs"] = 300, 200
     cut = sum(group["kept"] < group["units"] for group in report["groups"])
     assert page_of(report).verdict == (
-        "1.50× fewer multiplications, 1.25× faster on cpu, 1 thread (95 % interval 1.20 to 1.30), accuracy 99.00% before "
-        f"and 98.50% after, {cut} of 19 groups cut, proven to compute what the original computes without the units "
-        "that went."
+        "1.50× fewer multiplications, 1.25× faster on cpu, 1 thread (95 % interval 1.20 to 1.30), accuracy 99.00% "
+        f"before and 98.50% after, {cut} of 19 groups cut, proven to compute what the original computes without the "
+        "units that went."
     )
 
 
