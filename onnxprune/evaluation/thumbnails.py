@@ -19,7 +19,8 @@ def thumbnail(array: Array) -> str | None:
     """Return a picture of an array as a data URI; None where it is none.
 
     A picture is ``[channels, height, width]`` or ``[height, width, channels]`` with 1 or 3 channels, or ``[height,
-    width]``, of 8 pixels a side or more, and at most four times as long as wide. Its numbers are spread over the greys: what they mean is not known.
+    width]``, of 8 pixels a side or more, and at most four times as long as wide. Its numbers are spread over the greys:
+    what they mean is not known.
 
     >>> thumbnail(np.zeros((1, 8, 8)))[:22]
     'data:image/png;base64,'

@@ -117,7 +117,9 @@ def test_a_thumbnail_keeps_what_is_bright():
     assert (found[32:] == 0).all()
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros((22, 1029)), np.zeros((2, 64, 64)), np.zeros(9), np.zeros((8, 8), "U3")])
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4)), np.zeros((22, 1029)), np.zeros((2, 64, 64)), np.zeros(9), np.zeros((8, 8), "U3")]
+)
 def test_what_is_no_picture_has_no_thumbnail(array):
     assert thumbnail(array) is None
 

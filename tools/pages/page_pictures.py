@@ -19,7 +19,7 @@ from onnxprune.report.page.render import render
 from tests.support.browser import run
 
 WIDTHS = {1280: 1500, 400: 1500}  # pixels across, and how many of them from the top
-COLOURS = 64  # of a picture, so that it is small
+COLOURS = 160  # of a picture, so that it is small
 RUNS = 5  # of which the fastest counts
 
 
