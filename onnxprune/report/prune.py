@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 _MISSED = 0.02  # of the original, from which a budget that gates expect to keep to counts as missed
+_REAL = "real ones, with --data, keep more"
 SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 
 
@@ -193,8 +194,7 @@ def _calibrated(report: Mapping[str, Any]) -> str:
     if calibration["source"] == "none":
         return f"chosen by weights alone, no samples can be generated ({calibration['told']}): give some with --data\n"
     made = calibration["source"] == "generated"
-    what = "generated sample" if made else "sample"
-    text = f"calibrated on {plural(calibration['samples'], what)}"
+    text = f"calibrated on {_samples(calibration)}"
     fits = report["reconstruction"]
     if fits:
         refitted = sum(fit["strength"] is not None for fit in fits)
@@ -202,8 +202,24 @@ def _calibrated(report: Mapping[str, Any]) -> str:
         text += f": {refitted} of {plural(len(fits), 'layer')} refitted"
         text += f", {attempted - refitted} best as they were cut" * (attempted > refitted)
         text += f", {len(fits) - attempted} that cannot be" * (len(fits) > attempted)
-    text += "; real ones, with --data, keep more\n" if made else "\n"
+    text += f"; {_REAL}\n" if made else "\n"
     return text + _differentiated(report["gradients"]) + _spent(report["effort"])
+
+
+def calibration_parts(report: Mapping[str, Any]) -> list[str]:
+    """Return sentences on the samples, gradients and losses that a cut was chosen by."""
+    calibration = report["calibration"]
+    if calibration is None:
+        return []
+    if calibration["source"] == "none":
+        return [_calibrated(report).rstrip("\n")]
+    first = f"calibrated on {_samples(calibration)}" + f"; {_REAL}" * (calibration["source"] == "generated")
+    more = (_differentiated(report["gradients"]), _spent(report["effort"]))
+    return [first, *(text.rstrip("\n") for text in more if text)]
+
+
+def _samples(calibration: Mapping[str, Any]) -> str:
+    return plural(calibration["samples"], "generated sample" if calibration["source"] == "generated" else "sample")
 
 
 def _differentiated(gradients: Mapping[str, Any] | None) -> str:

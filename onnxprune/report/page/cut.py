@@ -23,7 +23,7 @@ from onnxprune.report.page.plots import chart
 from onnxprune.report.page.samples import samples_section
 from onnxprune.report.page.tones import WORDS, half_losses, loss_at, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
-from onnxprune.report.prune import SEEN, note_parts, step_parts
+from onnxprune.report.prune import SEEN, calibration_parts, note_parts, step_parts
 from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, names_text, place_text, plural
 
 _CHARTS = 12  # groups with a chart of their own
@@ -53,6 +53,7 @@ def cut_page(report: Mapping[str, Any]) -> Page:
 
 def _notes(report: Mapping[str, Any]) -> Iterator[Any]:
     yield from step_parts(report)
+    yield from calibration_parts(report)
     yield from note_parts(report)
     fidelity = report["fidelity"]
     if fidelity is not None and not fidelity["held_out"]:

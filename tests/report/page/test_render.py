@@ -88,7 +88,7 @@ def sections(report):
 
 
 ALL = ["Before and after", "The network", "Where the time went", "Loss curves", "What stayed whole, and why"]
-ALL += ["Layers that were refitted", "The proof", "On samples", "Make it again"]
+ALL += ["Layers that were refitted", "The proof", "On samples", "Also to know", "Make it again"]
 
 
 def test_all_sections_come_in_order():
@@ -96,10 +96,10 @@ def test_all_sections_come_in_order():
 
 
 def test_what_was_not_measured_has_no_section():
-    left = ["Before and after", "The network", *ALL[4:7], "Make it again"]
+    left = ["Before and after", "The network", *ALL[4:7], "Also to know", "Make it again"]
     assert sections(reports.plain()) == left
     bare = reports.plain() | {"reconstruction": [], "calibration": None, "gradients": None}
-    assert sections(bare) == [title for title in left if title != "Layers that were refitted"]
+    assert sections(bare) == [title for title in left if title not in ("Layers that were refitted", "Also to know")]
 
 
 def test_the_verdict_is_one_sentence_with_what_was_measured():
