@@ -4,6 +4,8 @@
 >>> result = onnxprune.prune("models/resnet_bn.onnx", ratio=0.3)
 >>> result.report["verification"]["passed"]
 True
+
+Long steps are told to the logger ``onnxprune``: ``logging.basicConfig(level="INFO")`` shows them.
 """
 
 from __future__ import annotations

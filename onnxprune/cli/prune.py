@@ -11,7 +11,14 @@ from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET, REPORT
 from onnxprune.cli.screen import say, show_progress, show_result
-from onnxprune.cli.values import parse_ratios, parse_reports, parse_shapes, parse_step, parse_targets
+from onnxprune.cli.values import (
+    parse_depth,
+    parse_ratios,
+    parse_reports,
+    parse_shapes,
+    parse_step,
+    parse_targets,
+)
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
@@ -32,8 +39,8 @@ from onnxprune.planning.effort import USUAL
     "targets",
     multiple=True,
     metavar="KIND=X",
-    help="What the result may cost, instead of a ratio: latency, memory, size, macs or params; a fraction of the "
-    "original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
+    help="What the result may cost, instead of a ratio: latency, memory, size, macs, params, kv-cache; a fraction of "
+    "the original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
 )
 @click.option(
     "--shape",
@@ -42,10 +49,9 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option(
     "--depth",
-    type=float,
-    metavar="SHARE",
+    metavar="SHARE|auto",
     help="Remove whole branches, such as attentions and residual blocks, up to this share of what all of them compute; "
-    "--ratio and --target cut what is left.",
+    "--ratio and --target cut what is left. auto: as many as lose less than widths would, under --target.",
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
@@ -133,7 +139,12 @@ from onnxprune.planning.effort import USUAL
 @click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
 @click.option("--rounds", type=int, default=1, show_default=True, metavar="N", help="Prune and tune in N parts.")
 @click.option("--masks", metavar="20m", help="Learn what to cut: gates on units, with the weights, for so long.")
-@click.option("--checkpoint", type=PATH, metavar="FOLDER", help="Where that is saved [default: OUTPUT.checkpoint].")
+@click.option(
+    "--checkpoint",
+    type=PATH,
+    metavar="FOLDER",
+    help="Save there what takes long [default: OUTPUT.checkpoint, with --tune, --rounds, --masks].",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--provider", default="cpu", show_default=True, help="Where latency is measured: cpu, cuda, ...")
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads for latency; 0: all.")
@@ -193,7 +204,7 @@ def prune(
 
         options["shape"] = options["shape"] or ()
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
-        options["round_to"] = parse_step(options["round_to"])
+        options |= {"round_to": parse_step(options["round_to"]), "depth": parse_depth(options["depth"])}
         checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks}
         rest["report_path"], rest["page"] = parse_reports(report_paths)

@@ -32,10 +32,17 @@ _OF_MEMBERS = (
 )  # fmt: skip
 _VALUES = (
     ("latency", "0.8,0.65"), ("memory", "0.9,0.8"), ("size", "20MB,10MB"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"),
-    ("ratios", "0.2,0.4"),
+    ("kv-cache", "0.75,0.5"), ("ratios", "0.2,0.4"),
 )  # fmt: skip
+
+
+def _parameter(name: str) -> str:
+    """Return what the parameter of an option is called."""
+    return f"of_{name.replace('-', '_')}"
+
+
 _LISTS = [
-    click.Option([f"--{name}", f"of_{name}"], metavar="X,Y,..", help=f"A member for each: --{name} {example}.")
+    click.Option([f"--{name}", _parameter(name)], metavar="X,Y,..", help=f"A member for each: --{name} {example}.")
     for name, example in _VALUES
 ]
 
@@ -71,8 +78,8 @@ def sweep(
 ) -> None:
     """Prune INPUT to several targets, from one calibration: models, reports, a table and a plot in FOLDER.
 
-    Give one of --latency, --memory, --size, --macs, --params and --ratios. Run the same command again after an
-    interruption: it goes on.
+    Give one of --latency, --memory, --size, --macs, --params, --kv-cache and --ratios. Run the same command again
+    after an interruption: it goes on.
     """
     with failing(lambda: "members that are finished stay"):
         with signals_held():
@@ -81,7 +88,7 @@ def sweep(
             from onnxprune.report.sweep import family_tables, without_model
             from onnxprune.runtime.executors import workers
 
-        kind, values = parse_sweep_values({name: options.pop(f"of_{name}") for name, _ in _VALUES})
+        kind, values = parse_sweep_values({name: options.pop(_parameter(name)) for name, _ in _VALUES})
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         by_glob = parse_ratios(ratios)
         if "ratio" in by_glob:

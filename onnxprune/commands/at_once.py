@@ -26,5 +26,5 @@ def at_once(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> t
     if options is not None:
         how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(prepared, how, progress)
-    once = Pass(publish, improve, job.original, job.timed)
+    once = Pass(publish, improve, job.original, job.timed, notes=keeper.notes().of("widths"))
     return cut(replace(prepared, file_name=job.name), once, progress)

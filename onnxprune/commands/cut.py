@@ -9,6 +9,7 @@ from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Improve, Publish, finish
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import recover
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.model import Model
 from onnxprune.planning.plan import Evidence
 from onnxprune.progress import Progress
@@ -23,6 +24,7 @@ class Pass:
     original: Model | None = None  # what the result is compared with, where that is not the model that is cut
     timed: Model | None = None  # what the result is raced against, where that is neither
     evidence: Evidence | None = None  # scores and loss curves, where they are known
+    notes: Notes = NOWHERE  # of what takes long
 
 
 def cut(prepared: PreparedModel, once: Pass, progress: Progress) -> tuple[Any, dict[str, Any]]:
@@ -31,11 +33,11 @@ def cut(prepared: PreparedModel, once: Pass, progress: Progress) -> tuple[Any, d
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`.
     """
-    evidence = once.evidence or score(prepared, progress)
+    evidence = once.evidence or score(prepared, progress, notes=once.notes)
     speed = profile(prepared, progress)
     decision = decide(prepared, evidence, speed, progress)
     rewritten = prepared.rewritten(decision.plan)
-    recovery = recover(prepared, decision.plan, rewritten, progress)
+    recovery = recover(prepared, decision.plan, rewritten, progress, once.notes)
     return finish(
         prepared,
         decision,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
+from onnxprune.commands.as_run import as_run
 from onnxprune.commands.prepare import PreparedModel
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.trace import Trace
@@ -17,7 +20,7 @@ from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import foreseen
 from onnxprune.planning.costs import Bound
 from onnxprune.planning.options import Options
-from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, usual_step
+from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, tied_groups, usual_step
 from onnxprune.planning.profile import Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Decision, meet_targets
 from onnxprune.planning.targets import Target
@@ -33,22 +36,35 @@ _NEAR = 0.98  # of a target, from which what would be written is close enough to
 _BELOW = 0.995  # of an aim that was missed, so that the next plan is another one
 
 
-def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE) -> Evidence:
-    """Return the scores of units and the loss curves of groups.
+def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE, notes: Notes = NOWHERE) -> Evidence:
+    """Return the scores of units and the loss curves of groups; `notes` have what an earlier run measured.
 
     Raises:
         OptionError: when the criterion can score none of the groups.
     """
     progress(f"scoring {len(prepared.ratios)} of {len(prepared.groups)} groups by {prepared.options.criterion}")
-    return gather(
-        prepared.traced,
-        prepared.groups,
-        prepared.ratios,
-        prepared.options,
+    look = partial(
+        gather,
+        options=prepared.options,
         calibration=prepared.calibration,
         progress=progress,
         workers=workers,
     )
+    run = as_run(prepared)
+    ratios = (
+        {}
+        if run is None
+        else {each.name: prepared.ratios[each.name] for each in run.groups if each.name in prepared.ratios}
+    )
+    if run is None or not ratios:
+        return look(prepared.traced, prepared.groups, prepared.ratios, notes=notes)
+    seen = look(run.traced, run.groups, ratios, notes=notes.of("as run"))
+    firsts = tied_groups(prepared.groups, prepared.ratios, prepared.traced)
+    left = {name for first, names in firsts.items() if first not in seen.scores for name in names}
+    if not left:
+        return seen
+    rest = look(prepared.traced, prepared.groups, {name: prepared.ratios[name] for name in left}, notes=notes)
+    return replace(seen, scores={**rest.scores, **seen.scores}, curves={**rest.curves, **seen.curves})
 
 
 def profile(prepared: PreparedModel, progress: Progress) -> Speed | None:
@@ -220,6 +236,10 @@ def _originals(traced: Trace, speed: Speed | None, options: Options) -> dict[str
     if not kinds:
         return {}
     counter, measured = cost.Counter(traced), {}
+    if cost.CACHE in kinds and not counter.before[cost.CACHE]:
+        raise OptionError(f"target {cost.CACHE}: no input of this model holds what is kept of the past")
+    if cost.CACHE in kinds and not options.change_io:
+        raise OptionError(f"target {cost.CACHE} cuts inputs and outputs of the model: allow it with change_io")
     if speed is not None and "latency" in kinds:
         measured["latency"] = speed.before_ms
     if speed is not None and "memory" in kinds:

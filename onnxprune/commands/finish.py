@@ -28,6 +28,7 @@ from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.edit import Content, with_contents
 from onnxprune.graph.model import Model
+from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.publish import check_unchanged, staging
 from onnxprune.graph.remainder import same_part, with_own_ports
 from onnxprune.graph.sparse import as_stored
@@ -285,6 +286,7 @@ def _compared(
         "size": after.size_bytes() / before.size_bytes(),
         "params": after.stored_params / max(1, before.stored_params),
         "macs": macs[1] / max(1, macs[0]),
+        cost.CACHE: cache_bytes(after.inputs, before.inputs) / max(1, cache_bytes(before.inputs)),
     }
     if decision.memory is not None:
         memory = decision.memory(after)

@@ -35,7 +35,7 @@ from onnxprune.graph.read import load
 from onnxprune.graph.tied import twins
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 
 _MODEL = ".onnx"
 
@@ -89,7 +89,7 @@ def prune_folder(
     checked = make_options(ratio=ratio, **options)
     return prune_files(
         Path(source), Path(target), checked, data,
-        tune=tune, rounds=rounds, masks=masks, force=force, progress=silent,
+        tune=tune, rounds=rounds, masks=masks, force=force, progress=logged,
     )  # fmt: skip
 
 

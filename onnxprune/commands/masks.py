@@ -51,7 +51,7 @@ def by_masks(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     learned, decision, values = _learned(prepared, masks, keeper, progress)
     cut = replace(prepare(learned, options, job.data, progress, tunes=True), file_name=job.name)
     rewritten = cut.rewritten(decision.plan)
-    recovery = recover(cut, decision.plan, rewritten, progress)
+    recovery = recover(cut, decision.plan, rewritten, progress, keeper.notes().of("masks"))
     improve, tuning = None, job.learning.tuning
     if tuning is not None:
         how = Tuning(tuning, prepared.traced.model, checkpoint=keeper.tuning(), resume=keeper.resume)

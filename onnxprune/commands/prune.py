@@ -42,7 +42,7 @@ from onnxprune.graph.read import Source, load, read_proto
 from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 from onnxprune.runtime.room import memory_limited, runs_whole
 from onnxprune.runtime.stations import weight_bytes
 
@@ -134,7 +134,7 @@ def prune(
     job = Job(model, checked, data, learning)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
     with bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
-        result = _prune(job, keeper, silent, publish)
+        result = _prune(job, keeper, logged, publish)
         return replace(result, model=with_deferred_inside(result.model))
 
 
@@ -214,7 +214,8 @@ def prune_to(
     Within `bounded`, so that memory is.
     """
     saved = checkpoint or target.with_name(f"{target.name}.checkpoint")
-    keeper = keeper_of(job, saved if job.learning.takes_long or resume else None, resume=resume, force=force)
+    keeps = checkpoint is not None or job.learning.takes_long or resume
+    keeper = keeper_of(job, saved if keeps else None, resume=resume, force=force)
     with keeper.leaving_nothing():
         result = _prune(job, keeper, progress, publish)
     keeper.remove()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TypeAlias
 
+from onnxprune.commands.as_run import as_run
 from onnxprune.commands.prepare import PreparedModel
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.detail import for_refits
@@ -20,32 +24,49 @@ from onnxprune.surgery.rewrite import Rewritten
 Recovery: TypeAlias = tuple[dict[str, Array], list[Refitted]]  # new contents of constants; the outcome for each layer
 
 
-def recover(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:
-    """Return new weights and statistics for the pruned model; none where there is nothing to calibrate on."""
+def recover(
+    prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress, notes: Notes = NOWHERE
+) -> Recovery:
+    """Return new weights and statistics for the pruned model; none where there is nothing to calibrate on.
+
+    `notes` have what an earlier run fitted.
+    """
     options = prepared.options
     if prepared.calibration is not None and options.compensates:
         return _compensated(prepared, plan, rewritten, progress)
     if prepared.calibration is None or not (options.reconstruct or options.batch_norm):
         return {}, []
-    pruned = view(rewritten.proto, folder=prepared.traced.model.folder)
+    traced, all_groups = prepared.traced, prepared.groups
+    pruned, spared = view(rewritten.proto, folder=traced.model.folder), frozenset[str]()
+    run = as_run(prepared)
+    if run is not None:
+        traced, all_groups, pruned, spared = run.traced, run.groups, run.of(pruned), run.unlike
     layer_kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
-    once = one_pass(prepared.traced, prepared.calibration.batches)
+    once = one_pass(traced, prepared.calibration.batches)
     budget = EFFORTS[options.effort].spent_on_refits(once, prepared.calibration.source == "data")
-    detail, _ = for_refits(prepared.traced, pruned, prepared.calibration, budget)
+    detail, _ = for_refits(traced, pruned, prepared.calibration, budget)
     contents, fits = refit(
-        prepared.traced,
-        kept_masks(prepared.groups, plan.kept),
+        traced,
+        kept_masks(all_groups, plan.kept),
         pruned,
         prepared.calibration.batches,
         cuts=rewritten.cuts,
+        spared=spared,
         seed=options.seed,
         sweeps=options.sweeps or 1,
         rows=detail.rows,
         progress=progress,
+        notes=notes.of(_digest(plan)),
         **layer_kinds,
     )
-    cut_groups = [group for group in prepared.groups if group.name in plan.kept]
-    return contents, [*fits, *unfitted(prepared.traced.model, cut_groups, pruned, **layer_kinds)]
+    cut_groups = [group for group in all_groups if group.name in plan.kept]
+    return contents, [*fits, *unfitted(traced.model, cut_groups, pruned, **layer_kinds)]
+
+
+def _digest(plan: Plan) -> str:
+    """Return what tells a plan from others: fits of one are of no use to another."""
+    kept = {name: list(map(int, units)) for name, units in sorted(plan.kept.items())}
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
 def _compensated(prepared: PreparedModel, plan: Plan, rewritten: Rewritten, progress: Progress) -> Recovery:

@@ -1,4 +1,4 @@
-"""The folder in which `prune` keeps what a run that is ended goes on from: finished rounds, and the tuning of the last.
+"""The folder in which `prune` keeps what a run that is ended goes on from: finished rounds, tuning, notes.
 
 It lies beside the output, and goes when the run has ended well. The model of a round and its report appear together or
 not at all; ``run.json`` says what they were made from, and a run of anything else is refused.
@@ -20,6 +20,7 @@ from onnxprune.commands.finish import Complete, Publish
 from onnxprune.commands.job import Job
 from onnxprune.commands.made_from import effective, sources
 from onnxprune.commands.report_files import write_report
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.data.opening import read_json
 from onnxprune.errors import InputError, OptionError
 from onnxprune.graph.model import Model
@@ -51,6 +52,10 @@ class KeptInMemory:
     def tuning(self, number: int = 0) -> Path | None:
         """The tuning of a round is saved nowhere."""
         return None
+
+    def notes(self, number: int = 0) -> Notes:
+        """What a round measures and fits is written down nowhere."""
+        return NOWHERE
 
     def remove(self) -> None:
         """Nothing lies anywhere."""
@@ -101,6 +106,10 @@ class RoundsFolder:
     def tuning(self, number: int = 0) -> Path:
         """Return where the tuning of a round, from 0, is saved."""
         return self.path / f"tuning-{number + 1}.checkpoint"
+
+    def notes(self, number: int = 0) -> Notes:
+        """Return the notes of what a round, from 0, measured and fitted."""
+        return Notes(self.path / f"notes-{number + 1}")
 
     @property
     def masks(self) -> Path:
@@ -156,6 +165,8 @@ class RoundsFolder:
             weights = (path for path in weights_of(model) if path.name.startswith(f"{model.name}."))
             for path in (*weights, model):
                 path.unlink(missing_ok=True)
+        for folder in self._named(r"notes-\d+"):
+            Notes(folder).remove()
         own = self._named(r"(round-\d+\.json|tuning-\d+\.checkpoint)")
         for path in (*own, self.masks, self.path / _RUN):
             path.unlink(missing_ok=True)
@@ -211,6 +222,7 @@ class RoundsFolder:
 
         yield published
         self.tuning(number).unlink(missing_ok=True)
+        self.notes(number).remove()
 
     def _files(self, number: int) -> tuple[Path, Path]:
         return self.path / f"round-{number + 1}.onnx", self.path / f"round-{number + 1}.json"
@@ -245,8 +257,6 @@ def keeper_of(job: Job, path: Path | None, *, resume: bool, force: bool) -> Keep
     Raises:
         InputError, OptionError: as `RoundsFolder.open`; OptionError where there is nothing to save, or no folder.
     """
-    if resume and not job.learning.takes_long:
-        raise OptionError("resume has no effect: nothing is saved without --tune, --masks or --rounds")
     if path is None:
         if resume:
             raise OptionError("resume needs a checkpoint: the folder that the run was saved to")

@@ -30,7 +30,7 @@ from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.effort import ALL
 from onnxprune.planning.options import AUTO, Options, make_options
 from onnxprune.planning.sensitivity import LEVELS, Sensitivity, measure
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 from onnxprune.report.charts import sensitivity_html, sensitivity_svg
 from onnxprune.runtime.executors import ALONE, Workers, from_executor
 
@@ -62,7 +62,7 @@ def sensitivity(
         check.choice("option", name, _OPTIONS)
     workers = ALONE if executor is None else from_executor(executor)
     checked, levels = make_options(**{"effort": ALL, **options}), _checked_levels(levels)
-    return _sensitivity(load(source), checked, data, levels=levels, workers=workers, progress=silent)
+    return _sensitivity(load(source), checked, data, levels=levels, workers=workers, progress=logged)
 
 
 def sensitivity_file(

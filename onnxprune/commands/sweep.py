@@ -41,7 +41,7 @@ from onnxprune.graph.write import staged
 from onnxprune.planning.options import Options, make_options
 from onnxprune.planning.plan import Evidence
 from onnxprune.planning.promise import Decision
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged, silent
 from onnxprune.report.charts import family_page, family_svg
 from onnxprune.runtime.executors import ALONE, Workers, from_executor
 from onnxprune.runtime.executors import workers as open_workers
@@ -97,7 +97,8 @@ def sweep(
     opened = open_workers(workers, scheduler) if executor is None else contextlib.nullcontext(from_executor(executor))
     with opened as pool:
         return make_family(
-            source, Path(out), kind, values, checked, data=data, workers=pool, resume=resume, force=force
+            source, Path(out), kind, values, checked, data=data, workers=pool, resume=resume, force=force,
+            progress=logged,
         )  # fmt: skip
 
 

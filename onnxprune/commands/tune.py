@@ -29,7 +29,7 @@ from onnxprune.graph.publish import Reads, Staging, blamed_on_change, check_file
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.write import data_file, staged
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged, silent
 from onnxprune.report.charts_tuning import tuning_html, tuning_svg
 from onnxprune.report.tune import tune_report
 from onnxprune.training.extra import check_torch
@@ -107,7 +107,7 @@ def tune(
         Reads(model.path, tuple(model.data_files), files_of(data)),
     )
     with kept_in_memory(model, "tuned.onnx") as publish:
-        return _tune(request, silent, publish)
+        return _tune(request, logged, publish)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ logarithms, beyond them with the usual power. A group of which none is measured 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from onnxprune.data.notes import Notes
 
 TIE = 0.05  # of the typical loss per error, added per error: measured losses near zero are noise
 POWER = 1.2  # of the error, that losses usually rise with
@@ -51,6 +53,19 @@ class Curve:
         finite = np.isfinite(raw)
         raw = np.where(finite, raw, 10 * np.max(raw, where=finite, initial=1))  # worse than what could be measured
         return tuple(np.interp(counts, self.removed, np.maximum.accumulate(raw)).tolist())
+
+
+def note_curve(notes: Notes, name: str, curve: Curve) -> None:
+    """Write a curve down."""
+    notes.write(f"curve {name}", asdict(curve))
+
+
+def noted_curve(notes: Notes, name: str) -> Curve | None:
+    """Return a curve that was written down; None where it was not."""
+    note = notes.read(f"curve {name}")
+    if note is None:
+        return None
+    return Curve(**{key: tuple(value) if isinstance(value, list) else value for key, value in note.plain.items()})
 
 
 def usual_slope(curves: Mapping[str, Curve]) -> float:

@@ -24,6 +24,7 @@ from onnxprune.calibration.batches import Calibration
 from onnxprune.calibration.weight_slopes import WeightSlopes
 from onnxprune.criteria.elimination import Consumer, Elimination, eliminate, follow
 from onnxprune.criteria.importance import Scores
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
 from onnxprune.dependency.groups import Group, Member
 from onnxprune.dependency.trace import Trace
@@ -31,7 +32,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.linear import Layer, is_float, layers
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
-from onnxprune.planning.curve import Curve, completed
+from onnxprune.planning.curve import Curve, completed, note_curve, noted_curve
 from onnxprune.planning.schedule import Measurable, Schedule, schedule
 from onnxprune.planning.views import FINEST, Detail, Unseen, View, Views, is_wide, taps
 from onnxprune.planning.work import Work
@@ -92,6 +93,7 @@ def measure_curves(
     slopes: WeightSlopes | None = None,
     progress: Progress = silent,
     workers: Workers = ALONE,
+    notes: Notes = NOWHERE,
 ) -> dict[str, Curve]:
     """Return the curve of each cut, by name.
 
@@ -109,6 +111,7 @@ def measure_curves(
         slopes: gradients by the weights that `consuming` names, which tell the losses that are not measured.
         progress: called before each step.
         workers: where curves are measured; they are the same everywhere.
+        notes: have the curves that an earlier run measured, and get those of this one; other workers keep none.
     """
     model, place = traced.model, traced.model.places
     ordered = tuple(sorted(cuts, key=lambda cut: _first(cut, place)))
@@ -126,7 +129,11 @@ def measure_curves(
         return _in_order(curves, ordered, cuts)
     with one_blas_thread():
         sampler = _Sampler(model, settings, ordered)
-        curves.update(sampler.curves(_announced(range(len(ordered)), progress)))
+        known = {cut.name: curve for cut in ordered if (curve := noted_curve(notes, cut.name)) is not None}
+        for name, curve in sampler.curves(_announced(range(len(ordered)), progress), known):
+            if name not in known:
+                note_curve(notes, name, curve)
+            curves[name] = curve
     return _in_order(curves, ordered, cuts)
 
 
@@ -234,6 +241,7 @@ class _Stand:
     pairs: Sequence[Pair]  # the layers that consume the units
     replay: Replay  # before the first of them
     views: Sequence[View] | None  # of each layer; None where one could not be looked at
+    known: Curve | None = None  # its curve, where it was measured before
 
 
 @dataclass(frozen=True)
@@ -290,15 +298,21 @@ class _Sampler:
         if place < len(self._place):
             self._replay.stand_before(place, self._views.names(number))
 
-    def curves(self, numbers: Iterable[int]) -> Iterator[tuple[str, Curve]]:
-        """Yield the names and curves of some cuts, in order: several are measured side by side where memory allows."""
-        stands = map(self._stand, numbers)
+    def curves(self, numbers: Iterable[int], known: Mapping[str, Curve] | None = None) -> Iterator[tuple[str, Curve]]:
+        """Yield the names and curves of some cuts, in order: several are measured side by side where memory allows.
+
+        Those that are known are not measured, but the replay moves as if they were.
+        """
+        stands = (self._stand(number, known or {}) for number in numbers)
         is_bounded = self._slopes is not None or not runs_whole(weight_bytes(self._model))
         return beside(self._curve_or_scores, stands, 1 if is_bounded else MOST)
 
-    def _stand(self, number: int) -> _Stand:
+    def _stand(self, number: int, known: Mapping[str, Curve]) -> _Stand:
         """Move to where a cut is measured, and look at its layers."""
         cut, views = self._ordered[number], None
+        if cut.name in known:
+            self.pass_by(number, range(number + 1, len(self._ordered)))
+            return _Stand(cut, (), self._replay, None, known[cut.name])
         pairs = self._pairs(cut)
         try:
             self._stand_before(number)
@@ -312,6 +326,8 @@ class _Sampler:
 
     def _curve_or_scores(self, stand: _Stand) -> tuple[str, Curve]:
         """Return the name and the curve of a cut; where a part cannot be run alone, units are removed by scores."""
+        if stand.known is not None:
+            return stand.cut.name, stand.known
         if stand.views is not None:
             with contextlib.suppress(ModelError):
                 return stand.cut.name, self._curve(stand, self._seen(stand.pairs, stand.views))

@@ -42,7 +42,7 @@ class Options:
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
     round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
-    depth: float | None = None  # share of what branches compute that goes with whole branches, in (0, 1)
+    depth: float | str | None = None  # share of what branches compute that goes with them, in (0, 1), or AUTO
     without: tuple[str, ...] = ()  # globs of branches that go in any case
     vocabulary: tuple[int | str, ...] | None = None  # tokens to keep, as ids or texts; from a file, too; None: all
     tie: bool = False  # whether a weight that the file holds twice, as it is or transposed, is stored once
@@ -114,6 +114,11 @@ class Options:
     def bounds(self) -> tuple[Target, ...]:
         """The targets."""
         return parse_all(self.targets)
+
+    @property
+    def weighs_branches(self) -> bool:
+        """Whether branches compete with widths, and none needs to go."""
+        return self.depth == AUTO
 
     @property
     def shortens(self) -> bool:
@@ -267,8 +272,12 @@ def _checked_ratios(value: Any) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _checked_depth(value: Any) -> float:
-    """Return a share in (0, 1)."""
+def _checked_depth(value: Any) -> float | str:
+    """Return a share in (0, 1), or AUTO."""
+    if value == AUTO:
+        return AUTO
+    if isinstance(value, str):
+        raise OptionError(f"depth must be a number or {AUTO!r}, got {value!r}")
     share = check.number("depth", value)
     if not 0 < share < 1:
         raise OptionError(f"depth must be above 0 and below 1, got {value!r}: it is the share of what branches compute")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from onnxprune.calibration.batches import Calibration
 from onnxprune.criteria import importance
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import Group, kin
@@ -111,7 +112,7 @@ def plan(
     known = evidence or gather(traced, groups, ratios, options, calibration=calibration, progress=progress)
     tied, curves = tied_groups(groups, ratios, traced), known.curves
     scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
-    demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
+    demands = demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     shaped = shaped_counts(groups, options)
     demands = {
         first: demand if first in shaped else machine.stepped(tied[first].values(), demand)
@@ -142,6 +143,7 @@ def gather(
     calibration: Calibration | None = None,
     progress: Progress = silent,
     workers: Workers = ALONE,
+    notes: Notes = NOWHERE,
 ) -> Evidence:
     """Return scores and loss curves, on which neither ratios nor targets have an effect.
 
@@ -153,6 +155,7 @@ def gather(
         calibration: what statistics and loss curves are made from.
         progress: called before each step.
         workers: where the model is run for them; they are the same everywhere.
+        notes: of curves, see `measure_curves`.
 
     Raises:
         OptionError: when the criterion can score none of the groups.
@@ -168,7 +171,7 @@ def gather(
         )
     if calibration is None or not (options.scope == "loss" or options.criterion == "obs"):
         return Evidence(scores, {}, looked=seen.told)
-    demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
+    demands = demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     allowed = _cuts(tied, demands, options)
     experts, allowed = ([cut for cut in allowed if is_of_experts(cut) == are] for are in (True, False))
     (to_measure, detail), slopes = _scheduled(traced, allowed, calibration, options, progress), None
@@ -186,11 +189,18 @@ def gather(
         slopes=slopes,
         progress=progress,
         workers=workers,
+        notes=notes,
     )
     by_loss = options.scope == "loss"
     curves |= expert_curves(traced, experts, calibration, to_output=by_loss, progress=progress)
-    judged = calibration.judged[: to_measure.batches] if to_measure is not None and to_measure.count() else ()
-    return Evidence(scores, curves, sum(calibration.counts[number] for number in judged), seen.told)
+    return Evidence(scores, curves, _judged(calibration, to_measure), seen.told)
+
+
+def _judged(calibration: Calibration, to_measure: Schedule | None) -> int:
+    """Return the samples that losses of the output were measured on."""
+    if to_measure is None or not to_measure.count():
+        return 0
+    return sum(calibration.counts[number] for number in calibration.judged[: to_measure.batches])
 
 
 def _scheduled(
@@ -231,10 +241,10 @@ def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], op
     """
     tied = tied_groups(groups, ratios, traced)
     scores = scores_of(traced, tied, options)
-    return _cuts(tied, _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores), options)
+    return _cuts(tied, demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores), options)
 
 
-def _demands(
+def demands_on(
     traced: Trace,
     groups: Sequence[Group],
     tied: Tied,
@@ -343,6 +353,17 @@ def _weighed(demand: allocate.Demand) -> Curve:
     return Curve(tuple(order[:-1].tolist()), counts, losses, losses)
 
 
+def offered(demands: Mapping[str, allocate.Demand], curves: Mapping[str, Curve]) -> dict[str, knapsack.Levels]:
+    """Return the levels that the knapsack chooses from, by group."""
+    slope, offers = usual_slope(curves), {}
+    for name, demand in demands.items():
+        counts = sorted({demand.units - count for count in demand.levels()})
+        if name in curves:
+            thinned = [counts[int(at)] for at in np.unique(np.linspace(0, len(counts) - 1, LEVELS).round())]
+            offers[name] = knapsack.Levels(tuple(thinned), curves[name].at(thinned, slope))
+    return offers
+
+
 def _by_loss(
     costs: Costs,
     demands: Mapping[str, allocate.Demand],
@@ -351,13 +372,7 @@ def _by_loss(
     gone: Mapping[str, int],
 ) -> dict[str, npt.NDArray[np.intp]]:
     """Return the kept units with the least loss that meet the targets."""
-    slope = usual_slope(curves)
-    offers = {}
-    for name, demand in demands.items():
-        counts = sorted({demand.units - count for count in demand.levels()})
-        if name in curves:
-            thinned = [counts[int(at)] for at in np.unique(np.linspace(0, len(counts) - 1, LEVELS).round())]
-            offers[name] = knapsack.Levels(tuple(thinned), curves[name].at(thinned, slope))
+    offers = offered(demands, curves)
     removed = knapsack.solve(offers, lambda removed: costs.over(targets, {**gone, **removed}) / (1 + 1e-9))
     if removed is None:
         raise _unreachable(costs, targets, {**gone, **{name: offer.removed[-1] for name, offer in offers.items()}})

@@ -9,8 +9,8 @@ writes to. A BatchNormalization that is not part of a fitted layer gets new stat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import held_out, held_rows
 from onnxprune.data.batching import samples_in
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
@@ -62,12 +63,14 @@ def refit(
     batches: Sequence[Feeds],
     *,
     cuts: Mapping[str, Cut],
+    spared: Collection[str] = (),
     seed: int = 0,
     sweeps: int = 1,
     rows: int = MOST_ROWS,
     linear: bool = True,
     batch_norm: bool = True,
     progress: Progress = silent,
+    notes: Notes = NOWHERE,
 ) -> tuple[dict[str, Array], list[Refitted]]:
     """Return new contents of constants of the pruned model, by name, and the outcome for each layer.
 
@@ -77,30 +80,33 @@ def refit(
         pruned: what `rewrite` made of it.
         batches: calibration feeds, of which some are held out; of a single one, rows are: see `held_rows`.
         cuts: where the constants of `pruned` came from.
+        spared: constants that keep their numbers, of the original or the pruned model.
         seed: of the rows that are drawn.
         sweeps: how often all layers are fitted.
         rows: that a fit of a layer that is not narrow sees at most.
         linear: whether linear layers are fitted.
         batch_norm: whether statistics of other BatchNormalizations are estimated anew.
         progress: called before each step.
+        notes: have what an earlier run fitted, and get what this one does.
     """
     contents: dict[str, Array] = {}
     outcomes: list[Refitted] = []
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
-        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts, rows=rows)
-        outcomes = run.all(linear, batch_norm, prefix, progress)
+        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts, rows=rows, spared=spared)
+        outcomes = run.all(linear, batch_norm, prefix, progress, notes.of(f"sweep {sweep}"))
         contents = run.new.contents
     return contents, outcomes
 
 
-def _shared(model: Model, cuts: Mapping[str, Cut]) -> set[str]:
+def _shared(model: Model, cuts: Mapping[str, Cut], spared: Collection[str] = ()) -> set[str]:
     """Return the constants of the pruned model that are copies of one that several nodes of the original read.
 
     Also of several that are the same bytes of the file: fitted to one of the nodes, they would be stored twice.
     """
+    shared = {*spared}
     uses = Counter(constant.identity for constant in model.constants.values())
-    shared = {name for name, places in model.readers.items() if len(places) > 1}
+    shared |= {name for name, places in model.readers.items() if len(places) > 1}
     shared |= {name for name, constant in model.constants.items() if uses[constant.identity] > 1}
     return shared | {name for name, cut in cuts.items() if cut.source in shared}
 
@@ -159,16 +165,19 @@ class _Refit:
         seed: int,
         cuts: Mapping[str, Cut],
         rows: int,
+        spared: Collection[str] = (),
     ) -> None:
         self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
         self._rows = rows
-        self._shared = _shared(traced.model, cuts)
+        self._shared = _shared(traced.model, cuts, spared)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
         self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs))
         self.new.contents.update(contents)
 
-    def all(self, linear: bool, batch_norm: bool, prefix: str, progress: Progress) -> list[Refitted]:
+    def all(
+        self, linear: bool, batch_norm: bool, prefix: str, progress: Progress, notes: Notes = NOWHERE
+    ) -> list[Refitted]:
         """Fit what can be fitted, in order; return the outcomes."""
         fittable = parts(self._pruned, linear, batch_norm)
         order: list[Part] = [self._fittable(part) if isinstance(part, Layer) else part for part in fittable]
@@ -178,7 +187,7 @@ class _Refit:
             progress(f"{prefix}refitting layers", number + 1, len(order))
             if self._has_counterpart(part):
                 self.new.reach(part.node.outputs[0])
-            outcomes.append(self._part(part, sums, old))
+            outcomes.append(self._noted(part, sums, old, notes))
         return outcomes
 
     def _originals(self, order: Iterable[Part], sums: _Sums) -> Iterator[Replay]:
@@ -198,6 +207,19 @@ class _Refit:
         if layer.bias is None or layer.bias not in self._shared:
             return layer
         return without_bias(layer, self._pruned.array(layer.bias))
+
+    def _noted(self, part: Part, sums: _Sums, old: Replay, notes: Notes) -> Refitted:
+        """Return the outcome of a part: as it was written down, with what its constants became, or fitted now."""
+        name = f"part {part.node.index} {part.node.outputs[0]}"
+        note = notes.read(name)
+        if note is not None:
+            self.new.contents.update((each, kept_aside(array)) for each, array in note.arrays.items())
+            return Refitted(**note.plain)
+        before = dict(self.new.contents)
+        outcome = self._part(part, sums, old)
+        changed = {each: array for each, array in self.new.contents.items() if before.get(each) is not array}
+        notes.write(name, asdict(outcome), changed)
+        return outcome
 
     def _part(self, part: Part, sums: _Sums, old: Replay) -> Refitted:
         why = self._why_not(part)

@@ -37,7 +37,7 @@ def test_rounds_print_a_table(folder):
             (*RUN, "--shape", "heads=8"),
             "--shape heads=8: this model has no heads and no group of this name",
         ),
-        ((*RUN, "--resume"), "--resume has no effect: nothing is saved without --tune, --masks or --rounds"),
+        ((*RUN, "--resume"), "out.onnx.checkpoint: there is no checkpoint to resume; leave out --resume to begin"),
         (
             (*LEARNING, "--masks", "9 steps"),
             "--masks needs a budget: give a target of macs, params or size",

@@ -191,7 +191,7 @@ def test_a_result_with_external_data_needs_no_checkpoint(tmp_path):
         ({"count": 2, "resume": True}, "resume needs a checkpoint: the folder that the run was saved to"),
         (
             {"count": 1, "tune": None, "resume": True},
-            "resume has no effect: nothing is saved without --tune",
+            "resume needs a checkpoint: the folder that the run was saved to",
         ),
     ],
 )

@@ -1,0 +1,67 @@
+"""A model in which every If of the main graph is replaced by the branch that runs.
+
+Merged decoders hold the whole network twice, in the branches of an If: for a text from its first token on, and for a
+token behind a cache (https://onnx.ai/onnx/operators/onnx__If.html). What looks at layers one after the other sees none
+of them inside of a body. For inputs that all take the same branch, the model without the If computes the same, value
+by value and under the same names, and its layers lie in the main graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from onnx import GraphProto, ModelProto, NodeProto, helper
+
+from onnxprune.graph.bodies import copy_fields
+from onnxprune.graph.model import Model, Node
+from onnxprune.graph.view import view
+
+_BRANCH = {True: "then_branch", False: "else_branch"}
+
+
+def switches(model: Model) -> list[Node]:
+    """Return the Ifs of the main graph that have weights of two dims and more inside, in order."""
+    matrices = {name for name, constant in model.constants.items() if constant.is_weight and len(constant.shape) > 1}
+    tops = (model.nodes[index] for index in model.top)
+    inside = {name for name in matrices if any(at not in model.top for at, _ in model.readers.get(name, ()))}
+    return [node for node in tops if node.op == "If" and _reads(model, node, inside)]
+
+
+def _reads(model: Model, node: Node, names: set[str]) -> bool:
+    """Whether a node in a body of a node, at any depth, reads one of some values."""
+    inner = (model.nodes[index] for body in node.bodies for index in body.nodes)
+    return any(not names.isdisjoint(each.inputs) or _reads(model, each, names) for each in inner)
+
+
+def straight(model: Model, taken: Mapping[str, bool]) -> Model:
+    """Return a model whose Ifs are replaced by the nodes of the branch that runs; inputs and outputs are the same.
+
+    Args:
+        model: in plain form, so that no two values of it, in whichever graph, have one name.
+        taken: the condition of each If of the main graph that is replaced, by the name of its first output. The
+            condition is not looked at any more, nor is the other branch.
+    """
+    proto = ModelProto()
+    copy_fields(model.proto, proto, skip={"graph"})
+    copy_fields(model.proto.graph, proto.graph, skip={"node"})
+    for node in model.proto.graph.node:
+        condition = next((taken[name] for name in node.output if name in taken), None)
+        if node.op_type != "If" or condition is None:
+            proto.graph.node.append(node)
+        else:
+            _replace(node, condition, proto.graph)
+    seen = view(proto, folder=model.folder, is_plain=True)
+    stated = {"sizes": model.sizes, "fits": model.fits, "changes_io": model.changes_io, "stamps": model.stamps}
+    return replace(seen, inputs=model.inputs, overridable=model.overridable, **stated)  # type: ignore[arg-type]
+
+
+def _replace(node: NodeProto, condition: bool, graph: GraphProto) -> None:
+    """Append the nodes of a branch of an If to a graph, and what gives its outputs their names."""
+    body = next(attribute.g for attribute in node.attribute if attribute.name == _BRANCH[condition])
+    graph.node.extend(body.node)
+    graph.initializer.extend(body.initializer)
+    graph.value_info.extend(body.value_info)
+    for inner, outer in zip(body.output, node.output, strict=True):
+        if outer:
+            graph.node.append(helper.make_node("Identity", [inner.name], [outer], name=f"{node.name}:{outer}"))
