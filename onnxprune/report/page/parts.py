@@ -140,7 +140,8 @@ def counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Fact]:
     ):
         if before.get(key) is not None and after.get(key) is not None:
             rows.append(amount(label, before[key], after[key], show))
-    return rows
+    caches = before.get("cache_bytes") or 0, after.get("cache_bytes") or 0
+    return [*rows, amount("cache of a token", *caches, size_text)] if any(caches) else rows
 
 
 def speed_words(latency: Mapping[str, Any]) -> str:

@@ -132,6 +132,14 @@ def test_the_verdict_tells_what_is_no_gain(values, words):
     assert words in page_of(report).verdict
 
 
+def test_caches_are_told_where_there_are_some():
+    report = reports.cut()
+    assert "cache of a token" not in [fact.label for fact in page_of(report).sections[0].view]
+    report["input"]["cache_bytes"], report["output"]["cache_bytes"] = 4000, 3000
+    fact = page_of(report).sections[0].view[3]
+    assert (fact.label, fact.before, fact.after, fact.change) == ("cache of a token", "4.00 kB", "3.00 kB", "−25 %")
+
+
 def test_locks_are_told_with_what_frees_them():
     page = read(render(reports.cut()))
     words = " ".join(page.words)
