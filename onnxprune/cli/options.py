@@ -51,6 +51,13 @@ REPORT = click.option(
     metavar="FILE",
     help="Write everything: FILE.html is a page to read, any other name gets JSON; repeatable.",
 )
+OVERLAY = click.option(
+    "--overlay",
+    "overlay_path",
+    type=PATH,
+    metavar="FILE.json",
+    help="Write node data for Model Explorer: what is kept; reasons, MACs and times in files beside it.",
+)
 FORCE = click.option("--force", is_flag=True, help="Replace these files if they exist.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 

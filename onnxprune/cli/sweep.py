@@ -12,6 +12,7 @@ from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import DEBUG, PATH, QUIET, REPORT, SCHEDULER, WORKERS
 from onnxprune.cli.prune import prune
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import (
     parse_ratios,
@@ -34,6 +35,7 @@ _VALUES = (
     ("latency", "0.8,0.65"), ("memory", "0.9,0.8"), ("size", "20MB,10MB"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"),
     ("kv-cache", "0.75,0.5"), ("ratios", "0.2,0.4"),
 )  # fmt: skip
+_OF_THE_RUN = ("workers", "scheduler", "resume")  # options that have no effect on the family
 
 
 def _parameter(name: str) -> str:
@@ -58,7 +60,10 @@ _LISTS = [
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @DEBUG
+@click.pass_context
 def sweep(
+    context: click.Context,
+    /,
     source: Path,
     output: Path,
     ratios: tuple[str, ...],
@@ -88,6 +93,7 @@ def sweep(
             from onnxprune.report.sweep import family_tables, without_model
             from onnxprune.runtime.executors import workers
 
+        recipe = {key: value for key, value in recipe_of(context).items() if key not in _OF_THE_RUN}
         kind, values = parse_sweep_values({name: options.pop(_parameter(name)) for name, _ in _VALUES})
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         by_glob = parse_ratios(ratios)
@@ -100,7 +106,7 @@ def sweep(
             family = make_family(
                 source, output, kind, values, checked, data=data,
                 workers=pool, resume=resume, force=force, report_path=report_path, page=page,
-                progress=progress,
+                progress=progress, recipe=recipe,
             )  # fmt: skip
         lines = [*family_tables(family.summary), *without_model(family.summary), _where_written(family.members)]
         show_result(dict(family.summary) if as_json else lines)

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune import check
 from onnxprune._version import __version__
+from onnxprune.commands.overlay import Overlay
 from onnxprune.commands.pages import traced_pair
 from onnxprune.commands.report_files import PageFile, ReportFiles
 from onnxprune.data.samples import evaluated, files_of, load_data
@@ -21,7 +23,7 @@ from onnxprune.evaluation.comparison import Comparison, verdict
 from onnxprune.evaluation.details import Look, details
 from onnxprune.graph.footprint import check_runnable
 from onnxprune.graph.probe import settled
-from onnxprune.graph.publish import Reads
+from onnxprune.graph.publish import Reads, check_written
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.remainder import same_part
 from onnxprune.progress import Progress
@@ -66,13 +68,14 @@ class ComparedFiles:
 
     comparisons: Sequence[Comparison]
     missed: Sequence[Sequence[str]]  # of each comparison, a sentence for each bound that it misses
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what makes them again
 
     @property
     def report(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         pairs = zip(self.comparisons, self.missed, strict=True)
         entries = [{**comparison.to_dict(), "missed": missed} for comparison, missed in pairs]
-        return {"onnxprune": __version__, "comparisons": entries}
+        return {"onnxprune": __version__, "recipe": dict(self.recipe), "comparisons": entries}
 
 
 def compare_files(
@@ -86,6 +89,8 @@ def compare_files(
     plot_path: Path | None,
     report_path: Path | None,
     page: PageFile | None = None,
+    overlay_path: Path | None = None,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
     force: bool,
     progress: Progress,
     **options: Any,
@@ -98,19 +103,24 @@ def compare_files(
     """
     report_files = ReportFiles(plot_path, report_path, force, page)
     report_files.check_plot()
+    overlay = None if overlay_path is None else _overlay(overlay_path, providers, options)
+    outputs = [*report_files.outputs, *(overlay.outputs if overlay else ())]
     for source in (before, after):
-        weights = tuple(load(source).data_files) if report_files.outputs and source.exists() else ()
-        report_files.check(Reads(source, weights, files_of(data)))
+        weights = tuple(load(source).data_files) if outputs and source.exists() else ()
+        check_written(outputs, Reads(source, weights, files_of(data)), force)
     comparisons = []
     for provider in providers:
         progress(f"measuring {before} and {after} on {provider}")
         comparisons.append(compare(before, after, data=data, provider=provider, **options))
     missed = [verdict(comparison, min_speedup, max_drop) for comparison in comparisons]
-    compared = ComparedFiles(comparisons, missed)
-    report = (
-        compared.report if page is None else compared.report | {"details": _details(before, after, data, page, options)}
+    compared = ComparedFiles(comparisons, missed, recipe)
+    shown = {} if page is None else {"details": _details(before, after, data, page, options)}
+    report_files.write(
+        {**compared.report, **shown},
+        svg=partial(comparison_svg, comparisons),
+        page=partial(comparison_html, comparisons),
+        beside=lambda files: None if overlay is None else overlay.write(load(before), after, files),
     )
-    report_files.write(report, svg=partial(comparison_svg, comparisons), page=partial(comparison_html, comparisons))
     return compared
 
 
@@ -122,3 +132,9 @@ def _details(before: Path, after: Path, source: Any, page: PageFile, options: Ma
     known = {name: options[name] for name in ("metric", "threads", "batch", "seed") if name in options}
     look = Look(command=page.command, data=data, shapes=shapes, **known)
     return details(traced_pair(first, load(after), data), look)
+
+
+def _overlay(path: Path, providers: Sequence[str], options: Mapping[str, Any]) -> Overlay:
+    """Return the overlay of a comparison with these options of `compare`; nodes are timed on the CPU."""
+    known = {name: options[name] for name in ("threads", "batch", "seed") if name in options}
+    return Overlay(path, dict(options.get("shapes", {})), "cpu" in providers, **known)

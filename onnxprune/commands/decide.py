@@ -21,6 +21,7 @@ from onnxprune.graph.write import foreseen
 from onnxprune.planning.costs import Bound
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, tied_groups, usual_step
+from onnxprune.planning.planned import fitted
 from onnxprune.planning.profile import Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Decision, meet_targets
 from onnxprune.planning.targets import Target
@@ -160,6 +161,33 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
     return Decision(
         accepted.plan, bounds, attempts, accepted, reported_steps, speed.complete, speed.unknown, memory, latency
     )
+
+
+def as_planned(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE) -> Decision:
+    """Return the plan that the options hold, in the names of this model; `notes` have what an earlier run measured.
+
+    Where it lists indices, these are kept; where it has a count alone, the most important units are.
+
+    Raises:
+        OptionError: when the criterion cannot score a group that has a count alone.
+    """
+    planned = fitted(prepared.options.planned, prepared.groups)
+    kept = {name: each.kept for name, each in planned.items() if each.is_cut and each.kept is not None}
+    counted = {name: ratio for name, ratio in prepared.ratios.items() if planned[name].is_cut and name not in kept}
+    if counted:
+        rest = replace(prepared, ratios=counted)
+        by_importance = plan(
+            rest.traced, rest.groups, counted, rest.options,
+            calibration=rest.calibration, evidence=score(rest, progress, notes=notes),
+        )  # fmt: skip
+        unscored = counted.keys() - by_importance.kept.keys()
+        if unscored:
+            raise OptionError(
+                f"plan: criterion {rest.options.criterion} cannot score {planned[min(unscored)]}: list the indices "
+                "that are kept, or give another criterion"
+            )
+        return Decision(replace(by_importance, kept={**by_importance.kept, **kept}))
+    return Decision(Plan(kept))
 
 
 def _latency_of(speed: Speed) -> Callable[[Model, float], float]:

@@ -49,13 +49,21 @@ class ReportFiles:
         """Raise InputError when a file must not or cannot be written; none of `reads` may be replaced."""
         check_written(self.outputs, reads, self.force)
 
-    def write(self, report: Mapping[str, Any], *, svg: Callable[[], str], page: Callable[[], str]) -> None:
+    def write(
+        self,
+        report: Mapping[str, Any],
+        *,
+        svg: Callable[[], str],
+        page: Callable[[], str],
+        beside: Callable[[Staging], object] = lambda _: None,
+    ) -> None:
         """Write all files, or none.
 
         Args:
             report: becomes JSON, and the page of a run.
             svg: draws the plot.
             page: makes an HTML page that holds it.
+            beside: writes other files.
 
         Raises:
             InputError: when a file cannot be written.
@@ -63,6 +71,7 @@ class ReportFiles:
         with self.written(report) as files:
             if self.plot is not None:
                 write_plot(self.plot, files.add(self.plot), svg, page)
+            beside(files)
 
     @contextlib.contextmanager
     def written(self, report: Mapping[str, Any]) -> Iterator[Staging]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune import check
@@ -77,6 +79,7 @@ def sensitivity_file(
     force: bool,
     progress: Progress,
     workers: Workers = ALONE,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sensitivity:
     """Return the sensitivity of a file, and write it as a plot (SVG, PNG or HTML, by its suffix), as JSON, as a page.
 
@@ -92,7 +95,7 @@ def sensitivity_file(
     model = load(source)
     report_files.check(Reads(source, tuple(model.data_files), samples))
     measured = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
-    report = measured.to_dict()
+    report = {**measured.to_dict(), "recipe": dict(recipe)}
     if page is not None:
         part = part_to_run(model, dict(options.inputs))
         traced = trace(sized_by(part, load_limited(part, options, data)))

@@ -17,7 +17,7 @@ from onnxprune.commands.recover import Recovery, recover
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.commands.weigh import Weighed, weigh
-from onnxprune.data.notes import Notes
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.blocks import blocks
 from onnxprune.dependency.branches import Branch, branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs, macs
@@ -62,9 +62,9 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
         if not weighed.choice.removed:
             return _widths_alone(job, prepared, weighed, keeper, publish, progress)
         choice = weighed.choice
-    shorter = _shortened(prepared, progress, notes, choice)
+    shorter = shortened_model(prepared, progress, notes, choice)
     if job.options.cuts_widths:
-        left = _left(prepared, shorter, progress)
+        left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs)
         if rest is not None:
             rest = replace(rest, depth=None, without=())
@@ -89,7 +89,7 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
 
 
 @dataclass(frozen=True)
-class _Shorter:
+class Shorter:
     """A model without some of its branches."""
 
     shortened: Shortened
@@ -98,7 +98,9 @@ class _Shorter:
     macs: int  # of one sample, that went
 
 
-def _shortened(prepared: PreparedModel, progress: Progress, notes: Notes, choice: Shortening | None = None) -> _Shorter:
+def shortened_model(
+    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, choice: Shortening | None = None
+) -> Shorter:
     """Choose branches, take them out, and refit what stays; `notes` have what an earlier run found.
 
     They are chosen already where there is a `choice`.
@@ -130,7 +132,7 @@ def _shortened(prepared: PreparedModel, progress: Progress, notes: Notes, choice
     recovery = {**choice.contents, **recovery[0]}, recovery[1]
     went = counted.total(shortened.dead)
     values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
-    return _Shorter(shortened, recovery, values, went)
+    return Shorter(shortened, recovery, values, went)
 
 
 def _choice(  # noqa: PLR0917 - as they follow from one another
@@ -232,14 +234,14 @@ def _widths_alone(  # noqa: PLR0917 - as they follow from one another
 
 
 @dataclass(frozen=True)
-class _Left:
+class Left:
     """What branches left: the shorter model, in memory, and what it costs by kind of target."""
 
     model: Model
     costs: Mapping[str, Cost]
 
 
-def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Left:
+def left_of(prepared: PreparedModel, shorter: Shorter, progress: Progress) -> Left:
     """Return the shorter model, whose external data lies where that of the original does, and what both cost."""
     contents, _ = shorter.recovery
     traced, original = prepared.traced, prepared.traced.model
@@ -250,15 +252,15 @@ def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Le
         progress("timing what is left")
         return measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
 
-    return _Left(model, costs_left(original, model, (before, before - shorter.macs), timed, prepared.options))
+    return Left(model, costs_left(original, model, (before, before - shorter.macs), timed, prepared.options))
 
 
 def _cut_further(  # noqa: PLR0917 - as they follow from one another
     job: Job,
     options: Options,
     prepared: PreparedModel,
-    shorter: _Shorter,
-    left: _Left,
+    shorter: Shorter,
+    left: Left,
     keeper: Keeper,
     publish: Publish,
     progress: Progress,

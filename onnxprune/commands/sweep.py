@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune import check
@@ -26,6 +27,7 @@ from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Complete, finish
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import PageFile, ReportFiles, write_report
 from onnxprune.commands.sweep_folder import SweepFolder, file_digests
@@ -94,11 +96,13 @@ def sweep(
         NothingToPrune: when the original meets every value already.
     """
     checked = make_options(**options)
+    asked = {"output": out, "ratios" if kind == "ratio" else kind: values, "data": data, **options}
+    recipe = recipe_of_call("sweep", source, asked)
     opened = open_workers(workers, scheduler) if executor is None else contextlib.nullcontext(from_executor(executor))
     with opened as pool:
         return make_family(
             source, Path(out), kind, values, checked, data=data, workers=pool, resume=resume, force=force,
-            progress=logged,
+            progress=logged, recipe=recipe,
         )  # fmt: skip
 
 
@@ -117,6 +121,7 @@ def make_family(
     report_path: Path | None = None,
     page: PageFile | None = None,
     progress: Progress = silent,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Family:
     """Make a member for each value in the folder `out`; those that are there already, from the same, stay.
 
@@ -133,17 +138,14 @@ def make_family(
         report_path: where the summary goes beside the folder, as JSON.
         page: shows the summary.
         progress: called before each step.
+        recipe: what makes the same family again.
 
     Raises:
         InputError, VerificationError: as `prune`; members that are finished stay.
         NothingToPrune: when the original meets every value already.
     """
     check.choice("kind", kind, KINDS)
-    if options.method is not None:
-        raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
-    if options.beside_widths is not None:
-        what = options.beside_widths
-        raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
+    _check_effect(options)
     model = load(source)
     members = make_members(model, options, kind, values, data=data)
     reads = Reads(model.path, tuple(model.data_files), sample_files(data, options))
@@ -158,11 +160,20 @@ def make_family(
     if missing:
         with bounded(model), blamed_on_change(model.stamps, model.path):
             none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
-    summary = summarize(kind, members, none, folder)
+    summary = summarize(kind, members, none, folder, recipe)
     folder.write_summary(summary)
     shown = summary if page is None else {**summary, "details": details_of_none(page.command)}
     reports.write(shown, svg=partial(family_svg, summary), page=partial(family_page, summary))
     return Family(out, summary)
+
+
+def _check_effect(options: Options) -> None:
+    """Raise OptionError for options that have no effect in a sweep."""
+    if options.method is not None:
+        raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
+    if options.beside_widths is not None:
+        what = options.beside_widths
+        raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from onnxprune.commands.finish import Complete, Publish, kept_in_memory
 from onnxprune.commands.learn import learn, lesson_values, proven, stored
 from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import PageFile, check_page, check_plot, write_page, write_plot, write_report
 from onnxprune.commands.tie import tied_as
 from onnxprune.commands.tune_cut import kept_by_report
@@ -59,6 +60,7 @@ class TuneRequest:
     resume: bool = False
     callbacks: Sequence[Callback] = ()
     reads: Reads = _NOTHING_READ
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tune(
@@ -105,6 +107,7 @@ def tune(
         resume,
         callbacks,
         Reads(model.path, tuple(model.data_files), files_of(data)),
+        recipe_of_call("tune", source, {"teacher": teacher, "data": data, "cut": cut and "(report)", **options}),
     )
     with kept_in_memory(model, "tuned.onnx") as publish:
         return _tune(request, logged, publish)
@@ -120,6 +123,7 @@ class TuneFiles:
     report: Path | None = None  # to write
     page: PageFile | None = None  # to write
     plot: Path | None = None  # to write
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the same again, for the report
 
     @property
     def read(self) -> tuple[Path, ...]:
@@ -172,7 +176,9 @@ def tune_file(
         files.page, [(target, "the output"), (files.report, "the report"), (files.plot, "the plot")], reads, force
     )
     saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
-    request = TuneRequest(model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads)
+    request = TuneRequest(
+        model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads, files.recipe
+    )
     if helps():
         _learned(request, silent)
         return None
@@ -285,6 +291,7 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
                 sides=sides,
                 held_out=_is_held_out(lesson, evaluation),
             )
+            report["recipe"] = dict(request.recipe)
             check_unchanged(source.stamps, source.path)
             complete(report)
     stamps = {path: stamp for path, stamp in source.stamps.items() if path != source.path}

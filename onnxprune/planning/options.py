@@ -15,6 +15,7 @@ from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
 from onnxprune.planning.methods import METHODS, ROTATIONS, TURNS, with_method
+from onnxprune.planning.planned import PlannedGroup
 from onnxprune.planning.targets import MEASURED, Target, parse_all
 from onnxprune.runtime.session import check_provider
 
@@ -54,6 +55,7 @@ class Options:
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
     spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
+    planned: tuple[PlannedGroup, ...] = ()  # what a plan says; groups that it does not name stay whole
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
     batch: int = 1  # samples of a timed run, where the model does not fix it
@@ -99,6 +101,7 @@ class Options:
             held=tuple(self.held),
             spared=tuple(self.spared),
             only=check.globs("only", self.only),
+            planned=tuple(self.planned),
             provider=self.provider,
             threads=check.count("threads", self.threads, 0),
             latency=check.flag("latency", self.latency),
@@ -139,12 +142,12 @@ class Options:
     @property
     def cuts_widths(self) -> bool:
         """Whether anything is to be cut beside whole branches and tokens."""
-        return bool(self.targets or self.ratio or self.ratios or self.shape)
+        return bool(self.targets or self.ratio or self.ratios or self.shape or self.planned)
 
     @property
     def only_shaped(self) -> bool:
-        """Whether the target shape alone says what is removed: groups that it does not mean stay whole."""
-        return bool(self.shape) and not self.targets and not self.ratios and self.ratio == 0
+        """Whether a plan or the target shape alone says what is removed: groups that it does not mean stay whole."""
+        return bool(self.shape or self.planned) and not self.targets and not self.ratios and self.ratio == 0
 
     @property
     def is_measured(self) -> bool:
@@ -232,6 +235,7 @@ class Options:
             plain["eval_data"] = os.fspath(self.eval_data)
         elif self.eval_data is not None and not isinstance(self.eval_data, str):
             plain["eval_data"] = f"({type(self.eval_data).__name__})"
+        plain["planned"] = {each.name: each.wanted for each in self.planned}
         plain["vocabulary"] = None if self.vocabulary is None else len(self.vocabulary)
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 
