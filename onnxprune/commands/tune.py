@@ -126,6 +126,11 @@ class TuneFiles:
     recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the same again, for the report
 
     @property
+    def written(self) -> list[tuple[Path | None, str]]:
+        """Those that are written beside the model and its page, and what each is."""
+        return [(self.report, "the report"), (self.plot, "the plot")]
+
+    @property
     def read(self) -> tuple[Path, ...]:
         """Those that are read."""
         return tuple(path for path in (self.teacher, self.cut) if path is not None)
@@ -172,9 +177,7 @@ def tune_file(
     model, teacher = load(source), None if files.teacher is None else load(files.teacher)
     reads = Reads(source, tuple(model.data_files), (*samples, *(teacher.data_files if teacher else ())))
     check_files(target, weights, files.report, reads, force)
-    check_page(
-        files.page, [(target, "the output"), (files.report, "the report"), (files.plot, "the plot")], reads, force
-    )
+    check_page(files.page, [(target, "the output"), *files.written], reads, force)
     saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
     request = TuneRequest(
         model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads, files.recipe
