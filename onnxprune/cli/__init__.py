@@ -1,6 +1,19 @@
 """The command line, one file a command; `main` runs it."""
 
-from onnxprune.cli import apply, compare, inspect, plan, prune, quantize, run, sensitivity, sweep, tune
+from onnxprune.cli import apply, compare, inspect, plan, prune, quantize, report, run, sensitivity, sweep, tune
 from onnxprune.cli.start import main
 
-__all__ = ["apply", "compare", "inspect", "main", "plan", "prune", "quantize", "run", "sensitivity", "sweep", "tune"]
+__all__ = [
+    "apply",
+    "compare",
+    "inspect",
+    "main",
+    "plan",
+    "prune",
+    "quantize",
+    "report",
+    "run",
+    "sensitivity",
+    "sweep",
+    "tune",
+]

@@ -13,7 +13,7 @@ from onnxprune.cli.options import DEBUG, PATH, QUIET
 from onnxprune.cli.prune import prune
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
-from onnxprune.cli.values import parse_shapes
+from onnxprune.cli.values import parse_reports, parse_shapes
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
@@ -21,7 +21,7 @@ from onnxprune.graph.publish import signals_held
 _OF_PLANS = (
     "output", "criterion", "reconstruct", "sweeps", "effort", "no_batch_norm", "data", "eval_data", "preprocess",
     "samples", "metric", "inputs", "provider", "threads", "batch", "no_latency", "seed", "tune", "checkpoint", "resume",
-    "report_path", "overlay_path", "force", "custom_ops", "as_json", "quantize", "timer", "timer_seconds",
+    "report_paths", "overlay_path", "force", "custom_ops", "as_json", "quantize", "timer", "timer_seconds",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def apply(
     tune: str | None,
     checkpoint: Path | None,
     resume: bool,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     overlay_path: Path | None,
     force: bool,
     quiet: bool,
@@ -66,11 +66,12 @@ def apply(
             raise OptionError(f"{source} is a folder: a plan is applied to one file; give that")
         recipe = recipe_of(context)
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
+        report_path, page = parse_reports(report_paths)
         with show_progress(quiet) as progress:
             result = apply_file(
                 plan, source, output, options, data, report_path=report_path, tune=tune, checkpoint=checkpoint,
                 resume=resume, force=force, progress=progress, on_written=lambda: written.append(output),
-                overlay_path=overlay_path, recipe=recipe,
+                overlay_path=overlay_path, page=page, recipe=recipe,
             )  # fmt: skip
         for path in () if quiet else result.removed:
             say(f"removed old weights {path}")

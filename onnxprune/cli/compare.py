@@ -27,7 +27,7 @@ from onnxprune.cli.options import (
 )
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_shapes
+from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_reports, parse_shapes
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
@@ -80,7 +80,7 @@ def compare(
     min_speedup: float | None,
     max_drop: float | None,
     plot_path: Path | None,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     overlay_path: Path | None,
     force: bool,
     quiet: bool,
@@ -109,10 +109,11 @@ def compare(
         options["provider_options"] = parse_provider_options(provider_option_texts)
         options["sweep_threads"] = parse_numbers("--sweep-threads", sweep_threads)
         options["sweep_batch"] = parse_numbers("--sweep-batch", sweep_batch)
+        report_path, page = parse_reports(report_paths)
         with show_progress(quiet) as progress:
             compared = compare_files(
                 before, after, data, providers=providers, min_speedup=min_speedup, max_drop=max_drop,
-                plot_path=plot_path, report_path=report_path, overlay_path=overlay_path,
+                plot_path=plot_path, report_path=report_path, page=page, overlay_path=overlay_path,
                 recipe=recipe_of(context), force=force, progress=progress, **options,
             )  # fmt: skip
         if as_json:

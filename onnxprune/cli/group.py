@@ -78,6 +78,7 @@ def cli(context: click.Context) -> None:
     onnxprune inspect model.onnx                        what can be pruned, and what cannot
     onnxprune sensitivity model.onnx --data d.npz       what each group costs that loses units
     onnxprune sweep model.onnx --macs 0.8,0.6 -o out/   several targets from one calibration
+    onnxprune report small.json -o small.html           a page of a report
     onnxprune plan model.onnx --ratio 0.3 -o plan.toml  what would be cut, as a file to edit
     onnxprune apply plan.toml model.onnx -o small.onnx  cut it
     onnxprune run recipe.toml                           several steps from a file

@@ -43,7 +43,14 @@ SCHEDULER = click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask c
 PLOT = click.option(
     "--plot", "plot_path", type=PATH, metavar="FILE", help="Write a plot: .svg, .png, .html with all numbers."
 )
-REPORT = click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
+REPORT = click.option(
+    "--report",
+    "report_paths",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="Write everything: FILE.html is a page to read, any other name gets JSON; repeatable.",
+)
 OVERLAY = click.option(
     "--overlay",
     "overlay_path",

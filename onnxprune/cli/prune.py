@@ -18,12 +18,20 @@ from onnxprune.cli.options import (
     PATH,
     PREPROCESS,
     QUIET,
+    REPORT,
     TIMER,
     TIMER_SECONDS,
 )
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
-from onnxprune.cli.values import parse_depth, parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.cli.values import (
+    parse_depth,
+    parse_ratios,
+    parse_reports,
+    parse_shapes,
+    parse_step,
+    parse_targets,
+)
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
@@ -175,7 +183,7 @@ if TYPE_CHECKING:
 @TIMER_SECONDS
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, rows, feeds.")
-@click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
+@REPORT
 @OVERLAY
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @QUIET
@@ -194,7 +202,7 @@ def prune(
     masks: str | None,
     checkpoint: Path | None,
     resume: bool,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     overlay_path: Path | None,
     force: bool,
     quiet: bool,
@@ -218,7 +226,8 @@ def prune(
             from onnxprune.report.prune import prune_tables
 
         checked = checked_options(**options)
-        rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
+        rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks}
+        rest["report_path"], rest["page"] = parse_reports(report_paths)
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
         rest |= {"recipe": recipe_of(context), "force": force, "on_written": lambda: written.append(output)}
         if source.is_dir():

@@ -18,7 +18,6 @@ from onnxprune.cli.options import (
     PATH,
     PREPROCESS,
     QUIET,
-    REPORT,
     TIMER,
     TIMER_SECONDS,
 )
@@ -51,7 +50,7 @@ from onnxprune.graph.publish import signals_held
 @TIMER_SECONDS
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, feeds.")
-@REPORT
+@click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
 @FORCE
 @QUIET
 @CUSTOM_OPS

@@ -26,7 +26,7 @@ from onnxprune.cli.options import (
 )
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import parse_shapes, parse_step
+from onnxprune.cli.values import parse_reports, parse_shapes, parse_step
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import ALL
 
@@ -83,7 +83,7 @@ def sensitivity(
     worker_count: int,
     scheduler: str | None,
     plot_path: Path | None,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -100,6 +100,7 @@ def sensitivity(
         recipe = recipe_of(context)
         options |= {"round_to": parse_step(options["round_to"]), "inputs": parse_shapes(inputs)}
         checked = make_options(reconstruct=not no_reconstruct, **options)
+        report_path, page = parse_reports(report_paths)
         alone = worker_count == 1 and scheduler is None
         opened = contextlib.nullcontext(ALONE) if alone else workers(worker_count, scheduler)
         with opened as pool, show_progress(quiet) as progress:
@@ -110,6 +111,7 @@ def sensitivity(
                 levels=levels,
                 plot_path=plot_path,
                 report_path=report_path,
+                page=page,
                 force=force,
                 progress=progress,
                 workers=pool,

@@ -10,11 +10,18 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import DEBUG, PATH, QUIET, SCHEDULER, WORKERS
+from onnxprune.cli.options import DEBUG, PATH, QUIET, REPORT, SCHEDULER, WORKERS
 from onnxprune.cli.prune import prune
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_sweep_values, parse_targets
+from onnxprune.cli.values import (
+    parse_ratios,
+    parse_reports,
+    parse_shapes,
+    parse_step,
+    parse_sweep_values,
+    parse_targets,
+)
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
@@ -50,6 +57,7 @@ _LISTS = [
 @SCHEDULER
 @click.option("--resume", is_flag=True, help="Fail where members of other options are there, which else are made anew.")
 @click.option("--force", is_flag=True, help="Replace files that no sweep has written.")
+@REPORT
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @DEBUG
@@ -68,6 +76,7 @@ def sweep(
     worker_count: int,
     scheduler: str | None,
     resume: bool,
+    report_paths: tuple[Path, ...],
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -93,10 +102,12 @@ def sweep(
             raise OptionError("--ratio takes GLOB=NUMBER here: the values of a sweep say how much goes elsewhere")
         options["round_to"] = parse_step(options["round_to"])
         checked = make_options(**by_glob, targets=parse_targets(targets), **options)
+        report_path, page = parse_reports(report_paths)
         with workers(worker_count, scheduler) as pool, show_progress(quiet) as progress:
             family = make_family(
                 source, output, kind, values, checked, data=data,
-                workers=pool, resume=resume, force=force, progress=progress, recipe=recipe,
+                workers=pool, resume=resume, force=force, report_path=report_path, page=page,
+                progress=progress, recipe=recipe,
             )  # fmt: skip
         lines = [*family_tables(family.summary), *without_model(family.summary), _where_written(family.members)]
         show_result(dict(family.summary) if as_json else lines)

@@ -12,7 +12,7 @@ from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, FORCE, INPUTS, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import parse_shapes
+from onnxprune.cli.values import parse_reports, parse_shapes
 from onnxprune.graph.publish import signals_held
 from onnxprune.training.processes import helper_name, helps
 
@@ -81,7 +81,7 @@ def tune(
     resume: bool,
     tensorboard: Path | None,
     plot_path: Path | None,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -105,7 +105,9 @@ def tune(
             from onnxprune.report.tune import tune_tables
             from onnxprune.training.callbacks import TensorBoard
         callbacks = [] if tensorboard is None or helps() else [TensorBoard(tensorboard)]
-        files = TuneFiles(teacher, cut, checkpoint, report_path, plot_path, recipe_of(context))
+        files = TuneFiles(
+            teacher, cut, checkpoint, *parse_reports(report_paths), plot=plot_path, recipe=recipe_of(context)
+        )
         with show_progress(quiet or helps()) as progress:
             result = tune_file(
                 source, output, checked, data, files=files, resume=resume, callbacks=callbacks, force=force,

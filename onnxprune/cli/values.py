@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OptionError
+
+if TYPE_CHECKING:
+    from onnxprune.commands.report_files import PageFile
+
+_PAGES = (".html", ".htm")
+
+
+def parse_reports(paths: Sequence[Path]) -> tuple[Path | None, PageFile | None]:
+    """Split ``--report`` values into the file for JSON and the page, by their suffixes.
+
+    Raises:
+        OptionError: for two files of a kind.
+    """
+    from onnxprune.commands.report_files import PageFile
+
+    pages = [path for path in paths if path.suffix.lower() in _PAGES]
+    reports = [path for path in paths if path not in pages]
+    for given, what in ((pages, "page"), (reports, "file for JSON")):
+        if len(given) > 1:
+            raise OptionError(f"--report takes one {what}, got {given[0]} and {given[1]}")
+    command = shlex.join(["onnxprune", *sys.argv[1:]])
+    return next(iter(reports), None), PageFile(pages[0], command) if pages else None
 
 
 def parse_sweep_values(texts: dict[str, str | None]) -> tuple[str, list[Any]]:

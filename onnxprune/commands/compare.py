@@ -12,13 +12,15 @@ from typing import Any
 from onnxprune import check
 from onnxprune._version import __version__
 from onnxprune.commands.overlay import Overlay
-from onnxprune.commands.report_files import ReportFiles
+from onnxprune.commands.pages import traced_pair
+from onnxprune.commands.report_files import PageFile, ReportFiles
 from onnxprune.data.samples import evaluated, files_of, load_data
 from onnxprune.dependency import cost
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.compare import CompareOptions, compare_models
 from onnxprune.evaluation.comparison import Comparison, verdict
+from onnxprune.evaluation.details import Look, details
 from onnxprune.graph.footprint import check_runnable
 from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads, check_written
@@ -86,19 +88,20 @@ def compare_files(
     max_drop: float | None,
     plot_path: Path | None,
     report_path: Path | None,
+    page: PageFile | None = None,
     overlay_path: Path | None = None,
     recipe: Mapping[str, Any] = MappingProxyType({}),
     force: bool,
     progress: Progress,
     **options: Any,
 ) -> ComparedFiles:
-    """Compare two files on each provider, and write a plot (SVG, PNG or HTML, by its suffix) and a JSON report.
+    """Compare two files on each provider, and write a plot (SVG, PNG or HTML, by its suffix), a JSON report and a page.
 
     Raises:
         InputError: as `compare`; also for files that cannot be written, before anything is measured.
         OptionError: when `max_drop` needs labels that the data lacks.
     """
-    report_files = ReportFiles(plot_path, report_path, force)
+    report_files = ReportFiles(plot_path, report_path, force, page)
     report_files.check_plot()
     overlay = None if overlay_path is None else _overlay(overlay_path, providers, options)
     outputs = [*report_files.outputs, *(overlay.outputs if overlay else ())]
@@ -111,13 +114,24 @@ def compare_files(
         comparisons.append(compare(before, after, data=data, provider=provider, **options))
     missed = [verdict(comparison, min_speedup, max_drop) for comparison in comparisons]
     compared = ComparedFiles(comparisons, missed, recipe)
+    shown = {} if page is None else {"details": _details(before, after, data, page, options)}
     report_files.write(
-        compared.report,
+        {**compared.report, **shown},
         svg=partial(comparison_svg, comparisons),
         page=partial(comparison_html, comparisons),
         beside=lambda files: None if overlay is None else overlay.write(load(before), after, files),
     )
     return compared
+
+
+def _details(before: Path, after: Path, source: Any, page: PageFile, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of both models beside their comparisons."""
+    shapes = options.get("shapes", {})
+    first = runnable_part(load(before), shapes)
+    data = None if source is None else load_data(source, first.inputs, preprocess=options.get("preprocess"))
+    known = {name: options[name] for name in ("metric", "threads", "batch", "seed") if name in options}
+    look = Look(command=page.command, data=data, shapes=shapes, **known)
+    return details(traced_pair(first, load(after), data), look)
 
 
 def _overlay(path: Path, providers: Sequence[str], options: Mapping[str, Any]) -> Overlay:

@@ -16,7 +16,7 @@ from onnxprune.commands.learn import stored
 from onnxprune.commands.overlay import Overlay
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
-from onnxprune.commands.report_files import write_map, write_report
+from onnxprune.commands.report_files import PageFile, write_map, write_page, write_report
 from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
@@ -58,7 +58,7 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
 _NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(
-    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary", "recipe", "quantization")
+    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary", "details", "recipe", "quantization")
 )  # by other steps
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
@@ -87,6 +87,7 @@ def published(
     target: Path,
     report_path: Path | None = None,
     *,
+    page: PageFile | None = None,
     overlay: Overlay | None = None,
     force: bool = False,
     on_written: Callable[[], object] = lambda: None,
@@ -98,6 +99,7 @@ def published(
         model: the model that the result is made of; external data stays external.
         target: the file.
         report_path: of the report, if it is written.
+        page: of the run, if it is written.
         overlay: node data to write beside it.
         force: whether files that are there may be replaced.
         on_written: called when all files are in place.
@@ -114,6 +116,7 @@ def published(
                 write_map(report, target, files)
                 if report_path is not None:
                     write_report(report, report_path, files.add(report_path))
+                write_page(report, page, files)
                 if overlay is not None:
                     overlay.write(model, path, files, report)
 

@@ -24,14 +24,15 @@ from onnxprune.commands.folder_settings import CacheSizes
 from onnxprune.commands.folder_settle import PrunedFile, check_alike, settle, settle_tokens
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
+from onnxprune.commands.pages import with_details
 from onnxprune.commands.prune import Result, bounded, prune_to
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import map_file, write_report
+from onnxprune.commands.report_files import PageFile, ReportFiles, map_file
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
-from onnxprune.graph.publish import Reads, check_written, hidden_beside, resolved, signals_held, staging, taken
+from onnxprune.graph.publish import Reads, hidden_beside, resolved, signals_held, taken
 from onnxprune.graph.read import load
 from onnxprune.graph.tied import twins
 from onnxprune.graph.write import check_weights_name
@@ -105,6 +106,7 @@ def prune_files(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    page: PageFile | None = None,
     tune: Any = None,
     rounds: int = 1,
     masks: Any = None,
@@ -120,9 +122,9 @@ def prune_files(
         source: has at least one file that ends in .onnx, also in folders within.
         target: of which nothing is there, or with `force` a folder, which is replaced.
         options: of pruning each network.
-        data: samples; of a folder with several networks, a folder in which each has its own, named like the model
-            without its ending: ``encoder_model.npz``.
+        data: samples; of several networks a folder with those of each, named like the models: ``encoder_model.npz``.
         report_path: where the reports of all models go.
+        page: shows all of them.
         tune: as of `prune_file`.
         rounds: as of `prune_file`.
         masks: as of `prune_file`.
@@ -143,18 +145,17 @@ def prune_files(
     names = [_name(network[0].model, source) for network in networks]
     _check_networks(options, networks, source)
     samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
-    _check_reads(source, target, report_path, Reads(data=_files_of(samples), tokens=tokens_path), force)
+    reports = ReportFiles(None, report_path, force, page)
+    _check_reads(source, target, reports, Reads(data=_files_of(samples), tokens=tokens_path))
     place = resolved(target)
     with contextlib.ExitStack() as stack:
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        run = _Run(source, whole, options, progress, learning, any(_holds_tokens(each.model) for each in held))
+        run = _Run(source, whole, options, progress, learning, _hold_tokens(held), page)
         files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
         result = replace(_result(target, whole, files), recipe=recipe)
-        with signals_held(), staging(force) as reports:
-            if report_path is not None:
-                write_report(result.report, report_path, reports.add(report_path))
+        with signals_held(), reports.written(result.report):
             _publish(whole, place, scratch / "old", force)
             on_written()
     return result
@@ -184,7 +185,7 @@ def _check_places(source: Path, target: Path, force: bool) -> None:
         raise InputError(f"{target}: there is no folder {target.parent}")
 
 
-def _check_reads(source: Path, target: Path, report: Path | None, reads: Reads, force: bool) -> None:
+def _check_reads(source: Path, target: Path, reports: ReportFiles, reads: Reads) -> None:
     """Raise InputError when what is read would go away: only what looks like an output of ours is replaced."""
     place = resolved(target)
     if place.is_dir():
@@ -198,13 +199,12 @@ def _check_reads(source: Path, target: Path, report: Path | None, reads: Reads, 
         if hidden is not None or (any(place.iterdir()) and not any(path.suffix == _MODEL for path in found)):
             what = f"it holds {hidden.name}" if hidden is not None else "it holds no model"
             raise InputError(f"{target} is not replaced, {what}; remove it yourself, or give another name")
-    if report is None:
-        return
-    if resolved(report).is_relative_to(place):
-        raise InputError(f"{report}: the report would lie in the output; give it a place beside that")
-    if resolved(report).is_relative_to(resolved(source)):
-        raise InputError(f"{report}: the report would lie in the input; give it a place beside that")
-    check_written([(report, "the report")], reads, force)
+    for path, role in reports.outputs:
+        if resolved(path).is_relative_to(place):
+            raise InputError(f"{path}: {role} would lie in the output; give it a place beside that")
+        if resolved(path).is_relative_to(resolved(source)):
+            raise InputError(f"{path}: {role} would lie in the input; give it a place beside that")
+    reports.check(reads)
 
 
 def _walked(folder: Path) -> Iterator[Path]:
@@ -290,6 +290,11 @@ def _check_vocabulary(options: Options, networks: Sequence[Sequence[Held]], sour
             )
 
 
+def _hold_tokens(held: Sequence[Held]) -> bool:
+    """Whether any of the models takes ids of tokens."""
+    return any(_holds_tokens(each.model) for each in held)
+
+
 def _holds_tokens(model: Model) -> bool:
     """Whether an input of a model holds ids."""
     return any(port.holds_tokens for port in model.inputs)
@@ -362,6 +367,7 @@ class _Run:
     progress: Progress
     learning: Learning
     has_ids: bool  # whether any of the networks takes ids of tokens
+    page: PageFile | None = None  # that shows all models
 
     def pruned(self, network: Sequence[Held], samples: _Samples) -> list[PrunedFile]:
         """Prune the first file of a network, and cut the others alike.
@@ -390,7 +396,9 @@ class _Run:
         with _named(name), bounded(model):
             check_weights_name(place, model.is_external)
             job = Job(model, options, samples.data, self.learning, place.name, root=self.source)
-            return prune_to(job, place, published(model, place), progress=self._progress(name))
+            progress = self._progress(name)
+            publish = with_details(published(model, place), job, self.page, progress)
+            return prune_to(job, place, publish, progress=progress)
 
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
         name = _name(file.model, self.source)

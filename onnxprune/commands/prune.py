@@ -17,9 +17,10 @@ from onnxprune.commands.finish import Publish, kept_in_memory, published, with_r
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.masks import by_masks
 from onnxprune.commands.overlay import overlay_of
+from onnxprune.commands.pages import with_details
 from onnxprune.commands.prepare import part_to_run, sample_files
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import map_file, write_map
+from onnxprune.commands.report_files import PageFile, check_page, map_file, write_map
 from onnxprune.commands.rotate import by_rotation
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
@@ -176,6 +177,7 @@ def prune_file(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    page: PageFile | None = None,
     overlay_path: Path | None = None,
     tune: Any = None,
     rounds: int = 1,
@@ -192,7 +194,7 @@ def prune_file(
 
     What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
     when the run has ended well. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
-    replaced. `recipe` is what makes the result again, for the report.
+    replaced. The `page` shows the run, see `report.page`. `recipe` is what makes the result again, for the report.
     `on_written` is called when all files are in place: what fails later fails with them written.
 
     Raises:
@@ -209,6 +211,7 @@ def prune_file(
     reads = replace(reads, weights=tuple(model.data_files))
     check_files(target, weights, report_path, reads, force)
     check_weights_name(target, model.is_external)
+    check_page(page, [(target, "the output"), (report_path, "the report")], reads, force)
     overlay = None if overlay_path is None else overlay_of(overlay_path, options)
     beside = [] if overlay is None else [*overlay.outputs]
     if options.vocabulary is not None:
@@ -219,8 +222,9 @@ def prune_file(
     job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
     removed: list[Path] = []
     publish = published(
-        model, target, report_path, overlay=overlay, force=force, on_written=on_written, removed=removed
+        model, target, report_path, page=page, overlay=overlay, force=force, on_written=on_written, removed=removed
     )
+    publish = with_details(publish, job, page, progress)
     with bounded(model):
         result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
     return replace(result, removed=tuple(removed))

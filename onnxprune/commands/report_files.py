@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import InputError, OptionError
-from onnxprune.graph.publish import Reads, Staging, check_written, staging
+from onnxprune.graph.publish import Reads, Staging, check_written, resolved, staging
 from onnxprune.report.plot import as_png, drawing_packages
 
 PLOTS = (".svg", ".png", ".html")
@@ -17,17 +18,27 @@ _ERRORS = "backslashreplace"  # of text that is no Unicode, as a name of a file 
 
 
 @dataclass(frozen=True)
+class PageFile:
+    """A page of a run to write: a report as HTML, with details that a report alone has no use for."""
+
+    path: Path
+    command: str  # that was run
+
+
+@dataclass(frozen=True)
 class ReportFiles:
-    """Where a command without a model as its output writes a plot and a report, each if it has a path."""
+    """Where a command without a model as its output writes a plot, a report and a page, each if it has a path."""
 
     plot: Path | None
     report: Path | None
     force: bool  # whether files that are there may be replaced
+    page: PageFile | None = None
 
     @property
     def outputs(self) -> list[tuple[Path, str]]:
         """The files to write, and what each is."""
-        roles = [(self.plot, "the plot"), (self.report, "the report")]
+        page = None if self.page is None else self.page.path
+        roles = [(self.plot, "the plot"), (self.report, "the report"), (page, "the page")]
         return [(path, role) for path, role in roles if path is not None]
 
     def check_plot(self) -> None:
@@ -49,7 +60,7 @@ class ReportFiles:
         """Write all files, or none.
 
         Args:
-            report: becomes JSON.
+            report: becomes JSON, and the page of a run.
             svg: draws the plot.
             page: makes an HTML page that holds it.
             beside: writes other files.
@@ -57,12 +68,23 @@ class ReportFiles:
         Raises:
             InputError: when a file cannot be written.
         """
-        with staging(self.force) as files:
+        with self.written(report) as files:
             if self.plot is not None:
                 write_plot(self.plot, files.add(self.plot), svg, page)
+            beside(files)
+
+    @contextlib.contextmanager
+    def written(self, report: Mapping[str, Any]) -> Iterator[Staging]:
+        """Write the report and its page, in place when the block ends well.
+
+        Raises:
+            InputError: when a file cannot be written.
+        """
+        with staging(self.force) as files:
             if self.report is not None:
                 write_report(report, self.report, files.add(self.report))
-            beside(files)
+            write_page(report, self.page, files)
+            yield files
 
 
 def check_plot(path: Path | None) -> None:
@@ -84,6 +106,35 @@ def write_report(report: Mapping[str, Any], path: Path, temporary: Path) -> None
         InputError: when it cannot be written.
     """
     write_text(json.dumps(report, indent=1) + "\n", path, temporary)
+
+
+def write_page(report: Mapping[str, Any], page: PageFile | None, files: Staging) -> None:
+    """Write the page of a report, where one is asked for.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    if page is not None:
+        from onnxprune.report.page.render import render  # noqa: PLC0415 - Jinja2 only where there is a page
+
+        write_text(render(report), page.path, files.add(page.path))
+
+
+def check_page(page: PageFile | None, others: Sequence[tuple[Path | None, str]], reads: Reads, force: bool) -> None:
+    """Raise InputError when a page must not or cannot be written.
+
+    Args:
+        page: that was asked for, if one was.
+        others: files that are written beside it, and what each is; None for those that are not.
+        reads: what was read; none of it may be replaced.
+        force: whether a file that is there may be replaced.
+    """
+    if page is None:
+        return
+    for other, role in others:
+        if other is not None and resolved(page.path) == resolved(other):
+            raise InputError(f"{page.path} is {role}; give the page another name")
+    check_written([(page.path, "the page")], reads, force)
 
 
 def map_file(target: Path) -> Path:

@@ -20,10 +20,11 @@ from onnxprune.commands.prepare import (
     sample_files,
     sized_by,
 )
-from onnxprune.commands.report_files import ReportFiles
+from onnxprune.commands.report_files import PageFile, ReportFiles
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
+from onnxprune.evaluation.details import details_of_one
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads
 from onnxprune.graph.read import Source, load
@@ -74,18 +75,19 @@ def sensitivity_file(
     levels: int,
     plot_path: Path | None,
     report_path: Path | None,
+    page: PageFile | None = None,
     force: bool,
     progress: Progress,
     workers: Workers = ALONE,
     recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sensitivity:
-    """Return the sensitivity of a file, and write it as a plot (SVG, PNG or HTML, by its suffix) and as JSON.
+    """Return the sensitivity of a file, and write it as a plot (SVG, PNG or HTML, by its suffix), as JSON, as a page.
 
     Raises:
         InputError, NothingToPrune: as `sensitivity`; InputError also for files that cannot be written.
     """
     levels, options = _checked_levels(levels), options.checked()
-    report_files = ReportFiles(plot_path, report_path, force)
+    report_files = ReportFiles(plot_path, report_path, force, page)
     report_files.check_plot()
     samples = sample_files(data, options)
     report_files.check(Reads(source, data=samples))
@@ -94,6 +96,10 @@ def sensitivity_file(
     report_files.check(Reads(source, tuple(model.data_files), samples))
     measured = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
     report = {**measured.to_dict(), "recipe": dict(recipe)}
+    if page is not None:
+        part = part_to_run(model, dict(options.inputs))
+        traced = trace(sized_by(part, load_limited(part, options, data)))
+        report["details"] = details_of_one(traced, groups(traced), page.command)
     report_files.write(report, svg=partial(sensitivity_svg, measured), page=partial(sensitivity_html, measured))
     return measured
 

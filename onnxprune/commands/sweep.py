@@ -29,12 +29,13 @@ from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.recover import Recovery
-from onnxprune.commands.report_files import write_report
+from onnxprune.commands.report_files import PageFile, ReportFiles, write_report
 from onnxprune.commands.sweep_folder import SweepFolder, file_digests
 from onnxprune.commands.sweep_members import KINDS, Member, make_members
 from onnxprune.commands.sweep_recovery import recover_all
 from onnxprune.commands.sweep_summary import summarize
 from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.evaluation.details import details_of_none
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, staging
 from onnxprune.graph.read import Source, load
@@ -43,6 +44,7 @@ from onnxprune.planning.options import Options, make_options
 from onnxprune.planning.plan import Evidence
 from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress, logged, silent
+from onnxprune.report.charts import family_page, family_svg
 from onnxprune.runtime.executors import ALONE, Workers, from_executor
 from onnxprune.runtime.executors import workers as open_workers
 
@@ -116,6 +118,8 @@ def make_family(
     workers: Workers = ALONE,
     resume: bool = False,
     force: bool = False,
+    report_path: Path | None = None,
+    page: PageFile | None = None,
     progress: Progress = silent,
     recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Family:
@@ -131,6 +135,8 @@ def make_family(
         workers: where curves are measured and layers refitted; the members are the same everywhere.
         resume: whether members of other options that are there are an error; else they are made anew.
         force: whether files may be replaced that no sweep has written.
+        report_path: where the summary goes beside the folder, as JSON.
+        page: shows the summary.
         progress: called before each step.
         recipe: what makes the same family again.
 
@@ -139,16 +145,12 @@ def make_family(
         NothingToPrune: when the original meets every value already.
     """
     check.choice("kind", kind, KINDS)
-    if options.method is not None:
-        raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
-    if options.quantize is not None:
-        raise OptionError("quantize has no effect in a sweep: run onnxprune quantize on its members")
-    if options.beside_widths is not None:
-        what = options.beside_widths
-        raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
+    _check_effect(options)
     model = load(source)
     members = make_members(model, options, kind, values, data=data)
     reads = Reads(model.path, tuple(model.data_files), sample_files(data, options))
+    reports = ReportFiles(None, report_path, force, page)
+    reports.check(reads)
     folder = SweepFolder(out, reads, force, model.is_external)
     none = {member.name: why for member in members if (why := folder.why_none(member)) is not None}
     missing = [member for member in members if member.name not in none and not folder.has(member)]
@@ -160,7 +162,20 @@ def make_family(
             none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
     summary = summarize(kind, members, none, folder, recipe)
     folder.write_summary(summary)
+    shown = summary if page is None else {**summary, "details": details_of_none(page.command)}
+    reports.write(shown, svg=partial(family_svg, summary), page=partial(family_page, summary))
     return Family(out, summary)
+
+
+def _check_effect(options: Options) -> None:
+    """Raise OptionError for options that have no effect in a sweep."""
+    if options.method is not None:
+        raise OptionError(f"method {options.method} has no effect in a sweep: prune has it, for one target at a time")
+    if options.quantize is not None:
+        raise OptionError("quantize has no effect in a sweep: run onnxprune quantize on its members")
+    if options.beside_widths is not None:
+        what = options.beside_widths
+        raise OptionError(f"{what} has no effect in a sweep, which cuts widths alone: sweep what prune made with it")
 
 
 @dataclass(frozen=True)

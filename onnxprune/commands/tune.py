@@ -15,7 +15,7 @@ from onnxprune.commands.learn import learn, lesson_values, proven, stored
 from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import check_plot, write_plot, write_report
+from onnxprune.commands.report_files import PageFile, check_page, check_plot, write_page, write_plot, write_report
 from onnxprune.commands.tie import tied_as
 from onnxprune.commands.tune_cut import kept_by_report
 from onnxprune.data.caches import suited_data
@@ -23,6 +23,7 @@ from onnxprune.data.samples import Data, evaluated, files_of, load_data, shares_
 from onnxprune.errors import InputError
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
+from onnxprune.evaluation.details import details_of_none
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import settled
 from onnxprune.graph.publish import Reads, Staging, blamed_on_change, check_files, check_unchanged, resolved, staging
@@ -120,8 +121,14 @@ class TuneFiles:
     cut: Path | None = None  # the report of the cut, JSON
     checkpoint: Path | None = None  # where the run is saved; beside the output by default
     report: Path | None = None  # to write
+    page: PageFile | None = None  # to write
     plot: Path | None = None  # to write
     recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the same again, for the report
+
+    @property
+    def written(self) -> list[tuple[Path | None, str]]:
+        """Those that are written beside the model and its page, and what each is."""
+        return [(self.report, "the report"), (self.plot, "the plot")]
 
     @property
     def read(self) -> tuple[Path, ...]:
@@ -170,6 +177,7 @@ def tune_file(
     model, teacher = load(source), None if files.teacher is None else load(files.teacher)
     reads = Reads(source, tuple(model.data_files), (*samples, *(teacher.data_files if teacher else ())))
     check_files(target, weights, files.report, reads, force)
+    check_page(files.page, [(target, "the output"), *files.written], reads, force)
     saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
     request = TuneRequest(
         model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads, files.recipe
@@ -192,6 +200,9 @@ def tune_file(
 def _complete(report: dict[str, Any], *, target: Path, files: TuneFiles, staged_files: Staging) -> None:
     """Write the report and the plot beside the model."""
     report["output"]["path"] = str(target)
+    if files.page is not None:
+        report = {**report, "details": details_of_none(files.page.command)}
+    write_page(report, files.page, staged_files)
     if files.report is not None:
         write_report(report, files.report, staged_files.add(files.report))
     if files.plot is not None:

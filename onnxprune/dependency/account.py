@@ -27,7 +27,7 @@ _FREES: Sequence[tuple[str, str]] = (
     (r"part of the graph (in|out)put", "nothing: the model keeps its inputs and outputs"),
     (r"removing a unit is not the same|(normalises|reduces|quantizes by the range) over it", "--width"),
     (r"(outer|inner) factor", "--only NAME"),
-    (r"--ratio|--ignore|--only|--round-to|--min-units|--criterion|its ratio|criterion", "other options"),
+    (r"--ratio|--ignore|--only|--round-to|--min-units|--criterion|its ratio|its loss curve|criterion", "other options"),
     (
         r"prune before|float model|block by block|last block|share a byte|\bquantize[ds]\b|"
         r"weights? (that are|is) packed|orders its matrices|integers whose scales",

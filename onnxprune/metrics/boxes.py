@@ -67,11 +67,11 @@ def _are_classes(array: Array) -> bool:
 
 def _with_least(metric: Metric, outputs: Arrays) -> Metric:
     with np.errstate(all="ignore"):
-        best = max((each.scores.max(initial=0.0) for each in _boxes(metric, outputs)), default=0.0)
+        best = max((each.scores.max(initial=0.0) for each in found_boxes(metric, outputs)), default=0.0)
     return replace(metric, least=LEAST_SCORE if best >= LEAST_SCORE else 0.0)
 
 
-def _boxes(metric: Metric, outputs: Arrays) -> Sequence[matching.Detections]:
+def found_boxes(metric: Metric, outputs: Arrays) -> Sequence[matching.Detections]:
     """Return the boxes of every image of a batch."""
     array = in_double(outputs[metric.outputs[0]])
     if array.shape[-1] == 6:
@@ -93,7 +93,7 @@ def _loss(metric: Metric, batch: Batch) -> float:
     names = [name for name in (metric.outputs[0], *metric.parts) if name is not None]
     if any(np.isfinite(reference[name]).all() and not np.isfinite(outputs[name]).all() for name in names):
         return math.inf
-    before, after = _boxes(metric, reference), _boxes(metric, outputs)
+    before, after = found_boxes(metric, reference), found_boxes(metric, outputs)
     if len(before) != len(after):
         return CAP
     apart = [matching.distance(one, other) for one, other in zip(before, after, strict=True)]
@@ -104,7 +104,7 @@ def _loss(metric: Metric, batch: Batch) -> float:
 def _sums(metric: Metric, batch: Batch) -> dict[str, float]:
     reference, outputs = batch.reference, batch.outputs
     sums = {"boxes": 0.0, "matched": 0.0, "iou": 0.0}
-    for one, other in zip(_boxes(metric, reference), _boxes(metric, outputs), strict=False):
+    for one, other in zip(found_boxes(metric, reference), found_boxes(metric, outputs), strict=False):
         before, after = (matching.above(each, metric.least) for each in (one, other))
         pairs = matching.match(before, after)
         sums["boxes"] += len(before.scores) + len(after.scores)

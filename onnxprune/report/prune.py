@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 
 _MISSED = 0.02  # of the original, from which a budget that gates expect to keep to counts as missed
-_SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
+_REAL = "real ones, with --data, keep more"
+SEEN = "compared on samples that calibration saw: others may fare worse; give some with --eval-data"
 
 
 def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -59,23 +60,27 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
         label = f"accuracy, {accuracy['samples']} samples"
         table.add_row(label, *accuracy_cells(accuracy["before"], accuracy["after"]))
     fidelity_row(table, report["fidelity"])
-    warned = warning_lines((("input", before["warnings"]), ("output", after["warnings"])))
-    told = [*_promised(report), *not_run_lines(report["not_run"]), *tied_lines(report)]
-    notes = [*told, *_masked(report), *_tuned(report)]
+    parts = [*step_parts(report), _left_alone(report["groups"]), *quantization_parts(report), *note_parts(report)]
+    return [table, *parts, _verdict(report)]
+
+
+def step_parts(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Return what is said of steps that few runs have: a published method, rounds, branches, words, turned streams."""
     return [
-        table,
         *_method(report),
         *rounds_table(report),
         *vocabulary_lines(report),
         *depth_lines(report),
         *rotation_lines(report),
         *_ports(report.get("ports", ())),
-        _left_alone(report["groups"]),
-        *quantization_parts(report),
-        *warned,
-        *notes,
-        _verdict(report),
     ]
+
+
+def note_parts(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Return sentences on what costs time, targets, nodes that cannot be run, ties, masks and tuning."""
+    sides = (("input", report["input"]["warnings"]), ("output", report["output"]["warnings"]))
+    told = [*_promised(report), *not_run_lines(report["not_run"]), *tied_lines(report)]
+    return [*warning_lines(sides), *told, *_masked(report), *_tuned(report)]
 
 
 def _method(report: Mapping[str, Any]) -> Iterator[str]:
@@ -179,7 +184,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     fidelity = report["fidelity"]
     if fidelity is not None and (accuracy is None or fidelity["kind"] != "classification"):
         gains.append(headline(fidelity["figures"]))
-    seen = "" if fidelity is None or fidelity["held_out"] else f"{_SEEN}\n"
+    seen = "" if fidelity is None or fidelity["held_out"] else f"{SEEN}\n"
     cuts = [each for each in report.get("rounds") or () if each["skipped"] is None]
     proof += _told_of(report.get("ports", ()))
     proof += f": each of {plural(len(cuts), 'cut')} against its own input" * bool(cuts)
@@ -194,8 +199,7 @@ def _calibrated(report: Mapping[str, Any]) -> str:
     if calibration["source"] == "none":
         return f"chosen by weights alone, no samples can be generated ({calibration['told']}): give some with --data\n"
     made = calibration["source"] == "generated"
-    what = "generated sample" if made else "sample"
-    text = f"calibrated on {plural(calibration['samples'], what)}"
+    text = f"calibrated on {_samples(calibration)}"
     fits = report["reconstruction"]
     if fits:
         refitted = sum(fit["strength"] is not None for fit in fits)
@@ -203,8 +207,24 @@ def _calibrated(report: Mapping[str, Any]) -> str:
         text += f": {refitted} of {plural(len(fits), 'layer')} refitted"
         text += f", {attempted - refitted} best as they were cut" * (attempted > refitted)
         text += f", {len(fits) - attempted} that cannot be" * (len(fits) > attempted)
-    text += "; real ones, with --data, keep more\n" if made else "\n"
+    text += f"; {_REAL}\n" if made else "\n"
     return text + _differentiated(report["gradients"]) + _spent(report["effort"])
+
+
+def calibration_parts(report: Mapping[str, Any]) -> list[str]:
+    """Return sentences on the samples, gradients and losses that a cut was chosen by."""
+    calibration = report["calibration"]
+    if calibration is None:
+        return []
+    if calibration["source"] == "none":
+        return [_calibrated(report).rstrip("\n")]
+    first = f"calibrated on {_samples(calibration)}" + f"; {_REAL}" * (calibration["source"] == "generated")
+    more = (_differentiated(report["gradients"]), _spent(report["effort"]))
+    return [first, *(text.rstrip("\n") for text in more if text)]
+
+
+def _samples(calibration: Mapping[str, Any]) -> str:
+    return plural(calibration["samples"], "generated sample" if calibration["source"] == "generated" else "sample")
 
 
 def _differentiated(gradients: Mapping[str, Any] | None) -> str:

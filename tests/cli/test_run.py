@@ -89,7 +89,7 @@ def test_plan_edit_apply(folder):
     follows_the_schema(written)
     assert written["recipe"] == {
         "run": "apply", "plan": "plan.toml", "source": "m.onnx", "output": "small.onnx", "criterion": "l2",
-        "no-latency": True, "report": "r.json",
+        "no-latency": True, "report": ["r.json"],
     }  # fmt: skip
     assert lines[w1] == "[[group]]"
 
@@ -123,7 +123,7 @@ def test_steps_run_in_order_from_the_folder_of_the_recipe(folder, monkeypatch, t
     compared = report(folder / "both.json")
     assert compared["comparisons"][0]["after"]["path"] == "small.onnx"
     assert compared["recipe"] == {
-        "run": "compare", "before": "m.onnx", "after": "small.onnx", "seconds": 0.01, "report": "both.json"
+        "run": "compare", "before": "m.onnx", "after": "small.onnx", "seconds": 0.01, "report": ["both.json"]
     }  # fmt: skip
     assert "step" not in invoke("run", str(folder / "again.toml"), "--quiet", code=2).stdout
 
@@ -136,7 +136,7 @@ def test_the_recipe_of_a_report_repeats_it(folder):
     follows_the_schema(written)
     assert written["recipe"] == {
         "run": "prune", "source": "m.onnx", "output": "small.onnx", "ratio": ["0.2", "w1=0.5"], "criterion": "l2",
-        "no-reconstruct": True, "round-to": "1", "no-latency": True, "report": "small.json",
+        "no-reconstruct": True, "round-to": "1", "no-latency": True, "report": ["small.json"],
     }  # fmt: skip
     (folder / "small.onnx").unlink()
     (folder / "small.json").unlink()
@@ -267,7 +267,7 @@ def test_a_pyproject_without_a_table_says_nothing(folder):
 def test_reports_of_other_commands_have_their_recipe(folder):
     np.savez("d.npz", x=np.random.default_rng(0).standard_normal((24, 6), np.float32))
     invoke("sensitivity", "m.onnx", "--data", "d.npz", "--levels", "1", "--report", "s.json", "--quiet")
-    recipe = {"run": "sensitivity", "source": "m.onnx", "data": "d.npz", "levels": 1, "report": "s.json"}
+    recipe = {"run": "sensitivity", "source": "m.onnx", "data": "d.npz", "levels": 1, "report": ["s.json"]}
     assert report(folder / "s.json")["recipe"] == recipe
     invoke("sweep", "m.onnx", "--macs", "0.8,0.6", "--criterion", "l2", "--no-latency", "-o", "family", "--quiet")
     assert report(folder / "family" / "sweep.json")["recipe"] == {
@@ -280,11 +280,11 @@ def test_reports_of_other_commands_have_their_recipe(folder):
     written = report(folder / "f.json")
     assert written["files"]["m.onnx"]["recipe"] is None
     assert written["recipe"] == {
-        "run": "prune", "source": "in", "output": "out", "criterion": "l2", "no-latency": True, "report": "f.json"
+        "run": "prune", "source": "in", "output": "out", "criterion": "l2", "no-latency": True, "report": ["f.json"]
     }  # fmt: skip
     learn = ["--teacher", "m.onnx", "--data", "d.npz", "--steps", "1", "--batch", "4", "--rate", "0.001"]
     invoke("tune", "m.onnx", *learn, "-o", "t.onnx", "--report", "t.json", "--quiet")
     assert report(folder / "t.json")["recipe"] == {
         "run": "tune", "source": "m.onnx", "output": "t.onnx", "teacher": "m.onnx", "data": "d.npz", "steps": 1,
-        "rate": 0.001, "batch": 4, "report": "t.json",
+        "rate": 0.001, "batch": 4, "report": ["t.json"],
     }  # fmt: skip

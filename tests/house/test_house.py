@@ -36,6 +36,8 @@ HOMES = {  # finer than the contracts: one file where it is one, and `onnxprune/
     "distributed": "runtime/cluster.py",
     "resvg_py": "report/plot.py",
     "font_roboto": "report/plot.py",
+    "jinja2": "report/page/render.py",
+    "markupsafe": "report/page/render.py",
 }
 
 

@@ -1,0 +1,73 @@
+"""Details of a cut that its page shows beside its report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune.commands.finish import Complete, Publish
+from onnxprune.commands.job import Job
+from onnxprune.commands.prepare import part_to_run, sized_by
+from onnxprune.commands.report_files import PageFile
+from onnxprune.data.caches import load_suited
+from onnxprune.data.samples import Data
+from onnxprune.dependency.trace import Trace, trace
+from onnxprune.evaluation.details import Look, details
+from onnxprune.graph.model import Model
+from onnxprune.graph.probe import settled
+from onnxprune.graph.read import load
+from onnxprune.graph.remainder import same_part
+from onnxprune.progress import Progress
+
+
+def with_details(publish: Publish, job: Job, page: PageFile | None, progress: Progress) -> Publish:
+    """Return what publishes a result whose report has the details that a page shows; as it is without a page."""
+    if page is None:
+        return publish
+
+    @contextlib.contextmanager
+    def detailed(proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+        with publish(proto, folder) as (path, complete):
+
+            def completed(report: dict[str, Any]) -> None:
+                other_ids = report.get("vocabulary") is not None  # samples hold ids that the result does not know
+                report["details"] = _of_cut(job, path, page, other_ids, progress)
+                complete(report)
+
+            yield path, completed
+
+    return detailed
+
+
+def _of_cut(job: Job, path: Path, page: PageFile, other_ids: bool, progress: Progress) -> dict[str, Any]:
+    options, source = job.options, job.options.eval_data or job.data
+    model = part_to_run(job.model, dict(options.inputs))
+    data = None if source is None else load_suited(source, model.inputs, preprocess=options.preprocess)
+    look = Look(
+        command=page.command,
+        data=None if other_ids else data,
+        metric=options.metric,
+        provider=options.provider,
+        threads=options.threads,
+        batch=options.batch,
+        seed=options.seed,
+        shapes=dict(options.inputs),
+        times=options.latency and not other_ids,
+    )
+    return details(traced_pair(model, load(path), data), look, progress)
+
+
+def traced_pair(before: Model, after: Model, data: Data | None) -> tuple[Trace, Trace]:
+    """Return two models with their axes, in the sizes of the samples.
+
+    Args:
+        before: the original, the part of it that runs.
+        after: the other model.
+        data: samples.
+    """
+    first = settled(sized_by(before, data))
+    second = replace(same_part(after, before), sizes=first.sizes)
+    return trace(first), trace(settled(second))

@@ -1,0 +1,46 @@
+"""`report`: a page of a report that was written before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onnxprune.commands.report_files import write_text
+from onnxprune.data.opening import open_ordinary
+from onnxprune.errors import InputError
+from onnxprune.graph.publish import Reads, check_written, staging
+from onnxprune.report.page.render import render
+
+
+def report_file(source: Path, target: Path, *, force: bool) -> int:
+    """Write the page of the report `source` to the file `target`; return how many bytes it has.
+
+    Raises:
+        InputError: when the report cannot be read or shown, or the page cannot be written.
+    """
+    check_written([(target, "the page")], Reads(source), force)
+    page = _page(_read(source), source)
+    with staging(force) as files:
+        write_text(page, target, files.add(target))
+    return len(page.encode())
+
+
+def _read(source: Path) -> Any:
+    try:
+        with open_ordinary(source) as file:
+            return json.load(file)
+    except (ValueError, RecursionError):
+        raise InputError(f"{source}: it is no JSON; write a report with --report FILE.json") from None
+
+
+def _page(report: Any, source: Path) -> str:
+    if not isinstance(report, dict):
+        raise InputError(f"{source}: it is no report of onnxprune: write one with --report FILE.json")
+    try:
+        return render(report)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{source}: it is no report that this version can show, {what}; write it again") from None

@@ -1,0 +1,84 @@
+"""Reports as pages: one HTML file each, with style and drawings in it; Jinja2 writes it, and escapes all that it shows.
+
+Nothing is loaded from anywhere, and no script runs: what is switched or opened is done by the style sheet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from onnxprune.errors import InputError
+from onnxprune.report.page.cut import cut_page
+from onnxprune.report.page.others import compare_page, folder_title, sensitivity_page, sweep_page, tune_page
+from onnxprune.report.page.views import Note, Page, Section
+from onnxprune.report.words import all_printable
+
+_KINDS = (  # a key that no other report has, and what makes its page
+    ("comparisons", compare_page),
+    ("members", sweep_page),
+    ("lesson", tune_page),
+    ("verification", cut_page),
+    ("typical", sensitivity_page),
+)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the page of a report of any command.
+
+    Raises:
+        InputError: when it is no report of onnxprune.
+    """
+    return _environment().get_template("page.html").render(page=page_of(report))
+
+
+def page_of(report: Mapping[str, Any]) -> Page:
+    """Return what the page of a report shows.
+
+    Raises:
+        InputError: when it is no report of onnxprune.
+    """
+    plain = all_printable(dict(report))
+    if "files" in plain and "settings" in plain:
+        return _folder(plain)
+    make = next((make for key, make in _KINDS if key in plain), None)
+    if make is None:
+        raise InputError("it is no report of onnxprune: write one with --report")
+    return make(plain)
+
+
+def _folder(report: Mapping[str, Any]) -> Page:
+    """Return the page of a folder: a part for each model that was pruned."""
+    pages = [page_of(each) for each in report["files"].values() if "copied" not in each]
+    copied = [
+        f"{name} was copied as it is: {each['copied']}" for name, each in report["files"].items() if "copied" in each
+    ]
+    lines = [Note(line) for line in (*copied, *report["settings"])]
+    sections = [Section("Beside the models", "notes.html", lines)] if lines else []
+    verdict = " ".join(f"{page.title}: {page.verdict}" for page in pages)
+    return Page(folder_title(report), "a folder, pruned", verdict, sections, pages[0].version if pages else "", pages)
+
+
+@cache
+def _environment() -> Environment:
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )  # fmt: skip
+    environment.filters["breakable"] = breakable
+    return environment
+
+
+def breakable(text: str) -> Markup:
+    """Return a text, escaped, that may be broken behind the separators of long names.
+
+    >>> print(breakable("/encoder/layer.1/<query>/MatMul"))
+    /encoder/<wbr>layer.1/<wbr>&lt;query&gt;/<wbr>MatMul
+    """
+    return Markup("<wbr>").join(re.findall(r".{7,}?[/.:_](?=\S)|.+", text, re.DOTALL))

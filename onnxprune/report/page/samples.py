@@ -1,0 +1,106 @@
+"""Accuracy on samples, and a handful of them with the answers of both models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnxprune.metrics.words import row
+from onnxprune.report.page.views import Answer, Box, Sample, Samples, Section
+from onnxprune.report.words import count_text
+
+_SIDES = ("before", "after")
+_NAMES = {
+    "agreement": "same first answer",
+    "kl": "KL divergence, nats",
+    "rank_correlation": "rank correlation of similarities",
+    "mean_iou": "mean IoU of matched boxes",
+}
+_IN_TABLE = {"cosine": "mean cosine", "matched": "boxes matched", "snr_db": "SNR, worst output"}
+_SHARES = ("agreement", "accuracy_before", "accuracy_after", "matched")
+
+
+def samples_section(report: Mapping[str, Any]) -> list[Section]:
+    """Return what is known of accuracy on samples, and some of them; nothing without samples."""
+    fidelity, shown = report.get("fidelity"), (report.get("details") or {}).get("examples")
+    if fidelity is None and shown is None:
+        return []
+    figures = [] if fidelity is None else _figures(fidelity["figures"])
+    accuracy = report.get("accuracy")
+    count = (accuracy or fidelity or {}).get("samples")
+    on = "" if count is None else f"On {count_text(count)} samples"
+    held = fidelity is not None and fidelity.get("held_out")
+    said = f"{on or 'On samples'}{' that calibration did not see' * bool(held)}." if fidelity is not None else ""
+    listed = [] if shown is None else [_sample(each) for each in shown["samples"]]
+    if listed:
+        said += f" Below, {len(listed)} of the samples, evenly spaced, with what both models make of them."
+    return [Section("On samples", "samples.html", Samples(figures, listed), said.strip())]
+
+
+def _figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return figures in words, but for those that the table of both models has."""
+    cells = row(figures)
+    told = () if cells is None else (cells[0], *(name for name, words in _IN_TABLE.items() if words == cells[0]))
+    return [
+        (_NAMES.get(name, name), figure_text(name, value))
+        for name, value in figures.items()
+        if name not in told and not name.startswith(("accuracy_", "perplexity_")) and not name.endswith("_before")
+    ]
+
+
+def figure_text(name: str, value: Any) -> str:
+    """Return a figure in words.
+
+    >>> figure_text("agreement", 0.987), figure_text("kl", 0.0213), figure_text("snr_db", None)
+    ('98.7 %', '0.0213', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3g}"
+
+
+def _sample(plain: Mapping[str, Any]) -> Sample:
+    image = next((each["image"] for each in plain["inputs"] if each["image"]), None)
+    shown = next((each for each in plain["inputs"] if each["image"]), plain["inputs"][0] if plain["inputs"] else None)
+    values = "" if shown is None or image else f"{shown['name']}: {' '.join(shown['values'])}"
+    label, closeness = plain["label"], plain["closeness"]
+    known = [f"label {label}"] if label is not None else []
+    if closeness is not None and closeness["value"] is not None:
+        known.append(f"{closeness['name']} {closeness['value']:.3g}")
+    sides = [
+        _answer(name, side, shown, label) for name, side in zip(_SIDES, plain["answers"], strict=True)
+    ]  # fmt: skip
+    first = [side.best[0][0] for side in sides if side.best]
+    named = label is not None or any(side.best and side.best[0][0].startswith(("class", "token")) for side in sides)
+    differ = named and len(set(first)) > 1
+    return Sample(f"sample {plain['sample']:,}", image, values, ", ".join(known), sides, differ)
+
+
+def _answer(name: str, side: Mapping[str, Any], shown: Mapping[str, Any] | None, label: int | None) -> Answer:
+    best = [(each["name"], _score(each["score"]), _bar(each["score"])) for each in side["best"]]
+    right = None if label is None or not best else best[0][0] == f"class {label}"
+    return Answer(name, best, _boxes(side["boxes"], shown), side["image"], right)
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _bar(value: float | None) -> float:
+    return round(100 * min(1.0, max(0.0, value or 0.0)), 1)
+
+
+def _boxes(boxes: Sequence[Sequence[float]], shown: Mapping[str, Any] | None) -> list[Box]:
+    """Return boxes in hundredths of the picture: their numbers are pixels of the input, or shares of its sides."""
+    shape = [] if shown is None else shown["shape"]
+    height, width = (shape[-3], shape[-2]) if len(shape) > 3 and shape[-1] in (1, 3) else shape[-2:] or (1, 1)
+    most = max((abs(value) for box in boxes for value in box[:4]), default=0)
+    across, down = (1.0, 1.0) if most <= 2 else (float(width), float(height))
+    found = []
+    for x1, y1, x2, y2, kind, score in boxes:
+        left, top, right, low = (
+            min(100.0, max(0.0, 100 * value / side))
+            for value, side in ((x1, across), (y1, down), (x2, across), (y2, down))
+        )
+        found.append(Box(left, top, right - left, low - top, f"class {kind:g}, {_score(score)}"))
+    return found

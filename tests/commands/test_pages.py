@@ -1,0 +1,173 @@
+"""Pages as files: beside a model, with its details, never in the place of another file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.cli.values import parse_reports
+from onnxprune.errors import InputError, OptionError
+from tests.support.cli import invoke
+from tests.support.paths import MODELS
+from tests.support.schema import follows_the_schema
+from tests.support.words import texts, words
+
+DATA = str(MODELS / "mnist_calibration.npz")
+MODEL = str(MODELS / "resnet_bn.onnx")
+CUT = ("--ratio", "0.3", "--criterion", "l1", "--no-reconstruct", "--no-batch-norm", "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Time for a moment alone."""
+    monkeypatch.setattr("onnxprune.commands.finish._LATENCY_BUDGET_S", 0.05)
+    monkeypatch.setattr("onnxprune.evaluation.layers._PROFILE_S", 0.05)
+
+
+def text(path):
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_cut_writes_its_page_beside_its_report(tmp_path):
+    page, report = tmp_path / "small.html", tmp_path / "small.json"
+    out = tmp_path / "small.onnx"
+    invoke("prune", MODEL, "-o", str(out), *CUT, "--data", DATA, "--report", str(page), "--report", str(report))
+    plain = json.loads(text(report))
+    follows_the_schema(plain)
+    details = plain["details"]
+    assert sum(layer["macs"][1] for layer in details["layers"]) == plain["output"]["macs"]
+    assert len(details["examples"]["samples"]) == 6
+    assert details["ops"]
+    assert plain["output"]["sha256"] in text(page)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.html", "small.json", "small.onnx"]
+
+
+def test_without_a_page_a_report_has_no_details(tmp_path):
+    out, report = tmp_path / "small.onnx", tmp_path / "small.json"
+    invoke("prune", MODEL, "-o", str(out), *CUT, "--no-latency", "--report", str(report))
+    assert json.loads(text(report))["details"] is None
+
+
+def test_without_latency_and_data_layers_are_not_timed_and_nothing_is_shown(tmp_path):
+    out, page, report = (tmp_path / f"small.{suffix}" for suffix in ("onnx", "html", "json"))
+    invoke("prune", MODEL, "-o", str(out), *CUT, "--no-latency", "--report", str(report), "--report", str(page))
+    details = json.loads(text(report))["details"]
+    assert (details["ops"], details["examples"], details["layers"][0]["ms"]) == (None, None, None)
+
+
+def test_other_words_are_not_fed(tmp_path):
+    """Samples of a model whose vocabulary was cut hold ids that the result does not know."""
+    model, data, ids, page, report = (tmp_path / name for name in ("m.onnx", "t.npz", "ids.txt", "s.html", "s.json"))
+    onnx.save(words(), model)
+    np.savez(data, ids=texts(below=10))
+    ids.write_text("\n".join(map(str, range(10))), encoding="utf-8")
+    files = ("-o", str(tmp_path / "s.onnx"), "--report", str(page), "--report", str(report))
+    invoke("prune", str(model), *files, "--vocabulary", str(ids), "--data", str(data), "--ratio", "0", "--quiet")
+    details = json.loads(text(report))["details"]
+    assert (details["ops"], details["examples"]) == (None, None)
+    assert "vocabulary" in text(page)
+
+
+def test_a_comparison_writes_a_page(tmp_path):
+    page = tmp_path / "c.html"
+    invoke("compare", MODEL, MODEL, "--data", DATA, "--seconds", "0.05", "--quiet", "--report", str(page))
+    assert "The network" in text(page)
+    assert "On samples" in text(page)
+
+
+def test_a_sensitivity_writes_a_page(tmp_path):
+    page, report = tmp_path / "s.html", tmp_path / "s.json"
+    files = ("--report", str(page), "--report", str(report))
+    invoke("sensitivity", MODEL, "--data", DATA, "--samples", "16", "--levels", "2", "--effort", "quick", *files)
+    carried = json.loads(text(report))["details"]["carried"]
+    assert {name for group in json.loads(text(report))["groups"] for name in group["groups"]} <= set(carried)
+    assert "Loss curves" in text(page)
+
+
+def test_a_sweep_writes_a_page_beside_its_folder(tmp_path):
+    page = tmp_path / "f.html"
+    options = ("--criterion", "l1", "--no-reconstruct", "--no-batch-norm", "--no-latency", "--quiet")
+    invoke("sweep", MODEL, "-o", str(tmp_path / "f"), "--macs", "0.9,0.7", *options, "--report", str(page))
+    assert "2 models of one calibration, with " in text(page)
+
+
+# -- a page of a report that is there ----------------------------------------------------------------------
+
+
+def test_a_report_becomes_a_page(tmp_path):
+    out, report, page = (tmp_path / f"small.{suffix}" for suffix in ("onnx", "json", "html"))
+    invoke("prune", MODEL, "-o", str(out), *CUT, "--no-latency", "--report", str(report))
+    done = invoke("report", str(report), "-o", str(page))
+    assert done.stderr == f"onnxprune: {page}: {page.stat().st_size / 1000:.0f} kB\n"
+    assert "The proof" in text(page)
+    refused = invoke("report", str(report), "-o", str(page), code=2)
+    assert f"{page} exists" in refused.stderr
+    invoke("report", str(report), "-o", str(page), "--force")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("no json", "it is no JSON; write a report with --report FILE.json"),
+        ("[1]", "it is no report of onnxprune: write one with --report FILE.json"),
+        ("{}", "it is no report of onnxprune: write one with --report"),
+        ('{"verification": {}}', "it is no report that this version can show, KeyError: 'output'; write it again"),
+        ('{"members": []}', "it is no report that this version can show, IndexError: list index out of range"),
+        ("[" * 100_000, "it is no JSON"),
+    ],
+)
+def test_what_is_no_report_is_told_in_a_sentence(tmp_path, content, words):
+    source, page = tmp_path / "r.json", tmp_path / "p.html"
+    source.write_text(content, encoding="utf-8")
+    done = invoke("report", str(source), "-o", str(page), code=2)
+    assert done.stderr.startswith(f"onnxprune: {source}: {words}")
+    assert not page.exists()
+
+
+# -- files that must not be replaced -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("small.onnx.html", "small.onnx.html is the output; give the page another name"),
+        ("there.html", "there.html exists; give another name"),
+        ("data.html", "data.html is the data"),
+    ],
+)
+def test_a_page_takes_no_place_of_another_file(tmp_path, monkeypatch, place, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.html").write_text("mine", encoding="utf-8")
+    np.savez(tmp_path / "data.npz", **np.load(DATA))
+    (tmp_path / "data.npz").rename(tmp_path / "data.html")
+    arguments = ("prune", MODEL, "-o", "small.onnx.html", *CUT, "--report", place)
+    data = ("--data", "data.html") if place == "data.html" else ()
+    done = invoke(*arguments, *data, code=2)
+    assert words in done.stderr
+    assert text(tmp_path / "there.html") == "mine"
+
+
+def test_a_report_and_a_page_are_told_apart_by_their_suffix(tmp_path):
+    report, page = parse_reports([tmp_path / "a.json", tmp_path / "b.HTML"])
+    assert report == tmp_path / "a.json"
+    assert page is not None
+    assert page.path == tmp_path / "b.HTML"
+    assert page.command.startswith("onnxprune")
+    assert parse_reports([]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a.html", "b.html"), "--report takes one page, got a.html and b.html"),
+        (("a.json", "b"), "--report takes one file for JSON, got a.json and b"),
+    ],
+)
+def test_two_files_of_a_kind_are_refused(names, words, tmp_path):
+    with pytest.raises(OptionError, match=f"^{words}$"):
+        parse_reports([Path(name) for name in names])
+    assert issubclass(OptionError, InputError)

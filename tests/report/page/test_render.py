@@ -1,0 +1,177 @@
+"""Pages as text: escaped, whole by themselves, small; and one for each kind of report."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from onnxprune.errors import InputError
+from onnxprune.report.page.render import page_of, render
+from tests.report.page import reports
+
+VOID = {"meta", "img", "br", "hr", "input", "wbr", "rect", "path", "circle", "polyline"}
+LEFT_OPEN = {"td", "th"}  # that HTML closes by itself
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and words, and checks that all tags are closed in turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.links, self.ids, self.words = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "action", "data", "xlink:href")]
+        self.ids += [value for name, value in attrs if name == "id"]
+        assert not [name for name, _ in attrs if name.startswith("on")], attrs
+        if tag in LEFT_OPEN and self.open[-1] in LEFT_OPEN:
+            self.open.pop()
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        while self.open[-1] in LEFT_OPEN and self.open[-1] != tag:
+            self.open.pop()
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+REPORTS = {"cut": reports.cut, "plain": reports.plain, "hostile": reports.hostile, "large": reports.large}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_page_is_whole_by_itself_and_runs_nothing(name):
+    page = render(REPORTS[name]())
+    reader = read(page)
+    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(reader.tags)
+    assert [link for link in reader.links if not link.startswith(("#r", "data:image/png;base64,"))] == []
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {link[1:] for link in reader.links if link.startswith("#")} <= set(reader.ids)
+
+
+def test_names_are_words_whatever_they_hold():
+    page = render(reports.hostile())
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "\u202e" not in page
+    assert "\0" not in page
+    assert "&lt;script&gt;alert(" in page
+    assert "{{ 7 * 7 }}" in page
+
+
+def test_a_page_of_five_thousand_nodes_is_small():
+    page = render(reports.large())
+    assert len(page.encode()) < 1_000_000
+    reader = read(page)
+    assert reader.tags.count("details") > 600
+    assert "1,550 more are in the JSON report." in page  # of 1,800 fits
+
+
+def sections(report):
+    return [section.title for section in page_of(report).sections]
+
+
+ALL = ["Before and after", "The network", "Where the time went", "Loss curves", "What stayed whole, and why"]
+ALL += ["Layers that were refitted", "The proof", "On samples", "Also to know", "Make it again"]
+
+
+def test_all_sections_come_in_order():
+    assert sections(reports.cut()) == ALL
+
+
+def test_what_was_not_measured_has_no_section():
+    left = ["Before and after", "The network", *ALL[4:7], "Also to know", "Make it again"]
+    assert sections(reports.plain()) == left
+    bare = reports.plain() | {"reconstruction": [], "calibration": None, "gradients": None}
+    assert sections(bare) == [title for title in left if title not in ("Layers that were refitted", "Also to know")]
+
+
+def test_the_verdict_is_one_sentence_with_what_was_measured():
+    report = reports.cut()
+    latency = report["latency"][0] | {"speedup": 1.25, "speedup_interval": [1.2, 1.3], "within_noise": False}
+    report |= {"latency": [latency], "accuracy": {"before": 0.99, "after": 0.985, "samples": 40, "agreement": 0.9}}
+    report["input"]["macs"], report["output"]["macs"] = 300, 200
+    cut = sum(group["kept"] < group["units"] for group in report["groups"])
+    assert page_of(report).verdict == (
+        "1.50× fewer multiplications, 1.25× faster on cpu, 1 thread (95 % interval 1.20 to 1.30), accuracy 99.00% "
+        f"before and 98.50% after, {cut} of 19 groups cut, proven to compute what the original computes without the "
+        "units that went."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"speedup": 0.8, "speedup_interval": [0.5, 0.9]},
+            "1.25× slower on cpu, 1 thread (95 % interval 1.11 to 2.00)",
+        ),
+        ({"within_noise": True}, "as fast as before on cpu, 1 thread (95 % interval 0.98 to 1.02)"),
+    ],
+)
+def test_the_verdict_tells_what_is_no_gain(values, words):
+    report = reports.cut()
+    noise = {"speedup": 1.0, "speedup_interval": [0.98, 1.02], "within_noise": False}
+    report["latency"] = [report["latency"][0] | noise | values]
+    assert words in page_of(report).verdict
+
+
+def test_caches_are_told_where_there_are_some():
+    report = reports.cut()
+    assert "cache of a token" not in [fact.label for fact in page_of(report).sections[0].view]
+    report["input"]["cache_bytes"], report["output"]["cache_bytes"] = 4000, 3000
+    fact = page_of(report).sections[0].view[3]
+    assert (fact.label, fact.before, fact.after, fact.change) == ("cache of a token", "4.00 kB", "3.00 kB", "−25 %")
+
+
+def test_locks_are_told_with_what_frees_them():
+    page = read(render(reports.cut()))
+    words = " ".join(page.words)
+    assert "LayerNormalization normalises over it: removing a unit is not the same as masking it" in words
+    assert "--width" in words
+    assert "nothing: the model keeps its inputs and outputs" in words
+
+
+def test_the_command_and_checksums_are_told():
+    report = reports.cut()
+    words = " ".join(read(render(report)).words)
+    for told in (
+        reports.COMMAND,
+        report["input"]["sha256"],
+        report["output"]["sha256"],
+        report["details"]["run"]["cpu"],
+    ):
+        assert told in words
+
+
+def test_a_folder_is_one_page_with_a_part_for_each_model():
+    files = {"a.onnx": reports.cut(), "b.onnx": reports.cut("resnet_bn"), "c.onnx": {"copied": "nothing to prune"}}
+    folder = {"files": files, "settings": ["config.json: heads became 3"], "output": "some/small"}
+    page = page_of(folder)
+    assert (page.title, len(page.parts)) == ("small", 2)
+    reader = read(render(folder))
+    assert len(reader.ids) == len(set(reader.ids))
+    words = " ".join(reader.words)
+    assert "c.onnx was copied as it is: nothing to prune" in words
+    assert "config.json: heads became 3" in words
+
+
+def test_what_is_no_report_is_refused():
+    with pytest.raises(InputError, match=r"^it is no report of onnxprune: write one with --report$"):
+        render({"some": "values"})
