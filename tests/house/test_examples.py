@@ -22,7 +22,11 @@ from tests.support import experts, zoo_store
 from tests.support.paths import ROOT
 
 RUN = ("sh", "python")  # languages that are run
-CHECKED = {"README.md": ("text",), "docs/report.md": ("json",)}  # by other tests: what a command prints, the schema
+CHECKED = {  # by other tests: what commands print, the schema
+    "README.md": ("text",),
+    "docs/report.md": ("json",),
+    "docs/tutorial.md": ("sh", "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Block:
 def blocks_of(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     counts: dict[str, int] = {}
-    for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    for language, code in re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if language.startswith("{"):  # a directive of Sphinx, and no code
+            continue
         counts[language] = counts.get(language, -1) + 1
         yield Block(page, language, counts[language], code)
 
 
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
 BLOCKS = {str(block): block for page in PAGES for block in blocks_of(page)}
 COMMANDS = [name for name, block in BLOCKS.items() if re.search(r"^onnxprune ", block.code, re.MULTILINE)]
 
@@ -120,7 +126,7 @@ LONG = (
 CASES = [
     pytest.param(name, marks=pytest.mark.soak if name.startswith(LONG) else ())
     for name in COMMANDS
-    if not name.startswith("README")
+    if not name.startswith(("README", "docs/tutorial.md"))
 ]
 
 
@@ -210,7 +216,12 @@ def a_network_is_run(folder):
     assert set(values["outputs"]) == {"logits"}
 
 
+def masked_and_pruned_agree(_):
+    exec(python_of("docs/theory.md:python:0"), {})
+
+
 PROGRAMS = {
+    "docs/theory.md:python:0": masked_and_pruned_agree,
     "docs/network.md:python:0": a_network_is_run,
     "docs/data.md:python:0": arrays_are_saved,
     "docs/data.md:python:1": samples_are_yielded,

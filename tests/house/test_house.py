@@ -130,7 +130,7 @@ def test_compare_stays_a_function_after_use():
     assert callable(onnxprune.inspect)
 
 
-@pytest.mark.parametrize("script", ["ops_page.py", "architecture_page.py", "errors_page.py"])
+@pytest.mark.parametrize("script", ["ops_page.py", "architecture_page.py", "errors_page.py", "theory_pictures.py"])
 def test_the_pages_that_scripts_make_are_current(script):
     command = [sys.executable, f"tools/pages/{script}", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
