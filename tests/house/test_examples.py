@@ -26,6 +26,7 @@ CHECKED = {  # by other tests: what commands print, the schema
     "README.md": ("text",),
     "docs/report.md": ("json",),
     "docs/tutorial.md": ("sh", "text"),
+    **{f"docs/howto/{path.name}": ("sh", "python", "yaml") for path in (ROOT / "docs" / "howto").glob("*.md")},
 }
 
 
@@ -126,7 +127,7 @@ LONG = (
 CASES = [
     pytest.param(name, marks=pytest.mark.soak if name.startswith(LONG) else ())
     for name in COMMANDS
-    if not name.startswith(("README", "docs/tutorial.md"))
+    if not name.startswith(("README", "docs/tutorial.md", "docs/howto/"))
 ]
 
 
@@ -252,7 +253,10 @@ json.dump(result.report, open("small.json", "w"))
 CHECK = """
 assert {tuple(w.shape) for w in state.values()} == {(8, 8), (8,), (4, 8), (4,)}, state
 """
-WITH_TORCH = {"README.md:python:0": ("", ""), "docs/report.md:python:1": (EXPORT, CHECK)}  # what runs around each
+WITH_TORCH = {
+    "docs/howto/pipeline.md:python:0": ("", ""),
+    "docs/report.md:python:1": (EXPORT, CHECK),
+}  # what runs around each
 
 
 @pytest.mark.soak
