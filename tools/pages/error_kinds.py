@@ -168,7 +168,14 @@ KINDS = (  # a message is of the first kind that takes it
         "PyTorch is needed, floating-point weights, and a teacher with the same inputs and outputs. Where"
         " a rate makes numbers that are not finite, give a lower one. [tuning.md](tuning.md) has every "
         "option, [network.md](network.md) the operators.",
-        modules=("training/*", "commands/tune*", "commands/masks", "planning/rounds", "commands/rounds*"),
+        modules=(
+            "training/*",
+            "commands/tune*",
+            "commands/masks",
+            "planning/rounds",
+            "commands/rounds*",
+            "report/schema",
+        ),
     ),
     Kind(
         "Options that do not go together",
