@@ -27,7 +27,7 @@ root_doc = "docs/index"
 include_patterns = ["docs/**", "models/README.md", "*.md"]
 exclude_patterns = [".*", "build", "dist", "onnxprune", "tests", "tools", "**/*.onnx", "**/*.npz"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.xref_missing_download"]
 autodoc_typehints = "description"
