@@ -23,6 +23,8 @@ from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+
 SCHEMA = (ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_FILES_AT_THE_TOP = 500, 60, 8
@@ -138,8 +140,8 @@ def test_the_pages_that_scripts_make_are_current(script):
 
 
 def test_every_criterion_is_told():
-    """In the table of the README, in the help of the command line and in the schema of the report."""
-    row = next(line for line in README.splitlines() if line.startswith("| `--criterion`"))
+    """In the table of options, in the help of the command line and in the schema of the report."""
+    row = next(line for line in OPTIONS.splitlines() if line.startswith("| `--criterion`"))
     (option,) = (option for option in cli.commands["prune"].params if option.name == "criterion")
     for name in CRITERIA:
         assert f"`{name}`" in row
@@ -148,9 +150,9 @@ def test_every_criterion_is_told():
 
 
 def test_every_method_is_told():
-    """In the table of the README, in the help of the command line, in the schema of the report and on its own page."""
+    """In the table of options, in the help of the command line, in the schema of the report and on its own page."""
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    row = next(line for line in README.splitlines() if line.startswith("| `--method NAME`"))
+    row = next(line for line in OPTIONS.splitlines() if line.startswith("| `--method NAME`"))
     (option,) = (option for option in cli.commands["prune"].params if option.name == "method")
     enum = json.loads(SCHEMA)["$defs"]["options"]["properties"]["method"]["enum"]
     assert enum == [*METHODS, None]
@@ -162,9 +164,9 @@ def test_every_method_is_told():
 
 
 def test_every_metric_has_words():
-    """Its loss in tables, its figures in sentences, its name in the README, the page of the report and its schema."""
+    """Its loss in tables, its figures in sentences, its name among options, the page of the report and its schema."""
     page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
-    row = next(line for line in README.splitlines() if line.startswith("| `--metric`"))
+    row = next(line for line in OPTIONS.splitlines() if line.startswith("| `--metric`"))
     assert set(LOSSES) == set(KINDS)
     for name, kind in KINDS.items():
         assert f"`{name}`" in page
