@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import cache
 
+import click
 import pytest
 
 import onnxprune
@@ -137,6 +138,16 @@ def test_the_pages_that_scripts_make_are_current(script):
     command = [sys.executable, f"tools/pages/{script}", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_option_of_prune_is_told():
+    """In the table of options, by one of its names."""
+    rows = [line.split(" | ")[0] for line in OPTIONS.splitlines() if line.startswith("| `--")]
+    told = {name for row in rows for name in re.findall(r"--[\w-]+", row)}
+    options = [each for each in cli.commands["prune"].params if isinstance(each, click.Option)]
+    assert len(options) > 30
+    assert [each.opts for each in options if not told & {*each.opts, *each.secondary_opts}] == []
+    assert told <= {name for each in options for name in (*each.opts, *each.secondary_opts)}
 
 
 def test_every_criterion_is_told():
