@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
 import numbers
@@ -72,6 +73,22 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in listed:
         raise OptionError(f"unknown {name} {value!r}; there are: {', '.join(listed)}")
     return value
+
+
+def keys(where: str, found: Iterable[str], known: Iterable[str]) -> None:
+    """Raise OptionError for the first key that is not known; says what is near.
+
+    >>> keys("plan.toml", ["kepp"], ["name", "keep"])
+    Traceback (most recent call last):
+    ...
+    onnxprune.errors.OptionError: plan.toml: unknown key 'kepp', did you mean 'keep'?
+    """
+    listed = list(known)
+    for name in found:
+        if name not in listed:
+            near = difflib.get_close_matches(name, listed, 1, 0.5)
+            hint = f", did you mean {near[0]!r}?" if near else f"; there are: {', '.join(listed)}"
+            raise OptionError(f"{where}: unknown key {name!r}{hint}")
 
 
 def globs(name: str, value: Any) -> tuple[str, ...]:

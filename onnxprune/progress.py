@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
+
+_LOGGER = logging.getLogger("onnxprune")
 
 
 class Progress(Protocol):
@@ -17,3 +20,11 @@ class Progress(Protocol):
 
 def silent(_text: str, _step: int = 0, _steps: int = 0, /) -> None:
     """Report nothing."""
+
+
+def logged(text: str, step: int = 0, steps: int = 0, /) -> None:
+    """Report to the logger `onnxprune`: each phase once at level INFO, its further steps at level DEBUG."""
+    if step > 1:
+        _LOGGER.debug("%s: %d of %d", text, step, steps)
+    else:
+        _LOGGER.info("%s", text)

@@ -1,6 +1,6 @@
 """The command line, one file a command; `main` runs it."""
 
-from onnxprune.cli import compare, inspect, prune, sensitivity, sweep, tune
+from onnxprune.cli import apply, compare, inspect, plan, prune, run, sensitivity, sweep, tune
 from onnxprune.cli.start import main
 
-__all__ = ["compare", "inspect", "main", "prune", "sensitivity", "sweep", "tune"]
+__all__ = ["apply", "compare", "inspect", "main", "plan", "prune", "run", "sensitivity", "sweep", "tune"]

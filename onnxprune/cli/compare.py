@@ -10,7 +10,20 @@ import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import CUSTOM_OPS, DEBUG, FORCE, INPUTS, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT
+from onnxprune.cli.options import (
+    CUSTOM_OPS,
+    DEBUG,
+    FORCE,
+    INPUTS,
+    METRIC,
+    OVERLAY,
+    PATH,
+    PLOT,
+    PREPROCESS,
+    QUIET,
+    REPORT,
+)
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_shapes
 from onnxprune.errors import OptionError
@@ -41,12 +54,16 @@ from onnxprune.graph.publish import signals_held
 @click.option("--max-drop", type=float, metavar="Y", help="Exit with 1 when accuracy falls by more; 0.01 is a point.")
 @PLOT
 @REPORT
+@OVERLAY
 @FORCE
 @QUIET
 @CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @DEBUG
+@click.pass_context
 def compare(
+    context: click.Context,
+    /,
     before: Path,
     after: Path,
     data: str | None,
@@ -60,6 +77,7 @@ def compare(
     max_drop: float | None,
     plot_path: Path | None,
     report_path: Path | None,
+    overlay_path: Path | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -88,7 +106,8 @@ def compare(
         with show_progress(quiet) as progress:
             compared = compare_files(
                 before, after, data, providers=providers, min_speedup=min_speedup, max_drop=max_drop,
-                plot_path=plot_path, report_path=report_path, force=force, progress=progress, **options,
+                plot_path=plot_path, report_path=report_path, overlay_path=overlay_path,
+                recipe=recipe_of(context), force=force, progress=progress, **options,
             )  # fmt: skip
         if as_json:
             show_result(compared.report)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune._version import __version__
+from onnxprune.cli.defaults import defaults
 from onnxprune.cli.failing import failing
 from onnxprune.cli.screen import readers_may_leave
 from onnxprune.training.processes import check_alone
@@ -31,9 +32,14 @@ class _Commands(click.Group):
         return None
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the arguments; where nobody reads the help that they ask for, that is all."""
+        """Parse the arguments; where nobody reads the help that they ask for, that is all.
+
+        Options that are not given are as the caller has them in `default_map`, or as a pyproject.toml has them.
+        """
         with failing(), readers_may_leave():
-            return super().make_context(*args, **kwargs)
+            known, given = defaults(self.commands, Path.cwd()), kwargs.pop("default_map", None) or {}
+            merged = {name: {**known.get(name, {}), **given.get(name, {})} for name in {*known, *given}}
+            return super().make_context(*args, default_map=merged, **kwargs)
         raise click.exceptions.Exit(0)
 
     def resolve_command(
@@ -72,6 +78,9 @@ def cli(context: click.Context) -> None:
     onnxprune inspect model.onnx                        what can be pruned, and what cannot
     onnxprune sensitivity model.onnx --data d.npz       what each group costs that loses units
     onnxprune sweep model.onnx --macs 0.8,0.6 -o out/   several targets from one calibration
+    onnxprune plan model.onnx --ratio 0.3 -o plan.toml  what would be cut, as a file to edit
+    onnxprune apply plan.toml model.onnx -o small.onnx  cut it
+    onnxprune run recipe.toml                           several steps from a file
 
     'onnxprune prune --help' lists the options of the default command.
     """  # noqa: D301 - click keeps paragraphs behind a backspace as they are

@@ -44,6 +44,13 @@ PLOT = click.option(
     "--plot", "plot_path", type=PATH, metavar="FILE", help="Write a plot: .svg, .png, .html with all numbers."
 )
 REPORT = click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
+OVERLAY = click.option(
+    "--overlay",
+    "overlay_path",
+    type=PATH,
+    metavar="FILE.json",
+    help="Write node data for Model Explorer: what is kept; reasons, MACs and times in files beside it.",
+)
 FORCE = click.option("--force", is_flag=True, help="Replace these files if they exist.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress.")
 

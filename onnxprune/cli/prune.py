@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
-from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, PATH, PREPROCESS, QUIET
+from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, METRIC, OVERLAY, PATH, PREPROCESS, QUIET
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
-from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_targets
+from onnxprune.cli.values import parse_depth, parse_ratios, parse_shapes, parse_step, parse_targets
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 from onnxprune.planning.effort import USUAL
+
+if TYPE_CHECKING:
+    from onnxprune.planning.options import Options
 
 
 @cli.command()
@@ -32,8 +36,8 @@ from onnxprune.planning.effort import USUAL
     "targets",
     multiple=True,
     metavar="KIND=X",
-    help="What the result may cost, instead of a ratio: latency, memory, size, macs or params; a fraction of the "
-    "original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
+    help="What the result may cost, instead of a ratio: latency, memory, size, macs, params, kv-cache; a fraction of "
+    "the original, or as in latency=8ms, size=20MB, params=1500000; repeatable.",
 )
 @click.option(
     "--shape",
@@ -42,10 +46,9 @@ from onnxprune.planning.effort import USUAL
 )
 @click.option(
     "--depth",
-    type=float,
-    metavar="SHARE",
+    metavar="SHARE|auto",
     help="Remove whole branches, such as attentions and residual blocks, up to this share of what all of them compute; "
-    "--ratio and --target cut what is left.",
+    "--ratio and --target cut what is left. auto: as many as lose less than widths would, under --target.",
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
@@ -154,26 +157,26 @@ from onnxprune.planning.effort import USUAL
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, rows, feeds.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write the report of all cuts.")
+@OVERLAY
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @QUIET
 @CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
 @DEBUG
+@click.pass_context
 def prune(
+    context: click.Context,
+    /,
     source: Path,
     output: Path,
-    ratios: tuple[str, ...],
     data: str | None,
-    inputs: tuple[str, ...],
-    targets: tuple[str, ...],
-    no_batch_norm: bool,
-    no_latency: bool,
     tune: str | None,
     rounds: int,
     masks: str | None,
     checkpoint: Path | None,
     resume: bool,
     report_path: Path | None,
+    overlay_path: Path | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -192,33 +195,62 @@ def prune(
         with signals_held():  # an extension module that is interrupted while it is imported fails with other errors
             from onnxprune.commands.folder import prune_files
             from onnxprune.commands.prune import prune_file
-            from onnxprune.planning.options import make_options
             from onnxprune.report.folder import folder_tables
             from onnxprune.report.prune import prune_tables
 
-        options["shape"] = options["shape"] or ()
-        options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
-        options["round_to"] = parse_step(options["round_to"])
-        checked = make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
+        checked = checked_options(**options)
         rest: dict[str, Any] = {"tune": tune, "rounds": rounds, "masks": masks, "report_path": report_path}
         rest["tokens_path"] = None if options["vocabulary"] is None else Path(options["vocabulary"])
-        rest |= {"force": force, "on_written": lambda: written.append(output)}
+        rest |= {"recipe": recipe_of(context), "force": force, "on_written": lambda: written.append(output)}
         if source.is_dir():
-            _check_of_folders(checkpoint, resume)
+            _check_of_folders(checkpoint, resume, overlay_path)
             with show_progress(quiet) as progress:
                 report = prune_files(source, output, checked, data, progress=progress, **rest).report
             show_result(report if as_json else folder_tables(report))
             return
         with show_progress(quiet) as progress:
             result = prune_file(
-                source, output, checked, data, checkpoint=checkpoint, resume=resume, progress=progress, **rest
+                source,
+                output,
+                checked,
+                data,
+                checkpoint=checkpoint,
+                resume=resume,
+                overlay_path=overlay_path,
+                progress=progress,
+                **rest,
             )
         for path in () if quiet else result.removed:
             say(f"removed old weights {path}")
         show_result(result.report if as_json else prune_tables(result.report))
 
 
-def _check_of_folders(checkpoint: Path | None, resume: bool) -> None:
+def checked_options(
+    ratios: tuple[str, ...] = (),
+    targets: tuple[str, ...] = (),
+    inputs: tuple[str, ...] = (),
+    shape: str | None = None,
+    round_to: str | None = None,
+    depth: str | None = None,
+    no_batch_norm: bool = False,
+    no_latency: bool = False,
+    **options: Any,
+) -> Options:
+    """Return the options of `prune` as they were typed, checked.
+
+    Raises:
+        OptionError: for a value that cannot be used.
+    """
+    from onnxprune.planning.options import make_options
+
+    options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
+    options |= {"round_to": parse_step(round_to), "depth": parse_depth(depth), "shape": shape or ()}
+    return make_options(**parse_ratios(ratios), targets=parse_targets(targets), **options)
+
+
+def _check_of_folders(checkpoint: Path | None, resume: bool, overlay: Path | None) -> None:
     """Raise OptionError for options that folders do not have."""
     if checkpoint is not None or resume:
         raise OptionError("checkpoint and resume: only files have them, no folders")
+    if overlay is not None:
+        raise OptionError("overlay: only files have one, no folders")

@@ -24,6 +24,7 @@ from onnxprune.cli.options import (
     SCHEDULER,
     WORKERS,
 )
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_shapes, parse_step
 from onnxprune.graph.publish import signals_held
@@ -70,7 +71,10 @@ from onnxprune.planning.effort import ALL
 @CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @DEBUG
+@click.pass_context
 def sensitivity(
+    context: click.Context,
+    /,
     source: Path,
     data: str | None,
     inputs: tuple[str, ...],
@@ -93,6 +97,7 @@ def sensitivity(
             from onnxprune.report.sensitivity import sensitivity_tables
             from onnxprune.runtime.executors import ALONE, workers
 
+        recipe = recipe_of(context)
         options |= {"round_to": parse_step(options["round_to"]), "inputs": parse_shapes(inputs)}
         checked = make_options(reconstruct=not no_reconstruct, **options)
         alone = worker_count == 1 and scheduler is None
@@ -108,5 +113,6 @@ def sensitivity(
                 force=force,
                 progress=progress,
                 workers=pool,
+                recipe=recipe,
             )
-        show_result(measured.to_dict() if as_json else sensitivity_tables(measured))
+        show_result({**measured.to_dict(), "recipe": recipe} if as_json else sensitivity_tables(measured))

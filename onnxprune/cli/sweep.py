@@ -12,6 +12,7 @@ from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import DEBUG, PATH, QUIET, SCHEDULER, WORKERS
 from onnxprune.cli.prune import prune
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_ratios, parse_shapes, parse_step, parse_sweep_values, parse_targets
 from onnxprune.errors import OptionError
@@ -25,10 +26,18 @@ _OF_MEMBERS = (
 )  # fmt: skip
 _VALUES = (
     ("latency", "0.8,0.65"), ("memory", "0.9,0.8"), ("size", "20MB,10MB"), ("macs", "0.8,0.6"), ("params", "0.8,0.6"),
-    ("ratios", "0.2,0.4"),
+    ("kv-cache", "0.75,0.5"), ("ratios", "0.2,0.4"),
 )  # fmt: skip
+_OF_THE_RUN = ("workers", "scheduler", "resume")  # options that have no effect on the family
+
+
+def _parameter(name: str) -> str:
+    """Return what the parameter of an option is called."""
+    return f"of_{name.replace('-', '_')}"
+
+
 _LISTS = [
-    click.Option([f"--{name}", f"of_{name}"], metavar="X,Y,..", help=f"A member for each: --{name} {example}.")
+    click.Option([f"--{name}", _parameter(name)], metavar="X,Y,..", help=f"A member for each: --{name} {example}.")
     for name, example in _VALUES
 ]
 
@@ -43,7 +52,10 @@ _LISTS = [
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @DEBUG
+@click.pass_context
 def sweep(
+    context: click.Context,
+    /,
     source: Path,
     output: Path,
     ratios: tuple[str, ...],
@@ -62,8 +74,8 @@ def sweep(
 ) -> None:
     """Prune INPUT to several targets, from one calibration: models, reports, a table and a plot in FOLDER.
 
-    Give one of --latency, --memory, --size, --macs, --params and --ratios. Run the same command again after an
-    interruption: it goes on.
+    Give one of --latency, --memory, --size, --macs, --params, --kv-cache and --ratios. Run the same command again
+    after an interruption: it goes on.
     """
     with failing(lambda: "members that are finished stay"):
         with signals_held():
@@ -72,7 +84,8 @@ def sweep(
             from onnxprune.report.sweep import family_tables, without_model
             from onnxprune.runtime.executors import workers
 
-        kind, values = parse_sweep_values({name: options.pop(f"of_{name}") for name, _ in _VALUES})
+        recipe = {key: value for key, value in recipe_of(context).items() if key not in _OF_THE_RUN}
+        kind, values = parse_sweep_values({name: options.pop(_parameter(name)) for name, _ in _VALUES})
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         by_glob = parse_ratios(ratios)
         if "ratio" in by_glob:
@@ -82,7 +95,7 @@ def sweep(
         with workers(worker_count, scheduler) as pool, show_progress(quiet) as progress:
             family = make_family(
                 source, output, kind, values, checked, data=data,
-                workers=pool, resume=resume, force=force, progress=progress,
+                workers=pool, resume=resume, force=force, progress=progress, recipe=recipe,
             )  # fmt: skip
         lines = [*family_tables(family.summary), *without_model(family.summary), _where_written(family.members)]
         show_result(dict(family.summary) if as_json else lines)

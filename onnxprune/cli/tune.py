@@ -10,6 +10,7 @@ import click
 from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, FORCE, INPUTS, METRIC, PATH, PLOT, PREPROCESS, QUIET, REPORT
+from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_shapes
 from onnxprune.graph.publish import signals_held
@@ -65,7 +66,10 @@ from onnxprune.training.processes import helper_name, helps
 @CUSTOM_OPS
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of tables.")
 @DEBUG
+@click.pass_context
 def tune(
+    context: click.Context,
+    /,
     source: Path,
     output: Path,
     teacher: Path | None,
@@ -101,7 +105,7 @@ def tune(
             from onnxprune.report.tune import tune_tables
             from onnxprune.training.callbacks import TensorBoard
         callbacks = [] if tensorboard is None or helps() else [TensorBoard(tensorboard)]
-        files = TuneFiles(teacher, cut, checkpoint, report_path, plot_path)
+        files = TuneFiles(teacher, cut, checkpoint, report_path, plot_path, recipe_of(context))
         with show_progress(quiet or helps()) as progress:
             result = tune_file(
                 source, output, checked, data, files=files, resume=resume, callbacks=callbacks, force=force,

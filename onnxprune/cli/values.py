@@ -76,6 +76,14 @@ def parse_step(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.lstrip("-").isdigit() else text
 
 
+def parse_depth(text: str | None) -> float | str | None:
+    """Return the value of ``--depth``: a number, or a word that the options know or refuse."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def parse_shapes(texts: Sequence[str]) -> dict[str, list[int]]:
     """Split ``--input`` values into the name of an input and its shape.
 

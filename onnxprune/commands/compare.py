@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune import check
 from onnxprune._version import __version__
+from onnxprune.commands.overlay import Overlay
 from onnxprune.commands.report_files import ReportFiles
 from onnxprune.data.samples import evaluated, files_of, load_data
 from onnxprune.dependency import cost
@@ -19,7 +21,7 @@ from onnxprune.evaluation.compare import CompareOptions, compare_models
 from onnxprune.evaluation.comparison import Comparison, verdict
 from onnxprune.graph.footprint import check_runnable
 from onnxprune.graph.probe import settled
-from onnxprune.graph.publish import Reads
+from onnxprune.graph.publish import Reads, check_written
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.remainder import same_part
 from onnxprune.progress import Progress
@@ -64,13 +66,14 @@ class ComparedFiles:
 
     comparisons: Sequence[Comparison]
     missed: Sequence[Sequence[str]]  # of each comparison, a sentence for each bound that it misses
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what makes them again
 
     @property
     def report(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         pairs = zip(self.comparisons, self.missed, strict=True)
         entries = [{**comparison.to_dict(), "missed": missed} for comparison, missed in pairs]
-        return {"onnxprune": __version__, "comparisons": entries}
+        return {"onnxprune": __version__, "recipe": dict(self.recipe), "comparisons": entries}
 
 
 def compare_files(
@@ -83,6 +86,8 @@ def compare_files(
     max_drop: float | None,
     plot_path: Path | None,
     report_path: Path | None,
+    overlay_path: Path | None = None,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
     force: bool,
     progress: Progress,
     **options: Any,
@@ -95,16 +100,27 @@ def compare_files(
     """
     report_files = ReportFiles(plot_path, report_path, force)
     report_files.check_plot()
+    overlay = None if overlay_path is None else _overlay(overlay_path, providers, options)
+    outputs = [*report_files.outputs, *(overlay.outputs if overlay else ())]
     for source in (before, after):
-        weights = tuple(load(source).data_files) if report_files.outputs and source.exists() else ()
-        report_files.check(Reads(source, weights, files_of(data)))
+        weights = tuple(load(source).data_files) if outputs and source.exists() else ()
+        check_written(outputs, Reads(source, weights, files_of(data)), force)
     comparisons = []
     for provider in providers:
         progress(f"measuring {before} and {after} on {provider}")
         comparisons.append(compare(before, after, data=data, provider=provider, **options))
     missed = [verdict(comparison, min_speedup, max_drop) for comparison in comparisons]
-    compared = ComparedFiles(comparisons, missed)
+    compared = ComparedFiles(comparisons, missed, recipe)
     report_files.write(
-        compared.report, svg=partial(comparison_svg, comparisons), page=partial(comparison_html, comparisons)
+        compared.report,
+        svg=partial(comparison_svg, comparisons),
+        page=partial(comparison_html, comparisons),
+        beside=lambda files: None if overlay is None else overlay.write(load(before), after, files),
     )
     return compared
+
+
+def _overlay(path: Path, providers: Sequence[str], options: Mapping[str, Any]) -> Overlay:
+    """Return the overlay of a comparison with these options of `compare`; nodes are timed on the CPU."""
+    known = {name: options[name] for name in ("threads", "batch", "seed") if name in options}
+    return Overlay(path, dict(options.get("shapes", {})), "cpu" in providers, **known)

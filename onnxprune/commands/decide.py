@@ -21,6 +21,7 @@ from onnxprune.graph.write import foreseen
 from onnxprune.planning.costs import Bound
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, tied_groups, usual_step
+from onnxprune.planning.planned import fitted
 from onnxprune.planning.profile import Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Decision, meet_targets
 from onnxprune.planning.targets import Target
@@ -162,6 +163,33 @@ def decide(prepared: PreparedModel, evidence: Evidence, speed: Speed | None, pro
     )
 
 
+def as_planned(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE) -> Decision:
+    """Return the plan that the options hold, in the names of this model; `notes` have what an earlier run measured.
+
+    Where it lists indices, these are kept; where it has a count alone, the most important units are.
+
+    Raises:
+        OptionError: when the criterion cannot score a group that has a count alone.
+    """
+    planned = fitted(prepared.options.planned, prepared.groups)
+    kept = {name: each.kept for name, each in planned.items() if each.is_cut and each.kept is not None}
+    counted = {name: ratio for name, ratio in prepared.ratios.items() if planned[name].is_cut and name not in kept}
+    if counted:
+        rest = replace(prepared, ratios=counted)
+        by_importance = plan(
+            rest.traced, rest.groups, counted, rest.options,
+            calibration=rest.calibration, evidence=score(rest, progress, notes=notes),
+        )  # fmt: skip
+        unscored = counted.keys() - by_importance.kept.keys()
+        if unscored:
+            raise OptionError(
+                f"plan: criterion {rest.options.criterion} cannot score {planned[min(unscored)]}: list the indices "
+                "that are kept, or give another criterion"
+            )
+        return Decision(replace(by_importance, kept={**by_importance.kept, **kept}))
+    return Decision(Plan(kept))
+
+
 def _latency_of(speed: Speed) -> Callable[[Model, float], float]:
     return lambda written, seconds: speed.race_of(written, seconds).fraction
 
@@ -236,6 +264,10 @@ def _originals(traced: Trace, speed: Speed | None, options: Options) -> dict[str
     if not kinds:
         return {}
     counter, measured = cost.Counter(traced), {}
+    if cost.CACHE in kinds and not counter.before[cost.CACHE]:
+        raise OptionError(f"target {cost.CACHE}: no input of this model holds what is kept of the past")
+    if cost.CACHE in kinds and not options.change_io:
+        raise OptionError(f"target {cost.CACHE} cuts inputs and outputs of the model: allow it with change_io")
     if speed is not None and "latency" in kinds:
         measured["latency"] = speed.before_ms
     if speed is not None and "memory" in kinds:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune.commands.learn import stored
+from onnxprune.commands.overlay import Overlay
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import write_map, write_report
@@ -28,6 +29,7 @@ from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.edit import Content, with_contents
 from onnxprune.graph.model import Model
+from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.publish import check_unchanged, staging
 from onnxprune.graph.remainder import same_part, with_own_ports
 from onnxprune.graph.sparse import as_stored
@@ -56,7 +58,7 @@ Improve: TypeAlias = Callable[[Model, Masks], tuple[Mapping[str, Array], Callabl
 _LATENCY_BUDGET_S = 3.0
 _ROUNDS = 5  # timed of slow models even beyond it: more would hardly narrow the interval
 _NOTHING_ELSE: Mapping[str, None] = dict.fromkeys(
-    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary")
+    ("rounds", "masks", "depth", "rotation", "tied", "vocabulary", "recipe")
 )  # by other steps
 _NO_BUDGET_S = 0.001  # where outputs are compared, but not latencies
 
@@ -85,6 +87,7 @@ def published(
     target: Path,
     report_path: Path | None = None,
     *,
+    overlay: Overlay | None = None,
     force: bool = False,
     on_written: Callable[[], object] = lambda: None,
     removed: list[Path] | None = None,
@@ -95,6 +98,7 @@ def published(
         model: the model that the result is made of; external data stays external.
         target: the file.
         report_path: of the report, if it is written.
+        overlay: node data to write beside it.
         force: whether files that are there may be replaced.
         on_written: called when all files are in place.
         removed: gets the old weights that went away.
@@ -110,6 +114,8 @@ def published(
                 write_map(report, target, files)
                 if report_path is not None:
                     write_report(report, report_path, files.add(report_path))
+                if overlay is not None:
+                    overlay.write(model, path, files, report)
 
             yield path, complete
         if removed is not None:
@@ -282,6 +288,7 @@ def _compared(
         "size": after.size_bytes() / before.size_bytes(),
         "params": after.stored_params / max(1, before.stored_params),
         "macs": macs[1] / max(1, macs[0]),
+        cost.CACHE: cache_bytes(after.inputs, before.inputs) / max(1, cache_bytes(before.inputs)),
     }
     if decision.memory is not None:
         memory = decision.memory(after)

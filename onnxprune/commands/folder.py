@@ -14,8 +14,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune.commands.finish import published
@@ -24,6 +25,7 @@ from onnxprune.commands.folder_settle import PrunedFile, check_alike, settle, se
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.prune import Result, bounded, prune_to
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import map_file, write_report
 from onnxprune.data.samples import files_of
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
@@ -34,7 +36,7 @@ from onnxprune.graph.read import load
 from onnxprune.graph.tied import twins
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 
 _MODEL = ".onnx"
 
@@ -46,12 +48,14 @@ class FolderResult:
     target: Path
     files: tuple[PrunedFile, ...]
     settings: tuple[str, ...]  # what was changed in them, as sentences
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the same again
 
     @property
     def report(self) -> dict[str, Any]:
         """Plain values of all models."""
         files = {each.name: each.report if each.why is None else {"copied": each.why} for each in self.files}
-        return {"output": str(self.target), "files": files, "settings": list(self.settings)}
+        settings = list(self.settings)
+        return {"output": str(self.target), "recipe": dict(self.recipe), "files": files, "settings": settings}
 
 
 def prune_folder(
@@ -86,9 +90,11 @@ def prune_folder(
         VerificationError: when a pruned model does not equal the masked one.
     """
     checked = make_options(ratio=ratio, **options)
+    asked = {"output": target, "ratio": ratio, "data": data, "tune": tune, "masks": masks, **options}
+    recipe = recipe_of_call("prune", source, {**asked, "rounds": None if rounds == 1 else rounds})
     return prune_files(
         Path(source), Path(target), checked, data,
-        tune=tune, rounds=rounds, masks=masks, force=force, progress=silent,
+        tune=tune, rounds=rounds, masks=masks, force=force, recipe=recipe, progress=logged,
     )  # fmt: skip
 
 
@@ -104,6 +110,7 @@ def prune_files(
     masks: Any = None,
     force: bool = False,
     tokens_path: Path | None = None,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
 ) -> FolderResult:
@@ -121,12 +128,12 @@ def prune_files(
         masks: as of `prune_file`.
         force: whether `target` may be replaced.
         tokens_path: the file that lists the tokens to keep, if one does; it is not replaced.
+        recipe: what makes the same again, for the report.
         progress: called before each step.
         on_written: called when all is in place.
 
     Raises:
-        InputError, NothingToPrune, VerificationError: as `prune_file`; nothing is written then. A network
-            that can lose nothing is copied, where others lose something.
+        InputError, NothingToPrune, VerificationError: as `prune_file`. Beside others, what can lose nothing is copied.
     """
     options = options.checked()
     learning = make_learning(tune, rounds, masks, data, options)
@@ -136,8 +143,7 @@ def prune_files(
     names = [_name(network[0].model, source) for network in networks]
     _check_networks(options, networks, source)
     samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
-    files_read = tuple(path for each in samples for path in each.files)
-    _check_reads(source, target, report_path, Reads(data=files_read, tokens=tokens_path), force)
+    _check_reads(source, target, report_path, Reads(data=_files_of(samples), tokens=tokens_path), force)
     place = resolved(target)
     with contextlib.ExitStack() as stack:
         scratch = hidden_beside(place, stack)
@@ -145,7 +151,7 @@ def prune_files(
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
         run = _Run(source, whole, options, progress, learning, any(_holds_tokens(each.model) for each in held))
         files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
-        result = _result(target, whole, files)
+        result = replace(_result(target, whole, files), recipe=recipe)
         with signals_held(), staging(force) as reports:
             if report_path is not None:
                 write_report(result.report, report_path, reports.add(report_path))
@@ -433,6 +439,11 @@ def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderRes
         if each.report is not None:
             each.report["output"]["path"] = str(target / each.name)
     return FolderResult(target, tuple(in_order), settings)
+
+
+def _files_of(samples: Sequence[_Samples]) -> tuple[Path, ...]:
+    """Return the files that hold samples."""
+    return tuple(path for each in samples for path in each.files)
 
 
 def _publish(whole: Path, place: Path, old: Path, force: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Job:
     original: Model | None = None  # what the result is compared with and learns from, where that is another model
     root: Path | None = None  # of the folder that is pruned, where the model is part of one
     timed: Model | None = None  # what the result is raced against, where that is yet another one
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the result again
 
 
 def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Options) -> Learning:

@@ -148,6 +148,18 @@ def _check_no_past(traced: Trace, samples: _Samples) -> None:
         check_no_past(data, names)
 
 
+def calibrated(prepared: PreparedModel) -> Calibration:
+    """Return the samples that branches are chosen by.
+
+    Raises:
+        OptionError: when there are none.
+    """
+    if prepared.calibration is None:
+        why = prepared.why_no_calibration or f"criterion {prepared.options.criterion} looks at none"
+        raise OptionError(f"depth needs samples to choose branches by, and has none ({why}); give some with --data")
+    return prepared.calibration
+
+
 def part_to_run(model: Model, shapes: Mapping[str, Sequence[int]], progress: Progress = silent) -> Model:
     """Return the part of a model that ONNX Runtime can run, with the sizes that its inputs can have.
 

@@ -6,15 +6,19 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.at_once import at_once
-from onnxprune.commands.finish import Publish, kept_in_memory, published
-from onnxprune.commands.job import Job, make_learning
+from onnxprune.commands.finish import Publish, kept_in_memory, published, with_report
+from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.masks import by_masks
+from onnxprune.commands.overlay import overlay_of
 from onnxprune.commands.prepare import part_to_run, sample_files
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import map_file, write_map
 from onnxprune.commands.rotate import by_rotation
 from onnxprune.commands.rounds import in_rounds
@@ -41,7 +45,7 @@ from onnxprune.graph.read import Source, load, read_proto
 from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 from onnxprune.runtime.room import memory_limited, runs_whole
 from onnxprune.runtime.stations import weight_bytes
 
@@ -128,12 +132,40 @@ def prune(
         VerificationError: when the pruned model does not equal the masked one.
     """
     checked = make_options(ratio=ratio, **options)
+    asked = {"ratio": ratio, "data": data, "tune": tune, "rounds": None if rounds == 1 else rounds, "masks": masks}
+    recipe = recipe_of_call("prune", source, {**asked, **options})
     learning = make_learning(tune, rounds, masks, data, checked)
+    return prune_model(source, checked, data, learning, recipe, checkpoint=checkpoint, resume=resume, force=force)
+
+
+def prune_model(
+    source: Source,
+    options: Options,
+    data: Any,
+    learning: Learning,
+    recipe: Mapping[str, Any],
+    *,
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> Result:
+    """Return a model without the units that go by the options, verified; the rest is as of `prune`.
+
+    Args:
+        source: as of `prune`.
+        options: checked.
+        data: as of `prune`.
+        learning: how the cut is tuned.
+        recipe: what makes the same again, for the report.
+        checkpoint: as of `prune`.
+        resume: as of `prune`.
+        force: as of `prune`.
+    """
     model = load(source)
-    job = Job(model, checked, data, learning)
+    job = Job(model, options, data, learning, recipe=recipe)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
     with bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
-        result = _prune(job, keeper, silent, publish)
+        result = _prune(job, keeper, logged, publish)
         return replace(result, model=with_deferred_inside(result.model))
 
 
@@ -144,12 +176,14 @@ def prune_file(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    overlay_path: Path | None = None,
     tune: Any = None,
     rounds: int = 1,
     masks: Any = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     tokens_path: Path | None = None,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
     force: bool,
     progress: Progress,
     on_written: Callable[[], object] = lambda: None,
@@ -158,8 +192,8 @@ def prune_file(
 
     What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
     when the run has ended well. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
-    replaced. `on_written` is called when all files are in place: what fails later fails with them
-    written.
+    replaced. `recipe` is what makes the result again, for the report.
+    `on_written` is called when all files are in place: what fails later fails with them written.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
@@ -175,12 +209,18 @@ def prune_file(
     reads = replace(reads, weights=tuple(model.data_files))
     check_files(target, weights, report_path, reads, force)
     check_weights_name(target, model.is_external)
+    overlay = None if overlay_path is None else overlay_of(overlay_path, options)
+    beside = [] if overlay is None else [*overlay.outputs]
     if options.vocabulary is not None:
+        beside.append((map_file(target), "the map of ids"))
+    if beside:
         report = [] if report_path is None else [(report_path, "the report")]
-        check_written([(map_file(target), "the map of ids"), *report], reads, force)
-    job = Job(model, options, data, learning, resolved(target).name)
+        check_written([*beside, *report], reads, force)
+    job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
     removed: list[Path] = []
-    publish = published(model, target, report_path, force=force, on_written=on_written, removed=removed)
+    publish = published(
+        model, target, report_path, overlay=overlay, force=force, on_written=on_written, removed=removed
+    )
     with bounded(model):
         result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
     return replace(result, removed=tuple(removed))
@@ -224,7 +264,8 @@ def prune_to(
 def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Result:
     model, source = job.model, job
     with blamed_on_change(model.stamps, model.path):
-        job, publish = with_ties(_with_samples(job), publish, progress)
+        publish = partial(with_report, publish, lambda report: report.update(recipe=dict(source.recipe) or None))
+        job, publish = with_ties(with_lasting_samples(job), publish, progress)
         if job.options.vocabulary is not None:
             proto, report = by_vocabulary(job, keeper, publish, progress)
         elif job.options.method == TURNS:
@@ -242,7 +283,7 @@ def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Re
     return Result(proto, report, model.folder, model.is_external, model.alignment, reads, weight_stamps)
 
 
-def _with_samples(job: Job) -> Job:
+def with_lasting_samples(job: Job) -> Job:
     """Return a job whose samples can be read again: those of an iterable that may be read but once are read now."""
     data, eval_data = job.data, job.options.eval_data
     if _is_lasting(data) and _is_lasting(eval_data):

@@ -38,13 +38,21 @@ class ReportFiles:
         """Raise InputError when a file must not or cannot be written; none of `reads` may be replaced."""
         check_written(self.outputs, reads, self.force)
 
-    def write(self, report: Mapping[str, Any], *, svg: Callable[[], str], page: Callable[[], str]) -> None:
-        """Write both files, or none.
+    def write(
+        self,
+        report: Mapping[str, Any],
+        *,
+        svg: Callable[[], str],
+        page: Callable[[], str],
+        beside: Callable[[Staging], object] = lambda _: None,
+    ) -> None:
+        """Write all files, or none.
 
         Args:
             report: becomes JSON.
             svg: draws the plot.
             page: makes an HTML page that holds it.
+            beside: writes other files.
 
         Raises:
             InputError: when a file cannot be written.
@@ -54,6 +62,7 @@ class ReportFiles:
                 write_plot(self.plot, files.add(self.plot), svg, page)
             if self.report is not None:
                 write_report(report, self.report, files.add(self.report))
+            beside(files)
 
 
 def check_plot(path: Path | None) -> None:

@@ -30,7 +30,7 @@ from onnxprune.graph.remainder import same_part
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import reasons_for
-from onnxprune.planning.left import Cost
+from onnxprune.planning.left import Cost, costs_left
 from onnxprune.planning.slicing import Stream, by_order, options_of_cut, streams_of
 from onnxprune.progress import Progress
 from onnxprune.report.document import file_values
@@ -169,18 +169,13 @@ def _proven(prepared: PreparedModel, whole: _Turned, progress: Progress) -> Veri
 
 def _costs(prepared: PreparedModel, whole: _Turned, progress: Progress) -> dict[str, Cost]:
     """Return what the original costs, and the share of it that the turned model does, by kind of target."""
-    original, now = prepared.traced.model, whole.model
-    pairs = {
-        "macs": (macs(prepared.traced), macs(whole.traced)),
-        "params": (original.stored_params, now.stored_params),
-        "size": (original.size_bytes(), now.needed_bytes),
-    }
-    costs = {kind: Cost(before, after / max(1, before)) for kind, (before, after) in pairs.items()}
-    if any(target.kind not in costs for target in prepared.options.bounds):
+    original = prepared.traced.model
+
+    def timed() -> Mapping[str, tuple[float, float]]:
         progress("timing the turned model")
-        both = measured(original, whole.traced.model, prepared.evaluation_data, prepared.options)
-        costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
-    return costs
+        return measured(original, whole.traced.model, prepared.evaluation_data, prepared.options)
+
+    return costs_left(original, whole.model, (macs(prepared.traced), macs(whole.traced)), timed, prepared.options)
 
 
 def _cut(  # noqa: PLR0917 - as they follow from one another

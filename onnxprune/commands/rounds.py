@@ -19,7 +19,7 @@ from onnxprune.commands.tune_cut import Kept, initializers_in_all, kept_by_repor
 from onnxprune.commands.tune_pruned import Tuning, improver, in_steps, taught
 from onnxprune.data.caches import suited_data
 from onnxprune.dependency.account import accounts
-from onnxprune.dependency.cost import Counter
+from onnxprune.dependency.cost import CACHE, Counter
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.verify import read_back
 from onnxprune.graph.edit import with_weights_inside
@@ -35,6 +35,9 @@ from onnxprune.progress import Progress, silent
 from onnxprune.report.document import file_values
 from onnxprune.report.rounds import rounds_report
 from onnxprune.training.settings import TuneOptions
+
+# By kind of target, what reports of files call it.
+_COUNTED = {"macs": "macs", "params": "params", "size": "size_bytes", CACHE: "cache_bytes"}
 
 
 def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
@@ -228,9 +231,9 @@ class _Rounds:
         now = dict(before)
         if self.cuts:
             output = self.cuts[-1]["output"]
-            now = {"macs": output["macs"], "params": output["params"], "size": output["size_bytes"]}
+            now = {kind: output[name] for kind, name in _COUNTED.items()}
             source = self.cuts[0]["input"]
-            before = {"macs": source["macs"], "params": source["params"], "size": source["size_bytes"]}
+            before = {kind: source[name] for kind, name in _COUNTED.items()}
         if any(_needs_measuring(target, bool(self.cuts)) for target in targets):
             costs = self._measured()
             before |= {kind: sides[0] for kind, sides in costs.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune import check
@@ -29,7 +31,7 @@ from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.effort import ALL
 from onnxprune.planning.options import AUTO, Options, make_options
 from onnxprune.planning.sensitivity import LEVELS, Sensitivity, measure
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged
 from onnxprune.report.charts import sensitivity_html, sensitivity_svg
 from onnxprune.runtime.executors import ALONE, Workers, from_executor
 
@@ -61,7 +63,7 @@ def sensitivity(
         check.choice("option", name, _OPTIONS)
     workers = ALONE if executor is None else from_executor(executor)
     checked, levels = make_options(**{"effort": ALL, **options}), _checked_levels(levels)
-    return _sensitivity(load(source), checked, data, levels=levels, workers=workers, progress=silent)
+    return _sensitivity(load(source), checked, data, levels=levels, workers=workers, progress=logged)
 
 
 def sensitivity_file(
@@ -75,6 +77,7 @@ def sensitivity_file(
     force: bool,
     progress: Progress,
     workers: Workers = ALONE,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sensitivity:
     """Return the sensitivity of a file, and write it as a plot (SVG, PNG or HTML, by its suffix) and as JSON.
 
@@ -90,9 +93,8 @@ def sensitivity_file(
     model = load(source)
     report_files.check(Reads(source, tuple(model.data_files), samples))
     measured = _sensitivity(model, options, data, levels=levels, workers=workers, progress=progress)
-    report_files.write(
-        measured.to_dict(), svg=partial(sensitivity_svg, measured), page=partial(sensitivity_html, measured)
-    )
+    report = {**measured.to_dict(), "recipe": dict(recipe)}
+    report_files.write(report, svg=partial(sensitivity_svg, measured), page=partial(sensitivity_html, measured))
     return measured
 
 

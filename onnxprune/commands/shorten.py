@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from onnxprune.calibration.batches import Calibration
 from onnxprune.commands.at_once import at_once
+from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_report
 from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
-from onnxprune.commands.prepare import PreparedModel, prepare
+from onnxprune.commands.prepare import PreparedModel, calibrated, prepare
 from onnxprune.commands.recover import Recovery, recover
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
-from onnxprune.data.notes import Notes
+from onnxprune.commands.weigh import Weighed, weigh
+from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.blocks import blocks
 from onnxprune.dependency.branches import Branch, branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs, macs
@@ -29,7 +30,7 @@ from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.influence import by_influence
-from onnxprune.planning.left import Cost, rest_of
+from onnxprune.planning.left import Cost, costs_left, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -55,9 +56,15 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     """
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
-    shorter = _shortened(prepared, progress, keeper.notes().of("depth"))
+    notes, choice = keeper.notes().of("depth"), None
+    if job.options.weighs_branches:
+        weighed = weigh(prepared, progress, notes)
+        if not weighed.choice.removed:
+            return _widths_alone(job, prepared, weighed, keeper, publish, progress)
+        choice = weighed.choice
+    shorter = shortened_model(prepared, progress, notes, choice)
     if job.options.cuts_widths:
-        left = _left(prepared, shorter, progress)
+        left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs)
         if rest is not None:
             rest = replace(rest, depth=None, without=())
@@ -82,7 +89,7 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
 
 
 @dataclass(frozen=True)
-class _Shorter:
+class Shorter:
     """A model without some of its branches."""
 
     shortened: Shortened
@@ -91,8 +98,12 @@ class _Shorter:
     macs: int  # of one sample, that went
 
 
-def _shortened(prepared: PreparedModel, progress: Progress, notes: Notes) -> _Shorter:
+def shortened_model(
+    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, choice: Shortening | None = None
+) -> Shorter:
     """Choose branches, take them out, and refit what stays; `notes` have what an earlier run found.
+
+    They are chosen already where there is a `choice`.
 
     Raises:
         NothingToPrune: when no branch can go; says why.
@@ -106,8 +117,10 @@ def _shortened(prepared: PreparedModel, progress: Progress, notes: Notes) -> _Sh
     if locked:
         raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}")
     whole = counted.total(nodes_of(found))
-    goal = (options.depth or 0.0) * whole
-    if options.method is None:
+    goal = (0.0 if isinstance(options.depth, str) else options.depth or 0.0) * whole
+    if choice is not None:
+        pass
+    elif options.method is None:
         choice = _choice(prepared, able, gone, goal, progress, notes)
     else:
         choice = _published(prepared, found, able, reasons, goal, progress)
@@ -119,7 +132,7 @@ def _shortened(prepared: PreparedModel, progress: Progress, notes: Notes) -> _Sh
     recovery = {**choice.contents, **recovery[0]}, recovery[1]
     went = counted.total(shortened.dead)
     values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
-    return _Shorter(shortened, recovery, values, went)
+    return Shorter(shortened, recovery, values, went)
 
 
 def _choice(  # noqa: PLR0917 - as they follow from one another
@@ -137,7 +150,7 @@ def _choice(  # noqa: PLR0917 - as they follow from one another
     """
     if prepared.options.depth is None:
         return Shortening(tuple(branch for branch in able if branch.name in gone))
-    calibration = _calibration(prepared)
+    calibration = calibrated(prepared)
     effort = EFFORTS[prepared.options.effort]
     budget = effort.spent_on_refits(one_pass(prepared.traced, calibration.batches), calibration.source == "data")
     detail, _ = for_refits(prepared.traced, prepared.traced.model, calibration, budget)
@@ -170,7 +183,7 @@ def _published(  # noqa: PLR0917 - as they follow from one another
         least, block = min(takes, key=lambda each: each[0])
         share = least / max(1, macs.total(nodes_of(found)))
         raise NothingToPrune(
-            f"nothing to remove: --depth {prepared.options.depth:g} is less than any block takes; the smallest of "
+            f"nothing to remove: --depth {prepared.options.depth} is less than any block takes; the smallest of "
             f"{plural(len(takes), 'block')}, {block.name!r}, takes {share:.3f}"
         )
     if able and not whole:
@@ -181,19 +194,7 @@ def _published(  # noqa: PLR0917 - as they follow from one another
         )
     if not able:
         return Shortening(())
-    return choose_blocks(prepared.traced, each, names, goal, _calibration(prepared), progress=progress)
-
-
-def _calibration(prepared: PreparedModel) -> Calibration:
-    """Return the samples that branches are chosen by.
-
-    Raises:
-        OptionError: when there are none.
-    """
-    if prepared.calibration is None:
-        why = prepared.why_no_calibration or f"criterion {prepared.options.criterion} looks at none"
-        raise OptionError(f"depth needs samples to choose branches by, and has none ({why}); give some with --data")
-    return prepared.calibration
+    return choose_blocks(prepared.traced, each, names, goal, calibrated(prepared), progress=progress)
 
 
 def _why_none(
@@ -208,48 +209,58 @@ def _why_none(
     if able:
         least = min(able, key=lambda branch: branch.macs)
         return (
-            f"nothing to remove: --depth {options.depth:g} is less than any branch takes; the smallest of them, "
+            f"nothing to remove: --depth {options.depth} is less than any branch takes; the smallest of them, "
             f"{least.name!r}, takes {least.macs / max(1, whole):.3f}"
         )
     name, reason = next(iter(reasons.items()))
     return f"nothing to remove: {name} and {len(found) - 1} more: {reason}"
 
 
+def _widths_alone(  # noqa: PLR0917 - as they follow from one another
+    job: Job, prepared: PreparedModel, weighed: Weighed, keeper: Keeper, publish: Publish, progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """Cut widths where no branch goes: their scores and loss curves are known."""
+    values = depth_values(job.options, branches(prepared.traced), weighed.choice, weighed.reasons, 0.0)
+    improve, options = None, job.learning.tuning
+    if options is not None:
+        how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
+        improve = improver(prepared, how, progress)
+    told = partial(with_report, publish, lambda report: report.update(depth=values))
+    once = Pass(told, improve, job.original, job.timed, evidence=weighed.evidence, notes=keeper.notes().of("widths"))
+    return cut(prepared, once, progress)
+
+
 # -- what is cut after that ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Left:
+class Left:
     """What branches left: the shorter model, in memory, and what it costs by kind of target."""
 
     model: Model
     costs: Mapping[str, Cost]
 
 
-def _left(prepared: PreparedModel, shorter: _Shorter, progress: Progress) -> _Left:
+def left_of(prepared: PreparedModel, shorter: Shorter, progress: Progress) -> Left:
     """Return the shorter model, whose external data lies where that of the original does, and what both cost."""
     contents, _ = shorter.recovery
     traced, original = prepared.traced, prepared.traced.model
     proto = stored_as(original, shorter.shortened.rewritten, contents)
     model, before = replace(view(proto, folder=original.folder), stamps=original.stamps), macs(traced)
-    costs = {
-        "macs": Cost(before, 1 - shorter.macs / max(1, before)),
-        "params": Cost(original.stored_params, model.stored_params / max(1, original.stored_params)),
-        "size": Cost(original.size_bytes(), model.needed_bytes / max(1, original.size_bytes())),
-    }
-    if any(target.kind not in costs for target in prepared.options.bounds):
+
+    def timed() -> Mapping[str, tuple[float, float]]:
         progress("timing what is left")
-        both = measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
-        costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
-    return _Left(model, costs)
+        return measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
+
+    return Left(model, costs_left(original, model, (before, before - shorter.macs), timed, prepared.options))
 
 
 def _cut_further(  # noqa: PLR0917 - as they follow from one another
     job: Job,
     options: Options,
     prepared: PreparedModel,
-    shorter: _Shorter,
-    left: _Left,
+    shorter: Shorter,
+    left: Left,
     keeper: Keeper,
     publish: Publish,
     progress: Progress,

@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune import check
@@ -26,6 +27,7 @@ from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Complete, finish
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import write_report
 from onnxprune.commands.sweep_folder import SweepFolder, file_digests
@@ -40,7 +42,7 @@ from onnxprune.graph.write import staged
 from onnxprune.planning.options import Options, make_options
 from onnxprune.planning.plan import Evidence
 from onnxprune.planning.promise import Decision
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged, silent
 from onnxprune.runtime.executors import ALONE, Workers, from_executor
 from onnxprune.runtime.executors import workers as open_workers
 
@@ -92,10 +94,13 @@ def sweep(
         NothingToPrune: when the original meets every value already.
     """
     checked = make_options(**options)
+    asked = {"output": out, "ratios" if kind == "ratio" else kind: values, "data": data, **options}
+    recipe = recipe_of_call("sweep", source, asked)
     opened = open_workers(workers, scheduler) if executor is None else contextlib.nullcontext(from_executor(executor))
     with opened as pool:
         return make_family(
-            source, Path(out), kind, values, checked, data=data, workers=pool, resume=resume, force=force
+            source, Path(out), kind, values, checked, data=data, workers=pool, resume=resume, force=force,
+            progress=logged, recipe=recipe,
         )  # fmt: skip
 
 
@@ -112,6 +117,7 @@ def make_family(
     resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Family:
     """Make a member for each value in the folder `out`; those that are there already, from the same, stay.
 
@@ -126,6 +132,7 @@ def make_family(
         resume: whether members of other options that are there are an error; else they are made anew.
         force: whether files may be replaced that no sweep has written.
         progress: called before each step.
+        recipe: what makes the same family again.
 
     Raises:
         InputError, VerificationError: as `prune`; members that are finished stay.
@@ -149,7 +156,7 @@ def make_family(
     if missing:
         with bounded(model), blamed_on_change(model.stamps, model.path):
             none |= _make(model, missing, data, folder=folder, workers=workers, progress=progress)
-    summary = summarize(kind, members, none, folder)
+    summary = summarize(kind, members, none, folder, recipe)
     folder.write_summary(summary)
     return Family(out, summary)
 

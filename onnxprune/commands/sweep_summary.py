@@ -14,7 +14,9 @@ from onnxprune.errors import NothingToPrune
 from onnxprune.planning.options import Options
 
 
-def summarize(kind: str, members: Sequence[Member], none: Mapping[str, str], folder: SweepFolder) -> dict[str, Any]:
+def summarize(
+    kind: str, members: Sequence[Member], none: Mapping[str, str], folder: SweepFolder, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what sweep.json holds.
 
     Args:
@@ -22,6 +24,7 @@ def summarize(kind: str, members: Sequence[Member], none: Mapping[str, str], fol
         members: all of them.
         none: by the names of those without a model, why.
         folder: has the reports of the others.
+        recipe: what makes the same family again.
 
     Raises:
         NothingToPrune: when no member has a model.
@@ -35,6 +38,7 @@ def summarize(kind: str, members: Sequence[Member], none: Mapping[str, str], fol
         "onnxprune": __version__,
         "input": reports[0]["input"],
         "kind": kind,
+        "recipe": dict(recipe),
         "options": _common(made[0].options, kind),
         "members": rows,
         "without_model": [

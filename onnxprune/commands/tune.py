@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from onnxprune.commands.finish import Complete, Publish, kept_in_memory
 from onnxprune.commands.learn import learn, lesson_values, proven, stored
 from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import check_plot, write_plot, write_report
 from onnxprune.commands.tie import tied_as
 from onnxprune.commands.tune_cut import kept_by_report
@@ -28,9 +29,9 @@ from onnxprune.graph.publish import Reads, Staging, blamed_on_change, check_file
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.write import data_file, staged
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, logged, silent
 from onnxprune.report.charts_tuning import tuning_html, tuning_svg
-from onnxprune.report.schema import check_schema
+from onnxprune.report.schema import checked_schema
 from onnxprune.report.tune import tune_report
 from onnxprune.training.extra import check_torch
 from onnxprune.training.processes import helps, launched_precision, processes_of
@@ -59,6 +60,7 @@ class TuneRequest:
     resume: bool = False
     callbacks: Sequence[Callback] = ()
     reads: Reads = _NOTHING_READ
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tune(
@@ -105,9 +107,10 @@ def tune(
         resume,
         callbacks,
         Reads(model.path, tuple(model.data_files), files_of(data)),
+        recipe_of_call("tune", source, {"teacher": teacher, "data": data, "cut": cut and "(report)", **options}),
     )
     with kept_in_memory(model, "tuned.onnx") as publish:
-        return _tune(request, silent, publish)
+        return _tune(request, logged, publish)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class TuneFiles:
     checkpoint: Path | None = None  # where the run is saved; beside the output by default
     report: Path | None = None  # to write
     plot: Path | None = None  # to write
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the same again, for the report
 
     @property
     def read(self) -> tuple[Path, ...]:
@@ -168,7 +172,9 @@ def tune_file(
     reads = Reads(source, tuple(model.data_files), (*samples, *(teacher.data_files if teacher else ())))
     check_files(target, weights, files.report, reads, force)
     saved = files.checkpoint or target.with_name(f"{target.name}.checkpoint")
-    request = TuneRequest(model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads)
+    request = TuneRequest(
+        model, teacher, data, options, read_cut(files.cut), saved, resume, callbacks, reads, files.recipe
+    )
     if helps():
         _learned(request, silent)
         return None
@@ -209,8 +215,7 @@ def read_cut(path: Path | None) -> Mapping[str, Any] | None:
         raise InputError(f"{path}: the report of the cut cannot be read: {why}") from None
     if not isinstance(report, dict) or not isinstance(report.get("groups"), list):
         raise InputError(f"{path} is no report of a cut: write one with --report of prune")
-    check_schema(report, path)
-    return report
+    return checked_schema(report, path)
 
 
 # -- the steps ---------------------------------------------------------------------------------------------
@@ -279,6 +284,7 @@ def _tune(request: TuneRequest, progress: Progress, publish: Publish) -> Result:
                 sides=sides,
                 held_out=_is_held_out(lesson, evaluation),
             )
+            report["recipe"] = dict(request.recipe)
             check_unchanged(source.stamps, source.path)
             complete(report)
     stamps = {path: stamp for path, stamp in source.stamps.items() if path != source.path}

@@ -35,7 +35,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
 from onnxprune.graph.view import view
 from onnxprune.planning.effort import USUAL
-from onnxprune.planning.left import Cost, rest_of
+from onnxprune.planning.left import Cost, costs_left, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
@@ -267,14 +267,10 @@ def _costs(narrow: _Narrow, options: Options, progress: Progress) -> Mapping[str
     """Return what the original costs, by kind of target, and which share is left."""
     original, left = narrow.model, narrow.left
     before = macs(narrow.words.traced)
-    costs = {
-        "macs": Cost(before, narrow.macs / max(1, before)),
-        "params": Cost(original.stored_params, left.stored_params / max(1, original.stored_params)),
-        "size": Cost(original.size_bytes(), left.needed_bytes / max(1, original.size_bytes())),
-    }
-    if any(target.kind not in costs for target in options.bounds):
+
+    def timed() -> Mapping[str, tuple[float, float]]:
         progress("timing what is left")
         now = part_to_run(left, dict(options.inputs))
-        both = measured(narrow.seen, now, None, options, timed=original)
-        costs |= {kind: Cost(one, other / one) for kind, (one, other) in both.items()}
-    return costs
+        return measured(narrow.seen, now, None, options, timed=original)
+
+    return costs_left(original, left, (before, narrow.macs), timed, options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from onnxprune.dependency.groups import Group
 from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.sizes import Volumes
 from onnxprune.dependency.trace import Trace
+from onnxprune.graph.ports import Port, Role
+
+CACHE = "kv-cache"  # the kind of cost: bytes of what is kept of the past, for one token of one text
 
 
 def per_sample(traced: Trace) -> dict[Atom, int]:
@@ -116,30 +120,43 @@ class Terms:
 
 
 class Counter:
-    """Counts MACs, parameters and bytes of a plan, also as fractions of the original, for many sizes of a few atoms.
+    """Counts what a plan costs, also as fractions of the original, for many sizes of a few atoms.
 
     The size in bytes is that of all weights plus the rest of the file, which no plan changes. `sharing` has the atoms
     of each weight that is read under different axes: what they do not cut alike is stored several times.
     """
 
-    def __init__(self, traced: Trace) -> None:
+    def __init__(self, traced: Trace, gates: Mapping[int, Axes] = MappingProxyType({})) -> None:
         """Find the products of sizes that make up the costs.
 
         Args:
             traced: the model with its axes.
+            gates: by index, of nodes of the main graph that go with others: atoms of size 1, with one of which at size
+                0 the node costs nothing. A weight goes with all nodes that read it.
         """
         samples = per_sample(traced)
-        macs_of = [traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs]
+        gated = _Gates(traced, gates)
+        macs_of = [
+            (*traced.axes(axes), *gated.of_node(index))
+            for index, coupling in traced.couplings.items()
+            for axes in coupling.macs
+        ]
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
         shared: dict[Hashable, dict[Axes, str]] = {}  # uses of constants that are the same bytes of a file
         for use in uses:
-            shared.setdefault(known[use.constant].identity, {})[traced.axes(use.axes)] = use.constant
+            axes = (*traced.axes(use.axes), *gated.of_weight(use.constant))
+            shared.setdefault(known[use.constant].identity, {})[axes] = use.constant
         weights = [(list(alike), known[next(iter(alike.values()))]) for alike in shared.values()]
         read = sum(first.count for _, first in weights)
         held = sum(first.count * width(first.dtype) for _, first in weights)
+        caches = [
+            ((*traced.axes(traced.values[port.name]), *gated.of_weight(port.name)), port) for port in _caches(traced)
+        ]
+        open_dims = {atom: 1 for axes, _ in caches for axis in axes for atom in walk(axis) if atom.dynamic}
         self._fixed: dict[str, float] = {
             "macs": 0,
+            CACHE: 0,
             "params": traced.model.stored_params - read,
             "size": traced.model.needed_bytes - held,
         }
@@ -148,18 +165,43 @@ class Counter:
             "params": _Sum([(alike, 1.0) for alike, _ in weights], samples),
             "size": _Sum([(alike, width(first.dtype)) for alike, first in weights], samples),
         }
+        kept = [([axes], float(port.dtype.itemsize)) for axes, port in caches if port.dtype is not None]
+        self._sums[CACHE] = _Sum(kept, {**samples, **open_dims})
         several = (alike for alike, _ in weights if len(alike) > 1)
         self.sharing = [_atoms(alike) for alike in several]
-        self.before = {kind: self.count(kind, {}) for kind in ("macs", "params")}
+        self.before = {kind: self.count(kind, {}) for kind in ("macs", "params", CACHE)}
         self.before["size"] = traced.model.size_bytes()
 
     def count(self, kind: str, sizes: Mapping[Atom, int]) -> float:
-        """Return the MACs, params or size in bytes of a model whose atoms have the given sizes."""
+        """Return the MACs, params, bytes, or bytes of caches for one token, when atoms have the given sizes."""
         return self._fixed[kind] + self._sums[kind].total(sizes)
 
     def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the count as a fraction of that of the original."""
         return self.count(kind, sizes) / max(1, self.before[kind])
+
+
+class _Gates:
+    """The gates of nodes, and of what only such nodes read."""
+
+    def __init__(self, traced: Trace, gates: Mapping[int, Axes]) -> None:
+        self._owners, self._readers, self._gates = traced.model.owners, traced.model.readers, gates
+
+    def of_node(self, index: int) -> Axes:
+        """Return the gates of a node, or of the node of the main graph that it is inside of."""
+        return self._gates.get(self._owners[index], ()) if self._gates else ()
+
+    def of_weight(self, name: str) -> Axes:
+        """Return the gates that all readers of a value have."""
+        if not self._gates:
+            return ()
+        each = [self.of_node(index) for index, _ in self._readers.get(name, ())]
+        return tuple(gate for gate in each[0] if all(gate in others for others in each)) if each else ()
+
+
+def _caches(traced: Trace) -> list[Port]:
+    """Return the inputs that hold what is kept of the past."""
+    return [port for port in traced.model.inputs if port.role is Role.PAST and port.name in traced.values]
 
 
 def width(dtype: np.dtype[np.generic]) -> float:

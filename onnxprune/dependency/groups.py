@@ -28,7 +28,9 @@ EXPERTS = "experts"  # units of which an op picks some for each row
 Places: TypeAlias = npt.NDArray[np.intp]
 Role: TypeAlias = Literal["out", "in", "scale", "vector"]
 
-_OF_WEIGHTS = re.compile(r"([._](weight|kernel))?(_quantized|_Q[48])?$")  # what exporters and quantizers append
+_OF_WEIGHTS = re.compile(
+    r"([._](weight|kernel))?(_Transposed)?(_quantized|_Q[48])?$"
+)  # what exporters and quantizers append
 _ANONYMOUS = re.compile(r"(onnx::|val_|_val|const|node_|/)|\d+$")
 # Slots of tables whose rows an op looks up: they make the units that the rows hold.
 TABLES: Mapping[str, tuple[int, ...]] = {
@@ -194,6 +196,15 @@ def _params(members: Sequence[Member], constants: Mapping[str, Constant]) -> int
     return sum(constants[name].count - math.prod(sizes) for name, sizes in left.items())
 
 
+def layer_name(constant: str) -> str:
+    """Return the name of a weight without what exporters and quantizers append to that of its layer.
+
+    >>> layer_name("blocks.0.fc1.weight_quantized")
+    'blocks.0.fc1'
+    """
+    return _OF_WEIGHTS.sub("", constant)
+
+
 def _name(members: Sequence[Member]) -> str:
     """Return the name of the layer that makes the units: its weight's name if people chose it, else the node's.
 
@@ -202,7 +213,7 @@ def _name(members: Sequence[Member]) -> str:
     makers = [member for member in members if member.role == "out"]
     first = (makers or members)[0]
     anonymous = _ANONYMOUS.match(first.constant)
-    name = first.node if anonymous else _OF_WEIGHTS.sub("", first.constant)
+    name = first.node if anonymous else layer_name(first.constant)
     consumed = not makers and any(member.role == "in" for member in members)
     return f"{name}:in" if consumed else name
 

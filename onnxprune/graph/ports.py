@@ -5,6 +5,7 @@ Apart from `graph.model`, so that `graph.dims` needs nothing else of a model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -48,6 +49,30 @@ class Port:
     def is_of_all(self) -> bool:
         """Whether its meaning tells that all samples share it: places in one row, or whether there is a past."""
         return self.role is Role.BRANCH or (self.role is Role.POSITIONS and len(self.shape or ()) == 1)
+
+
+def cache_bytes(ports: Sequence[Port], like: Sequence[Port] = ()) -> int:
+    """Return the bytes that the caches among inputs take for one token of one text: open dims count once.
+
+    Args:
+        ports: the inputs.
+        like: inputs of another model, which state dims that these leave open.
+
+    >>> past = Port("past", np.dtype("float16"), ("n", 4, "length", 16), role=Role.PAST)
+    >>> cut = replace(past, shape=("n", 4, "length", "dim"))
+    >>> cache_bytes([past, replace(past, role=None)]), cache_bytes([cut], [past])
+    (128, 128)
+    """
+    known = {port.name: port.shape or () for port in like}
+    total = 0
+    for port in ports:
+        if port.role is Role.PAST and port.dtype is not None and port.shape is not None:
+            others = known.get(port.name, ()) if len(known.get(port.name, ())) == len(port.shape) else port.shape
+            dims = [
+                next((dim for dim in pair if isinstance(dim, int)), 1) for pair in zip(port.shape, others, strict=True)
+            ]
+            total += port.dtype.itemsize * math.prod(dims)
+    return total
 
 
 def with_batches(ports: Sequence[Port], fits_any: bool = False) -> tuple[Port, ...]:

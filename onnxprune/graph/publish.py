@@ -44,12 +44,17 @@ class Reads:
     weights: tuple[Path, ...] = ()  # the external data of the source
     data: tuple[Path, ...] = ()  # those of the samples
     tokens: Path | None = None  # the list of the tokens that are kept
+    plan: Path | None = None  # what is to be cut
 
     @property
     def beside(self) -> list[tuple[Path | None, str]]:
         """What is no model, and what each file is."""
         what = "is the data" if len(self.data) == 1 else "is part of the data"
-        return [*((path, what) for path in self.data), (self.tokens, "is the list of tokens to keep")]
+        return [
+            *((path, what) for path in self.data),
+            (self.tokens, "is the list of tokens to keep"),
+            (self.plan, "is the plan"),
+        ]
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:

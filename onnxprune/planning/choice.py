@@ -12,6 +12,7 @@ from onnxprune.dependency.groups import Group, carriers
 from onnxprune.errors import OptionError
 from onnxprune.planning.allocate import MIN_SHARE
 from onnxprune.planning.options import Options
+from onnxprune.planning.planned import counts_of, fitted
 from onnxprune.planning.targets import MEASURED
 
 _HELD = "another file of the same network cannot lose it"
@@ -53,12 +54,13 @@ def named_ratios(groups: Sequence[Group], options: Options) -> dict[str, float]:
 
 
 def shaped_counts(groups: Sequence[Group], options: Options) -> dict[str, int]:
-    """Return how many units groups keep by the target shape, by name.
+    """Return how many units groups keep by a plan or the target shape, by name.
 
     Raises:
-        OptionError: for a kind that no group has, one whose groups cannot lose units, and more units than there are.
+        OptionError: for a kind that no group has, one whose groups cannot lose units, more units than there are, and
+            for a plan that does not fit the model.
     """
-    counts: dict[str, int] = {}
+    counts = counts_of(fitted(options.planned, groups))
     for key, count in options.shape:
         for group in _shaped(key, count, groups, options):
             if count > group.units:
@@ -255,7 +257,7 @@ def _why_not_selected(
     if left_out:
         return "left out by --ignore or --only"
     if options.only_shaped and not group.inner:
-        return "--shape says nothing of it"
+        return "the plan says nothing of it" if options.planned else "--shape says nothing of it"
     outer_ratios = [ratios[name] for name in outer if name in ratios]
     if any(outer_ratios):
         return _INSTEAD
@@ -265,8 +267,10 @@ def _why_not_selected(
 def _why_not_cut(group: Group, ratios: Mapping[str, float], options: Options) -> str:
     """Return why a group that was to be pruned keeps all its units."""
     if ratios[group.name] == 0:
-        if options.shortens and not (options.shape or options.ratios):
+        if options.shortens and not (options.shape or options.ratios or options.planned):
             return "whole branches alone were to go; --ratio or --target cut units of those that stay"
+        if options.planned:
+            return "it keeps all its units by the plan"
         return "it keeps all its units by --shape" if options.shape else "its ratio is 0"
     if options.criterion == "bn" and not any(member.role == "scale" for member in group.members):
         return "criterion bn cannot score it: no BatchNormalization scales its units"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.dependency import cost
-from onnxprune.dependency.axes import Atom
+from onnxprune.dependency.axes import Atom, Axes
+from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
 from onnxprune.planning import allocate
@@ -22,10 +24,23 @@ Predict = Callable[[Mapping[Atom, int]], float]  # from the sizes of atoms to a 
 class Costs:
     """The costs of plans, over the original's."""
 
-    def __init__(self, traced: Trace, tied: Mapping[str, Mapping[str, Group]], predict: Mapping[str, Predict]) -> None:
+    def __init__(
+        self,
+        traced: Trace,
+        tied: Mapping[str, Mapping[str, Group]],
+        predict: Mapping[str, Predict],
+        branches: Mapping[str, Branch] = MappingProxyType({}),
+    ) -> None:
+        """Find what costs depend on; `branches` that may go, by name, are units to remove, one each."""
+        gates = {name: Atom(1, "gate") for name in branches}
+        of_nodes: dict[int, Axes] = {}
+        for name, branch in branches.items():
+            of_nodes |= {index: (*of_nodes.get(index, ()), gates[name]) for index in branch.nodes}
         self._atoms = {first: [group.atom for group in names.values()] for first, names in tied.items()}
         self._units = {first: next(iter(names.values())).units for first, names in tied.items()}
-        self._counter, self._predict = cost.Counter(traced), predict
+        self._atoms |= {name: [gate] for name, gate in gates.items()}
+        self._units |= dict.fromkeys(gates, 1)
+        self._counter, self._predict = cost.Counter(traced, of_nodes), predict
         first_of = {atom: first for first, atoms in self._atoms.items() for atom in atoms}
         # Those that cut one weight, where several places read it: it may be stored once for each of them.
         self.sharing = [{first_of[atom] for atom in atoms if atom in first_of} for atoms in self._counter.sharing]

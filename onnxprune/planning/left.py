@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from onnxprune.dependency.cost import CACHE
+from onnxprune.graph.model import Model
+from onnxprune.graph.ports import cache_bytes
 from onnxprune.planning.options import Options
 
 
@@ -16,12 +20,40 @@ class Cost:
     share: float
 
 
+def costs_left(
+    before: Model,
+    after: Model,
+    macs: tuple[int, int],
+    timing: Callable[[], Mapping[str, tuple[float, float]]],
+    options: Options,
+) -> dict[str, Cost]:
+    """Return what the original costs, and the share of it that the changed model does, by kind of target.
+
+    Args:
+        before: the original.
+        after: the changed model, in memory.
+        macs: of both.
+        timing: measures both, for kinds that no count tells; called where targets need it.
+        options: that have the targets.
+    """
+    caches = cache_bytes(before.inputs), cache_bytes(after.inputs, before.inputs)
+    counts: dict[str, tuple[float, float]] = {
+        "macs": macs,
+        "params": (before.stored_params, after.stored_params),
+        "size": (before.size_bytes(), after.needed_bytes),
+        CACHE: caches,
+    }
+    if any(target.kind not in counts for target in options.bounds):
+        counts |= timing()
+    return {kind: Cost(one, other / one if one else 1.0) for kind, (one, other) in counts.items()}
+
+
 def targets_left(options: Options, costs: Mapping[str, Cost]) -> tuple[tuple[str, float | str], ...]:
     """Return the targets in terms of the changed model, without those that it meets."""
     left: list[tuple[str, float | str]] = []
     for target in options.bounds:
         cost = costs.get(target.kind, Cost(1.0, 1.0))
-        goal = target.fraction(cost.original) / cost.share
+        goal = target.fraction(cost.original) / cost.share if cost.share else math.inf
         if goal < 1:
             left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
     return tuple(left)

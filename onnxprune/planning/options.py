@@ -15,6 +15,7 @@ from onnxprune.errors import OptionError
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
 from onnxprune.planning.methods import METHODS, ROTATIONS, TURNS, with_method
+from onnxprune.planning.planned import PlannedGroup
 from onnxprune.planning.targets import MEASURED, Target, parse_all
 from onnxprune.runtime.session import check_provider
 
@@ -42,7 +43,7 @@ class Options:
     batch_norm: bool = True  # whether, with data, statistics of BatchNormalization are estimated anew
     round_to: int | Literal["auto"] | None = None  # keep multiples of it, rounding down; "auto": of what kernels like,
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
-    depth: float | None = None  # share of what branches compute that goes with whole branches, in (0, 1)
+    depth: float | str | None = None  # share of what branches compute that goes with them, in (0, 1), or AUTO
     without: tuple[str, ...] = ()  # globs of branches that go in any case
     vocabulary: tuple[int | str, ...] | None = None  # tokens to keep, as ids or texts; from a file, too; None: all
     tie: bool = False  # whether a weight that the file holds twice, as it is or transposed, is stored once
@@ -54,6 +55,7 @@ class Options:
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
     spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
+    planned: tuple[PlannedGroup, ...] = ()  # what a plan says; groups that it does not name stay whole
     provider: str = "cpu"  # where latency is measured
     threads: int = 1  # for the latency on CPU, 0 is ONNX Runtime's choice
     batch: int = 1  # samples of a timed run, where the model does not fix it
@@ -99,6 +101,7 @@ class Options:
             held=tuple(self.held),
             spared=tuple(self.spared),
             only=check.globs("only", self.only),
+            planned=tuple(self.planned),
             provider=self.provider,
             threads=check.count("threads", self.threads, 0),
             latency=check.flag("latency", self.latency),
@@ -114,6 +117,11 @@ class Options:
     def bounds(self) -> tuple[Target, ...]:
         """The targets."""
         return parse_all(self.targets)
+
+    @property
+    def weighs_branches(self) -> bool:
+        """Whether branches compete with widths, and none needs to go."""
+        return self.depth == AUTO
 
     @property
     def shortens(self) -> bool:
@@ -134,12 +142,12 @@ class Options:
     @property
     def cuts_widths(self) -> bool:
         """Whether anything is to be cut beside whole branches and tokens."""
-        return bool(self.targets or self.ratio or self.ratios or self.shape)
+        return bool(self.targets or self.ratio or self.ratios or self.shape or self.planned)
 
     @property
     def only_shaped(self) -> bool:
-        """Whether the target shape alone says what is removed: groups that it does not mean stay whole."""
-        return bool(self.shape) and not self.targets and not self.ratios and self.ratio == 0
+        """Whether a plan or the target shape alone says what is removed: groups that it does not mean stay whole."""
+        return bool(self.shape or self.planned) and not self.targets and not self.ratios and self.ratio == 0
 
     @property
     def is_measured(self) -> bool:
@@ -227,6 +235,7 @@ class Options:
             plain["eval_data"] = os.fspath(self.eval_data)
         elif self.eval_data is not None and not isinstance(self.eval_data, str):
             plain["eval_data"] = f"({type(self.eval_data).__name__})"
+        plain["planned"] = {each.name: each.wanted for each in self.planned}
         plain["vocabulary"] = None if self.vocabulary is None else len(self.vocabulary)
         return {**plain, "preprocess": None if self.preprocess is None else asdict(self.preprocess)}
 
@@ -267,8 +276,12 @@ def _checked_ratios(value: Any) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _checked_depth(value: Any) -> float:
-    """Return a share in (0, 1)."""
+def _checked_depth(value: Any) -> float | str:
+    """Return a share in (0, 1), or AUTO."""
+    if value == AUTO:
+        return AUTO
+    if isinstance(value, str):
+        raise OptionError(f"depth must be a number or {AUTO!r}, got {value!r}")
     share = check.number("depth", value)
     if not 0 < share < 1:
         raise OptionError(f"depth must be above 0 and below 1, got {value!r}: it is the share of what branches compute")

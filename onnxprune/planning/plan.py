@@ -112,7 +112,7 @@ def plan(
     known = evidence or gather(traced, groups, ratios, options, calibration=calibration, progress=progress)
     tied, curves = tied_groups(groups, ratios, traced), known.curves
     scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
-    demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
+    demands = demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     shaped = shaped_counts(groups, options)
     demands = {
         first: demand if first in shaped else machine.stepped(tied[first].values(), demand)
@@ -171,7 +171,7 @@ def gather(
         )
     if calibration is None or not (options.scope == "loss" or options.criterion == "obs"):
         return Evidence(scores, {}, looked=seen.told)
-    demands = _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores)
+    demands = demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores)
     allowed = _cuts(tied, demands, options)
     experts, allowed = ([cut for cut in allowed if is_of_experts(cut) == are] for are in (True, False))
     (to_measure, detail), slopes = _scheduled(traced, allowed, calibration, options, progress), None
@@ -241,10 +241,10 @@ def cuts(traced: Trace, groups: Sequence[Group], ratios: Mapping[str, float], op
     """
     tied = tied_groups(groups, ratios, traced)
     scores = scores_of(traced, tied, options)
-    return _cuts(tied, _demands(traced, groups, tied, ratios=ratios, options=options, scores=scores), options)
+    return _cuts(tied, demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores), options)
 
 
-def _demands(
+def demands_on(
     traced: Trace,
     groups: Sequence[Group],
     tied: Tied,
@@ -353,6 +353,17 @@ def _weighed(demand: allocate.Demand) -> Curve:
     return Curve(tuple(order[:-1].tolist()), counts, losses, losses)
 
 
+def offered(demands: Mapping[str, allocate.Demand], curves: Mapping[str, Curve]) -> dict[str, knapsack.Levels]:
+    """Return the levels that the knapsack chooses from, by group."""
+    slope, offers = usual_slope(curves), {}
+    for name, demand in demands.items():
+        counts = sorted({demand.units - count for count in demand.levels()})
+        if name in curves:
+            thinned = [counts[int(at)] for at in np.unique(np.linspace(0, len(counts) - 1, LEVELS).round())]
+            offers[name] = knapsack.Levels(tuple(thinned), curves[name].at(thinned, slope))
+    return offers
+
+
 def _by_loss(
     costs: Costs,
     demands: Mapping[str, allocate.Demand],
@@ -361,13 +372,7 @@ def _by_loss(
     gone: Mapping[str, int],
 ) -> dict[str, npt.NDArray[np.intp]]:
     """Return the kept units with the least loss that meet the targets."""
-    slope = usual_slope(curves)
-    offers = {}
-    for name, demand in demands.items():
-        counts = sorted({demand.units - count for count in demand.levels()})
-        if name in curves:
-            thinned = [counts[int(at)] for at in np.unique(np.linspace(0, len(counts) - 1, LEVELS).round())]
-            offers[name] = knapsack.Levels(tuple(thinned), curves[name].at(thinned, slope))
+    offers = offered(demands, curves)
     removed = knapsack.solve(offers, lambda removed: costs.over(targets, {**gone, **removed}) / (1 + 1e-9))
     if removed is None:
         raise _unreachable(costs, targets, {**gone, **{name: offer.removed[-1] for name, offer in offers.items()}})

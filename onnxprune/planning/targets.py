@@ -20,10 +20,17 @@ UNITS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "params": {"K": 1e3, "M": 1e6, "G": 1e9},
         "size": {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9},
         "memory": {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9},
+        "kv-cache": {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9},  # for one token
         "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
     }
 )
-COUNTED = ("macs", "params", "size", "memory")  # kinds of which a whole number above 1 is an amount as it is
+COUNTED = (
+    "macs",
+    "params",
+    "size",
+    "memory",
+    "kv-cache",
+)  # kinds of which a whole number above 1 is an amount as it is
 _LONGEST = 24  # digits of a number that is written without an exponent
 MEASURED = ("latency", "memory")  # kinds that are predicted, and measured before anything is promised
 

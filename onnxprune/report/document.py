@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
+from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.punished import punished
 from onnxprune.graph.write import signature
 from onnxprune.planning.curve import scale_of
@@ -70,7 +71,7 @@ def build_report(
         "schema": SCHEMA,
         "onnxprune": __version__,
         "input": file_values(before, macs[0]),
-        "output": file_values(after, macs[1]),
+        "output": file_values(after, macs[1], before),
         "not_run": [each.to_dict() for each in before.not_run],
         "options": options.to_dict(),
         "method": method_values(options.method),
@@ -178,14 +179,15 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-def file_values(model: Model, macs: int) -> dict[str, Any]:
-    """Return what the report says of a file with so many MACs per sample."""
+def file_values(model: Model, macs: int, like: Model | None = None) -> dict[str, Any]:
+    """Return what the report says of a file with so many MACs per sample; `like` states dims that it leaves open."""
     return {
         "path": str(model.file.path) if model.file.path else None,
         "sha256": model.sha256(),
         "params": model.stored_params,
         "macs": macs,
         "size_bytes": model.size_bytes(),
+        "cache_bytes": cache_bytes(model.inputs, () if like is None else like.inputs),
         "warnings": list(punished(model)),
     }
 

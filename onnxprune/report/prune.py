@@ -47,6 +47,9 @@ def prune_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     table.add_row("parameters", *count_cells(before["params"], after["params"]))
     table.add_row("MACs per sample", *count_cells(before["macs"], after["macs"]))
     table.add_row("file size", *pair_cells(before["size_bytes"], after["size_bytes"], size_text))
+    caches = [each.get("cache_bytes", 0) for each in (before, after)]
+    if caches[0] != caches[1]:
+        table.add_row("cache of a token", *pair_cells(caches[0], caches[1], size_text))
     for latency in report["latency"]:
         label = f"latency, {place_text(latency['provider'], latency['threads'])}"
         table.add_row(label, *pair_cells(latency["before_ms"], latency["after_ms"], ms_text))

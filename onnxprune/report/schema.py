@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import InputError
@@ -11,14 +10,14 @@ from onnxprune.errors import InputError
 SCHEMA = "1.0"  # of docs/report.schema.json: what may differ between two minor versions, and what may not
 
 
-def check_schema(report: Mapping[str, Any], path: Path) -> None:
-    """Refuse a report whose form may mean something else: one of another major version.
+def checked_schema(report: Mapping[str, Any], where: object) -> Mapping[str, Any]:
+    """Return a report, unless its form may mean something else: one of another major version.
 
     Reports of before there were versions have none; their fields mean what those of version 1 do.
 
     Args:
         report: as it was read.
-        path: of its file, for the message.
+        where: the path of its file, or the argument that it is, for the message.
 
     Raises:
         InputError: when it is of another major version, or states none that is one.
@@ -27,6 +26,7 @@ def check_schema(report: Mapping[str, Any], path: Path) -> None:
     major = SCHEMA.partition(".")[0]
     if not isinstance(stated, str) or stated.partition(".")[0] != major:
         raise InputError(
-            f"{path}: the report has schema {stated!r}, and this release reads {major}.x: write it anew with --report "
+            f"{where}: the report has schema {stated!r}, and this release reads {major}.x: write it anew with --report "
             "of prune, or use the release of onnxprune that wrote it"
         )
+    return report

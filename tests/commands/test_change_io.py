@@ -12,6 +12,7 @@ import onnxprune
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.graph.read import load
 from onnxprune.report.prune import prune_tables
+from tests.support.build import dense
 from tests.support.cli import invoke
 from tests.support.decoder import decoder
 from tests.support.schema import follows_the_schema
@@ -29,6 +30,14 @@ def llama():
 
 def pruned(proto, **options):
     return onnxprune.prune(proto, data={"input_ids": IDS}, change_io=True, latency=False, **options)
+
+
+def perceptron():
+    return dense("b = Relu(a)")
+
+
+def rows_of(result):
+    return prune_tables({**result.report, "latency": []})[0].rows
 
 
 def text_of(result):
@@ -222,3 +231,43 @@ def test_the_command_line_takes_it(files, tmp_path):
     arguments = ["--ratio", "0.5", "--change-io", "--criterion", "l2", "--no-latency", "-o", str(tmp_path / "o.onnx")]
     out = invoke("prune", str(files / "llama.onnx"), *arguments).output
     assert f"{FOLDED}8 smaller" in out
+
+
+def test_a_target_of_the_cache_takes_heads_of_keys_and_values():
+    result = pruned(decoder(), targets={"kv-cache": 0.5})
+    report = json.loads(json.dumps(result.report))
+    follows_the_schema(report)
+    assert (report["input"]["cache_bytes"], report["output"]["cache_bytes"]) == (2 * 2 * 4 * 4, 2 * 1 * 4 * 4)
+    assert all("heads" in group["name"] for group in report["groups"] if group["kept"] < group["units"])
+    (row,) = [row for row in rows_of(result) if row[0] == "cache of a token"]
+    assert row[1:] == ("64 B", "32 B", "0.500")
+
+
+def test_a_target_of_the_cache_in_bytes(llama):
+    whole = pruned(llama, ratio=0.5).report["input"]["cache_bytes"]
+    report = pruned(llama, targets={"kv-cache": f"{whole // 2}B"}).report
+    assert report["output"]["cache_bytes"] == whole // 2
+
+
+def test_a_target_of_the_cache_goes_with_others(llama):
+    report = pruned(llama, targets={"kv-cache": 0.5, "params": 0.8}).report
+    assert report["output"]["cache_bytes"] <= 0.5 * report["input"]["cache_bytes"]
+    assert report["output"]["params"] <= 0.8 * report["input"]["params"]
+
+
+def test_attentions_that_go_take_their_caches_off_the_target(llama):
+    report = pruned(llama, depth=0.4, targets={"kv-cache": 0.5}).report
+    assert report["output"]["cache_bytes"] <= 0.5 * report["input"]["cache_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("proto", "options", "message"),
+    [
+        (decoder, {}, "target kv-cache cuts inputs and outputs of the model: allow it with change_io"),
+        (perceptron, {"change_io": True}, "target kv-cache: no input of this model holds what is kept of the past"),
+    ],
+)
+def test_a_target_of_the_cache_that_cannot_be(proto, options, message):
+    data = {"input_ids": IDS} if proto is decoder else None
+    with pytest.raises(OptionError, match=message):
+        onnxprune.prune(proto(), targets={"kv-cache": 0.5}, data=data, latency=False, **options)

@@ -508,7 +508,7 @@ def test_the_command(network, tmp_path, steady):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give one of --latency, --memory, --size, --macs, --params, --ratios, got 0"),
+        ((), "give one of --latency, --memory, --size, --macs, --params, --kv-cache, --ratios, got 0"),
         (("--macs", "0.5", "--params", "0.5"), "got 2"),
         (("--macs", "0.5", "--workers", "0"), "--workers must be at least 1, got 0"),
         (("--macs", "half"), "target macs"),

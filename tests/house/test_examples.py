@@ -7,6 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +20,16 @@ from PIL import Image
 import onnxprune
 from onnxprune.cli.group import cli
 from onnxprune.data.samples import load_data
+from onnxprune.planning.plan_file import make_plan
 from tests.support import experts, zoo_store
 from tests.support.paths import ROOT
 
 RUN = ("sh", "python")  # languages that are run
-CHECKED = {  # by other tests: what commands print, the schema
+CHECKED = {  # by other tests: what a command prints, the schema, doors to other packages
     "README.md": ("text",),
     "docs/report.md": ("json",),
+    "docs/integrations.md": ("text", "json"),
+    "docs/plans.md": ("toml",),  # files that commands read: they are written for these
     "docs/tutorial.md": ("sh", "text"),
     **{f"docs/howto/{path.name}": ("sh", "python", "yaml") for path in (ROOT / "docs" / "howto").glob("*.md")},
 }
@@ -55,7 +60,8 @@ def blocks_of(page):
 
 PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
 BLOCKS = {str(block): block for page in PAGES for block in blocks_of(page)}
-COMMANDS = [name for name, block in BLOCKS.items() if re.search(r"^onnxprune ", block.code, re.MULTILINE)]
+SHOWN = [name for name, block in BLOCKS.items() if block.language not in CHECKED.get(block.page, ())]
+COMMANDS = [name for name in SHOWN if re.search(r"^onnxprune ", BLOCKS[name].code, re.MULTILINE)]
 
 
 def commands(code):
@@ -139,6 +145,10 @@ def test_every_command_of_the_docs_works(name, in_small_clone, steady):
         (folder / file).symlink_to(folder / "models" / source)
     text_model(folder)
     mixture_model(folder)
+    for block in blocks_of(BLOCKS[name].page):
+        title = re.match(r"# ([\w.]+\.toml)\n", block.code)
+        if title:
+            (folder / title[1]).write_text(block.code, encoding="utf-8")
     small = ["model.onnx", "--criterion", "l2", "--no-latency", "-o", "small.onnx"]
     assert CliRunner().invoke(cli, small).exit_code == 0
     for arguments in commands(BLOCKS[name].code):
@@ -221,12 +231,34 @@ def masked_and_pruned_agree(_):
     exec(python_of("docs/theory.md:python:0"), {})
 
 
+def a_plan_is_edited(folder):
+    values: dict[str, object] = {}
+    exec(python_of("docs/plans.md:python:0"), values)
+    kept = {group["kept"] for group in values["result"].report["groups"] if group["kept"] < group["units"]}
+    assert kept == {64}
+    assert (folder / "small.onnx").is_file()
+
+
+def a_module_is_cut(_):
+    values: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter
+        exec(python_of("docs/plans.md:python:1"), values)
+    smaller, state = values["smaller"].state_dict(), values["state"]
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+        "0.weight": (8, 8), "0.bias": (8,), "2.weight": (4, 8), "2.bias": (4,)
+    }  # fmt: skip
+    assert all((smaller[name] == tensor).all() for name, tensor in state.items())
+
+
 PROGRAMS = {
     "docs/theory.md:python:0": masked_and_pruned_agree,
     "docs/network.md:python:0": a_network_is_run,
     "docs/data.md:python:0": arrays_are_saved,
     "docs/data.md:python:1": samples_are_yielded,
     "docs/report.md:python:0": a_metric_is_a_function,
+    "docs/plans.md:python:0": a_plan_is_edited,
+    "docs/plans.md:python:1": a_module_is_cut,
     "docs/sensitivity.md:python:0": groups_are_measured,
     "docs/sweep.md:python:0": a_family_is_made,
 }
@@ -237,6 +269,13 @@ PROGRAMS = {
 )
 def test_every_program_of_the_docs_works(name, in_small_clone, steady, capsys):
     PROGRAMS[name](in_small_clone)
+
+
+def test_the_plan_of_the_page_is_one():
+    (plan,) = (block for block in blocks_of("docs/plans.md") if block.code.startswith("# A plan"))
+    read = make_plan(tomllib.loads(plan.code), plan.page)
+    assert read.groups[0].kept == (0, 1, 2, 64, 80, 81)
+    assert read.branches[0].name == "node_linear_15"
 
 
 # -- programs that need PyTorch ------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_a_run_of_neighbours_goes_where_it_costs_less_than_what_goes_one_by_one(
         known = {each: alone[min(each)] if len(each) == 1 else 1.0 for each in looked}
         return known | {frozenset({1, 2}): run} | {frozenset({0, 3}): 0.9} if len(looked[0]) > 1 else known, 0.0
 
-    monkeypatch.setattr(depth._Chooser, "_sweep", losses_of)
+    monkeypatch.setattr(depth.Chooser, "_sweep", losses_of)
     choice, _ = chosen(network("loud", "loud", "loud", "loud"), 0.5, rounds=2)
     assert gone(choice) == expected
     assert seen[-1] == ("choosing branches, runs of neighbours", [[0, 1], [0, 3], [1, 2], [2, 3]])
@@ -107,7 +107,7 @@ def test_branches_are_looked_at_without_repair_and_the_better_ones_measured_with
         seen.append((text, repairs, sorted(map(min, looked))))
         return {each: (0.1 if repairs else 1.0) + min(each) for each in looked}, 0.0
 
-    monkeypatch.setattr(depth._Chooser, "_sweep", losses_of)
+    monkeypatch.setattr(depth.Chooser, "_sweep", losses_of)
     choice, _ = chosen(network(*["loud"] * 8), 0.13, rounds=1, screened=0.5)
     assert seen == [("looking at branches", False, [*range(8)]), ("choosing branches, round 1 of 1", True, [*range(4)])]
     assert gone(choice) == ["o0"]
@@ -122,7 +122,7 @@ def test_runs_are_looked_at_without_repair_where_they_are_many(monkeypatch):
             runs.append((repairs, len(looked)))
         return {each: float(len(each)) + min(each) for each in looked}, 0.0
 
-    monkeypatch.setattr(depth._Chooser, "_sweep", losses_of)
+    monkeypatch.setattr(depth.Chooser, "_sweep", losses_of)
     chosen(network(*["loud"] * 14), 0.15, rounds=1)
     assert runs == [(False, 13), (True, 9)]  # with what was chosen one by one
 
@@ -256,7 +256,7 @@ def test_no_more_batches_are_run_than_fits_and_losses_need():
 
 def test_few_samples_are_enough_to_look_at_branches(monkeypatch):
     seen = []
-    real = depth._Chooser._judged
-    monkeypatch.setattr(depth._Chooser, "_judged", lambda self, most: seen.append(real(self, most)) or seen[-1])
+    real = depth.Chooser._judged
+    monkeypatch.setattr(depth.Chooser, "_judged", lambda self, most: seen.append(real(self, most)) or seen[-1])
     chosen(network(*["loud"] * 8), 0.13, count=512, rounds=1, screened=0.5)
     assert [len(each) for each in seen] == [1, 4]  # batches of 16

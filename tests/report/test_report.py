@@ -141,7 +141,7 @@ def keys(value):
     if isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from () if key in ("figures", "provider_options") else keys(item)
+            yield from () if key in ("figures", "provider_options", "recipe") else keys(item)
     elif isinstance(value, list):
         for item in value:
             yield from keys(item)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from onnx import numpy_helper
 
 from onnxprune.commands.tune import read_cut
@@ -14,6 +15,7 @@ from onnxprune.commands.tune_cut import kept_by_report, units_in_all
 from onnxprune.errors import InputError
 from onnxprune.graph.read import load
 from onnxprune.report.schema import SCHEMA
+from onnxprune.torch import apply
 from tests.support.build import dense
 from tests.support.paths import ROOT
 from tests.support.schema import SCHEMA as FORM
@@ -63,6 +65,21 @@ def test_an_old_report_makes_the_same_cut_elsewhere(path):
             array = array.take(kept, int(axis))
         shapes[name] = array.shape
     assert shapes == {"w1": (6, 12), "b1": (12,), "w2": (12, 5)}
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_an_old_report_cuts_a_state_dict(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the file that the report names is not there
+    state = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in original().graph.initializer
+    }
+    cut = apply(state, path)
+    assert {name: tuple(cut[name].shape) for name in ("w1", "b1", "w2")} == {"w1": (6, 12), "b1": (12,), "w2": (12, 5)}
+
+
+def test_a_report_of_another_form_cuts_no_state_dict():
+    with pytest.raises(InputError, match=r"^cut: the report has schema '2.0', and this release reads 1\.x"):
+        apply({}, {**read(GOLDEN[0]), "schema": "2.0"})
 
 
 @pytest.mark.parametrize("schema", ["2.0", 3, None, "", "10.1"])

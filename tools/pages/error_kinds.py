@@ -178,6 +178,33 @@ KINDS = (  # a message is of the first kind that takes it
         ),
     ),
     Kind(
+        "Other packages that call this one",
+        "The option is one of that package's own configuration. [integrations.md](integrations.md) has a "
+        "configuration of each that runs.",
+        modules=("integrations/*",),
+    ),
+    Kind(
+        "Plans, recipes and defaults",
+        "The file is TOML, and the message names the table or the key. A plan is of one network: write it"
+        " anew with `onnxprune plan` where the groups differ. [plans.md](plans.md) has each key; what "
+        "`--help` lists are the keys of a step.",
+        modules=(
+            "cli/apply",
+            "cli/defaults",
+            "cli/plan",
+            "cli/recipe",
+            "cli/run",
+            "commands/apply",
+            "commands/plan",
+            "commands/recipe",
+            "commands/run",
+            "data/toml_file",
+            "planning/plan_file",
+            "planning/planned",
+            "torch/*",
+        ),
+    ),
+    Kind(
         "Options that do not go together",
         "Leave out one of the two: an option without effect is an error, so that no run does something "
         "else than it says.",

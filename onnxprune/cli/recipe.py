@@ -1,0 +1,116 @@
+"""Keys of recipes and of defaults: the options of a command as they are typed, its arguments by their names.
+
+A key is the long name of an option without its dashes (``round-to``, also ``round_to``), or the name of an argument
+(``source``). A value is what is typed, or as TOML has it: numbers, true and false, a list for what can be repeated, a
+table for KEY=VALUE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune import check
+from onnxprune.errors import OptionError
+
+_OF_THE_SCREEN = ("quiet", "as_json", "force")  # what the run that is repeated needs not have
+
+
+def keys_of(command: click.Command) -> dict[str, click.Parameter]:
+    """Return the parameters of a command by their keys; an option that says no to another has its own."""
+    keys: dict[str, click.Parameter] = {}
+    for param in command.params:
+        for name in _long_names(param):
+            keys[name] = param
+    return keys
+
+
+def _long_names(param: click.Parameter) -> list[str]:
+    if isinstance(param, click.Argument):
+        return [str(param.name)]
+    return [name.removeprefix("--") for name in (*param.opts, *param.secondary_opts) if name.startswith("--")]
+
+
+def named_values(command: click.Command, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return values by the names of the parameters that keys mean, in the form that click takes.
+
+    Args:
+        command: whose keys they are.
+        values: by key.
+        where: they stand, for messages.
+
+    Raises:
+        OptionError: for a key that the command does not have; says what is near.
+    """
+    known = keys_of(command)
+    by_key = {_spelled(key, known): value for key, value in values.items()}
+    check.keys(where, by_key, known)
+    named = dict[str, Any]()
+    for key, value in by_key.items():
+        param = known[key]
+        if str(param.name) in named:
+            raise OptionError(f"{where}: {key} says again what another key says: give one of the two")
+        says_no = f"--{key}" in param.secondary_opts
+        named[str(param.name)] = _flag(where, key, value) != says_no if says_no else _value(where, key, param, value)
+    return named
+
+
+def _spelled(key: str, known: Iterable[str]) -> str:
+    dashed = key.replace("_", "-")
+    return dashed if key not in known and dashed in known else key
+
+
+def _flag(where: str, key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise OptionError(f"{where}: {key} is true or false, got {value!r}")
+    return value
+
+
+def _value(where: str, key: str, param: click.Parameter, value: Any) -> Any:
+    """Return a value in the form that click takes: lists for what can be repeated, text for pairs."""
+    if isinstance(param, click.Option) and param.is_flag:
+        return _flag(where, key, value)
+    listed = [f"{name}={_text(each)}" for name, each in value.items()] if isinstance(value, Mapping) else value
+    if param.multiple if isinstance(param, click.Option) else False:
+        return [_text(each) for each in listed] if isinstance(listed, list) else [_text(listed)]
+    return _text(listed)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def recipe_of(context: click.Context) -> dict[str, Any]:
+    """Return the step of a recipe that does what the running command does.
+
+    It has what was given and is not the default, but for what is shown and whether files are replaced.
+    """
+    recipe: dict[str, Any] = {"run": str(context.command.name)}
+    bare = click.Context(context.command)  # knows no defaults of a pyproject.toml: they are as if they were given
+    arguments_first = sorted(keys_of(context.command).items(), key=lambda each: isinstance(each[1], click.Option))
+    for key, param in arguments_first:
+        if param.name not in context.params or param.name in _OF_THE_SCREEN:
+            continue
+        value = context.params[param.name]
+        if isinstance(param, click.Option):
+            value = _given(param, key, value, param.get_default(bare))
+        if value is not None:
+            recipe[key] = _plain(value)
+    return recipe
+
+
+def _given(param: click.Option, key: str, value: Any, default: Any) -> Any:
+    """Return what a recipe says under a key of an option; None where that is what it is by default."""
+    says_no = f"--{key}" in param.secondary_opts
+    if param.is_flag:
+        return None if value in (None, default, says_no) else True
+    return None if value == default or (param.multiple and not value) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,0 +1,60 @@
+"""Step of `prune` that weighs branches against widths: which of them go, of both, so that the output suffers least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxprune.commands.decide import score
+from onnxprune.commands.prepare import PreparedModel, calibrated
+from onnxprune.data.notes import Notes
+from onnxprune.dependency.branches import branches
+from onnxprune.errors import UnreachableTarget
+from onnxprune.planning.depth import Chooser, Shortening
+from onnxprune.planning.detail import for_refits
+from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.mixed import counted_bounds, mixed
+from onnxprune.planning.plan import UNREACHABLE, Evidence
+from onnxprune.planning.removal import may_go, named
+from onnxprune.planning.work import one_pass
+from onnxprune.progress import Progress
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What branches and widths were found to cost, and which branches go."""
+
+    evidence: Evidence  # of widths, in the model with all branches
+    choice: Shortening  # no branch where widths alone lose less
+    reasons: dict[str, str]  # why branches cannot go, by name
+
+
+def weigh(prepared: PreparedModel, progress: Progress, notes: Notes) -> Weighed:
+    """Return which branches go beside widths under the targets.
+
+    Raises:
+        OptionError: without samples, or a target that can be weighed.
+        UnreachableTarget: when no plan of both meets the targets.
+    """
+    traced, options, calibration = prepared.traced, prepared.options, calibrated(prepared)
+    bounds = counted_bounds(options)
+    found = branches(traced)
+    able, reasons = may_go(traced.model, found, options)
+    evidence = score(prepared, progress, notes=notes.of("widths"))
+    gone = named(traced.model, found, options)
+    effort = EFFORTS[options.effort]
+    budget = effort.spent_on_refits(one_pass(traced, calibration.batches), calibration.source == "data")
+    detail, _ = for_refits(traced, traced.model, calibration, budget)
+    chooser = Chooser(
+        traced, able, {at for at, branch in enumerate(able) if branch.name in gone}, calibration, detail.rows,
+        bool(options.reconstruct), options.seed, progress, notes,
+    )  # fmt: skip
+    alone = chooser.alone(effort.screened) if able else {}
+    mix = mixed(
+        traced, prepared.groups, prepared.ratios, options, evidence,
+        branches=[branch for branch in able if branch.name in alone], alone=alone, together=chooser.together,
+    )  # fmt: skip
+    if mix is None:
+        missed = ", ".join(f"{kind}={value:g}" for kind, value in bounds)
+        raise UnreachableTarget(f"target {missed} {UNREACHABLE}", {})
+    going = tuple(branch for branch in able if branch.name in mix.branches | gone)
+    return Weighed(evidence, Shortening(going, alone, chooser.measured), reasons)

@@ -1,0 +1,106 @@
+"""Modules of PyTorch whose tensors became smaller: what standard layers say of their own sizes follows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from onnxprune.errors import InputError
+from onnxprune.training.transfer import Kept
+
+Network = TypeVar("Network", bound=nn.Module)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
+
+
+def resized(module: Network, state: Mapping[str, torch.Tensor], kept: Mapping[str, Kept]) -> Network:
+    """Return a copy of a module that has the tensors of a state dict, and layers of their sizes.
+
+    Args:
+        module: stays as it is.
+        state: by the names of `module.state_dict()`, some tensors smaller.
+        kept: what stayed of the axes of these.
+
+    Raises:
+        InputError: for a layer whose class cannot have such sizes.
+    """
+    network = copy.deepcopy(module)
+    before = network.state_dict()
+    changed = {name for name, tensor in state.items() if tensor.shape != before[name].shape}
+    for layer_name, layer in network.named_modules():
+        own = [name for name in changed if name.rpartition(".")[0] == layer_name]
+        if isinstance(layer, _FIXED) and any(name.startswith(f"{layer_name}.") or not layer_name for name in changed):
+            raise InputError(
+                f"{layer_name}: a {type(layer).__name__} cannot lose units of its own, as it computes its sizes from "
+                "others; cut the state dict instead, and write the layer anew"
+            )
+        groups = _groups(layer, layer_name, before, kept) if own else 1
+        for name in own:
+            _put(layer, name.rpartition(".")[2], state[name])
+        if own:
+            _restate(layer, groups)
+    network.load_state_dict(dict(state))
+    return network
+
+
+def _put(layer: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    old = getattr(layer, name)
+    if isinstance(old, nn.Parameter):
+        setattr(layer, name, nn.Parameter(tensor.clone(), requires_grad=old.requires_grad))
+    else:
+        layer.register_buffer(name, tensor.clone(), persistent=name not in layer._non_persistent_buffers_set)
+
+
+def _groups(layer: nn.Module, name: str, before: Mapping[str, torch.Tensor], kept: Mapping[str, Kept]) -> int:
+    """Return the groups of a convolution of which anything is left: whole groups go, or units inside of all groups."""
+    old, key = int(getattr(layer, "groups", 1)), f"{name}.weight" if name else "weight"
+    if not isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)) or 0 not in kept.get(key, {}):
+        return old
+    share = before[key].shape[0] // old
+    return len({index // share for index in kept[key][0]})
+
+
+def _restate(layer: nn.Module, groups: int) -> None:
+    """Let a layer say its new sizes."""
+    for kinds, sizes in _SIZES:
+        if isinstance(layer, kinds):
+            for name, value in sizes(layer, groups).items():
+                setattr(layer, name, value)
+
+
+def _sizes_of_convolution(layer: Any, groups: int) -> dict[str, Any]:
+    outputs, inside = layer.weight.shape[:2]
+    return {"out_channels": outputs, "in_channels": inside * groups, "groups": groups}
+
+
+def _sizes_of_transposed(layer: Any, groups: int) -> dict[str, Any]:
+    inputs, inside = layer.weight.shape[:2]
+    return {"in_channels": inputs, "out_channels": inside * groups, "groups": groups}
+
+
+def _sizes_of_batch_norm(layer: Any, _: int) -> dict[str, Any]:
+    known = layer.weight if layer.weight is not None else layer.running_mean
+    return {"num_features": len(known)}
+
+
+def _sizes_of_group_norm(layer: Any, _: int) -> dict[str, Any]:
+    inside = layer.num_channels // layer.num_groups
+    return {"num_channels": len(layer.weight), "num_groups": max(1, len(layer.weight) // inside)}
+
+
+_SIZES: tuple[tuple[Any, Callable[[Any, int], dict[str, Any]]], ...] = (
+    (nn.Linear, lambda layer, _: {"out_features": layer.weight.shape[0], "in_features": layer.weight.shape[1]}),
+    (_CONVOLUTIONS, _sizes_of_convolution),
+    (_TRANSPOSED, _sizes_of_transposed),
+    (_BATCH_NORMS, _sizes_of_batch_norm),
+    (nn.GroupNorm, _sizes_of_group_norm),
+    ((nn.LayerNorm, nn.RMSNorm), lambda layer, _: {"normalized_shape": tuple(layer.weight.shape)}),
+    (nn.Embedding, lambda layer, _: {"num_embeddings": len(layer.weight), "embedding_dim": layer.weight.shape[1]}),
+    (nn.PReLU, lambda layer, _: {"num_parameters": len(layer.weight)}),
+)

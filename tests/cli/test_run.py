@@ -1,0 +1,290 @@
+"""Plans, recipes and defaults from the command line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from onnxprune.cli.defaults import defaults
+from onnxprune.cli.group import cli
+from onnxprune.cli.recipe import keys_of
+from onnxprune.data.toml_file import toml_lines
+from onnxprune.errors import OptionError
+from tests.commands.test_plan import network
+from tests.support.schema import follows_the_schema
+
+PRUNE = """
+[[step]]
+run = "prune"
+source = "m.onnx"
+output = "small.onnx"
+ratio = [0.2, "w1=0.5"]
+criterion = "l2"
+round_to = 1
+reconstruct = false
+no-latency = true
+report = "small.json"
+"""
+COMPARE = """
+[[step]]
+run = "compare"
+before = "m.onnx"
+after = "small.onnx"
+report = "both.json"
+seconds = 0.01
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, steady):
+    """The current folder, with a model."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(network(), "m.onnx")
+    return tmp_path
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(cli, arguments, prog_name="onnxprune")
+    assert result.exit_code == code, result.output
+    return result
+
+
+def report(path):
+    return json.loads(path.read_text())
+
+
+# -- plan and apply ----------------------------------------------------------------------------------------------
+
+
+def test_plan_shows_what_would_be_cut(folder):
+    shown = invoke("plan", "m.onnx", "--ratio", "0.5", "--criterion", "l2", "--round-to", "1", "--quiet").stdout
+    assert "no file was written: 2 of 2 groups to cut, expected are 0.340 of the parameters, 0.340 of the MACs" in shown
+    assert [*folder.iterdir()] == [folder / "m.onnx"]
+    rows = [line.split() for line in shown.splitlines() if line.startswith(("w1", "w2"))]
+    assert [row[:4] for row in rows] == [["w1", "neurons", "16", "8"], ["w2", "neurons", "24", "12"]]
+
+
+def test_plan_edit_apply(folder):
+    """As a person does: plan, change a count, take a group out, apply."""
+    cut = ["--ratio", "0.5", "--criterion", "l2", "--round-to", "1"]
+    planned = invoke("plan", "m.onnx", *cut, "-o", "plan.toml", "--json").stdout
+    assert {**json.loads(planned), "onnxprune": None} == {
+        **tomllib.loads((folder / "plan.toml").read_text()), "onnxprune": None, "branch": []
+    }  # fmt: skip
+    lines = (folder / "plan.toml").read_text().splitlines()
+    w1, w2 = (number for number, line in enumerate(lines) if line == "[[group]]")
+    edited = [line.replace("keep = 8", "keep = 5") for line in lines[:w2] if not line.startswith("kept")]
+    assert len(edited) < w2
+    (folder / "plan.toml").write_text("\n".join(edited))
+    options = ["-o", "small.onnx", "--criterion", "l2", "--no-latency", "--report", "r.json"]
+    shown = invoke("apply", "plan.toml", "m.onnx", *options).stdout
+    assert "pruned 1 of 4 groups (neurons): 5 of 16 units kept" in shown
+    assert "the plan says nothing of it: w2" in shown
+    written = report(folder / "r.json")
+    follows_the_schema(written)
+    assert written["recipe"] == {
+        "run": "apply", "plan": "plan.toml", "source": "m.onnx", "output": "small.onnx", "criterion": "l2",
+        "no-latency": True, "report": "r.json",
+    }  # fmt: skip
+    assert lines[w1] == "[[group]]"
+
+
+def test_a_plan_that_does_not_fit_is_one_line(folder):
+    invoke("plan", "m.onnx", "--ratio", "0.5", "--criterion", "l2", "-o", "plan.toml", "--quiet")
+    text = (folder / "plan.toml").read_text()
+    (folder / "plan.toml").write_text(text.replace("units = 16", "units = 18"))
+    message = invoke("apply", "plan.toml", "m.onnx", "-o", "s.onnx", "--quiet", code=2).stderr
+    assert message == (
+        "onnxprune: plan: group 'w1' (18 neurons) has 16 neurons in this model, 18 are expected: make a plan for it\n"
+    )
+    assert not (folder / "s.onnx").exists()
+    assert "m.onnx: is no TOML" in invoke("apply", "m.onnx", "m.onnx", "-o", "s.onnx", code=2).stderr
+    assert "plan.toml exists; give another name" in invoke("plan", "m.onnx", "-o", "plan.toml", code=2).stderr
+    for arguments in (["plan", "."], ["apply", "plan.toml", ".", "-o", "o"]):
+        assert ". is a folder: a plan is" in invoke(*arguments, code=2).stderr
+
+
+# -- recipes -----------------------------------------------------------------------------------------------------
+
+
+def test_steps_run_in_order_from_the_folder_of_the_recipe(folder, monkeypatch, tmp_path_factory):
+    (folder / "recipe.toml").write_text(PRUNE + COMPARE)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    result = invoke("run", str(folder / "recipe.toml"))
+    said = [line for line in result.stderr.splitlines() if "step" in line]
+    assert said == ["onnxprune: step 1 of 2: prune", "onnxprune: step 2 of 2: compare"]
+    kept = {group["name"]: group["kept"] for group in report(folder / "small.json")["groups"]}
+    assert (kept["w1"], kept["w2"]) == (8, 19)
+    compared = report(folder / "both.json")
+    assert compared["comparisons"][0]["after"]["path"] == "small.onnx"
+    assert compared["recipe"] == {
+        "run": "compare", "before": "m.onnx", "after": "small.onnx", "seconds": 0.01, "report": "both.json"
+    }  # fmt: skip
+    assert "step" not in invoke("run", str(folder / "again.toml"), "--quiet", code=2).stdout
+
+
+def test_the_recipe_of_a_report_repeats_it(folder):
+    (folder / "recipe.toml").write_text(PRUNE)
+    invoke("run", "recipe.toml")
+    first = (folder / "small.onnx").read_bytes()
+    written = report(folder / "small.json")
+    follows_the_schema(written)
+    assert written["recipe"] == {
+        "run": "prune", "source": "m.onnx", "output": "small.onnx", "ratio": ["0.2", "w1=0.5"], "criterion": "l2",
+        "no-reconstruct": True, "round-to": "1", "no-latency": True, "report": "small.json",
+    }  # fmt: skip
+    (folder / "small.onnx").unlink()
+    (folder / "small.json").unlink()
+    (folder / "again.toml").write_text("\n".join(["[[step]]", *toml_lines(written["recipe"])]))
+    invoke("run", "again.toml")
+    assert (folder / "small.onnx").read_bytes() == first
+    assert report(folder / "small.json")["recipe"] == written["recipe"]
+
+
+def test_a_step_that_fails_ends_the_recipe(folder):
+    (folder / "recipe.toml").write_text(PRUNE.replace("m.onnx", "none.onnx") + COMPARE)
+    said = invoke("run", "recipe.toml", code=2).stderr
+    assert "none.onnx" in said
+    assert said.endswith("onnxprune: recipe.toml: step 1 (prune) ended with exit code 2\n")
+    assert not (folder / "both.json").exists()
+    bound = COMPARE.replace("m.onnx", "small.onnx").replace("report", "min-speedup = 100\nreport")
+    (folder / "recipe.toml").write_text(PRUNE + bound)
+    assert "step 2 (compare) ended with exit code 1" in invoke("run", "recipe.toml", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "recipe.toml: a recipe has steps, each under [[step]]"),
+        ("steps = []", "recipe.toml: unknown key 'steps', did you mean 'step'?"),
+        ('[[step]]\nsource = "m.onnx"', "recipe.toml: step 1: needs run, the name of a command: prune, apply, "),
+        ('[[step]]\nrun = "prone"', "recipe.toml: step 1: run: unknown key 'prone', did you mean 'prune'?"),
+        ('[[step]]\nrun = "run"', "recipe.toml: step 1: run: unknown key 'run'"),
+        (PRUNE + "\nkriterion = 3", "recipe.toml: step 1 (prune): unknown key 'kriterion', did you mean 'criterion'?"),
+        (PRUNE.replace('source = "m.onnx"', ""), "recipe.toml: step 1 (prune): needs source, which is INPUT"),
+        (PRUNE + "\nwidth = 1", "recipe.toml: step 1 (prune): width is true or false, got 1"),
+        (PRUNE + "\nno-reconstruct = true", "step 1 (prune): no-reconstruct says again what another key says"),
+        ("step = 3", "recipe.toml: a recipe has steps, each under [[step]]"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_before_anything_runs(folder, text, message):
+    (folder / "recipe.toml").write_text(text)
+    assert message in invoke("run", "recipe.toml", code=2).stderr
+    assert not (folder / "small.onnx").exists()
+
+
+def test_values_are_as_toml_has_them(folder):
+    """A table for KEY=VALUE, a list for what can be repeated or has commas, a number for a number."""
+    lines = ["[[step]]", 'run = "prune"', 'source = "m.onnx"', 'output = "small.onnx"', "no-latency = true"]
+    lines += ['criterion = "l2"', "shape = {w1 = 4, neurons = 6}", 'ignore = "w9*"', "threads = 2", 'report = "r.json"']
+    (folder / "recipe.toml").write_text("\n".join(line for line in lines if "w9" not in line))
+    invoke("run", "recipe.toml")
+    options = report(folder / "r.json")["options"]
+    assert options["shape"] == [["w1", 4], ["neurons", 6]]
+    assert options["threads"] == 2
+
+
+def test_every_command_can_be_a_step():
+    """All options as they are typed; arguments by their names."""
+    for name, command in cli.commands.items():
+        keys = keys_of(command)
+        for param in command.params:
+            long = [each for each in param.opts if each.startswith("--")]
+            assert long == [] or long[0][2:] in keys, (name, param.name)
+            assert long or param.name in keys, (name, param.name)
+
+
+# -- defaults ----------------------------------------------------------------------------------------------------
+
+
+def configured(folder, *lines):
+    (folder / "pyproject.toml").write_text("\n".join(lines))
+
+
+def test_defaults_are_found_upward(folder, monkeypatch):
+    configured(
+        folder, "[tool.onnxprune]", "threads = 2", "no_latency = true", "[tool.onnxprune.prune]", 'criterion = "l1"',
+        "reconstruct = false", 'ratio = {"*" = 0.5}',
+    )  # fmt: skip
+    inner = folder / "deep" / "deeper"
+    inner.mkdir(parents=True)
+    (folder / "deep" / "pyproject.toml").write_text("[tool.other]\nthreads = 3\n")
+    monkeypatch.chdir(inner)
+    invoke("../../m.onnx", "-o", "s.onnx", "--report", "r.json")
+    options = report(inner / "r.json")["options"]
+    expected = {"threads": 2, "criterion": "l1", "reconstruct": False, "ratios": [["*", 0.5]], "latency": False}
+    assert {name: options[name] for name in expected} == expected
+    recipe = report(inner / "r.json")["recipe"]
+    assert (recipe["threads"], recipe["no-reconstruct"], recipe["ratio"]) == (2, True, ["*=0.5"])
+    invoke("../../m.onnx", "-o", "s.onnx", "--report", "r.json", "--criterion", "l2", "--threads", "1", "--force")
+    options = report(inner / "r.json")["options"]
+    assert (options["criterion"], options["threads"], options["reconstruct"]) == ("l2", 1, False)
+
+
+def test_defaults_of_a_command_come_before_those_of_all(folder):
+    configured(folder, "[tool.onnxprune]", "seed = 1", "[tool.onnxprune.tune]", "seed = 2")
+    found = defaults(cli.commands, folder)
+    assert (found["prune"]["seed"], found["tune"]["seed"]) == ("1", "2")
+    assert "seed" not in found["inspect"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["[tool.onnxprune]", "thredas = 2"], "[tool.onnxprune]: unknown key 'thredas', did you mean 'threads'?"),
+        (["[tool.onnxprune.prone]", "seed = 2"], "[tool.onnxprune]: unknown key 'prone', did you mean 'prune'?"),
+        (["[tool.onnxprune.prune]", "sede = 2"], "[tool.onnxprune.prune]: unknown key 'sede', did you mean 'seed'?"),
+        (["[tool.onnxprune.prune]", 'source = "m.onnx"'], "[tool.onnxprune.prune]: unknown key 'source'"),
+        (["[tool.onnxprune]", "prune = 2"], "prune is a command: its defaults are a table, [tool.onnxprune.prune]"),
+    ],
+)
+def test_an_unknown_default_is_an_error(folder, lines, message):
+    configured(folder, *lines)
+    said = invoke("inspect", "m.onnx", code=2).stderr
+    assert f"pyproject.toml: {message}" in said or f"pyproject.toml: [tool.onnxprune]: {message}" in said
+    assert said.count("\n") == 1
+
+
+def test_a_pyproject_without_a_table_says_nothing(folder):
+    configured(folder, "[project]", 'name = "mine"')
+    assert "threads" not in defaults(cli.commands, folder).get("prune", {})
+    configured(folder, "[project")
+    with pytest.raises(SystemExit):
+        cli.make_context("onnxprune", ["inspect", "m.onnx"])
+    configured(folder, "tool = 3")
+    assert "threads" not in defaults(cli.commands, folder).get("prune", {})
+    assert OptionError.exit_code == 2
+
+
+# -- every report has a recipe ---------------------------------------------------------------------------------------
+
+
+def test_reports_of_other_commands_have_their_recipe(folder):
+    np.savez("d.npz", x=np.random.default_rng(0).standard_normal((24, 6), np.float32))
+    invoke("sensitivity", "m.onnx", "--data", "d.npz", "--levels", "1", "--report", "s.json", "--quiet")
+    recipe = {"run": "sensitivity", "source": "m.onnx", "data": "d.npz", "levels": 1, "report": "s.json"}
+    assert report(folder / "s.json")["recipe"] == recipe
+    invoke("sweep", "m.onnx", "--macs", "0.8,0.6", "--criterion", "l2", "--no-latency", "-o", "family", "--quiet")
+    assert report(folder / "family" / "sweep.json")["recipe"] == {
+        "run": "sweep", "source": "m.onnx", "output": "family", "macs": "0.8,0.6", "criterion": "l2", "no-latency": True
+    }  # fmt: skip
+    assert report(folder / "family" / "m_macs_0.8.json")["recipe"] is None
+    (folder / "in").mkdir()
+    onnx.save(network(), "in/m.onnx")
+    invoke("in", "-o", "out", "--criterion", "l2", "--no-latency", "--report", "f.json", "--quiet")
+    written = report(folder / "f.json")
+    assert written["files"]["m.onnx"]["recipe"] is None
+    assert written["recipe"] == {
+        "run": "prune", "source": "in", "output": "out", "criterion": "l2", "no-latency": True, "report": "f.json"
+    }  # fmt: skip
+    learn = ["--teacher", "m.onnx", "--data", "d.npz", "--steps", "1", "--batch", "4", "--rate", "0.001"]
+    invoke("tune", "m.onnx", *learn, "-o", "t.onnx", "--report", "t.json", "--quiet")
+    assert report(folder / "t.json")["recipe"] == {
+        "run": "tune", "source": "m.onnx", "output": "t.onnx", "teacher": "m.onnx", "data": "d.npz", "steps": 1,
+        "rate": 0.001, "batch": 4, "report": "t.json",
+    }  # fmt: skip

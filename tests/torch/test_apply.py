@@ -1,0 +1,226 @@
+"""A cut made in PyTorch, exported again, is the pruned file."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+import onnxprune
+from onnxprune.errors import InputError, OptionError
+from tests.commands.test_prune import run
+
+
+class Convolutional(nn.Module):
+    """Convolutions, one of them depthwise, a residual sum, normalisations, a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.expand, self.expand_norm = nn.Conv2d(16, 32, 1), nn.BatchNorm2d(32)
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.project = nn.Conv2d(32, 16, 1)
+        self.wide, self.wide_norm = nn.Conv2d(16, 32, 1), nn.BatchNorm2d(32)  # holds what that of expand does
+        self.narrow = nn.Conv2d(32, 16, 1)
+        self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem_norm(self.stem(x)))
+        y = torch.relu(self.depthwise(torch.relu(self.expand_norm(self.expand(x)))))
+        x = x + self.project(y)
+        x = x + self.narrow(torch.relu(self.wide_norm(self.wide(x))))
+        return self.head(torch.relu(self.up(x)).mean((2, 3)))
+
+
+class Words(nn.Module):
+    """A table, a normalisation, layers whose weights exporters transpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(20, 12), nn.LayerNorm(12)
+        self.first, self.second = nn.Linear(12, 32), nn.Linear(32, 12)
+        self.third, self.fourth = nn.Linear(12, 24, bias=False), nn.Linear(24, 7)
+
+    def forward(self, ids):
+        x = self.table(ids)
+        x = x + self.second(nn.functional.gelu(self.first(self.norm(x))))
+        return self.fourth(torch.relu(self.third(x)))
+
+
+def made(kind, seed=0):
+    torch.manual_seed(seed)
+    network = kind().eval()
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return network
+
+
+FEEDS = {Convolutional: torch.rand(2, 3, 8, 8), Words: torch.randint(0, 20, (2, 6))}
+
+
+def exported(network, path=None):
+    """Return the network as ONNX, its normalisations not folded."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (FEEDS[type(network)],), file, input_names=["x"], output_names=["y"], opset_version=17,
+            dynamic_axes={"x": {0: "n"}}, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE,
+        )  # fmt: skip
+    proto = onnx.load_from_string(file.getvalue())
+    if path is not None:
+        onnx.save(proto, path)
+    return proto
+
+
+def contents(proto):
+    """Return what the weights of a file hold; equal ones may be stored several times."""
+    arrays = [numpy_helper.to_array(tensor) for tensor in proto.graph.initializer]
+    return {(array.shape, array.tobytes()) for array in arrays if array.dtype == np.float32}
+
+
+def ops(proto):
+    """Return the types of the nodes in order, but for what leads to weights that are stored once."""
+    return [node.op_type for node in proto.graph.node if node.op_type != "Identity"]
+
+
+def cut(network, path, **options):
+    exported(network, path)
+    return onnxprune.prune(path, 0.5, criterion="l2", reconstruct=False, latency=False, round_to=1, **options)
+
+
+@pytest.mark.parametrize("kind", FEEDS)
+def test_a_module_cut_and_exported_again_is_the_pruned_file(kind, tmp_path):
+    network = made(kind)
+    result = cut(network, tmp_path / "m.onnx")
+    smaller = onnxprune.torch.apply(network, result)
+    again = exported(smaller, tmp_path / "again.onnx")
+    assert contents(again) == contents(result.model)
+    assert ops(again) == ops(result.model)
+    feeds = {"x": FEEDS[kind].numpy()}
+    pruned = run(result.save(tmp_path / "small.onnx"), feeds)
+    np.testing.assert_array_equal(run(tmp_path / "again.onnx", feeds), pruned)
+    np.testing.assert_allclose(smaller(FEEDS[kind]).detach().numpy(), pruned, atol=1e-5)
+    assert sum(each.numel() for each in smaller.parameters()) < sum(each.numel() for each in network.parameters())
+
+
+def test_the_network_that_is_given_stays_as_it_is(tmp_path):
+    network = made(Convolutional)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    onnxprune.torch.apply(network, cut(network, tmp_path / "m.onnx"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.depthwise.groups == 32
+
+
+def test_layers_say_their_new_sizes(tmp_path):
+    network = made(Convolutional)
+    smaller = onnxprune.torch.apply(network, cut(network, tmp_path / "m.onnx"))
+    assert (smaller.stem.in_channels, smaller.stem.out_channels, smaller.stem_norm.num_features) == (3, 8, 8)
+    depthwise = smaller.depthwise
+    assert (depthwise.in_channels, depthwise.out_channels, depthwise.groups) == (16, 16, 16)
+    assert (smaller.up.in_channels, smaller.up.out_channels) == (8, 4)
+    assert (smaller.head.in_features, smaller.head.out_features) == (4, 5)
+
+
+@pytest.mark.parametrize("kind", FEEDS)
+def test_a_plan_a_report_and_their_files_make_the_same_cut(kind, tmp_path):
+    network, path = made(kind), tmp_path / "m.onnx"
+    result = cut(network, path)
+    (tmp_path / "r.json").write_text(json.dumps(result.report))
+    plan = onnxprune.plan(path, 0.5, criterion="l2", round_to=1)
+    plan.save(tmp_path / "plan.toml")
+    whole = network.state_dict()
+    states = [
+        onnxprune.torch.apply(whole, what)
+        for what in (result, result.report, tmp_path / "r.json", plan, plan.to_dict(), tmp_path / "plan.toml")
+    ]
+    for state in states:
+        assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+            name: tuple(tensor.shape) for name, tensor in states[0].items()
+        }
+        assert all(torch.equal(tensor, states[0][name]) for name, tensor in state.items())
+    assert any(tensor.shape != whole[name].shape for name, tensor in states[0].items())
+
+
+def test_a_wrapper_in_front_of_names_is_no_obstacle(tmp_path):
+    network = made(Words)
+    result = cut(network, tmp_path / "m.onnx")
+    wrapped = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    state = onnxprune.torch.apply(wrapped, result)
+    assert {name.removeprefix("model."): tensor.shape for name, tensor in state.items()} == {
+        name: tensor.shape for name, tensor in onnxprune.torch.apply(network.state_dict(), result).items()
+    }
+
+
+def test_weights_that_are_not_found_are_named(tmp_path):
+    network = made(Words)
+    result = cut(network, tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").unlink()
+    with pytest.raises(InputError, match=r"not in the state dict, by name or by what they hold: 'onnx::MatMul_\d+'"):
+        onnxprune.torch.apply(network.state_dict(), result)
+    other = made(Words, seed=1)
+    exported(network, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="give the original file as source, or leave them out with strict=False"):
+        onnxprune.torch.apply(other.state_dict(), result)
+    state = onnxprune.torch.apply(other.state_dict(), result, strict=False)
+    assert state["first.weight"].shape[1] == 12
+
+
+def test_another_network_is_an_error(tmp_path):
+    result = cut(made(Convolutional), tmp_path / "m.onnx")
+    state = made(Convolutional).state_dict()
+    state["expand.bias"] = state["expand.bias"][:8]
+    with pytest.raises(
+        InputError, match=r"expand\.bias: has shape \[8\], but \d+ is kept of axis 0: another network\?"
+    ):
+        onnxprune.torch.apply(state, result)
+
+
+class Attention(nn.Module):
+    """A layer that computes its sizes from others."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_a_layer_that_cannot_shrink_is_named():
+    network = Attention().eval()
+    size = network.attention.in_proj_weight.shape[0]
+    report = {
+        "input": {},
+        "initializers": {"w": {"source": "attention.in_proj_weight", "kept": {"0": [*range(size // 2)]}}},
+    }
+    assert onnxprune.torch.apply(network.state_dict(), report)["attention.in_proj_weight"].shape == (size // 2, 16)
+    with pytest.raises(InputError, match="attention: a MultiheadAttention cannot lose units of its own"):
+        onnxprune.torch.apply(network, report)
+
+
+def test_what_no_weight_tells_is_refused(tmp_path):
+    network, path = made(Words), tmp_path / "m.onnx"
+    exported(network, path)
+    plan = onnxprune.plan(path, 0.5, criterion="l2", round_to=1).to_dict()
+    counted = {key: value for key, value in plan["group"][0].items() if key != "kept"}
+    with pytest.raises(OptionError, match=r"plan: group '.+' \(32 neurons\) has a count alone: list the indices"):
+        onnxprune.torch.apply(network, {**plan, "group": [{**counted, "keep": 3}]})
+    with pytest.raises(OptionError, match="branch 'second' goes as a whole: units alone are cut here"):
+        onnxprune.torch.apply(network, {**plan, "branch": [{"name": "second"}]})
+    with pytest.raises(OptionError, match="the report has a depth: units alone are cut here"):
+        onnxprune.torch.apply(network, {"initializers": {}, "input": {}, "depth": {}})
+    path.unlink()
+    with pytest.raises(
+        OptionError, match=r"source is needed: the plan was made for .*, which is not there; give the file"
+    ):
+        onnxprune.torch.apply(network, plan)

@@ -1,0 +1,111 @@
+"""Weights of a file found among tensors: by name, by what they hold, and by their layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from onnxprune.errors import InputError
+from onnxprune.training.resizing import resized
+from onnxprune.training.transfer import WeightCut, cut_state, kept_of
+
+SQUARE = torch.arange(9.0).reshape(3, 3)
+
+
+def cut(name, kept, array=None):
+    return WeightCut(name, kept, lambda: None if array is None else np.asarray(array))
+
+
+def done(state, cuts, **options):
+    return cut_state(state, kept_of(state, cuts, **options))
+
+
+def shapes(state):
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def test_a_square_matrix_is_turned_by_what_it_holds():
+    (same,) = done({"fc": SQUARE}, [cut("fc", {0: [0, 2]}, SQUARE)]).values()
+    (turned,) = done({"fc": SQUARE}, [cut("fc", {0: [0, 2]}, SQUARE.T)]).values()
+    assert torch.equal(same, SQUARE[[0, 2]])
+    assert torch.equal(turned, SQUARE[:, [0, 2]])
+
+
+def test_a_matrix_of_another_name_is_found_by_what_it_holds():
+    state = {"fc.weight": SQUARE, "fc.bias": torch.arange(3.0)}
+    result = done(state, [cut("onnx::MatMul_7", {1: [0, 2]}, SQUARE.T)])
+    assert torch.equal(result["fc.weight"], SQUARE[[0, 2]])
+    assert torch.equal(result["fc.bias"], torch.tensor([0.0, 2.0]))  # follows its weight
+
+
+def test_two_that_hold_the_same_are_none():
+    state = {"a": SQUARE, "b": SQUARE.clone()}
+    with pytest.raises(InputError, match="not in the state dict, by name or by what they hold: 'w'"):
+        done(state, [cut("w", {0: [0]}, SQUARE)])
+
+
+def test_half_precision_holds_what_it_was_made_of():
+    state = {"fc": torch.tensor([[0.1, 0.2], [0.3, 0.4]])}
+    result = done(state, [cut("half", {0: [1]}, state["fc"].numpy().astype(np.float16))])
+    assert torch.equal(result["fc"], state["fc"][[1]])
+
+
+def norm(layer):
+    return {f"{layer}.{name}": torch.ones(4) for name in ("weight", "running_mean")}
+
+
+def test_equal_vectors_of_two_layers_keep_what_their_layers_keep():
+    """The file holds the scales of both once, under the name of the first, and cuts a copy for each."""
+    cuts = [
+        cut("a.weight", {0: [0, 1]}), cut("a.weight", {0: [2]}), cut("a.running_mean", {0: [0, 1]}),
+        cut("b.running_mean", {0: [2]}),
+    ]  # fmt: skip
+    result = done(norm("a") | norm("b"), cuts)
+    assert shapes(result) == {
+        "a.weight": (2,), "a.running_mean": (2,), "b.weight": (1,), "b.running_mean": (1,)
+    }  # fmt: skip
+
+
+def test_a_vector_of_a_layer_that_was_not_cut_stays():
+    cuts = [cut("a.weight", {0: [0, 1]}), cut("a.weight", {0: [2]})]
+    result = done(norm("a"), cuts, whole={"a.running_mean"})
+    assert shapes(result) == {"a.weight": (4,), "a.running_mean": (4,)}
+    with pytest.raises(InputError, match=r"a\.weight: places that read it in the file keep different units of it"):
+        done(norm("a"), cuts)
+
+
+def shrunk(layer, kept):
+    """Return a layer that keeps these units of the first axes of its tensors."""
+    network = nn.Sequential(layer)
+    named = {f"0.{name}": {0: indices} for name, indices in kept.items()}
+    return resized(network, cut_state(network.state_dict(), named), named)[0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "kept", "sizes"),
+    [
+        (nn.GroupNorm(4, 8), [0, 1, 4, 5], {"num_groups": 2, "num_channels": 4}),
+        (nn.LayerNorm(8), [0, 1, 7], {"normalized_shape": (3,)}),
+        (nn.Embedding(9, 4), [1, 2], {"num_embeddings": 2, "embedding_dim": 4}),
+        (nn.PReLU(8), [1, 2, 3], {"num_parameters": 3}),
+        (nn.Conv1d(8, 8, 1), [0, 1, 2], {"groups": 1, "in_channels": 8, "out_channels": 3}),
+        (nn.Conv1d(8, 8, 1, groups=4), [0, 1, 6, 7], {"groups": 2, "in_channels": 4, "out_channels": 4}),
+        (nn.Conv1d(8, 8, 1, groups=4), [0, 2, 4, 6], {"groups": 4, "in_channels": 8, "out_channels": 4}),
+        (nn.ConvTranspose1d(8, 6, 2, groups=2), [0, 1, 2, 3], {"groups": 1, "in_channels": 4, "out_channels": 3}),
+        (nn.BatchNorm1d(8, affine=False), [0, 3], {"num_features": 2}),
+    ],
+)
+def test_layers_say_their_new_sizes(layer, kept, sizes):
+    state = layer.state_dict()
+    size = len(next(iter(state.values())))
+    vectors = [name for name, tensor in state.items() if tensor.ndim and len(tensor) == size]
+    smaller = shrunk(layer, dict.fromkeys(vectors, kept))
+    assert {name: getattr(smaller, name) for name in sizes} == sizes
+    assert all(len(smaller.state_dict()[name]) == len(kept) for name in vectors)
+
+
+def test_a_recurrent_layer_is_named():
+    with pytest.raises(InputError, match="0: a LSTM cannot lose units of its own"):
+        shrunk(nn.LSTM(4, 8), {"weight_hh_l0": [*range(16)]})

@@ -1,0 +1,202 @@
+"""One check of everything that touches a GPU, in at most eight minutes: prune, proof, latency target, outputs, int8.
+
+    python tools/proofs/cuda_check.py DIR [--provider cuda] [--seconds 480] [--out build/cuda]
+    python tools/proofs/cuda_check.py page [--out build/cuda]
+
+DIR holds resnet50*.onnx, vit_b_16*.onnx and minilm*.onnx (tools/models/export_torchvision.py and real_models.py make
+them); what is missing is left out, and without DIR the bundled networks are taken. Each is checked in single and in
+half precision: pruned by `--ratio 0.3`, proven, timed beside the original on the provider; pruned to 0.7 of the latency
+as measured there; and what the pruned file gives on the provider is held against what it gives on the CPU. In single
+precision the pruned file is also quantized and timed. Where the provider is not there, the CPU takes its place, so that
+the script is known to work, and the rows say so. Rows are lines of JSON in ``cuda.jsonl``; a row that is there is not
+measured again; rows for which there is no time are left out, and told. `page` writes docs/cuda_measured.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.git import differs, package_commit  # noqa: E402
+from tools.pages.markdown import table  # noqa: E402
+
+PAGE = ROOT / "docs" / "cuda_measured.md"
+PATTERNS = ("resnet50*.onnx", "vit_b_16*.onnx", "minilm*.onnx")
+BUNDLED = ("resnet_bn.onnx", "vit.onnx")
+RATIO, TARGET = 0.3, 0.7
+LONGEST = 0.25  # of all seconds, that a row may be expected to take and still is begun
+ALLOWED = {"float32": 2e-2, "float16": 5e-2}  # of the output's range, between both places: TF32 has ten bits
+
+
+def models(folder: Path | None) -> list[Path]:
+    """Return the models to check."""
+    if folder is None:
+        return [ROOT / "models" / name for name in BUNDLED]
+    return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))[:1]]
+
+
+def halved(path: Path, out: Path) -> Path:
+    """Write a model with weights and values in half precision, and inputs and outputs as they were; return its path."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    target = out / f"{path.stem}.float16.onnx"
+    if not target.exists():
+        onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), target)
+    return target
+
+
+def place(wanted: str) -> str:
+    """Return the provider to check on: the one that is wanted, or the CPU where it is not there."""
+    from onnxprune.errors import OptionError
+    from onnxprune.runtime.session import check_provider
+
+    try:
+        check_provider(wanted)
+    except OptionError as error:
+        print(f"{error}; the CPU takes its place", file=sys.stderr)
+        return "cpu"
+    return wanted
+
+
+def apart(path: Path, provider: str) -> float:
+    """Return how far outputs on a provider lie from those on the CPU: at most, over the range of the output."""
+    from onnxprune.commands.prepare import part_to_run
+    from onnxprune.graph.read import load
+    from onnxprune.runtime.random_feeds import random_feeds
+    from onnxprune.runtime.session import open_session
+
+    model = part_to_run(load(path), {})
+    feeds = random_feeds(model.inputs, model.fits[0].dims, 0)
+    here, there = (open_session(path, provider=name).run(feeds) for name in ("cpu", provider))
+    pairs = [(here[name].astype(np.float64), there[name].astype(np.float64)) for name in here]
+    return max(float(np.abs(one - other).max() / max(1e-12, np.ptp(one))) for one, other in pairs)
+
+
+def pruned(path: Path, target: Path, provider: str, **options: Any) -> dict[str, Any]:
+    """Prune a model, write it, and return what the report says, with seconds and how far both places are apart."""
+    import onnxprune
+
+    start = time.perf_counter()
+    result = onnxprune.prune(path, effort="quick", provider=provider, profile_seconds=20, **options)
+    result.save(target, force=True)
+    report = result.report
+    (latency,) = report["latency"]
+    return {
+        "macs": report["output"]["macs"] / report["input"]["macs"],
+        "proof": report["verification"]["max_rel_diff"],
+        "before_ms": latency["before_ms"],
+        "after_ms": latency["after_ms"],
+        "speedup": latency["speedup"],
+        "apart": apart(target, provider),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def rows(found: Sequence[Path], out: Path, provider: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield what is checked, in the order in which it matters, as long as there is time."""
+    start, longest = time.perf_counter(), 0.0
+    told = {(row["model"], row["kind"], row["what"]) for row in known(out)}
+    for kind in ALLOWED:
+        for path in found:
+            for what, options in (("ratio", {"ratio": RATIO}), ("latency", {"targets": {"latency": TARGET}})):
+                key = (path.stem, kind, what)
+                if key in told:
+                    continue
+                if time.perf_counter() - start + max(longest, LONGEST * seconds * bool(longest)) > seconds:
+                    print(f"{' '.join(key)}: left out, there is no time for it", file=sys.stderr)
+                    continue
+                source = path if kind == "float32" else halved(path, out)
+                begun = time.perf_counter()
+                made = pruned(source, out / f"{path.stem}.{kind}.{what}.onnx", provider, **options)
+                longest = max(longest, time.perf_counter() - begun)
+                yield {
+                    "model": path.stem,
+                    "kind": kind,
+                    "what": what,
+                    "provider": provider,
+                    **made,
+                    "commit": package_commit() + "+" * differs("onnxprune"),
+                }
+
+
+def known(out: Path) -> list[dict[str, Any]]:
+    """Return the rows that are there."""
+    path = out / "cuda.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def failures(row: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a row."""
+    wrong = []
+    if row["apart"] > ALLOWED[row["kind"]]:
+        wrong.append(f"outputs differ from those of the CPU by {row['apart']:.2g} of their range")
+    if row["what"] == "latency" and 1 / row["speedup"] > 1.05 * TARGET:
+        wrong.append(f"asked for {TARGET} of the latency, measured {1 / row['speedup']:.3f}")
+    return wrong
+
+
+def page(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page."""
+    commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in measured))
+    where = " and ".join(dict.fromkeys(row["provider"] for row in measured))
+    cells = [
+        [
+            f"`{row['model']}`",
+            row["kind"],
+            f"{RATIO} of the units" if row["what"] == "ratio" else f"{TARGET} of the latency",
+            f"{row['macs']:.3f}",
+            f"{row['proof']:.1e}",
+            f"{row['before_ms']:.2f} -> {row['after_ms']:.2f}",
+            f"{row['speedup']:.2f}",
+            f"{row['apart']:.1e}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in measured
+    ]
+    absent = (
+        "" if "cuda" in where else " No GPU was there: the CPU took its place, so that the script is known to work."
+    )
+    heads = ["model", "precision", "asked", "MACs", "proof", "ms", "speed-up", "from the CPU's outputs", "seconds"]
+    said = (
+        f"By tools/proofs/cuda_check.py, on commit {commits}, on {where}.{absent} Proof and the distance from the "
+        "CPU's outputs are shares of the output's range; seconds are those of the whole row."
+    )
+    return "\n".join(["# On a GPU", "", said, "", *table(heads, cells), ""])
+
+
+def main() -> int:
+    """Check, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", metavar="DIR|page")
+    parser.add_argument("--provider", default="cuda")
+    parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "cuda", metavar="FOLDER")
+    arguments = parser.parse_args()
+    if arguments.folder == "page":
+        PAGE.write_text(page(known(arguments.out)), encoding="utf-8")
+        return 0
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found = models(None if arguments.folder is None else Path(arguments.folder))
+    failed = 0
+    for row in rows(found, arguments.out, place(arguments.provider), arguments.seconds):
+        with (arguments.out / "cuda.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+        wrong = failures(row)
+        failed += bool(wrong)
+        print(json.dumps(row), *(f"\n  WRONG: {each}" for each in wrong), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
