@@ -18,7 +18,7 @@ PREPROCESS = click.option(
     help="How images become arrays: imagenet, tf, unit or raw, and settings: 'imagenet,size=240'.",
 )
 METRIC = click.option(
-    "--metric", metavar="NAME", help="What is compared on data, see README.md [default: by the outputs]."
+    "--metric", metavar="NAME", help="What is compared on data, see docs/options.md [default: by the outputs]."
 )
 INPUTS = click.option(
     "--input",

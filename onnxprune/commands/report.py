@@ -11,6 +11,7 @@ from onnxprune.data.opening import open_ordinary
 from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, check_written, staging
 from onnxprune.report.page.render import render
+from onnxprune.report.schema import checked_schema
 
 
 def report_file(source: Path, target: Path, *, force: bool) -> int:
@@ -37,8 +38,9 @@ def _read(source: Path) -> Any:
 def _page(report: Any, source: Path) -> str:
     if not isinstance(report, dict):
         raise InputError(f"{source}: it is no report of onnxprune: write one with --report FILE.json")
+    checked = checked_schema(report, source)
     try:
-        return render(report)
+        return render(checked)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

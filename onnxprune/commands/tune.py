@@ -32,6 +32,7 @@ from onnxprune.graph.remainder import same_part
 from onnxprune.graph.write import data_file, staged
 from onnxprune.progress import Progress, logged, silent
 from onnxprune.report.charts_tuning import tuning_html, tuning_svg
+from onnxprune.report.schema import checked_schema
 from onnxprune.report.tune import tune_report
 from onnxprune.training.extra import check_torch
 from onnxprune.training.processes import helps, launched_precision, processes_of
@@ -214,7 +215,7 @@ def read_cut(path: Path | None) -> Mapping[str, Any] | None:
     """Return the report of a cut.
 
     Raises:
-        InputError: when it cannot be read, or is no report of `prune`.
+        InputError: when it cannot be read, is no report of `prune`, or one of another form.
     """
     if path is None:
         return None
@@ -225,7 +226,7 @@ def read_cut(path: Path | None) -> Mapping[str, Any] | None:
         raise InputError(f"{path}: the report of the cut cannot be read: {why}") from None
     if not isinstance(report, dict) or not isinstance(report.get("groups"), list):
         raise InputError(f"{path} is no report of a cut: write one with --report of prune")
-    return report
+    return checked_schema(report, path)
 
 
 # -- the steps ---------------------------------------------------------------------------------------------

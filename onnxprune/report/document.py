@@ -13,6 +13,7 @@ from onnxprune.graph.punished import punished
 from onnxprune.graph.write import signature
 from onnxprune.planning.curve import scale_of
 from onnxprune.planning.methods import METHODS
+from onnxprune.report.schema import SCHEMA
 
 if TYPE_CHECKING:
     from onnxprune.calibration.batches import Calibration
@@ -67,6 +68,7 @@ def build_report(
         held_out: whether calibration saw none of the samples that were compared.
     """
     return {
+        "schema": SCHEMA,
         "onnxprune": __version__,
         "input": file_values(before, macs[0]),
         "output": file_values(after, macs[1], before),

@@ -17,6 +17,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.plan_file import CutPlan, read_plan
+from onnxprune.report.schema import checked_schema
 from onnxprune.training.extra import check_torch
 
 __all__ = ["apply"]
@@ -38,7 +39,8 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
 
     Raises:
         OptionError: without PyTorch; for a plan without indices, and one that takes branches out.
-        InputError: for weights that are not found or do not fit, and layers that cannot have other sizes.
+        InputError: for weights that are not found or do not fit, layers that cannot have other sizes, and a report of
+            another form.
     """
     check_torch("onnxprune.torch.apply")
     from onnxprune.training.resizing import resized  # noqa: PLC0415 - they import PyTorch
@@ -62,12 +64,12 @@ def _read(cut: What) -> tuple[CutPlan | None, Mapping[str, Any]]:
     if isinstance(cut, CutPlan):
         return cut, {}
     if isinstance(cut, Mapping):
-        return (None, cut) if "initializers" in cut else (read_plan(cut), {})
+        return (None, checked_schema(cut, "cut")) if "initializers" in cut else (read_plan(cut), {})
     path = Path(cut)
     if path.suffix != ".json":
         return read_plan(read_toml(path)), {}
     try:
-        return None, json.loads(path.read_text(encoding="utf-8"))
+        return None, checked_schema(json.loads(path.read_text(encoding="utf-8")), path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a report: {error}") from None
 

@@ -31,6 +31,8 @@ CHECKED = {  # by other tests: what a command prints, the schema, doors to other
     "docs/report.md": ("json",),
     "docs/integrations.md": ("text", "json"),
     "docs/plans.md": ("toml",),  # files that commands read: they are written for these
+    "docs/tutorial.md": ("sh", "text"),
+    **{f"docs/howto/{path.name}": ("sh", "python", "yaml") for path in (ROOT / "docs" / "howto").glob("*.md")},
 }
 
 
@@ -50,12 +52,14 @@ class Block:
 def blocks_of(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     counts: dict[str, int] = {}
-    for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    for language, code in re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if language.startswith("{"):  # a directive of Sphinx, and no code
+            continue
         counts[language] = counts.get(language, -1) + 1
         yield Block(page, language, counts[language], code)
 
 
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
 BLOCKS = {str(block): block for page in PAGES for block in blocks_of(page)}
 SHOWN = [name for name, block in BLOCKS.items() if block.language not in CHECKED.get(block.page, ())]
 COMMANDS = [name for name in SHOWN if re.search(r"^onnxprune ", BLOCKS[name].code, re.MULTILINE)]
@@ -146,7 +150,7 @@ LONG = (
 CASES = [
     pytest.param(name, marks=pytest.mark.soak if name.startswith(LONG) else ())
     for name in COMMANDS
-    if not name.startswith("README")
+    if not name.startswith(("README", "docs/tutorial.md", "docs/howto/"))
 ]
 
 
@@ -241,6 +245,10 @@ def a_network_is_run(folder):
     assert set(values["outputs"]) == {"logits"}
 
 
+def masked_and_pruned_agree(_):
+    exec(python_of("docs/theory.md:python:0"), {})
+
+
 def a_plan_is_edited(folder):
     values: dict[str, object] = {}
     exec(python_of("docs/plans.md:python:0"), values)
@@ -269,6 +277,7 @@ def a_board_is_asked(folder):
 
 PROGRAMS = {
     "docs/timers.md:python:0": a_board_is_asked,
+    "docs/theory.md:python:0": masked_and_pruned_agree,
     "docs/network.md:python:0": a_network_is_run,
     "docs/data.md:python:0": arrays_are_saved,
     "docs/data.md:python:1": samples_are_yielded,
@@ -309,7 +318,10 @@ json.dump(result.report, open("small.json", "w"))
 CHECK = """
 assert {tuple(w.shape) for w in state.values()} == {(8, 8), (8,), (4, 8), (4,)}, state
 """
-WITH_TORCH = {"README.md:python:0": ("", ""), "docs/report.md:python:1": (EXPORT, CHECK)}  # what runs around each
+WITH_TORCH = {
+    "docs/howto/pipeline.md:python:0": ("", ""),
+    "docs/report.md:python:1": (EXPORT, CHECK),
+}  # what runs around each
 
 
 @pytest.mark.soak

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import cache
 
+import click
 import pytest
 
 import onnxprune
@@ -22,6 +23,8 @@ from tests.support.house import PACKAGE, modules, size
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 
 SCHEMA = (ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")
 
@@ -132,16 +135,26 @@ def test_compare_stays_a_function_after_use():
     assert callable(onnxprune.inspect)
 
 
-@pytest.mark.parametrize("script", ["ops_page.py", "architecture_page.py"])
+@pytest.mark.parametrize("script", ["ops_page.py", "architecture_page.py", "errors_page.py", "theory_pictures.py"])
 def test_the_pages_that_scripts_make_are_current(script):
     command = [sys.executable, f"tools/pages/{script}", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_every_option_of_prune_is_told():
+    """In the table of options, by one of its names."""
+    rows = [line.split(" | ")[0] for line in OPTIONS.splitlines() if line.startswith("| `--")]
+    told = {name for row in rows for name in re.findall(r"--[\w-]+", row)}
+    options = [each for each in cli.commands["prune"].params if isinstance(each, click.Option)]
+    assert len(options) > 30
+    assert [each.opts for each in options if not told & {*each.opts, *each.secondary_opts}] == []
+    assert told <= {name for each in options for name in (*each.opts, *each.secondary_opts)}
+
+
 def test_every_criterion_is_told():
-    """In the table of the README, in the help of the command line and in the schema of the report."""
-    row = next(line for line in README.splitlines() if line.startswith("| `--criterion`"))
+    """In the table of options, in the help of the command line and in the schema of the report."""
+    row = next(line for line in OPTIONS.splitlines() if line.startswith("| `--criterion`"))
     (option,) = (option for option in cli.commands["prune"].params if option.name == "criterion")
     for name in CRITERIA:
         assert f"`{name}`" in row
@@ -150,9 +163,9 @@ def test_every_criterion_is_told():
 
 
 def test_every_method_is_told():
-    """In the table of the README, in the help of the command line, in the schema of the report and on its own page."""
+    """In the table of options, in the help of the command line, in the schema of the report and on its own page."""
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    row = next(line for line in README.splitlines() if line.startswith("| `--method NAME`"))
+    row = next(line for line in OPTIONS.splitlines() if line.startswith("| `--method NAME`"))
     (option,) = (option for option in cli.commands["prune"].params if option.name == "method")
     enum = json.loads(SCHEMA)["$defs"]["options"]["properties"]["method"]["enum"]
     assert enum == [*METHODS, None]
@@ -164,9 +177,9 @@ def test_every_method_is_told():
 
 
 def test_every_metric_has_words():
-    """Its loss in tables, its figures in sentences, its name in the README, the page of the report and its schema."""
+    """Its loss in tables, its figures in sentences, its name among options, the page of the report and its schema."""
     page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
-    row = next(line for line in README.splitlines() if line.startswith("| `--metric`"))
+    row = next(line for line in OPTIONS.splitlines() if line.startswith("| `--metric`"))
     assert set(LOSSES) == set(KINDS)
     for name, kind in KINDS.items():
         assert f"`{name}`" in page

@@ -33,7 +33,7 @@ def test_every_command_of_the_readme_works(in_small_clone, steady):
 
 
 def test_the_scripts_of_the_readme_are_there_and_can_be_run():
-    for name in ("demo", "test", "setup", "soak", "versions"):
+    for name in ("demo", "docs", "test", "setup", "soak", "versions"):
         path = ROOT / "tools" / name
         assert path.stat().st_mode & 0o111, f"tools/{name} is not executable"
 
@@ -67,7 +67,10 @@ def test_the_table_of_the_readme_is_what_the_command_prints(in_clone, steady):
 
 
 def test_the_python_example_uses_what_there_is():
-    (example,) = blocks("python")
+    """It stands on the page that the README sends to."""
+    page = (ROOT / "docs" / "howto" / "pipeline.md").read_text(encoding="utf-8")
+    assert "](docs/howto/pipeline.md)" in README
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     for name in re.findall(r"onnxprune\.(\w+)", example):
         assert name in onnxprune.__all__
     assert len(example.splitlines()) <= 15
@@ -76,3 +79,10 @@ def test_the_python_example_uses_what_there_is():
 def test_every_link_of_the_readme_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_readme_is_one_screen():
+    """What goes into more has a page: of options, of how to do something, of what was measured."""
+    assert len(README.splitlines()) <= 85
+    assert "](docs/options.md)" in README
+    assert "](docs/index.md)" in README
