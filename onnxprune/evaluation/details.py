@@ -15,7 +15,7 @@ from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import InputError
 from onnxprune.evaluation.examples import examples
-from onnxprune.evaluation.layers import layer_values, layers, op_values, profiled, times_by_layer
+from onnxprune.evaluation.layers import layer_values, layers, op_values, profiled, standing_for, times_by_layer
 from onnxprune.evaluation.place import Place, common_inputs, open_whole, timed_feeds
 from onnxprune.metrics.arrays import Function
 from onnxprune.progress import Progress, silent
@@ -71,7 +71,7 @@ def details(traces: tuple[Trace, Trace], look: Look, progress: Progress = silent
         )
         times = old, new
     return {
-        "layers": layer_values(*both, times),
+        "layers": layer_values(*both, times, standing_for(traces[0].model, traces[1].model)),
         "ops": None if kernels is None else op_values(*kernels),
         "examples": shown,
         "run": run_values(look.command),

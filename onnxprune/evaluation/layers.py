@@ -5,8 +5,9 @@ A *layer* is a node with weights, or one that multiplies: what a picture of a ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxprune.dependency.account import accounts
@@ -41,7 +42,7 @@ def layers(traced: Trace) -> tuple[Layer, ...]:
         count, account = macs.of(index) if index in top else 0, weights.get(node.name)
         if account is not None or count:
             shapes = [] if account is None else [model.constants[name].shape for name in account.weights]
-            largest = max(shapes, key=len, default=None)
+            largest = max(shapes, key=math.prod, default=None)
             params = 0 if account is None else account.params
             found.append(Layer(node.name, node.op, count, params, None if largest is None else tuple(largest)))
     return tuple(found)
@@ -51,16 +52,68 @@ def layer_values(
     before: Sequence[Layer],
     after: Sequence[Layer],
     times: tuple[Mapping[str, float], Mapping[str, float]] | None = None,
+    meant: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return plain values of the layers of two models, matched by their names.
+    """Return plain values of the layers of two models, matched by their names, or by what they stand for.
 
     Args:
         before: of the original.
-        after: of the other model. What it alone has comes last.
+        after: of the other model. What it alone has comes behind the layer in front of it there.
         times: milliseconds by layer of both, where they were measured.
+        meant: nodes of the original by nodes of the other model that stand for them, as of `standing_for`.
     """
-    old, new = ({layer.node: layer for layer in each} for each in (before, after))
-    return [_pair(name, old.get(name), new.get(name), times) for name in dict.fromkeys((*old, *new))]
+    old = {layer.node: layer for layer in before}
+    name_of = {layer.node: (meant or {}).get(layer.node, layer.node) for layer in after}
+    name_of = {node: name if name in old else node for node, name in name_of.items()}
+    new: dict[str, Layer] = {}
+    for layer in after:
+        name = name_of[layer.node]
+        new[name] = _together(new[name], layer) if name in new else replace(layer, node=name)
+    if times is not None:
+        moved: dict[str, float] = {}
+        for node, ms in times[1].items():
+            moved[name_of.get(node, node)] = moved.get(name_of.get(node, node), 0.0) + ms
+        times = times[0], moved
+    return [_pair(name, old.get(name), new.get(name), times) for name in _in_order([*old], [*new])]
+
+
+def _together(one: Layer, other: Layer) -> Layer:
+    """Return what two nodes that stand for one layer cost."""
+    shape = max(one.shape, other.shape, key=lambda each: -1 if each is None else math.prod(each))
+    return replace(one, macs=one.macs + other.macs, params=one.params + other.params, shape=shape)
+
+
+def _in_order(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return all names: those of `old` in their order, each that `new` alone has behind the one in front of it.
+
+    >>> _in_order(["a", "b", "c"], ["x", "a", "y", "z", "c"])
+    ['x', 'a', 'y', 'z', 'b', 'c']
+    """
+    known, behind, at = set(old), dict[str, list[str]](), ""
+    for name in new:
+        at = name if name in known else at
+        behind.setdefault(at, []).extend([name] * (name not in known))
+    return [*behind.get("", ()), *(each for name in old for each in (name, *behind.get(name, ())))]
+
+
+def standing_for(before: Model, after: Model) -> dict[str, str]:
+    """Return the node of `before` that each node of `after` stands for, by its name.
+
+    A node stands for that of its own name; else for the one that makes its value in `before`; else, as the nodes in
+    eight bits in front of such a value, for what it feeds. Nodes that lead to nothing of `before` are left out.
+    """
+    known = {node.name for node in before.nodes}
+    made = {value: node.name for node in before.nodes for value in node.outputs if value}
+    found: dict[str, str] = {}
+    fed: dict[str, str] = {}  # by value, what the first node that reads it stands for
+    for node in reversed(after.nodes):
+        values = [value for value in node.outputs if value]
+        meant = [made[value] for value in values if value in made] + [fed[value] for value in values if value in fed]
+        name = node.name if node.name in known else next(iter(meant), None)
+        if name is not None:
+            found[node.name] = name
+            fed |= dict.fromkeys((value for value in node.inputs if value), name)
+    return found
 
 
 def _pair(
