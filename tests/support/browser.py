@@ -37,7 +37,8 @@ def seen(pages: Mapping[str, tuple[str, int]], scheme: str, folder: Path) -> dic
     for number, (key, (page, width)) in enumerate(pages.items()):
         script = f"<script>const KEY = {json.dumps(key)};\n{_MEASURE}</script></body>"
         copy = folder / f"{scheme}_{number}.html"
-        copy.write_text(page.replace("</body>", script), encoding="utf-8")
+        allowed = page.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")
+        copy.write_text(allowed.replace("</body>", script), encoding="utf-8")
         frames.append(f'<iframe src="{copy.name}" style="border:0;width:{width}px;height:900px"></iframe>')
     whole = folder / f"{scheme}.html"
     whole.write_text(_FRAME.format(frames="\n".join(frames)), encoding="utf-8")

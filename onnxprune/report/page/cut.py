@@ -15,16 +15,19 @@ from onnxprune.report.page.parts import (
     counts,
     file_name,
     notes_section,
+    quantized_section,
     sentence,
     speed_words,
     time_section,
+    where_text,
 )
 from onnxprune.report.page.plots import chart
+from onnxprune.report.page.proven import proof_section, proven_words
 from onnxprune.report.page.samples import samples_section
 from onnxprune.report.page.tones import WORDS, half_losses, loss_at, tones_of
-from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
+from onnxprune.report.page.views import Charts, Fact, Page, Section, Table
 from onnxprune.report.prune import SEEN, calibration_parts, note_parts, step_parts
-from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, names_text, place_text, plural
+from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, names_text, plural
 
 _CHARTS = 12  # groups with a chart of their own
 _MOST_ROWS = 250  # of a table of groups or layers
@@ -36,12 +39,13 @@ def cut_page(report: Mapping[str, Any]) -> Page:
     name = file_name(report["output"]["path"] or report["input"]["path"])
     sections = [
         Section("Before and after", "facts.html", _facts(report)),
+        *quantized_section(report),
         *_picture(report),
         *time_section(report),
         *_curves(report),
         *_locks(report),
         *_fits(report),
-        _proof(report),
+        proof_section(report),
         *samples_section(report),
         *notes_section(_notes(report)),
         again_section(report, (("read", report["input"]), ("written", report["output"]))),
@@ -70,16 +74,18 @@ def _verdict(report: Mapping[str, Any]) -> str:
         clauses.append(f"accuracy {accuracy['before']:.2%} before and {accuracy['after']:.2%} after")
     elif fidelity is not None:
         clauses.append(headline(fidelity["figures"]))
+    else:
+        had_data = (report["calibration"] or {}).get("source") == "data"
+        clauses.append("accuracy not measured" + ": no data" * (not had_data))
     clauses.append(f"{len(cut)} of {plural(len(report['groups']), 'group')} cut")
-    proof = "proven" if report["verification"]["passed"] else "not proven"
-    return sentence([*clauses, f"{proof} to compute what the original computes without the units that went"])
+    return sentence([*clauses, proven_words(report)])
 
 
 def _facts(report: Mapping[str, Any]) -> list[Fact]:
     """Return the rows of the table of both models."""
     facts = counts(report["input"], report["output"])
     for latency in report["latency"]:
-        label = f"latency, {place_text(latency['provider'], latency['threads'])}, batch {latency['batch']}"
+        label = f"latency, {where_text(latency)}"
         facts.append(amount(label, latency["before_ms"], latency["after_ms"], ms_text))
     accuracy = report["accuracy"]
     if accuracy is not None:
@@ -160,7 +166,7 @@ def _curve_row(
     return name, f"{group['units']:,} → {group['kept']:,}", *cells, WORDS[tones[name]]
 
 
-# -- locks, fits, proof ------------------------------------------------------------------------------------
+# -- locks, fits ------------------------------------------------------------------------------------
 
 
 def _locks(report: Mapping[str, Any]) -> list[Section]:
@@ -221,28 +227,3 @@ def _how(fit: Mapping[str, Any]) -> str:
         return "best as it was cut"
     strength = fit["strength"] if isinstance(fit["strength"], str) else f"ridge {fit['strength']:g}"
     return f"{strength}, {fit['rows']:,} rows" if fit["rows"] else strength
-
-
-def _proof(report: Mapping[str, Any]) -> Section:
-    """Return what was held against what."""
-    proof = report["verification"]
-    figures = [
-        ("largest difference", f"{proof['max_rel_diff']:.1e} of the output's range"),
-        ("allowed", f"{proof['tolerance']:.0e}"),
-        ("largest difference in numbers", f"{proof['max_abs_diff']:.1e}"),
-    ]
-    if proof["noise"]:
-        figures.append(("round-off of the original alone", f"{proof['noise']:.1e}"))
-    rows = [(_dims(run["dims"]), f"{run['max_rel_diff']:.1e}", f"{run['max_abs_diff']:.1e}") for run in proof["runs"]]
-    inexact = any(group["kept"] < group["units"] and not group["exact"] for group in report["groups"])
-    said = (
-        "The original with the removed units set to zero where they are consumed was run beside the file that was "
-        "written, on the same feeds."
-    )
-    said += " Normalisations go over the kept units in both." * inexact
-    table = Table(("dynamic sizes", "difference", "in numbers"), rows)
-    return Section("The proof", "proof.html", Proof(proof["passed"], said, figures, table))
-
-
-def _dims(dims: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {size}" for name, size in dims.items()) or "as the file states them"

@@ -17,13 +17,14 @@ from onnxprune.report.page.parts import (
     sentence,
     speed_words,
     time_section,
+    where_text,
 )
 from onnxprune.report.page.plots import LARGE, chart
 from onnxprune.report.page.samples import figure_text, samples_section
 from onnxprune.report.page.tones import UNKNOWN, WORDS, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
 from onnxprune.report.sweep import family_quality, family_rows, without_model
-from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, place_text, plural, size_text, warning_lines
+from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, plural, size_text, warning_lines
 
 _MOST_ROWS = 400
 
@@ -83,9 +84,8 @@ def _compared_facts(comparisons: Sequence[Mapping[str, Any]]) -> list[Fact]:
     before, after = comparisons[0]["before"], comparisons[0]["after"]
     facts = counts(before, after)
     for each in comparisons:
-        where = place_text(each["provider"], each["threads"])
         for label, key, show in (
-            (f"latency, {where}, batch {each['batch']}", "median_ms", ms_text),
+            (f"latency, {where_text(each)}", "median_ms", ms_text),
             ("latency, 95th percentile", "p95_ms", ms_text),
             ("time to open", "creation_ms", ms_text),
             ("peak memory", "peak_memory_bytes", size_text),

@@ -7,8 +7,9 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxprune.report.page.views import Again, Bar, Fact, Note, Section, Table
+from onnxprune.report.quantize import quantization_parts, slower_lines
 from onnxprune.report.table import NameTable
-from onnxprune.report.words import count_text, ms_text, place_text, size_text
+from onnxprune.report.words import count_text, ms_text, place_text, plural, size_text
 
 _OPS = 12  # types of nodes that have bars
 
@@ -56,15 +57,16 @@ def time_section(report: Mapping[str, Any]) -> list[Section]:
         label = f"{len(rest)} other type{'s' * (len(rest) != 1)}"
         bars.append(Bar(label, nodes, 100 * old / most, 100 * new / most, ms_text(old), ms_text(new)))
     total = [sum(op["ms"][side] for op in ops) for side in (0, 1)]
+    cpu = report["details"]["run"]["cpu"]
     lead = (
-        f"By type of kernel, from ONNX Runtime's profile: {ms_text(total[0])} before, {ms_text(total[1])} after. "
-        "Profiling takes time itself, so that these sums are not the latency above."
+        f"By type of kernel, from ONNX Runtime's profile on the CPU ({cpu}): {ms_text(total[0])} before, "
+        f"{ms_text(total[1])} after. Profiling takes time itself, so that these sums are not the latency above."
     )
     return [Section("Where the time went", "bars.html", bars, lead)]
 
 
 def _count(before: int, after: int) -> str:
-    return f"{before} nodes" if before == after else f"{before} → {after} nodes"
+    return plural(before, "node") if before == after else f"{before} → {plural(after, 'node')}"
 
 
 def again_section(report: Mapping[str, Any], files: Iterable[tuple[str, Mapping[str, Any] | None]]) -> Section:
@@ -130,6 +132,15 @@ def notes_section(parts: Iterable[Any]) -> list[Section]:
     return [Section("Also to know", "notes.html", listed)] if listed else []
 
 
+def quantized_section(report: Mapping[str, Any]) -> list[Section]:
+    """Return all files of a model in eight bits side by side, and what eight bits cost or save here."""
+    told = report.get("quantization")
+    if told is None:
+        return []
+    vnni = f"The processor {'has' if told['vnni'] else 'has no'} VNNI, which multiplies eight bits fast."
+    return [Section("Eight bits", "notes.html", notes([*quantization_parts(report), *slower_lines(report)]), vnni)]
+
+
 def counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Fact]:
     """Return the rows of what files hold and cost."""
     rows = []
@@ -144,10 +155,17 @@ def counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Fact]:
     return [*rows, amount("cache of a token", *caches, size_text)] if any(caches) else rows
 
 
+def where_text(latency: Mapping[str, Any], batch: bool = True) -> str:
+    """Return where latencies were measured; what a timer of the user told has its own threads and batch."""
+    timer = latency.get("timer")
+    place = place_text(latency["provider"], latency["threads"], timer)
+    return f"{place}, batch {latency['batch']}" if batch and timer is None else place
+
+
 def speed_words(latency: Mapping[str, Any]) -> str:
     """Return in words how much faster or slower a model got, with the interval of the ratio."""
     speedup, (low, high) = latency["speedup"], latency["speedup_interval"]
-    where = f"on {place_text(latency['provider'], latency['threads'])}"
+    where = f"on {where_text(latency, batch=False)}"
     if latency["within_noise"]:
         return f"as fast as before {where} (95 % interval {low:.2f} to {high:.2f})"
     if speedup < 1:

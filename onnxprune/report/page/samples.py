@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from onnxprune.report.page.views import Answer, Box, Sample, Samples, Section
 from onnxprune.report.words import count_text
 
 _SIDES = ("before", "after")
+_PICTURE = re.compile(
+    r"data:image/png;base64,[A-Za-z0-9+/=]+"
+)  # all that a page shows; reports may come from elsewhere
 _NAMES = {
     "agreement": "same first answer",
     "kl": "KL divergence, nats",
@@ -60,8 +64,9 @@ def figure_text(name: str, value: Any) -> str:
 
 
 def _sample(plain: Mapping[str, Any]) -> Sample:
-    image = next((each["image"] for each in plain["inputs"] if each["image"]), None)
-    shown = next((each for each in plain["inputs"] if each["image"]), plain["inputs"][0] if plain["inputs"] else None)
+    pictures = [each for each in plain["inputs"] if _picture(each)]
+    shown = next(iter([*pictures, *plain["inputs"]]), None)
+    image = None if shown is None else _picture(shown)
     values = "" if shown is None or image else f"{shown['name']}: {' '.join(shown['values'])}"
     label, closeness = plain["label"], plain["closeness"]
     known = [f"label {label}"] if label is not None else []
@@ -79,7 +84,13 @@ def _sample(plain: Mapping[str, Any]) -> Sample:
 def _answer(name: str, side: Mapping[str, Any], shown: Mapping[str, Any] | None, label: int | None) -> Answer:
     best = [(each["name"], _score(each["score"]), _bar(each["score"])) for each in side["best"]]
     right = None if label is None or not best else best[0][0] == f"class {label}"
-    return Answer(name, best, _boxes(side["boxes"], shown), side["image"], right)
+    return Answer(name, best, _boxes(side["boxes"], shown), _picture(side), right)
+
+
+def _picture(plain: Mapping[str, Any]) -> str | None:
+    """Return the picture of an input or output where it is one within the page: no address is ever loaded."""
+    image = plain["image"]
+    return image if isinstance(image, str) and _PICTURE.fullmatch(image) else None
 
 
 def _score(value: float | None) -> str:

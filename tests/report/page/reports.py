@@ -73,6 +73,8 @@ def hostile():
         if isinstance(value, list):
             return [spoilt(each, key) for each in value]
         names = ("node", "nodes", "name", "op", "path", "kind", "reason", "at", "locked", "command", "values", "cpu")
+        if key == "image":
+            return f"http://evil.example/{HOSTILE}" if value else value
         return f"{value}{HOSTILE}" if isinstance(value, str) and key in names else value
 
     report = cut()

@@ -44,6 +44,12 @@ def test_a_comparison_without_details_has_what_was_measured():
     assert "slower than it need be (after): denormal weights" in render(comparison())
 
 
+def test_a_comparison_by_a_timer_names_it():
+    page = page_of(comparison(timer="./board {}"))
+    assert page.verdict.startswith("2.00× faster on timer ./board {} (95 %")
+    assert "latency, timer ./board {}" in [fact.label for fact in page.sections[0].view]
+
+
 def test_bounds_that_are_missed_are_in_the_verdict():
     verdict = page_of(comparison(missed=["the speedup is 2.00x, asked for at least 3.00x"])).verdict
     assert verdict.endswith(" Bounds that are missed: the speedup is 2.00x, asked for at least 3.00x.")

@@ -75,6 +75,24 @@ def test_names_are_words_whatever_they_hold():
     assert "{{ 7 * 7 }}" in page
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://evil.example/x.png", "data:image/svg+xml;base64,AAAA", "data:image/png;base64,AA\n", "//evil.example", 7],
+)
+def test_no_address_of_a_picture_is_believed(address):
+    report = reports.cut()
+    shown = report["details"]["examples"]["samples"][0]
+    shown["inputs"][0]["image"] = shown["answers"][0]["image"] = address
+    page = render(report)
+    assert page.count("<img") == len(report["details"]["examples"]["samples"]) - 1
+    assert "evil.example" not in page
+
+
+def test_a_page_may_load_nothing_even_where_it_says_so():
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in render(reports.cut())
+
+
 def test_a_page_of_five_thousand_nodes_is_small():
     page = render(reports.large())
     assert len(page.encode()) < 1_000_000
