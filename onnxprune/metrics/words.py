@@ -64,7 +64,9 @@ def _share(figures: Figures, name: str) -> str:
 
 def _decibels(figures: Figures, name: str) -> str:
     value = figures[name]
-    return "-" if value is None or not math.isfinite(value) else f"{value:.1f} dB"
+    if value is None or value == math.inf:
+        return "equal"  # a report has null for what is infinite
+    return "-" if math.isnan(value) else f"{value:.1f} dB"
 
 
 def _change(figures: Figures, name: str) -> str:

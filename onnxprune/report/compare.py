@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.report.document import fidelity_values
@@ -51,7 +52,12 @@ def compare_tables(comparison: Comparison, missed: Sequence[str]) -> list[Render
     _accuracy_row(table, before, after)
     fidelity_row(table, all_printable(fidelity_values(comparison)))
     warned = warning_lines((("before", before.warnings), ("after", after.warnings)))
-    parts = [table, *_op_parts(comparison), *_sweep_parts(comparison.sweep), _difference_line(comparison)]
+    parts = [
+        table,
+        *_op_parts(comparison),
+        *_sweep_parts(comparison.sweep),
+        difference_line(dataclasses.asdict(comparison)),
+    ]
     return [*parts, *warned, *_place_lines(comparison), _speed_line(comparison), *missed]
 
 
@@ -142,18 +148,24 @@ def _accuracy_row(table: Any, before: Side, after: Side) -> None:
         table.add_row("accuracy", *accuracy_cells(before.accuracy, after.accuracy))
 
 
-def _difference_line(comparison: Comparison) -> str:
-    difference = comparison.difference
-    drawn = f"{comparison.samples} {'random samples' if comparison.feeds == 'random' else 'samples of the data'}"
+def difference_line(comparison: Mapping[str, Any]) -> str:
+    """Return in words how far the outputs lie apart.
+
+    Args:
+        comparison: as plain values.
+    """
+    difference = comparison["difference"]
+    drawn = f"{comparison['samples']} {'random samples' if comparison['feeds'] == 'random' else 'samples of the data'}"
     parts = [f"outputs on {drawn}"]
-    if difference.max_abs_diff == 0:
+    if difference["max_abs_diff"] == 0:
         parts.append("equal")
-    elif difference.max_rel_diff is not None and difference.snr_db is not None:
-        parts.append(f"differ by up to {difference.max_rel_diff:.1e} of their range, SNR {difference.snr_db:.1f} dB")
-    if difference.agreement is not None:
-        parts.append(f"same top-1 for {difference.agreement:.1%}")
-    if difference.incomparable:
-        parts.append(f"of other shapes: {printable(names_text(difference.incomparable))}")
+    elif difference["max_rel_diff"] is not None and difference["snr_db"] is not None:
+        apart = f"differ by up to {difference['max_rel_diff']:.1e} of their range"
+        parts.append(f"{apart}, SNR {difference['snr_db']:.1f} dB")
+    if difference["agreement"] is not None:
+        parts.append(f"same top-1 for {difference['agreement']:.1%}")
+    if difference["incomparable"]:
+        parts.append(f"of other shapes: {printable(names_text(difference['incomparable']))}")
     return ": ".join([parts[0], ", ".join(parts[1:]) or "cannot be compared"])
 
 

@@ -127,7 +127,8 @@ def _figures(report: Mapping[str, Any]) -> Iterator[Any]:
         yield table
 
 
-def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
+def lesson_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was learned from what, and what to think of the figures."""
     lesson, options = report["lesson"], report["options"]
     losses = enumerated([name if weight == 1 else f"{weight:g} x {name}" for name, weight in lesson["losses"].items()])
     views = f", seen anew each time by {enumerated(lesson['augment'])}" if lesson["augment"] else ""
@@ -141,6 +142,10 @@ def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
         yield report["stopped"]
     if not report["fidelity"]["held_out"]:
         yield "compared on samples that decided or were learned from: others may fare worse; give some with --eval-data"
+
+
+def _sentences(report: Mapping[str, Any]) -> Iterator[str]:
+    yield from lesson_lines(report)
     yield f"verified: the file = the network {_closeness(report['proof']['max_rel_diff'])}"
     yield f"{report['output']['path']}: {_verdict(report)}"
 

@@ -648,7 +648,7 @@ def test_a_function_that_gives_no_number(given):
         ({"cosine": 0.9812, "rank_correlation": 0.95}, "mean cosine 0.981, rank correlation 0.950",
          ("mean cosine", "1.000", "0.981")),
         ({"snr_db": 23.14}, "SNR 23.1 dB", ("SNR, worst output", "-", "23.1 dB")),
-        ({"snr_db": None}, "SNR -", ("SNR, worst output", "-", "-")),
+        ({"snr_db": None}, "SNR equal", ("SNR, worst output", "-", "equal")),
         ({"matched": 0.9, "mean_iou": 0.8}, "boxes matched 0.900, mean IoU 0.800", ("boxes matched", "1.000", "0.900")),
         ({}, "no output can be compared", None),
     ],

@@ -466,7 +466,10 @@ def comparison(**difference):
     ids=["differ", "equal", "classes", "nothing", "shapes"],
 )
 def test_difference_in_words(difference, words):
-    assert comparing._difference_line(comparison(**difference)) == f"outputs on 4 random samples: {words}"
+    assert (
+        comparing.difference_line(dataclasses.asdict(comparison(**difference)))
+        == f"outputs on 4 random samples: {words}"
+    )
 
 
 def test_what_is_not_known_is_a_dash():

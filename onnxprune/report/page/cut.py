@@ -93,8 +93,20 @@ def _facts(report: Mapping[str, Any]) -> list[Fact]:
     cells = None if report["fidelity"] is None else row(report["fidelity"]["figures"])
     if cells is not None:
         facts.append(Fact(*cells, ""))
-    kept, units = (sum(group[key] for group in report["groups"]) for key in ("kept", "units"))
-    facts.append(amount("units of all groups", units, kept, lambda value: f"{value:,}"))
+    return [*facts, *_cut_facts(report)]
+
+
+def _cut_facts(report: Mapping[str, Any]) -> list[Fact]:
+    """Return how many branches and units are left; units of the groups that lost some, as on the terminal."""
+    facts, depth = [], report["depth"]
+    if depth is not None:
+        branches = depth["branches"]
+        left = sum(not branch["removed"] for branch in branches)
+        facts.append(amount("branches", len(branches), left, lambda value: f"{value:,}"))
+    cut = [group for group in report["groups"] if group["kept"] < group["units"]]
+    if cut:
+        kept, units = (sum(group[key] for group in cut) for key in ("kept", "units"))
+        facts.append(amount("units of the groups that were cut", units, kept, lambda value: f"{value:,}"))
     return facts
 
 
@@ -112,13 +124,10 @@ def _picture(report: Mapping[str, Any]) -> list[Section]:
 
 
 def _curves(report: Mapping[str, Any]) -> list[Section]:
-    """Return the loss curves: charts of the groups that multiply most, a table of all others."""
+    """Return the loss curves: charts of the groups that cost most, a table of all others, both as data flows."""
     groups = {group["name"]: group for group in report["groups"]}
-    curves = {
-        name: curve
-        for name, curve in report["curves"].items()
-        if name in groups and curve["losses"] is not None and any(loss is not None for loss in curve["losses"])
-    }
+    measured = report["curves"]
+    curves = {name: measured[name] for name in groups if name in measured and _has_loss(measured[name])}
     if not curves:
         return []
     tones = tones_of(half_losses(curves, {name: group["units"] for name, group in groups.items()}))
@@ -137,6 +146,10 @@ def _curves(report: Mapping[str, Any]) -> list[Section]:
         + f"{'The groups that cost most' if others else 'All groups'} that were measured, in the order of the network."
     )
     return [Section("Loss curves", "charts.html", Charts(charts, rest), lead)]
+
+
+def _has_loss(curve: Mapping[str, Any]) -> bool:
+    return any(loss is not None for loss in curve["losses"] or ())
 
 
 def _of_metric(kind: str | None) -> str:

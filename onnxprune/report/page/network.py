@@ -1,7 +1,8 @@
 """The picture of a network: rows in the order in which data flows, with what each costs, before and after.
 
 A row is a group with the layers that make or consume its units. A layer counts for one row: that of the group, among
-those that its weights carry, which begins last, so that a layer between two groups belongs to the inner one. What
+those that its weights carry, which begins last, so that a layer between two groups belongs to the inner one; of two
+groups with one axis, as the heads and the dims of a head, to the one that lost units, or else to the first. What
 multiplies nothing, and layers that no group has in the middle of others, count for the row before them.
 """
 
@@ -49,8 +50,9 @@ def network(report: Mapping[str, Any], tones: Mapping[str, str] | None = None) -
         tones: by group; by default those of the loss curves of the report.
     """
     details, groups = report.get("details"), report.get("groups", ())
-    own = [group for group in groups if not _is_factor(group)]
-    drafts = [_Draft(group["name"], group) for group in own] if details is None else _drafts(details["layers"], own)
+    drafts = (
+        [_Draft(group["name"], group) for group in groups] if details is None else _drafts(details["layers"], groups)
+    )
     if not drafts:
         return None
     tones = _tones(report, groups) if tones is None else tones
@@ -75,21 +77,20 @@ def network(report: Mapping[str, Any], tones: Mapping[str, str] | None = None) -
     )
 
 
-def _is_factor(group: Mapping[str, Any]) -> bool:
-    """Whether a group stays whole because another one has the same axis, as the dims of a head beside the heads."""
-    return bool(re.search(r"\b(outer|inner) factor\b", group.get("locked") or ""))
-
-
 def _drafts(layers: Sequence[Layer], groups: Sequence[Mapping[str, Any]]) -> list[_Draft]:
     """Return the layers in rows."""
     place = {layer["node"]: at for at, layer in enumerate(layers)}
     begins = {
         group["name"]: min((place[node] for node in group["nodes"] if node in place), default=-1) for group in groups
     }
+
+    def rank(group: Mapping[str, Any]) -> tuple[int, bool]:
+        return begins[group["name"]], group.get("kept", group["units"]) < group["units"]
+
     of: dict[str, Mapping[str, Any]] = {}
     for group in groups:
         for node in group["nodes"]:
-            if node not in of or begins[group["name"]] > begins[of[node]["name"]]:
+            if node not in of or rank(group) > rank(of[node]):
                 of[node] = group
     counted = any(layer["macs"][0] or layer["macs"][1] for layer in layers)
     rows: dict[str, _Draft] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from onnxprune.metrics.words import headline, row
+from onnxprune.report.compare import difference_line
 from onnxprune.report.page.network import network
 from onnxprune.report.page.parts import (
     again_section,
@@ -21,9 +23,10 @@ from onnxprune.report.page.parts import (
 )
 from onnxprune.report.page.plots import LARGE, chart
 from onnxprune.report.page.samples import figure_text, samples_section
-from onnxprune.report.page.tones import UNKNOWN, WORDS, tones_of
+from onnxprune.report.page.tones import UNKNOWN, WORDS, loss_at, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
 from onnxprune.report.sweep import family_quality, family_rows, without_model
+from onnxprune.report.tune import lesson_lines
 from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, plural, size_text, warning_lines
 
 _MOST_ROWS = 400
@@ -44,7 +47,12 @@ def compare_page(report: Mapping[str, Any]) -> Page:
         *time_section(report),
         *_elsewhere(first),
         *samples_section(shown),
-        *notes_section(warning_lines((("before", before["warnings"]), ("after", after["warnings"])))),
+        *notes_section(
+            [
+                difference_line(first),
+                *warning_lines((("before", before["warnings"]), ("after", after["warnings"]))),
+            ]
+        ),
         again_section(report, (("before", before), ("after", after))),
     ]
     missed = [text for each in report["comparisons"] for text in each["missed"]]
@@ -140,11 +148,14 @@ def sensitivity_page(report: Mapping[str, Any]) -> Page:
     sections = [
         *_sensitive_picture(report),
         Section("Loss curves", "charts.html", _sensitive_curves(groups), lead),
-        Section("Groups", "table.html", _sensitive_table(groups)),
+        Section("Groups", "table.html", _sensitive_table(groups), _SHARES),
         again_section(report, [("read", report["input"])]),
     ]
     title = file_name(report["input"]["path"])
     return Page(title, "sensitivity", verdict, sections, report.get("onnxprune") or _version_of(report))
+
+
+_SHARES = "The loss of the output with 25, 50 and 75 % of the units removed, and how many units are practically free."
 
 
 def _version_of(report: Mapping[str, Any]) -> str:
@@ -170,14 +181,35 @@ def _sensitive_picture(report: Mapping[str, Any]) -> list[Section]:
 
 
 def _halves(groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the tone of each group by its loss with half of its units removed."""
-    losses = {}
-    for group in groups:
-        known = [(abs(level["removed"] - group["units"] / 2), level["loss"]) for level in group["levels"][1:]]
-        known = [(off, loss) for off, loss in known if loss is not None]
-        if known:
-            losses[group["name"]] = min(known)[1]
-    return tones_of(losses)
+    """Return the tone of each group by its loss with half of its units removed; red are those to protect, no others."""
+    known = {group["name"]: _loss_at(group, 0.5) for group in groups}
+    tones = tones_of({name: loss for name, loss in known.items() if loss is not None})
+    protect = {group["name"] for group in groups if group["verdict"] == "protect"}
+    return {
+        name: "most" if name in protect else "dear" if tone == "most" else tone
+        for name, tone in {**tones, **dict.fromkeys(protect, "most")}.items()
+    }
+
+
+def _loss_at(group: Mapping[str, Any], share: float) -> float | None:
+    """Return the loss with a share of the units removed; None where none was measured.
+
+    As on the terminal, a loss is at least that of fewer units.
+    """
+    known = [(level["removed"], level["loss"]) for level in group["levels"] if level["loss"] is not None]
+    removed, losses = [at for at, _ in known], [*itertools.accumulate((loss for _, loss in known), max)]
+    return loss_at(removed, losses, share * group["units"])
+
+
+def _loss_text(group: Mapping[str, Any], share: float) -> str:
+    """Return the loss with a share of the units removed in words; nothing is told of more than was measured."""
+    most = max((level["removed"] for level in group["levels"] if level["loss"] is not None), default=0)
+    loss = None if share * group["units"] > most else _loss_at(group, share)
+    return "–" if loss is None else f"{loss:.1e}"
+
+
+def _verdict_words(group: Mapping[str, Any]) -> str:
+    return f"{group['free']:,} free" if group["verdict"] == "free" else group["verdict"] or ""
 
 
 def _sensitive_curves(groups: Sequence[Mapping[str, Any]]) -> Charts:
@@ -198,12 +230,13 @@ def _sensitive_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         (
             group["name"], group["kind"], f"{group['units']:,}", f"{group['macs']:.1%}", f"{group['params']:.1%}",
-            f"{group['free']:,}", group["verdict"] or "",
+            *(_loss_text(group, share) for share in (0.25, 0.5, 0.75)),
+            _verdict_words(group),
         )
         for group in groups
     ]  # fmt: skip
-    headings = ("group", "kind", "units", "of the MACs", "of the parameters", "free units", "verdict")
-    return Table(headings, rows[:_MOST_ROWS], left=(0, 1, 6), shown=40, left_out=max(0, len(rows) - _MOST_ROWS))
+    headings = ("group", "kind", "units", "of the MACs", "of the parameters", "25 %", "50 %", "75 %", "verdict")
+    return Table(headings, rows[:_MOST_ROWS], left=(0, 1, 8), shown=40, left_out=max(0, len(rows) - _MOST_ROWS))
 
 
 # -- sweep -------------------------------------------------------------------------------------------------
@@ -212,19 +245,10 @@ def _sensitive_table(groups: Sequence[Mapping[str, Any]]) -> Table:
 def sweep_page(summary: Mapping[str, Any]) -> Page:
     """Return the page of the summary of a family."""
     members = summary["members"]
-    label, before, of = family_quality(summary)
     headings, *rows = family_rows(summary)
     whole = max(1, summary["input"]["macs"])
-    timed = all(member["latency"] for member in members)
-    points = [] if before is None else [(1.0, before)]
-    for member in members:
-        value = of(member)
-        share = 1 / member["latency"]["speedup"] if timed else member["macs"] / whole
-        points += [] if value is None else [(share, value)]
-    x_label = f"{'latency' if timed else 'MACs'} over the original's"
-    drawn = chart("", [("", sorted(points))], x_label=x_label, y_label=label, frame=LARGE, from_zero=False)
     sections = [
-        Section("What it costs, what is left", "charts.html", Charts([drawn])),
+        *_family_chart(summary, whole),
         Section("Members", "table.html", Table(headings, rows, left=(0, 8), shown=60)),
         *notes_section(without_model(summary)),
         again_section(summary, [("read", summary["input"]), *((str(each["value"]), each) for each in members)]),
@@ -233,6 +257,26 @@ def sweep_page(summary: Mapping[str, Any]) -> Page:
     return Page(
         file_name(summary["input"]["path"]), "pruned to several targets", verdict, sections, summary["onnxprune"]
     )
+
+
+def _family_chart(summary: Mapping[str, Any], whole: float) -> list[Section]:
+    """Return what is left over what it costs; nothing without data, where nothing is known of what is left."""
+    members = summary["members"]
+    if members[0]["accuracy"] is None and members[0]["fidelity"] is None:
+        return []
+    label, before, of = family_quality(summary)
+    timed = all(member["latency"] for member in members)
+    points = [] if before is None else [(1.0, before)]
+    for member in members:
+        value = of(member)
+        share = 1 / member["latency"]["speedup"] if timed else member["macs"] / whole
+        points += [] if value is None else [(share, value)]
+    x_label = f"{'latency' if timed else 'MACs'} over the original's"
+    most = 100.0 if label.startswith("accuracy") else 1.0 if before == 1.0 else None
+    drawn = chart(
+        "", [("", sorted(points))], x_label=x_label, y_label=label, frame=LARGE, from_zero=False, y_most=most
+    )  # fmt: skip
+    return [Section("What it costs, what is left", "charts.html", Charts([drawn]))]
 
 
 def _range(members: Sequence[Mapping[str, Any]], whole: float) -> str:
@@ -260,7 +304,7 @@ def tune_page(report: Mapping[str, Any]) -> Page:
         Section("Before and after", "facts.html", _tuned_facts(report)),
         Section("On the way", "charts.html", _history(report)),
         Section("The proof", "proof.html", Proof(proof["passed"], held, figures, Table((), ()))),
-        *notes_section(_lesson(report)),
+        *notes_section(lesson_lines(report)),
         again_section(
             report, (("tuned", report["input"]), ("teacher", report["teacher"]), ("written", report["output"]))
         ),
@@ -299,13 +343,6 @@ def _history(report: Mapping[str, Any]) -> Charts:
     ]
     drawn = chart("", series, x_label="step", y_label="loss", frame=LARGE, mark=report["best"]["step"])
     return Charts([drawn], legend=[(name, number) for number, (name, points) in enumerate(series) if points])
-
-
-def _lesson(report: Mapping[str, Any]) -> list[str]:
-    lesson = report["lesson"]
-    losses = ", ".join(f"{weight:g} × {name}" for name, weight in lesson["losses"].items())
-    said = [f"learned {losses} from {plural(lesson['samples'], 'sample')}; {lesson['held_out']} others decided"]
-    return [*said, *([report["stopped"]] if report["stopped"] else [])]
 
 
 # -- folders -----------------------------------------------------------------------------------------------

@@ -36,8 +36,7 @@ def chart(
     mark: float | None = None,
     tone: str = "",
     from_zero: bool = True,
-    joined: bool = True,
-    names: Sequence[str] = (),
+    y_most: float | None = None,
 ) -> Chart:
     """Return a chart of lines.
 
@@ -51,15 +50,17 @@ def chart(
         mark: the x of a vertical line.
         tone: the class of the colour of the first line.
         from_zero: whether the y axis begins at 0.
-        joined: whether lines join the points.
-        names: of the points of each series, in front of their numbers; all are told without.
+        y_most: what no y can be above, as 1 of a share; the y axis ends there.
     """
     shown = [(name, [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]) for name, points in series]
     xs = [x for _, points in shown for x, _ in points] + ([] if mark is None else [mark])
     ys = [y for _, points in shown for _, y in points] + [0.0] * from_zero
+    high = max(ys, default=1)
+    if from_zero and high <= 0:
+        high = 1.0
     x_ticks, y_ticks = (
         ticks(min(xs, default=0), max(xs, default=1), 4),
-        ticks(min(ys, default=0), max(ys, default=1), 4),
+        ticks(min(ys, default=0), high, 4, y_most),
     )
     bottom = frame.height - frame.under
 
@@ -74,7 +75,7 @@ def chart(
         places = [(at_x(x), at_y(y)) for x, y in points]
         said = [f"{name}: {x:.4g}, {y:.3g}" if name else f"{x:.4g}: {y:.3g}" for x, y in points]
         dots = [(x, y, words) for (x, y), words in zip(places, said, strict=True)]
-        joins = " ".join(f"{x},{y}" for x, y in places) if joined else ""
+        joins = " ".join(f"{x},{y}" for x, y in places)
         lines.append(Line(joins, dots, name, number))
     return Chart(
         title, note, lines,
@@ -85,18 +86,27 @@ def chart(
     )  # fmt: skip
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
+def ticks(low: float, high: float, steps: int, most: float | None = None) -> list[float]:
     """Return round numbers, evenly spaced, that hold both bounds between the first and the last.
 
-    >>> ticks(0, 0.7, 4), ticks(3, 3, 4)
-    ([0.0, 0.2, 0.4, 0.6, 0.8], [3.0, 4.0])
+    Args:
+        low: the least value.
+        high: the largest one; where it is the least, the value comes to lie in the middle.
+        steps: how many spaces there are, about.
+        most: what no number is to be above.
+
+    >>> ticks(0, 0.7, 4), ticks(3, 3, 4), ticks(1, 1, 4, 1.0)
+    ([0.0, 0.2, 0.4, 0.6, 0.8], [2.0, 2.5, 3.0, 3.5, 4.0], [0.6, 0.8, 1.0])
     """
     if high <= low:
-        return [low * 1.0, low + 1.0]
-    raw = (high - low) / most
+        room = abs(low) / 3 or 1.0
+        return ticks(low - room, low + room, steps, most)
+    raw = (high - low) / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    if most is not None:
+        last = min(last, math.floor(most / step + 1e-9))
     return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
 
 

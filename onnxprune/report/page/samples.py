@@ -19,6 +19,7 @@ _NAMES = {
     "kl": "KL divergence, nats",
     "rank_correlation": "rank correlation of similarities",
     "mean_iou": "mean IoU of matched boxes",
+    "snr_db": "SNR",
 }
 _IN_TABLE = {"cosine": "mean cosine", "matched": "boxes matched", "snr_db": "SNR, worst output"}
 _SHARES = ("agreement", "accuracy_before", "accuracy_after", "matched")
@@ -46,20 +47,32 @@ def _figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     cells = row(figures)
     told = () if cells is None else (cells[0], *(name for name, words in _IN_TABLE.items() if words == cells[0]))
     return [
-        (_NAMES.get(name, name), figure_text(name, value))
+        (figure_name(name), figure_text(name, value))
         for name, value in figures.items()
         if name not in told and not name.startswith(("accuracy_", "perplexity_")) and not name.endswith("_before")
     ]
 
 
+def figure_name(name: str) -> str:
+    """Return what a figure is, in words; some are told for each output.
+
+    >>> figure_name("snr_db of mask"), figure_name("cosine")
+    ('SNR of mask', 'cosine')
+    """
+    what, of, output = name.partition(" of ")
+    return f"{_NAMES.get(what, what)}{of}{output}"
+
+
 def figure_text(name: str, value: Any) -> str:
     """Return a figure in words.
 
-    >>> figure_text("agreement", 0.987), figure_text("kl", 0.0213), figure_text("snr_db", None)
-    ('98.7 %', '0.0213', '–')
+    >>> figure_text("agreement", 0.987), figure_text("kl", 0.0213), figure_text("snr_db of mask", None)
+    ('98.7 %', '0.0213', 'equal')
     """
     if value is None:
-        return "–"
+        return "equal" if name.startswith("snr_db") else "–"
+    if name.startswith("snr_db"):
+        return f"{value:.1f} dB"
     return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3g}"
 
 

@@ -40,6 +40,24 @@ def test_what_shares_an_axis_with_another_group_has_no_row():
     assert not [row for row in rows(network(reports.cut())) if row.name.endswith(":head_dims")]
 
 
+def test_a_layer_of_two_groups_of_one_axis_is_a_row_of_the_one_that_lost_units():
+    report = reports.cut()
+    for group in report["groups"]:
+        whole = not group["name"].endswith(":head_dims")
+        group["kept"] = group["units"] if whole else group["units"] // 2
+    names = [row.name for row in rows(network(report))]
+    assert names[1] == "blocks.0.attention.qkv:head_dims"
+
+
+def test_no_group_is_left_out_for_what_it_says():
+    """A reason is for people: of a group whose other factor has no row, too, as where streams were turned."""
+    report = reports.cut()
+    names = [row.name for row in rows(network(report))]
+    for group in report["groups"]:
+        group |= {"kept": group["units"], "locked": "an inner factor of an axis is pruned only where it is named"}
+    assert [row.name for row in rows(network(report))] == names
+
+
 def test_a_row_tells_why_it_stayed_whole_and_what_frees_it():
     first = rows(network(reports.cut()))[0]
     assert (first.units, first.tone, first.frees) == ("80", "whole", "--width")

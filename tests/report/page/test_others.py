@@ -15,6 +15,9 @@ SIDE = {
 LATENCY = {"provider": "cpu", "threads": 1, "speedup": 2.0, "speedup_interval": [1.9, 2.1], "within_noise": False}
 
 
+DIFFERENCE = {"max_abs_diff": 0.5, "max_rel_diff": 0.1, "snr_db": 20.0, "agreement": None, "incomparable": []}
+
+
 def comparison(**more):
     before, after = {**SIDE}, {**SIDE, "macs": 500, "median_ms": 1.0, "warnings": ["denormal weights"]}
     whole = {
@@ -25,6 +28,7 @@ def comparison(**more):
         "samples": 4,
         "fidelity": None,
         "sweep": [],
+        "difference": DIFFERENCE,
     }
     return {"onnxprune": "0.1.0", "comparisons": [{**whole, **LATENCY, "missed": [], **more}]}
 
@@ -41,7 +45,11 @@ def test_a_comparison_without_details_has_what_was_measured():
         "parameters", "MACs per sample", "file size", "latency, cpu, 1 thread, batch 1", "latency, 95th percentile",
         "time to open",
     ]  # fmt: skip
-    assert "slower than it need be (after): denormal weights" in render(comparison())
+    assert [note.text for note in page.sections[1].view] == [
+        "outputs on 4 random samples: differ by up to 1.0e-01 of their range, SNR 20.0 dB",
+        "slower than it need be (after): denormal weights",
+    ]
+    render(comparison())
 
 
 def test_a_comparison_by_a_timer_names_it():
@@ -88,8 +96,23 @@ SENSITIVITY = {
 def test_a_sensitivity_without_details_has_curves_and_a_table():
     page = page_of(SENSITIVITY)
     assert titles(page) == ["Loss curves", "Groups", "Make it again"]
+    assert page.sections[1].view.rows == [
+        ("a", "channels", "8", "50.0%", "50.0%", "2.5e-01", "5.0e-01", "–", "protect")
+    ]
     assert page.verdict == "1 group to protect, 0 units that are practically free, of 1 group that can lose units."
     assert "squared error over variance" in page.sections[0].lead
+
+
+def test_red_are_the_groups_to_protect_and_a_few_free_units_are_told_as_such():
+    def group(name, loss, verdict):
+        levels = [LEVELS[0], {**LEVELS[1], "loss": loss}, {**LEVELS[1], "removed": 6, "loss": loss / 2}]
+        return {**GROUP, "name": name, "groups": [name], "levels": levels, "verdict": verdict, "free": 4}
+
+    groups = [group("dear", 90.0, "free"), group("spare", 1.0, "protect"), *(group(f"g{i}", 1.0, None) for i in "abc")]
+    page = page_of({**SENSITIVITY, "groups": groups})
+    charts, table = page.sections[0].view.charts, page.sections[1].view
+    assert [(drawn.title, drawn.tone) for drawn in charts[:3]] == [("dear", "dear"), ("spare", "most"), ("ga", "usual")]
+    assert table.rows[0][-4:] == ("4.5e+01", "9.0e+01", "9.0e+01", "4 free"), "never less than of fewer units"
 
 
 def test_groups_that_lose_the_same_units_have_the_same_colour():
@@ -98,7 +121,7 @@ def test_groups_that_lose_the_same_units_have_the_same_colour():
     details = {"layers": [{**layer, "node": "x"}, {**layer, "node": "y"}], "ops": None, "examples": None, "run": run}
     page = page_of({**SENSITIVITY, "details": {**details, "carried": {"a": ["x"], "b": ["y"]}}})
     (block,) = page.sections[0].view.blocks
-    assert [(row.name, row.tone) for row in block.rows] == [("a", "usual"), ("b", "usual")]
+    assert [(row.name, row.tone) for row in block.rows] == [("a", "most"), ("b", "most")]
     assert page.version == "0.1.0"
 
 
@@ -121,15 +144,31 @@ def test_a_family_is_a_curve_and_a_table():
     )
 
 
+def test_a_family_without_data_has_no_chart_of_what_is_left():
+    members = [{**member(0.8, 800, 1.2), "accuracy": None}, {**member(0.4, 400, 2.0), "accuracy": None}]
+    summary = {"onnxprune": "0.1.0", "input": {**SIDE}, "kind": "macs", "options": {}, "members": members}
+    assert titles(page_of({**summary, "without_model": []})) == ["Members", "Make it again"]
+
+
+def test_a_family_that_loses_nothing_has_an_axis_that_ends_at_all_of_it():
+    members = [member(0.8, 800, 1.2), member(0.4, 400, 2.0)]
+    for each in members:
+        each["accuracy"] = {"before": 1.0, "after": 1.0, "samples": 9}
+    summary = {"onnxprune": "0.1.0", "input": {**SIDE}, "kind": "macs", "options": {}, "members": members}
+    (drawn,) = page_of({**summary, "without_model": []}).sections[0].view.charts
+    assert [tick.words for tick in drawn.y_ticks] == ["60", "80", "100"]
+
+
 @pytest.mark.parametrize("helped", [True, False])
 def test_tuning_tells_whether_it_helped(helped):
     row = {"step": 0, "seconds": 0.0, "loss": None, "held": 0.5, "rate": 0.0, "samples_per_s": None, "figures": {}}
     best = {**row, "step": 10, "loss": 0.3, "held": 0.2}
     sides = {"samples": 8, "held_out": True, "kind": "embedding", "before": {"cosine": 0.9}, "after": {"cosine": 0.99}}
     report = {
-        "onnxprune": "0.1.0", "input": SIDE, "output": SIDE, "teacher": SIDE, "options": {"seed": 0}, "helped": helped,
-        "lesson": {"losses": {"cosine": 1}, "samples": 7, "held_out": 2}, "history": [row, best], "best": best,
-        "proof": {"passed": True, "max_rel_diff": 1e-7}, "fidelity": sides, "accuracy": None, "stopped": "",
+        "onnxprune": "0.1.0", "input": SIDE, "output": SIDE, "teacher": SIDE, "helped": helped,
+        "options": {"seed": 0, "rate": 0.1, "time": None}, "rate": 0.1,
+        "lesson": {"losses": {"cosine": 1}, "samples": 7, "held_out": 2, "augment": ["crop"]},
+        "history": [row, best], "best": best, "proof": {"passed": True, "max_rel_diff": 1e-7}, "fidelity": sides, "accuracy": None, "stopped": "",
     }  # fmt: skip
     page = page_of(report)
     said = (
@@ -139,6 +178,10 @@ def test_tuning_tells_whether_it_helped(helped):
     assert ("cosine, beside the teacher", "0.9", "0.99") in [
         (fact.label, fact.before, fact.after) for fact in page.sections[0].view
     ]
+    told = "learned cosine from 7 samples, seen anew each time by crop; 2 others decided; rate 0.1"
+    assert [note.text for note in page.sections[3].view] == [told]
+    seen = page_of({**report, "fidelity": {**sides, "held_out": False}}).sections[3].view[1].text
+    assert seen.startswith("compared on samples that decided or were learned from: others may fare worse")
     render(report)
 
 
@@ -150,6 +193,12 @@ def shown(answers, label=None, shape=(1, 3, 20, 10)):
     sample = {"sample": 3, "inputs": [put_in], "label": label, "answers": answers, "closeness": None}
     (section,) = samples_section({"details": {"examples": {"kind": "boxes", "samples": [sample]}}, "fidelity": None})
     return section.view.samples[0]
+
+
+def test_figures_that_are_told_for_each_output_are_told_in_words():
+    figures = {"snr_db": 30.0, "snr_db of mask": None, "snr_db of box": 30.0}
+    (section,) = samples_section({"fidelity": {"figures": figures, "held_out": True}})
+    assert section.view.figures == [("SNR of mask", "equal"), ("SNR of box", "30.0 dB")]
 
 
 def answer(*names, boxes=()):

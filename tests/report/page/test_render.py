@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from onnxprune.errors import InputError
+from onnxprune.report.page.cut import _cut_facts
 from onnxprune.report.page.render import page_of, render
 from tests.report.page import reports
 
@@ -148,6 +149,32 @@ def test_the_verdict_tells_what_is_no_gain(values, words):
     noise = {"speedup": 1.0, "speedup_interval": [0.98, 1.02], "within_noise": False}
     report["latency"] = [report["latency"][0] | noise | values]
     assert words in page_of(report).verdict
+
+
+@pytest.mark.parametrize("charts", [12, 3])
+def test_loss_curves_come_as_data_flows(monkeypatch, charts):
+    monkeypatch.setattr("onnxprune.report.page.cut._CHARTS", charts)
+    report = reports.cut("resnet_bn")
+    report["curves"] = dict(reversed(report["curves"].items()))
+    (section,) = (each for each in page_of(report).sections if each.title == "Loss curves")
+    order = [group["name"] for group in report["groups"] if group["name"] in report["curves"]]
+    first, rest = [drawn.title for drawn in section.view.charts], section.view.rest
+    assert first == [name for name in order if name in first]
+    listed = [] if rest is None else [row[0] for row in rest.rows]
+    assert listed == [name for name in order if name not in first]
+
+
+def test_units_are_counted_as_on_the_terminal():
+    report = reports.cut()
+    cut = [group for group in report["groups"] if group["kept"] < group["units"]]
+    fact = page_of(report).sections[0].view[-1]
+    assert fact.label == "units of the groups that were cut"
+    assert fact.before == f"{sum(group['units'] for group in cut):,}"
+    branches = [{"removed": True}, {"removed": False}, {"removed": False}]
+    depth = {"branches": branches, "asked": 0.3, "removed": 0.2, "measured": 3, "without": []}
+    shortened = report | {"depth": depth, "groups": []}
+    fact = _cut_facts(shortened)[0]
+    assert (fact.label, fact.before, fact.after) == ("branches", "3", "2")
 
 
 def test_caches_are_told_where_there_are_some():
