@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,9 +25,11 @@ MEASURES = (
     ("ms", "milliseconds", ms_text),
     ("params", "parameters", count_text),
 )
+BLOCK = "several", "a block of rows"
 MOST_ROWS = 60  # that are not folded into blocks
 MOST_COLUMNS = 240  # of the overview
 MOST_LAYERS = 1500  # that are listed
+MOST_LISTED = 700  # rows that are listed: of more, the dearest of each block
 _PLACE = r" \(at .*\)"
 
 Layer = Mapping[str, Any]
@@ -63,17 +65,19 @@ def network(report: Mapping[str, Any], tones: Mapping[str, str] | None = None) -
     measures = [(key, name) for key, name, _ in known if any(row.costs[key].before for row in rows)]
     rows = _scaled(rows, [key for key, _ in measures])
     found = {row.tone for row in rows}
-    paired = any(cost.before != cost.after for row in rows for cost in row.costs.values())
     folded = len(rows) > MOST_ROWS
-    if not found - {UNKNOWN[0]}:  # a colour that all have says nothing
+    coloured = bool(found - {UNKNOWN[0]})
+    if not coloured:  # a colour that all have says nothing
         rows = [replace(row, tone="", says="") for row in rows]
+    blocks = _listed(_blocks(rows), measures[0][0] if measures else "") if folded else [_block("", rows)]
+    legend = [(key, words) for key, words in {**WORDS, **dict([BLOCK] * folded)}.items() if key in found | {BLOCK[0]}]
     return Network(
         measures=measures,
-        blocks=_blocks(rows) if folded else [_block("", rows)],
-        columns=_columns(rows, [key for key, _ in measures]),
-        legend=[(key, words) for key, words in WORDS.items() if key in found] if found - {UNKNOWN[0]} else [],
+        blocks=blocks,
+        columns=_columns(rows, [key for key, _ in measures], {row.number for block in blocks for row in block.rows}),
+        legend=legend if coloured else [],
         folded=folded,
-        paired=paired,
+        called="groups" if groups else "layers",
     )
 
 
@@ -223,6 +227,19 @@ def _blocks(rows: Sequence[Row]) -> list[Block]:
     return [replace(block, costs={key: _wide(block.costs[key], most[key]) for key in keys}) for block in blocks]
 
 
+def _listed(blocks: Sequence[Block], key: str) -> list[Block]:
+    """Return blocks with as many rows as a page has room for: of each the dearest ones, in their order."""
+    if sum(len(block.rows) for block in blocks) <= MOST_LISTED:
+        return list(blocks)
+    most = max(1, MOST_LISTED // len(blocks))
+    found = []
+    for block in blocks:
+        dearest = sorted(block.rows, key=lambda row: -max(row.costs[key].before, row.costs[key].after))[:most]
+        rows = sorted(dearest, key=lambda row: row.number)
+        found.append(replace(block, rows=rows, more=len(block.rows) - len(rows)))
+    return found
+
+
 def _runs(rows: Sequence[Row], depth: int) -> list[list[Row]]:
     """Return rows that follow each other and whose names begin with the same parts."""
     return [list(run) for _, run in itertools.groupby(rows, lambda row: _prefix(row.name, depth))]
@@ -259,8 +276,14 @@ def _block(name: str, rows: Sequence[Row]) -> Block:
 # -- the overview ------------------------------------------------------------------------------------------
 
 
-def _columns(rows: Sequence[Row], keys: Sequence[str]) -> list[Column]:
-    """Return a column for each row, or for some that follow each other; heights are of 100, the highest of all."""
+def _columns(rows: Sequence[Row], keys: Sequence[str], listed: Collection[int]) -> list[Column]:
+    """Return a column for each row, or for some that follow each other; heights are of 100, the highest of all.
+
+    Args:
+        rows: of the picture.
+        keys: of the measures.
+        listed: numbers of the rows that the page has: what a column may lead to.
+    """
     step = -(-len(rows) // MOST_COLUMNS)
     runs = [rows[at : at + step] for at in range(0, len(rows), step)]
     sums = [
@@ -273,7 +296,7 @@ def _columns(rows: Sequence[Row], keys: Sequence[str]) -> list[Column]:
         Column(
             x=round(at * width, 2),
             width=round(width - min(2.0, width / 5), 2),
-            row=run[0].number,
+            row=next((row.number for row in run if row.number in listed), None),
             tone=max(run, key=lambda row: row.costs[keys[0]].before).tone,
             words=run[0].name if len(run) == 1 else f"{run[0].name} and {len(run) - 1} more",
             heights={

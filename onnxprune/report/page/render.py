@@ -5,6 +5,7 @@ Nothing is loaded from anywhere, and no script runs: what is switched or opened 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -19,6 +20,8 @@ from onnxprune.report.page.cut import cut_page
 from onnxprune.report.page.others import compare_page, folder_title, sensitivity_page, sweep_page, tune_page
 from onnxprune.report.page.views import Note, Page, Section
 from onnxprune.report.words import all_printable
+
+_LONGEST = 400  # characters of a name or a reason
 
 _KINDS = (  # a key that no other report has, and what makes its page
     ("comparisons", compare_page),
@@ -76,9 +79,16 @@ def _environment() -> Environment:
 
 
 def breakable(text: str) -> Markup:
-    """Return a text, escaped, that may be broken behind the separators of long names.
+    """Return a text, escaped, that may be broken behind the separators of long names, and not within options.
 
-    >>> print(breakable("/encoder/layer.1/<query>/MatMul"))
-    /encoder/<wbr>layer.1/<wbr>&lt;query&gt;/<wbr>MatMul
+    What nobody reads to its end loses its middle.
+
+    >>> print(breakable("/encoder/layer.1/<query>/MatMul"), breakable("free with --width"))
+    /encoder/<wbr>layer.1/<wbr>&lt;query&gt;/<wbr>MatMul free with <span class="option">--width</span>
     """
-    return Markup("<wbr>").join(re.findall(r".{7,}?[/.:_](?=\S)|.+", text, re.DOTALL))
+    shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
+    parts = re.split(r"(?<!\S)(--[a-z][a-z-]*)", shown)
+    plain = [Markup("<wbr>").join(re.findall(r".{7,}?[/.:_](?=\S)|.+", part, re.DOTALL)) for part in parts[::2]]
+    options = [Markup('<span class="option">{}</span>').format(part) for part in parts[1::2]]
+    pairs = itertools.zip_longest(plain, options, fillvalue=Markup())
+    return Markup().join(part for pair in pairs for part in pair)

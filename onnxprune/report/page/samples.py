@@ -95,7 +95,7 @@ def _sample(plain: Mapping[str, Any]) -> Sample:
 
 
 def _answer(name: str, side: Mapping[str, Any], shown: Mapping[str, Any] | None, label: int | None) -> Answer:
-    best = [(each["name"], _score(each["score"]), _bar(each["score"])) for each in side["best"]]
+    best = [(each["name"], _score(each["score"])) for each in side["best"]]
     right = None if label is None or not best else best[0][0] == f"class {label}"
     return Answer(name, best, _boxes(side["boxes"], shown), _picture(side), right)
 
@@ -108,10 +108,6 @@ def _picture(plain: Mapping[str, Any]) -> str | None:
 
 def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _bar(value: float | None) -> float:
-    return round(100 * min(1.0, max(0.0, value or 0.0)), 1)
 
 
 def _boxes(boxes: Sequence[Sequence[float]], shown: Mapping[str, Any] | None) -> list[Box]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -153,7 +153,7 @@ class Answer:
     """What one model says of a sample."""
 
     name: str  # before or after
-    best: Sequence[tuple[str, str, float]]  # a name, its score, and the score of 100 for a bar
+    best: Sequence[tuple[str, str]]  # a name and its score
     boxes: Sequence[Box]
     image: str | None
     right: bool | None  # whether the first name is the label, where both are known
@@ -223,7 +223,8 @@ class Block:
 
     name: str
     costs: Mapping[str, Cost]
-    rows: Sequence[Row]
+    rows: Sequence[Row]  # those that the page has
+    more: int = 0  # that only the JSON report has
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class Column:
 
     x: float
     width: float
-    row: int
+    row: int | None  # that it leads to
     tone: str
     words: str
     heights: Mapping[str, tuple[float, float]]
@@ -247,5 +248,4 @@ class Network:
     columns: Sequence[Column]
     legend: Sequence[tuple[str, str]]  # class and words of the colours that occur
     folded: bool  # whether rows are folded into blocks
-    paired: bool = True  # whether there is a before and an after
-    notes: Sequence[str] = field(default_factory=tuple)
+    called: str = "groups"  # what rows are

@@ -61,6 +61,20 @@ def large(groups=600, layers=3):
     return report
 
 
+def large_comparison(layers=5000):
+    """Return the report of a comparison of two models of so many layers."""
+    details = cut("resnet_bn")["details"]
+    layer = details["layers"][0]
+    names = [f"/network/stage.{i // 500}/block.{i // 50 % 10}/part.{i % 50}/convolution/Conv" for i in range(layers)]
+    details["layers"] = [{**layer, "node": name, "macs": [at, at // 2]} for at, name in enumerate(names, 1)]
+    side = {"path": "m.onnx", "sha256": "0" * 64, "params": 9, "macs": 9, "size_bytes": 9, "median_ms": 2.0}
+    side |= {"p95_ms": 2.0, "creation_ms": 2.0, "peak_memory_bytes": None, "accuracy": None, "warnings": []}
+    apart = {"max_abs_diff": 0.0, "max_rel_diff": None, "snr_db": None, "agreement": None, "incomparable": []}
+    each = {"before": side, "after": side, "batch": 1, "provider": "cpu", "threads": 1, "feeds": "random", "samples": 4}
+    each |= {"speedup": 2.0, "speedup_interval": [1.9, 2.1], "within_noise": False, "fidelity": None, "sweep": []}
+    return {"onnxprune": "0.1.0", "comparisons": [{**each, "difference": apart, "missed": []}], "details": details}
+
+
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;\u202e\x00{{ 7 * 7 }}"
 
 

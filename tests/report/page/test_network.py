@@ -85,6 +85,7 @@ def test_a_large_network_is_folded_and_its_overview_stays_fine():
     picture = network(reports.large())
     assert picture.folded
     assert len(picture.blocks) == 60
+    assert picture.legend[-1] == ("several", "a block of rows")
     assert picture.blocks[0].name == "network/stage.0/block.0/part"
     assert len(picture.columns) <= 240
     total = sum(cost for layer in reports.large()["details"]["layers"] for cost in layer["macs"][:1])

@@ -168,7 +168,8 @@ def test_tuning_tells_whether_it_helped(helped):
         "onnxprune": "0.1.0", "input": SIDE, "output": SIDE, "teacher": SIDE, "helped": helped,
         "options": {"seed": 0, "rate": 0.1, "time": None}, "rate": 0.1,
         "lesson": {"losses": {"cosine": 1}, "samples": 7, "held_out": 2, "augment": ["crop"]},
-        "history": [row, best], "best": best, "proof": {"passed": True, "max_rel_diff": 1e-7}, "fidelity": sides, "accuracy": None, "stopped": "",
+        "history": [row, best], "best": best,
+        "proof": {"passed": True, "max_rel_diff": 1e-7}, "fidelity": sides, "accuracy": None, "stopped": "",
     }  # fmt: skip
     page = page_of(report)
     said = (

@@ -9,7 +9,7 @@ import pytest
 
 from onnxprune.errors import InputError
 from onnxprune.report.page.cut import _cut_facts
-from onnxprune.report.page.render import page_of, render
+from onnxprune.report.page.render import breakable, page_of, render
 from tests.report.page import reports
 
 VOID = {"meta", "img", "br", "hr", "input", "wbr", "rect", "path", "circle", "polyline"}
@@ -100,6 +100,28 @@ def test_a_page_of_five_thousand_nodes_is_small():
     reader = read(page)
     assert reader.tags.count("details") > 600
     assert "1,550 more are in the JSON report." in page  # of 1,800 fits
+
+
+def test_a_comparison_of_five_thousand_layers_is_small_and_lists_the_dearest():
+    report = reports.large_comparison()
+    page = render(report)
+    assert len(page.encode()) < 1_000_000
+    reader = read(page)
+    assert {link[1:] for link in reader.links if link.startswith("#")} <= set(reader.ids)
+    (section,) = (each for each in page_of(report).sections if each.title == "The network")
+    blocks = section.view.blocks
+    assert sum(len(block.rows) + block.more for block in blocks) == 5000
+    assert sum(block.costs["macs"].before for block in blocks) == 5000 * 5001 // 2, "of all rows"
+    assert min(row.costs["macs"].before for row in blocks[0].rows) > blocks[0].more, "the others cost less"
+    assert f"These cost most; {blocks[0].more:,} more are in the JSON report." in page
+    assert "500 layers" in page
+
+
+def test_options_are_not_broken_and_endless_names_have_an_end():
+    assert '<span class="option">--width</span>' in render(reports.cut())
+    shown = breakable("a" * 3000 + "z")
+    assert len(shown) < 500
+    assert shown.endswith("z")
 
 
 def sections(report):
