@@ -18,12 +18,13 @@ from onnxprune.cli.options import (
     PATH,
     PREPROCESS,
     QUIET,
+    REPORT,
     TIMER,
     TIMER_SECONDS,
 )
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
-from onnxprune.cli.values import parse_shapes
+from onnxprune.cli.values import parse_reports, parse_shapes
 from onnxprune.graph.publish import signals_held
 
 
@@ -50,7 +51,7 @@ from onnxprune.graph.publish import signals_held
 @TIMER_SECONDS
 @click.option("--no-latency", is_flag=True, help="Do not measure latency.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn: samples, feeds.")
-@click.option("--report", "report_path", type=PATH, metavar="FILE.json", help="Write everything as JSON.")
+@REPORT
 @FORCE
 @QUIET
 @CUSTOM_OPS
@@ -66,7 +67,7 @@ def quantize(
     data: str | None,
     inputs: tuple[str, ...],
     no_latency: bool,
-    report_path: Path | None,
+    report_paths: tuple[Path, ...],
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -80,9 +81,10 @@ def quantize(
             from onnxprune.report.quantize import quantize_tables
 
         checked = quantize_options(form, **options, latency=not no_latency, inputs=parse_shapes(inputs))
+        report_path, page = parse_reports(report_paths)
         with show_progress(quiet) as progress:
             result = quantize_file(
-                source, output, checked, data, report_path=report_path, recipe=recipe_of(context), force=force,
-                progress=progress, on_written=lambda: written.append(output),
+                source, output, checked, data, report_path=report_path, page=page, recipe=recipe_of(context),
+                force=force, progress=progress, on_written=lambda: written.append(output),
             )  # fmt: skip
         show_result(result.report if as_json else quantize_tables(result.report))

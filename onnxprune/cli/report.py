@@ -19,7 +19,7 @@ from onnxprune.graph.publish import signals_held
 @click.option("--force", is_flag=True, help="Replace the page if it exists.")
 @DEBUG
 def report(source: Path, output: Path, force: bool) -> None:
-    """Make a page of REPORT.json, a report that any command wrote."""
+    """Make a page of REPORT.json, as prune, quantize, compare, sensitivity, sweep and tune write it."""
     with failing():
         with signals_held():
             from onnxprune.commands.report import report_file

@@ -20,6 +20,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.probe import settled
 from onnxprune.graph.read import load
 from onnxprune.graph.remainder import same_part
+from onnxprune.planning.options import Options
 from onnxprune.progress import Progress
 
 
@@ -46,6 +47,30 @@ def _of_cut(job: Job, path: Path, page: PageFile, other_ids: bool, progress: Pro
     options, source = job.options, job.options.eval_data or job.data
     model = part_to_run(job.model, dict(options.inputs))
     data = None if source is None else load_suited(source, model.inputs, preprocess=options.preprocess)
+    return details_beside(model, load(path), options, data, page, progress, other_ids=other_ids)
+
+
+def details_beside(  # noqa: PLR0917 - as they follow from one another
+    before: Model,
+    after: Model,
+    options: Options,
+    data: Data | None,
+    page: PageFile,
+    progress: Progress,
+    *,
+    other_ids: bool = False,
+) -> dict[str, Any]:
+    """Return the details of a result beside what it was made of.
+
+    Args:
+        before: the original, the part of it that runs.
+        after: the result.
+        options: of the run.
+        data: samples, as the original takes them.
+        page: that shows the details.
+        progress: is told what is done.
+        other_ids: whether the result does not know the ids that samples hold.
+    """
     look = Look(
         command=page.command,
         data=None if other_ids else data,
@@ -57,7 +82,7 @@ def _of_cut(job: Job, path: Path, page: PageFile, other_ids: bool, progress: Pro
         shapes=dict(options.inputs),
         times=options.latency and not other_ids,
     )
-    return details(traced_pair(model, load(path), data), look, progress)
+    return details(traced_pair(before, after, data), look, progress)
 
 
 def traced_pair(before: Model, after: Model, data: Data | None) -> tuple[Trace, Trace]:

@@ -11,9 +11,11 @@ from onnxprune import check
 from onnxprune._version import __version__
 from onnxprune.commands.finish import Publish, compare_pair, is_held_out, kept_in_memory, published
 from onnxprune.commands.int8 import chosen
+from onnxprune.commands.pages import details_beside
 from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.prune import Result
 from onnxprune.commands.recipe import recipe_of_call
+from onnxprune.commands.report_files import PageFile, check_page
 from onnxprune.dependency import cost
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved
@@ -66,6 +68,7 @@ def quantize_file(
     data: Any = None,
     *,
     report_path: Path | None = None,
+    page: PageFile | None = None,
     recipe: Mapping[str, Any] | None = None,
     force: bool,
     progress: Progress,
@@ -78,13 +81,14 @@ def quantize_file(
     """
     reads = Reads(source, data=sample_files(data, options))
     check_files(target, data_file(resolved(target)), report_path, reads, force)
+    check_page(page, [(target, "the output"), (report_path, "the report")], reads, force)
     progress(f"reading {source}")
     model = load(source)
     check_files(
         target, data_file(resolved(target)), report_path, replace(reads, weights=tuple(model.data_files)), force
     )
-    publish = published(model, target, report_path, force=force, on_written=on_written)
-    return _quantize(model, options, data, publish, recipe, progress)
+    publish = published(model, target, report_path, page=page, force=force, on_written=on_written)
+    return _quantize(model, options, data, publish, recipe, progress, page)
 
 
 def _quantize(  # noqa: PLR0917 - as they follow from one another
@@ -94,6 +98,7 @@ def _quantize(  # noqa: PLR0917 - as they follow from one another
     publish: Publish,
     recipe: Mapping[str, Any] | None,
     progress: Progress,
+    page: PageFile | None = None,
 ) -> Result:
     with blamed_on_change(model.stamps, model.path):
         prepared = prepare(model, options, data, progress)
@@ -117,6 +122,8 @@ def _quantize(  # noqa: PLR0917 - as they follow from one another
                 ),
             }  # fmt: skip
             check_unchanged(model.stamps, model.path)
+            if page is not None:
+                report["details"] = details_beside(before, after, options, prepared.evaluation_data, page, progress)
             complete(report)
             proto = int8.alone.stored
     reads = Reads(model.path, tuple(model.data_files), sample_files(data, options))

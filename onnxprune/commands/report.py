@@ -10,7 +10,7 @@ from onnxprune.commands.report_files import write_text
 from onnxprune.data.opening import open_ordinary
 from onnxprune.errors import InputError
 from onnxprune.graph.publish import Reads, check_written, staging
-from onnxprune.report.page.render import render
+from onnxprune.report.page.render import COMMANDS, render
 from onnxprune.report.schema import checked_schema
 
 
@@ -37,12 +37,14 @@ def _read(source: Path) -> Any:
 
 def _page(report: Any, source: Path) -> str:
     if not isinstance(report, dict):
-        raise InputError(f"{source}: it is no report of onnxprune: write one with --report FILE.json")
+        raise InputError(f"{source}: it is no report of {COMMANDS}: write one with --report FILE.json")
     checked = checked_schema(report, source)
     try:
         return render(checked)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{source}: it is no report that this version can show, {what}; write it again") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise InputError(
+            f"{source}: it is no report that this version can show: it lacks what its page would tell of; write it "
+            "again with --report FILE.json"
+        ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from onnxprune.cli.values import parse_reports
 from onnxprune.errors import InputError, OptionError
+from onnxprune.report.page.render import COMMANDS
 from tests.support.cli import invoke
 from tests.support.paths import MODELS
 from tests.support.schema import follows_the_schema
@@ -79,6 +82,20 @@ def test_a_comparison_writes_a_page(tmp_path):
     assert "On samples" in text(page)
 
 
+def test_eight_bits_have_a_page(tmp_path):
+    page, report = tmp_path / "q.html", tmp_path / "q.json"
+    files = ("-o", str(tmp_path / "q.onnx"), "--report", str(page), "--report", str(report))
+    vit = str(MODELS / "vit.onnx")
+    invoke("quantize", vit, *files, "--form", "int8-dynamic", "--data", DATA, "--samples", "8", "--no-latency")
+    layers = json.loads(text(report))["details"]["layers"]
+    assert [layer["macs"][0] for layer in layers] == [layer["macs"][1] for layer in layers]
+    for told in ("int8 alone", "VNNI", "The network", "On samples", "measured, not proven", "vit.onnx in eight bits"):
+        assert told in text(page)
+    assert "proven to compute" not in text(page)
+    refused = invoke("quantize", vit, "-o", str(tmp_path / "r.html"), "--report", str(tmp_path / "r.html"), code=2)
+    assert "r.html is the output; give the page another name" in refused.stderr
+
+
 def test_a_sensitivity_writes_a_page(tmp_path):
     page, report = tmp_path / "s.html", tmp_path / "s.json"
     files = ("--report", str(page), "--report", str(report))
@@ -109,14 +126,18 @@ def test_a_report_becomes_a_page(tmp_path):
     invoke("report", str(report), "-o", str(page), "--force")
 
 
+CANNOT = "it is no report that this version can show: it lacks what its page would tell of; write it again with --rep"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("no json", "it is no JSON; write a report with --report FILE.json"),
-        ("[1]", "it is no report of onnxprune: write one with --report FILE.json"),
-        ("{}", "it is no report of onnxprune: write one with --report"),
-        ('{"verification": {}}', "it is no report that this version can show, KeyError: 'output'; write it again"),
-        ('{"members": []}', "it is no report that this version can show, IndexError: list index out of range"),
+        ("[1]", f"it is no report of {COMMANDS}: write one with --report FILE.json"),
+        ("{}", f"it is no report of {COMMANDS}: write one with --report"),
+        ('{"verification": {}}', CANNOT),
+        ('{"members": []}', CANNOT),
+        ('{"files": {}, "settings": []}', "it is the report of a folder without a model: there is nothing to show"),
         ("[" * 100_000, "it is no JSON"),
     ],
 )
@@ -126,6 +147,38 @@ def test_what_is_no_report_is_told_in_a_sentence(tmp_path, content, words):
     done = invoke("report", str(source), "-o", str(page), code=2)
     assert done.stderr.startswith(f"onnxprune: {source}: {words}")
     assert not page.exists()
+
+
+LATER = ("depth", "rotation", "tied", "masks", "rounds", "tuning", "vocabulary", "method", "quantization", "recipe")
+LATER += ("ports", "not_run", "promise", "effort", "gradients", "details")
+
+
+def test_a_report_that_lacks_fields_is_read_as_if_they_were_null(tmp_path):
+    """As docs/report.md has it of readers: reports of other minor versions lack fields."""
+    out, report, page = (tmp_path / f"small.{suffix}" for suffix in ("onnx", "json", "html"))
+    invoke("prune", MODEL, "-o", str(out), *CUT, "--no-latency", "--report", str(report))
+    plain = json.loads(text(report))
+    older = {key: value for key, value in plain.items() if key not in LATER}
+    older["input"] = {key: value for key, value in older["input"].items() if key not in ("warnings", "cache_bytes")}
+    older["curves"] = {older["groups"][0]["name"]: {"removed": [0, 1], "losses": [0.0, float("nan")], "errors": []}}
+    report.write_text(json.dumps(older), encoding="utf-8")
+    invoke("report", str(report), "-o", str(page))
+    assert "The proof" in text(page)
+    assert "nan" not in text(page).lower()
+
+
+def test_the_recipe_is_on_the_page_and_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report, page = tmp_path / "small.json", tmp_path / "small.html"
+    invoke("prune", MODEL, "-o", "small.onnx", *CUT, "--no-latency", "--report", str(report))
+    invoke("report", str(report), "-o", str(page))
+    told = html.unescape(re.search(r"onnxprune run</summary>\s*<pre[^>]*><code>(.*?)</code>", text(page), re.DOTALL)[1])
+    first = (tmp_path / "small.onnx").read_bytes()
+    for path in (tmp_path / "small.onnx", report):
+        path.unlink()
+    (tmp_path / "recipe.toml").write_text(told, encoding="utf-8")
+    invoke("run", "recipe.toml")
+    assert (tmp_path / "small.onnx").read_bytes() == first
 
 
 # -- files that must not be replaced -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The pages of `compare`, `sensitivity`, `sweep` and `tune`."""
+"""The pages of `compare`, `quantize`, `sensitivity`, `sweep` and `tune`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from onnxprune.report.page.parts import (
     counts,
     file_name,
     notes_section,
+    quantized_section,
     sentence,
     speed_words,
     time_section,
@@ -25,6 +26,7 @@ from onnxprune.report.page.plots import LARGE, chart
 from onnxprune.report.page.samples import figure_text, samples_section
 from onnxprune.report.page.tones import UNKNOWN, WORDS, loss_at, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Table
+from onnxprune.report.prune import calibration_parts
 from onnxprune.report.sweep import family_quality, family_rows, without_model
 from onnxprune.report.tune import lesson_lines
 from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, plural, size_text, warning_lines
@@ -125,6 +127,43 @@ def _elsewhere(comparison: Mapping[str, Any]) -> list[Section]:
         rows.append((*place, *rates, f"{point['speedup']:.2f} ({low:.2f} to {high:.2f})", noise))
     headings = ("threads", "batch", "samples per second before", "after", "times as fast (95 %)", "")
     return [Section("Elsewhere", "table.html", Table(headings, rows, left=(5,)))]
+
+
+# -- quantize ----------------------------------------------------------------------------------------------
+
+
+def quantize_page(report: Mapping[str, Any]) -> Page:
+    """Return the page of a report of `quantize`."""
+    before, after = report["input"], report["output"]
+    facts = counts(before, after)
+    facts += [
+        amount(f"latency, {where_text(each)}", each["before_ms"], each["after_ms"], ms_text) for each in _timed(report)
+    ]
+    clauses = [f"{before['size_bytes'] / max(1, after['size_bytes']):.2f}× smaller", *map(speed_words, _timed(report))]
+    accuracy, fidelity = report["accuracy"], report["fidelity"]
+    if accuracy is not None:
+        facts.append(Fact("accuracy", *accuracy_cells(accuracy["before"], accuracy["after"])))
+        clauses.append(f"accuracy {accuracy['before']:.2%} before and {accuracy['after']:.2%} after")
+    elif fidelity is not None:
+        clauses.append(headline(fidelity["figures"]))
+    picture = network({**report, "groups": (), "nodes": ()}) if report["details"] else None
+    sections = [
+        Section("Before and after", "facts.html", facts),
+        *quantized_section(report),
+        *([] if picture is None else [Section("The network", "network.html", picture, _LAYERS)]),
+        *time_section(report),
+        *samples_section(report),
+        *notes_section(calibration_parts(report)),
+        again_section(report, (("read", before), ("written", after))),
+    ]
+    verdict = sentence([*clauses, "measured, not proven"])
+    kicker = f"{file_name(before['path'])} in eight bits"
+    return Page(file_name(after["path"] or before["path"]), kicker, verdict, sections, report["onnxprune"])
+
+
+def _timed(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    timed: Sequence[Mapping[str, Any]] = report["latency"] or ()
+    return timed
 
 
 # -- sensitivity -------------------------------------------------------------------------------------------

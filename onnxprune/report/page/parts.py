@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from onnxprune.data.toml_file import toml_lines
 from onnxprune.report.page.views import Again, Bar, Fact, Note, Section, Table
 from onnxprune.report.quantize import quantization_parts, slower_lines
 from onnxprune.report.table import NameTable
@@ -96,7 +97,9 @@ def again_section(report: Mapping[str, Any], files: Iterable[tuple[str, Mapping[
     ]
     table = Table(("file", "name", "size", "SHA-256"), rows, left=(0, 1, 3))
     listed = [(name, option_text(value)) for name, value in options.items() if value not in (None, [], {}, "")]
-    return Section("Make it again", "again.html", Again(run["command"] if run else "", figures, table, listed))
+    recipe = report.get("recipe")
+    step = "\n".join(["[[step]]", *toml_lines(recipe)]) if recipe else ""
+    return Section("Make it again", "again.html", Again(run["command"] if run else "", step, figures, table, listed))
 
 
 def option_text(value: Any) -> str:

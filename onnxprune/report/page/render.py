@@ -17,7 +17,15 @@ from markupsafe import Markup
 
 from onnxprune.errors import InputError
 from onnxprune.report.page.cut import cut_page
-from onnxprune.report.page.others import compare_page, folder_title, sensitivity_page, sweep_page, tune_page
+from onnxprune.report.page.others import (
+    compare_page,
+    folder_title,
+    quantize_page,
+    sensitivity_page,
+    sweep_page,
+    tune_page,
+)
+from onnxprune.report.page.plain import as_read
 from onnxprune.report.page.views import Note, Page, Section
 from onnxprune.report.words import all_printable
 
@@ -29,7 +37,10 @@ _KINDS = (  # a key that no other report has, and what makes its page
     ("lesson", tune_page),
     ("verification", cut_page),
     ("typical", sensitivity_page),
+    ("quantization", quantize_page),
 )
+COMMANDS = "prune, quantize, compare, sensitivity, sweep or tune"
+_NO_REPORT = f"it is no report of {COMMANDS}: write one with --report"
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -47,18 +58,23 @@ def page_of(report: Mapping[str, Any]) -> Page:
     Raises:
         InputError: when it is no report of onnxprune.
     """
-    plain = all_printable(dict(report))
-    if "files" in plain and "settings" in plain:
-        return _folder(plain)
-    make = next((make for key, make in _KINDS if key in plain), None)
+    return _page_of(as_read(all_printable(dict(report))))
+
+
+def _page_of(report: Mapping[str, Any]) -> Page:
+    if "files" in report and "settings" in report:
+        return _folder(report)
+    make = next((make for key, make in _KINDS if key in report), None)
     if make is None:
-        raise InputError("it is no report of onnxprune: write one with --report")
-    return make(plain)
+        raise InputError(_NO_REPORT)
+    return make(report)
 
 
 def _folder(report: Mapping[str, Any]) -> Page:
     """Return the page of a folder: a part for each model that was pruned."""
-    pages = [page_of(each) for each in report["files"].values() if "copied" not in each]
+    if not report["files"]:
+        raise InputError("it is the report of a folder without a model: there is nothing to show")
+    pages = [_page_of(each) for each in report["files"].values() if "copied" not in each]
     copied = [
         f"{name} was copied as it is: {each['copied']}" for name, each in report["files"].items() if "copied" in each
     ]

@@ -132,6 +132,7 @@ class Again:
     """How to make a run again."""
 
     command: str
+    recipe: str  # for onnxprune run
     figures: Sequence[tuple[str, str]]
     files: Table
     options: Sequence[tuple[str, str]]

@@ -240,5 +240,6 @@ def test_a_folder_is_one_page_with_a_part_for_each_model():
 
 
 def test_what_is_no_report_is_refused():
-    with pytest.raises(InputError, match=r"^it is no report of onnxprune: write one with --report$"):
+    words = "^it is no report of prune, quantize, compare, sensitivity, sweep or tune: write one with --report$"
+    with pytest.raises(InputError, match=words):
         render({"some": "values"})
