@@ -116,4 +116,4 @@ def sweep(
 def _where_written(members: Sequence[Path]) -> str:
     folder, names = members[0].parent, [path.name for path in members]
     listed = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}, each with its report"
-    return f"{folder}: {listed}; sweep.html has the plot"
+    return f"{folder}: {listed}; {folder / 'sweep.html'} has the plot"

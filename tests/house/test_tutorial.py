@@ -27,23 +27,31 @@ def shown(text):
 
 
 def printed(arguments):
+    """Return what a command prints; None where others took the cores, so that a target of latency was missed."""
     result = CliRunner().invoke(cli, arguments)
-    busy = "target missed" in result.output and any("latency=" in each for each in arguments)  # others took the cores
-    assert result.exit_code == 0 or busy, (arguments, result.output)
-    return "latency=0.6 asked: 0.6 of the original, 3 plans raced against the original; counts are multiples of " \
-           "what kernels like: 16" if busy else result.stdout  # fmt: skip
+    if "target missed" in result.output and any("latency=" in each for each in arguments):
+        return None
+    assert result.exit_code == 0, (arguments, result.output)
+    return result.stdout
 
 
 @pytest.mark.generated
 def test_the_tutorial_shows_what_its_commands_print(in_small_clone, steady):
     assert len(STEPS) == len(re.findall("^```sh", PAGE, re.MULTILINE)) >= 6
+    missed = []
     for block, text in STEPS:
-        outputs = "\n".join(map(printed, commands(block)))
+        found = [printed(arguments) for arguments in commands(block)]
+        if None in found:
+            missed.append(block)
+            continue
+        outputs = "\n".join(found)
         lines = masked(outputs)
         for line in masked(shown(text)):
             assert any(each.startswith(line) for each in lines), (block, line, outputs)  # a verdict may follow
         for share, got in zip(SHARE.findall(text), SHARE.findall(outputs), strict=False):
             assert float(got) == pytest.approx(float(share), abs=0.03), block
+    if missed:
+        pytest.skip(f"others took the cores; what this prints was not compared: {missed}")
 
 
 def test_the_tutorial_uses_every_command_that_a_newcomer_needs():

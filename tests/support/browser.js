@@ -63,7 +63,8 @@ function outside(found) {
   return found.filter(({ parent, boxes }) => {
     const svg = parent.closest("svg");
     const limit = svg ? svg.getBoundingClientRect() : { left: 0, right: innerWidth };
-    const free = !svg && parent.closest(".scroll");
+    const stacked = innerWidth <= 640 && parent.closest(".words, .layers");  // as blocks: nothing is to be scrolled for
+    const free = !svg && !stacked && parent.closest(".scroll");
     return !free && boxes.some(box => box.left < limit.left - 1 || box.right > limit.right + 1 || (svg && box.bottom > limit.bottom + 1));
   }).map(each => each.words);
 }

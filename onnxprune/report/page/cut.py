@@ -10,6 +10,7 @@ from onnxprune.dependency.account import frees
 from onnxprune.metrics.words import headline, row
 from onnxprune.report.page.network import network
 from onnxprune.report.page.parts import (
+    accuracy_fact,
     again_section,
     amount,
     counts,
@@ -27,7 +28,7 @@ from onnxprune.report.page.samples import samples_section
 from onnxprune.report.page.tones import WORDS, half_losses, loss_at, tones_of
 from onnxprune.report.page.views import Charts, Fact, Page, Section, Table
 from onnxprune.report.prune import SEEN, calibration_parts, note_parts, step_parts
-from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, names_text, plural
+from onnxprune.report.words import LOSSES, ms_text, names_text, plural
 
 _CHARTS = 12  # groups with a chart of their own
 _MOST_ROWS = 250  # of a table of groups or layers
@@ -89,7 +90,7 @@ def _facts(report: Mapping[str, Any]) -> list[Fact]:
         facts.append(amount(label, latency["before_ms"], latency["after_ms"], ms_text))
     accuracy = report["accuracy"]
     if accuracy is not None:
-        facts.append(Fact("accuracy", *accuracy_cells(accuracy["before"], accuracy["after"])))
+        facts.append(accuracy_fact(accuracy))
     cells = None if report["fidelity"] is None else row(report["fidelity"]["figures"])
     if cells is not None:
         facts.append(Fact(*cells, ""))

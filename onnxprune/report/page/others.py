@@ -11,8 +11,10 @@ from onnxprune.metrics.words import headline, row
 from onnxprune.report.compare import difference_line
 from onnxprune.report.page.network import network
 from onnxprune.report.page.parts import (
+    accuracy_fact,
     again_section,
     amount,
+    apart,
     counts,
     file_name,
     notes_section,
@@ -29,7 +31,7 @@ from onnxprune.report.page.views import Charts, Fact, Page, Proof, Section, Tabl
 from onnxprune.report.prune import calibration_parts
 from onnxprune.report.sweep import family_quality, family_rows, without_model
 from onnxprune.report.tune import lesson_lines
-from onnxprune.report.words import LOSSES, accuracy_cells, ms_text, plural, size_text, warning_lines
+from onnxprune.report.words import LOSSES, ms_text, plural, size_text, warning_lines
 
 _MOST_ROWS = 400
 
@@ -40,7 +42,7 @@ def compare_page(report: Mapping[str, Any]) -> Page:
     """Return the page of a report of `compare`."""
     first = report["comparisons"][0]
     before, after = first["before"], first["after"]
-    title = f"{file_name(after['path'])} beside {file_name(before['path'])}"
+    title = " beside ".join(apart(after["path"], before["path"]))
     picture = network({**report, "groups": (), "nodes": ()})
     shown = {**report, "fidelity": _compared_fidelity(first), "accuracy": None}
     sections = [
@@ -104,7 +106,7 @@ def _compared_facts(comparisons: Sequence[Mapping[str, Any]]) -> list[Fact]:
             if old is not None and new is not None:
                 facts.append(amount(label, old, new, show))
     if before["accuracy"] is not None and after["accuracy"] is not None:
-        facts.append(Fact("accuracy", *accuracy_cells(before["accuracy"], after["accuracy"])))
+        facts.append(accuracy_fact({"before": before["accuracy"], "after": after["accuracy"]}))
     fidelity = comparisons[0]["fidelity"]
     cells = None if fidelity is None or comparisons[0]["feeds"] != "data" else row(fidelity["figures"])
     return facts if cells is None else [*facts, Fact(*cells, "")]
@@ -142,7 +144,7 @@ def quantize_page(report: Mapping[str, Any]) -> Page:
     clauses = [f"{before['size_bytes'] / max(1, after['size_bytes']):.2f}× smaller", *map(speed_words, _timed(report))]
     accuracy, fidelity = report["accuracy"], report["fidelity"]
     if accuracy is not None:
-        facts.append(Fact("accuracy", *accuracy_cells(accuracy["before"], accuracy["after"])))
+        facts.append(accuracy_fact(accuracy))
         clauses.append(f"accuracy {accuracy['before']:.2%} before and {accuracy['after']:.2%} after")
     elif fidelity is not None:
         clauses.append(headline(fidelity["figures"]))
@@ -360,7 +362,7 @@ def _tuned_facts(report: Mapping[str, Any]) -> list[Fact]:
     facts = [*counts(report["input"], report["output"])]
     accuracy, fidelity = report["accuracy"], report["fidelity"]
     if accuracy is not None:
-        facts.append(Fact("accuracy", *accuracy_cells(accuracy["before"], accuracy["after"])))
+        facts.append(accuracy_fact(accuracy))
     before, after = fidelity["before"] or {}, fidelity["after"] or {}
     facts += [
         Fact(

@@ -10,7 +10,7 @@ from onnxprune.data.toml_file import toml_lines
 from onnxprune.report.page.views import Again, Bar, Fact, Note, Section, Table
 from onnxprune.report.quantize import quantization_parts, slower_lines
 from onnxprune.report.table import NameTable
-from onnxprune.report.words import count_text, ms_text, place_text, plural, size_text
+from onnxprune.report.words import accuracy_cells, count_text, ms_text, place_text, plural, size_text
 
 _OPS = 12  # types of nodes that have bars
 
@@ -18,6 +18,19 @@ _OPS = 12  # types of nodes that have bars
 def file_name(path: str | None) -> str:
     """Return the last part of a path; the model may be in memory."""
     return PurePath(path).name if path else "a model in memory"
+
+
+def apart(one: str | None, other: str | None) -> tuple[str, str]:
+    """Return the names of two files, with as many folders as tell them apart.
+
+    >>> apart("a/m.onnx", "b/m.onnx"), apart("a/m.onnx", "a/n.onnx"), apart("m.onnx", "m.onnx")
+    (('a/m.onnx', 'b/m.onnx'), ('m.onnx', 'n.onnx'), ('m.onnx', 'm.onnx'))
+    """
+    if not one or not other or PurePath(one) == PurePath(other):
+        return file_name(one), file_name(other)
+    parts = PurePath(one).parts, PurePath(other).parts
+    count = next(at for at in range(1, max(map(len, parts)) + 1) if parts[0][-at:] != parts[1][-at:])
+    return str(PurePath(*parts[0][-count:])), str(PurePath(*parts[1][-count:]))
 
 
 def amount(label: str, before: float, after: float, show: Any) -> Fact:
@@ -156,6 +169,12 @@ def counts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Fact]:
             rows.append(amount(label, before[key], after[key], show))
     caches = before.get("cache_bytes") or 0, after.get("cache_bytes") or 0
     return [*rows, amount("cache of a token", *caches, size_text)] if any(caches) else rows
+
+
+def accuracy_fact(accuracy: Mapping[str, Any]) -> Fact:
+    """Return the row of accuracy, its minus as in the other rows."""
+    before, after, points = accuracy_cells(accuracy["before"], accuracy["after"])
+    return Fact("accuracy", before, after, points.replace("-", "−"))
 
 
 def where_text(latency: Mapping[str, Any], batch: bool = True) -> str:

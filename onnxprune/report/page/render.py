@@ -27,7 +27,7 @@ from onnxprune.report.page.others import (
 )
 from onnxprune.report.page.plain import as_read
 from onnxprune.report.page.views import Note, Page, Section
-from onnxprune.report.words import all_printable
+from onnxprune.report.words import all_printable, plural
 
 _LONGEST = 400  # characters of a name or a reason
 
@@ -80,7 +80,7 @@ def _folder(report: Mapping[str, Any]) -> Page:
     ]
     lines = [Note(line) for line in (*copied, *report["settings"])]
     sections = [Section("Beside the models", "notes.html", lines)] if lines else []
-    verdict = " ".join(f"{page.title}: {page.verdict}" for page in pages)
+    verdict = f"{plural(len(pages), 'model')} pruned: {', '.join(page.title for page in pages)}." if pages else ""
     return Page(folder_title(report), "a folder, pruned", verdict, sections, pages[0].version if pages else "", pages)
 
 

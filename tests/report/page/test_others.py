@@ -58,6 +58,22 @@ def test_a_comparison_by_a_timer_names_it():
     assert "latency, timer ./board {}" in [fact.label for fact in page.sections[0].view]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders():
+    report = comparison()
+    for side, path in (("before", "old/m.onnx"), ("after", "new/m.onnx")):
+        report["comparisons"][0][side]["path"] = path
+    assert page_of(report).title == "new/m.onnx beside old/m.onnx"
+    report["comparisons"][0]["after"]["path"] = "new/small.onnx"
+    assert page_of(report).title == "small.onnx beside m.onnx"
+
+
+def test_less_accuracy_has_the_minus_of_the_other_rows():
+    report = comparison()
+    for side, share in (("before", 0.9906), ("after", 0.99)):
+        report["comparisons"][0][side]["accuracy"] = share
+    assert page_of(report).sections[0].view[-1].change == "−0.06 points"
+
+
 def test_bounds_that_are_missed_are_in_the_verdict():
     verdict = page_of(comparison(missed=["the speedup is 2.00x, asked for at least 3.00x"])).verdict
     assert verdict.endswith(" Bounds that are missed: the speedup is 2.00x, asked for at least 3.00x.")

@@ -199,6 +199,14 @@ def test_units_are_counted_as_on_the_terminal():
     assert (fact.label, fact.before, fact.after) == ("branches", "3", "2")
 
 
+def test_one_kernel_is_one_node():
+    report = reports.cut()
+    report["details"]["ops"] = [{"op": "Conv", "nodes": [1, 1], "ms": [1.0, 0.5]}]
+    report["details"]["ops"] += [{"op": "Gemm", "nodes": [3, 1], "ms": [1.0, 0.5]}]
+    (section,) = (each for each in page_of(report).sections if each.title == "Where the time went")
+    assert [bar.note for bar in section.view] == ["1 node", "3 → 1 node"]
+
+
 def test_caches_are_told_where_there_are_some():
     report = reports.cut()
     assert "cache of a token" not in [fact.label for fact in page_of(report).sections[0].view]
@@ -232,6 +240,7 @@ def test_a_folder_is_one_page_with_a_part_for_each_model():
     folder = {"files": files, "settings": ["config.json: heads became 3"], "output": "some/small"}
     page = page_of(folder)
     assert (page.title, len(page.parts)) == ("small", 2)
+    assert page.verdict == "2 models pruned: small.onnx, small.onnx."
     reader = read(render(folder))
     assert len(reader.ids) == len(set(reader.ids))
     words = " ".join(reader.words)
