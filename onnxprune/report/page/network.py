@@ -66,16 +66,16 @@ def network(report: Mapping[str, Any], tones: Mapping[str, str] | None = None) -
     rows = _scaled(rows, [key for key, _ in measures])
     found = {row.tone for row in rows}
     folded = len(rows) > MOST_ROWS
-    coloured = bool(found - {UNKNOWN[0]})
-    if not coloured:  # a colour that all have says nothing
-        rows = [replace(row, tone="", says="") for row in rows]
+    if not found - {UNKNOWN[0], WHOLE[0]}:  # without a curve anywhere, a colour for it says nothing
+        rows = [replace(row, tone="", says="") if row.tone == UNKNOWN[0] else row for row in rows]
+        found -= {UNKNOWN[0]}
     blocks = _listed(_blocks(rows), measures[0][0] if measures else "") if folded else [_block("", rows)]
     legend = [(key, words) for key, words in {**WORDS, **dict([BLOCK] * folded)}.items() if key in found | {BLOCK[0]}]
     return Network(
         measures=measures,
         blocks=blocks,
         columns=_columns(rows, [key for key, _ in measures], {row.number for block in blocks for row in block.rows}),
-        legend=legend if coloured else [],
+        legend=legend if found else [],
         folded=folded,
         called="groups" if groups else "layers",
     )

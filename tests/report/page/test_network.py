@@ -81,6 +81,12 @@ def test_without_groups_each_layer_that_multiplies_is_a_row():
     assert picture.legend == []
 
 
+def test_without_curves_what_was_cut_has_no_colour_of_its_own():
+    picture = network(reports.cut() | {"curves": {}})
+    assert picture.legend == [("whole", "stays whole")]
+    assert {row.tone for row in rows(picture)} == {"", "whole"}
+
+
 def test_a_large_network_is_folded_and_its_overview_stays_fine():
     picture = network(reports.large())
     assert picture.folded
