@@ -69,7 +69,8 @@ def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE,
         seen = look(run.traced, run.groups, ratios, _of_run(prepared, run), notes=notes.of("as run"))
     firsts = tied_groups(prepared.groups, prepared.ratios, prepared.traced)
     first_of = {name: first for first, names in firsts.items() for name in names}
-    scores, curves = ({first_of[name]: each for name, each in told.items()} for told in (seen.scores, seen.curves))
+    scores = {first_of[name]: each for name, each in seen.scores.items()}
+    curves = {first_of[name]: curve for name, curve in seen.curves.items()}
     left = {name: prepared.ratios[name] for first, names in firsts.items() if first not in scores for name in names}
     rest = look(prepared.traced, prepared.groups, left, options, notes=notes) if left else Evidence({}, {})
     both = replace(seen, scores={**rest.scores, **scores}, curves={**rest.curves, **curves})

@@ -106,13 +106,12 @@ def planned(job: Job, progress: Progress, recipe: Mapping[str, Any]) -> CutPlan:
 
 def _shortened(job: Job, recipe: Mapping[str, Any], progress: Progress) -> CutPlan:
     """Return the plan of branches that go, and of what is cut of the rest."""
-    prepared, choice = prepare(job.model, job.options, job.data, progress), None
+    prepared, weighed = prepare(job.model, job.options, job.data, progress), None
     if job.options.weighs_branches:
         weighed = weigh(prepared, progress, NOWHERE)
         if not weighed.choice.removed:
             return _Whole(job.model, job.options, recipe).plan(*_of(prepared, progress, weighed.evidence))
-        choice = weighed.choice
-    shorter = shortened_model(prepared, progress, choice=choice)
+    shorter = shortened_model(prepared, progress, weighed=weighed)
     left = left_of(prepared, shorter, progress)
     whole = _Whole(job.model, job.options, recipe, shorter.shortened.branches, left)
     rest = rest_of(job.options, left.costs) if job.options.cuts_widths else None

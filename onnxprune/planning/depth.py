@@ -178,19 +178,22 @@ class Chooser:
         return Shortening(tuple(branches[number] for number in sorted(self.gone)), alone, self._measured)
 
     def alone(self, screened: float) -> dict[str, float]:
-        """Return the loss without each branch, by name: with repair for a share of them, those that cost least bare."""
+        """Return the loss without each branch beyond that of what is gone, by name.
+
+        A share of them is measured with repair, those that cost least without it.
+        """
         able = [at for at in range(len(self._chain.branches)) if self._saved(at) > 0]
         looked = self._screened(able, screened)
         sets = [frozenset([at]) for at in looked]
-        losses, _ = self._sweep("weighing branches", sets, repairs=self._repairs)
+        losses, base = self._sweep("weighing branches", sets, repairs=self._repairs)
         self._losses |= {at: losses[frozenset([at])] for at in looked}
-        return {self._chain.branches[at].name: self._losses[at] for at in able}
+        return {self._chain.branches[at].name: self._losses[at] - base for at in able}
 
     def together(self, names: Collection[str]) -> float:
-        """Return the loss without some branches, with repair."""
+        """Return the loss without some branches beyond that of what is gone, with repair."""
         gone = frozenset(at for at, branch in enumerate(self._chain.branches) if branch.name in names)
-        losses, _ = self._sweep("weighing branches together", [gone], repairs=self._repairs)
-        return losses[gone]
+        losses, base = self._sweep("weighing branches together", [gone], repairs=self._repairs)
+        return losses[gone] - base
 
     @property
     def measured(self) -> int:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from onnxprune.commands.made_from import effective
 from onnxprune.commands.prune import prune_file
 from onnxprune.data.notes import Notes
 from onnxprune.errors import OptionError
@@ -102,3 +103,9 @@ def test_notes_of_another_run_are_refused(tmp_path, monkeypatch):
         prune(tmp_path, "out.onnx", {**WIDTHS, "seed": 1}, checkpoint=tmp_path / "saved", resume=True)
     prune(tmp_path, "out.onnx", WIDTHS, checkpoint=tmp_path / "saved")  # from the beginning
     assert not (tmp_path / "saved").exists()
+
+
+def test_notes_of_other_tokens_are_refused():
+    """Reports tell how many tokens are kept; a checkpoint knows which."""
+    told = [effective(make_options(vocabulary=ids, targets={"params": 0.9}), True) for ids in ([0, 1, 2], [0, 1, 3])]
+    assert told[0]["option vocabulary"] != told[1]["option vocabulary"]
