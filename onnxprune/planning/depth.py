@@ -296,8 +296,8 @@ class Chooser:
         places = {each: self._chain.first_place(each, self.gone | each) for each in looked}
         losses: dict[frozenset[int], float] = {}
         names = {each: self._name(each, repairs) for each in looked}
-        noted = {each: self._notes.read(name) for each, name in names.items()}
-        known = {each: float(note.plain["loss"]) for each, note in noted.items() if note is not None}
+        noted = {each: self._notes.value(name, lambda note: float(note.plain["loss"])) for each, name in names.items()}
+        known = {each: loss for each, loss in noted.items() if loss is not None}
 
         def stands() -> Iterator[tuple[frozenset[int], Replay, Replay]]:
             for each in sorted(looked, key=lambda each: (places[each], sorted(each))):

@@ -29,7 +29,7 @@ from tools.git import differs, package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
 PAGE = ROOT / "docs" / "decoders_measured.md"
-DATA, EVALUATION, SAMPLES = "decoder_calibration_256.npz", "decoder_eval.npz", 256
+DATA, EVALUATION, SAMPLES = "decoder_calibration_256.npz", "decoder_eval.npz", 64
 PROMPT, THREADS, BUDGET_S = 256, (1, 2), 20.0
 BLOCKS = "*layers.1[2-5]*"  # four of thirty: an attention and the feed-forward network behind it each
 WAYS: Mapping[str, Mapping[str, Any]] = {
