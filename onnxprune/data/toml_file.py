@@ -6,6 +6,7 @@ No library is needed for these, and none that writes comments is small.
 from __future__ import annotations
 
 import json
+import numbers
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -46,6 +47,9 @@ def toml_value(value: Any) -> str:
 
     >>> toml_value([1, True, 0.5]), toml_value({"stage3*": 0.5})
     ('[1, true, 0.5]', '{"stage3*" = 0.5}')
+
+    Raises:
+        InputError: for what TOML does not hold.
     """
     if isinstance(value, str):
         return toml_text(value)
@@ -55,7 +59,11 @@ def toml_value(value: Any) -> str:
         return "{" + ", ".join(f"{toml_key(key)} = {toml_value(each)}" for key, each in value.items()) + "}"
     if isinstance(value, Iterable):
         return f"[{', '.join(map(toml_value, value))}]"
-    return repr(value)
+    if isinstance(value, numbers.Integral):
+        return repr(int(value))
+    if isinstance(value, numbers.Real):
+        return repr(float(value))
+    raise InputError(f"{value!r} is a {type(value).__name__}: TOML holds text, numbers, true, false, lists and tables")
 
 
 def toml_key(key: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import tomllib
 
 import numpy as np
@@ -10,11 +12,14 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+import onnxprune
 from onnxprune.cli.defaults import defaults
 from onnxprune.cli.group import cli
-from onnxprune.cli.recipe import keys_of
+from onnxprune.cli.recipe import keys_of, named_values, recipe_of
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.data.toml_file import toml_lines
 from onnxprune.errors import OptionError
+from onnxprune.planning.options import Options
 from tests.commands.test_plan import network
 from tests.support.schema import follows_the_schema
 
@@ -189,6 +194,54 @@ def test_values_are_as_toml_has_them(folder):
     assert options["threads"] == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "typed"),
+    [
+        ("ratio", np.array([0.2, 0.4]), ("ratios", "0.2,0.4")),
+        ("macs", (0.8, 0.6), ("macs", "0.8,0.6")),
+        ("params", [0.8], ("params", "0.8")),
+        ("size", ["900B"], ("size", "900B")),
+    ],
+)
+def test_the_recipe_of_a_family_made_in_python_repeats_it(folder, kind, values, typed):
+    """Also where the kind of the values is called as an option that is given beside them."""
+    options = {"criterion": "l2", "round_to": 1, "latency": False, "ratios": {"w2": 0.1} if kind == "macs" else ()}
+    family = onnxprune.sweep("m.onnx", "family", kind, values, **options)
+    first = [path.read_bytes() for path in family.members]
+    recipe = report(folder / "family" / "sweep.json")["recipe"]
+    assert recipe[typed[0]] == typed[1]
+    shutil.rmtree("family")
+    (folder / "again.toml").write_text("\n".join(["[[step]]", *toml_lines(recipe)]))
+    invoke("run", "again.toml", "--quiet")
+    assert [path.read_bytes() for path in family.members] == first
+
+
+@pytest.mark.parametrize("kind", ["latency", "memory", "kv-cache"])
+def test_the_values_of_a_family_have_a_key_of_their_own(folder, monkeypatch, kind):
+    made = []
+    monkeypatch.setattr("onnxprune.commands.sweep.make_family", lambda *_, **options: made.append(options["recipe"]))
+    onnxprune.sweep("m.onnx", "family", kind, [0.8, "0.6"], latency=False, targets={kind: 0.9})
+    assert (made[0][kind], made[0]["no-latency"], made[0]["target"]) == ("0.8,0.6", True, [f"{kind}=0.9"])
+
+
+def test_every_keyword_of_a_call_is_a_key_of_the_command_line(folder):
+    """What Python and the command line call by other names is the same in recipes."""
+    (folder / "ids.txt").write_text("1")
+    ours = {"planned", "held", "spared"}  # no keywords of callers
+    values = {each.name: each.default for each in dataclasses.fields(Options) if each.name not in ours}
+    given = {"batch_norm": False, "latency": False, "targets": {"macs": 1}, "inputs": {"x": [1]}, "ratios": {"a": 0.5}}
+    recipe = recipe_of_call("prune", "m.onnx", values | {"vocabulary": "ids.txt"} | given)
+    del recipe["run"]
+    named_values(cli.commands["prune"], {key: value for key, value in recipe.items() if value != ()}, "here")
+
+
+def test_ids_and_lengths_in_memory_stand_in_brackets():
+    values = {"vocabulary": [1, 2, 3], "tune": {"time": "20m"}, "masks": "9 steps"}
+    assert recipe_of_call("prune", "m.onnx", values) == {
+        "run": "prune", "source": "m.onnx", "vocabulary": "(list)", "tune": "(dict)", "masks": "9 steps"
+    }  # fmt: skip
+
+
 def test_every_command_can_be_a_step():
     """All options as they are typed; arguments by their names."""
     for name, command in cli.commands.items():
@@ -259,6 +312,28 @@ def test_a_pyproject_without_a_table_says_nothing(folder):
     configured(folder, "tool = 3")
     assert "threads" not in defaults(cli.commands, folder).get("prune", {})
     assert OptionError.exit_code == 2
+
+
+def test_what_is_typed_is_in_the_recipe_also_where_it_is_the_default(folder):
+    """The repeat would have that of the file else."""
+    configured(folder, "[tool.onnxprune]", "seed = 7", "width = true")
+    (folder / "r.toml").write_text(PRUNE + "width = false\nseed = 0")
+    invoke("run", "r.toml", "--quiet")
+    written = report(folder / "small.json")
+    assert (written["options"]["seed"], written["options"]["width"]) == (0, False)
+    assert (written["recipe"]["seed"], written["recipe"]["width"]) == (0, False)
+    (folder / "r.toml").write_text("\n".join(["[[step]]", *toml_lines({**written["recipe"], "force": True})]))
+    invoke("run", "r.toml", "--quiet")
+    assert report(folder / "small.json")["recipe"] == written["recipe"]
+
+
+def test_a_recipe_has_libraries_and_no_checkpoint(folder, monkeypatch):
+    monkeypatch.setenv("ONNXPRUNE_CUSTOM_OPS", "")
+    line = ["prune", "m.onnx", "-o", "s.onnx", "--custom-ops", "a.so", "--resume", "--checkpoint", "here", "--force"]
+    with cli.make_context("onnxprune", line) as outer:
+        name, command, rest = cli.resolve_command(outer, line)
+        recipe = recipe_of(command.make_context(name, rest, parent=outer))
+    assert recipe == {"run": "prune", "source": "m.onnx", "output": "s.onnx", "custom-ops": ["a.so"]}
 
 
 # -- every report has a recipe ---------------------------------------------------------------------------------------

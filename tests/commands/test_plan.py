@@ -294,6 +294,15 @@ def test_a_python_call_is_told_as_a_recipe(tmp_path):
     }  # fmt: skip
 
 
+def test_numbers_of_numpy_make_a_plan_that_is_read(tmp_path):
+    ratios = {"w1": np.float64(0.5)}
+    plan = onnxprune.plan(network(), np.float64(0.5), criterion="l2", ratios=ratios, min_units=np.int64(2))
+    path = plan.save(tmp_path / "plan.toml")
+    assert read_plan(path).groups == plan.groups
+    assert 'ratio = ["0.5", "w1=0.5"]\n' in path.read_text()
+    assert "min-units = 2\n" in path.read_text()
+
+
 def test_the_vision_transformer_is_cut_as_planned():
     plan = onnxprune.plan(VIT, 0.3, criterion="l2")
     with tempfile.TemporaryDirectory() as folder:

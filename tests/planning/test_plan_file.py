@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,6 +141,15 @@ def test_names_that_are_no_unicode_are_written_as_escapes():
 
 def test_what_is_not_known_is_left_out():
     assert toml_lines({"a": None, "b c": 1}) == ['"b c" = 1']
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert toml_lines({"a": np.float64(0.5), "b": [np.int64(3)], "c": True}) == ["a = 0.5", "b = [3]", "c = true"]
+
+
+def test_what_toml_does_not_hold_is_refused():
+    with pytest.raises(InputError, match=r"1j is a complex: TOML holds text, numbers, true, false, lists and tables"):
+        toml_lines({"a": [1j]})
 
 
 def test_comments_keep_their_lines():
