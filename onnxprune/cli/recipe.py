@@ -45,7 +45,7 @@ def named_values(command: click.Command, values: Mapping[str, Any], where: str) 
         where: they stand, for messages.
 
     Raises:
-        OptionError: for a key that the command does not have; says what is near.
+        OptionError: for a key that the command does not have, which says what is near; and for a null character.
     """
     known = keys_of(command)
     by_key = {_spelled(key, known): value for key, value in values.items()}
@@ -56,7 +56,10 @@ def named_values(command: click.Command, values: Mapping[str, Any], where: str) 
         if str(param.name) in named:
             raise OptionError(f"{where}: {key} says again what another key says: give one of the two")
         says_no = f"--{key}" in param.secondary_opts
-        named[str(param.name)] = _flag(where, key, value) != says_no if says_no else _value(where, key, param, value)
+        given = _flag(where, key, value) != says_no if says_no else _value(where, key, param, value)
+        if "\0" in typed(given):
+            raise OptionError(f"{where}: {key} has a null character, which no file, name or number has")
+        named[str(param.name)] = given
     return named
 
 

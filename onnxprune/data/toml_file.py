@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxprune.data.opening import open_ordinary
 from onnxprune.errors import InputError
 
+_MOST_BYTES = 16 * 2**20
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 
 
@@ -22,13 +24,23 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return what a file of TOML holds.
 
     Raises:
-        InputError: when it cannot be read, or is no TOML.
+        InputError: when it cannot be read, is no TOML, too large or too deep, and for a device, pipe or folder.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_ordinary(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise InputError(
+                f"{path}: has more than {_MOST_BYTES:,} bytes, which no plan, recipe or table of options has"
+            )
+        return tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(
+            f"{path}: is nested too deeply: plans, recipes and tables of options have few levels"
+        ) from None
+    except ValueError as error:  # of TOML, of UTF-8, of a number with thousands of digits
         raise InputError(f"{path}: is no TOML: {error}") from None
 
 

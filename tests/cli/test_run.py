@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import tomllib
 
+import click
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 
 import onnxprune
-from onnxprune.cli.defaults import defaults
+from onnxprune.cli.defaults import _RUNS, defaults
 from onnxprune.cli.group import cli
 from onnxprune.cli.recipe import keys_of, named_values, recipe_of
 from onnxprune.commands.recipe import recipe_of_call
@@ -174,6 +176,8 @@ def test_a_step_that_fails_ends_the_recipe(folder):
         (PRUNE.replace('source = "m.onnx"', ""), "recipe.toml: step 1 (prune): needs source, which is INPUT"),
         (PRUNE + "\nwidth = 1", "recipe.toml: step 1 (prune): width is true or false, got 1"),
         (PRUNE + "\nno-reconstruct = true", "step 1 (prune): no-reconstruct says again what another key says"),
+        (PRUNE.replace("m.onnx", r"m\u0000.onnx"), "step 1 (prune): source has a null character, which no file"),
+        ("step = " + "[" * 5000, "recipe.toml: is nested too deeply"),
         ("step = 3", "recipe.toml: a recipe has steps, each under [[step]]"),
     ],
 )
@@ -306,12 +310,85 @@ def test_an_unknown_default_is_an_error(folder, lines, message):
 def test_a_pyproject_without_a_table_says_nothing(folder):
     configured(folder, "[project]", 'name = "mine"')
     assert "threads" not in defaults(cli.commands, folder).get("prune", {})
-    configured(folder, "[project")
-    with pytest.raises(SystemExit):
-        cli.make_context("onnxprune", ["inspect", "m.onnx"])
     configured(folder, "tool = 3")
     assert "threads" not in defaults(cli.commands, folder).get("prune", {})
     assert OptionError.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["[project", "a = " + "[" * 5000, "[tool.onnxprune]\nthredas = 2"])
+def test_help_needs_no_defaults(folder, text):
+    configured(folder, text)
+    for arguments in (
+        ["--help"],
+        ["--version"],
+        ["prune", "--help"],
+        ["run", "-h"],
+        ["--no-defaults", "inspect", "-h"],
+    ):
+        invoke(*arguments)
+    said = invoke("inspect", "m.onnx", code=2).stderr
+    assert said.startswith(f"onnxprune: {folder / 'pyproject.toml'}: ")
+    assert said.count("\n") == 1
+    invoke("--no-defaults", "inspect", "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('metric = "evil:run"', "metric = 'evil:run'"),
+        ('data = "evil:run"', "data = 'evil:run'"),
+        ('eval_data = "evil:run"', "eval-data = 'evil:run'"),
+        ('timer = "./evil {}"', "timer = './evil {}'"),
+        ('custom-ops = ["evil.so"]', "custom-ops = 'evil.so'"),
+        ('tune.loss = "evil:run=1"', "loss = 'evil:run=1'"),
+        ('scheduler = "tcp://evil:1"', "scheduler = 'tcp://evil:1'"),
+        ('provider-option = {trt_extra_plugin_lib_paths = "evil.so"}', "'trt_extra_plugin_lib_paths=evil.so'"),
+    ],
+)
+def test_defaults_run_no_code(folder, monkeypatch, line, named):
+    """A pyproject.toml is found, not named: it may have come with a folder from elsewhere."""
+    monkeypatch.setenv("ONNXPRUNE_CUSTOM_OPS", "")
+    (folder / "evil.py").write_text("open('ran', 'w')\nrun = print")
+    configured(folder, "[tool.onnxprune]", line)
+    said = invoke("m.onnx", "-o", "s.onnx", code=2).stderr
+    assert named in said
+    key = named.split(" = ")[0] if " = " in named else "provider-option"
+    assert f"would run code, which no file that is merely found may do: type --{key}, or name it in a recipe" in said
+    assert not (folder / "ran").exists()
+    assert os.environ["ONNXPRUNE_CUSTOM_OPS"] == ""
+
+
+def test_every_option_that_may_name_code_is_known():
+    """Those whose help says so."""
+    says = ("source ", "module:function", "library", "cluster", "docs/options.md [default: by the outputs]")
+    named = {
+        key
+        for command in cli.commands.values()
+        for key, param in keys_of(command).items()
+        if isinstance(param, click.Option) and any(word in f"{param.metavar} {param.help}".lower() for word in says)
+    }
+    assert named == set(_RUNS) - {"provider-option"}
+
+
+def test_a_default_that_excludes_what_is_typed_is_told_and_can_be_left_out(folder):
+    configured(folder, "[tool.onnxprune.prune]", "ratio = 0.3", "threads = 2", 'criterion = "l2"')
+    options = ["m.onnx", "-o", "s.onnx", "--target", "macs=0.6", "--no-latency", "--quiet", "--threads", "1"]
+    said = invoke(*options, code=2).stderr
+    told = "; --ratio, --criterion came from [tool.onnxprune] of a pyproject.toml"
+    assert said.endswith(f"{told}: 'onnxprune --no-defaults ...' takes none\n")
+    invoke("--no-defaults", *options, "--criterion", "l2")
+    (folder / "r.toml").write_text(
+        '[[step]]\nrun = "prune"\nsource = "m.onnx"\noutput = "r.onnx"\ntarget = {macs = 0.6}\ncriterion = "l2"\n'
+        "no-latency = true"
+    )
+    said = invoke("run", "r.toml", "--quiet", code=2).stderr
+    assert "; --ratio, --threads came from [tool.onnxprune] of a pyproject.toml" in said
+    invoke("--no-defaults", "run", "r.toml", "--quiet")
+    assert (folder / "r.onnx").read_bytes() == (folder / "s.onnx").read_bytes()
+
+
+def test_options_of_prune_may_stand_behind_those_of_all(folder):
+    invoke("--no-defaults", "--ratio", "0.5", "--criterion", "l2", "--no-latency", "m.onnx", "-o", "s.onnx")
 
 
 def test_what_is_typed_is_in_the_recipe_also_where_it_is_the_default(folder):

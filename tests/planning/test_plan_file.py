@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 
 import numpy as np
@@ -108,14 +109,29 @@ def test_a_count_alone_leaves_the_choice_to_importance():
 
 def test_a_file_that_is_no_plan_is_named(tmp_path):
     path = tmp_path / "plan.toml"
-    with pytest.raises(InputError, match=r"plan\.toml: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"plan\.toml: no such file"):
         read_plan(path)
     path.write_text("plan = ")
     with pytest.raises(InputError, match=r"plan\.toml: is no TOML: Invalid value"):
         read_plan(path)
+    path.write_text("plan = " + "9" * 5000)
+    with pytest.raises(InputError, match=r"plan\.toml: is no TOML: Exceeds the limit"):
+        read_plan(path)
+    path.write_text("plan = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(InputError, match=r"plan\.toml: is nested too deeply: plans, recipes and tables"):
+        read_plan(path)
+    path.write_bytes(b"#" * (16 * 2**20 + 1))
+    with pytest.raises(InputError, match=r"plan\.toml: has more than 16,777,216 bytes, which no plan"):
+        read_plan(path)
     path.write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"plan\.toml: is no TOML: 'utf-8' codec"):
         read_plan(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "plan.toml")
+    with pytest.raises(InputError, match=r"plan\.toml: is a device, pipe or socket; expected an ordinary file"):
+        read_plan(tmp_path / "plan.toml")
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
