@@ -95,7 +95,7 @@ def _by_default() -> str:
     used = [
         param.opts[-1]
         for param in (context.command.params if context else ())
-        if param.name in names and context.get_parameter_source(param.name) is ParameterSource.DEFAULT_MAP
+        if context and param.name in names and context.get_parameter_source(param.name) is ParameterSource.DEFAULT_MAP
     ]
     if not used:
         return ""

@@ -107,7 +107,7 @@ def cuts_of(plan: CutPlan, model: Model) -> list[tuple[str, Mapping[int, Sequenc
     """
     if plan.branches:
         raise OptionError(f"plan: branch {plan.branches[0].name!r} goes as a whole: units alone are cut here")
-    counted = [each for each in plan.groups if each.kept is None]
+    counted = [each for each in plan.groups if each.is_cut and each.kept is None]
     if counted:
         raise OptionError(f"plan: {counted[0]} has a count alone: list the indices that are kept")
     options = make_options(**plan.options(), criterion="l2", reconstruct=False)

@@ -185,13 +185,14 @@ def _groups(prepared: PreparedModel, plan: Plan, counter: cost.Counter) -> list[
     for group in sorted(prepared.groups, key=first_sink):
         if group.name not in prepared.ratios:
             continue
-        kept = plan.kept.get(group.name, tuple(range(group.units)))
-        sizes = {group.atom: len(kept)}
+        kept = plan.kept.get(group.name)
+        keep = group.units if kept is None else len(kept)
+        sizes = {group.atom: keep}
         saved = {kind: round(counter.before[kind] - counter.count(kind, sizes)) for kind in ("macs", "params")}
         result.append(
             PlannedGroup(
-                group.name, group.kind, group.units, len(kept), tuple(map(int, kept)), makers_of(group),
-                saved["macs"], saved["params"], loss_of.get(group.name),
+                group.name, group.kind, group.units, keep, None if kept is None else tuple(map(int, kept)),
+                makers_of(group), saved["macs"], saved["params"], loss_of.get(group.name),
             )
         )  # fmt: skip
     return result

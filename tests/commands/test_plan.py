@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import tempfile
 from pathlib import Path
@@ -239,6 +240,21 @@ def test_branches_go_with_a_plan():
     for kind in ("params", "macs"):
         share = result.report["output"][kind] / result.report["input"][kind]
         assert plan.expected[kind] == pytest.approx(share, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["c*", "c?", "c[c]"])
+def test_the_name_of_a_branch_is_no_glob_in_a_plan(name):
+    """The other branch is called cc, which each of these means as a glob."""
+    names = {"c": "cc", "f": name}
+    proto = residual()
+    for node in proto.graph.node:
+        node.name = names.get(node.name, node.name)
+        node.input[:] = [names.get(each, each) for each in node.input]
+        node.output[:] = [names.get(each, each) for each in node.output]
+    plan = onnxprune.plan(proto, without=glob.escape(name), ratio=0.0, criterion="l2")
+    assert [branch.name for branch in plan.branches] == [name]
+    report = applied(plan, proto, criterion="l2").report
+    assert [branch["name"] for branch in report["depth"]["branches"] if branch["removed"]] == [name]
 
 
 def test_branches_may_be_weighed_against_widths():
