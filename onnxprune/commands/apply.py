@@ -15,7 +15,6 @@ from onnxprune.commands.prune import Result, prune_file, prune_model
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, check_written
 from onnxprune.graph.read import Source
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
@@ -89,12 +88,10 @@ def apply_file(
         InputError, NothingToPrune, VerificationError: as `apply`; InputError also for files that must not or cannot be
             written.
     """
-    outputs = [(target, "the output"), *([] if report_path is None else [(report_path, "the report")])]
-    check_written(outputs, Reads(plan=plan), force)
     checked = make_options(**{**read_plan(plan).options(), **options})
     return prune_file(
         source, target, checked, data, report_path=report_path, tune=tune, checkpoint=checkpoint, resume=resume,
-        force=force, progress=progress, on_written=on_written, **rest,
+        plan_path=plan, force=force, progress=progress, on_written=on_written, **rest,
     )  # fmt: skip
 
 

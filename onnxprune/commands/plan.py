@@ -21,6 +21,7 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
+from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.publish import Reads, blamed_on_change, check_written
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import first_sink
@@ -154,7 +155,8 @@ class _Whole:
         traced, kept = prepared.traced, decision.plan.kept
         counter = cost.Counter(traced)
         sizes = new_sizes(kept_masks(prepared.groups, kept))
-        costs = {kind: counter.fraction(kind, sizes) for kind in ("params", "macs", "size")}
+        kinds = ("params", "macs", "size", *([cost.CACHE] if cache_bytes(self.model.inputs) else []))
+        costs = {kind: counter.fraction(kind, sizes) for kind in kinds}
         if decision.accepted is not None:
             costs |= decision.accepted.measured
         shares = {} if self.left is None else {kind: each.share for kind, each in self.left.costs.items()}

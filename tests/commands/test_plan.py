@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
+import re
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.commands.apply import apply_file
+from onnxprune.commands.report_files import PageFile
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.planning.plan_file import read_plan
 from tests.commands.test_prune import kept, shape
@@ -288,6 +290,25 @@ def test_files_are_not_replaced_by_accident(tmp_path):
     with pytest.raises(InputError, match=r"plan\.toml is the plan; give the output another name"):
         apply_file(plan, source, plan, {}, force=True, progress=lambda *_: None)
     assert hashlib.sha256(plan.read_bytes()).hexdigest() == before
+
+
+def test_no_output_is_another_one_or_the_plan(tmp_path):
+    source, plan, target = tmp_path / "m.onnx", tmp_path / "plan.toml", tmp_path / "s.onnx"
+    onnx.save(network(), source)
+    text = PLAN.save(plan).read_text()
+    page = PageFile(tmp_path / "s.macs.before.html", "")
+    for message, files in (
+        ("plan.toml is the plan; give the overlay another name", {"overlay_path": plan}),
+        ("plan.toml is the plan; give the report another name", {"report_path": plan}),
+        ("plan.toml is the plan; give the page another name", {"page": PageFile(plan, "")}),
+        ("s.onnx is the output; give the overlay another name", {"overlay_path": target}),
+        ("s.onnx.data is for weights of the output; give the overlay", {"overlay_path": tmp_path / "s.onnx.data"}),
+        ("s.macs.before.html is the page; give the overlay", {"overlay_path": tmp_path / "s.html", "page": page}),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            apply_file(plan, source, target, {}, force=True, progress=lambda *_: None, **files)
+    assert plan.read_text() == text
+    assert not target.exists()
 
 
 def test_a_python_call_is_told_as_a_recipe(tmp_path):
