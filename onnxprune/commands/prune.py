@@ -194,10 +194,9 @@ def prune_file(
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
 
     What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
-    when the run has ended well. `tokens_path` and `plan_path` are the files of the tokens to keep and of the plan, if
-    there are such: they are not replaced. The `page` shows the run, see `report.page`. `recipe` is what makes the
-    result again, for the report. `on_written` is called when all files are in place: what fails later fails with them
-    written.
+    when the run has ended well. `tokens_path` and `plan_path`, files of the tokens to keep and of the plan, are not
+    replaced. The `page` shows the run, see `report.page`. `recipe` is what makes the result again, for the report.
+    `on_written` is called when all files are in place: what fails later fails with them written.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when `target` or `report_path`
@@ -214,7 +213,10 @@ def prune_file(
     check_files(target, weights, report_path, reads, force)
     check_weights_name(target, model.is_external)
     overlay = None if overlay_path is None else overlay_of(overlay_path, options)
-    files: list[tuple[Path | None, str]] = [(report_path, "the report"), (page and page.path, "the page")]
+    files: list[tuple[Path | None, str]] = [
+        (report_path, "the report"),
+        (None if page is None else page.path, "the page"),
+    ]
     files += [] if overlay is None else overlay.outputs
     files += [] if options.vocabulary is None else [(map_file(target), "the map of ids")]
     beside = [(path, what) for path, what in files if path is not None]
