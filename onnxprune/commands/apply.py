@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import check
+from onnxprune.commands.applied import OPTIONS
 from onnxprune.commands.decide import as_planned
 from onnxprune.commands.job import make_learning
 from onnxprune.commands.prepare import prepare
@@ -19,11 +20,6 @@ from onnxprune.graph.read import Source
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
 from onnxprune.progress import Progress, silent
-
-OPTIONS = (  # of `prune`, that say nothing of what is cut
-    "criterion", "reconstruct", "sweeps", "effort", "batch_norm", "eval_data", "preprocess", "samples", "metric",
-    "inputs", "provider", "threads", "batch", "latency", "seed", "quantize", "timer", "timer_seconds",
-)  # fmt: skip
 
 
 def apply(

@@ -15,6 +15,8 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.cli.group import cli
+from onnxprune.commands.applied import OPTIONS
 from onnxprune.commands.apply import apply_file
 from onnxprune.commands.report_files import PageFile
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
@@ -290,6 +292,22 @@ def test_files_are_not_replaced_by_accident(tmp_path):
     with pytest.raises(InputError, match=r"plan\.toml is the plan; give the output another name"):
         apply_file(plan, source, plan, {}, force=True, progress=lambda *_: None)
     assert hashlib.sha256(plan.read_bytes()).hexdigest() == before
+
+
+def test_apply_has_the_same_options_in_python_and_as_typed():
+    with cli.make_context("onnxprune", ["apply"]) as context:
+        typed = {str(param.name).removeprefix("no_") for param in cli.get_command(context, "apply").params}
+    of_the_run = {"output", "data", "tune", "checkpoint", "resume", "force", "plan", "source"}
+    assert typed - of_the_run - {"report_paths", "overlay_path", "custom_ops", "as_json", "quiet", "debug"} == set(
+        OPTIONS
+    )
+
+
+def test_effort_is_taken_where_a_plan_lists_indices_and_layers_are_refitted():
+    samples = {"x": np.random.default_rng(0).standard_normal((8, 6), np.float32)}
+    assert applied(PLAN, network(), data=samples, effort="quick").report["options"]["effort"] == "quick"
+    with pytest.raises(OptionError, match=r"effort has no effect here: .* nothing is refitted, and samples are given"):
+        applied(PLAN, network(), data=samples, effort="quick", reconstruct=False)
 
 
 def test_no_output_is_another_one_or_the_plan(tmp_path):
