@@ -214,11 +214,10 @@ def prune_file(
     check_weights_name(target, model.is_external)
     overlay = None if overlay_path is None else overlay_of(overlay_path, options)
     files: list[tuple[Path | None, str]] = [
-        (report_path, "the report"),
-        (None if page is None else page.path, "the page"),
+        (None if options.vocabulary is None else map_file(target), "the map of ids")
     ]
+    files += [(report_path, "the report"), (None if page is None else page.path, "the page")]
     files += [] if overlay is None else overlay.outputs
-    files += [] if options.vocabulary is None else [(map_file(target), "the map of ids")]
     beside = [(path, what) for path, what in files if path is not None]
     check_written(beside, reads, force, [(target, "is the output"), (weights, "is for weights of the output")])
     job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
