@@ -14,18 +14,18 @@ from onnxprune.cli.prune import prune
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_reports, parse_shapes
+from onnxprune.commands.applied import OPTIONS
 from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
-# Options of `prune` that say nothing of what is cut.
-_OF_PLANS = (
-    "output", "criterion", "reconstruct", "sweeps", "effort", "no_batch_norm", "data", "eval_data", "preprocess",
-    "samples", "metric", "inputs", "provider", "threads", "batch", "no_latency", "seed", "tune", "checkpoint", "resume",
-    "report_paths", "overlay_path", "force", "custom_ops", "as_json", "quantize", "timer", "timer_seconds",
+# Parameters of `prune` beside those options: data, and what is written.
+_OF_THE_RUN = (
+    "output", "data", "tune", "checkpoint", "resume", "report_paths", "overlay_path", "force", "custom_ops", "as_json",
 )  # fmt: skip
+_OF_APPLY = {*_OF_THE_RUN, *OPTIONS, *(f"no_{name}" for name in OPTIONS)}
 
 
-@cli.command(params=[param for param in prune.params if param.name in _OF_PLANS])
+@cli.command(params=[param for param in prune.params if param.name in _OF_APPLY])
 @click.argument("plan", metavar="PLAN.toml", type=PATH)
 @click.argument("source", metavar="MODEL", type=PATH)
 @QUIET

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 import click
+from click.core import ParameterSource
 
 from onnxprune.cli.screen import say_error
 from onnxprune.cli.unexpected import sentence_of
@@ -15,6 +16,8 @@ from onnxprune.errors import OnnxpruneError, OptionError
 from onnxprune.interrupts import Interrupted, exit_code
 
 DEBUG = "onnxprune.debug"  # key of the context of a command
+DEFAULTS = "onnxprune.defaults"  # another: the names of the parameters that a pyproject.toml has defaults of
+NO_DEFAULTS = "--no-defaults"
 
 
 @contextlib.contextmanager
@@ -29,7 +32,7 @@ def failing(state: Callable[[], str] = str, helper: str = "") -> Iterator[None]:
         with _interrupts_first():
             yield
     except OnnxpruneError as error:
-        say_error(helper + (_as_typed(str(error)) if isinstance(error, OptionError) else str(error)))
+        say_error(helper + (_as_typed(str(error)) + _by_default() if isinstance(error, OptionError) else str(error)))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a file that goes away while it is read
         place = f"{error.filename}: " if error.filename else ""
@@ -83,6 +86,22 @@ def _less() -> list[str]:
     fewer = [("samples", "fewer samples with --samples")] if has_data else []
     fewer += [("effort", "less with --effort quick" if has_data else "fewer samples with --effort quick")]
     return [words for name, words in (("inputs", "smaller shapes with --input"), *fewer) if name in names]
+
+
+def _by_default() -> str:
+    """Return what to do about options that nobody typed, where a pyproject.toml has some of this command."""
+    context = click.get_current_context(silent=True)
+    names = context.meta.get(DEFAULTS, ()) if context else ()
+    used = [
+        param.opts[-1]
+        for param in (context.command.params if context else ())
+        if context and param.name in names and context.get_parameter_source(param.name) is ParameterSource.DEFAULT_MAP
+    ]
+    if not used:
+        return ""
+    return (
+        f"; {', '.join(used)} came from [tool.onnxprune] of a pyproject.toml: 'onnxprune {NO_DEFAULTS} ...' takes none"
+    )
 
 
 def _as_typed(message: str) -> str:

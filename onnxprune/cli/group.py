@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import click
 
 from onnxprune._version import __version__
 from onnxprune.cli.defaults import defaults
-from onnxprune.cli.failing import failing
+from onnxprune.cli.failing import DEFAULTS, NO_DEFAULTS, failing
 from onnxprune.cli.screen import readers_may_leave
+from onnxprune.errors import InputError
 from onnxprune.training.processes import check_alone
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_HELP = frozenset({"-h", "--help"})
+_CONTEXT = {"help_option_names": sorted(_HELP), "max_content_width": 100}
 
 
 class _Commands(click.Group):
@@ -32,14 +35,9 @@ class _Commands(click.Group):
         return None
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the arguments; where nobody reads the help that they ask for, that is all.
-
-        Options that are not given are as the caller has them in `default_map`, or as a pyproject.toml has them.
-        """
+        """Parse the arguments; where nobody reads the help that they ask for, that is all."""
         with failing(), readers_may_leave():
-            known, given = defaults(self.commands, Path.cwd()), kwargs.pop("default_map", None) or {}
-            merged = {name: {**known.get(name, {}), **given.get(name, {})} for name in {*known, *given}}
-            return super().make_context(*args, default_map=merged, **kwargs)
+            return super().make_context(*args, **kwargs)
         raise click.exceptions.Exit(0)
 
     def resolve_command(
@@ -50,14 +48,28 @@ class _Commands(click.Group):
             if meant and not Path(args[0]).exists():
                 raise click.UsageError(f"No file or command {args[0]!r}, did you mean {meant[0]!r}?", ctx)
             args = ["prune", *args]
+        if not (ctx.resilient_parsing or ctx.params["no_defaults"]):
+            self._take_defaults(ctx, args)
         return super().resolve_command(ctx, args)
+
+    def _take_defaults(self, ctx: click.Context, args: list[str]) -> None:
+        """Let options that nobody gives, nor the caller in `default_map`, be as a pyproject.toml has them."""
+        try:
+            known, given = defaults(self.commands, Path.cwd()), ctx.default_map or {}
+        except InputError:
+            if _HELP.isdisjoint(args):
+                raise
+            return  # help needs none
+        ctx.meta[DEFAULTS] = {name for name in known.get(args[0], {}) if name not in given.get(args[0], {})}
+        ctx.default_map = {name: {**known.get(name, {}), **given.get(name, {})} for name in {*known, *given}}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Let options of `prune` stand in front of the input."""
-        own = {"-h", "--help", "--version"}
-        if args and args[0].startswith("-") and args[0] not in own:
-            args = ["prune", *args]
-        return super().parse_args(ctx, args)
+        ours = [*itertools.takewhile({*_HELP, "--version", NO_DEFAULTS}.__contains__, args)]
+        rest = args[len(ours) :]
+        if rest and rest[0].startswith("-"):
+            rest = ["prune", *rest]
+        return super().parse_args(ctx, [*ours, *rest])
 
 
 _EXIT_CODES = (
@@ -68,8 +80,9 @@ _EXIT_CODES = (
 
 @click.group(cls=_Commands, context_settings=_CONTEXT, epilog=_EXIT_CODES)
 @click.version_option(__version__, prog_name="onnxprune")
+@click.option(NO_DEFAULTS, is_flag=True, help="Take no defaults from a pyproject.toml.")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, no_defaults: bool) -> None:  # no_defaults: read by `resolve_command`
     """Make a trained ONNX model smaller and faster by removing whole channels, heads and neurons.
 
     \b

@@ -9,6 +9,19 @@ from pathlib import Path
 import click
 
 from onnxprune.cli.failing import DEBUG as _DEBUG
+from onnxprune.cli.recipe import HANDLED
+
+
+def name_libraries(paths: Sequence[Path]) -> None:
+    """Let all sessions load these libraries, also those of worker processes."""
+    if paths:
+        os.environ["ONNXPRUNE_CUSTOM_OPS"] = os.pathsep.join(str(path.resolve()) for path in paths)
+
+
+def _set_libraries(context: click.Context, param: click.Parameter, paths: Sequence[Path]) -> None:
+    context.meta.setdefault(HANDLED, {})[param.name] = paths
+    name_libraries(paths)
+
 
 PATH = click.Path(path_type=Path)
 
@@ -33,7 +46,7 @@ CUSTOM_OPS = click.option(
     type=PATH,
     metavar="LIBRARY",
     expose_value=False,
-    callback=lambda _context, _param, paths: name_libraries(paths),
+    callback=_set_libraries,
     help="A library of custom operators that ONNX Runtime shall load; its code runs here. Repeatable.",
 )
 WORKERS = click.option(
@@ -87,9 +100,3 @@ DEBUG = click.option(
     callback=_set_debug,
     help="Show the traceback of an unexpected error.",
 )
-
-
-def name_libraries(paths: Sequence[Path]) -> None:
-    """Let all sessions load these libraries, also those of worker processes."""
-    if paths:
-        os.environ["ONNXPRUNE_CUSTOM_OPS"] = os.pathsep.join(str(path.resolve()) for path in paths)

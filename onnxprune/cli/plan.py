@@ -17,7 +17,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph.publish import signals_held
 
 # Options of `prune` that say what is cut, or by what that is decided.
-_OF_PLANS = (
+_OF_PLAN = (
     "ratios", "targets", "shape", "depth", "without", "criterion", "scope", "reconstruct", "curves", "effort",
     "round_to", "min_units", "width", "change_io", "ignore", "only", "data", "eval_data", "preprocess", "samples",
     "metric", "inputs", "provider", "threads", "batch", "profile_seconds", "timer", "timer_seconds", "seed",
@@ -25,7 +25,7 @@ _OF_PLANS = (
 )  # fmt: skip
 
 
-@cli.command(params=[param for param in prune.params if param.name in _OF_PLANS])
+@cli.command(params=[param for param in prune.params if param.name in _OF_PLAN])
 @click.argument("source", metavar="INPUT", type=PATH)
 @click.option("-o", "--output", type=PATH, metavar="PLAN.toml", help="File to write; without it the plan is shown.")
 @FORCE

@@ -124,7 +124,7 @@ if TYPE_CHECKING:
     default=USUAL,
     show_default=True,
     metavar="quick|normal|thorough",
-    help="What to spend on samples and loss curves.",
+    help="What to spend on samples, loss curves and refits.",
 )
 @click.option("--no-batch-norm", is_flag=True, help="Keep the running statistics of BatchNormalization.")
 @click.option(

@@ -7,16 +7,18 @@ table for KEY=VALUE.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
 from onnxprune import check
+from onnxprune.commands.recipe import plain, typed
 from onnxprune.errors import OptionError
 
-_OF_THE_SCREEN = ("quiet", "as_json", "force")  # what the run that is repeated needs not have
+HANDLED = "onnxprune.handled"  # key of the context of a command: values of options that are no parameters of it
+_OF_ONE_RUN = ("quiet", "as_json", "force", "resume", "checkpoint")  # what the run that repeats another needs not have
+_GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
 
 
 def keys_of(command: click.Command) -> dict[str, click.Parameter]:
@@ -43,7 +45,7 @@ def named_values(command: click.Command, values: Mapping[str, Any], where: str) 
         where: they stand, for messages.
 
     Raises:
-        OptionError: for a key that the command does not have; says what is near.
+        OptionError: for a key that the command does not have, which says what is near; and for a null character.
     """
     known = keys_of(command)
     by_key = {_spelled(key, known): value for key, value in values.items()}
@@ -54,7 +56,10 @@ def named_values(command: click.Command, values: Mapping[str, Any], where: str) 
         if str(param.name) in named:
             raise OptionError(f"{where}: {key} says again what another key says: give one of the two")
         says_no = f"--{key}" in param.secondary_opts
-        named[str(param.name)] = _flag(where, key, value) != says_no if says_no else _value(where, key, param, value)
+        given = _flag(where, key, value) != says_no if says_no else _value(where, key, param, value)
+        if "\0" in typed(given):
+            raise OptionError(f"{where}: {key} has a null character, which no file, name or number has")
+        named[str(param.name)] = given
     return named
 
 
@@ -73,44 +78,27 @@ def _value(where: str, key: str, param: click.Parameter, value: Any) -> Any:
     """Return a value in the form that click takes: lists for what can be repeated, text for pairs."""
     if isinstance(param, click.Option) and param.is_flag:
         return _flag(where, key, value)
-    listed = [f"{name}={_text(each)}" for name, each in value.items()] if isinstance(value, Mapping) else value
+    listed = [f"{name}={typed(each)}" for name, each in value.items()] if isinstance(value, Mapping) else value
     if param.multiple if isinstance(param, click.Option) else False:
-        return [_text(each) for each in listed] if isinstance(listed, list) else [_text(listed)]
-    return _text(listed)
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        return [typed(each) for each in listed] if isinstance(listed, list) else [typed(listed)]
+    return typed(listed)
 
 
 def recipe_of(context: click.Context) -> dict[str, Any]:
     """Return the step of a recipe that does what the running command does.
 
-    It has what was given and is not the default, but for what is shown and whether files are replaced.
+    It has what was given, typed or by a file, also where that is the default, which another pyproject.toml may change;
+    but not what is shown, whether files are replaced, and where an earlier run goes on: a repeat begins anew.
     """
     recipe: dict[str, Any] = {"run": str(context.command.name)}
-    bare = click.Context(context.command)  # knows no defaults of a pyproject.toml: they are as if they were given
+    values = {**context.params, **context.meta.get(HANDLED, {})}
     arguments_first = sorted(keys_of(context.command).items(), key=lambda each: isinstance(each[1], click.Option))
     for key, param in arguments_first:
-        if param.name not in context.params or param.name in _OF_THE_SCREEN:
+        name = str(param.name)
+        if name not in values or name in _OF_ONE_RUN or context.get_parameter_source(name) not in _GIVEN:
             continue
-        value = context.params[param.name]
-        if isinstance(param, click.Option):
-            value = _given(param, key, value, param.get_default(bare))
-        if value is not None:
-            recipe[key] = _plain(value)
+        if not (isinstance(param, click.Option) and param.secondary_opts):
+            recipe[key] = plain(values[name])
+        elif values[name] != (f"--{key}" in param.secondary_opts):
+            recipe[key] = True
     return recipe
-
-
-def _given(param: click.Option, key: str, value: Any, default: Any) -> Any:
-    """Return what a recipe says under a key of an option; None where that is what it is by default."""
-    says_no = f"--{key}" in param.secondary_opts
-    if param.is_flag:
-        return None if value in (None, default, says_no) else True
-    return None if value == default or (param.multiple and not value) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return [_plain(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

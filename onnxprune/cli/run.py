@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from onnxprune.cli.failing import failing
+from onnxprune.cli.failing import NO_DEFAULTS, failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import DEBUG, PATH, QUIET
 from onnxprune.cli.recipe import named_values
@@ -30,11 +30,12 @@ def run(recipe: Path, quiet: bool) -> None:
     with failing():
         steps = read_recipe(recipe, {name: command for name, command in cli.commands.items() if name != "run"})
         calls = [_call(step) for step in steps]  # all of them are checked before the first one runs
+        ahead = [NO_DEFAULTS] if click.get_current_context().find_root().params["no_defaults"] else []
         with contextlib.chdir(recipe.parent):
             for number, (step, (arguments, options)) in enumerate(zip(steps, calls, strict=True), 1):
                 if not quiet:
                     say(f"step {number} of {len(steps)}: {step.command}")
-                code = _run(step.command, arguments, options)
+                code = _run([*ahead, step.command, "--", *arguments], {step.command: options})
                 if code:
                     say(f"{step.place} ended with exit code {code}")
                     sys.exit(code)
@@ -61,10 +62,10 @@ def _context(command: click.Command) -> click.Context:
     return click.Context(command)
 
 
-def _run(command: str, arguments: list[str], options: dict[str, object]) -> int:
-    """Run a command as if it had been typed; return its exit code."""
+def _run(arguments: list[str], options: dict[str, dict[str, object]]) -> int:
+    """Run a command as if it had been typed, with its options by its name; return its exit code."""
     try:
-        code = cli.main([command, "--", *arguments], "onnxprune", standalone_mode=False, default_map={command: options})
+        code = cli.main(arguments, "onnxprune", standalone_mode=False, default_map=options)
     except SystemExit as end:
         code = end.code
     return code if isinstance(code, int) else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import check
+from onnxprune.commands.applied import OPTIONS
 from onnxprune.commands.decide import as_planned
 from onnxprune.commands.job import make_learning
 from onnxprune.commands.prepare import prepare
@@ -15,16 +16,10 @@ from onnxprune.commands.prune import Result, prune_file, prune_model
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, check_written
 from onnxprune.graph.read import Source
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
 from onnxprune.progress import Progress, silent
-
-OPTIONS = (  # of `prune`, that say nothing of what is cut
-    "criterion", "reconstruct", "sweeps", "effort", "batch_norm", "eval_data", "preprocess", "samples", "metric",
-    "inputs", "provider", "threads", "batch", "latency", "seed", "quantize", "timer", "timer_seconds",
-)  # fmt: skip
 
 
 def apply(
@@ -89,12 +84,10 @@ def apply_file(
         InputError, NothingToPrune, VerificationError: as `apply`; InputError also for files that must not or cannot be
             written.
     """
-    outputs = [(target, "the output"), *([] if report_path is None else [(report_path, "the report")])]
-    check_written(outputs, Reads(plan=plan), force)
     checked = make_options(**{**read_plan(plan).options(), **options})
     return prune_file(
         source, target, checked, data, report_path=report_path, tune=tune, checkpoint=checkpoint, resume=resume,
-        force=force, progress=progress, on_written=on_written, **rest,
+        plan_path=plan, force=force, progress=progress, on_written=on_written, **rest,
     )  # fmt: skip
 
 
@@ -107,7 +100,7 @@ def cuts_of(plan: CutPlan, model: Model) -> list[tuple[str, Mapping[int, Sequenc
     """
     if plan.branches:
         raise OptionError(f"plan: branch {plan.branches[0].name!r} goes as a whole: units alone are cut here")
-    counted = [each for each in plan.groups if each.kept is None]
+    counted = [each for each in plan.groups if each.is_cut and each.kept is None]
     if counted:
         raise OptionError(f"plan: {counted[0]} has a count alone: list the indices that are kept")
     options = make_options(**plan.options(), criterion="l2", reconstruct=False)

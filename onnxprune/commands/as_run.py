@@ -17,7 +17,7 @@ from onnxprune.commands.prepare import PreparedModel
 from onnxprune.dependency.groups import Group, groups
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, Node
 from onnxprune.graph.straight import straight, switches
 from onnxprune.runtime.replay import Replay
 
@@ -55,7 +55,8 @@ def as_run(prepared: PreparedModel) -> AsRun | None:
         traced = trace(model)
     except ModelError:  # it cannot be run or traced so: it is looked at as it stands
         return None
-    return AsRun(traced, _named(groups(traced), prepared.groups), tuple(taken), _unlike(prepared.traced.model, model))
+    named = _named(traced, prepared.traced, prepared.groups)
+    return AsRun(traced, named, tuple(taken), _unlike(prepared.traced.model, model))
 
 
 def _conditions(model: Model, calibration: Calibration) -> dict[str, bool]:
@@ -71,31 +72,57 @@ def _conditions(model: Model, calibration: Calibration) -> dict[str, bool]:
     return {name: conditions.pop() for name, conditions in seen.items() if len(conditions) == 1}
 
 
-def _named(own: Sequence[Group], known: Sequence[Group]) -> list[Group]:
-    """Return groups under the names of those of the model itself that lie on the same weights in the same order."""
-    places = {key: group for group in reversed(known) for key in _keys(group)}  # of several, the first
-    pairs = (
-        (group, {id(found): found for key in _keys(group) if (found := places.get(key)) is not None}) for group in own
-    )
-    return [
-        replace(group, name=next(iter(found.values())).name)
-        for group, found in pairs
-        if len(found) == 1 and all(key in places for key in _keys(group))
-    ]
+def _named(own: Trace, known: Trace, all_groups: Sequence[Group]) -> list[Group]:
+    """Return the groups of what is run under the names that they have in the model itself.
+
+    They lie on the same weights in the same order, and the same nodes read these: branches that are not taken may hold
+    groups of their own on the same weights.
+    """
+    places = {key: group.name for group in all_groups for key in _keys(group, known.model)}
+    named = list[Group]()
+    for group in groups(own):
+        names = {places.get(key) for key in _keys(group, own.model)}
+        if len(names) == 1 and None not in names:
+            named.append(replace(group, name=str(names.pop())))
+    return named
 
 
-def _keys(group: Group) -> Iterator[tuple[str, int, bytes]]:
-    """Yield what tells the units of a group on each of its weights."""
+def _keys(group: Group, model: Model) -> Iterator[tuple[str, str, int, bytes]]:
+    """Yield what tells the units of a group on each of its weights: who reads it, its name, and where they lie."""
     for member in group.members:
-        yield member.constant, member.dim, member.places.tobytes()
+        node = model.nodes[member.sink[0]]
+        yield next(filter(None, node.outputs), ""), member.constant, member.dim, member.places.tobytes()
 
 
 def _unlike(model: Model, seen: Model) -> frozenset[str]:
-    """Return the weights that nodes in branches that are not taken read in another way than those that are."""
-    own, unlike = {node.outputs[0] for node in seen.nodes if node.outputs}, set[str]()
+    """Return the weights that branches which are not taken read in another way than those that are.
+
+    Alike is a node of the same operator that reads it in the same place, and whose other inputs come from the same
+    weights: then it sees what the fitted one sees. What a cache holds needs no weights, so there may be fewer.
+    """
+    own, before, unlike = {name for node in seen.nodes for name in node.outputs}, _weights_before(model), set[str]()
     for name in model.constants:
         readers = [(model.nodes[at], slot) for at, slot in model.readers.get(name, ()) if slot >= 0]
-        ways = {(node.op, slot) for node, slot in readers}
-        if len(ways) > 1 and any(node.outputs[0] not in own for node, _ in readers):
+        taken = [pair for pair in readers if own.issuperset(pair[0].outputs)]
+        others = [pair for pair in readers if not own.issuperset(pair[0].outputs)]
+        if taken and any(not any(_are_alike(one, other, before) for one in taken) for other in others):
             unlike.add(name)
     return frozenset(unlike)
+
+
+def _are_alike(taken: tuple[Node, int], other: tuple[Node, int], before: Mapping[str, frozenset[str]]) -> bool:
+    (node, slot), (elsewhere, place) = taken, other
+    here, there = (
+        frozenset().union(*(before.get(name, frozenset()) for name in each.inputs)) for each in (node, elsewhere)
+    )
+    return (node.op, slot) == (elsewhere.op, place) and there <= here and bool(there) == bool(here)
+
+
+def _weights_before(model: Model) -> dict[str, frozenset[str]]:
+    """Return the matrices that values come from, with no other matrix in between, by the name of the value."""
+    before: dict[str, frozenset[str]] = {}
+    for node in model.nodes:
+        own = [name for name in model.weights_of(node.index) if len(model.constants[name].shape) > 1]
+        given = (before.get(name, frozenset()) for name in (*node.inputs, *node.captured))
+        before |= dict.fromkeys(node.outputs, frozenset(own) if own else frozenset().union(*given))
+    return before

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from onnxprune.commands.as_run import as_run
+from onnxprune.commands.as_run import AsRun, as_run
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
@@ -18,9 +18,21 @@ from onnxprune.evaluation.place import timed_feeds
 from onnxprune.graph.model import Model
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import Written, foreseen
+from onnxprune.planning.choice import least_counts, shaped_counts
 from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.options import Options
-from onnxprune.planning.plan import UNKNOWN, UNREACHABLE, Evidence, Machine, Plan, gather, plan, tied_groups, usual_step
+from onnxprune.planning.plan import (
+    UNKNOWN,
+    UNREACHABLE,
+    Evidence,
+    Machine,
+    Plan,
+    gather,
+    plan,
+    scored,
+    tied_groups,
+    usual_step,
+)
 from onnxprune.planning.planned import fitted
 from onnxprune.planning.profile import Deployed, Speed, memory_predictor, profiled
 from onnxprune.planning.promise import Attempt, Decision, meet_targets
@@ -44,28 +56,32 @@ def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE,
         OptionError: when the criterion can score none of the groups.
     """
     progress(f"scoring {len(prepared.ratios)} of {len(prepared.groups)} groups by {prepared.options.criterion}")
-    look = partial(
-        gather,
-        options=prepared.options,
-        calibration=prepared.calibration,
-        progress=progress,
-        workers=workers,
-    )
+    options = prepared.options
+    look = partial(gather, calibration=prepared.calibration, progress=progress, workers=workers)
     run = as_run(prepared)
-    ratios = (
-        {}
-        if run is None
-        else {each.name: prepared.ratios[each.name] for each in run.groups if each.name in prepared.ratios}
-    )
-    if run is None or not ratios:
-        return look(prepared.traced, prepared.groups, prepared.ratios, notes=notes)
-    seen = look(run.traced, run.groups, ratios, notes=notes.of("as run"))
+    if run is None:
+        return scored(
+            look(prepared.traced, prepared.groups, prepared.ratios, options, notes=notes), prepared.ratios, options
+        )
+    ratios = {each.name: prepared.ratios[each.name] for each in run.groups if each.name in prepared.ratios}
+    seen = Evidence({}, {})
+    if ratios:
+        seen = look(run.traced, run.groups, ratios, _of_run(prepared, run), notes=notes.of("as run"))
     firsts = tied_groups(prepared.groups, prepared.ratios, prepared.traced)
-    left = {name for first, names in firsts.items() if first not in seen.scores for name in names}
-    if not left:
-        return seen
-    rest = look(prepared.traced, prepared.groups, {name: prepared.ratios[name] for name in left}, notes=notes)
-    return replace(seen, scores={**rest.scores, **seen.scores}, curves={**rest.curves, **seen.curves})
+    first_of = {name: first for first, names in firsts.items() for name in names}
+    scores = {first_of[name]: each for name, each in seen.scores.items()}
+    curves = {first_of[name]: curve for name, curve in seen.curves.items()}
+    left = {name: prepared.ratios[name] for first, names in firsts.items() if first not in scores for name in names}
+    rest = look(prepared.traced, prepared.groups, left, options, notes=notes) if left else Evidence({}, {})
+    both = replace(seen, scores={**rest.scores, **scores}, curves={**rest.curves, **curves})
+    return scored(both, prepared.ratios, options)
+
+
+def _of_run(prepared: PreparedModel, run: AsRun) -> Options:
+    """Return options for the groups of what is run: what names groups is said by the names that are there."""
+    shaped, least = (each(prepared.groups, prepared.options) for each in (shaped_counts, least_counts))
+    kept = [(each.name, max(1, min(least[each.name], shaped.get(each.name, each.units)))) for each in run.groups]
+    return replace(prepared.options, shape=(), planned=(), min_units=tuple(kept))
 
 
 def profile(prepared: PreparedModel, progress: Progress, deployed: Deployed | None = None) -> Speed | None:

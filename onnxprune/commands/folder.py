@@ -29,9 +29,10 @@ from onnxprune.commands.prune import Result, bounded, prune_to
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import PageFile, ReportFiles, map_file
 from onnxprune.data.samples import files_of
+from onnxprune.dependency.cost import CACHE
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.ports import Role
+from onnxprune.graph.ports import Role, cache_bytes
 from onnxprune.graph.publish import Reads, hidden_beside, resolved, signals_held, taken
 from onnxprune.graph.read import load
 from onnxprune.graph.tied import twins
@@ -152,7 +153,7 @@ def prune_files(
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        run = _Run(source, whole, options, progress, learning, _hold_tokens(held), page)
+        run = _Run(source, whole, options, progress, learning, _hold_tokens(held), _keep_past(held), page)
         files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
         result = replace(_result(target, whole, files), recipe=recipe)
         with signals_held(), reports.written(result.report):
@@ -295,6 +296,11 @@ def _hold_tokens(held: Sequence[Held]) -> bool:
     return any(_holds_tokens(each.model) for each in held)
 
 
+def _keep_past(held: Sequence[Held]) -> bool:
+    """Whether any of the models keeps something of the past."""
+    return any(cache_bytes(each.model.inputs) for each in held)
+
+
 def _holds_tokens(model: Model) -> bool:
     """Whether an input of a model holds ids."""
     return any(port.holds_tokens for port in model.inputs)
@@ -367,6 +373,7 @@ class _Run:
     progress: Progress
     learning: Learning
     has_ids: bool  # whether any of the networks takes ids of tokens
+    has_caches: bool  # whether any of them keeps something of the past
     page: PageFile | None = None  # that shows all models
 
     def pruned(self, network: Sequence[Held], samples: _Samples) -> list[PrunedFile]:
@@ -392,6 +399,8 @@ class _Run:
         options = replace(self.options, held=held, eval_data=samples.evaluation)
         if not _holds_tokens(model) and self.has_ids:
             options = replace(options, vocabulary=None)
+        if self.has_caches and not cache_bytes(model.inputs):
+            options = _without_cache_target(options)
         place, name = self._place(model), _name(model, self.source)
         with _named(name), bounded(model):
             check_weights_name(place, model.is_external)
@@ -423,6 +432,18 @@ class _Run:
     def _progress(self, name: str) -> Progress:
         """Return what says of which model a step is."""
         return lambda step, *rest: self.progress(f"{name}: {step}", *rest)
+
+
+def _without_cache_target(options: Options) -> Options:
+    """Return options of a network that keeps nothing of the past: a target of caches is for the others.
+
+    Raises:
+        NothingToPrune: where no other target is left.
+    """
+    left = tuple(pair for pair in options.targets if pair[0] != CACHE)
+    if options.targets and not left:
+        raise NothingToPrune(f"target {CACHE} alone was to be met, and it keeps nothing of the past")
+    return replace(options, targets=left)
 
 
 def _caches(model: Model, report: Mapping[str, Any]) -> tuple[CacheSizes, ...]:

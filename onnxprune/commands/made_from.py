@@ -37,6 +37,8 @@ def effective(options: Options, has_data: bool) -> dict[str, Any]:
     if not options.spends_effort(has_data):
         idle.add("effort")
     plain = json.loads(json.dumps(options.to_dict(), default=str))
+    if options.vocabulary is not None:  # reports have how many there are
+        plain["vocabulary"] = hashlib.sha256(repr(options.vocabulary).encode()).hexdigest()
     effective = {f"option {name}": value for name, value in plain.items() if name not in idle}
     return {**effective, **({"machine": machine()} if timed else {})}
 

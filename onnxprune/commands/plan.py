@@ -21,6 +21,7 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
+from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.publish import Reads, blamed_on_change, check_written
 from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import first_sink
@@ -106,13 +107,12 @@ def planned(job: Job, progress: Progress, recipe: Mapping[str, Any]) -> CutPlan:
 
 def _shortened(job: Job, recipe: Mapping[str, Any], progress: Progress) -> CutPlan:
     """Return the plan of branches that go, and of what is cut of the rest."""
-    prepared, choice = prepare(job.model, job.options, job.data, progress), None
+    prepared, weighed = prepare(job.model, job.options, job.data, progress), None
     if job.options.weighs_branches:
         weighed = weigh(prepared, progress, NOWHERE)
         if not weighed.choice.removed:
             return _Whole(job.model, job.options, recipe).plan(*_of(prepared, progress, weighed.evidence))
-        choice = weighed.choice
-    shorter = shortened_model(prepared, progress, choice=choice)
+    shorter = shortened_model(prepared, progress, weighed=weighed)
     left = left_of(prepared, shorter, progress)
     whole = _Whole(job.model, job.options, recipe, shorter.shortened.branches, left)
     rest = rest_of(job.options, left.costs) if job.options.cuts_widths else None
@@ -154,7 +154,8 @@ class _Whole:
         traced, kept = prepared.traced, decision.plan.kept
         counter = cost.Counter(traced)
         sizes = new_sizes(kept_masks(prepared.groups, kept))
-        costs = {kind: counter.fraction(kind, sizes) for kind in ("params", "macs", "size")}
+        kinds = ("params", "macs", "size", *([cost.CACHE] if cache_bytes(self.model.inputs) else []))
+        costs = {kind: counter.fraction(kind, sizes) for kind in kinds}
         if decision.accepted is not None:
             costs |= decision.accepted.measured
         shares = {} if self.left is None else {kind: each.share for kind, each in self.left.costs.items()}
@@ -185,13 +186,14 @@ def _groups(prepared: PreparedModel, plan: Plan, counter: cost.Counter) -> list[
     for group in sorted(prepared.groups, key=first_sink):
         if group.name not in prepared.ratios:
             continue
-        kept = plan.kept.get(group.name, tuple(range(group.units)))
-        sizes = {group.atom: len(kept)}
+        kept = plan.kept.get(group.name)
+        keep = group.units if kept is None else len(kept)
+        sizes = {group.atom: keep}
         saved = {kind: round(counter.before[kind] - counter.count(kind, sizes)) for kind in ("macs", "params")}
         result.append(
             PlannedGroup(
-                group.name, group.kind, group.units, len(kept), tuple(map(int, kept)), makers_of(group),
-                saved["macs"], saved["params"], loss_of.get(group.name),
+                group.name, group.kind, group.units, keep, None if kept is None else tuple(map(int, kept)),
+                makers_of(group), saved["macs"], saved["params"], loss_of.get(group.name),
             )
         )  # fmt: skip
     return result

@@ -20,7 +20,7 @@ from onnxprune.commands.overlay import overlay_of
 from onnxprune.commands.pages import with_details
 from onnxprune.commands.prepare import part_to_run, sample_files
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import PageFile, check_page, map_file, write_map
+from onnxprune.commands.report_files import PageFile, map_file, write_map
 from onnxprune.commands.rotate import by_rotation
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper, keeper_of
@@ -185,6 +185,7 @@ def prune_file(
     checkpoint: Path | None = None,
     resume: bool = False,
     tokens_path: Path | None = None,
+    plan_path: Path | None = None,
     recipe: Mapping[str, Any] = MappingProxyType({}),
     force: bool,
     progress: Progress,
@@ -193,7 +194,7 @@ def prune_file(
     """Prune the file `source` to the file `target`; nothing is written unless the result is verified.
 
     What takes long, tuning and rounds, is saved to the folder `checkpoint`, beside `target` by default; it is removed
-    when the run has ended well. `tokens_path` is the file that lists the tokens to keep, if one does: it is not
+    when the run has ended well. `tokens_path` and `plan_path`, files of the tokens to keep and of the plan, are not
     replaced. The `page` shows the run, see `report.page`. `recipe` is what makes the result again, for the report.
     `on_written` is called when all files are in place: what fails later fails with them written.
 
@@ -204,21 +205,21 @@ def prune_file(
     options = options.checked()
     learning = make_learning(tune, rounds, masks, data, options)
     weights, samples = data_file(resolved(target)), sample_files(data, options)
-    reads = Reads(source, data=samples, tokens=tokens_path)
+    reads = Reads(source, data=samples, tokens=tokens_path, plan=plan_path)
     check_files(target, weights, report_path, reads, force)
     progress(f"reading {source}")
     model = load(source)
     reads = replace(reads, weights=tuple(model.data_files))
     check_files(target, weights, report_path, reads, force)
     check_weights_name(target, model.is_external)
-    check_page(page, [(target, "the output"), (report_path, "the report")], reads, force)
     overlay = None if overlay_path is None else overlay_of(overlay_path, options)
-    beside = [] if overlay is None else [*overlay.outputs]
-    if options.vocabulary is not None:
-        beside.append((map_file(target), "the map of ids"))
-    if beside:
-        report = [] if report_path is None else [(report_path, "the report")]
-        check_written([*beside, *report], reads, force)
+    files: list[tuple[Path | None, str]] = [
+        (None if options.vocabulary is None else map_file(target), "the map of ids")
+    ]
+    files += [(report_path, "the report"), (None if page is None else page.path, "the page")]
+    files += [] if overlay is None else overlay.outputs
+    beside = [(path, what) for path, what in files if path is not None]
+    check_written(beside, reads, force, [(target, "is the output"), (weights, "is for weights of the output")])
     job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
     removed: list[Path] = []
     publish = published(

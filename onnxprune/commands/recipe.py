@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ _SWITCHES = {
     "latency": "no-latency",
     "batch_norm": "no-batch-norm",
 }  # keywords that are true, unless an option is given
+_TEXT_ALONE = ("vocabulary", "tune", "masks")  # a file or a length on the command line; lists and dicts in Python alone
 
 
 def recipe_of_call(command: str, source: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def recipe_of_call(command: str, source: Any, values: Mapping[str, Any]) -> dict
         source: the model.
         values: the keywords of the call; what is None was not given.
     """
-    recipe: dict[str, Any] = {"run": command, "source": _plain(source)}
+    recipe: dict[str, Any] = {"run": command, "source": plain(source)}
     for name, value in values.items():
         if value is None or (name in _SWITCHES and value is True):
             continue
@@ -32,8 +34,10 @@ def recipe_of_call(command: str, source: Any, values: Mapping[str, Any]) -> dict
         elif name in _NAMES:
             recipe.setdefault(_NAMES[name], [])
             recipe[_NAMES[name]] = [*_listed(recipe[_NAMES[name]]), *_pairs(value)]
+        elif name in _TEXT_ALONE:
+            recipe[name] = plain(value) if isinstance(value, (str, os.PathLike)) else _in_brackets(value)
         else:
-            recipe[name.replace("_", "-")] = _plain(value)
+            recipe[name.replace("_", "-")] = plain(value)
     return recipe
 
 
@@ -44,21 +48,43 @@ def _listed(value: Any) -> list[str]:
 def _pairs(value: Any) -> list[str]:
     """Return pairs, as a dict or a sequence has them, as the command line takes them: KEY=VALUE."""
     pairs: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
-    return [f"{key}={_text(each)}" for key, each in pairs]
+    return [f"{key}={typed(each)}" for key, each in pairs]
 
 
-def _text(value: Any) -> str:
+def typed(value: Any) -> str:
+    """Return a value, or several, as it is typed.
+
+    >>> typed([0.2, "8ms"]), typed(0.5)
+    ('0.2,8ms', '0.5')
+    """
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as a recipe has it."""
-    if isinstance(value, (bool, int, float, str)):
+def plain(value: Any) -> Any:
+    """Return a value as a recipe has it: as TOML holds it, or in brackets.
+
+    >>> plain(("a", 1)), plain({"heads": 8}), plain(object())
+    (['a', 1], {'heads': 8}, '(object)')
+    """
+    if isinstance(value, (bool, str)):
         return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, Mapping) and all(isinstance(each, (int, float, str)) for each in value.values()):
-        return dict(value)
-    if isinstance(value, (list, tuple)) and all(isinstance(each, (int, float, str)) for each in value):
-        return list(value)
+    if isinstance(value, Mapping) and all(map(_is_one, value.values())):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)) and all(map(_is_one, value)):
+        return [plain(each) for each in value]
+    return _in_brackets(value)
+
+
+def _is_one(value: Any) -> bool:
+    """Whether it is one value that TOML holds."""
+    return isinstance(value, (str, numbers.Real, os.PathLike))
+
+
+def _in_brackets(value: Any) -> str:
     return f"({type(value).__name__})"

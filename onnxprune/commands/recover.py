@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from typing import TypeAlias
 
 from onnxprune.commands.as_run import as_run
@@ -40,7 +41,12 @@ def recover(
     pruned, spared = view(rewritten.proto, folder=traced.model.folder), frozenset[str]()
     run = as_run(prepared)
     if run is not None:
-        traced, all_groups, pruned, spared = run.traced, run.groups, run.of(pruned), run.unlike
+        traced, all_groups, pruned, spared = (
+            run.traced,
+            run.groups,
+            run.of(pruned),
+            run.unlike | _stored_apart(rewritten),
+        )
     layer_kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
     once = one_pass(traced, prepared.calibration.batches)
     budget = EFFORTS[options.effort].spent_on_refits(once, prepared.calibration.source == "data")
@@ -61,6 +67,12 @@ def recover(
     )
     cut_groups = [group for group in all_groups if group.name in plan.kept]
     return contents, [*fits, *unfitted(traced.model, cut_groups, pruned, **layer_kinds)]
+
+
+def _stored_apart(rewritten: Rewritten) -> frozenset[str]:
+    """Return the weights that are stored several times since places that read them were cut otherwise."""
+    uses = Counter(cut.source for cut in rewritten.cuts.values())
+    return frozenset(source for source, count in uses.items() if count > 1)
 
 
 def _digest(plan: Plan) -> str:

@@ -56,13 +56,12 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     """
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
-    notes, choice = keeper.notes().of("depth"), None
+    notes, weighed = keeper.notes().of("depth"), None
     if job.options.weighs_branches:
         weighed = weigh(prepared, progress, notes)
         if not weighed.choice.removed:
             return _widths_alone(job, prepared, weighed, keeper, publish, progress)
-        choice = weighed.choice
-    shorter = shortened_model(prepared, progress, notes, choice)
+    shorter = shortened_model(prepared, progress, notes, weighed)
     if job.options.cuts_widths:
         left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs)
@@ -99,11 +98,11 @@ class Shorter:
 
 
 def shortened_model(
-    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, choice: Shortening | None = None
+    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, weighed: Weighed | None = None
 ) -> Shorter:
     """Choose branches, take them out, and refit what stays; `notes` have what an earlier run found.
 
-    They are chosen already where there is a `choice`.
+    They are chosen already where they were `weighed` against widths.
 
     Raises:
         NothingToPrune: when no branch can go; says why.
@@ -118,8 +117,8 @@ def shortened_model(
         raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}")
     whole = counted.total(nodes_of(found))
     goal = (0.0 if isinstance(options.depth, str) else options.depth or 0.0) * whole
-    if choice is not None:
-        pass
+    if weighed is not None:
+        choice, reasons = weighed.choice, weighed.reasons
     elif options.method is None:
         choice = _choice(prepared, able, gone, goal, progress, notes)
     else:

@@ -27,7 +27,7 @@ from onnxprune.commands.decide import decide, profile, score
 from onnxprune.commands.finish import Complete, finish
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded
-from onnxprune.commands.recipe import recipe_of_call
+from onnxprune.commands.recipe import recipe_of_call, typed
 from onnxprune.commands.recover import Recovery
 from onnxprune.commands.report_files import PageFile, ReportFiles, write_report
 from onnxprune.commands.sweep_folder import SweepFolder, file_digests
@@ -95,9 +95,9 @@ def sweep(
         InputError, VerificationError: as `prune`; members that are finished stay.
         NothingToPrune: when the original meets every value already.
     """
-    checked = make_options(**options)
-    asked = {"output": out, "ratios" if kind == "ratio" else kind: values, "data": data, **options}
-    recipe = recipe_of_call("sweep", source, asked)
+    checked, values = make_options(**options), list(values)
+    recipe = recipe_of_call("sweep", source, {"output": out, "data": data, **options})
+    recipe[{"ratio": "ratios"}.get(kind, kind)] = typed(values)
     opened = open_workers(workers, scheduler) if executor is None else contextlib.nullcontext(from_executor(executor))
     with opened as pool:
         return make_family(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.commands.decide import score
 from onnxprune.commands.prepare import PreparedModel, calibrated
 from onnxprune.data.notes import Notes
-from onnxprune.dependency.branches import branches
-from onnxprune.errors import UnreachableTarget
+from onnxprune.dependency.branches import Branch, branches
+from onnxprune.errors import OptionError, UnreachableTarget
+from onnxprune.planning.choice import named_ratios
 from onnxprune.planning.depth import Chooser, Shortening
 from onnxprune.planning.detail import for_refits
 from onnxprune.planning.effort import EFFORTS
@@ -37,10 +39,17 @@ def weigh(prepared: PreparedModel, progress: Progress, notes: Notes) -> Weighed:
     """
     traced, options, calibration = prepared.traced, prepared.options, calibrated(prepared)
     bounds = counted_bounds(options)
+    if options.scope != "loss":
+        raise OptionError(
+            "depth=auto weighs losses of the output, and none of widths are measured with criterion "
+            f"{options.criterion} and scope {options.ranking}: leave these out, or say with depth how much is to go by "
+            "branches"
+        )
     found = branches(traced)
     able, reasons = may_go(traced.model, found, options)
-    evidence = score(prepared, progress, notes=notes.of("widths"))
     gone = named(traced.model, found, options)
+    able, reasons = _without_named_widths(prepared, able, reasons, gone)
+    evidence = score(prepared, progress, notes=notes.of("widths"))
     effort = EFFORTS[options.effort]
     budget = effort.spent_on_refits(one_pass(traced, calibration.batches), calibration.source == "data")
     detail, _ = for_refits(traced, traced.model, calibration, budget)
@@ -52,9 +61,25 @@ def weigh(prepared: PreparedModel, progress: Progress, notes: Notes) -> Weighed:
     mix = mixed(
         traced, prepared.groups, prepared.ratios, options, evidence,
         branches=[branch for branch in able if branch.name in alone], alone=alone, together=chooser.together,
+        gone=[branch for branch in able if branch.name in gone],
     )  # fmt: skip
     if mix is None:
         missed = ", ".join(f"{kind}={value:g}" for kind, value in bounds)
         raise UnreachableTarget(f"target {missed} {UNREACHABLE}", {})
     going = tuple(branch for branch in able if branch.name in mix.branches | gone)
     return Weighed(evidence, Shortening(going, alone, chooser.measured), reasons)
+
+
+def _without_named_widths(
+    prepared: PreparedModel, able: Sequence[Branch], reasons: Mapping[str, str], gone: Collection[str]
+) -> tuple[list[Branch], dict[str, str]]:
+    """Return the branches that may go without those whose widths have a ratio or count of their own, and why not."""
+    own = named_ratios(prepared.groups, prepared.options).keys()
+    nodes = {node for group in prepared.groups if group.name in own for node in group.nodes}
+    model, left, why = prepared.traced.model, list[Branch](), dict(reasons)
+    for branch in able:
+        if branch.name in gone or nodes.isdisjoint(model.nodes[index].name for index in branch.nodes):
+            left.append(branch)
+        else:
+            why[branch.name] = "a group in it has a ratio or a count of its own"
+    return left, why

@@ -12,10 +12,10 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from onnxprune.errors import DataError, InputError
 from onnxprune.graph.tensors import Array
 
 SUFFIX = ".note"
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Notes:
             with open_ordinary(path) as file:
                 return _unpacked(file.read(), self.topic + name)
         except (DataError, OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    def value(self, name: str, make: Callable[[Note], Value]) -> Value | None:
+        """Return what is made of a note; None where there is none, or nothing can be made of it."""
+        note = self.read(name)
+        try:
+            return None if note is None else make(note)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # somebody else wrote it
             return None
 
     def write(self, name: str, plain: Mapping[str, Any], arrays: Mapping[str, Array] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Files that hold samples or memories: opened if they are ordinary files, and never waited for."""
+"""Files that hold samples, options or memories: opened if they are ordinary files, and never waited for."""
 
 from __future__ import annotations
 
@@ -50,4 +50,4 @@ def refuse_others(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise DataError(f"{path}: is a folder, expected a file")
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: is a device, pipe or socket; expected an ordinary file, as samples are read twice")
+        raise DataError(f"{path}: is a device, pipe or socket; expected an ordinary file, which can be read twice")

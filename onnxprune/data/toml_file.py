@@ -6,14 +6,17 @@ No library is needed for these, and none that writes comments is small.
 from __future__ import annotations
 
 import json
+import numbers
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxprune.data.opening import open_ordinary
 from onnxprune.errors import InputError
 
+_MOST_BYTES = 16 * 2**20
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # keys that need no quotes
 
 
@@ -21,13 +24,23 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return what a file of TOML holds.
 
     Raises:
-        InputError: when it cannot be read, or is no TOML.
+        InputError: when it cannot be read, is no TOML, too large or too deep, and for a device, pipe or folder.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_ordinary(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise InputError(
+                f"{path}: has more than {_MOST_BYTES:,} bytes, which no plan, recipe or table of options has"
+            )
+        return tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(
+            f"{path}: is nested too deeply: plans, recipes and tables of options have few levels"
+        ) from None
+    except ValueError as error:  # of TOML, of UTF-8, of a number with thousands of digits
         raise InputError(f"{path}: is no TOML: {error}") from None
 
 
@@ -46,6 +59,9 @@ def toml_value(value: Any) -> str:
 
     >>> toml_value([1, True, 0.5]), toml_value({"stage3*": 0.5})
     ('[1, true, 0.5]', '{"stage3*" = 0.5}')
+
+    Raises:
+        InputError: for what TOML does not hold.
     """
     if isinstance(value, str):
         return toml_text(value)
@@ -55,7 +71,11 @@ def toml_value(value: Any) -> str:
         return "{" + ", ".join(f"{toml_key(key)} = {toml_value(each)}" for key, each in value.items()) + "}"
     if isinstance(value, Iterable):
         return f"[{', '.join(map(toml_value, value))}]"
-    return repr(value)
+    if isinstance(value, numbers.Integral):
+        return repr(int(value))
+    if isinstance(value, numbers.Real):
+        return repr(float(value))
+    raise InputError(f"{value!r} is a {type(value).__name__}: TOML holds text, numbers, true, false, lists and tables")
 
 
 def toml_key(key: str) -> str:

@@ -130,15 +130,22 @@ def check_name(target: Path, ending: str) -> None:
         )
 
 
-def check_written(outputs: Sequence[tuple[Path, str]], reads: Reads, force: bool) -> None:
+def check_written(
+    outputs: Sequence[tuple[Path, str]], reads: Reads, force: bool, beside: Sequence[tuple[Path, str]] = ()
+) -> None:
     """Raise InputError when one of several files, no model among them, must not or cannot be written.
 
     Args:
         outputs: the files, and what each is: "the plot".
         reads: what was read; none of it may be replaced.
         force: whether files that are there may be replaced.
+        beside: what is written beside them, and what each is: "is the output".
     """
-    others = [(reads.source, "is the input"), *((path, "holds weights of the input") for path in reads.weights)]
+    others = [
+        *beside,
+        (reads.source, "is the input"),
+        *((path, "holds weights of the input") for path in reads.weights),
+    ]
     others += reads.beside
     for path, role in outputs:
         _check_regular(path, role.split()[-1])

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.data.notes import Notes
+from onnxprune.data.notes import Note, Notes
 
 TIE = 0.05  # of the typical loss per error, added per error: measured losses near zero are noise
 POWER = 1.2  # of the error, that losses usually rise with
@@ -62,10 +62,19 @@ def note_curve(notes: Notes, name: str, curve: Curve) -> None:
 
 def noted_curve(notes: Notes, name: str) -> Curve | None:
     """Return a curve that was written down; None where it was not."""
-    note = notes.read(f"curve {name}")
-    if note is None:
-        return None
-    return Curve(**{key: tuple(value) if isinstance(value, list) else value for key, value in note.plain.items()})
+    return notes.value(f"curve {name}", _of_note)
+
+
+def _of_note(note: Note) -> Curve:
+    losses, foretold = (note.plain[name] for name in ("losses", "foretold"))
+    return Curve(
+        order=tuple(map(int, note.plain["order"])),
+        removed=tuple(map(int, note.plain["removed"])),
+        losses=None if losses is None else tuple(map(float, losses)),
+        errors=tuple(map(float, note.plain["errors"])),
+        told=tuple(map(int, note.plain["told"])),
+        foretold=None if foretold is None else tuple(map(float, foretold)),
+    )
 
 
 def usual_slope(curves: Mapping[str, Curve]) -> float:

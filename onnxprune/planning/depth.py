@@ -178,19 +178,22 @@ class Chooser:
         return Shortening(tuple(branches[number] for number in sorted(self.gone)), alone, self._measured)
 
     def alone(self, screened: float) -> dict[str, float]:
-        """Return the loss without each branch, by name: with repair for a share of them, those that cost least bare."""
+        """Return the loss without each branch beyond that of what is gone, by name.
+
+        A share of them is measured with repair, those that cost least without it.
+        """
         able = [at for at in range(len(self._chain.branches)) if self._saved(at) > 0]
         looked = self._screened(able, screened)
         sets = [frozenset([at]) for at in looked]
-        losses, _ = self._sweep("weighing branches", sets, repairs=self._repairs)
+        losses, base = self._sweep("weighing branches", sets, repairs=self._repairs)
         self._losses |= {at: losses[frozenset([at])] for at in looked}
-        return {self._chain.branches[at].name: self._losses[at] for at in able}
+        return {self._chain.branches[at].name: self._losses[at] - base for at in able}
 
     def together(self, names: Collection[str]) -> float:
-        """Return the loss without some branches, with repair."""
+        """Return the loss without some branches beyond that of what is gone, with repair."""
         gone = frozenset(at for at, branch in enumerate(self._chain.branches) if branch.name in names)
-        losses, _ = self._sweep("weighing branches together", [gone], repairs=self._repairs)
-        return losses[gone]
+        losses, base = self._sweep("weighing branches together", [gone], repairs=self._repairs)
+        return losses[gone] - base
 
     @property
     def measured(self) -> int:
@@ -293,8 +296,8 @@ class Chooser:
         places = {each: self._chain.first_place(each, self.gone | each) for each in looked}
         losses: dict[frozenset[int], float] = {}
         names = {each: self._name(each, repairs) for each in looked}
-        noted = {each: self._notes.read(name) for each, name in names.items()}
-        known = {each: float(note.plain["loss"]) for each, note in noted.items() if note is not None}
+        noted = {each: self._notes.value(name, lambda note: float(note.plain["loss"])) for each, name in names.items()}
+        known = {each: loss for each, loss in noted.items() if loss is not None}
 
         def stands() -> Iterator[tuple[frozenset[int], Replay, Replay]]:
             for each in sorted(looked, key=lambda each: (places[each], sorted(each))):

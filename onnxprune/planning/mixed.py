@@ -18,7 +18,8 @@ from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import OptionError
-from onnxprune.planning import knapsack
+from onnxprune.planning import allocate, knapsack
+from onnxprune.planning.choice import named_ratios
 from onnxprune.planning.costs import Bound, Costs
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Evidence, demands_on, offered, tied_groups
@@ -68,6 +69,7 @@ def mixed(
     branches: Sequence[Branch],
     alone: Mapping[str, float],
     together: Callable[[frozenset[str]], float],
+    gone: Sequence[Branch] = (),
 ) -> Mix | None:
     """Return which branches go; None where no plan of widths and branches meets the targets.
 
@@ -78,36 +80,42 @@ def mixed(
         options: with targets, resolved.
         evidence: scores and loss curves of the groups.
         branches: that may go.
-        alone: the loss of the output without each of them, by name.
-        together: measures the loss without several of them.
+        alone: the loss of the output without each of them, by name, beyond that of those that go in any case.
+        together: measures the loss without several of them, likewise.
+        gone: branches that go in any case.
     """
     bounds, tied = counted_bounds(options), tied_groups(groups, ratios, traced)
     able = {_PREFIX + each.name: each for each in branches if math.isfinite(alone.get(each.name, math.inf))}
-    costs = Costs(traced, tied, {}, able)
-    widths = offered(
-        demands_on(traced, groups, tied, ratios=ratios, options=options, scores=evidence.scores), evidence.curves
-    )
+    named = {_PREFIX + each.name: each for each in gone}
+    costs = Costs(traced, tied, {}, able | named)
+    demands = demands_on(traced, groups, tied, ratios=ratios, options=options, scores=evidence.scores)
+    of_globs = named_ratios(groups, options).keys()
+    own = {first: demand for first, demand in demands.items() if tied[first].keys() & of_globs}
+    fixed = {**allocate.removed(own, allocate.allocate(own, "group")), **dict.fromkeys(named, 1)}
+    widths = offered({first: demand for first, demand in demands.items() if first not in own}, evidence.curves)
 
     def solved(scale: float, names: Mapping[str, Branch]) -> tuple[frozenset[str], float] | None:
         items = {
             name: knapsack.Levels((0, 1), (0.0, scale * max(0.0, alone[each.name]))) for name, each in names.items()
         }
-        removed = knapsack.solve({**widths, **items}, lambda removed: costs.over(bounds, removed) / (1 + 1e-9))
+        removed = knapsack.solve(
+            {**widths, **items}, lambda removed: costs.over(bounds, {**fixed, **removed}) / (1 + 1e-9)
+        )
         if removed is None:
             return None
         loss = sum(levels.losses[levels.removed.index(removed[name])] for name, levels in widths.items())
         return frozenset(each.name for name, each in names.items() if removed[name]), loss
 
-    plans = [Mix(gone, loss) for gone, loss in filter(None, [solved(1.0, {})])]
+    plans = [Mix(going, loss) for going, loss in filter(None, [solved(1.0, {})])]
     seen, scale = set[frozenset[str]](), 1.0
     for _ in range(ROUNDS):
         found = solved(scale, able)
         if found is None or found[0] in seen or not found[0]:
             break
-        gone, loss = found
-        seen.add(gone)
-        lost, apart = together(gone), sum(max(0.0, alone[name]) for name in gone)
+        going, loss = found
+        seen.add(going)
+        lost, apart = together(going), sum(max(0.0, alone[name]) for name in going)
         if math.isfinite(lost):
-            plans.append(Mix(gone, lost + loss))
+            plans.append(Mix(going, lost + loss))
         scale = max(1.0, lost / apart) if apart > 0 and math.isfinite(lost) else 2 * scale
     return min(plans, key=lambda plan: (plan.loss, len(plan.branches)), default=None)

@@ -198,9 +198,10 @@ class Options:
             raise OptionError(f"effort has no effect here: {self._idle_effort(has_data)}")
 
     def spends_effort(self, has_data: bool) -> bool:
-        """Whether samples are generated or loss curves measured: all that effort is about."""
+        """Whether samples are generated, loss curves measured or layers refitted: all that effort is about."""
         measures_losses = self.method is None and (self._measures_curves or self.depth is not None)
-        return measures_losses or (self.looks_at_samples and not has_data)
+        refits = self.reconstruct or (self.reconstruct is None and self.method is None and has_data)
+        return measures_losses or bool(refits) or (self.looks_at_samples and not has_data)
 
     @property
     def _measures_curves(self) -> bool:
@@ -212,7 +213,7 @@ class Options:
         """Return why effort has no effect."""
         by = f"criterion {self.criterion} and scope {self.ranking}" if self.method is None else f"method {self.method}"
         curves = f"no loss curves are measured with {by}"
-        return f"{curves}, and {'samples are given' if has_data else 'no samples are made up'}"
+        return f"{curves}, {'nothing is refitted, and samples are given' if has_data else 'and no samples are made up'}"
 
     def resolved(self, has_data: bool) -> Options:
         """Return the options with the defaults filled in that depend on whether there is calibration data.

@@ -109,7 +109,9 @@ def plan(
         OptionError: when the criterion can score none of the groups, or a target cannot be reached.
     """
     options = options.resolved(calibration is not None)
-    known = evidence or gather(traced, groups, ratios, options, calibration=calibration, progress=progress)
+    known = evidence or scored(
+        gather(traced, groups, ratios, options, calibration=calibration, progress=progress), ratios, options
+    )
     tied, curves = tied_groups(groups, ratios, traced), known.curves
     scores = {name: _ranked(each, curves.get(name)) for name, each in known.scores.items()}
     demands = demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores)
@@ -156,19 +158,11 @@ def gather(
         progress: called before each step.
         workers: where the model is run for them; they are the same everywhere.
         notes: of curves, see `measure_curves`.
-
-    Raises:
-        OptionError: when the criterion can score none of the groups.
     """
     options = options.resolved(calibration is not None)
     tied = tied_groups(groups, ratios, traced)
     seen = look(traced, tied, calibration, options, progress=progress, workers=workers)
     scores = scores_of(traced, tied, options, seen)
-    if ratios and not scores:
-        raise OptionError(
-            f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
-            "BatchNormalization (exporters fold it into convolutions); use l2"
-        )
     if calibration is None or not (options.scope == "loss" or options.criterion == "obs"):
         return Evidence(scores, {}, looked=seen.told)
     demands = demands_on(traced, groups, tied, ratios=ratios, options=options, scores=scores)
@@ -194,6 +188,20 @@ def gather(
     by_loss = options.scope == "loss"
     curves |= expert_curves(traced, experts, calibration, to_output=by_loss, progress=progress)
     return Evidence(scores, curves, _judged(calibration, to_measure), seen.told)
+
+
+def scored(evidence: Evidence, ratios: Mapping[str, float], options: Options) -> Evidence:
+    """Return evidence that scores some of the groups that are to lose units.
+
+    Raises:
+        OptionError: when the criterion can score none of them.
+    """
+    if ratios and not evidence.scores:
+        raise OptionError(
+            f"criterion {options.criterion!r} finds no weights that it can score: the model has no "
+            "BatchNormalization (exporters fold it into convolutions); use l2"
+        )
+    return evidence
 
 
 def _judged(calibration: Calibration, to_measure: Schedule | None) -> int:

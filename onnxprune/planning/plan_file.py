@@ -5,6 +5,8 @@ A plan is written by `onnxprune plan`, edited by people, and applied to a model.
 
 from __future__ import annotations
 
+import glob
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -98,7 +100,7 @@ class CutPlan:
         """Return the options of `prune` that make this cut and no other."""
         return {
             "planned": self.groups,
-            "without": tuple(each.name for each in self.branches),
+            "without": tuple(glob.escape(each.name) for each in self.branches),
             "change_io": self.change_io,
             "width": True,  # what the plan names is cut, also where an op mixes over it
             "ratio": 0.0,
@@ -109,8 +111,14 @@ AsPlan: TypeAlias = CutPlan | Mapping[str, Any] | str | os.PathLike[str]
 
 
 def _listed(group: PlannedGroup) -> str | None:
-    """Return the kept indices as text; None where importance decides, or all are kept."""
-    return as_ranges(group.kept) if group.kept is not None and group.is_cut else None
+    """Return the kept indices as text; None where importance decides, or all are kept.
+
+    What is no index, in a plan that was edited in Python, is returned as text that `make_plan` refuses.
+    """
+    if group.kept is None or (not group.is_cut and len(group.kept) == group.units):
+        return None
+    are_indices = not isinstance(group.kept, str) and all(isinstance(each, numbers.Integral) for each in group.kept)
+    return as_ranges(group.kept) if are_indices else str(group.kept)
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,14 +126,14 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_plan(source: AsPlan) -> CutPlan:
-    """Return the plan of a file, of plain values, or the plan itself.
+    """Return the plan of a file, of plain values, or the plan itself, checked: it may have been edited.
 
     Raises:
         InputError: for a file that cannot be read or is no TOML.
         OptionError: for keys and values that are no plan; says which.
     """
     if isinstance(source, CutPlan):
-        return source
+        return make_plan(source.to_dict(), "the plan")
     if isinstance(source, Mapping):
         return make_plan(source, "the plan")
     return make_plan(read_toml(Path(source)), str(source))
@@ -178,10 +186,10 @@ def _group(where: str, place: int, values: Mapping[str, Any]) -> PlannedGroup:
             f"{at}: keep = {keep}, but kept lists {len(kept)} indices: change both, or take kept out, and the most "
             "important units stay"
         )
-    if kept is None and keep == units:
-        kept = tuple(range(units))
+    if keep == units:
+        kept = None  # all of them, however many that be: only the model bounds it
     makers = check.globs(f"{at}: makers", values.get("makers", ()))
-    rest = {name: values.get(name) for name in ("saves_macs", "saves_params", "loss")}
+    rest = {name: _number(at, name, values) for name in ("saves_macs", "saves_params", "loss")}
     return PlannedGroup(values["name"], str(values.get("kind", "units")), units, keep, kept, makers, **rest)
 
 
@@ -190,17 +198,21 @@ def _kept(at: str, value: Any, units: int) -> tuple[int, ...]:
     if not isinstance(value, str) and isinstance(value, Sequence):
         value = ",".join(map(str, value))
     try:
-        indices = from_ranges(value if isinstance(value, str) else repr(value))
+        return from_ranges(value if isinstance(value, str) else repr(value), units)
     except ValueError as error:
         raise OptionError(f"{at}: kept: {error}") from None
-    if indices[-1] >= units:
-        raise OptionError(f"{at}: kept lists {indices[-1]}, but its units are 0 to {units - 1}")
-    return indices
 
 
 def _branch(where: str, place: int, values: Mapping[str, Any]) -> PlannedBranch:
-    _place(where, "branch", place, values, _BRANCH)
-    return PlannedBranch(values["name"], values.get("macs"), values.get("params"))
+    at = _place(where, "branch", place, values, _BRANCH)
+    return PlannedBranch(values["name"], _number(at, "macs", values), _number(at, "params", values))
+
+
+def _number(at: str, name: str, values: Mapping[str, Any]) -> Any:
+    """Return a number that may be left out."""
+    if values.get(name) is not None:
+        check.number(f"{at}: {name}", values[name])
+    return values.get(name)
 
 
 def _place(where: str, table: str, place: int, values: Mapping[str, Any], known: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ class PlannedGroup:
     kind: str
     units: int  # before the cut
     keep: int
-    kept: tuple[int, ...] | None = None  # which of them, ascending; None: the most important ones
+    kept: tuple[int, ...] | None = None  # which of them, ascending; None: the most important ones, or all
     makers: tuple[str, ...] = ()  # weights and nodes that make the units
     saves_macs: int | None = None  # of one sample, by this cut alone
     saves_params: int | None = None
@@ -155,14 +155,14 @@ def as_ranges(indices: Sequence[int]) -> str:
     return ",".join("-".join(map(str, part)) for part in parts)
 
 
-def from_ranges(text: str) -> tuple[int, ...]:
-    """Return the indices that text lists.
+def from_ranges(text: str, units: int) -> tuple[int, ...]:
+    """Return the indices that text lists, of so many units.
 
-    >>> from_ranges("0-2, 5")
+    >>> from_ranges("0-2, 5", 8)
     (0, 1, 2, 5)
 
     Raises:
-        ValueError: for anything but ascending indices and ranges of them; says what is wrong.
+        ValueError: for anything but ascending indices below `units` and ranges of them; says what is wrong.
     """
     indices: list[int] = []
     for part in text.split(","):
@@ -172,6 +172,8 @@ def from_ranges(text: str) -> tuple[int, ...]:
         start, end = int(first), int(last or first)
         if end < start or (indices and start <= indices[-1]):
             raise ValueError(f"{part.strip()!r} does not ascend: list each index once, in order")
+        if end >= units:  # before it is written out: a few digits may stand for more indices than there is memory
+            raise ValueError(f"{end} is there, but the units are 0 to {units - 1}")
         indices += range(start, end + 1)
     return tuple(indices)
 

@@ -18,7 +18,7 @@ import numpy as np
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import held_out, held_rows
 from onnxprune.data.batching import samples_in
-from onnxprune.data.notes import NOWHERE, Notes
+from onnxprune.data.notes import NOWHERE, Note, Notes
 from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
@@ -211,15 +211,27 @@ class _Refit:
     def _noted(self, part: Part, sums: _Sums, old: Replay, notes: Notes) -> Refitted:
         """Return the outcome of a part: as it was written down, with what its constants became, or fitted now."""
         name = f"part {part.node.index} {part.node.outputs[0]}"
-        note = notes.read(name)
-        if note is not None:
-            self.new.contents.update((each, kept_aside(array)) for each, array in note.arrays.items())
-            return Refitted(**note.plain)
+        known = notes.value(name, self._of_note)
+        if known is not None:
+            self.new.contents.update((each, kept_aside(array)) for each, array in known[1].items())
+            return known[0]
         before = dict(self.new.contents)
         outcome = self._part(part, sums, old)
         changed = {each: array for each, array in self.new.contents.items() if before.get(each) is not array}
         notes.write(name, asdict(outcome), changed)
         return outcome
+
+    def _of_note(self, note: Note) -> tuple[Refitted, Mapping[str, Array]]:
+        """Return the outcome in a note, and numbers for constants.
+
+        Raises:
+            ValueError, LookupError: where these do not fit the constants that there are.
+        """
+        for name, array in note.arrays.items():
+            like = self._pruned.constants[name]
+            if (like.shape, like.dtype) != (array.shape, array.dtype):
+                raise ValueError(name)
+        return Refitted(**note.plain), note.arrays
 
     def _part(self, part: Part, sums: _Sums, old: Replay) -> Refitted:
         why = self._why_not(part)

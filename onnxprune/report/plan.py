@@ -37,4 +37,7 @@ def _verdict(values: Mapping[str, Any], path: str | None) -> str:
     return f"{where}: {what}, expected are {', '.join(costs)}"
 
 
-_KINDS = {"params": "parameters", "macs": "MACs", "size": "bytes", "latency": "latency", "memory": "memory"}
+_KINDS = {
+    "params": "parameters", "macs": "MACs", "size": "bytes", "kv-cache": "cache of a token", "latency": "latency",
+    "memory": "memory",
+}  # fmt: skip

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune.commands.apply import cuts_of
 from onnxprune.commands.prune import Result
-from onnxprune.data.toml_file import read_toml
 from onnxprune.errors import InputError, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.read import Source, load
@@ -38,23 +37,23 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
         strict: whether each weight that was cut has to be found.
 
     Raises:
-        OptionError: without PyTorch; for a plan without indices, and one that takes branches out.
-        InputError: for weights that are not found or do not fit, layers that cannot have other sizes, and a report of
-            another form.
+        OptionError: without PyTorch; for a plan without indices, one that takes branches out, and what is no network.
+        InputError: for weights that are not found or do not fit, layers that cannot have other sizes, and what is no
+            report, or one of another form.
     """
     check_torch("onnxprune.torch.apply")
     from onnxprune.training.resizing import resized  # noqa: PLC0415 - they import PyTorch
-    from onnxprune.training.transfer import WeightCut, cut_state, kept_of  # noqa: PLC0415
+    from onnxprune.training.transfer import WeightCut, cut_state, kept_of, state_of  # noqa: PLC0415
 
     plan, report = _read(cut)
     model = _original(source, plan.input if plan is not None else report["input"])
     kept = _of_report(report) if plan is None else cuts_of(plan, _needed(model, plan))
     cuts = [WeightCut(name, indices, partial(_array, model, name)) for name, indices in kept]
     whole = set() if model is None else set(model.constants) - {name for name, _ in kept}
-    state = network if isinstance(network, Mapping) else network.state_dict()
-    stays = kept_of(state, cuts, whole=whole, strict=strict)
+    state = state_of(network)
+    stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict)
     smaller = cut_state(state, stays)
-    return smaller if isinstance(network, Mapping) else resized(network, smaller, stays)
+    return smaller if isinstance(network, Mapping) else resized(network, smaller, stays, elsewhere)
 
 
 def _read(cut: What) -> tuple[CutPlan | None, Mapping[str, Any]]:
@@ -62,21 +61,43 @@ def _read(cut: What) -> tuple[CutPlan | None, Mapping[str, Any]]:
     if isinstance(cut, Result):
         return None, cut.report
     if isinstance(cut, CutPlan):
-        return cut, {}
+        return read_plan(cut), {}
     if isinstance(cut, Mapping):
-        return (None, checked_schema(cut, "cut")) if "initializers" in cut else (read_plan(cut), {})
+        return (None, _report(cut, "cut")) if "initializers" in cut else (read_plan(cut), {})
     path = Path(cut)
     if path.suffix != ".json":
-        return read_plan(read_toml(path)), {}
+        return read_plan(path), {}
     try:
-        return None, checked_schema(json.loads(path.read_text(encoding="utf-8")), path)
-    except (OSError, ValueError) as error:
+        return None, _report(json.loads(path.read_text(encoding="utf-8")), path)
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as a report: {error}") from None
+
+
+def _report(values: Any, where: object) -> Mapping[str, Any]:
+    """Return the report of a cut, as far as it is needed here."""
+    cuts = values.get("initializers") if isinstance(values, Mapping) else None
+    if not isinstance(cuts, Mapping) or not all(map(_is_cut, cuts.values())):
+        raise InputError(
+            f"{where}: is no report of prune or apply, which says under initializers what stays of weights"
+        )
+    if not isinstance(values.get("input"), Mapping):
+        raise InputError(f"{where}: is no report of prune or apply, which says under input what was cut")
+    return checked_schema(values, where)
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether a value says what stays of a weight: by axis, the indices."""
+    kept = value.get("kept") if isinstance(value, Mapping) else None
+    if not isinstance(kept, Mapping) or not isinstance(value.get("source"), str):
+        return False
+    return all(str(axis).isdecimal() and isinstance(each, Sequence) for axis, each in kept.items())
 
 
 def _original(source: Source | None, named: Mapping[str, Any]) -> Model | None:
     """Return the original model, where there is one."""
     path = named.get("path")
+    if path is not None and not isinstance(path, str):
+        raise InputError(f"input: path must be text, the name of the file that was cut, got {path!r}")
     if source is None and path is not None and Path(path).is_file():
         source = path
     return None if source is None else load(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -16,23 +16,28 @@ Network = TypeVar("Network", bound=nn.Module)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_BARE = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no tensors that do
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
 
 
-def resized(module: Network, state: Mapping[str, torch.Tensor], kept: Mapping[str, Kept]) -> Network:
+def resized(
+    module: Network, state: Mapping[str, Any], kept: Mapping[str, Kept], elsewhere: Collection[str] = ()
+) -> Network:
     """Return a copy of a module that has the tensors of a state dict, and layers of their sizes.
 
     Args:
         module: stays as it is.
         state: by the names of `module.state_dict()`, some tensors smaller.
         kept: what stayed of the axes of these.
+        elsewhere: weights of the file that were cut and are in no tensor, such as scales of layers that have none.
 
     Raises:
-        InputError: for a layer whose class cannot have such sizes.
+        InputError: for a layer whose class cannot have such sizes, and one without tensors that may have lost units.
     """
     network = copy.deepcopy(module)
     before = network.state_dict()
-    changed = {name for name, tensor in state.items() if tensor.shape != before[name].shape}
+    changed = {name for name, value in state.items() if _is_resized(value, before[name])}
+    put: dict[int, tuple[Any, Any]] = {}  # by the identity of a tensor that goes: it, and what stands in its place
     for layer_name, layer in network.named_modules():
         own = [name for name in changed if name.rpartition(".")[0] == layer_name]
         if isinstance(layer, _FIXED) and any(name.startswith(f"{layer_name}.") or not layer_name for name in changed):
@@ -40,21 +45,37 @@ def resized(module: Network, state: Mapping[str, torch.Tensor], kept: Mapping[st
                 f"{layer_name}: a {type(layer).__name__} cannot lose units of its own, as it computes its sizes from "
                 "others; cut the state dict instead, and write the layer anew"
             )
+        if elsewhere and isinstance(layer, _BARE) and next(layer.parameters(), None) is None:
+            raise InputError(
+                f"{layer_name}: a {type(layer).__name__} without weights may lose units, as {min(elsewhere)!r} did: no "
+                "tensor says how many; cut the state dict instead, and write the layer anew"
+            )
         groups = _groups(layer, layer_name, before, kept) if own else 1
         for name in own:
-            _put(layer, name.rpartition(".")[2], state[name])
+            _put(layer, name.rpartition(".")[2], state[name], put)
         if own:
             _restate(layer, groups)
     network.load_state_dict(dict(state))
     return network
 
 
-def _put(layer: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def _is_resized(value: Any, before: Any) -> bool:
+    """Whether a tensor has another shape; what else a module keeps in its state has none."""
+    return isinstance(value, torch.Tensor) and value.shape != before.shape
+
+
+def _put(layer: nn.Module, name: str, tensor: torch.Tensor, put: dict[int, tuple[Any, Any]]) -> None:
+    """Let a layer have a tensor; layers that shared the one in its place share it, too."""
     old = getattr(layer, name)
-    if isinstance(old, nn.Parameter):
-        setattr(layer, name, nn.Parameter(tensor.clone(), requires_grad=old.requires_grad))
+    is_learned = isinstance(old, nn.Parameter)
+    if id(old) not in put:
+        new = tensor.clone()
+        put[id(old)] = old, nn.Parameter(new, requires_grad=old.requires_grad) if is_learned else new
+    _, new = put[id(old)]
+    if is_learned:
+        setattr(layer, name, new)
     else:
-        layer.register_buffer(name, tensor.clone(), persistent=name not in layer._non_persistent_buffers_set)
+        layer.register_buffer(name, new, persistent=name not in layer._non_persistent_buffers_set)
 
 
 def _groups(layer: nn.Module, name: str, before: Mapping[str, torch.Tensor], kept: Mapping[str, Kept]) -> int:

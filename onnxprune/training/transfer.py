@@ -2,22 +2,24 @@
 
 A weight of the file is found in the state dict by its name; else by what it holds, also transposed, as exporters write
 the weights of linear layers. Of a layer, the vectors that lie along its outputs (bias, scale, running statistics)
-follow its weight: exporters store equal vectors once, under one of their names.
+follow its weight: exporters store equal vectors once, under one of their names. Tensors that share memory are one: what
+stays of one holds for all. Constants that exporters add, such as scales of ones, are held by no tensor and left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, OptionError
 from onnxprune.graph.tensors import Array
 
 Kept = Mapping[int, Sequence[int]]  # axis -> indices that stay
-State = Mapping[str, torch.Tensor]
+State = Mapping[str, Any]  # tensors by name, and what else modules keep in their state
 
 _LISTED = 5  # names that are listed of what was not found
 _VECTORS = ("weight", "bias", "running_mean", "running_var")  # of a layer, that may lie along its outputs
@@ -32,10 +34,26 @@ class WeightCut:
     array: Callable[[], Array | None] = lambda: None  # what it holds there, where that is known
 
 
+def state_of(network: Any) -> State:
+    """Return the state dict of a module, or what is one.
+
+    Raises:
+        OptionError: for anything else.
+    """
+    if isinstance(network, Mapping):
+        return network
+    if not isinstance(network, torch.nn.Module):
+        raise OptionError(f"network must be a torch.nn.Module or a state dict, got {type(network).__name__}")
+    state: State = network.state_dict()
+    return state
+
+
 def kept_of(
     state: State, cuts: Sequence[WeightCut], *, whole: Collection[str] = (), strict: bool = True
-) -> dict[str, Kept]:
-    """Return what stays of the axes of tensors, by their names; those that lose nothing are absent.
+) -> tuple[dict[str, Kept], list[str]]:
+    """Return what stays of the axes of tensors, by their names, and the weights that were cut and are in no tensor.
+
+    Tensors that lose nothing are absent.
 
     Args:
         state: by name.
@@ -44,18 +62,22 @@ def kept_of(
         strict: whether each of them has to be found.
 
     Raises:
-        InputError: for a weight that is not found, and two cuts of one tensor that differ.
+        InputError: for a weight that is not found or has another shape, and two cuts of one tensor that differ.
     """
-    found, missing = _found(state, cuts)
-    if missing and strict:
-        listed = ", ".join(map(repr, missing[:_LISTED]))
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+    state = _tensors(state)
+    shared = _shared(state)
+    found, missing = _found(state, cuts, shared, {_by_name(state, name) for name in whole})
+    unknown = [each.name for each in missing if not _is_uniform(each.array())]
+    if unknown and strict:
+        listed = ", ".join(map(repr, unknown[:_LISTED]))
+        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
         raise InputError(
             f"weights that were cut are not in the state dict, by name or by what they hold: {listed}{more}. Export "
             "without folding, as with do_constant_folding=False and training=TrainingMode.PRESERVE, give the original "
             "file as source, or leave them out with strict=False"
         )
-    kept = {name: each[0] for name, each in found.items() if all(_alike(one, each[0]) for one in each)}
+    alike = {name: each[0] for name, each in found.items() if all(_alike(one, each[0]) for one in each)}
+    kept = {name: alike[first] for name, first in shared.items() if first in alike}
     kept |= _followed(state, kept)
     unsettled = [name for name in found if name not in kept and not _is_whole(state, name, whole)]
     if unsettled:
@@ -63,11 +85,13 @@ def kept_of(
             f"{unsettled[0]}: places that read it in the file keep different units of it, and nothing else tells what "
             "this tensor keeps: exporters store equal tensors once, as normalisations hold them that were never trained"
         )
-    return kept
+    return kept, [each.name for each in missing]
 
 
-def cut_state(state: State, kept: Mapping[str, Kept]) -> dict[str, torch.Tensor]:
+def cut_state(state: State, kept: Mapping[str, Kept]) -> dict[str, Any]:
     """Return a state dict without the units that are gone; tensors that lose none are the same objects.
+
+    Those that shared memory are one object, too.
 
     Args:
         state: by name.
@@ -76,7 +100,11 @@ def cut_state(state: State, kept: Mapping[str, Kept]) -> dict[str, torch.Tensor]
     Raises:
         InputError: for a tensor that is smaller than expected.
     """
-    return {name: _cut(name, tensor, kept.get(name, {})) for name, tensor in state.items()}
+    shared, smaller = _shared(_tensors(state)), dict[str, Any]()
+    for name, tensor in state.items():
+        first = smaller.get(shared[name]) if name in kept else None
+        smaller[name] = _cut(name, tensor, kept.get(name, {})) if first is None else first
+    return smaller
 
 
 def _cut(name: str, tensor: torch.Tensor, kept: Kept) -> torch.Tensor:
@@ -91,22 +119,46 @@ def _cut(name: str, tensor: torch.Tensor, kept: Kept) -> torch.Tensor:
 # -- which tensor is which weight ------------------------------------------------------------------------------
 
 
-def _found(state: State, cuts: Sequence[WeightCut]) -> tuple[dict[str, list[Kept]], list[str]]:
-    """Return what stays of tensors, by their names, for each place that reads them; and the weights that are none."""
+def _tensors(state: State) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _shared(state: State) -> dict[str, str]:
+    """Return the name of the first tensor in the memory of each: tied weights have several names."""
+    first: dict[object, str] = {}
+    names = dict[str, str]()
+    for name, tensor in state.items():
+        has_memory = tensor.numel() > 0 and tensor.device.type != "meta"
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if has_memory else name
+        names[name] = first.setdefault(place, name)
+    return names
+
+
+def _found(
+    state: State, cuts: Sequence[WeightCut], shared: Mapping[str, str], whole: Collection[str | None]
+) -> tuple[dict[str, list[Kept]], list[WeightCut]]:
+    """Return what stays of tensors, by their first names, for each place that reads them; and the weights in none."""
     found: dict[str, list[Kept]] = {}
-    missing, named = list[str](), {each.name: _by_name(state, each.name) for each in cuts}
+    missing, named = list[WeightCut](), {each.name: _by_name(state, each.name) for each in cuts}
     for each in cuts:
         name = named[each.name]
         if name is not None:
-            found.setdefault(name, []).append(_turned(state[name], each))
+            found.setdefault(shared[name], []).append(_turned(name, state[name], each))
+    taken = {*whole, *named.values()}
+    free = {name: tensor for name, tensor in state.items() if name not in taken}
     for each in cuts:
         if named[each.name] is None:
-            match = _by_content(state, each, set(named.values()))
+            match = _by_content(free, each, shared)
             if match is None:
-                missing.append(each.name)
+                missing.append(each)
             else:
                 found.setdefault(match[0], []).append(match[1])
     return found, missing
+
+
+def _is_uniform(array: Array | None) -> bool:
+    """Whether it holds one number alone, as what exporters add does: the scale of a layer that has none."""
+    return array is not None and array.size > 0 and bool((array == array.flat[0]).all())
 
 
 def _alike(one: Kept, other: Kept) -> bool:
@@ -121,37 +173,47 @@ def _by_name(state: State, name: str) -> str | None:
     return ends[0] if len(ends) == 1 else None
 
 
-def _turned(tensor: torch.Tensor, cut: WeightCut) -> Kept:
-    """Return what stays by the axes of a tensor, which holds a weight as it is, or transposed."""
-    if tensor.ndim != 2:
-        return cut.kept
+def _turned(name: str, tensor: torch.Tensor, cut: WeightCut) -> Kept:
+    """Return what stays by the axes of a tensor, which holds a weight as it is, transposed, or without axes of size 1.
+
+    Raises:
+        InputError: for a tensor of another shape.
+    """
     array = cut.array()
-    if array is None or array.ndim != 2 or _holds(tensor, array):
+    if array is None:
         return cut.kept
-    is_turned = _holds(tensor, array.T) or tuple(tensor.shape) == array.shape[::-1] != array.shape
-    return _transposed(cut.kept) if is_turned else cut.kept
+    forms = [(kept, form) for kept, form in _forms(cut.kept, array) if form.shape == tuple(tensor.shape)]
+    if not forms:
+        shape = list(tensor.shape)
+        raise InputError(f"{name}: has shape {shape}, but {list(array.shape)} in the original file: another network?")
+    return next((kept for kept, form in forms if _holds(tensor, form)), forms[0][0])
 
 
-def _transposed(kept: Kept) -> Kept:
-    return {1 - axis: indices for axis, indices in kept.items()}
+def _forms(kept: Kept, array: Array) -> Iterator[tuple[Kept, Array]]:
+    """Yield in what forms a tensor may hold a weight: as it is, transposed, without axes of size 1; with what stays."""
+    yield kept, array
+    if array.ndim == 2:
+        yield {1 - axis: indices for axis, indices in kept.items()}, array.T
+    axes = [axis for axis, size in enumerate(array.shape) if size != 1]
+    if len(axes) < array.ndim and set(kept) <= set(axes):
+        yield {axes.index(axis): indices for axis, indices in kept.items()}, array.squeeze()
 
 
-def _by_content(state: State, cut: WeightCut, taken: Collection[str | None]) -> tuple[str, Kept] | None:
+def _by_content(free: State, cut: WeightCut, shared: Mapping[str, str]) -> tuple[str, Kept] | None:
     """Return the only tensor that holds a weight, with what stays of it; None where none or several do."""
     array = cut.array()
     if array is None:
         return None
-    free = {name: tensor for name, tensor in state.items() if name not in taken}
-    same = [(name, cut.kept) for name, tensor in free.items() if _holds(tensor, array)]
-    if array.ndim == 2:
-        same += [(name, _transposed(cut.kept)) for name, tensor in free.items() if _holds(tensor, array.T)]
+    forms = list(_forms(cut.kept, array))
+    same = [(shared[name], kept) for kept, form in forms for name, tensor in free.items() if _holds(tensor, form)]
     return same[0] if len({name for name, _ in same}) == 1 else None
 
 
 def _holds(tensor: torch.Tensor, array: Array) -> bool:
     if tuple(tensor.shape) != array.shape:
         return False
-    own: Array = tensor.detach().cpu().numpy()
+    plain = tensor.detach().cpu()
+    own: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()  # NumPy has no bfloat16
     return bool(np.array_equal(own.astype(array.dtype), array))
 
 

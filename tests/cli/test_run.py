@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
 import tomllib
 
+import click
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 
-from onnxprune.cli.defaults import defaults
+import onnxprune
+from onnxprune.cli.defaults import _RUNS, defaults
 from onnxprune.cli.group import cli
-from onnxprune.cli.recipe import keys_of
+from onnxprune.cli.recipe import keys_of, named_values, recipe_of
+from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.data.toml_file import toml_lines
 from onnxprune.errors import OptionError
+from onnxprune.planning.options import Options
 from tests.commands.test_plan import network
 from tests.support.schema import follows_the_schema
 
@@ -169,6 +176,8 @@ def test_a_step_that_fails_ends_the_recipe(folder):
         (PRUNE.replace('source = "m.onnx"', ""), "recipe.toml: step 1 (prune): needs source, which is INPUT"),
         (PRUNE + "\nwidth = 1", "recipe.toml: step 1 (prune): width is true or false, got 1"),
         (PRUNE + "\nno-reconstruct = true", "step 1 (prune): no-reconstruct says again what another key says"),
+        (PRUNE.replace("m.onnx", r"m\u0000.onnx"), "step 1 (prune): source has a null character, which no file"),
+        ("step = " + "[" * 5000, "recipe.toml: is nested too deeply"),
         ("step = 3", "recipe.toml: a recipe has steps, each under [[step]]"),
     ],
 )
@@ -187,6 +196,54 @@ def test_values_are_as_toml_has_them(folder):
     options = report(folder / "r.json")["options"]
     assert options["shape"] == [["w1", 4], ["neurons", 6]]
     assert options["threads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "typed"),
+    [
+        ("ratio", np.array([0.2, 0.4]), ("ratios", "0.2,0.4")),
+        ("macs", (0.8, 0.6), ("macs", "0.8,0.6")),
+        ("params", [0.8], ("params", "0.8")),
+        ("size", ["900B"], ("size", "900B")),
+    ],
+)
+def test_the_recipe_of_a_family_made_in_python_repeats_it(folder, kind, values, typed):
+    """Also where the kind of the values is called as an option that is given beside them."""
+    options = {"criterion": "l2", "round_to": 1, "latency": False, "ratios": {"w2": 0.1} if kind == "macs" else ()}
+    family = onnxprune.sweep("m.onnx", "family", kind, values, **options)
+    first = [path.read_bytes() for path in family.members]
+    recipe = report(folder / "family" / "sweep.json")["recipe"]
+    assert recipe[typed[0]] == typed[1]
+    shutil.rmtree("family")
+    (folder / "again.toml").write_text("\n".join(["[[step]]", *toml_lines(recipe)]))
+    invoke("run", "again.toml", "--quiet")
+    assert [path.read_bytes() for path in family.members] == first
+
+
+@pytest.mark.parametrize("kind", ["latency", "memory", "kv-cache"])
+def test_the_values_of_a_family_have_a_key_of_their_own(folder, monkeypatch, kind):
+    made = []
+    monkeypatch.setattr("onnxprune.commands.sweep.make_family", lambda *_, **options: made.append(options["recipe"]))
+    onnxprune.sweep("m.onnx", "family", kind, [0.8, "0.6"], latency=False, targets={kind: 0.9})
+    assert (made[0][kind], made[0]["no-latency"], made[0]["target"]) == ("0.8,0.6", True, [f"{kind}=0.9"])
+
+
+def test_every_keyword_of_a_call_is_a_key_of_the_command_line(folder):
+    """What Python and the command line call by other names is the same in recipes."""
+    (folder / "ids.txt").write_text("1")
+    ours = {"planned", "held", "spared"}  # no keywords of callers
+    values = {each.name: each.default for each in dataclasses.fields(Options) if each.name not in ours}
+    given = {"batch_norm": False, "latency": False, "targets": {"macs": 1}, "inputs": {"x": [1]}, "ratios": {"a": 0.5}}
+    recipe = recipe_of_call("prune", "m.onnx", values | {"vocabulary": "ids.txt"} | given)
+    del recipe["run"]
+    named_values(cli.commands["prune"], {key: value for key, value in recipe.items() if value != ()}, "here")
+
+
+def test_ids_and_lengths_in_memory_stand_in_brackets():
+    values = {"vocabulary": [1, 2, 3], "tune": {"time": "20m"}, "masks": "9 steps"}
+    assert recipe_of_call("prune", "m.onnx", values) == {
+        "run": "prune", "source": "m.onnx", "vocabulary": "(list)", "tune": "(dict)", "masks": "9 steps"
+    }  # fmt: skip
 
 
 def test_every_command_can_be_a_step():
@@ -253,12 +310,107 @@ def test_an_unknown_default_is_an_error(folder, lines, message):
 def test_a_pyproject_without_a_table_says_nothing(folder):
     configured(folder, "[project]", 'name = "mine"')
     assert "threads" not in defaults(cli.commands, folder).get("prune", {})
-    configured(folder, "[project")
-    with pytest.raises(SystemExit):
-        cli.make_context("onnxprune", ["inspect", "m.onnx"])
     configured(folder, "tool = 3")
     assert "threads" not in defaults(cli.commands, folder).get("prune", {})
     assert OptionError.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["[project", "a = " + "[" * 5000, "[tool.onnxprune]\nthredas = 2"])
+def test_help_needs_no_defaults(folder, text):
+    configured(folder, text)
+    for arguments in (
+        ["--help"],
+        ["--version"],
+        ["prune", "--help"],
+        ["run", "-h"],
+        ["--no-defaults", "inspect", "-h"],
+    ):
+        invoke(*arguments)
+    said = invoke("inspect", "m.onnx", code=2).stderr
+    assert said.startswith(f"onnxprune: {folder / 'pyproject.toml'}: ")
+    assert said.count("\n") == 1
+    invoke("--no-defaults", "inspect", "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('metric = "evil:run"', "metric = 'evil:run'"),
+        ('data = "evil:run"', "data = 'evil:run'"),
+        ('eval_data = "evil:run"', "eval-data = 'evil:run'"),
+        ('timer = "./evil {}"', "timer = './evil {}'"),
+        ('custom-ops = ["evil.so"]', "custom-ops = 'evil.so'"),
+        ('tune.loss = "evil:run=1"', "loss = 'evil:run=1'"),
+        ('scheduler = "tcp://evil:1"', "scheduler = 'tcp://evil:1'"),
+        ('provider-option = {trt_extra_plugin_lib_paths = "evil.so"}', "'trt_extra_plugin_lib_paths=evil.so'"),
+    ],
+)
+def test_defaults_run_no_code(folder, monkeypatch, line, named):
+    """A pyproject.toml is found, not named: it may have come with a folder from elsewhere."""
+    monkeypatch.setenv("ONNXPRUNE_CUSTOM_OPS", "")
+    (folder / "evil.py").write_text("open('ran', 'w')\nrun = print")
+    configured(folder, "[tool.onnxprune]", line)
+    said = invoke("m.onnx", "-o", "s.onnx", code=2).stderr
+    assert named in said
+    key = named.split(" = ")[0] if " = " in named else "provider-option"
+    assert f"would run code, which no file that is merely found may do: type --{key}, or name it in a recipe" in said
+    assert not (folder / "ran").exists()
+    assert os.environ["ONNXPRUNE_CUSTOM_OPS"] == ""
+
+
+def test_every_option_that_may_name_code_is_known():
+    """Those whose help says so."""
+    says = ("source ", "module:function", "library", "cluster", "docs/options.md [default: by the outputs]")
+    named = {
+        key
+        for command in cli.commands.values()
+        for key, param in keys_of(command).items()
+        if isinstance(param, click.Option) and any(word in f"{param.metavar} {param.help}".lower() for word in says)
+    }
+    assert named == set(_RUNS) - {"provider-option"}
+
+
+def test_a_default_that_excludes_what_is_typed_is_told_and_can_be_left_out(folder):
+    configured(folder, "[tool.onnxprune.prune]", "ratio = 0.3", "threads = 2", 'criterion = "l2"')
+    options = ["m.onnx", "-o", "s.onnx", "--target", "macs=0.6", "--no-latency", "--quiet", "--threads", "1"]
+    said = invoke(*options, code=2).stderr
+    told = "; --ratio, --criterion came from [tool.onnxprune] of a pyproject.toml"
+    assert said.endswith(f"{told}: 'onnxprune --no-defaults ...' takes none\n")
+    invoke("--no-defaults", *options, "--criterion", "l2")
+    (folder / "r.toml").write_text(
+        '[[step]]\nrun = "prune"\nsource = "m.onnx"\noutput = "r.onnx"\ntarget = {macs = 0.6}\ncriterion = "l2"\n'
+        "no-latency = true"
+    )
+    said = invoke("run", "r.toml", "--quiet", code=2).stderr
+    assert "; --ratio, --threads came from [tool.onnxprune] of a pyproject.toml" in said
+    invoke("--no-defaults", "run", "r.toml", "--quiet")
+    assert (folder / "r.onnx").read_bytes() == (folder / "s.onnx").read_bytes()
+
+
+def test_options_of_prune_may_stand_behind_those_of_all(folder):
+    invoke("--no-defaults", "--ratio", "0.5", "--criterion", "l2", "--no-latency", "m.onnx", "-o", "s.onnx")
+
+
+def test_what_is_typed_is_in_the_recipe_also_where_it_is_the_default(folder):
+    """The repeat would have that of the file else."""
+    configured(folder, "[tool.onnxprune]", "seed = 7", "width = true")
+    (folder / "r.toml").write_text(PRUNE + "width = false\nseed = 0")
+    invoke("run", "r.toml", "--quiet")
+    written = report(folder / "small.json")
+    assert (written["options"]["seed"], written["options"]["width"]) == (0, False)
+    assert (written["recipe"]["seed"], written["recipe"]["width"]) == (0, False)
+    (folder / "r.toml").write_text("\n".join(["[[step]]", *toml_lines({**written["recipe"], "force": True})]))
+    invoke("run", "r.toml", "--quiet")
+    assert report(folder / "small.json")["recipe"] == written["recipe"]
+
+
+def test_a_recipe_has_libraries_and_no_checkpoint(folder, monkeypatch):
+    monkeypatch.setenv("ONNXPRUNE_CUSTOM_OPS", "")
+    line = ["prune", "m.onnx", "-o", "s.onnx", "--custom-ops", "a.so", "--resume", "--checkpoint", "here", "--force"]
+    with cli.make_context("onnxprune", line) as outer:
+        name, command, rest = cli.resolve_command(outer, line)
+        recipe = recipe_of(command.make_context(name, rest, parent=outer))
+    assert recipe == {"run": "prune", "source": "m.onnx", "output": "s.onnx", "custom-ops": ["a.so"]}
 
 
 # -- every report has a recipe ---------------------------------------------------------------------------------------

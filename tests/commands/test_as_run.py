@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import numpy_helper
@@ -109,3 +111,84 @@ def test_merged_decoders_are_fitted_layer_by_layer(name):
     assert cut
     first = next(name for name in report["curves"] if name == cut[0]["name"])
     assert report["curves"][first]["losses"] is not None
+
+
+# -- branches that are not cut alike ---------------------------------------------------------------------------
+
+
+def both(name="w1"):
+    """Return the names of the groups of a weight in both branches."""
+    prepared = prepare(load(branching()), make_options(ratio=0.5, latency=False), feeds(), silent)
+    return [
+        group.name for group in prepared.groups if any(m.constant == name for m in group.members) and group.prunable
+    ]
+
+
+def conditioned(condition):
+    return [{**each, "c": np.array([condition])} for each in feeds()]
+
+
+@pytest.mark.parametrize("condition", [False, True])
+@pytest.mark.parametrize("named", [0, 1])
+def test_one_branch_alone_may_lose_units(condition, named):
+    name = both()[named]
+    data = conditioned(condition)
+    report = onnxprune.prune(branching(), 0, ratios={name: 0.5}, latency=False, data=data).report
+    assert report["verification"]["passed"]
+    kept = {group["name"]: group["kept"] for group in report["groups"] if group["kept"] < group["units"]}
+    assert kept == {name: 12}
+
+
+OF_ONE_BRANCH = {
+    "shape": {"shape": {"{0}": 9}},
+    "ignore": {"ignore": ["{1}"], "ratio": 0.5},
+    "least": {"ratio": 0.5, "min_units": {"{1}": 20}},
+    "ratios": {"ratio": 0, "ratios": {"{0}": 0.3, "{1}": 0.5}},
+    "target": {"targets": {"params": 0.7}, "ignore": ["{1}"]},
+}
+
+
+@pytest.mark.parametrize("condition", [False, True])
+@pytest.mark.parametrize("what", OF_ONE_BRANCH)
+def test_options_that_name_a_group_of_one_branch(condition, what):
+    names = both()
+
+    def filled(value):
+        if isinstance(value, list):
+            return [each.format(*names) for each in value]
+        return {key.format(*names): each for key, each in value.items()} if isinstance(value, dict) else value
+
+    options = {name: filled(value) for name, value in OF_ONE_BRANCH[what].items()}
+    report = onnxprune.prune(branching(), **options, data=conditioned(condition), latency=False).report
+    assert report["verification"]["passed"]
+
+
+@pytest.mark.generated
+def test_a_plan_of_a_merged_decoder_is_edited():
+    proto = refill(read(load_zoo()["optimum_t5_merged.optimum"].path))
+    plan = onnxprune.plan(proto, 0.3, effort="quick")
+    fewer = replace(plan, groups=plan.groups[1:])
+    assert onnxprune.apply(fewer, proto, latency=False).report["verification"]["passed"]
+
+
+def test_a_criterion_that_scores_some_groups_alone():
+    branch = "{0}a = Conv(x, w1) {0}b = BatchNormalization({0}a, s, b, m, v) {0}c = Relu({0}b) {1} = Conv({0}c, w2)"
+    bodies = f"<then_branch = one () => (r) {{ {branch.format('t', 'r')} }}, "
+    bodies += f"else_branch = two () => (q) {{ {branch.format('e', 'q')} }}>"
+    norm = {name: np.full(8, value, np.float32) for name, value in (("b", 0.0), ("m", 0.0), ("v", 1.0))}
+    proto = model(
+        f"y = If{bodies}(c)", x="float[n,3,6,6] x, bool[1] c", y="float[n,5,6,6] y", infer=False,
+        w1=(8, 3, 1, 1), w2=(5, 8, 1, 1), s=np.linspace(0.1, 1, 8, dtype=np.float32), **norm,
+    )  # fmt: skip
+    report = onnxprune.prune(proto, 0.5, criterion="bn", round_to=1, latency=False).report
+    assert any(group["kept"] < group["units"] for group in report["groups"])
+
+
+def test_a_weight_that_follows_another_one_elsewhere_is_not_fitted():
+    """`w3` sees what `w1` makes in one branch, and what `w2` makes in the other."""
+    then = "th = MatMul(x, w1) tg = Relu(th) r = MatMul(tg, w3)"
+    other = "eh = MatMul(x, w2) eg = Relu(eh) s = MatMul(eg, w3)"
+    options = make_options(ratio=0.5, latency=False)
+    assert as_run(prepare(load(branching(then, other, w2=(6, 24))), options, feeds(), silent)).unlike == {"w3"}
+    same = branching(then, other.replace("w2", "w1"))
+    assert not as_run(prepare(load(same), options, feeds(), silent)).unlike

@@ -138,7 +138,7 @@ def test_the_seed_decides_what_is_calibrated_on():
 def seen_by(monkeypatch):
     """Return the lists that the samples of calibration and of evaluation end in."""
     seen = {"calibrated": None, "evaluated": None}
-    calibration, compare = prepare.calibration, finish._compare
+    calibration, compare = prepare.calibration, finish.compare_pair
 
     def calibrating(loaded, data, *rest, **more):
         seen["calibrated"] = data
@@ -149,7 +149,7 @@ def seen_by(monkeypatch):
         return compare(before, after, options, data, progress, **more)
 
     monkeypatch.setattr("onnxprune.commands.prepare.calibration", calibrating)
-    monkeypatch.setattr("onnxprune.commands.finish._compare", comparing)
+    monkeypatch.setattr("onnxprune.commands.finish.compare_pair", comparing)
     return seen
 
 

@@ -11,6 +11,7 @@ import pytest
 import onnxprune
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.graph.read import load
+from onnxprune.report.plan import plan_tables
 from onnxprune.report.prune import prune_tables
 from tests.support.build import dense
 from tests.support.cli import invoke
@@ -241,6 +242,17 @@ def test_a_target_of_the_cache_takes_heads_of_keys_and_values():
     assert all("heads" in group["name"] for group in report["groups"] if group["kept"] < group["units"])
     (row,) = [row for row in rows_of(result) if row[0] == "cache of a token"]
     assert row[1:] == ("64 B", "32 B", "0.500")
+
+
+def test_a_plan_says_what_is_expected_of_the_cache(llama):
+    data = {"input_ids": IDS}
+    plan = onnxprune.plan(decoder(), targets={"kv-cache": 0.5}, data=data, change_io=True)
+    assert plan.expected["kv-cache"] == 0.5
+    assert "0.500 of the cache of a token" in plan_tables(plan.to_dict(), None)[-1]
+    shorter = onnxprune.plan(llama, depth=0.4, ratios={"*heads*": 0.5}, ratio=0.0, data=data, change_io=True)
+    report = onnxprune.apply(shorter, llama, data=data, latency=False).report
+    assert shorter.expected["kv-cache"] == report["output"]["cache_bytes"] / report["input"]["cache_bytes"] < 1
+    assert "kv-cache" not in onnxprune.plan(perceptron(), 0.5, criterion="l2").expected
 
 
 def test_a_target_of_the_cache_in_bytes(llama):

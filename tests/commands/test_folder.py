@@ -616,3 +616,24 @@ def test_twins_of_several_files_of_one_network_stay_and_others_are_no_hindrance(
 
 def prune_folder_at(source, **options):
     return onnxprune.prune_folder(source, source.parent / "out", data={"x": ROWS}, latency=False, **options).report
+
+
+def test_a_target_of_caches_is_for_the_networks_that_have_some(folder):
+    source = folder(encoder=mlp(), decoder=decoder())
+    (source.parent / "samples").mkdir()
+    np.savez(source.parent / "samples" / "encoder.npz", x=ROWS)
+    np.savez(source.parent / "samples" / "decoder.npz", input_ids=np.random.default_rng(0).integers(0, 24, (24, 6)))
+    options = {"targets": {"kv-cache": 0.5}, "change_io": True, "ratio": None}
+    files = {each.name: each for each in pruned(source, str(source.parent / "samples"), **options).files}
+    report = files["decoder.onnx"].report
+    assert report["output"]["cache_bytes"] == 0.5 * report["input"]["cache_bytes"]
+    assert files["encoder.onnx"].why == "target kv-cache alone was to be met, and it keeps nothing of the past"
+    with pytest.raises(OptionError, match="no input of this model holds what is kept of the past"):
+        pruned(folder_of(source, "encoder"), ROWS, **options)
+
+
+def folder_of(source, name):
+    alone = source.parent / "other" / "alone"
+    alone.mkdir(parents=True)
+    (alone / f"{name}.onnx").write_bytes((source / f"{name}.onnx").read_bytes())
+    return alone

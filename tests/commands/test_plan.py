@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
+import re
 import tempfile
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.cli.group import cli
+from onnxprune.commands.applied import OPTIONS
 from onnxprune.commands.apply import apply_file
+from onnxprune.commands.report_files import PageFile
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.planning.plan_file import read_plan
 from tests.commands.test_prune import kept, shape
@@ -241,6 +246,21 @@ def test_branches_go_with_a_plan():
         assert plan.expected[kind] == pytest.approx(share, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["c*", "c?", "c[c]"])
+def test_the_name_of_a_branch_is_no_glob_in_a_plan(name):
+    """The other branch is called cc, which each of these means as a glob."""
+    names = {"c": "cc", "f": name}
+    proto = residual()
+    for node in proto.graph.node:
+        node.name = names.get(node.name, node.name)
+        node.input[:] = [names.get(each, each) for each in node.input]
+        node.output[:] = [names.get(each, each) for each in node.output]
+    plan = onnxprune.plan(proto, without=glob.escape(name), ratio=0.0, criterion="l2")
+    assert [branch.name for branch in plan.branches] == [name]
+    report = applied(plan, proto, criterion="l2").report
+    assert [branch["name"] for branch in report["depth"]["branches"] if branch["removed"]] == [name]
+
+
 def test_branches_may_be_weighed_against_widths():
     data = {"x": np.random.default_rng(0).standard_normal((64, 6), np.float32)}
     for target in (0.9, 0.45):
@@ -274,6 +294,41 @@ def test_files_are_not_replaced_by_accident(tmp_path):
     assert hashlib.sha256(plan.read_bytes()).hexdigest() == before
 
 
+def test_apply_has_the_same_options_in_python_and_as_typed():
+    with cli.make_context("onnxprune", ["apply"]) as context:
+        typed = {str(param.name).removeprefix("no_") for param in cli.get_command(context, "apply").params}
+    of_the_run = {"output", "data", "tune", "checkpoint", "resume", "force", "plan", "source"}
+    assert typed - of_the_run - {"report_paths", "overlay_path", "custom_ops", "as_json", "quiet", "debug"} == set(
+        OPTIONS
+    )
+
+
+def test_effort_is_taken_where_a_plan_lists_indices_and_layers_are_refitted():
+    samples = {"x": np.random.default_rng(0).standard_normal((8, 6), np.float32)}
+    assert applied(PLAN, network(), data=samples, effort="quick").report["options"]["effort"] == "quick"
+    with pytest.raises(OptionError, match=r"effort has no effect here: .* nothing is refitted, and samples are given"):
+        applied(PLAN, network(), data=samples, effort="quick", reconstruct=False)
+
+
+def test_no_output_is_another_one_or_the_plan(tmp_path):
+    source, plan, target = tmp_path / "m.onnx", tmp_path / "plan.toml", tmp_path / "s.onnx"
+    onnx.save(network(), source)
+    text = PLAN.save(plan).read_text()
+    page = PageFile(tmp_path / "s.macs.before.html", "")
+    for message, files in (
+        ("plan.toml is the plan; give the overlay another name", {"overlay_path": plan}),
+        ("plan.toml is the plan; give the report another name", {"report_path": plan}),
+        ("plan.toml is the plan; give the page another name", {"page": PageFile(plan, "")}),
+        ("s.onnx is the output; give the overlay another name", {"overlay_path": target}),
+        ("s.onnx.data is for weights of the output; give the overlay", {"overlay_path": tmp_path / "s.onnx.data"}),
+        ("s.macs.before.html is the page; give the overlay", {"overlay_path": tmp_path / "s.html", "page": page}),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            apply_file(plan, source, target, {}, force=True, progress=lambda *_: None, **files)
+    assert plan.read_text() == text
+    assert not target.exists()
+
+
 def test_a_python_call_is_told_as_a_recipe(tmp_path):
     source = tmp_path / "m.onnx"
     onnx.save(network(), source)
@@ -292,6 +347,15 @@ def test_a_python_call_is_told_as_a_recipe(tmp_path):
         "run": "prune", "source": "(ModelProto)", "ratio": 0.5, "data": "(dict)", "no-latency": True,
         "no-batch-norm": True, "only": "w1",
     }  # fmt: skip
+
+
+def test_numbers_of_numpy_make_a_plan_that_is_read(tmp_path):
+    ratios = {"w1": np.float64(0.5)}
+    plan = onnxprune.plan(network(), np.float64(0.5), criterion="l2", ratios=ratios, min_units=np.int64(2))
+    path = plan.save(tmp_path / "plan.toml")
+    assert read_plan(path).groups == plan.groups
+    assert 'ratio = ["0.5", "w1=0.5"]\n' in path.read_text()
+    assert "min-units = 2\n" in path.read_text()
 
 
 def test_the_vision_transformer_is_cut_as_planned():

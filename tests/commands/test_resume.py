@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from onnxprune.commands.made_from import effective
 from onnxprune.commands.prune import prune_file
 from onnxprune.data.notes import Notes
 from onnxprune.errors import OptionError
@@ -102,3 +103,26 @@ def test_notes_of_another_run_are_refused(tmp_path, monkeypatch):
         prune(tmp_path, "out.onnx", {**WIDTHS, "seed": 1}, checkpoint=tmp_path / "saved", resume=True)
     prune(tmp_path, "out.onnx", WIDTHS, checkpoint=tmp_path / "saved")  # from the beginning
     assert not (tmp_path / "saved").exists()
+
+
+def test_notes_of_other_tokens_are_refused():
+    """Reports tell how many tokens are kept; a checkpoint knows which."""
+    told = [effective(make_options(vocabulary=ids, targets={"params": 0.9}), True) for ids in ([0, 1, 2], [0, 1, 3])]
+    assert told[0]["option vocabulary"] != told[1]["option vocabulary"]
+
+
+def test_notes_that_others_wrote_are_measured_again(tmp_path, monkeypatch):
+    """A note may be whole, and say nothing that is of use."""
+    expected, _ = prune(tmp_path, "whole.onnx", WIDTHS)
+    with monkeypatch.context() as patched:
+        every = ends_after(patched, 10**9)
+        prune(tmp_path, "out.onnx", WIDTHS, checkpoint=tmp_path / "saved")
+    with monkeypatch.context() as patched:
+        written = ends_after(patched, len(every) - 1)
+        with pytest.raises(Ended):
+            prune(tmp_path, "out.onnx", WIDTHS, checkpoint=tmp_path / "saved")
+    notes = Notes(tmp_path / "saved" / "notes-1")
+    curve, fit = (next(name for name in written if kind in name) for kind in ("curve", "part"))
+    notes.write(curve, {"order": "none"})
+    notes.write(fit, {"node": 1}, {"no such constant": np.zeros(3, np.float32)})
+    assert prune(tmp_path, "out.onnx", WIDTHS, checkpoint=tmp_path / "saved", resume=True)[0] == expected

@@ -58,6 +58,10 @@ def test_branches_that_are_named_go_in_any_case():
     [
         ({}, "depth=auto needs a target, such as macs=0.6"),
         ({"targets": {"macs": 0.7}, "depth": "all"}, "depth must be a number or 'auto', got 'all'"),
+        (
+            {"targets": {"macs": 0.7}, "criterion": "l2"},
+            "depth=auto weighs losses of the output, and none of widths are measured with criterion l2 and scope group",
+        ),
         ({"targets": {"macs": 0.001}}, "target macs=0.001 cannot be reached with what may be pruned"),
     ],
 )
@@ -79,3 +83,24 @@ def test_from_the_command_line(tmp_path):
     refused = CliRunner().invoke(cli, [*arguments, "much"])
     assert refused.exit_code == 2
     assert "--depth must be a number or 'auto', got 'much'" in refused.stderr
+
+
+def test_what_goes_in_any_case_changes_no_price():
+    """Beside `o2`, which is dear, the branch that adds nothing is still free."""
+    report = pruned(targets={"macs": 0.46}, without="o2")
+    assert gone(report) == ["o1", "o2"]
+    losses = {branch["name"]: branch["loss"] for branch in report["depth"]["branches"]}
+    assert losses["o1"] < 1e-3 < losses["o0"]
+
+
+def test_widths_that_are_fixed_count_before_branches_are_weighed():
+    """The shape alone meets the target, so no branch goes."""
+    assert gone(pruned(targets={"macs": 0.7}, shape={"up0": 3, "up2": 3})) == []
+
+
+def test_a_branch_with_a_ratio_of_its_own_stays():
+    report = pruned(targets={"macs": 0.55}, ratios={"up1": 0.5})
+    kept = {group["name"]: group["kept"] for group in report["groups"]}
+    assert kept["up1"] == 6
+    (branch,) = [each for each in report["depth"]["branches"] if each["name"] == "o1"]
+    assert branch["locked"] == "a group in it has a ratio or a count of its own"

@@ -234,7 +234,7 @@ def test_labels_of_64_bits(tmp_path):
 
 # -- what is no ordinary file ------------------------------------------------------------------------------
 
-SPECIAL = "is a device, pipe or socket; expected an ordinary file, as samples are read twice"
+SPECIAL = "is a device, pipe or socket; expected an ordinary file, which can be read twice"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")

@@ -113,3 +113,12 @@ def test_removing_leaves_what_others_put_there(tmp_path):
     (tmp_path / "notes" / "own.txt").unlink()
     notes.remove()
     assert not (tmp_path / "notes").exists()
+
+
+def test_a_note_of_which_nothing_can_be_made_counts_as_missing(tmp_path):
+    notes = Notes(tmp_path)
+    notes.write("loss", {"loss": "much"})
+    assert notes.value("loss", lambda note: float(note.plain["loss"])) is None
+    assert notes.value("loss", lambda note: note.plain["other"]) is None
+    assert notes.value("loss", lambda note: note.plain["loss"]) == "much"
+    assert notes.value("none", lambda note: 1) is None

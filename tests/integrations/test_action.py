@@ -45,8 +45,9 @@ def test_the_step_passes_and_fails(tmp_path, bound, code):
     result = run(tmp_path, BEFORE=model, AFTER=model, MIN_SPEEDUP=bound, OPTIONS="--seconds 0.2")
     assert result.returncode == code, result.stdout + result.stderr
     assert json.loads((tmp_path / "report.json").read_text())["comparisons"]
-    if not code:
-        assert "speed-up" in (tmp_path / "summary.md").read_text() or "latency" in (tmp_path / "summary.md").read_text()
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.startswith("```text\n")
+    assert "latency" in summary
 
 
 def test_names_with_blanks_are_one_argument(tmp_path):

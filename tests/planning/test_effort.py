@@ -84,22 +84,28 @@ def test_losses_that_nobody_needs_are_not_told_of():
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"criterion": "l2"}, "criterion l2 and scope group, and samples are given"),
-        ({"criterion": "l2", "reconstruct": True}, "criterion l2 and scope group, and samples are given"),
-        ({"criterion": "wanda"}, "criterion wanda and scope group, and samples are given"),
+        ({"criterion": "l2"}, "criterion l2 and scope group, nothing is refitted, and samples are given"),
+        ({"criterion": "wanda"}, "criterion wanda and scope group, nothing is refitted, and samples are given"),
         ({"criterion": "bn", "data": None}, "criterion bn and scope global, and no samples are made up"),
-        ({"criterion": "obs", "scope": "group"}, "criterion obs and scope group, and samples are given"),
+        (
+            {"criterion": "obs", "scope": "group"},
+            "criterion obs and scope group, nothing is refitted, and samples are g",
+        ),
     ],
 )
 def test_effort_that_nothing_is_spent_of_is_refused(options, why):
-    with pytest.raises(OptionError, match=f"^effort has no effect here: no loss curves are measured with {why}$"):
-        pruned(effort="quick", **options)
+    with pytest.raises(OptionError, match=f"^effort has no effect here: no loss curves are measured with {why}"):
+        pruned(effort="quick", **{"reconstruct": None if "data" in options else False, **options})
 
 
-@pytest.mark.parametrize("options", [{}, {"data": None}, {"criterion": "l2", "scope": "loss"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"data": None}, {"criterion": "l2", "scope": "loss", "reconstruct": False}, {"criterion": "l2"}],
+)
 def test_effort_that_is_spent_is_taken(options):
     assert make_options(criterion="wanda").spends_effort(has_data=False)
-    assert not make_options(criterion="wanda").spends_effort(has_data=True)
+    assert make_options(criterion="wanda").spends_effort(has_data=True)  # layers are refitted
+    assert not make_options(criterion="wanda", reconstruct=False).spends_effort(has_data=True)
     assert pruned(effort="quick", **options).report["options"]["effort"] == "quick"
 
 

@@ -37,16 +37,39 @@ def test_the_cpu_takes_the_place_of_what_is_not_there(monkeypatch, capsys):
 def test_what_is_there_is_not_measured_again_and_what_has_no_time_is_told(tmp_path, monkeypatch, capsys):
     seen = []
 
-    def pruned(path, target, provider, **options):
-        seen.append(target.name)
-        return {"seconds": 0.0}
+    def in_time(path, kind, what, provider, out, seconds):
+        seen.append((kind, what))
+        return None if what == "int8" else {"seconds": 0.0}
 
-    monkeypatch.setattr(cuda_check, "pruned", pruned)
-    monkeypatch.setattr(cuda_check, "halved", lambda path, out: path)
-    (tmp_path / "cuda.jsonl").write_text(json.dumps({"model": "vit", "kind": "float32", "what": "ratio"}) + "\n")
+    monkeypatch.setattr(cuda_check, "in_time", in_time)
+    monkeypatch.setattr(cuda_check, "package_commit", lambda: "abc")
+    monkeypatch.setattr(cuda_check, "differs", lambda _: False)
+    told = [
+        {"model": "vit", "kind": "float32", "what": "ratio", "provider": where, "commit": "abc"}
+        for where in ("cpu", "x")
+    ]
+    (tmp_path / "cuda.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told[:1]))
     found = [cuda_check.ROOT / "models" / "vit.onnx"]
     made = list(cuda_check.rows(found, tmp_path, "cpu", 100.0))
-    assert seen == ["vit.float32.latency.onnx", "vit.float16.ratio.onnx", "vit.float16.latency.onnx"]
+    assert seen == [("float32", "latency"), ("float32", "int8"), ("float16", "ratio"), ("float16", "latency")]
     assert [row["what"] for row in made] == ["latency", "ratio", "latency"]
+    assert "vit float32 int8: left out, there is no time for it" in capsys.readouterr().err
+    assert len(list(cuda_check.rows(found, tmp_path, "cuda", 100.0))) == 4  # another place
     assert not list(cuda_check.rows(found, tmp_path, "cpu", -1.0))
-    assert "vit float32 latency: left out, there is no time for it" in capsys.readouterr().err
+
+
+def test_rows_that_failed_or_cannot_be_are_told():
+    failed = {key: ROW[key] for key in ("model", "kind", "what", "provider", "commit")} | {"failed": "it broke"}
+    assert cuda_check.failures(failed) == ["it broke"]
+    refused = {**failed, "what": "int8", "why_not": "no eight bits here"}
+    del refused["failed"]
+    assert cuda_check.failures(refused) == []
+    text = cuda_check.page([ROW, failed, refused])
+    assert "`vit`, float16, 0.7 of the latency: it broke" in text
+    assert "`vit`, float16, 0.3, eight bits: no eight bits here" in text
+
+
+def test_a_row_that_does_not_end_is_ended(tmp_path):
+    assert cuda_check.in_time(cuda_check.ROOT / "models" / "vit.onnx", "float32", "ratio", "cpu", tmp_path, 0.2) is None
+    made = cuda_check.in_time(tmp_path / "none.onnx", "float32", "ratio", "cpu", tmp_path, 60)
+    assert "none.onnx" in made["failed"]

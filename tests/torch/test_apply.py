@@ -180,9 +180,164 @@ def test_another_network_is_an_error(tmp_path):
     state = made(Convolutional).state_dict()
     state["expand.bias"] = state["expand.bias"][:8]
     with pytest.raises(
+        InputError, match=r"expand\.bias: has shape \[8\], but \[32\] in the original file: another net"
+    ):
+        onnxprune.torch.apply(state, result)
+    (tmp_path / "m.onnx").unlink()  # nothing tells the shape
+    with pytest.raises(
         InputError, match=r"expand\.bias: has shape \[8\], but \d+ is kept of axis 0: another network\?"
     ):
         onnxprune.torch.apply(state, result)
+
+
+def sequence(hidden):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, hidden), nn.ReLU(), nn.Linear(hidden, 4)).eval()
+
+
+def cut_of(network, path, feeds, **options):
+    """Return a cut of the network as it is exported without folding."""
+    export = {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE, **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (feeds,), path, dynamo=False, **export)
+    return onnxprune.prune(path, 0.5, criterion="l2", reconstruct=False, latency=False, round_to=1)
+
+
+def test_a_wider_network_is_another_one(tmp_path):
+    """All indices that stay are there, and mean other units."""
+    result = cut_of(sequence(16), tmp_path / "m.onnx", torch.rand(2, 8))
+    assert onnxprune.torch.apply(sequence(16), result)[0].out_features == 8
+    with pytest.raises(InputError, match=r"0\.weight: has shape \[32, 8\], but \[16, 8\] in the original file"):
+        onnxprune.torch.apply(sequence(32), result)
+
+
+class Tied(nn.Module):
+    """A table that is the output layer, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 8), nn.Linear(8, 20)
+        self.up, self.down = nn.Linear(8, 16, bias=False), nn.Linear(16, 8, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids):
+        x = self.table(ids)
+        return self.head(x + self.down(torch.relu(self.up(x))))
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_tied_weights_are_cut_together_and_stay_tied(folds, tmp_path):
+    torch.manual_seed(0)
+    network, ids = Tied().eval(), torch.randint(0, 20, (2, 6))
+    result = cut_of(network, tmp_path / "m.onnx", ids, do_constant_folding=folds)
+    smaller = onnxprune.torch.apply(network, result)
+    assert smaller.head.weight is smaller.table.weight
+    assert smaller.table.weight.shape == (20, 4)
+    assert (smaller.head.in_features, smaller.table.embedding_dim) == (4, 4)
+    pruned = run(result.save(tmp_path / "small.onnx"), {result.model.graph.input[0].name: ids.numpy()})
+    np.testing.assert_allclose(smaller(ids).detach().numpy(), pruned, atol=1e-5)
+    state = onnxprune.torch.apply(network.state_dict(), result)
+    assert state["head.weight"] is state["table.weight"]
+
+
+class Normed(nn.Module):
+    """A normalisation between two convolutions."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 16, 3, padding=1), norm, nn.Conv2d(16, 4, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.norm(self.first(x))))
+
+
+def trained(norm):
+    for tensor in norm.parameters():
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    return norm
+
+
+@pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features")  # which has no effect then
+@pytest.mark.parametrize("folds", [True, False])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.GroupNorm(4, 16), lambda: trained(nn.GroupNorm(4, 16)), lambda: nn.InstanceNorm2d(16),
+        lambda: trained(nn.InstanceNorm2d(16, affine=True)), lambda: nn.BatchNorm2d(16, affine=False),
+    ],
+)  # fmt: skip
+def test_constants_that_the_exporter_adds_are_no_weights(norm, folds, tmp_path):
+    torch.manual_seed(0)
+    network, x = Normed(norm()).eval(), torch.rand(1, 3, 8, 8)
+    result = cut_of(network, tmp_path / "m.onnx", x, do_constant_folding=folds)
+    smaller = onnxprune.torch.apply(network, result)
+    assert smaller.first.out_channels == 8
+    pruned = run(result.save(tmp_path / "small.onnx"), {result.model.graph.input[0].name: x.numpy()})
+    np.testing.assert_allclose(smaller(x).detach().numpy(), pruned, atol=1e-5)
+
+
+def test_a_layer_without_tensors_that_says_its_size_is_named(tmp_path):
+    """The cut halves its groups; with as many as before it would compute something else without a word."""
+    network = Normed(nn.GroupNorm(4, 16, affine=False)).eval()
+    result = cut_of(network, tmp_path / "m.onnx", torch.rand(1, 3, 8, 8))
+    for strict in (True, False):
+        with pytest.raises(
+            InputError, match=r"norm: a GroupNorm without weights may lose units, as '.*' did: no tensor"
+        ):
+            onnxprune.torch.apply(network, result, strict=strict)
+    assert onnxprune.torch.apply(network.state_dict(), result)["first.weight"].shape == (8, 3, 3, 3)
+
+
+class Noting(nn.Sequential):
+    """A module that keeps more in its state than tensors."""
+
+    noted = None
+
+    def get_extra_state(self):
+        return {"steps": 3}
+
+    def set_extra_state(self, state):
+        self.noted = state
+
+
+def test_modules_of_other_types_are_cut(tmp_path):
+    result = cut_of(sequence(16), tmp_path / "m.onnx", torch.rand(2, 8))
+    half = onnxprune.torch.apply(sequence(16).to(torch.bfloat16), result)
+    assert (half[0].weight.dtype, half[0].out_features) == (torch.bfloat16, 8)
+    noting = onnxprune.torch.apply(Noting(*sequence(16)).eval(), result)
+    assert (noting[0].out_features, noting.noted) == (8, {"steps": 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1], "r.json: is no report of prune or apply, which says under initializers what stays of weights"),
+        ("x", "r.json: is no report of prune or apply, which says under initializers"),
+        ({"comparisons": []}, "r.json: is no report of prune or apply, which says under initializers"),
+        (
+            {"initializers": {"w": {"source": "w"}}, "input": {}},
+            "r.json: is no report of prune or apply, which says under",
+        ),
+        ({"initializers": {"w": {"source": "w", "kept": {"a": []}}}, "input": {}}, "r.json: is no report of prune or"),
+        ({"initializers": {}}, "r.json: is no report of prune or apply, which says under input what was cut"),
+        (
+            {"initializers": {}, "input": {"path": 3}},
+            "input: path must be text, the name of the file that was cut, got 3",
+        ),
+    ],
+)
+def test_what_is_no_report_of_a_cut_is_refused(values, message, tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    with pytest.raises(InputError) as caught:
+        onnxprune.torch.apply(sequence(16), tmp_path / "r.json")
+    assert message in str(caught.value)
+
+
+def test_what_is_no_network_is_refused():
+    report = {"initializers": {}, "input": {}}
+    with pytest.raises(OptionError, match=r"network must be a torch\.nn\.Module or a state dict, got str"):
+        onnxprune.torch.apply("network", report)
 
 
 class Attention(nn.Module):

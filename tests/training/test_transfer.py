@@ -19,7 +19,7 @@ def cut(name, kept, array=None):
 
 
 def done(state, cuts, **options):
-    return cut_state(state, kept_of(state, cuts, **options))
+    return cut_state(state, kept_of(state, cuts, **options)[0])
 
 
 def shapes(state):

@@ -7,15 +7,17 @@ DIR holds resnet50*.onnx, vit_b_16*.onnx and minilm*.onnx (tools/models/export_t
 them); what is missing is left out, and without DIR the bundled networks are taken. Each is checked in single and in
 half precision: pruned by `--ratio 0.3`, proven, timed beside the original on the provider; pruned to 0.7 of the latency
 as measured there; and what the pruned file gives on the provider is held against what it gives on the CPU. In single
-precision the pruned file is also quantized and timed. Where the provider is not there, the CPU takes its place, so that
-the script is known to work, and the rows say so. Rows are lines of JSON in ``cuda.jsonl``; a row that is there is not
-measured again; rows for which there is no time are left out, and told. `page` writes docs/cuda_measured.md.
+precision it is also pruned and quantized; where the provider cannot run eight bits, the row says so. Where the provider
+is not there, the CPU takes its place, so that the script is known to work, and the rows say so. Each row is made by a
+process of its own, which is ended when the time is over. Rows are lines of JSON in ``cuda.jsonl``; what was measured on
+the same provider and commit is not measured again. `page` writes docs/cuda_measured.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +37,12 @@ PAGE = ROOT / "docs" / "cuda_measured.md"
 PATTERNS = ("resnet50*.onnx", "vit_b_16*.onnx", "minilm*.onnx")
 BUNDLED = ("resnet_bn.onnx", "vit.onnx")
 RATIO, TARGET = 0.3, 0.7
-LONGEST = 0.25  # of all seconds, that a row may be expected to take and still is begun
+WHAT: Mapping[str, Mapping[str, Any]] = {
+    "ratio": {"ratio": RATIO},
+    "latency": {"targets": {"latency": TARGET}},
+    "int8": {"ratio": RATIO, "quantize": "int8-static"},
+}
+LEAST = 20.0  # seconds that must be left for a row to begin
 ALLOWED = {"float32": 2e-2, "float16": 5e-2}  # of the output's range, between both places: TF32 has ten bits
 
 
@@ -105,29 +112,46 @@ def pruned(path: Path, target: Path, provider: str, **options: Any) -> dict[str,
 
 def rows(found: Sequence[Path], out: Path, provider: str, seconds: float) -> Iterator[dict[str, Any]]:
     """Yield what is checked, in the order in which it matters, as long as there is time."""
-    start, longest = time.perf_counter(), 0.0
-    told = {(row["model"], row["kind"], row["what"]) for row in known(out)}
+    end, commit = time.monotonic() + seconds, package_commit() + "+" * differs("onnxprune")
+    told = {tuple(row.get(name) for name in ("model", "kind", "what", "provider", "commit")) for row in known(out)}
     for kind in ALLOWED:
         for path in found:
-            for what, options in (("ratio", {"ratio": RATIO}), ("latency", {"targets": {"latency": TARGET}})):
-                key = (path.stem, kind, what)
-                if key in told:
+            for what in WHAT if kind == "float32" else ("ratio", "latency"):
+                if (path.stem, kind, what, provider, commit) in told:
                     continue
-                if time.perf_counter() - start + max(longest, LONGEST * seconds * bool(longest)) > seconds:
-                    print(f"{' '.join(key)}: left out, there is no time for it", file=sys.stderr)
+                left = end - time.monotonic()
+                made = None if left < LEAST else in_time(path, kind, what, provider, out, left)
+                if made is None:
+                    print(f"{path.stem} {kind} {what}: left out, there is no time for it", file=sys.stderr)
                     continue
-                source = path if kind == "float32" else halved(path, out)
-                begun = time.perf_counter()
-                made = pruned(source, out / f"{path.stem}.{kind}.{what}.onnx", provider, **options)
-                longest = max(longest, time.perf_counter() - begun)
-                yield {
-                    "model": path.stem,
-                    "kind": kind,
-                    "what": what,
-                    "provider": provider,
-                    **made,
-                    "commit": package_commit() + "+" * differs("onnxprune"),
-                }
+                yield {"model": path.stem, "kind": kind, "what": what, "provider": provider, **made, "commit": commit}
+
+
+def in_time(path: Path, kind: str, what: str, provider: str, out: Path, seconds: float) -> dict[str, Any] | None:  # noqa: PLR0917
+    """Return what a process of its own measures; None where it does not end in time."""
+    command = [sys.executable, __file__, "row", "--out", out, "--provider", provider, "--of", path, kind, what]
+    try:
+        result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    if result.returncode:
+        return {
+            "failed": result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "it ended without a word"
+        }
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def row(path: Path, kind: str, what: str, provider: str, out: Path) -> dict[str, Any]:
+    """Return one row, measured here; where eight bits cannot be had, why."""
+    from onnxprune.errors import InputError
+
+    source = path if kind == "float32" else halved(path, out)
+    try:
+        return pruned(source, out / f"{path.stem}.{kind}.{what}.onnx", provider, **WHAT[what])
+    except InputError as error:
+        if what != "int8":
+            raise
+        return {"why_not": str(error)}
 
 
 def known(out: Path) -> list[dict[str, Any]]:
@@ -138,7 +162,11 @@ def known(out: Path) -> list[dict[str, Any]]:
 
 def failures(row: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a row."""
-    wrong = []
+    if "failed" in row:
+        return [row["failed"]]
+    wrong: list[str] = []
+    if "why_not" in row:
+        return wrong
     if row["apart"] > ALLOWED[row["kind"]]:
         wrong.append(f"outputs differ from those of the CPU by {row['apart']:.2g} of their range")
     if row["what"] == "latency" and 1 / row["speedup"] > 1.05 * TARGET:
@@ -150,11 +178,13 @@ def page(measured: Sequence[Mapping[str, Any]]) -> str:
     """Return the page."""
     commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in measured))
     where = " and ".join(dict.fromkeys(row["provider"] for row in measured))
+    asked = {"ratio": f"{RATIO} of the units", "latency": f"{TARGET} of the latency", "int8": f"{RATIO}, eight bits"}
+    done = [row for row in measured if "macs" in row]
     cells = [
         [
             f"`{row['model']}`",
             row["kind"],
-            f"{RATIO} of the units" if row["what"] == "ratio" else f"{TARGET} of the latency",
+            asked[row["what"]],
             f"{row['macs']:.3f}",
             f"{row['proof']:.1e}",
             f"{row['before_ms']:.2f} -> {row['after_ms']:.2f}",
@@ -162,7 +192,7 @@ def page(measured: Sequence[Mapping[str, Any]]) -> str:
             f"{row['apart']:.1e}",
             f"{row['seconds']:.0f}",
         ]
-        for row in measured
+        for row in done
     ]
     absent = (
         "" if "cuda" in where else " No GPU was there: the CPU took its place, so that the script is known to work."
@@ -172,13 +202,19 @@ def page(measured: Sequence[Mapping[str, Any]]) -> str:
         f"By tools/proofs/cuda_check.py, on commit {commits}, on {where}.{absent} Proof and the distance from the "
         "CPU's outputs are shares of the output's range; seconds are those of the whole row."
     )
-    return "\n".join(["# On a GPU", "", said, "", *table(heads, cells), ""])
+    rest = [
+        f"`{row['model']}`, {row['kind']}, {asked[row['what']]}: {row.get('why_not') or row.get('failed')}\n"
+        for row in measured
+        if "macs" not in row
+    ]
+    return "\n".join(["# On a GPU", "", said, "", *table(heads, cells), "", *rest])
 
 
 def main() -> int:
     """Check, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", metavar="DIR|page")
+    parser.add_argument("--of", nargs=3, metavar=("FILE", "KIND", "WHAT"), help=argparse.SUPPRESS)  # of one row
     parser.add_argument("--provider", default="cuda")
     parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "cuda", metavar="FOLDER")
@@ -187,14 +223,17 @@ def main() -> int:
         PAGE.write_text(page(known(arguments.out)), encoding="utf-8")
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.folder == "row":
+        print(json.dumps(row(Path(arguments.of[0]), *arguments.of[1:], arguments.provider, arguments.out)))
+        return 0
     found = models(None if arguments.folder is None else Path(arguments.folder))
     failed = 0
-    for row in rows(found, arguments.out, place(arguments.provider), arguments.seconds):
+    for each in rows(found, arguments.out, place(arguments.provider), arguments.seconds):
         with (arguments.out / "cuda.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
-        wrong = failures(row)
+            lines.write(json.dumps(each) + "\n")
+        wrong = failures(each)
         failed += bool(wrong)
-        print(json.dumps(row), *(f"\n  WRONG: {each}" for each in wrong), flush=True)
+        print(json.dumps(each), *(f"\n  WRONG: {text}" for text in wrong), flush=True)
     return 1 if failed else 0
 
 
