@@ -153,7 +153,8 @@ def quantized_section(report: Mapping[str, Any]) -> list[Section]:
     told = report.get("quantization")
     if told is None:
         return []
-    vnni = f"The processor {'has' if told['vnni'] else 'has no'} VNNI, which multiplies eight bits fast."
+    has = {True: "has", False: "has no"}.get(told["vnni"])  # None: of another machine, as where a timer told
+    vnni = f"The processor {has} VNNI, which multiplies eight bits fast." if has else ""
     return [Section("Eight bits", "notes.html", notes([*quantization_parts(report), *slower_lines(report)]), vnni)]
 
 

@@ -85,6 +85,8 @@ def test_eight_bits_are_a_table_beside_float32_with_what_they_cost():
     page = page_of(reports.cut() | {"quantization": EIGHT})
     told = section(page, "Eight bits")
     assert [page.sections.index(told), told.lead] == [1, "The processor has no VNNI, which multiplies eight bits fast."]
+    other = page_of(reports.cut() | {"quantization": EIGHT | {"vnni": None}})
+    assert not section(other, "Eight bits").lead
     table, form, slower = told.view
     assert [row[0] for row in table.table.rows] == ["original", "int8 alone", "pruned", "pruned, int8"]
     assert form.text == "int8: dynamic, per channel, by 4 samples"
