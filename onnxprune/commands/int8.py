@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxprune.calibration.batches import Calibration, in_pieces
-from onnxprune.commands.finish import Complete, Publish, compare_pair, is_held_out
+from onnxprune.commands.accept import Accepted, accepted
+from onnxprune.commands.finish import Complete, Publish, beside, is_held_out
 from onnxprune.commands.prepare import PreparedModel, made_up
 from onnxprune.dependency import cost
 from onnxprune.errors import ModelError, OptionError
@@ -31,7 +32,7 @@ from onnxprune.graph.write import as_file, write
 from onnxprune.latency.kernels import Tables
 from onnxprune.planning.forms import CONVOLUTIONS, Tried, best_of, forms_of
 from onnxprune.planning.profile import CANDIDATE_S, Deployed, Speed
-from onnxprune.planning.promise import CONFIRM, Decision, check_written
+from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
 from onnxprune.report.document import comparison_values, file_values
 from onnxprune.report.quantize import quantization_values
@@ -240,45 +241,31 @@ class Quantizing:
         self.proto = self._int8.made(proto)
         with self._publish(self.proto, folder) as (path, complete):
             written = load(path)
-            comparison = self._compared(written, report)
-            report["promise"] = self._decision.report_values
-            self._tell(report, written, comparison)
+            seen = self._accepted(written)
+            report["promise"] = self._decision.report_values(seen.costs, seen.unsure)
+            self._tell(report, written, seen.comparison)
             complete(report)
 
-    def _compared(self, written: Model, report: Mapping[str, Any]) -> Comparison | None:
-        """Compare what was written with the original and the targets; a latency that misses is timed again, for longer.
+    def _accepted(self, written: Model) -> Accepted:
+        """Return what was written, compared with the original, when it meets the targets that eight bits change.
 
         Raises:
             OptionError: when a target is missed.
         """
         prepared, decision = self._int8.prepared, self._decision
-        bounds = [pair for pair in decision.bounds if pair[0].kind in _MEASURED]
-        costs = {"size": written.size_bytes() / prepared.traced.model.size_bytes()}
-        if decision.memory is not None:
-            memory = decision.memory(written)
-            costs |= {} if memory is None else {"memory": memory}
-        bound = next((fraction for target, fraction in bounds if target.kind == "latency"), None)
-        for times in (1, CONFIRM):
-            comparison = self._beside(written, times)
-            if comparison is not None and prepared.options.latency:
-                costs["latency"] = 1 / comparison.speedup_interval[1]
-            elif decision.latency is not None:
-                costs["latency"] = decision.latency(written, 2.0 * times)
-            if bound is None or costs["latency"] <= decision.over * bound:
-                break
-        check_written(bounds, costs, decision.over)
-        return comparison
+        bounds = tuple(pair for pair in decision.bounds if pair[0].kind in _MEASURED)
+        counted = {"size": written.size_bytes() / prepared.traced.model.size_bytes()}
+        is_raced = prepared.options.latency and self._others == (None, None)
+        return accepted(replace(decision, bounds=bounds), written, counted, self._beside(written), is_raced=is_raced)
 
-    def _beside(self, quantized: Model, times: int = 1) -> Comparison | None:
-        """Return a model compared with the original."""
-        prepared, (original, timed) = self._int8.prepared, self._others
-        before, data = original or prepared.traced.model, prepared.evaluation_data
-        return compare_pair(before, quantized, prepared.options, data, self._progress, times=times, timed=timed)
+    def _beside(self, quantized: Model) -> Callable[[int], Comparison | None]:
+        """Return what compares a model with the original, in a race that takes so many times the usual."""
+        return partial(beside, self._int8.prepared, quantized, self._others, self._progress)
 
     def _tell(self, report: dict[str, Any], written: Model, comparison: Comparison | None) -> None:
         """Let a report be of what was written, with all files beside one another."""
         int8, options = self._int8, self._int8.prepared.options
-        alone = self._beside(int8.alone)
+        alone = self._beside(int8.alone)(1)
         told = ("accuracy", "fidelity", "latency")
         pruned = {"size_bytes": report["output"]["size_bytes"], **{name: report[name] for name in told}}
         held_out = is_held_out(int8.prepared)

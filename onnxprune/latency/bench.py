@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OptionError
+from onnxprune.latency.speedup import interval
 from onnxprune.latency.timer import Timer
 
 FIRST = 5  # times of the original that show how much a timer varies
@@ -33,6 +34,7 @@ class Race:
     fraction: float  # of the median latencies
     before_ms: float
     after_ms: float
+    unsure: float = 0.0  # half of the 95 % interval of the fraction, over the fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +124,5 @@ def race_between(times: Sequence[Times]) -> Race:
     """Return the race that the times of two models are."""
     before, after = times
     ratio = float(np.median(after / before))  # of each round: what slows both for a while cancels
-    return Race(ratio, float(np.median(before)), float(np.median(after)))
+    low, high = interval(after, before, seed=0)
+    return Race(ratio, float(np.median(before)), float(np.median(after)), (high - low) / 2 / ratio)
