@@ -173,7 +173,6 @@ def finish(
             macs=macs,
             options=options,
             **_accounted(prepared, plan, dead),
-            **_seen(plan),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=seen.comparison,
@@ -189,13 +188,8 @@ def finish(
     return proto, report
 
 
-def _seen(plan: Plan) -> dict[str, Any]:
-    """Return what the report says of losses and gradients that a plan rests on."""
-    return {"curves": plan.curves, "judged": plan.judged, "looked": plan.looked}
-
-
 def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> dict[str, Any]:
-    """Return what the report says of the groups, in the order of the graph, and of the nodes with weights."""
+    """Return what the report says of the groups, in the order of the graph, of nodes with weights, and of losses."""
     groups = prepared.groups
     names = {prepared.traced.model.nodes[index].name for index in dead}
     reasons = reasons_for(groups, prepared.ratios, prepared.options, plan.kept, plan.enlarging)
@@ -203,6 +197,9 @@ def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> di
     return {
         "groups": [_kept(group, names, plan.kept, reasons) for group in sorted(groups, key=first_sink)],
         "accounts": [account for account in each if account.node not in names],
+        "curves": plan.curves,
+        "judged": plan.judged,
+        "looked": plan.looked,
     }
 
 
