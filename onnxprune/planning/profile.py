@@ -107,7 +107,7 @@ class Speed:
 
     @property
     def unsure(self) -> float:
-        """Two standard errors of a race of the usual length on the user's timer; 0 where ONNX Runtime is timed."""
+        """Half of the 95 % interval of a usual race on the user's timer, over it; 0 where ONNX Runtime is timed."""
         return 0.0 if self.noise is None else self.noise.unsure
 
     @cached_property

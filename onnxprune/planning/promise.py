@@ -91,7 +91,7 @@ class Decision:
     memory: Callable[[Model], float | None] | None = None
     latency: Callable[[Model, float], Race] | None = None
     over: float = OVER  # of a target that is measured, up to which it counts as met
-    unsure: float = 0.0  # two standard errors of a race of the usual length on the user's timer
+    unsure: float = 0.0  # half of the 95 % interval of a usual race on the user's timer, over the latency
 
     def report_values(
         self, written: Mapping[str, float] = _NOTHING, unsure: float | None = None
