@@ -52,7 +52,7 @@ from onnxprune.latency.speedup import (
     resized,
     sweep,
 )
-from onnxprune.latency.timer import SECONDS, Timer, make_timer
+from onnxprune.latency.timer import SECONDS, Timer, checked_seconds, make_timer
 from onnxprune.metrics.arrays import Function
 from onnxprune.metrics.kinds import checked_name
 from onnxprune.runtime.chain import Chain, Runner
@@ -107,7 +107,7 @@ class CompareOptions:
             metric=checked_name(self.metric) if by_name else self.metric,
             detail=check.flag("detail", self.detail) and self.timer is None,
             timer=make_timer(self.timer, self.timer_seconds),
-            timer_seconds=check.positive("timer_seconds", self.timer_seconds),
+            timer_seconds=checked_seconds(self.timer_seconds, self.timer),
             sweep_threads=checked_sweep("sweep_threads", self.sweep_threads, 0),
             sweep_batch=checked_sweep("sweep_batch", self.sweep_batch, 1),
         )

@@ -86,6 +86,14 @@ def make_timer(source: Any, seconds: float = SECONDS) -> Timer | None:
     return Timer(source, source, seconds)
 
 
+def checked_seconds(seconds: object, timer: object) -> float:
+    """Return how long one call of a timer may take; raise OptionError for no such time, and where there is no timer."""
+    checked = check.positive("timer_seconds", seconds)
+    if timer is None and checked != SECONDS:
+        raise OptionError("timer_seconds has no effect without a timer (--timer)")
+    return checked
+
+
 def _arguments(command: str) -> list[str]:
     """Return the program of a command and its arguments, with `FILE` in at least one of these."""
     try:
