@@ -283,9 +283,9 @@ class Quantizing:
         self.proto = self._int8.made(proto)
         with self._publish(self.proto, folder) as (path, complete):
             written = load(path)
-            seen = self._accepted(written)
+            seen, alone = self._accepted(written), self._beside(self._int8.alone)(1)
             report["promise"] = self._decision.report_values(seen.costs, seen.unsure)
-            self._tell(report, written, seen.comparison)
+            self._tell(report, written, seen.comparison, alone)
             complete(report)
 
     def _accepted(self, written: Model) -> Accepted:
@@ -304,10 +304,11 @@ class Quantizing:
         """Return what compares a model with the original, in a race that takes so many times the usual."""
         return partial(beside, self._int8.prepared, quantized, self._others, self._progress)
 
-    def _tell(self, report: dict[str, Any], written: Model, comparison: Comparison | None) -> None:
-        """Let a report be of what was written, with all files beside one another."""
+    def _tell(
+        self, report: dict[str, Any], written: Model, comparison: Comparison | None, alone: Comparison | None
+    ) -> None:
+        """Let a report be of what was written, with all files beside one another; `alone` was the original in int8."""
         int8, options = self._int8, self._int8.prepared.options
-        alone = self._beside(int8.alone)(1)
         told = ("accuracy", "fidelity", "latency")
         pruned = {"size_bytes": report["output"]["size_bytes"], **{name: report[name] for name in told}}
         held_out = is_held_out(int8.prepared)
