@@ -90,7 +90,7 @@ def checked_seconds(seconds: object, timer: object) -> float:
     """Return how long one call of a timer may take; raise OptionError for no such time, and where there is no timer."""
     checked = check.positive("timer_seconds", seconds)
     if timer is None and checked != SECONDS:
-        raise OptionError("timer_seconds has no effect without a timer (--timer)")
+        raise OptionError("timer_seconds has no effect without a timer")
     return checked
 
 

@@ -103,10 +103,10 @@ def test_a_latency_that_eight_bits_bring_is_met_on_a_board_that_takes_bytes(tmp_
 
 
 def test_a_quantized_file_that_misses_its_latency_is_not_written(tmp_path, monkeypatch):
-    """What is raced first keeps the target; what is written takes 4 % longer."""
+    """What is raced first keeps the target; what is written takes 10 % longer."""
     monkeypatch.setattr(
         "onnxprune.evaluation.compare.raced",
-        lambda timer, before, after, *_: (np.full(9, timer.ms(before)), np.full(9, 1.04 * timer.ms(after))),
+        lambda timer, before, after, *_: (np.full(9, timer.ms(before)), np.full(9, 1.1 * timer.ms(after))),
     )
     options = ["--target", "latency=0.25", "--criterion", "l2", "--profile-seconds", 5, "--round-to", 1]
     options += ["--timer", f"{__name__}:by_bytes", "--quantize", "int8-static", "--data", DATA, "--samples", 16]
@@ -191,7 +191,7 @@ def test_slower_is_said_where_the_intervals_have_nothing_in_common():
 def test_a_timer_that_is_never_asked_is_refused(call):
     with pytest.raises(OptionError, match="timer has no effect without latency: leave out --no-latency"):
         call(VIT, timer=quiet, latency=False)
-    with pytest.raises(OptionError, match=r"timer_seconds has no effect without a timer \(--timer\)"):
+    with pytest.raises(OptionError, match=r"timer_seconds has no effect without a timer$"):
         call(VIT, timer_seconds=3.0)
 
 
@@ -203,6 +203,13 @@ def test_a_plan_holds_no_eight_bits():
 def test_targets_that_eight_bits_meet_without_a_cut():
     with pytest.raises(NothingToPrune, match=r"nothing has to go: the model meets size=0\.4 already in int8, static"):
         onnxprune.prune(RESNET, targets={"size": 0.4}, quantize="int8", latency=False, criterion="l2", **FEW)
+
+
+def test_a_latency_that_eight_bits_meet_without_a_cut():
+    """Where the long race of the original in eight bits is sure of it."""
+    options = {"criterion": "l2", "profile_seconds": 1.0, "round_to": 1, "timer": by_bytes, **FEW}
+    with pytest.raises(NothingToPrune, match=r"the model meets latency=0\.4 already in int8, static, minmax"):
+        onnxprune.prune(RESNET, targets={"latency": 0.4}, quantize="int8-static", **options)
 
 
 def test_a_target_that_no_cut_reaches_tells_what_can_be_reached():

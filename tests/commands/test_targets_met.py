@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 
 import onnx
@@ -60,6 +61,11 @@ def test_a_latency_is_met(name, asked, fraction):
     assert report["output"]["size_bytes"] / report["input"]["size_bytes"] == pytest.approx(target["measured"], rel=0.01)
     assert report["verification"]["passed"]
     assert report["promise"]["complete"]
+
+
+def test_no_race_of_another_test_is_at_hand(tmp_path):
+    assert os.environ[CACHE] == str(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_several_targets_are_met_together():

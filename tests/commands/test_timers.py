@@ -78,6 +78,7 @@ def test_compare_asks_the_timer_and_tells_so(tmp_path):
         (["--timer", "./board"], "timer './board' is neither module:function nor a command with {} in the place of"),
         (["--timer", f"{sys.executable} -c 1/0 {{}}"], "it ended with exit code 1; it said last: "),
         (["--timer", "tests.support.fake_board:quiet", "--sweep-threads", "1,2"], "have no effect with a timer"),
+        (["--timer-seconds", "3"], "--timer-seconds has no effect without a timer"),
         (["--timer", "a {}", "--provider", "cpu", "--provider", "cpu"], "--timer says where models run: give one"),
     ],
 )
