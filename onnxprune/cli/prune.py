@@ -155,8 +155,8 @@ if TYPE_CHECKING:
 @click.option(
     "--quantize",
     metavar="int8",
-    help="Write the result in eight bits, proven before; targets are those of the quantized file. int8: the form that "
-    "keeps most, int8-static, int8-dynamic: docs/quantize.md.",
+    help="Write the result in eight bits, proven before; targets are those of the quantized file. int8: the "
+    "fastest form of those that keep most, int8-static, int8-dynamic: docs/quantize.md.",
 )
 @click.option("--tune", metavar="20m", help="Then learn from INPUT for so long, or '500 steps': needs --data.")
 @click.option("--rounds", type=int, default=1, show_default=True, metavar="N", help="Prune and tune in N parts.")

@@ -45,8 +45,8 @@ def apply(
         resume: as for `prune`.
         force: as for `prune`.
         **options: criterion (which units stay where the plan has a count alone), reconstruct, sweeps, effort,
-            batch_norm, eval_data, preprocess, samples, metric, inputs, provider, threads, batch, latency, seed: as for
-            `prune`.
+            batch_norm, eval_data, preprocess, samples, metric, inputs, provider, threads, batch, latency, seed,
+            quantize, timer, timer_seconds: as for `prune`.
 
     Raises:
         InputError: for a plan, model, data or option that cannot be used, and a plan that does not fit the model.

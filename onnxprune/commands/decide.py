@@ -15,7 +15,6 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
-from onnxprune.graph.model import Model
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import Written, foreseen
 from onnxprune.planning.choice import least_counts, shaped_counts
@@ -142,7 +141,7 @@ def decide(
     traced, groups, options = prepared.traced, prepared.groups, prepared.options
     originals = _originals(traced, speed, options)
     bounds = tuple((each, each.fraction(originals.get(each.kind, 1.0))) for each in options.bounds)
-    whole = _whole(prepared, speed, deployed)
+    whole = _whole(prepared, speed, deployed, {target.kind: fraction for target, fraction in bounds})
     fractions = _due(bounds, whole, deployed)
     aims = _aims(fractions, whole)  # what counts must be, so that files are as large as they may be
 
@@ -179,10 +178,10 @@ def decide(
     )
     steps = _steps_by_name(accepted, prepared) if options.finds_steps else {}
     memory = speed.memory_of if "memory" in predict else None
-    latency = _latency_of(speed) if "latency" in dict(fractions) else None
+    latency = speed.race_of if "latency" in dict(fractions) else None
     return Decision(
         accepted.plan, bounds, attempts, accepted, steps, speed.complete, speed.unknown, memory,
-        latency, speed.over,
+        latency, speed.over, speed.unsure,
     )  # fmt: skip
 
 
@@ -211,10 +210,6 @@ def as_planned(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHE
             )
         return Decision(replace(by_importance, kept={**by_importance.kept, **kept}))
     return Decision(Plan(kept))
-
-
-def _latency_of(speed: Speed) -> Callable[[Model, float], float]:
-    return lambda written, seconds: speed.race_of(written, seconds).fraction
 
 
 def _steps_by_name(accepted: Attempt, prepared: PreparedModel) -> dict[str, int]:
@@ -249,8 +244,13 @@ def _aims(fractions: Sequence[Bound], whole: Mapping[str, float]) -> dict[str, f
     }
 
 
-def _whole(prepared: PreparedModel, speed: Speed | None, deployed: Deployed | None) -> dict[str, float]:
-    """Return by kind what the model costs without cuts as it is deployed, over the original's; nothing if as it is."""
+def _whole(
+    prepared: PreparedModel, speed: Speed | None, deployed: Deployed | None, bounds: Mapping[str, float]
+) -> dict[str, float]:
+    """Return by kind what the model costs without cuts as it is deployed, over the original's; nothing if as it is.
+
+    A latency within its bound is the slow end of an interval: a model that may miss its target is cut.
+    """
     if deployed is None:
         return {}
     model, kinds = prepared.traced.model, {target.kind for target in prepared.options.bounds}
@@ -258,7 +258,7 @@ def _whole(prepared: PreparedModel, speed: Speed | None, deployed: Deployed | No
     if "size" in kinds:
         whole["size"] = _foreseen(prepared, deployed.make(model.stored)).size_bytes / model.size_bytes()
     if speed is not None and "latency" in kinds:
-        whole["latency"] = speed.whole
+        whole["latency"] = speed.whole_at_most(bounds["latency"])
     if speed is not None and "memory" in kinds:
         whole["memory"] = speed.memory(deployed.make(model.stored)) or 1.0
     return whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from onnxprune.commands.accept import accepted
 from onnxprune.commands.learn import stored
 from onnxprune.commands.overlay import Overlay
 from onnxprune.commands.prepare import PreparedModel
@@ -39,8 +39,7 @@ from onnxprune.graph.write import staged, write
 from onnxprune.planning.choice import first_sink, reasons_for
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
-from onnxprune.planning.profile import RACE_S
-from onnxprune.planning.promise import CONFIRM, Decision, check_written
+from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
 from onnxprune.report.depth import is_gone
 from onnxprune.report.document import build_report, comparison_values, port_values
@@ -151,7 +150,8 @@ def finish(
         OptionError: when what was written misses a target; nothing is published then.
     """
     model, traced, options = prepared.traced.model, prepared.traced, prepared.options
-    plan, (contents, fits) = decision.plan, recovery
+    plan, (contents, fits), others = decision.plan, recovery, (original, timed)
+    is_raced = options.latency and others == (None, None)  # else targets are of another model than is compared
     masks = kept_masks(prepared.groups, plan.kept) if shortened else prepared.masks(plan)
     gone, dead = (shortened.branches, shortened.dead) if shortened else ((), frozenset[int]())
 
@@ -165,22 +165,21 @@ def finish(
         after = same_part(verify.read_back(path), model)
         verified = improved.verification if improved else proof(after)
         macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - cost.NodeMacs(traced).total(dead)
-        others = original, timed
-        comparison = _compared(model, after, prepared, decision, macs=macs, others=others, progress=progress)
+        compare = partial(beside, prepared, after, others, progress)
+        seen = accepted(decision, after, _counted(model, after, macs), compare, is_raced=is_raced)
         report = build_report(
             before=model,
             after=after,
             macs=macs,
             options=options,
             **_accounted(prepared, plan, dead),
-            **_seen(plan),
             cuts=rewritten.cuts,
             verification=verified,
-            comparison=comparison,
+            comparison=seen.comparison,
             calibration=prepared.calibration or prepared.why_no_calibration,
             fits=fits,
             held_out=is_held_out(prepared),
-            promise=decision.report_values,
+            promise=decision.report_values(seen.costs, seen.unsure),
         )
         report |= {"ports": port_values((original or model).file, after.file), **_NOTHING_ELSE}
         report["tuning"] = None if improved is None else improved.report(path)
@@ -189,13 +188,8 @@ def finish(
     return proto, report
 
 
-def _seen(plan: Plan) -> dict[str, Any]:
-    """Return what the report says of losses and gradients that a plan rests on."""
-    return {"curves": plan.curves, "judged": plan.judged, "looked": plan.looked}
-
-
 def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> dict[str, Any]:
-    """Return what the report says of the groups, in the order of the graph, and of the nodes with weights."""
+    """Return what the report says of the groups, in the order of the graph, of nodes with weights, and of losses."""
     groups = prepared.groups
     names = {prepared.traced.model.nodes[index].name for index in dead}
     reasons = reasons_for(groups, prepared.ratios, prepared.options, plan.kept, plan.enlarging)
@@ -203,6 +197,9 @@ def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> di
     return {
         "groups": [_kept(group, names, plan.kept, reasons) for group in sorted(groups, key=first_sink)],
         "accounts": [account for account in each if account.node not in names],
+        "curves": plan.curves,
+        "judged": plan.judged,
+        "looked": plan.looked,
     }
 
 
@@ -270,58 +267,14 @@ def stored_as(model: Model, rewritten: rewrite.Rewritten, contents: Mapping[str,
     return as_stored(proto, model)
 
 
-def _compared(
-    before: Model,
-    after: Model,
-    prepared: PreparedModel,
-    decision: Decision,
-    *,
-    macs: tuple[int, int],
-    others: tuple[Model | None, Model | None],
-    progress: Progress,
-) -> Comparison | None:
-    """Compare both models, and what was written with the targets; a latency that misses is timed again, for longer.
-
-    What is compared and raced in the place of the model that was cut are `others`.
-
-    Raises:
-        OptionError: when a target is missed.
-    """
-    costs = {
+def _counted(before: Model, after: Model, macs: tuple[int, int]) -> dict[str, float]:
+    """Return what is counted of what was written, over the original's, by kind of target."""
+    return {
         "size": after.size_bytes() / before.size_bytes(),
         "params": after.stored_params / max(1, before.stored_params),
         "macs": macs[1] / max(1, macs[0]),
         cost.CACHE: cache_bytes(after.inputs, before.inputs) / max(1, cache_bytes(before.inputs)),
     }
-    if decision.memory is not None:
-        memory = decision.memory(after)
-        costs |= {} if memory is None else {"memory": memory}
-    check_written([pair for pair in decision.bounds if pair[0].kind != "latency"], costs)
-    bound = next((fraction for target, fraction in decision.bounds if target.kind == "latency"), math.inf)
-    for times in (1, CONFIRM):
-        reference, data = others[0] or before, prepared.evaluation_data
-        comparison = compare_pair(reference, after, prepared.options, data, progress, times=times, timed=others[1])
-        raced = comparison if prepared.options.latency and others == (None, None) else None
-        latency = _latency(after, decision, raced, times)
-        costs |= {} if latency is None else {"latency": latency}
-        if latency is None or latency <= decision.over * bound:
-            break
-    check_written(decision.bounds, costs, decision.over)
-    return comparison
-
-
-def _latency(after: Model, decision: Decision, timed: Comparison | None, times: int) -> float | None:
-    """Return the latency over the original's, at best: what is not sure to miss does not; None where none is bounded.
-
-    Args:
-        after: what was written.
-        decision: has what races it where the comparison timed nothing.
-        timed: the comparison, if it was timed.
-        times: how much longer than the usual a race lasts.
-    """
-    if timed is not None:
-        return 1 / timed.speedup_interval[1]
-    return None if decision.latency is None else decision.latency(after, times * RACE_S)
 
 
 def compared(original: Model, after: Model, prepared: PreparedModel, progress: Progress) -> dict[str, Any]:
@@ -338,6 +291,15 @@ def is_held_out(prepared: PreparedModel) -> bool:
     if evaluation_data is seen_data:
         return False
     return prepared.options.eval_data is None or not shares_samples(seen_data, evaluation_data)
+
+
+def beside(
+    prepared: PreparedModel, after: Model, others: tuple[Model | None, Model | None], progress: Progress, times: int = 1
+) -> Comparison | None:
+    """Return what was written compared with the model that was cut; `others` are compared, and timed, in its place."""
+    (original, timed), model, options = others, prepared.traced.model, prepared.options
+    data = prepared.evaluation_data
+    return compare_pair(original or model, after, options, data, progress, times=times, timed=timed)
 
 
 def compare_pair(
@@ -371,6 +333,7 @@ def compare_pair(
         metric=None if data is None else options.metric,
         timed=timed,
         timer=options.timer if options.latency else None,
+        share=times,
     )
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxprune.calibration.batches import Calibration, in_pieces
-from onnxprune.commands.finish import Complete, Publish, compare_pair, is_held_out
+from onnxprune.commands.accept import Accepted, accepted
+from onnxprune.commands.finish import Complete, Publish, beside, is_held_out
 from onnxprune.commands.prepare import PreparedModel, made_up
+from onnxprune.data.batching import samples_in
 from onnxprune.dependency import cost
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.evaluation.comparison import Comparison
@@ -30,8 +32,9 @@ from onnxprune.graph.tensors import Array
 from onnxprune.graph.write import as_file, write
 from onnxprune.latency.kernels import Tables
 from onnxprune.planning.forms import CONVOLUTIONS, Tried, best_of, forms_of
+from onnxprune.planning.options import Options
 from onnxprune.planning.profile import CANDIDATE_S, Deployed, Speed
-from onnxprune.planning.promise import CONFIRM, Decision, check_written
+from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
 from onnxprune.report.document import comparison_values, file_values
 from onnxprune.report.quantize import quantization_values
@@ -74,12 +77,9 @@ class Int8:
         """
         model = self.prepared.traced.model
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-            source, target = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
+            source = Path(scratch) / "float.onnx"
             write(proto, source, model.folder, model.is_external, model.alignment)
-            quantize_file(
-                source, target, self.form, _samples(self.calibration, self.form, numbers), external=model.is_external
-            )
-            return described_as(read_inline(target), proto)
+            return _quantized(source, proto, self.form, _samples(self.calibration, model, self.form, numbers), model)
 
     @cached_property
     def alone(self) -> Model:
@@ -99,12 +99,13 @@ def chosen(prepared: PreparedModel, progress: Progress) -> Iterator[Int8]:
     _check_float(prepared.traced.model)
     options, calibration = prepared.options, prepared.calibration or made_up(prepared, progress)
     assert options.quantize is not None
-    forms = forms_of(options.quantize, _convolutions(prepared), cpu_features())
+    forms = forms_of(options.quantize, _convolutions(prepared), features_of(options) or ())
+    speed = _speed(prepared) if options.latency else None
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         tried = []
         for number, form in enumerate(forms):
             progress(f"int8, {form.name}", number + 1, len(forms))
-            tried.append(_tried(prepared, calibration, form, Path(scratch) / _name(number)))
+            tried.append(_tried(prepared.traced.model, calibration, form, Path(scratch) / _name(number), speed))
         yield Int8(prepared, calibration, tuple(tried), best_of(tried), Path(scratch))
 
 
@@ -136,32 +137,73 @@ def _convolutions(prepared: PreparedModel) -> float:
     return counts.total(index for index in top if nodes[index].op in CONVOLUTIONS) / max(1, total)
 
 
-def _samples(calibration: Calibration, form: Form, numbers: Sequence[int] | None) -> Iterator[Mapping[str, Array]]:
+def features_of(options: Options) -> frozenset[str] | None:
+    """Return the features of the processor that models run on; None where that is not the one of this machine."""
+    return frozenset(cpu_features()) if options.timer is None and options.provider == "cpu" else None
+
+
+def _samples(
+    calibration: Calibration, model: Model, form: Form, numbers: Sequence[int] | None
+) -> Iterator[Mapping[str, Array]]:
     """Yield the samples that ranges are taken from, as many at once as memory takes."""
     if numbers is None:
-        held = set(calibration.held)
-        numbers = [number for number in range(len(calibration.batches)) if number not in held] or [0]
+        numbers = _fitted_to(calibration)
     if form.mode == "dynamic":
         return
     if form.ranges == "minmax":
         yield from (calibration.batches[number] for number in numbers)
         return
-    pieces = in_pieces(calibration, numbers, CLIPPED_AT_ONCE)
-    yield from (piece for _, piece in zip(range(CLIPPED // CLIPPED_AT_ONCE), pieces, strict=False))
+    yield from _few(calibration, model, numbers)
 
 
-def _tried(prepared: PreparedModel, calibration: Calibration, form: Form, path: Path) -> Tried:
-    """Quantize the original in a form, and measure what that keeps and takes."""
-    model = prepared.traced.model
+def _fitted_to(calibration: Calibration) -> Sequence[int]:
+    """Return the batches that nothing is decided on; a single one serves for both."""
+    held = set(calibration.held)
+    return [number for number in range(len(calibration.batches)) if number not in held] or [0]
+
+
+def is_loss_held_out(calibration: Calibration) -> bool:
+    """Return whether losses are measured on samples that no range is taken from."""
+    return not set(calibration.judged) & set(_fitted_to(calibration))
+
+
+def _few(calibration: Calibration, model: Model, numbers: Sequence[int]) -> Iterator[Mapping[str, Array]]:
+    """Yield `CLIPPED` samples, or some more, of batches at equal distances; one of fixed size goes through whole."""
+    first = next(iter(in_pieces(calibration, numbers[:1], CLIPPED_AT_ONCE)))
+    batches = -(-CLIPPED // samples_in(first, model.inputs))  # so many are enough
+    spread = numbers[:: max(1, len(numbers) // batches)]
+    of_each, taken = -(-CLIPPED // len(spread)), 0
+    for number in spread:
+        until = taken + of_each
+        for piece in in_pieces(calibration, [number], CLIPPED_AT_ONCE):
+            if taken >= min(until, CLIPPED):
+                break
+            yield piece
+            taken += samples_in(piece, model.inputs)
+
+
+def _quantized(source: Path, described: Any, form: Form, samples: Iterator[Mapping[str, Array]], model: Model) -> Any:
+    """Return the model of a file in eight bits, with its weights inside, described as another one.
+
+    Where the original `model` has its weights beside it, the file may be too large for one message.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        target = Path(scratch) / "int8.onnx"
+        quantize_file(source, target, form, samples, external=model.is_external)
+        return described_as(read_inline(target), described)
+
+
+def _tried(model: Model, calibration: Calibration, form: Form, path: Path, speed: Speed | None) -> Tried:
+    """Quantize the original in a form, and measure what that keeps and takes; what fails says why."""
     try:
-        with as_file(model) as source, tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-            target = Path(scratch) / "int8.onnx"
-            quantize_file(source, target, form, _samples(calibration, form, None), external=model.is_external)
-            write(described_as(read_inline(target), model.stored), path, path.parent)
+        with as_file(model) as source:
+            proto = _quantized(source, model.stored, form, _samples(calibration, model, form, None), model)
+            write(proto, path, path.parent)
         loss = _loss(model, path, calibration)
-    except ModelError as error:
-        return Tried(form, float("inf"), None, str(error))
-    return Tried(form, loss, _latency(prepared, load(path)) if prepared.options.latency else None)
+        latency = None if speed is None else speed.race_of(load(path), CANDIDATE_S).fraction
+    except (ModelError, OptionError) as error:
+        return Tried(form, float("inf"), None, str(error).replace(str(path), f"the model in {form.name}"))
+    return Tried(form, loss, latency)
 
 
 def _loss(model: Model, path: Path, calibration: Calibration) -> float:
@@ -177,8 +219,8 @@ def _loss(model: Model, path: Path, calibration: Calibration) -> float:
     return float(np.mean(losses))
 
 
-def _latency(prepared: PreparedModel, quantized: Model) -> float:
-    """Return the latency of a quantized file over the original's, by a short race."""
+def _speed(prepared: PreparedModel) -> Speed:
+    """Return what races quantized files; a timer that fails on the original says so before anything is tried."""
     options, traced = prepared.options, prepared.traced
     shapes = dict(options.inputs)
     feeds = timed_feeds(traced.model, prepared.evaluation_data, batch=options.batch, seed=options.seed, shapes=shapes)
@@ -187,7 +229,8 @@ def _latency(prepared: PreparedModel, quantized: Model) -> float:
         traced, feeds, provider=options.provider, threads=options.threads, names={}, steps={}, tables=tables,
         timer=options.timer,
     )  # fmt: skip
-    return speed.race_of(quantized, CANDIDATE_S).fraction
+    _ = speed.noise
+    return speed
 
 
 # -- what is written -----------------------------------------------------------------------------------------------
@@ -240,45 +283,32 @@ class Quantizing:
         self.proto = self._int8.made(proto)
         with self._publish(self.proto, folder) as (path, complete):
             written = load(path)
-            comparison = self._compared(written, report)
-            report["promise"] = self._decision.report_values
-            self._tell(report, written, comparison)
+            seen, alone = self._accepted(written), self._beside(self._int8.alone)(1)
+            report["promise"] = self._decision.report_values(seen.costs, seen.unsure)
+            self._tell(report, written, seen.comparison, alone)
             complete(report)
 
-    def _compared(self, written: Model, report: Mapping[str, Any]) -> Comparison | None:
-        """Compare what was written with the original and the targets; a latency that misses is timed again, for longer.
+    def _accepted(self, written: Model) -> Accepted:
+        """Return what was written, compared with the original, when it meets the targets that eight bits change.
 
         Raises:
             OptionError: when a target is missed.
         """
         prepared, decision = self._int8.prepared, self._decision
-        bounds = [pair for pair in decision.bounds if pair[0].kind in _MEASURED]
-        costs = {"size": written.size_bytes() / prepared.traced.model.size_bytes()}
-        if decision.memory is not None:
-            memory = decision.memory(written)
-            costs |= {} if memory is None else {"memory": memory}
-        bound = next((fraction for target, fraction in bounds if target.kind == "latency"), None)
-        for times in (1, CONFIRM):
-            comparison = self._beside(written, times)
-            if comparison is not None and prepared.options.latency:
-                costs["latency"] = 1 / comparison.speedup_interval[1]
-            elif decision.latency is not None:
-                costs["latency"] = decision.latency(written, 2.0 * times)
-            if bound is None or costs["latency"] <= decision.over * bound:
-                break
-        check_written(bounds, costs, decision.over)
-        return comparison
+        bounds = tuple(pair for pair in decision.bounds if pair[0].kind in _MEASURED)
+        counted = {"size": written.size_bytes() / prepared.traced.model.size_bytes()}
+        is_raced = prepared.options.latency and self._others == (None, None)
+        return accepted(replace(decision, bounds=bounds), written, counted, self._beside(written), is_raced=is_raced)
 
-    def _beside(self, quantized: Model, times: int = 1) -> Comparison | None:
-        """Return a model compared with the original."""
-        prepared, (original, timed) = self._int8.prepared, self._others
-        before, data = original or prepared.traced.model, prepared.evaluation_data
-        return compare_pair(before, quantized, prepared.options, data, self._progress, times=times, timed=timed)
+    def _beside(self, quantized: Model) -> Callable[[int], Comparison | None]:
+        """Return what compares a model with the original, in a race that takes so many times the usual."""
+        return partial(beside, self._int8.prepared, quantized, self._others, self._progress)
 
-    def _tell(self, report: dict[str, Any], written: Model, comparison: Comparison | None) -> None:
-        """Let a report be of what was written, with all files beside one another."""
+    def _tell(
+        self, report: dict[str, Any], written: Model, comparison: Comparison | None, alone: Comparison | None
+    ) -> None:
+        """Let a report be of what was written, with all files beside one another; `alone` was the original in int8."""
         int8, options = self._int8, self._int8.prepared.options
-        alone = self._beside(int8.alone)
         told = ("accuracy", "fidelity", "latency")
         pruned = {"size_bytes": report["output"]["size_bytes"], **{name: report[name] for name in told}}
         held_out = is_held_out(int8.prepared)
@@ -287,8 +317,9 @@ class Quantizing:
             for model, each in ((int8.alone, alone), (written, comparison))
         ]
         report["quantization"] = quantization_values(
-            int8.best, int8.tried, int8.calibration.samples, cpu_features(),
-            before=report["input"]["size_bytes"], alone=sides[0], pruned=pruned, both=sides[1],
+            int8.best, int8.tried, int8.calibration.samples, features_of(options),
+            held_out=is_loss_held_out(int8.calibration), before=report["input"]["size_bytes"],
+            alone=sides[0], pruned=pruned, both=sides[1],
         )  # fmt: skip
         report["output"] = file_values(written, report["output"]["macs"])
         report |= {name: sides[1][name] for name in told}

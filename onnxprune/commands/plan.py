@@ -40,6 +40,7 @@ _NOT_PLANNED = {  # options that change a model otherwise than by leaving units 
     "vocabulary": "the tokens that are kept",
     "tie": "weights that are stored once",
     "method": "what published methods change beside the cut",
+    "quantize": "eight bits",
 }
 
 
@@ -50,7 +51,7 @@ def plan(source: Source, ratio: float | None = None, *, data: Any = None, **opti
         source: as for `prune`. It is not changed.
         ratio: as for `prune`.
         data: as for `prune`.
-        **options: as for `prune`, without vocabulary, tie and method.
+        **options: as for `prune`, without vocabulary, tie, method and quantize.
 
     Raises:
         InputError: for a model, data or option that cannot be used.

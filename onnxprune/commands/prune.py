@@ -124,8 +124,9 @@ def prune(
             file of them; the report has the map), method (a key of `planning.methods.METHODS`), rotations ("one" or
             "each", of method slicegpt), criterion, scope, round_to, min_units, ignore, only, width, change_io,
             ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort, provider,
-            threads, batch, profile_seconds, latency, seed, inputs (a dict name -> shape), eval_data,
-            preprocess, samples, metric.
+            threads, batch, profile_seconds, latency, quantize ("int8", "int8-static" or "int8-dynamic": the result is
+            in eight bits), timer (a command, ``module:function`` or a function that tells how long a file takes),
+            timer_seconds, seed, inputs (a dict name -> shape), eval_data, preprocess, samples, metric.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -162,6 +163,7 @@ def prune_model(
         resume: as of `prune`.
         force: as of `prune`.
     """
+    options.check_timer()
     model = load(source)
     job = Job(model, options, data, learning, recipe=recipe)
     keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
@@ -203,11 +205,13 @@ def prune_file(
             exists without `force`, is another file of this run, or lies in a folder that cannot be written.
     """
     options = options.checked()
+    options.check_timer()
     learning = make_learning(tune, rounds, masks, data, options)
     weights, samples = data_file(resolved(target)), sample_files(data, options)
     reads = Reads(source, data=samples, tokens=tokens_path, plan=plan_path)
     check_files(target, weights, report_path, reads, force)
     progress(f"reading {source}")
+    options.check_timer()
     model = load(source)
     reads = replace(reads, weights=tuple(model.data_files))
     check_files(target, weights, report_path, reads, force)

@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune import check
 from onnxprune._version import __version__
 from onnxprune.commands.finish import Publish, compare_pair, is_held_out, kept_in_memory, published
-from onnxprune.commands.int8 import chosen
+from onnxprune.commands.int8 import chosen, features_of, is_loss_held_out
 from onnxprune.commands.pages import details_beside
 from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.prune import Result
@@ -21,11 +21,11 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved
 from onnxprune.graph.read import Source, load
 from onnxprune.graph.write import data_file
+from onnxprune.planning.forms import QUANTIZE
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged
 from onnxprune.report.document import calibration_values, comparison_values, file_values
 from onnxprune.report.quantize import quantization_values
-from onnxprune.runtime.machine import cpu_features
 
 # Options of `prune` that mean something where nothing is cut.
 OPTIONS = (
@@ -39,7 +39,8 @@ def quantize(source: Source, form: str = "int8", *, data: Any = None, **options:
 
     Args:
         source: as for `prune`, a model in float32.
-        form: "int8", the form that keeps most of those that suit the model; "int8-static" or "int8-dynamic".
+        form: "int8", the fastest of the forms whose loss is at most 1.5 times the least; "int8-static" or
+            "int8-dynamic", the same of those of one kind.
         data: samples that ranges are taken from, as for `prune`; generated ones without.
         **options: of those of `prune`: eval_data, preprocess, samples, metric, inputs, provider, threads, batch, timer,
             timer_seconds, latency, effort, seed.
@@ -58,7 +59,9 @@ def quantize_options(form: str, **options: Any) -> Options:
     """Return checked options; raise OptionError for those that have no effect where nothing is cut."""
     for name in options:
         check.choice("option", name, OPTIONS)
-    return make_options(ratio=0.0, quantize=form, **options)
+    checked = make_options(ratio=0.0, quantize=check.choice("form", form, QUANTIZE), **options)
+    checked.check_timer()
+    return checked
 
 
 def quantize_file(
@@ -117,8 +120,8 @@ def _quantize(  # noqa: PLR0917 - as they follow from one another
                 "calibration": calibration_values(int8.calibration),
                 **figures,
                 "quantization": quantization_values(
-                    int8.best, int8.tried, int8.calibration.samples, cpu_features(),
-                    before=before.size_bytes(), alone=alone,
+                    int8.best, int8.tried, int8.calibration.samples, features_of(options),
+                    held_out=is_loss_held_out(int8.calibration), before=before.size_bytes(), alone=alone,
                 ),
             }  # fmt: skip
             check_unchanged(model.stamps, model.path)

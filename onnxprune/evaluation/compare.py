@@ -52,7 +52,7 @@ from onnxprune.latency.speedup import (
     resized,
     sweep,
 )
-from onnxprune.latency.timer import SECONDS, Timer, make_timer
+from onnxprune.latency.timer import SECONDS, Timer, checked_seconds, make_timer
 from onnxprune.metrics.arrays import Function
 from onnxprune.metrics.kinds import checked_name
 from onnxprune.runtime.chain import Chain, Runner
@@ -107,7 +107,7 @@ class CompareOptions:
             metric=checked_name(self.metric) if by_name else self.metric,
             detail=check.flag("detail", self.detail) and self.timer is None,
             timer=make_timer(self.timer, self.timer_seconds),
-            timer_seconds=check.positive("timer_seconds", self.timer_seconds),
+            timer_seconds=checked_seconds(self.timer_seconds, self.timer),
             sweep_threads=checked_sweep("sweep_threads", self.sweep_threads, 0),
             sweep_batch=checked_sweep("sweep_batch", self.sweep_batch, 1),
         )
@@ -125,6 +125,7 @@ def compare_models(
     data: Data | None = None,
     macs: tuple[int | None, int | None] = (None, None),
     timed: Model | None = None,
+    share: float = 1.0,
     **options: Any,
 ) -> Comparison:
     """Return two models measured side by side, on the same feeds.
@@ -135,6 +136,7 @@ def compare_models(
         data: samples, all of which are run for differences and accuracy; random feeds when None.
         macs: of both models, as the caller counted them.
         timed: what is timed and described in the place of `before`, which has the outputs; it takes the same feeds.
+        share: of the rounds that a timer is usually asked for.
         **options: the fields of `CompareOptions`.
 
     Raises:
@@ -151,7 +153,7 @@ def compare_models(
     data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     feeds, compared = _feeds(inputs, before, pair[0], data, request, caches=caches)
     batches, classes, fidelity = run_both(pair, compared, data, request.metric, incomparable)
-    times = before_ms, after_ms = _latencies(models, lambda: _clocked(pair, timed, place), feeds, request)
+    times = before_ms, after_ms = _latencies(models, lambda: _clocked(pair, timed, place), feeds, request, share)
     old, new = _sides(models, feeds, times, request, macs=macs, classes=classes)
     bounds = interval(before_ms, after_ms, seed)
     return Comparison(
@@ -233,13 +235,17 @@ def _latencies(
     opened: Callable[[], tuple[Runner, Runner]],
     feeds: Mapping[str, Array],
     request: CompareOptions,
+    share: float,
 ) -> Sequence[Times]:
-    """Return the latencies of both in ms, as a timer of the user tells them, or as they are here."""
+    """Return the latencies of both in ms, as a timer of the user tells them, or as they are here.
+
+    Of the rounds that a timer is usually asked for, a `share` is made.
+    """
     timer: Timer | None = request.timer
     if timer is None:
         return _timed(opened(), feeds, request)
     with as_file(models[0]) as before, as_file(models[1]) as after:
-        return raced(timer, before, after, noise_of(timer, before, models[0].sha256()))
+        return raced(timer, before, after, noise_of(timer, before, models[0].sha256()), share)
 
 
 def _timed(

@@ -20,6 +20,8 @@ _QUANTIZED = re.compile(
     r"QuantizeLinear$|DequantizeLinear$|^QLinear|Integer(ToFloat)?$|NBits$|Bnb4$|^DynamicQuantize|^GatherBlockQuantized$"
     r"|^Q(Attention|Gemm|MoE|EmbedLayerNormalization|Ordered\w+)$"
 )
+_WEIGHTS_APART = 4  # version of the format of files from which weights need not be inputs
+_IR_VERSION = 7  # the one of opset 13: https://github.com/onnx/onnx/blob/main/docs/Versioning.md
 _DESCRIPTION = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
@@ -39,7 +41,9 @@ def without_unused(proto: ModelProto) -> ModelProto:
 
 
 def raised(proto: ModelProto, version: int, path: Path) -> None:
-    """Write a model to a file, with this version of the default opset at least.
+    """Write a model to a file, with this version of the default opset at least, and a format of files that knows it.
+
+    Before the fourth version of that format, all weights are listed as inputs; they no longer are.
 
     Args:
         proto: the model; its external data lies in the folder of the file.
@@ -55,6 +59,12 @@ def raised(proto: ModelProto, version: int, path: Path) -> None:
         except Exception as error:  # its exceptions have no common base but this
             why = f"it needs opset {version}, and onnx cannot convert it to that: {said(error)}"
             raise ModelError(f"{why}; export it with a newer one") from None
+    if proto.ir_version < _WEIGHTS_APART:
+        weights = {tensor.name for tensor in proto.graph.initializer}
+        inputs = [port for port in proto.graph.input if port.name not in weights]
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, _IR_VERSION)
     write(proto, path, path.parent)
 
 

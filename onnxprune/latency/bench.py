@@ -15,12 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OptionError
+from onnxprune.latency.speedup import interval
 from onnxprune.latency.timer import Timer
 
 FIRST = 5  # times of the original that show how much a timer varies
-SURE = 0.01  # of a ratio: what two standard errors shall not exceed
+# Standard deviation of `FIRST` normal numbers without the farthest from their median, over that of all normal numbers.
+SHRUNK = 0.62
+ERRORS = 2.6  # standard errors on either side of a 95 % interval: the deviation of few times is not known as well
+SURE = 0.01  # of a ratio: what half of its interval shall not exceed
 MOST = 15  # rounds of a race
-UNSURE = 0.1  # of a ratio: with two standard errors above that, a timer decides nothing
+UNSURE = 0.1  # of a ratio: with half of its interval above that, a timer decides nothing
 _MEDIAN = 1.2533  # standard error of a median over that of a mean, of a normal distribution
 
 Times = npt.NDArray[np.float64]  # [rounds], in ms
@@ -33,6 +37,7 @@ class Race:
     fraction: float  # of the median latencies
     before_ms: float
     after_ms: float
+    unsure: float = 0.0  # half of the 95 % interval of the fraction, over the fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +55,36 @@ class Noise:
     def spread(self) -> float:
         """The standard deviation over the median, without the farthest time: the first may load something."""
         near = sorted(self.times_ms, key=lambda ms: abs(ms - self.median_ms))[:-1]
-        return float(np.std(near, ddof=1) / self.median_ms)
+        return float(np.std(near, ddof=1) / self.median_ms) / SHRUNK
+
+    @property
+    def rounding(self) -> float:
+        """Half of the last digit that the times have, over the median: no number of rounds averages that out.
+
+        >>> [round(Noise(times).rounding, 4) for times in ((10, 10, 10), (10.0, 12.5, 12.5), (9.8765432, 9.8765432))]
+        [0.05, 0.004, 0.0]
+        """
+        digits = max(len(f"{ms:.12g}".partition(".")[2]) for ms in self.times_ms)
+        return 0.5 * 10.0**-digits / self.median_ms
 
     @property
     def rounds(self) -> int:
         """Rounds that make a ratio as sure as `SURE`, `MOST` at most.
 
-        >>> Noise((10.0,) * 5).rounds, Noise((10.0, 10.1, 10.0, 9.9, 10.1)).rounds, Noise((10, 11, 10, 9, 11)).rounds
-        (1, 9, 15)
+        >>> Noise((10.0,) * 5).rounds, Noise((10.0, 10.1, 10.05, 9.98, 10.02)).rounds, Noise((10, 11, 10, 9, 11)).rounds
+        (1, 5, 15)
         """
         return min(MOST, max(1, math.ceil((self._error_of_one / SURE) ** 2)))
 
     @property
     def unsure(self) -> float:
-        """Two standard errors of a ratio after `rounds` rounds."""
-        return self._error_of_one / math.sqrt(self.rounds)
+        """Half of the 95 % interval of a ratio after `rounds` rounds, over it."""
+        return max(self.rounding, self._error_of_one / math.sqrt(self.rounds))
 
     @property
     def _error_of_one(self) -> float:
-        """Two standard errors of the ratio of two medians, times the square root of the rounds."""
-        return 2 * math.sqrt(2) * _MEDIAN * self.spread
+        """Half of the 95 % interval of the ratio of two medians, over it, times the square root of the rounds."""
+        return ERRORS * math.sqrt(2) * _MEDIAN * self.spread
 
 
 def noise_of(timer: Timer, path: Path, key: str) -> Noise:
@@ -86,6 +101,11 @@ def noise_of(timer: Timer, path: Path, key: str) -> Noise:
     if key not in timer.noise:
         timer.noise[key] = [timer.ms(path) for _ in range(FIRST)]
     noise = Noise(tuple(timer.noise[key]))
+    if noise.rounding > UNSURE:
+        raise OptionError(
+            f"timer {timer.name} is too coarse: one file took {noise.times_ms[0]:.12g} ms; half of the last digit is "
+            f"{noise.rounding:.0%} of that. Let it print more digits"
+        )
     if noise.unsure > UNSURE:
         told = ", ".join(f"{ms:.4g}" for ms in noise.times_ms)
         raise OptionError(
@@ -122,4 +142,5 @@ def race_between(times: Sequence[Times]) -> Race:
     """Return the race that the times of two models are."""
     before, after = times
     ratio = float(np.median(after / before))  # of each round: what slows both for a while cancels
-    return Race(ratio, float(np.median(before)), float(np.median(after)))
+    low, high = interval(after, before, seed=0)
+    return Race(ratio, float(np.median(before)), float(np.median(after)), (high - low) / 2 / ratio)

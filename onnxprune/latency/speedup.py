@@ -23,6 +23,7 @@ RESAMPLES = 2000  # of the bootstrap
 # Two sessions of one and the same model differ by up to 2 % for as long as they live (measured on ONNX Runtime
 # 1.32): their buffers lie elsewhere. No number of rounds averages that out, so it counts as noise.
 FLOOR = 0.02
+WIDE = 0.025  # of a ratio: with more than that as half of its 95 % interval, it is not sure
 QUANTILES = tuple(range(0, 101, 5))  # percent
 _SPARE = 0.9  # of the free memory that a combination may take
 

@@ -12,10 +12,11 @@ import re
 import shlex
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ _SHOWN = 3  # lines of what a command said last, in errors
 _UNITS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RESULT = re.compile(rf"(?:^|[\s:=])({_NUMBER})\s*(ns|us|µs|ms|s|)$")
+# What stands before a number that is a part of something else: 0:12.5 is a time of day, 3 s 200 ms are two numbers.
+_PART = re.compile(rf"(?:^|[\s:=]){_NUMBER}(?::|\s*(?:h|min|m|ns|us|µs|ms|s)?\s+)$")
 _FORMS = "a number of milliseconds at the end of the last line, such as '12.5', 'latency: 12.5 ms' or 'mean = 0.0125 s'"
 
 
@@ -37,17 +40,28 @@ class Timer:
     """What tells how long a file takes."""
 
     name: str  # as the user wrote it
-    measure: Callable[[Path], float] = field(repr=False)  # ms
+    source: Any = field(repr=False)  # a command, module:function, or a function from a path to ms
+    seconds: float = SECONDS  # that one call of a command may take
     # by the SHA-256 of a model, the times in ms that showed how much the timer varies: they are measured once
     noise: dict[str, Sequence[float]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker gets no function, which may not be pickled, and times nothing."""
+        return Timer, (self.name, self.source if isinstance(self.source, str) else None, self.seconds)
 
     def ms(self, path: Path) -> float:
         """Return how long the model in a file takes, in ms.
 
         Raises:
             OptionError: when the timer fails, takes too long, or gives no number above 0.
+            DataError: when its function cannot be imported.
         """
-        return self.measure(path.resolve())
+        path = path.absolute()  # and not resolved: weights lie beside the name, not beside what a link points to
+        if not isinstance(self.source, str):
+            return _called(self.name, self.source, path)
+        if is_function(self.source):
+            return _called(self.name, _function(self.source), path)
+        return _ran(self.name, _arguments(self.source), self.seconds, path)
 
 
 def make_timer(source: Any, seconds: float = SECONDS) -> Timer | None:
@@ -65,15 +79,19 @@ def make_timer(source: Any, seconds: float = SECONDS) -> Timer | None:
     if source is None or isinstance(source, Timer):
         return source
     if callable(source):
-        name = getattr(source, "__qualname__", type(source).__name__)
-        return Timer(name, _calling(name, source))
+        return Timer(getattr(source, "__qualname__", type(source).__name__), source, seconds)
     if not isinstance(source, str):
         raise OptionError(f"timer must be a command, module:function or a function, got {type(source).__name__}")
-    if is_function(source):
-        with importable():
-            function = function_of(source, "a function that takes a path and returns milliseconds")
-        return Timer(source, _calling(source, function))
-    return Timer(source, _running(source, _arguments(source), seconds))
+    _ = _function(source) if is_function(source) else _arguments(source)  # says now what is wrong with it
+    return Timer(source, source, seconds)
+
+
+def checked_seconds(seconds: object, timer: object) -> float:
+    """Return how long one call of a timer may take; raise OptionError for no such time, and where there is no timer."""
+    checked = check.positive("timer_seconds", seconds)
+    if timer is None and checked != SECONDS:
+        raise OptionError("timer_seconds has no effect without a timer")
+    return checked
 
 
 def _arguments(command: str) -> list[str]:
@@ -93,17 +111,19 @@ def _arguments(command: str) -> list[str]:
 # -- functions ---------------------------------------------------------------------------------------------------
 
 
-def _calling(name: str, function: Callable[[Path], object]) -> Callable[[Path], float]:
-    def measure(path: Path) -> float:
-        with importable(), code_of_others(lambda error: OptionError(f"timer {name}: it raised {said_where(error)}")):
-            result = function(path)
-        number = result.item() if isinstance(result, np.generic) else result
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            told = shortened(repr(result), 80)
-            raise OptionError(f"timer {name}: expected milliseconds, a number, got {told} for {path.name}")
-        return _sane(name, float(number), path)
+def _function(source: str) -> Callable[..., Any]:
+    with importable():
+        return function_of(source, "a function that takes a path and returns milliseconds")
 
-    return measure
+
+def _called(name: str, function: Callable[[Path], object], path: Path) -> float:
+    with importable(), code_of_others(lambda error: OptionError(f"timer {name}: it raised {said_where(error)}")):
+        result = function(path)
+    number = result.item() if isinstance(result, np.generic) else result
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        told = shortened(repr(result), 80)
+        raise OptionError(f"timer {name}: expected milliseconds, a number, got {told} for {path.name}")
+    return _sane(name, float(number), path)
 
 
 def _sane(name: str, ms: float, path: Path) -> float:
@@ -115,51 +135,53 @@ def _sane(name: str, ms: float, path: Path) -> float:
 # -- commands ----------------------------------------------------------------------------------------------------
 
 
-def _running(name: str, arguments: Sequence[str], seconds: float) -> Callable[[Path], float]:
-    def measure(path: Path) -> float:
-        filled = [arguments[0], *(argument.replace(FILE, os.fspath(path)) for argument in arguments[1:])]
-        return _sane(name, _last_number(name, _output(name, filled, seconds)), path)
-
-    return measure
+def _ran(name: str, arguments: Sequence[str], seconds: float, path: Path) -> float:
+    filled = [arguments[0], *(argument.replace(FILE, os.fspath(path)) for argument in arguments[1:])]
+    return _sane(name, _last_number(name, _output(name, filled, seconds)), path)
 
 
 def _output(name: str, arguments: Sequence[str], seconds: float) -> str:
     """Return what a command prints; it is started without a shell, in a process group of its own.
 
+    It prints to files: the end of a pipe may be kept open by what it started, and waiting for that would have no limit.
+
     Raises:
         OptionError: when it cannot be started, fails, or takes too long; it is ended then, with what it started.
     """
-    try:
-        process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            encoding="utf-8", errors="replace", start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        raise OptionError(f"timer {name}: cannot start {arguments[0]}: {error.strerror or error}") from None
-    with process:
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as complained:
         try:
-            printed, complained = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+            process = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=printed, stderr=complained, start_new_session=True
+            )
+        except OSError as error:
+            raise OptionError(f"timer {name}: cannot start {arguments[0]}: {error.strerror or error}") from None
+        try:
+            code = process.wait(seconds)
+        except BaseException as error:  # an interrupt, too
             _end(process)
-            said = _last_lines(*process.communicate())
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             limit = f"it did not end within {seconds:g} s (more with --timer-seconds)"
-            raise OptionError(f"timer {name}: {limit}{said}") from None
-        except BaseException:  # an interrupt
-            _end(process)
-            raise
-    if process.returncode:
-        raise OptionError(
-            f"timer {name}: it ended with exit code {process.returncode}{_last_lines(printed, complained)}"
-        )
-    return printed
+            raise OptionError(f"timer {name}: {limit}{_last_lines(*map(_read, (printed, complained)))}") from None
+        said = _read(printed), _read(complained)
+    if code:
+        raise OptionError(f"timer {name}: it ended with exit code {code}{_last_lines(*said)}")
+    return said[0]
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a process, with what it started where the system has process groups."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, with what it started in its group where the system has such."""
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
+    process.wait()
+
+
+def _read(file: IO[bytes]) -> str:
+    """Return what a command has written so far."""
+    file.seek(0)
+    return file.read().decode("utf-8", errors="replace")
 
 
 def _last_lines(printed: str, complained: str) -> str:
@@ -179,7 +201,7 @@ def _last_number(name: str, printed: str) -> float:
     """
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     result = _RESULT.search(lines[-1]) if lines else None
-    if result is None:
+    if result is None or _PART.search(lines[-1][: result.start(1)]):
         told = f"its last line is {shortened(lines[-1], 120)!r}" if lines else "it printed nothing"
         raise OptionError(f"timer {name}: expected {_FORMS}; {told}")
     return float(result[1]) * _UNITS[result[2]]

@@ -12,7 +12,7 @@ from onnxprune.criteria.importance import CRITERIA
 from onnxprune.data.images import Preprocess, make_preprocess
 from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import OptionError
-from onnxprune.latency.timer import SECONDS, make_timer
+from onnxprune.latency.timer import SECONDS, checked_seconds, make_timer
 from onnxprune.metrics import kinds
 from onnxprune.planning.effort import EFFORTS, USUAL
 from onnxprune.planning.forms import QUANTIZE
@@ -87,7 +87,7 @@ class Options:
             batch=check.count("batch", self.batch, 1),
             quantize=self.quantize and check.choice("quantize", self.quantize, QUANTIZE),
             timer=make_timer(self.timer, self.timer_seconds),
-            timer_seconds=check.positive("timer_seconds", self.timer_seconds),
+            timer_seconds=checked_seconds(self.timer_seconds, self.timer),
             profile_seconds=check.positive("profile_seconds", self.profile_seconds),
             criterion=self.criterion and check.choice("criterion", self.criterion, CRITERIA),
             scope=self.scope,
@@ -161,6 +161,14 @@ class Options:
     def is_measured(self) -> bool:
         """Whether plans depend on what is measured on this machine."""
         return self.finds_steps or any(one.kind in MEASURED for one in self.bounds)
+
+    def check_timer(self) -> None:
+        """Raise OptionError where a timer is never asked."""
+        asked = self.latency or self.finds_steps or any(target.kind == "latency" for target in self.bounds)
+        if self.timer is not None and not asked:
+            raise OptionError(
+                "timer has no effect without latency: leave out --no-latency (latency=False), or ask for a latency"
+            )
 
     @property
     def finds_steps(self) -> bool:

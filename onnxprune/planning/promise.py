@@ -18,14 +18,13 @@ from onnxprune.graph.model import Model
 from onnxprune.latency.bench import Race
 from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.plan import Machine, Plan
-from onnxprune.planning.profile import OVER, RACE_S, Speed
+from onnxprune.planning.profile import CONFIRM, OVER, RACE_S, Speed
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
 from onnxprune.surgery.rewrite import Rewritten, new_sizes
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 ATTEMPTS = 8
-CONFIRM = 3  # of a plan that seems to meet its target, the second race lasts so many times as long as the first
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
 EXACT = 1 + 1e-9  # of a target that is counted, for the rounding of its fraction
@@ -90,12 +89,19 @@ class Decision:
     unknown: int = 0  # nodes whose times were worked out from MACs
     # of a written model over the original's, where it is bounded: memory, and latency by a race of so many seconds
     memory: Callable[[Model], float | None] | None = None
-    latency: Callable[[Model, float], float] | None = None
+    latency: Callable[[Model, float], Race] | None = None
     over: float = OVER  # of a target that is measured, up to which it counts as met
+    unsure: float = 0.0  # half of the 95 % interval of a usual race on the user's timer, over the latency
 
-    @property
-    def report_values(self) -> dict[str, Any] | None:
-        """Plain values for the report; None where nothing was measured."""
+    def report_values(
+        self, written: Mapping[str, float] = _NOTHING, unsure: float | None = None
+    ) -> dict[str, Any] | None:
+        """Return plain values for the report; None where nothing was measured.
+
+        Args:
+            written: what the written files cost over what the original does, by kind of target.
+            unsure: half of the 95 % interval of the latency in that, over it.
+        """
         if self.accepted is None:
             return None
         targets = [
@@ -103,7 +109,8 @@ class Decision:
                 "target": str(target),
                 "fraction": fraction,
                 "predicted": self.accepted.predicted.get(target.kind),
-                "measured": self.accepted.measured.get(target.kind),
+                "measured": (written if target.kind in MEASURED else _NOTHING).get(target.kind),
+                "unsure": unsure if target.kind == "latency" else None,
             }
             for target, fraction in self.bounds
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.latency.speedup import WIDE
 from onnxprune.metrics.words import headline
 from onnxprune.report.depth import depth_lines
 from onnxprune.report.quantize import quantization_parts, slower_lines
@@ -137,7 +138,8 @@ def _promised(report: Mapping[str, Any]) -> Iterator[str]:
         if target["measured"] is not None:
             bound, fraction = target["target"], target["fraction"]
             bound += "" if bound.endswith(f"={fraction:g}") else f" ({fraction:.3f})"
-            yield f"{bound} asked: {target['measured']:.3f} of the original, {races}{steps_text}"
+            wide = f" +- {target['unsure']:.1%}" if (target.get("unsure") or 0.0) > WIDE else ""
+            yield f"{bound} asked: {target['measured']:.3f}{wide} of the original, {races}{steps_text}"
     if not promise["complete"]:
         yield "there was no time to measure all that predictions rest on: give more with --profile-seconds"
     if promise["unknown"]:

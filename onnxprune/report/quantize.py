@@ -14,6 +14,7 @@ from onnxprune.runtime.quantize import has_vnni
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_FIGURES = ("latency_ms", "fraction", "interval", "accuracy", "figures")  # of a file
 _FILES = {"original": "original", "alone": "int8 alone", "pruned": "pruned", "both": "pruned, int8"}
 
 
@@ -21,8 +22,9 @@ def quantization_values(
     best: Tried,
     tried: Sequence[Tried],
     samples: int,
-    features: Collection[str],
+    features: Collection[str] | None,
     *,
+    held_out: bool,
     before: int,
     alone: Mapping[str, Any],
     pruned: Mapping[str, Any] | None = None,
@@ -34,7 +36,8 @@ def quantization_values(
         best: the form that was taken.
         tried: all forms.
         samples: that the model was calibrated on.
-        features: of the processor.
+        features: of the processor; None where models run elsewhere.
+        held_out: whether losses are of samples that no range was taken from.
         before: size of the original in bytes.
         alone: of the original in eight bits: size_bytes, accuracy, fidelity and latency, as in a report.
         pruned: the same of the pruned model in float32.
@@ -45,11 +48,11 @@ def quantization_values(
         **best.to_dict(),
         "mode": best.form.mode,
         "calibration_samples": samples,
-        "vnni": has_vnni(features),
+        "loss_held_out": held_out,
+        "vnni": None if features is None else has_vnni(features),
         "tried": [each.to_dict() for each in tried],
         "files": {
-            "original": {"size_bytes": before, "latency_ms": None, "fraction": None, "accuracy": None, "figures": None}
-            | _of_original(alone),
+            "original": {"size_bytes": before, **dict.fromkeys(_FIGURES)} | _of_original(alone),
             **{name: None if values is None else _file(values) for name, values in files.items()},
         },
     }
@@ -57,7 +60,9 @@ def quantization_values(
 
 def _of_original(values: Mapping[str, Any]) -> dict[str, Any]:
     latency, accuracy = values["latency"], values["accuracy"]
-    known: dict[str, Any] = {"latency_ms": latency[0]["before_ms"], "fraction": 1.0} if latency else {}
+    known: dict[str, Any] = (
+        {"latency_ms": latency[0]["before_ms"], "fraction": 1.0, "interval": [1.0, 1.0]} if latency else {}
+    )
     return known | ({} if accuracy is None else {"accuracy": accuracy["before"]})
 
 
@@ -67,6 +72,7 @@ def _file(values: Mapping[str, Any]) -> dict[str, Any]:
         "size_bytes": values["size_bytes"],
         "latency_ms": latency[0]["after_ms"] if latency else None,
         "fraction": 1 / latency[0]["speedup"] if latency else None,
+        "interval": [1 / speedup for speedup in reversed(latency[0]["speedup_interval"])] if latency else None,
         "accuracy": None if accuracy is None else accuracy["after"],
         "figures": None if fidelity is None else fidelity["figures"],
     }
@@ -93,6 +99,8 @@ def _form_line(told: Mapping[str, Any]) -> str:
     text = f"int8: {told['form']}, per channel, by {plural(told['calibration_samples'], 'sample')}"
     if others:
         text += f"; of {len(told['tried'])} forms: " + "; ".join(map(_tried, told["tried"]))
+    if not told["loss_held_out"]:
+        text += "; losses are of the samples that ranges were taken from: there are too few for both"
     return text
 
 
@@ -104,16 +112,19 @@ def _tried(each: Mapping[str, Any]) -> str:
 
 
 def slower_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield that eight bits are slower than float32, of the original and of the pruned model, where they are."""
+    """Yield that eight bits are slower than float32, of the original and of the pruned model, where they are.
+
+    Both were raced against the original, each by itself: they are where their intervals have no latency in common.
+    """
     told = report.get("quantization")
     if told is None:
         return
     files = {name: file for name, file in told["files"].items() if file is not None and file["fraction"] is not None}
-    why = "" if told["vnni"] else ": the processor has no VNNI, which multiplies eight bits fast"
+    why = "" if told["vnni"] is not False else ": the processor has no VNNI, which multiplies eight bits fast"
     for one, other in (("original", "alone"), ("pruned", "both")):
         if one in files and other in files:
             ratio = files[other]["fraction"] / files[one]["fraction"]
-            if ratio > 1 + FLOOR:
+            if files[other]["interval"][0] > files[one]["interval"][1] * (1 + FLOOR):
                 yield f"int8 is {ratio:.2f}x slower than float32 here ({_FILES[other]} beside {_FILES[one]}){why}"
 
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError, code_of_others, said
-from onnxprune.graph.bodies import nodes_of
+from onnxprune.graph.bodies import graphs, nodes_of
 from onnxprune.graph.converted import quantized_node, raised, without_unused
 from onnxprune.graph.read import read_proto
 from onnxprune.graph.tensors import Array
+from onnxprune.runtime.custom_ops import register
 
 Feeds = Mapping[str, Array]
 
@@ -34,6 +36,7 @@ _DYNAMIC = ("MatMul", "Gemm", "Gather", "Attention", "LSTM", "EmbedLayerNormaliz
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _WEIGHTS_BESIDE = "session.optimized_model_external_initializers_file_name"
 _SILENT = 4
+_CPU = ["CPUExecutionProvider"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +76,17 @@ def quantize_file(source: Path, target: Path, form: Form, batches: Iterable[Feed
     """
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch, _quietly():
         simple = Path(scratch) / "simple.onnx"
-        with code_of_others(lambda error: ModelError(f"ONNX Runtime cannot prepare the model: {said(error)}")):
-            _simplify(source, simple, external)
+        _simplify(source, simple, external)
         with code_of_others(lambda error: ModelError(f"onnxruntime.quantization failed ({form.name}): {said(error)}")):
             if form.mode == "static":
                 _static(simple, target, form, batches, external)
             else:
                 _dynamic(simple, target, form, external)
-    if quantized_node(nodes_of(read_proto(target).graph)) is None:
-        raise ModelError(f"nothing in the model can be quantized ({form.name}): no product with weights of float32")
+    graph = read_proto(target).graph
+    if quantized_node(nodes_of(graph)) is None:
+        within = any(node.op_type in _LAYERS for body in list(graphs(graph))[1:] for node in body.node)
+        why = f"no product with weights of float32{' but in bodies of Loop, Scan or If' * within}"
+        raise ModelError(f"nothing in the model can be quantized ({form.name}): {why}")
 
 
 def has_vnni(features: Iterable[str]) -> bool:
@@ -100,15 +105,22 @@ def _simplify(source: Path, target: Path, external: bool) -> None:
     What ONNX Runtime does on every machine alike: QDQ around a convolution would keep it from taking a
     BatchNormalization in.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options = _options(source, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC)
     fused = target.with_name("fused.onnx")
     options.optimized_model_filepath = str(fused)
     if external:
         options.add_session_config_entry(_WEIGHTS_BESIDE, f"{fused.name}.data")
-    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    with code_of_others(lambda error: ModelError(f"ONNX Runtime cannot prepare the model: {said(error)}")):
+        ort.InferenceSession(str(source), options, providers=_CPU)
     raised(without_unused(read_proto(fused)), PER_CHANNEL_OPSET, target)
+
+
+def _options(source: Path, level: Any) -> Any:
+    """Return the options of a session that says nothing, and knows the custom operators that the user names."""
+    options = ort.SessionOptions()
+    options.log_severity_level, options.graph_optimization_level = _SILENT, level
+    register(options, source)
+    return options
 
 
 def _static(source: Path, target: Path, form: Form, batches: Iterable[Feeds], external: bool) -> None:
@@ -127,18 +139,19 @@ def _static(source: Path, target: Path, form: Form, batches: Iterable[Feeds], ex
 
 def _ranges(source: Path, form: Form, ops: Sequence[str], batches: Iterable[Feeds], external: bool) -> Any:
     """Return the ranges of values, from one batch after the other: what one holds is dropped before the next."""
-    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator  # noqa: PLC0415 - takes long to load
+    from onnxruntime.quantization import calibrate  # noqa: PLC0415 - takes long to load
 
-    percentile = form.ranges == "percentile"
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
-        calibrator = create_calibrator(
-            source,
-            ops,
-            augmented_model_path=str(Path(scratch) / "watched.onnx"),
-            calibrate_method=CalibrationMethod.Percentile if percentile else CalibrationMethod.MinMax,
-            use_external_data_format=external,
-            extra_options={"percentile": PERCENTILE, "num_bins": BINS} if percentile else {},
-        )
+        watched = Path(scratch) / "watched.onnx"
+        common = {"augmented_model_path": str(watched), "use_external_data_format": external}
+        if form.ranges == "percentile":
+            histogram = {"percentile": PERCENTILE, "num_bins": BINS, "symmetric": True}
+            calibrator = calibrate.PercentileCalibrater(source, ops, **common, **histogram)
+        else:
+            calibrator = calibrate.MinMaxCalibrater(source, ops, **common)
+        calibrator.augment_graph()
+        options = _options(watched, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        calibrator.infer_session = ort.InferenceSession(str(watched), options, providers=_CPU)
         for batch in batches:
             calibrator.collect_data(_reader(batch))
         return calibrator.compute_data()
@@ -170,11 +183,12 @@ def _dynamic(source: Path, target: Path, form: Form, external: bool) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what onnxruntime.quantization prints and logs to itself."""
+    """Keep what onnxruntime.quantization prints, logs and warns of to itself."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numpy, for masks that hold -inf
             yield
     finally:
         logging.disable(before)

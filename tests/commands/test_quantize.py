@@ -15,6 +15,8 @@ from onnxprune.cli.group import cli
 from onnxprune.errors import ModelError, NothingToPrune, OptionError
 from onnxprune.graph.read import load
 from onnxprune.graph.write import signature
+from onnxprune.report.quantize import quantize_tables, slower_lines
+from onnxprune.runtime import quantize
 from onnxprune.runtime.session import open_session
 from tests.support.build import model
 from tests.support.fake_board import quiet
@@ -82,9 +84,132 @@ def test_a_latency_is_that_of_the_quantized_file_as_the_timer_tells_it(tmp_path)
     assert result.report["quantization"]["files"]["alone"]["latency_ms"] > quiet(path)
 
 
+def by_bytes(path):
+    """A board that takes as long as a file is large: eight bits are what is fast there."""
+    return 1.0 + 1e-5 * path.stat().st_size
+
+
+def test_a_latency_that_eight_bits_bring_is_met_on_a_board_that_takes_bytes(tmp_path):
+    options = {"criterion": "l2", "profile_seconds": 5.0, "round_to": 1, **FEW}
+    result = onnxprune.prune(RESNET, targets={"latency": 0.25}, quantize="int8-static", timer=by_bytes, **options)
+    path = result.save(tmp_path / "small.onnx")
+    share = by_bytes(path) / by_bytes(RESNET)
+    assert 0.9 * 0.25 <= share <= 1.015 * 0.25
+    (target,) = result.report["promise"]["targets"]
+    assert target["measured"] == pytest.approx(share)
+    files = result.report["quantization"]["files"]
+    assert files["both"]["fraction"] == pytest.approx(share)
+    assert files["both"]["fraction"] < files["alone"]["fraction"] < 0.5 < files["pruned"]["fraction"]
+
+
+def test_a_quantized_file_that_misses_its_latency_is_not_written(tmp_path, monkeypatch):
+    """What is raced first keeps the target; what is written takes 10 % longer."""
+    monkeypatch.setattr(
+        "onnxprune.evaluation.compare.raced",
+        lambda timer, before, after, *_: (np.full(9, timer.ms(before)), np.full(9, 1.1 * timer.ms(after))),
+    )
+    options = ["--target", "latency=0.25", "--criterion", "l2", "--profile-seconds", 5, "--round-to", 1]
+    options += ["--timer", f"{__name__}:by_bytes", "--quantize", "int8-static", "--data", DATA, "--samples", 16]
+    ran = invoked("prune", RESNET, "-o", tmp_path / "o.onnx", *options)
+    assert ran.exit_code == 2, ran.output
+    assert not [*tmp_path.iterdir()]
+    assert "target missed: what would be written has latency 0.2" in ran.output
+    assert "of the original's (asked for 0.25); nothing was written" in ran.output
+
+
+def test_a_form_that_the_device_cannot_run_is_left_out():
+    def board(path):
+        if "MatMulInteger" in ops(onnx.load(path)):
+            raise RuntimeError("no integers here")
+        return quiet(path)
+
+    tried = onnxprune.quantize(VIT, data=DATA, samples=16, timer=board).report["quantization"]["tried"]
+    why = {each["form"]: each["why_not"] for each in tried}
+    assert "it raised RuntimeError: no integers here (test_quantize.py, line" in why["dynamic"]
+    assert why["static, minmax, layers alone"] is None
+    assert len(why) == 2  # the processor of this machine decides no forms of another one
+
+
+def test_a_timer_that_fails_on_the_original_is_what_is_told():
+    with pytest.raises(OptionError, match=r"^timer .*it raised ZeroDivisionError"):
+        onnxprune.quantize(VIT, data=DATA, samples=16, timer=lambda path: 1 / 0)
+
+
+def test_what_says_why_a_form_failed_names_no_private_path(monkeypatch):
+    def load_of(path):
+        raise ModelError(f"{path}: damaged")
+
+    monkeypatch.setattr("onnxprune.commands.int8.load", load_of)
+    with pytest.raises(ModelError, match=r"cannot be quantized: the model in static, minmax: damaged; the model in st"):
+        onnxprune.quantize(RESNET, data=DATA, samples=16)
+
+
+@pytest.mark.parametrize(("batch", "most"), [("n", 66), (16, 80)])
+def test_percentiles_are_of_64_samples_from_everywhere(monkeypatch, batch, most):
+    """A batch of fixed size goes through whole; of others, each gives some."""
+    seen, plain = [], quantize._reader
+    monkeypatch.setattr(quantize, "_reader", lambda feeds: seen.append(feeds["x"]) or plain(feeds))
+    proto = model(
+        "a = Conv(x, w)", "b = Relu(a)", "y = Conv(b, v)", x=f"float[{batch},3,6,6] x", w=(8, 3, 3, 3), v=(4, 8, 1, 1)
+    )
+    images = np.repeat(np.arange(400, dtype=np.float32), 108).reshape(400, 3, 6, 6)
+    onnxprune.quantize(proto, "int8-static", data={"x": images}, samples=0, latency=False)
+    numbers = [each[:, 0, 0, 0] for each in seen]
+    start = next(i for i in range(1, len(numbers)) if numbers[i][0] < numbers[i - 1][0])  # the second form begins
+    clipped = np.concatenate(numbers[start:])
+    assert 64 <= len(clipped) <= most
+    assert clipped.max() - clipped.min() > 250
+
+
+def test_a_loss_of_the_samples_that_ranges_are_of_is_told_as_such():
+    arrays = {"image": np.load(DATA)["image"][:1]}
+    result = onnxprune.quantize(RESNET, "int8-static", data=arrays, latency=False)
+    assert not result.report["quantization"]["loss_held_out"]
+    printed = " ".join(
+        str(part) for part in quantize_tables({**result.report, "output": {"path": "q", "size_bytes": 1}})
+    )
+    assert "losses are of the samples that ranges were taken from: there are too few for both" in printed
+    enough = onnxprune.quantize(RESNET, "int8-static", data=DATA, samples=64, latency=False)
+    assert enough.report["quantization"]["loss_held_out"]
+
+
+def test_slower_is_said_where_the_intervals_have_nothing_in_common():
+    def told(interval, vnni=False):
+        original = {"fraction": 1.0, "interval": [1.0, 1.0]}
+        alone = {"fraction": 1.2, "interval": interval}
+        return [*slower_lines({"quantization": {"vnni": vnni, "files": {"original": original, "alone": alone}}})]
+
+    assert told([0.9, 1.5]) == []
+    (line,) = told([1.1, 1.3])
+    assert line.startswith(
+        "int8 is 1.20x slower than float32 here (int8 alone beside original): the processor has no VNN"
+    )
+    assert told([1.1, 1.3], vnni=None) == ["int8 is 1.20x slower than float32 here (int8 alone beside original)"]
+
+
+@pytest.mark.parametrize("call", [onnxprune.quantize, onnxprune.prune])
+def test_a_timer_that_is_never_asked_is_refused(call):
+    with pytest.raises(OptionError, match="timer has no effect without latency: leave out --no-latency"):
+        call(VIT, timer=quiet, latency=False)
+    with pytest.raises(OptionError, match=r"timer_seconds has no effect without a timer$"):
+        call(VIT, timer_seconds=3.0)
+
+
+def test_a_plan_holds_no_eight_bits():
+    with pytest.raises(OptionError, match="quantize has no place in a plan, which lists units and branches, not eight"):
+        onnxprune.plan(VIT, quantize="int8", targets={"size": 0.2})
+
+
 def test_targets_that_eight_bits_meet_without_a_cut():
     with pytest.raises(NothingToPrune, match=r"nothing has to go: the model meets size=0\.4 already in int8, static"):
         onnxprune.prune(RESNET, targets={"size": 0.4}, quantize="int8", latency=False, criterion="l2", **FEW)
+
+
+def test_a_latency_that_eight_bits_meet_without_a_cut():
+    """Where the long race of the original in eight bits is sure of it."""
+    options = {"criterion": "l2", "profile_seconds": 1.0, "round_to": 1, "timer": by_bytes, **FEW}
+    with pytest.raises(NothingToPrune, match=r"the model meets latency=0\.4 already in int8, static, minmax"):
+        onnxprune.prune(RESNET, targets={"latency": 0.4}, quantize="int8-static", **options)
 
 
 def test_a_target_that_no_cut_reaches_tells_what_can_be_reached():
@@ -163,6 +288,8 @@ def test_what_eight_bits_do_not_go_with(options, name):
 def test_an_unknown_form():
     with pytest.raises(OptionError, match="quantize"):
         onnxprune.prune(VIT, quantize="int4")
+    with pytest.raises(OptionError, match="unknown form 'int4'; there are: int8, int8-static, int8-dynamic"):
+        onnxprune.quantize(VIT, "int4")
     with pytest.raises(OptionError, match="option"):
         onnxprune.quantize(VIT, targets={"size": 0.1})
 
@@ -175,7 +302,6 @@ def test_a_model_that_is_quantized_already(both):
 
 
 def test_half_precision_is_refused():
-    half = onnx.load(RESNET)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT16, ["n", 4]) for n in ("x", "y")]
     weight = numpy_helper.from_array(np.ones((4, 4), np.float16), "w")
@@ -191,6 +317,24 @@ def test_a_model_without_anything_to_quantize():
         onnxprune.quantize(bare, data={"x": np.ones((8, 4), np.float32)}, latency=False)
 
 
+def test_bodies_of_loops_stay_in_float32_and_a_model_that_is_one_says_so():
+    value, weight = helper.make_tensor_value_info, numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
+    nodes = [
+        helper.make_node("MatMul", ["h", "w"], ["t"]),
+        helper.make_node("Tanh", ["t"], ["h2"]),
+        helper.make_node("Identity", ["c"], ["c2"]),
+    ]
+    ins = [value("i", TensorProto.INT64, []), value("c", TensorProto.BOOL, []), value("h", TensorProto.FLOAT, None)]
+    body = helper.make_graph(nodes, "b", ins, [value("c2", TensorProto.BOOL, []), value("h2", TensorProto.FLOAT, None)])
+    loop = helper.make_node("Loop", ["count", "", "x"], ["y"], body=body)
+    ports = [value(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    weights = [weight, numpy_helper.from_array(np.array(3), "count")]
+    graph = helper.make_graph([loop], "g", ports[:1], ports[1:], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelError, match="no product with weights of float32 but in bodies of Loop, Scan or If"):
+        onnxprune.quantize(proto, data={"x": np.ones((32, 4), np.float32)}, latency=False)
+
+
 def test_an_old_opset_is_raised_for_ranges_by_channel():
     nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
     ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])]
@@ -199,9 +343,24 @@ def test_an_old_opset_is_raised_for_ranges_by_channel():
     graph = helper.make_graph(nodes, "old", ports, outputs, [numpy_helper.from_array(weight, "w")])
     old = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
     data = {"x": np.random.default_rng(1).normal(size=(16, 3, 8, 8)).astype(np.float32)}
-    result = onnxprune.quantize(old, data=data, latency=False)
-    assert {opset.domain: opset.version for opset in result.model.opset_import}[""] >= 13
-    assert result.report["quantization"]["loss"] < 1e-2
+    for each in (old, as_of_format_3(old)):
+        result = onnxprune.quantize(each, data=data, latency=False)
+        assert {opset.domain: opset.version for opset in result.model.opset_import}[""] >= 13
+        assert result.model.ir_version >= 7
+        assert [port.name for port in result.model.graph.input] == ["x"]
+        assert result.report["quantization"]["loss"] < 1e-2
+        assert "QuantizeLinear" in ops(result.model)
+        onnx.checker.check_model(result.model)
+
+
+def as_of_format_3(proto):
+    """Return a model whose weights are listed as inputs, as the third version of the format of files wants it."""
+    old = onnx.ModelProto()
+    old.CopyFrom(proto)
+    old.ir_version = 3
+    for tensor in proto.graph.initializer:
+        old.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return old
 
 
 def test_weights_beside_the_model_stay_beside_it(tmp_path):

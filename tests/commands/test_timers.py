@@ -17,6 +17,7 @@ from tests.support.paths import ROOT
 from tests.support.schema import follows_the_schema
 
 VIT, RESNET = ROOT / "models/vit.onnx", ROOT / "models/resnet_bn.onnx"
+DATA = ROOT / "models/mnist_calibration.npz"
 COMMAND = f"{sys.executable} {ROOT / 'tests/support/fake_board.py'} {{}}"
 QUICK = {"criterion": "l2", "profile_seconds": 5.0}
 
@@ -77,6 +78,7 @@ def test_compare_asks_the_timer_and_tells_so(tmp_path):
         (["--timer", "./board"], "timer './board' is neither module:function nor a command with {} in the place of"),
         (["--timer", f"{sys.executable} -c 1/0 {{}}"], "it ended with exit code 1; it said last: "),
         (["--timer", "tests.support.fake_board:quiet", "--sweep-threads", "1,2"], "have no effect with a timer"),
+        (["--timer-seconds", "3"], "--timer-seconds has no effect without a timer"),
         (["--timer", "a {}", "--provider", "cpu", "--provider", "cpu"], "--timer says where models run: give one"),
     ],
 )
@@ -92,6 +94,18 @@ def test_prune_on_the_command_line(tmp_path):
     assert ran.exit_code == 0, ran.output
     assert "latency, timer tests.support.fake_board:quiet" in ran.output
     assert quiet(tmp_path / "o.onnx") <= 0.75 * 1.015 * quiet(VIT)
+
+
+@pytest.mark.parametrize(
+    "timer", ["tests.support.fake_board:quiet", lambda path: 1.0 * quiet(path)], ids=["name", "function"]
+)
+def test_workers_of_a_sweep_need_no_timer(tmp_path, timer):
+    options = {"data": DATA, "samples": 16, "round_to": 1, "profile_seconds": 5.0, "criterion": "l2"}
+    folder = tmp_path / "f"
+    onnxprune.sweep(RESNET, folder, "latency", [0.8], workers=2, timer=timer, **options)
+    (row,) = json.loads((folder / "sweep.json").read_text())["members"]
+    assert row["latency"]["before_ms"] == pytest.approx(quiet(RESNET))
+    assert row["latency"]["after_ms"] <= 0.8 * 1.015 * quiet(RESNET)
 
 
 def test_a_sweep_is_timed_on_the_board(tmp_path):

@@ -189,3 +189,30 @@ def test_the_same_counts_of_other_groups_are_another_candidate(tmp_path, monkeyp
         speed.candidate({group.atom: 32})
         speed.candidate({group.atom: 32})
     assert len(raced) == 2
+
+
+@pytest.mark.parametrize(
+    ("races", "bound", "found"),
+    [
+        ([(0.5, 0.0)], 0.4, 0.5),  # it has to be cut
+        ([(0.3, 0.0), (0.3, 0.02)], 0.4, 0.306),
+        ([(0.3, 0.0), (0.38, 0.1)], 0.4, 0.418),  # it may miss the target: it is cut
+    ],
+)
+def test_that_nothing_has_to_be_cut_is_said_of_a_long_race_of_this_run(
+    traced, tmp_path, monkeypatch, races, bound, found
+):
+    deployed, seconds = profile.Deployed("int8", lambda proto: proto), []
+    for _ in range(2):  # in the second run, the cache has what the first one raced
+        left = iter(races)
+
+        def race(self, proto, budget_s, left=left):
+            seconds.append(budget_s)
+            fraction, unsure = next(left)
+            return Race(fraction, 10.0, 10.0 * fraction, unsure)
+
+        monkeypatch.setattr(Speed, "race", race)
+        speed = made(traced, tmp_path / "times.json", find_steps=False, fit=False, deployed=deployed)
+        assert speed.whole_at_most(bound) == pytest.approx(found)
+    once = [profile.CANDIDATE_S, profile.CONFIRM * profile.RACE_S][: len(races)]
+    assert seconds == once * 2

@@ -165,14 +165,14 @@ def test_what_is_told():
     decision = Decision(
         Plan({}), ((Target("latency", 6.0, "ms"), 0.6), (Target("macs", 0.5), 0.5)), (attempt,), attempt
     )
-    assert decision.report_values == {
+    assert decision.report_values({"latency": 0.58, "macs": 0.49}, 0.03) == {
         "targets": [
-            {"target": "latency=6ms", "fraction": 0.6, "predicted": 0.5, "measured": 0.55},
-            {"target": "macs=0.5", "fraction": 0.5, "predicted": None, "measured": None},
+            {"target": "latency=6ms", "fraction": 0.6, "predicted": 0.5, "measured": 0.58, "unsure": 0.03},
+            {"target": "macs=0.5", "fraction": 0.5, "predicted": None, "measured": None, "unsure": None},
         ],
         "attempts": [{"predicted": {"latency": 0.5}, "measured": {"latency": 0.55}}],
         "steps": {},
         "complete": True,
         "unknown": 0,
     }
-    assert Decision(Plan({})).report_values is None
+    assert Decision(Plan({})).report_values() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import numpy as np
@@ -78,6 +79,24 @@ def test_it_is_quiet_and_leaves_logging_as_it_was(tmp_path, capsys):
     before = logging.root.manager.disable
     quantized(images(), Form("static", "percentile"), IMAGES, tmp_path)
     assert (capsys.readouterr(), logging.root.manager.disable) == (("", ""), before)
+
+
+def test_masks_of_infinity_and_weights_that_nothing_reads_warn_of_nothing(tmp_path, recwarn, capfd):
+    proto = model("a = MatMul(x, w)", "b = Add(a, mask)", "c = Softmax(b)", "y = MatMul(c, v)", x="float[n,16] x",
+                  w=(16, 32), v=(32, 4), mask=np.repeat(np.float32([0, -np.inf]), 16), unread=(3, 3))  # fmt: skip
+    for form in (Form("static"), Form("static", "percentile")):
+        with contextlib.suppress(ModelError):
+            quantized(proto, form, ROWS, tmp_path)
+    assert not [str(each.message) for each in recwarn]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("form", [Form("static"), Form("static", "percentile"), Form("dynamic")], ids=str)
+def test_every_session_knows_the_custom_operators(form, tmp_path, monkeypatch):
+    known = []
+    monkeypatch.setattr("onnxprune.runtime.quantize.register", lambda options, source: known.append(source.name))
+    quantized(rows(), form, ROWS, tmp_path)
+    assert known == ["float.onnx", *["watched.onnx"] * (form.mode == "static")]
 
 
 def test_what_cannot_be_read_is_told(tmp_path):
