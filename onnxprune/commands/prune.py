@@ -211,7 +211,6 @@ def prune_file(
     reads = Reads(source, data=samples, tokens=tokens_path, plan=plan_path)
     check_files(target, weights, report_path, reads, force)
     progress(f"reading {source}")
-    options.check_timer()
     model = load(source)
     reads = replace(reads, weights=tuple(model.data_files))
     check_files(target, weights, report_path, reads, force)

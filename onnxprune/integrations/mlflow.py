@@ -1,11 +1,13 @@
 """Runs in MLflow (https://mlflow.org): options as parameters, figures as metrics, report and model as artifacts.
 
->>> import mlflow, onnxprune  # doctest: +SKIP
->>> from onnxprune.integrations.mlflow import log_figures, log_report  # doctest: +SKIP
->>> with mlflow.start_run():  # doctest: +SKIP
-...     result = onnxprune.prune("model.onnx", 0.3, data="samples.npz")
-...     log_report(result.report, result.save("small.onnx"))
-...     onnxprune.tune("small.onnx", data="samples.npz", steps=200, callbacks=[log_figures])
+So it is used::
+
+import mlflow, onnxprune
+from onnxprune.integrations.mlflow import log_figures, log_report
+with mlflow.start_run():
+    result = onnxprune.prune("model.onnx", 0.3, data="samples.npz")
+    log_report(result.report, result.save("small.onnx"))
+    onnxprune.tune("small.onnx", data="samples.npz", steps=200, callbacks=[log_figures])
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """A pass of Olive (https://microsoft.github.io/Olive): pruning as a step of its workflows, cached as its own are.
 
->>> from onnxprune.integrations.olive import package_config  # doctest: +SKIP
->>> olive.run("workflow.json", package_config=package_config("packages.json"))  # doctest: +SKIP
+So it is used::
+
+    from onnxprune.integrations.olive import package_config
+    olive.run("workflow.json", package_config=package_config("packages.json"))
 
 The workflow names the pass ``OnnxPrune``; its options are those of `onnxprune.prune` as JSON holds them.
 """

@@ -1,10 +1,12 @@
 """A hook for Ultralytics' export (https://docs.ultralytics.com/modes/export): what `yolo export` wrote is pruned.
 
->>> from ultralytics import YOLO  # doctest: +SKIP
->>> from onnxprune.integrations.ultralytics import pruned  # doctest: +SKIP
->>> model = YOLO("yolo11n.pt")  # doctest: +SKIP
->>> model.add_callback("on_export_end", pruned(ratio=0.3, data="images", preprocess="size=640"))  # doctest: +SKIP
->>> model.export(format="onnx")  # doctest: +SKIP
+So it is used::
+
+    from ultralytics import YOLO
+    from onnxprune.integrations.ultralytics import pruned
+    model = YOLO("yolo11n.pt")
+    model.add_callback("on_export_end", pruned(ratio=0.3, data="images", preprocess="size=640"))
+    model.export(format="onnx")
 
 The file keeps its name, its metadata (classes, stride, task) and its inputs and outputs, so that `YOLO("yolo11n.onnx")`
 predicts and validates with it as before.

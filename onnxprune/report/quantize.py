@@ -119,7 +119,7 @@ def slower_lines(report: Mapping[str, Any]) -> Iterator[str]:
     told = report.get("quantization")
     if told is None:
         return
-    files = {name: file for name, file in told["files"].items() if file is not None and file["fraction"] is not None}
+    files = {name: file for name, file in told["files"].items() if file is not None and file["interval"] is not None}
     why = "" if told["vnni"] is not False else ": the processor has no VNNI, which multiplies eight bits fast"
     for one, other in (("original", "alone"), ("pruned", "both")):
         if one in files and other in files:

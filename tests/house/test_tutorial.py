@@ -26,6 +26,11 @@ def shown(text):
     return "\n".join(line for line in text.splitlines() if not line.startswith(("[", "─")))
 
 
+def raced(lines):
+    """Return lines without what depends on how busy the machine is: how many plans were raced, and how sure that is."""
+    return [re.sub(r" \+- # %", "", re.sub(r"# plans? raced", "# plans raced", line)) for line in lines]
+
+
 def printed(arguments):
     """Return what a command prints; None where others took the cores, so that a target of latency was missed."""
     result = CliRunner().invoke(cli, arguments)
@@ -38,20 +43,19 @@ def printed(arguments):
 @pytest.mark.generated
 def test_the_tutorial_shows_what_its_commands_print(in_small_clone, steady):
     assert len(STEPS) == len(re.findall("^```sh", PAGE, re.MULTILINE)) >= 6
-    missed = []
+    compared = 0
     for block, text in STEPS:
         found = [printed(arguments) for arguments in commands(block)]
         if None in found:
-            missed.append(block)
             continue
+        compared += 1
         outputs = "\n".join(found)
-        lines = masked(outputs)
-        for line in masked(shown(text)):
+        lines = raced(masked(outputs))
+        for line in raced(masked(shown(text))):
             assert any(each.startswith(line) for each in lines), (block, line, outputs)  # a verdict may follow
         for share, got in zip(SHARE.findall(text), SHARE.findall(outputs), strict=False):
             assert float(got) == pytest.approx(float(share), abs=0.03), block
-    if missed:
-        pytest.skip(f"others took the cores; what this prints was not compared: {missed}")
+    assert compared >= len(STEPS) - 1  # one asks for a latency
 
 
 def test_the_tutorial_uses_every_command_that_a_newcomer_needs():

@@ -11,10 +11,13 @@ ROUND = {"round": 1, "skipped": None, "tuning": {"helped": True}, "wanted": {}, 
 ROUND |= {"accuracy": None, "fidelity": None}
 HISTORY = [{"held": 0.5, "over": 0.0, "kept": 0.7}]
 TUNING = {"helped": True, "history": HISTORY, "best": {"held": 0.4}, "steps": 9, "seconds": 1.0}
-FILE = {"size_bytes": 9, "latency_ms": 2.0, "fraction": 1.0, "accuracy": None, "figures": None}
+FILE = {"size_bytes": 9, "latency_ms": 2.0, "fraction": 1.0, "interval": [1.0, 1.0], "accuracy": None, "figures": None}
 EIGHT = {
     "form": "dynamic", "loss": 0.1, "latency": 1.5, "why_not": None, "calibration_samples": 4, "vnni": False,
-    "tried": [], "files": {"original": FILE, "alone": {**FILE, "fraction": 1.5}, "pruned": FILE, "both": FILE},
+    "loss_held_out": True, "tried": [],
+    "files": {
+        "original": FILE, "alone": {**FILE, "fraction": 1.5, "interval": [1.4, 1.6]}, "pruned": FILE, "both": FILE,
+    },
 }  # fmt: skip
 MASKS = {"history": HISTORY, "steps": 3, "gates": 4, "without": []}
 STREAM = {"name": "s", "rotations": 1, "matrices": 0, "units": 8, "kept": [4], "carried": [0.9]}
