@@ -285,6 +285,7 @@ def test_one_batch_is_held_at_a_time(monkeypatch):
 
     traced, found = network()
     monkeypatch.setattr(Replay, "run", watched)
+    monkeypatch.setattr("onnxprune.runtime.replay.BESIDE_BATCHES", 1)  # a thread lets go of a batch when it gets to it
     activations(traced, found, [{"x": IMAGES[n : n + 1]} for n in range(6)])
     assert len(held) == 3
 
