@@ -30,7 +30,7 @@ from tools.pages.markdown import table  # noqa: E402
 
 PAGE = ROOT / "docs" / "decoders_measured.md"
 DATA, EVALUATION, SAMPLES = "decoder_calibration_256.npz", "decoder_eval.npz", 64
-PROMPT, THREADS, BUDGET_S = 256, (1, 2), 20.0
+PROMPT, THREADS, BUDGET_S = 256, (1, 2), 8.0
 BLOCKS = "*layers.1[2-5]*"  # four of thirty: an attention and the feed-forward network behind it each
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "width 0.9": {"targets": {"params": 0.9}},
