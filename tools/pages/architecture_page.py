@@ -10,7 +10,6 @@ call, so the script fails when one of them is gone.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib
 import sys
@@ -21,6 +20,10 @@ from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.pages.made import write_or_check  # noqa: E402
+
 PACKAGE = ROOT / "onnxprune"
 PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
 BEGIN, END = "<!-- rooms: made by tools/pages/architecture_page.py -->", "<!-- end of the rooms -->"
@@ -89,7 +92,6 @@ def room(name: str) -> Room:
 
 def check_steps() -> None:
     """Fail when a step names a function that is gone."""
-    sys.path.insert(0, str(ROOT))
     for _, place in STEPS:
         module, _, function = place.partition(":")
         if not callable(getattr(importlib.import_module(f"onnxprune.{module}"), function, None)):
@@ -186,23 +188,20 @@ def listing(rooms: list[Room]) -> str:
     return "\n".join([*lines, END])
 
 
-def main() -> None:
-    """Write or check both files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit with 1 when they are not current")
-    check = parser.parse_args().check
+def files() -> dict[Path, str]:
+    """Return the text of the picture and of the page, by their paths."""
     check_steps()
     rooms = [room(name) for name in order()]
     page = PAGE.read_text(encoding="utf-8")
     head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    files = {PICTURE: picture(rooms), PAGE: head + listing(rooms) + tail}
-    for path, content in files.items():
-        if check and (not path.exists() or path.read_text(encoding="utf-8") != content):
-            raise SystemExit(f"{path.relative_to(ROOT)} is not current: run tools/pages/architecture_page.py")
-        if not check:
-            path.write_text(content, encoding="utf-8")
+    return {PICTURE: picture(rooms), PAGE: head + listing(rooms) + tail}
+
+
+def main() -> int:
+    """Write or check both files."""
+    return write_or_check("tools/pages/architecture_page.py", __doc__, files)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

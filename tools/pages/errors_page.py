@@ -10,7 +10,6 @@ no kind ends this script.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import itertools
 import re
@@ -26,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from onnxprune import errors  # noqa: E402
 from tools.pages.error_kinds import KINDS, Kind  # noqa: E402
+from tools.pages.made import write_or_check  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
 HEAD = """# Errors
@@ -296,14 +296,7 @@ def code(message: str) -> str:
 
 def main() -> int:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    if not parser.parse_args().check:
-        TARGET.write_text(text(), encoding="utf-8")
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text():
-        print(f"{TARGET.name} is not current: run python tools/pages/errors_page.py", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check("tools/pages/errors_page.py", __doc__, lambda: {TARGET: text()})
 
 
 if __name__ == "__main__":

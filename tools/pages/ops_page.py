@@ -6,7 +6,6 @@ python tools/pages/ops_page.py --check    exit with 1 when it is not current
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.dependency.rules import LOCKED, RULES  # noqa: E402
+from tools.pages.made import write_or_check  # noqa: E402
 
 TARGET = ROOT / "docs" / "ops.md"
 HEAD = """# What onnxprune knows of ONNX
@@ -65,14 +65,7 @@ def locked() -> str:
 
 def main() -> int:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    if not parser.parse_args().check:
-        TARGET.write_text(text(), encoding="utf-8")
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text():
-        print(f"{TARGET.name} is not current: run python tools/pages/ops_page.py", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check("tools/pages/ops_page.py", __doc__, lambda: {TARGET: text()})
 
 
 if __name__ == "__main__":

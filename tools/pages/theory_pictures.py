@@ -8,7 +8,6 @@ Every label, colour and hollow cell comes from a trace of the graph that `FIGURE
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from onnxprune.dependency.groups import Group, groups  # noqa: E402
 from onnxprune.dependency.rules import Coupling  # noqa: E402
 from onnxprune.dependency.trace import Trace, trace  # noqa: E402
 from onnxprune.graph.read import load  # noqa: E402
+from tools.pages.made import write_or_check  # noqa: E402
 
 CELL, TITLE, MARGIN = 13, 20, 18  # pixels: a cell, the line above a tensor, around the picture
 COLOURS = ("#3f7fd6", "#d9772b", "#2f9b76")  # of the groups of a picture, in their order
@@ -361,20 +361,17 @@ def drawing(pictures: Sequence[Picture]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def pictures() -> dict[Path, str]:
+    """Return the text of each picture, by its path."""
+    return {
+        ROOT / "docs" / f"theory_{name}.svg": drawing([Picture(figure, way) for figure, way in figures])
+        for name, figures in FIGURES.items()
+    }
+
+
 def main() -> int:
     """Write or check the pictures."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--check", action="store_true")
-    check = arguments.parse_args().check
-    for name, figures in FIGURES.items():
-        path = ROOT / "docs" / f"theory_{name}.svg"
-        content = drawing([Picture(figure, way) for figure, way in figures])
-        if not check:
-            path.write_text(content, encoding="utf-8")
-        elif not path.is_file() or path.read_text(encoding="utf-8") != content:
-            print(f"{path.name} is not current: run python tools/pages/theory_pictures.py", file=sys.stderr)
-            return 1
-    return 0
+    return write_or_check("tools/pages/theory_pictures.py", __doc__, pictures)
 
 
 if __name__ == "__main__":
