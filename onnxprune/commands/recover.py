@@ -12,10 +12,9 @@ from onnxprune.commands.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
-from onnxprune.planning.detail import for_refits
-from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.detail import rows_of_refits
 from onnxprune.planning.plan import Plan, kept_masks
-from onnxprune.planning.work import atom_sizes, numbers, one_pass
+from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress
 from onnxprune.recovery.compensate import compensate
 from onnxprune.recovery.refit import Refitted, refit
@@ -48,9 +47,6 @@ def recover(
             run.unlike | _stored_apart(rewritten),
         )
     layer_kinds = {"linear": bool(options.reconstruct), "batch_norm": options.batch_norm}
-    once = one_pass(traced, prepared.calibration.batches)
-    budget = EFFORTS[options.effort].spent_on_refits(once, prepared.calibration.source == "data")
-    detail, _ = for_refits(traced, pruned, prepared.calibration, budget)
     contents, fits = refit(
         traced,
         kept_masks(all_groups, plan.kept),
@@ -60,7 +56,7 @@ def recover(
         spared=spared,
         seed=options.seed,
         sweeps=options.sweeps or 1,
-        rows=detail.rows,
+        rows=rows_of_refits(traced, pruned, prepared.calibration, options.effort),
         progress=progress,
         notes=notes.of(_digest(plan)),
         **layer_kinds,

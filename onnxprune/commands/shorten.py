@@ -27,7 +27,7 @@ from onnxprune.graph.remainder import same_part
 from onnxprune.graph.view import view
 from onnxprune.planning.collapse import by_collapse
 from onnxprune.planning.depth import Shortening, choose
-from onnxprune.planning.detail import for_refits
+from onnxprune.planning.detail import rows_of_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.influence import by_influence
 from onnxprune.planning.left import Cost, costs_left, rest_of
@@ -35,7 +35,6 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
 from onnxprune.planning.removal import may_go, named
-from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_whole
 from onnxprune.report.document import file_values
@@ -151,11 +150,10 @@ def _choice(  # noqa: PLR0917 - as they follow from one another
         return Shortening(tuple(branch for branch in able if branch.name in gone))
     calibration = calibrated(prepared)
     effort = EFFORTS[prepared.options.effort]
-    budget = effort.spent_on_refits(one_pass(prepared.traced, calibration.batches), calibration.source == "data")
-    detail, _ = for_refits(prepared.traced, prepared.traced.model, calibration, budget)
+    rows = rows_of_refits(prepared.traced, prepared.traced.model, calibration, prepared.options.effort)
     return choose(
         prepared.traced, able, goal, calibration,
-        gone=gone, rounds=effort.rounds, screened=effort.screened, rows=detail.rows,
+        gone=gone, rounds=effort.rounds, screened=effort.screened, rows=rows,
         repairs=bool(prepared.options.reconstruct), seed=prepared.options.seed, progress=progress, notes=notes,
     )  # fmt: skip
 

@@ -12,12 +12,11 @@ from onnxprune.dependency.branches import Branch, branches
 from onnxprune.errors import OptionError, UnreachableTarget
 from onnxprune.planning.choice import named_ratios
 from onnxprune.planning.depth import Chooser, Shortening
-from onnxprune.planning.detail import for_refits
+from onnxprune.planning.detail import rows_of_refits
 from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.mixed import counted_bounds, mixed
 from onnxprune.planning.plan import UNREACHABLE, Evidence
 from onnxprune.planning.removal import may_go, named
-from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress
 
 
@@ -51,10 +50,9 @@ def weigh(prepared: PreparedModel, progress: Progress, notes: Notes) -> Weighed:
     able, reasons = _without_named_widths(prepared, able, reasons, gone)
     evidence = score(prepared, progress, notes=notes.of("widths"))
     effort = EFFORTS[options.effort]
-    budget = effort.spent_on_refits(one_pass(traced, calibration.batches), calibration.source == "data")
-    detail, _ = for_refits(traced, traced.model, calibration, budget)
+    rows = rows_of_refits(traced, traced.model, calibration, options.effort)
     chooser = Chooser(
-        traced, able, {at for at, branch in enumerate(able) if branch.name in gone}, calibration, detail.rows,
+        traced, able, {at for at, branch in enumerate(able) if branch.name in gone}, calibration, rows,
         bool(options.reconstruct), options.seed, progress, notes,
     )  # fmt: skip
     alone = chooser.alone(effort.screened) if able else {}

@@ -17,8 +17,9 @@ from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.linear import Layer, layers
 from onnxprune.graph.model import Model
+from onnxprune.planning.effort import EFFORTS
 from onnxprune.planning.views import FEW_ROWS, FINEST, LEAST_ROWS, ROWS_PER_INPUT, Detail, taps
-from onnxprune.planning.work import atom_sizes, numbers
+from onnxprune.planning.work import atom_sizes, numbers, one_pass
 from onnxprune.recovery import refit
 from onnxprune.recovery.moments import most_rows
 
@@ -72,6 +73,13 @@ def for_refits(traced: Trace, pruned: Model, calibration: Calibration, budget: f
             made = len(calibration.batches) * numbers(traced, layer.output, batch)
             sizes.append(Size(rows_of(traced, layer, made), ins, outs))
     return _finest(sizes, budget, refit_work)
+
+
+def rows_of_refits(traced: Trace, pruned: Model, calibration: Calibration, effort: str) -> int:
+    """Return how many rows a refit of a layer of a pruned model sees at most, with an effort."""
+    once = one_pass(traced, calibration.batches)
+    budget = EFFORTS[effort].spent_on_refits(once, calibration.source == "data")
+    return for_refits(traced, pruned, calibration, budget)[0].rows
 
 
 def curve_work(size: Size, detail: Detail) -> float:
