@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.dependency.axes import Atom, Axes, Axis, Mask, kept_mask, kept_size, walk
-from onnxprune.dependency.cost import Term, Terms
+from onnxprune.dependency.cost import Counter, Term, Terms
 from onnxprune.dependency.rules import Coupling, Write
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.edit import Stated
@@ -273,14 +273,19 @@ def _stated(write: Write) -> Axes:
 class Timed:
     """The time of the nodes that multiply under any plan, in ms, and the elements that the others write."""
 
-    def __init__(self, sizing: Sizing, node_grids: Sequence[Grid], times: Mapping[str, float | None]) -> None:
+    def __init__(
+        self, sizing: Sizing, node_grids: Sequence[Grid], times: Mapping[str, float | None], *, elsewhere: bool = False
+    ) -> None:
         """Interpolate between times.
 
         Args:
             sizing: sizes for the inputs of a run.
             node_grids: the nodes, with the sizes at which they were timed.
             times: in ms, by key of a kernel; missing ones are estimated from MACs.
+            elsewhere: whether models run on another machine than nodes were timed on. Then the bytes of the weights
+                are a term as well, as that machine may read them more slowly than it multiplies.
         """
+        self._stored = Counter(sizing.traced) if elsewhere else None
         self._sizing = sizing
         terms, self.unknown = [], 0
         tables = [self._table(grid, times) for grid in node_grids]
@@ -329,8 +334,12 @@ class Timed:
                     yield Term(atoms, count)
 
     def features(self, sizes: Sizes) -> npt.NDArray[np.float64]:
-        """Return the terms of a latency: a constant, the ms of the nodes that multiply, the elements of the others."""
-        return np.array([1.0, self._kernels.total(sizes), self._elements.total(sizes)])
+        """Return the terms of a latency: a constant, the ms of the nodes that multiply, the elements of the others.
+
+        Where nodes were timed elsewhere, the bytes of the weights are the fourth.
+        """
+        read = [] if self._stored is None else [self._stored.count("size", sizes)]
+        return np.array([1.0, self._kernels.total(sizes), self._elements.total(sizes), *read])
 
 
 def lookup(grid: Grid, table: npt.NDArray[np.float64], sizes: Sizes) -> float:
@@ -366,15 +375,15 @@ def fitted(timed: Timed, candidates: Sequence[tuple[Sizes, float]], whole: float
     Without cuts the latency is `whole`: another one than the original's where models are quantized before they are
     timed.
 
-    Three non-negative weights are fitted to relative errors; a weak ridge towards times that simply add up decides
-    where the candidates do not.
+    A non-negative weight of each term is fitted to relative errors; a weak ridge towards times that simply add up
+    decides where the candidates do not.
     """
     rows = np.array([timed.features({}), *(timed.features(sizes) for sizes, _ in candidates)])
     wanted = np.array([whole, *(fraction for _, fraction in candidates)])
     scale = np.maximum(rows[0], 1e-12)
     rows = rows / scale
-    usual = whole * np.array([0.0, 0.9, 0.1])
-    weighted = np.vstack([rows / wanted[:, None], PULL * np.eye(3)])
+    usual = whole * np.array([0.0, 0.9, 0.1, 0.0])[: len(scale)]
+    weighted = np.vstack([rows / wanted[:, None], PULL * np.eye(len(scale))])
     return Latency(timed, _not_negative(weighted, np.concatenate([np.ones(len(rows)), PULL * usual])) / scale)
 
 

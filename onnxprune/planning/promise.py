@@ -25,6 +25,8 @@ from onnxprune.surgery.rewrite import Rewritten, new_sizes
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 ATTEMPTS = 8
+MORE = 1.2  # times the prediction is asked for where that led to a plan that was raced already, and none is above it
+REPEATS = 3  # of plans that were raced already, until it is believed that there is none between them
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
 EXACT = 1 + 1e-9  # of a target that is counted, for the rounding of its fraction
@@ -147,7 +149,7 @@ def meet_targets(
         NothingToPrune: when nothing that is measured is bounded, and every plan is slower than the original.
     """
     measured_bounds = {kind: value for kind, value in bounds if kind in MEASURED}
-    factors, steps = dict.fromkeys(predict, 1 / AIM), dict(speed.steps)
+    factors, steps, repeats = dict.fromkeys(predict, 1 / AIM), dict(speed.steps), 0
     attempts: list[Attempt] = []
     for number in range(ATTEMPTS):
         progress("planning and racing", number + 1, ATTEMPTS)
@@ -158,7 +160,11 @@ def meet_targets(
                 raise
             break  # no further plan is predicted to meet the bounds
         if any(planned.kept == one.plan.kept for one in attempts) or (attempts and not planned.kept):
-            break  # nothing new to race
+            if repeats == REPEATS or not measured_bounds or not planned.kept:
+                break  # nothing new to race
+            repeats += 1
+            factors |= _asking_for_more(factors, attempts, measured_bounds)
+            continue
         attempt = _raced(
             planned, masks_of(planned), build, bounds=measured_bounds, speed=speed, predict=predict, steps=steps
         )
@@ -168,13 +174,9 @@ def meet_targets(
                 return attempt, tuple(attempts)
             steps = {atom: min(2 * step, atom.size) for atom, step in steps.items()}
             continue
-        worst = attempt.worst(measured_bounds)
-        binding = max(attempt.predicted[kind] * factors[kind] / measured_bounds[kind] for kind in measured_bounds)
-        if UNDER <= worst <= 1 or (worst < UNDER and binding < UNDER):
+        if UNDER <= attempt.worst(measured_bounds) <= 1:
             break
-        for kind, bound in measured_bounds.items():
-            points = [(one.predicted[kind], one.measured[kind]) for one in attempts]
-            factors[kind] = bound / wanted(points, AIM * bound)
+        factors |= _corrected(attempts, measured_bounds)
     if not measured_bounds:
         raise NothingToPrune(_slower(attempts))
     return _accepted(attempts, measured_bounds, speed.over), tuple(attempts)
@@ -198,18 +200,46 @@ def _accepted(attempts: Sequence[Attempt], bounds: Mapping[str, float], over: fl
 def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:
     """Return the prediction at which a goal should be measured, from pairs of prediction and measurement.
 
-    Between the measurements around the goal, logarithms are taken to be linear; outside, the last error stays.
+    Between the measurements around the goal, logarithms are taken to be linear; where that came out on the same side
+    twice, what is between them is halved (as the Illinois algorithm bounds false position). Outside, the last error
+    stays.
 
     >>> round(wanted([(0.5, 0.6)], 0.54), 3), round(wanted([(0.6, 0.36), (1.0, 1.0)], 0.6), 3)
     (0.45, 0.775)
+    >>> round(wanted([(1.0, 1.0), (0.6, 0.36), (0.7, 0.4)], 0.6), 3)
+    0.837
     """
     below = max(((measured, predicted) for predicted, measured in points if measured <= goal), default=None)
     above = min(((measured, predicted) for predicted, measured in points if measured > goal), default=None)
     if below is None or above is None or not 0 < below[1] < above[1]:
         predicted, measured = points[-1]
         return goal * predicted / measured
-    share = math.log(goal / below[0]) / math.log(above[0] / below[0])
+    sides = [measured <= goal for _, measured in points[-2:]]
+    stalled = len(points) > 2 and sides[0] == sides[1]
+    share = 0.5 if stalled else math.log(goal / below[0]) / math.log(above[0] / below[0])
     return float(below[1] * (above[1] / below[1]) ** share)
+
+
+def _corrected(attempts: Sequence[Attempt], bounds: Mapping[str, float]) -> dict[str, float]:
+    """Return, by kind, what predictions are multiplied with, so that a plan within its bound should be measured so."""
+    points = {kind: [(one.predicted[kind], one.measured[kind]) for one in attempts] for kind in bounds}
+    return {kind: bound / wanted(points[kind], AIM * bound) for kind, bound in bounds.items()}
+
+
+def _asking_for_more(
+    factors: Mapping[str, float], attempts: Sequence[Attempt], bounds: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the factors that let plans be larger, where those in use led to a plan that was raced already.
+
+    That plan is below the goal, and so predictions go half of the way to the least one that was measured above it.
+    """
+    more = {}
+    for kind, bound in bounds.items():
+        asked = bound / factors[kind]
+        above = [one.predicted[kind] for one in attempts if one.measured[kind] > AIM * bound]
+        end = min((value for value in above if value > asked), default=asked * MORE)
+        more[kind] = bound / math.sqrt(asked * end)
+    return more
 
 
 def _machine(

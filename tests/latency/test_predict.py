@@ -90,6 +90,23 @@ def test_times_and_elements_are_features(chain):
     assert timed.unknown == 0
 
 
+def test_a_machine_that_only_reads_weights_is_found_out_by_a_few_candidates(chain):
+    """Kernels that were timed here say nothing of it: their times fall with each cut, those of that machine hardly."""
+    sizing, group = chain
+    found = predict.grids(sizing, {group.atom: 4})
+    times = {kernel.key: float(number + 1) for grid in found for number, kernel in enumerate(grid.kernels)}
+    timed = predict.Timed(sizing, found, times, elsewhere=True)
+    assert timed.features({})[:3].tolist() == [1.0, 8.0, 2 * 16 * 100]
+    assert timed.features({})[3] - timed.features({group.atom: 8})[3] == 4 * 8 * (3 * 9 + 8)
+
+    def ms(sizes):
+        return 1.0 + 0.001 * timed.features(sizes)[3]
+
+    fit = predict.fitted(timed, [({group.atom: count}, ms({group.atom: count}) / ms({})) for count in (4, 8, 12)])
+    for count in range(1, 17):
+        assert fit.fraction({group.atom: count}) == pytest.approx(ms({group.atom: count}) / ms({}), rel=0.02)
+
+
 def test_a_node_that_could_not_be_timed_follows_its_macs(chain):
     sizing, group = chain
     found = predict.grids(sizing, {group.atom: 4})
