@@ -71,6 +71,13 @@ if TYPE_CHECKING:
 )
 @click.option("--without", multiple=True, metavar="GLOB", help="Remove these branches; repeatable.")
 @click.option(
+    "--linearize",
+    multiple=True,
+    metavar="GLOB|auto",
+    help="Let a linear map, fitted to samples, stand in for these branches; auto: at gaps that --depth and --without "
+    "leave, where it is worth what it costs; repeatable.",
+)
+@click.option(
     "--vocabulary",
     metavar="FILE",
     help="Keep these tokens alone: ids.txt with an id a line, or tokens.json, a list of ids and tokens. Ids become "

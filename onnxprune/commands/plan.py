@@ -40,6 +40,7 @@ _NOT_PLANNED = {  # options that change a model otherwise than by leaving units 
     "vocabulary": "the tokens that are kept",
     "tie": "weights that are stored once",
     "method": "what published methods change beside the cut",
+    "linearize": "linear maps",
     "quantize": "eight bits",
 }
 

@@ -15,6 +15,7 @@ from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, kept_in_memory, published, with_report
 from onnxprune.commands.job import Job, Learning, make_learning
+from onnxprune.commands.linearize import by_linear_maps
 from onnxprune.commands.masks import by_masks
 from onnxprune.commands.overlay import overlay_of
 from onnxprune.commands.pages import with_details
@@ -278,6 +279,8 @@ def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Re
             proto, report = by_vocabulary(job, keeper, publish, progress)
         elif job.options.method == TURNS:
             proto, report = by_rotation(job, keeper, publish, progress)
+        elif job.options.linearize:
+            proto, report = by_linear_maps(job, keeper, publish, progress)
         elif job.options.shortens:
             proto, report = by_depth(job, keeper, publish, progress)
         elif job.learning.rounds > 1:

@@ -107,6 +107,26 @@ def shortened_model(
         NothingToPrune: when no branch can go; says why.
         OptionError: when there is nothing to choose by.
     """
+    traced, counted = prepared.traced, NodeMacs(prepared.traced)
+    found, choice, reasons = chosen(prepared, progress, notes, weighed)
+    shortened = without(traced.model, choice.removed, traced.probe.dtype)
+    without_these = notes.of(str([branch.name for branch in choice.removed]))
+    recovery = recover(prepared, Plan({}), shortened.rewritten, progress, without_these)
+    recovery = {**choice.contents, **recovery[0]}, recovery[1]
+    went = counted.total(shortened.dead)
+    values = depth_values(prepared.options, found, choice, reasons, min(1.0, went / max(1, counted.total(nodes_of(found)))))
+    return Shorter(shortened, recovery, values, went)
+
+
+def chosen(
+    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, weighed: Weighed | None = None
+) -> tuple[list[Branch], Shortening, Mapping[str, str]]:
+    """Return all branches, those of them that go, and why others cannot, by name.
+
+    Raises:
+        NothingToPrune: when no branch can go; says why.
+        OptionError: when there is nothing to choose by.
+    """
     traced, options, counted = prepared.traced, prepared.options, NodeMacs(prepared.traced)
     found = branches(traced)
     able, reasons = may_go(traced.model, found, options)
@@ -124,13 +144,7 @@ def shortened_model(
         choice = _published(prepared, found, able, reasons, goal, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
-    shortened = without(traced.model, choice.removed, traced.probe.dtype)
-    without_these = notes.of(str([branch.name for branch in choice.removed]))
-    recovery = recover(prepared, Plan({}), shortened.rewritten, progress, without_these)
-    recovery = {**choice.contents, **recovery[0]}, recovery[1]
-    went = counted.total(shortened.dead)
-    values = depth_values(options, found, choice, reasons, min(1.0, went / max(1, whole)))
-    return Shorter(shortened, recovery, values, went)
+    return found, choice, reasons
 
 
 def _choice(  # noqa: PLR0917 - as they follow from one another

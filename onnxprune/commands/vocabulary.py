@@ -21,6 +21,7 @@ from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import part_to_run, prepare
 from onnxprune.commands.rounds_folder import Keeper
+from onnxprune.commands.linearize import by_linear_maps
 from onnxprune.commands.shorten import by_depth
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.data.renumbering import renumbered
@@ -233,7 +234,7 @@ def _cut_further(  # noqa: PLR0917 - as `_written`
     verification = _proven(narrow, left, job, progress)
     later = replace(job, model=left)
     publish = partial(with_report, publish, partial(change, verification=verification))
-    how = by_depth if later.options.shortens else at_once
+    how = by_linear_maps if later.options.linearize else by_depth if later.options.shortens else at_once
     told = f"with {len(narrow.kept):,} of {narrow.words.size:,} tokens"
     try:
         return how(later, keeper, publish, progress)

@@ -195,6 +195,11 @@ class Chooser:
         losses, base = self._sweep("weighing branches together", [gone], repairs=self._repairs)
         return losses[gone] - base
 
+    def beside_gone(self, text: str, sets: Sequence[frozenset[int]]) -> tuple[list[float], float]:
+        """Return the losses without some more branches each, and the loss without what is gone alone, with repair."""
+        losses, base = self._sweep(text, sets, repairs=self._repairs)
+        return [losses[each] for each in sets], base
+
     @property
     def measured(self) -> int:
         """How many losses were measured."""

@@ -39,7 +39,8 @@ class Chain:
         self.branches, self._model = branches, model
         self._ends = {layer.output: layer for layer in layers(model)}
         self._makers = {name: node for node in model.nodes for name in node.outputs if name}
-        self._order = order_of(model)
+        self._order, self._places = order_of(model), model.places
+        self._kept = {*(port.name for port in model.outputs), *model.tensor_outputs}
         self._streams = [origin(self._makers, self._stream(number)) for number in range(len(branches))]
         self._behind = {name: number for number, name in reversed([*enumerate(self._streams)])}
         self.layers = [self._end_of(branch.value) for branch in branches]
@@ -83,20 +84,40 @@ class Chain:
         own = [self._order[self.branches[number].value] for number in numbers]
         return min([*own, *(each.place for each in self.all_repairs(numbers, gone))])
 
+    def starts(self, gone: Collection[int]) -> list[int]:
+        """Return the first branch of each gap: one that is gone directly behind no other; of several in one sum, one."""
+        ends = {number: total_of(self._node_of(number)) for number in gone}
+        behind = {self._behind.get(total) for total in ends.values() if total is not None}
+        found: dict[int, int] = {}
+        for number in sorted(set(gone) - behind):
+            outer = self._outer(self._node_of(number)) if self._streams[number] in self._ends else None
+            found.setdefault(self._node_of(number).index if outer is None else outer[0].index, number)
+        return list(found.values())
+
     def _front(self, number: int, gone: Collection[int]) -> Repair | None:
-        """Return the layer that writes to the stream in front of a gap; None where none does directly."""
-        stream, maker = self._streams[number], self._makers.get(self._streams[number])
+        """Return the layer that writes to the stream in front of a gap; None where none does directly.
+
+        Beside a branch that is added together with another one, that is the layer that the other one ends with.
+        """
+        dead, node, stream = nodes_of(self.branches[at] for at in gone), self._node_of(number), self._streams[number]
+        outer = self._outer(node)
+        beside = self._ends.get(stream)
+        if beside is not None and outer is not None:
+            node, other = outer
+            if beside.node.index not in dead:
+                last = self._end_of_sum(node, gone)
+                return None if total_of(last) is None else self._repair(beside, last.inputs[:2], (other,))
+            stream = origin(self._makers, other)  # both are gone
+        maker = self._makers.get(stream)
         while maker is not None and (before := self._sum_of(maker, stream, gone)) is not None:
             stream = self._streams[before]
             maker = self._makers.get(stream)
-        last = self.end(number, gone)
-        if total_of(self._node_of(last)) is None:  # the stream behind the gap has no name that a refit could aim at
+        last = self._end_of_sum(node, gone)
+        if total_of(last) is None:  # the stream behind the gap has no name that a refit could aim at
             return None
-        totals = self._addends(last)
+        totals = last.inputs[:2]
         if stream in self._ends:
-            if self._ends[stream].node.index in nodes_of(self.branches[at] for at in gone):
-                return None
-            return self._repair(self._ends[stream], totals, ())
+            return None if self._ends[stream].node.index in dead else self._repair(self._ends[stream], totals, ())
         if maker is None or total_of(maker) != stream:
             return None
         for value, other in (maker.inputs[:2], maker.inputs[1::-1]):
@@ -104,6 +125,19 @@ class Chain:
             if layer is not None and self._order.get(other, -1) < self._order[value]:
                 return self._repair(layer, totals, (other,))
         return None
+
+    def _outer(self, node: Node) -> tuple[Node, str] | None:
+        """Return the sum in which the sum of a node alone is added to a stream, and that stream; None without one."""
+        total = total_of(node)
+        readers = () if total is None else self._model.readers.get(total, ())
+        if len(readers) != 1 or total in self._behind or total in self._kept:
+            return None
+        index, slot = readers[0]
+        outer = self._model.nodes[index]
+        if index not in self._places or slot not in (0, 1) or total_of(outer) is None:
+            return None
+        other = outer.inputs[1 - slot]
+        return None if other in self._model.fixed else (outer, other)
 
     def _sum_of(self, maker: Node, total: str, gone: Collection[int]) -> int | None:
         """Return the branch that is gone from a sum; None where none is."""
@@ -118,6 +152,12 @@ class Chain:
             if after is None or after not in gone or after == number:
                 return number
             number = after
+
+    def _end_of_sum(self, node: Node, gone: Collection[int]) -> Node:
+        """Return the sum of the last of the branches that are gone directly behind a sum; itself if there is none."""
+        total = total_of(node)
+        after = None if total is None else self._behind.get(total)
+        return node if after is None or after not in gone else self._node_of(self.end(after, gone))
 
     def _later(self, number: int, gone: Collection[int]) -> Iterator[Repair]:
         """Yield the next layers behind a gap at which branches end that stay."""

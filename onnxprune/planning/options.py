@@ -47,6 +47,7 @@ class Options:
     # as measured, the default where latency is a target; None: 8 for channels, at the ratio overall
     depth: float | str | None = None  # share of what branches compute that goes with them, in (0, 1), or AUTO
     without: tuple[str, ...] = ()  # globs of branches that go in any case
+    linearize: tuple[str, ...] = ()  # globs of branches that a linear map stands in for; AUTO: where it is worth it
     vocabulary: tuple[int | str, ...] | None = None  # tokens to keep, as ids or texts; from a file, too; None: all
     tie: bool = False  # whether a weight that the file holds twice, as it is or transposed, is stored once
     shape: tuple[tuple[str, int], ...] = ()  # kind of units, or glob -> units that each of these groups keeps
@@ -99,6 +100,7 @@ class Options:
             round_to=_checked_step(self.round_to),
             depth=None if self.depth is None else _checked_depth(self.depth),
             without=check.globs("without", self.without),
+            linearize=check.globs("linearize", self.linearize),
             vocabulary=None if self.vocabulary is None else read_tokens(self.vocabulary),
             tie=check.flag("tie", self.tie),
             shape=_checked_shape(self.shape),
@@ -134,7 +136,7 @@ class Options:
     @property
     def shortens(self) -> bool:
         """Whether whole branches go."""
-        return self.depth is not None or bool(self.without)
+        return self.depth is not None or bool(self.without or self.linearize)
 
     @property
     def beside_widths(self) -> str | None:
@@ -276,10 +278,23 @@ def make_options(**values: Any) -> Options:
         raise OptionError("sweeps has no effect with --no-reconstruct: layers are not fitted")
     if values.get("ratio", 0) is None:
         del values["ratio"]
-    others = values.get("depth") is not None or values.get("without") or values.get("vocabulary") is not None
+    _check_linearize(values)
+    others = any(values.get(name) not in (None, (), []) for name in ("depth", "without", "linearize", "vocabulary"))
     if values.get("shape") or (others and not values.get("targets")):
         values = {"ratio": 0.0, **values}
     return Options(**values).checked()
+
+
+def _check_linearize(values: Mapping[str, Any]) -> None:
+    """Raise OptionError where there is nothing that linear maps could stand in for, or another option decides that."""
+    asked = values.get("linearize") or ()
+    asked = (asked,) if isinstance(asked, str) else tuple(asked)
+    if asked and values.get("depth") == AUTO:
+        raise OptionError("linearize goes with a share of depth or with names of branches, not with depth=auto")
+    if asked and values.get("method") is not None:
+        raise OptionError(f"method {values['method']} says itself what goes: linearize has no effect")
+    if set(asked) == {AUTO} and values.get("depth") is None and not values.get("without"):
+        raise OptionError("linearize=auto needs branches that go: say which with depth or without, or name them in it")
 
 
 def _checked_ratios(value: Any) -> tuple[tuple[str, float], ...]:

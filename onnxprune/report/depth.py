@@ -88,6 +88,34 @@ def of_whole(
     report["promise"] = of_original(report["promise"], options, shares)
 
 
+def of_bypassed(
+    report: dict[str, Any],
+    *,
+    values: Mapping[str, Any],
+    maps: Sequence[Mapping[str, Any]],
+    source: Mapping[str, Any],
+    options: Options,
+    verification: Verification,
+    shares: Mapping[str, float],
+) -> None:
+    """Let the report of a cut of a model with linear maps tell of the original.
+
+    Args:
+        report: is changed in place.
+        values: of the branches, see `depth_values`.
+        maps: of each linear map that was named or tried, what the report says of it.
+        source: what it says of the original file.
+        options: of the whole run.
+        verification: the proof that the model with maps of zeros is the original.
+        shares: of the original that the model with maps has, by kind of target.
+    """
+    report["input"] = dict(source)
+    report["options"] = options.to_dict()
+    report["depth"] = {**values, "linear": list(maps)}
+    report["verification"] = proofs([verification_values(verification), report["verification"]])
+    report["promise"] = of_original(report["promise"], options, shares)
+
+
 def of_original(
     promise: Mapping[str, Any] | None, options: Options, shares: Mapping[str, float]
 ) -> dict[str, Any] | None:
@@ -130,6 +158,12 @@ def depth_lines(report: Mapping[str, Any]) -> Iterator[str]:
     targets = list(dict.fromkeys(branch["into"] for branch in each if branch["into"] is not None))
     if targets:
         yield f"their weights went into {plural(len(targets), 'block')}: {names_text(targets)}"
+    maps = [each["branch"] for each in depth.get("linear", ()) if each["stays"]]
+    if maps:
+        yield f"in the place of {plural(len(maps), 'branch')} stands a linear map: {names_text(maps)}"
+    none = [(each["reason"], each["branch"]) for each in depth.get("linear", ()) if each["reason"] is not None]
+    if none:
+        yield "\n".join(["no linear map can stand in for some, by reason:", *by_reason(none)])
     locked = [(branch["locked"], branch["name"]) for branch in each if branch["locked"] is not None]
     if locked:
         yield "\n".join(["branches that could not go, by reason:", *by_reason(locked)])

@@ -185,7 +185,7 @@ def test_side_by_side_one_does_what_both_did():
         x="float[n,s,16] x", w1=(16, 16), w2=(16, 16), w3=(16, 16),
     )  # fmt: skip
     chain = chain_of(proto)
-    assert repaired(chain, 0, {0}) == [("w2", {"a", "f"}, ())]
+    assert repaired(chain, 0, {0}) == [("w2", {"s", "x"}, ("x",))]
     assert repaired(chain, 1, {0, 1}) == []
 
 
