@@ -6,7 +6,7 @@ proof of the cut, masked = pruned, is of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -48,12 +48,10 @@ def by_linear_maps(job: Job, keeper: Keeper, publish: Publish, progress: Progres
     _check_fits(job)
     globs = tuple(glob for glob in job.options.linearize if glob != AUTO)
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
-    prepared = replace(
-        prepared, options=replace(prepared.options, without=(*prepared.options.without, *globs)), file_name=job.name
-    )
-    notes = keeper.notes().of("linear maps")
-    found, choice, reasons = chosen(prepared, progress, notes)
-    maps = _maps(prepared, found, choice, globs, progress, notes)
+    prepared, notes = replace(prepared, file_name=job.name), keeper.notes().of("linear maps")
+    meant = named(prepared.traced.model, branches(prepared.traced), globs, "linearize")
+    found, choice, reasons = chosen(_also_without(prepared, meant), progress, notes)
+    maps = _maps(prepared, found, choice, meant, progress, notes)
     whole = _with_maps(prepared, maps.bypasses, progress)
     told = partial(
         of_bypassed,
@@ -80,6 +78,12 @@ def _check_fits(job: Job) -> None:
         raise OptionError("linearize needs data: linear maps are fitted to samples; give them with --data")
     if job.options.reconstruct is False:
         raise OptionError("linearize fits linear maps, and --no-reconstruct fits nothing: leave one of them out")
+
+
+def _also_without(prepared: PreparedModel, names: Collection[str]) -> PreparedModel:
+    """Return the same model with options by which some branches go in any case."""
+    options = prepared.options
+    return replace(prepared, options=replace(options, without=(*options.without, *sorted(names))))
 
 
 # -- which maps ------------------------------------------------------------------------------------------------
@@ -115,17 +119,16 @@ def _maps(  # noqa: PLR0917 - as they follow from one another
     prepared: PreparedModel,
     found: Sequence[Branch],
     choice: Shortening,
-    globs: Sequence[str],
+    meant: Collection[str],
     progress: Progress,
     notes: Notes,
 ) -> _Maps:
-    """Return the linear maps that stand in for branches.
+    """Return the linear maps that stand in for branches: those that are `meant`, and those that are worth it.
 
     Raises:
         OptionError: when none can stand in for a branch that is named.
     """
     traced, gone = prepared.traced, {branch.name for branch in choice.removed}
-    meant = named(traced.model, found, replace(prepared.options, without=tuple(globs))) if globs else set()
     own = []
     for branch in (each for each in found if each.name in meant):
         bypass = bypass_of(traced, branch)
@@ -139,7 +142,7 @@ def _maps(  # noqa: PLR0917 - as they follow from one another
     if not tried:
         return _Maps(tuple(own), (), reasons)
     each, price = _weighed(prepared, [*own, *tried], gone, progress, notes)
-    worth = {one.branch for one in each if one.is_worth(price)} | meant
+    worth = {one.branch for one in each if one.is_worth(price)}.union(meant)
     return _Maps(tuple(bypass for bypass in (*own, *tried) if bypass.branch.name in worth), tuple(each), reasons)
 
 

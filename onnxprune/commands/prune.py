@@ -121,7 +121,8 @@ def prune(
         resume: whether the run goes on from there.
         force: whether finished rounds of an earlier run may be removed from there.
         **options: the fields of `Options`: targets (a dict such as {"latency": 0.6, "size": "20MB"}), depth (a share of
-            what branches compute), without (globs of branches), tie, vocabulary (ids of the tokens to keep, or a
+            what branches compute), without (globs of branches), linearize (globs of
+            branches that linear maps stand in for, or auto), tie, vocabulary (ids of the tokens to keep, or a
             file of them; the report has the map), method (a key of `planning.methods.METHODS`), rotations ("one" or
             "each", of method slicegpt), criterion, scope, round_to, min_units, ignore, only, width, change_io,
             ratios (a dict glob -> ratio), shape (a dict such as {"heads": 8, "neurons": 1024}), effort, provider,

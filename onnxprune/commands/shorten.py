@@ -114,7 +114,9 @@ def shortened_model(
     recovery = recover(prepared, Plan({}), shortened.rewritten, progress, without_these)
     recovery = {**choice.contents, **recovery[0]}, recovery[1]
     went = counted.total(shortened.dead)
-    values = depth_values(prepared.options, found, choice, reasons, min(1.0, went / max(1, counted.total(nodes_of(found)))))
+    values = depth_values(
+        prepared.options, found, choice, reasons, min(1.0, went / max(1, counted.total(nodes_of(found))))
+    )
     return Shorter(shortened, recovery, values, went)
 
 
@@ -130,7 +132,7 @@ def chosen(
     traced, options, counted = prepared.traced, prepared.options, NodeMacs(prepared.traced)
     found = branches(traced)
     able, reasons = may_go(traced.model, found, options)
-    gone = named(traced.model, found, options)
+    gone = named(traced.model, found, options.without)
     locked = [branch for branch in found if branch.name in gone and branch.name in reasons]
     if locked:
         raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}")

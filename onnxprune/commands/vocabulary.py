@@ -18,10 +18,10 @@ from onnxprune.commands.finish import Publish, finish, stored_as, with_report
 from onnxprune.commands.folder_tokenizer import folder_of, ids_of, needed
 from onnxprune.commands.ids_in_settings import named_ids
 from onnxprune.commands.job import Job
+from onnxprune.commands.linearize import by_linear_maps
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import part_to_run, prepare
 from onnxprune.commands.rounds_folder import Keeper
-from onnxprune.commands.linearize import by_linear_maps
 from onnxprune.commands.shorten import by_depth
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.data.renumbering import renumbered

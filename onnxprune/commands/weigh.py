@@ -46,7 +46,7 @@ def weigh(prepared: PreparedModel, progress: Progress, notes: Notes) -> Weighed:
         )
     found = branches(traced)
     able, reasons = may_go(traced.model, found, options)
-    gone = named(traced.model, found, options)
+    gone = named(traced.model, found, options.without)
     able, reasons = _without_named_widths(prepared, able, reasons, gone)
     evidence = score(prepared, progress, notes=notes.of("widths"))
     effort = EFFORTS[options.effort]

@@ -1,8 +1,8 @@
 """Bypasses: where a linear map may stand in for a branch, such as an attention that does little but mix units.
 
-The map reads what the first layers of the branch read, and adds to the stream in its place: ``stream + x W + b`` (NBL,
-Erdogan et al. 2025, "NBL: Efficient Inference-Time Attention Linearization"; ReplaceMe, Shopkhoev et al. 2025, for whole
-runs). Which value that is follows from the graph: of the nodes of the branch that multiply, the first read it, and it
+The map reads what the first layers of the branch read, and adds to the stream in its place: ``stream + x W + b``. NBL
+(Neural Block Linearization, Erdogan et al. 2025) does so for attentions, ReplaceMe (Shopkhoev et al. 2025) for runs of
+blocks. Which value is read follows from the graph: of the nodes of the branch that multiply, the first read it, and it
 has the shape of what the branch adds.
 """
 

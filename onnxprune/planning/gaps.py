@@ -85,7 +85,7 @@ class Chain:
         return min([*own, *(each.place for each in self.all_repairs(numbers, gone))])
 
     def starts(self, gone: Collection[int]) -> list[int]:
-        """Return the first branch of each gap: one that is gone directly behind no other; of several in one sum, one."""
+        """Return the first branch of each gap, which is gone directly behind no other; one of several in a sum."""
         ends = {number: total_of(self._node_of(number)) for number in gone}
         behind = {self._behind.get(total) for total in ends.values() if total is not None}
         found: dict[int, int] = {}
@@ -100,14 +100,11 @@ class Chain:
         Beside a branch that is added together with another one, that is the layer that the other one ends with.
         """
         dead, node, stream = nodes_of(self.branches[at] for at in gone), self._node_of(number), self._streams[number]
-        outer = self._outer(node)
-        beside = self._ends.get(stream)
+        beside, outer = self._ends.get(stream), self._outer(node)
         if beside is not None and outer is not None:
-            node, other = outer
             if beside.node.index not in dead:
-                last = self._end_of_sum(node, gone)
-                return None if total_of(last) is None else self._repair(beside, last.inputs[:2], (other,))
-            stream = origin(self._makers, other)  # both are gone
+                return self._beside(beside, outer, gone)
+            node, stream = outer[0], origin(self._makers, outer[1])  # both are gone
         maker = self._makers.get(stream)
         while maker is not None and (before := self._sum_of(maker, stream, gone)) is not None:
             stream = self._streams[before]
@@ -125,6 +122,13 @@ class Chain:
             if layer is not None and self._order.get(other, -1) < self._order[value]:
                 return self._repair(layer, totals, (other,))
         return None
+
+    def _beside(self, layer: Layer, outer: tuple[Node, str], gone: Collection[int]) -> Repair | None:
+        """Return a layer that does what it did and what the branch beside it did, and mends what the gap left."""
+        sum_with_stream, stream = outer
+        last = self._end_of_sum(sum_with_stream, gone)
+        is_made = self._order.get(stream, -1) < self._order[layer.node.outputs[0]]
+        return self._repair(layer, last.inputs[:2], (stream,)) if is_made and total_of(last) is not None else None
 
     def _outer(self, node: Node) -> tuple[Node, str] | None:
         """Return the sum in which the sum of a node alone is added to a stream, and that stream; None without one."""

@@ -35,20 +35,20 @@ def may_go(model: Model, found: Sequence[Branch], options: Options) -> tuple[lis
     return [branch for branch in found if branch.name not in reasons], reasons
 
 
-def named(model: Model, found: Sequence[Branch], options: Options) -> set[str]:
-    """Return the names of the branches that go in any case: those in which a glob of `without` means each weight.
+def named(model: Model, found: Sequence[Branch], globs: Sequence[str], option: str = "without") -> set[str]:
+    """Return the names of the branches that globs of an option mean: those in which one means each weight.
 
     Raises:
         OptionError: for a glob that means none.
     """
     gone: set[str] = set()
-    for glob in options.without:
+    for glob in globs:
         meant = {branch.name for branch in found if _is_inside(model, branch, glob)}
         if not meant:
             listed = ", ".join(repr(branch.name) for branch in found[:_LISTED])
             more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
             there = f"branches are {listed}{more}" if found else "the model has no branches"
-            raise OptionError(f"without {glob!r}: no branch has this name, or layers of such names alone; {there}")
+            raise OptionError(f"{option} {glob!r}: no branch has this name, or layers of such names alone; {there}")
         gone |= meant
     return gone
 

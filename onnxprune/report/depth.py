@@ -34,6 +34,7 @@ def depth_values(
         "asked": options.depth,
         "without": list(options.without),
         "removed": share,
+        "linear": [],
         "measured": choice.measured,
         "branches": [
             {

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.errors import InputError
 
-SCHEMA = "1.0"  # of docs/report.schema.json: what may differ between two minor versions, and what may not
+SCHEMA = "1.1"  # of docs/report.schema.json: what may differ between two minor versions, and what may not
 
 
 def checked_schema(report: Mapping[str, Any], where: object) -> Mapping[str, Any]:

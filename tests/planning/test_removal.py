@@ -36,7 +36,7 @@ def asked(found, **options):
     """Return the branches that may go, the reasons of the others, and those that go in any case."""
     each, checked = branches(trace(found)), make_options(depth=0.5, **options)
     able, reasons = may_go(found, each, checked)
-    return [branch.name for branch in able], reasons, named(found, each, checked)
+    return [branch.name for branch in able], reasons, named(found, each, checked.without)
 
 
 def test_all_may_go_that_nothing_holds():
