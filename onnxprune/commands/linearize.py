@@ -7,7 +7,7 @@ proof of the cut, masked = pruned, is of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -91,27 +91,25 @@ def _also_without(prepared: PreparedModel, names: Collection[str]) -> PreparedMo
 
 @dataclass(frozen=True)
 class _Maps:
-    """The linear maps that stay, what was measured of all that were tried, and why others cannot be."""
+    """The linear maps that stay, what was measured of those that were tried, and why others cannot be, by branch."""
 
     bypasses: tuple[Bypass, ...]
     tried: tuple[Weighed, ...] = ()
-    reasons: Mapping[str, str] | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def values(self, whole: _Whole) -> list[dict[str, Any]]:
         """Return what the report says of each map that was named or tried, and of gaps that can have none."""
-        losses, stay = {each.branch: each for each in self.tried}, {each.branch.name for each in self.bypasses}
-        names = dict.fromkeys((*stay, *losses, *(self.reasons or {})))
-        counted = whole.map_macs()
+        tried, taken = {each.branch: each for each in self.tried}, whole.map_macs()
         return [
             {
                 "branch": name,
-                "stays": name in stay,
-                "macs": counted.get(name, losses[name].macs if name in losses else None),
-                "loss": losses[name].loss if name in losses else None,
-                "without": losses[name].without if name in losses else None,
-                "reason": (self.reasons or {}).get(name),
+                "stays": name in taken,
+                "macs": tried[name].macs if name in tried else taken.get(name),
+                "loss": tried[name].loss if name in tried else None,
+                "without": tried[name].without if name in tried else None,
+                "reason": self.reasons.get(name),
             }
-            for name in sorted(names)
+            for name in dict.fromkeys((*taken, *tried, *self.reasons))
         ]
 
 
@@ -140,7 +138,7 @@ def _maps(  # noqa: PLR0917 - as they follow from one another
     tried, reasons = at_gaps(traced, found, gone)
     tried = [each for each in tried if each.branch.name not in meant]
     if not tried:
-        return _Maps(tuple(own), (), reasons)
+        return _Maps(tuple(own), reasons=reasons)
     each, price = _weighed(prepared, [*own, *tried], gone, progress, notes)
     worth = {one.branch for one in each if one.is_worth(price)}.union(meant)
     return _Maps(tuple(bypass for bypass in (*own, *tried) if bypass.branch.name in worth), tuple(each), reasons)
