@@ -6,20 +6,22 @@ proof of the cut, masked = pruned, is of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
-from onnxprune.commands.finish import Publish, stored_as, with_report
+from onnxprune.commands.finish import Complete, Publish, stored_as, with_report
 from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.shorten import by_depth, chosen
 from onnxprune.data.notes import Notes
-from onnxprune.dependency.branches import Branch, branches, nodes_of
-from onnxprune.dependency.bypass import Bypass, bypass_of
+from onnxprune.dependency.branches import Branch, branches, branches_at, nodes_of, place_of
+from onnxprune.dependency.bypass import Bypass
 from onnxprune.dependency.cost import NodeMacs, macs
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import OptionError, VerificationError
@@ -27,12 +29,12 @@ from onnxprune.evaluation.verify import Verification, verify
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.view import view
-from onnxprune.planning.bypasses import Weighed, at_gaps, weighed
+from onnxprune.planning.bypasses import Weighed, at_branches, at_gaps, weighed
 from onnxprune.planning.depth import Shortening
 from onnxprune.planning.detail import rows_of_refits
 from onnxprune.planning.left import Cost, costs_left, rest_of
 from onnxprune.planning.options import AUTO, Options
-from onnxprune.planning.removal import may_go, named
+from onnxprune.planning.removal import named
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_bypassed
 from onnxprune.report.document import file_values
@@ -50,26 +52,29 @@ def by_linear_maps(job: Job, keeper: Keeper, publish: Publish, progress: Progres
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared, notes = replace(prepared, file_name=job.name), keeper.notes().of("linear maps")
     meant = named(prepared.traced.model, branches(prepared.traced), globs, "linearize")
-    found, choice, reasons = chosen(_also_without(prepared, meant), progress, notes)
+    found, choice, reasons = chosen(prepared, progress, notes, also=meant)
     maps = _maps(prepared, found, choice, meant, progress, notes)
-    whole = _with_maps(prepared, maps.bypasses, progress)
+    whole = _mapped(prepared, found, maps.bypasses)
+    verification = _proven(prepared, whole, progress)
     told = partial(
         of_bypassed,
         values=depth_values(prepared.options, found, choice, reasons, _removed(prepared, whole, found, choice)),
         maps=maps.values(whole),
         source=file_values(prepared.traced.model, macs(prepared.traced)),
         options=prepared.options,
-        verification=whole.verification,
+        verification=verification,
     )
     costs = _costs(prepared, whole, progress)
     later = replace(
         job,
         model=whole.model,
-        options=_options_of_cut(job.options, costs, [branch.name for branch in choice.removed]),
+        options=_options_of_cut(job.options, costs),
         original=job.original or prepared.traced.model,
     )
     shares = {kind: cost.share for kind, cost in costs.items()}
-    return by_depth(later, keeper, partial(with_report, publish, partial(told, shares=shares)), progress)
+    checked = partial(_with_fitted_maps, partial(with_report, publish, partial(told, shares=shares)), whole)
+    gone = {branch.name: whole.places[branch.name] for branch in choice.removed}
+    return by_depth(later, keeper, checked, progress, gone)
 
 
 def _check_fits(job: Job) -> None:
@@ -80,10 +85,22 @@ def _check_fits(job: Job) -> None:
         raise OptionError("linearize fits linear maps, and --no-reconstruct fits nothing: leave one of them out")
 
 
-def _also_without(prepared: PreparedModel, names: Collection[str]) -> PreparedModel:
-    """Return the same model with options by which some branches go in any case."""
-    options = prepared.options
-    return replace(prepared, options=replace(options, without=(*options.without, *sorted(names))))
+@contextlib.contextmanager
+def _with_fitted_maps(publish: Publish, whole: _Whole, proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
+    """Publish a model whose linear maps do something.
+
+    Raises:
+        OptionError: when a map is still zero: no fit was better than nothing on held-out samples.
+    """
+    written = view(proto, folder=folder)
+    for branch, weight in whole.weights.items():
+        if weight in written.constants and not written.array(weight).any():
+            raise OptionError(
+                f"linearize: nothing that the linear map in the place of branch {branch!r} was fitted to lowered the "
+                "error on held-out samples: give more samples with --data, or take the branch out with --without"
+            )
+    with publish(proto, folder) as pair:
+        yield pair
 
 
 # -- which maps ------------------------------------------------------------------------------------------------
@@ -99,7 +116,7 @@ class _Maps:
 
     def values(self, whole: _Whole) -> list[dict[str, Any]]:
         """Return what the report says of each map that was named or tried, and of gaps that can have none."""
-        tried, taken = {each.branch: each for each in self.tried}, whole.map_macs()
+        tried, taken = {each.branch: each for each in self.tried}, whole.macs
         return [
             {
                 "branch": name,
@@ -124,37 +141,33 @@ def _maps(  # noqa: PLR0917 - as they follow from one another
     """Return the linear maps that stand in for branches: those that are `meant`, and those that are worth it.
 
     Raises:
-        OptionError: when none can stand in for a branch that is named.
+        OptionError: when none can stand in for a branch that is meant.
     """
-    traced, gone = prepared.traced, {branch.name for branch in choice.removed}
-    own = []
-    for branch in (each for each in found if each.name in meant):
-        bypass = bypass_of(traced, branch)
-        if isinstance(bypass, str):
-            raise OptionError(f"linearize: no linear map can stand in for branch {branch.name!r}: {bypass}")
-        own.append(bypass)
+    traced = prepared.traced
+    own, reasons = at_branches(traced, found, meant)
     if AUTO not in prepared.options.linearize:
-        return _Maps(tuple(own))
-    tried, reasons = at_gaps(traced, found, gone)
+        return _Maps(tuple(own), reasons=reasons)
+    tried, none = at_gaps(traced, found, [branch.name for branch in choice.removed])
     tried = [each for each in tried if each.branch.name not in meant]
+    reasons |= {name: reason for name, reason in none.items() if name not in meant}
     if not tried:
         return _Maps(tuple(own), reasons=reasons)
-    each, price = _weighed(prepared, [*own, *tried], gone, progress, notes)
+    whole = _mapped(prepared, found, [*own, *tried])
+    each, price = _weighed(prepared, whole, choice, progress, notes)
     worth = {one.branch for one in each if one.is_worth(price)}.union(meant)
-    return _Maps(tuple(bypass for bypass in (*own, *tried) if bypass.branch.name in worth), tuple(each), reasons)
+    stay = (bypass for bypass in (*own, *tried) if bypass.branch.name in worth)
+    return _Maps(tuple(stay), tuple(each), reasons)
 
 
 def _weighed(
-    prepared: PreparedModel, bypasses: Sequence[Bypass], gone: set[str], progress: Progress, notes: Notes
+    prepared: PreparedModel, whole: _Whole, choice: Shortening, progress: Progress, notes: Notes
 ) -> tuple[list[Weighed], float]:
     """Return what each of some maps mends on held-out samples, and what the cut costs without any."""
-    model, traced, values = _mapped(prepared, bypasses)
-    able, _ = may_go(model, branches(traced), replace(prepared.options, ignore=(), only=()))
-    calibration = prepared.calibration
+    calibration, effort = prepared.calibration, prepared.options.effort
     assert calibration is not None  # there is data
     return weighed(
-        traced, able, calibration, gone=gone, maps=tuple(values.items()),
-        rows=rows_of_refits(traced, traced.model, calibration, prepared.options.effort),
+        whole.traced, whole.branches, calibration, gone=[branch.name for branch in choice.removed], maps=whole.maps,
+        rows=rows_of_refits(whole.traced, whole.traced.model, calibration, effort),
         seed=prepared.options.seed, progress=progress, notes=notes,
     )  # fmt: skip
 
@@ -168,48 +181,58 @@ class _Whole:
 
     model: Model
     traced: Trace  # of the part of it that is run
-    values: Mapping[str, str]  # what each map gives, by branch
-    verification: Verification  # the proof that it computes what the original does
+    branches: list[Branch]  # those of the original, by their names, and the maps
+    places: Mapping[str, tuple[str, int]]  # of the branches of the original, as of `branches_at`
+    maps: Mapping[str, str]  # names of the maps among the branches, and of the branch that each stands in for
+    weights: Mapping[str, str]  # the matrix of each map, by the branch that it stands in for
 
-    def map_macs(self) -> dict[str, int]:
-        """Return the multiply-accumulates of each map, for one sample, by branch."""
+    @cached_property
+    def macs(self) -> dict[str, int]:
+        """The multiply-accumulates of each map, for one sample, by the branch that it stands in for."""
         counted = NodeMacs(self.traced)
-        own = {branch.value: branch for branch in branches(self.traced)}
-        return {name: counted.total(own[value].nodes) for name, value in self.values.items() if value in own}
+        return {self.maps[each.name]: counted.total(each.nodes) for each in self.branches if each.name in self.maps}
 
 
-def _mapped(prepared: PreparedModel, bypasses: Sequence[Bypass]) -> tuple[Model, Trace, Mapping[str, str]]:
-    """Return a model with linear maps of zeros, its axes, and what each map gives, by branch."""
+def _mapped(prepared: PreparedModel, found: Sequence[Branch], bypasses: Sequence[Bypass]) -> _Whole:
+    """Return a model with linear maps of zeros.
+
+    Its branches are those that are known, at the places where they are now: beside a map, not every branch would be
+    told from the stream again.
+    """
     original = prepared.traced.model
     made = bypassed(original, bypasses, prepared.traced.probe.dtype)
     model = replace(view(stored_as(original, made.rewritten, {}), folder=original.folder), stamps=original.stamps)
     part = replace(same_part(model, original), sizes=original.sizes, fits=original.fits)
-    return model, trace(replace(part, changes_io=original.changes_io)), made.values
+    traced = trace(replace(part, changes_io=original.changes_io))
+    maps = {f"{name} (linear map)": name for name in made.sums}
+    places = {each.name: place_of(prepared.traced, each) for each in found}
+    places |= {name: (total, 0) for name, total in made.sums.items()}
+    own = {own: (made.sums[name], 1) for own, name in maps.items()}
+    return _Whole(model, traced, branches_at(traced, {**places, **own}), places, maps, made.weights)
 
 
-def _with_maps(prepared: PreparedModel, bypasses: Sequence[Bypass], progress: Progress) -> _Whole:
-    """Return a model with linear maps of zeros, proven.
+def _proven(prepared: PreparedModel, whole: _Whole, progress: Progress) -> Verification:
+    """Return the proof that a model with linear maps of zeros computes what the original does.
 
     Raises:
-        VerificationError: when it does not compute what the original does.
+        VerificationError: when it does not.
     """
-    model, traced, values = _mapped(prepared, bypasses)
     progress("verifying: with linear maps of zeros = original")
     verification = verify(
-        prepared.traced, {}, traced.model, prepared.calibration_data, prepared.options.seed, inputs=prepared.ports
+        prepared.traced, {}, whole.traced.model, prepared.calibration_data, prepared.options.seed, inputs=prepared.ports
     )
     if not verification.passed:
         raise VerificationError(
             "the model with linear maps of zeros does not compute what the original does, and nothing was written: "
             f"{verification.problem}. Please report the model"
         )
-    return _Whole(model, traced, values, verification)
+    return verification
 
 
 def _removed(prepared: PreparedModel, whole: _Whole, found: Sequence[Branch], choice: Shortening) -> float:
     """Return the share of the multiply-accumulates of all branches that went, less what maps take."""
     counted = NodeMacs(prepared.traced)
-    went = counted.total(nodes_of(choice.removed)) - sum(whole.map_macs().values())
+    went = counted.total(nodes_of(choice.removed)) - sum(whole.macs.values())
     return max(0, went) / max(1, counted.total(nodes_of(found)))
 
 
@@ -224,9 +247,9 @@ def _costs(prepared: PreparedModel, whole: _Whole, progress: Progress) -> dict[s
     return costs_left(original, whole.model, (macs(prepared.traced), macs(whole.traced)), timed, prepared.options)
 
 
-def _options_of_cut(options: Options, costs: Mapping[str, Cost], gone: Sequence[str]) -> Options:
-    """Return options that take branches out of the model with maps, and cut the widths that are still to go."""
+def _options_of_cut(options: Options, costs: Mapping[str, Cost]) -> Options:
+    """Return options that cut the widths that are still to go when branches are out of the model with maps."""
     rest = rest_of(options, costs)
     if rest is None:
         rest = replace(options, targets=(), ratio=0.0)
-    return replace(rest, linearize=(), depth=None, without=tuple(gone), method=None)
+    return replace(rest, linearize=(), depth=None, without=(), method=None)

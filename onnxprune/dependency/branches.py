@@ -47,6 +47,25 @@ def branches(traced: Trace) -> list[Branch]:
     return list(_Finder(traced).all())
 
 
+def branches_at(traced: Trace, places: Mapping[str, tuple[str, int]]) -> list[Branch]:
+    """Return the branches at places that are known, in order, whatever else is added there.
+
+    Args:
+        traced: the model with its axes.
+        places: by the name that a branch shall have, the first output of the sum that it is added in, and its slot there.
+
+    Raises:
+        KeyError: for a sum that is not there, or a value that holds no layer.
+    """
+    finder = _Finder(traced)
+    return sorted((finder.at(name, *place) for name, place in places.items()), key=finder.place)
+
+
+def place_of(traced: Trace, branch: Branch) -> tuple[str, int]:
+    """Return where a branch is added, as in `branches_at`: names stay where nodes are put in."""
+    return next(name for name in traced.model.nodes[branch.node].outputs if name), branch.slot
+
+
 def nodes_of(found: Iterable[Branch]) -> set[int]:
     """Return the nodes that go with branches."""
     return {index for each in found for index in each.nodes}
@@ -74,6 +93,17 @@ class _Finder:
                     own = each if each.name not in names else replace(each, name=each.value)  # ends as one inside of it
                     names.add(own.name)
                     yield own
+
+    def at(self, name: str, total: str, slot: int) -> Branch:
+        """Return the branch in a slot of the node that makes a value."""
+        branch = self._branch(self._maker[total], slot, 1 - slot)
+        if branch is None:
+            raise KeyError(f"{total}: what is added in slot {slot} holds no layer")
+        return replace(branch, name=name)
+
+    def place(self, branch: Branch) -> tuple[int, int]:
+        """Return where a branch is in the order of the graph."""
+        return self._place[branch.node], branch.slot
 
     # -- which values are branches ---------------------------------------------------------------------
 

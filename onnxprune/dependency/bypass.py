@@ -1,9 +1,10 @@
 """Bypasses: where a linear map may stand in for a branch, such as an attention that does little but mix units.
 
 The map reads what the first layers of the branch read, and adds to the stream in its place: ``stream + x W + b``. NBL
-(Neural Block Linearization, Erdogan et al. 2025) does so for attentions, ReplaceMe (Shopkhoev et al. 2025) for runs of
+(Erdogan et al. 2025, "NBL: Neural Block Linearization", equation 4: linear minimum mean square error) does so for attentions,
+ReplaceMe (Shopkhoev et al. 2025, "Network Simplification via Depth Pruning and Transformer Block Linearization") for runs of
 blocks. Which value is read follows from the graph: of the nodes of the branch that multiply, the first read it, and it
-has the shape of what the branch adds.
+has the axes of what the branch adds, one by one: a map of units that another axis only has as many of would be nonsense.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnxprune.dependency.axes import walk
+from onnxprune.dependency.axes import Axes, walk
 from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.linear import is_float
 from onnxprune.graph.model import Node
 
-_CHANNELS_SECOND = frozenset(("Conv", "ConvTranspose"))  # operators whose values are ``[samples, channels, ...]``
+_CHANNELS_SECOND = frozenset(("Conv", "ConvTranspose"))  # operators that mix the second axis; others mix the last one
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,27 @@ class Bypass:
 def bypass_of(traced: Trace, branch: Branch) -> Bypass | str:
     """Return the linear map that may stand in for a branch, or why none can."""
     shape, dtype = traced.probe.shape(branch.value), traced.probe.dtype(branch.value)
-    axes = traced.values.get(branch.value)
-    if shape is None or axes is None or not shape:
+    axes = _axes(traced, branch.value)
+    if not shape or axes is None:
         return "the shape of what it adds is not known"
     if not is_float(dtype):
         return f"what it adds is in {dtype.name}, and a linear map needs floats"
     for node in _first(traced, branch):
-        source = next((name for name in node.inputs if name and name not in traced.model.fixed), None)
-        dim = 1 if node.op in _CHANNELS_SECOND else len(shape) - 1
-        is_alike = source is not None and traced.probe.shape(source) == shape and traced.probe.dtype(source) == dtype
-        if source is None or not is_alike or dim >= len(shape):
+        source, dim = node.inputs[0], 1 if node.op in _CHANNELS_SECOND else len(shape) - 1
+        if not source or source in traced.model.fixed or _axes(traced, source) != axes or dim >= len(shape):
             continue
-        if any(atom.dynamic for atom in walk(traced.axes(axes)[dim])):
+        if traced.probe.shape(source) != shape or traced.probe.dtype(source) != dtype:
+            continue
+        if any(atom.dynamic for atom in walk(axes[dim])):
             return "the number of units that it adds differs from run to run"
         return Bypass(branch, source, dim, shape[dim], len(shape))
-    return "no layer of it reads a value of the shape that it adds"
+    return "no layer of it reads a value with the axes of what it adds"
+
+
+def _axes(traced: Trace, name: str) -> Axes | None:
+    """Return the axes of a value in their finest atoms, None where they are not known."""
+    axes = traced.values.get(name)
+    return None if axes is None else traced.axes(axes)
 
 
 def _first(traced: Trace, branch: Branch) -> Iterator[Node]:

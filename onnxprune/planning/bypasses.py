@@ -6,7 +6,7 @@ for each of these than the cut cost for each that it saved: else they would have
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.algebra.threads import one_blas_thread
@@ -16,6 +16,7 @@ from onnxprune.dependency.branches import Branch, nodes_of
 from onnxprune.dependency.bypass import Bypass, bypass_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
+from onnxprune.errors import OptionError
 from onnxprune.planning.depth import Chooser
 from onnxprune.planning.gaps import Chain
 from onnxprune.progress import Progress, silent
@@ -32,25 +33,57 @@ class Weighed:
 
     def is_worth(self, price: float) -> bool:
         """Whether it mends more than so much loss for each multiply-accumulate that it takes."""
-        return self.without - self.loss > price * self.macs
+        return self.without - self.loss > max(0.0, price) * self.macs
 
 
 def at_gaps(traced: Trace, found: Sequence[Branch], gone: Collection[str]) -> tuple[list[Bypass], dict[str, str]]:
-    """Return a linear map for each gap that branches leave, at the first of its branches; and why others have none.
+    """Return a linear map for each gap that branches leave, and why there is none in others, by their first branches.
+
+    It stands at the first of its branches that can have one, and one does for branches that are added together.
 
     Args:
         traced: the model with its axes.
         found: all its branches, in order.
         gone: names of those that go.
     """
-    chain, bypasses, reasons = Chain(traced.model, found), list[Bypass](), dict[str, str]()
-    for number in chain.starts({at for at, branch in enumerate(found) if branch.name in gone}):
-        bypass = bypass_of(traced, found[number])
+    chain, bypasses, reasons = Chain(traced.model, found), dict[int, Bypass](), dict[str, str]()
+    for gap in chain.gaps({at for at, branch in enumerate(found) if branch.name in gone}):
+        each = [bypass_of(traced, found[number]) for number in gap]
+        own = next(((at, bypass) for at, bypass in zip(gap, each, strict=True) if isinstance(bypass, Bypass)), None)
+        if own is not None:
+            bypasses.setdefault(chain.sum_of(own[0]), own[1])
+        elif isinstance(each[0], str):
+            reasons[found[gap[0]].name] = each[0]
+    return list(bypasses.values()), reasons
+
+
+def at_branches(traced: Trace, found: Sequence[Branch], names: Collection[str]) -> tuple[list[Bypass], dict[str, str]]:
+    """Return a linear map for each of some branches, and why others have none of their own.
+
+    Where several are added together and read one value, one map does for all of them.
+
+    Args:
+        traced: the model with its axes.
+        found: all its branches, in order.
+        names: of those that maps are to stand in for.
+
+    Raises:
+        OptionError: when none can stand in for one of them.
+    """
+    chain, bypasses, reasons = Chain(traced.model, found), dict[tuple[int, str], Bypass](), dict[str, str]()
+    for number, branch in enumerate(found):
+        if branch.name not in names:
+            continue
+        bypass = bypass_of(traced, branch)
         if isinstance(bypass, str):
-            reasons[found[number].name] = bypass
-        else:
-            bypasses.append(bypass)
-    return bypasses, reasons
+            raise OptionError(
+                f"linearize: no linear map can stand in for branch {branch.name!r}: {bypass}; leave it out, or take the "
+                "branch out with --without"
+            )
+        first = bypasses.setdefault((chain.sum_of(number), bypass.source), bypass)
+        if first is not bypass:
+            reasons[branch.name] = f"the map of {first.branch.name} reads the same and is added to the same"
+    return list(bypasses.values()), reasons
 
 
 @one_blas_thread()
@@ -60,7 +93,7 @@ def weighed(
     calibration: Calibration,
     *,
     gone: Collection[str],
-    maps: Collection[tuple[str, str]],
+    maps: Mapping[str, str],
     rows: int,
     seed: int = 0,
     progress: Progress = silent,
@@ -70,18 +103,18 @@ def weighed(
 
     Args:
         traced: the model with a linear map beside some branches, see `surgery.bypass`.
-        branches: of it; the maps are among them.
+        branches: of it, in order; the maps are among them.
         calibration: batches, and the loss of an output.
         gone: names of the branches that go.
-        maps: for each, the branch that it stands in for and the value that it gives.
+        maps: names of the maps among the branches, and of the branch that each stands in for.
         rows: as of `depth.choose`.
         seed: of the rows that are drawn.
         progress: called before each step.
         notes: as of `depth.choose`.
     """
     named = {number for number, branch in enumerate(branches) if branch.name in gone}
-    places = {branch.value: number for number, branch in enumerate(branches)}
-    each = [(name, places[value]) for name, value in maps]
+    places = {branch.name: number for number, branch in enumerate(branches)}
+    each = [(name, places[own]) for own, name in maps.items()]
     chooser = Chooser(traced, branches, named, calibration, rows, True, seed, progress, notes)
     sets = [*(frozenset([at]) for _, at in each), frozenset(at for _, at in each)]
     losses, base = chooser.beside_gone("weighing linear maps", sets)

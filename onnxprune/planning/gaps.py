@@ -84,15 +84,25 @@ class Chain:
         own = [self._order[self.branches[number].value] for number in numbers]
         return min([*own, *(each.place for each in self.all_repairs(numbers, gone))])
 
-    def starts(self, gone: Collection[int]) -> list[int]:
-        """Return the first branch of each gap, which is gone directly behind no other; one of several in a sum."""
+    def gaps(self, gone: Collection[int]) -> list[list[int]]:
+        """Return the branches of each gap: those that are gone one directly behind the other, in order."""
         ends = {number: total_of(self._node_of(number)) for number in gone}
-        behind = {self._behind.get(total) for total in ends.values() if total is not None}
-        found: dict[int, int] = {}
-        for number in sorted(set(gone) - behind):
-            outer = self._outer(self._node_of(number)) if self._streams[number] in self._ends else None
-            found.setdefault(self._node_of(number).index if outer is None else outer[0].index, number)
-        return list(found.values())
+        after = {number: self._behind.get(total) for number, total in ends.items() if total is not None}
+        found = []
+        for number in sorted(set(gone) - set(after.values())):
+            gap, at = list[int](), number
+            while at is not None and at in gone and at not in gap:
+                gap.append(at)
+                at = after.get(at)
+            found.append(gap)
+        return found
+
+    def sum_of(self, number: int) -> int:
+        """Return the node in which a branch, or what branches beside it and itself add up to, is added to the stream."""
+        node = self._node_of(number)
+        while self._streams[number] in self._ends and (outer := self._outer(node)) is not None:
+            node = outer[0]
+        return node.index
 
     def _front(self, number: int, gone: Collection[int]) -> Repair | None:
         """Return the layer that writes to the stream in front of a gap; None where none does directly.
@@ -103,7 +113,7 @@ class Chain:
         beside, outer = self._ends.get(stream), self._outer(node)
         if beside is not None and outer is not None:
             if beside.node.index not in dead:
-                return self._beside(beside, outer, gone)
+                return self._beside(number, beside, outer, gone)
             node, stream = outer[0], origin(self._makers, outer[1])  # both are gone
         maker = self._makers.get(stream)
         while maker is not None and (before := self._sum_of(maker, stream, gone)) is not None:
@@ -123,12 +133,13 @@ class Chain:
                 return self._repair(layer, totals, (other,))
         return None
 
-    def _beside(self, layer: Layer, outer: tuple[Node, str], gone: Collection[int]) -> Repair | None:
+    def _beside(self, number: int, layer: Layer, outer: tuple[Node, str], gone: Collection[int]) -> Repair | None:
         """Return a layer that does what it did and what the branch beside it did, and mends what the gap left."""
         sum_with_stream, stream = outer
         last = self._end_of_sum(sum_with_stream, gone)
-        is_made = self._order.get(stream, -1) < self._order[layer.node.outputs[0]]
-        return self._repair(layer, last.inputs[:2], (stream,)) if is_made and total_of(last) is not None else None
+        if self._order.get(stream, -1) >= self._order[layer.node.outputs[0]]:  # what else is added is not known yet
+            return self._repair(layer, self._addends(number), ())
+        return None if total_of(last) is None else self._repair(layer, last.inputs[:2], (stream,))
 
     def _outer(self, node: Node) -> tuple[Node, str] | None:
         """Return the sum in which the sum of a node alone is added to a stream, and that stream; None without one."""

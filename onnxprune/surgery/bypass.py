@@ -24,10 +24,11 @@ from onnxprune.surgery.rewrite import Rewritten, edited
 
 @dataclass(frozen=True)
 class Bypassed:
-    """A model with linear maps beside some branches, and the value that each map gives, by branch."""
+    """A model with linear maps beside some branches."""
 
     rewritten: Rewritten
-    values: Mapping[str, str]
+    sums: Mapping[str, str]  # in which a branch (slot 0) and its map (slot 1) are added, by branch
+    weights: Mapping[str, str]  # the matrix of each map, by branch
 
 
 def bypassed(model: Model, bypasses: Sequence[Bypass], dtype: Callable[[str], np.dtype[Any]]) -> Bypassed:
@@ -38,7 +39,8 @@ def bypassed(model: Model, bypasses: Sequence[Bypass], dtype: Callable[[str], np
         bypasses: of it.
         dtype: of a value, by its name.
     """
-    names, inputs, values = FreshNames(model), dict[tuple[int, int], str](), dict[str, str]()
+    names, inputs = FreshNames(model), dict[tuple[int, int], str]()
+    sums, weights = dict[str, str](), dict[str, str]()
     added: dict[str, Array] = {}
     before: dict[int, list[Any]] = {}
     for each in bypasses:
@@ -58,6 +60,7 @@ def bypassed(model: Model, bypasses: Sequence[Bypass], dtype: Callable[[str], np
             nodes.append(make_node("MatMul", [each.source, weight], product))
             nodes.append(make_node("Add", [product, bias], out))
         nodes.append(make_node("Add", [branch.value, out], both))
-        inputs[branch.node, branch.slot], values[branch.name] = both, out
+        inputs[branch.node, branch.slot] = sums[branch.name] = both
+        weights[branch.name] = weight
     edits = dataclasses.replace(NO_EDITS, inputs=inputs, added=added, nodes_before=before)
-    return Bypassed(edited(model, edits), values)
+    return Bypassed(edited(model, edits), sums, weights)
