@@ -73,7 +73,7 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
         raise OptionError("vocabulary goes with one round, and without masks: cut the result again, without it")
     _check_method(learning, options)
-    _check_quantize(learning, options)
+    _check_quantize(options)
     if learning.masks is not None and learning.rounds > 1:
         raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
     if learning.masks is not None and learning.masks.lora is not None:
@@ -83,19 +83,26 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     return learning
 
 
-def _check_quantize(learning: Learning, options: Options) -> None:
+# What eight bits do not go with in one run, and why.
+_NOT_QUANTIZED = {
+    "vocabulary": "samples, which ranges are taken from, have the numbers of all tokens",
+    "change_io": "samples, which ranges are taken from, have caches of the sizes that were",
+    f"method {TURNS}": "it turns the original itself, which the quantized file is to be compared with",
+}
+
+
+def _check_quantize(options: Options) -> None:
     """Raise OptionError for what eight bits do not go with in one run."""
-    others = {
-        "rounds": learning.rounds > 1,
-        "masks": learning.masks is not None,
-        "depth": options.shortens,
+    asked = {
         "vocabulary": options.vocabulary is not None,
         "change_io": options.change_io,
         f"method {TURNS}": options.method == TURNS,
     }
-    name = next((name for name, is_set in others.items() if is_set), None)
+    name = next((name for name, is_set in asked.items() if is_set), None)
     if options.quantize is not None and name is not None:
-        raise OptionError(f"quantize goes with one cut of units, not with {name}: run onnxprune quantize on the result")
+        raise OptionError(
+            f"quantize does not go with {name}: {_NOT_QUANTIZED[name]}; run onnxprune quantize on the result"
+        )
 
 
 def _check_method(learning: Learning, options: Options) -> None:
