@@ -36,7 +36,7 @@ from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.profile import CANDIDATE_S, Deployed, Speed
 from onnxprune.planning.promise import Decision
-from onnxprune.planning.targets import Target
+from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress
 from onnxprune.report.document import comparison_values, file_values
 from onnxprune.report.quantize import quantization_values
@@ -130,13 +130,6 @@ class Int8:
             met = ", ".join(map(str, options.bounds))
             raise MetAlready(f"nothing has to go: the model meets {met} already in {self.name}")
         return replace(options, targets=tuple(targets))
-
-    def decision(self, bounds: tuple[tuple[Target, float], ...]) -> Decision:
-        """Return a decision that cuts no units, whose targets are those of eight bits; bounds are with fractions."""
-        kinds = {target.kind for target, _ in bounds}
-        memory = self._speed.memory_of if "memory" in kinds else None
-        latency = self._speed.race_of if "latency" in kinds else None
-        return Decision(Plan({}), bounds, memory=memory, latency=latency)
 
 
 @contextlib.contextmanager
@@ -296,6 +289,15 @@ def speed_of(prepared: PreparedModel) -> Speed:
 
 
 # -- what is written -----------------------------------------------------------------------------------------------
+
+
+def met_by(prepared: PreparedModel, bounds: tuple[tuple[Target, float], ...]) -> Decision:
+    """Return a decision that cuts no units of a model: its eight bits are to meet bounds, as fractions of it."""
+    kinds = {target.kind for target, _ in bounds}
+    speed = speed_of(prepared) if kinds & {*MEASURED} else None
+    memory = speed.memory_of if speed is not None and "memory" in kinds else None
+    latency = speed.race_of if speed is not None and "latency" in kinds else None
+    return Decision(Plan({}), bounds, memory=memory, latency=latency)
 
 
 def written_in(

@@ -68,8 +68,16 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     """
     tuning, masked = (_tuning(name, value, data, options) for name, value in (("tune", tune), ("masks", masks)))
     learning = Learning(tuning, check.count("rounds", rounds, 1), masked)
-    if options.shortens and (learning.rounds > 1 or learning.masks is not None):
-        raise OptionError("depth goes with one round, and without masks: cut the result again, or give widths alone")
+    if options.shortens and learning.masks is not None:
+        raise OptionError(
+            "depth does not go with masks, which learn what goes for all of a budget at once: cut the result again, "
+            "with masks"
+        )
+    if options.shortens and learning.rounds > 1 and not options.cuts_widths:
+        raise OptionError(
+            "rounds have no effect with depth alone, as branches go before the first of them: say with a target, a "
+            "ratio or a shape how much of the widths goes"
+        )
     if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
         raise OptionError("vocabulary goes with one round, and without masks: cut the result again, without it")
     _check_method(learning, options)

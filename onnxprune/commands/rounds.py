@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.decide import decide, score
 from onnxprune.commands.finish import Publish, compared, with_report
-from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, written_in
+from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, met_by, written_in
 from onnxprune.commands.job import Job
 from onnxprune.commands.learn import stored
 from onnxprune.commands.measured import measured
@@ -42,7 +43,9 @@ from onnxprune.training.settings import TuneOptions
 _COUNTED = {"macs": "macs", "params": "params", "size": "size_bytes", CACHE: "cache_bytes"}
 
 
-def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+def in_rounds(
+    job: Job, keeper: Keeper, publish: Publish, progress: Progress, given: Int8 | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model and the report of all rounds, when both are published.
 
     Args:
@@ -50,6 +53,7 @@ def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) ->
         keeper: has what is finished.
         publish: writes the last round.
         progress: called before each step.
+        given: the form of eight bits, where it was chosen for another model that this one is made of.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; rounds that are finished stay with the keeper.
@@ -58,7 +62,7 @@ def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) ->
     tuning = None if job.learning.tuning is None else in_steps(job.learning.tuning, first)
     if tuning is not None:
         tuning_of_round(tuning, 0, 0, job.learning.rounds)  # says whether there are steps enough
-    with chosen_where_asked(first, progress) as int8:
+    with chosen_where_asked(first, progress) if given is None else contextlib.nullcontext(given) as int8:
         rounds = _Rounds(job, first, tuning, wanted(first.groups, first.options), keeper, progress, int8)
         for number in range(job.learning.rounds - 1):
             rounds.add(keeper.finished(number) or rounds.kept(number))
@@ -89,8 +93,13 @@ class _Rounds:
 
     @property
     def original(self) -> Model:
-        """The part of the original that is run."""
+        """The part that is run of the model that the first round cuts."""
         return self.first.traced.model
+
+    @property
+    def teacher(self) -> Model:
+        """What is learned from, and compared with: the model that the first round cuts, or what it was made of."""
+        return self.job.original or self.original
 
     @property
     def cuts(self) -> list[dict[str, Any]]:
@@ -152,7 +161,7 @@ class _Rounds:
                 if tuning is not None:
                     after = same_part(read_back(path), part)
                     report["output"] = file_values(after, report["output"]["macs"])
-                    report |= {"tuning": tuning_report(path), **compared(self.original, after, self.first, progress)}
+                    report |= {"tuning": tuning_report(path), **compared(self.teacher, after, self.first, progress)}
                 complete(report)
             return proto, report
 
@@ -169,7 +178,7 @@ class _Rounds:
         if self.int8 is None:
             return Decision(Plan({}))
         goals, _ = self._costs()
-        return self.int8.decision(tuple((target, goals[target.kind]) for target in self.job.options.bounds))
+        return met_by(self.first, tuple((target, goals[target.kind]) for target in self.job.options.bounds))
 
     # -- one round -----------------------------------------------------------------------------------------
 
@@ -200,7 +209,7 @@ class _Rounds:
         once = Pass(
             partial(with_report, publish, lambda report: report.update(round=noted)),
             improve=None if tuning is None else improver(prepared, tuning, told),
-            original=None if is_first else self.original,
+            original=self.job.original if is_first else self.teacher,
             evidence=evidence,
             notes=notes,
             int8=self.int8 if left == 1 else None,
@@ -243,7 +252,7 @@ class _Rounds:
             return None, None
         options = tuning_of_round(self.tuning, sum(self._budgets()), number, self.job.learning.rounds)
         kept = kept_in_all(self.parts) if self.parts else None
-        tuning = Tuning(options, self.original, kept, self.keeper.tuning(number), self.keeper.resume)
+        tuning = Tuning(options, self.teacher, kept, self.keeper.tuning(number), self.keeper.resume)
         return options.time if options.steps is None else float(options.steps), tuning
 
     def _budgets(self) -> Iterator[float]:

@@ -11,11 +11,12 @@ from typing import Any
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_report
-from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, written_in
+from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, met_by, written_in
 from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, calibrated, prepare
 from onnxprune.commands.recover import Recovery, recover
+from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.commands.weigh import Weighed, weigh
@@ -65,7 +66,7 @@ def _by_depth(  # noqa: PLR0917 - as they follow from one another
     job: Job, prepared: PreparedModel, keeper: Keeper, publish: Publish, progress: Progress, int8: Int8 | None
 ) -> tuple[Any, dict[str, Any]]:
     """Return the same of a model that is prepared; it is written in eight bits where their form is given."""
-    notes, weighed = keeper.notes().of("depth"), None
+    notes, weighed = keeper.notes(job.learning.rounds - 1).of("depth"), None  # which stay until the last round ends
     if job.options.weighs_branches:
         counted = prepared if int8 is None else replace(prepared, options=int8.in_float32(prepared.options))
         weighed = weigh(counted, progress, notes)
@@ -81,7 +82,8 @@ def _by_depth(  # noqa: PLR0917 - as they follow from one another
                 return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress, int8)
         if int8 is not None:
             originals = {kind: cost.original for kind, cost in left.costs.items()}
-            decision = int8.decision(tuple((each, each.fraction(originals[each.kind])) for each in job.options.bounds))
+            bounds = tuple((each, each.fraction(originals[each.kind])) for each in job.options.bounds)
+            decision = met_by(prepared, bounds)
     improve, options = None, job.learning.tuning
     if options is not None:
         improve = improver(
@@ -237,6 +239,10 @@ def _widths_alone(  # noqa: PLR0917 - as they follow from one another
 ) -> tuple[Any, dict[str, Any]]:
     """Cut widths where no branch goes: their scores and loss curves are known."""
     values = depth_values(job.options, branches(prepared.traced), weighed.choice, weighed.reasons, 0.0)
+    if job.learning.rounds > 1:
+        told = partial(with_report, publish, lambda report: report.update(depth=values, options=job.options.to_dict()))
+        widths = replace(job, options=replace(job.options, depth=None, without=()))
+        return in_rounds(widths, keeper, told, progress, int8)
     improve, options = None, job.learning.tuning
     if options is not None:
         how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
@@ -305,7 +311,8 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
     went, share = plural(len(shortened.branches), "branch"), left.costs["macs"].share
     told = f"after {went} went, which left {share:.3f} of the MACs"
     try:
-        return at_once(later, keeper, partial(with_report, publish, whole), progress, int8)
+        cut_widths = in_rounds if job.learning.rounds > 1 else at_once
+        return cut_widths(later, keeper, partial(with_report, publish, whole), progress, int8)
     except (NothingToPrune, UnreachableTarget) as error:
         kind = type(error) if isinstance(error, NothingToPrune) else OptionError
         raise kind(f"{told}: {error}; figures are of the model that was left") from None

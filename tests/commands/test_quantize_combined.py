@@ -110,6 +110,14 @@ def test_rounds_that_end_early_are_quantized_too(tmp_path):
     assert report["accuracy"]["after"] == pytest.approx(measured.after.accuracy, abs=0.01)
 
 
+def test_branches_rounds_and_eight_bits_together(tmp_path):
+    options = {"without": GONE, "rounds": 2, "targets": {"size": 0.2}, "quantize": "int8-static"}
+    report, path = check(onnxprune.prune(VIT, **options, **QUICK), VIT, tmp_path)
+    assert branches_gone(report) == [*GONE]
+    assert 0.85 * 0.2 <= path.stat().st_size / VIT.stat().st_size <= 0.2
+    assert report["rounds"][1]["reached"]["size"] == pytest.approx(path.stat().st_size / VIT.stat().st_size)
+
+
 def test_what_masks_and_tuning_leave_is_quantized(tmp_path):
     learn = {"steps": 2, "batch": 4, "threads": 1}
     options = {
