@@ -51,6 +51,7 @@ class Job:
     root: Path | None = None  # of the folder that is pruned, where the model is part of one
     timed: Model | None = None  # what the result is raced against, where that is yet another one
     recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the result again
+    scored: int | None = None  # how many tokens, whose ids another file takes, the model scores, where it does
 
 
 def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Options) -> Learning:
