@@ -11,6 +11,7 @@
     │   └── OptionError       2    a value outside its range, a name that matches nothing
     │       └── UnreachableTarget  2    a target that no plan meets; says what can be reached
     ├── NothingToPrune        3    no group of this model can lose a unit; says why
+    │   └── MetAlready        3    the model meets all targets as it is
     ├── VerificationError     1    the pruned model differs from the masked one; nothing was written
     └── CutError              4    a node could be traced but not cut, a fault of onnxprune; says how to go around it
 
@@ -71,6 +72,10 @@ class NothingToPrune(OnnxpruneError):
     """No group can lose a unit under these options."""
 
     exit_code = 3
+
+
+class MetAlready(NothingToPrune):
+    """The model meets all targets as it is, or in the form in which it is deployed."""
 
 
 class VerificationError(OnnxpruneError):

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.finish import Publish
+from onnxprune.commands.int8 import Int8
 from onnxprune.commands.job import Job
 from onnxprune.commands.prepare import prepare
 from onnxprune.commands.rounds_folder import Keeper
@@ -14,8 +15,12 @@ from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.progress import Progress
 
 
-def at_once(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+def at_once(
+    job: Job, keeper: Keeper, publish: Publish, progress: Progress, int8: Int8 | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, an onnx.ModelProto, and its report, when both are published.
+
+    Where it is written in eight bits, their form is that of `int8`, or else one that is chosen for the model itself.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`.
@@ -26,5 +31,5 @@ def at_once(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> t
     if options is not None:
         how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(prepared, how, progress)
-    once = Pass(publish, improve, job.original, job.timed, notes=keeper.notes().of("widths"))
+    once = Pass(publish, improve, job.original, job.timed, notes=keeper.notes().of("widths"), int8=int8)
     return cut(replace(prepared, file_name=job.name), once, progress)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxprune.commands.decide import as_planned, decide, profile, score
 from onnxprune.commands.finish import Improve, Publish, finish
-from onnxprune.commands.int8 import Int8, Quantizing, chosen, counted_alone
+from onnxprune.commands.int8 import Int8, chosen_where_asked, written_in
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.commands.recover import recover
 from onnxprune.data.notes import NOWHERE, Notes
@@ -28,6 +29,7 @@ class Pass:
     timed: Model | None = None  # what the result is raced against, where that is neither
     evidence: Evidence | None = None  # scores and loss curves, where they are known
     notes: Notes = NOWHERE  # of what takes long
+    int8: Int8 | None = None  # the form of eight bits, where it was chosen for another model that this one is made of
 
 
 def decided(
@@ -61,18 +63,16 @@ def cut(prepared: PreparedModel, once: Pass, progress: Progress) -> tuple[Any, d
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`.
     """
-    if prepared.options.quantize is None:
-        return _made(prepared, once, decided(prepared, progress, once.evidence, once.notes), progress)
-    with chosen(prepared, progress) as int8:
-        return _quantized(prepared, once, int8, progress)
+    given = contextlib.nullcontext(once.int8)
+    with chosen_where_asked(prepared, progress) if once.int8 is None else given as int8:
+        deployed = None if int8 is None else int8.deployed(prepared.traced.model)
+        decision = decided(prepared, progress, once.evidence, once.notes, deployed)
 
+        def finished(decision: Decision, publish: Publish) -> tuple[Any, dict[str, Any]]:
+            return _made(prepared, replace(once, publish=publish), decision, progress)
 
-def _quantized(prepared: PreparedModel, once: Pass, int8: Int8, progress: Progress) -> tuple[Any, dict[str, Any]]:
-    """Cut a model towards targets that its eight bits are to meet, and write these."""
-    decision = decided(prepared, progress, once.evidence, once.notes, int8.deployed)
-    quantizing = Quantizing(int8, once.publish, decision, progress, original=once.original, timed=once.timed)
-    _, report = _made(prepared, replace(once, publish=quantizing.publish), counted_alone(decision), progress)
-    return quantizing.proto, report
+        others = once.original, once.timed
+        return written_in(int8, prepared, decision, finished, publish=once.publish, others=others, progress=progress)
 
 
 def _made(prepared: PreparedModel, once: Pass, decision: Decision, progress: Progress) -> tuple[Any, dict[str, Any]]:

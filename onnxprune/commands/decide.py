@@ -13,7 +13,7 @@ from onnxprune.commands.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
 from onnxprune.dependency.trace import Trace
-from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
+from onnxprune.errors import MetAlready, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import Written, foreseen
@@ -230,10 +230,10 @@ def _predictions(prepared: PreparedModel, speed: Speed) -> dict[str, Predict]:
 def _due(
     bounds: Sequence[tuple[Target, float]], whole: Mapping[str, float], deployed: Deployed | None
 ) -> tuple[Bound, ...]:
-    """Return the targets by kind; raise NothingToPrune when the model meets all without a cut, as it is deployed."""
+    """Return the targets by kind; raise MetAlready when the model meets all without a cut, as it is deployed."""
     if bounds and all(fraction >= whole.get(target.kind, 1.0) for target, fraction in bounds):
         met, by = ", ".join(str(target) for target, _ in bounds), "" if deployed is None else f" in {deployed.name}"
-        raise NothingToPrune(f"nothing has to go: the model meets {met} already{by}")
+        raise MetAlready(f"nothing has to go: the model meets {met} already{by}")
     return tuple((target.kind, fraction) for target, fraction in bounds)
 
 

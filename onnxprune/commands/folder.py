@@ -20,15 +20,21 @@ from types import MappingProxyType
 from typing import Any
 
 from onnxprune.commands.finish import published
+from onnxprune.commands.folder_samples import Samples
 from onnxprune.commands.folder_settings import CacheSizes
-from onnxprune.commands.folder_settle import PrunedFile, check_alike, settle, settle_tokens
+from onnxprune.commands.folder_settle import PrunedFile, settle, settle_tokens
+from onnxprune.commands.folder_words import (
+    Tokens,
+    check_alike,
+    check_cut,
+    tokens_alone,
+)
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.pages import with_details
 from onnxprune.commands.prune import Result, bounded, prune_to
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import PageFile, ReportFiles, map_file
-from onnxprune.data.samples import files_of
 from onnxprune.dependency.cost import CACHE
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
@@ -144,8 +150,8 @@ def prune_files(
     held = [*_read(source, progress)]
     networks = _networks(held)
     names = [_name(network[0].model, source) for network in networks]
-    _check_networks(options, networks, source)
-    samples = [_Samples.of(name, names, data, options.eval_data) for name in names]
+    tokens = _tokens(options, learning, networks, source)
+    samples = [Samples.of(name, names, data, options.eval_data) for name in names]
     reports = ReportFiles(None, report_path, force, page)
     _check_reads(source, target, reports, Reads(data=_files_of(samples), tokens=tokens_path))
     place = resolved(target)
@@ -153,7 +159,7 @@ def prune_files(
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        run = _Run(source, whole, options, progress, learning, _hold_tokens(held), _keep_past(held), page)
+        run = _Run(source, whole, options, progress, learning, tokens, _keep_past(held), page)
         files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
         result = replace(_result(target, whole, files), recipe=recipe)
         with signals_held(), reports.written(result.report):
@@ -260,40 +266,35 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
     return networks
 
 
-def _check_networks(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where what goes from one file would have to go from another one."""
-    _check_single(options, networks, source)
-    _check_vocabulary(options, networks, source)
+def _tokens(options: Options, learning: Learning, networks: Sequence[Sequence[Held]], source: Path) -> Tokens | None:
+    """Return what the files tell of tokens, where some are to go.
+
+    Raises:
+        OptionError: where what goes from one file would have to go from another one; and where it cannot be told.
+    """
+    _check_single(options, learning, networks, source)
+    models = [file.model for network in networks for file in network]
+    return None if options.vocabulary is None else Tokens.of({_name(each, source): each for each in models})
 
 
-def _check_single(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another."""
+def _check_single(options: Options, learning: Learning, networks: Sequence[Sequence[Held]], source: Path) -> None:
+    """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another.
+
+    Tokens alone go from each file by itself: nothing but the tokens says what is left of them.
+    """
     several, what = [network for network in networks if len(network) > 1], options.beside_widths
     if what == "tie":
         several = [network for network in several if any(twins(file.model) for file in network)]
     if several and what is not None:
         one, other = (_name(file.model, source) for file in several[0][:2])
-        raise OptionError(f"{what} goes with one file for each network: {one} and {other} hold the same one")
-
-
-def _check_vocabulary(options: Options, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where an output scores the tokens that another file of the folder looks up."""
-    if options.vocabulary is None:
-        return
-    models = [network[0].model for network in networks]
-    sizes = {port.below for model in models for port in model.inputs if port.holds_tokens}
-    for model in (model for model in models if not _holds_tokens(model)):
-        scores = next((port for port in model.outputs if port.shape and port.shape[-1] in sizes), None)
-        if scores is not None:
+        files = f"{one} and {other} hold the same one"
+        if what != "vocabulary":
+            raise OptionError(f"{what} goes with one file for each network: {files}")
+        if options.cuts_widths or options.tie or learning.takes_long:
             raise OptionError(
-                f"vocabulary: output {scores.name!r} of {_name(model, source)} scores the tokens of another file, "
-                "whose ids it does not take: cut the files one by one"
+                f"vocabulary goes with widths, tuning and tie where each network has one file: {files}; cut the tokens "
+                "of the folder first, without these, and then the result"
             )
-
-
-def _hold_tokens(held: Sequence[Held]) -> bool:
-    """Whether any of the models takes ids of tokens."""
-    return any(_holds_tokens(each.model) for each in held)
 
 
 def _keep_past(held: Sequence[Held]) -> bool:
@@ -301,47 +302,9 @@ def _keep_past(held: Sequence[Held]) -> bool:
     return any(cache_bytes(each.model.inputs) for each in held)
 
 
-def _holds_tokens(model: Model) -> bool:
-    """Whether an input of a model holds ids."""
-    return any(port.holds_tokens for port in model.inputs)
-
-
 def _last(file: Held) -> tuple[bool, int, str]:
     """Return what puts a file behind others."""
     return any(node.bodies for node in file.model.nodes), -sum(file.counts.values()), str(file.model.path)
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Samples of one network: to calibrate on, and to compare on."""
-
-    data: Any
-    evaluation: Any
-
-    @classmethod
-    def of(cls, name: str, names: Sequence[str], data: Any, evaluation: Any) -> _Samples:
-        """Return those of a network, of a folder with several of them those that are named like it."""
-        return cls(_own(name, names, data, "data"), _own(name, names, evaluation, "eval_data"))
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that they are read from."""
-        return (*files_of(self.data), *files_of(self.evaluation))
-
-
-def _own(name: str, names: Sequence[str], data: Any, option: str) -> Any:
-    """Return the part of a source of samples that is meant for one of several networks."""
-    if data is None or len(names) == 1:
-        return data
-    folder = Path(data) if isinstance(data, (str, os.PathLike)) else None
-    own = [] if folder is None else [(folder / name).with_suffix(".npz"), (folder / name).with_suffix("")]
-    found = next((path for path in own if path.exists()), None)
-    if found is None:
-        listed = ", ".join(Path(each).with_suffix(".npz").as_posix() for each in names)
-        raise OptionError(
-            f"{option}: the folder holds {len(names)} networks; give a folder with samples of each: {listed}"
-        )
-    return str(found)
 
 
 # -- what is made ------------------------------------------------------------------------------------------
@@ -372,11 +335,11 @@ class _Run:
     options: Options
     progress: Progress
     learning: Learning
-    has_ids: bool  # whether any of the networks takes ids of tokens
+    tokens: Tokens | None  # of which some go; None where all stay
     has_caches: bool  # whether any of them keeps something of the past
     page: PageFile | None = None  # that shows all models
 
-    def pruned(self, network: Sequence[Held], samples: _Samples) -> list[PrunedFile]:
+    def pruned(self, network: Sequence[Held], samples: Samples) -> list[PrunedFile]:
         """Prune the first file of a network, and cut the others alike.
 
         Raises:
@@ -385,29 +348,70 @@ class _Run:
         lead, *followers = network
         for file in network:
             self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
-        held = uncut(lead, followers, self.options.change_io) if followers else ()
-        try:
-            result = self._led(lead.model, samples, held)
-        except NothingToPrune as error:
-            return [self._copied(file.model, str(error)) for file in network]
-        caches = _caches(lead.model, result.report)
-        files = [PrunedFile(_name(lead.model, self.source), result.report, leads=True, caches=caches)]
-        became = lead_of(lead, result.model, result.folder, result.report) if followers else None
-        return [*files, *(self._followed(file, became) for file in followers if became is not None)]
+        if followers and self.options.vocabulary is None:
+            return self._alike(lead, followers, samples)
+        return [
+            self._by_itself(lead.model, samples),
+            *(self._by_itself(file.model, Samples(None, None), leads=False) for file in followers),
+        ]
 
-    def _led(self, model: Model, samples: _Samples, held: tuple[str, ...]) -> Result:
-        options = replace(self.options, held=held, eval_data=samples.evaluation)
-        if not _holds_tokens(model) and self.has_ids:
+    def _alike(self, lead: Held, followers: Sequence[Held], samples: Samples) -> list[PrunedFile]:
+        """Prune a file, and cut others as it was."""
+        held = uncut(lead, followers, self.options.change_io)
+        try:
+            result = self._led(lead.model, samples, replace(self._options_of(lead.model), held=held))
+        except NothingToPrune as error:
+            return [self._copied(file.model, str(error)) for file in (lead, *followers)]
+        became = lead_of(lead, result.model, result.folder, result.report)
+        return [self._file(lead.model, result), *(self._followed(file, became) for file in followers)]
+
+    def _by_itself(self, model: Model, samples: Samples, *, leads: bool = True) -> PrunedFile:
+        """Prune a file; where others know its tokens as well, and nothing else can go of it, these go alone."""
+        try:
+            return self._file(model, self._led(model, samples, self._options_of(model)), leads=leads)
+        except NothingToPrune as error:
+            alone = tokens_alone(self.options) if self._knows_tokens(model) else None
+            if alone is None:
+                return self._copied(model, str(error))
+            rest = str(error)
+        try:
+            return self._file(model, self._led(model, samples, alone), leads=leads, rest=rest)
+        except NothingToPrune as error:
+            return self._copied(model, str(error))
+
+    def _options_of(self, model: Model) -> Options:
+        """Return the options that hold for a model: targets of caches and tokens are for those that know some.
+
+        Raises:
+            NothingToPrune: where no target is left.
+        """
+        options = self.options
+        if not self._knows_tokens(model):
             options = replace(options, vocabulary=None)
         if self.has_caches and not cache_bytes(model.inputs):
             options = _without_cache_target(options)
+        return options
+
+    def _knows_tokens(self, model: Model) -> bool:
+        """Whether tokens go that a model takes or scores."""
+        return self.tokens is not None and self.tokens.are_known_to(model)
+
+    def _led(self, model: Model, samples: Samples, options: Options) -> Result:
+        """Prune a file that follows no other one."""
+        options = replace(options, eval_data=samples.evaluation)
         place, name = self._place(model), _name(model, self.source)
         with _named(name), bounded(model):
             check_weights_name(place, model.is_external)
-            job = Job(model, options, samples.data, self.learning, place.name, root=self.source)
+            scored = None if self.tokens is None else self.tokens.scored(model)
+            job = Job(model, options, samples.data, self.learning, place.name, root=self.source, scored=scored)
             progress = self._progress(name)
             publish = with_details(published(model, place), job, self.page, progress)
             return prune_to(job, place, publish, progress=progress)
+
+    def _file(self, model: Model, result: Result, *, leads: bool = True, rest: str | None = None) -> PrunedFile:
+        """Return what became of a file that was pruned."""
+        caches = _caches(model, result.report)
+        return PrunedFile(_name(model, self.source), result.report, leads=leads, caches=caches, rest=rest)
 
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
         name = _name(file.model, self.source)
@@ -424,7 +428,7 @@ class _Run:
             with published(model, self._place(model))(model.stored, model.folder):
                 pass
         caches = _caches(model, {"ports": ()})
-        return PrunedFile(_name(model, self.source), None, why, caches=caches, holds_tokens=_holds_tokens(model))
+        return PrunedFile(_name(model, self.source), None, why, caches=caches, knows_tokens=self._knows_tokens(model))
 
     def _place(self, model: Model) -> Path:
         return self.whole / _name(model, self.source)
@@ -466,9 +470,8 @@ def _named(name: str) -> Iterator[None]:
 
 def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderResult:
     """Return what came of a folder, its settings in line with it; raise NothingToPrune where no model lost a unit."""
-    if all(each.report is None for each in files):
-        raise NothingToPrune("; ".join(f"{each.name}: {each.why}" for each in files))
-    check_alike(files)
+    check_cut(files)
+    check_alike(files, whole)
     in_order = sorted(files, key=lambda each: each.name)
     settings = (*settle(whole, in_order), *settle_tokens(whole, in_order))
     for each in in_order:
@@ -477,7 +480,7 @@ def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderRes
     return FolderResult(target, tuple(in_order), settings)
 
 
-def _files_of(samples: Sequence[_Samples]) -> tuple[Path, ...]:
+def _files_of(samples: Sequence[Samples]) -> tuple[Path, ...]:
     """Return the files that hold samples."""
     return tuple(path for each in samples for path in each.files)
 

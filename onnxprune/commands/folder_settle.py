@@ -22,18 +22,8 @@ class PrunedFile:
     why: str | None = None  # it was copied
     leads: bool = False  # whether other files follow it, or it is a network of its own
     caches: tuple[CacheSizes, ...] = ()  # what became of its inputs that hold the past
-    holds_tokens: bool = False  # whether it takes ids
-
-
-def check_alike(files: Sequence[PrunedFile]) -> None:
-    """Raise OptionError where a file keeps tokens that another one of the folder has lost: they share a tokenizer."""
-    lost = next((each.name for each in files if each.report is not None and each.report.get("vocabulary")), None)
-    whole = next((each for each in files if each.report is None and each.holds_tokens), None)
-    if lost is not None and whole is not None:
-        raise OptionError(
-            f"vocabulary: {whole.name} would keep all tokens beside {lost}, which loses some: {whole.why}. Ask for "
-            "less beside the vocabulary, or cut the files one by one"
-        )
+    knows_tokens: bool = False  # whether it takes ids, or scores the tokens of another file
+    rest: str | None = None  # why tokens alone went, where more was asked for
 
 
 def settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
@@ -62,6 +52,8 @@ def settle_tokens(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
     """Reduce the tokenizers of models whose vocabulary was cut; yield what was done."""
     done: set[Path] = set()
     for each in files:
+        if each.rest is not None:
+            yield f"{each.name} loses tokens alone: {each.rest}"
         words = each.report and each.report.get("vocabulary")
         folder = folder_of(whole / each.name)
         if words and folder is not None and folder not in done:

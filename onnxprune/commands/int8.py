@@ -22,7 +22,7 @@ from onnxprune.commands.finish import Complete, Publish, beside, is_held_out
 from onnxprune.commands.prepare import PreparedModel, made_up
 from onnxprune.data.batching import samples_in
 from onnxprune.dependency import cost
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.errors import MetAlready, ModelError, OptionError
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.place import timed_feeds
 from onnxprune.graph.converted import described_as, quantized_node, read_inline
@@ -33,8 +33,10 @@ from onnxprune.graph.write import as_file, write
 from onnxprune.latency.kernels import Tables
 from onnxprune.planning.forms import CONVOLUTIONS, Tried, best_of, forms_of
 from onnxprune.planning.options import Options
+from onnxprune.planning.plan import Plan
 from onnxprune.planning.profile import CANDIDATE_S, Deployed, Speed
 from onnxprune.planning.promise import Decision
+from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress
 from onnxprune.report.document import comparison_values, file_values
 from onnxprune.report.quantize import quantization_values
@@ -44,7 +46,7 @@ from onnxprune.runtime.session import open_session
 
 CLIPPED_AT_ONCE = 2  # samples whose values between all nodes are in memory together, for percentiles
 CLIPPED = 64  # samples that percentiles are taken from
-_MEASURED = ("size", "latency", "memory")  # kinds of targets that are of the quantized file
+DEPLOYED = ("size", "latency", "memory")  # kinds of targets that are of the quantized file
 
 
 @dataclass(frozen=True)
@@ -62,29 +64,72 @@ class Int8:
         """How models are quantized."""
         return self.best.form
 
-    @cached_property
-    def deployed(self) -> Deployed:
-        """What is made of cut models before they are raced: ranges are of one batch, as times do not depend on them."""
-        fitted = self.calibration.held[:1] or (0,)
-        return Deployed(f"int8, {self.form.name}", lambda proto: self.made(proto, fitted))
+    @property
+    def name(self) -> str:
+        """What messages call the form."""
+        return f"int8, {self.form.name}"
 
-    def made(self, proto: Any, numbers: Sequence[int] | None = None) -> Any:
+    def deployed(self, model: Model) -> Deployed:
+        """Return what is made of cuts of a model before they are raced: ranges are of one batch; times do not tell."""
+        fitted = self.calibration.held[:1] or (0,)
+        return Deployed(self.name, lambda proto: self.made(proto, model.folder, fitted))
+
+    def made(self, proto: Any, folder: Path, numbers: Sequence[int] | None = None) -> Any:
         """Return a model in eight bits, with its weights inside.
 
         Args:
-            proto: the model, whose external data lies where that of the original does.
+            proto: the model.
+            folder: where its external data lies.
             numbers: of the batches that ranges are taken from; None takes all that nothing is decided on.
         """
         model = self.prepared.traced.model
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
             source = Path(scratch) / "float.onnx"
-            write(proto, source, model.folder, model.is_external, model.alignment)
+            write(proto, source, folder, model.is_external, model.alignment)
             return _quantized(source, proto, self.form, _samples(self.calibration, model, self.form, numbers), model)
 
     @cached_property
     def alone(self) -> Model:
         """The original in eight bits."""
         return load(self.folder / _name(self.tried.index(self.best)))
+
+    def share(self, kind: str) -> float:
+        """Return what the original costs in eight bits, over what it does in float32, by kind of target."""
+        if kind not in DEPLOYED:
+            return 1.0
+        if kind == "size":
+            return self.alone.size_bytes() / self.prepared.traced.model.size_bytes()
+        if kind == "latency" and self.best.latency is not None:
+            return self.best.latency
+        if kind == "latency":
+            return self._speed.race_of(self.alone, CANDIDATE_S).fraction
+        return self._speed.memory_of(self.alone) or 1.0
+
+    @cached_property
+    def _speed(self) -> Speed:
+        return speed_of(self.prepared)
+
+    def in_float32(self, options: Options) -> Options:
+        """Return options with the targets that a model in float32 has to meet, for its eight bits to meet those given.
+
+        Eight bits are taken to change costs as they change those of the original; amounts of what has to be measured
+        stay as they are.
+
+        Raises:
+            MetAlready: when the original in eight bits meets them all.
+        """
+        targets: list[tuple[str, float | str]] = []
+        size = float(self.prepared.traced.model.size_bytes())
+        for target in options.bounds:
+            if target.is_fraction or target.kind == "size":
+                goal = target.fraction(size) / self.share(target.kind)
+                targets += [(target.kind, goal)] if goal < 1 else []
+            else:
+                targets.append((target.kind, target.text))
+        if options.targets and not targets:
+            met = ", ".join(map(str, options.bounds))
+            raise MetAlready(f"nothing has to go: the model meets {met} already in {self.name}")
+        return replace(options, targets=tuple(targets))
 
 
 @contextlib.contextmanager
@@ -100,13 +145,23 @@ def chosen(prepared: PreparedModel, progress: Progress) -> Iterator[Int8]:
     options, calibration = prepared.options, prepared.calibration or made_up(prepared, progress)
     assert options.quantize is not None
     forms = forms_of(options.quantize, _convolutions(prepared), features_of(options) or ())
-    speed = _speed(prepared) if options.latency else None
+    speed = speed_of(prepared) if options.latency else None
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         tried = []
         for number, form in enumerate(forms):
             progress(f"int8, {form.name}", number + 1, len(forms))
             tried.append(_tried(prepared.traced.model, calibration, form, Path(scratch) / _name(number), speed))
         yield Int8(prepared, calibration, tuple(tried), best_of(tried), Path(scratch))
+
+
+@contextlib.contextmanager
+def chosen_where_asked(prepared: PreparedModel, progress: Progress) -> Iterator[Int8 | None]:
+    """Yield the form of eight bits as `chosen` does, where the options ask for eight bits; None elsewhere."""
+    if prepared.options.quantize is None:
+        yield None
+    else:
+        with chosen(prepared, progress) as int8:
+            yield int8
 
 
 def _name(number: int) -> str:
@@ -219,7 +274,7 @@ def _loss(model: Model, path: Path, calibration: Calibration) -> float:
     return float(np.mean(losses))
 
 
-def _speed(prepared: PreparedModel) -> Speed:
+def speed_of(prepared: PreparedModel) -> Speed:
     """Return what races quantized files; a timer that fails on the original says so before anything is tried."""
     options, traced = prepared.options, prepared.traced
     shapes = dict(options.inputs)
@@ -236,43 +291,68 @@ def _speed(prepared: PreparedModel) -> Speed:
 # -- what is written -----------------------------------------------------------------------------------------------
 
 
-def counted_alone(decision: Decision) -> Decision:
-    """Return a decision whose targets are those that quantization does not change; the others are checked after it."""
-    bounds = tuple(pair for pair in decision.bounds if pair[0].kind not in _MEASURED)
-    return replace(decision, bounds=bounds, memory=None, latency=None)
+def met_by(prepared: PreparedModel, bounds: tuple[tuple[Target, float], ...]) -> Decision:
+    """Return a decision that cuts no units of a model: its eight bits are to meet bounds, as fractions of it."""
+    kinds = {target.kind for target, _ in bounds}
+    speed = speed_of(prepared) if kinds & {*MEASURED} else None
+    memory = speed.memory_of if speed is not None and "memory" in kinds else None
+    latency = speed.race_of if speed is not None and "latency" in kinds else None
+    return Decision(Plan({}), bounds, memory=memory, latency=latency)
 
 
-class Quantizing:
+def written_in(
+    int8: Int8 | None,
+    prepared: PreparedModel,
+    decision: Decision,
+    finished: Callable[[Decision, Publish], tuple[Any, dict[str, Any]]],
+    *,
+    publish: Publish,
+    others: tuple[Model | None, Model | None],
+    progress: Progress,
+) -> tuple[Any, dict[str, Any]]:
+    """Return what is published, in eight bits where their form is given, and its report.
+
+    Args:
+        int8: the form, or None.
+        prepared: the model that is cut: the original, or what is left of it.
+        decision: has the targets.
+        finished: proves what was cut, and publishes it by a function, under the targets of a decision.
+        publish: writes the result.
+        others: what is compared with, and raced against, in the place of the model that is cut.
+        progress: called before each step.
+
+    Raises:
+        OptionError, VerificationError: as `finish`.
+    """
+    if int8 is None:
+        return finished(decision, publish)
+    quantizing = _Quantizing(int8, prepared, publish, decision, others, progress)
+    bounds = tuple(pair for pair in decision.bounds if pair[0].kind not in DEPLOYED)
+    _, report = finished(replace(decision, bounds=bounds, memory=None, latency=None), quantizing.publish)
+    return quantizing.proto, report
+
+
+class _Quantizing:
     """Publishes what is cut in eight bits; `proto` is what was written."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - as they follow from one another
         self,
         int8: Int8,
+        prepared: PreparedModel,
         publish: Publish,
         decision: Decision,
+        others: tuple[Model | None, Model | None],
         progress: Progress,
-        *,
-        original: Model | None = None,
-        timed: Model | None = None,
     ) -> None:
-        """Take what a pass has.
-
-        Args:
-            int8: the form.
-            publish: writes the quantized model.
-            decision: has the targets.
-            progress: called before each step.
-            original: what is compared with in the place of the model that was cut.
-            timed: what is raced against in the place of both.
-        """
-        self._int8, self._publish, self._decision, self._progress = int8, publish, decision, progress
-        self._others = original, timed
+        """Take what `written_in` has."""
+        self._int8, self._prepared, self._publish = int8, prepared, publish
+        self._decision, self._others, self._progress = decision, others, progress
         self.proto: Any = None
 
     @contextlib.contextmanager
     def publish(self, proto: Any, folder: Path) -> Iterator[tuple[Path, Complete]]:
         """Write a model where nobody reads it yet, for its proof and its figures; quantize it when it is completed."""
-        model = self._int8.prepared.traced.model
+        model = self._prepared.traced.model
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
             path = Path(scratch) / "pruned.onnx"
             write(proto, path, folder, model.is_external, model.alignment)
@@ -280,7 +360,7 @@ class Quantizing:
 
     def _complete(self, proto: Any, folder: Path, report: dict[str, Any]) -> None:
         self._progress(f"quantizing: {self._int8.form.name}")
-        self.proto = self._int8.made(proto)
+        self.proto = self._int8.made(proto, folder)
         with self._publish(self.proto, folder) as (path, complete):
             written = load(path)
             seen, alone = self._accepted(written), self._beside(self._int8.alone)(1)
@@ -294,31 +374,31 @@ class Quantizing:
         Raises:
             OptionError: when a target is missed.
         """
-        prepared, decision = self._int8.prepared, self._decision
-        bounds = tuple(pair for pair in decision.bounds if pair[0].kind in _MEASURED)
+        prepared, decision = self._prepared, self._decision
+        bounds = tuple(pair for pair in decision.bounds if pair[0].kind in DEPLOYED)
         counted = {"size": written.size_bytes() / prepared.traced.model.size_bytes()}
         is_raced = prepared.options.latency and self._others == (None, None)
         return accepted(replace(decision, bounds=bounds), written, counted, self._beside(written), is_raced=is_raced)
 
     def _beside(self, quantized: Model) -> Callable[[int], Comparison | None]:
         """Return what compares a model with the original, in a race that takes so many times the usual."""
-        return partial(beside, self._int8.prepared, quantized, self._others, self._progress)
+        return partial(beside, self._prepared, quantized, self._others, self._progress)
 
     def _tell(
         self, report: dict[str, Any], written: Model, comparison: Comparison | None, alone: Comparison | None
     ) -> None:
         """Let a report be of what was written, with all files beside one another; `alone` was the original in int8."""
-        int8, options = self._int8, self._int8.prepared.options
+        int8, options = self._int8, self._prepared.options
         told = ("accuracy", "fidelity", "latency")
         pruned = {"size_bytes": report["output"]["size_bytes"], **{name: report[name] for name in told}}
-        held_out = is_held_out(int8.prepared)
+        held_out = is_held_out(self._prepared)
         sides = [
             {"size_bytes": model.size_bytes(), **comparison_values(each, options, held_out=held_out)}
             for model, each in ((int8.alone, alone), (written, comparison))
         ]
         report["quantization"] = quantization_values(
             int8.best, int8.tried, int8.calibration.samples, features_of(options),
-            held_out=is_loss_held_out(int8.calibration), before=report["input"]["size_bytes"],
+            held_out=is_loss_held_out(int8.calibration), before=int8.prepared.traced.model.size_bytes(),
             alone=sides[0], pruned=pruned, both=sides[1],
         )  # fmt: skip
         report["output"] = file_values(written, report["output"]["macs"])

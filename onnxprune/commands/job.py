@@ -51,6 +51,7 @@ class Job:
     root: Path | None = None  # of the folder that is pruned, where the model is part of one
     timed: Model | None = None  # what the result is raced against, where that is yet another one
     recipe: Mapping[str, Any] = field(default_factory=dict)  # what makes the result again
+    scored: int | None = None  # how many tokens, whose ids another file takes, the model scores, where it does
 
 
 def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Options) -> Learning:
@@ -68,12 +69,20 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     """
     tuning, masked = (_tuning(name, value, data, options) for name, value in (("tune", tune), ("masks", masks)))
     learning = Learning(tuning, check.count("rounds", rounds, 1), masked)
-    if options.shortens and (learning.rounds > 1 or learning.masks is not None):
-        raise OptionError("depth goes with one round, and without masks: cut the result again, or give widths alone")
+    if options.shortens and learning.masks is not None:
+        raise OptionError(
+            "depth does not go with masks, which learn what goes for all of a budget at once: cut the result again, "
+            "with masks"
+        )
+    if options.shortens and learning.rounds > 1 and not options.cuts_widths:
+        raise OptionError(
+            "rounds have no effect with depth alone, as branches go before the first of them: say with a target, a "
+            "ratio or a shape how much of the widths goes"
+        )
     if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
         raise OptionError("vocabulary goes with one round, and without masks: cut the result again, without it")
     _check_method(learning, options)
-    _check_quantize(learning, options)
+    _check_quantize(options)
     if learning.masks is not None and learning.rounds > 1:
         raise OptionError("masks are learned for the whole cut at once: give masks or rounds")
     if learning.masks is not None and learning.masks.lora is not None:
@@ -83,19 +92,26 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     return learning
 
 
-def _check_quantize(learning: Learning, options: Options) -> None:
+# What eight bits do not go with in one run, and why.
+_NOT_QUANTIZED = {
+    "vocabulary": "samples, which ranges are taken from, have the numbers of all tokens",
+    "change_io": "samples, which ranges are taken from, have caches of the sizes that were",
+    f"method {TURNS}": "it turns the original itself, which the quantized file is to be compared with",
+}
+
+
+def _check_quantize(options: Options) -> None:
     """Raise OptionError for what eight bits do not go with in one run."""
-    others = {
-        "rounds": learning.rounds > 1,
-        "masks": learning.masks is not None,
-        "depth": options.shortens,
+    asked = {
         "vocabulary": options.vocabulary is not None,
         "change_io": options.change_io,
         f"method {TURNS}": options.method == TURNS,
     }
-    name = next((name for name, is_set in others.items() if is_set), None)
+    name = next((name for name, is_set in asked.items() if is_set), None)
     if options.quantize is not None and name is not None:
-        raise OptionError(f"quantize goes with one cut of units, not with {name}: run onnxprune quantize on the result")
+        raise OptionError(
+            f"quantize does not go with {name}: {_NOT_QUANTIZED[name]}; run onnxprune quantize on the result"
+        )
 
 
 def _check_method(learning: Learning, options: Options) -> None:

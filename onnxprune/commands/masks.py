@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxprune.commands.decide import decide
 from onnxprune.commands.finish import Publish, finish, with_report
+from onnxprune.commands.int8 import Int8, chosen_where_asked, written_in
 from onnxprune.commands.job import Job
 from onnxprune.commands.learn import lesson_values, stored
 from onnxprune.commands.prepare import PreparedModel, prepare
@@ -46,21 +47,34 @@ def by_masks(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     """
     options = options_of_masks(job.options)
     prepared = prepare(job.model, options, job.data, progress, tunes=True)
-    masks = job.learning.masks
+    with chosen_where_asked(prepared, progress) as int8:
+        return _by_masks(job, prepared, keeper, publish, progress, int8)
+
+
+def _by_masks(  # noqa: PLR0917 - as they follow from one another
+    job: Job, prepared: PreparedModel, keeper: Keeper, publish: Publish, progress: Progress, int8: Int8 | None
+) -> tuple[Any, dict[str, Any]]:
+    """Return the same of a model that is prepared; it is written in eight bits where their form is given."""
+    masks, model = job.learning.masks, prepared.traced.model
     assert masks is not None
-    learned, decision, values = _learned(prepared, masks, keeper, progress)
+    learned, decision, values = _learned(prepared, masks, keeper, progress, int8)
+    options = options_of_masks(job.options)
     cut = replace(prepare(learned, options, job.data, progress, tunes=True), file_name=job.name)
     rewritten = cut.rewritten(decision.plan)
     recovery = recover(cut, decision.plan, rewritten, progress, keeper.notes().of("masks"))
     improve, tuning = None, job.learning.tuning
     if tuning is not None:
-        how = Tuning(tuning, prepared.traced.model, checkpoint=keeper.tuning(), resume=keeper.resume)
+        how = Tuning(tuning, model, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(cut, how, progress)
-    publish = partial(with_report, publish, partial(_of_original, prepared.traced.model, values))
-    return finish(
-        cut, decision, rewritten, recovery=recovery, progress=progress, publish=publish, improve=improve,
-        original=prepared.traced.model,
-    )  # fmt: skip
+
+    def finished(decision: Decision, publish: Publish) -> tuple[Any, dict[str, Any]]:
+        return finish(
+            cut, decision, rewritten, recovery=recovery, progress=progress, publish=publish, improve=improve,
+            original=model,
+        )  # fmt: skip
+
+    publish = partial(with_report, publish, partial(_of_original, model, values))
+    return written_in(int8, cut, decision, finished, publish=publish, others=(model, None), progress=progress)
 
 
 def options_of_masks(options: Options) -> Options:
@@ -85,7 +99,7 @@ def options_of_masks(options: Options) -> Options:
 
 
 def _learned(
-    prepared: PreparedModel, options: TuneOptions, keeper: Keeper, progress: Progress
+    prepared: PreparedModel, options: TuneOptions, keeper: Keeper, progress: Progress, int8: Int8 | None
 ) -> tuple[Model, Decision, dict[str, Any]]:
     """Return the original with weights that go without what is shut, the plan of that, and what the report says."""
     from onnxprune.training.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
@@ -100,15 +114,18 @@ def _learned(
     tied = tied_groups(prepared.groups, prepared.ratios, prepared.traced)
     groups = gated_of(lesson, {first: list(names.values()) for first, names in tied.items()})
     even = {first: np.zeros(count) for first, count in groups.counts.items()}
-    decide(prepared, Evidence(even, {}), None, silent)  # says now what cannot be reached
+    deployed = None if int8 is None else int8.deployed(model)
+    decide(prepared, Evidence(even, {}), None, silent, deployed)  # says now what cannot be reached
     saving = None
     if keeper.masks is not None:
         saving = Saving(keeper.masks, run_of(model, model, data, options), keeper.resume and keeper.masks.exists())
-    budget = _budget(prepared, groups)
+    counted = prepared.options if int8 is None else int8.in_float32(prepared.options)
+    budget = _budget(replace(prepared, options=counted), groups)
     masks = learned_masks(lesson, groups, budget, options, saving=saving, progress=progress)
     decision = decide(
-        prepared, Evidence({name: each.astype(np.float64) for name, each in masks.scores.items()}, {}), None, progress
-    )
+        prepared, Evidence({name: each.astype(np.float64) for name, each in masks.scores.items()}, {}), None, progress,
+        deployed,
+    )  # fmt: skip
     contents = contents_of(model, folded(groups, masks, decision.plan.kept, lesson))
     learned = view(stored(model, contents), folder=model.folder)
     values = {

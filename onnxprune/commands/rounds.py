@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.decide import decide, score
 from onnxprune.commands.finish import Publish, compared, with_report
+from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, met_by, written_in
 from onnxprune.commands.job import Job
 from onnxprune.commands.learn import stored
 from onnxprune.commands.measured import measured
@@ -28,7 +30,8 @@ from onnxprune.graph.publish import check_unchanged
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.options import Options
-from onnxprune.planning.plan import Evidence
+from onnxprune.planning.plan import Evidence, Plan
+from onnxprune.planning.promise import Decision
 from onnxprune.planning.rounds import Wanted, options_of_round, tuning_of_round, wanted
 from onnxprune.planning.targets import MEASURED, Target
 from onnxprune.progress import Progress, silent
@@ -40,7 +43,9 @@ from onnxprune.training.settings import TuneOptions
 _COUNTED = {"macs": "macs", "params": "params", "size": "size_bytes", CACHE: "cache_bytes"}
 
 
-def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+def in_rounds(
+    job: Job, keeper: Keeper, publish: Publish, progress: Progress, given: Int8 | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model and the report of all rounds, when both are published.
 
     Args:
@@ -48,6 +53,7 @@ def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) ->
         keeper: has what is finished.
         publish: writes the last round.
         progress: called before each step.
+        given: the form of eight bits, where it was chosen for another model that this one is made of.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`; rounds that are finished stay with the keeper.
@@ -56,11 +62,12 @@ def in_rounds(job: Job, keeper: Keeper, publish: Publish, progress: Progress) ->
     tuning = None if job.learning.tuning is None else in_steps(job.learning.tuning, first)
     if tuning is not None:
         tuning_of_round(tuning, 0, 0, job.learning.rounds)  # says whether there are steps enough
-    rounds = _Rounds(job, first, tuning, wanted(first.groups, first.options), keeper, progress)
-    for number in range(job.learning.rounds - 1):
-        rounds.add(keeper.finished(number) or rounds.kept(number))
-    proto, report = rounds.last(publish)
-    return rounds.by_itself(proto), report
+    with chosen_where_asked(first, progress) if given is None else contextlib.nullcontext(given) as int8:
+        rounds = _Rounds(job, first, tuning, wanted(first.groups, first.options), keeper, progress, int8)
+        for number in range(job.learning.rounds - 1):
+            rounds.add(keeper.finished(number) or rounds.kept(number))
+        proto, report = rounds.last(publish)
+        return rounds.by_itself(proto), report
 
 
 class _Rounds:
@@ -74,9 +81,11 @@ class _Rounds:
         all_rounds: Wanted,
         keeper: Keeper,
         progress: Progress,
+        int8: Int8 | None = None,
     ) -> None:
         self.job, self.first, self.tuning = job, first, tuning
         self.all_rounds, self.keeper, self.progress = all_rounds, keeper, progress
+        self.int8 = int8  # how the last round is written, where it is in eight bits
         self.model = job.model  # what is left by now
         self.units = dict(all_rounds.units)
         self.reports: list[dict[str, Any]] = []  # of rounds, also of those that were skipped
@@ -84,8 +93,13 @@ class _Rounds:
 
     @property
     def original(self) -> Model:
-        """The part of the original that is run."""
+        """The part that is run of the model that the first round cuts."""
         return self.first.traced.model
+
+    @property
+    def teacher(self) -> Model:
+        """What is learned from, and compared with: the model that the first round cuts, or what it was made of."""
+        return self.job.original or self.original
 
     @property
     def cuts(self) -> list[dict[str, Any]]:
@@ -128,7 +142,7 @@ class _Rounds:
 
     def _ended_early(self, publish: Publish, why: str) -> tuple[Any, dict[str, Any]]:
         """Publish what the rounds so far came to, with the tuning that is left."""
-        number, report = self.job.learning.rounds - 1, dict(self.cuts[-1])
+        number = self.job.learning.rounds - 1
         progress = self._progress_of(number)
         part = self._run_part()
         contents: Mapping[str, Array] = {}
@@ -140,15 +154,31 @@ class _Rounds:
                 part, suited_data(data, part.inputs), tuning, progress, is_measured=is_measured
             )
         proto = stored(part, contents)
-        with publish(proto, self.model.folder) as (path, complete):
-            if tuning is not None:
-                after = same_part(read_back(path), part)
-                report["output"] = file_values(after, report["output"]["macs"])
-                report |= {"tuning": tuning_report(path), **compared(self.original, after, self.first, progress)}
+
+        def finished(_: Decision, publish: Publish) -> tuple[Any, dict[str, Any]]:
+            report = dict(self.cuts[-1])
+            with publish(proto, self.model.folder) as (path, complete):
+                if tuning is not None:
+                    after = same_part(read_back(path), part)
+                    report["output"] = file_values(after, report["output"]["macs"])
+                    report |= {"tuning": tuning_report(path), **compared(self.teacher, after, self.first, progress)}
+                complete(report)
+            return proto, report
+
+        def as_whole(report: dict[str, Any]) -> None:
             self.reports.append({"skipped": why, "tuning": None if tuning is None else report["tuning"]})
-            whole = self._whole(report)
-            complete(whole)
-        return proto, whole
+            _turn_into(report, self._whole(report))
+
+        told = partial(with_report, publish, as_whole)
+        nothing = None, None
+        return written_in(self.int8, self.first, self._met(), finished, publish=told, others=nothing, progress=progress)
+
+    def _met(self) -> Decision:
+        """Return the decision that cuts nothing more, under the targets of eight bits where these are written."""
+        if self.int8 is None:
+            return Decision(Plan({}))
+        goals, _ = self._costs()
+        return met_by(self.first, tuple((target, goals[target.kind]) for target in self.job.options.bounds))
 
     # -- one round -----------------------------------------------------------------------------------------
 
@@ -161,10 +191,13 @@ class _Rounds:
         left, told = self.job.learning.rounds - number, self._progress_of(number)
         prepared = self.first if self.model is self.job.model else self._prepared(told)
         goals, now = self._costs()
-        options = options_of_round(self.all_rounds, self.units, goals, now, left)
+        if self.int8 is not None and left > 1:
+            goals = {kind: goal / self.int8.share(kind) for kind, goal in goals.items()}
+        deployed = DEPLOYED if self.int8 is not None and left == 1 else ()
+        options = options_of_round(self.all_rounds, self.units, goals, now, left, deployed)
         if options is None:
             raise NothingToPrune(f"nothing has to go: {', '.join(map(str, self.job.options.bounds))} is met already")
-        prepared = prepared.with_options(options)
+        prepared = prepared.with_options(options if left == 1 else replace(options, quantize=None))
         notes = self.keeper.notes(number)
         evidence = score(prepared, told, notes=notes)
         is_first = self.model is self.job.model
@@ -176,9 +209,10 @@ class _Rounds:
         once = Pass(
             partial(with_report, publish, lambda report: report.update(round=noted)),
             improve=None if tuning is None else improver(prepared, tuning, told),
-            original=None if is_first else self.original,
+            original=self.job.original if is_first else self.teacher,
             evidence=evidence,
             notes=notes,
+            int8=self.int8 if left == 1 else None,
         )
         try:
             return cut(replace(prepared, file_name=self.job.name), once, told)
@@ -209,7 +243,8 @@ class _Rounds:
         targets = tuple(pair for pair in self.job.options.targets if pair[0] not in MEASURED)
         if targets and any(kind not in MEASURED for kind, _ in first.targets):
             whole = replace(self.job.options, targets=targets)
-            decide(self.first.with_options(whole), evidence, None, silent)
+            deployed = None if self.int8 is None else self.int8.deployed(self.original)
+            decide(self.first.with_options(whole), evidence, None, silent, deployed)
 
     def _tuning_of(self, number: int) -> tuple[float | None, Tuning | None]:
         """Return the steps or seconds of tuning of a round, and how it is tuned."""
@@ -217,7 +252,7 @@ class _Rounds:
             return None, None
         options = tuning_of_round(self.tuning, sum(self._budgets()), number, self.job.learning.rounds)
         kept = kept_in_all(self.parts) if self.parts else None
-        tuning = Tuning(options, self.original, kept, self.keeper.tuning(number), self.keeper.resume)
+        tuning = Tuning(options, self.teacher, kept, self.keeper.tuning(number), self.keeper.resume)
         return options.time if options.steps is None else float(options.steps), tuning
 
     def _budgets(self) -> Iterator[float]:
@@ -251,9 +286,7 @@ class _Rounds:
     def _as_whole(self, report: dict[str, Any]) -> None:
         """Put the report of all rounds in the place of that of the last."""
         self.reports.append(dict(report))
-        whole = self._whole(report)
-        report.clear()
-        report.update(whole)
+        _turn_into(report, self._whole(report))
 
     def _whole(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """Return the report of all rounds."""
@@ -277,6 +310,12 @@ class _Rounds:
         is_whole = len(kept) == entry["units"]
         reason = reasons.get(entry["name"]) or entry["locked"] or "no round removed any of its units"
         return {**entry, "kept": len(kept), "kept_units": list(kept), "locked": reason if is_whole else None}
+
+
+def _turn_into(report: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Let a report, which others hold, be another one."""
+    report.clear()
+    report.update(other)
 
 
 def _needs_measuring(target: Target, has_cuts: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,10 +11,12 @@ from typing import Any
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_report
+from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, met_by, written_in
 from onnxprune.commands.job import Job
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, calibrated, prepare
 from onnxprune.commands.recover import Recovery, recover
+from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.commands.weigh import Weighed, weigh
@@ -21,7 +24,7 @@ from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.blocks import blocks
 from onnxprune.dependency.branches import Branch, branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs, macs
-from onnxprune.errors import NothingToPrune, OptionError, UnreachableTarget
+from onnxprune.errors import MetAlready, NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.view import view
@@ -55,35 +58,47 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     """
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
-    notes, weighed = keeper.notes().of("depth"), None
+    with chosen_where_asked(prepared, progress) as int8:
+        return _by_depth(job, prepared, keeper, publish, progress, int8)
+
+
+def _by_depth(  # noqa: PLR0917 - as they follow from one another
+    job: Job, prepared: PreparedModel, keeper: Keeper, publish: Publish, progress: Progress, int8: Int8 | None
+) -> tuple[Any, dict[str, Any]]:
+    """Return the same of a model that is prepared; it is written in eight bits where their form is given."""
+    notes, weighed = keeper.notes(job.learning.rounds - 1).of("depth"), None  # which stay until the last round ends
     if job.options.weighs_branches:
-        weighed = weigh(prepared, progress, notes)
+        counted = prepared if int8 is None else replace(prepared, options=int8.in_float32(prepared.options))
+        weighed = weigh(counted, progress, notes)
         if not weighed.choice.removed:
-            return _widths_alone(job, prepared, weighed, keeper, publish, progress)
-    shorter = shortened_model(prepared, progress, notes, weighed)
+            return _widths_alone(job, prepared, weighed, keeper, publish, progress, int8)
+    shorter, decision = shortened_model(prepared, progress, notes, weighed), Decision(Plan({}))
     if job.options.cuts_widths:
         left = left_of(prepared, shorter, progress)
-        rest = rest_of(job.options, left.costs)
+        rest = rest_of(job.options, left.costs, () if int8 is None else DEPLOYED)
         if rest is not None:
             rest = replace(rest, depth=None, without=())
-            return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress)
+            with contextlib.suppress(*([] if int8 is None else [MetAlready])):
+                return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress, int8)
+        if int8 is not None:
+            originals = {kind: cost.original for kind, cost in left.costs.items()}
+            bounds = tuple((each, each.fraction(originals[each.kind])) for each in job.options.bounds)
+            decision = met_by(prepared, bounds)
     improve, options = None, job.learning.tuning
     if options is not None:
         improve = improver(
             prepared, Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume), progress
         )
-    return finish(
-        prepared,
-        Decision(Plan({}), ()),
-        shorter.shortened.rewritten,
-        recovery=shorter.recovery,
-        progress=progress,
-        publish=partial(with_report, publish, lambda report: report.update(depth=shorter.values)),
-        improve=improve,
-        original=job.original,
-        timed=job.timed,
-        shortened=shorter.shortened,
-    )
+
+    def finished(decision: Decision, publish: Publish) -> tuple[Any, dict[str, Any]]:
+        return finish(
+            prepared, decision, shorter.shortened.rewritten, recovery=shorter.recovery, progress=progress,
+            publish=publish, improve=improve, original=job.original, timed=job.timed, shortened=shorter.shortened,
+        )  # fmt: skip
+
+    told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
+    others = job.original, job.timed
+    return written_in(int8, prepared, decision, finished, publish=told, others=others, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -230,16 +245,27 @@ def _why_none(
 
 
 def _widths_alone(  # noqa: PLR0917 - as they follow from one another
-    job: Job, prepared: PreparedModel, weighed: Weighed, keeper: Keeper, publish: Publish, progress: Progress
+    job: Job,
+    prepared: PreparedModel,
+    weighed: Weighed,
+    keeper: Keeper,
+    publish: Publish,
+    progress: Progress,
+    int8: Int8 | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Cut widths where no branch goes: their scores and loss curves are known."""
     values = depth_values(job.options, branches(prepared.traced), weighed.choice, weighed.reasons, 0.0)
+    if job.learning.rounds > 1:
+        told = partial(with_report, publish, lambda report: report.update(depth=values, options=job.options.to_dict()))
+        widths = replace(job, options=replace(job.options, depth=None, without=()))
+        return in_rounds(widths, keeper, told, progress, int8)
     improve, options = None, job.learning.tuning
     if options is not None:
         how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(prepared, how, progress)
     told = partial(with_report, publish, lambda report: report.update(depth=values))
-    once = Pass(told, improve, job.original, job.timed, evidence=weighed.evidence, notes=keeper.notes().of("widths"))
+    notes = keeper.notes().of("widths")
+    once = Pass(told, improve, job.original, job.timed, evidence=weighed.evidence, notes=notes, int8=int8)
     return cut(prepared, once, progress)
 
 
@@ -277,6 +303,7 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
     keeper: Keeper,
     publish: Publish,
     progress: Progress,
+    int8: Int8 | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Prove the shorter model, and cut the widths of it; the original is the teacher, and compared with the result.
 
@@ -300,7 +327,8 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
     went, share = plural(len(shortened.branches), "branch"), left.costs["macs"].share
     told = f"after {went} went, which left {share:.3f} of the MACs"
     try:
-        return at_once(later, keeper, partial(with_report, publish, whole), progress)
+        cut_widths = in_rounds if job.learning.rounds > 1 else at_once
+        return cut_widths(later, keeper, partial(with_report, publish, whole), progress, int8)
     except (NothingToPrune, UnreachableTarget) as error:
-        kind = NothingToPrune if isinstance(error, NothingToPrune) else OptionError
+        kind = type(error) if isinstance(error, NothingToPrune) else OptionError
         raise kind(f"{told}: {error}; figures are of the model that was left") from None

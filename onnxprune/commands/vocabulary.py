@@ -128,7 +128,7 @@ def _narrowed(job: Job, progress: Progress) -> _Narrow:
             f"vocabulary: ONNX Runtime cannot run {why.op} {why.node!r}, so that no map of ids can be proven"
         )
     progress("looking for tables of tokens")
-    words = vocabulary(model)
+    words = vocabulary(model, job.scored)
     kept, asked = _kept(job, words)
     if len(kept) == words.size:
         raise NothingToPrune(f"nothing to remove: all {words.size:,} tokens of the vocabulary are kept")

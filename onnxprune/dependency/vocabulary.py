@@ -59,11 +59,12 @@ class _Ids:
     output: str | None = None  # that gives them back
 
 
-def vocabulary(model: Model) -> Vocabulary:
+def vocabulary(model: Model, scored: int | None = None) -> Vocabulary:
     """Return the vocabulary of a model.
 
     Args:
         model: in plain form.
+        scored: how many tokens it scores whose ids it does not take; None where it takes ids.
 
     Raises:
         OptionError: when no input holds ids, when something else depends on them, and when the tables or the scores
@@ -72,6 +73,8 @@ def vocabulary(model: Model) -> Vocabulary:
     probed = probe(model)
     followed = [_followed(model, probed, port.name) for port in model.inputs if port.role is not Role.POSITIONS]
     found = [ids for ids in followed if ids.rows]
+    if scored is not None:
+        return _scored(model, probed, scored)
     if not found:
         named = ", ".join(port.name for port in model.inputs)
         raise OptionError(f"vocabulary: no input of the model ({named}) holds indices into a table of it")
@@ -80,6 +83,20 @@ def vocabulary(model: Model) -> Vocabulary:
     for ids in own:
         _check_followed(ids)
     return _opened(model, probed, size, own)
+
+
+def _scored(model: Model, probed: Probe, size: int) -> Vocabulary:
+    """Return the vocabulary of a model that scores tokens, and takes something else than their ids."""
+    wide = next((port.name for port in model.inputs if (probed.shape(port.name) or (0,))[-1] == size), None)
+    if wide is not None:
+        raise OptionError(
+            f"vocabulary: input {wide!r} is as wide as there are tokens, {size}: which outputs score tokens cannot be "
+            "told"
+        )
+    words = _opened(model, probed, size, ())
+    if not words.outputs:
+        raise OptionError(f"vocabulary: no output of the model scores {size} tokens")
+    return words
 
 
 def _followed(model: Model, probed: Probe, name: str) -> _Ids:

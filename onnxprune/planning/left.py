@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from onnxprune.dependency.cost import CACHE
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
 from onnxprune.planning.options import Options
+from onnxprune.planning.targets import exact
+
+_UNITS = {"latency": "ms", "memory": "B", "size": "B"}  # of what costs of these kinds are told in
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,33 @@ def costs_left(
     return {kind: Cost(one, other / one if one else 1.0) for kind, (one, other) in counts.items()}
 
 
-def targets_left(options: Options, costs: Mapping[str, Cost]) -> tuple[tuple[str, float | str], ...]:
-    """Return the targets in terms of the changed model, without those that it meets."""
+def targets_left(
+    options: Options, costs: Mapping[str, Cost], deployed: Collection[str] = ()
+) -> tuple[tuple[str, float | str], ...]:
+    """Return the targets in terms of the changed model, without those that it meets.
+
+    Args:
+        options: that have the targets.
+        costs: by kind of target.
+        deployed: kinds of targets that are not of the changed model but of what is made of it, which may miss them.
+    """
     left: list[tuple[str, float | str]] = []
     for target in options.bounds:
         cost = costs.get(target.kind, Cost(1.0, 1.0))
         goal = target.fraction(cost.original) / cost.share if cost.share else math.inf
         if goal < 1:
             left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
+        elif target.kind in deployed:
+            left.append((target.kind, f"{exact(goal * cost.share * cost.original)}{_UNITS[target.kind]}"))
     return tuple(left)
 
 
-def rest_of(options: Options, costs: Mapping[str, Cost]) -> Options | None:
-    """Return options that cut what is still to go from the changed model; None where its targets are met already."""
-    targets = targets_left(options, costs)
+def rest_of(options: Options, costs: Mapping[str, Cost], deployed: Collection[str] = ()) -> Options | None:
+    """Return options that cut what is still to go from the changed model; None where its targets are met already.
+
+    Arguments are as of `targets_left`.
+    """
+    targets = targets_left(options, costs, deployed)
     if options.targets and not targets and not (options.ratios or options.shape):
         return None
     ratio = 0.0 if options.targets and not targets else options.ratio

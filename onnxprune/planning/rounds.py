@@ -7,7 +7,7 @@ those after it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.dependency.groups import Group
@@ -59,8 +59,13 @@ def kept_share(goal: float, now: float, left: int) -> float:
     return float(min(1.0, (goal / now) ** (1 / left)))
 
 
-def options_of_round(
-    all_rounds: Wanted, units: Mapping[str, int], goals: Mapping[str, float], now: Mapping[str, float], left: int
+def options_of_round(  # noqa: PLR0917 - as they follow from one another
+    all_rounds: Wanted,
+    units: Mapping[str, int],
+    goals: Mapping[str, float],
+    now: Mapping[str, float],
+    left: int,
+    deployed: Collection[str] = (),
 ) -> Options | None:
     """Return the options of one round, in terms of what is there; None where all that is aimed at is reached.
 
@@ -70,10 +75,12 @@ def options_of_round(
         goals: of the targets, as fractions of the original, by kind.
         now: what is there costs, as fractions of the original, by kind of target.
         left: rounds, this one included.
+        deployed: kinds of targets that are not of the model but of what is made of it in this round: where the model
+            meets one, what is made of it is to cost no more than that.
     """
     options, whole = all_rounds.options, all_rounds.units
     shares = {kind: kept_share(goal, now[kind], left) for kind, goal in goals.items()}
-    targets = tuple((kind, share) for kind, share in shares.items() if share < _MET)
+    targets = tuple((kind, share) for kind, share in shares.items() if share < _MET or kind in deployed)
     there = {name: count for name, count in units.items() if name in whole}
     named = {
         name: 1 - kept_share(1 - ratio, there[name] / whole[name], left)

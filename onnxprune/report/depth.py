@@ -87,6 +87,16 @@ def of_whole(
     report["verification"] = proofs([verification_values(verification), report["verification"]])
     report["groups"] += [group_values(group, (), None) for group in groups if is_gone(group, gone)]
     report["promise"] = of_original(report["promise"], options, shares)
+    if report["rounds"] is not None:
+        report["rounds"] = [_round_of_original(each, shares) for each in report["rounds"]]
+
+
+def _round_of_original(values: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
+    """Return what a report says of a round in terms of the original, where it was in terms of a shorter model."""
+    told = dict(values)
+    for name in told.keys() & {"wanted", "reached"}:
+        told[name] = {kind: cost * shares.get(kind, 1.0) for kind, cost in values[name].items()}
+    return told
 
 
 def of_bypassed(

@@ -113,11 +113,12 @@ def vocabulary_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if words is None:
         return
     inputs, outputs = (enumerated([repr(name) for name in words[which]]) for which in ("inputs", "outputs"))
-    ports = f"{inputs} takes other ids" if len(words["inputs"]) == 1 else f"{inputs} take other ids"
+    ports = list[str]()
+    if inputs:
+        ports.append(f"{inputs} {'takes' if len(words['inputs']) == 1 else 'take'} other ids")
     if outputs:
-        scored = "scores" if len(words["outputs"]) == 1 else "score"
-        ports += f", {outputs} {scored} the kept tokens alone"
-    yield f"ports changed, as was asked: {words['after']:,} of {words['before']:,} tokens are kept; {ports}"
+        ports.append(f"{outputs} {'scores' if len(words['outputs']) == 1 else 'score'} the kept tokens alone")
+    yield f"ports changed, as was asked: {words['after']:,} of {words['before']:,} tokens are kept; {', '.join(ports)}"
     more = words["after"] - words["asked"]
     if more:
         yield f"{more:,} of them are special tokens, and parts that the tokenizer makes kept ones of"

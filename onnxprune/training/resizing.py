@@ -1,28 +1,31 @@
-"""Modules of PyTorch whose tensors became smaller: what standard layers say of their own sizes follows."""
+"""Modules of PyTorch whose tensors became smaller: what standard layers say of their own sizes follows.
+
+Layers that cannot have the new sizes give way to ones of `cut_layers` that can.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from onnxprune.errors import InputError
-from onnxprune.training.transfer import Kept
+from onnxprune.training.cut_layers import PROJECTIONS, CutAttention, CutGroupNorm, heads_left
+from onnxprune.training.transfer import Kept, WeightCut
 
-Network = TypeVar("Network", bound=nn.Module)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_BARE = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no tensors that do
+_BARE = (nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no tensors that do
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
 
 
 def resized(
-    module: Network, state: Mapping[str, Any], kept: Mapping[str, Kept], elsewhere: Collection[str] = ()
-) -> Network:
+    module: nn.Module, state: Mapping[str, Any], kept: Mapping[str, Kept], elsewhere: Sequence[WeightCut] = ()
+) -> nn.Module:
     """Return a copy of a module that has the tensors of a state dict, and layers of their sizes.
 
     Args:
@@ -37,19 +40,11 @@ def resized(
     network = copy.deepcopy(module)
     before = network.state_dict()
     changed = {name for name, value in state.items() if _is_resized(value, before[name])}
+    network = _with_cut_layers(network, changed, kept, elsewhere)
     put: dict[int, tuple[Any, Any]] = {}  # by the identity of a tensor that goes: it, and what stands in its place
     for layer_name, layer in network.named_modules():
         own = [name for name in changed if name.rpartition(".")[0] == layer_name]
-        if isinstance(layer, _FIXED) and any(name.startswith(f"{layer_name}.") or not layer_name for name in changed):
-            raise InputError(
-                f"{layer_name}: a {type(layer).__name__} cannot lose units of its own, as it computes its sizes from "
-                "others; cut the state dict instead, and write the layer anew"
-            )
-        if elsewhere and isinstance(layer, _BARE) and next(layer.parameters(), None) is None:
-            raise InputError(
-                f"{layer_name}: a {type(layer).__name__} without weights may lose units, as {min(elsewhere)!r} did: no "
-                "tensor says how many; cut the state dict instead, and write the layer anew"
-            )
+        _check_sizes(layer, layer_name, changed, elsewhere)
         groups = _groups(layer, layer_name, before, kept) if own else 1
         for name in own:
             _put(layer, name.rpartition(".")[2], state[name], put)
@@ -57,6 +52,73 @@ def resized(
             _restate(layer, groups)
     network.load_state_dict(dict(state))
     return network
+
+
+def _check_sizes(layer: nn.Module, name: str, changed: Collection[str], elsewhere: Sequence[WeightCut]) -> None:
+    """Raise InputError for a layer that cannot have other sizes, or may need others that no tensor tells."""
+    if isinstance(layer, _FIXED) and _has_any(name, changed):
+        raise InputError(
+            f"{name}: a {type(layer).__name__} cannot lose units of its own, as it computes its sizes from "
+            "others; cut the state dict instead, and write the layer anew"
+        )
+    if elsewhere and isinstance(layer, _BARE) and _is_bare(layer):
+        first = min(each.name for each in elsewhere)
+        raise InputError(
+            f"{name}: a {type(layer).__name__} without weights may lose units, as {first!r} did: no "
+            "tensor says how many; cut the state dict instead, and write the layer anew"
+        )
+
+
+def _has_any(layer_name: str, names: Collection[str]) -> bool:
+    """Whether any of these is a tensor of a layer, or of what is inside of it."""
+    return any(not layer_name or name.startswith(f"{layer_name}.") for name in names)
+
+
+def _is_bare(layer: nn.Module) -> bool:
+    return next(layer.parameters(), None) is None
+
+
+# -- layers in the place of others -----------------------------------------------------------------------------
+
+
+def _with_cut_layers(
+    network: nn.Module, changed: Collection[str], kept: Mapping[str, Kept], elsewhere: Sequence[WeightCut]
+) -> nn.Module:
+    """Return a network with layers of `cut_layers` for those that cannot have the sizes that are left."""
+    others: dict[int, nn.Module] = {}  # by the identity of the layer whose place they take
+    for name, layer in network.named_modules():
+        if type(layer).forward is nn.MultiheadAttention.forward and _has_any(name, changed):
+            assert isinstance(layer, nn.MultiheadAttention)
+            others[id(layer)] = CutAttention(layer, heads_left(name, layer, _rows(name, layer, kept)))
+        elif isinstance(layer, nn.GroupNorm) and _is_bare(layer):
+            counts = [len(each.kept[0]) for each in elsewhere if _is_along(each, layer.num_groups)]
+            if counts:
+                others[id(layer)] = CutGroupNorm(name, layer, counts)
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():
+            if id(child) in others:
+                parent._modules[name] = others[id(child)]
+        if isinstance(parent, nn.TransformerEncoder) and others:
+            parent.use_nested_tensor = False  # which its shortcut alone can read
+    return others.get(id(network), network)
+
+
+def _rows(name: str, layer: nn.MultiheadAttention, kept: Mapping[str, Kept]) -> list[Sequence[int]]:
+    """Return which rows stay of the weights of queries, keys and values."""
+    start, size = f"{name}." if name else "", layer.embed_dim
+    if layer.in_proj_weight is None:
+        return [kept.get(f"{start}{each}", {}).get(0, range(size)) for each in PROJECTIONS]
+    rows = kept.get(f"{start}in_proj_weight", {}).get(0, range(3 * size))
+    return [[row - part * size for row in rows if row // size == part] for part in range(3)]
+
+
+def _is_along(cut: WeightCut, groups: int) -> bool:
+    """Whether a weight that was cut is a vector with so many entries, as exporters add one for groups."""
+    array = cut.array()
+    return array is not None and array.shape == (groups,)
+
+
+# -- sizes of layers -------------------------------------------------------------------------------------------
 
 
 def _is_resized(value: Any, before: Any) -> bool:
@@ -79,9 +141,10 @@ def _put(layer: nn.Module, name: str, tensor: torch.Tensor, put: dict[int, tuple
 
 
 def _groups(layer: nn.Module, name: str, before: Mapping[str, torch.Tensor], kept: Mapping[str, Kept]) -> int:
-    """Return the groups of a convolution of which anything is left: whole groups go, or units inside of all groups."""
-    old, key = int(getattr(layer, "groups", 1)), f"{name}.weight" if name else "weight"
-    if not isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)) or 0 not in kept.get(key, {}):
+    """Return the groups of a layer of which anything is left: whole groups go, or units inside of all groups."""
+    old = int(getattr(layer, "num_groups" if isinstance(layer, nn.GroupNorm) else "groups", 1))
+    key = f"{name}.weight" if name else "weight"
+    if not isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED, nn.GroupNorm)) or 0 not in kept.get(key, {}):
         return old
     share = before[key].shape[0] // old
     return len({index // share for index in kept[key][0]})
@@ -110,9 +173,8 @@ def _sizes_of_batch_norm(layer: Any, _: int) -> dict[str, Any]:
     return {"num_features": len(known)}
 
 
-def _sizes_of_group_norm(layer: Any, _: int) -> dict[str, Any]:
-    inside = layer.num_channels // layer.num_groups
-    return {"num_channels": len(layer.weight), "num_groups": max(1, len(layer.weight) // inside)}
+def _sizes_of_group_norm(layer: Any, groups: int) -> dict[str, Any]:
+    return {"num_channels": len(layer.weight), "num_groups": groups}
 
 
 _SIZES: tuple[tuple[Any, Callable[[Any, int], dict[str, Any]]], ...] = (

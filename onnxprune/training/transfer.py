@@ -23,6 +23,8 @@ State = Mapping[str, Any]  # tensors by name, and what else modules keep in thei
 
 _LISTED = 5  # names that are listed of what was not found
 _VECTORS = ("weight", "bias", "running_mean", "running_var")  # of a layer, that may lie along its outputs
+# Vectors along the outputs of several weights of their layer, one after the other.
+_ALONG = {"in_proj_bias": ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def state_of(network: Any) -> State:
 
 def kept_of(
     state: State, cuts: Sequence[WeightCut], *, whole: Collection[str] = (), strict: bool = True
-) -> tuple[dict[str, Kept], list[str]]:
+) -> tuple[dict[str, Kept], list[WeightCut]]:
     """Return what stays of the axes of tensors, by their names, and the weights that were cut and are in no tensor.
 
     Tensors that lose nothing are absent.
@@ -85,7 +87,7 @@ def kept_of(
             f"{unsettled[0]}: places that read it in the file keep different units of it, and nothing else tells what "
             "this tensor keeps: exporters store equal tensors once, as normalisations hold them that were never trained"
         )
-    return kept, [each.name for each in missing]
+    return kept, missing
 
 
 def cut_state(state: State, kept: Mapping[str, Kept]) -> dict[str, Any]:
@@ -223,32 +225,54 @@ def _holds(tensor: torch.Tensor, array: Array) -> bool:
 def _followed(state: State, kept: Mapping[str, Kept]) -> dict[str, Kept]:
     """Return what stays of the vectors along the outputs of layers that were cut, where nothing else says it."""
     result: dict[str, Kept] = {}
-    for layer in dict.fromkeys(name.rpartition(".")[0] for name in kept):
-        names = [name for name in _vectors(state, layer) if name not in kept]
-        outputs = _outputs(state, layer, kept)
+    for start in dict.fromkeys(_start(name) for name in kept):
+        names = [name for name in _vectors(state, start) if name not in kept]
+        outputs = _outputs(state, start, kept)
         if outputs is not None:
             size, indices = outputs
             result |= {name: {0: indices} for name in names if len(state[name]) == size}
+    return result | _along_several(state, kept)
+
+
+def _along_several(state: State, kept: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Return what stays of the vectors along several weights, where nothing else says it."""
+    result: dict[str, Kept] = {}
+    for name in state:
+        layer, _, own = name.rpartition(".")
+        weights = [f"{layer}.{each}" if layer else each for each in _ALONG.get(own, ())]
+        if name in kept or not weights or not all(each in state for each in weights):
+            continue
+        indices, start = list[int](), 0
+        for each in weights:
+            size = state[each].shape[0]
+            indices += [start + index for index in kept.get(each, {}).get(0, range(size))]
+            start += size
+        if len(indices) < start == len(state[name]):
+            result[name] = {0: indices}
     return result
 
 
 def _is_whole(state: State, name: str, whole: Collection[str]) -> bool:
     """Whether another vector of the layer of this one is in the file, and was not cut."""
-    layer = name.rpartition(".")[0]
-    return state[name].ndim == 1 and any(each in whole and each != name for each in _vectors(state, layer))
+    return state[name].ndim == 1 and any(each in whole and each != name for each in _vectors(state, _start(name)))
 
 
-def _vectors(state: State, layer: str) -> Iterator[str]:
+def _start(name: str) -> str:
+    """Return what the name of a weight has in common with those of its vectors: "a." of "a.bias", "a.in_proj_"."""
+    end = next((each for each in _VECTORS if name.endswith(each)), name.rpartition(".")[2])
+    return name.removesuffix(end)
+
+
+def _vectors(state: State, start: str) -> Iterator[str]:
     for each in _VECTORS:
-        name = f"{layer}.{each}" if layer else each
+        name = f"{start}{each}"
         if name in state and state[name].ndim == 1:
             yield name
 
 
-def _outputs(state: State, layer: str, kept: Mapping[str, Kept]) -> tuple[int, Sequence[int]] | None:
+def _outputs(state: State, start: str, kept: Mapping[str, Kept]) -> tuple[int, Sequence[int]] | None:
     """Return how many outputs a layer had, and which of them stay: by a vector of it, else by its weight."""
-    weight = f"{layer}.weight" if layer else "weight"
-    for name in (*_vectors(state, layer), weight):
+    for name in (*_vectors(state, start), f"{start}weight"):
         if 0 in kept.get(name, {}):
             return state[name].shape[0], kept[name][0]
     return None

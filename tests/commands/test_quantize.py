@@ -276,12 +276,16 @@ def test_prune_on_the_command_line_shows_all_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "name"),
-    [({"depth": 0.3}, "depth"), ({"change_io": True}, "change_io"), ({"method": "slicegpt"}, "method slicegpt")],
+    ("options", "why"),
+    [
+        ({"vocabulary": [1, 2]}, "vocabulary: samples, which ranges are taken from, have the numbers of all tokens"),
+        ({"change_io": True}, "change_io: samples, which ranges are taken from, have caches of the sizes that were"),
+        ({"method": "slicegpt", "ratio": 0.2}, "method slicegpt: it turns the original itself, which the quantized"),
+    ],
     ids=str,
 )
-def test_what_eight_bits_do_not_go_with(options, name):
-    with pytest.raises(OptionError, match=f"quantize goes with one cut of units, not with {name}: run onnxprune"):
+def test_what_eight_bits_do_not_go_with(options, why):
+    with pytest.raises(OptionError, match=f"quantize does not go with {why}.*; run onnxprune quantize on the result"):
         onnxprune.prune(VIT, quantize="int8", **options)
 
 

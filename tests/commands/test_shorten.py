@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -10,11 +11,13 @@ import pytest
 
 import onnxprune
 from onnxprune.commands import shorten
+from onnxprune.commands.prune import prune_file
 from onnxprune.errors import NothingToPrune, OptionError, VerificationError
 from onnxprune.evaluation import verify
 from onnxprune.planning.options import make_options
 from onnxprune.report.depth import of_original
 from onnxprune.report.prune import prune_tables
+from tests.commands.test_rounds import Ended, ending
 from tests.support.build import model
 from tests.support.cli import invoke
 from tests.support.paths import MODELS
@@ -235,8 +238,14 @@ def test_a_model_without_branches_says_so():
         ({"depth": 0}, "depth must be above 0 and below 1, got 0: it is the share of what branches compute"),
         ({"depth": 1.5}, "depth must be above 0 and below 1, got 1.5: it is the share of what branches compute"),
         ({"depth": 0.3, "criterion": "l2", "reconstruct": False}, "depth needs samples to choose branches by"),
-        ({"depth": 0.3, "rounds": 2}, "depth goes with one round"),
-        ({"without": "o2", "masks": "4 steps", "targets": {"macs": 0.5}}, "depth goes with one round"),
+        (
+            {"depth": 0.3, "rounds": 2},
+            "rounds have no effect with depth alone, as branches go before the first of them",
+        ),
+        (
+            {"without": "o2", "masks": "4 steps", "targets": {"macs": 0.5}},
+            "depth does not go with masks, which learn what goes for all of a budget at once: cut the result again",
+        ),
     ],
 )
 def test_what_depth_does_not_go_with(options, message):
@@ -276,6 +285,53 @@ def test_what_was_cut_learns_from_the_original():
         report = pruned(network_where_all_count(), depth=0.34, tune=tuning, **options).report
         assert report["tuning"]["steps"] == 6
         assert report["depth"]["removed"] == pytest.approx(1 / 3)
+
+
+ROUNDS = {"depth": 0.34, "rounds": 2, "targets": {"macs": 0.4}, "round_to": 1}
+
+
+def test_branches_go_before_the_first_round_and_widths_in_all():
+    report = pruned(network_where_all_count(), **ROUNDS).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert report["depth"]["removed"] == pytest.approx(1 / 3)
+    assert report["output"]["macs"] <= 0.4 * report["input"]["macs"]
+    assert report["options"]["targets"] == (("macs", 0.4),)
+    first, last = report["rounds"]
+    left = (
+        1
+        - report["depth"]["removed"]
+        * sum(each["macs"] for each in report["depth"]["branches"])
+        / (report["input"]["macs"])
+    )
+    assert first["wanted"]["macs"] == pytest.approx((left * 0.4) ** 0.5, abs=0.01)  # of the original
+    assert last["reached"]["macs"] == pytest.approx(report["output"]["macs"] / report["input"]["macs"])
+    assert last["reached"]["macs"] < first["reached"]["macs"] < left
+    assert len(report["verification"]["runs"]) == 3 * len(pruned(depth=0.34).report["verification"]["runs"])
+
+
+def test_rounds_that_lost_branches_learn_from_the_original():
+    pytest.importorskip("torch")
+    tuning = {"steps": 6, "rate": 1e-3, "batch": 16, "threads": 1}
+    report = pruned(network_where_all_count(), tune=tuning, **ROUNDS).report
+    assert [each["tuning"]["steps"] for each in report["rounds"]] == [3, 3]
+    plain = pruned(network_where_all_count(), **ROUNDS).report
+    assert report["fidelity"]["figures"] != plain["fidelity"]["figures"]
+
+
+def test_a_run_that_ended_between_rounds_goes_on_from_there(tmp_path):
+    source, target, told = tmp_path / "net.onnx", tmp_path / "short.onnx", list[str]()
+    onnx.save(network_where_all_count(), source)
+    kept = {key: ROUNDS[key] for key in ("depth", "targets", "round_to")}
+    run = partial(
+        prune_file, source, target, make_options(latency=False, **kept), samples(), rounds=2, force=False
+    )  # fmt: skip
+    with pytest.raises(Ended):
+        run(progress=ending("round 2 of 2"))
+    assert [*(tmp_path / "short.onnx.checkpoint" / "notes-2").iterdir()]  # of the branches, too
+    run(resume=True, progress=lambda text, *_: told.append(text))
+    assert not any("round 1 of 2" in text for text in told)
+    once = onnxprune.prune(source, data=samples(), latency=False, **ROUNDS)
+    assert target.read_bytes() == once.save(tmp_path / "once.onnx").read_bytes()
 
 
 def test_a_sweep_refuses_depth(tmp_path):

@@ -385,29 +385,120 @@ def test_a_network_of_a_folder_that_takes_no_ids_stays(folder, tmp_path):
     assert [each.why is None for each in result.files] == [True, False]
 
 
-def test_a_network_that_would_keep_all_tokens_beside_one_that_loses_some_is_refused(folder, tmp_path):
-    onnx.save(model("y = Gather(table, ids)", x=IDS, table=array("other", (COUNT, WIDTH))), folder / "plain.onnx")
-    with pytest.raises(OptionError) as error:
-        onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, ratio=0.5, latency=False)
-    assert str(error.value).startswith(
-        "vocabulary: plain.onnx would keep all tokens beside model.onnx, which loses some: with 5 of 20 tokens: "
+PLAIN = {"x": IDS, "table": array("other", (COUNT, WIDTH))}
+
+
+def check_tokens(before, after, feeds=None):
+    """Check that a file of a folder computes the same on kept tokens, with their new ids."""
+    old = np.array(KEPT)[np.arange(10).reshape(2, 5) % len(KEPT)]
+    one, other = (ort.InferenceSession(str(path)) for path in (before, after))
+    ids = one.get_inputs()[0].name
+    sides = zip((one, other), (old, np.searchsorted(KEPT, old)), strict=True)
+    expected, found = (session.run(None, {ids: given, **(feeds or {})}) for session, given in sides)
+    for whole, fewer in zip(expected, found, strict=True):
+        scores = whole[..., list(KEPT)] if whole.shape[-1] == COUNT else whole
+        np.testing.assert_allclose(fewer, scores, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_that_has_nothing_else_to_lose_loses_tokens_alone(folder, tmp_path):
+    onnx.save(model("y = Gather(table, ids)", **PLAIN), folder / "plain.onnx")
+    out = tmp_path / "out"
+    result = onnxprune.prune_folder(folder, out, vocabulary=KEPT, ratio=0.5, latency=False)
+    words, plain = (each.report for each in result.files)
+    assert words["vocabulary"]["kept"] == plain["vocabulary"]["kept"] == [*KEPT]
+    assert any(0 < each["kept"] < each["units"] for each in words["groups"])
+    (told,) = (
+        each for each in result.settings if each.startswith("plain.onnx loses tokens alone: with 5 of 20 tokens")
     )
+    assert "figures are of the model that was left" in told
+    check_tokens(folder / "plain.onnx", out / "plain.onnx")
+    assert plain["verification"]["passed"]
+
+
+def test_an_encoder_loses_tokens_where_the_decoder_loses_caches_too(tmp_path):
+    source, out = tmp_path / "model", tmp_path / "out"
+    source.mkdir()
+    onnx.save(words(table=array("encoder", (24, WIDTH)), head=(WIDTH, 24)), source / "encoder_model.onnx")
+    onnx.save(decoder(), source / "decoder_model.onnx")
+    asked = {"targets": {"kv-cache": 0.5}, "change_io": True, "criterion": "l2", "reconstruct": False}
+    result = onnxprune.prune_folder(source, out, vocabulary=KEPT, latency=False, **asked)
+    sides = {each.name: each.report for each in result.files}
+    assert {report["vocabulary"]["after"] for report in sides.values()} == {5}
+    assert sides["decoder_model.onnx"]["output"]["cache_bytes"] < sides["decoder_model.onnx"]["input"]["cache_bytes"]
+    assert (
+        "encoder_model.onnx loses tokens alone: target kv-cache alone was to be met, and it keeps nothing of the past"
+    ) in result.settings
+
+
+def test_a_folder_in_which_tokens_alone_could_go_is_not_written(tmp_path):
+    source = tmp_path / "model"
+    source.mkdir()
+    for name in ("one", "two"):
+        onnx.save(
+            model("y = Gather(table, ids)", **{**PLAIN, "table": array(name, (COUNT, WIDTH))}), source / f"{name}.onnx"
+        )
+    with pytest.raises(NothingToPrune, match=r"one\.onnx: with 5 of 20 tokens: .*; two\.onnx: with 5 of 20 tokens: "):
+        onnxprune.prune_folder(source, tmp_path / "out", vocabulary=KEPT, ratio=0.5, latency=False)
     assert not (tmp_path / "out").exists()
 
 
-def test_scores_of_the_tokens_of_another_file_are_refused(folder, tmp_path):
-    onnx.save(model("y = MatMul(x, w)", x="float[n,6] x", w=(6, COUNT)), folder / "head.onnx")
+def test_tables_and_scores_in_files_of_their_own_lose_the_same_tokens(tmp_path):
+    source, out = tmp_path / "model", tmp_path / "out"
+    source.mkdir()
+    onnx.save(model("e = Gather(table, ids)", y="float[n,s,6] e", **PLAIN), source / "embed.onnx")
+    head = model("r = Relu(e)", "y = MatMul(r, w)", x="float[n,s,6] e", y="float[n,s,20] y", w=(WIDTH, COUNT))
+    onnx.save(head, source / "decoder.onnx")
+    result = onnxprune.prune_folder(source, out, vocabulary=KEPT, latency=False)
+    decoder_report, embed_report = (each.report["vocabulary"] for each in result.files)
+    assert (decoder_report["inputs"], decoder_report["outputs"]) == ([], ["y"])
+    assert (embed_report["inputs"], embed_report["outputs"]) == (["ids"], [])
+    assert decoder_report["kept"] == embed_report["kept"] == [*KEPT]
+    check_tokens(source / "embed.onnx", out / "embed.onnx")
+    value = np.random.default_rng(0).standard_normal((2, 3, WIDTH)).astype(np.float32)
+    before, after = (
+        ort.InferenceSession(str(each / "decoder.onnx")).run(None, {"e": value})[0] for each in (source, out)
+    )
+    np.testing.assert_allclose(after, before[..., list(KEPT)], rtol=1e-5)
+    text = "\n".join(map(str, prune_tables(result.files[0].report)))
+    assert "5 of 20 tokens are kept; 'y' scores the kept tokens alone" in text
+
+
+def test_an_output_of_a_file_that_takes_nothing_of_tokens_is_no_score_for_sure(folder, tmp_path):
+    onnx.save(model("y = MatMul(x, w)", x="float[n,7] x", y="float[n,20] y", w=(7, COUNT)), folder / "head.onnx")
     with pytest.raises(OptionError) as error:
         onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
     assert str(error.value) == (
-        "vocabulary: output 'y' of head.onnx scores the tokens of another file, whose ids it does not take: cut the "
-        "files one by one"
+        "head.onnx: vocabulary: output 'y' has as many entries as there are tokens, and no input is as wide as what a "
+        "file with ids gives: whether it scores tokens cannot be told; cut the files one by one"
     )
 
 
-def test_several_files_of_one_network_are_refused(folder, tmp_path):
-    onnx.save(network(), folder / "other.onnx")
-    with pytest.raises(OptionError, match=r"vocabulary goes with one file for each network: model.onnx and other.onnx"):
+def test_all_files_of_a_network_lose_the_same_tokens(folder, tmp_path):
+    other = network()
+    other.graph.node[-1].output[0] = other.graph.output[0].name = "scores"
+    onnx.save(other, folder / "other.onnx")
+    out = tmp_path / "out"
+    result = onnxprune.prune_folder(folder, out, vocabulary=KEPT, latency=False)
+    assert [each.report["vocabulary"]["kept"] for each in result.files] == [[*KEPT]] * 2
+    for name in ("model.onnx", "other.onnx"):
+        check_tokens(folder / name, out / name)
+    later = onnxprune.prune_folder(out, tmp_path / "later", ratio=0.5, latency=False)
+    assert all(each.report["verification"]["passed"] for each in later.files)
+    with pytest.raises(
+        OptionError,
+        match=r"vocabulary goes with widths, tuning and tie where each network has one file: model\.onnx and "
+        r"other\.onnx hold the same one; cut the tokens of the folder first",
+    ):
+        onnxprune.prune_folder(folder, tmp_path / "both", vocabulary=KEPT, ratio=0.5, latency=False)
+
+
+def test_tables_of_other_sizes_that_would_keep_other_tokens_are_refused(folder, tmp_path):
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": 22}))
+    (folder / "vocab.txt").write_text("".join(f"w{number}\n" for number in range(24)))
+    onnx.save(words(table=array("wider", (24, WIDTH)), head=(WIDTH, 24)), folder / "wider.onnx")
+    with pytest.raises(
+        OptionError, match=r"wider\.onnx would keep 6 tokens and model\.onnx 5 or others, and they share"
+    ):
         onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, latency=False)
 
 

@@ -121,3 +121,16 @@ def test_scores_that_are_summed_stay():
     said = refused(words("y = MatMul(h, head)", "z = MatMul(y, other)", y="float[n,s,v] y, float[n,s,5] z",
                          head=(WIDTH, COUNT), other=(COUNT, 5)))  # fmt: skip
     assert said == "vocabulary: MatMul 'z' sums over all tokens: fewer of them would change its result"
+
+
+def test_scores_of_tokens_whose_ids_another_file_takes():
+    head = model("y = MatMul(x, w)", x=f"float[n,{WIDTH}] x", w=(WIDTH, COUNT))
+    seen = vocabulary(load(head), COUNT)
+    assert (seen.size, seen.inputs, seen.outputs, len(seen.atoms)) == (COUNT, (), ("y",), 1)
+    with pytest.raises(OptionError, match=r"^vocabulary: no output of the model scores 21 tokens$"):
+        vocabulary(load(head), 21)
+    square = model("y = MatMul(x, w)", x=f"float[n,{COUNT}] x", w=(COUNT, COUNT))
+    with pytest.raises(
+        OptionError, match="input 'x' is as wide as there are tokens, 20: which outputs score tokens cannot"
+    ):
+        vocabulary(load(square), COUNT)

@@ -47,11 +47,11 @@ def test_a_time_is_divided_and_too_few_steps_are_refused():
 WHOLE = {"a": 64, "b": 64, "c": 10}
 
 
-def round_of(units, goals=None, now=None, left=2, ratios=None, named=None, counts=None, **options):
+def round_of(units, goals=None, now=None, left=2, ratios=None, named=None, counts=None, deployed=(), **options):
     all_rounds = Wanted(
         make_options(**options), WHOLE, ratios or {}, named or {}, counts or {}, dict.fromkeys(WHOLE, 6)
     )
-    return options_of_round(all_rounds, units, goals or {}, now or {}, left)
+    return options_of_round(all_rounds, units, goals or {}, now or {}, left, deployed)
 
 
 def test_each_kind_of_aim_is_geometric_in_what_is_left():
@@ -69,3 +69,8 @@ def test_targets_that_are_met_are_dropped():
     options = round_of(WHOLE, goals, {"macs": 0.4, "params": 1.0}, left=1, targets=goals)
     assert options.targets == (("params", 0.5),)
     assert round_of(WHOLE, goals, {"macs": 0.4, "params": 0.5}, left=1, targets=goals) is None
+
+
+def test_targets_of_what_is_made_of_the_model_stay_where_the_model_meets_them():
+    options = round_of(WHOLE, {"size": 0.5}, {"size": 0.4}, left=1, deployed=("size",), targets={"size": 0.5})
+    assert options.targets == (("size", 1.0),)

@@ -195,13 +195,20 @@ def sequence(hidden):
     return nn.Sequential(nn.Linear(8, hidden), nn.ReLU(), nn.Linear(hidden, 4)).eval()
 
 
-def cut_of(network, path, feeds, **options):
-    """Return a cut of the network as it is exported without folding."""
-    export = {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE, **options}
+def export(network, path, feeds, folds=False):
+    """Write the network as it is exported, without folding by default."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (feeds,), path, dynamo=False, **export)
-    return onnxprune.prune(path, 0.5, criterion="l2", reconstruct=False, latency=False, round_to=1)
+        torch.onnx.export(
+            network, (feeds,), path, dynamo=False, do_constant_folding=folds,
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )  # fmt: skip
+
+
+def cut_of(network, path, feeds, folds=False, **options):
+    """Return a cut of the network as it is exported."""
+    export(network, path, feeds, folds)
+    return onnxprune.prune(path, 0.5, criterion="l2", reconstruct=False, latency=False, round_to=1, **options)
 
 
 def test_a_wider_network_is_another_one(tmp_path):
@@ -230,7 +237,7 @@ class Tied(nn.Module):
 def test_tied_weights_are_cut_together_and_stay_tied(folds, tmp_path):
     torch.manual_seed(0)
     network, ids = Tied().eval(), torch.randint(0, 20, (2, 6))
-    result = cut_of(network, tmp_path / "m.onnx", ids, do_constant_folding=folds)
+    result = cut_of(network, tmp_path / "m.onnx", ids, folds=folds)
     smaller = onnxprune.torch.apply(network, result)
     assert smaller.head.weight is smaller.table.weight
     assert smaller.table.weight.shape == (20, 4)
@@ -270,23 +277,63 @@ def trained(norm):
 def test_constants_that_the_exporter_adds_are_no_weights(norm, folds, tmp_path):
     torch.manual_seed(0)
     network, x = Normed(norm()).eval(), torch.rand(1, 3, 8, 8)
-    result = cut_of(network, tmp_path / "m.onnx", x, do_constant_folding=folds)
+    result = cut_of(network, tmp_path / "m.onnx", x, folds=folds)
     smaller = onnxprune.torch.apply(network, result)
     assert smaller.first.out_channels == 8
     pruned = run(result.save(tmp_path / "small.onnx"), {result.model.graph.input[0].name: x.numpy()})
     np.testing.assert_allclose(smaller(x).detach().numpy(), pruned, atol=1e-5)
 
 
-def test_a_layer_without_tensors_that_says_its_size_is_named(tmp_path):
-    """The cut halves its groups; with as many as before it would compute something else without a word."""
-    network = Normed(nn.GroupNorm(4, 16, affine=False)).eval()
-    result = cut_of(network, tmp_path / "m.onnx", torch.rand(1, 3, 8, 8))
-    for strict in (True, False):
-        with pytest.raises(
-            InputError, match=r"norm: a GroupNorm without weights may lose units, as '.*' did: no tensor"
-        ):
-            onnxprune.torch.apply(network, result, strict=strict)
-    assert onnxprune.torch.apply(network.state_dict(), result)["first.weight"].shape == (8, 3, 3, 3)
+class Streamed(nn.Module):
+    """Normalisations without weights in a row, of which layers keep different numbers of groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.other = nn.GroupNorm(4, 16, affine=False), nn.GroupNorm(4, 16, affine=False)
+        self.first, self.second, self.third = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 2, 3)
+
+    def forward(self, x):
+        return self.third(torch.relu(self.other(self.second(torch.relu(self.norm(self.first(x)))))))
+
+
+def test_normalisations_without_weights_lose_whole_groups(tmp_path):
+    torch.manual_seed(0)
+    network, x = Streamed().eval(), torch.rand(2, 3, 9, 9)
+    result = cut_of(network, tmp_path / "m.onnx", x, ratios={"first*": 0.75})
+    smaller = onnxprune.torch.apply(network, result)
+    assert (smaller.first.out_channels, smaller.second.out_channels) == (4, 8)
+    check_alike(smaller, x, result, tmp_path)
+
+
+def check_alike(network, x, result, folder):
+    """Check that a module, and what is exported from it, computes what the pruned file does, from the same weights."""
+    name = result.model.graph.input[0].name
+    pruned = run(result.save(folder / "small.onnx"), {name: x.numpy()})
+    np.testing.assert_allclose(network(x).detach().numpy(), pruned, atol=1e-5)
+    export(network, folder / "again.onnx", x)
+    again = onnx.load(folder / "again.onnx")
+    np.testing.assert_allclose(run(folder / "again.onnx", {again.graph.input[0].name: x.numpy()}), pruned, atol=1e-6)
+    assert contents(again) <= contents(result.model)
+
+
+def test_normalisations_that_lose_units_inside_of_groups_keep_their_number():
+    network = Normed(trained(nn.GroupNorm(4, 16))).eval()
+    names = {"first.weight": 0, "first.bias": 0, "norm.weight": 0, "norm.bias": 0, "second.weight": 1}
+    kept = [index for index in range(16) if index % 4 < 2]
+    cuts = {name: {"source": name, "kept": {str(axis): kept}} for name, axis in names.items()}
+    smaller = onnxprune.torch.apply(network, {"input": {}, "initializers": cuts})
+    assert (smaller.norm.num_groups, smaller.norm.num_channels) == (4, 8)
+
+
+def test_a_layer_without_tensors_that_says_its_size_is_named():
+    """With as many units as before it would fail, or compute something else without a word."""
+    network = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2)).eval()
+    ones = {"source": "ones", "kept": {"0": [0, 1]}}
+    weights = {"a": {"source": "0.weight", "kept": {"0": [0, 1]}}, "ones": ones}
+    report = {"input": {}, "initializers": weights}
+    with pytest.raises(InputError, match=r"1: a LayerNorm without weights may lose units, as 'ones' did: no tensor"):
+        onnxprune.torch.apply(network, report, strict=False)
+    assert onnxprune.torch.apply(network.state_dict(), report, strict=False)["0.weight"].shape == (2, 4)
 
 
 class Noting(nn.Sequential):
@@ -341,25 +388,103 @@ def test_what_is_no_network_is_refused():
 
 
 class Attention(nn.Module):
+    """Self-attention and attention to something else, whose biases hold the same, as those that were never trained."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.embed, self.other = nn.Linear(6, 16), nn.Linear(6, 16)
+        self.own = nn.MultiheadAttention(16, 4, batch_first=True, **options)
+        self.cross = nn.MultiheadAttention(16, 4, batch_first=True, kdim=6, vdim=6, **options)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        y = self.embed(x)
+        y = y + self.own(y, y, y, need_weights=False)[0]
+        return self.head(y + self.cross(y, x, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "cut"),
+    [
+        ({}, {}), ({"bias": False}, {}), ({"add_bias_kv": True, "add_zero_attn": True}, {}),
+        ({}, {"only": ["*head_dims*"]}),
+    ],
+)  # fmt: skip
+def test_attention_loses_heads(options, cut, tmp_path):
+    torch.manual_seed(0)
+    network, x = Attention(**options).eval(), torch.rand(2, 5, 6)
+    result = cut_of(network, tmp_path / "m.onnx", x, **cut)
+    smaller = onnxprune.torch.apply(network, result)
+    assert smaller.own.num_heads * smaller.own.head_dim == 8
+    assert smaller.own.in_proj_weight.shape[0] == 24
+    assert [*smaller.state_dict()] == [*network.state_dict()]
+    check_alike(smaller, x, result, tmp_path)
+
+
+def test_an_attention_alone_is_cut():
+    network = nn.MultiheadAttention(16, 4).eval()
+    rows = [part * 16 + row for part in range(3) for row in range(8, 16)]
+    cuts = {"in_proj_weight": {"0": rows}, "in_proj_bias": {"0": rows}, "out_proj.weight": {"1": [*range(8, 16)]}}
+    report = {"input": {}, "initializers": {name: {"source": name, "kept": each} for name, each in cuts.items()}}
+    smaller, x = onnxprune.torch.apply(network, report), torch.rand(5, 2, 16)
+    with torch.no_grad():
+        network.out_proj.weight[:, :8] = 0
+        torch.testing.assert_close(smaller(x, x, x)[0], network(x, x, x)[0])
+    assert (smaller.num_heads, smaller.kept_heads) == (2, (2, 3))
+
+
+def test_a_transformer_of_pytorch_takes_no_shortcut_past_its_attention(tmp_path):
+    """Its layers compute on packed sequences otherwise, by kernels that know one width."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    network, x = nn.TransformerEncoder(layer, 2).eval(), torch.rand(2, 5, 16)
+    for tensor in network.parameters():
+        nn.init.uniform_(tensor, -0.5, 0.5)  # layers begin as copies of one another, which exporters store once
+    result = cut_of(network, tmp_path / "m.onnx", x, only=["*heads*"])
+    smaller = onnxprune.torch.apply(network, result)
+    assert [each.self_attn.num_heads for each in smaller.layers] == [2, 2]
+    check_alike(smaller, x, result, tmp_path)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        whole, single = smaller(x, src_key_padding_mask=padding), smaller(x[1:, :3])
+    torch.testing.assert_close(whole[1:, :3], single)
+
+
+class Recurrent(nn.Module):
     """A layer that computes its sizes from others."""
 
     def __init__(self):
         super().__init__()
-        self.attention, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 3)
+        self.recurrent, self.head = nn.GRU(16, 8), nn.Linear(8, 3)
 
     def forward(self, x):
-        return self.head(self.attention(x, x, x, need_weights=False)[0])
+        return self.head(self.recurrent(x)[0])
 
 
-def test_a_layer_that_cannot_shrink_is_named():
-    network = Attention().eval()
-    size = network.attention.in_proj_weight.shape[0]
-    report = {
-        "input": {},
-        "initializers": {"w": {"source": "attention.in_proj_weight", "kept": {"0": [*range(size // 2)]}}},
-    }
-    assert onnxprune.torch.apply(network.state_dict(), report)["attention.in_proj_weight"].shape == (size // 2, 16)
-    with pytest.raises(InputError, match="attention: a MultiheadAttention cannot lose units of its own"):
+class Shy(nn.MultiheadAttention):
+    """A class that computes something else."""
+
+    def forward(self, x):
+        return self.out_proj(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "told"),
+    [
+        (Recurrent(), "recurrent.weight_ih_l0", "recurrent: a GRU cannot lose units of its own"),
+        (nn.Sequential(Shy(16, 4)), "0.out_proj.weight", "0: a Shy cannot lose units of its own"),
+        (
+            nn.Sequential(nn.MultiheadAttention(16, 4)),
+            "0.in_proj_weight",
+            "0: queries, keys and values keep 16 rows of",
+        ),
+    ],
+)
+def test_a_layer_that_cannot_shrink_is_named(network, name, told):
+    rows = network.state_dict()[name].shape[0] // 2
+    report = {"input": {}, "initializers": {"w": {"source": name, "kept": {"0": [*range(rows)]}}}}
+    assert onnxprune.torch.apply(network.state_dict(), report)[name].shape == (rows, 16)
+    with pytest.raises(InputError, match=told):
         onnxprune.torch.apply(network, report)
 
 

@@ -1,0 +1,45 @@
+"""Samples for the networks of a folder: one source for a single network, a folder with one for each of several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.data.samples import files_of
+from onnxprune.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one network: to calibrate on, and to compare on."""
+
+    data: Any
+    evaluation: Any
+
+    @classmethod
+    def of(cls, name: str, names: Sequence[str], data: Any, evaluation: Any) -> Samples:
+        """Return those of a network, of a folder with several of them those that are named like it."""
+        return cls(_own(name, names, data, "data"), _own(name, names, evaluation, "eval_data"))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that they are read from."""
+        return (*files_of(self.data), *files_of(self.evaluation))
+
+
+def _own(name: str, names: Sequence[str], data: Any, option: str) -> Any:
+    """Return the part of a source of samples that is meant for one of several networks."""
+    if data is None or len(names) == 1:
+        return data
+    folder = Path(data) if isinstance(data, (str, os.PathLike)) else None
+    own = [] if folder is None else [(folder / name).with_suffix(".npz"), (folder / name).with_suffix("")]
+    found = next((path for path in own if path.exists()), None)
+    if found is None:
+        listed = ", ".join(Path(each).with_suffix(".npz").as_posix() for each in names)
+        raise OptionError(
+            f"{option}: the folder holds {len(names)} networks; give a folder with samples of each: {listed}"
+        )
+    return str(found)
