@@ -69,14 +69,15 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     """
     tuning, masked = (_tuning(name, value, data, options) for name, value in (("tune", tune), ("masks", masks)))
     learning = Learning(tuning, check.count("rounds", rounds, 1), masked)
+    named = "linearize" if options.linearize else "depth"
     if options.shortens and learning.masks is not None:
         raise OptionError(
-            "depth does not go with masks, which learn what goes for all of a budget at once: cut the result again, "
+            f"{named} does not go with masks, which learn what goes for all of a budget at once: cut the result again, "
             "with masks"
         )
     if options.shortens and learning.rounds > 1 and not options.cuts_widths:
         raise OptionError(
-            "rounds have no effect with depth alone, as branches go before the first of them: say with a target, a "
+            f"rounds have no effect with {named} alone, as branches go before the first of them: say with a target, a "
             "ratio or a shape how much of the widths goes"
         )
     if options.vocabulary is not None and (learning.rounds > 1 or learning.masks is not None):
@@ -94,6 +95,7 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
 
 # What eight bits do not go with in one run, and why.
 _NOT_QUANTIZED = {
+    "linearize": "the original in eight bits, which it is held against, is not what branches are taken out of",
     "vocabulary": "samples, which ranges are taken from, have the numbers of all tokens",
     "change_io": "samples, which ranges are taken from, have caches of the sizes that were",
     f"method {TURNS}": "it turns the original itself, which the quantized file is to be compared with",
@@ -103,6 +105,7 @@ _NOT_QUANTIZED = {
 def _check_quantize(options: Options) -> None:
     """Raise OptionError for what eight bits do not go with in one run."""
     asked = {
+        "linearize": bool(options.linearize),
         "vocabulary": options.vocabulary is not None,
         "change_io": options.change_io,
         f"method {TURNS}": options.method == TURNS,

@@ -52,7 +52,8 @@ def by_linear_maps(job: Job, keeper: Keeper, publish: Publish, progress: Progres
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared, notes = replace(prepared, file_name=job.name), keeper.notes().of("linear maps")
     meant = named(prepared.traced.model, branches(prepared.traced), globs, "linearize")
-    found, choice, reasons = chosen(prepared, progress, notes, also=meant)
+    made = chosen(prepared, progress, notes, also=meant)
+    found, choice, reasons = made.found, made.choice, made.reasons
     maps = _maps(prepared, found, choice, meant, progress, notes)
     whole = _mapped(prepared, found, maps.bypasses)
     verification = _proven(prepared, whole, progress)

@@ -14,11 +14,11 @@ from onnxprune.commands.job import Job, Learning
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded, with_lasting_samples
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.shorten import Left, left_of, shortened_model
+from onnxprune.commands.shorten import Chosen, Left, left_of, shortened_model
 from onnxprune.commands.weigh import weigh
 from onnxprune.data.notes import NOWHERE
 from onnxprune.dependency import cost
-from onnxprune.dependency.branches import Branch
+from onnxprune.dependency.branches import Branch, branches
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
@@ -52,7 +52,7 @@ def plan(source: Source, ratio: float | None = None, *, data: Any = None, **opti
         source: as for `prune`. It is not changed.
         ratio: as for `prune`.
         data: as for `prune`.
-        **options: as for `prune`, without vocabulary, tie, method and quantize.
+        **options: as for `prune`, without vocabulary, tie, method, linearize and quantize.
 
     Raises:
         InputError: for a model, data or option that cannot be used.
@@ -114,7 +114,8 @@ def _shortened(job: Job, recipe: Mapping[str, Any], progress: Progress) -> CutPl
         weighed = weigh(prepared, progress, NOWHERE)
         if not weighed.choice.removed:
             return _Whole(job.model, job.options, recipe).plan(*_of(prepared, progress, weighed.evidence))
-    shorter = shortened_model(prepared, progress, weighed=weighed)
+    made = None if weighed is None else Chosen(branches(prepared.traced), weighed.choice, weighed.reasons)
+    shorter = shortened_model(prepared, progress, made=made)
     left = left_of(prepared, shorter, progress)
     whole = _Whole(job.model, job.options, recipe, shorter.shortened.branches, left)
     rest = rest_of(job.options, left.costs) if job.options.cuts_widths else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.commands.weigh import Weighed, weigh
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.blocks import blocks
-from onnxprune.dependency.branches import Branch, branches, nodes_of
+from onnxprune.dependency.branches import Branch, branches, branches_at, nodes_of
 from onnxprune.dependency.cost import NodeMacs, macs
 from onnxprune.errors import MetAlready, NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
@@ -48,10 +48,13 @@ from onnxprune.surgery.depth import Shortened, without
 _BY_METHOD: Mapping[str, Callable[..., Shortening]] = {"shortgpt": by_influence, "laco": by_collapse}
 
 
-def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+def by_depth(
+    job: Job, keeper: Keeper, publish: Publish, progress: Progress, places: Mapping[str, tuple[str, int]] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return the pruned model, an onnx.ModelProto, and its report, when both are published.
 
-    Branches go first; what targets and ratios still ask for is cut from what is left.
+    Branches go first; what targets and ratios still ask for is cut from what is left. Where another step chose the
+    branches, their names and `places` are given, as of `dependency.branches.branches_at`.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`.
@@ -59,20 +62,33 @@ def by_depth(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> 
     prepared = prepare(job.model, job.options, job.data, progress, tunes=job.learning.tuning is not None)
     prepared = replace(prepared, file_name=job.name)
     with chosen_where_asked(prepared, progress) as int8:
-        return _by_depth(job, prepared, keeper, publish, progress, int8)
+        chosen_at = None if places is None else branches_at(prepared.traced, places)
+        return _by_depth(job, prepared, keeper, publish, progress, int8, chosen_at)
 
 
 def _by_depth(  # noqa: PLR0917 - as they follow from one another
-    job: Job, prepared: PreparedModel, keeper: Keeper, publish: Publish, progress: Progress, int8: Int8 | None
+    job: Job,
+    prepared: PreparedModel,
+    keeper: Keeper,
+    publish: Publish,
+    progress: Progress,
+    int8: Int8 | None,
+    going: Sequence[Branch] | None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the same of a model that is prepared; it is written in eight bits where their form is given."""
+    """Return the same of a model that is prepared; it is written in eight bits where their form is given.
+
+    The branches that go are chosen here unless they are given.
+    """
     notes, weighed = keeper.notes(job.learning.rounds - 1).of("depth"), None  # which stay until the last round ends
     if job.options.weighs_branches:
         counted = prepared if int8 is None else replace(prepared, options=int8.in_float32(prepared.options))
         weighed = weigh(counted, progress, notes)
         if not weighed.choice.removed:
             return _widths_alone(job, prepared, weighed, keeper, publish, progress, int8)
-    shorter, decision = shortened_model(prepared, progress, notes, weighed), Decision(Plan({}))
+    choice = None if going is None else Chosen(list(going), Shortening(tuple(going)), {})
+    if weighed is not None:
+        choice = Chosen(branches(prepared.traced), weighed.choice, weighed.reasons)
+    shorter, decision = shortened_model(prepared, progress, notes, choice), Decision(Plan({}))
     if job.options.cuts_widths:
         left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs, () if int8 is None else DEPLOYED)
@@ -111,34 +127,39 @@ class Shorter:
     macs: int  # of one sample, that went
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The branches of a model, those of them that go, and why others cannot, by name."""
+
+    found: list[Branch]
+    choice: Shortening
+    reasons: Mapping[str, str]
+
+
 def shortened_model(
-    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, weighed: Weighed | None = None
+    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, made: Chosen | None = None
 ) -> Shorter:
     """Choose branches, take them out, and refit what stays; `notes` have what an earlier run found.
 
-    They are chosen already where they were `weighed` against widths.
+    They are chosen already where the choice was `made`.
 
     Raises:
         NothingToPrune: when no branch can go; says why.
         OptionError: when there is nothing to choose by.
     """
-    traced, counted = prepared.traced, NodeMacs(prepared.traced)
-    found, choice, reasons = chosen(prepared, progress, notes, weighed)
+    traced, counted, made = prepared.traced, NodeMacs(prepared.traced), made or chosen(prepared, progress, notes)
+    choice = made.choice
     shortened = without(traced.model, choice.removed, traced.probe.dtype)
     without_these = notes.of(str([branch.name for branch in choice.removed]))
     recovery = recover(prepared, Plan({}), shortened.rewritten, progress, without_these)
     recovery = {**choice.contents, **recovery[0]}, recovery[1]
-    went = counted.total(shortened.dead)
-    values = depth_values(
-        prepared.options, found, choice, reasons, min(1.0, went / max(1, counted.total(nodes_of(found))))
-    )
+    went, whole = counted.total(shortened.dead), counted.total(nodes_of(made.found))
+    values = depth_values(prepared.options, made.found, choice, made.reasons, min(1.0, went / max(1, whole)))
     return Shorter(shortened, recovery, values, went)
 
 
-def chosen(
-    prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, weighed: Weighed | None = None
-) -> tuple[list[Branch], Shortening, Mapping[str, str]]:
-    """Return all branches, those of them that go, and why others cannot, by name.
+def chosen(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, also: Collection[str] = ()) -> Chosen:
+    """Return the branches that go; `also` has names of some that do in any case, beside those of the options.
 
     Raises:
         NothingToPrune: when no branch can go; says why.
@@ -147,21 +168,19 @@ def chosen(
     traced, options, counted = prepared.traced, prepared.options, NodeMacs(prepared.traced)
     found = branches(traced)
     able, reasons = may_go(traced.model, found, options)
-    gone = named(traced.model, found, options.without)
+    gone = named(traced.model, found, options.without).union(also)
     locked = [branch for branch in found if branch.name in gone and branch.name in reasons]
     if locked:
-        raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}")
+        raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}; do not name it, or free it")
     whole = counted.total(nodes_of(found))
     goal = (0.0 if isinstance(options.depth, str) else options.depth or 0.0) * whole
-    if weighed is not None:
-        choice, reasons = weighed.choice, weighed.reasons
-    elif options.method is None:
+    if options.method is None:
         choice = _choice(prepared, able, gone, goal, progress, notes)
     else:
         choice = _published(prepared, found, able, reasons, goal, progress)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
-    return found, choice, reasons
+    return Chosen(found, choice, reasons)
 
 
 def _choice(  # noqa: PLR0917 - as they follow from one another

@@ -52,7 +52,7 @@ def branches_at(traced: Trace, places: Mapping[str, tuple[str, int]]) -> list[Br
 
     Args:
         traced: the model with its axes.
-        places: by the name that a branch shall have, the first output of the sum that it is added in, and its slot there.
+        places: by the name that a branch shall have, the first output of the sum that it is added in, and its slot.
 
     Raises:
         KeyError: for a sum that is not there, or a value that holds no layer.

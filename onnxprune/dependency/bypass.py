@@ -1,10 +1,11 @@
 """Bypasses: where a linear map may stand in for a branch, such as an attention that does little but mix units.
 
-The map reads what the first layers of the branch read, and adds to the stream in its place: ``stream + x W + b``. NBL
-(Erdogan et al. 2025, "NBL: Neural Block Linearization", equation 4: linear minimum mean square error) does so for attentions,
-ReplaceMe (Shopkhoev et al. 2025, "Network Simplification via Depth Pruning and Transformer Block Linearization") for runs of
-blocks. Which value is read follows from the graph: of the nodes of the branch that multiply, the first read it, and it
-has the axes of what the branch adds, one by one: a map of units that another axis only has as many of would be nonsense.
+The map reads what the first layers of the branch read, and adds to the stream in its place: ``stream + x W + b``.
+NBL does so for attentions (Erdogan et al. 2025, "Efficient Large Language Model Inference with Neural Block
+Linearization"), ReplaceMe for runs of blocks (Shopkhoev et al. 2025, "ReplaceMe: Network Simplification via Depth
+Pruning and Transformer Block Linearization"). Which value is read follows from the graph: of the nodes of the branch
+that multiply, the first read it, and it has the axes of what the branch adds, one by one. Sizes alone would not do: a
+square image has as many columns as rows.
 """
 
 from __future__ import annotations

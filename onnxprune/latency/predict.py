@@ -274,7 +274,7 @@ class Timed:
     """The time of the nodes that multiply under any plan, in ms, and the elements that the others write."""
 
     def __init__(
-        self, sizing: Sizing, node_grids: Sequence[Grid], times: Mapping[str, float | None], *, elsewhere: bool = False
+        self, sizing: Sizing, node_grids: Sequence[Grid], times: Mapping[str, float | None], *, by_timer: bool = False
     ) -> None:
         """Interpolate between times.
 
@@ -282,10 +282,10 @@ class Timed:
             sizing: sizes for the inputs of a run.
             node_grids: the nodes, with the sizes at which they were timed.
             times: in ms, by key of a kernel; missing ones are estimated from MACs.
-            elsewhere: whether models run on another machine than nodes were timed on. Then the bytes of the weights
-                are a term as well, as that machine may read them more slowly than it multiplies.
+            by_timer: whether the user's timer tells the latency of models. Nodes are timed here, and it may stand for
+                another machine: the bytes of the weights are a term as well, as that may read them slowly.
         """
-        self._stored = Counter(sizing.traced) if elsewhere else None
+        self._stored = Counter(sizing.traced) if by_timer else None
         self._sizing = sizing
         terms, self.unknown = [], 0
         tables = [self._table(grid, times) for grid in node_grids]
@@ -336,7 +336,7 @@ class Timed:
     def features(self, sizes: Sizes) -> npt.NDArray[np.float64]:
         """Return the terms of a latency: a constant, the ms of the nodes that multiply, the elements of the others.
 
-        Where nodes were timed elsewhere, the bytes of the weights are the fourth.
+        By the user's timer, the bytes of the weights are the fourth.
         """
         read = [] if self._stored is None else [self._stored.count("size", sizes)]
         return np.array([1.0, self._kernels.total(sizes), self._elements.total(sizes), *read])

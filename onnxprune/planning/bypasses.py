@@ -77,8 +77,8 @@ def at_branches(traced: Trace, found: Sequence[Branch], names: Collection[str]) 
         bypass = bypass_of(traced, branch)
         if isinstance(bypass, str):
             raise OptionError(
-                f"linearize: no linear map can stand in for branch {branch.name!r}: {bypass}; leave it out, or take the "
-                "branch out with --without"
+                f"linearize: no linear map can stand in for branch {branch.name!r}: {bypass}; leave it out, or take "
+                "the branch out with --without"
             )
         first = bypasses.setdefault((chain.sum_of(number), bypass.source), bypass)
         if first is not bypass:

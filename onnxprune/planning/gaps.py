@@ -90,15 +90,14 @@ class Chain:
         after = {number: self._behind.get(total) for number, total in ends.items() if total is not None}
         found = []
         for number in sorted(set(gone) - set(after.values())):
-            gap, at = list[int](), number
-            while at is not None and at in gone and at not in gap:
-                gap.append(at)
-                at = after.get(at)
+            gap = [number]
+            while (following := after.get(gap[-1])) is not None and following in gone and following not in gap:
+                gap.append(following)
             found.append(gap)
         return found
 
     def sum_of(self, number: int) -> int:
-        """Return the node in which a branch, or what branches beside it and itself add up to, is added to the stream."""
+        """Return the node in which a branch, perhaps together with others, is added to the stream."""
         node = self._node_of(number)
         while self._streams[number] in self._ends and (outer := self._outer(node)) is not None:
             node = outer[0]

@@ -141,7 +141,8 @@ class Options:
     @property
     def beside_widths(self) -> str | None:
         """The first of the options that change a model otherwise than by widths; None where none of them is set."""
-        asked = {"depth": self.shortens, "vocabulary": self.vocabulary is not None, "tie": self.tie}
+        shortens = "linearize" if self.linearize else "depth"
+        asked = {shortens: self.shortens, "vocabulary": self.vocabulary is not None, "tie": self.tie}
         return next((name for name, is_asked in asked.items() if is_asked), None)
 
     @property
@@ -279,7 +280,8 @@ def make_options(**values: Any) -> Options:
     if values.get("ratio", 0) is None:
         del values["ratio"]
     _check_linearize(values)
-    others = any(values.get(name) not in (None, (), []) for name in ("depth", "without", "linearize", "vocabulary"))
+    others = values.get("depth") is not None or values.get("without") or values.get("vocabulary") is not None
+    others = others or bool(check.globs("linearize", values.get("linearize", ())))
     if values.get("shape") or (others and not values.get("targets")):
         values = {"ratio": 0.0, **values}
     return Options(**values).checked()
@@ -287,8 +289,7 @@ def make_options(**values: Any) -> Options:
 
 def _check_linearize(values: Mapping[str, Any]) -> None:
     """Raise OptionError where there is nothing that linear maps could stand in for, or another option decides that."""
-    asked = values.get("linearize") or ()
-    asked = (asked,) if isinstance(asked, str) else tuple(asked)
+    asked = check.globs("linearize", values.get("linearize", ()))
     if asked and values.get("depth") == AUTO:
         raise OptionError("linearize goes with a share of depth or with names of branches, not with depth=auto")
     if asked and values.get("method") is not None:

@@ -310,7 +310,7 @@ def profiled(
         kernels = [kernel for grid in sorted(grids, key=_macs_of, reverse=True) for kernel in grid.kernels]
         speed.complete &= tables.measure(kernels, until=until, progress=progress)
         times = {kernel.key: tables.ms(kernel) for kernel in kernels}
-        timed = predict.Timed(sizing, grids, times, elsewhere=timer is not None)
+        timed = predict.Timed(sizing, grids, times, by_timer=timer is not None)
         speed.unknown = timed.unknown
         _race_candidates(speed, groups, start + seconds, seed, progress)
         speed.fit(timed)

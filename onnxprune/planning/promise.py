@@ -26,7 +26,7 @@ from onnxprune.surgery.rewrite import Rewritten, new_sizes
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 ATTEMPTS = 8
 MORE = 1.2  # times the prediction is asked for where that led to a plan that was raced already, and none is above it
-REPEATS = 3  # of plans that were raced already, until it is believed that there is none between them
+REPEATS = 2  # of plans that were raced already, until it is believed that there is none between them
 AIM = 0.99  # of a target, so that noise does not lift the result above it
 UNDER = 0.97  # of a target, from which a measured plan is good up to the target itself
 EXACT = 1 + 1e-9  # of a target that is counted, for the rounding of its fraction
@@ -159,11 +159,12 @@ def meet_targets(
             if not attempts:
                 raise
             break  # no further plan is predicted to meet the bounds
-        if any(planned.kept == one.plan.kept for one in attempts) or (attempts and not planned.kept):
-            if repeats == REPEATS or not measured_bounds or not planned.kept:
+        known = next((one for one in attempts if one.plan.kept == planned.kept), None)
+        if known is not None or (attempts and not planned.kept):
+            if known is None or repeats == REPEATS or not measured_bounds:
                 break  # nothing new to race
             repeats += 1
-            factors |= _asking_for_more(factors, attempts, measured_bounds)
+            factors |= _asking_for_more(factors, attempts, known, measured_bounds)
             continue
         attempt = _raced(
             planned, masks_of(planned), build, bounds=measured_bounds, speed=speed, predict=predict, steps=steps
@@ -201,8 +202,7 @@ def wanted(points: Sequence[tuple[float, float]], goal: float) -> float:
     """Return the prediction at which a goal should be measured, from pairs of prediction and measurement.
 
     Between the measurements around the goal, logarithms are taken to be linear; where that came out on the same side
-    twice, what is between them is halved (as the Illinois algorithm bounds false position). Outside, the last error
-    stays.
+    twice, what is between them is halved, as false position alone may hardly move. Outside, the last error stays.
 
     >>> round(wanted([(0.5, 0.6)], 0.54), 3), round(wanted([(0.6, 0.36), (1.0, 1.0)], 0.6), 3)
     (0.45, 0.775)
@@ -227,18 +227,20 @@ def _corrected(attempts: Sequence[Attempt], bounds: Mapping[str, float]) -> dict
 
 
 def _asking_for_more(
-    factors: Mapping[str, float], attempts: Sequence[Attempt], bounds: Mapping[str, float]
+    factors: Mapping[str, float], attempts: Sequence[Attempt], known: Attempt, bounds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return the factors that let plans be larger, where those in use led to a plan that was raced already.
+    """Return the factors that let plans be larger, where those in use led to a plan that is `known`.
 
-    That plan is below the goal, and so predictions go half of the way to the least one that was measured above it.
+    In the kinds in which it came out below the goal, predictions go half of the way to the least one that was measured
+    above it.
     """
     more = {}
     for kind, bound in bounds.items():
-        asked = bound / factors[kind]
-        above = [one.predicted[kind] for one in attempts if one.measured[kind] > AIM * bound]
-        end = min((value for value in above if value > asked), default=asked * MORE)
-        more[kind] = bound / math.sqrt(asked * end)
+        if known.measured[kind] <= AIM * bound:
+            asked = bound / factors[kind]
+            above = [one.predicted[kind] for one in attempts if one.measured[kind] > AIM * bound]
+            end = min((value for value in above if value > asked), default=asked * MORE)
+            more[kind] = bound / math.sqrt(asked * end)
     return more
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxprune
@@ -148,6 +149,14 @@ def test_what_makes_no_sense_is_said_before_anything_is_done():
         make_options(linearize="o1", depth=0.5, method="shortgpt")
     with pytest.raises(OptionError, match="linearize=auto needs branches that go"):
         make_options(linearize="auto")
+    with pytest.raises(OptionError, match="linearize must be a glob or a list of globs, got 5"):
+        make_options(linearize=5)
+    with pytest.raises(OptionError, match="quantize does not go with linearize"):
+        pruned(linearize="o1", quantize="int8")
+    with pytest.raises(OptionError, match="rounds have no effect with linearize alone"):
+        pruned(linearize="o1", rounds=2, tune="1 steps")
+    with pytest.raises(OptionError, match="branch 'o1' cannot go: left out by --ignore; do not name it, or free it"):
+        pruned(linearize="o1", ignore=["h1"])
     with pytest.raises(OptionError, match="linearize 'nothing': no branch has this name"):
         pruned(linearize="nothing")
     with pytest.raises(OptionError, match="linearize has no place in a plan"):
@@ -162,13 +171,91 @@ def test_a_branch_without_a_map_that_is_named_is_an_error():
         "y = MatMul(s, last)", x="float[b,6,8] x", y="float[b,6,5] y", w=(6, 6), last=(8, 5),
     )  # fmt: skip
     data = {"x": np.random.default_rng(1).standard_normal((64, 6, 8)).astype(np.float32)}
-    with pytest.raises(OptionError, match="no linear map can stand in for branch 'h': no layer of it reads a value"):
+    with pytest.raises(
+        OptionError,
+        match=r"no linear map can stand in for branch 'h': no layer of it .* of what it adds; leave it out",
+    ):
         onnxprune.prune(proto, data=data, latency=False, linearize="h")
     result = onnxprune.prune(proto, data=data, latency=False, without="h", linearize="auto")
     (told,) = result.report["depth"]["linear"]
     assert (told["stays"], told["macs"]) == (False, None)
-    assert told["reason"] == "no layer of it reads a value of the shape that it adds"
+    assert told["reason"] == "no layer of it reads a value with the axes of what it adds"
     assert "no linear map can stand in for some, by reason:" in text_of(result.report)
+
+
+def test_a_map_that_no_fit_makes_better_than_nothing_is_no_map():
+    data = {"x": np.random.default_rng(1).standard_normal((1, WIDTH)).astype(np.float32)}
+    with pytest.raises(OptionError, match="nothing that the linear map in the place of branch 'o1' was fitted to"):
+        onnxprune.prune(NET, data=data, latency=False, linearize="o1")
+
+
+def renamed(proto, names):
+    """Return a model whose nodes have other names."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for node in copy.graph.node:
+        node.name = names.get(node.name, node.name)
+    return copy
+
+
+def test_a_name_with_stars_and_brackets_means_the_branch_that_has_it():
+    """As a glob it would mean others, too, which were not chosen."""
+    proto = renamed(network("curved", "straight", "curved", "curved"), {"o0": "o[12]", "o1": "o*", "o2": "o1"})
+    result, plain = pruned(proto, depth=0.26, linearize="auto"), pruned(proto, depth=0.26)
+    gone = [each["name"] for each in result.report["depth"]["branches"] if each["removed"]]
+    assert gone == [each["name"] for each in plain.report["depth"]["branches"] if each["removed"]]
+    kept = {tensor.name for tensor in result.model.graph.initializer}
+    assert sum(f"down{number}" in kept for number in range(4)) == 4 - len(gone)
+
+
+def test_a_branch_that_is_a_sum_inside_of_it_goes_and_its_map_stays():
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / 3 for name in ("w0", "wt", "wo", "w1")}
+    proto = model(
+        "s0 = MatMul(x, w0)", "n = Tanh(s0)", "t = MatMul(n, wt)", "k = Relu(t)", "o = MatMul(k, wo)", "u = Add(n, o)",
+        "s1 = Add(s0, u)", "y = MatMul(s1, w1)", x=f"float[n,{WIDTH}] x", y=f"float[n,{WIDTH}] y", **weights,
+    )  # fmt: skip
+    result = pruned(proto, linearize="u")
+    kept = {tensor.name for tensor in result.model.graph.initializer}
+    assert {"wt", "wo"}.isdisjoint(kept)
+    assert any(name.endswith("_linear_weight") for name in kept)
+    assert kl(result) < kl(pruned(proto, without="u"))
+
+
+def test_convolutions_in_half_precision_with_weights_beside_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    proto = model(
+        "s0 = Conv(x, w0)", "c = Conv<pads = [1, 1, 1, 1]>(s0, w1)", "o = Conv(c, w2)", "s1 = Add(s0, o)",
+        "g = GlobalAveragePool(s1)", "f = Flatten(g)", "y = MatMul(f, w3)", x="float16[n,3,8,8] x", y="float16[n,5] y",
+        **{
+            name: (rng.standard_normal(shape) / 4).astype(np.float16)
+            for name, shape in {"w0": (6, 3, 1, 1), "w1": (6, 6, 3, 3), "w2": (6, 6, 1, 1), "w3": (6, 5)}.items()
+        },
+    )  # fmt: skip
+    path = tmp_path / "net.onnx"
+    onnx.save(proto, path, save_as_external_data=True, size_threshold=0, location="net.bin")
+    data = {"x": rng.standard_normal((64, 3, 8, 8)).astype(np.float16)}
+    result = onnxprune.prune(path, data=data, latency=False, linearize="o")
+    result.save(tmp_path / "small.onnx")
+    weight = load(tmp_path / "small.onnx").array("o_linear_weight")
+    assert (weight.shape, weight.dtype) == ((6, 6, 1, 1), np.float16)
+    assert weight.any()
+    assert result.report["verification"]["passed"]
+
+
+def test_a_run_that_was_ended_goes_on_to_the_same_model(tmp_path, monkeypatch):
+    whole = pruned(without=["o1"], linearize="auto")
+    real = linearize.by_depth
+
+    def ended(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(linearize, "by_depth", ended)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(without=["o1"], linearize="auto", checkpoint=tmp_path / "saved")
+    monkeypatch.setattr(linearize, "by_depth", real)
+    result = pruned(without=["o1"], linearize="auto", checkpoint=tmp_path / "saved", resume=True)
+    assert result.model == whole.model
 
 
 def test_on_the_command_line(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.bypass import Bypass, bypass_of
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import model
 from tests.support.paths import MODELS
+
+NONE = "no layer of it reads a value with the axes of what it adds"
 
 
 def of_only_branch(*nodes, **described):
@@ -45,17 +49,27 @@ def test_convolutions_have_their_units_on_the_second_axis():
     assert (found.source, found.dim, found.units, found.rank) == ("x", 1, 6, 4)
 
 
-def test_a_weight_that_is_the_first_factor_is_not_what_is_read():
-    found = of_only_branch("o = MatMul(w, x)", "y = Add(x, o)", x="float[8,8] x", w=(8, 8))
-    assert found.source == "x"
-
-
-def test_a_branch_that_mixes_places_reads_its_units_on_another_axis():
+@pytest.mark.parametrize("units", [8, 6], ids=["as many places as units", "others"])
+def test_a_branch_that_mixes_places_reads_no_units(units):
+    """Sizes alone would let a map mix what the branch never mixed."""
     found = of_only_branch(
         "t = Transpose<perm = [0, 2, 1]>(x)", "h = MatMul(t, w)", "o = Transpose<perm = [0, 2, 1]>(h)", "y = Add(x, o)",
-        x="float[b,6,8] x", w=(6, 6),
+        x=f"float[b,{units},8] x", w=(units, units),
     )  # fmt: skip
-    assert found == "no layer of it reads a value of the shape that it adds"
+    assert found == NONE
+
+
+def test_a_product_from_the_left_mixes_another_axis():
+    assert of_only_branch("o = MatMul(w, x)", "y = Add(x, o)", x="float[b,8,8] x", w=(8, 8)) == NONE
+
+
+def test_channels_that_were_moved_are_not_those_of_the_stream():
+    found = of_only_branch(
+        "t = Transpose<perm = [0, 2, 3, 1]>(x)", "h = MatMul(t, w1)", "r = Relu(h)", "k = MatMul(r, w2)",
+        "o = Transpose<perm = [0, 3, 1, 2]>(k)", "y = Add(x, o)",
+        x="float[b,8,8,8] x", w1=(8, 12), w2=(12, 8),
+    )  # fmt: skip
+    assert found == NONE
 
 
 def test_units_whose_number_differs_from_run_to_run_have_no_matrix():

@@ -95,7 +95,7 @@ def test_a_machine_that_only_reads_weights_is_found_out_by_a_few_candidates(chai
     sizing, group = chain
     found = predict.grids(sizing, {group.atom: 4})
     times = {kernel.key: float(number + 1) for grid in found for number, kernel in enumerate(grid.kernels)}
-    timed = predict.Timed(sizing, found, times, elsewhere=True)
+    timed = predict.Timed(sizing, found, times, by_timer=True)
     assert timed.features({})[:3].tolist() == [1.0, 8.0, 2 * 16 * 100]
     assert timed.features({})[3] - timed.features({group.atom: 8})[3] == 4 * 8 * (3 * 9 + 8)
 
