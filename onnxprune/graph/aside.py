@@ -17,14 +17,14 @@ from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.deferred import deferred, kept_aside
 from onnxprune.graph.edit import has_own_bytes
 from onnxprune.graph.model import Model
-from onnxprune.graph.tensors import array_of, numpy_type
+from onnxprune.graph.tensors import array_of, deferred_numbers, numpy_type
 from onnxprune.graph.view import view
 
 
 def with_weights_aside(model: Model) -> Model:
-    """Return a model with the same numbers, the large ones of them in temporary files within a block of `deferring`.
+    """Return a model with the same numbers, the large ones in temporary files within a block of `deferring`.
 
-    Weights that its file keeps in external data stay there. A plain form that differs from what the file holds shares
+    Weights that its file keeps in external data stay there, and are mapped from it. A plain form that differs from what the file holds shares
     with it what both hold alike.
 
     Args:
@@ -46,6 +46,11 @@ def with_weights_aside(model: Model) -> Model:
     original = None if model.original is None else _moved(model.original, location)
     slim = view(_moved(model.proto, location), model.path, model.folder, is_plain=True)
     return replace(slim, original=original, digest=model.sha256(), stamps=model.stamps)
+
+
+def is_aside(proto: ModelProto) -> bool:
+    """Whether some initializer of a model was set aside, or is deferred otherwise."""
+    return any(deferred_numbers(tensor) is not None for tensor in proto.graph.initializer)
 
 
 def _moved(proto: ModelProto, location: Callable[[TensorProto], str | None]) -> ModelProto:

@@ -304,7 +304,7 @@ def _left(moments: Moments, weight: Matrix, mean_x: Matrix, mean_y: Matrix) -> _
         return _Rows(_Kernel(x), y - product(x, weight[0].T.astype(x.dtype, copy=False)))
     xx, left, _ = moments.centred(mean_x, mean_y)
     for wanted, each, products in zip(left, weight, xx, strict=True):
-        wanted -= product(each, products)
+        np.subtract(wanted, product(each, products), out=wanted)
     return _Products(xx, left, moments.rows)
 
 
@@ -315,9 +315,9 @@ def _joined(one: _Left, other: _Left) -> _Left:
     first, second = (each.products() if isinstance(each, _Rows) else each for each in (one, other))
     share = first.count / max(1, first.count + second.count)
     for mine, theirs in ((first.xx, second.xx), (first.ex, second.ex)):
-        mine *= share
-        theirs *= 1 - share
-        mine += theirs
+        np.multiply(mine, share, out=mine)
+        np.multiply(theirs, 1 - share, out=theirs)
+        np.add(mine, theirs, out=mine)
     return replace(first, count=first.count + second.count)
 
 
