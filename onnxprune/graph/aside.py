@@ -24,8 +24,8 @@ from onnxprune.graph.view import view
 def with_weights_aside(model: Model) -> Model:
     """Return a model with the same numbers, the large ones in temporary files within a block of `deferring`.
 
-    Weights that its file keeps in external data stay there, and are mapped from it. A plain form that differs from what the file holds shares
-    with it what both hold alike.
+    Weights that its file keeps in external data stay there, and are mapped from it. What its plain form and the file
+    hold alike is stored once.
 
     Args:
         model: as it was read from a file.
