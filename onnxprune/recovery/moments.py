@@ -233,6 +233,7 @@ def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
     else:
         xx, yx, yy = moments.centred(moments.mean_x, moments.mean_y)
         varying = yy - 2 * np.einsum("goi,goi->go", weight, yx)
+        del yx  # of a vocabulary it is large, and so are the products below
         varying += [Gram(each).energies(rows) for each, rows in zip(xx, weight, strict=True)]
     return float(((np.maximum(varying, 0) + constant**2) * moments.weights()).sum())
 
