@@ -326,7 +326,7 @@ def test_a_normalisation_that_fits_stays():
 
 def test_outputs_of_a_vocabulary_are_held_few_times():
     """Their products with the inputs are all that is large: those of both kinds of rows, the weight, what is left."""
-    outs, ins, count = 4096, 64, 400
+    outs, ins, count = 1024, 256, 300
     weight, bias = layer(groups=1, outs=outs, ins=ins)
     train, held = (
         moments(x, applied(x, 1.1 * weight, bias)) for x in (rows(count, s, groups=1, ins=ins) for s in (0, 1))
