@@ -14,7 +14,7 @@ from onnxprune.recovery.moments import WIDEST, Moments, error, most_rows
 from onnxprune.recovery.reconstruct import STRENGTHS, fit, reestimate
 
 GROUPS, OUTS, INS = 2, 3, 5
-MOST_HELD = 5  # times the products of many outputs that are held at once, beside the moments and the weight
+MOST_HELD = 6  # times the products of many outputs that are held at once, beside the moments and the weight
 
 
 def rows(count, seed=0, scale=1.0, mean=0.0, groups=GROUPS, ins=INS):
