@@ -165,8 +165,10 @@ def kept_aside(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def out_of_memory(arrays: Iterable[npt.NDArray[Any]]) -> None:
-    """Let the system have the memory of arrays that were kept aside, until they are read again."""
-    block = _BLOCK.get()
-    for array in arrays if block is not None else ():
-        if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            array.base.madvise(mmap.MADV_DONTNEED)
+    """Let the system have the memory of arrays that are mapped from files, until they are read again."""
+    for array in arrays if hasattr(mmap, "MADV_DONTNEED") else ():
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and not array.flags.writeable:
+            base.madvise(mmap.MADV_DONTNEED)
