@@ -15,6 +15,7 @@ from onnxprune.graph.edit import Part, with_contents, with_weights_inside
 from onnxprune.graph.message import message
 from onnxprune.graph.read import load
 from onnxprune.graph.write import foreseen, serialize, write
+from onnxprune.runtime import session
 from onnxprune.runtime.session import open_session
 from tests.support.build import ROWS, model
 
@@ -142,4 +143,24 @@ def test_what_leaves_the_memory_can_be_read_again():
         np.testing.assert_array_equal(aside, array)
         out_of_memory([aside, array])
         np.testing.assert_array_equal(aside, array)
-    out_of_memory([array])
+
+
+def test_what_is_no_file_stays(tmp_path):
+    """Numbers that were changed in memory alone would be lost."""
+    array = np.arange(4096.0)
+    array.tofile(tmp_path / "numbers")
+    changed = np.memmap(tmp_path / "numbers", np.float64, "c")
+    changed[:] = 7
+    out_of_memory([array, changed, array[::2]])
+    assert (changed == 7).all()
+    assert array.sum() == 4095 * 2048
+
+
+def test_a_session_gives_back_what_it_has_packed(path, monkeypatch):
+    given = []
+    monkeypatch.setattr(session, "out_of_memory", given.extend)
+    with deferring():
+        aside = with_weights_aside(load(path))
+        shared = message(aside.proto, aside.folder)
+        open_session(shared)
+        assert [id(array) for array in given] == [id(array) for array in shared.arrays.values()]
