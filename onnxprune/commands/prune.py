@@ -31,6 +31,7 @@ from onnxprune.commands.vocabulary import by_vocabulary
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
+from onnxprune.graph.aside import with_weights_aside
 from onnxprune.graph.deferred import deferring, defers
 from onnxprune.graph.edit import with_deferred_inside
 from onnxprune.graph.model import Model
@@ -48,7 +49,7 @@ from onnxprune.graph.write import check_weights_name, data_file, staged
 from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged
-from onnxprune.runtime.room import memory_limited, runs_whole
+from onnxprune.runtime.room import HELD_BYTES, memory_limited, runs_whole
 from onnxprune.runtime.stations import weight_bytes
 
 
@@ -166,10 +167,9 @@ def prune_model(
         force: as of `prune`.
     """
     options.check_timer()
-    model = load(source)
-    job = Job(model, options, data, learning, recipe=recipe)
-    keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
-    with bounded(model), kept_in_memory(model, "pruned.onnx") as publish:
+    with bounded_source(source) as model, kept_in_memory(model, "pruned.onnx") as publish:
+        job = Job(model, options, data, learning, recipe=recipe)
+        keeper = keeper_of(job, None if checkpoint is None else Path(checkpoint), resume=resume, force=force)
         result = _prune(job, keeper, logged, publish)
         return replace(result, model=with_deferred_inside(result.model))
 
@@ -213,25 +213,24 @@ def prune_file(
     reads = Reads(source, data=samples, tokens=tokens_path, plan=plan_path)
     check_files(target, weights, report_path, reads, force)
     progress(f"reading {source}")
-    model = load(source)
-    reads = replace(reads, weights=tuple(model.data_files))
-    check_files(target, weights, report_path, reads, force)
-    check_weights_name(target, model.is_external)
-    overlay = None if overlay_path is None else overlay_of(overlay_path, options)
-    files: list[tuple[Path | None, str]] = [
-        (None if options.vocabulary is None else map_file(target), "the map of ids")
-    ]
-    files += [(report_path, "the report"), (None if page is None else page.path, "the page")]
-    files += [] if overlay is None else overlay.outputs
-    beside = [(path, what) for path, what in files if path is not None]
-    check_written(beside, reads, force, [(target, "is the output"), (weights, "is for weights of the output")])
-    job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
-    removed: list[Path] = []
-    publish = published(
-        model, target, report_path, page=page, overlay=overlay, force=force, on_written=on_written, removed=removed
-    )
-    publish = with_details(publish, job, page, progress)
-    with bounded(model):
+    with bounded_source(source) as model:
+        reads = replace(reads, weights=tuple(model.data_files))
+        check_files(target, weights, report_path, reads, force)
+        check_weights_name(target, model.is_external)
+        overlay = None if overlay_path is None else overlay_of(overlay_path, options)
+        files: list[tuple[Path | None, str]] = [
+            (None if options.vocabulary is None else map_file(target), "the map of ids")
+        ]
+        files += [(report_path, "the report"), (None if page is None else page.path, "the page")]
+        files += [] if overlay is None else overlay.outputs
+        beside = [(path, what) for path, what in files if path is not None]
+        check_written(beside, reads, force, [(target, "is the output"), (weights, "is for weights of the output")])
+        job = Job(model, options, data, learning, resolved(target).name, recipe=recipe)
+        removed: list[Path] = []
+        publish = published(
+            model, target, report_path, page=page, overlay=overlay, force=force, on_written=on_written, removed=removed
+        )
+        publish = with_details(publish, job, page, progress)
         result = prune_to(job, target, publish, checkpoint=checkpoint, resume=resume, force=force, progress=progress)
     return replace(result, removed=tuple(removed))
 
@@ -243,6 +242,20 @@ def bounded(model: Model) -> Iterator[None]:
         if model.is_external and not runs_whole(weight_bytes(model)):
             stack.enter_context(deferring())
         yield
+
+
+@contextlib.contextmanager
+def bounded_source(source: Source) -> Iterator[Model]:
+    """Yield the model of a source, `bounded` within the block; the large weights of a large file are set aside."""
+    with memory_limited(), contextlib.ExitStack() as stack:
+        model = load(source)
+        is_large = not runs_whole(weight_bytes(model))
+        if model.is_external:
+            stack.enter_context(bounded(model))
+        elif model.path is not None and (is_large or weight_bytes(model) > HELD_BYTES):
+            stack.enter_context(deferring())
+            model = with_weights_aside(model)
+        yield model
 
 
 def prune_to(

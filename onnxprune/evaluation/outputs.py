@@ -13,7 +13,7 @@ from onnxprune.data.samples import Data, pieces
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.comparison import Difference, Fidelity
 from onnxprune.graph.tensors import Array
-from onnxprune.metrics.arrays import Function, is_float, is_number
+from onnxprune.metrics.arrays import Function, is_float, is_number, row_blocks
 from onnxprune.metrics.classification import top1
 from onnxprune.metrics.dense import gaps, snr_db
 from onnxprune.metrics.kinds import choose_metric
@@ -171,15 +171,25 @@ def _pairs(before: Mapping[str, Array], after: Mapping[str, Array]) -> list[tupl
 
 
 def _deviation(reference: Array, other: Array) -> _Deviation | None:
-    """Compare two arrays, see `metrics.dense.gaps`."""
+    """Compare two arrays, see `metrics.dense.gaps`.
+
+    Block by block: in double precision, those of a vocabulary would be held several times.
+    """
     if reference.shape != other.shape or not (is_number(reference) and is_number(other)):
         return None
+    old, new = reference.reshape(-1), other.reshape(-1)
+    parts = [_deviation_of(old[at], new[at], is_float(reference)) for at in row_blocks(old.size, 1)]
+    return _merged(parts) if parts else _Deviation(is_float(reference), 0.0, 0.0, 0.0, 0.0)
+
+
+def _deviation_of(reference: Array, other: Array, is_of_floats: bool) -> _Deviation:
+    """Compare two arrays of so few numbers that they may be held in double precision."""
     diff, a = gaps(reference, other), reference.astype(np.float64)
     finite = np.where(np.isfinite(a), a, 0.0)
     with np.errstate(over="ignore"):
         error, signal = float(np.square(diff).sum()), float(np.square(finite).sum())
     maxima = float(diff.max(initial=0.0)), float(np.abs(finite).max(initial=0.0))
-    return _Deviation(is_float(reference), *maxima, error, signal)
+    return _Deviation(is_of_floats, *maxima, error, signal)
 
 
 def difference_of(all_batches: Sequence[_Batch], agreement: float | None, left_out: Sequence[str] = ()) -> Difference:

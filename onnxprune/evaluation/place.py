@@ -14,8 +14,10 @@ from onnxprune.data.batching import Piece, samples_in
 from onnxprune.data.samples import Data, as_taken, pieces, with_shapes
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.settings import settings
+from onnxprune.graph.aside import is_aside
 from onnxprune.graph.dims import dynamic_dims, past_keys, with_dims
 from onnxprune.graph.fit import fit_inputs
+from onnxprune.graph.message import message
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.tensors import Array
@@ -205,8 +207,9 @@ def open_model(model: Model, place: Place) -> Runner:
 
 
 def open_whole(model: Model, place: Place) -> Session:
-    """Return a session of a model in this place."""
-    source, folder = runnable(model)
+    """Return a session of a model in this place; it shares weights that were set aside, and reads no file then."""
+    aside = is_aside(model.stored)
+    source, folder = (message(model.stored, model.folder), model.folder) if aside else runnable(model)
     return open_session(
         source, provider=place.provider, threads=place.threads, folder=folder, requested_options=place.requested_options
     )

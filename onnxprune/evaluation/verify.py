@@ -29,7 +29,9 @@ from onnxprune.evaluation.difference import TEXT_KINDS, Reference, Run, compare_
 from onnxprune.evaluation.intermediate import MaskedAndPruned, check_told, problem_behind, with_noise
 from onnxprune.evaluation.settings import settings
 from onnxprune.evaluation.telling import loud_outputs
+from onnxprune.graph.aside import with_weights_aside
 from onnxprune.graph.checks import problems
+from onnxprune.graph.deferred import defers
 from onnxprune.graph.edit import Content, in_full_precision
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
@@ -300,13 +302,14 @@ def _agreeing(
 
 
 def read_back(path: Path) -> Model:
-    """Return the model that was just written, read as a user would.
+    """Return the model that was just written, read as a user would; where tensors are deferred, its weights are aside.
 
     Raises:
         VerificationError: when it cannot be read: that is our fault, not the user's.
     """
     try:
-        return load(path)
+        model = load(path)
+        return with_weights_aside(model) if defers() else model
     except ModelError as error:
         reason = str(error).replace(f"{path}: ", "")
         raise VerificationError(

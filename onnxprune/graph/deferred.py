@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
+import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -67,6 +68,24 @@ class _Mapped:
 
 
 @dataclass(frozen=True)
+class _Filed:
+    """An array that is a whole file: mapped anew by each reader, so that its pages go when the reader is done."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def head(self, rows: int) -> npt.NDArray[Any]:
+        return np.asarray(self._mapped()[:rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self._mapped(), dtype)
+
+    def _mapped(self) -> npt.NDArray[Any]:
+        return np.memmap(self.path, self.dtype, "r", shape=self.shape)
+
+
+@dataclass(frozen=True)
 class _Block:
     """What is deferred within a block."""
 
@@ -108,8 +127,10 @@ def deferred(content: Any) -> str | None:
     if block is None or content.dtype.itemsize * np.prod(content.shape) < LARGE_BYTES:
         return None
     if isinstance(content, np.memmap) and content.filename is not None:
-        content = _Mapped(content)
-    if not isinstance(content, (_Mapped, Numbers)) or isinstance(content, np.ndarray):
+        path, is_whole = Path(content.filename), isinstance(content.base, mmap.mmap)
+        is_ours = is_whole and path.parent == block.folder
+        content = _Filed(path, content.shape, content.dtype) if is_ours else _Mapped(content)
+    if not isinstance(content, (_Mapped, _Filed, Numbers)) or isinstance(content, np.ndarray):
         return None
     key = f"{PREFIX}{next(_COUNTER)}"
     _NUMBERS[key] = content
@@ -141,3 +162,13 @@ def kept_aside(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     path = block.folder / str(next(_COUNTER))
     np.ascontiguousarray(array).tofile(path)
     return np.memmap(path, array.dtype, "r", shape=array.shape)
+
+
+def out_of_memory(arrays: Iterable[npt.NDArray[Any]]) -> None:
+    """Let the system have the memory of arrays that are mapped from files, until they are read again."""
+    for array in arrays if hasattr(mmap, "MADV_DONTNEED") else ():
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and not array.flags.writeable:
+            base.madvise(mmap.MADV_DONTNEED)

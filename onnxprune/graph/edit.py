@@ -15,10 +15,10 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.bodies import copy_fields, graphs, graphs_of, stored_tensors
-from onnxprune.graph.deferred import Numbers, deferred, numbers_at
+from onnxprune.graph.deferred import Numbers, deferred
 from onnxprune.graph.model import Body, Model
 from onnxprune.graph.order import captured
-from onnxprune.graph.tensors import Array, Shape, has_external_data, opened, raw_length
+from onnxprune.graph.tensors import Array, Shape, deferred_numbers, has_external_data, opened, raw_length
 
 Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
 
@@ -102,7 +102,7 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
     """Return a new protobuf: `model` with `edits`, without nodes and constants that the edits made dead."""
     proto = ModelProto()
     copy_fields(model.proto, proto, skip={"graph"})
-    _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top)
+    _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top, is_main=True)
     read = {name for graph in graphs(proto.graph) for node in graph.node for name in node.input}
     used = {name: array for name, array in edits.added.items() if name in read}
     added = [_tensor(name, array) for name, array in used.items()]
@@ -126,7 +126,7 @@ def with_weights_inside(proto: ModelProto, folder: Path) -> ModelProto:
     """
     copy = ModelProto()
     copy.CopyFrom(proto)
-    for tensor in stored_tensors(copy):
+    for tensor in stored_tensors(with_deferred_inside(copy)):
         if has_external_data(tensor):
             info = ExternalDataInfo(tensor)
             with opened(folder / info.location) as file:
@@ -177,8 +177,8 @@ class _Editor:
         self._edited = {*self._inputs, *self._attributes, *self._outputs, *edits.nodes_before, *constants}
         self._named = {*edits.replaced, *edits.shapes}
 
-    def edit(self, source: GraphProto, target: GraphProto, indices: Sequence[int]) -> None:
-        """Fill an empty graph with the edited contents of another."""
+    def edit(self, source: GraphProto, target: GraphProto, indices: Sequence[int], *, is_main: bool = False) -> None:
+        """Fill an empty graph with the edited contents of another; initializers of the main graph may be deferred."""
         replaced = self._edits.replaced
         copy_fields(source, target, skip={"initializer", "node", "value_info"})
         self._drop_ports(target)
@@ -194,7 +194,8 @@ class _Editor:
         used = after | {info.name for info in source.input}
         for tensor in source.initializer:
             if tensor.name in replaced:
-                fill(target.initializer.add(), tensor, replaced[tensor.name])
+                content = replaced[tensor.name]
+                fill(target.initializer.add(), tensor, content if is_main else np.asarray(content))
             elif tensor.name in used or tensor.name not in before:
                 target.initializer.add().CopyFrom(tensor)
         self._state_shapes(source, target)
@@ -246,7 +247,7 @@ class _Editor:
             tensor = copy.attribute[0].t if copy.attribute[0].name == "value" else TensorProto()
             del copy.attribute[:]
             new = copy.attribute.add(name="value", type=AttributeProto.TENSOR)
-            fill(new.t, tensor, self._edits.replaced[name])
+            fill(new.t, tensor, np.asarray(self._edits.replaced[name]))  # which only initializers defer
         yield copy
         yield from self._edits.nodes_after.get(index, ())
 
@@ -347,7 +348,7 @@ def has_own_bytes(dtype: np.dtype[Any]) -> bool:
 def with_deferred_inside(proto: ModelProto) -> ModelProto:
     """Fill in the numbers of deferred tensors, in place; return `proto`."""
     for tensor in stored_tensors(proto):
-        numbers = numbers_at(ExternalDataInfo(tensor).location) if has_external_data(tensor) else None
+        numbers = deferred_numbers(tensor)
         if numbers is not None:
             tensor.raw_data = np.ascontiguousarray(np.asarray(numbers)).tobytes()
             tensor.ClearField("external_data")

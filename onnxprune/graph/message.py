@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_help
 from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.inference import element_type
 from onnxprune.graph.order import reads
-from onnxprune.graph.tensors import Array, array_of, has_external_data, numpy_type, raw_length
+from onnxprune.graph.tensors import Array, array_of, has_external_data, lies_in_file, numpy_type, raw_length
 
 LARGE_BYTES = 2**14  # of a tensor that lies beside the message; graphs may depend on what smaller ones hold
 # Types of numpy's own that ONNX Runtime takes as they are.
@@ -70,9 +70,12 @@ def _is_taken(tensor: TensorProto) -> bool:
 
 
 def array_in_memory(tensor: TensorProto, folder: Path) -> Array:
-    """Return the contents of a tensor; a file of external data is not read any more then."""
+    """Return the contents of a tensor; a file of external data is not read any more then.
+
+    What was set aside is mapped from a temporary file, which nobody else changes: sessions share it.
+    """
     array = array_of(tensor, folder)
-    return np.array(array) if has_external_data(tensor) else array
+    return np.array(array) if lies_in_file(tensor) else array
 
 
 def lay_beside(graph: GraphProto, beside: Mapping[str, Array]) -> None:

@@ -22,7 +22,17 @@ from onnxprune.graph.dims import FixedDims
 from onnxprune.graph.layout import lay_out
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Stamp
-from onnxprune.graph.tensors import PAGE, WEIGHTS, Array, Shape, array_of, has_external_data, numpy_type, raw_length
+from onnxprune.graph.tensors import (
+    PAGE,
+    WEIGHTS,
+    Array,
+    Shape,
+    array_of,
+    has_external_data,
+    lies_in_file,
+    numpy_type,
+    raw_length,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +278,8 @@ class Model:
 
     @property
     def is_external(self) -> bool:
-        """Whether some initializer lies outside the model file."""
-        return any(has_external_data(tensor) for tensor in self.stored.graph.initializer)
+        """Whether some initializer lies in a file beside the model."""
+        return any(map(lies_in_file, self.stored.graph.initializer))
 
     def weights_of(self, index: int) -> list[str]:
         """Return the names of the weights that a node reads itself."""
@@ -283,7 +293,7 @@ class Model:
     def size_bytes(self) -> int:
         """Return the bytes that the model takes on disk, external data included."""
         proto, ends = self.stored, dict[str, int]()
-        for tensor in filter(has_external_data, proto.graph.initializer):
+        for tensor in filter(lies_in_file, proto.graph.initializer):
             info = ExternalDataInfo(tensor)
             end = (info.offset or 0) + raw_length(tensor)
             ends[info.location] = max(end, ends.get(info.location, 0))
@@ -303,7 +313,7 @@ class Model:
     @property
     def data_files(self) -> set[Path]:
         """The files that hold its external data."""
-        tensors = filter(has_external_data, self.stored.graph.initializer)
+        tensors = filter(lies_in_file, self.stored.graph.initializer)
         return {self.folder / ExternalDataInfo(tensor).location for tensor in tensors}
 
     def sha256(self) -> str:
@@ -316,7 +326,7 @@ def alignment_of(proto: ModelProto) -> int:
 
     A page for a model without external data.
     """
-    offsets = (ExternalDataInfo(tensor).offset or 0 for tensor in proto.graph.initializer if has_external_data(tensor))
+    offsets = (ExternalDataInfo(tensor).offset or 0 for tensor in proto.graph.initializer if lies_in_file(tensor))
     alignment = PAGE
     for offset in offsets:
         while offset % alignment:

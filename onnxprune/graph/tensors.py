@@ -19,7 +19,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import numbers_at
+from onnxprune.graph.deferred import PREFIX, Numbers, numbers_at
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -55,6 +55,16 @@ def plain_attribute(value: Any) -> Any:
 def has_external_data(tensor: TensorProto) -> bool:
     """Whether the contents of a tensor lie outside the model file."""
     return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def deferred_numbers(tensor: TensorProto) -> Numbers | None:
+    """Return what makes the numbers of a deferred tensor, see `graph.deferred`; None for any other."""
+    return numbers_at(ExternalDataInfo(tensor).location) if has_external_data(tensor) else None
+
+
+def lies_in_file(tensor: TensorProto) -> bool:
+    """Whether the contents of a tensor lie in a file beside the model: outside of it, and not deferred."""
+    return has_external_data(tensor) and not ExternalDataInfo(tensor).location.startswith(PREFIX)
 
 
 def raw_length(tensor: TensorProto) -> int:

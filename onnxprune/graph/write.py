@@ -7,11 +7,12 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
@@ -23,7 +24,7 @@ from onnxprune.graph.plain import overridable
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Staging, check_name, digest_of, resolved, same_bytes, staging
 from onnxprune.graph.read import read_proto
-from onnxprune.graph.tensors import PAGE, has_external_data, raw_length
+from onnxprune.graph.tensors import PAGE, deferred_numbers, has_external_data, lies_in_file, raw_length
 
 _DIGITS = 12  # of a digest that tell the weights of one model from those of the next
 _MESSAGE = 2**31  # bytes of one protobuf message at most
@@ -44,7 +45,9 @@ def signature(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 
 def serialize(proto: ModelProto) -> bytes:
-    """Return the bytes of a model whose inline tensors fit one message."""
+    """Return the bytes of a model whose inline tensors fit one message; numbers that are deferred are made."""
+    if any(deferred_numbers(tensor) is not None for tensor in proto.graph.initializer):
+        return b"".join(_chunks(proto))
     data: bytes = proto.SerializeToString()
     return data
 
@@ -250,7 +253,7 @@ def foreseen(
     those that it may get is counted.
     """
     if not _is_outside(proto, external):
-        return Written(sum(map(len, _chunks(proto))), stored_params(proto))
+        return Written(_inline_bytes(proto), stored_params(proto))
     layout = lay_out(proto.graph.initializer, folder, alignment)
     if not layout.length:
         return Written(sum(map(len, _chunks(_inline(proto, layout)))), stored_params(proto))
@@ -259,7 +262,8 @@ def foreseen(
 
 
 def _is_outside(proto: ModelProto, external: bool) -> bool:
-    return external or any(map(has_external_data, proto.graph.initializer)) or not fits_one_message(proto)
+    tensors = proto.graph.initializer
+    return external or any(map(lies_in_file, tensors)) or sum(map(raw_length, tensors)) >= INLINE_LIMIT
 
 
 def _slim(proto: ModelProto, layout: Layout, location: str) -> ModelProto:
@@ -297,22 +301,65 @@ def fits_one_message(proto: ModelProto) -> bool:
     return sum(map(raw_length, inline)) < INLINE_LIMIT  # ByteSize() would serialize all of it to count
 
 
-def _chunks(proto: ModelProto) -> Iterator[bytes]:
+def _chunks(proto: ModelProto) -> Iterator[bytes | memoryview]:
     """Yield the serialized model piece by piece: serializing it at once would take its size twice over.
 
     A protobuf message is the concatenation of its fields in any order, so the graph is written as its small fields
     followed by one initializer after the other.
     """
+    model, head, sizes = _parts(proto)
+    tag = _field(GraphProto, "initializer")
+    yield from (model, _field(ModelProto, "graph"), _varint(_graph_bytes(head, sizes)), head)
+    for tensor, size in zip(proto.graph.initializer, sizes, strict=True):
+        yield from (tag, _varint(size))
+        numbers = deferred_numbers(tensor)
+        if numbers is None:
+            yield tensor.SerializeToString()
+            continue
+        front, back = _around(tensor)
+        yield from (front, _field(TensorProto, "raw_data"), _varint(raw_length(tensor)))
+        yield np.ascontiguousarray(np.asarray(numbers)).reshape(-1).view(np.uint8).data
+        yield back
+
+
+def _parts(proto: ModelProto) -> tuple[bytes, bytes, list[int]]:
+    """Return the serialized model without its graph, that without its initializers, and the bytes of each of these."""
     model, graph = ModelProto(), GraphProto()
     copy_fields(proto, model, skip={"graph"})
     copy_fields(proto.graph, graph, skip={"initializer"})
-    head = graph.SerializeToString()
+    return model.SerializeToString(), graph.SerializeToString(), [_tensor_bytes(t) for t in proto.graph.initializer]
+
+
+def _inline_bytes(proto: ModelProto) -> int:
+    """Return how many bytes `_chunks` yields; no numbers are made for it."""
+    model, head, sizes = _parts(proto)
+    graph = _graph_bytes(head, sizes)
+    return len(model) + len(_field(ModelProto, "graph")) + len(_varint(graph)) + graph
+
+
+def _graph_bytes(head: bytes, sizes: Sequence[int]) -> int:
     tag = _field(GraphProto, "initializer")
-    sizes = [tensor.ByteSize() for tensor in proto.graph.initializer]
-    total = len(head) + sum(len(tag) + len(_varint(size)) + size for size in sizes)
-    yield from (model.SerializeToString(), _field(ModelProto, "graph"), _varint(total), head)
-    for tensor, size in zip(proto.graph.initializer, sizes, strict=True):
-        yield from (tag, _varint(size), tensor.SerializeToString())
+    return len(head) + sum(len(tag) + len(_varint(size)) + size for size in sizes)
+
+
+def _tensor_bytes(tensor: TensorProto) -> int:
+    """Return the serialized bytes of a tensor with its numbers inside."""
+    if deferred_numbers(tensor) is None:
+        return int(tensor.ByteSize())
+    length = raw_length(tensor)
+    own = len(_field(TensorProto, "raw_data")) + len(_varint(length)) + length
+    return own + sum(map(len, _around(tensor)))
+
+
+def _around(tensor: TensorProto) -> tuple[bytes, bytes]:
+    """Return the serialized fields of a deferred tensor in front of its numbers and behind them, by their tags."""
+    place = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
+    outside = {"raw_data", "external_data", "data_location"}
+    behind = {field.name for field in TensorProto.DESCRIPTOR.fields if field.number > place}
+    front, back = TensorProto(), TensorProto()
+    copy_fields(tensor, front, skip=outside | behind)
+    copy_fields(tensor, back, skip=outside | {field.name for field in TensorProto.DESCRIPTOR.fields} - behind)
+    return front.SerializeToString(), back.SerializeToString()
 
 
 def _field(message: Any, name: str) -> bytes:

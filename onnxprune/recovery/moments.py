@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.algebra.blocked import gram, product
+from onnxprune.algebra.blocked import blocks, gram, product
 from onnxprune.algebra.quadratic import Gram, Quadratic, Rows
 
 Matrix = npt.NDArray[np.float64]
@@ -197,10 +197,10 @@ class Moments:
         mx, my = self._x / n, self._y / n
         mean_x, mean_y = mean_x - self._origin_x, mean_y - self._origin_y
         xx, yx = (products / n for products in self._products)
-        xx += _outer(mx - mean_x, mx - mean_x)
-        xx -= _outer(mx, mx)
-        yx += _outer(my - mean_y, mx - mean_x)
-        yx -= _outer(my, mx)
+        add_outer(xx, mx - mean_x, mx - mean_x)
+        take_outer(xx, mx, mx)
+        add_outer(yx, my - mean_y, mx - mean_x)
+        take_outer(yx, my, mx)
         return xx, yx, self._yy / n - 2 * my * mean_y + mean_y**2
 
     def centred_rows(self, mean_x: Matrix, mean_y: Matrix) -> tuple[Array, Array]:
@@ -233,12 +233,24 @@ def error(moments: Moments, weight: Matrix, bias: Matrix | None) -> float:
     else:
         xx, yx, yy = moments.centred(moments.mean_x, moments.mean_y)
         varying = yy - 2 * np.einsum("goi,goi->go", weight, yx)
+        del yx  # of a vocabulary it is large, and so are the products below
         varying += [Gram(each).energies(rows) for each, rows in zip(xx, weight, strict=True)]
     return float(((np.maximum(varying, 0) + constant**2) * moments.weights()).sum())
 
 
-def _outer(left: Matrix, right: Matrix) -> Matrix:
-    return left[:, :, None] * right[:, None, :]
+def add_outer(total: Matrix, left: Matrix, right: Matrix) -> None:
+    """Add the products of ``[groups, outs]`` with ``[groups, ins]`` to ``[groups, outs, ins]``, in place.
+
+    Some outputs at a time: those of a vocabulary have hundreds of megabytes of products.
+    """
+    for at in blocks(left.shape[1]):
+        total[:, at] += left[:, at, None] * right[:, None, :]
+
+
+def take_outer(total: Matrix, left: Matrix, right: Matrix) -> None:
+    """Subtract the products that `add_outer` adds."""
+    for at in blocks(left.shape[1]):
+        total[:, at] -= left[:, at, None] * right[:, None, :]
 
 
 def _moved(rows: Array, origin: Matrix) -> Array:

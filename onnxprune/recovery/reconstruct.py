@@ -29,7 +29,7 @@ import numpy.typing as npt
 from onnxprune.algebra.blocked import Factor, blocks, gram, mixing, product
 from onnxprune.algebra.quadratic import WIDE, Gram, Rows
 from onnxprune.algebra.threads import cores, spread
-from onnxprune.recovery.moments import Moments, error, is_wide
+from onnxprune.recovery.moments import Moments, error, is_wide, take_outer
 
 Matrix = npt.NDArray[np.float64]
 Form: TypeAlias = Literal["gram", "rows"]
@@ -86,7 +86,9 @@ def fit(
     if not errors[best] < before:
         return Fit(weight, bias, None, before, before, rows, form)
     best_fit = Fit(*candidates[best], before, errors[best], rows, form)
-    final = _from_all((train, held), weight, best_fit, _joined(seen, judge))
+    whole = _joined(seen, judge)
+    del seen, judge
+    final = _from_all((train, held), weight, best_fit, whole)
     return final if error(held, final.weight, final.bias) <= before else best_fit
 
 
@@ -194,7 +196,9 @@ class _Products:
 
     def moved(self, weight: Matrix, strength: float) -> Matrix:
         """Return the weight ``[groups, outs, ins]`` with what a ridge of this strength adds to it."""
-        return weight + self.step(strength)
+        moved = np.ascontiguousarray(self.step(strength))
+        moved += weight
+        return moved
 
     def gain(self, step: Matrix) -> Matrix:
         """Return by how much a step lowers the squared error of each output, ``[groups, outs]``."""
@@ -206,8 +210,10 @@ class _Products:
         return replace(self, ex=product(mixture, self.ex[0])[None])
 
     def recentred(self, x: Matrix, left: Matrix) -> _Products:
-        """Return the same less means of inputs, and of what is left, that these numbers still hold."""
-        return replace(self, xx=self.xx - x[:, :, None] * x[:, None, :], ex=self.ex - left[:, :, None] * x[:, None, :])
+        """Return the same less means of inputs, and of what is left, that these numbers still hold; in place."""
+        take_outer(self.xx, x, x)
+        take_outer(self.ex, left, x)
+        return self
 
 
 def _damped(xx: Matrix, ridge: Matrix, ex: Matrix) -> Matrix:
@@ -296,22 +302,23 @@ def _left(moments: Moments, weight: Matrix, mean_x: Matrix, mean_y: Matrix) -> _
     if moments.keeps_rows:
         x, y = moments.centred_rows(mean_x, mean_y)
         return _Rows(_Kernel(x), y - product(x, weight[0].T.astype(x.dtype, copy=False)))
-    xx, yx, _ = moments.centred(mean_x, mean_y)
-    plain = [product(each, products) for each, products in zip(weight, xx, strict=True)]
-    return _Products(xx, yx - np.stack(plain), moments.rows)
+    xx, left, _ = moments.centred(mean_x, mean_y)
+    for wanted, each, products in zip(left, weight, xx, strict=True):
+        np.subtract(wanted, product(each, products), out=wanted)
+    return _Products(xx, left, moments.rows)
 
 
 def _joined(one: _Left, other: _Left) -> _Left:
-    """Return the rows of both."""
+    """Return the rows of both, whose products are used up: those of a vocabulary are large."""
     if isinstance(one, _Rows) and isinstance(other, _Rows):
         return _Rows(_Kernel(np.concatenate([one.x, other.x])), np.concatenate([one.left, other.left]))
     first, second = (each.products() if isinstance(each, _Rows) else each for each in (one, other))
     share = first.count / max(1, first.count + second.count)
-    return _Products(
-        share * first.xx + (1 - share) * second.xx,
-        share * first.ex + (1 - share) * second.ex,
-        first.count + second.count,
-    )
+    for mine, theirs in ((first.xx, second.xx), (first.ex, second.ex)):
+        np.multiply(mine, share, out=mine)
+        np.multiply(theirs, 1 - share, out=theirs)
+        np.add(mine, theirs, out=mine)
+    return replace(first, count=first.count + second.count)
 
 
 def reestimate(train: Moments, held: Moments, gain: Matrix, offset: Matrix, most: Matrix) -> Fit:

@@ -23,7 +23,7 @@ from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import kept_aside
+from onnxprune.graph.deferred import kept_aside, out_of_memory
 from onnxprune.graph.linear import Layer, Norm, layers, norms
 from onnxprune.graph.mixer import Mixer, mixers
 from onnxprune.graph.model import Model
@@ -187,6 +187,7 @@ class _Refit:
             progress(f"{prefix}refitting layers", number + 1, len(order))
             if self._has_counterpart(part):
                 self.new.reach(part.node.outputs[0])
+                out_of_memory(self.new.contents.values())  # the place is behind most of them
             outcomes.append(self._noted(part, sums, old, notes))
         return outcomes
 

@@ -19,6 +19,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias, overload
@@ -27,6 +28,7 @@ import numpy as np
 
 from onnxprune.algebra.threads import cores
 from onnxprune.errors import ModelError
+from onnxprune.graph.deferred import defers
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import part
 from onnxprune.graph.ports import Port, taken
@@ -335,7 +337,8 @@ def opened(
         names: of the values to compute.
         contents: constants whose contents are replaced.
         threads: of the session, 0 is ONNX Runtime's choice.
-        opener: makes the sessions, `open_session` by default.
+        opener: makes the sessions, `open_session` by default. That lets them give back the memory of a run where
+            tensors are deferred: several are open, and what an arena keeps is up to twice the values of each.
 
     Raises:
         ModelError: when ONNX Runtime cannot run the part.
@@ -345,7 +348,7 @@ def opened(
     needed = {name for node in nodes for name in (*node.inputs, *node.captured) if name}.union(names)
     fed = {name: dtype for name, dtype in types.items() if name in needed}
     content = part(model, (node.index for node in nodes), fed, names, contents)
-    session = (opener or open_session)(content, threads=threads)
+    session = (opener or partial(open_session, frees=defers()))(content, threads=threads)
     if set(session.outputs) != set(names):
         raise ModelError(f"{sorted(set(names) - set(session.outputs))} are no tensors")
     return session, tuple(name for name in fed if name in {port.name for port in session.ort.get_inputs()})

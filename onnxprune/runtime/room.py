@@ -20,6 +20,7 @@ from onnxprune.runtime.memory import free_memory_bytes
 
 VARIABLE = "ONNXPRUNE_MAX_MEMORY"
 SHARE = 0.5  # of the memory that is free
+HELD_BYTES = 256 * 2**20  # of weights that a model may hold in memory itself; larger ones are set aside in files
 PER_BYTE = 10  # bytes for each byte of weights, of all sessions that are open at the same time
 ABREAST = 4  # pieces that are open at the same time: of two models, each on two cores
 _LIMIT: contextvars.ContextVar[float | None] = contextvars.ContextVar("memory", default=None)

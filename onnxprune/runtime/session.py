@@ -20,6 +20,7 @@ import onnxruntime as ort
 
 from onnxprune import check
 from onnxprune.errors import ModelError, OptionError, TookTooLong
+from onnxprune.graph.deferred import out_of_memory
 from onnxprune.graph.limits import most_bytes
 from onnxprune.graph.message import Message
 from onnxprune.graph.ports import taken
@@ -244,6 +245,7 @@ def open_session(
     """
     full = check_provider(provider)
     options = _options(threads, optimize, frees)
+    arrays = list(source.arrays.values()) if isinstance(source, Message) else []
     source, weights = _apart(source, options)
     register(options, source)
     if profile is not None:
@@ -260,6 +262,7 @@ def open_session(
         model = source if isinstance(source, bytes) else _unicode(source, links)
         with _loading(options, where, max(seconds, RUN_S)):
             session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    out_of_memory(arrays)  # what was packed anew is not read again
     if full not in session.get_providers():  # ORT falls back to the CPU, and the latencies would be those of the CPU
         raise OptionError(
             f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "

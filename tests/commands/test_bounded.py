@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
+from onnxprune.commands import prune as pruning
 from onnxprune.commands.folder import prune_files
 from onnxprune.commands.prune import prune, prune_file
 from onnxprune.commands.sweep import make_family
@@ -14,6 +17,7 @@ from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.graph import edit
 from onnxprune.graph.deferred import defers
+from onnxprune.graph.edit import with_weights_inside
 from onnxprune.graph.read import load
 from onnxprune.planning.options import make_options
 from onnxprune.progress import silent
@@ -74,6 +78,28 @@ def test_the_file_is_the_same_when_weights_alone_decide(path, tmp_path, ran, mad
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert little.report["initializers"] == whole.report["initializers"]
     assert len(little.report["verification"]["runs"]) == len(whole.report["verification"]["runs"]) == 3
+    assert not defers()
+
+
+def test_a_file_that_holds_its_weights_becomes_the_same(path, tmp_path, ran, made_later, monkeypatch):
+    """Set aside, they are in no version of the model, which still runs whole."""
+    inline = tmp_path / "inline.onnx"
+    proto = with_weights_inside(load(path).proto, path.parent)
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("data_location")  # that of no file needs no bytes
+    onnx.save(proto, inline)
+    options = {"targets": {"params": 0.85}, "effort": "quick", "latency": False}
+    written, data = [], path.with_suffix(".npz")
+    for held in (10**12, 0):
+        monkeypatch.setattr(pruning, "HELD_BYTES", held)
+        assert made_later == []
+        with memory_limited(10**12):
+            place = prune_file(inline, tmp_path / "p.onnx", make_options(**options), data, force=True, progress=silent)
+            again = prune(inline, data=str(data), **options).save(tmp_path / "again.onnx", force=True)
+        written += [Path(place.report["output"]["path"]).read_bytes(), again.read_bytes()]
+    assert ran == []
+    assert {SIZES.hidden} < {size for shape in made_later for size in shape}
+    assert len(set(written)) == 1
     assert not defers()
 
 

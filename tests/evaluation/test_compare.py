@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.data.batching import BatchSize
 from onnxprune.data.samples import Data, with_shapes
 from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.evaluation import outputs
 from onnxprune.evaluation.compare import _ops, _peak
 from onnxprune.evaluation.compare import compare_models as compare
 from onnxprune.evaluation.comparison import Comparison, Difference, Side, verdict
@@ -26,6 +27,8 @@ from onnxprune.graph.probe import settled
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.latency.speedup import interval
+from onnxprune.metrics import arrays
+from onnxprune.metrics.dense import gaps
 from onnxprune.runtime.session import open_session
 from tests.support.build import model
 
@@ -595,3 +598,16 @@ def test_random_feeds_hold_no_past_where_caches_differ():
     feeds = [piece.feeds for piece in pieces_to_compare(shown, None, 3, 0, {"n": 3}, caches=["buffer"])]
     assert [each["past"].shape for each in feeds] == [(3, 2, 0, 4)] * RANDOM_BATCHES
     assert all(each["buffer"].shape == (3, 2, 6, 4) and not each["buffer"].any() for each in feeds)
+
+
+def test_outputs_are_compared_block_by_block(monkeypatch):
+    """In few numbers at a time: those of a vocabulary would be held several times in double precision."""
+    rows, sizes = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32), []
+    data, halved = data_of(rows), np.diag([1, 0.5, 1]).astype(np.float32)
+    whole = compare(linear(), linear(halved), data=data, **FAST).difference
+    monkeypatch.setattr(arrays, "BLOCK", 5)
+    monkeypatch.setattr(outputs, "gaps", lambda one, other: sizes.append(one.size) or gaps(one, other))
+    apart = compare(linear(), linear(halved), data=data, batch=8, **FAST).difference
+    assert sizes == [5, 5, 5, 5, 4]
+    assert apart.max_abs_diff == whole.max_abs_diff == pytest.approx(np.abs(rows[:, 1]).max() / 2)
+    assert (apart.max_rel_diff, apart.snr_db) == pytest.approx((whole.max_rel_diff, whole.snr_db))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.algebra.threads import cores_limited
 from onnxprune.recovery.moments import WIDEST, Moments, error, most_rows
 from onnxprune.recovery.reconstruct import STRENGTHS, fit, reestimate
 
 GROUPS, OUTS, INS = 2, 3, 5
+MOST_HELD = 6  # times the products of many outputs that are held at once, beside the moments and the weight
 
 
 def rows(count, seed=0, scale=1.0, mean=0.0, groups=GROUPS, ins=INS):
@@ -318,3 +322,19 @@ def test_a_normalisation_that_fits_stays():
     assert found.error_after <= found.error_before < 1e-6
     empty = Moments(2, 1, 1)
     assert reestimate(empty, moments(x, x), np.array([2.0, 2.0]), np.zeros(2), np.ones(2)).strength is None
+
+
+def test_outputs_of_a_vocabulary_are_held_few_times():
+    """Their products with the inputs are all that is large: those of both kinds of rows, the weight, what is left."""
+    outs, ins, count = 1024, 256, 300
+    weight, bias = layer(groups=1, outs=outs, ins=ins)
+    train, held = (
+        moments(x, applied(x, 1.1 * weight, bias)) for x in (rows(count, s, groups=1, ins=ins) for s in (0, 1))
+    )
+    tracemalloc.start()
+    with cores_limited(1):
+        fitted = fit(train, held, weight, bias)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert fitted.error_after < 1e-3 * fitted.error_before
+    assert peak < MOST_HELD * weight.nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.deferred import deferring
 from onnxprune.graph.read import load
 from onnxprune.runtime import replay as module
 from onnxprune.runtime.replay import KeptBatches, Replay
@@ -367,3 +369,20 @@ def test_a_piece_goes_on_where_no_value_can_be_handed_on():
     with memory_limited(1):
         for each, found in zip(feeds, Replay(load(proto), feeds).run(["y"]), strict=True):
             same(found, whole(proto, ["y"], each))
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_sessions_give_memory_back_where_weights_lie_in_files(in_files, monkeypatch):
+    opened, feeds = [], batches()
+
+    def watched(content, **how):
+        opened.append(how["frees"])
+        return open_session(content, **how)
+
+    monkeypatch.setattr(module, "open_session", watched)
+    with deferring() if in_files else contextlib.nullcontext():
+        replay = Replay(load(branched()), feeds)
+        replay.advance("c")
+        found = next(replay.run(["y"]))
+    assert opened == [in_files] * 2
+    same(found, whole(branched(), ["y"], feeds[0]))

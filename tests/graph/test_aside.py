@@ -1,0 +1,166 @@
+"""Weights set aside: the same model, whose large numbers lie in temporary files."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.graph import deferred
+from onnxprune.graph.aside import is_aside, with_weights_aside
+from onnxprune.graph.deferred import deferring, kept_aside, out_of_memory
+from onnxprune.graph.edit import Part, with_contents, with_weights_inside
+from onnxprune.graph.message import message
+from onnxprune.graph.read import load
+from onnxprune.graph.write import foreseen, serialize, write
+from onnxprune.runtime import session
+from onnxprune.runtime.session import open_session
+from tests.support.build import ROWS, model
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file that holds two large weights, one of them with notes of its own, and a small one."""
+    proto = model(
+        "a = MatMul(x, w1)", "b = MatMul(a, w2)", "y = Add(b, b3)",
+        x=ROWS.replace("6", "300"), w1=(300, 200), w2=(200, 300), b3=(300,),
+    )  # fmt: skip
+    proto.graph.initializer[1].doc_string = "notes stand behind the numbers"
+    onnx.save(proto, tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+@pytest.fixture
+def folded(tmp_path):
+    """A file whose plain form is another: the means of a weight are computed in it."""
+    proto = model(
+        "m = ReduceMean<keepdims = 1>(w1, axis)", "c = Sub(w1, m)", "a = MatMul(x, c)", "y = MatMul(a, w2)",
+        x=ROWS.replace("6", "200"), w1=(200, 200), w2=(200, 300), axis=[0],
+    )  # fmt: skip
+    onnx.save(proto, tmp_path / "folded.onnx")
+    return tmp_path / "folded.onnx"
+
+
+def deferred_names(proto):
+    return [tensor.name for tensor in proto.graph.initializer if tensor.external_data]
+
+
+def test_the_model_is_the_same(path):
+    loaded = load(path)
+    with deferring():
+        aside = with_weights_aside(loaded)
+        assert deferred_names(aside.proto) == ["w1", "w2"]
+        assert aside.proto.ByteSize() < 5_000
+        assert is_aside(aside.proto)
+        assert not is_aside(loaded.proto)
+        for name in loaded.constants:
+            np.testing.assert_array_equal(aside.array(name), loaded.array(name))
+        told = [
+            (each.is_external, each.data_files, each.size_bytes(), each.params, each.stored_params, each.sha256(),
+             each.stamps, each.alignment, each.inputs, each.outputs, each.needed_bytes)
+            for each in (aside, loaded)
+        ]  # fmt: skip
+        assert told[0] == told[1]
+
+
+def test_what_both_forms_hold_is_stored_once(folded):
+    loaded = load(folded)
+    assert loaded.original is not None
+    with deferring():
+        aside = with_weights_aside(loaded)
+        assert (deferred_names(aside.stored), deferred_names(aside.proto)) == (["w1", "w2"], ["w1", "w2"])
+        tensors = [*aside.stored.graph.initializer, *aside.proto.graph.initializer]
+        assert len({each.external_data[0].value for each in tensors if each.external_data}) == 2
+        assert aside.constants.keys() == loaded.constants.keys()
+        assert aside.stored_params == loaded.stored_params
+
+
+@pytest.mark.parametrize("name", ["path", "folded"])
+def test_written_again_it_has_the_same_bytes(name, request, tmp_path):
+    loaded = load(request.getfixturevalue(name))
+    places = tmp_path / "one.onnx", tmp_path / "other.onnx"
+    write(loaded.stored, places[0], loaded.folder)
+    with deferring():
+        aside = with_weights_aside(loaded)
+        assert write(aside.stored, places[1], aside.folder) is None
+        assert places[0].read_bytes() == places[1].read_bytes() == serialize(aside.stored)
+        assert with_weights_inside(aside.stored, aside.folder) == loaded.stored
+
+
+def test_sizes_are_foreseen_without_making_numbers(path, monkeypatch):
+    loaded = load(path)
+    half = {"w1": {1: np.arange(200) % 2 == 0}, "w2": {0: np.arange(200) % 2 == 0}}
+    expected = foreseen(with_contents(loaded, {n: Part(loaded, n, kept) for n, kept in half.items()}), loaded.folder)
+    with deferring():
+        aside = with_weights_aside(loaded)
+        proto = with_contents(aside, {name: Part(aside, name, kept) for name, kept in half.items()})
+        monkeypatch.setattr(Part, "__array__", None)
+        assert foreseen(proto, aside.folder) == expected
+
+
+def test_sessions_share_what_lies_in_files(path):
+    loaded, x = load(path), np.random.default_rng(0).standard_normal((4, 300)).astype(np.float32)
+    with deferring():
+        aside = with_weights_aside(loaded)
+        shared = message(aside.proto, aside.folder)
+        assert shared.arrays.keys() == {"w1", "w2"}
+        for array in shared.arrays.values():
+            while isinstance(array.base, np.ndarray):
+                array = array.base  # noqa: PLW2901
+            assert isinstance(array.base, mmap.mmap)
+        found, expected = (open_session(each).run({"x": x})["y"] for each in (shared, path))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_constants_inside_of_nodes_hold_their_numbers():
+    """Only initializers of the main graph are found again when a file is written."""
+    proto = model("y = MatMul(x, w)", x=ROWS.replace("6", "300"), w=(300, 200))
+    weight = proto.graph.initializer.pop()
+    array = onnx.numpy_helper.to_array(weight)
+    proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=weight))
+    loaded = load(proto)
+    with deferring():
+        cut = with_contents(loaded, {"w": Part(loaded, "w", {1: np.arange(200) < 150})})
+    tensor = cut.graph.node[0].attribute[0].t
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), array[:, :150])
+
+
+def test_each_reader_maps_a_file_anew():
+    array = np.random.default_rng(0).standard_normal((300, 200))
+    with deferring():
+        numbers = deferred.numbers_at(deferred.deferred(kept_aside(array)))
+        one, other = np.asarray(numbers), np.asarray(numbers)
+        np.testing.assert_array_equal(one, array)
+        assert one.base.base is not other.base.base
+
+
+def test_what_leaves_the_memory_can_be_read_again():
+    array = np.random.default_rng(0).standard_normal((300, 200))
+    with deferring():
+        aside = kept_aside(array)
+        np.testing.assert_array_equal(aside, array)
+        out_of_memory([aside, array])
+        np.testing.assert_array_equal(aside, array)
+
+
+def test_what_is_no_file_stays(tmp_path):
+    """Numbers that were changed in memory alone would be lost."""
+    array = np.arange(4096.0)
+    array.tofile(tmp_path / "numbers")
+    changed = np.memmap(tmp_path / "numbers", np.float64, "c")
+    changed[:] = 7
+    out_of_memory([array, changed, array[::2]])
+    assert (changed == 7).all()
+    assert array.sum() == 4095 * 2048
+
+
+def test_a_session_gives_back_what_it_has_packed(path, monkeypatch):
+    given = []
+    monkeypatch.setattr(session, "out_of_memory", given.extend)
+    with deferring():
+        aside = with_weights_aside(load(path))
+        shared = message(aside.proto, aside.folder)
+        open_session(shared)
+        assert [id(array) for array in given] == [id(array) for array in shared.arrays.values()]
