@@ -10,13 +10,14 @@ as measured there; and what the pruned file gives on the provider is held agains
 precision it is also pruned and quantized; where the provider cannot run eight bits, the row says so. Where the provider
 is not there, the CPU takes its place, so that the script is known to work, and the rows say so. Each row is made by a
 process of its own, which is ended when the time is over. Rows are lines of JSON in ``cuda.jsonl``; what was measured on
-the same provider and commit is not measured again. `page` writes docs/cuda_measured.md.
+the same provider and commit is not measured again, unless it failed. `page` writes docs/cuda_measured.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -113,18 +114,22 @@ def pruned(path: Path, target: Path, provider: str, **options: Any) -> dict[str,
 def rows(found: Sequence[Path], out: Path, provider: str, seconds: float) -> Iterator[dict[str, Any]]:
     """Yield what is checked, in the order in which it matters, as long as there is time."""
     end, commit = time.monotonic() + seconds, package_commit() + "+" * differs("onnxprune")
-    told = {tuple(row.get(name) for name in ("model", "kind", "what", "provider", "commit")) for row in known(out)}
-    for kind in ALLOWED:
-        for path in found:
-            for what in WHAT if kind == "float32" else ("ratio", "latency"):
-                if (path.stem, kind, what, provider, commit) in told:
-                    continue
-                left = end - time.monotonic()
-                made = None if left < LEAST else in_time(path, kind, what, provider, out, left)
-                if made is None:
-                    print(f"{path.stem} {kind} {what}: left out, there is no time for it", file=sys.stderr)
-                    continue
-                yield {"model": path.stem, "kind": kind, "what": what, "provider": provider, **made, "commit": commit}
+    told = {named(row) for row in known(out) if "failed" not in row}
+    for what, kind, path in order(found):
+        if (path.stem, kind, what, provider, commit) in told:
+            continue
+        left = end - time.monotonic()
+        made = None if left < LEAST else in_time(path, kind, what, provider, out, left)
+        if made is None:
+            print(f"{path.stem} {kind} {what}: left out, there is no time for it", file=sys.stderr)
+            continue
+        yield {"model": path.stem, "kind": kind, "what": what, "provider": provider, **made, "commit": commit}
+
+
+def order(found: Sequence[Path]) -> list[tuple[str, str, Path]]:
+    """Return what is checked, in which precision, of which model: each of them once before anything is asked twice."""
+    kinds = {what: ("float32",) if what == "int8" else tuple(ALLOWED) for what in WHAT}
+    return [(what, kind, path) for what in WHAT for kind in kinds[what] for path in found]
 
 
 def in_time(path: Path, kind: str, what: str, provider: str, out: Path, seconds: float) -> dict[str, Any] | None:  # noqa: PLR0917
@@ -135,10 +140,16 @@ def in_time(path: Path, kind: str, what: str, provider: str, out: Path, seconds:
     except subprocess.TimeoutExpired:
         return None
     if result.returncode:
-        return {
-            "failed": result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "it ended without a word"
-        }
+        return {"failed": why(result)}
     return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def why(result: subprocess.CompletedProcess[str]) -> str:
+    """Return why a process failed: its last line, or the signal that ended it, as a system without memory does."""
+    if result.returncode < 0:
+        return f"ended by {signal.Signals(-result.returncode).name}"
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit code {result.returncode}"
 
 
 def row(path: Path, kind: str, what: str, provider: str, out: Path) -> dict[str, Any]:
@@ -155,9 +166,15 @@ def row(path: Path, kind: str, what: str, provider: str, out: Path) -> dict[str,
 
 
 def known(out: Path) -> list[dict[str, Any]]:
-    """Return the rows that are there."""
+    """Return the rows that are there, of each check the last."""
     path = out / "cuda.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return list({named(row): row for row in map(json.loads, lines)}.values())
+
+
+def named(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from others."""
+    return tuple(row.get(name) for name in ("model", "kind", "what", "provider", "commit"))
 
 
 def failures(row: Mapping[str, Any]) -> list[str]:
