@@ -56,15 +56,15 @@ def find_head(outputs: Arrays, picture: tuple[int, int]) -> Head | None:
     return None
 
 
-def head_boxes(head: Head, outputs: Arrays) -> Detections:
-    """Return the boxes of a picture that score `LEAST` or more, without doubles, the best first.
+def head_boxes(head: Head, outputs: Arrays, least: float = LEAST) -> Detections:
+    """Return the boxes of a picture that score `least` or more, without doubles, the best first.
 
     Their numbers are pixels of the input or shares of its sides, as the file gives them.
     """
     rows = _rows(outputs[head.output], head.anchors_last)
     scores = rows[:, 4:5] * rows[:, 5:] if head.has_objectness else rows[:, 4:]
     best = scores.max(axis=1, initial=0.0)
-    kept = best >= LEAST
+    kept = best >= least
     places = corners(rows[kept, :4], not head.are_corners)
     return without_doubles(detections(places, best[kept], scores[kept].argmax(axis=1)))
 

@@ -95,6 +95,23 @@ def test_the_last_row_of_a_check_counts(tmp_path):
     ]
 
 
+def test_a_file_that_ends_the_process_of_onnx_runtime_is_told_from_a_failure(tmp_path, monkeypatch):
+    path = cuda_check.ROOT / "models" / "vit.onnx"
+    ended = subprocess.CompletedProcess([], -11, stdout="", stderr="")
+    monkeypatch.setattr(cuda_check.subprocess, "run", lambda *_, **__: ended)
+    made = cuda_check.in_time(path, "float32", "ratio", "cpu", tmp_path, 60)
+    expected = f"ONNX Runtime {onnxruntime.__version__} opens not even the original, ended by SIGSEGV"
+    assert made == {"why_not": expected}
+    monkeypatch.setattr(cuda_check, "opens", lambda *_: True)
+    assert cuda_check.in_time(path, "float32", "ratio", "cpu", tmp_path, 60) == {"failed": "ended by SIGSEGV"}
+
+
+def test_what_onnx_runtime_opens_alone(tmp_path):
+    (tmp_path / "none.onnx").write_bytes(b"no model")
+    assert cuda_check.opens(cuda_check.ROOT / "models" / "vit.onnx", "cpu")
+    assert not cuda_check.opens(tmp_path / "none.onnx", "cpu")
+
+
 @pytest.mark.parametrize(
     ("code", "words", "why"),
     [(-9, "", "ended by SIGKILL"), (1, "Traceback\nValueError: no\n", "ValueError: no"), (3, " ", "exit code 3")],

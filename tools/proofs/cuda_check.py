@@ -7,10 +7,11 @@ DIR holds resnet50*.onnx, vit_b_16*.onnx and minilm*.onnx (tools/models/export_t
 them); what is missing is left out, and without DIR the bundled networks are taken. Each is checked in single and in
 half precision: pruned by `--ratio 0.3`, proven, timed beside the original on the provider; pruned to 0.7 of the latency
 as measured there; and what the pruned file gives on the provider is held against what it gives on the CPU. In single
-precision it is also pruned and quantized; where the provider cannot run eight bits, the row says so. Where the provider
-is not there, the CPU takes its place, so that the script is known to work, and the rows say so. Each row is made by a
-process of its own, which is ended when the time is over. Rows are lines of JSON in ``cuda.jsonl``; what was measured on
-the same provider and commit is not measured again, unless it failed. `page` writes docs/cuda_measured.md.
+precision it is also pruned and quantized. Where the provider cannot run eight bits, or ONNX Runtime itself ends on the
+original, the row says so. Where the provider is not there, the CPU takes its place, so that the script is known to
+work, and the rows say so. Each row is made by a process of its own, which is ended when the time is over. Rows are
+lines of JSON in ``cuda.jsonl``; what was measured on the same provider and commit is not measured again, unless it
+failed. `page` writes docs/cuda_measured.md.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from onnxprune.runtime.session import PROVIDERS  # noqa: E402
 from tools.git import differs, package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
@@ -139,9 +142,18 @@ def in_time(path: Path, kind: str, what: str, provider: str, out: Path, seconds:
         result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return None
+    if result.returncode < 0 and not opens(path if kind == "float32" else halved(path, out), provider):
+        return {"why_not": f"ONNX Runtime {onnxruntime.__version__} opens not even the original, {why(result)}"}
     if result.returncode:
         return {"failed": why(result)}
     return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def opens(path: Path, provider: str) -> bool:
+    """Whether ONNX Runtime alone, in a process of its own, opens a model; some files end the process."""
+    command = "import onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1], providers=[sys.argv[2]])"
+    name, _ = PROVIDERS[provider]
+    return not subprocess.run([sys.executable, "-c", command, path, name], capture_output=True, check=False).returncode
 
 
 def why(result: subprocess.CompletedProcess[str]) -> str:
