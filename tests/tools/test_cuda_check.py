@@ -27,7 +27,12 @@ def test_the_page_says_where_it_was_measured():
     text = cuda_check.page([ROW])
     assert "No GPU was there: the CPU took its place" in text
     assert "| `vit` | float16 | 0.7 of the latency | 0.500 | 1.0e-07 | 2.00 -> 1.30 | 1.54 | 1.0e-03 | 9 |" in text
+    assert text.startswith("# The check for GPUs, with the CPU in the GPU's place\n")
     assert "No GPU" not in cuda_check.page([{**ROW, "provider": "cuda"}])
+    assert cuda_check.page([{**ROW, "provider": "cuda"}]).startswith("# On a GPU\n")
+    assert "`vit`, float32, 0.3 of the units: not measured, there was no time for it" in text
+    assert "`vit`, float16, 0.7 of the latency:" not in text
+    assert "It was night." in cuda_check.page([ROW], "It was night.")
 
 
 def test_the_cpu_takes_the_place_of_what_is_not_there(monkeypatch, capsys):
@@ -72,12 +77,12 @@ def test_each_model_is_checked_once_before_anything_is_asked_twice():
 def test_rows_that_failed_or_cannot_be_are_told():
     failed = {key: ROW[key] for key in ("model", "kind", "what", "provider", "commit")} | {"failed": "it broke"}
     assert cuda_check.failures(failed) == ["it broke"]
-    refused = {**failed, "what": "int8", "why_not": "no eight bits here"}
+    refused = {**failed, "kind": "float32", "what": "int8", "why_not": "no eight bits here"}
     del refused["failed"]
     assert cuda_check.failures(refused) == []
     text = cuda_check.page([ROW, failed, refused])
     assert "`vit`, float16, 0.7 of the latency: it broke" in text
-    assert "`vit`, float16, 0.3, eight bits: no eight bits here" in text
+    assert "`vit`, float32, 0.3, eight bits: no eight bits here" in text
 
 
 def test_a_row_that_does_not_end_is_ended(tmp_path):

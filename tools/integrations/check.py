@@ -32,7 +32,12 @@ sys.path.insert(0, str(ROOT))
 
 INTERFACES = ROOT / "tests" / "integrations" / "interfaces.json"
 MODELS = ROOT / "models"
-DISTRIBUTIONS = {"olive": "olive-ai", "ultralytics": "ultralytics", "mlflow": "mlflow-skinny", "faster-coco-eval": "faster-coco-eval"}
+DISTRIBUTIONS = {
+    "olive": "olive-ai",
+    "ultralytics": "ultralytics",
+    "mlflow": "mlflow-skinny",
+    "faster-coco-eval": "faster-coco-eval",
+}
 
 
 def signature(path: str) -> str:

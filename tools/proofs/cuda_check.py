@@ -203,8 +203,8 @@ def failures(row: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def page(measured: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page."""
+def page(measured: Sequence[Mapping[str, Any]], note: str = "") -> str:
+    """Return the page; a note says what else is to be known of the rows."""
     commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in measured))
     where = " and ".join(dict.fromkeys(row["provider"] for row in measured))
     asked = {"ratio": f"{RATIO} of the units", "latency": f"{TARGET} of the latency", "int8": f"{RATIO}, eight bits"}
@@ -225,18 +225,22 @@ def page(measured: Sequence[Mapping[str, Any]]) -> str:
     ]
     absent = (
         "" if "cuda" in where else " No GPU was there: the CPU took its place, so that the script is known to work."
-    )
+    ) + f" {note}".rstrip()
     heads = ["model", "precision", "asked", "MACs", "proof", "ms", "speed-up", "from the CPU's outputs", "seconds"]
     said = (
         f"By tools/proofs/cuda_check.py, on commit {commits}, on {where}.{absent} Proof and the distance from the "
         "CPU's outputs are shares of the output's range; seconds are those of the whole row."
     )
+    told = {(row["what"], row["kind"], row["model"]): row.get("why_not") or row.get("failed") for row in measured}
+    names = [Path(name) for name in dict.fromkeys(f"{row['model']}.onnx" for row in measured)]
+    checks = [(what, kind, path.stem) for what, kind, path in order(names)]
     rest = [
-        f"`{row['model']}`, {row['kind']}, {asked[row['what']]}: {row.get('why_not') or row.get('failed')}\n"
-        for row in measured
-        if "macs" not in row
+        f"`{name}`, {kind}, {asked[what]}: {told.get((what, kind, name), 'not measured, there was no time for it')}\n"
+        for what, kind, name in checks
+        if told.get((what, kind, name), "") is not None
     ]
-    return "\n".join(["# On a GPU", "", said, "", *table(heads, cells), "", *rest])
+    head = "# On a GPU" if "cuda" in where else "# The check for GPUs, with the CPU in the GPU's place"
+    return "\n".join([head, "", said, "", *table(heads, cells), "", *rest])
 
 
 def main() -> int:
@@ -244,12 +248,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", metavar="DIR|page")
     parser.add_argument("--of", nargs=3, metavar=("FILE", "KIND", "WHAT"), help=argparse.SUPPRESS)  # of one row
+    parser.add_argument("--note", default="", help="a sentence for the page, such as what else was running")
     parser.add_argument("--provider", default="cuda")
     parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "cuda", metavar="FOLDER")
     arguments = parser.parse_args()
     if arguments.folder == "page":
-        PAGE.write_text(page(known(arguments.out)), encoding="utf-8")
+        PAGE.write_text(page(known(arguments.out), arguments.note), encoding="utf-8")
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.folder == "row":

@@ -97,7 +97,8 @@ def _sample(plain: Mapping[str, Any], finds_boxes: bool) -> Sample:
     ]  # fmt: skip
     first = [side.best[0][0] for side in sides if side.best]
     named = label is not None or any(side.best and side.best[0][0].startswith(("class", "token")) for side in sides)
-    differ = named and len(set(first)) > 1
+    found = [sorted(box[4] for box in side["boxes"] if box[4] is not None) for side in plain["answers"]]
+    differ = (named and len(set(first)) > 1) or found[0] != found[1]
     note = ", ".join(known)
     return Sample(f"sample {plain['sample']:,}", image, text, values, note, sides, finds_boxes, differ)
 

@@ -259,6 +259,9 @@ def test_a_sample_without_boxes_says_so_where_others_have_some():
     page = render(report)
     assert page.count("no box") == 2 * len(shown) - 1
     assert page.count("<title>class 3, 0.500</title>") == 1
+    assert page.count("the answers differ") == 1
+    shown[0]["answers"][0]["boxes"] = [[0.0, 0.0, 8.0, 8.0, 3.0, 0.4]]
+    assert "the answers differ" not in render(report), "the same classes are found"
 
 
 def test_a_folder_is_one_page_with_a_part_for_each_model():
