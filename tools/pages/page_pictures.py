@@ -56,7 +56,7 @@ def _row(name: str, path: Path, folder: Path) -> str:
         _draw(_from_samples(page), 1280, SAMPLES, folder / f"page_{name}_samples.png")
     sizes = f"{len(text) / 1000:.0f} | {len(page.encode()) / 1000:.0f}"
     layers = len(report["details"]["layers"])
-    return f"| {name} | {layers} | {len(report['groups'])} | {sizes} | {1000 * min(times):.0f} |"
+    return f"| {name} | {layers} | {len(report.get('groups', ()))} | {sizes} | {1000 * min(times):.0f} |"
 
 
 def _from_samples(page: str) -> str:

@@ -95,8 +95,8 @@ def _sample(plain: Mapping[str, Any], finds_boxes: bool) -> Sample:
     sides = [
         _answer(name, side, shown, label) for name, side in zip(_SIDES, plain["answers"], strict=True)
     ]  # fmt: skip
-    first = [side.best[0][0] for side in sides if side.best]
-    named = label is not None or any(side.best and side.best[0][0].startswith(("class", "token")) for side in sides)
+    first = [side["best"][0]["name"] for side in plain["answers"] if side["best"]]
+    named = label is not None or any(name.startswith(("class", "token")) for name in first)
     found = [sorted(box[4] for box in side["boxes"] if box[4] is not None) for side in plain["answers"]]
     differ = (named and len(set(first)) > 1) or found[0] != found[1]
     note = ", ".join(known)
@@ -110,13 +110,13 @@ def _answer(name: str, side: Mapping[str, Any], shown: Mapping[str, Any] | None,
 
 
 def _named(plain: Mapping[str, Any]) -> str:
-    """Return the name of an answer, with the text that it stands for; quotes show blanks at its ends.
+    r"""Return the name of an answer, or the text that it stands for in quotes, which show blanks at its ends.
 
     >>> _named({"name": "token 260", "text": " the"}), _named({"name": "class 3"})
-    ('token 260: “ the”', 'class 3')
+    ('“\xa0the”', 'class 3')
     """
     text = plain.get("text")
-    return plain["name"] if text is None else f"{plain['name']}: “{text}”"
+    return plain["name"] if text is None else f"“{text.replace(' ', chr(0xA0))}”"
 
 
 def _picture(plain: Mapping[str, Any]) -> str | None:

@@ -245,7 +245,7 @@ def test_texts_stand_in_place_of_ids_and_next_tokens_beside_them():
     page = render(report)
     assert '<p class="said">a &lt;b&gt; text</p>' in page
     assert "mask: 1 1 1" not in page
-    assert "<span>token 5: “ the”</span>" in page
+    assert "<span>“\N{NO-BREAK SPACE}the”</span>" in page
     assert "<span>token 5</span>" in page
 
 
