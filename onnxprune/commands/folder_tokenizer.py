@@ -25,6 +25,7 @@ from onnxprune.commands.tokenizer_files import (
     pair_of,
     processors_of,
     read_tokenizer,
+    symbols_of_bytes,
     vocabulary_of,
 )
 from onnxprune.errors import OptionError
@@ -97,26 +98,15 @@ def _of_bytes(files: TokenizerFiles) -> Iterator[str]:
     A vocab.json without tokenizer.json is made of bytes where it has a symbol for each of them.
     """
     if files.stated is None:
-        symbols = set(_symbols())
+        symbols = set(symbols_of_bytes().values())
         yield from symbols if files.lines is None and symbols <= files.known.keys() else ()
         return
     parts = (files.stated.get("pre_tokenizer"), files.stated.get("decoder"))
     if any(each.get("type") == "ByteLevel" for part in parts for each in processors_of(part)):
         end = files.stated["model"].get("end_of_word_suffix") or ""
-        yield from (symbol + suffix for symbol in _symbols() for suffix in {"", end})
+        yield from (symbol + suffix for symbol in symbols_of_bytes().values() for suffix in {"", end})
     if files.stated["model"].get("byte_fallback"):
         yield from _BYTES
-
-
-def _symbols() -> Iterator[str]:
-    """Yield the symbol of each byte: itself where it is printable, else one from 256 on (Radford et al., 2019, GPT-2).
-
-    >>> [*_symbols()][:3], len({*_symbols()})
-    (['!', '"', '#'], 256)
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    yield from map(chr, (*sorted(printable), *range(256, 256 + len(others))))
 
 
 def _prefix(stated: Mapping[str, Any] | None) -> str:

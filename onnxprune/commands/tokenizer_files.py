@@ -130,8 +130,21 @@ def processors_of(processor: Any) -> Iterator[dict[str, Any]]:
     if isinstance(processor, dict):
         yield processor
         for name in ("processors", "pretokenizers", "decoders"):
-            for each in processor.get(name) or ():
+            parts = processor.get(name)
+            for each in parts if isinstance(parts, list) else ():
                 yield from processors_of(each)
+
+
+def symbols_of_bytes() -> dict[int, str]:
+    """Return the symbol of each byte: itself where it is printable, else one from 256 on (Radford et al., 2019, GPT-2).
+
+    >>> symbols = symbols_of_bytes()
+    >>> symbols[ord("!")], symbols[ord(" ")], len(set(symbols.values()))
+    ('!', 'Ġ', 256)
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + at) for at, byte in enumerate(others)}}
 
 
 # -- checks ------------------------------------------------------------------------------------------------

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxprune.data.samples import Data
 from onnxprune.evaluation.thumbnails import thumbnail
 from onnxprune.graph.tensors import Array
-from onnxprune.metrics.arrays import Arrays, Function, in_double
+from onnxprune.metrics.arrays import Arrays, Function, in_double, mask_input
 from onnxprune.metrics.boxes import found_boxes
 from onnxprune.metrics.dense import snr_db
+from onnxprune.metrics.heads import Head, find_head, head_boxes
 from onnxprune.metrics.kinds import choose_metric
-from onnxprune.metrics.matching import above
+from onnxprune.metrics.matching import Detections, above
 from onnxprune.metrics.metric import Metric
 from onnxprune.runtime.chain import Runner
 
@@ -22,18 +25,42 @@ MOST = 6  # samples
 _BEST = 3  # classes of a sample, or words
 _BOXES = 12  # of a sample
 _VALUES = 24  # numbers or words of an input that are shown
+_TOKENS = 64  # of a text that is shown
+_CHANNELS = (1, 3)  # of a picture
+
+Text: TypeAlias = Callable[[Sequence[int]], "str | None"]  # of ids; None where some are no tokens
 
 
-def examples(pair: tuple[Runner, Runner], data: Data, metric: str | Function | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Words:
+    """How ids are read by people."""
+
+    text: Text
+    inputs: Collection[str] = field(default=())  # that hold ids
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What is known of a sample beside its outputs."""
+
+    feeds: Arrays
+    words: Words | None
+    head: Head | None  # of a detector, where the original has one
+
+
+def examples(
+    pair: tuple[Runner, Runner], data: Data, metric: str | Function | None, words: Words | None = None
+) -> dict[str, Any]:
     """Return some samples, evenly spaced, with the answers of both models; docs/report.md has the fields.
 
     Args:
         pair: the original and the other model.
         data: samples as both take them.
         metric: what of the outputs is compared, as for `compare`.
+        words: how ids are read; None shows ids.
     """
     count = min(MOST, data.count)
-    chosen, kind = list[dict[str, Any]](), None
+    chosen, kind, head = list[dict[str, Any]](), None, None
     vectors = list[list[Array]]()
     for number in (i * data.count // count for i in range(count)):
         piece = data.piece([number])
@@ -42,9 +69,10 @@ def examples(pair: tuple[Runner, Runner], data: Data, metric: str | Function | N
         feeds, label = piece.own_feeds, None if data.labels is None else int(data.labels[number])
         labels = None if data.labels is None else data.labels[number : number + 1]
         found = choose_metric(before, feeds, labels if metric is None else None, metric)
-        kind = kind or found.kind
-        sides = [_SHOWN.get(found.loss_by.label, _dense)(found, each, feeds) for each in (before, after)]
-        inputs = [_input(name, array) for name, array in feeds.items()]
+        kind, head = kind or found.kind, head or _head(before, feeds)
+        beside = _Beside(feeds, words, head)
+        sides = [_SHOWN.get(found.loss_by.label, _dense)(found, each, beside) for each in (before, after)]
+        inputs = [_input(name, array, _said(name, feeds, words)) for name, array in feeds.items()]
         closeness = _closeness(found, before, after)
         if found.loss_by.vectors is not None:
             vectors.append([each.reshape(-1) for each in found.loss_by.vectors(found, before, after, feeds)])
@@ -56,6 +84,31 @@ def examples(pair: tuple[Runner, Runner], data: Data, metric: str | Function | N
     return {"kind": kind, "samples": chosen}
 
 
+def _head(outputs: Arrays, feeds: Arrays) -> Head | None:
+    """Return how the raw head of a detector is read, where a picture goes in."""
+    sizes = [
+        array.shape[2:] if array.shape[1] in _CHANNELS else array.shape[1:3]
+        for array in feeds.values()
+        if array.ndim == 4 and len(array) == 1 and {array.shape[1], array.shape[3]} & {*_CHANNELS}
+    ]
+    return find_head(outputs, (sizes[0][0], sizes[0][1])) if sizes else None
+
+
+def _said(name: str, feeds: Arrays, words: Words | None) -> str | None:
+    """Return the text of the ids of an input, without padding; of a long one, its beginning and its end."""
+    if words is None or name not in words.inputs:
+        return None
+    ids = feeds[name]
+    others = {other: array for other, array in feeds.items() if other != name}
+    mask = mask_input(others, ids.shape) if ids.ndim == 2 else None
+    counted = ids.reshape(-1) if mask is None else ids[feeds[mask][:, -ids.shape[-1] :] != 0]
+    shown = [int(each) for each in counted]
+    if len(shown) <= _TOKENS:
+        return words.text(shown)
+    ends = words.text(shown[: _TOKENS // 2]), words.text(shown[-_TOKENS // 2 :])
+    return None if None in ends else f"{ends[0]} … {ends[1]}"
+
+
 def _nearest(vectors: Sequence[Array]) -> list[list[tuple[int, float]]]:
     """Return for each vector all of them with their cosines, the nearest first."""
     units = np.stack([in_double(each) for each in vectors])
@@ -63,12 +116,12 @@ def _nearest(vectors: Sequence[Array]) -> list[list[tuple[int, float]]]:
     return [[(int(other), float(row[other])) for other in np.argsort(-row, kind="stable")] for row in units @ units.T]
 
 
-def _input(name: str, array: Array) -> dict[str, Any]:
-    """Return an input of one sample: a picture where it is one, else its first numbers or words."""
+def _input(name: str, array: Array, text: str | None) -> dict[str, Any]:
+    """Return an input of one sample: a picture where it is one, else its text, its first numbers or words."""
     own = array[0] if array.ndim and len(array) == 1 else array
     image = thumbnail(np.asarray(own))
     values = [] if image else [_plain(each) for each in np.asarray(own).reshape(-1)[:_VALUES]]
-    return {"name": name, "shape": list(array.shape), "image": image, "values": values}
+    return {"name": name, "shape": list(array.shape), "image": image, "values": values, "text": text}
 
 
 def _plain(value: Any) -> str:
@@ -76,10 +129,17 @@ def _plain(value: Any) -> str:
 
 
 def _answer(
-    *, best: Sequence[tuple[str, float]] = (), boxes: Sequence[Sequence[float]] = (), image: str | None = None
+    *,
+    best: Sequence[tuple[str, float]] = (),
+    texts: Sequence[str | None] = (),
+    boxes: Sequence[Sequence[float]] = (),
+    image: str | None = None,
 ) -> dict[str, Any]:
-    """Return what one model says of a sample: named scores, boxes as corners, class and score, or a picture."""
-    named = [{"name": name, "score": _number(score)} for name, score in best]
+    """Return what one model says of a sample: named scores, boxes as corners, class and score, or a picture.
+
+    `texts` are what the names stand for, where these are ids.
+    """
+    named = [{"name": name, "score": _number(score), "text": text} for (name, score), text in zip_longest(best, texts)]
     return {"best": named, "boxes": [[*map(_number, box)] for box in boxes], "image": image}
 
 
@@ -97,27 +157,34 @@ def _shares(scores: Array, are_shares: bool) -> Array:
     return shares
 
 
-def _classes(metric: Metric, outputs: Arrays, _: Arrays) -> dict[str, Any]:
+def _classes(metric: Metric, outputs: Arrays, _: _Beside) -> dict[str, Any]:
     shares = _shares(outputs[metric.outputs[0]].reshape(-1), metric.probabilities)
     return _answer(best=[(f"class {index}", shares[index]) for index in np.argsort(-shares, kind="stable")[:_BEST]])
 
 
-def _words(metric: Metric, outputs: Arrays, feeds: Arrays) -> dict[str, Any]:
+def _words(metric: Metric, outputs: Arrays, beside: _Beside) -> dict[str, Any]:
     """Return the likeliest words at the last token that is no padding."""
     scores = outputs[metric.outputs[0]][0]
-    mask = None if metric.mask is None else feeds.get(metric.mask)
+    mask = None if metric.mask is None else beside.feeds.get(metric.mask)
     last = len(scores) - 1 if mask is None else int(np.flatnonzero(mask.reshape(-1)[: len(scores)]).max(initial=0))
     shares = _shares(scores[last], metric.probabilities)
-    return _answer(best=[(f"token {index}", shares[index]) for index in np.argsort(-shares, kind="stable")[:_BEST]])
+    best = [int(index) for index in np.argsort(-shares, kind="stable")[:_BEST]]
+    texts = [] if beside.words is None else [beside.words.text([index]) for index in best]
+    return _answer(best=[(f"token {index}", shares[index]) for index in best], texts=texts)
 
 
-def _boxes(metric: Metric, outputs: Arrays, _: Arrays) -> dict[str, Any]:
-    found = above(found_boxes(metric, outputs)[0], metric.least)
-    rows = zip(found.corners, found.classes, found.scores, strict=True)
-    return _answer(boxes=[(*corners, float(kind), score) for corners, kind, score in rows][:_BOXES])
+def _boxes(metric: Metric, outputs: Arrays, _: _Beside) -> dict[str, Any]:
+    return _answer(boxes=_box_rows(above(found_boxes(metric, outputs)[0], metric.least)))
 
 
-def _dense(metric: Metric, outputs: Arrays, _: Arrays) -> dict[str, Any]:
+def _box_rows(boxes: Detections) -> list[tuple[float, ...]]:
+    rows = zip(boxes.corners, boxes.classes, boxes.scores, strict=True)
+    return [(*corners, float(kind), score) for corners, kind, score in rows][:_BOXES]
+
+
+def _dense(metric: Metric, outputs: Arrays, beside: _Beside) -> dict[str, Any]:
+    if beside.head is not None:
+        return _answer(boxes=_box_rows(head_boxes(beside.head, outputs)))
     array = outputs[metric.outputs[0]]
     own = np.asarray(array[0] if array.ndim and len(array) == 1 else array)
     if own.dtype.kind not in "fiu" or not own.size:
@@ -127,7 +194,7 @@ def _dense(metric: Metric, outputs: Arrays, _: Arrays) -> dict[str, Any]:
     return _answer(best=() if image else spread, image=image)
 
 
-_SHOWN: Mapping[str, Callable[[Metric, Arrays, Arrays], dict[str, Any]]] = {
+_SHOWN: Mapping[str, Callable[[Metric, Arrays, _Beside], dict[str, Any]]] = {
     "classification": _classes,
     "language model": _words,
     "boxes": _boxes,

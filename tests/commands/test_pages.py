@@ -75,6 +75,19 @@ def test_other_words_are_not_fed(tmp_path):
     assert "vocabulary" in text(page)
 
 
+def test_ids_are_words_where_a_tokenizer_lies_beside_the_model(tmp_path):
+    model, data, page, report = (tmp_path / name for name in ("m.onnx", "t.npz", "s.html", "s.json"))
+    onnx.save(words(), model)
+    np.savez(data, ids=texts(count=2, length=3))
+    (tmp_path / "vocab.txt").write_text("".join(f"word{number}\n" for number in range(20)), encoding="utf-8")
+    files = ("--report", str(page), "--report", str(report))
+    invoke("compare", str(model), str(model), "--data", str(data), "--seconds", "0.05", "--quiet", *files)
+    (first, _) = json.loads(text(report))["details"]["examples"]["samples"]
+    said = " ".join(f"word{each}" for each in texts(count=2, length=3)[0])
+    assert [each["text"] for each in first["inputs"]] == [said]
+    assert said in text(page)
+
+
 def test_a_comparison_writes_a_page(tmp_path):
     page = tmp_path / "c.html"
     invoke("compare", MODEL, MODEL, "--data", DATA, "--seconds", "0.05", "--quiet", "--report", str(page))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from onnxprune.data.samples import load_data
-from onnxprune.evaluation.examples import examples
+from onnxprune.evaluation.examples import Words, examples
 from onnxprune.evaluation.place import Place, open_whole
 from onnxprune.evaluation.thumbnails import MOST_PIXELS, png, thumbnail
 from onnxprune.graph.ports import Port
@@ -51,9 +51,10 @@ class Told:
         return self.answer(feeds)
 
 
-def shown_of(array, answer, other=None, metric=None):
-    data = load_data({"x": array}, [Port("x", np.dtype(array.dtype), ("n", *array.shape[1:]))])
-    return examples((Told(answer), Told(other or answer)), data, metric)
+def shown_of(array, answer, other=None, metric=None, words=None, **arrays):
+    given = {"x": array, **arrays}
+    data = load_data(given, [Port(name, each.dtype, ("n", *each.shape[1:])) for name, each in given.items()])
+    return examples((Told(answer), Told(other or answer)), data, metric, words)
 
 
 def test_vectors_come_with_the_samples_that_are_alike():
@@ -62,7 +63,7 @@ def test_vectors_come_with_the_samples_that_are_alike():
     shown = shown_of(vectors, lambda feeds: {"y": feeds["x"]}, metric="embedding")
     first = shown["samples"][0]
     assert first["closeness"] == {"name": "cosine", "value": 1.0}
-    assert first["answers"][1]["best"][0] == {"name": "sample 3", "score": 1.0}
+    assert first["answers"][1]["best"][0] == {"name": "sample 3", "score": 1.0, "text": None}
     assert [each["name"] for each in first["answers"][1]["best"]] == ["sample 3", "sample 1", "sample 2"]
 
 
@@ -73,6 +74,61 @@ def test_boxes_come_as_corners_class_and_score():
     shown = shown_of(RNG.normal(size=(2, 3, 16, 16)).astype("f4"), answer)
     assert shown["kind"] == "boxes"
     assert shown["samples"][0]["answers"][0]["boxes"] == [[0.0, 0.0, 8.0, 8.0, 2.0, 0.9]]
+
+
+def test_raw_heads_come_as_boxes():
+    """One box of class 1 at the fifth cell of a grid of 4 by 4, and everywhere else a score of nothing."""
+
+    def answer(feeds):
+        y, x = np.mgrid[8:64:16, 8:64:16]
+        rows = np.concatenate([[x.ravel(), y.ravel()], np.full((2, 16), 16), np.zeros((3, 16))]).astype("f4")
+        rows[5, 4] = 0.75
+        return {"head": rows[None]}
+
+    def blind(feeds):
+        return {"head": answer(feeds)["head"] * np.array([1] * 4 + [0] * 3, np.float32)[:, None]}
+
+    shown = shown_of(RNG.normal(size=(2, 3, 64, 64)).astype("f4"), answer, blind)
+    assert shown["kind"] == "dense"
+    before, after = shown["samples"][0]["answers"]
+    assert before == {"best": [], "boxes": [[0.0, 16.0, 16.0, 32.0, 1.0, 0.75]], "image": None}
+    assert after["boxes"] == []
+
+
+SPOKEN = Words(lambda ids: None if 99 in ids else "".join(f" w{each}" for each in ids), ["x"])
+
+
+def scores_of(feeds):
+    """Scores of 256 words: the next number is the likeliest word."""
+    return {"y": 9 * np.eye(256, dtype=np.float32)[(feeds["x"] + 1) % 256]}
+
+
+def test_ids_come_with_their_text_and_so_does_the_next_word():
+    ids = np.array([[5, 6, 7, 0], [9, 10, 11, 12]])
+    mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
+    shown = shown_of(ids, scores_of, words=SPOKEN, mask=mask)
+    assert shown["kind"] == "language model"
+    first, second = shown["samples"]
+    assert [each["text"] for each in first["inputs"]] == [" w5 w6 w7", None], "padding and masks are no text"
+    assert first["answers"][0]["best"][0]["text"] == " w8"
+    assert second["answers"][1]["best"][0] == {"name": "token 13", "score": 0.9695, "text": " w13"}
+
+
+def test_of_a_long_text_come_both_ends():
+    shown = shown_of(
+        np.arange(200)[None] + 2, lambda feeds: {"y": feeds["x"].astype("f4")}, words=SPOKEN, metric="dense"
+    )
+    text = shown["samples"][0]["inputs"][0]["text"]
+    assert text.startswith(" w2 w3 ")
+    assert text.endswith(" w200 w201")
+    assert "w33 …  w170" in text
+
+
+def test_ids_that_are_no_tokens_stay_ids():
+    shown = shown_of(np.array([[5, 99, 7, 8]]), scores_of, words=SPOKEN)
+    put_in = shown["samples"][0]["inputs"][0]
+    assert (put_in["text"], put_in["values"]) == (None, ["5", "99", "7", "8"])
+    assert shown["samples"][0]["answers"][0]["best"][0]["text"] == " w9"
 
 
 def test_pictures_come_out_as_pictures():

@@ -1,12 +1,13 @@
 """Run each door to another package with the real package, and hold what the tests stand in for against it.
 
-    python tools/integrations/check.py olive|ultralytics|mlflow --out FOLDER
+    python tools/integrations/check.py olive|ultralytics|mlflow|faster-coco-eval --out FOLDER
 
 Each needs an environment of its own, with onnxprune and
 
     olive        olive-ai==0.13.0 onnxruntime
     ultralytics  ultralytics==8.4.190 torchvision onnxruntime
     mlflow       mlflow-skinny==3.17.2 sqlalchemy alembic
+    faster-coco-eval   faster-coco-eval==1.8.0
 
 and prints one line of JSON: versions, what was run, what came out. It fails where the package has other interfaces
 than tests/integrations/interfaces.json records, or what came out is not what it should be.
@@ -31,7 +32,12 @@ sys.path.insert(0, str(ROOT))
 
 INTERFACES = ROOT / "tests" / "integrations" / "interfaces.json"
 MODELS = ROOT / "models"
-DISTRIBUTIONS = {"olive": "olive-ai", "ultralytics": "ultralytics", "mlflow": "mlflow-skinny"}
+DISTRIBUTIONS = {
+    "olive": "olive-ai",
+    "ultralytics": "ultralytics",
+    "mlflow": "mlflow-skinny",
+    "faster-coco-eval": "faster-coco-eval",
+}
 
 
 def signature(path: str) -> str:
@@ -136,6 +142,29 @@ def mlflow(out: Path) -> dict[str, Any]:
     return {"metrics": dict(read.metrics), "parameters": len(read.params)}
 
 
+def faster_coco_eval(out: Path) -> dict[str, Any]:
+    """Count the precision of results whose figures are known: all boxes found, and one of two."""
+    from tools.measure.coco_map import mean_precision
+
+    boxes = [[10.0, 10.0, 40.0, 40.0], [60.0, 60.0, 30.0, 30.0]]
+    labels = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "one"}],
+        "annotations": [
+            {"id": at, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for at, box in enumerate(boxes, 1)
+        ],
+    }
+    (out / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]
+    whole, half, none = (mean_precision(labels, results[:count]) for count in (2, 1, 0))
+    assert set(whole.values()) == {1.0}, whole
+    assert abs(half["recall"] - 0.5) < 1e-9, half
+    assert abs(half["mAP 50"] - 51 / 101) < 1e-9, half  # of 101 recalls from 0 to 1
+    assert none["mAP 50-95"] == 0, none
+    return {"all found": whole, "half found": half}
+
+
 def main() -> int:
     """Check one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,7 +173,8 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     wrong = check_interfaces(arguments.name)
-    came_out = {"olive": olive, "ultralytics": ultralytics, "mlflow": mlflow}[arguments.name](arguments.out.resolve())
+    doors = (olive, ultralytics, mlflow, faster_coco_eval)
+    came_out = dict(zip(DISTRIBUTIONS, doors, strict=True))[arguments.name](arguments.out.resolve())
     print(
         json.dumps(
             {"package": arguments.name, "version": version(DISTRIBUTIONS[arguments.name]), **came_out, "wrong": wrong}

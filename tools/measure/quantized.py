@@ -107,12 +107,14 @@ def lines(rows: list[Record], note: str) -> Iterator[str]:
 
 
 def _table(int8: Record, pruned: Record) -> Iterator[str]:
+    from onnxprune.report.words import plural
+
     if "error" in int8:
         yield f"`--target latency={int8['target']} --quantize int8`: {int8['error']}"
         return
     told, given = int8["quantization"], int8["data"]
     asked = f"`--target latency={int8['target']} --quantize int8`: {told['form']}"
-    races = f"{int8['attempts']} plans raced, {int8['seconds']:.0f} s"
+    races = f"{plural(int8['attempts'], 'plan')} raced, {int8['seconds']:.0f} s"
     yield f"{asked}; the original takes {int8['before_ms']:.1f} ms; {races}."
     yield ""
     yield "| | latency x | measured / requested | file size x | MACs x | fidelity |"

@@ -1,13 +1,15 @@
 """Pictures of pages of runs, for docs/page.md: ``python tools/pages/page_pictures.py FOLDER NAME=REPORT.json ...``.
 
-Each report is made a page, which a browser without a window (Chromium) shows 1,280 and 400 pixels wide, and a table
-says how large it is and how long it took to make. The reports come from ``--report FILE.json --report FILE.html``.
+Each report is made a page, which a browser without a window (Chromium) shows 1,280 and 400 pixels wide, from its top
+and from its samples on, and a table says how large it is and how long it took to make. The reports come from
+``--report FILE.json --report FILE.html``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -19,6 +21,7 @@ from onnxprune.report.page.render import render
 from tests.support.browser import run
 
 WIDTHS = {1280: 1500, 400: 1500}  # pixels across, and how many of them from the top
+SAMPLES = 700  # pixels of the samples from their heading on, 1,280 across
 COLOURS = 160  # of a picture, so that it is small
 RUNS = 5  # of which the fastest counts
 
@@ -40,6 +43,8 @@ def _row(name: str, path: Path, folder: Path) -> str:
     """Draw the pictures of a report; return its row of the table."""
     text = path.read_text(encoding="utf-8")
     report = json.loads(text)
+    if report["details"] is None:
+        raise SystemExit(f"{path}: it has no details: write it with a page beside it, --report FILE.html")
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
@@ -47,9 +52,16 @@ def _row(name: str, path: Path, folder: Path) -> str:
         times.append(time.perf_counter() - start)
     for width, height in WIDTHS.items():
         _draw(page, width, height, folder / f"page_{name}_{width}.png")
+    if "<h2>On samples</h2>" in page:
+        _draw(_from_samples(page), 1280, SAMPLES, folder / f"page_{name}_samples.png")
     sizes = f"{len(text) / 1000:.0f} | {len(page.encode()) / 1000:.0f}"
     layers = len(report["details"]["layers"])
-    return f"| {name} | {layers} | {len(report['groups'])} | {sizes} | {1000 * min(times):.0f} |"
+    return f"| {name} | {layers} | {len(report.get('groups', ()))} | {sizes} | {1000 * min(times):.0f} |"
+
+
+def _from_samples(page: str) -> str:
+    """Return a page without what stands in front of its samples."""
+    return re.sub(r"(<main>).*?(<section>\s*<h2>On samples</h2>)", r"\1\2", page, count=1, flags=re.DOTALL)
 
 
 def _draw(page: str, width: int, height: int, target: Path) -> None:

@@ -7,16 +7,18 @@ DIR holds resnet50*.onnx, vit_b_16*.onnx and minilm*.onnx (tools/models/export_t
 them); what is missing is left out, and without DIR the bundled networks are taken. Each is checked in single and in
 half precision: pruned by `--ratio 0.3`, proven, timed beside the original on the provider; pruned to 0.7 of the latency
 as measured there; and what the pruned file gives on the provider is held against what it gives on the CPU. In single
-precision it is also pruned and quantized; where the provider cannot run eight bits, the row says so. Where the provider
-is not there, the CPU takes its place, so that the script is known to work, and the rows say so. Each row is made by a
-process of its own, which is ended when the time is over. Rows are lines of JSON in ``cuda.jsonl``; what was measured on
-the same provider and commit is not measured again. `page` writes docs/cuda_measured.md.
+precision it is also pruned and quantized. Where the provider cannot run eight bits, or ONNX Runtime itself ends on the
+original, the row says so. Where the provider is not there, the CPU takes its place, so that the script is known to
+work, and the rows say so. Each row is made by a process of its own, which is ended when the time is over. Rows are
+lines of JSON in ``cuda.jsonl``; what was measured on the same provider and commit is not measured again, unless it
+failed. `page` writes docs/cuda_measured.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -26,10 +28,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from onnxprune.runtime.session import PROVIDERS  # noqa: E402
 from tools.git import differs, package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
@@ -113,18 +117,22 @@ def pruned(path: Path, target: Path, provider: str, **options: Any) -> dict[str,
 def rows(found: Sequence[Path], out: Path, provider: str, seconds: float) -> Iterator[dict[str, Any]]:
     """Yield what is checked, in the order in which it matters, as long as there is time."""
     end, commit = time.monotonic() + seconds, package_commit() + "+" * differs("onnxprune")
-    told = {tuple(row.get(name) for name in ("model", "kind", "what", "provider", "commit")) for row in known(out)}
-    for kind in ALLOWED:
-        for path in found:
-            for what in WHAT if kind == "float32" else ("ratio", "latency"):
-                if (path.stem, kind, what, provider, commit) in told:
-                    continue
-                left = end - time.monotonic()
-                made = None if left < LEAST else in_time(path, kind, what, provider, out, left)
-                if made is None:
-                    print(f"{path.stem} {kind} {what}: left out, there is no time for it", file=sys.stderr)
-                    continue
-                yield {"model": path.stem, "kind": kind, "what": what, "provider": provider, **made, "commit": commit}
+    told = {named(row) for row in known(out) if "failed" not in row}
+    for what, kind, path in order(found):
+        if (path.stem, kind, what, provider, commit) in told:
+            continue
+        left = end - time.monotonic()
+        made = None if left < LEAST else in_time(path, kind, what, provider, out, left)
+        if made is None:
+            print(f"{path.stem} {kind} {what}: left out, there is no time for it", file=sys.stderr)
+            continue
+        yield {"model": path.stem, "kind": kind, "what": what, "provider": provider, **made, "commit": commit}
+
+
+def order(found: Sequence[Path]) -> list[tuple[str, str, Path]]:
+    """Return what is checked, in which precision, of which model: each of them once before anything is asked twice."""
+    kinds = {what: ("float32",) if what == "int8" else tuple(ALLOWED) for what in WHAT}
+    return [(what, kind, path) for what in WHAT for kind in kinds[what] for path in found]
 
 
 def in_time(path: Path, kind: str, what: str, provider: str, out: Path, seconds: float) -> dict[str, Any] | None:  # noqa: PLR0917
@@ -134,11 +142,26 @@ def in_time(path: Path, kind: str, what: str, provider: str, out: Path, seconds:
         result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return None
+    if result.returncode < 0 and not opens(path if kind == "float32" else halved(path, out), provider):
+        return {"why_not": f"ONNX Runtime {onnxruntime.__version__} opens not even the original, {why(result)}"}
     if result.returncode:
-        return {
-            "failed": result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "it ended without a word"
-        }
+        return {"failed": why(result)}
     return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def opens(path: Path, provider: str) -> bool:
+    """Whether ONNX Runtime alone, in a process of its own, opens a model; some files end the process."""
+    command = "import onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1], providers=[sys.argv[2]])"
+    name, _ = PROVIDERS[provider]
+    return not subprocess.run([sys.executable, "-c", command, path, name], capture_output=True, check=False).returncode
+
+
+def why(result: subprocess.CompletedProcess[str]) -> str:
+    """Return why a process failed: its last line, or the signal that ended it, as a system without memory does."""
+    if result.returncode < 0:
+        return f"ended by {signal.Signals(-result.returncode).name}"
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit code {result.returncode}"
 
 
 def row(path: Path, kind: str, what: str, provider: str, out: Path) -> dict[str, Any]:
@@ -155,9 +178,15 @@ def row(path: Path, kind: str, what: str, provider: str, out: Path) -> dict[str,
 
 
 def known(out: Path) -> list[dict[str, Any]]:
-    """Return the rows that are there."""
+    """Return the rows that are there, of each check the last."""
     path = out / "cuda.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return list({named(row): row for row in map(json.loads, lines)}.values())
+
+
+def named(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from others."""
+    return tuple(row.get(name) for name in ("model", "kind", "what", "provider", "commit"))
 
 
 def failures(row: Mapping[str, Any]) -> list[str]:
@@ -174,8 +203,8 @@ def failures(row: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def page(measured: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page."""
+def page(measured: Sequence[Mapping[str, Any]], note: str = "") -> str:
+    """Return the page; a note says what else is to be known of the rows."""
     commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in measured))
     where = " and ".join(dict.fromkeys(row["provider"] for row in measured))
     asked = {"ratio": f"{RATIO} of the units", "latency": f"{TARGET} of the latency", "int8": f"{RATIO}, eight bits"}
@@ -196,18 +225,22 @@ def page(measured: Sequence[Mapping[str, Any]]) -> str:
     ]
     absent = (
         "" if "cuda" in where else " No GPU was there: the CPU took its place, so that the script is known to work."
-    )
+    ) + f" {note}".rstrip()
     heads = ["model", "precision", "asked", "MACs", "proof", "ms", "speed-up", "from the CPU's outputs", "seconds"]
     said = (
         f"By tools/proofs/cuda_check.py, on commit {commits}, on {where}.{absent} Proof and the distance from the "
         "CPU's outputs are shares of the output's range; seconds are those of the whole row."
     )
+    told = {(row["what"], row["kind"], row["model"]): row.get("why_not") or row.get("failed") for row in measured}
+    names = [Path(name) for name in dict.fromkeys(f"{row['model']}.onnx" for row in measured)]
+    checks = [(what, kind, path.stem) for what, kind, path in order(names)]
     rest = [
-        f"`{row['model']}`, {row['kind']}, {asked[row['what']]}: {row.get('why_not') or row.get('failed')}\n"
-        for row in measured
-        if "macs" not in row
+        f"`{name}`, {kind}, {asked[what]}: {told.get((what, kind, name), 'not measured, there was no time for it')}\n"
+        for what, kind, name in checks
+        if told.get((what, kind, name), "") is not None
     ]
-    return "\n".join(["# On a GPU", "", said, "", *table(heads, cells), "", *rest])
+    head = "# On a GPU" if "cuda" in where else "# The check for GPUs, with the CPU in the GPU's place"
+    return "\n".join([head, "", said, "", *table(heads, cells), "", *rest])
 
 
 def main() -> int:
@@ -215,12 +248,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", metavar="DIR|page")
     parser.add_argument("--of", nargs=3, metavar=("FILE", "KIND", "WHAT"), help=argparse.SUPPRESS)  # of one row
+    parser.add_argument("--note", default="", help="a sentence for the page, such as what else was running")
     parser.add_argument("--provider", default="cuda")
     parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "cuda", metavar="FOLDER")
     arguments = parser.parse_args()
     if arguments.folder == "page":
-        PAGE.write_text(page(known(arguments.out)), encoding="utf-8")
+        PAGE.write_text(page(known(arguments.out), arguments.note), encoding="utf-8")
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.folder == "row":

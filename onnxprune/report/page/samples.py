@@ -36,7 +36,7 @@ def samples_section(report: Mapping[str, Any]) -> list[Section]:
     on = "" if count is None else f"On {count_text(count)} samples"
     held = fidelity is not None and fidelity.get("held_out")
     said = f"{on or 'On samples'}{' that calibration did not see' * bool(held)}." if fidelity is not None else ""
-    listed = [] if shown is None else [_sample(each) for each in shown["samples"]]
+    listed = [] if shown is None else [_sample(each, _finds_boxes(shown)) for each in shown["samples"]]
     if listed:
         said += f" Below, {len(listed)} of the samples, evenly spaced, with what both models make of them."
     return [Section("On samples", "samples.html", Samples(figures, listed), said.strip())]
@@ -76,11 +76,18 @@ def figure_text(name: str, value: Any) -> str:
     return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3g}"
 
 
-def _sample(plain: Mapping[str, Any]) -> Sample:
+def _finds_boxes(shown: Mapping[str, Any]) -> bool:
+    """Whether answers are boxes: of a sample without any, it is told then that there are none."""
+    return any(answer["boxes"] for each in shown["samples"] for answer in each["answers"])
+
+
+def _sample(plain: Mapping[str, Any], finds_boxes: bool) -> Sample:
     pictures = [each for each in plain["inputs"] if _picture(each)]
-    shown = next(iter([*pictures, *plain["inputs"]]), None)
+    texts = [each for each in plain["inputs"] if each.get("text") is not None]
+    shown = next(iter([*pictures, *texts, *plain["inputs"]]), None)
     image = None if shown is None else _picture(shown)
-    values = "" if shown is None or image else f"{shown['name']}: {' '.join(shown['values'])}"
+    text = shown["text"] if texts and not image and shown is not None else None
+    values = "" if shown is None or image or text is not None else f"{shown['name']}: {' '.join(shown['values'])}"
     label, closeness = plain["label"], plain["closeness"]
     known = [f"label {label}"] if label is not None else []
     if closeness is not None and closeness["value"] is not None:
@@ -88,16 +95,28 @@ def _sample(plain: Mapping[str, Any]) -> Sample:
     sides = [
         _answer(name, side, shown, label) for name, side in zip(_SIDES, plain["answers"], strict=True)
     ]  # fmt: skip
-    first = [side.best[0][0] for side in sides if side.best]
-    named = label is not None or any(side.best and side.best[0][0].startswith(("class", "token")) for side in sides)
-    differ = named and len(set(first)) > 1
-    return Sample(f"sample {plain['sample']:,}", image, values, ", ".join(known), sides, differ)
+    first = [side["best"][0]["name"] for side in plain["answers"] if side["best"]]
+    named = label is not None or any(name.startswith(("class", "token")) for name in first)
+    found = [sorted(box[4] for box in side["boxes"] if box[4] is not None) for side in plain["answers"]]
+    differ = (named and len(set(first)) > 1) or found[0] != found[1]
+    note = ", ".join(known)
+    return Sample(f"sample {plain['sample']:,}", image, text, values, note, sides, finds_boxes, differ)
 
 
 def _answer(name: str, side: Mapping[str, Any], shown: Mapping[str, Any] | None, label: int | None) -> Answer:
-    best = [(each["name"], _score(each["score"])) for each in side["best"]]
+    best = [(_named(each), _score(each["score"])) for each in side["best"]]
     right = None if label is None or not best else best[0][0] == f"class {label}"
     return Answer(name, best, _boxes(side["boxes"], shown), _picture(side), right)
+
+
+def _named(plain: Mapping[str, Any]) -> str:
+    r"""Return the name of an answer, or the text that it stands for in quotes, which show blanks at its ends.
+
+    >>> _named({"name": "token 260", "text": " the"}), _named({"name": "class 3"})
+    ('“\xa0the”', 'class 3')
+    """
+    text = plain.get("text")
+    return plain["name"] if text is None else f"“{text.replace(' ', chr(0xA0))}”"
 
 
 def _picture(plain: Mapping[str, Any]) -> str | None:

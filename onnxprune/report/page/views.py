@@ -166,9 +166,11 @@ class Sample:
 
     title: str
     image: str | None
+    text: str | None  # of ids
     values: str
     note: str
     answers: Sequence[Answer]
+    finds_boxes: bool  # whether answers are boxes
     differ: bool  # whether the first answers differ
 
 

@@ -235,6 +235,35 @@ def test_the_command_and_checksums_are_told():
         assert told in words
 
 
+def test_texts_stand_in_place_of_ids_and_next_tokens_beside_them():
+    report = reports.cut()
+    shown = report["details"]["examples"]["samples"][0]
+    shown |= {"inputs": [{"name": "mask", "shape": [1, 3], "image": None, "values": ["1", "1", "1"], "text": None}]}
+    shown["inputs"].append({"name": "ids", "shape": [1, 3], "image": None, "values": ["7"], "text": "a <b> text"})
+    for side, said in zip(shown["answers"], (" the", None), strict=True):
+        side["best"] = [{"name": "token 5", "score": 0.5, "text": said}]
+    page = render(report)
+    assert '<p class="said">a &lt;b&gt; text</p>' in page
+    assert "mask: 1 1 1" not in page
+    assert "<span>“\N{NO-BREAK SPACE}the”</span>" in page
+    assert "<span>token 5</span>" in page
+
+
+def test_a_sample_without_boxes_says_so_where_others_have_some():
+    report = reports.cut()
+    shown = report["details"]["examples"]["samples"]
+    for each in shown:
+        each["answers"] = [{"best": [], "boxes": [], "image": None} for _ in range(2)]
+    assert "no box" not in render(report), "nothing says that these are boxes"
+    shown[0]["answers"][1]["boxes"] = [[0.0, 0.0, 8.0, 8.0, 3.0, 0.5]]
+    page = render(report)
+    assert page.count("no box") == 2 * len(shown) - 1
+    assert page.count("<title>class 3, 0.500</title>") == 1
+    assert page.count("the answers differ") == 1
+    shown[0]["answers"][0]["boxes"] = [[0.0, 0.0, 8.0, 8.0, 3.0, 0.4]]
+    assert "the answers differ" not in render(report), "the same classes are found"
+
+
 def test_a_folder_is_one_page_with_a_part_for_each_model():
     files = {"a.onnx": reports.cut(), "b.onnx": reports.cut("resnet_bn"), "c.onnx": {"copied": "nothing to prune"}}
     folder = {"files": files, "settings": ["config.json: heads became 3"], "output": "some/small"}

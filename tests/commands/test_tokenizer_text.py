@@ -1,0 +1,116 @@
+"""The text of ids: what Hugging Face's tokenizers give (0.22.2, recorded), and what other files say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from onnxprune.commands.tokenizer_files import symbols_of_bytes
+from onnxprune.commands.tokenizer_text import text_of
+
+BLANKS = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+BYTES = [{"type": "ByteFallback"}, {"type": "Fuse"}]
+FRONT = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+ALWAYS, NEVER, FIRST = ({"type": "Metaspace", "prepend_scheme": each} for each in ("always", "never", "first"))
+RECORDED = [  # decoder, tokens, Decoder.decode(tokens)
+    ({"type": "ByteLevel"}, ["The", "Ġcat", "ĠâĤ", "¬", "<|end|>", "Ã"], "The cat €<|end|>\ufffd"),
+    (
+        {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        ["[CLS]", "un", "##aff", "##able", ",", "do", "not", "is", "##n't", ".", "[SEP]"],
+        "[CLS] unaffable, do not isn't. [SEP]",
+    ),
+    ({"type": "WordPiece", "prefix": "##", "cleanup": False}, ["a", ".", "##b"], "a .b"),
+    ({"type": "WordPiece"}, ["##ing"], "##ing"),
+    (ALWAYS, ["▁The", "▁cat", "s", "▁▁x"], "The cats  x"),
+    (NEVER, ["▁The", "▁cat"], " The cat"),
+    (FIRST, ["▁▁The", "▁cat"], "The cat"),
+    ({"type": "BPEDecoder", "suffix": "</w>"}, ["lo", "wer</w>", "cat</w>"], "lower cat"),
+    ({"type": "Strip", "content": "x", "start": 2, "stop": 1}, ["xxxaxx", "bx"], "xaxb"),
+    (
+        {"type": "Sequence", "decoders": [BLANKS, *BYTES, FRONT]},
+        ["▁▁Hi", "<0xE2>", "<0x82>", "<0xAC>", "<0xFF>", "<0xFE>", "▁x"],
+        " Hi\ufffd\ufffd\ufffd\ufffd\ufffd x",
+    ),
+    (
+        {"type": "Sequence", "decoders": [*BYTES, BLANKS, {"type": "ByteLevel"}]},
+        ["The", "Ġcat", "<0xE2>", "<0x82>", "<0xAC>"],
+        "TheĠcat€",
+    ),
+    (None, ["two", "words"], "two words"),
+]  # fmt: skip
+
+
+def tokenizer(folder, decoder, tokens, **more):
+    model = {
+        "type": "BPE",
+        "vocab": {token: number for number, token in enumerate(dict.fromkeys(tokens))},
+        "merges": [],
+    }
+    stated = {"model": model, "decoder": decoder, **more}
+    (folder / "tokenizer.json").write_text(json.dumps(stated), encoding="utf-8")
+    return model["vocab"]
+
+
+@pytest.mark.parametrize(("decoder", "tokens", "text"), RECORDED)
+def test_a_tokenizer_says_how_its_tokens_become_text(decoder, tokens, text, tmp_path):
+    ids = tokenizer(tmp_path, decoder, tokens)
+    assert text_of(tmp_path)([ids[token] for token in tokens]) == text
+
+
+def test_added_tokens_are_known_and_others_are_not(tmp_path):
+    tokenizer(tmp_path, {"type": "ByteLevel"}, ["a"], added_tokens=[{"id": 7, "content": "<|end|>"}])
+    text = text_of(tmp_path)
+    assert (text([0, 7]), text([]), text([0, 3])) == ("a<|end|>", "", None)
+
+
+def test_a_list_of_pieces_is_read_by_their_order(tmp_path):
+    model = {"type": "Unigram", "vocab": [["<unk>", 0.0], ["▁Hello", -1.0], ["▁world", -2.0]]}
+    stated = {"model": model, "decoder": {"type": "Metaspace", "replacement": "▁"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stated), encoding="utf-8")
+    assert text_of(tmp_path)([1, 2]) == "Hello world"
+
+
+def test_lines_of_tokens_are_word_pieces(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[CLS]\nplay\n##ing\n!\n", encoding="utf-8")
+    assert text_of(tmp_path)([0, 1, 2, 3]) == "[CLS] playing!"
+
+
+def test_a_list_with_a_symbol_for_each_byte_is_of_bytes(tmp_path):
+    symbols = {symbol: byte for byte, symbol in symbols_of_bytes().items()}
+    (tmp_path / "vocab.json").write_text(json.dumps({**symbols, "Ġthe": 256}), encoding="utf-8")
+    (tmp_path / "added_tokens.json").write_text('{"<end>": 257}', encoding="utf-8")
+    assert text_of(tmp_path)([*"né".encode(), 256, 257]) == "né the<end>"
+
+
+def test_half_of_a_character_is_a_sign(tmp_path):
+    ids = tokenizer(tmp_path, None, ["\ud800"])
+    assert text_of(tmp_path)([*ids.values()]) == "?"
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        {"type": "CTC"},
+        {"type": ["ByteLevel"]},
+        {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""},
+        {"type": "Replace", "pattern": "a", "content": ""},
+        {"type": "Replace", "pattern": {"String": "a"}},
+        {"type": "Strip", "content": " ", "start": "1"},
+        {"type": "Metaspace", "replacement": 3},
+        {"type": "Sequence", "decoders": [{"type": "Fuse"}, {}]},
+    ],
+)
+def test_a_step_that_is_not_known_leaves_ids(decoder, tmp_path):
+    tokenizer(tmp_path, decoder, ["a"])
+    assert text_of(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": {"vocab": {"a": "b"}}}'])
+def test_a_file_that_is_none_leaves_ids(text, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    assert text_of(tmp_path) is None
+
+
+def test_without_a_tokenizer_there_is_no_text(tmp_path):
+    assert (text_of(None), text_of(tmp_path)) == (None, None)
