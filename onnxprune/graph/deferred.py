@@ -24,6 +24,7 @@ import numpy.typing as npt
 from onnxprune.errors import ModelError
 
 PREFIX = "onnxprune-deferred:"  # in front of the keys, where a location stands
+OF_FILE = f"{PREFIX}file:"  # of what stands for a tensor that lay in a file of external data
 LARGE_BYTES = 2**16  # of what is deferred, and of what is kept in files
 
 
@@ -117,11 +118,12 @@ def defers() -> bool:
     return _BLOCK.get() is not None
 
 
-def deferred(content: Any) -> str | None:
+def deferred(content: Any, *, is_of_file: bool = False) -> str | None:
     """Return the location under which numbers are made when they are read; None where they are held as they are.
 
     Args:
         content: an array; `Numbers` and what is mapped from a file may be deferred.
+        is_of_file: whether it stands for a tensor that lay in a file of external data, and is to lie in one again.
     """
     block = _BLOCK.get()
     if block is None or content.dtype.itemsize * np.prod(content.shape) < LARGE_BYTES:
@@ -132,7 +134,7 @@ def deferred(content: Any) -> str | None:
         content = _Filed(path, content.shape, content.dtype) if is_ours else _Mapped(content)
     if not isinstance(content, (_Mapped, _Filed, Numbers)) or isinstance(content, np.ndarray):
         return None
-    key = f"{PREFIX}{next(_COUNTER)}"
+    key = f"{OF_FILE if is_of_file else PREFIX}{next(_COUNTER)}"
     _NUMBERS[key] = content
     block.keys.append(key)
     return key

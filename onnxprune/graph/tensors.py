@@ -19,7 +19,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import PREFIX, Numbers, numbers_at
+from onnxprune.graph.deferred import OF_FILE, PREFIX, Numbers, numbers_at
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -65,6 +65,11 @@ def deferred_numbers(tensor: TensorProto) -> Numbers | None:
 def lies_in_file(tensor: TensorProto) -> bool:
     """Whether the contents of a tensor lie in a file beside the model: outside of it, and not deferred."""
     return has_external_data(tensor) and not ExternalDataInfo(tensor).location.startswith(PREFIX)
+
+
+def is_of_file(tensor: TensorProto) -> bool:
+    """Whether the contents of a tensor lie in a file beside the model, or stand for what did."""
+    return lies_in_file(tensor) or (has_external_data(tensor) and ExternalDataInfo(tensor).location.startswith(OF_FILE))
 
 
 def raw_length(tensor: TensorProto) -> int:

@@ -12,9 +12,11 @@ from onnxprune.graph import deferred
 from onnxprune.graph.aside import is_aside, with_weights_aside
 from onnxprune.graph.deferred import deferring, kept_aside, out_of_memory
 from onnxprune.graph.edit import Part, with_contents, with_weights_inside
+from onnxprune.graph.encode import serialize
 from onnxprune.graph.message import message
 from onnxprune.graph.read import load
-from onnxprune.graph.write import foreseen, serialize, write
+from onnxprune.graph.view import view
+from onnxprune.graph.write import foreseen, write
 from onnxprune.runtime import session
 from onnxprune.runtime.session import open_session
 from tests.support.build import ROWS, model
@@ -98,6 +100,63 @@ def test_sizes_are_foreseen_without_making_numbers(path, monkeypatch):
         proto = with_contents(aside, {name: Part(aside, name, kept) for name, kept in half.items()})
         monkeypatch.setattr(Part, "__array__", None)
         assert foreseen(proto, aside.folder) == expected
+
+
+def halved(loaded):
+    """A version in memory of half of the units between both weights."""
+    half = {"w1": {1: np.arange(200) % 2 == 0}, "w2": {0: np.arange(200) % 2 == 0}}
+    proto = with_contents(loaded, {name: Part(loaded, name, kept) for name, kept in half.items()})
+    return view(proto, folder=loaded.folder)
+
+
+def test_a_version_in_memory_is_as_large_as_it_will_be(path, tmp_path):
+    loaded = load(path)
+    held = halved(loaded)
+    with deferring():
+        cut = halved(with_weights_aside(loaded))
+        assert deferred_names(cut.proto) == ["w1", "w2"]
+        write(cut.stored, tmp_path / "cut.onnx", cut.folder, cut.is_external)
+        assert not cut.is_external
+        expected = (tmp_path / "cut.onnx").stat().st_size
+        assert expected > 2 * 100 * 300 * 4
+        assert {cut.size_bytes(), cut.needed_bytes, held.size_bytes(), held.needed_bytes} == {expected}
+
+
+def test_a_version_of_external_data_stays_external(path, tmp_path):
+    onnx.save(onnx.load(path), tmp_path / "e.onnx", save_as_external_data=True, size_threshold=2000)
+    loaded = load(tmp_path / "e.onnx")
+    with deferring():
+        cut = halved(with_fewer_rows(loaded))
+        assert deferred_names(cut.proto) == ["w1", "w2"]
+        assert not cut.data_files
+        assert cut.is_external
+        (tmp_path / "cut").mkdir()
+        place = tmp_path / "cut" / "pruned.onnx"
+        data = write(cut.stored, place, cut.folder, cut.is_external, cut.alignment)
+        assert data is not None
+        written = load(place)
+        assert cut.size_bytes() == cut.needed_bytes == pytest.approx(written.size_bytes(), abs=200)  # names are longer
+
+
+def with_fewer_rows(loaded):
+    """A version in memory of the first inputs."""
+    return view(with_contents(loaded, {"w1": Part(loaded, "w1", {0: np.arange(300) < 250})}), folder=loaded.folder)
+
+
+def test_versions_of_one_content_have_one_hash(path):
+    """A run that goes on tells by it whether it is the same model; the keys of what is deferred are others then."""
+    loaded, found = load(path), []
+    for _ in range(2):
+        with deferring():
+            cut = halved(with_weights_aside(loaded))
+            found.append(cut.sha256())
+            locations = [each.external_data[0].value for each in cut.proto.graph.initializer if each.external_data]
+        found.append(locations)
+    assert found[0] == found[2]
+    assert found[1] != found[3]
+    with deferring():
+        doubled = with_contents(halved(loaded), {"b3": 2 * loaded.array("b3")})
+        assert view(doubled).sha256() != found[0]
 
 
 def test_sessions_share_what_lies_in_files(path):
