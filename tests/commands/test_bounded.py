@@ -121,6 +121,21 @@ def branched(tmp_path):
     return tmp_path / "m.onnx"
 
 
+def test_without_room_for_temporary_files_the_model_is_held(branched, tmp_path, made_later, monkeypatch):
+    """The result is the same, in more memory."""
+    written, asked = [], []
+    monkeypatch.setattr(pruning, "HELD_BYTES", 0)
+    for room in (True, False):
+        monkeypatch.setattr(pruning, "has_room", lambda size, room=room: asked.append(size) or room)
+        made_later.clear()
+        target = tmp_path / f"{room}" / "p.onnx"
+        pruned(branched, target, 10**12, **BY_WEIGHTS)
+        assert bool(made_later) == room
+        written.append(target.read_bytes())
+    assert written[0] == written[1]
+    assert asked == pytest.approx([2 * branched.stat().st_size] * 2, rel=0.02)
+
+
 @pytest.mark.parametrize("options", [{"without": ("b1",)}, {"rounds": 2}, {"linearize": ("b1",)}])
 def test_a_target_of_size_is_met_by_what_is_set_aside(options, branched, monkeypatch):
     """Versions between two steps are in memory: their deferred weights count."""

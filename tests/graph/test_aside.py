@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -186,13 +189,52 @@ def test_constants_inside_of_nodes_hold_their_numbers():
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), array[:, :150])
 
 
-def test_each_reader_maps_a_file_anew():
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder of temporary files, which is a link to another one."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    return tmp_path / "real"
+
+
+def test_each_reader_maps_a_file_anew_also_behind_a_link(temporary):
     array = np.random.default_rng(0).standard_normal((300, 200))
     with deferring():
         numbers = deferred.numbers_at(deferred.deferred(kept_aside(array)))
+        assert [each.stat().st_size for each in temporary.glob("*/*")] == [array.nbytes]
         one, other = np.asarray(numbers), np.asarray(numbers)
         np.testing.assert_array_equal(one, array)
         assert one.base.base is not other.base.base
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_finds_no_room_stays_in_memory(path, temporary, monkeypatch):
+    loaded, room = load(path), [250_000]  # for one of both weights
+    original = Path.write_bytes
+
+    def write_bytes(self, data):
+        room[0] -= data.nbytes
+        original(self, data[: room[0]] if room[0] < 0 else data)
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with deferring():
+        aside = with_weights_aside(loaded)
+        assert deferred_names(aside.proto) == ["w1"]
+        assert [each.stat().st_size for each in temporary.glob("*/*")] == [240_000]
+        assert with_weights_inside(aside.stored, aside.folder) == loaded.stored
+        for name in loaded.constants:
+            np.testing.assert_array_equal(aside.array(name), loaded.array(name))
+
+
+def test_where_there_is_no_folder_there_is_no_room(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert deferred.has_room(1)
+    assert not deferred.has_room(2**80)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert not deferred.has_room(1)
 
 
 def test_what_leaves_the_memory_can_be_read_again():
