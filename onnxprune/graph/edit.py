@@ -18,7 +18,16 @@ from onnxprune.graph.bodies import copy_fields, graphs, graphs_of, stored_tensor
 from onnxprune.graph.deferred import Numbers, deferred
 from onnxprune.graph.model import Body, Model
 from onnxprune.graph.order import captured
-from onnxprune.graph.tensors import Array, Shape, deferred_numbers, has_external_data, is_of_file, opened, raw_length
+from onnxprune.graph.tensors import (
+    Array,
+    Shape,
+    deferred_numbers,
+    has_external_data,
+    has_own_bytes,
+    is_of_file,
+    opened,
+    raw_length,
+)
 
 Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
 
@@ -338,11 +347,6 @@ def _tensor(name: str, content: Content, was_in_file: bool = False) -> TensorPro
     tensor = TensorProto(name=name, dims=content.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=location)
     return tensor
-
-
-def has_own_bytes(dtype: np.dtype[Any]) -> bool:
-    """Whether each number of a type has whole bytes of its own in a tensor, in the order in which numpy holds them."""
-    return dtype.kind in "biuf" and dtype.byteorder in "=|<"
 
 
 def with_deferred_inside(proto: ModelProto) -> ModelProto:

@@ -189,6 +189,40 @@ def test_constants_inside_of_nodes_hold_their_numbers():
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), array[:, :150])
 
 
+@pytest.mark.parametrize("name", ["FLOAT8E5M2", "FLOAT8E4M3FN", "BFLOAT16", "FLOAT16", "INT8"])
+def test_only_types_that_sessions_take_are_set_aside(name):
+    """Arrays of other types cannot be handed over: such weights stay in the message."""
+    kind = onnx.TensorProto.DataType.Value(name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    proto = model(
+        "w = Cast<to = 1>(q)",
+        "y = MatMul(x, w)",
+        x=ROWS.replace("6", "300"),
+        y="float[n,300] y",
+        q=(300, 300),
+        infer=False,
+    )
+    q = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32).astype(dtype)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(q, "q"))
+    proto.opset_import[0].version, proto.ir_version = 19, 9
+    x = np.random.default_rng(1).standard_normal((4, 300)).astype(np.float32)
+    loaded = load(proto)
+    with deferring():
+        aside = with_weights_aside(loaded)
+        assert deferred_names(aside.proto) == (["q"] if name in {"FLOAT16", "INT8"} else [])
+        cut = shortened(aside)
+        outputs = [open_session(message(each, Path())).run({"x": x[:, :250]})["y"] for each in (cut, shortened(loaded))]
+        np.testing.assert_array_equal(*outputs)
+
+
+def shortened(loaded):
+    """A version whose weight lacks the last inputs."""
+    kept = {"q": Part(loaded, "q", {0: np.arange(300) < 250})}
+    proto = with_contents(loaded, kept)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 250
+    return proto
+
+
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     """The folder of temporary files, which is a link to another one."""
