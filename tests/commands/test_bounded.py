@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,22 @@ def test_a_folder_is_as_its_file(path, tmp_path, ran, made_later):
     for each in result.files:
         written = load(result.target / each.name)
         assert all(np.array_equal(written.array(name), alone.array(name)) for name in alone.constants)
+    assert not defers()
+
+
+def test_files_of_a_folder_are_set_aside(branched, tmp_path, made_later, monkeypatch):
+    """The file that follows no other one, that is."""
+    source, written = tmp_path / "both", []
+    source.mkdir()
+    for name in ("first", "second"):
+        shutil.copyfile(branched, source / f"{name}.onnx")
+    for held in (10**12, 0):
+        monkeypatch.setattr(pruning, "HELD_BYTES", held)
+        assert made_later == []
+        result = prune_files(source, tmp_path / f"{held}", make_options(ratio=0.25, **BY_WEIGHTS), progress=silent)
+        written.append([(result.target / each.name).read_bytes() for each in result.files])
+    assert {(96, 192), (192, 96)} <= set(made_later)
+    assert written[0] == written[1]
     assert not defers()
 
 
