@@ -32,7 +32,7 @@ from onnxprune.commands.folder_words import (
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.pages import with_details
-from onnxprune.commands.prune import Result, bounded, prune_to
+from onnxprune.commands.prune import Result, bounded, bounded_model, prune_to
 from onnxprune.commands.recipe import recipe_of_call
 from onnxprune.commands.report_files import PageFile, ReportFiles, map_file
 from onnxprune.dependency.cost import CACHE
@@ -400,12 +400,12 @@ class _Run:
         """Prune a file that follows no other one."""
         options = replace(options, eval_data=samples.evaluation)
         place, name = self._place(model), _name(model, self.source)
-        with _named(name), bounded(model):
+        with _named(name), bounded_model(model) as slim:
             check_weights_name(place, model.is_external)
-            scored = None if self.tokens is None else self.tokens.scored(model)
-            job = Job(model, options, samples.data, self.learning, place.name, root=self.source, scored=scored)
+            scored = None if self.tokens is None else self.tokens.scored(slim)
+            job = Job(slim, options, samples.data, self.learning, place.name, root=self.source, scored=scored)
             progress = self._progress(name)
-            publish = with_details(published(model, place), job, self.page, progress)
+            publish = with_details(published(slim, place), job, self.page, progress)
             return prune_to(job, place, publish, progress=progress)
 
     def _file(self, model: Model, result: Result, *, leads: bool = True, rest: str | None = None) -> PrunedFile:

@@ -32,7 +32,7 @@ from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
 from onnxprune.graph.aside import with_weights_aside
-from onnxprune.graph.deferred import deferring, defers
+from onnxprune.graph.deferred import deferring, defers, has_room
 from onnxprune.graph.edit import with_deferred_inside
 from onnxprune.graph.model import Model
 from onnxprune.graph.publish import (
@@ -246,13 +246,21 @@ def bounded(model: Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bounded_source(source: Source) -> Iterator[Model]:
-    """Yield the model of a source, `bounded` within the block; the large weights of a large file are set aside."""
-    with memory_limited(), contextlib.ExitStack() as stack:
-        model = load(source)
-        is_large = not runs_whole(weight_bytes(model))
-        if model.is_external:
-            stack.enter_context(bounded(model))
-        elif model.path is not None and (is_large or weight_bytes(model) > HELD_BYTES):
+    """Yield the model of a source, as of `bounded_model`."""
+    with memory_limited(), bounded_model(load(source)) as model:
+        yield model
+
+
+@contextlib.contextmanager
+def bounded_model(model: Model) -> Iterator[Model]:
+    """Yield a model, `bounded` within the block; large weights that a large file holds itself are set aside.
+
+    They stay in memory where temporary files have no room for them and for a version of them.
+    """
+    with bounded(model), contextlib.ExitStack() as stack:
+        size = weight_bytes(model)
+        is_large = size > HELD_BYTES or not runs_whole(size)
+        if is_large and model.path is not None and not model.is_external and has_room(2 * size):
             stack.enter_context(deferring())
             model = with_weights_aside(model)
         yield model

@@ -33,11 +33,12 @@ from onnxprune.graph.aside import with_weights_aside
 from onnxprune.graph.checks import problems
 from onnxprune.graph.deferred import defers
 from onnxprune.graph.edit import Content, in_full_precision
+from onnxprune.graph.encode import serialize
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load
 from onnxprune.graph.remainder import left_out_nodes
-from onnxprune.graph.write import serialize, signature
+from onnxprune.graph.write import signature
 from onnxprune.runtime.chain import Runner, chain
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked

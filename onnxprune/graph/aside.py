@@ -15,9 +15,8 @@ from onnx import ModelProto, TensorProto
 
 from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.deferred import deferred, kept_aside
-from onnxprune.graph.edit import has_own_bytes
 from onnxprune.graph.model import Model
-from onnxprune.graph.tensors import array_of, deferred_numbers, numpy_type
+from onnxprune.graph.tensors import array_of, deferred_numbers, has_own_bytes, numpy_type
 from onnxprune.graph.view import view
 
 

@@ -12,9 +12,10 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from onnxprune.errors import ModelError, said
 from onnxprune.graph.bodies import graphs
+from onnxprune.graph.encode import INLINE_LIMIT
 from onnxprune.graph.model import opsets_of
 from onnxprune.graph.read import read_proto
-from onnxprune.graph.write import INLINE_LIMIT, write
+from onnxprune.graph.write import write
 
 _QUANTIZED = re.compile(
     r"QuantizeLinear$|DequantizeLinear$|^QLinear|Integer(ToFloat)?$|NBits$|Bnb4$|^DynamicQuantize|^GatherBlockQuantized$"

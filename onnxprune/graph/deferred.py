@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import itertools
 import mmap
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from onnxprune.errors import ModelError
 
 PREFIX = "onnxprune-deferred:"  # in front of the keys, where a location stands
+OF_FILE = f"{PREFIX}file:"  # of what stands for a tensor that lay in a file of external data
 LARGE_BYTES = 2**16  # of what is deferred, and of what is kept in files
 
 
@@ -102,7 +104,7 @@ _COUNTER = itertools.count()
 def deferring() -> Iterator[None]:
     """Defer what edits change within the block; models that hold such tensors cannot be read behind it."""
     with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
-        block = _Block(Path(folder))
+        block = _Block(Path(folder).resolve())  # as numpy tells the files that it has mapped
         token = _BLOCK.set(block)
         try:
             yield
@@ -117,11 +119,12 @@ def defers() -> bool:
     return _BLOCK.get() is not None
 
 
-def deferred(content: Any) -> str | None:
+def deferred(content: Any, *, is_of_file: bool = False) -> str | None:
     """Return the location under which numbers are made when they are read; None where they are held as they are.
 
     Args:
         content: an array; `Numbers` and what is mapped from a file may be deferred.
+        is_of_file: whether it stands for a tensor that lay in a file of external data, and is to lie in one again.
     """
     block = _BLOCK.get()
     if block is None or content.dtype.itemsize * np.prod(content.shape) < LARGE_BYTES:
@@ -132,7 +135,7 @@ def deferred(content: Any) -> str | None:
         content = _Filed(path, content.shape, content.dtype) if is_ours else _Mapped(content)
     if not isinstance(content, (_Mapped, _Filed, Numbers)) or isinstance(content, np.ndarray):
         return None
-    key = f"{PREFIX}{next(_COUNTER)}"
+    key = f"{OF_FILE if is_of_file else PREFIX}{next(_COUNTER)}"
     _NUMBERS[key] = content
     block.keys.append(key)
     return key
@@ -155,13 +158,28 @@ def numbers_at(location: str) -> Numbers | None:
 
 
 def kept_aside(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array that takes no memory while nobody reads it, where tensors are deferred and it is large."""
+    """Return an array that takes no memory while nobody reads it, where tensors are deferred and it is large.
+
+    Where the temporary files have no room for it, it stays in memory.
+    """
     block = _BLOCK.get()
     if block is None or array.nbytes < LARGE_BYTES:
         return array
     path = block.folder / str(next(_COUNTER))
-    np.ascontiguousarray(array).tofile(path)
-    return np.memmap(path, array.dtype, "r", shape=array.shape)
+    try:
+        path.write_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return np.memmap(path, array.dtype, "r", shape=array.shape)
+    except OSError:
+        path.unlink(missing_ok=True)
+        return array
+
+
+def has_room(size_bytes: int) -> bool:
+    """Whether temporary files of so many bytes have room where they would lie."""
+    try:
+        return shutil.disk_usage(tempfile.gettempdir()).free >= size_bytes
+    except OSError:  # there is no such folder
+        return False
 
 
 def out_of_memory(arrays: Iterable[npt.NDArray[Any]]) -> None:

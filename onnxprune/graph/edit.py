@@ -18,7 +18,16 @@ from onnxprune.graph.bodies import copy_fields, graphs, graphs_of, stored_tensor
 from onnxprune.graph.deferred import Numbers, deferred
 from onnxprune.graph.model import Body, Model
 from onnxprune.graph.order import captured
-from onnxprune.graph.tensors import Array, Shape, deferred_numbers, has_external_data, opened, raw_length
+from onnxprune.graph.tensors import (
+    Array,
+    Shape,
+    deferred_numbers,
+    has_external_data,
+    has_own_bytes,
+    is_of_file,
+    opened,
+    raw_length,
+)
 
 Stated: TypeAlias = "int | float | list[int] | list[int | float] | None"
 
@@ -323,26 +332,21 @@ def initializer(model: Model, name: str, content: Array | None) -> TensorProto:
 
 def fill(target: TensorProto, source: TensorProto, array: Content) -> None:
     """Make `target` a tensor like `source` (name, doc string, type) with the contents of `array`."""
-    new = _tensor(source.name, array)
+    new = _tensor(source.name, array, is_of_file(source))
     new.doc_string = source.doc_string
     new.metadata_props.extend(source.metadata_props)
     target.CopyFrom(new)
 
 
-def _tensor(name: str, content: Content) -> TensorProto:
+def _tensor(name: str, content: Content, was_in_file: bool = False) -> TensorProto:
     """Return a tensor with some contents, which are made later where they may be; see `graph.deferred`."""
-    location = deferred(content) if has_own_bytes(content.dtype) else None
+    location = deferred(content, is_of_file=was_in_file) if has_own_bytes(content.dtype) else None
     if location is None:
         return onnx.numpy_helper.from_array(np.asarray(content, order="C"), name)
     kind = onnx.helper.np_dtype_to_tensor_dtype(content.dtype)
     tensor = TensorProto(name=name, dims=content.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=location)
     return tensor
-
-
-def has_own_bytes(dtype: np.dtype[Any]) -> bool:
-    """Whether each number of a type has whole bytes of its own in a tensor, in the order in which numpy holds them."""
-    return dtype.kind in "biuf" and dtype.byteorder in "=|<"
 
 
 def with_deferred_inside(proto: ModelProto) -> ModelProto:

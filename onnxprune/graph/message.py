@@ -16,13 +16,17 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_help
 from onnxprune.graph.bodies import copy_fields
 from onnxprune.graph.inference import element_type
 from onnxprune.graph.order import reads
-from onnxprune.graph.tensors import Array, array_of, has_external_data, lies_in_file, numpy_type, raw_length
+from onnxprune.graph.tensors import (
+    Array,
+    array_of,
+    has_external_data,
+    has_own_bytes,
+    lies_in_file,
+    numpy_type,
+    raw_length,
+)
 
 LARGE_BYTES = 2**14  # of a tensor that lies beside the message; graphs may depend on what smaller ones hold
-# Types of numpy's own that ONNX Runtime takes as they are.
-_TAKEN = frozenset(
-    ("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-)
 _NOWHERE = "beside"  # the location of tensors beside a message: there is no such file
 
 
@@ -66,7 +70,7 @@ def may_lie_beside(tensor: TensorProto) -> bool:
 
 
 def _is_taken(tensor: TensorProto) -> bool:
-    return numpy_type(tensor.data_type).name in _TAKEN
+    return has_own_bytes(numpy_type(tensor.data_type))
 
 
 def array_in_memory(tensor: TensorProto, folder: Path) -> Array:

@@ -5,7 +5,6 @@ A `Model` is never changed; `graph.edit` makes a new protobuf.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.bodies import graphs, stored_tensors
 from onnxprune.graph.dims import FixedDims
+from onnxprune.graph.encode import digest_of_message, encoded
 from onnxprune.graph.layout import lay_out
 from onnxprune.graph.ports import Port, port_of
 from onnxprune.graph.publish import Stamp
@@ -29,6 +29,7 @@ from onnxprune.graph.tensors import (
     Shape,
     array_of,
     has_external_data,
+    is_of_file,
     lies_in_file,
     numpy_type,
     raw_length,
@@ -278,8 +279,8 @@ class Model:
 
     @property
     def is_external(self) -> bool:
-        """Whether some initializer lies in a file beside the model."""
-        return any(map(lies_in_file, self.stored.graph.initializer))
+        """Whether some initializer lies in a file beside the model, or is to: its numbers are made of such a one."""
+        return any(map(is_of_file, self.stored.graph.initializer))
 
     def weights_of(self, index: int) -> list[str]:
         """Return the names of the weights that a node reads itself."""
@@ -291,24 +292,29 @@ class Model:
         return array_of(self.constants[name].tensor, self.folder)
 
     def size_bytes(self) -> int:
-        """Return the bytes that the model takes on disk, external data included."""
+        """Return the bytes that the model takes on disk, external data included; in memory, those that it will."""
+        if self.file.path is None:
+            return self._bytes_once_written
         proto, ends = self.stored, dict[str, int]()
         for tensor in filter(lies_in_file, proto.graph.initializer):
             info = ExternalDataInfo(tensor)
             end = (info.offset or 0) + raw_length(tensor)
             ends[info.location] = max(end, ends.get(info.location, 0))
-        return self._own_bytes() + sum(ends.values())
+        return self.file.path.stat().st_size + sum(ends.values())
 
     @cached_property
     def needed_bytes(self) -> int:
         """The bytes that it would take if it were written anew: without those of old files that no tensor lies on."""
-        if not self.is_external:
-            return self.size_bytes()
-        return self._own_bytes() + lay_out(self.file.proto.graph.initializer, self.folder, self.alignment).length
-
-    def _own_bytes(self) -> int:
         path = self.file.path
-        return path.stat().st_size if path else self.stored.ByteSize()
+        if path is None or not self.is_external:
+            return self.size_bytes()
+        layout = lay_out(self.file.proto.graph.initializer, self.folder, self.alignment)
+        return path.stat().st_size + layout.length
+
+    @cached_property
+    def _bytes_once_written(self) -> int:
+        """The bytes that a model in memory takes once it is written, those of deferred tensors included."""
+        return encoded(self.stored, self.folder, self.is_external, self.alignment)[0]
 
     @property
     def data_files(self) -> set[Path]:
@@ -318,7 +324,7 @@ class Model:
 
     def sha256(self) -> str:
         """Return the SHA-256 of the bytes that were read (of the serialized message for a model in memory), in hex."""
-        return self.file.digest or hashlib.sha256(self.file.proto.SerializeToString(deterministic=True)).hexdigest()
+        return self.file.digest or digest_of_message(self.file.proto)
 
 
 def alignment_of(proto: ModelProto) -> int:

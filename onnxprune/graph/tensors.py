@@ -19,7 +19,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import PREFIX, Numbers, numbers_at
+from onnxprune.graph.deferred import OF_FILE, PREFIX, Numbers, numbers_at
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -33,12 +33,20 @@ WEIGHTS = frozenset(  # element types of weights: floats, and integers of at mos
     for name, number in TensorProto.DataType.items()
     if name.startswith(("FLOAT", "BFLOAT", "DOUBLE")) or name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
 )
+_OWN = frozenset(  # types of numpy's own; the kind does not tell them from those that ml_dtypes adds
+    ("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+)
 _FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def numpy_type(data_type: int) -> np.dtype[Any]:
     """Return the numpy type of an ONNX element type."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+
+
+def has_own_bytes(dtype: np.dtype[Any]) -> bool:
+    """Whether numpy itself has a type, and holds its numbers as a tensor does: ONNX Runtime takes arrays of it."""
+    return dtype.name in _OWN and dtype.byteorder in "=|<"
 
 
 def numpy_of(tensor: TensorProto) -> Array:
@@ -65,6 +73,11 @@ def deferred_numbers(tensor: TensorProto) -> Numbers | None:
 def lies_in_file(tensor: TensorProto) -> bool:
     """Whether the contents of a tensor lie in a file beside the model: outside of it, and not deferred."""
     return has_external_data(tensor) and not ExternalDataInfo(tensor).location.startswith(PREFIX)
+
+
+def is_of_file(tensor: TensorProto) -> bool:
+    """Whether the contents of a tensor lie in a file beside the model, or stand for what did."""
+    return lies_in_file(tensor) or (has_external_data(tensor) and ExternalDataInfo(tensor).location.startswith(OF_FILE))
 
 
 def raw_length(tensor: TensorProto) -> int:

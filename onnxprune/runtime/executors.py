@@ -34,10 +34,10 @@ from onnxprune import check
 from onnxprune.algebra.threads import cores_limited, one_blas_thread
 from onnxprune.errors import InputError, ModelError, OptionError
 from onnxprune.graph.dims import FixedDims
+from onnxprune.graph.encode import fits_one_message, serialize
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.read import load, parse
-from onnxprune.graph.write import fits_one_message, serialize
 from onnxprune.runtime.cluster import connected
 from onnxprune.runtime.session import threads_limited
 

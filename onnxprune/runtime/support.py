@@ -14,11 +14,11 @@ from onnxprune.dependency.rules import LOCKED, RULES
 from onnxprune.errors import ModelError
 from onnxprune.graph.checks import is_standard, skeleton
 from onnxprune.graph.deduce import deduced_types
+from onnxprune.graph.encode import fits_one_message, serialize
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.parts import element_types, lone
 from onnxprune.graph.probe import probe
 from onnxprune.graph.remainder import key_of, remainder
-from onnxprune.graph.write import fits_one_message, serialize
 from onnxprune.runtime.session import open_session
 
 _NO_OPERATOR = ("not a registered function/op", "No Op registered", "not registered")

@@ -9,11 +9,11 @@ import torch
 
 from onnxprune.data.caches import suited
 from onnxprune.errors import ModelError
+from onnxprune.graph.encode import serialize
 from onnxprune.graph.model import Model
 from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import serialize
 from onnxprune.runtime.session import open_session
 from onnxprune.training.network import Network
 from onnxprune.training.operators.types import tensor_of

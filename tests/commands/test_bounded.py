@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from onnxprune.progress import silent
 from onnxprune.runtime import chain as chains
 from onnxprune.runtime.room import memory_limited
 from onnxprune.surgery.mask import masked
+from tests.support.build import model
 from tools.models.export_large import Sizes, decoder
 
 SIZES = Sizes(layers=2, hidden=160, ffn=512, heads=4, kv_heads=2, vocabulary=600, positions=1100, is_tied=True)
@@ -53,8 +55,8 @@ def made_later(monkeypatch):
     """A list that grows by the shape of each tensor whose numbers are made when they are read."""
     seen, original = [], edit.deferred
 
-    def watched(content):
-        location = original(content)
+    def watched(content, **options):
+        location = original(content, **options)
         seen.extend([] if location is None else [tuple(content.shape)])
         return location
 
@@ -65,7 +67,7 @@ def made_later(monkeypatch):
 def pruned(path, target, limit, data=None, **options):
     target.parent.mkdir(exist_ok=True)
     with memory_limited(limit):
-        return prune_file(path, target, make_options(ratio=0.25, **options), data, force=True, progress=silent)
+        return prune_file(path, target, make_options(**{"ratio": 0.25, **options}), data, force=True, progress=silent)
 
 
 def test_the_file_is_the_same_when_weights_alone_decide(path, tmp_path, ran, made_later):
@@ -103,6 +105,68 @@ def test_a_file_that_holds_its_weights_becomes_the_same(path, tmp_path, ran, mad
     assert not defers()
 
 
+@pytest.fixture
+def branched(tmp_path):
+    """A file with three branches, whose weights are large enough to be set aside, and samples."""
+    lines, weights = ["s0 = MatMul(x, win)"], {"win": (24, 96), "wo": (96, 10)}
+    for i in range(3):
+        lines += [
+            f"n{i} = LayerNormalization(s{i}, g{i}, be{i})", f"a{i} = MatMul(n{i}, u{i})", f"r{i} = Relu(a{i})",
+            f"b{i} = MatMul(r{i}, d{i})", f"s{i + 1} = Add(s{i}, b{i})",
+        ]  # fmt: skip
+        weights |= {f"u{i}": (96, 256), f"d{i}": (256, 96)}
+        weights |= {f"g{i}": np.ones(96, np.float32), f"be{i}": np.zeros(96, np.float32)}
+    onnx.save(model(*lines, "y = MatMul(s3, wo)", x="float[n,24] x", **weights), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((64, 24)).astype(np.float32)
+    np.savez(tmp_path / "m.npz", x=x)
+    return tmp_path / "m.onnx"
+
+
+def test_without_room_for_temporary_files_the_model_is_held(branched, tmp_path, made_later, monkeypatch):
+    """The result is the same, in more memory."""
+    written, asked = [], []
+    monkeypatch.setattr(pruning, "HELD_BYTES", 0)
+    for room in (True, False):
+        monkeypatch.setattr(pruning, "has_room", lambda size, room=room: asked.append(size) or room)
+        made_later.clear()
+        target = tmp_path / f"{room}" / "p.onnx"
+        pruned(branched, target, 10**12, **BY_WEIGHTS)
+        assert bool(made_later) == room
+        written.append(target.read_bytes())
+    assert written[0] == written[1]
+    assert asked == pytest.approx([2 * branched.stat().st_size] * 2, rel=0.02)
+
+
+@pytest.mark.parametrize("options", [{"without": ("b1",)}, {"rounds": 2}, {"linearize": ("b1",)}])
+def test_a_target_of_size_is_met_by_what_is_set_aside(options, branched, monkeypatch):
+    """Versions between two steps are in memory: their deferred weights count."""
+    size, written = branched.stat().st_size, []
+    for held in (10**12, 0):
+        monkeypatch.setattr(pruning, "HELD_BYTES", held)
+        result = prune(
+            branched, data=str(branched.with_suffix(".npz")), targets={"size": 0.5}, effort="quick", criterion="l2",
+            round_to=1, latency=False, **options,
+        )  # fmt: skip
+        written.append(result.model.SerializeToString())
+    assert written[0] == written[1]
+    assert 0.47 * size < len(written[1]) <= 0.5 * size
+
+
+def test_a_target_of_size_is_met_by_external_data_in_little_memory(branched, tmp_path, made_later):
+    """A version of such a model is external as well, also where it was made of deferred tensors alone."""
+    onnx.save(onnx.load(branched), tmp_path / "e.onnx", save_as_external_data=True, location="e.data")
+    options, sizes = {"targets": {"size": 0.5}, "without": ("b1",), "round_to": 1}, []
+    for limit in (10**12, 1_000_000):
+        assert made_later == []
+        place = tmp_path / f"{limit}" / "p.onnx"
+        pruned(tmp_path / "e.onnx", place, limit, branched.with_suffix(".npz"), ratio=None, **options, **BY_WEIGHTS)
+        sizes.append(load(place).size_bytes())
+    assert made_later
+    size = load(tmp_path / "e.onnx").size_bytes()
+    assert sizes[0] == sizes[1]
+    assert 0.45 * size < sizes[1] <= 0.5 * size
+
+
 def test_a_folder_is_as_its_file(path, tmp_path, ran, made_later):
     """Both files of a network, one of which follows the other."""
     source, options = tmp_path / "both", make_options(ratio=0.25, **BY_WEIGHTS)
@@ -118,6 +182,22 @@ def test_a_folder_is_as_its_file(path, tmp_path, ran, made_later):
     for each in result.files:
         written = load(result.target / each.name)
         assert all(np.array_equal(written.array(name), alone.array(name)) for name in alone.constants)
+    assert not defers()
+
+
+def test_files_of_a_folder_are_set_aside(branched, tmp_path, made_later, monkeypatch):
+    """The file that follows no other one, that is."""
+    source, written = tmp_path / "both", []
+    source.mkdir()
+    for name in ("first", "second"):
+        shutil.copyfile(branched, source / f"{name}.onnx")
+    for held in (10**12, 0):
+        monkeypatch.setattr(pruning, "HELD_BYTES", held)
+        assert made_later == []
+        result = prune_files(source, tmp_path / f"{held}", make_options(ratio=0.25, **BY_WEIGHTS), progress=silent)
+        written.append([(result.target / each.name).read_bytes() for each in result.files])
+    assert {(96, 192), (192, 96)} <= set(made_later)
+    assert written[0] == written[1]
     assert not defers()
 
 

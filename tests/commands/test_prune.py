@@ -388,7 +388,7 @@ def test_external_data_of_a_result(tmp_path):
 
 
 def test_a_model_too_large_for_one_file(tmp_path, monkeypatch, steady):
-    monkeypatch.setattr("onnxprune.graph.write.INLINE_LIMIT", 1000)
+    monkeypatch.setattr("onnxprune.graph.encode.INLINE_LIMIT", 1000)
     source = tmp_path / "m.onnx"
     source.write_bytes(dense("b = Relu(a)", mid=700).SerializeToString())
     target = tmp_path / "small.onnx"

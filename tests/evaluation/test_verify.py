@@ -146,7 +146,7 @@ def test_scalars_have_no_samples():
 def test_a_model_too_large_for_a_message_is_compared_through_a_file(monkeypatch):
     traced, kept = planned(dense("b = Relu(a)"))
     pruned = rewrite(traced, kept).proto
-    monkeypatch.setattr("onnxprune.graph.write.INLINE_LIMIT", 10)
+    monkeypatch.setattr("onnxprune.graph.encode.INLINE_LIMIT", 10)
     assert verified(traced, kept, pruned).passed
 
 

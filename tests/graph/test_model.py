@@ -658,7 +658,7 @@ def test_external_data_may_be_replaced_by_its_own_successor(tmp_path):
 
 
 def test_what_fits_no_message_goes_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxprune.graph.write.INLINE_LIMIT", 1000)
+    monkeypatch.setattr("onnxprune.graph.encode.INLINE_LIMIT", 1000)
     data = write(linear(), tmp_path / "out.onnx", tmp_path)
     assert data == tmp_path / "out.onnx.data"
     assert load(tmp_path / "out.onnx").is_external
