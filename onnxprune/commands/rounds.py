@@ -170,8 +170,8 @@ class _Rounds:
             _turn_into(report, self._whole(report))
 
         told = partial(with_report, publish, as_whole)
-        nothing = None, None
-        return written_in(self.int8, self.first, self._met(), finished, publish=told, others=nothing, progress=progress)
+        others = self.job.original, self.job.timed
+        return written_in(self.int8, self.first, self._met(), finished, publish=told, others=others, progress=progress)
 
     def _met(self) -> Decision:
         """Return the decision that cuts nothing more, under the targets of eight bits where these are written."""
