@@ -90,6 +90,8 @@ class CutAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return what `nn.MultiheadAttention` returns: the outputs, and the weights where they are needed."""
+        if is_causal and attn_mask is None:
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")  # as nn.MultiheadAttention does
         is_one = query.dim() == 2
         axis = 1 if is_one or not self.batch_first else 0  # of the batch, in what is returned
         queries, keys, values = self._by_head(*self._projected(query, key, value, is_one))

@@ -23,6 +23,8 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1
 _BARE = (nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no tensors that do
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of all modules
+
 
 def resized(
     module: nn.Module, state: Mapping[str, Any], kept: Mapping[str, Kept], elsewhere: Sequence[WeightCut] = ()
@@ -91,6 +93,8 @@ def _with_cut_layers(
             others[id(layer)] = CutAttention(layer, heads_left(name, layer, _rows(name, layer, kept)))
         elif isinstance(layer, nn.GroupNorm) and _is_bare(layer) and elsewhere:
             others[id(layer)] = CutGroupNorm(name, layer, _groups_by_channels(name, layer, cuts, elsewhere))
+        if id(layer) in others:
+            _check_hooks(name, layer)
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
             if id(child) in others:
@@ -98,6 +102,15 @@ def _with_cut_layers(
         if isinstance(parent, nn.TransformerEncoder) and others:
             parent.use_nested_tensor = False  # which its shortcut alone can read
     return others.get(id(network), network)
+
+
+def _check_hooks(name: str, layer: nn.Module) -> None:
+    """Raise InputError for a layer with hooks, which another layer in its place would not call."""
+    if any(getattr(layer, hooks) for hooks in _HOOKS):
+        raise InputError(
+            f"{name}: a {type(layer).__name__} with hooks gives way to another layer, which would not call them: "
+            "remove them first, and register them on the result"
+        )
 
 
 def _rows(name: str, layer: nn.MultiheadAttention, kept: Mapping[str, Kept]) -> list[Sequence[int]]:

@@ -101,6 +101,14 @@ def test_causal_attention_of_a_sequence_to_itself():
     torch.testing.assert_close(cut(query, query, query, **call)[0], masked(query, query, query, **call)[0])
 
 
+def test_a_causal_hint_without_a_mask_fails_as_that_of_pytorch_does():
+    query = inputs()[0]
+    for layer in shrunk(attention(), [0, 2]):
+        for needs_weights in (False, True):
+            with pytest.raises(RuntimeError, match="Need attn_mask if specifying the is_causal hint"):
+                layer(query, query, query, need_weights=needs_weights, is_causal=True)
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [

@@ -146,3 +146,16 @@ def test_groups_that_two_cuts_tell_differently_are_refused(scale):
         groups_left([scale], WHOLE, INSIDE)
     with pytest.raises(InputError, match="0: a GroupNorm without weights may lose units, as 'ones' did: no tensor"):
         groups_left([("ones", [0, 1, 2], None)], WHOLE)
+
+
+@pytest.mark.parametrize("layer", [nn.GroupNorm(4, 16, affine=False), nn.MultiheadAttention(16, 4)])
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_a_layer_with_hooks_does_not_give_way_to_another(layer, hook):
+    network = nn.Sequential(layer)
+    handle = getattr(layer, hook)(lambda *_: None)
+    state = layer.state_dict()
+    named = {"0.in_proj_weight": {0: [*range(4), *range(16, 20), *range(32, 36)]}} if state else {}
+    smaller = cut_state(network.state_dict(), named)
+    with pytest.raises(InputError, match=f"0: a {type(layer).__name__} with hooks gives way to another layer"):
+        resized(network, smaller, named, [WeightCut("ones", {0: [0]}, lambda: np.ones(4))])
+    handle.remove()
