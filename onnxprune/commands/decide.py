@@ -15,8 +15,10 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import MetAlready, OptionError, UnreachableTarget
 from onnxprune.evaluation.place import timed_feeds
+from onnxprune.graph.model import Model
 from onnxprune.graph.sparse import as_stored
 from onnxprune.graph.write import Written, foreseen
+from onnxprune.latency.bench import Race
 from onnxprune.planning.choice import least_counts, shaped_counts
 from onnxprune.planning.costs import Bound, Predict
 from onnxprune.planning.options import Options
@@ -142,7 +144,8 @@ def decide(
     originals = _originals(traced, speed, options)
     bounds = tuple((each, each.fraction(originals.get(each.kind, 1.0))) for each in options.bounds)
     whole = _whole(prepared, speed, deployed, {target.kind: fraction for target, fraction in bounds})
-    fractions = _due(bounds, whole, deployed)
+    prepared, fractions = _due(prepared, bounds, whole, deployed)
+    options = prepared.options
     aims = _aims(fractions, whole)  # what counts must be, so that files are as large as they may be
 
     def plan_counted(machine: Machine) -> Plan:
@@ -163,8 +166,9 @@ def decide(
             missed = [f"{each} (at best {_amount(each, reached, originals)})" for each, reached in best]
             raise UnreachableTarget(f"target {', '.join(missed)} {UNREACHABLE}", error.best) from None
 
-    if speed is None:
-        return Decision(plan_for(UNKNOWN), bounds)
+    memory, latency = _measures(bounds, speed)
+    if speed is None or not (fractions or options.finds_steps):
+        return Decision(plan_for(UNKNOWN), bounds, memory=memory, latency=latency)
     predict = _predictions(prepared, speed)
     accepted, attempts = meet_targets(
         plan_for,
@@ -177,8 +181,6 @@ def decide(
         progress=progress,
     )
     steps = _steps_by_name(accepted, prepared) if options.finds_steps else {}
-    memory = speed.memory_of if "memory" in predict else None
-    latency = speed.race_of if "latency" in dict(fractions) else None
     return Decision(
         accepted.plan, bounds, attempts, accepted, steps, speed.complete, speed.unknown, memory,
         latency, speed.over, speed.unsure,
@@ -228,13 +230,32 @@ def _predictions(prepared: PreparedModel, speed: Speed) -> dict[str, Predict]:
 
 
 def _due(
-    bounds: Sequence[tuple[Target, float]], whole: Mapping[str, float], deployed: Deployed | None
-) -> tuple[Bound, ...]:
-    """Return the targets by kind; raise MetAlready when the model meets all without a cut, as it is deployed."""
-    if bounds and all(fraction >= whole.get(target.kind, 1.0) for target, fraction in bounds):
-        met, by = ", ".join(str(target) for target, _ in bounds), "" if deployed is None else f" in {deployed.name}"
-        raise MetAlready(f"nothing has to go: the model meets {met} already{by}")
-    return tuple((target.kind, fraction) for target, fraction in bounds)
+    prepared: PreparedModel,
+    bounds: Sequence[tuple[Target, float]],
+    whole: Mapping[str, float],
+    deployed: Deployed | None,
+) -> tuple[PreparedModel, tuple[Bound, ...]]:
+    """Return the model, and the targets by kind; without them where it meets all as it is deployed.
+
+    Raises:
+        MetAlready: when it does, and no shape or ratio of a group asks for a cut.
+    """
+    if not bounds or any(fraction < whole.get(target.kind, 1.0) for target, fraction in bounds):
+        return prepared, tuple((target.kind, fraction) for target, fraction in bounds)
+    if prepared.options.shape or prepared.options.ratios:
+        return prepared.with_options(replace(prepared.options, targets=(), ratio=0.0)), ()
+    met, by = ", ".join(str(target) for target, _ in bounds), "" if deployed is None else f" in {deployed.name}"
+    raise MetAlready(f"nothing has to go: the model meets {met} already{by}")
+
+
+def _measures(
+    bounds: Sequence[tuple[Target, float]], speed: Speed | None
+) -> tuple[Callable[[Model], float | None] | None, Callable[[Model, float], Race] | None]:
+    """Return what measures memory and latency of written models, where these are bounded."""
+    if speed is None:
+        return None, None
+    kinds = {target.kind for target, _ in bounds}
+    return speed.memory_of if "memory" in kinds else None, speed.race_of if "latency" in kinds else None
 
 
 def _aims(fractions: Sequence[Bound], whole: Mapping[str, float]) -> dict[str, float]:

@@ -23,12 +23,7 @@ from onnxprune.commands.finish import published
 from onnxprune.commands.folder_samples import Samples
 from onnxprune.commands.folder_settings import CacheSizes
 from onnxprune.commands.folder_settle import PrunedFile, settle, settle_tokens
-from onnxprune.commands.folder_words import (
-    Tokens,
-    check_alike,
-    check_cut,
-    tokens_alone,
-)
+from onnxprune.commands.folder_words import Tokens, check_alike, check_cut, tokens_alone, without_samples
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.pages import with_details
@@ -350,9 +345,10 @@ class _Run:
             self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
         if followers and self.options.vocabulary is None:
             return self._alike(lead, followers, samples)
+        others = replace(self, options=without_samples(self.options))
         return [
             self._by_itself(lead.model, samples),
-            *(self._by_itself(file.model, Samples(None, None), leads=False) for file in followers),
+            *(others._by_itself(file.model, Samples(None, None), leads=False) for file in followers),
         ]
 
     def _alike(self, lead: Held, followers: Sequence[Held], samples: Samples) -> list[PrunedFile]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from onnxprune.commands.folder_settle import PrunedFile
 from onnxprune.commands.folder_tokenizer import folder_of
+from onnxprune.dependency.vocabulary import most_rows
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
@@ -26,7 +27,7 @@ def takes_tokens(model: Model) -> bool:
 class Tokens:
     """What files of a folder tell of tokens that other files may score."""
 
-    counts: frozenset[int]  # how many there are, by what files with ids take
+    counts: frozenset[int]  # how many there are, by the vocabularies of files with ids
     widths: frozenset[int]  # of what these files give, such as embeddings
 
     @classmethod
@@ -37,7 +38,7 @@ class Tokens:
             OptionError: as `scored`; it names the model.
         """
         own = [model for model in models.values() if takes_tokens(model)]
-        counts = {port.below for model in own for port in model.inputs if port.holds_tokens}
+        counts = {most_rows(port.below or 0 for port in model.inputs if port.holds_tokens) for model in own}
         given = _widths(port for model in own for port in model.outputs)
         tokens = cls(frozenset(filter(None, counts)), frozenset(given))
         for name, model in models.items():
@@ -82,6 +83,11 @@ def tokens_alone(options: Options) -> Options | None:
     if options.vocabulary is None or not (options.cuts_widths or options.shortens):
         return None
     return replace(options, targets=(), ratio=0.0, ratios=(), shape=(), depth=None, without=(), method=None)
+
+
+def without_samples(options: Options) -> Options:
+    """Return options of a file that gets no samples, as another one of its network did."""
+    return replace(options, samples=None, metric=None, preprocess=None)
 
 
 def check_cut(files: Sequence[PrunedFile]) -> None:

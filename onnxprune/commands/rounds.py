@@ -170,14 +170,14 @@ class _Rounds:
             _turn_into(report, self._whole(report))
 
         told = partial(with_report, publish, as_whole)
-        nothing = None, None
-        return written_in(self.int8, self.first, self._met(), finished, publish=told, others=nothing, progress=progress)
+        others = self.job.original, self.job.timed
+        return written_in(self.int8, self.first, self._met(), finished, publish=told, others=others, progress=progress)
 
     def _met(self) -> Decision:
         """Return the decision that cuts nothing more, under the targets of eight bits where these are written."""
         if self.int8 is None:
             return Decision(Plan({}))
-        goals, _ = self._costs()
+        goals, _, _ = self._costs()
         return met_by(self.first, tuple((target, goals[target.kind]) for target in self.job.options.bounds))
 
     # -- one round -----------------------------------------------------------------------------------------
@@ -190,10 +190,11 @@ class _Rounds:
         """
         left, told = self.job.learning.rounds - number, self._progress_of(number)
         prepared = self.first if self.model is self.job.model else self._prepared(told)
-        goals, now = self._costs()
+        goals, now, originals = self._costs()
         if self.int8 is not None and left > 1:
             goals = {kind: goal / self.int8.share(kind) for kind, goal in goals.items()}
-        deployed = DEPLOYED if self.int8 is not None and left == 1 else ()
+        kinds = DEPLOYED if self.int8 is not None and left == 1 else ()
+        deployed = {kind: originals[kind] for kind in kinds if kind in originals}
         options = options_of_round(self.all_rounds, self.units, goals, now, left, deployed)
         if options is None:
             raise NothingToPrune(f"nothing has to go: {', '.join(map(str, self.job.options.bounds))} is met already")
@@ -204,8 +205,11 @@ class _Rounds:
         if is_first:
             self._check_reachable(evidence, options)
         budget, tuning = self._tuning_of(number)
-        shares = {target.kind: target.value for target in options.bounds}
-        noted = {"wanted": {kind: now[kind] * share for kind, share in shares.items()}, "budget": budget}
+        wanted_of = {
+            target.kind: now[target.kind] * target.value if target.is_fraction else goals[target.kind]
+            for target in options.bounds
+        }
+        noted = {"wanted": wanted_of, "budget": budget}
         once = Pass(
             partial(with_report, publish, lambda report: report.update(round=noted)),
             improve=None if tuning is None else improver(prepared, tuning, told),
@@ -259,8 +263,11 @@ class _Rounds:
         """Yield the steps or seconds that the rounds so far had."""
         return (report["round"]["budget"] for report in self.cuts)
 
-    def _costs(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the targets, and what is left by now costs, as fractions of the original by kind."""
+    def _costs(self) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """Return the targets and what is left by now costs, as fractions of the original, and what that costs, by kind.
+
+        What has to be measured is left out of the last where nothing needs it: the original is what is left then.
+        """
         targets = self.job.options.bounds
         before: dict[str, float] = dict(Counter(self.first.traced).before)
         now = dict(before)
@@ -274,7 +281,7 @@ class _Rounds:
             before |= {kind: sides[0] for kind, sides in costs.items()}
             now |= {kind: sides[1] for kind, sides in costs.items()}
         goals = {target.kind: target.fraction(before.get(target.kind, 1.0)) for target in targets}
-        return goals, {kind: now.get(kind, 1.0) / max(1e-12, before.get(kind, 1.0)) for kind in goals}
+        return goals, {kind: now.get(kind, 1.0) / max(1e-12, before.get(kind, 1.0)) for kind in goals}, before
 
     def _measured(self) -> dict[str, tuple[float, float]]:
         """Return latency in ms and memory in bytes, of the original and of what is left by now."""

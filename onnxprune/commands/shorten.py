@@ -98,7 +98,7 @@ def _by_depth(  # noqa: PLR0917 - as they follow from one another
                 return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress, int8)
         if int8 is not None:
             originals = {kind: cost.original for kind, cost in left.costs.items()}
-            bounds = tuple((each, each.fraction(originals[each.kind])) for each in job.options.bounds)
+            bounds = tuple((each, each.fraction(originals.get(each.kind, 1.0))) for each in job.options.bounds)
             decision = met_by(prepared, bounds)
     improve, options = None, job.learning.tuning
     if options is not None:

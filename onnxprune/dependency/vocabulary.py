@@ -11,7 +11,7 @@ rules of the operators.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.dependency.axes import Atom, Axis
@@ -78,11 +78,16 @@ def vocabulary(model: Model, scored: int | None = None) -> Vocabulary:
     if not found:
         named = ", ".join(port.name for port in model.inputs)
         raise OptionError(f"vocabulary: no input of the model ({named}) holds indices into a table of it")
-    size = max(max(ids.rows) for ids in found)
+    size = most_rows(max(ids.rows) for ids in found)
     own = [ids for ids in found if size in ids.rows]
     for ids in own:
         _check_followed(ids)
     return _opened(model, probed, size, own)
+
+
+def most_rows(rows: Iterable[int]) -> int:
+    """Return how many tokens there are, by the rows of the tables that inputs index: other tables have fewer."""
+    return max(rows, default=0)
 
 
 def _scored(model: Model, probed: Probe, size: int) -> Vocabulary:

@@ -10,9 +10,7 @@ from onnxprune.dependency.cost import CACHE
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
 from onnxprune.planning.options import Options
-from onnxprune.planning.targets import exact
-
-_UNITS = {"latency": "ms", "memory": "B", "size": "B"}  # of what costs of these kinds are told in
+from onnxprune.planning.targets import measured_amount
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def targets_left(
         if goal < 1:
             left.append((target.kind, goal if target.is_fraction else target.text if target.unit else target.value))
         elif target.kind in deployed:
-            left.append((target.kind, f"{exact(goal * cost.share * cost.original)}{_UNITS[target.kind]}"))
+            left.append((target.kind, measured_amount(target.kind, goal * cost.share * cost.original)))
     return tuple(left)
 
 

@@ -7,13 +7,15 @@ those after it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from onnxprune.dependency.groups import Group
 from onnxprune.errors import OptionError
 from onnxprune.planning.choice import least_counts, named_ratios, select_ratios, shaped_counts
 from onnxprune.planning.options import Options
+from onnxprune.planning.targets import measured_amount
 from onnxprune.training.settings import TuneOptions
 
 # Of the tuning, for the last round: it alone trains what is written. A choice; `tools/measure/rounds.py shares` tells.
@@ -65,7 +67,7 @@ def options_of_round(  # noqa: PLR0917 - as they follow from one another
     goals: Mapping[str, float],
     now: Mapping[str, float],
     left: int,
-    deployed: Collection[str] = (),
+    deployed: Mapping[str, float] = MappingProxyType({}),
 ) -> Options | None:
     """Return the options of one round, in terms of what is there; None where all that is aimed at is reached.
 
@@ -75,12 +77,17 @@ def options_of_round(  # noqa: PLR0917 - as they follow from one another
         goals: of the targets, as fractions of the original, by kind.
         now: what is there costs, as fractions of the original, by kind of target.
         left: rounds, this one included.
-        deployed: kinds of targets that are not of the model but of what is made of it in this round: where the model
-            meets one, what is made of it is to cost no more than that.
+        deployed: what the original costs, in ms or bytes, by kinds of targets that are not of the model but of what is
+            made of it in this round: where the model meets one, what is made of it is still to cost no more than the
+            goal, and the target is that amount.
     """
     options, whole = all_rounds.options, all_rounds.units
     shares = {kind: kept_share(goal, now[kind], left) for kind, goal in goals.items()}
-    targets = tuple((kind, share) for kind, share in shares.items() if share < _MET or kind in deployed)
+    targets = tuple(
+        (kind, share if share < _MET else measured_amount(kind, goals[kind] * deployed[kind]))
+        for kind, share in shares.items()
+        if share < _MET or kind in deployed
+    )
     there = {name: count for name, count in units.items() if name in whole}
     named = {
         name: 1 - kept_share(1 - ratio, there[name] / whole[name], left)

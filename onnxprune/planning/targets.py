@@ -32,6 +32,8 @@ COUNTED = (
     "kv-cache",
 )  # kinds of which a whole number above 1 is an amount as it is
 _LONGEST = 24  # digits of a number that is written without an exponent
+_DIGITS = 6  # of milliseconds that are told
+_NOISE = 1e-12  # of an amount, by which arithmetic may miss a whole number
 MEASURED = ("latency", "memory")  # kinds that are predicted, and measured before anything is promised
 
 
@@ -75,6 +77,22 @@ def exact(value: float) -> str:
     number = Decimal(repr(float(value)))
     text = f"{number:f}".removesuffix(".0")
     return text if len(text) <= _LONGEST else repr(float(value))
+
+
+def measured_amount(kind: str, value: float) -> str:
+    """Return an amount in milliseconds or bytes as `parse` reads it: no more than it is, and without digits of noise.
+
+    >>> measured_amount("size", 90881.09999999999), measured_amount("latency", 0.8123456789)
+    ('90881B', '0.812345ms')
+
+    Args:
+        kind: latency, memory or size.
+        value: in ms, or in bytes.
+    """
+    if kind == "latency":
+        unit = 10.0 ** (math.floor(math.log10(value)) - _DIGITS + 1)
+        return f"{exact(float(f'{math.floor(value / unit * (1 + _NOISE)) * unit:.{_DIGITS}g}'))}ms"
+    return f"{max(1, math.floor(value * (1 + _NOISE)))}B"
 
 
 def parse(kind: Any, value: Any) -> Target:

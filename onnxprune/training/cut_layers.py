@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +90,8 @@ class CutAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return what `nn.MultiheadAttention` returns: the outputs, and the weights where they are needed."""
+        if is_causal and attn_mask is None:
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")  # as nn.MultiheadAttention does
         is_one = query.dim() == 2
         axis = 1 if is_one or not self.batch_first else 0  # of the batch, in what is returned
         queries, keys, values = self._by_head(*self._projected(query, key, value, is_one))
@@ -192,30 +194,28 @@ def _additive(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 class CutGroupNorm(nn.Module):
-    """An `nn.GroupNorm` without weights that may have lost whole groups: what it reads tells how many are left."""
+    """An `nn.GroupNorm` without weights that may have lost groups, or units of all: what it reads tells how many."""
 
-    def __init__(self, name: str, layer: nn.GroupNorm, counts: Collection[int]) -> None:
-        """Take what a layer says of itself, and the numbers of groups that may be left of it."""
+    def __init__(self, name: str, layer: nn.GroupNorm, groups: Mapping[int, int]) -> None:
+        """Take what a layer says of itself, and how many groups there are by how many channels may be left."""
         super().__init__()
-        self.name, self.eps, self.counts = name, layer.eps, (*sorted({layer.num_groups, *counts}),)
-        self.channels_of_group = layer.num_channels // layer.num_groups
+        self.name, self.eps, self.groups = name, layer.eps, dict(groups)
         self.train(layer.training)
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         """Return the value, [batch, channels, ...], normalised by groups.
 
         Raises:
-            InputError: when no number of groups that may be left has so many channels.
+            InputError: when so many channels cannot be left.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TracerWarning)  # the number of channels is the same in all calls
             channels = int(value.shape[1])
-        groups = channels // self.channels_of_group
-        if groups * self.channels_of_group != channels or groups not in self.counts:
-            counts = " or ".join(str(each * self.channels_of_group) for each in self.counts)
+        groups = self.groups.get(channels)
+        if groups is None:
+            counts = " or ".join(map(str, sorted(self.groups)))
             raise InputError(
-                f"{self.name}: a GroupNorm without weights, of {self.channels_of_group} channels in a group, reads "
-                f"{channels} channels, where {counts} may be left by the cut: units inside of its groups were cut; "
-                "write the layer anew"
+                f"{self.name}: a GroupNorm without weights reads {channels} channels, where {counts} may be left by "
+                "the cut: how many groups they are in cannot be told; write the layer anew"
             )
         return functional.group_norm(value, groups, eps=self.eps)

@@ -6,6 +6,7 @@ Layers that cannot have the new sizes give way to ones of `cut_layers` that can.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _BARE = (nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no tensors that do
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of all modules
 
 
 def resized(
@@ -62,11 +65,7 @@ def _check_sizes(layer: nn.Module, name: str, changed: Collection[str], elsewher
             "others; cut the state dict instead, and write the layer anew"
         )
     if elsewhere and isinstance(layer, _BARE) and _is_bare(layer):
-        first = min(each.name for each in elsewhere)
-        raise InputError(
-            f"{name}: a {type(layer).__name__} without weights may lose units, as {first!r} did: no "
-            "tensor says how many; cut the state dict instead, and write the layer anew"
-        )
+        raise _untold(name, layer, min(elsewhere, key=lambda each: each.name))
 
 
 def _has_any(layer_name: str, names: Collection[str]) -> bool:
@@ -85,15 +84,17 @@ def _with_cut_layers(
     network: nn.Module, changed: Collection[str], kept: Mapping[str, Kept], elsewhere: Sequence[WeightCut]
 ) -> nn.Module:
     """Return a network with layers of `cut_layers` for those that cannot have the sizes that are left."""
+    before = network.state_dict()
     others: dict[int, nn.Module] = {}  # by the identity of the layer whose place they take
+    cuts = [(before[name].shape, each) for name, each in kept.items()]
     for name, layer in network.named_modules():
         if type(layer).forward is nn.MultiheadAttention.forward and _has_any(name, changed):
             assert isinstance(layer, nn.MultiheadAttention)
             others[id(layer)] = CutAttention(layer, heads_left(name, layer, _rows(name, layer, kept)))
-        elif isinstance(layer, nn.GroupNorm) and _is_bare(layer):
-            counts = [len(each.kept[0]) for each in elsewhere if _is_along(each, layer.num_groups)]
-            if counts:
-                others[id(layer)] = CutGroupNorm(name, layer, counts)
+        elif isinstance(layer, nn.GroupNorm) and _is_bare(layer) and elsewhere:
+            others[id(layer)] = CutGroupNorm(name, layer, _groups_by_channels(name, layer, cuts, elsewhere))
+        if id(layer) in others:
+            _check_hooks(name, layer)
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
             if id(child) in others:
@@ -101,6 +102,15 @@ def _with_cut_layers(
         if isinstance(parent, nn.TransformerEncoder) and others:
             parent.use_nested_tensor = False  # which its shortcut alone can read
     return others.get(id(network), network)
+
+
+def _check_hooks(name: str, layer: nn.Module) -> None:
+    """Raise InputError for a layer with hooks, which another layer in its place would not call."""
+    if any(getattr(layer, hooks) for hooks in _HOOKS):
+        raise InputError(
+            f"{name}: a {type(layer).__name__} with hooks gives way to another layer, which would not call them: "
+            "remove them first, and register them on the result"
+        )
 
 
 def _rows(name: str, layer: nn.MultiheadAttention, kept: Mapping[str, Kept]) -> list[Sequence[int]]:
@@ -112,10 +122,60 @@ def _rows(name: str, layer: nn.MultiheadAttention, kept: Mapping[str, Kept]) -> 
     return [[row - part * size for row in rows if row // size == part] for part in range(3)]
 
 
-def _is_along(cut: WeightCut, groups: int) -> bool:
-    """Whether a weight that was cut is a vector with so many entries, as exporters add one for groups."""
-    array = cut.array()
-    return array is not None and array.shape == (groups,)
+def _groups_by_channels(
+    name: str, layer: nn.GroupNorm, cuts: Sequence[tuple[Sequence[int], Kept]], elsewhere: Sequence[WeightCut]
+) -> dict[int, int]:
+    """Return how many groups of a normalisation without weights are left, by how many channels are.
+
+    Exporters give such a layer a scale of ones: with an entry for each group, or from operator set 21 on for each
+    channel. The weights that make its channels, and those that read them, tell the rest: a cut of as many channels,
+    that leaves the same number in each group of which anything is left, may be of this layer. What leaves other numbers
+    cannot be.
+
+    Args:
+        name: of the layer.
+        layer: as it was.
+        cuts: of the tensors of the network: the shape before, and what stays of the axes.
+        elsewhere: weights of the file that were cut and are in no tensor.
+
+    Raises:
+        InputError: where two cuts leave as many channels in different numbers of groups; and where a weight has an
+            unknown shape, so that it may be a scale.
+    """
+    groups, inside = layer.num_groups, layer.num_channels // layer.num_groups
+    arrays = [(each, each.array()) for each in elsewhere]
+    unknown = next((each for each, array in arrays if array is None), None)
+    if unknown is not None:
+        raise _untold(name, layer, unknown)
+    told = {(layer.num_channels, groups)}
+    known = [(array.shape, each.kept) for each, array in arrays if array is not None]
+    told |= {(len(kept[0]) * inside, len(kept[0])) for shape, kept in known if shape == (groups,)}
+    for shape, kept in (*known, *cuts):
+        for axis, indices in kept.items():
+            if shape[axis] == layer.num_channels and (left := _groups_left(indices, inside)):
+                told.add((len(indices), left))
+    counts: dict[int, int] = {}
+    for channels, left in sorted(told):
+        if counts.setdefault(channels, left) != left:
+            raise InputError(
+                f"{name}: a GroupNorm without weights has {counts[channels]} or {left} groups where {channels} of its "
+                f"{layer.num_channels} channels are left: no tensor says which; cut the state dict instead, and write "
+                "the layer anew"
+            )
+    return counts
+
+
+def _groups_left(indices: Sequence[int], inside: int) -> int | None:
+    """Return of how many groups channels are left, by their indices; None where of some more than of others."""
+    sizes = Counter(index // inside for index in indices)
+    return len(sizes) if len(set(sizes.values())) == 1 else None
+
+
+def _untold(name: str, layer: nn.Module, cut: WeightCut) -> InputError:
+    return InputError(
+        f"{name}: a {type(layer).__name__} without weights may lose units, as {cut.name!r} did: no "
+        "tensor says how many; cut the state dict instead, and write the layer anew"
+    )
 
 
 # -- sizes of layers -------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.commands import shorten
 from onnxprune.errors import OptionError
 from onnxprune.graph.read import load
+from tests.commands.test_prune import run
 from tests.commands.test_quantize import DATA, RESNET, SOME, VIT, by_bytes, ops
 from tests.support.schema import follows_the_schema
 
@@ -89,6 +91,23 @@ def test_a_target_that_the_shorter_model_meets_in_float32_alone_still_holds():
         onnxprune.prune(VIT, **options, profile_seconds=5.0, **{**QUICK, "latency": True})
 
 
+@pytest.mark.parametrize("aim", [{"shape": {"neurons": 160}}, {"ratios": {"*expand": 0.5}}])
+@pytest.mark.parametrize("without", [(), GONE])
+def test_a_target_that_eight_bits_meet_leaves_shape_and_ratios(aim, without, tmp_path):
+    options = {"without": without, "targets": {"size": 0.6}, "quantize": "int8-dynamic", **aim}
+    report, path = check(onnxprune.prune(VIT, **options, **QUICK), VIT, tmp_path)
+    counts = {group["kept"] for group in report["groups"] if group["name"].endswith("expand")} - {0}
+    assert counts == {160}
+    assert path.stat().st_size <= 0.6 * VIT.stat().st_size
+
+
+def test_a_memory_that_could_not_be_measured_beside_branches_is_measured_in_the_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(shorten, "measured", lambda *_: {})
+    options = {"without": GONE, "targets": {"memory": "100GB"}, "quantize": "int8-dynamic"}
+    report, _ = check(onnxprune.prune(VIT, **options, **QUICK), VIT, tmp_path)
+    assert all(group["kept"] in (0, group["units"]) for group in report["groups"])
+
+
 def test_what_rounds_leave_is_quantized_at_the_end(tmp_path):
     options = {"rounds": 2, "targets": {"size": 0.15}, "quantize": "int8-static"}
     report, path = check(onnxprune.prune(RESNET, **options, **QUICK), RESNET, tmp_path)
@@ -116,6 +135,20 @@ def test_branches_rounds_and_eight_bits_together(tmp_path):
     assert branches_gone(report) == [*GONE]
     assert 0.85 * 0.2 <= path.stat().st_size / VIT.stat().st_size <= 0.2
     assert report["rounds"][1]["reached"]["size"] == pytest.approx(path.stat().st_size / VIT.stat().st_size)
+
+
+def log_softmax(scores):
+    return scores - np.log(np.sum(np.exp(scores), axis=-1, keepdims=True))
+
+
+def test_branches_and_rounds_that_end_early_are_told_against_the_original(tmp_path):
+    options = {"without": GONE, "rounds": 2, "targets": {"macs": 0.75}, "quantize": "int8-dynamic", "round_to": 160}
+    report, path = check(onnxprune.prune(VIT, **options, **QUICK), VIT, tmp_path)
+    assert "is met already" in report["rounds"][1]["skipped"]
+    feeds = {name: array for name, array in FEW["eval_data"].items() if name != "labels"}
+    before, after = (log_softmax(run(each, feeds)) for each in (VIT, path))
+    kl = np.mean(np.sum(np.exp(before) * (before - after), axis=-1))
+    assert report["fidelity"]["figures"]["kl"] == pytest.approx(kl, rel=0.05)
 
 
 def test_what_masks_and_tuning_leave_is_quantized(tmp_path):

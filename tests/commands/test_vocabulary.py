@@ -473,6 +473,34 @@ def test_an_output_of_a_file_that_takes_nothing_of_tokens_is_no_score_for_sure(f
     )
 
 
+def test_a_head_with_as_many_classes_as_there_are_segments_scores_no_tokens(tmp_path):
+    source, out = tmp_path / "model", tmp_path / "out"
+    source.mkdir()
+    tables = {"table": array("table", (COUNT, WIDTH)), "kinds": array("kinds", (2, WIDTH))}
+    front = ("a = Gather(table, ids)", "b = Gather(kinds, segments)", "e = Add(a, b)")
+    encoder = model(*front, x="int64[n,s] ids, int64[n,s] segments", y="float[n,s,6] e", **tables)
+    onnx.save(encoder, source / "encoder.onnx")
+    head = model("y = MatMul(e, w)", x="float[n,s,6] e", y="float[n,s,2] y", w=(WIDTH, 2))
+    onnx.save(head, source / "head.onnx")
+    result = onnxprune.prune_folder(source, out, vocabulary=(0, 1, 4), latency=False)
+    reports = {each.name: each.report for each in result.files}
+    assert reports["encoder.onnx"]["vocabulary"]["kept"] == [0, 1, 4]
+    assert reports["head.onnx"] is None
+    assert (out / "head.onnx").read_bytes() == (source / "head.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("more", [{"samples": 8}, {"metric": "language model"}])
+def test_files_of_a_network_that_get_no_samples_get_no_options_of_them(more, folder, tmp_path):
+    other = network()
+    other.graph.node[-1].output[0] = other.graph.output[0].name = "scores"
+    onnx.save(other, folder / "other.onnx")
+    out = tmp_path / "out"
+    result = onnxprune.prune_folder(folder, out, vocabulary=KEPT, data=samples(), latency=False, **more)
+    assert [each.report["vocabulary"]["kept"] for each in result.files] == [[*KEPT]] * 2
+    with pytest.raises(OptionError, match=f"{next(iter(more))} .*data"):
+        onnxprune.prune_folder(folder, tmp_path / "other", vocabulary=KEPT, latency=False, **more)
+
+
 def test_all_files_of_a_network_lose_the_same_tokens(folder, tmp_path):
     other = network()
     other.graph.node[-1].output[0] = other.graph.output[0].name = "scores"

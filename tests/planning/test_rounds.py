@@ -71,6 +71,10 @@ def test_targets_that_are_met_are_dropped():
     assert round_of(WHOLE, goals, {"macs": 0.4, "params": 0.5}, left=1, targets=goals) is None
 
 
-def test_targets_of_what_is_made_of_the_model_stay_where_the_model_meets_them():
-    options = round_of(WHOLE, {"size": 0.5}, {"size": 0.4}, left=1, deployed=("size",), targets={"size": 0.5})
-    assert options.targets == (("size", 1.0),)
+def test_targets_of_what_is_made_of_the_model_stay_as_amounts_where_the_model_meets_them():
+    """What is made of it may cost more than it does: no more has to go than until that meets the goal."""
+    deployed, goals = {"size": 1000.6, "latency": 2.5}, {"size": 0.5, "latency": 0.9}
+    options = round_of(WHOLE, goals, {"size": 0.4, "latency": 0.5}, left=1, deployed=deployed, targets=goals)
+    assert options.targets == (("size", "500B"), ("latency", "2.25ms"))
+    options = round_of(WHOLE, goals, {"size": 1.0, "latency": 1.0}, left=1, deployed=deployed, targets=goals)
+    assert options.targets == (("size", 0.5), ("latency", 0.9))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxprune.errors import OptionError
 from onnxprune.planning.options import make_options
-from onnxprune.planning.targets import COUNTED, UNITS, Target, exact, parse, parse_all
+from onnxprune.planning.targets import COUNTED, UNITS, Target, exact, measured_amount, parse, parse_all
 
 NUMBERS = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
 AMOUNTS = st.sampled_from([(kind, unit) for kind, units in UNITS.items() for unit in units])
@@ -115,3 +115,11 @@ def test_all_forms_and_the_last_of_a_kind_counts():
     assert parse_all([("latency", 0.5), ("macs", 0.5), ("latency", "8ms")]) == (eight, Target("macs", 0.5))
     with pytest.raises(OptionError, match=r"targets must be a dict such as \{'macs': 0.7, 'latency': '8ms'\}, got 5"):
         parse_all(5)
+
+
+@pytest.mark.parametrize("value", [1e-5, 0.123456789, 0.9 * 2.5, 7.0, 123456.789, 98765432.1])
+@pytest.mark.parametrize("kind", ["latency", "size"])
+def test_amounts_that_are_measured_are_told_from_below(kind, value):
+    told = parse(kind, measured_amount(kind, value)).amount
+    assert told == pytest.approx(max(value, 1.0) if kind == "size" else value, rel=1e-5, abs=kind == "size")
+    assert told <= max(value, 1.0 if kind == "size" else 0) * (1 + 1e-9)

@@ -305,6 +305,28 @@ def test_normalisations_without_weights_lose_whole_groups(tmp_path):
     check_alike(smaller, x, result, tmp_path)
 
 
+def test_normalisations_of_operator_set_21_lose_whole_groups(tmp_path):
+    """Their scales of ones have an entry for each channel."""
+    torch.manual_seed(0)
+    network, x = Normed(nn.GroupNorm(4, 16, affine=False)).eval(), torch.rand(2, 3, 9, 9)
+    weights = {name.replace(".", "_"): tensor.numpy() for name, tensor in network.state_dict().items()}
+    weights |= {"ones": np.ones(16, np.float32), "zeros": np.zeros(16, np.float32)}
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]> g (float[2, 3, 9, 9] x) => (float[2, 4, 7, 7] y) {
+        a = Conv<pads=[1, 1, 1, 1]>(x, first_weight, first_bias)
+        b = GroupNormalization<num_groups=4>(a, ones, zeros)
+        c = Relu(b)
+        y = Conv(c, second_weight, second_bias) }"""
+    )
+    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = onnxprune.prune(tmp_path / "m.onnx", ratio=0.5, reconstruct=False, latency=False)
+    smaller = onnxprune.torch.apply(network, result)
+    assert smaller.first.out_channels == 8
+    pruned = run(result.save(tmp_path / "small.onnx"), {"x": x.numpy()})
+    np.testing.assert_allclose(smaller(x).detach().numpy(), pruned, atol=1e-5)
+
+
 def check_alike(network, x, result, folder):
     """Check that a module, and what is exported from it, computes what the pruned file does, from the same weights."""
     name = result.model.graph.input[0].name

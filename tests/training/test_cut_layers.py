@@ -101,6 +101,14 @@ def test_causal_attention_of_a_sequence_to_itself():
     torch.testing.assert_close(cut(query, query, query, **call)[0], masked(query, query, query, **call)[0])
 
 
+def test_a_causal_hint_without_a_mask_fails_as_that_of_pytorch_does():
+    query = inputs()[0]
+    for layer in shrunk(attention(), [0, 2]):
+        for needs_weights in (False, True):
+            with pytest.raises(RuntimeError, match="Need attn_mask if specifying the is_causal hint"):
+                layer(query, query, query, need_weights=needs_weights, is_causal=True)
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
@@ -122,13 +130,10 @@ def test_units_inside_of_heads_may_go():
     assert heads_left("self", attention(), [(0, 1, 3, 4), (0, 1, 3, 4), (0, 3)]) == Heads((0, 1), 2, 1)
 
 
-def test_groups_are_counted_by_what_comes_in():
-    layer = CutGroupNorm("norm", nn.GroupNorm(4, 16, affine=False), [2])
-    for groups in (2, 4):
-        value = torch.rand(2, 4 * groups, 3)
+def test_groups_are_told_by_what_comes_in():
+    layer = CutGroupNorm("norm", nn.GroupNorm(4, 16, affine=False), {8: 2, 12: 4, 16: 4})
+    for channels, groups in ((8, 2), (12, 4), (16, 4)):
+        value = torch.rand(2, channels, 3)
         torch.testing.assert_close(layer(value), nn.functional.group_norm(value, groups))
-    for channels in (6, 12):
-        with pytest.raises(
-            InputError, match=rf"norm: .* of 4 channels in a group, reads {channels} channels, where 8 or 16"
-        ):
-            layer(torch.rand(2, channels, 3))
+    with pytest.raises(InputError, match=r"norm: .* without weights reads 4 channels, where 8 or 12 or 16 may be left"):
+        layer(torch.rand(2, 4, 3))

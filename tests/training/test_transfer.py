@@ -109,3 +109,53 @@ def test_layers_say_their_new_sizes(layer, kept, sizes):
 def test_a_recurrent_layer_is_named():
     with pytest.raises(InputError, match="0: a LSTM cannot lose units of its own"):
         shrunk(nn.LSTM(4, 8), {"weight_hh_l0": [*range(16)]})
+
+
+WHOLE, INSIDE = [*range(12)], [index for index in range(16) if index % 4 < 3]  # 12 of 16 channels, of 3 and of 4 groups
+
+
+def groups_left(scales, *kept):
+    """Return the layer in the place of a GroupNorm(4, 16) without weights, beside layers that keep these channels."""
+    layers = [nn.Linear(2, 16) for _ in kept]
+    network = nn.Sequential(nn.GroupNorm(4, 16, affine=False), *layers)
+    named = {f"{number}.weight": {0: indices} for number, indices in enumerate(kept, 1)}
+    elsewhere = [WeightCut(name, {0: left}, lambda a=a: a) for name, left, a in scales]
+    return resized(network, cut_state(network.state_dict(), named), named, elsewhere)[0]
+
+
+ONES, ONES_OF_CHANNELS = ("ones", [0, 1, 2], np.ones(4)), ("ones", WHOLE, np.ones(16))
+
+
+@pytest.mark.parametrize(
+    ("scales", "kept", "groups"),
+    [
+        ([ONES], [WHOLE], {12: 3, 16: 4}), ([ONES_OF_CHANNELS], [WHOLE], {12: 3, 16: 4}),
+        ([("ones", INSIDE, np.ones(16))], [INSIDE], {12: 4, 16: 4}),
+        ([("ones", [0], np.ones(7))], [[0, 1, 5]], {16: 4}),  # no cut of its channels: it fails if it reads others
+        ([ONES], [[0, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15]], {12: 3, 16: 4}),  # no groups are as wide as that leaves
+    ],
+)  # fmt: skip
+def test_what_is_left_of_channels_tells_groups(scales, kept, groups):
+    assert groups_left(scales, *kept).groups == groups
+
+
+@pytest.mark.parametrize("scale", [ONES, ONES_OF_CHANNELS])
+def test_groups_that_two_cuts_tell_differently_are_refused(scale):
+    told = "0: a GroupNorm without weights has 3 or 4 groups where 12 of its 16 channels are left: no tensor says which"
+    with pytest.raises(InputError, match=told):
+        groups_left([scale], WHOLE, INSIDE)
+    with pytest.raises(InputError, match="0: a GroupNorm without weights may lose units, as 'ones' did: no tensor"):
+        groups_left([("ones", [0, 1, 2], None)], WHOLE)
+
+
+@pytest.mark.parametrize("layer", [nn.GroupNorm(4, 16, affine=False), nn.MultiheadAttention(16, 4)])
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_a_layer_with_hooks_does_not_give_way_to_another(layer, hook):
+    network = nn.Sequential(layer)
+    handle = getattr(layer, hook)(lambda *_: None)
+    state = layer.state_dict()
+    named = {"0.in_proj_weight": {0: [*range(4), *range(16, 20), *range(32, 36)]}} if state else {}
+    smaller = cut_state(network.state_dict(), named)
+    with pytest.raises(InputError, match=f"0: a {type(layer).__name__} with hooks gives way to another layer"):
+        resized(network, smaller, named, [WeightCut("ones", {0: [0]}, lambda: np.ones(4))])
+    handle.remove()
