@@ -106,7 +106,22 @@ def test_a_step_that_is_not_known_leaves_ids(decoder, tmp_path):
     assert text_of(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model": {"vocab": {"a": "b"}}}'])
+DEEP = '{"type": "Sequence", "decoders": [' * 300 + '{"type": "Fuse"}' + "]}" * 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"model": {"vocab": {"a": "b"}}}',
+        "[" * 100_000,
+        f'{{"model": {{"vocab": {{"a": 0}}}}, "decoder": {DEEP}}}',  # deeper than what walks through it goes
+        '{"model": {"vocab": {"a": 0}, "merges": 5}}',
+        '{"model": {"vocab": {"a": 0}, "merges": true}}',
+    ],
+    ids=["cut", "list", "no id", "nested", "deep decoder", "number of merges", "true merges"],
+)
 def test_a_file_that_is_none_leaves_ids(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     assert text_of(tmp_path) is None
