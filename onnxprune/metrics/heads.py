@@ -3,13 +3,14 @@
 A file without suppression gives ``[1, 4 + classes, anchors]`` or ``[1, anchors, 5 + classes]`` (Redmon et al. 2016 and
 what followed). That an output is such a head is told by three things together: the anchors are as many as the cells of
 grids whose strides are powers of two, the boxes lie near their cells, and all other numbers are scores from 0 to 1.
+All samples of the original are asked, once, and both files are read so: one picture need not hold what tells.
 A head whose boxes are still offsets from anchors, or bins of distances, is none: the file does not say what they mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ _STRIDES = tuple(2**power for power in range(2, 8))  # of grids, in pixels
 _MOST_PER_CELL = 9  # anchors (Lin et al. 2017, RetinaNet)
 _NEAR = 0.9  # correlation of the places of boxes with those of their cells
 _ROUNDING = 2e-3  # of scores in half precision
+_CLEAR = 0.8  # share of the boxes whose first score is sure, which must agree on what it is
 
 
 @dataclass(frozen=True)
@@ -34,25 +36,61 @@ class Head:
     has_objectness: bool  # whether the fifth row says if there is anything, and the others which class it is
 
 
-def find_head(outputs: Arrays, picture: tuple[int, int]) -> Head | None:
-    """Return how the raw head among the outputs of one picture is read; None where there is none.
+@dataclass(frozen=True)
+class _Seen:
+    """What pictures tell of an output, in counts of its boxes over all of them."""
+
+    anchors_last: bool
+    are_corners: bool
+    has_first: bool  # whether the first score could be objectness
+    sure: int  # boxes whose first score counts
+    classed: int  # of these, boxes with another score that counts
+    alone: int  # of these, boxes whose other scores are far from it
+
+    def with_more(self, other: _Seen) -> _Seen | None:
+        """Return what both tell together; None where they contradict each other."""
+        if (self.anchors_last, self.are_corners) != (other.anchors_last, other.are_corners):
+            return None
+        return replace(
+            self,
+            sure=self.sure + other.sure,
+            classed=self.classed + other.classed,
+            alone=self.alone + other.alone,
+        )
+
+    @property
+    def has_objectness(self) -> bool | None:
+        """Whether the first score says if there is anything; None where that cannot be told.
+
+        Heads with anchors last have no such score (from YOLOv8 on). Those with anchors first were trained with one
+        (YOLOv3 to v7, YOLOX): what is there has a class as well. Where it has none, they are heads of the other kind,
+        transposed. Where it is low everywhere, or weak classes stand beside it, nothing tells.
+        """
+        if not self.has_first:
+            return False
+        if self.sure and self.classed >= _CLEAR * self.sure:
+            return True
+        return False if self.sure and self.alone >= _CLEAR * self.sure else None
+
+
+def find_head(samples: Iterable[Arrays], picture: tuple[int, int]) -> Head | None:
+    """Return how the raw head of a detector is read, by what all samples tell; None where there is none.
 
     Args:
-        outputs: of a batch of one.
+        samples: the outputs for one picture each; no more are asked for once there can be no head.
         picture: height and width of the input, in pixels.
     """
-    for name, array in outputs.items():
-        if array.ndim != 3 or len(array) != 1 or not is_float(array) or min(array.shape[1:]) < 5:
-            continue
-        anchors_last = array.shape[2] > array.shape[1]
-        rows = _rows(array, anchors_last)
-        if not np.isfinite(rows).all() or not _are_scores(rows[:, 4:]):
-            continue
-        are_corners = bool((rows[:, :2] <= rows[:, 2:4]).all())
-        if not are_corners and (rows[:, 2:4] < 0).any():
-            continue
-        if _lie_near_cells(corners(rows[:, :4], not are_corners), picture):
-            return Head(name, anchors_last, are_corners, _has_objectness(rows[:, 4:], anchors_last))
+    found: dict[str, _Seen] | None = None
+    for outputs in samples:
+        seen = ((name, _seen(outputs[name], picture)) for name in (outputs if found is None else found))
+        told = {name: each for name, each in seen if each is not None}
+        found = told if found is None else _together(found, told)
+        if not found:
+            return None
+    for name, each in (found or {}).items():
+        objectness = each.has_objectness
+        if objectness is not None:
+            return Head(name, each.anchors_last, each.are_corners, objectness)
     return None
 
 
@@ -83,6 +121,30 @@ def without_doubles(boxes: Detections) -> Detections:
     return Detections(boxes.corners[kept], boxes.scores[kept], boxes.classes[kept])
 
 
+def _together(found: Mapping[str, _Seen], told: Mapping[str, _Seen]) -> dict[str, _Seen]:
+    """Return what earlier pictures and another one tell of the outputs that each of them could be a head of."""
+    both = ((name, found[name].with_more(each)) for name, each in told.items())
+    return {name: each for name, each in both if each is not None}
+
+
+def _seen(array: Array, picture: tuple[int, int]) -> _Seen | None:
+    """Return what one picture tells of an output; None where it is no head."""
+    if array.ndim != 3 or len(array) != 1 or not is_float(array) or min(array.shape[1:]) < 5:
+        return None
+    anchors_last = array.shape[2] > array.shape[1]
+    rows = _rows(array, anchors_last)
+    if not np.isfinite(rows).all() or not _are_scores(rows[:, 4:]):
+        return None
+    are_corners = bool((rows[:, :2] <= rows[:, 2:4]).all())
+    if not are_corners and (rows[:, 2:4] < 0).any():
+        return None
+    if not _lie_near_cells(corners(rows[:, :4], not are_corners), picture):
+        return None
+    sure = rows[rows[:, 4] >= LEAST, 5:].max(axis=1, initial=0.0)
+    classed, alone = int((sure >= LEAST).sum()), int((sure < LEAST / 2).sum())
+    return _Seen(anchors_last, are_corners, not anchors_last and rows.shape[1] > 5, len(sure), classed, alone)
+
+
 def _rows(array: Array, anchors_last: bool) -> Floats:
     """Return ``[anchors, rows]``."""
     return in_double(array[0].T if anchors_last else array[0])
@@ -90,18 +152,6 @@ def _rows(array: Array, anchors_last: bool) -> Floats:
 
 def _are_scores(numbers: Floats) -> bool:
     return bool(((numbers >= -_ROUNDING) & (numbers <= 1 + _ROUNDING)).all())
-
-
-def _has_objectness(scores: Floats, anchors_last: bool) -> bool:
-    """Whether the first of the scores ``[anchors, scores]`` says if there is anything.
-
-    Heads with anchors last have no such row (from YOLOv8 on). Those with anchors first were trained with one (YOLOv3 to
-    v7, YOLOX): what is there has a class as well. Where it has none, they are heads of the other kind, transposed.
-    """
-    if anchors_last or scores.shape[1] < 2:
-        return False
-    surest = scores[scores[:, 0].argmax()]
-    return bool(surest[0] < LEAST or surest[1:].max() >= LEAST)
 
 
 def _lie_near_cells(boxes: Floats, picture: tuple[int, int]) -> bool:

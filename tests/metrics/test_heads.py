@@ -58,7 +58,7 @@ EXPECTED = [[30, 25, 50, 55], [92, 52, 108, 68]]
 )
 def test_a_head_is_known_by_its_grid_its_places_and_its_scores(made, read):
     outputs = {"other": np.zeros((1, 5), np.float32), **head(**made)}
-    assert find_head(outputs, PICTURE) == read
+    assert find_head([outputs], PICTURE) == read
     found = head_boxes(read, outputs)
     np.testing.assert_allclose(found.corners, EXPECTED, atol=1e-4)
     assert found.classes.tolist() == [2, 0]
@@ -69,9 +69,48 @@ def test_shares_of_the_sides_stay_shares():
     outputs = head()
     outputs["y"][:, [0, 2]] /= PICTURE[1]
     outputs["y"][:, [1, 3]] /= PICTURE[0]
-    read = find_head(outputs, PICTURE)
+    read = find_head([outputs], PICTURE)
     assert read == Head("y", True, False, False)
     np.testing.assert_allclose(head_boxes(read, outputs).corners[0] * [128, 96, 128, 96], EXPECTED[0], atol=1e-4)
+
+
+def transposed(kind):
+    """A head of YOLOv8 with its axes turned that is sure of one box of a class, and of no other."""
+    outputs = head(last=False)
+    scores = outputs["y"][0, :, 4:]
+    scores[:] = np.minimum(scores, 0.1)
+    scores[40, kind] = 0.9
+    return outputs
+
+
+def test_all_pictures_tell_how_a_head_is_read():
+    """Of class 1 alone nobody could say whether the first score is a class or says if there is anything."""
+    other, first = transposed(1), transposed(0)
+    assert find_head([other], PICTURE) is None
+    read = find_head([other, first], PICTURE)
+    assert read == Head("y", False, False, False)
+    assert [head_boxes(read, each).classes.tolist() for each in (other, first)] == [[1], [0]]
+
+
+def test_a_head_that_is_sure_of_no_class_is_not_told():
+    """YOLOv5 with weak classes is no transposed YOLOv8; another picture tells."""
+    weak, strong = (head(last=False, objectness=True) for _ in range(2))
+    weak["y"][0, :, 5:] = np.minimum(weak["y"][0, :, 5:], 0.2)
+    assert find_head([weak], PICTURE) is None
+    assert find_head([weak, strong, strong, strong, strong], PICTURE) == Head("y", False, False, True)
+
+
+def test_a_picture_that_contradicts_leaves_no_head():
+    asked = []
+
+    def samples():
+        for outputs in (head(), head(corners=True), head()):
+            asked.append(outputs)
+            yield outputs
+
+    assert find_head(samples(), PICTURE) is None
+    assert len(asked) == 2, "nobody asks on once it is clear"
+    assert find_head([], PICTURE) is None
 
 
 def changed(change):
@@ -95,11 +134,11 @@ def changed(change):
     ],
 )
 def test_what_is_not_told_is_no_head(outputs):
-    assert find_head(outputs, PICTURE) is None
+    assert find_head([outputs], PICTURE) is None
 
 
 def test_a_picture_of_another_size_has_other_grids():
-    assert find_head(head(), (100, 100)) is None
+    assert find_head([head()], (100, 100)) is None
 
 
 def test_doubles_of_a_class_go():
@@ -111,5 +150,5 @@ def test_doubles_of_a_class_go():
 def test_nothing_found_is_no_box():
     outputs = head()
     outputs["y"][:, 4:] *= 0.1
-    found = head_boxes(find_head(outputs, PICTURE), outputs)
+    found = head_boxes(find_head([outputs], PICTURE), outputs)
     assert (found.corners.shape, len(found.scores)) == ((0, 4), 0)
