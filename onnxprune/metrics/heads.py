@@ -9,16 +9,19 @@ A head whose boxes are still offsets from anchors, or bins of distances, is none
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.metrics.arrays import Array, Arrays, Floats, in_double, is_float
-from onnxprune.metrics.matching import Detections, corners, detections, overlaps
+from onnxprune.metrics.matching import MOST, Detections, corners, overlaps
 
 LEAST = 0.25  # score of a box that counts, as detectors are shown
 DOUBLE = 0.45  # IoU above which the worse of two boxes of a class is a double of the better
+_BLOCK = 512  # boxes that are looked at together
 _STRIDES = tuple(2**power for power in range(2, 8))  # of grids, in pixels
 _MOST_PER_CELL = 9  # anchors (Lin et al. 2017, RetinaNet)
 _NEAR = 0.9  # correlation of the places of boxes with those of their cells
@@ -102,23 +105,38 @@ def head_boxes(head: Head, outputs: Arrays, least: float = LEAST) -> Detections:
     rows = _rows(outputs[head.output], head.anchors_last)
     scores = rows[:, 4:5] * rows[:, 5:] if head.has_objectness else rows[:, 4:]
     best = scores.max(axis=1, initial=0.0)
-    kept = best >= least
+    kept = (best >= least) & np.isfinite(rows[:, :4]).all(axis=1)
     places = corners(rows[kept, :4], not head.are_corners)
-    return without_doubles(detections(places, best[kept], scores[kept].argmax(axis=1)))
+    order = np.argsort(-best[kept], kind="stable")
+    return without_doubles(Detections(places[order], best[kept][order], scores[kept].argmax(axis=1)[order]))
 
 
 def without_doubles(boxes: Detections) -> Detections:
     """Return boxes, sorted by score, without those that overlap a better one of their class: plain suppression.
 
-    >>> two = detections(np.array([[0.0, 0, 8, 8], [0.0, 0, 8, 7]]), np.array([0.9, 0.8]), np.zeros(2))
+    Of all boxes, however many, come at most `MOST` that are no doubles. They are looked at in blocks, which ends once
+    there are enough: no array grows with the square of the boxes.
+
+    >>> two = Detections(np.array([[0.0, 0, 8, 8], [0.0, 0, 8, 7]]), np.array([0.9, 0.8]), np.zeros(2))
     >>> without_doubles(two).scores.tolist()
     [0.9]
     """
     kept = list[int]()
-    for number, row in enumerate(overlaps(boxes, boxes)):
-        if not (row[kept] > DOUBLE).any():
-            kept.append(number)
-    return Detections(boxes.corners[kept], boxes.scores[kept], boxes.classes[kept])
+    for start in range(0, len(boxes.scores), _BLOCK):
+        left = np.arange(start, min(start + _BLOCK, len(boxes.scores)))
+        left = left[(overlaps(_chosen(boxes, kept), _chosen(boxes, left)) <= DOUBLE).all(axis=0)]
+        while len(left) and len(kept) < MOST:
+            kept.append(int(left[0]))
+            left = left[1:]
+            left = left[overlaps(_chosen(boxes, kept[-1:]), _chosen(boxes, left))[0] <= DOUBLE]
+        if len(kept) == MOST:
+            break
+    return _chosen(boxes, kept)
+
+
+def _chosen(boxes: Detections, numbers: Sequence[int] | npt.NDArray[Any]) -> Detections:
+    chosen = np.asarray(numbers, dtype=np.intp)
+    return Detections(boxes.corners[chosen], boxes.scores[chosen], boxes.classes[chosen])
 
 
 def _together(found: Mapping[str, _Seen], told: Mapping[str, _Seen]) -> dict[str, _Seen]:

@@ -147,6 +147,30 @@ def test_doubles_of_a_class_go():
     assert without_doubles(boxes).scores.tolist() == [0.9, 0.7, 0.6]
 
 
+def test_boxes_are_cut_after_doubles_went():
+    """Thirty objects with thirty boxes each: the 300 best boxes are of ten of them."""
+    places = np.array([(40 * column, 60 * row) for row in range(5) for column in range(6)], float)
+    boxes = np.concatenate([np.repeat(places, 30, axis=0), np.tile([20.0, 30.0], (900, 1))], axis=1)
+    scores = np.linspace(0.95, 0.3, 900)
+    outputs = {"y": np.concatenate([boxes, scores[:, None]], axis=1)[None].astype(np.float32)}
+    found = head_boxes(Head("y", False, False, False), outputs)
+    np.testing.assert_allclose(found.scores, scores[::30], atol=1e-6)
+    assert {(left + 10, top + 15) for left, top, _, _ in found.corners.tolist()} == set(map(tuple, places.tolist()))
+
+
+def test_at_most_300_boxes_come():
+    boxes = np.concatenate([np.mgrid[:20, :20].reshape(2, -1).T * 9.0, np.full((400, 2), 5.0), np.ones((400, 1))], 1)
+    found = head_boxes(Head("y", False, False, False), {"y": boxes[None].astype(np.float32)})
+    assert len(found.scores) == 300
+
+
+def test_what_is_not_finite_is_no_box():
+    outputs = head()
+    outputs["y"][0, 5, :50] = np.nan
+    outputs["y"][0, 0, 50:] = np.inf
+    assert len(head_boxes(Head("y", True, False, False), outputs).scores) == 0
+
+
 def test_nothing_found_is_no_box():
     outputs = head()
     outputs["y"][:, 4:] *= 0.1
