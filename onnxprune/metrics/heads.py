@@ -9,8 +9,9 @@ A head whose boxes are still offsets from anchors, or bins of distances, is none
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ _STRIDES = tuple(2**power for power in range(2, 8))  # of grids, in pixels
 _MOST_PER_CELL = 9  # anchors (Lin et al. 2017, RetinaNet)
 _NEAR = 0.9  # correlation of the places of boxes with those of their cells
 _ROUNDING = 2e-3  # of scores in half precision
+_MOST_BOXES = 0.99  # share of boxes that must be in order: a file may give some whose corners are swapped
+_FEW = 0.25  # share of boxes: what counts for more of them is no score, and few centers and sizes look like corners
 _CLEAR = 0.8  # share of the boxes whose first score is sure, which must agree on what it is
 
 
@@ -44,22 +47,28 @@ class _Seen:
     """What pictures tell of an output, in counts of its boxes over all of them."""
 
     anchors_last: bool
-    are_corners: bool
-    has_first: bool  # whether the first score could be objectness
-    sure: int  # boxes whose first score counts
-    classed: int  # of these, boxes with another score that counts
-    alone: int  # of these, boxes whose other scores are far from it
+    near: tuple[bool, bool]  # whether boxes lie near their cells as center and size, and as two corners
+    counts: Counter[str]  # see `_seen`
 
     def with_more(self, other: _Seen) -> _Seen | None:
         """Return what both tell together; None where they contradict each other."""
-        if (self.anchors_last, self.are_corners) != (other.anchors_last, other.are_corners):
+        if self.anchors_last != other.anchors_last:
             return None
-        return replace(
-            self,
-            sure=self.sure + other.sure,
-            classed=self.classed + other.classed,
-            alone=self.alone + other.alone,
-        )
+        near = self.near[0] and other.near[0], self.near[1] and other.near[1]
+        return _Seen(self.anchors_last, near, self.counts + other.counts) if any(near) else None
+
+    @property
+    def are_corners(self) -> bool | None:
+        """Whether boxes are two corners; None where that cannot be told.
+
+        Of centers and sizes few are in the order of corners: those at the left and upper edge, or as large as the
+        picture.
+        """
+        ordered, boxes = self.counts["ordered"], self.counts["boxes"]
+        if ordered >= _MOST_BOXES * boxes:
+            return True if self.near[1] else None
+        is_sized = ordered <= _FEW * boxes and self.counts["sized"] >= _MOST_BOXES * boxes
+        return False if is_sized and self.near[0] else None
 
     @property
     def has_objectness(self) -> bool | None:
@@ -69,11 +78,12 @@ class _Seen:
         (YOLOv3 to v7, YOLOX): what is there has a class as well. Where it has none, they are heads of the other kind,
         transposed. Where it is low everywhere, or weak classes stand beside it, nothing tells.
         """
-        if not self.has_first:
+        if self.anchors_last or not self.counts["others"]:
             return False
-        if self.sure and self.classed >= _CLEAR * self.sure:
+        sure = self.counts["sure"]
+        if sure and self.counts["classed"] >= _CLEAR * sure:
             return True
-        return False if self.sure and self.alone >= _CLEAR * self.sure else None
+        return False if sure and self.counts["alone"] >= _CLEAR * sure else None
 
 
 def find_head(samples: Iterable[Arrays], picture: tuple[int, int]) -> Head | None:
@@ -91,9 +101,9 @@ def find_head(samples: Iterable[Arrays], picture: tuple[int, int]) -> Head | Non
         if not found:
             return None
     for name, each in (found or {}).items():
-        objectness = each.has_objectness
-        if objectness is not None:
-            return Head(name, each.anchors_last, each.are_corners, objectness)
+        are_corners, objectness = each.are_corners, each.has_objectness
+        if are_corners is not None and objectness is not None and (objectness or not each.counts["common"]):
+            return Head(name, each.anchors_last, are_corners, objectness)
     return None
 
 
@@ -153,14 +163,25 @@ def _seen(array: Array, picture: tuple[int, int]) -> _Seen | None:
     rows = _rows(array, anchors_last)
     if not np.isfinite(rows).all() or not _are_scores(rows[:, 4:]):
         return None
-    are_corners = bool((rows[:, :2] <= rows[:, 2:4]).all())
-    if not are_corners and (rows[:, 2:4] < 0).any():
+    near = tuple(_lie_near_cells(corners(rows[:, :4], are_centers), picture) for are_centers in (True, False))
+    if not any(near):
         return None
-    if not _lie_near_cells(corners(rows[:, :4], not are_corners), picture):
+    scores = rows[:, 4:]
+    common = (scores >= LEAST).mean(axis=0) > _FEW
+    if common[0] or _hold_places(scores, picture):
         return None
-    sure = rows[rows[:, 4] >= LEAST, 5:].max(axis=1, initial=0.0)
-    classed, alone = int((sure >= LEAST).sum()), int((sure < LEAST / 2).sum())
-    return _Seen(anchors_last, are_corners, not anchors_last and rows.shape[1] > 5, len(sure), classed, alone)
+    others = scores[scores[:, 0] >= LEAST, 1:].max(axis=1, initial=0.0)
+    counts = {
+        "boxes": len(rows),
+        "ordered": (rows[:, :2] <= rows[:, 2:4]).all(axis=1).sum(),
+        "sized": (rows[:, 2:4] >= 0).all(axis=1).sum(),
+        "others": scores.shape[1] - 1,  # scores beside the first
+        "common": common.sum(),  # scores that many boxes have, as classes beside objectness do, or angles
+        "sure": len(others),  # boxes whose first score counts
+        "classed": (others >= LEAST).sum(),  # of these, boxes with another score that counts
+        "alone": (others < LEAST / 2).sum(),  # of these, boxes whose other scores are far from it
+    }
+    return _Seen(anchors_last, (near[0], near[1]), Counter({name: int(count) for name, count in counts.items()}))
 
 
 def _rows(array: Array, anchors_last: bool) -> Floats:
@@ -175,14 +196,21 @@ def _are_scores(numbers: Floats) -> bool:
 def _lie_near_cells(boxes: Floats, picture: tuple[int, int]) -> bool:
     """Whether boxes ``[anchors, 4]``, as corners, follow the cells of grids over a picture."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return any(all(_correlation(centers[:, axis], cells[:, axis]) >= _NEAR for axis in (0, 1))
-               for cells in _grids(len(boxes), picture))  # fmt: skip
+    grids = _grids(len(boxes), picture)
+    return any((np.diagonal(_correlations(centers, cells)) >= _NEAR).all() for cells in grids)
 
 
-def _correlation(values: Floats, others: Floats) -> float:
-    a, b = values - values.mean(), others - others.mean()
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norm if norm else 0.0
+def _hold_places(scores: Floats, picture: tuple[int, int]) -> bool:
+    """Whether some of the scores ``[anchors, scores]`` follow the cells, as key points in shares of the sides do."""
+    return any((_correlations(scores, cells) >= _NEAR).any() for cells in _grids(len(scores), picture))
+
+
+def _correlations(values: Floats, others: Floats) -> Floats:
+    """Return the correlation of each column of one with each of the other; 0 where one does not vary."""
+    a, b = values - values.mean(axis=0), others - others.mean(axis=0)
+    norms = np.linalg.norm(a, axis=0)[:, None] * np.linalg.norm(b, axis=0)
+    found: Floats = a.T @ b / np.where(norms > 0, norms, 1.0)
+    return found
 
 
 def _grids(anchors: int, picture: tuple[int, int]) -> Iterator[Floats]:

@@ -100,17 +100,44 @@ def test_a_head_that_is_sure_of_no_class_is_not_told():
     assert find_head([weak, strong, strong, strong, strong], PICTURE) == Head("y", False, False, True)
 
 
+def test_a_box_with_swapped_corners_is_one_all_the_same():
+    outputs = head(corners=True)
+    outputs["y"][0, :4, 100] = outputs["y"][0, [2, 1, 0, 3], 100]
+    assert find_head([outputs], PICTURE) == Head("y", True, True, False)
+    outputs["y"][0, :4, :60] = outputs["y"][0, [2, 1, 0, 3], :60]
+    assert find_head([outputs], PICTURE) is None, "many are neither corners nor center and size"
+
+
 def test_a_picture_that_contradicts_leaves_no_head():
     asked = []
 
     def samples():
-        for outputs in (head(), head(corners=True), head()):
+        for outputs in (head(), head(last=False), head()):
             asked.append(outputs)
             yield outputs
 
     assert find_head(samples(), PICTURE) is None
     assert len(asked) == 2, "nobody asks on once it is clear"
     assert find_head([], PICTURE) is None
+    assert find_head([head(), head(corners=True), head()], PICTURE) is None
+
+
+def beside(numbers, **made):
+    """A head with more numbers ``[anchors, ...]`` behind its scores."""
+    array = head(**made)["y"]
+    more = numbers.T if made.get("last", True) else numbers
+    return {"y": np.concatenate([array, more[None].astype(np.float32)], axis=1 if made.get("last", True) else 2)}
+
+
+@pytest.mark.parametrize("made", [{}, {"last": False, "objectness": True}])
+def test_numbers_that_are_no_scores_leave_no_head(made):
+    """Key points in shares of the sides; of heads without objectness, angles from 0 to 1 as well."""
+    points = cells()[0] / [128, 96]
+    assert find_head([beside(points, **made)], PICTURE) is None
+    angles = RNG.uniform(0, 0.9, (len(points), 1))
+    found = find_head([beside(angles, **made)], PICTURE)
+    assert (found is None) is not made.get("objectness", False)
+    assert find_head([beside(0.2 * angles, **made)], PICTURE) is not None
 
 
 def changed(change):
