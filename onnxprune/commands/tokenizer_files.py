@@ -17,6 +17,7 @@ from onnxprune.errors import OptionError
 
 TOKENIZER, LINES, BY_TEXT, MERGES = "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"
 ADDED, CONFIG, SPECIAL = "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"
+_LEVELS = 64  # of objects and lists in JSON; tokenizers have ten
 # What programs take for special tokens of vocab.txt where nothing names them (BertTokenizer of transformers).
 _OF_BERT = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 
@@ -175,10 +176,25 @@ def _json(path: Path) -> Any:
         return None
     try:
         value = json.loads(text)
+    except RecursionError:
+        _check(path, False, f"at most {_LEVELS} levels")
+        raise
     except ValueError as error:
         raise OptionError(f"vocabulary: {path} is no JSON: {error}") from None
     _check(path, value is not None, "JSON of a tokenizer")
+    _check(path, not _is_deep(value), f"at most {_LEVELS} levels")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether JSON has more levels than what walks through it later goes down."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_LEVELS):
+        parts = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for part in parts for each in part if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _object(path: Path) -> dict[str, Any] | None:
@@ -213,7 +229,8 @@ def _check_tokenizer(path: Path, stated: Any) -> None:
         pieces = all(isinstance(each, list) and each and isinstance(each[0], str) for each in entries)
         _check(path, pieces, "a model with a vocabulary of tokens")
     assert isinstance(model, dict)
-    _check(path, all(map(_is_pair, model.get("merges") or ())), "merges of two parts each")
+    merges = model.get("merges") or []
+    _check(path, isinstance(merges, list) and all(map(_is_pair, merges)), "merges of two parts each")
     added = stated.get("added_tokens") or []
     are_added = isinstance(added, list) and all(isinstance(each, dict) for each in added)
     _check(path, are_added and _are_ids(each.get("id") for each in added), "an id for each added token")

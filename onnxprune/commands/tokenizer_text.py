@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,12 @@ _OF_BYTES = {symbol: byte for byte, symbol in symbols_of_bytes().items()}
 # What WordPiece's cleanup puts together again (https://github.com/huggingface/tokenizers, decoders/wordpiece.rs).
 _CLEANED = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")
 
+# What a file can make of 64 tokens, and what no tokenizer needs more of: beyond these, ids are shown.
+_MOST_TEXT = 16_384  # signs, after any step
+_MOST_TOKEN = 512  # signs of a token; the longest known are runs of 128 blanks or so
+_MOST_STEPS = 32
+_MOST_STATED = 64  # signs of a text that a step puts in or takes out
+
 
 def text_of(folder: Path | None) -> Text | None:
     """Return what gives the text of ids by the tokenizer in a folder; None where none there can be read."""
@@ -36,15 +43,18 @@ def text_of(folder: Path | None) -> Text | None:
     tokens = {number: text for text, number in {**files.known, **(files.added or {})}.items()}
 
     def text(ids: Sequence[int]) -> str | None:
-        pieces = [tokens.get(number) for number in ids]
-        return None if None in pieces else _decoded([piece for piece in pieces if piece is not None], steps)
+        pieces = [piece for piece in map(tokens.get, ids) if piece is not None and len(piece) <= _MOST_TOKEN]
+        return _decoded(pieces, steps) if len(pieces) == len(ids) else None
 
     return text if tokens else None
 
 
-def _decoded(pieces: _Pieces, steps: Sequence[Mapping[str, Any]]) -> str:
+def _decoded(pieces: _Pieces, steps: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the text of tokens; None where steps make more of it than a page shows."""
     for stated in steps:
         pieces = _STEPS[stated["type"]](pieces, stated)
+        if sum(map(len, pieces)) > _MOST_TEXT:
+            return None
     return "".join(pieces).encode("utf-8", errors="replace").decode("utf-8")  # half of a character is none
 
 
@@ -57,24 +67,27 @@ def _steps(files: TokenizerFiles) -> list[Mapping[str, Any]] | None:
         steps = [{"type": "WordPiece"}]
     else:
         steps = [{"type": "ByteLevel" if _OF_BYTES.keys() <= files.known.keys() else "Spaced"}]
-    return steps if all(map(_is_known, steps)) else None
+    return steps if len(steps) <= _MOST_STEPS and all(map(_is_known, steps)) else None
 
 
 def _is_known(stated: Mapping[str, Any]) -> bool:
-    """Whether a step is one of the table and states what it needs, in the right types.
+    """Whether a step is one of the table and states what it needs, in the right types and sizes.
 
-    A pattern may be plain text alone: a regular expression of a file that nobody knows might never end.
+    A pattern may be plain text alone: a regular expression of a file that nobody knows might never end. What is looked
+    for has a sign at least: nothing is everywhere, and what takes its place there makes text longer with each step.
     """
-    names = {"content", "prefix", "replacement", "suffix", "pad_token", "word_delimiter_token"}
-    texts = [stated[name] for name in names & stated.keys()]
-    pattern, numbers = stated.get("pattern"), [stated.get(name, 0) for name in ("start", "stop")]
+    kind, pattern = stated.get("type"), stated.get("pattern")
+    sought = [stated[name] for name in ("replacement", "suffix") if name in stated]
+    if kind == "Replace":
+        sought.append(pattern.get("String") if isinstance(pattern, dict) else None)
+    put_in = [stated[name] for name in ("content", "prefix") if name in stated]
     return (
-        isinstance(stated.get("type"), str)
-        and stated["type"] in _STEPS
-        and all(isinstance(each, str) for each in texts)
-        and all(type(each) is int for each in numbers)
-        and (stated["type"] not in ("Replace", "Strip") or "content" in stated)
-        and (stated["type"] != "Replace" or (isinstance(pattern, dict) and isinstance(pattern.get("String"), str)))
+        isinstance(kind, str)
+        and kind in _STEPS
+        and all(isinstance(each, str) and len(each) <= _MOST_STATED for each in sought + put_in)
+        and all(sought)
+        and all(type(each) is int and each >= 0 for each in (stated.get(name, 0) for name in ("start", "stop")))
+        and (kind not in ("Replace", "Strip") or "content" in stated)
     )
 
 
@@ -99,15 +112,10 @@ def _byte_level(pieces: _Pieces, _: Mapping[str, Any]) -> _Pieces:
 
 def _byte_fallback(pieces: _Pieces, _: Mapping[str, Any]) -> _Pieces:
     """Runs of tokens such as <0xE2> are UTF-8."""
-    made, run = _Pieces(), bytearray()
-    for piece in [*pieces, ""]:
-        byte = _BYTE.fullmatch(piece)
-        if byte is not None:
-            run.append(int(byte[1], 16))
-            continue
-        made.append(_of_run(bytes(run)))
-        made.append(piece)
-        run.clear()
+    made = _Pieces()
+    for are_bytes, pieces_of_run in groupby(pieces, lambda piece: _BYTE.fullmatch(piece) is not None):
+        run = [*pieces_of_run]
+        made.extend([_of_run(bytes(int(piece[3:5], 16) for piece in run))] if are_bytes else run)
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.data.samples import Data
+from onnxprune.data.samples import Data, Piece
 from onnxprune.evaluation.thumbnails import thumbnail
 from onnxprune.graph.tensors import Array
 from onnxprune.metrics.arrays import Arrays, Function, in_double, mask_input
@@ -60,16 +60,16 @@ def examples(
         words: how ids are read; None shows ids.
     """
     count = min(MOST, data.count)
-    chosen, kind, head = list[dict[str, Any]](), None, None
+    numbers = [i * data.count // count for i in range(count)]
+    chosen, kind, head = list[dict[str, Any]](), None, _head(pair[0], data, numbers)
     vectors = list[list[Array]]()
-    for number in (i * data.count // count for i in range(count)):
+    for number in numbers:
         piece = data.piece([number])
-        both = [session.run(session.taken(piece.feeds)) for session in pair]
-        before, after = (piece.counting(each, piece.axes_of(each)) for each in both)
+        before, after = (_outputs(session, piece) for session in pair)
         feeds, label = piece.own_feeds, None if data.labels is None else int(data.labels[number])
         labels = None if data.labels is None else data.labels[number : number + 1]
         found = choose_metric(before, feeds, labels if metric is None else None, metric)
-        kind, head = kind or found.kind, head or _head(before, feeds)
+        kind = kind or found.kind
         beside = _Beside(feeds, words, head)
         sides = [_SHOWN.get(found.loss_by.label, _dense)(found, each, beside) for each in (before, after)]
         inputs = [_input(name, array, _said(name, feeds, words)) for name, array in feeds.items()]
@@ -84,13 +84,19 @@ def examples(
     return {"kind": kind, "samples": chosen}
 
 
-def _head(outputs: Arrays, feeds: Arrays) -> Head | None:
-    """Return how the raw head of a detector is read, where a picture goes in."""
+def _outputs(session: Runner, piece: Piece) -> Arrays:
+    outputs = session.run(session.taken(piece.feeds))
+    return piece.counting(outputs, piece.axes_of(outputs))
+
+
+def _head(original: Runner, data: Data, numbers: Sequence[int]) -> Head | None:
+    """Return how the raw head of a detector is read, where a picture goes in, by what the original makes of samples."""
     sizes = [
         array.shape[2:] if array.shape[1] in _CHANNELS else array.shape[1:3]
-        for array in feeds.values()
+        for array in (data.piece(numbers[:1]).own_feeds.values() if numbers else ())
         if array.ndim == 4 and len(array) == 1 and {array.shape[1], array.shape[3]} & {*_CHANNELS}
     ]
+    outputs = (_outputs(original, data.piece([number])) for number in numbers)
     return find_head(outputs, (sizes[0][0], sizes[0][1])) if sizes else None
 
 
@@ -183,7 +189,7 @@ def _box_rows(boxes: Detections) -> list[tuple[float, ...]]:
 
 
 def _dense(metric: Metric, outputs: Arrays, beside: _Beside) -> dict[str, Any]:
-    if beside.head is not None:
+    if beside.head is not None and beside.head.output in outputs:
         return _answer(boxes=_box_rows(head_boxes(beside.head, outputs)))
     array = outputs[metric.outputs[0]]
     own = np.asarray(array[0] if array.ndim and len(array) == 1 else array)

@@ -120,6 +120,10 @@ def test_files_of_older_tokenizers(tmp_path):
     assert "merges.txt: 1 of 7 merges are left" in said
 
 
+def nested(levels):
+    return [nested(levels - 1)] if levels else 0
+
+
 def with_model(**more):
     stated = bpe()
     return {**stated, "model": {**stated["model"], **more}}
@@ -132,6 +136,8 @@ def with_model(**more):
         ("tokenizer.json", {"model": {}}, "a model with a vocabulary of tokens"),
         ("tokenizer.json", with_model(vocab={"a": [0]}), "one id for each token"),
         ("tokenizer.json", with_model(merges=["t h e"]), "merges of two parts each"),
+        ("tokenizer.json", with_model(merges=5), "merges of two parts each"),
+        ("tokenizer.json", bpe(decoder=nested(64)), "at most 64 levels"),
         ("tokenizer.json", bpe(added_tokens=[{"content": "<s>"}]), "an id for each added token"),
         ("tokenizer.json", bpe(added_tokens=[{"id": 0}]), "a text for each added token"),
         (
@@ -164,6 +170,9 @@ def test_what_is_no_text_or_no_json_is_an_error(tmp_path):
     path.unlink()
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(OptionError, match=f"vocabulary: {tmp_path / 'tokenizer.json'} is no JSON: "):
+        needed(tmp_path, [0])
+    (tmp_path / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(OptionError, match=f"vocabulary: {tmp_path / 'tokenizer.json'} does not hold at most 64 levels"):
         needed(tmp_path, [0])
 
 

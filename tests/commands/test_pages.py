@@ -88,6 +88,19 @@ def test_ids_are_words_where_a_tokenizer_lies_beside_the_model(tmp_path):
     assert said in text(page)
 
 
+@pytest.mark.parametrize("hostile", ["[" * 100_000, '{"model": {"vocab": {"a": 0}, "merges": 5}}'])
+def test_a_tokenizer_that_cannot_be_read_takes_the_text_alone(hostile, tmp_path):
+    model, data, out, report = (tmp_path / name for name in ("m.onnx", "t.npz", "s.onnx", "s.json"))
+    onnx.save(words(), model)
+    np.savez(data, ids=texts(count=4, length=3))
+    (tmp_path / "tokenizer.json").write_text(hostile, encoding="utf-8")
+    files = ("-o", str(out), "--report", str(tmp_path / "s.html"), "--report", str(report))
+    invoke("prune", str(model), *files, *CUT, "--no-latency", "--data", str(data))
+    first = json.loads(text(report))["details"]["examples"]["samples"][0]
+    assert [each["text"] for each in first["inputs"]] == [None]
+    assert out.exists()
+
+
 def test_a_comparison_writes_a_page(tmp_path):
     page = tmp_path / "c.html"
     invoke("compare", MODEL, MODEL, "--data", DATA, "--seconds", "0.05", "--quiet", "--report", str(page))

@@ -10,6 +10,7 @@ from onnxprune.commands.tokenizer_files import symbols_of_bytes
 from onnxprune.commands.tokenizer_text import text_of
 
 BLANKS = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+DOUBLED = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 BYTES = [{"type": "ByteFallback"}, {"type": "Fuse"}]
 FRONT = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 ALWAYS, NEVER, FIRST = ({"type": "Metaspace", "prepend_scheme": each} for each in ("always", "never", "first"))
@@ -99,6 +100,13 @@ def test_half_of_a_character_is_a_sign(tmp_path):
         {"type": "Strip", "content": " ", "start": "1"},
         {"type": "Metaspace", "replacement": 3},
         {"type": "Sequence", "decoders": [{"type": "Fuse"}, {}]},
+        {"type": "Replace", "pattern": {"String": ""}, "content": "b"},
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 65},
+        {"type": "BPEDecoder", "suffix": ""},
+        {"type": "Metaspace", "replacement": ""},
+        {"type": "Strip", "content": "a", "start": -1},
+        {"type": "Strip", "content": "a", "stop": -1},
+        {"type": "Sequence", "decoders": [{"type": "Fuse"}] * 33},
     ],
 )
 def test_a_step_that_is_not_known_leaves_ids(decoder, tmp_path):
@@ -106,7 +114,39 @@ def test_a_step_that_is_not_known_leaves_ids(decoder, tmp_path):
     assert text_of(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model": {"vocab": {"a": "b"}}}'])
+@pytest.mark.parametrize(
+    ("decoder", "tokens", "is_text"),
+    [
+        ({"type": "Sequence", "decoders": [DOUBLED] * 14}, ["a"], True),  # 16,384 signs
+        ({"type": "Sequence", "decoders": [DOUBLED] * 15}, ["a"], False),
+        ({"type": "Sequence", "decoders": [DOUBLED] * 15 + [{**DOUBLED, "content": ""}]}, ["a"], False),
+        ({"type": "Sequence", "decoders": [{"type": "ByteFallback"}] * 32}, ["a", "<0x62>"], True),
+        ({"type": "Fuse"}, ["a" * 512], True),
+        ({"type": "Fuse"}, ["a" * 513], False),
+        ({"type": "Fuse"}, [f"{number:0512}" for number in range(33)], False),
+    ],
+)
+def test_a_text_does_not_grow_without_bound(decoder, tokens, is_text, tmp_path):
+    ids = tokenizer(tmp_path, decoder, tokens)
+    assert (text_of(tmp_path)([*ids.values()]) is not None) is is_text
+
+
+DEEP = '{"type": "Sequence", "decoders": [' * 300 + '{"type": "Fuse"}' + "]}" * 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"model": {"vocab": {"a": "b"}}}',
+        "[" * 100_000,
+        f'{{"model": {{"vocab": {{"a": 0}}}}, "decoder": {DEEP}}}',  # deeper than what walks through it goes
+        '{"model": {"vocab": {"a": 0}, "merges": 5}}',
+        '{"model": {"vocab": {"a": 0}, "merges": true}}',
+    ],
+    ids=["cut", "list", "no id", "nested", "deep decoder", "number of merges", "true merges"],
+)
 def test_a_file_that_is_none_leaves_ids(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     assert text_of(tmp_path) is None

@@ -95,6 +95,21 @@ def test_raw_heads_come_as_boxes():
     assert after["boxes"] == []
 
 
+def test_all_samples_tell_how_a_head_is_read():
+    """A head with its axes turned: what its first score is, the last sample alone tells, and all are drawn."""
+
+    def answer(feeds):
+        y, x = np.mgrid[8:64:16, 8:64:16]
+        rows = np.concatenate([[x.ravel(), y.ravel()], np.full((2, 16), 16), np.zeros((3, 16))]).astype("f4")
+        rows[4 + int(feeds["x"][0, 0, 0, 0]), 4] = 0.75
+        return {"head": rows.T[None]}
+
+    pictures = np.stack([np.full((3, 64, 64), kind, np.float32) for kind in (2, 1, 0)])
+    shown = shown_of(pictures, answer)
+    kinds = [[box[4] for side in each["answers"] for box in side["boxes"]] for each in shown["samples"]]
+    assert kinds == [[2, 2], [1, 1], [0, 0]]
+
+
 SPOKEN = Words(lambda ids: None if 99 in ids else "".join(f" w{each}" for each in ids), ["x"])
 
 

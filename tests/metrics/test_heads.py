@@ -58,7 +58,7 @@ EXPECTED = [[30, 25, 50, 55], [92, 52, 108, 68]]
 )
 def test_a_head_is_known_by_its_grid_its_places_and_its_scores(made, read):
     outputs = {"other": np.zeros((1, 5), np.float32), **head(**made)}
-    assert find_head(outputs, PICTURE) == read
+    assert find_head([outputs], PICTURE) == read
     found = head_boxes(read, outputs)
     np.testing.assert_allclose(found.corners, EXPECTED, atol=1e-4)
     assert found.classes.tolist() == [2, 0]
@@ -69,9 +69,75 @@ def test_shares_of_the_sides_stay_shares():
     outputs = head()
     outputs["y"][:, [0, 2]] /= PICTURE[1]
     outputs["y"][:, [1, 3]] /= PICTURE[0]
-    read = find_head(outputs, PICTURE)
+    read = find_head([outputs], PICTURE)
     assert read == Head("y", True, False, False)
     np.testing.assert_allclose(head_boxes(read, outputs).corners[0] * [128, 96, 128, 96], EXPECTED[0], atol=1e-4)
+
+
+def transposed(kind):
+    """A head of YOLOv8 with its axes turned that is sure of one box of a class, and of no other."""
+    outputs = head(last=False)
+    scores = outputs["y"][0, :, 4:]
+    scores[:] = np.minimum(scores, 0.1)
+    scores[40, kind] = 0.9
+    return outputs
+
+
+def test_all_pictures_tell_how_a_head_is_read():
+    """Of class 1 alone nobody could say whether the first score is a class or says if there is anything."""
+    other, first = transposed(1), transposed(0)
+    assert find_head([other], PICTURE) is None
+    read = find_head([other, first], PICTURE)
+    assert read == Head("y", False, False, False)
+    assert [head_boxes(read, each).classes.tolist() for each in (other, first)] == [[1], [0]]
+
+
+def test_a_head_that_is_sure_of_no_class_is_not_told():
+    """YOLOv5 with weak classes is no transposed YOLOv8; another picture tells."""
+    weak, strong = (head(last=False, objectness=True) for _ in range(2))
+    weak["y"][0, :, 5:] = np.minimum(weak["y"][0, :, 5:], 0.2)
+    assert find_head([weak], PICTURE) is None
+    assert find_head([weak, strong, strong, strong, strong], PICTURE) == Head("y", False, False, True)
+
+
+def test_a_box_with_swapped_corners_is_one_all_the_same():
+    outputs = head(corners=True)
+    outputs["y"][0, :4, 100] = outputs["y"][0, [2, 1, 0, 3], 100]
+    assert find_head([outputs], PICTURE) == Head("y", True, True, False)
+    outputs["y"][0, :4, :60] = outputs["y"][0, [2, 1, 0, 3], :60]
+    assert find_head([outputs], PICTURE) is None, "many are neither corners nor center and size"
+
+
+def test_a_picture_that_contradicts_leaves_no_head():
+    asked = []
+
+    def samples():
+        for outputs in (head(), head(last=False), head()):
+            asked.append(outputs)
+            yield outputs
+
+    assert find_head(samples(), PICTURE) is None
+    assert len(asked) == 2, "nobody asks on once it is clear"
+    assert find_head([], PICTURE) is None
+    assert find_head([head(), head(corners=True), head()], PICTURE) is None
+
+
+def beside(numbers, **made):
+    """A head with more numbers ``[anchors, ...]`` behind its scores."""
+    array = head(**made)["y"]
+    more = numbers.T if made.get("last", True) else numbers
+    return {"y": np.concatenate([array, more[None].astype(np.float32)], axis=1 if made.get("last", True) else 2)}
+
+
+@pytest.mark.parametrize("made", [{}, {"last": False, "objectness": True}])
+def test_numbers_that_are_no_scores_leave_no_head(made):
+    """Key points in shares of the sides; of heads without objectness, angles from 0 to 1 as well."""
+    points = cells()[0] / [128, 96]
+    assert find_head([beside(points, **made)], PICTURE) is None
+    angles = RNG.uniform(0, 0.9, (len(points), 1))
+    found = find_head([beside(angles, **made)], PICTURE)
+    assert (found is None) is not made.get("objectness", False)
+    assert find_head([beside(0.2 * angles, **made)], PICTURE) is not None
 
 
 def changed(change):
@@ -95,11 +161,11 @@ def changed(change):
     ],
 )
 def test_what_is_not_told_is_no_head(outputs):
-    assert find_head(outputs, PICTURE) is None
+    assert find_head([outputs], PICTURE) is None
 
 
 def test_a_picture_of_another_size_has_other_grids():
-    assert find_head(head(), (100, 100)) is None
+    assert find_head([head()], (100, 100)) is None
 
 
 def test_doubles_of_a_class_go():
@@ -108,8 +174,32 @@ def test_doubles_of_a_class_go():
     assert without_doubles(boxes).scores.tolist() == [0.9, 0.7, 0.6]
 
 
+def test_boxes_are_cut_after_doubles_went():
+    """Thirty objects with thirty boxes each: the 300 best boxes are of ten of them."""
+    places = np.array([(40 * column, 60 * row) for row in range(5) for column in range(6)], float)
+    boxes = np.concatenate([np.repeat(places, 30, axis=0), np.tile([20.0, 30.0], (900, 1))], axis=1)
+    scores = np.linspace(0.95, 0.3, 900)
+    outputs = {"y": np.concatenate([boxes, scores[:, None]], axis=1)[None].astype(np.float32)}
+    found = head_boxes(Head("y", False, False, False), outputs)
+    np.testing.assert_allclose(found.scores, scores[::30], atol=1e-6)
+    assert {(left + 10, top + 15) for left, top, _, _ in found.corners.tolist()} == set(map(tuple, places.tolist()))
+
+
+def test_at_most_300_boxes_come():
+    boxes = np.concatenate([np.mgrid[:20, :20].reshape(2, -1).T * 9.0, np.full((400, 2), 5.0), np.ones((400, 1))], 1)
+    found = head_boxes(Head("y", False, False, False), {"y": boxes[None].astype(np.float32)})
+    assert len(found.scores) == 300
+
+
+def test_what_is_not_finite_is_no_box():
+    outputs = head()
+    outputs["y"][0, 5, :50] = np.nan
+    outputs["y"][0, 0, 50:] = np.inf
+    assert len(head_boxes(Head("y", True, False, False), outputs).scores) == 0
+
+
 def test_nothing_found_is_no_box():
     outputs = head()
     outputs["y"][:, 4:] *= 0.1
-    found = head_boxes(find_head(outputs, PICTURE), outputs)
+    found = head_boxes(find_head([outputs], PICTURE), outputs)
     assert (found.corners.shape, len(found.scores)) == ((0, 4), 0)

@@ -80,8 +80,39 @@ def run(monkeypatch, *arguments):
     return coco_map.main()
 
 
+def found_in(path, photos):
+    return coco_map.found_by(coco_map.detector(path, photos, "unit,fit=stretch"), None)
+
+
+def raw(path, rows):
+    """A model of YOLOv8's kind with its axes turned, whose rows are those of the picture's brightness, 0 or 1."""
+    cells = np.mgrid[8:32:16, 8:64:16].reshape(2, -1)[::-1]
+    made = [np.concatenate([cells, np.full_like(cells, 12), scores]).T for scores in rows]
+    dark, bright = (np.asarray(each[None], np.float32) for each in made)
+    onnx.save(
+        model(
+            "m = ReduceMean <keepdims = 0> (x)", "d = Sub(one, m)", "b = Mul(bright, m)", "o = Mul(dark, d)",
+            "y = Add(b, o)", x="float[n,3,32,64] x", y="float[n,8,7] y", bright=bright, dark=dark, one=np.float32(1),
+        ),
+        path,
+    )  # fmt: skip
+    return path
+
+
+def test_the_first_detector_tells_on_all_photos_how_both_are_read(tmp_path, photos, noted, monkeypatch):
+    """A dark photo holds class 2 and a bright one class 0; the second file is sure of nothing."""
+    Image.new("RGB", (64, 32), (255, 255, 255)).save(photos / "c.png")
+    sure = np.zeros((2, 3, 8))
+    sure[0, 2, 5], sure[1, 0, 3] = 0.9, 0.8
+    one, other = raw(tmp_path / "one.onnx", sure), raw(tmp_path / "other.onnx", sure / 5)
+    assert run(monkeypatch, one, other, "--images", photos) == 0
+    (labels, results, _), (_, fewer, _) = noted
+    assert [each["category_id"] for each in labels["annotations"]] == [2, 2, 0]
+    assert [each["category_id"] for each in fewer] == [each["category_id"] for each in results] == [2, 2, 0]
+
+
 def test_boxes_are_in_pixels_of_the_photos(tmp_path, photos):
-    first, second = coco_map.found_in(detector(tmp_path / "d.onnx"), photos, "unit,fit=stretch")
+    first, second = found_in(detector(tmp_path / "d.onnx"), photos)
     assert (first.name, first.width, first.height) == ("a.png", 128, 64)
     assert first.boxes.corners.tolist() == [[8, 16, 40, 48], [0, 0, 32, 32], [80, 8, 128, 60]], "at most the photo"
     assert second.boxes.corners[0].tolist() == [4, 8, 20, 24]
@@ -89,7 +120,7 @@ def test_boxes_are_in_pixels_of_the_photos(tmp_path, photos):
 
 def test_shares_become_pixels(tmp_path, photos):
     path = detector(tmp_path / "d.onnx", [[0.25, 0.5, 0.5, 1.0, 0.9, 0]])
-    assert coco_map.found_in(path, photos, "unit,fit=stretch")[0].boxes.corners.tolist() == [[32, 32, 64, 64]]
+    assert found_in(path, photos)[0].boxes.corners.tolist() == [[32, 32, 64, 64]]
 
 
 def test_without_labels_the_sure_boxes_of_the_first_file_are_them(tmp_path, photos, noted, monkeypatch, capsys):
@@ -141,4 +172,4 @@ def test_what_cannot_be_is_said(tmp_path, photos, monkeypatch, capsys):
     )
     labels = {"images": [{"id": 1, "file_name": "z.png"}], "annotations": [], "categories": []}
     with pytest.raises(DataError, match="no photo of the folder has the file_name of an image of the labels"):
-        coco_map.as_results(coco_map.found_in(path, photos, "unit,fit=stretch"), labels)
+        coco_map.as_results(found_in(path, photos), labels)

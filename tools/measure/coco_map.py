@@ -6,8 +6,8 @@
 `--labels` is a file in the format of COCO (`images` with `file_name`, `annotations` with `bbox`, `categories`): class 0
 of the detector is the category of the smallest id, and so on. Without it the labels are the boxes of the first
 detector that score 0.25 or more, and the table says *agreement*: how well the second one finds them, not how right
-either is. Detectors are files with boxes as outputs, or raw heads whose meaning follows from shape and values, see
-`metrics.heads`; photos are stretched to the size of the input.
+either is. Detectors are files with boxes as outputs, or raw heads whose meaning follows from shape and values of the
+first detector, see `metrics.heads`; photos are stretched to the size of the input.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.data.folder import files_in  # noqa: E402
 from onnxprune.data.images import SUFFIXES, make_preprocess  # noqa: E402
-from onnxprune.data.samples import load_data  # noqa: E402
+from onnxprune.data.samples import Data, load_data  # noqa: E402
 from onnxprune.errors import DataError, InputError, OptionError  # noqa: E402
 from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.metrics.arrays import Arrays  # noqa: E402
 from onnxprune.metrics.boxes import KIND, found_boxes  # noqa: E402
-from onnxprune.metrics.heads import LEAST, find_head, head_boxes  # noqa: E402
+from onnxprune.metrics.heads import LEAST, Head, find_head, head_boxes  # noqa: E402
 from onnxprune.metrics.matching import Detections  # noqa: E402
-from onnxprune.runtime.session import open_session  # noqa: E402
+from onnxprune.runtime.session import Session, open_session  # noqa: E402
 
+MOST_ASKED = 100  # photos that tell how a raw head is read
 LOWEST = 0.001  # score of a box that counts, as in COCO's own evaluations
 FIGURES = {"AP_all": "mAP 50-95", "AP_50": "mAP 50", "AP_75": "mAP 75", "AR_third": "recall"}
 
@@ -50,26 +52,60 @@ class Photo:
     boxes: Detections
 
 
-def found_in(model_path: Path, folder: Path, preprocess: str) -> list[Photo]:
-    """Return what a detector finds in the photos of a folder.
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A file, and the photos as it takes them."""
+
+    path: Path
+    session: Session
+    folder: Path
+    data: Data
+
+    @property
+    def photos(self) -> list[Path]:
+        """The photos, in the order of the samples."""
+        return [path for path in files_in(self.folder) if path.suffix.lower() in SUFFIXES]
+
+    def outputs(self, number: int) -> tuple[Arrays, tuple[int, int]]:
+        """Return what comes out for a photo, and the height and width of the input."""
+        (feed,) = (feeds := self.data.piece([number]).feeds).values()
+        height, width = feed.shape[2:] if feed.shape[1] in (1, 3) else feed.shape[1:3]
+        return self.session.run(self.session.taken(feeds)), (height, width)
+
+    def head(self) -> Head | None:
+        """Return how its raw head is read, by what it says of photos, evenly spaced; None where it has none."""
+        count = min(MOST_ASKED, self.data.count)
+        asked = (self.outputs(number * self.data.count // count) for number in range(count))
+        first = next(asked, None)
+        return None if first is None else find_head(chain([first[0]], (each for each, _ in asked)), first[1])
+
+
+def detector(path: Path, folder: Path, preprocess: str) -> Detector:
+    """Return a detector with the photos of a folder.
 
     Raises:
-        InputError: for files that cannot be read, photos that are not stretched, and outputs without known boxes.
+        InputError: for files that cannot be read, and photos that are not stretched.
     """
     settings = make_preprocess(preprocess)
     if settings is None or settings.fit != "stretch":
         raise OptionError(f"preprocess {preprocess!r}: boxes are read from stretched photos alone: add fit=stretch")
-    model = load(model_path)
-    data = load_data(str(folder), model.inputs, preprocess=settings)
-    session = open_session(model_path)
-    photos = [path for path in files_in(folder) if path.suffix.lower() in SUFFIXES]
+    data = load_data(str(folder), load(path).inputs, preprocess=settings)
+    return Detector(path, open_session(path), folder, data)
+
+
+def found_by(detector: Detector, head: Head | None) -> list[Photo]:
+    """Return what a detector finds in its photos; a head says how its output is read.
+
+    Raises:
+        DataError: for outputs without known boxes.
+    """
     found = []
-    for number, path in enumerate(photos):
-        (feed,) = (feeds := data.piece([number]).feeds).values()
-        sides = feed.shape[2:] if feed.shape[1] in (1, 3) else feed.shape[1:3]
-        own = _boxes(session.run(session.taken(feeds)), (sides[0], sides[1]), model_path)
+    for number, path in enumerate(detector.photos):
+        outputs, sides = detector.outputs(number)
+        own = _boxes(outputs, head, detector.path)
         width, height = _size(path)
-        found.append(Photo(path.relative_to(folder).as_posix(), width, height, _scaled(own, sides, (height, width))))
+        name = path.relative_to(detector.folder).as_posix()
+        found.append(Photo(name, width, height, _scaled(own, sides, (height, width))))
     return found
 
 
@@ -80,10 +116,9 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _boxes(outputs: Mapping[str, npt.NDArray[Any]], picture: tuple[int, int], path: Path) -> Detections:
+def _boxes(outputs: Arrays, head: Head | None, path: Path) -> Detections:
     """Return the boxes of one photo, in pixels of the input or shares of its sides."""
-    head = find_head(outputs, picture)
-    if head is not None:
+    if head is not None and head.output in outputs:
         return head_boxes(head, outputs, LOWEST)
     metric = KIND.find(outputs, {}, None, False)
     if metric is None:
@@ -183,7 +218,9 @@ def main() -> int:
     parser.add_argument("--preprocess", default="unit,fit=stretch")
     arguments = parser.parse_args()
     try:
-        photos = [found_in(path, arguments.images, arguments.preprocess) for path in arguments.detectors]
+        both = [detector(path, arguments.images, arguments.preprocess) for path in arguments.detectors]
+        head = both[0].head()
+        photos = [found_by(each, head) for each in both]
         labels = as_labels(photos[0]) if arguments.labels is None else json.loads(arguments.labels.read_text("utf-8"))
         figures = [mean_precision(labels, as_results(each, labels)) for each in photos]
     except InputError as error:

@@ -36,7 +36,7 @@ def samples_section(report: Mapping[str, Any]) -> list[Section]:
     on = "" if count is None else f"On {count_text(count)} samples"
     held = fidelity is not None and fidelity.get("held_out")
     said = f"{on or 'On samples'}{' that calibration did not see' * bool(held)}." if fidelity is not None else ""
-    listed = [] if shown is None else [_sample(each, _finds_boxes(shown)) for each in shown["samples"]]
+    listed = [] if shown is None else [_sample(each, _finds_boxes(shown, each)) for each in shown["samples"]]
     if listed:
         said += f" Below, {len(listed)} of the samples, evenly spaced, with what both models make of them."
     return [Section("On samples", "samples.html", Samples(figures, listed), said.strip())]
@@ -76,8 +76,10 @@ def figure_text(name: str, value: Any) -> str:
     return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3g}"
 
 
-def _finds_boxes(shown: Mapping[str, Any]) -> bool:
-    """Whether answers are boxes: of a sample without any, it is told then that there are none."""
+def _finds_boxes(shown: Mapping[str, Any], sample: Mapping[str, Any]) -> bool:
+    """Whether the answers to a sample are boxes: of one without any answer, where other samples have boxes."""
+    if any(answer["best"] or answer["image"] for answer in sample["answers"]):
+        return False
     return any(answer["boxes"] for each in shown["samples"] for answer in each["answers"])
 
 

@@ -262,6 +262,8 @@ def test_a_sample_without_boxes_says_so_where_others_have_some():
     assert page.count("the answers differ") == 1
     shown[0]["answers"][0]["boxes"] = [[0.0, 0.0, 8.0, 8.0, 3.0, 0.4]]
     assert "the answers differ" not in render(report), "the same classes are found"
+    shown[1]["answers"][0]["best"] = [{"name": "mean", "score": 0.5, "text": None}]
+    assert render(report).count("no box") == 2 * len(shown) - 4, "numbers are no boxes"
 
 
 def test_a_folder_is_one_page_with_a_part_for_each_model():
