@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.data.samples import Data, Piece
+from onnxprune.data.batching import Piece
+from onnxprune.data.samples import Data
 from onnxprune.evaluation.thumbnails import thumbnail
 from onnxprune.graph.tensors import Array
 from onnxprune.metrics.arrays import Arrays, Function, in_double, mask_input
