@@ -63,7 +63,9 @@ def ids_of(tokens: Sequence[int | str], folder: Path | None) -> set[int]:
 
 def folder_of(model: Path | None) -> Path | None:
     """Return the folder with the tokenizer of a model: its own, or the one above a folder `onnx`; None without one."""
-    above = [] if model is None else [model.parent, *([model.parent.parent] if model.parent.name == "onnx" else [])]
+    above = [] if model is None else [model.parent]
+    if model is not None and model.absolute().parent.name == "onnx":  # which `m.onnx` alone does not tell
+        above.append(model.absolute().parent.parent)
     return next((folder for folder in above if any((folder / name).is_file() for name in _NAMES)), None)
 
 

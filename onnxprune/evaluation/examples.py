@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.data.samples import Data, Piece
+from onnxprune.data.batching import Piece
+from onnxprune.data.samples import Data
 from onnxprune.evaluation.thumbnails import thumbnail
 from onnxprune.graph.tensors import Array
 from onnxprune.metrics.arrays import Arrays, Function, in_double, mask_input
@@ -26,6 +27,7 @@ _BEST = 3  # classes of a sample, or words
 _BOXES = 12  # of a sample
 _VALUES = 24  # numbers or words of an input that are shown
 _TOKENS = 64  # of a text that is shown
+_PAST = "past"  # in the names of caches
 _CHANNELS = (1, 3)  # of a picture
 
 Text: TypeAlias = Callable[[Sequence[int]], "str | None"]  # of ids; None where some are no tokens
@@ -101,18 +103,45 @@ def _head(original: Runner, data: Data, numbers: Sequence[int]) -> Head | None:
 
 
 def _said(name: str, feeds: Arrays, words: Words | None) -> str | None:
-    """Return the text of the ids of an input, without padding; of a long one, its beginning and its end."""
+    """Return the text of the ids of an input, without padding; of a long one, its beginning and its end.
+
+    None where there is none, so that ids are shown.
+    """
     if words is None or name not in words.inputs:
         return None
     ids = feeds[name]
-    others = {other: array for other, array in feeds.items() if other != name}
-    mask = mask_input(others, ids.shape) if ids.ndim == 2 else None
+    mask = _mask(name, feeds)
     counted = ids.reshape(-1) if mask is None else ids[feeds[mask][:, -ids.shape[-1] :] != 0]
     shown = [int(each) for each in counted]
+    if not shown:
+        return None
     if len(shown) <= _TOKENS:
-        return words.text(shown)
+        return words.text(shown) or None
     ends = words.text(shown[: _TOKENS // 2]), words.text(shown[-_TOKENS // 2 :])
     return None if None in ends else f"{ends[0]} … {ends[1]}"
+
+
+def _mask(name: str, feeds: Arrays) -> str | None:
+    """Return the input that says which ids of another one are no padding.
+
+    Its name begins alike: `decoder_attention_mask` is that of `decoder_input_ids`. It has their length; more than it
+    only where it counts what a cache holds, too.
+    """
+    ids, start = feeds[name], _side(name)
+    if ids.ndim != 2:
+        return None
+    others = {each: array for each, array in feeds.items() if each != name and _side(each) == start}
+    are_cached = any(_PAST in each for each in feeds)
+    return mask_input({each: a for each, a in others.items() if a.shape == ids.shape or are_cached}, ids.shape)
+
+
+def _side(name: str) -> str:
+    """Return which of two texts an input belongs to, by what its name begins with.
+
+    >>> _side("decoder_input_ids"), _side("encoder.attention_mask"), _side("token_type_ids")
+    ('decoder', 'encoder', '')
+    """
+    return next((side for side in ("decoder", "encoder") if name.lower().startswith(side)), "")
 
 
 def _nearest(vectors: Sequence[Array]) -> list[list[tuple[int, float]]]:

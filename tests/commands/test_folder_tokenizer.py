@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,12 +254,15 @@ def test_an_added_token_without_a_row_goes(tmp_path):
     assert json.loads((tmp_path / "tokenizer.json").read_text())["added_tokens"] == [{"id": 0, "content": "<s>"}]
 
 
-def test_the_folder_of_a_tokenizer(tmp_path):
+def test_the_folder_of_a_tokenizer(tmp_path, monkeypatch):
     assert folder_of(tmp_path / "model.onnx") is None
     written(tmp_path, bpe())
     assert folder_of(tmp_path / "model.onnx") == tmp_path
     assert folder_of(tmp_path / "onnx" / "model.onnx") == tmp_path
     assert folder_of(tmp_path / "other" / "model.onnx") is None
+    (tmp_path / "onnx").mkdir()
+    monkeypatch.chdir(tmp_path / "onnx")
+    assert folder_of(Path("model.onnx")) == tmp_path
 
 
 def test_a_token_that_is_none(tmp_path):

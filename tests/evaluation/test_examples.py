@@ -129,6 +129,37 @@ def test_ids_come_with_their_text_and_so_does_the_next_word():
     assert second["answers"][1]["best"][0] == {"name": "token 13", "score": 0.9695, "text": " w13"}
 
 
+def test_a_mask_is_that_of_its_own_text():
+    """The ids of a decoder are not masked by the mask of an encoder, longer or as long; those of padding alone stay."""
+    decoder, ids = np.array([[5, 6, 7, 8], [5, 6, 7, 8]]), np.array([[1, 2, 3, 4, 0, 0], [9, 9, 9, 0, 0, 0]])
+    words = Words(SPOKEN.text, ["decoder_input_ids", "input_ids"])
+    for width in (6, 4):
+        given = {"input_ids": ids[:, :width], "attention_mask": (ids[:, :width] > 0).astype(int)}
+        given["attention_mask"][1] = 0
+        shown = shown_of(
+            np.zeros((2, 1), np.float32),
+            lambda feeds: {"y": feeds["x"]},
+            metric="dense",
+            words=words,
+            **given,
+            decoder_input_ids=decoder,
+        )
+        said = [{each["name"]: each["text"] for each in sample["inputs"]} for sample in shown["samples"]]
+        assert [each["decoder_input_ids"] for each in said] == [" w5 w6 w7 w8"] * 2
+        assert [each["input_ids"] for each in said] == [" w1 w2 w3 w4", None]
+
+
+def test_a_mask_counts_a_cache_too():
+    feeds = {"input_ids": np.array([[5, 6]]), "attention_mask": np.array([[1, 1, 1, 1, 0]])}
+    words = Words(SPOKEN.text, ["input_ids"])
+    said = []
+    for more in ({}, {"past_key_values.0.key": np.zeros((1, 2, 3, 4), np.float32)}):
+        shown = shown_of(np.zeros((1, 1), np.float32), lambda given: {"y": given["x"]}, metric="dense", words=words,
+                         **feeds, **more)  # fmt: skip
+        said.append({each["name"]: each["text"] for each in shown["samples"][0]["inputs"]}["input_ids"])
+    assert said == [" w5 w6", " w5"]
+
+
 def test_of_a_long_text_come_both_ends():
     shown = shown_of(
         np.arange(200)[None] + 2, lambda feeds: {"y": feeds["x"].astype("f4")}, words=SPOKEN, metric="dense"

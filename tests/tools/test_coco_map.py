@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import numpy as np
@@ -12,7 +13,6 @@ import onnx
 import pytest
 from PIL import Image
 
-from onnxprune.errors import DataError
 from tests.support.build import model
 from tools.measure import coco_map
 
@@ -70,6 +70,7 @@ def noted(monkeypatch):
             self.stats_as_dict = KEYS
 
     module = ModuleType("faster_coco_eval")
+    module.__spec__ = ModuleSpec("faster_coco_eval", None)
     module.COCO, module.COCOeval_faster = COCO, COCOeval_faster
     monkeypatch.setitem(sys.modules, "faster_coco_eval", module)
     return calls
@@ -146,19 +147,25 @@ def test_without_labels_the_sure_boxes_of_the_first_file_are_them(tmp_path, phot
 
 def test_labels_name_photos_and_categories(tmp_path, photos, noted, monkeypatch, capsys):
     labels = {
-        "images": [{"id": 7, "file_name": "some/b.png", "width": 64, "height": 32}],
-        "annotations": [{"id": 1, "image_id": 7, "category_id": 18, "bbox": [4, 8, 16, 16], "area": 256, "iscrowd": 0}],
+        "images": [{"id": 7, "file_name": "some/b.png", "width": 64, "height": 32}, {"id": 8, "file_name": "z.png"}],
+        "annotations": [
+            {"id": 2, "image_id": 8, "category_id": 3, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0},
+            {"id": 1, "image_id": 7, "category_id": 18, "bbox": [4, 8, 16, 16], "area": 256, "iscrowd": 0},
+        ],
         "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}],
     }
     place = tmp_path / "labels.json"
     place.write_text(json.dumps(labels), encoding="utf-8")
     path = detector(tmp_path / "d.onnx", [*PIXELS, [0, 0, 9, 9, 0.5, 2]])
     assert run(monkeypatch, path, path, "--images", photos, "--labels", place) == 0
+    assert [each["id"] for each in noted[0][0]["annotations"]] == [1], (
+        "labels of photos that are not there do not count"
+    )
     assert [(each["image_id"], each["category_id"]) for each in noted[0][1]] == [(7, 18), (7, 3), (7, 3)]
-    assert capsys.readouterr().out.startswith(f"1 boxes on 1 photos, from {place}.\n")
+    assert capsys.readouterr().out.startswith(f"1 boxes on 1 of 2 photos, from {place}.\n")
 
 
-def test_what_cannot_be_is_said(tmp_path, photos, monkeypatch, capsys):
+def test_what_cannot_be_is_said(tmp_path, photos, noted, monkeypatch, capsys):
     path = detector(tmp_path / "d.onnx")
     assert run(monkeypatch, path, path, "--images", photos, "--preprocess", "unit") == 2
     assert capsys.readouterr().err == (
@@ -170,6 +177,47 @@ def test_what_cannot_be_is_said(tmp_path, photos, monkeypatch, capsys):
     assert (
         "c.onnx: no boxes are known among the outputs (y [1, 3, 1, 1]); expected an output" in capsys.readouterr().err
     )
-    labels = {"images": [{"id": 1, "file_name": "z.png"}], "annotations": [], "categories": []}
-    with pytest.raises(DataError, match="no photo of the folder has the file_name of an image of the labels"):
-        coco_map.as_results(found_in(path, photos), labels)
+
+
+LABELS = {"images": [{"id": 1, "file_name": "z.png"}], "annotations": [], "categories": []}
+NONE = f"holds no labels in the format of COCO: {coco_map._EXPECTED}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{", "is no JSON; expected labels in the format of COCO"),
+        ("[" * 100_000, "is no JSON; expected labels in the format of COCO"),
+        ("[]", NONE),
+        (json.dumps({**LABELS, "annotations": [{"id": 1}]}), NONE),
+        (json.dumps(LABELS), "no photo of the folder has the file_name of an image of the labels"),
+        (
+            json.dumps({**LABELS, "images": [{"id": at, "file_name": f"{at}/a.png"} for at in (1, 2)]}),
+            "two images are the same photo of the folder; give them the folders of their photos",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_labels_are_said_before_anything_runs(text, said, tmp_path, photos, noted, monkeypatch, capsys):
+    monkeypatch.setattr(coco_map.Detector, "outputs", None)
+    place, path = tmp_path / "labels.json", detector(tmp_path / "d.onnx")
+    if text is not None:
+        place.write_text(text, encoding="utf-8")
+    assert run(monkeypatch, path, path, "--images", photos, "--labels", place) == 2
+    assert capsys.readouterr().err == f"coco_map: {place}: {said}\n"
+
+
+def test_the_package_is_asked_for_before_anything_runs(tmp_path, photos, monkeypatch, capsys):
+    monkeypatch.setattr(coco_map, "find_spec", lambda _: None)
+    path = detector(tmp_path / "d.onnx")
+    assert run(monkeypatch, path, path, "--images", photos) == 2
+    assert capsys.readouterr().err == "coco_map: mean average precision needs a package: pip install faster-coco-eval\n"
+
+
+def test_photos_of_one_name_in_two_folders_stay_two(tmp_path, noted, monkeypatch):
+    for name in ("x", "y"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 32)).save(tmp_path / "photos" / name / "a.png")
+    path = detector(tmp_path / "d.onnx", PIXELS[:1])
+    assert run(monkeypatch, path, path, "--images", tmp_path / "photos") == 0
+    assert [each["image_id"] for each in noted[0][1]] == [1, 2]

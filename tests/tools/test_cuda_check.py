@@ -26,7 +26,11 @@ def test_rows_that_are_right_and_wrong():
 def test_the_page_says_where_it_was_measured():
     text = cuda_check.page([ROW])
     assert "No GPU was there: the CPU took its place" in text
-    assert "| `vit` | float16 | 0.7 of the latency | 0.500 | 1.0e-07 | 2.00 -> 1.30 | 1.54 | 1.0e-03 | 9 |" in text
+    assert "| `vit` | float16 | 0.7 of the latency | 0.500 | 1.0e-07 | 2.00 -> 1.30 | 1.54 | - | 9 |" in text
+    assert "A dash: the CPU has nothing to be held against." in text
+    on_gpu = cuda_check.page([{**ROW, "provider": "cuda"}])
+    assert "2.00 -> 1.30 | 1.54 | 1.0e-03 | 9 |" in on_gpu
+    assert "A dash" not in on_gpu
     assert text.startswith("# The check for GPUs, with the CPU in the GPU's place\n")
     assert "No GPU" not in cuda_check.page([{**ROW, "provider": "cuda"}])
     assert cuda_check.page([{**ROW, "provider": "cuda"}]).startswith("# On a GPU\n")

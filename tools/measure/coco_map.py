@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from onnxprune.runtime.session import Session, open_session  # noqa: E402
 
 MOST_ASKED = 100  # photos that tell how a raw head is read
 LOWEST = 0.001  # score of a box that counts, as in COCO's own evaluations
+_EXPECTED = "images with id and file_name, annotations with id, image_id, category_id and bbox, categories with id"
 FIGURES = {"AP_all": "mAP 50-95", "AP_50": "mAP 50", "AP_75": "mAP 75", "AR_third": "recall"}
 
 
@@ -162,17 +164,65 @@ def as_labels(photos: Iterable[Photo]) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def as_results(photos: Iterable[Photo], labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the boxes of a detector as results on the photos that the labels are of.
+def read_labels(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return labels of the photos that are there, each with the name of its photo as `file_name`.
+
+    Args:
+        path: a file in the format of COCO.
+        names: of the photos, from the folder on.
 
     Raises:
-        DataError: when no photo has a label.
+        DataError: for what is no such file, and where no photo has labels or two images are the same photo.
     """
-    by_name = {Path(image["file_name"]).name: image["id"] for image in labels["images"]}
+    try:
+        stated = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{path}: is no JSON; expected labels in the format of COCO") from None
+    if not _are_labels(stated):
+        raise DataError(f"{path}: holds no labels in the format of COCO: {_EXPECTED}")
+    images = [{**each, "file_name": name} for each in stated["images"] if (name := _photo_of(each["file_name"], names))]
+    if not images:
+        raise DataError(f"{path}: no photo of the folder has the file_name of an image of the labels")
+    if len({each["file_name"] for each in images}) < len(images):
+        raise DataError(f"{path}: two images are the same photo of the folder; give them the folders of their photos")
+    left = {each["id"] for each in images}
+    annotations = [each for each in stated["annotations"] if each["image_id"] in left]
+    return {**stated, "images": images, "annotations": annotations}
+
+
+def _are_labels(stated: Any) -> bool:
+    """Whether labels have what is counted, in the right types."""
+    fields = {"images": {"id": int, "file_name": str}, "categories": {"id": int},
+              "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list}}  # fmt: skip
+    return isinstance(stated, dict) and all(
+        isinstance(stated.get(name), list)
+        and all(isinstance(each, dict) and all(isinstance(each.get(key), kind) for key, kind in needed.items())
+                for each in stated[name])
+        for name, needed in fields.items()
+    )  # fmt: skip
+
+
+def _photo_of(file_name: str, names: Sequence[str]) -> str | None:
+    """Return the photo that an image of the labels is; None where there is none.
+
+    It is the one of this name, or else the only one whose file is called so in whatever folder.
+
+    >>> _photo_of("a.png", ["x/a.png", "b.png"]), _photo_of("a.png", ["x/a.png", "y/a.png"])
+    ('x/a.png', None)
+    """
+    if file_name in names:
+        return file_name
+    alike = [name for name in names if Path(name).name == Path(file_name).name]
+    return alike[0] if len(alike) == 1 else None
+
+
+def as_results(photos: Iterable[Photo], labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the boxes of a detector as results on the photos that the labels are of."""
+    by_name = {image["file_name"]: image["id"] for image in labels["images"]}
     categories = sorted(category["id"] for category in labels["categories"])
-    known = [(by_name[Path(each.name).name], each.boxes) for each in photos if Path(each.name).name in by_name]
-    if not known:
-        raise DataError("labels: no photo of the folder has the file_name of an image of the labels")
+    known = [(by_name[each.name], each.boxes) for each in photos if each.name in by_name]
     return [
         {"image_id": image, "category_id": categories[int(kind)], "bbox": box, "score": float(score)}
         for image, own in known
@@ -218,17 +268,24 @@ def main() -> int:
     parser.add_argument("--preprocess", default="unit,fit=stretch")
     arguments = parser.parse_args()
     try:
+        if find_spec("faster_coco_eval") is None:
+            raise OptionError("mean average precision needs a package: pip install faster-coco-eval")
         both = [detector(path, arguments.images, arguments.preprocess) for path in arguments.detectors]
+        names = [each.relative_to(arguments.images).as_posix() for each in both[0].photos]
+        labels = None if arguments.labels is None else read_labels(arguments.labels, names)
         head = both[0].head()
         photos = [found_by(each, head) for each in both]
-        labels = as_labels(photos[0]) if arguments.labels is None else json.loads(arguments.labels.read_text("utf-8"))
-        figures = [mean_precision(labels, as_results(each, labels)) for each in photos]
+        truth = labels or as_labels(photos[0])
+        figures = [mean_precision(truth, as_results(each, truth)) for each in photos]
     except InputError as error:
         print(f"coco_map: {error}", file=sys.stderr)
         return 2
-    what = f"{len(labels['annotations']):,} boxes on {len(labels['images']):,} photos"
-    of = arguments.labels
-    said = f"{what}, from {of}." if of else f"Agreement, not accuracy: {what}, as the first file finds them."
+    what = f"{len(truth['annotations']):,} boxes on {len(truth['images']):,}"
+    said = (
+        f"Agreement, not accuracy: {what} photos, as the first file finds them."
+        if labels is None
+        else f"{what} of {len(names):,} photos, from {arguments.labels}."
+    )
     print(table(arguments.detectors, figures, said))
     return 0
 

@@ -27,7 +27,7 @@ from onnxprune.report.page.others import (
 )
 from onnxprune.report.page.plain import as_read
 from onnxprune.report.page.views import Note, Page, Section
-from onnxprune.report.words import all_printable, plural
+from onnxprune.report.words import all_printable, plural, printable
 
 _LONGEST = 400  # characters of a name or a reason
 
@@ -58,7 +58,23 @@ def page_of(report: Mapping[str, Any]) -> Page:
     Raises:
         InputError: when it is no report of onnxprune.
     """
-    return _page_of(as_read(all_printable(dict(report))))
+    return _page_of(as_read(_readable(dict(report))))
+
+
+def _readable(value: Any) -> Any:
+    r"""Return plain values whose strings are printable; the texts that went into a model keep their lines.
+
+    >>> _readable({"values": ["1"], "text": "a\nb"}), _readable({"name": "token 5", "text": "\n"})["text"]
+    ({'values': ['1'], 'text': 'a\nb'}, '\\n')
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return all_printable(value)
+    if not isinstance(value, dict):
+        return [_readable(each) for each in value]
+    made = {key: _readable(each) for key, each in value.items()}
+    if "values" in value and isinstance(value.get("text"), str):
+        made["text"] = "\n".join(map(printable, value["text"].splitlines()))
+    return made
 
 
 def _page_of(report: Mapping[str, Any]) -> Page:

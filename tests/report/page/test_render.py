@@ -239,13 +239,15 @@ def test_texts_stand_in_place_of_ids_and_next_tokens_beside_them():
     report = reports.cut()
     shown = report["details"]["examples"]["samples"][0]
     shown |= {"inputs": [{"name": "mask", "shape": [1, 3], "image": None, "values": ["1", "1", "1"], "text": None}]}
-    shown["inputs"].append({"name": "ids", "shape": [1, 3], "image": None, "values": ["7"], "text": "a <b> text"})
-    for side, said in zip(shown["answers"], (" the", None), strict=True):
+    shown["inputs"].append(
+        {"name": "ids", "shape": [1, 3], "image": None, "values": ["7"], "text": "a <b> text\n\x1b[of two lines"}
+    )
+    for side, said in zip(shown["answers"], (" the\n", None), strict=True):
         side["best"] = [{"name": "token 5", "score": 0.5, "text": said}]
     page = render(report)
-    assert '<p class="said">a &lt;b&gt; text</p>' in page
+    assert '<p class="said">a &lt;b&gt; text\n\\x1b[of two lines</p>' in page
     assert "mask: 1 1 1" not in page
-    assert "<span>“\N{NO-BREAK SPACE}the”</span>" in page
+    assert "<span>“\N{NO-BREAK SPACE}the\\n”</span>" in page
     assert "<span>token 5</span>" in page
 
 
