@@ -13,10 +13,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from onnxprune.commands.finish import Complete, Publish, stored_as, with_report
+from onnxprune.commands.finish import Complete, Publish, with_report
 from onnxprune.commands.job import Job
-from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, prepare
+from onnxprune.commands.remade import costs_of, in_memory, part_of, proven_same
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.shorten import by_depth, chosen
 from onnxprune.data.notes import Notes
@@ -24,15 +24,13 @@ from onnxprune.dependency.branches import Branch, branches, branches_at, nodes_o
 from onnxprune.dependency.bypass import Bypass
 from onnxprune.dependency.cost import NodeMacs, macs
 from onnxprune.dependency.trace import Trace, trace
-from onnxprune.errors import OptionError, VerificationError
-from onnxprune.evaluation.verify import Verification, verify
+from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
-from onnxprune.graph.remainder import same_part
 from onnxprune.graph.view import view
 from onnxprune.planning.bypasses import Weighed, at_branches, at_gaps, weighed
 from onnxprune.planning.depth import Shortening
 from onnxprune.planning.detail import rows_of_refits
-from onnxprune.planning.left import Cost, costs_left, rest_of
+from onnxprune.planning.left import Cost, rest_of
 from onnxprune.planning.options import AUTO, Options
 from onnxprune.planning.removal import named
 from onnxprune.progress import Progress
@@ -56,7 +54,8 @@ def by_linear_maps(job: Job, keeper: Keeper, publish: Publish, progress: Progres
     found, choice, reasons = made.found, made.choice, made.reasons
     maps = _maps(prepared, found, choice, meant, progress, notes)
     whole = _mapped(prepared, found, maps.bypasses)
-    verification = _proven(prepared, whole, progress)
+    progress("verifying: with linear maps of zeros = original")
+    verification = proven_same(prepared, whole.traced.model, "model with linear maps of zeros")
     told = partial(
         of_bypassed,
         values=depth_values(prepared.options, found, choice, reasons, _removed(prepared, whole, found, choice)),
@@ -65,7 +64,7 @@ def by_linear_maps(job: Job, keeper: Keeper, publish: Publish, progress: Progres
         options=prepared.options,
         verification=verification,
     )
-    costs = _costs(prepared, whole, progress)
+    costs = costs_of(prepared, whole.model, whole.traced, "timing the model with linear maps", progress)
     later = replace(
         job,
         model=whole.model,
@@ -202,9 +201,8 @@ def _mapped(prepared: PreparedModel, found: Sequence[Branch], bypasses: Sequence
     """
     original = prepared.traced.model
     made = bypassed(original, bypasses, prepared.traced.probe.dtype)
-    model = replace(view(stored_as(original, made.rewritten, {}), folder=original.folder), stamps=original.stamps)
-    part = replace(same_part(model, original), sizes=original.sizes, fits=original.fits)
-    traced = trace(replace(part, changes_io=original.changes_io))
+    model = in_memory(original, made.rewritten, original)
+    traced = trace(replace(part_of(model, original), changes_io=original.changes_io))
     maps = {f"{name} (linear map)": name for name in made.sums}
     places = {each.name: place_of(prepared.traced, each) for each in found}
     places |= {name: (total, 0) for name, total in made.sums.items()}
@@ -212,40 +210,11 @@ def _mapped(prepared: PreparedModel, found: Sequence[Branch], bypasses: Sequence
     return _Whole(model, traced, branches_at(traced, {**places, **own}), places, maps, made.weights)
 
 
-def _proven(prepared: PreparedModel, whole: _Whole, progress: Progress) -> Verification:
-    """Return the proof that a model with linear maps of zeros computes what the original does.
-
-    Raises:
-        VerificationError: when it does not.
-    """
-    progress("verifying: with linear maps of zeros = original")
-    verification = verify(
-        prepared.traced, {}, whole.traced.model, prepared.calibration_data, prepared.options.seed, inputs=prepared.ports
-    )
-    if not verification.passed:
-        raise VerificationError(
-            "the model with linear maps of zeros does not compute what the original does, and nothing was written: "
-            f"{verification.problem}. Please report the model"
-        )
-    return verification
-
-
 def _removed(prepared: PreparedModel, whole: _Whole, found: Sequence[Branch], choice: Shortening) -> float:
     """Return the share of the multiply-accumulates of all branches that went, less what maps take."""
     counted = NodeMacs(prepared.traced)
     went = counted.total(nodes_of(choice.removed)) - sum(whole.macs.values())
     return max(0, went) / max(1, counted.total(nodes_of(found)))
-
-
-def _costs(prepared: PreparedModel, whole: _Whole, progress: Progress) -> dict[str, Cost]:
-    """Return what the original costs, and the share of it that the model with maps does, by kind of target."""
-    original = prepared.traced.model
-
-    def timed() -> Mapping[str, tuple[float, float]]:
-        progress("timing the model with linear maps")
-        return measured(original, whole.traced.model, prepared.evaluation_data, prepared.options)
-
-    return costs_left(original, whole.model, (macs(prepared.traced), macs(whole.traced)), timed, prepared.options)
 
 
 def _options_of_cut(options: Options, costs: Mapping[str, Cost]) -> Options:

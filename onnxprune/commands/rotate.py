@@ -9,10 +9,10 @@ from typing import Any
 
 from onnxprune.calibration.directions import directions, second_moments
 from onnxprune.commands.cut import Pass, cut
-from onnxprune.commands.finish import Publish, stored_as, with_report
+from onnxprune.commands.finish import Publish, with_report
 from onnxprune.commands.job import Job
-from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, prepare
+from onnxprune.commands.remade import costs_of, in_memory, part_of, proven_same
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.dependency.blocks import entries
@@ -22,15 +22,12 @@ from onnxprune.dependency.frames import Frames
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.dependency.turning import frames_of
-from onnxprune.errors import CannotTurn, NothingToPrune, OptionError, UnreachableTarget, VerificationError
-from onnxprune.evaluation.verify import Verification, verify
+from onnxprune.errors import CannotTurn, NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.graph.model import Model
-from onnxprune.graph.remainder import same_part
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.view import view
 from onnxprune.planning.choice import reasons_for
-from onnxprune.planning.left import Cost, costs_left
+from onnxprune.planning.left import Cost
 from onnxprune.planning.slicing import Stream, by_order, options_of_cut, streams_of
 from onnxprune.progress import Progress
 from onnxprune.report.document import file_values
@@ -54,8 +51,9 @@ def by_rotation(job: Job, keeper: Keeper, publish: Publish, progress: Progress) 
     tunes = job.learning.tuning is not None
     prepared = prepare(job.model, job.options, job.data, progress, tunes=tunes)
     whole = _turned(prepared, progress)
-    verification = _proven(prepared, whole, progress)
-    costs = _costs(prepared, whole, progress)
+    progress("verifying: turned = original")
+    verification = proven_same(prepared, whole.traced.model, "turned model", whole.rewritten)
+    costs = costs_of(prepared, whole.model, whole.traced, "timing the turned model", progress)
     if job.options.targets and all(
         t.fraction(costs[t.kind].original) >= costs[t.kind].share for t in job.options.bounds
     ):
@@ -129,53 +127,17 @@ def _with_stream(prepared: PreparedModel, now: _Turned, stream: Stream, progress
     progress(f"turning {stream.name} by {plural(len(bases), 'rotation')}")
     rewritten = turned(traced, frames, bases, arrays)
     original = prepared.traced.model
-    proto = stored_as(traced.model, rewritten, {})
-    model = replace(view(proto, folder=original.folder), stamps=original.stamps)
+    model = in_memory(traced.model, rewritten, original)
     names = {
         name for name, axes in traced.values.items() if any(stream.atom in traced.partition.atoms(a) for a in axes)
     }
     return replace(
         now,
         model=model,
-        traced=trace(_part(model, original)),
+        traced=trace(part_of(model, original)),
         streams=[*now.streams, (stream.name, frames, shares)],
         rewritten=now.rewritten | names,
     )
-
-
-def _part(model: Model, original: Model) -> Model:
-    """Return the part of a changed model that is run, with the sizes of the original."""
-    return replace(same_part(model, original), sizes=original.sizes, fits=original.fits)
-
-
-def _proven(prepared: PreparedModel, whole: _Turned, progress: Progress) -> Verification:
-    """Return the proof that the turned model computes what the original does.
-
-    Raises:
-        VerificationError: when it does not.
-    """
-    progress("verifying: turned = original")
-    verification = verify(
-        prepared.traced, {}, whole.traced.model, prepared.calibration_data, prepared.options.seed,
-        inputs=prepared.ports, rewritten=whole.rewritten,
-    )  # fmt: skip
-    if not verification.passed:
-        raise VerificationError(
-            f"the turned model does not compute what the original does, and nothing was written: "
-            f"{verification.problem}. Please report the model"
-        )
-    return verification
-
-
-def _costs(prepared: PreparedModel, whole: _Turned, progress: Progress) -> dict[str, Cost]:
-    """Return what the original costs, and the share of it that the turned model does, by kind of target."""
-    original = prepared.traced.model
-
-    def timed() -> Mapping[str, tuple[float, float]]:
-        progress("timing the turned model")
-        return measured(original, whole.traced.model, prepared.evaluation_data, prepared.options)
-
-    return costs_left(original, whole.model, (macs(prepared.traced), macs(whole.traced)), timed, prepared.options)
 
 
 def _cut(  # noqa: PLR0917 - as they follow from one another

@@ -81,12 +81,9 @@ def of_whole(
         gone: names of the nodes that went.
         shares: of the original that were left without branches, by kind of target.
     """
-    report["input"] = dict(source)
-    report["options"] = options.to_dict()
+    tell_of_original(report, source, options, verification, shares)
     report["depth"] = dict(values)
-    report["verification"] = proofs([verification_values(verification), report["verification"]])
     report["groups"] += [group_values(group, (), None) for group in groups if is_gone(group, gone)]
-    report["promise"] = of_original(report["promise"], options, shares)
     if report["rounds"] is not None:
         report["rounds"] = [_round_of_original(each, shares) for each in report["rounds"]]
 
@@ -120,9 +117,28 @@ def of_bypassed(
         verification: the proof that the model with maps of zeros is the original.
         shares: of the original that the model with maps has, by kind of target.
     """
+    tell_of_original(report, source, options, verification, shares)
+    report["depth"] = {**values, "linear": list(maps)}
+
+
+def tell_of_original(
+    report: dict[str, Any],
+    source: Mapping[str, Any],
+    options: Options,
+    verification: Verification,
+    shares: Mapping[str, float],
+) -> None:
+    """Let what all reports have tell of the original, where a model that was made of it was cut.
+
+    Args:
+        report: is changed in place.
+        source: what it says of the original file.
+        options: of the whole run.
+        verification: the proof of what was made.
+        shares: of the original that it has, by kind of target.
+    """
     report["input"] = dict(source)
     report["options"] = options.to_dict()
-    report["depth"] = {**values, "linear": list(maps)}
     report["verification"] = proofs([verification_values(verification), report["verification"]])
     report["promise"] = of_original(report["promise"], options, shares)
 

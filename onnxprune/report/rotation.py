@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.report.depth import of_original
-from onnxprune.report.document import method_values, verification_values
-from onnxprune.report.rounds import proofs
+from onnxprune.report.depth import tell_of_original
+from onnxprune.report.document import method_values
 from onnxprune.report.words import plural
 
 if TYPE_CHECKING:
@@ -65,11 +64,8 @@ def of_turned(
         shares: of the original that the turned model has, by kind of target.
     """
     kept = {group["name"]: group["kept"] for group in report["groups"]}
-    report["input"] = dict(source)
-    report["options"] = options.to_dict()
+    tell_of_original(report, source, options, verification, shares)
     report["method"] = method_values(options.method)
-    report["verification"] = proofs([verification_values(verification), report["verification"]])
-    report["promise"] = of_original(report["promise"], options, shares)
     report["rotation"] = {
         "rotations": options.rotations,
         **turned,
