@@ -34,6 +34,14 @@ Text: TypeAlias = Callable[[Sequence[int]], "str | None"]  # of ids; None where 
 
 
 @dataclass(frozen=True)
+class Reader:
+    """What gives the text of ids, or why the tokenizer beside a model does not; nothing where there is none."""
+
+    text: Text | None = None
+    why_none: str | None = None
+
+
+@dataclass(frozen=True)
 class Words:
     """How ids are read by people."""
 
