@@ -327,6 +327,30 @@ def test_normalisations_of_operator_set_21_lose_whole_groups(tmp_path):
     np.testing.assert_allclose(smaller(x).detach().numpy(), pruned, atol=1e-5)
 
 
+def test_normalisations_whose_scales_are_made_in_the_graph_lose_whole_groups(tmp_path):
+    """As PyTorch's newer exporter writes them for operator set 21: no constant of the file is their scale."""
+    torch.manual_seed(0)
+    network, x = Normed(nn.GroupNorm(4, 16, affine=False)).eval(), torch.rand(2, 3, 9, 9)
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]> g (float[2, 3, 9, 9] x) => (float[2, 4, 7, 7] y)
+        <int64[1] size = {16}> {
+        ones = ConstantOfShape<value = float[1] {1}>(size)
+        zeros = ConstantOfShape<value = float[1] {0}>(size)
+        a = Conv<pads=[1, 1, 1, 1]>(x, first_weight, first_bias)
+        b = GroupNormalization<num_groups=4>(a, ones, zeros)
+        c = Relu(b)
+        y = Conv(c, second_weight, second_bias) }"""
+    )
+    weights = {name.replace(".", "_"): tensor.numpy() for name, tensor in network.state_dict().items()}
+    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = onnxprune.prune(tmp_path / "m.onnx", ratio=0.25, reconstruct=False, latency=False, round_to=1)
+    smaller = onnxprune.torch.apply(network, result)
+    assert smaller.first.out_channels == 12
+    pruned = run(result.save(tmp_path / "small.onnx"), {"x": x.numpy()})
+    np.testing.assert_allclose(smaller(x).detach().numpy(), pruned, atol=1e-5)
+
+
 def check_alike(network, x, result, folder):
     """Check that a module, and what is exported from it, computes what the pruned file does, from the same weights."""
     name = result.model.graph.input[0].name
