@@ -14,11 +14,11 @@ from onnxprune.commands.job import Job, Learning
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded, with_lasting_samples
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.shorten import Chosen, Left, left_of, shortened_model
+from onnxprune.commands.shorten import Left, left_of, shortened_model
 from onnxprune.commands.weigh import weigh
 from onnxprune.data.notes import NOWHERE
 from onnxprune.dependency import cost
-from onnxprune.dependency.branches import Branch, branches
+from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
@@ -109,12 +109,12 @@ def planned(job: Job, progress: Progress, recipe: Mapping[str, Any]) -> CutPlan:
 
 def _shortened(job: Job, recipe: Mapping[str, Any], progress: Progress) -> CutPlan:
     """Return the plan of branches that go, and of what is cut of the rest."""
-    prepared, weighed = prepare(job.model, job.options, job.data, progress), None
+    prepared, made = prepare(job.model, job.options, job.data, progress), None
     if job.options.weighs_branches:
         weighed = weigh(prepared, progress, NOWHERE)
-        if not weighed.choice.removed:
+        if not weighed.chosen.choice.removed:
             return _Whole(job.model, job.options, recipe).plan(*_of(prepared, progress, weighed.evidence))
-    made = None if weighed is None else Chosen(branches(prepared.traced), weighed.choice, weighed.reasons)
+        made = weighed.chosen
     shorter = shortened_model(prepared, progress, made=made)
     left = left_of(prepared, shorter, progress)
     whole = _Whole(job.model, job.options, recipe, shorter.shortened.branches, left)
