@@ -54,7 +54,7 @@ class Subject:
 
 MODELS = ROOT / "models"
 DIGITS = "mnist_calibration.npz", "mnist_calibration.npz", "mnist_test.npz"
-TEXTS = "text_calibration_256.npz", "text_calibration_256.npz", "text_eval.npz"
+TEXTS = "text_calibration_256.npz", "text_tuning.npz", "text_eval.npz"
 SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "digits": {
         "resnet_bn": Subject("resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32, MODELS),
