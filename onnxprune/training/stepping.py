@@ -226,7 +226,8 @@ class Stepper:
         """Return what the student writes for a run, in all processes together."""
         with self._autocast(), torch.no_grad():
             own = self._lesson.text(view.piece, self._used(weights), view.keys, self._written.mixed)
-        words, drawn = (torch.from_numpy(each[: len(view.share)]) for each in (own.words, own.drawn))
+        rows, device = len(view.share), self._lesson.network.device
+        words, drawn = (torch.from_numpy(each[:rows]).to(device) for each in (own.words, own.drawn))
         whole = [self._processes.whole(each, view.share, len(view.whole)).cpu().numpy() for each in (words, drawn)]
         return Text(*whole)
 
