@@ -16,7 +16,6 @@ from onnxprune.training.learner import Learner
 from onnxprune.training.lesson import Lesson
 from onnxprune.training.losses import Objective, Values
 from onnxprune.training.order import Order
-from onnxprune.training.schedule import TESTED
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.texts import Texts, Written
 from onnxprune.training.written import Text
@@ -92,7 +91,6 @@ class Stepper:
         self._lesson, self._learner, self._order, self._options = lesson, learner, order, options
         self._processes = lesson.processes
         self._given, self._written = lesson.objective.given, lesson.objective.written
-        self._tests = dict[int, _Task]()  # of a range test, by the step whose samples they have
         self.texts = Texts(options.reuse)
         self.optimiser = self._fresh()
 
@@ -152,27 +150,21 @@ class Stepper:
     def tested(self, number: int, rate: float, first: Values) -> float:
         """Take a step at a rate; return the logarithm of the loss over that of the first weights on the same samples.
 
-        Text is what the first weights write. Several rates learn from one, as steps do.
-
         Args:
             number: of the step.
             rate: learning rate.
             first: the weights before any step.
         """
-        before = now = 0.0
-        gradients = list[torch.Tensor]()
-        for task in self._tests_of(number, first):
-            view = self._view(self._order.at(task.step)[0], task.step, 0)
-            taught = self._lesson.taught(view.piece, task.aim)
-            with torch.no_grad():
-                before += float(self._losses(view, task, taught, first).whole.mean())
-            losses = self._losses(view, task, taught)
-            now += float(losses.whole.mean())
-            gradients.append(losses.own.sum() / len(view.whole))
+        task, view = _Task(self._lesson.tested, number), self._view(self._order.at(number)[0], number, 0)
+        taught = self._lesson.taught(view.piece, task.aim)
+        with torch.no_grad():
+            before = float(self._losses(view, task, taught, first).whole.mean())
+        losses = self._losses(view, task, taught)
+        now = float(losses.whole.mean())
         if not (math.isfinite(now) and math.isfinite(before)):
             return math.inf
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(gradients)
+        torch.autograd.backward(losses.own.sum() / len(view.whole))
         self._processes.add_gradients(self._learner.parameters())
         torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
         for group in self.optimiser.param_groups:
@@ -180,21 +172,9 @@ class Stepper:
         self.optimiser.step()
         return math.log(max(now, 1e-30) / max(before, 1e-30))
 
-    def _tests_of(self, number: int, first: Values) -> Iterator[_Task]:
-        """Yield what is learned in a step of a range test."""
-        if self._given.terms:
-            yield _Task(self._given, number)
-        if self._written.terms:
-            step = number % max(1, TESTED // self._options.reuse)
-            if step not in self._tests:
-                text = self._text(self._view(self._order.at(step)[0], step, 0), first)
-                self._tests[step] = _Task(self._written, step, (text,))
-            yield self._tests[step]
-
     def begin_again(self, first: Values) -> None:
         """Take back all steps; `first` are the weights before any."""
         self._learner.reset(first)
-        self._tests.clear()
         self.texts.forget()
         self.optimiser = self._fresh()
 
@@ -215,24 +195,20 @@ class Stepper:
         """Return the loss of each sample."""
         labels = self._lesson.train.labels
         wanted = None if labels is None else labels[view.rows]
+        used = self._learner.weights() if weights is None else weights
         with self._autocast():
-            seen = self._lesson.seen(
-                view.piece, wanted, task.aim, taught, self._used(weights), keys=view.keys, text=task.text(view)
-            )
+            seen = self._lesson.seen(view.piece, wanted, task.aim, taught, used, keys=view.keys, text=task.text(view))
         own = task.aim(replace(seen, processes=self._processes))
         return _Losses(own, self._processes.whole(own.detach(), view.share, len(view.whole)))
 
-    def _text(self, view: _View, weights: Values | None = None) -> Text:
+    def _text(self, view: _View) -> Text:
         """Return what the student writes for a run, in all processes together."""
         with self._autocast(), torch.no_grad():
-            own = self._lesson.text(view.piece, self._used(weights), view.keys, self._written.mixed)
+            own = self._lesson.text(view.piece, self._learner.weights(), view.keys, self._written.mixed)
         rows, device = len(view.share), self._lesson.network.device
         words, drawn = (torch.from_numpy(each[:rows]).to(device) for each in (own.words, own.drawn))
         whole = [self._processes.whole(each, view.share, len(view.whole)).cpu().numpy() for each in (words, drawn)]
         return Text(*whole)
-
-    def _used(self, weights: Values | None) -> Values:
-        return self._learner.weights() if weights is None else weights
 
     def _autocast(self) -> torch.autocast:
         device = self._lesson.network.device.type

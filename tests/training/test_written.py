@@ -318,11 +318,6 @@ def test_training_helps(options):
     assert outcome.best.held < 0.8 * outcome.history[0].held
 
 
-def test_the_range_test_writes_too():
-    task, checked = lesson(steps=4, rate=None)
-    assert len(tuned(task, checked).rates) > 5
-
-
 @pytest.mark.parametrize(("reuse", "texts"), [(1, 24), (4, 4 + 5), (8, 4 + 2), (30, 4)])
 def test_a_text_is_learned_from_in_several_steps(reuse, texts, monkeypatch):
     """Four texts at first, then one in so many steps; each is written for all runs of its step."""
@@ -346,12 +341,12 @@ def written_steps(monkeypatch):
     return seen
 
 
-def test_a_range_test_writes_one_text_for_several_rates(monkeypatch):
+def test_a_range_test_takes_texts_as_they_are(monkeypatch):
     seen = written_steps(monkeypatch)
-    task, checked = lesson(steps=1, rate=None, reuse=8)
-    rates = tuned(task, checked).rates
-    assert len(rates) > 8
-    assert len([key for key in seen if len(key) == 3]) == 4 + 1  # and one in the step
+    task, checked = lesson(steps=1, rate=None, loss={"written": 2, "kl": 1})
+    assert [(term.name, term.weight) for term in task.tested.terms] == [("reverse-kl", 2), ("kl", 1)]
+    assert len(tuned(task, checked).rates) > 8
+    assert [key[:2] for key in seen if len(key) == 3] == [(0, 0)]  # of the only step
 
 
 def test_few_held_out_samples_have_text_written_for_them(monkeypatch):

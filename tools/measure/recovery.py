@@ -72,7 +72,7 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
         "words": Subject(
             "decoder.onnx", {"targets": {"params": 0.8}}, "decoder_calibration_256.npz", "decoder_calibration_464.npz",
             "decoder_eval.npz", 600, 4, losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
-            fewer={"reverse KL": 270}, from_scratch=False,
+            fewer={"reverse KL": 240}, from_scratch=False,
         ),
     },
 }  # fmt: skip
