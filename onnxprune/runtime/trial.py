@@ -1,0 +1,208 @@
+"""Trials: a model that may end ONNX Runtime is opened in another process first, so that this one goes on.
+
+ONNX Runtime rewrites a model when it opens it, and a fault in one of its optimisers ends the whole process: no
+exception, no message, and what was computed for minutes is lost. Optimisers are written for models in single precision.
+In half precision most operators have no kernel on the CPU; ONNX Runtime puts Casts around them, and its optimisers then
+meet graphs that nobody wrote. Version 1.32 dies of ``Transpose -> MatMul`` in float16 where the first axis is moved:
+MatmulTransposeFusion moves the Cast between them before the Transpose, and NchwcTransformer reads the type of a value
+in between that has none. So models that hold values in half precision are tried on the CPU, and no others.
+
+A trial gives the first of `SETTINGS` with which the process lives. It depends on the structure of the model alone, so
+that it is made once for each, and any process comes to the same. One helper makes all trials, until it dies of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnxruntime as ort
+
+from onnxprune.errors import InputError
+from onnxprune.graph.limits import most_bytes
+from onnxprune.graph.message import message
+from onnxprune.graph.model import Model
+from onnxprune.graph.outline import holds_half, outline, structure_key
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.write import runnable
+from onnxprune.runtime.custom_ops import libraries
+from onnxprune.runtime.helper import Helper
+from onnxprune.runtime.time_limit import RUN_S, limit_s
+from onnxprune.runtime.trial_process import Request
+
+_FOLDER = "session.model_external_initializers_file_folder_path"
+_FOLDED = "optimization.constant_folding_max_output_size_in_bytes"
+_PIPED_BYTES = 2**24  # of a serialized model; a larger one goes through a temporary file
+_LOGGER = logging.getLogger("onnxprune")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much of ONNX Runtime's optimisation a session has."""
+
+    words: str  # behind "it is opened"
+    level: str  # a name in onnxruntime.GraphOptimizationLevel
+    disabled: tuple[str, ...] = ()  # optimisers
+
+
+ALL = Setting("with all optimisers", "ORT_ENABLE_ALL")
+NONE = Setting("without optimisers", "ORT_DISABLE_ALL")
+SETTINGS = (  # in the order in which they are tried: each takes more time of the runs than the one before it
+    ALL,
+    Setting("without its optimiser of layouts, NchwcTransformer", "ORT_ENABLE_ALL", ("NchwcTransformer",)),
+    Setting("with its basic optimisers alone", "ORT_ENABLE_BASIC"),
+    NONE,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that is to be opened."""
+
+    content: str | bytes  # the path of the file, or a serialized model
+    arrays: Mapping[str, Array] = field(default_factory=dict)  # large tensors that lie beside it
+    folder: str | None = None  # of external data of a model in bytes
+
+    @property
+    def place(self) -> Path | bytes:
+        """The content, as this package takes it."""
+        return self.content if isinstance(self.content, bytes) else Path(self.content)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial."""
+
+    setting: Setting | None  # the first that a process lives with; None where there is none
+    died_of: str = ""  # what ended the process before: the name of a signal, or a status of Windows
+
+    @property
+    def sentence(self) -> str:
+        """What a user is told; empty where the model is opened as any other."""
+        if not self.died_of or self.setting is None:
+            return ""
+        return f"{self._dies} {ALL.words}, so it is opened {self.setting.words}"
+
+    @property
+    def _dies(self) -> str:
+        return f"ONNX Runtime {ort.__version__} dies of {self.died_of} when it opens the model on the CPU"
+
+    def settled(self, where: str) -> Setting:
+        """Return the setting.
+
+        Raises:
+            InputError: when there is none.
+        """
+        if self.setting is None:
+            raise InputError(
+                f"{where}: {self._dies}, also {NONE.words}; try another release of onnxruntime, or prune the model in "
+                "single precision and convert the result"
+            )
+        return self.setting
+
+
+def session_entries(exact: bool, folder: str | None) -> dict[str, str]:
+    """Return the entries of a session's configuration that decide how a model is opened; arguments as of `Source`."""
+    # A few bytes can state gigabytes of constants; what is not computed once is computed in every run.
+    entries = {_FOLDED: str(most_bytes())}
+    if folder is not None:
+        entries[_FOLDER] = folder
+    if exact:
+        entries["session.x64quantprecision"] = "1"
+    return entries
+
+
+def setting_for(source: Source, first: Setting, entries: Mapping[str, str], where: str) -> Setting:
+    """Return the setting with which a model can be opened on the CPU.
+
+    Args:
+        source: the model.
+        first: the setting that is tried first, and returned for a model without values in half precision.
+        entries: of the session's configuration.
+        where: what an error calls the model.
+
+    Raises:
+        InputError: when ONNX Runtime dies of every setting from the first one on.
+    """
+    proto = outline(source.place)
+    if proto is None or not holds_half(proto):
+        return first
+    return _outcome(structure_key(proto), first, entries, lambda: source).settled(where)
+
+
+def conceded(model: Model) -> tuple[str, ...]:
+    """Return a sentence where a model cannot be opened on the CPU with all optimisers; nothing for any other.
+
+    Raises:
+        InputError: when ONNX Runtime dies of it with every setting.
+    """
+    if not holds_half(model.proto):
+        return ()
+
+    def source() -> Source:
+        if model.path is None and not model.is_external:
+            in_memory = message(model.proto, model.folder)
+            return Source(in_memory.content, in_memory.arrays)
+        content, folder = runnable(model)
+        beside = None if folder is None else str(folder.resolve())
+        return Source(content if isinstance(content, bytes) else str(content), folder=beside)
+
+    folder = None if model.path is not None or not model.is_external else str(model.folder.resolve())
+    outcome = _outcome(structure_key(model.proto), ALL, session_entries(False, folder), source)
+    outcome.settled("the model" if model.file.path is None else str(model.file.path))
+    return (outcome.sentence,) if outcome.sentence else ()
+
+
+def strictest(settings: Sequence[Setting]) -> Setting:
+    """Return the setting with the fewest optimisations.
+
+    >>> strictest([NONE, ALL]) == NONE
+    True
+    """
+    return max(settings, key=SETTINGS.index)
+
+
+_HELPER = Helper()
+_LOCK = threading.Lock()  # one trial at a time, and each once
+_outcomes: dict[tuple[str, Setting, str], Outcome] = {}
+
+
+def _outcome(key: str, first: Setting, entries: Mapping[str, str], source: Callable[[], Source]) -> Outcome:
+    """Return what came of the trials of a structure; they are made where they were not made in this process."""
+    about = repr(sorted((name, value) for name, value in entries.items() if name != _FOLDER))
+    with _LOCK:
+        if (key, first, about) not in _outcomes:
+            outcome = _tried(source(), first, entries)
+            _outcomes[key, first, about] = outcome
+            if outcome.sentence:
+                _LOGGER.info("%s", outcome.sentence)
+        return _outcomes[key, first, about]
+
+
+def _tried(source: Source, first: Setting, entries: Mapping[str, str]) -> Outcome:
+    """Open a model in the helper with one setting after the other, until that lives."""
+    died_of = ""
+    weights = tuple((name, array.dtype.str, array.shape) for name, array in source.arrays.items())
+    seconds = max(limit_s(source.place), RUN_S)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+        content, loaded = _sendable(source.content, Path(scratch)), tuple(libraries(source.place))
+        request = Request(content, first.level, (), weights, dict(entries), loaded)
+        for setting in SETTINGS[SETTINGS.index(first) :]:
+            fault = _HELPER.dies_of(replace(request, level=setting.level, disabled=setting.disabled), seconds)
+            if not fault:
+                return Outcome(setting, died_of)
+            died_of = died_of or fault
+    return Outcome(None, died_of)
+
+
+def _sendable(content: str | bytes, scratch: Path) -> str | bytes:
+    """Return a model as the helper takes it: the path of its file, or a few megabytes."""
+    if isinstance(content, str) or len(content) <= _PIPED_BYTES:
+        return content
+    path = scratch / "model.onnx"
+    path.write_bytes(content)
+    return str(path)
