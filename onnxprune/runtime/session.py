@@ -26,7 +26,7 @@ from onnxprune.graph.ports import taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register
 from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
-from onnxprune.runtime.trial import ALL, NONE, Setting, Source, session_entries, setting_for, strictest
+from onnxprune.runtime.trial import ALL, Setting, Source, first_setting, session_entries, setting_for
 
 # Both packages fill one folder: one at a time, in this order.
 _GPU = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -78,8 +78,8 @@ class Session:
     ort: Any  # the onnxruntime.InferenceSession
     provider: str  # short name, a key of PROVIDERS
     outputs: tuple[str, ...]  # names of the outputs that are tensors, in the order of the model
-    limit_s: float = math.inf  # what one run may take
     containers: tuple[str, ...] = ()  # those of the others: sequences, maps, optional values
+    limit_s: float = math.inf  # what one run may take
     weights: tuple[Any, ...] = ()  # OrtValues that it reads and does not own
     setting: Setting = ALL  # how much of ONNX Runtime's optimisation it has
 
@@ -222,7 +222,6 @@ def open_session(
     requested_options: Mapping[str, str] = _NONE,
     exact: bool = False,
     frees: bool = False,
-    setting: Setting = ALL,
 ) -> Session:
     """Return a session on a model file or on a model in memory.
 
@@ -231,7 +230,7 @@ def open_session(
         provider: short name, see `PROVIDERS`; nodes that it does not support run on the CPU (TensorRT: on CUDA).
         threads: how many the operators may use on the CPU; 0 leaves it to ONNX Runtime.
         folder: where the external data of a model in bytes lies.
-        optimize: whether ONNX Runtime may fuse and reorder nodes.
+        optimize: whether ONNX Runtime may fuse and reorder nodes, as far as it does not die of that.
         profile: a folder, where ONNX Runtime writes how long each node took; see `node_times`.
         requested_options: options of the provider, as ONNX Runtime names them, beside or instead of those of
             `provider_options`.
@@ -239,13 +238,11 @@ def open_session(
             saturate sums of two. Not all models load so. See "When and why do I need to try U8U8?" on
             https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
         frees: whether the memory of a run is given back at its end, on the CPU; runs take a little longer.
-        setting: how much of ONNX Runtime's optimisation it has at most; less where ONNX Runtime dies of the model
-            otherwise, see `runtime.trial`.
 
     Raises:
         OptionError: for a provider that is unknown, not installed, or does not start, and for threads < 0.
         ModelError: when ONNX Runtime cannot load the model.
-        InputError: when ONNX Runtime dies of it.
+        InputError: when ONNX Runtime dies of it, see `runtime.trial`.
     """
     full = check_provider(provider)
     options = _options(threads, frees)
@@ -256,27 +253,24 @@ def open_session(
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
     if provider == "dml":  # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html
         options.enable_mem_pattern = False
-    where = "the model" if isinstance(source, bytes) else str(source)
-    providers, seconds = _chain(provider, full, requested_options), limit_s(source)
-    setting = strictest([setting, ALL if optimize else NONE])
+    where, seconds = "the model" if isinstance(source, bytes) else str(source), limit_s(source)
     with contextlib.ExitStack() as links:
         apart = folder if isinstance(source, bytes) else None
         beside = None if apart is None else _unicode(apart.resolve(), links)  # absolute: ORT joins the location to it
         model = source if isinstance(source, bytes) else _unicode(source, links)
-        entries = session_entries(exact, beside)
+        setting, entries = first_setting(optimize), session_entries(exact, beside)
         if provider == "cpu":  # others have kernels for half precision, and may take minutes to open a model
             setting = setting_for(Source(model, arrays, beside), setting, entries, where)
-        how = _optimised(options, setting, entries)
+        how = {"providers": _chain(provider, full, requested_options), **_optimised(options, setting, entries)}
         with _loading(options, where, max(seconds, RUN_S)):
-            session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0, **how)
+            session = ort.InferenceSession(model, options, enable_fallback=0, **how)
     out_of_memory(list(arrays.values()))  # what was packed anew is not read again
     if full not in session.get_providers():  # ORT falls back to the CPU, and the latencies would be those of the CPU
         raise OptionError(
             f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "
             f"{', '.join(session.get_providers())}; check its driver and libraries"
         )
-    outputs, containers = _output_names(session)
-    return Session(session, provider, outputs, seconds, containers, weights, setting)
+    return Session(session, provider, *_output_names(session), seconds, weights, setting)
 
 
 def _output_names(session: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

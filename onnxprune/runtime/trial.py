@@ -13,10 +13,12 @@ that it is made once for each, and any process comes to the same. One helper mak
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,11 +26,8 @@ import onnxruntime as ort
 
 from onnxprune.errors import InputError
 from onnxprune.graph.limits import most_bytes
-from onnxprune.graph.message import message
-from onnxprune.graph.model import Model
 from onnxprune.graph.outline import holds_half, outline, structure_key
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import runnable
 from onnxprune.runtime.custom_ops import libraries
 from onnxprune.runtime.helper import Helper
 from onnxprune.runtime.time_limit import RUN_S, limit_s
@@ -50,11 +49,12 @@ class Setting:
 
 
 ALL = Setting("with all optimisers", "ORT_ENABLE_ALL")
+BASIC = Setting("with its basic optimisers alone", "ORT_ENABLE_BASIC")
 NONE = Setting("without optimisers", "ORT_DISABLE_ALL")
 SETTINGS = (  # in the order in which they are tried: each takes more time of the runs than the one before it
     ALL,
     Setting("without its optimiser of layouts, NchwcTransformer", "ORT_ENABLE_ALL", ("NchwcTransformer",)),
-    Setting("with its basic optimisers alone", "ORT_ENABLE_BASIC"),
+    BASIC,
     NONE,
 )
 
@@ -85,11 +85,10 @@ class Outcome:
         """What a user is told; empty where the model is opened as any other."""
         if not self.died_of or self.setting is None:
             return ""
-        return f"{self._dies} {ALL.words}, so it is opened {self.setting.words}"
-
-    @property
-    def _dies(self) -> str:
-        return f"ONNX Runtime {ort.__version__} dies of {self.died_of} when it opens the model on the CPU"
+        return (
+            f"ONNX Runtime {ort.__version__} dies of {self.died_of} when it opens the model on the CPU {ALL.words}, so "
+            f"it is opened {self.setting.words}"
+        )
 
     def settled(self, where: str) -> Setting:
         """Return the setting.
@@ -99,8 +98,9 @@ class Outcome:
         """
         if self.setting is None:
             raise InputError(
-                f"{where}: {self._dies}, also {NONE.words}; try another release of onnxruntime, or prune the model in "
-                "single precision and convert the result"
+                f"{where}: ONNX Runtime {ort.__version__} dies of {self.died_of} when it opens the model on the CPU, "
+                "also without optimisers; try another release of onnxruntime, or prune the model in single precision "
+                "and convert the result"
             )
         return self.setting
 
@@ -131,30 +131,22 @@ def setting_for(source: Source, first: Setting, entries: Mapping[str, str], wher
     proto = outline(source.place)
     if proto is None or not holds_half(proto):
         return first
-    return _outcome(structure_key(proto), first, entries, lambda: source).settled(where)
+    return outcome_of(structure_key(proto), first, entries, lambda: source).settled(where)
 
 
-def conceded(model: Model) -> tuple[str, ...]:
-    """Return a sentence where a model cannot be opened on the CPU with all optimisers; nothing for any other.
+@contextlib.contextmanager
+def limited_to(setting: Setting) -> Iterator[None]:
+    """Let sessions that are opened within the block have no more optimisation than this."""
+    token = _FIRST.set(strictest([setting, _FIRST.get()]))
+    try:
+        yield
+    finally:
+        _FIRST.reset(token)
 
-    Raises:
-        InputError: when ONNX Runtime dies of it with every setting.
-    """
-    if not holds_half(model.proto):
-        return ()
 
-    def source() -> Source:
-        if model.path is None and not model.is_external:
-            in_memory = message(model.proto, model.folder)
-            return Source(in_memory.content, in_memory.arrays)
-        content, folder = runnable(model)
-        beside = None if folder is None else str(folder.resolve())
-        return Source(content if isinstance(content, bytes) else str(content), folder=beside)
-
-    folder = None if model.path is not None or not model.is_external else str(model.folder.resolve())
-    outcome = _outcome(structure_key(model.proto), ALL, session_entries(False, folder), source)
-    outcome.settled("the model" if model.file.path is None else str(model.file.path))
-    return (outcome.sentence,) if outcome.sentence else ()
+def first_setting(optimize: bool) -> Setting:
+    """Return the setting that a session is tried with first, within `limited_to` where that is used."""
+    return strictest([_FIRST.get(), ALL if optimize else NONE])
 
 
 def strictest(settings: Sequence[Setting]) -> Setting:
@@ -166,13 +158,21 @@ def strictest(settings: Sequence[Setting]) -> Setting:
     return max(settings, key=SETTINGS.index)
 
 
+_FIRST: contextvars.ContextVar[Setting] = contextvars.ContextVar("setting", default=ALL)
 _HELPER = Helper()
 _LOCK = threading.Lock()  # one trial at a time, and each once
 _outcomes: dict[tuple[str, Setting, str], Outcome] = {}
 
 
-def _outcome(key: str, first: Setting, entries: Mapping[str, str], source: Callable[[], Source]) -> Outcome:
-    """Return what came of the trials of a structure; they are made where they were not made in this process."""
+def outcome_of(key: str, first: Setting, entries: Mapping[str, str], source: Callable[[], Source]) -> Outcome:
+    """Return what came of the trials of a structure; they are made where they were not made in this process.
+
+    Args:
+        key: of the structure.
+        first: the setting that is tried first.
+        entries: of the session's configuration.
+        source: returns a model of the structure.
+    """
     about = repr(sorted((name, value) for name, value in entries.items() if name != _FOLDER))
     with _LOCK:
         if (key, first, about) not in _outcomes:
