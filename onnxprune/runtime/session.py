@@ -339,7 +339,7 @@ def _optimised(options: Any, setting: Setting, entries: Mapping[str, str]) -> di
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, setting.level)
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
-    return {"disabled_optimizers": list(setting.disabled)}
+    return {"disabled_optimizers": list(setting.disabled)} if setting.disabled else {}
 
 
 @contextlib.contextmanager
