@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 from onnxprune.graph.message import message
 from onnxprune.graph.model import Model
@@ -11,7 +12,7 @@ from onnxprune.graph.outline import holds_half, structure_key
 from onnxprune.graph.write import runnable
 from onnxprune.runtime.room import runs_whole
 from onnxprune.runtime.stations import weight_bytes
-from onnxprune.runtime.trial import ALL, Outcome, Source, limited_to, outcome_of, session_entries, strictest
+from onnxprune.runtime.trial import ALL, Outcome, Source, limited_to, outcome_of, strictest
 
 _USUAL = Outcome(ALL)
 
@@ -43,9 +44,7 @@ def _outcome(model: Model) -> Outcome:
     """Return what came of the trials of a model; one that does not fit the memory is not opened as a whole."""
     if not holds_half(model.proto) or not runs_whole(weight_bytes(model)):
         return _USUAL
-    source = _source(model)
-    entries = session_entries(exact=False, folder=source.folder)
-    outcome = outcome_of(structure_key(model.proto), ALL, entries, lambda: source)
+    outcome = outcome_of(structure_key(model.proto), ALL, partial(_source, model))
     outcome.settled("the model" if model.file.path is None else str(model.file.path))
     return outcome
 

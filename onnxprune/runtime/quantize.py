@@ -122,7 +122,7 @@ def _options(source: Path, first: Setting) -> Any:
     It has the first setting, or one with fewer optimisers that ONNX Runtime does not die of.
     """
     options = ort.SessionOptions()
-    setting = setting_for(Source(str(source)), first, {}, "the model")
+    setting = setting_for(Source(str(source)), first, "the model")
     options.log_severity_level = _SILENT
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, setting.level)
     register(options, source)

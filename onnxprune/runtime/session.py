@@ -258,12 +258,12 @@ def open_session(
         apart = folder if isinstance(source, bytes) else None
         beside = None if apart is None else _unicode(apart.resolve(), links)  # absolute: ORT joins the location to it
         model = source if isinstance(source, bytes) else _unicode(source, links)
-        setting, entries = first_setting(optimize), session_entries(exact, beside)
+        setting = first_setting(optimize)
         if provider == "cpu":  # others have kernels for half precision, and may take minutes to open a model
-            setting = setting_for(Source(model, arrays, beside), setting, entries, where)
-        how = {"providers": _chain(provider, full, requested_options), **_optimised(options, setting, entries)}
+            setting = setting_for(Source(model, arrays, beside), setting, where, exact)
+        providers, how = _chain(provider, full, requested_options), _optimised(options, setting, exact, beside)
         with _loading(options, where, max(seconds, RUN_S)):
-            session = ort.InferenceSession(model, options, enable_fallback=0, **how)
+            session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0, **how)
     out_of_memory(list(arrays.values()))  # what was packed anew is not read again
     if full not in session.get_providers():  # ORT falls back to the CPU, and the latencies would be those of the CPU
         raise OptionError(
@@ -334,10 +334,10 @@ def _options(threads: int, frees: bool) -> Any:
     return options
 
 
-def _optimised(options: Any, setting: Setting, entries: Mapping[str, str]) -> dict[str, Any]:
-    """Let a session have a setting, and entries of its configuration; return further arguments of its making."""
+def _optimised(options: Any, setting: Setting, exact: bool, folder: str | None) -> dict[str, Any]:
+    """Let a session have a setting, and entries as of `session_entries`; return further arguments of its making."""
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, setting.level)
-    for key, value in entries.items():
+    for key, value in session_entries(exact, folder).items():
         options.add_session_config_entry(key, value)
     return {"disabled_optimizers": list(setting.disabled)} if setting.disabled else {}
 

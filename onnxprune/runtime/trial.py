@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ from onnxprune.runtime.trial_process import Request
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _FOLDED = "optimization.constant_folding_max_output_size_in_bytes"
 _PIPED_BYTES = 2**24  # of a serialized model; a larger one goes through a temporary file
-_LOGGER = logging.getLogger("onnxprune")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial."""
+    """What came of trying a model with all optimisers first, or with a later setting."""
 
     setting: Setting | None  # the first that a process lives with; None where there is none
     died_of: str = ""  # what ended the process before: the name of a signal, or a status of Windows
@@ -106,7 +104,12 @@ class Outcome:
 
 
 def session_entries(exact: bool, folder: str | None) -> dict[str, str]:
-    """Return the entries of a session's configuration that decide how a model is opened; arguments as of `Source`."""
+    """Return the entries of a session's configuration that decide how a model is opened.
+
+    Args:
+        exact: as for `session.open_session`.
+        folder: of external data of a model in bytes.
+    """
     # A few bytes can state gigabytes of constants; what is not computed once is computed in every run.
     entries = {_FOLDED: str(most_bytes())}
     if folder is not None:
@@ -116,14 +119,14 @@ def session_entries(exact: bool, folder: str | None) -> dict[str, str]:
     return entries
 
 
-def setting_for(source: Source, first: Setting, entries: Mapping[str, str], where: str) -> Setting:
+def setting_for(source: Source, first: Setting, where: str, exact: bool = False) -> Setting:
     """Return the setting with which a model can be opened on the CPU.
 
     Args:
         source: the model.
         first: the setting that is tried first, and returned for a model without values in half precision.
-        entries: of the session's configuration.
         where: what an error calls the model.
+        exact: as for `session.open_session`.
 
     Raises:
         InputError: when ONNX Runtime dies of every setting from the first one on.
@@ -131,7 +134,7 @@ def setting_for(source: Source, first: Setting, entries: Mapping[str, str], wher
     proto = outline(source.place)
     if proto is None or not holds_half(proto):
         return first
-    return outcome_of(structure_key(proto), first, entries, lambda: source).settled(where)
+    return outcome_of(structure_key(proto), first, lambda: source, exact).settled(where)
 
 
 @contextlib.contextmanager
@@ -161,36 +164,32 @@ def strictest(settings: Sequence[Setting]) -> Setting:
 _FIRST: contextvars.ContextVar[Setting] = contextvars.ContextVar("setting", default=ALL)
 _HELPER = Helper()
 _LOCK = threading.Lock()  # one trial at a time, and each once
-_outcomes: dict[tuple[str, Setting, str], Outcome] = {}
+_outcomes: dict[tuple[str, Setting, bool], Outcome] = {}
 
 
-def outcome_of(key: str, first: Setting, entries: Mapping[str, str], source: Callable[[], Source]) -> Outcome:
+def outcome_of(key: str, first: Setting, source: Callable[[], Source], exact: bool = False) -> Outcome:
     """Return what came of the trials of a structure; they are made where they were not made in this process.
 
     Args:
         key: of the structure.
         first: the setting that is tried first.
-        entries: of the session's configuration.
         source: returns a model of the structure.
+        exact: as for `session.open_session`.
     """
-    about = repr(sorted((name, value) for name, value in entries.items() if name != _FOLDER))
     with _LOCK:
-        if (key, first, about) not in _outcomes:
-            outcome = _tried(source(), first, entries)
-            _outcomes[key, first, about] = outcome
-            if outcome.sentence:
-                _LOGGER.info("%s", outcome.sentence)
-        return _outcomes[key, first, about]
+        if (key, first, exact) not in _outcomes:
+            _outcomes[key, first, exact] = _tried(source(), first, exact)
+        return _outcomes[key, first, exact]
 
 
-def _tried(source: Source, first: Setting, entries: Mapping[str, str]) -> Outcome:
+def _tried(source: Source, first: Setting, exact: bool) -> Outcome:
     """Open a model in the helper with one setting after the other, until that lives."""
     died_of = ""
     weights = tuple((name, array.dtype.str, array.shape) for name, array in source.arrays.items())
     seconds = max(limit_s(source.place), RUN_S)
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
         content, loaded = _sendable(source.content, Path(scratch)), tuple(libraries(source.place))
-        request = Request(content, first.level, (), weights, dict(entries), loaded)
+        request = Request(content, first.level, (), weights, session_entries(exact, source.folder), loaded)
         for setting in SETTINGS[SETTINGS.index(first) :]:
             fault = _HELPER.dies_of(replace(request, level=setting.level, disabled=setting.disabled), seconds)
             if not fault:
@@ -201,7 +200,9 @@ def _tried(source: Source, first: Setting, entries: Mapping[str, str]) -> Outcom
 
 def _sendable(content: str | bytes, scratch: Path) -> str | bytes:
     """Return a model as the helper takes it: the path of its file, or a few megabytes."""
-    if isinstance(content, str) or len(content) <= _PIPED_BYTES:
+    if isinstance(content, str):
+        return str(Path(content).absolute())  # the helper stays in the folder that it was started in
+    if len(content) <= _PIPED_BYTES:
         return content
     path = scratch / "model.onnx"
     path.write_bytes(content)
