@@ -30,6 +30,7 @@ from onnxprune.graph.read import Source, load
 from onnxprune.graph.remainder import same_part
 from onnxprune.progress import Progress
 from onnxprune.report.charts import comparison_html, comparison_svg
+from onnxprune.runtime.concessions import conceded
 from onnxprune.runtime.support import runnable_part
 
 
@@ -51,7 +52,10 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     for name in options:
         check.choice("option", name, known)
     options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
-    first, second = (runnable_part(load(source), options["shapes"]) for source in (before, after))
+    loaded = load(before), load(after)
+    for model in loaded:
+        conceded(model)  # an error names the file
+    first, second = (runnable_part(model, options["shapes"]) for model in loaded)
     models = settled(first), settled(same_part(second.file, first))
     if preprocess is not None and data is None:
         raise OptionError("preprocess has no effect without --data")

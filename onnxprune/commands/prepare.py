@@ -38,6 +38,7 @@ from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.compensate import losing_layers
 from onnxprune.report.words import not_run_lines
+from onnxprune.runtime.concessions import conceded
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
 from onnxprune.surgery.biases import with_biases
@@ -110,6 +111,8 @@ def prepare(
         InputError: as `prune`.
     """
     options.check_effects(data_source is not None)
+    for sentence in conceded(model):
+        progress(sentence)
     model = part_to_run(model, dict(options.inputs), progress)
     samples = _tuning_samples(model, options, data_source) if tunes else _samples(model, options, data_source)
     model = replace(sized_by(model, samples.calibration or samples.evaluation), changes_io=options.change_io)

@@ -56,6 +56,7 @@ from onnxprune.latency.timer import SECONDS, Timer, checked_seconds, make_timer
 from onnxprune.metrics.arrays import Function
 from onnxprune.metrics.kinds import checked_name
 from onnxprune.runtime.chain import Chain, Runner
+from onnxprune.runtime.concessions import conceded, opened_alike
 from onnxprune.runtime.machine import affinity
 from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.random_feeds import random_feeds
@@ -145,11 +146,26 @@ def compare_models(
         OptionError: for a value outside its range or a provider that is not here.
     """
     request = CompareOptions(**options).checked()
+    with opened_alike(before, after, *([] if timed is None else [timed])):
+        return _compared((before, after), request, data=data, macs=macs, timed=timed, share=share)
+
+
+def _compared(
+    both: tuple[Model, Model],
+    request: CompareOptions,
+    *,
+    data: Data | None,
+    macs: tuple[int | None, int | None],
+    timed: Model | None,
+    share: float,
+) -> Comparison:
+    """Return two models measured, with arguments as of `compare_models`."""
+    before, after = both
     models, place, seed = (timed or before, after), request.place, request.seed
     inputs = _inputs(before, after, request)
     caches, incomparable = cut_caches(before, after)
     check_no_past(data, caches)
-    pair, request = _opened((before, after), place, request)
+    pair, request = _opened(both, place, request)
     data = None if data is None else taken_by(pair[0].run, as_taken(data, inputs), request.batch)
     feeds, compared = _feeds(inputs, before, pair[0], data, request, caches=caches)
     batches, classes, fidelity = run_both(pair, compared, data, request.metric, incomparable)
@@ -386,5 +402,5 @@ def _side(
         accuracy=accuracy,
         creation_ms=creation_ms,
         quantiles_ms=tuple(map(float, np.percentile(latencies_ms, QUANTILES))),
-        warnings=punished(model),
+        warnings=(*punished(model), *conceded(model)),
     )

@@ -37,6 +37,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.session import Session, open_session
 from onnxprune.runtime.timing import time_interleaved
+from onnxprune.runtime.trial import ALL, limited_to
 from onnxprune.surgery.rewrite import Rewritten, rewrite
 
 STEPS = (16, 8, 4, 1)  # units that are taken from a multiple of 16, to see whether that makes a model faster
@@ -82,6 +83,7 @@ class Speed:
         self.steps, self._names = dict(steps), dict(names)
         self._provider, self._threads, self._timer = provider, threads, timer
         self._peak_before: int | None = None
+        self._setting = ALL  # of ONNX Runtime's optimisation, with which all that is raced can be opened
         self.races: list[tuple[Mapping[Atom, int], Race]] = []
         self.predict: predict.Latency | None = None
         self.complete = True  # whether the time was enough to measure everything
@@ -90,7 +92,7 @@ class Speed:
     @cached_property
     def _original(self) -> Callable[[], object]:
         """Runs the original once."""
-        return self._session(None).timed(self.feeds)
+        return self._opened(*runnable(self.traced.model)).timed(self.feeds)
 
     @cached_property
     def noise(self) -> Noise | None:
@@ -136,7 +138,7 @@ class Speed:
         if self._timer is not None:
             with as_file(self.traced.model, proto) as path:
                 return self._asked(path, budget_s)
-        return self._raced(self._session(proto), budget_s)
+        return self._raced(*runnable(self.traced.model, proto), budget_s)
 
     def race_of(self, written: Model, budget_s: float = RACE_S) -> Race:
         """Return a model in a file timed beside the original, runs interleaved."""
@@ -145,10 +147,7 @@ class Speed:
                 return self._asked(path, budget_s)
         if not written.is_external:
             return self.race(written.proto, budget_s)
-        source, folder = runnable(written)
-        return self._raced(
-            open_session(source, provider=self._provider, threads=self._threads, folder=folder), budget_s
-        )
+        return self._raced(*runnable(written), budget_s)
 
     def _asked(self, path: Path, budget_s: float) -> Race:
         """Return what the user's timer says of a file and of that of the original."""
@@ -159,9 +158,10 @@ class Speed:
             race = race_between(raced(self._timer, original, path, self.noise, share))
         return replace(race, unsure=max(race.unsure, self.unsure / math.sqrt(share)))  # few rounds may agree by chance
 
-    def _raced(self, session: Session, budget_s: float) -> Race:
-        once = session.timed(session.taken(self.feeds))
+    def _raced(self, source: Path | bytes, folder: Path | None, budget_s: float) -> Race:
         budget_s = min(budget_s, max(LEAST_S, 2 * ROUNDS * self._usual_s))  # quick models need no seconds
+        session = self._opened(source, folder)
+        once = session.timed(session.taken(self.feeds))
         runs = [self._original, once]
         return race_between(time_interleaved(runs, budget_s=budget_s, min_rounds=5, warmup_s=budget_s / 3))
 
@@ -219,9 +219,14 @@ class Speed:
         source, folder = runnable(self.traced.model, proto)
         return peak_memory_bytes(source, self.feeds, threads=self._threads, folder=folder)
 
-    def _session(self, proto: Any | None) -> Session:
-        source, folder = runnable(self.traced.model, proto)
-        return open_session(source, provider=self._provider, threads=self._threads, folder=folder)
+    def _opened(self, source: Path | bytes, folder: Path | None) -> Session:
+        """Return a session; where it needs a stricter setting than the original had, that is opened anew with it."""
+        with limited_to(self._setting):
+            session = open_session(source, provider=self._provider, threads=self._threads, folder=folder)
+        if session.setting != self._setting:
+            self._setting = session.setting
+            self.__dict__.pop("_original", None)
+        return session
 
     def candidate(self, sizes: Mapping[Atom, int], budget_s: float = CANDIDATE_S) -> Race:
         """Race the model whose atoms keep their first units; one that was raced before is not raced again."""

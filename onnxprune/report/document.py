@@ -14,6 +14,7 @@ from onnxprune.graph.write import signature
 from onnxprune.planning.curve import scale_of
 from onnxprune.planning.methods import METHODS
 from onnxprune.report.schema import SCHEMA
+from onnxprune.runtime.concessions import conceded
 
 if TYPE_CHECKING:
     from onnxprune.calibration.batches import Calibration
@@ -189,7 +190,7 @@ def file_values(model: Model, macs: int, like: Model | None = None) -> dict[str,
         "macs": macs,
         "size_bytes": model.size_bytes(),
         "cache_bytes": cache_bytes(model.inputs, () if like is None else like.inputs),
-        "warnings": list(punished(model)),
+        "warnings": [*punished(model), *conceded(model)],
     }
 
 

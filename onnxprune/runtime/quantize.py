@@ -26,6 +26,7 @@ from onnxprune.graph.converted import quantized_node, raised, without_unused
 from onnxprune.graph.read import read_proto
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register
+from onnxprune.runtime.trial import BASIC, NONE, Setting, Source, setting_for
 
 Feeds = Mapping[str, Array]
 
@@ -105,7 +106,7 @@ def _simplify(source: Path, target: Path, external: bool) -> None:
     What ONNX Runtime does on every machine alike: QDQ around a convolution would keep it from taking a
     BatchNormalization in.
     """
-    options = _options(source, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+    options = _options(source, BASIC)
     fused = target.with_name("fused.onnx")
     options.optimized_model_filepath = str(fused)
     if external:
@@ -115,10 +116,15 @@ def _simplify(source: Path, target: Path, external: bool) -> None:
     raised(without_unused(read_proto(fused)), PER_CHANNEL_OPSET, target)
 
 
-def _options(source: Path, level: Any) -> Any:
-    """Return the options of a session that says nothing, and knows the custom operators that the user names."""
+def _options(source: Path, first: Setting) -> Any:
+    """Return the options of a session that says nothing, and knows the custom operators that the user names.
+
+    It has the first setting, or one with fewer optimisers that ONNX Runtime does not die of.
+    """
     options = ort.SessionOptions()
-    options.log_severity_level, options.graph_optimization_level = _SILENT, level
+    setting = setting_for(Source(str(source)), first, "the model")
+    options.log_severity_level = _SILENT
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, setting.level)
     register(options, source)
     return options
 
@@ -150,7 +156,7 @@ def _ranges(source: Path, form: Form, ops: Sequence[str], batches: Iterable[Feed
         else:
             calibrator = calibrate.MinMaxCalibrater(source, ops, **common)
         calibrator.augment_graph()
-        options = _options(watched, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        options = _options(watched, NONE)
         calibrator.infer_session = ort.InferenceSession(str(watched), options, providers=_CPU)
         for batch in batches:
             calibrator.collect_data(_reader(batch))

@@ -21,12 +21,12 @@ import onnxruntime as ort
 from onnxprune import check
 from onnxprune.errors import ModelError, OptionError, TookTooLong
 from onnxprune.graph.deferred import out_of_memory
-from onnxprune.graph.limits import most_bytes
 from onnxprune.graph.message import Message
 from onnxprune.graph.ports import taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register
 from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
+from onnxprune.runtime.trial import ALL, Setting, Source, first_setting, session_entries, setting_for
 
 # Both packages fill one folder: one at a time, in this order.
 _GPU = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -56,7 +56,6 @@ _PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 _NONE: Mapping[str, str] = MappingProxyType({})
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # ORT's log severity "fatal": what it calls errors comes as an exception, of which we report the first line
 _LONGER = f"set {VARIABLE} to more seconds to wait longer, to 0 for as long as it takes"
 # Types that ORT does not take from numpy: as it calls them -> type of ONNX, of the bytes, and as ml_dtypes calls it.
@@ -79,9 +78,10 @@ class Session:
     ort: Any  # the onnxruntime.InferenceSession
     provider: str  # short name, a key of PROVIDERS
     outputs: tuple[str, ...]  # names of the outputs that are tensors, in the order of the model
-    limit_s: float = math.inf  # what one run may take
     containers: tuple[str, ...] = ()  # those of the others: sequences, maps, optional values
+    limit_s: float = math.inf  # what one run may take
     weights: tuple[Any, ...] = ()  # OrtValues that it reads and does not own
+    setting: Setting = ALL  # how much of ONNX Runtime's optimisation it has
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the tensor outputs by name; where no output is a tensor, the numbers that sequences and maps hold.
@@ -230,7 +230,7 @@ def open_session(
         provider: short name, see `PROVIDERS`; nodes that it does not support run on the CPU (TensorRT: on CUDA).
         threads: how many the operators may use on the CPU; 0 leaves it to ONNX Runtime.
         folder: where the external data of a model in bytes lies.
-        optimize: whether ONNX Runtime may fuse and reorder nodes.
+        optimize: whether ONNX Runtime may fuse and reorder nodes, as far as it does not die of that.
         profile: a folder, where ONNX Runtime writes how long each node took; see `node_times`.
         requested_options: options of the provider, as ONNX Runtime names them, beside or instead of those of
             `provider_options`.
@@ -242,34 +242,35 @@ def open_session(
     Raises:
         OptionError: for a provider that is unknown, not installed, or does not start, and for threads < 0.
         ModelError: when ONNX Runtime cannot load the model.
+        InputError: when ONNX Runtime dies of it, see `runtime.trial`.
     """
     full = check_provider(provider)
-    options = _options(threads, optimize, frees)
-    arrays = list(source.arrays.values()) if isinstance(source, Message) else []
+    options = _options(threads, frees)
+    arrays = source.arrays if isinstance(source, Message) else {}
     source, weights = _apart(source, options)
     register(options, source)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "profile")
     if provider == "dml":  # https://onnxruntime.ai/docs/execution-providers/DirectML-ExecutionProvider.html
         options.enable_mem_pattern = False
-    where = "the model" if isinstance(source, bytes) else str(source)
-    if exact:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    providers, seconds = _chain(provider, full, requested_options), limit_s(source)
+    where, seconds = "the model" if isinstance(source, bytes) else str(source), limit_s(source)
     with contextlib.ExitStack() as links:
-        if folder is not None and isinstance(source, bytes):  # an absolute path, to which ORT joins the location
-            options.add_session_config_entry(_EXTERNAL_FOLDER, _unicode(folder.resolve(), links))
+        apart = folder if isinstance(source, bytes) else None
+        beside = None if apart is None else _unicode(apart.resolve(), links)  # absolute: ORT joins the location to it
         model = source if isinstance(source, bytes) else _unicode(source, links)
+        setting = first_setting(optimize)
+        if provider == "cpu":  # others have kernels for half precision, and may take minutes to open a model
+            setting = setting_for(Source(model, arrays, beside), setting, where, exact)
+        providers, how = _chain(provider, full, requested_options), _optimised(options, setting, exact, beside)
         with _loading(options, where, max(seconds, RUN_S)):
-            session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
-    out_of_memory(arrays)  # what was packed anew is not read again
+            session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0, **how)
+    out_of_memory(list(arrays.values()))  # what was packed anew is not read again
     if full not in session.get_providers():  # ORT falls back to the CPU, and the latencies would be those of the CPU
         raise OptionError(
             f"provider {provider!r} is installed, but did not start: ONNX Runtime fell back to "
             f"{', '.join(session.get_providers())}; check its driver and libraries"
         )
-    outputs, containers = _output_names(session)
-    return Session(session, provider, outputs, seconds, containers, weights)
+    return Session(session, provider, *_output_names(session), seconds, weights, setting)
 
 
 def _output_names(session: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -320,7 +321,7 @@ def threads_limited(count: int) -> Iterator[None]:
         _LIMIT.reset(token)
 
 
-def _options(threads: int, optimize: bool, frees: bool) -> Any:
+def _options(threads: int, frees: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = check.count("threads", threads, 0) or _LIMIT.get()
@@ -328,13 +329,17 @@ def _options(threads: int, optimize: bool, frees: bool) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Idle threads of one session would go on spinning while the next is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # A few bytes can state gigabytes of constants; what is not computed once is computed in every run.
-    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(most_bytes()))
     if frees:  # an arena keeps what the largest run took, and with a pattern takes it twice
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     return options
+
+
+def _optimised(options: Any, setting: Setting, exact: bool, folder: str | None) -> dict[str, Any]:
+    """Let a session have a setting, and entries as of `session_entries`; return further arguments of its making."""
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, setting.level)
+    for key, value in session_entries(exact, folder).items():
+        options.add_session_config_entry(key, value)
+    return {"disabled_optimizers": list(setting.disabled)} if setting.disabled else {}
 
 
 @contextlib.contextmanager

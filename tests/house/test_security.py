@@ -60,14 +60,14 @@ def test_every_variable_that_loads_or_limits_is_named():
 
 
 def test_pickles_are_read_where_the_page_says_alone():
-    """What this process wrote itself, in temporary folders, and what a cluster sends."""
+    """What this process wrote itself, in temporary folders and into a pipe, and what a cluster sends."""
     readers = {
         name
         for name, tree in modules().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"pickle.load", "pickle.loads"}
     }
-    assert readers == {"runtime/executors.py", "runtime/memory.py", "runtime/replay.py"}
+    assert readers == {"runtime/executors.py", "runtime/memory.py", "runtime/replay.py", "runtime/trial_process.py"}
 
 
 class Bad:

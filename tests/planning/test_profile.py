@@ -17,6 +17,8 @@ from onnxprune.latency.kernels import Tables
 from onnxprune.planning import profile
 from onnxprune.planning.profile import Race, Speed, profiled
 from onnxprune.planning.work import sizes_of
+from onnxprune.runtime import trial
+from onnxprune.runtime.session import open_session
 from onnxprune.surgery.rewrite import rewrite
 from tests.support.build import conv, model
 
@@ -189,6 +191,28 @@ def test_the_same_counts_of_other_groups_are_another_candidate(tmp_path, monkeyp
         speed.candidate({group.atom: 32})
         speed.candidate({group.atom: 32})
     assert len(raced) == 2
+
+
+def test_what_opens_with_fewer_optimisers_is_raced_beside_the_original_opened_with_as_few(tmp_path, monkeypatch):
+    def dies_of(request, _seconds):
+        return "SIGSEGV" if b"Sigmoid" in request.source and not request.disabled else ""
+
+    def opening(*args, **options):
+        opened.append(open_session(*args, **options))
+        return opened[-1]
+
+    opened, half = [], {"x": "float16[n,3,6,6] x", "y": "float16[] y", "dtype": "float16"}
+    monkeypatch.setattr(trial, "_HELPER", SimpleNamespace(dies_of=dies_of))
+    monkeypatch.setattr(trial, "_outcomes", {})
+    monkeypatch.setattr(profile, "open_session", opening)
+    relu, sigmoid = conv("b = Relu(a)", **half), conv("b = Sigmoid(a)", **half)
+    feeds = {"x": np.ones((2, 3, 6, 6), np.float16)}
+    tables = Tables("cpu", 1, tmp_path / "times.json")
+    speed = Speed(trace(load(relu)), feeds, provider="cpu", threads=1, names={}, steps={}, tables=tables)
+    for proto in (relu, sigmoid, relu):
+        speed.race(proto, 0.01)
+    original, candidate = trial.ALL, trial.SETTINGS[1]
+    assert [session.setting for session in opened] == [original, original, candidate, candidate, candidate]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""The process in which models are opened for trial: ``python -m onnxprune.runtime.trial_process``.
+
+It takes one request after the other from the standard input, and answers each with a byte once the model is opened or
+refused in an orderly way. Where ONNX Runtime ends the process instead, its exit status says how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+ANSWER = b"."
+_SILENT = 4  # log severity "fatal"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model, and how it is opened on the CPU."""
+
+    source: str | bytes  # the path of a file, or a serialized model
+    level: str  # a name in onnxruntime.GraphOptimizationLevel
+    disabled: tuple[str, ...] = ()  # optimisers
+    weights: tuple[tuple[str, str, tuple[int, ...]], ...] = ()  # that lie beside the model: name, type of numpy, shape
+    entries: Mapping[str, str] = field(default_factory=dict)  # of the session's configuration
+    libraries: tuple[str, ...] = ()  # of custom operators
+
+
+def attempt(request: Request) -> None:
+    """Open a model and drop it; weights beside it are zeros, which take no memory until somebody writes to them."""
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = _SILENT, 1
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, request.level)
+    for key, value in request.entries.items():
+        options.add_session_config_entry(key, value)
+    for library in request.libraries:
+        options.register_custom_ops_library(library)
+    values = [ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)) for _, dtype, shape in request.weights]
+    if values:
+        options.add_external_initializers([name for name, _, _ in request.weights], values)
+    providers, disabled = ["CPUExecutionProvider"], list(request.disabled)
+    ort.InferenceSession(request.source, options, providers=providers, disabled_optimizers=disabled, enable_fallback=0)
+
+
+def serve() -> None:
+    """Answer requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt of the terminal is for the process that asks
+    _die_quietly()
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is no answer
+    while True:
+        try:
+            request = pickle.load(requests)
+        except EOFError:
+            return
+        with contextlib.suppress(Exception):  # the process that asks gets the same error, and says it
+            attempt(request)
+        answers.write(ANSWER)
+
+
+def _die_quietly() -> None:
+    """Keep the system from writing the memory of this process to disk, or a window from waiting for somebody."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # noqa: PLC0415 - Windows has none
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    windows: Any = getattr(__import__("ctypes"), "windll", None)
+    if windows is not None:  # SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX
+        windows.kernel32.SetErrorMode(0x0001 | 0x0002)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,309 @@
+"""Models that ONNX Runtime dies of: this process goes on, with the first setting that lives, and says so."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+import onnxprune
+from onnxprune.errors import InputError
+from onnxprune.graph.message import message
+from onnxprune.graph.read import load
+from onnxprune.runtime import concessions, quantize, trial
+from onnxprune.runtime.helper import Helper
+from onnxprune.runtime.session import open_session
+from onnxprune.runtime.trial import ALL, BASIC, NONE, SETTINGS, limited_to
+from tests.support.build import dense, model
+from tests.support.cli import invoke
+
+UNBLOCKED = SETTINGS[1]
+SAYS = (
+    f"ONNX Runtime {ort.__version__} dies of SIGSEGV when it opens the model on the CPU with all optimisers, so it is "
+    "opened without its optimiser of layouts, NchwcTransformer"
+)
+# A helper that opens nothing. It dies of what an expression says of a request, and keeps a list of all requests.
+FAKE = """
+import os, pickle, signal, sys
+
+class Request:
+    pass
+
+class Reader(pickle.Unpickler):
+    def find_class(self, module, name):
+        return Request
+
+while True:
+    try:
+        request = Reader(sys.stdin.buffer).load()
+    except EOFError:
+        break
+    form = "bytes" if isinstance(request.source, bytes) else "file"
+    content = request.source if form == "bytes" else open(request.source, "rb").read()
+    with open(sys.argv[1], "a") as log:
+        log.write(" ".join([form, request.level, *request.disabled, *map(str, request.weights)]) + chr(10))
+    {act}
+    sys.stdout.buffer.write(b".")
+    sys.stdout.buffer.flush()
+"""
+
+
+def dying(condition, name="SIGSEGV"):
+    return f"if {condition}: os.kill(os.getpid(), signal.{name})"
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Put a fake in the place of the helper; returns a function that sets what it does, which returns the requests."""
+
+    def put(act, program=None):
+        script, log = tmp_path / "fake.py", tmp_path / "requests"
+        script.write_text(FAKE.replace("{act}", act))
+        helper = Helper(program or (sys.executable, "-S", str(script), str(log)))
+        monkeypatch.setattr(trial, "_HELPER", helper)
+        monkeypatch.setattr(trial, "_outcomes", {})
+        helpers.append(helper)
+        return lambda: log.read_text().splitlines() if log.exists() else []
+
+    helpers = []
+    yield put
+    for helper in helpers:
+        helper.end()
+
+
+def half(*nodes, **rest):
+    """A model in half precision, rows ``[n, 6]`` to ``[n, 5]``."""
+    return dense(*(nodes or ["b = Relu(a)"]), x="float16[n,6] x", y="float16[] y", dtype="float16", **rest)
+
+
+ROWS16 = {"x": np.ones((2, 6), np.float16)}
+DIES = {  # as long as the setting is not this one, or stricter
+    UNBLOCKED: "request.level == 'ORT_ENABLE_ALL' and not request.disabled",
+    BASIC: "request.level == 'ORT_ENABLE_ALL'",
+    NONE: "request.level != 'ORT_DISABLE_ALL'",
+}
+SIGMOID = dying(f"b'Sigmoid' in content and {DIES[UNBLOCKED]}")
+
+
+@pytest.mark.parametrize("setting", DIES, ids=lambda setting: setting.level + "".join(setting.disabled))
+def test_the_first_setting_that_lives_is_taken(setting, fake):
+    fake(dying(DIES[setting]))
+    session = open_session(half().SerializeToString())
+    assert session.setting == setting
+    assert session.run(ROWS16)["y"].shape == (2, 5)
+
+
+def test_settings_are_tried_in_their_order_and_once_for_each_structure(fake):
+    requests = fake(dying(DIES[NONE]))
+    for proto in (half(), half(w1=np.zeros((6, 8), np.float16))):
+        assert open_session(proto.SerializeToString()).setting == NONE
+    tried = ["ORT_ENABLE_ALL", "ORT_ENABLE_ALL NchwcTransformer", "ORT_ENABLE_BASIC", "ORT_DISABLE_ALL"]
+    assert requests() == [f"bytes {each}" for each in tried]
+    assert open_session(half(mid=16).SerializeToString()).setting == NONE
+    assert len(requests()) == 8, "another structure is tried for itself"
+
+
+def test_where_optimisers_are_off_anyway_nothing_else_is_tried(fake):
+    requests = fake(dying("True"))
+    with pytest.raises(InputError, match="dies of SIGSEGV"):
+        open_session(half().SerializeToString(), optimize=False)
+    assert requests() == ["bytes ORT_DISABLE_ALL"]
+
+
+def test_a_model_that_no_setting_opens_is_an_error(fake, tmp_path):
+    fake(dying("True", "SIGABRT"))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(half().SerializeToString())
+    sentence = (
+        f"ONNX Runtime {ort.__version__} dies of SIGABRT when it opens the model on the CPU, also without optimisers; "
+        "try another release of onnxruntime, or prune the model in single precision and convert the result"
+    )
+    for source, where in ((path, path), (path.read_bytes(), "the model")):
+        with pytest.raises(InputError) as caught:
+            open_session(source)
+        assert str(caught.value) == f"{where}: {sentence}"
+    result = invoke("prune", str(path), "--ratio", "0.3", "-o", str(tmp_path / "out.onnx"), "--quiet", code=2)
+    assert result.stderr == f"onnxprune: {path}: {sentence}\n"
+
+
+def test_models_in_other_precisions_start_no_process(fake):
+    requests = fake(dying("True"))
+    open_session(dense("b = Relu(a)").SerializeToString())
+    open_session(dense("b = Relu(a)", x="double[n,6] x", y="double[] y", dtype="float64").SerializeToString())
+    assert requests() == []
+
+
+def test_large_models_go_by_files_and_of_weights_beside_them_shapes_alone(fake, tmp_path, monkeypatch):
+    requests = fake("pass")
+    monkeypatch.setattr(trial, "_PIPED_BYTES", 20_000)
+    path, proto = tmp_path / "model.onnx", half(mid=4096)
+    path.write_bytes(proto.SerializeToString())
+    for source in (message(proto, tmp_path), path, path.read_bytes()):
+        trial._outcomes.clear()
+        open_session(source)
+    beside = [f"('{name}', '<f2', {shape})" for name, shape in (("w1", (6, 4096)), ("w2", (4096, 5)))]
+    assert requests() == [f"bytes ORT_ENABLE_ALL {' '.join(beside)}", "file ORT_ENABLE_ALL", "file ORT_ENABLE_ALL"]
+
+
+# -- what is no answer of ONNX Runtime ---------------------------------------------------------------------------------
+
+
+def test_where_no_helper_starts_models_are_opened_as_usual(fake):
+    fake("pass", program=("/nowhere/python",))
+    assert open_session(half().SerializeToString()).setting == ALL
+    assert not trial._HELPER.starts
+
+
+def test_a_helper_that_fails_by_itself_is_not_asked_again(fake):
+    requests = fake("raise SystemExit(1)")
+    assert open_session(half().SerializeToString()).setting == ALL
+    assert open_session(half(mid=16).SerializeToString()).setting == ALL
+    assert len(requests()) == 1
+
+
+def test_a_helper_that_the_system_ends_says_nothing_of_the_model(fake):
+    requests = fake(dying("len(open(sys.argv[1]).readlines()) == 1", "SIGKILL"))
+    assert open_session(half().SerializeToString()).setting == ALL
+    assert open_session(half(mid=16).SerializeToString()).setting == ALL
+    assert len(requests()) == 2, "it was started again"
+
+
+def test_a_helper_that_takes_too_long_is_ended(fake):
+    fake("signal.pause()")
+    assert trial._HELPER.dies_of(trial.Request(b"", "ORT_ENABLE_ALL"), 0.05) == ""
+    assert trial._HELPER._process is None
+
+
+def test_after_an_interrupt_its_answer_is_not_taken_for_that_of_the_next_request(fake):
+    fake(SIGMOID)
+    assert open_session(half().SerializeToString()).setting == ALL
+    process = trial._HELPER._process
+
+    class Interrupted:
+        """Somebody presses Ctrl-C while this is read."""
+
+        def read(self, _):
+            raise KeyboardInterrupt
+
+        def close(self):
+            """Close what is read from."""
+            pipe.close()
+
+    pipe, process.stdout = process.stdout, Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        open_session(half(mid=16).SerializeToString())
+    assert process.returncode is not None
+    assert open_session(half("b = Sigmoid(a)").SerializeToString()).setting == UNBLOCKED
+
+
+def test_a_fork_starts_a_helper_of_its_own(fake, monkeypatch):
+    fake("pass")
+    open_session(half().SerializeToString())
+    first = trial._HELPER._process
+    monkeypatch.setattr(trial._HELPER, "_owner", -1)
+    open_session(half(mid=16).SerializeToString())
+    second = trial._HELPER._process
+    assert first.pid != second.pid
+    assert first.poll() is None, "it is the other process's"
+    first.stdin.close()
+    assert first.wait() == 0
+    first.stdout.close()
+
+
+# -- two models that are compared --------------------------------------------------------------------------------------
+
+
+def test_a_limit_holds_within_its_block_and_the_stricter_of_two_wins(fake):
+    fake("pass")
+    content = half().SerializeToString()
+    with limited_to(BASIC):
+        assert open_session(content).setting == BASIC
+        with limited_to(UNBLOCKED):
+            assert open_session(content).setting == BASIC
+        with limited_to(NONE):
+            assert open_session(content).setting == NONE
+    assert open_session(content).setting == ALL
+
+
+def test_models_that_are_compared_have_the_same_setting(fake):
+    fake(SIGMOID)
+    relu, sigmoid = half(), half("b = Sigmoid(a)")
+    with concessions.opened_alike(load(relu), load(sigmoid)):
+        assert open_session(relu.SerializeToString()).setting == UNBLOCKED
+    assert open_session(relu.SerializeToString()).setting == ALL
+
+
+def test_a_comparison_says_which_of_both_needs_it(fake, tmp_path):
+    fake(SIGMOID)
+    for name, proto in (("relu", half()), ("sigmoid", half("b = Sigmoid(a)"))):
+        (tmp_path / f"{name}.onnx").write_bytes(proto.SerializeToString())
+    paths = tmp_path / "relu.onnx", tmp_path / "sigmoid.onnx"
+    comparison = onnxprune.compare(*paths, budget_s=0.01)
+    assert (comparison.before.warnings, comparison.after.warnings) == ((), (SAYS,))
+    fake(dying("b'Sigmoid' in content"))
+    with pytest.raises(InputError, match=f"^{paths[1]}: ONNX Runtime .* dies of SIGSEGV"):
+        onnxprune.compare(*paths)
+
+
+def test_a_run_says_so_once_and_on_both_sides(fake, tmp_path):
+    fake(dying(DIES[UNBLOCKED]))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(half().SerializeToString())
+    result = invoke("prune", str(path), "--ratio", "0.3", "--criterion", "l2", "-o", str(tmp_path / "out.onnx"))
+    assert f"slower than it need be (input and output): {SAYS}\n" in result.stdout
+    assert f"{SAYS} ...\n" in result.stderr
+
+
+def test_a_model_beyond_the_memory_is_not_opened_as_a_whole(fake, monkeypatch):
+    requests = fake(dying("True"))
+    monkeypatch.setenv("ONNXPRUNE_MAX_MEMORY", "100")
+    assert concessions.conceded(load(half())) == ()
+    assert requests() == []
+
+
+def test_the_sessions_of_quantization_are_tried_as_well(fake, tmp_path):
+    fake(dying("'BASIC' in request.level"))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(half().SerializeToString())
+    assert quantize._options(path, BASIC).graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+# -- the real helper ---------------------------------------------------------------------------------------------------
+
+
+def moved(dtype):
+    """What ONNX Runtime 1.32 dies of: a Transpose of the first axis before a MatMul in half precision."""
+    weights = {"w": np.arange(24).reshape(8, 3).astype(dtype)}
+    kind = "float16" if dtype == np.float16 else "float"
+    return model(
+        "a = Transpose<perm=[1,0,2]>(x)", "y = MatMul(a, w)", x=f"{kind}[n,s,8] x", y=f"{kind}[] y", **weights
+    )  # fmt: skip
+
+
+def test_what_onnx_runtime_itself_died_of_is_opened_and_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "_outcomes", {})
+    monkeypatch.setattr(trial, "_HELPER", Helper())
+    feeds = {"x": np.ones((2, 3, 8), np.float16)}
+    expected = open_session(moved(np.float32).SerializeToString()).run({"x": feeds["x"].astype(np.float32)})["y"]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(moved(np.float16).SerializeToString())
+    for source in (path, path.read_bytes(), message(moved(np.float16), tmp_path)):
+        session = open_session(source)
+        np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-3)
+    assert len(trial._outcomes) == 1
+    trial._HELPER.end()
+
+
+def test_the_real_helper_takes_external_data_and_libraries_that_are_none(tmp_path):
+    helper = Helper()
+    content = half().SerializeToString()
+    weights = (("w", "<f2", (2, 3)),)
+    assert (
+        helper.dies_of(trial.Request(content, "ORT_ENABLE_ALL", weights=weights, entries={"session.x": "1"}), 60) == ""
+    )
+    assert helper.dies_of(trial.Request(b"no model", "ORT_ENABLE_ALL", libraries=("/nowhere",)), 60) == ""
+    assert helper.starts
+    assert helper._process.poll() is None, "it answered both"
+    assert helper.end() == 0
