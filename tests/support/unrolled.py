@@ -1,0 +1,96 @@
+"""Mixtures whose loop over experts is unrolled, as exporters write them, in the text form of nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.support.build import model
+
+EXPERTS, PICKED, WIDTH, INNER = 4, 2, 8, 6
+CHOICE = ("q = MatMul(x, router)", "v, i = TopK(q, k)", "g = Softmax(v)")
+MASKS = {
+    "OneHot": ("oh = OneHot(i, depth, values)", "m = Transpose<perm=[2, 1, 0]>(oh)"),
+    "Equal": (
+        "iu = Unsqueeze(i, last)", "eq = Equal(iu, all)", "oh = Cast<to=7>(eq)", "m = Transpose<perm=[2, 1, 0]>(oh)"
+    ),
+}  # fmt: skip
+ZEROS = ("sx = Shape(x)", "t0 = ConstantOfShape(sx)")
+SHARES = ("sq = Shape(q)", "none = ConstantOfShape(sq)", "mw = ScatterElements<axis=1>(none, i, g)")
+ONCE = "ScatterElements"  # adds rows to zeros first, and these to the sum, as PyTorch's older exporter does
+EACH = "ScatterND"  # adds rows to the sum, as its newer one does
+
+
+def gathered(mask="OneHot", add=EACH, count=EXPERTS):
+    """Return the nodes of a mixture whose experts see the rows that they are picked for, from x to b."""
+    return (*CHOICE, *MASKS[mask], *ZEROS, *(node for e in range(count) for node in _gathered(e, add)), _sum(count))
+
+
+def dense(take="Gather", count=EXPERTS):
+    """Return the nodes of a mixture whose experts see all rows, and count by their weight, from x to b.
+
+    Args:
+        take: the operator that takes the weights of one expert.
+        count: of experts.
+    """
+    return (*CHOICE, *(SHARES if take != "Equal" else ()), *(n for e in range(count) for n in _dense(e, take)),
+            f"b = Identity(t{count})")  # fmt: skip
+
+
+def mixture(nodes, *after, count=EXPERTS, **more):
+    """Return a model around the nodes of a mixture, and others behind them."""
+    rng = np.random.default_rng(0)
+    own = {"depth": count, "values": [0, 1], "all": list(range(count)), "k": [PICKED], "last": [-1], "one": [1],
+           "halves": [1, 1], **{f"n{e}": e for e in range(count)}, **{f"l{e}": [e] for e in range(count + 1)}}  # fmt: skip
+    weights = {"router": (WIDTH, count), "head": (WIDTH, 5)}
+    for e in range(count):
+        weights |= {f"up{e}": (WIDTH, INNER), f"down{e}": (INNER, WIDTH)}
+    arrays = {name: (rng.standard_normal(shape) / 2).astype(np.float32) for name, shape in weights.items()}
+    used = {name: value for name, value in {**own, **arrays, **more}.items() if _reads(nodes + after, name)}
+    ports = {"x": f"float[n,{WIDTH}] x", "y": "float[n,5] y"}
+    return model(*nodes, *after, "y = MatMul(b, head)", **{**ports, **used, "head": arrays["head"]})
+
+
+def _reads(nodes, name):
+    return any(name in node.replace("(", " ").replace(")", " ").replace(",", " ").split() for node in nodes)
+
+
+def _gathered(e, add):
+    yield from (
+        f"s{e} = Gather(m, n{e})", f"c{e} = Cast<to=9>(s{e})", f"z{e} = NonZero(c{e})",
+        f"zt{e} = Transpose<perm=[1, 0]>(z{e})", f"ks{e}, rs{e} = Split<axis=1>(zt{e}, halves)",
+        f"r{e} = Squeeze(rs{e}, one)", f"h{e} = Gather(x, r{e})", *_layers(e),
+        f"p{e} = Concat<axis=1>(rs{e}, ks{e})", f"w{e} = GatherND(g, p{e})", f"wu{e} = Unsqueeze(w{e}, last)",
+        f"o{e} = Mul(d{e}, wu{e})",
+    )  # fmt: skip
+    if add == EACH:
+        yield f'f{e} = ScatterND<reduction="add">({_sum_before(e)}, rs{e}, o{e})'
+    else:
+        yield from (f"so{e} = Shape(o{e})", f"ix{e} = Expand(rs{e}, so{e})", f"zero{e} = ConstantOfShape(sx)",
+                    f"fa{e} = ScatterElements<axis=0>(zero{e}, ix{e}, o{e})",
+                    f"f{e} = Add({_sum_before(e)}, fa{e})")  # fmt: skip
+
+
+def _sum_before(e):
+    return f"f{e - 1}" if e else "t0"
+
+
+def _sum(count):
+    return f"b = Identity(f{count - 1})"
+
+
+def _layers(e, rows=None):
+    rows = rows or f"h{e}"
+    return f"u{e} = MatMul({rows}, up{e})", f"a{e} = Relu(u{e})", f"d{e} = MatMul(a{e}, down{e})"
+
+
+def _dense(e, take):
+    yield from _layers(e, "x")
+    if take == "Gather":
+        yield from (f"w{e} = Gather<axis=1>(mw, n{e})", f"wu{e} = Unsqueeze(w{e}, last)")
+    elif take == "Slice":
+        yield f"wu{e} = Slice(mw, l{e}, l{e + 1}, one)"
+    else:
+        yield from (f"eq{e} = Equal(i, n{e})", f"cf{e} = Cast<to=1>(eq{e})", f"cg{e} = Mul(cf{e}, g)",
+                    f"wu{e} = ReduceSum<keepdims=1>(cg{e}, last)")  # fmt: skip
+    yield f"o{e} = Mul(d{e}, wu{e})"
+    yield f"t{e + 1} = Add(t{e}, o{e})" if e else f"t{e + 1} = Identity(o{e})"
