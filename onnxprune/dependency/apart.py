@@ -19,6 +19,7 @@ alone go. A node that is none of these keeps all units, with the reason.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -77,7 +78,9 @@ class Apart:
     """What the units of an axis have alone."""
 
     drops: tuple[Drop, ...] = ()  # in the order of the graph
-    nodes: Mapping[int, int] = field(default_factory=dict)  # nodes of the main graph, and the unit that each is there for
+    nodes: Mapping[int, int] = field(
+        default_factory=dict
+    )  # nodes of the main graph, and the unit that each is there for
     counts: Mapping[Atom, Count] = field(default_factory=dict)  # by the axis that has so many indices
 
     def dropped(self, removed: Container[int]) -> Iterator[Drop]:
@@ -107,12 +110,23 @@ def units_apart(
     return _Finder(model, probe, partition, couplings).all()
 
 
+def weights_apart(model: Model, apart: Mapping[Atom, Apart]) -> dict[Atom, tuple[tuple[str, ...], ...]]:
+    """Return the weights that each unit of an axis has alone, such as those of an expert, by the axis."""
+    of_node = {index: (atom, unit) for atom, each in apart.items() for index, unit in each.nodes.items()}
+    found = {atom: [list[str]() for _ in range(atom.size)] for atom in apart}
+    uses = Counter(constant.identity for constant in model.constants.values()) if of_node else Counter()
+    for name, constant in model.constants.items() if of_node else ():
+        owners = {of_node.get(model.owners[index]) for index, _ in model.readers.get(name, ())}
+        owner = owners.pop() if len(owners) == 1 else None
+        if owner is not None and constant.is_weight and uses[constant.identity] == 1:
+            found[owner[0]][owner[1]].append(name)
+    return {atom: tuple(map(tuple, names)) for atom, names in found.items()}
+
+
 class _Finder:
     """One walk through the nodes of all graphs."""
 
-    def __init__(
-        self, model: Model, probe: Probe, partition: Partition, couplings: Mapping[int, Coupling]
-    ) -> None:
+    def __init__(self, model: Model, probe: Probe, partition: Partition, couplings: Mapping[int, Coupling]) -> None:
         self._model, self._probe, self._partition, self._couplings = model, probe, partition, couplings
         results = (name for node in model.nodes for body in node.bodies for name in body.outputs)
         self._kept = {*(port.name for port in model.outputs), *model.tensor_outputs, *results}
@@ -170,7 +184,9 @@ class _Finder:
             return None
         self._drops.setdefault(atom, [])
         if alone.slot is not None and self._spread.get(node.inputs[alone.slot]) is not atom:
-            raise _NotUnderstood(f"{node.op} takes one unit alone out of numbers that count where it is not picked, too")
+            raise _NotUnderstood(
+                f"{node.op} takes one unit alone out of numbers that count where it is not picked, too"
+            )
         return _Own(atom, Kind.ZERO, frozenset((alone.unit,)))
 
     def _spread_on(self, node: Node, coupling: Coupling) -> None:
@@ -260,8 +276,8 @@ class _Finder:
         return _Own(rows.atom, Kind.ZERO, rows.units) if node.inputs[0] in self._probe.zeros else None
 
     def _together(self, one: _Own, other: _Own) -> _Own | None:
-        """Return the sum of what some units have and what others do: zero where all of them go, which all units never do."""
-        units = one.units | other.units
+        """Return the sum of what some units have and what others do: zero where all of these go."""
+        units = one.units | other.units  # some of all units stay
         return _Own(one.atom, Kind.ZERO, units) if len(units) < one.atom.size else None
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from onnxprune.dependency.apart import weights_apart
 from onnxprune.dependency.axes import Atom, Axes, kept_size, taken, walk
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.rules import Coupling
@@ -23,13 +24,20 @@ CACHE = "kv-cache"  # the kind of cost: bytes of what is kept of the past, for o
 
 
 def per_sample(traced: Trace) -> dict[Atom, int]:
-    """Return the sizes that make costs those of one sample: dynamic first dims of the inputs become 1."""
+    """Return the sizes that make costs those of one sample: dynamic first dims of the inputs become 1.
+
+    Rows that are picked for one of several units, such as an expert, are as many for each.
+    """
     sizes: dict[Atom, int] = {}
     for port in traced.model.inputs:
         axes = traced.values.get(port.name, ())
         for atom in traced.partition.atoms(axes[0]) if axes else ():
             if atom.dynamic:
                 sizes[atom] = 1
+    for units, apart in traced.apart.items():
+        for rows, count in apart.counts.items():
+            picked = math.prod(kept_size(axis, sizes) for axis in traced.axes(count.of))
+            sizes[rows] = max(1, round(picked * len(count.units) / units.size))
     return sizes
 
 
@@ -85,7 +93,24 @@ def macs_by_atom(traced: Trace) -> dict[Atom, int]:
             others = math.prod(counts) // max(1, count)
             for atom, part in taken(axis, sizes).items():
                 totals[atom] = totals.get(atom, 0) + others * part
+    for index, units in _going(traced).items():
+        totals[units] = totals.get(units, 0) + _macs(traced, traced.couplings[index], sizes)
     return totals
+
+
+def _going(traced: Trace) -> dict[int, Atom]:
+    """Return the nodes that go with a unit and whose work no other unit takes over, and the axis of the units.
+
+    Rows that are picked are as many with fewer units.
+    """
+    going: dict[int, Atom] = {}
+    for units, apart in traced.apart.items():
+        for index in apart.nodes:
+            coupling = traced.couplings.get(index)
+            axes = [axis for each in coupling.macs for axis in each] if coupling else []
+            if axes and apart.counts.keys().isdisjoint(atom for axis in axes for atom in traced.partition.atoms(axis)):
+                going[index] = units
+    return going
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +160,26 @@ class Counter:
                 0 the node costs nothing. A weight goes with all nodes that read it.
         """
         samples = per_sample(traced)
-        gated = _Gates(traced, gates)
+        gated, going = _Gates(traced, gates), _going(traced)
+        alone = weights_apart(traced.model, traced.apart)
+        units_of = {name: units for units, each in alone.items() for names in each for name in names}
         macs_of = [
-            (*traced.axes(axes), *gated.of_node(index))
+            ([(*traced.axes(axes), *gated.of_node(index), *gate)], share)
             for index, coupling in traced.couplings.items()
+            for gate, share in [_share_of(going.get(index))]
             for axes in coupling.macs
         ]
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
         shared: dict[Hashable, dict[Axes, str]] = {}  # uses of constants that are the same bytes of a file
         for use in uses:
-            axes = (*traced.axes(use.axes), *gated.of_weight(use.constant))
+            gate, _ = _share_of(units_of.get(use.constant))
+            axes = (*traced.axes(use.axes), *gated.of_weight(use.constant), *gate)
             shared.setdefault(known[use.constant].identity, {})[axes] = use.constant
         weights = [(list(alike), known[next(iter(alike.values()))]) for alike in shared.values()]
         read = sum(first.count for _, first in weights)
         held = sum(first.count * width(first.dtype) for _, first in weights)
+        shares = [_share_of(units_of.get(first.name))[1] for _, first in weights]
         caches = [
             ((*traced.axes(traced.values[port.name]), *gated.of_weight(port.name)), port) for port in _caches(traced)
         ]
@@ -161,9 +191,12 @@ class Counter:
             "size": traced.model.needed_bytes - held,
         }
         self._sums = {
-            "macs": _Sum([([axes], 1.0) for axes in macs_of], samples),
-            "params": _Sum([(alike, 1.0) for alike, _ in weights], samples),
-            "size": _Sum([(alike, width(first.dtype)) for alike, first in weights], samples),
+            "macs": _Sum(macs_of, samples),
+            "params": _Sum([(alike, share) for (alike, _), share in zip(weights, shares, strict=True)], samples),
+            "size": _Sum(
+                [(alike, share * width(first.dtype)) for (alike, first), share in zip(weights, shares, strict=True)],
+                samples,
+            ),
         }
         kept = [([axes], float(port.dtype.itemsize)) for axes, port in caches if port.dtype is not None]
         self._sums[CACHE] = _Sum(kept, {**samples, **open_dims})
@@ -179,6 +212,14 @@ class Counter:
     def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the count as a fraction of that of the original."""
         return self.count(kind, sizes) / max(1, self.before[kind])
+
+
+def _share_of(units: Atom | None) -> tuple[Axes, float]:
+    """Return what a cost is multiplied by that goes with one of some units: their axis, and one over its size.
+
+    Which of them go is not known where costs are counted: each costs what they do on the average.
+    """
+    return ((units,), 1 / units.size) if units is not None else ((), 1.0)
 
 
 class _Gates:

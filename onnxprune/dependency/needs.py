@@ -15,9 +15,7 @@ class Needs:
         """Note where values are made."""
         self._model, self._owners = model, model.owners
         self.place = {index: place for place, index in enumerate(model.top)}
-        self._made = {
-            name: place for index, place in self.place.items() for name in model.nodes[index].outputs if name
-        }
+        self._made = {name: place for index, place in self.place.items() for name in model.nodes[index].outputs if name}
 
     def made_at(self, name: str) -> int:
         """Return the place of the node that makes a value, -1 for an input or a constant."""

@@ -60,7 +60,9 @@ class Trace:
     couplings: Mapping[int, Coupling]  # by node index; nodes that compute sizes alone are absent
     uses: tuple[Use, ...]
     caches: tuple[Cache, ...] = ()  # what the model keeps from one run to the next
-    apart: Mapping[Atom, Apart] = field(default_factory=dict)  # what units of an axis have alone, such as layers of experts
+    apart: Mapping[Atom, Apart] = field(
+        default_factory=dict
+    )  # what units of an axis have alone, such as layers of experts
 
     def axes(self, axes: Axes) -> Axes:
         """Return `axes` in normal form."""

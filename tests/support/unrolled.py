@@ -39,8 +39,8 @@ def dense(take="Gather", count=EXPERTS):
 def mixture(nodes, *after, count=EXPERTS, **more):
     """Return a model around the nodes of a mixture, and others behind them."""
     rng = np.random.default_rng(0)
-    own = {"depth": count, "values": [0, 1], "all": list(range(count)), "k": [PICKED], "last": [-1], "one": [1],
-           "halves": [1, 1], **{f"n{e}": e for e in range(count)}, **{f"l{e}": [e] for e in range(count + 1)}}  # fmt: skip
+    own = {"depth": count, "values": [0, 1], "all": list(range(count)), "k": [PICKED], "last": [-1], "one": [1]}
+    own |= {"halves": [1, 1], **{f"n{e}": e for e in range(count)}, **{f"l{e}": [e] for e in range(count + 1)}}
     weights = {"router": (WIDTH, count), "head": (WIDTH, 5)}
     for e in range(count):
         weights |= {f"up{e}": (WIDTH, INNER), f"down{e}": (INNER, WIDTH)}

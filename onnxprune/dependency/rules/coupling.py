@@ -31,9 +31,9 @@ class Position:
 class Write:
     """Sizes that the node states and that must follow its axes.
 
-    Each entry is an axis (its size is written), a position on an axis, a number (written as it is: 0 and -1 have a meaning in Reshape, and
-    the scale of an attention stays that of the original) or None (the entry keeps its value). Nothing is written while
-    none of the axes, nor of `follows`, is cut.
+    Each entry is an axis (its size is written), a position on an axis, a number (written as it is: 0 and -1 have a
+    meaning in Reshape, and the scale of an attention stays that of the original) or None (the entry keeps its value).
+    Nothing is written while none of the axes, nor of `follows`, is cut.
     """
 
     target: int | str  # input slot or attribute
