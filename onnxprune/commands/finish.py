@@ -21,6 +21,7 @@ from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
+from onnxprune.dependency.apart import gone_nodes
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.groups import Group
@@ -154,6 +155,7 @@ def finish(
     is_raced = options.latency and others == (None, None)  # else targets are of another model than is compared
     masks = kept_masks(prepared.groups, plan.kept) if shortened else prepared.masks(plan)
     gone, dead = (shortened.branches, shortened.dead) if shortened else ((), frozenset[int]())
+    alone = gone_nodes(traced.apart, masks)
 
     def proof(after: Model) -> verify.Verification:
         return proven(prepared, masks, mask.in_original(model, rewritten.cuts, contents), progress, after, gone)
@@ -164,7 +166,7 @@ def finish(
     with publish(proto, model.folder) as (path, complete):
         after = same_part(verify.read_back(path), model)
         verified = improved.verification if improved else proof(after)
-        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - cost.NodeMacs(traced).total(dead)
+        macs = cost.macs(traced), cost.macs_of_kept(traced, masks) - cost.NodeMacs(traced).total(dead - alone)
         compare = partial(beside, prepared, after, others, progress)
         seen = accepted(decision, after, _counted(model, after, macs), compare, is_raced=is_raced)
         report = build_report(
@@ -172,7 +174,7 @@ def finish(
             after=after,
             macs=macs,
             options=options,
-            **_accounted(prepared, plan, dead),
+            **_accounted(prepared, plan, dead | alone),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=seen.comparison,

@@ -24,7 +24,9 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, Product, Sum
+import numpy as np
+
+from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, Mask, Product, Sum
 from onnxprune.dependency.needs import Needs
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling
@@ -108,6 +110,22 @@ def units_apart(
     if all(coupling.alone is None for coupling in couplings.values()):
         return {}
     return _Finder(model, probe, partition, couplings).all()
+
+
+def removed_units(atom: Atom, kept: Mapping[Atom, Mask]) -> frozenset[int]:
+    """Return the units of an axis that are not kept."""
+    return frozenset(np.flatnonzero(~kept[atom]).tolist()) if atom in kept else frozenset()
+
+
+def gone_nodes(apart: Mapping[Atom, Apart], kept: Mapping[Atom, Mask]) -> frozenset[int]:
+    """Return the nodes of the main graph that go with the units that are not kept."""
+    going = (
+        (index, unit, removed)
+        for atom, each in apart.items()
+        for removed in [removed_units(atom, kept)]
+        for index, unit in each.nodes.items()
+    )
+    return frozenset(index for index, unit, removed in going if unit in removed)
 
 
 def weights_apart(model: Model, apart: Mapping[Atom, Apart]) -> dict[Atom, tuple[tuple[str, ...], ...]]:

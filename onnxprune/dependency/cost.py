@@ -6,16 +6,15 @@ All but the peak are polynomials in the sizes of the atoms, so the cost of a pla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from onnxprune.dependency.apart import weights_apart
-from onnxprune.dependency.axes import Atom, Axes, kept_size, taken, walk
+from onnxprune.dependency.apart import gone_nodes, weights_apart
+from onnxprune.dependency.axes import Atom, Axes, Mask, kept_size, taken, walk
 from onnxprune.dependency.groups import Group
-from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.sizes import Volumes
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.ports import Port, Role
@@ -24,20 +23,13 @@ CACHE = "kv-cache"  # the kind of cost: bytes of what is kept of the past, for o
 
 
 def per_sample(traced: Trace) -> dict[Atom, int]:
-    """Return the sizes that make costs those of one sample: dynamic first dims of the inputs become 1.
-
-    Rows that are picked for one of several units, such as an expert, are as many for each.
-    """
+    """Return the sizes that make costs those of one sample: dynamic first dims of the inputs become 1."""
     sizes: dict[Atom, int] = {}
     for port in traced.model.inputs:
         axes = traced.values.get(port.name, ())
         for atom in traced.partition.atoms(axes[0]) if axes else ():
             if atom.dynamic:
                 sizes[atom] = 1
-    for units, apart in traced.apart.items():
-        for rows, count in apart.counts.items():
-            picked = math.prod(kept_size(axis, sizes) for axis in traced.axes(count.of))
-            sizes[rows] = max(1, round(picked * len(count.units) / units.size))
     return sizes
 
 
@@ -48,13 +40,52 @@ def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
     other than the batch have the size that the probe gave them.
     """
     merged = {**per_sample(traced), **(sizes or {})}
-    return sum(_macs(traced, coupling, merged) for coupling in traced.couplings.values())
+    return round(sum(each.at(merged) for each in _products(traced)))
 
 
-def _macs(traced: Trace, coupling: Coupling, sizes: Mapping[Atom, int]) -> int:
-    """Return the multiply-accumulates of a node."""
-    each = (traced.axes(axes) for axes in coupling.macs)
-    return sum(math.prod(kept_size(axis, sizes) for axis in axes) for axes in each)
+def macs_of_kept(traced: Trace, kept: Mapping[Atom, Mask]) -> int:
+    """Return the multiply-accumulates of one sample with the kept units alone.
+
+    Rows that removed units would have been picked for go to the others.
+    """
+    sizes, gone = {atom: int(mask.sum()) for atom, mask in kept.items()}, gone_nodes(traced.apart, kept)
+    merged = {**per_sample(traced), **sizes}
+    return round(sum(each.at(merged) for each in _products(traced, sizes) if each.node not in gone))
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """Sizes that multiply to multiply-accumulates of a node."""
+
+    node: int
+    axes: Axes
+    times: float  # by which the product is multiplied
+    is_of_picked: bool  # whether rows are multiplied that are picked for a unit, such as an expert
+
+    def at(self, sizes: Mapping[Atom, int]) -> float:
+        return self.times * math.prod(kept_size(axis, sizes) for axis in self.axes)
+
+
+def _products(traced: Trace, kept: Mapping[Atom, int] = MappingProxyType({})) -> Iterator[_Product]:
+    """Yield the products of sizes that are the multiply-accumulates of each node.
+
+    Of rows that are picked for one of several units each has as many; together they have all that are picked.
+
+    Args:
+        traced: the model with its axes.
+        kept: sizes of atoms that lose units.
+    """
+    rows = {
+        atom: (traced.axes(count.of), len(count.units) / kept.get(units, units.size))
+        for units, apart in traced.apart.items()
+        for atom, count in apart.counts.items()
+    }
+    for index, coupling in traced.couplings.items():
+        for axes in map(traced.axes, coupling.macs):
+            picked = [axis for axis in axes if isinstance(axis, Atom) and axis in rows]
+            others = tuple(axis for axis in axes if axis not in picked)
+            all_rows = (row for atom in picked for row in rows[atom][0])
+            yield _Product(index, (*all_rows, *others), math.prod(rows[atom][1] for atom in picked), bool(picked))
 
 
 class NodeMacs:
@@ -63,9 +94,10 @@ class NodeMacs:
     def __init__(self, traced: Trace) -> None:
         """Count those of each node."""
         sizes, owners = per_sample(traced), traced.model.owners
-        self._counts = dict.fromkeys(traced.model.top, 0)
-        for index, coupling in traced.couplings.items():
-            self._counts[owners[index]] += _macs(traced, coupling, sizes)
+        counts = dict.fromkeys(traced.model.top, 0.0)
+        for each in _products(traced):
+            counts[owners[each.node]] += each.at(sizes)
+        self._counts = {index: round(count) for index, count in counts.items()}
 
     def of(self, index: int) -> int:
         """Return those of a node."""
@@ -85,17 +117,17 @@ def shares(traced: Trace, groups: Sequence[Group]) -> dict[str, float]:
 
 def macs_by_atom(traced: Trace) -> dict[Atom, int]:
     """Return, for every atom, the multiply-accumulates of one sample that its units take part in."""
-    sizes = per_sample(traced)
-    totals: dict[Atom, int] = {}
-    for axes in (traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs):
-        counts = [kept_size(axis, sizes) for axis in axes]
-        for axis, count in zip(axes, counts, strict=True):
-            others = math.prod(counts) // max(1, count)
+    sizes, going = per_sample(traced), _going(traced)
+    totals: dict[Atom, float] = {}
+    for each in _products(traced):
+        counts = [kept_size(axis, sizes) for axis in each.axes]
+        for axis, count in zip(each.axes, counts, strict=True):
+            others = each.times * (math.prod(counts) // max(1, count))
             for atom, part in taken(axis, sizes).items():
                 totals[atom] = totals.get(atom, 0) + others * part
-    for index, units in _going(traced).items():
-        totals[units] = totals.get(units, 0) + _macs(traced, traced.couplings[index], sizes)
-    return totals
+        if each.node in going:
+            totals[going[each.node]] = totals.get(going[each.node], 0) + each.at(sizes)
+    return {atom: round(total) for atom, total in totals.items()}
 
 
 def _going(traced: Trace) -> dict[int, Atom]:
@@ -103,14 +135,8 @@ def _going(traced: Trace) -> dict[int, Atom]:
 
     Rows that are picked are as many with fewer units.
     """
-    going: dict[int, Atom] = {}
-    for units, apart in traced.apart.items():
-        for index in apart.nodes:
-            coupling = traced.couplings.get(index)
-            axes = [axis for each in coupling.macs for axis in each] if coupling else []
-            if axes and apart.counts.keys().isdisjoint(atom for axis in axes for atom in traced.partition.atoms(axis)):
-                going[index] = units
-    return going
+    of_picked = {each.node for each in _products(traced) if each.is_of_picked}
+    return {index: units for units, apart in traced.apart.items() for index in apart.nodes if index not in of_picked}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +190,9 @@ class Counter:
         alone = weights_apart(traced.model, traced.apart)
         units_of = {name: units for units, each in alone.items() for names in each for name in names}
         macs_of = [
-            ([(*traced.axes(axes), *gated.of_node(index), *gate)], share)
-            for index, coupling in traced.couplings.items()
-            for gate, share in [_share_of(going.get(index))]
-            for axes in coupling.macs
+            ([(*each.axes, *gated.of_node(each.node), *gate)], each.times * share)
+            for each in _products(traced)
+            for gate, share in [_share_of(going.get(each.node))]
         ]
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)

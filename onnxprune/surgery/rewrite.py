@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.dependency.apart import gone_nodes, removed_units, weights_apart
 from onnxprune.dependency.axes import Atom, Axis, Mask, kept_mask, walk
 from onnxprune.dependency.rules import Coupling, Write
 from onnxprune.dependency.rules.coupling import Position
@@ -108,6 +109,7 @@ class Rewriter:
     factors: dict[tuple[int, int], float] = field(default_factory=dict)  # by which an input is multiplied
     outputs: dict[tuple[int, int], str] = field(default_factory=dict)
     nodes_after: dict[int, list[Any]] = field(default_factory=dict)
+    gone: frozenset[int] = frozenset()  # nodes that go with removed units
     names: FreshNames = field(init=False)
 
     def __post_init__(self) -> None:
@@ -156,8 +158,12 @@ class Rewriter:
     def _drop_units(self) -> None:
         """Let whoever reads what removed units are added to read what it is without them."""
         left: dict[str, str] = {}
+        self.gone = gone_nodes(self.traced.apart, self.kept)
+        alone = weights_apart(self.traced.model, self.traced.apart)
         for atom, apart in self.traced.apart.items():
-            removed = set(np.flatnonzero(~self.kept[atom]).tolist()) if atom in self.kept else ()
+            removed = removed_units(atom, self.kept)
+            names = (name for unit in removed for name in alone[atom][unit])
+            self.cuts.update((name, Cut(name, {0: ()})) for name in names if self.traced.model.constants[name].shape)
             for drop in apart.dropped(removed):
                 source = self.traced.model.nodes[drop.node].inputs[drop.source]
                 left[drop.output] = left.get(source, source)
@@ -180,7 +186,7 @@ class Rewriter:
     def _write_sizes(self, finder: SizeFinder) -> None:
         """Write what the nodes state wherever an axis behind it is cut, or one that it was computed from."""
         for index, coupling in self.traced.couplings.items():
-            for write in coupling.writes:
+            for write in coupling.writes if index not in self.gone else ():
                 sources: frozenset[Axis] = frozenset()
                 if isinstance(write.target, int) and write.target < len(coupling.node.inputs):
                     sources = finder.axes(coupling.node.inputs[write.target])
@@ -292,7 +298,8 @@ class Rewriter:
         by_constant: dict[str, list[Use]] = {}
         elsewhere = self._read_elsewhere()
         for use in self.traced.uses:
-            by_constant.setdefault(use.constant, []).append(use)
+            if use.node not in self.gone:
+                by_constant.setdefault(use.constant, []).append(use)
         for name, uses in by_constant.items():
             with cutting(f"{name!r}"):
                 if name in self.traced.model.constants:
