@@ -25,6 +25,7 @@ from onnxprune.dependency.apart import gone_nodes
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.groups import Group
+from onnxprune.dependency.trace import Trace
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
@@ -155,7 +156,6 @@ def finish(
     is_raced = options.latency and others == (None, None)  # else targets are of another model than is compared
     masks = kept_masks(prepared.groups, plan.kept) if shortened else prepared.masks(plan)
     gone, dead = (shortened.branches, shortened.dead) if shortened else ((), frozenset[int]())
-    alone = gone_nodes(traced.apart, masks)
 
     def proof(after: Model) -> verify.Verification:
         return proven(prepared, masks, mask.in_original(model, rewritten.cuts, contents), progress, after, gone)
@@ -166,7 +166,7 @@ def finish(
     with publish(proto, model.folder) as (path, complete):
         after = same_part(verify.read_back(path), model)
         verified = improved.verification if improved else proof(after)
-        macs = cost.macs(traced), cost.macs_of_kept(traced, masks) - cost.NodeMacs(traced).total(dead - alone)
+        macs = _macs(traced, masks, dead)
         compare = partial(beside, prepared, after, others, progress)
         seen = accepted(decision, after, _counted(model, after, macs), compare, is_raced=is_raced)
         report = build_report(
@@ -174,7 +174,7 @@ def finish(
             after=after,
             macs=macs,
             options=options,
-            **_accounted(prepared, plan, dead | alone),
+            **_accounted(prepared, plan, dead | gone_nodes(traced.apart, masks)),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=seen.comparison,
@@ -188,6 +188,12 @@ def finish(
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
+
+
+def _macs(traced: Trace, masks: Masks, dead: Collection[int]) -> tuple[int, int]:
+    """Return the multiply-accumulates of one sample before the cut, and after it without nodes that are dead."""
+    left = {*dead} - gone_nodes(traced.apart, masks)
+    return cost.macs(traced), cost.macs_of_kept(traced, masks) - cost.NodeMacs(traced).total(left)
 
 
 def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+import re
 
-from tests.support.build import model
-
-EXPERTS, PICKED, WIDTH, INNER = 4, 2, 8, 6
-CHOICE = ("q = MatMul(x, router)", "v, i = TopK(q, k)", "g = Softmax(v)")
+EXPERTS = 4
+CHOICE = ("v, i = TopK(p, k)", "g = Softmax(v)")
 MASKS = {
     "OneHot": ("oh = OneHot(i, depth, values)", "m = Transpose<perm=[2, 1, 0]>(oh)"),
     "Equal": (
@@ -15,43 +13,38 @@ MASKS = {
     ),
 }  # fmt: skip
 ZEROS = ("sx = Shape(x)", "t0 = ConstantOfShape(sx)")
-SHARES = ("sq = Shape(q)", "none = ConstantOfShape(sq)", "mw = ScatterElements<axis=1>(none, i, g)")
+SHARES = ("sp = Shape(p)", "none = ConstantOfShape(sp)", "mw = ScatterElements<axis=1>(none, i, g)")
 ONCE = "ScatterElements"  # adds rows to zeros first, and these to the sum, as PyTorch's older exporter does
 EACH = "ScatterND"  # adds rows to the sum, as its newer one does
 
 
-def gathered(mask="OneHot", add=EACH, count=EXPERTS):
-    """Return the nodes of a mixture whose experts see the rows that they are picked for, from x to b."""
-    return (*CHOICE, *MASKS[mask], *ZEROS, *(node for e in range(count) for node in _gathered(e, add)), _sum(count))
+def gathered(mask="OneHot", add=EACH):
+    """Return the nodes of a mixture whose experts see the rows that they are picked for, from x and scores p to b."""
+    return (
+        *CHOICE,
+        *MASKS[mask],
+        *ZEROS,
+        *(node for e in range(EXPERTS) for node in _gathered(e, add)),
+        f"b = Identity(f{EXPERTS - 1})",
+    )
 
 
-def dense(take="Gather", count=EXPERTS):
-    """Return the nodes of a mixture whose experts see all rows, and count by their weight, from x to b.
-
-    Args:
-        take: the operator that takes the weights of one expert.
-        count: of experts.
-    """
-    return (*CHOICE, *(SHARES if take != "Equal" else ()), *(n for e in range(count) for n in _dense(e, take)),
-            f"b = Identity(t{count})")  # fmt: skip
+def dense(take="Gather"):
+    """Return the nodes of a mixture whose experts see all rows, and count by the weights that `take` takes."""
+    return (*CHOICE, *(SHARES if take != "Equal" else ()), *(n for e in range(EXPERTS) for n in _dense(e, take)),
+            f"b = Identity(t{EXPERTS})")  # fmt: skip
 
 
-def mixture(nodes, *after, count=EXPERTS, **more):
-    """Return a model around the nodes of a mixture, and others behind them."""
-    rng = np.random.default_rng(0)
-    own = {"depth": count, "values": [0, 1], "all": list(range(count)), "k": [PICKED], "last": [-1], "one": [1]}
-    own |= {"halves": [1, 1], **{f"n{e}": e for e in range(count)}, **{f"l{e}": [e] for e in range(count + 1)}}
-    weights = {"router": (WIDTH, count), "head": (WIDTH, 5)}
-    for e in range(count):
-        weights |= {f"up{e}": (WIDTH, INNER), f"down{e}": (INNER, WIDTH)}
-    arrays = {name: (rng.standard_normal(shape) / 2).astype(np.float32) for name, shape in weights.items()}
-    used = {name: value for name, value in {**own, **arrays, **more}.items() if _reads(nodes + after, name)}
-    ports = {"x": f"float[n,{WIDTH}] x", "y": "float[n,5] y"}
-    return model(*nodes, *after, "y = MatMul(b, head)", **{**ports, **used, "head": arrays["head"]})
+def constants(nodes):
+    """Return the constants that the nodes of a mixture read beside weights, by name."""
+    numbers = {"depth": EXPERTS, "values": [0, 1], "all": list(range(EXPERTS)), "k": [2], "last": [-1], "one": [1]}
+    numbers |= {"halves": [1, 1], **{f"n{e}": e for e in range(EXPERTS)}, **{f"l{e}": [e] for e in range(EXPERTS + 1)}}
+    return {name: value for name, value in numbers.items() if reads(nodes, name)}
 
 
-def _reads(nodes, name):
-    return any(name in node.replace("(", " ").replace(")", " ").replace(",", " ").split() for node in nodes)
+def reads(nodes, name):
+    """Return whether some node reads a value."""
+    return any(re.search(rf"[(, ]{name}[,)]", node) for node in nodes)
 
 
 def _gathered(e, add):
@@ -72,10 +65,6 @@ def _gathered(e, add):
 
 def _sum_before(e):
     return f"f{e - 1}" if e else "t0"
-
-
-def _sum(count):
-    return f"b = Identity(f{count - 1})"
 
 
 def _layers(e, rows=None):
