@@ -6,6 +6,7 @@ the original are told apart from those that it has in the pruned model: it is fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ def _dims(traced: Trace, name: str, atom: Atom) -> list[int]:
 
 def _codes(*several: Array) -> list[npt.NDArray[np.int64]]:
     """Return a number for each row of arrays of integers, the same for equal rows."""
-    flat = [array.reshape(len(array), -1) for array in several]
+    flat = [array.reshape(len(array), math.prod(array.shape[1:])) for array in several]
     if any((each != each[:, :1]).any() for each in flat):
         _, codes = np.unique(np.concatenate(flat), axis=0, return_inverse=True)
         return np.split(codes.ravel(), np.cumsum([len(each) for each in flat])[:-1])
