@@ -163,7 +163,7 @@ class _Finder:
                 for atom in {each.atom for each in own.values()} | self._begun(node):
                     self._locks.setdefault(atom, Lock(str(reason), node.name))
         needs = Needs(self._model)
-        return {atom: self._locks.get(atom) or self._apart(atom, needs) for atom in self._drops}
+        return {**{atom: self._apart(atom, needs) for atom in self._drops}, **self._locks}
 
     def _begun(self, node: Node) -> set[Atom]:
         """Return the axis that a node takes a unit of alone."""
@@ -199,7 +199,7 @@ class _Finder:
         """Return what a node takes of one unit alone."""
         atom = self._partition.resolve(alone.axis)
         if not isinstance(atom, Atom):
-            return None
+            raise _NotUnderstood(f"{node.op} takes one unit alone of {self._partition.show(atom)}, no axis of its own")
         self._drops.setdefault(atom, [])
         if alone.slot is not None and self._spread.get(node.inputs[alone.slot]) is not atom:
             raise _NotUnderstood(
@@ -255,9 +255,9 @@ class _Finder:
 
     def _counted(self, node: Node, coupling: Coupling, own: _Own) -> Kind | None:
         """Note which axis of an output has as many indices as there are non-zeros; there are none."""
-        (axes,) = coupling.outputs
-        dim = 1 if node.op == "NonZero" else node.attrs.get("axis", 0) % max(1, len(axes or ()))
-        atom = self._partition.resolve((axes or ())[dim])
+        axes = coupling.outputs[0] or ()
+        dim = 1 if node.op == "NonZero" else node.attrs.get("axis", 0)
+        atom = self._partition.resolve(axes[dim]) if -len(axes) <= dim < len(axes) else None
         if not isinstance(atom, Atom):
             return None
         counts = self._counts.setdefault(own.atom, {})
@@ -274,8 +274,8 @@ class _Finder:
     def _sum(self, node: Node, own: Mapping[int, _Own]) -> _Own | None:
         """Return what is left of a sum of zeros; where one addend is none, units end."""
         for slot, each in own.items():
-            fits = self._probe.sizes(node.inputs[1 - slot]) == self._probe.sizes(node.outputs[0])
-            if each.kind is not Kind.ZERO or not fits:
+            sizes = self._probe.sizes(node.inputs[1 - slot])
+            if each.kind is not Kind.ZERO or sizes is None or sizes != self._probe.sizes(node.outputs[0]):
                 raise self._unknown(node)
             self._drops[each.atom].append(Drop(node.index, slot, each.units, 1 - slot, node.outputs[0]))
         return self._together(*own.values()) if len(own) == 2 else None

@@ -273,6 +273,7 @@ class _Tracer:
             self._lock(axes, reason, node)
         coupling.writes.clear()
         coupling.chosen.clear()
+        coupling.spread, coupling.alone = (), None
         site.followed.clear()
         for name in (*node.inputs, *node.captured, *inner, *node.outputs):
             for axes in self.sequences.get(name, ()):
