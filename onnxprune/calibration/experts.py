@@ -136,7 +136,7 @@ class _Layer:
         self._answers = _answers(traced, group.atom, rows)
         self._summed = [] if self._fused or self._answers else _summed(traced, group.atom, rows)
         inputs = [coupling.node.inputs[slot] for slot in ((0, choice.slot) if self._fused else (choice.slot,))]
-        self.names = [*inputs, *(each.name for each in (*self._summed, *self._answers))]
+        self.names = [*inputs, *(each.name for each in self._summed), *(each.name for each in self._answers)]
         self.load, self.output = np.zeros(group.units), np.zeros(group.units)
         self.rows = 0
 
