@@ -26,7 +26,7 @@ from enum import Enum
 
 import numpy as np
 
-from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, Mask, Product, Sum
+from onnxprune.dependency.axes import ONE, Atom, Axes, Axis, Lock, Mask, Product, Sum
 from onnxprune.dependency.needs import Needs
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling
@@ -42,7 +42,6 @@ _OF_FIRST = frozenset(
 )  # fmt: skip
 _OF_ANY = frozenset(("And", "MatMul", "Mul"))
 _CONTRACTING = frozenset(("MatMul", "ReduceSum", "Einsum"))  # whose sums over nothing are zeros
-_COUNTING = {"NonZero": 0, "Compress": 1}  # slots whose non-zeros are counted: the output has as many indices
 _SIZES = frozenset(("Shape", "Size"))
 _SUMS = frozenset(("Add", "Sum"))  # of two inputs
 _SCATTERS = frozenset(("Scatter", "ScatterElements", "ScatterND"))  # of data, indices and updates
@@ -244,8 +243,8 @@ class _Finder:
         if all(axes is not None and self._is_empty(axes, first) for axes in coupling.outputs):
             return Kind.EMPTY
         zeros = {slot for slot, each in own.items() if each.kind is Kind.ZERO}
-        if _COUNTING.get(node.op) in zeros:
-            return self._counted(node, coupling, first)
+        if node.op == "NonZero" and zeros:
+            return self._counted(coupling, first)
         if (node.op in _OF_FIRST and 0 in zeros) or (node.op in _OF_ANY and zeros):
             return Kind.ZERO
         summed = ((coupling.inputs[slot] or ())[dim : dim + 1] for slot, dim in coupling.contracted)
@@ -253,15 +252,13 @@ class _Finder:
             return Kind.ZERO
         return None
 
-    def _counted(self, node: Node, coupling: Coupling, own: _Own) -> Kind | None:
-        """Note which axis of an output has as many indices as there are non-zeros; there are none."""
-        axes = coupling.outputs[0] or ()
-        dim = 1 if node.op == "NonZero" else node.attrs.get("axis", 0)
-        atom = self._partition.resolve(axes[dim]) if -len(axes) <= dim < len(axes) else None
+    def _counted(self, coupling: Coupling, own: _Own) -> Kind | None:
+        """Note which axis has as many indices as there are non-zeros; there are none."""
+        atom = self._partition.resolve((coupling.outputs[0] or (ONE,))[-1])
         if not isinstance(atom, Atom):
             return None
         counts = self._counts.setdefault(own.atom, {})
-        counts[atom] = Count(own.units, coupling.inputs[_COUNTING[node.op]] or ())
+        counts[atom] = Count(own.units, coupling.inputs[0] or ())
         return Kind.EMPTY
 
     def _is_empty(self, axes: Axes, own: _Own) -> bool:

@@ -17,12 +17,13 @@ from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.surgery.rewrite import new_sizes, rewrite
 from tests.support.experts import mixture
-from tests.support.unrolled import EACH, ONCE, dense, gathered
+from tests.support.unrolled import BY_PRODUCT, EACH, ONCE, dense, gathered
 
 TOTALS = {"gathered": "f3", "gathered, added once": "f3", "dense": "t4"}
 FORMS = {
     "gathered": gathered("OneHot", EACH),
     "gathered, added once": gathered("Equal", ONCE),
+    "gathered, added by a product": gathered("OneHot", BY_PRODUCT),
     "dense": dense("Gather"),
     "dense, sliced": dense("Slice"),
     "dense, compared": dense("Equal"),

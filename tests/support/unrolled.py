@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 EXPERTS = 4
 CHOICE = ("v, i = TopK(p, k)", "g = Softmax(v)")
 MASKS = {
@@ -15,6 +17,7 @@ MASKS = {
 ZEROS = ("sx = Shape(x)", "t0 = ConstantOfShape(sx)")
 SHARES = ("sp = Shape(p)", "none = ConstantOfShape(sp)", "mw = ScatterElements<axis=1>(none, i, g)")
 ONCE = "ScatterElements"  # adds rows to zeros first, and these to the sum, as PyTorch's older exporter does
+BY_PRODUCT = "MatMul"  # multiplies answers with a matrix of zeros and ones
 EACH = "ScatterND"  # adds rows to the sum, as its newer one does
 
 
@@ -38,6 +41,7 @@ def dense(take="Gather"):
 def constants(nodes):
     """Return the constants that the nodes of a mixture read beside weights, by name."""
     numbers = {"depth": EXPERTS, "values": [0, 1], "all": list(range(EXPERTS)), "k": [2], "last": [-1], "one": [1]}
+    numbers |= {"places": np.array([0, 1], np.float32)}
     numbers |= {"halves": [1, 1], **{f"n{e}": e for e in range(EXPERTS)}, **{f"l{e}": [e] for e in range(EXPERTS + 1)}}
     return {name: value for name, value in numbers.items() if reads(nodes, name)}
 
@@ -57,6 +61,9 @@ def _gathered(e, add):
     )  # fmt: skip
     if add == EACH:
         yield f'f{e} = ScatterND<reduction="add">({_sum_before(e)}, rs{e}, o{e})'
+    elif add == BY_PRODUCT:
+        yield from (f"nx{e} = Gather(sx, n0)", f"at{e} = OneHot<axis=0>(r{e}, nx{e}, places)",
+                    f"fa{e} = MatMul(at{e}, o{e})", f"f{e} = Add({_sum_before(e)}, fa{e})")  # fmt: skip
     else:
         yield from (f"so{e} = Shape(o{e})", f"ix{e} = Expand(rs{e}, so{e})", f"zero{e} = ConstantOfShape(sx)",
                     f"fa{e} = ScatterElements<axis=0>(zero{e}, ix{e}, o{e})",
