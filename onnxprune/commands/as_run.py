@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.calibration.batches import Calibration
-from onnxprune.commands.prepare import PreparedModel
 from onnxprune.dependency.groups import Group, groups
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import ModelError
@@ -40,9 +39,15 @@ class AsRun:
         return model
 
 
-def as_run(prepared: PreparedModel) -> AsRun | None:
-    """Return a model as its calibration samples run it; None where they run it as it stands."""
-    calibration, model = prepared.calibration, prepared.traced.model
+def as_run(whole: Trace, all_groups: Sequence[Group], calibration: Calibration | None) -> AsRun | None:
+    """Return a model as its calibration samples run it; None where they run it as it stands.
+
+    Args:
+        whole: the model.
+        all_groups: its groups.
+        calibration: the samples.
+    """
+    model = whole.model
     if calibration is None or model.whole is not None:
         return None
     taken: list[Mapping[str, bool]] = []
@@ -55,8 +60,7 @@ def as_run(prepared: PreparedModel) -> AsRun | None:
         traced = trace(model)
     except ModelError:  # it cannot be run or traced so: it is looked at as it stands
         return None
-    named = _named(traced, prepared.traced, prepared.groups)
-    return AsRun(traced, named, tuple(taken), _unlike(prepared.traced.model, model))
+    return AsRun(traced, _named(traced, whole, all_groups), tuple(taken), _unlike(whole.model, model))
 
 
 def _conditions(model: Model, calibration: Calibration) -> dict[str, bool]:

@@ -15,7 +15,7 @@ from onnxprune.commands.folder_tokenizer import folder_of
 from onnxprune.commands.overlay import Overlay
 from onnxprune.commands.pages import traced_pair
 from onnxprune.commands.report_files import PageFile, ReportFiles
-from onnxprune.commands.tokenizer_text import text_of
+from onnxprune.commands.tokenizer_text import reader_of
 from onnxprune.data.samples import evaluated, files_of, load_data
 from onnxprune.dependency import cost
 from onnxprune.dependency.trace import trace
@@ -132,8 +132,8 @@ def _details(before: Path, after: Path, source: Any, page: PageFile, options: Ma
     first = runnable_part(load(before), shapes)
     data = None if source is None else load_data(source, first.inputs, preprocess=options.get("preprocess"))
     known = {name: options[name] for name in ("metric", "threads", "batch", "seed") if name in options}
-    text = text_of(folder_of(before))
-    look = Look(command=page.command, data=data, shapes=shapes, text=text, **known)
+    reader = reader_of(folder_of(before))
+    look = Look(command=page.command, data=data, shapes=shapes, reader=reader, **known)
     return details(traced_pair(first, load(after), data), look)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from onnxprune.commands.as_run import AsRun, as_run
+from onnxprune.commands.as_run import AsRun
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency import cost
@@ -59,7 +59,7 @@ def score(prepared: PreparedModel, progress: Progress, workers: Workers = ALONE,
     progress(f"scoring {len(prepared.ratios)} of {len(prepared.groups)} groups by {prepared.options.criterion}")
     options = prepared.options
     look = partial(gather, calibration=prepared.calibration, progress=progress, workers=workers)
-    run = as_run(prepared)
+    run = prepared.as_run
     if run is None:
         return scored(
             look(prepared.traced, prepared.groups, prepared.ratios, options, notes=notes), prepared.ratios, options

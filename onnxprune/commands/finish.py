@@ -29,6 +29,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
+from onnxprune.graph.aside import released
 from onnxprune.graph.edit import Content, with_contents
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
@@ -163,8 +164,8 @@ def finish(
     proto = stored_as(model, rewritten, contents)
     improved = improve and _improved(proto, model, masks, proof, improve)
     proto = improved.proto if improved else proto
-    with publish(proto, model.folder) as (path, complete):
-        after = same_part(verify.read_back(path), model)
+    with publish(proto, model.folder) as (path, complete), released(verify.read_back(path)) as written:
+        after = same_part(written, model)
         verified = improved.verification if improved else proof(after)
         macs = _macs(traced, masks, dead)
         compare = partial(beside, prepared, after, others, progress)

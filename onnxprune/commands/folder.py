@@ -170,7 +170,9 @@ def _checked(options: Options) -> Options:
     """Return checked options; raise OptionError for one that folders do not have."""
     if options.quantize is not None:
         raise OptionError("quantize has no effect on folders: run onnxprune quantize on the models of the result")
-    return options.checked()
+    options = options.checked()
+    options.check_timer()
+    return options
 
 
 def _check_places(source: Path, target: Path, force: bool) -> None:

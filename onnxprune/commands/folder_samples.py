@@ -39,7 +39,8 @@ def _own(name: str, names: Sequence[str], data: Any, option: str) -> Any:
     found = next((path for path in own if path.exists()), None)
     if found is None:
         listed = ", ".join(Path(each).with_suffix(".npz").as_posix() for each in names)
+        missing = f", and {folder} has none of {name}" if folder is not None and folder.is_dir() else ""
         raise OptionError(
-            f"{option}: the folder holds {len(names)} networks; give a folder with samples of each: {listed}"
+            f"{option}: the folder holds {len(names)} networks; give a folder with samples of each: {listed}{missing}"
         )
     return str(found)

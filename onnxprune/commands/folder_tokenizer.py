@@ -28,7 +28,7 @@ from onnxprune.commands.tokenizer_files import (
     symbols_of_bytes,
     vocabulary_of,
 )
-from onnxprune.errors import OptionError
+from onnxprune.errors import InputError, OptionError
 
 _NAMES = (TOKENIZER, LINES, BY_TEXT, CONFIG)
 _OTHERS = ("*.model", "*.spm", "*.tiktoken", "sentencepiece.bpe.*")  # formats that are not written
@@ -48,7 +48,7 @@ def ids_of(tokens: Sequence[int | str], folder: Path | None) -> set[int]:
     ids = {each for each in tokens if not isinstance(each, str)}
     if not texts:
         return ids
-    known = {} if folder is None else read_tokenizer(folder).known
+    known = {} if folder is None else _read(folder).known
     if not known:
         raise OptionError(
             f"vocabulary: {texts[0]!r} is no id, and no {TOKENIZER}, vocab.txt or vocab.json beside the model tells "
@@ -59,6 +59,19 @@ def ids_of(tokens: Sequence[int | str], folder: Path | None) -> set[int]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise OptionError(f"vocabulary: the tokenizer in {folder} has no token {missing[0]!r}{more}")
     return ids | {known[text] for text in texts}
+
+
+def _read(folder: Path) -> TokenizerFiles:
+    """Return what the files of a tokenizer hold.
+
+    Raises:
+        OptionError: for a file that does not hold what it should; it names the file.
+    """
+    try:
+        return read_tokenizer(folder)
+    except InputError as error:
+        advice = "mend it, or take it away and apply the map of ids to what it gives"
+        raise OptionError(f"vocabulary: {error}: {advice}") from None
 
 
 def folder_of(model: Path | None) -> Path | None:
@@ -79,7 +92,7 @@ def needed(folder: Path, ids: Iterable[int]) -> set[int]:
     Raises:
         OptionError: for a file that does not hold what it should; it names the file.
     """
-    files = read_tokenizer(folder)
+    files = _read(folder)
     known, found = files.known, set((files.added or {}).values())
     if files.stated is not None:
         model = files.stated["model"]
@@ -166,7 +179,7 @@ def reduced(folder: Path, kept: Sequence[int]) -> Iterator[str]:
         OptionError: for a file that does not hold what it should; it names the file.
     """
     fewer = Fewer({old: new for new, old in enumerate(kept)})
-    files = read_tokenizer(folder)
+    files = _read(folder)
     made: Sequence[tuple[str, Any, Callable[[Any, Fewer], tuple[str, str]]]] = (
         (TOKENIZER, files.stated, _tokenizer),
         (BY_TEXT, files.listed, _by_text),

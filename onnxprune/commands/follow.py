@@ -196,7 +196,7 @@ def follow(
     plain = Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
-        change_io=options.change_io,
+        change_io=options.change_io, timer=options.timer, timer_seconds=options.timer_seconds,
         inputs=tuple(each for each in options.inputs if each[0] in ports),
     ).checked()  # fmt: skip
     prepared = prepare(file.model, plain, None, progress)

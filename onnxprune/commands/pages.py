@@ -13,7 +13,7 @@ from onnxprune.commands.folder_tokenizer import folder_of
 from onnxprune.commands.job import Job
 from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.report_files import PageFile
-from onnxprune.commands.tokenizer_text import text_of
+from onnxprune.commands.tokenizer_text import reader_of
 from onnxprune.data.caches import load_suited
 from onnxprune.data.samples import Data
 from onnxprune.dependency.trace import Trace, trace
@@ -83,7 +83,7 @@ def details_beside(  # noqa: PLR0917 - as they follow from one another
         seed=options.seed,
         shapes=dict(options.inputs),
         times=options.latency and not other_ids,
-        text=text_of(folder_of(before.path)),
+        reader=reader_of(folder_of(before.path)),
     )
     return details(traced_pair(before, after, data), look, progress)
 

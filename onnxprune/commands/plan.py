@@ -12,18 +12,18 @@ from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.commands.cut import decided
 from onnxprune.commands.job import Job, Learning
 from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
-from onnxprune.commands.prune import bounded, with_lasting_samples
+from onnxprune.commands.prune import bounded_source, with_lasting_samples
 from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.shorten import Chosen, Left, left_of, shortened_model
+from onnxprune.commands.shorten import Left, left_of, shortened_model
 from onnxprune.commands.weigh import weigh
 from onnxprune.data.notes import NOWHERE
 from onnxprune.dependency import cost
-from onnxprune.dependency.branches import Branch, branches
+from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.publish import Reads, blamed_on_change, check_written
-from onnxprune.graph.read import Source, load
+from onnxprune.graph.read import Source
 from onnxprune.planning.choice import first_sink
 from onnxprune.planning.curve import usual_slope
 from onnxprune.planning.left import rest_of
@@ -60,7 +60,8 @@ def plan(source: Source, ratio: float | None = None, *, data: Any = None, **opti
     """
     checked = make_options(ratio=ratio, **options)
     recipe = recipe_of_call("plan", source, {"ratio": ratio, "data": data, **options})
-    return planned(Job(load(source), checked, data, Learning()), logged, recipe)
+    with bounded_source(source) as model:
+        return planned(Job(model, checked, data, Learning()), logged, recipe)
 
 
 def plan_file(
@@ -82,9 +83,9 @@ def plan_file(
     outputs, samples = [] if target is None else [(target, "the plan")], sample_files(data, options)
     check_written(outputs, Reads(source, data=samples), force)
     progress(f"reading {source}")
-    model = load(source)
-    check_written(outputs, Reads(source, tuple(model.data_files), samples), force)
-    made = planned(Job(model, options, data, Learning()), progress, recipe)
+    with bounded_source(source) as model:
+        check_written(outputs, Reads(source, tuple(model.data_files), samples), force)
+        made = planned(Job(model, options, data, Learning()), progress, recipe)
     if target is not None:
         made.save(target, force)
     return made
@@ -92,7 +93,7 @@ def plan_file(
 
 @one_blas_thread()
 def planned(job: Job, progress: Progress, recipe: Mapping[str, Any]) -> CutPlan:
-    """Return the plan for a job; `recipe` is what makes it again.
+    """Return the plan for a job, whose model is bounded in memory; `recipe` is what makes it again.
 
     Raises:
         InputError, NothingToPrune: as `plan`.
@@ -100,7 +101,7 @@ def planned(job: Job, progress: Progress, recipe: Mapping[str, Any]) -> CutPlan:
     for name, what in _NOT_PLANNED.items():
         if getattr(job.options, name):
             raise OptionError(f"{name} has no place in a plan, which lists units and branches, not {what}: use prune")
-    with bounded(job.model), blamed_on_change(job.model.stamps, job.model.path):
+    with blamed_on_change(job.model.stamps, job.model.path):
         job = with_lasting_samples(job)
         if not job.options.shortens:
             return _Whole(job.model, job.options, recipe).plan(*_decided(job, progress))
@@ -109,12 +110,12 @@ def planned(job: Job, progress: Progress, recipe: Mapping[str, Any]) -> CutPlan:
 
 def _shortened(job: Job, recipe: Mapping[str, Any], progress: Progress) -> CutPlan:
     """Return the plan of branches that go, and of what is cut of the rest."""
-    prepared, weighed = prepare(job.model, job.options, job.data, progress), None
+    prepared, made = prepare(job.model, job.options, job.data, progress), None
     if job.options.weighs_branches:
         weighed = weigh(prepared, progress, NOWHERE)
-        if not weighed.choice.removed:
+        if not weighed.chosen.choice.removed:
             return _Whole(job.model, job.options, recipe).plan(*_of(prepared, progress, weighed.evidence))
-    made = None if weighed is None else Chosen(branches(prepared.traced), weighed.choice, weighed.reasons)
+        made = weighed.chosen
     shorter = shortened_model(prepared, progress, made=made)
     left = left_of(prepared, shorter, progress)
     whole = _Whole(job.model, job.options, recipe, shorter.shortened.branches, left)

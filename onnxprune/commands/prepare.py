@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxprune.calibration.batches import Calibration, accepted, calibration
+from onnxprune.commands.as_run import AsRun, as_run
 from onnxprune.data import generated
 from onnxprune.data.batching import batch_of
 from onnxprune.data.caches import check_no_past, load_suited
@@ -63,6 +64,11 @@ class PreparedModel:
     ports: Sequence[Port]  # the inputs, with the shapes that the options fix
     reads: Reads
     file_name: str = "pruned.onnx"  # of the model to write, where that is known
+
+    @cached_property
+    def as_run(self) -> AsRun | None:
+        """The model as the samples to calibrate on run it; None where they run it as it stands."""
+        return as_run(self.traced, self.groups, self.calibration)
 
     def with_options(self, options: Options) -> PreparedModel:
         """Return the same model with other ratios or targets."""

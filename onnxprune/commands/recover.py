@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from typing import TypeAlias
 
-from onnxprune.commands.as_run import as_run
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.tensors import Array
@@ -38,7 +37,7 @@ def recover(
         return {}, []
     traced, all_groups = prepared.traced, prepared.groups
     pruned, spared = view(rewritten.proto, folder=traced.model.folder), frozenset[str]()
-    run = as_run(prepared)
+    run = prepared.as_run
     if run is not None:
         traced, all_groups, pruned, spared = (
             run.traced,

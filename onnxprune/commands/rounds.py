@@ -194,7 +194,7 @@ class _Rounds:
         if self.int8 is not None and left > 1:
             goals = {kind: goal / self.int8.share(kind) for kind, goal in goals.items()}
         kinds = DEPLOYED if self.int8 is not None and left == 1 else ()
-        deployed = {kind: originals[kind] for kind in kinds if kind in originals}
+        deployed = {kind: originals.get(kind, 1.0) for kind in kinds}  # what is not measured is as it was
         options = options_of_round(self.all_rounds, self.units, goals, now, left, deployed)
         if options is None:
             raise NothingToPrune(f"nothing has to go: {', '.join(map(str, self.job.options.bounds))} is met already")

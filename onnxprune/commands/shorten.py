@@ -19,7 +19,7 @@ from onnxprune.commands.recover import Recovery, recover
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
-from onnxprune.commands.weigh import Weighed, weigh
+from onnxprune.commands.weigh import Chosen, Weighed, weigh
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.dependency.blocks import blocks
 from onnxprune.dependency.branches import Branch, branches, branches_at, nodes_of
@@ -79,15 +79,14 @@ def _by_depth(  # noqa: PLR0917 - as they follow from one another
 
     The branches that go are chosen here unless they are given.
     """
-    notes, weighed = keeper.notes(job.learning.rounds - 1).of("depth"), None  # which stay until the last round ends
+    notes = keeper.notes(job.learning.rounds - 1).of("depth")  # which stay until the last round ends
+    choice = None if going is None else Chosen(list(going), Shortening(tuple(going)), {})
     if job.options.weighs_branches:
         counted = prepared if int8 is None else replace(prepared, options=int8.in_float32(prepared.options))
         weighed = weigh(counted, progress, notes)
-        if not weighed.choice.removed:
+        if not weighed.chosen.choice.removed:
             return _widths_alone(job, prepared, weighed, keeper, publish, progress, int8)
-    choice = None if going is None else Chosen(list(going), Shortening(tuple(going)), {})
-    if weighed is not None:
-        choice = Chosen(branches(prepared.traced), weighed.choice, weighed.reasons)
+        choice = weighed.chosen
     shorter, decision = shortened_model(prepared, progress, notes, choice), Decision(Plan({}))
     if job.options.cuts_widths:
         left = left_of(prepared, shorter, progress)
@@ -125,15 +124,6 @@ class Shorter:
     recovery: Recovery
     values: Mapping[str, Any]  # what the report says of it
     macs: int  # of one sample, that went
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The branches of a model, those of them that go, and why others cannot, by name."""
-
-    found: list[Branch]
-    choice: Shortening
-    reasons: Mapping[str, str]
 
 
 def shortened_model(
@@ -273,7 +263,8 @@ def _widths_alone(  # noqa: PLR0917 - as they follow from one another
     int8: Int8 | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Cut widths where no branch goes: their scores and loss curves are known."""
-    values = depth_values(job.options, branches(prepared.traced), weighed.choice, weighed.reasons, 0.0)
+    made = weighed.chosen
+    values = depth_values(job.options, made.found, made.choice, made.reasons, 0.0)
     if job.learning.rounds > 1:
         told = partial(with_report, publish, lambda report: report.update(depth=values, options=job.options.to_dict()))
         widths = replace(job, options=replace(job.options, depth=None, without=()))

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import OptionError
+from onnxprune.errors import InputError
 
 TOKENIZER, LINES, BY_TEXT, MERGES = "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"
 ADDED, CONFIG, SPECIAL = "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"
 _LEVELS = 64  # of objects and lists in JSON; tokenizers have ten
+# Of a file that is read; the largest known (Gemma 3) has 33 million signs and 4 million parts. As lists in memory, the
+# smallest ones there are, so many parts take 0.7 GiB.
+_MOST_SIGNS, _MOST_PARTS = 2**26, 2**24
 # What programs take for special tokens of vocab.txt where nothing names them (BertTokenizer of transformers).
 _OF_BERT = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 
@@ -62,7 +65,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     """Return what the files of a tokenizer hold.
 
     Raises:
-        OptionError: for a file that does not hold what it should; it names the file.
+        InputError: for a file that does not hold what it should, or too much; it names the file.
     """
     stated = _json(folder / TOKENIZER)
     if stated is not None:
@@ -153,21 +156,23 @@ def symbols_of_bytes() -> dict[int, str]:
 
 def _check(path: Path, holds: bool, expected: str) -> None:
     if not holds:
-        raise OptionError(
-            f"vocabulary: {path} does not hold {expected}: mend it, or take it away and apply the map of ids to what "
-            "it gives"
-        )
+        raise InputError(f"{path} does not hold {expected}")
 
 
 def _text(path: Path) -> str | None:
     """Return the text of a file; None where there is none."""
+    if not path.is_file():
+        return None
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_SIGNS + 1)
     except OSError as error:
-        raise OptionError(f"vocabulary: {path} cannot be read: {error.strerror}") from None
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        _check(path, False, "text in UTF-8")
-        raise
+        raise InputError(f"{path} does not hold text in UTF-8") from None
+    _check(path, len(text) <= _MOST_SIGNS, f"at most {_MOST_SIGNS:,} signs")
+    _check(path, sum(map(text.count, "[{,\n")) <= _MOST_PARTS, f"at most {_MOST_PARTS:,} parts")
+    return text
 
 
 def _json(path: Path) -> Any:
@@ -177,10 +182,9 @@ def _json(path: Path) -> Any:
     try:
         value = json.loads(text)
     except RecursionError:
-        _check(path, False, f"at most {_LEVELS} levels")
-        raise
+        raise InputError(f"{path} does not hold at most {_LEVELS} levels") from None
     except ValueError as error:
-        raise OptionError(f"vocabulary: {path} is no JSON: {error}") from None
+        raise InputError(f"{path} is no JSON: {error}") from None
     _check(path, value is not None, "JSON of a tokenizer")
     _check(path, not _is_deep(value), f"at most {_LEVELS} levels")
     return value
@@ -219,7 +223,7 @@ def _lines(path: Path) -> list[str] | None:
 
 
 def _check_tokenizer(path: Path, stated: Any) -> None:
-    """Raise OptionError where a tokenizer.json is not as its program writes it."""
+    """Raise InputError where a tokenizer.json is not as its program writes it."""
     model = stated.get("model") if isinstance(stated, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, dict):

@@ -13,9 +13,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxprune.commands.tokenizer_files import TokenizerFiles, processors_of, read_tokenizer, symbols_of_bytes
+from onnxprune.commands.tokenizer_files import (
+    TOKENIZER,
+    TokenizerFiles,
+    processors_of,
+    read_tokenizer,
+    symbols_of_bytes,
+)
 from onnxprune.errors import InputError
-from onnxprune.evaluation.examples import Text
+from onnxprune.evaluation.examples import Reader
 
 _Pieces: TypeAlias = list[str]
 _Step: TypeAlias = Callable[[_Pieces, Mapping[str, Any]], _Pieces]
@@ -31,22 +37,24 @@ _MOST_STEPS = 32
 _MOST_STATED = 64  # signs of a text that a step puts in or takes out
 
 
-def text_of(folder: Path | None) -> Text | None:
-    """Return what gives the text of ids by the tokenizer in a folder; None where none there can be read."""
+def reader_of(folder: Path | None) -> Reader:
+    """Return what gives the text of ids by the tokenizer in a folder, or why none there does; of none, nothing."""
     try:
         files = None if folder is None else read_tokenizer(folder)
-    except InputError:
-        return None  # a page shows ids then
+    except InputError as error:
+        return Reader(why_none=str(error))
     steps = None if files is None else _steps(files)
-    if files is None or steps is None:
-        return None
+    if files is None or not files.known:
+        return Reader()
+    if steps is None:
+        return Reader(why_none=f"{files.folder / TOKENIZER} states steps from tokens to text that are not known here")
     tokens = {number: text for text, number in {**files.known, **(files.added or {})}.items()}
 
     def text(ids: Sequence[int]) -> str | None:
         pieces = [piece for piece in map(tokens.get, ids) if piece is not None and len(piece) <= _MOST_TOKEN]
         return _decoded(pieces, steps) if len(pieces) == len(ids) else None
 
-    return text if tokens else None
+    return Reader(text)
 
 
 def _decoded(pieces: _Pieces, steps: Sequence[Mapping[str, Any]]) -> str | None:

@@ -21,12 +21,20 @@ from onnxprune.progress import Progress
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The branches of a model, those of them that go, and why others cannot, by name."""
+
+    found: list[Branch]
+    choice: Shortening
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Weighed:
     """What branches and widths were found to cost, and which branches go."""
 
     evidence: Evidence  # of widths, in the model with all branches
-    choice: Shortening  # no branch where widths alone lose less
-    reasons: dict[str, str]  # why branches cannot go, by name
+    chosen: Chosen  # of which no branch goes where widths alone lose less
 
 
 def weigh(prepared: PreparedModel, progress: Progress, notes: Notes) -> Weighed:
@@ -65,7 +73,7 @@ def weigh(prepared: PreparedModel, progress: Progress, notes: Notes) -> Weighed:
         missed = ", ".join(f"{kind}={value:g}" for kind, value in bounds)
         raise UnreachableTarget(f"target {missed} {UNREACHABLE}", {})
     going = tuple(branch for branch in able if branch.name in mix.branches | gone)
-    return Weighed(evidence, Shortening(going, alone, chooser.measured), reasons)
+    return Weighed(evidence, Chosen(found, Shortening(going, alone, chooser.measured), reasons))
 
 
 def _without_named_widths(

@@ -14,7 +14,7 @@ from onnxprune.data.samples import Data, as_taken, taken_by
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import InputError
-from onnxprune.evaluation.examples import Text, Words, examples
+from onnxprune.evaluation.examples import Reader, Words, examples
 from onnxprune.evaluation.layers import layer_values, layers, op_values, profiled, standing_for, times_by_layer
 from onnxprune.evaluation.place import Place, common_inputs, open_whole, timed_feeds
 from onnxprune.graph.ports import Port
@@ -43,7 +43,7 @@ class Look:
     seed: int = 0  # of random feeds, without data
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of inputs that the caller fixes
     times: bool = True  # whether layers are timed
-    text: Text | None = None  # of ids, where a tokenizer tells it
+    reader: Reader = field(default_factory=Reader)  # of ids
 
 
 def details(traces: tuple[Trace, Trace], look: Look, progress: Progress = silent) -> dict[str, Any]:
@@ -64,7 +64,9 @@ def details(traces: tuple[Trace, Trace], look: Look, progress: Progress = silent
                 kernels = _kernels(traces, (first, second), data, look)
             if data is not None:
                 progress("running samples to show")
-                shown = examples((first, second), data, look.metric, _words(traces[0].model.inputs, look))
+                inputs = traces[0].model.inputs
+                why_none = look.reader.why_none if any(port.holds_tokens for port in inputs) else None
+                shown = examples((first, second), data, look.metric, _words(inputs, look)) | {"why_no_text": why_none}
     times = None
     if kernels is not None:
         old, new = (
@@ -106,7 +108,8 @@ def _words(inputs: Sequence[Port], look: Look) -> Words | None:
     """Return how ids are read; those of the inputs that are looked up in the largest table, not of segments."""
     tables = {port.name: port.below or 0 for port in inputs if port.holds_tokens}
     largest = max(tables.values(), default=0)
-    return look.text and Words(look.text, [name for name, rows in tables.items() if rows == largest])
+    text = look.reader.text
+    return text and Words(text, [name for name, rows in tables.items() if rows == largest])
 
 
 def _taken(traces: tuple[Trace, Trace], session: Session, look: Look) -> Data | None:

@@ -13,13 +13,13 @@ from onnxprune.data.batching import Piece
 from onnxprune.data.samples import Data
 from onnxprune.evaluation.thumbnails import thumbnail
 from onnxprune.graph.tensors import Array
-from onnxprune.metrics.arrays import Arrays, Function, in_double, mask_input
+from onnxprune.metrics.arrays import Arrays, Function, beside_ids, in_double, mask_input
 from onnxprune.metrics.boxes import found_boxes
 from onnxprune.metrics.dense import snr_db
 from onnxprune.metrics.heads import Head, find_head, head_boxes
 from onnxprune.metrics.kinds import choose_metric
 from onnxprune.metrics.matching import Detections, above
-from onnxprune.metrics.metric import Metric
+from onnxprune.metrics.metric import Metric, counted_tokens
 from onnxprune.runtime.chain import Runner
 
 MOST = 6  # samples
@@ -31,6 +31,14 @@ _PAST = "past"  # in the names of caches
 _CHANNELS = (1, 3)  # of a picture
 
 Text: TypeAlias = Callable[[Sequence[int]], "str | None"]  # of ids; None where some are no tokens
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What gives the text of ids, or why the tokenizer beside a model does not; nothing where there is none."""
+
+    text: Text | None = None
+    why_none: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,24 +132,15 @@ def _said(name: str, feeds: Arrays, words: Words | None) -> str | None:
 def _mask(name: str, feeds: Arrays) -> str | None:
     """Return the input that says which ids of another one are no padding.
 
-    Its name begins alike: `decoder_attention_mask` is that of `decoder_input_ids`. It has their length; more than it
+    It is of the same text: `decoder_attention_mask` is that of `decoder_input_ids`. It has their length; more than it
     only where it counts what a cache holds, too.
     """
-    ids, start = feeds[name], _side(name)
+    ids = feeds[name]
     if ids.ndim != 2:
         return None
-    others = {each: array for each, array in feeds.items() if each != name and _side(each) == start}
     are_cached = any(_PAST in each for each in feeds)
+    others = beside_ids(name, feeds)
     return mask_input({each: a for each, a in others.items() if a.shape == ids.shape or are_cached}, ids.shape)
-
-
-def _side(name: str) -> str:
-    """Return which of two texts an input belongs to, by what its name begins with.
-
-    >>> _side("decoder_input_ids"), _side("encoder.attention_mask"), _side("token_type_ids")
-    ('decoder', 'encoder', '')
-    """
-    return next((side for side in ("decoder", "encoder") if name.lower().startswith(side)), "")
 
 
 def _nearest(vectors: Sequence[Array]) -> list[list[tuple[int, float]]]:
@@ -199,10 +198,9 @@ def _classes(metric: Metric, outputs: Arrays, _: _Beside) -> dict[str, Any]:
 
 def _words(metric: Metric, outputs: Arrays, beside: _Beside) -> dict[str, Any]:
     """Return the likeliest words at the last token that is no padding."""
-    scores = outputs[metric.outputs[0]][0]
-    mask = None if metric.mask is None else beside.feeds.get(metric.mask)
-    last = len(scores) - 1 if mask is None else int(np.flatnonzero(mask.reshape(-1)[: len(scores)]).max(initial=0))
-    shares = _shares(scores[last], metric.probabilities)
+    scores = outputs[metric.outputs[0]]
+    counted = counted_tokens(metric, beside.feeds, scores.shape[:2])[0]
+    shares = _shares(scores[0, np.flatnonzero(counted).max(initial=0)], metric.probabilities)
     best = [int(index) for index in np.argsort(-shares, kind="stable")[:_BEST]]
     texts = [] if beside.words is None else [beside.words.text([index]) for index in best]
     return _answer(best=[(f"token {index}", shares[index]) for index in best], texts=texts)

@@ -7,14 +7,15 @@ are mapped: versions refer to them, sessions share them, and the system takes th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from onnx import ModelProto, TensorProto
 
 from onnxprune.graph.bodies import copy_fields
-from onnxprune.graph.deferred import deferred, kept_aside
+from onnxprune.graph.deferred import deferred, forget, kept_aside
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import array_of, deferred_numbers, has_own_bytes, numpy_type
 from onnxprune.graph.view import view
@@ -45,6 +46,16 @@ def with_weights_aside(model: Model) -> Model:
     original = None if model.original is None else _moved(model.original, location)
     slim = view(_moved(model.proto, location), model.path, model.folder, is_plain=True)
     return replace(slim, original=original, digest=model.sha256(), stamps=model.stamps)
+
+
+@contextlib.contextmanager
+def released(model: Model) -> Iterator[Model]:
+    """Yield a model that nobody reads behind the block: the files of what was set aside for it go then."""
+    try:
+        yield model
+    finally:
+        for proto in (model.proto, model.stored):
+            forget(each.value for tensor in proto.graph.initializer for each in tensor.external_data)
 
 
 def is_aside(proto: ModelProto) -> bool:

@@ -110,8 +110,7 @@ def deferring() -> Iterator[None]:
             yield
         finally:
             _BLOCK.reset(token)
-            for key in block.keys:
-                del _NUMBERS[key]
+            forget(block.keys)
 
 
 def defers() -> bool:
@@ -139,6 +138,15 @@ def deferred(content: Any, *, is_of_file: bool = False) -> str | None:
     _NUMBERS[key] = content
     block.keys.append(key)
     return key
+
+
+def forget(locations: Iterable[str]) -> None:
+    """Let go of what makes numbers, with the files that are theirs alone: nobody reads these locations any more."""
+    for location in locations:
+        numbers = _NUMBERS.pop(location, None)
+        if isinstance(numbers, _Filed):
+            with contextlib.suppress(OSError):  # somewhere they stay while they are mapped; the folder goes later
+                numbers.path.unlink(missing_ok=True)
 
 
 def numbers_at(location: str) -> Numbers | None:

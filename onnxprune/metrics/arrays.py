@@ -80,6 +80,24 @@ def mask_input(feeds: Arrays, shape: tuple[int, ...]) -> str | None:
     return next(iter(named + leading), None)
 
 
+def beside_ids(ids: str, feeds: Arrays) -> dict[str, Array]:
+    """Return the inputs of the text that an input has the ids of, without these: encoder and decoder have one each.
+
+    >>> sorted(beside_ids("decoder_input_ids", dict.fromkeys(("attention_mask", "decoder_attention_mask"), None)))
+    ['decoder_attention_mask']
+    """
+    return {name: array for name, array in feeds.items() if name != ids and side_of(name) == side_of(ids)}
+
+
+def side_of(name: str) -> str:
+    """Return which of two texts an input belongs to, by what its name begins with.
+
+    >>> side_of("decoder_input_ids"), side_of("encoder.attention_mask"), side_of("token_type_ids")
+    ('decoder', 'encoder', '')
+    """
+    return next((side for side in ("decoder", "encoder") if name.lower().startswith(side)), "")
+
+
 def _flags(feeds: Arrays) -> Iterator[tuple[str, Array]]:
     for name, array in feeds.items():
         if array.ndim == 2 and array.size and array.dtype.kind in "iub" and ((array == 0) | (array == 1)).all():

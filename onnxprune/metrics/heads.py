@@ -28,7 +28,9 @@ _MOST_PER_CELL = 9  # anchors (Lin et al. 2017, RetinaNet)
 _NEAR = 0.9  # correlation of the places of boxes with those of their cells
 _ROUNDING = 2e-3  # of scores in half precision
 _MOST_BOXES = 0.99  # share of boxes that must be in order: a file may give some whose corners are swapped
-_FEW = 0.25  # share of boxes: what counts for more of them is no score, and few centers and sizes look like corners
+# Share of boxes: what counts for more of them is no score, few centers and sizes look like corners, and few boxes that
+# are sure have several classes.
+_FEW = 0.25
 _CLEAR = 0.8  # share of the boxes whose first score is sure, which must agree on what it is
 
 
@@ -76,13 +78,14 @@ class _Seen:
 
         Heads with anchors last have no such score (from YOLOv8 on). Those with anchors first were trained with one
         (YOLOv3 to v7, YOLOX): what is there has a class as well. Where it has none, they are heads of the other kind,
-        transposed. Where it is low everywhere, or weak classes stand beside it, nothing tells.
+        transposed. Where it is low everywhere, or weak classes stand beside it, nothing tells. Nor where much of what
+        is there would be of several classes at once: some of these may be angles, of boxes that are turned.
         """
         if self.anchors_last or not self.counts["others"]:
             return False
         sure = self.counts["sure"]
         if sure and self.counts["classed"] >= _CLEAR * sure:
-            return True
+            return True if self.counts["several"] <= _FEW * sure else None
         return False if sure and self.counts["alone"] >= _CLEAR * sure else None
 
 
@@ -170,7 +173,8 @@ def _seen(array: Array, picture: tuple[int, int]) -> _Seen | None:
     common = (scores >= LEAST).mean(axis=0) > _FEW
     if common[0] or _hold_places(scores, picture):
         return None
-    others = scores[scores[:, 0] >= LEAST, 1:].max(axis=1, initial=0.0)
+    beside = scores[scores[:, 0] >= LEAST, 1:]
+    others = beside.max(axis=1, initial=0.0)
     counts = {
         "boxes": len(rows),
         "ordered": (rows[:, :2] <= rows[:, 2:4]).all(axis=1).sum(),
@@ -179,6 +183,7 @@ def _seen(array: Array, picture: tuple[int, int]) -> _Seen | None:
         "common": common.sum(),  # scores that many boxes have, as classes beside objectness do, or angles
         "sure": len(others),  # boxes whose first score counts
         "classed": (others >= LEAST).sum(),  # of these, boxes with another score that counts
+        "several": ((beside >= LEAST).sum(axis=1) > 1).sum(),  # of these, boxes with more than one
         "alone": (others < LEAST / 2).sum(),  # of these, boxes whose other scores are far from it
     }
     return _Seen(anchors_last, (near[0], near[1]), Counter({name: int(count) for name, count in counts.items()}))

@@ -8,7 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.metrics.arrays import Array, Arrays, is_float, mask_input, rows_are_probabilities, token_inputs
+from onnxprune.metrics.arrays import (
+    Array,
+    Arrays,
+    beside_ids,
+    is_float,
+    mask_input,
+    rows_are_probabilities,
+    side_of,
+    token_inputs,
+)
 from onnxprune.metrics.classification import ROW_SUMS, drawn_rows, row_sums, sloped_rows
 from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric, counted_tokens
 
@@ -21,7 +30,7 @@ def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -
             continue
         ids = _ids_of(feeds, array.shape[:2], array.shape[2])
         if ids is not None:
-            mask = mask_input({each: a for each, a in feeds.items() if each != ids}, array.shape[:2])
+            mask = mask_input(beside_ids(ids, feeds), array.shape[:2])
             are = rows_are_probabilities(array)
             metric = KIND.metric([name], ids=ids, mask=mask, probabilities=are)
             return replace(metric, shift=_shift(metric, array, feeds))
@@ -31,9 +40,11 @@ def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -
 def _ids_of(feeds: Arrays, shape: tuple[int, ...], vocabulary: int) -> str | None:
     """Return the input that holds words of a vocabulary: of several, the one of the largest numbers.
 
-    Masks and segments are 0 and 1 alone; positions are smaller than the words of a real text.
+    Masks and segments are 0 and 1 alone; positions are smaller than the words of a real text. A decoder predicts the
+    words of its own text, not those of an encoder beside it.
     """
     inputs = token_inputs(feeds, shape)
+    inputs = {name: array for name, array in inputs.items() if side_of(name) == "decoder"} or inputs
     largest = {name: int(array.max(initial=0)) for name, array in inputs.items()}
     if any(array.min(initial=0) < 0 for array in inputs.values()) or max(largest.values(), default=0) < 2:
         return None

@@ -1,12 +1,14 @@
 """Layer collapse: blocks go into the block in front of them, as long as the last values of the stream stay alike.
 
-Yang et al. 2024, "LaCo: Large Language Model Pruning via Layer Collapse". A block takes over what the blocks behind it
-have learned beside what it has itself (equation 1: W + sum of (W_k - W) over those k that go into it), and they are
-gone. From the last blocks to the first (algorithm 1), a merge is kept where the mean cosine of the end of the stream
-with the original's is above a threshold on a few samples; the next one is tried `INTERVAL` blocks in front of it. Where
-there are several streams, such as those of an encoder and a decoder, the end of each has to stay alike. The paper sets
-threshold and extent for each model by hand; here the extent is given, and the threshold is the highest of `THRESHOLDS`
-at which so much goes.
+Yang et al. 2024, "LaCo: Large Language Model Pruning via Layer Collapse". A block takes over what the blocks behind
+it have learned beside what it has itself, one after the other, and they are gone. The published code takes each
+difference from what the block has taken over before, so that the weights of the last one are left, between the
+normalisations of the first; equation 1 takes all from the block's own weights (W + sum of (W_k - W)), which grow with
+each. Figures of the paper are those of its code, so here it is as there. From the last blocks to the first (algorithm
+1), a merge is kept where the mean cosine of the end of the stream with the original's is above a threshold on a few
+samples; the next one is tried `INTERVAL` blocks in front of it. Where there are several streams, such as those of an
+encoder and a decoder, the end of each has to stay alike. The paper sets threshold and extent for each model by hand;
+here the extent is given, and the threshold is the highest of `THRESHOLDS` at which so much goes.
 """
 
 from __future__ import annotations
@@ -237,24 +239,19 @@ class Weights:
         return bool(self._all(one)) and self._forms[one] == self._forms[other]
 
     def merged(self, target: int, gone: Sequence[int], contents: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the constants of a block that others go into: its own, and the sum of what theirs have beside it.
+        """Return the constants of a block that others go into: W + (W_k - W) for one after the other, the last W_k.
 
         Args:
             target: number of the block.
-            gone: numbers of the others.
+            gone: numbers of the others, in order.
             contents: constants that hold other numbers than in the model.
         """
-
-        def content(name: str) -> Array:
-            known = contents.get(name)
-            return (self._model.array(name) if known is None else known).astype(np.float64)
-
-        pairs = [list(zip(self._all(target), self._all(number), strict=True)) for number in gone]
-        merged = {name: content(name) for layer in self._all(target) for name in layer.constants}
-        for own, other in (pair for each in pairs for pair in each):
-            for name, more in zip(own.constants, other.constants, strict=True):
-                merged[name] = merged[name] + (content(more) - content(name))
-        return {name: array.astype(self._model.constants[name].dtype) for name, array in merged.items()}
+        merged = dict[str, Array]()
+        for own, last in zip(self._all(target), self._all(gone[-1]), strict=True):
+            for name, other in zip(own.constants, last.constants, strict=True):
+                known = contents.get(other)
+                merged[name] = self._model.array(other) if known is None else known
+        return merged
 
     def why_none(self) -> str:
         """Return why no two blocks are alike."""

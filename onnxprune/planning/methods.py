@@ -48,7 +48,7 @@ METHODS: Mapping[str, Method] = {
         refuses=("without", "criterion", "scope", "curves", "sweeps"),
     ),
     "laco": Method(
-        "blocks are merged into the block in front of them, differences of weights added, while the last values of "
+        "blocks are merged into the block in front of them, which takes over their weights, while the last values of "
         "the stream stay alike",
         'Yang et al. 2024, "LaCo: Large Language Model Pruning via Layer Collapse", arXiv 2402.11187',
         "blocks",

@@ -78,13 +78,13 @@ def options_of_round(  # noqa: PLR0917 - as they follow from one another
         now: what is there costs, as fractions of the original, by kind of target.
         left: rounds, this one included.
         deployed: what the original costs, in ms or bytes, by kinds of targets that are not of the model but of what is
-            made of it in this round: where the model meets one, what is made of it is still to cost no more than the
-            goal, and the target is that amount.
+            made of it in this round: where the model costs less than the goal, what is made of it is still to cost no
+            more than that, and the target is that amount.
     """
     options, whole = all_rounds.options, all_rounds.units
     shares = {kind: kept_share(goal, now[kind], left) for kind, goal in goals.items()}
     targets = tuple(
-        (kind, share if share < _MET else measured_amount(kind, goals[kind] * deployed[kind]))
+        (kind, share if goals[kind] <= now[kind] else measured_amount(kind, goals[kind] * deployed[kind]))
         for kind, share in shares.items()
         if share < _MET or kind in deployed
     )

@@ -25,7 +25,7 @@ What: TypeAlias = Result | CutPlan | Mapping[str, Any] | str | os.PathLike[str]
 _OTHERWISE = ("depth", "rotation")  # parts of a report that say how else the network was changed
 
 
-def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool = True) -> Any:
+def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool = True, example: Any = None) -> Any:
     """Return a module without the units that are gone, or its state dict; what is given stays as it is.
 
     Args:
@@ -35,18 +35,23 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
         source: the original file that was cut; by default the one that the report or the plan names, if it is there. A
             plan needs it, and weights that the exporter renamed or transposed.
         strict: whether each weight that was cut has to be found.
+        example: what a module is called with, a tensor, a tuple of arguments or a dict of named ones: on it, the result
+            is proven to give what the module gives with the units at zero that are gone.
 
     Raises:
         OptionError: without PyTorch; for a plan without indices, one that takes branches or the layers of experts out,
-            and what is no network.
+            and what is no network; for an example of a cut that is not exact, or of a state dict.
         InputError: for weights that are not found or do not fit, layers that cannot have other sizes, and what is no
-            report, or one of another form.
+            report, or one of another form; and for a module that gives something else on the example.
     """
     check_torch("onnxprune.torch.apply")
     from onnxprune.training.resizing import resized  # noqa: PLC0415 - they import PyTorch
+    from onnxprune.training.same_outputs import check_same  # noqa: PLC0415
     from onnxprune.training.transfer import WeightCut, cut_state, kept_of, state_of  # noqa: PLC0415
 
     plan, report = _read(cut)
+    if example is not None:
+        _check_example(network, report)
     model = _original(source, plan.input if plan is not None else report["input"])
     kept = _of_report(report) if plan is None else cuts_of(plan, _needed(model, plan))
     _check_parts(kept)
@@ -55,7 +60,24 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
     state = state_of(network)
     stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict)
     smaller = cut_state(state, stays)
-    return smaller if isinstance(network, Mapping) else resized(network, smaller, stays, elsewhere)
+    if isinstance(network, Mapping):
+        return smaller
+    made = resized(network, smaller, stays, elsewhere)
+    if example is not None:
+        check_same(network, made, stays, example)
+    return made
+
+
+def _check_example(network: Any, report: Mapping[str, Any]) -> None:
+    """Raise OptionError where an example proves nothing."""
+    if isinstance(network, Mapping):
+        raise OptionError("example has no effect on a state dict, which does not run: give the module")
+    for group in report.get("groups", ()):
+        if not group["exact"] and group["kept"] < group["units"]:
+            raise OptionError(
+                f"example: group {group['name']!r} was cut along a normalisation, which counts units that are zero: "
+                "outputs differ from those of the original where it is right; leave example out"
+            )
 
 
 def _read(cut: What) -> tuple[CutPlan | None, Mapping[str, Any]]:

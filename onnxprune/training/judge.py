@@ -13,6 +13,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.training.lesson import Lesson
 from onnxprune.training.losses import Values
 
+WRITING = 16  # held-out samples that the student writes text for, and those of one run at least
 _KEPT_BYTES = 256 * 2**20  # of outputs of the teacher that are kept
 
 
@@ -21,11 +22,19 @@ class Judge:
 
     def __init__(self, lesson: Lesson, batch: int) -> None:
         self._lesson, self._batch = lesson, batch
-        self._aim = lesson.objective.judged
-        self._names = tuple(dict.fromkeys((*self._aim.teacher, *lesson.metric.outputs)))
+        aim = lesson.objective.judged
+        self._given, self._written = aim.given, aim.written
+        self._names = tuple(dict.fromkeys((*aim.teacher, *lesson.metric.outputs)))
+        self._each = max(1, -(-lesson.held.count // WRITING))  # of so many runs, one has text written for it
         self._taught: dict[int, Values] = {}
         self._left = _KEPT_BYTES
         self._before: dict[int, Mapping[str, Array]] = {}  # without a teacher, the outputs at first
+
+    @property
+    def cost(self) -> float:
+        """About how many runs forward of a sample the judge takes."""
+        held, writer = self._lesson.held.count, self._lesson.writer
+        return held + (min(held, max(WRITING, self._batch)) * writer.cost(0.0) if self._written.terms else 0.0)
 
     def __call__(self, weights: Values) -> tuple[float, dict[str, float]]:
         """Return the mean loss, infinite where it is not finite, and the figures.
@@ -33,24 +42,27 @@ class Judge:
         Args:
             weights: that the network uses instead of its own.
         """
-        tally, total, count = self._lesson.metric.start(), 0.0, 0
+        tally, given, written, count = self._lesson.metric.start(), list[float](), list[float](), 0
         for number, piece in enumerate(pieces(self._lesson.held, self._batch)):
+            places = range(count, count + piece.samples)
             labels = self._lesson.held.labels
-            own = None if labels is None else labels[count : count + piece.samples]
+            own = None if labels is None else labels[places.start : places.stop]
             with torch.no_grad():
                 taught = self._of_teacher(number, piece)
-                aim = self._aim
-                keys = [(place,) for place in range(count, count + piece.samples)]  # the same each time
-                seen = self._lesson.seen(piece, own, aim, taught, weights, keys=keys)
+                seen = self._lesson.seen(piece, own, self._given, taught, weights)
                 outputs = seen.student
                 if not set(self._lesson.metric.outputs) <= set(outputs):
                     outputs = self._lesson.network(piece.feeds, taps=self._lesson.metric.outputs, weights=weights)
-                total += float(aim(seen).double().sum())
+                given += self._given(seen).double().tolist() if self._given.terms else []
+                if self._written.terms and number % self._each == 0:
+                    keys = [(place,) for place in places]  # the same each time
+                    seen = self._lesson.seen(piece, own, self._written, {}, weights, keys=keys)
+                    written += self._written(seen).double().tolist()
             count += piece.samples
             after = self._arrays(outputs, piece)
             before = self._arrays(taught, piece) if taught else self._before.setdefault(number, after)
             tally.add(before, after, piece.own_feeds, own)
-        loss = total / max(1, count)
+        loss = sum(sum(each) / len(each) for each in (given, written) if each)
         figures = {name: float(value) for name, value in tally.figures().items()}
         return (loss if math.isfinite(loss) else math.inf), figures
 

@@ -27,7 +27,7 @@ from onnxprune.training.processes import ALONE, Processes
 from onnxprune.training.settings import TuneOptions
 from onnxprune.training.slim import Penalty, penalty_of
 from onnxprune.training.teacher import Teacher, cut_outputs, teacher_of
-from onnxprune.training.written import WRITTEN, Draft, Writer, check_writes
+from onnxprune.training.written import WRITTEN, Draft, Scores, Text, Writer, check_writes
 
 # From names of values to the indices that the student kept of each axis of the teacher's.
 Losses: TypeAlias = tuple[tuple[str, float], ...]  # names and weights
@@ -51,6 +51,7 @@ class Lesson:
     held: Data
     augment: Augmenter
     writer: Writer
+    tested: Objective  # what a range test takes steps by
     penalty: Penalty | None = None  # on the sizes of units, added to the loss
     processes: Processes = ALONE  # that learn together
 
@@ -63,6 +64,7 @@ class Lesson:
         weights: Values | None = None,
         *,
         keys: Sequence[tuple[int, ...]] = ((),),
+        text: Text | None = None,
     ) -> Seen:
         """Return what both networks give for a run.
 
@@ -72,7 +74,8 @@ class Lesson:
             aim: says which values are needed.
             taught: those of the teacher, where they are known.
             weights: that the network uses instead of its own.
-            keys: of the samples that count, which the text that each of them gets follows from; see `Writer.draft`.
+            keys: of the samples that count, which the text that each of them gets follows from; see `Writer.text`.
+            text: that the student has written for the run; None: it writes one where there is need.
         """
         if taught is None:
             taught = self.taught(piece, aim)
@@ -81,26 +84,44 @@ class Lesson:
         feeds = {name: tensor_of(array) for name, array in piece.feeds.items() if array.dtype.kind not in "OUS"}
         padded = None if labels is None else torch.as_tensor(_filled(labels, piece.size), device=device)
         moved = {name: value.to(device) for name, value in taught.items()}
-        draft = self._draft(piece, aim, weights, keys) if aim.writes else None
+        draft = self._draft(piece, aim, weights, keys, text) if aim.writes else None
         return Seen(student, moved, feeds, padded, piece.samples, piece.size, draft)
 
     def taught(self, piece: Piece, aim: Objective) -> Values:
         """Return what the teacher gives."""
         return self.teacher(piece.feeds, aim.teacher) if self.teacher is not None and aim.teacher else {}
 
+    def text(self, piece: Piece, weights: Values | None, keys: Sequence[tuple[int, ...]], mixed: float) -> Text:
+        """Return what the student writes for a run.
+
+        Args:
+            piece: the samples.
+            weights: that the network uses instead of its own.
+            keys: of the samples that count.
+            mixed: share of the teacher in what words are drawn from.
+        """
+        names = [keys[place % len(keys)] for place in range(piece.size)]
+        return self.writer.text(piece.feeds, *self._scores(weights), keys=names, mixed=mixed)
+
     def _draft(
-        self, piece: Piece, aim: Objective, weights: Values | None, keys: Sequence[tuple[int, ...]]
-    ) -> Draft | None:
-        """Return what the student writes."""
+        self, piece: Piece, aim: Objective, weights: Values | None, keys: Sequence[tuple[int, ...]], text: Text | None
+    ) -> Draft:
+        """Return what the student has written, and what both networks say of it."""
+        own = self.text(piece, weights, keys, aim.mixed) if text is None else text
+        return self.writer.draft(piece.feeds, own, *self._scores(weights))
+
+    def _scores(self, weights: Values | None) -> tuple[Scores, Scores]:
+        """Return functions that score words: of the student and of the teacher.
+
+        Raises:
+            OptionError: when there is no teacher.
+        """
         (name, *_), teacher = self.metric.outputs, self.teacher
         if teacher is None:
-            return None
-        return self.writer.draft(
-            piece.feeds,
+            raise OptionError(f"loss {WRITTEN!r} needs a teacher: give the original with --teacher")
+        return (
             lambda feeds: self.network(feeds, taps=[name], weights=weights)[name],
             lambda feeds: teacher(feeds, [name])[name],
-            keys=[keys[place % len(keys)] for place in range(piece.size)],
-            mixed=aim.mixed,
         )
 
 
@@ -156,9 +177,20 @@ def lesson_of(
     aim = objective(losses, metric, places, temperature=options.temperature)
     penalty = None if options.slim is None else penalty_of(network, options.slim)
     writer = Writer(metric, augment.texts, options.words, options.seed)
-    lesson = Lesson(network, follow, aim, metric, losses, places, train, held, augment, writer, penalty, processes)
+    tested = objective(_without_writing(losses), metric, places, temperature=options.temperature)
+    lesson = Lesson(
+        network, follow, aim, metric, losses, places, train, held, augment, writer, tested, penalty, processes
+    )
     _check_gradient(lesson, first)
     return lesson
+
+
+def _without_writing(losses: Losses) -> Losses:
+    """Return losses that ask for the same on texts as they are.
+
+    A few texts that are written for a range test would be learned by heart before its highest rates.
+    """
+    return tuple(("reverse-kl" if name == WRITTEN else name, weight) for name, weight in losses)
 
 
 def device_of(name: str) -> torch.device:

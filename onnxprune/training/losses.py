@@ -7,7 +7,7 @@ not count. Errors of outputs and features are relative to the variance of the te
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -72,6 +72,16 @@ class Objective:
     def writes(self) -> bool:
         """Whether the student has to write text."""
         return any(term.name == WRITTEN for term in self.terms)
+
+    @property
+    def given(self) -> Objective:
+        """The terms that are seen on samples as they are."""
+        return replace(self, terms=tuple(term for term in self.terms if term.name != WRITTEN))
+
+    @property
+    def written(self) -> Objective:
+        """The terms that are seen on text that the student has written."""
+        return replace(self, terms=tuple(term for term in self.terms if term.name == WRITTEN))
 
     @property
     def student(self) -> tuple[str, ...]:

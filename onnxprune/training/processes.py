@@ -90,10 +90,10 @@ class Processes:
         return range(start, stop)
 
     def whole(self, own: Tensor, share: range, samples: int) -> Tensor:
-        """Return a number for each sample of a run ``[samples]``, of those that each process has for its share."""
+        """Return numbers for each sample of a run ``[samples, ...]``, of those that each process has for its share."""
         if self.carrier is None:
             return own
-        numbers = own.new_zeros(samples)
+        numbers = own.new_zeros((samples, *own.shape[1:]))
         numbers[share.start : share.stop] = own
         return self.total(numbers)
 

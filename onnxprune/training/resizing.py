@@ -23,7 +23,13 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1
 _BARE = (nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no tensors that do
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of all modules
+_CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # where a module runs
+_FLAGS = (  # of these hooks
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_is_full_backward_hook",
+)
 
 
 def resized(
@@ -91,10 +97,10 @@ def _with_cut_layers(
         if type(layer).forward is nn.MultiheadAttention.forward and _has_any(name, changed):
             assert isinstance(layer, nn.MultiheadAttention)
             others[id(layer)] = CutAttention(layer, heads_left(name, layer, _rows(name, layer, kept)))
-        elif isinstance(layer, nn.GroupNorm) and _is_bare(layer) and elsewhere:
+        elif isinstance(layer, nn.GroupNorm) and _is_bare(layer) and (changed or elsewhere):
             others[id(layer)] = CutGroupNorm(name, layer, _groups_by_channels(name, layer, cuts, elsewhere))
         if id(layer) in others:
-            _check_hooks(name, layer)
+            _take_place(name, layer, others[id(layer)])
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
             if id(child) in others:
@@ -104,13 +110,20 @@ def _with_cut_layers(
     return others.get(id(network), network)
 
 
-def _check_hooks(name: str, layer: nn.Module) -> None:
-    """Raise InputError for a layer with hooks, which another layer in its place would not call."""
-    if any(getattr(layer, hooks) for hooks in _HOOKS):
+def _take_place(name: str, layer: nn.Module, other: nn.Module) -> None:
+    """Let a layer call the hooks of the one whose place it takes.
+
+    Raises:
+        InputError: for a layer with other tensors of its own, as parametrisations and norms of weights give it.
+    """
+    more = sorted({*layer.state_dict()} ^ {*other.state_dict()})
+    if more:
         raise InputError(
-            f"{name}: a {type(layer).__name__} with hooks gives way to another layer, which would not call them: "
-            "remove them first, and register them on the result"
+            f"{name}: a {type(layer).__name__} with {more[0]!r} cannot give way to a layer that has its weights alone: "
+            "remove parametrisations first, and register them on the result"
         )
+    for each in (*_CALLED, *_FLAGS):
+        setattr(other, each, getattr(layer, each))
 
 
 def _rows(name: str, layer: nn.MultiheadAttention, kept: Mapping[str, Kept]) -> list[Sequence[int]]:

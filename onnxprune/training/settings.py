@@ -28,7 +28,8 @@ LOSSES: Mapping[str, str] = MappingProxyType(
 )
 AUGMENTATIONS = ("crop", "flip", "colour", "mix", "window")
 PRECISIONS = ("float32", "bfloat16")
-MOST_WORDS = 64  # that a student writes: both networks run once for each
+MOST_WORDS = 64  # that a student writes: it runs once for each
+MOST_REUSE = 64  # steps that a text is learned from: by then another student would write
 DEVICES = ("auto", "cpu", "cuda")
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -43,6 +44,7 @@ class TuneOptions:
     loss: tuple[tuple[str, float], ...] = ()  # names of LOSSES or module:function, and weights; (): by the outputs
     temperature: float = 2.0  # of probabilities in KL divergences of classes
     words: int = 32  # that the student goes on from each text, for the loss "written"
+    reuse: int = 8  # steps that each text which the student has written is learned from
     rate: float | None = None  # learning rate; None: by a range test
     batch: int = 32  # samples of a step
     accumulate: int = 1  # parts in which a step is run, one after the other
@@ -76,6 +78,7 @@ class TuneOptions:
             loss=_checked_losses(self.loss),
             temperature=check.positive("temperature", self.temperature),
             words=_at_most("words", check.count("words", self.words, 1), MOST_WORDS),
+            reuse=_at_most("reuse", check.count("reuse", self.reuse, 1), MOST_REUSE),
             rate=None if self.rate is None else check.positive("rate", self.rate),
             batch=check.count("batch", self.batch, 1),
             accumulate=check.count("accumulate", self.accumulate, 1),

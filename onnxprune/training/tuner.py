@@ -31,7 +31,6 @@ from onnxprune.training.stepping import NotFinite, Stepper, threads_of
 
 JUDGED = 20  # times that held-out samples are looked at in a run, at most
 _JUDGING = 0.1  # of the time that they may take
-_FORWARD, _WRITING = 0.3, 0.5  # of a step, that running a sample forward takes, and letting the student write
 _TESTING = 0.1  # of the time that a range test may take
 _PATIENCE = 0.25  # of a run, in which held-out samples may be worse than at first
 _FALLING = 0.8  # times the losses that were measured first: those that are below it have not come to rest
@@ -163,8 +162,7 @@ class _Run:
     def _steps_between(self) -> int:
         """Return the steps between two measurements; judging shall take a small part of the run."""
         seen = self.total * self.order.size * self.order.runs
-        share = _WRITING if self.lesson.objective.writes else _FORWARD
-        times = _JUDGING * seen / (share * self.lesson.held.count)
+        times = _JUDGING * seen * self.stepper.cost / self.judge.cost
         return max(1, -(-self.total // max(2, min(JUDGED, int(times)))))
 
     # -- the run -------------------------------------------------------------------------------------------
@@ -356,6 +354,7 @@ class _Run:
             "pause": self.pause,
             "learned": [each.detach() for each in self.learner.parameters()],
             "optimiser": self.stepper.optimiser.state_dict(),
+            "texts": self.stepper.texts.state,
             "random": torch.get_rng_state(),
         }
         checkpoint.save(saving.path, saving.run, state)
@@ -375,6 +374,7 @@ class _Run:
             for own, value in zip(self.learner.parameters(), state["learned"], strict=True):
                 own.copy_(value)
         self.stepper.optimiser.load_state_dict(state["optimiser"])
+        self.stepper.texts.take_up(state["texts"])
         torch.set_rng_state(state["random"])
         self.due = self.progressed + self.pause
 

@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.commands import prepare as preparing
 from onnxprune.commands.as_run import as_run
 from onnxprune.commands.prepare import prepare
 from onnxprune.graph.read import load
@@ -47,6 +48,15 @@ def error(proto, result, condition=False):
     return float(np.square(before - after).mean() / before.var())
 
 
+def test_what_is_run_is_looked_for_once(monkeypatch):
+    """Units are scored and layers refitted in the same model."""
+    looked = []
+    monkeypatch.setattr(preparing, "as_run", lambda *given: looked.append(given) or as_run(*given))
+    data = [{"x": SAMPLES["x"][at : at + 16], "c": np.array([True])} for at in range(0, 128, 16)]
+    assert all(each["why_not"] is None for each in prune(branching(), data).report["reconstruction"])
+    assert len(looked) == 1
+
+
 @pytest.mark.parametrize("condition", [True, False])
 def test_layers_of_the_branch_that_runs_are_refitted(condition):
     proto = branching()
@@ -62,7 +72,7 @@ def test_a_weight_that_the_other_branch_reads_in_another_way_stays():
     other = "eh = Gemm<transB = 1>(x, w1) eg = Relu(eh) s = MatMul(eg, w3)"
     then = "th = Transpose<perm = [1, 0]>(w1) tm = MatMul(x, th) tg = Relu(tm) r = MatMul(tg, w3)"
     proto = branching(then, other, w1=(24, 6))
-    run = as_run(prepare(load(proto), make_options(ratio=0.5, latency=False), feeds(), silent))
+    run = prepare(load(proto), make_options(ratio=0.5, latency=False), feeds(), silent).as_run
     assert "w1" in run.unlike
     assert "w3" not in run.unlike
     result = prune(proto, feeds())
@@ -83,15 +93,15 @@ def test_samples_that_take_both_branches_leave_it_as_it_stands():
     )  # fmt: skip
     data = {"x": SAMPLES["x"] - SAMPLES["x"].mean() + np.repeat(np.resize([-3, 3], 32), 16)[:, None].astype(np.float32)}
     prepared = prepare(load(proto), make_options(ratio=0.5, latency=False), data, silent)
-    assert as_run(prepared) is None
+    assert prepared.as_run is None
     assert {each["why_not"] for each in prune(proto, data).report["reconstruction"]} == {"it is inside a body"}
     shifted = {"x": data["x"] + 9}
-    assert as_run(prepare(load(proto), make_options(ratio=0.5, latency=False), shifted, silent)).taken == ({"y": True},)
+    assert prepare(load(proto), make_options(ratio=0.5, latency=False), shifted, silent).as_run.taken == ({"y": True},)
 
 
 def test_groups_have_the_names_of_the_model_itself():
     prepared = prepare(load(branching()), make_options(ratio=0.5, latency=False), feeds(), silent)
-    run = as_run(prepared)
+    run = prepared.as_run
     known = {group.name: group for group in prepared.groups}
     assert run.groups
     for group in run.groups:
@@ -189,6 +199,6 @@ def test_a_weight_that_follows_another_one_elsewhere_is_not_fitted():
     then = "th = MatMul(x, w1) tg = Relu(th) r = MatMul(tg, w3)"
     other = "eh = MatMul(x, w2) eg = Relu(eh) s = MatMul(eg, w3)"
     options = make_options(ratio=0.5, latency=False)
-    assert as_run(prepare(load(branching(then, other, w2=(6, 24))), options, feeds(), silent)).unlike == {"w3"}
+    assert prepare(load(branching(then, other, w2=(6, 24))), options, feeds(), silent).as_run.unlike == {"w3"}
     same = branching(then, other.replace("w2", "w1"))
-    assert not as_run(prepare(load(same), options, feeds(), silent)).unlike
+    assert not prepare(load(same), options, feeds(), silent).as_run.unlike

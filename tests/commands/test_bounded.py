@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+import onnxprune
 from onnxprune.commands import prune as pruning
 from onnxprune.commands.folder import prune_files
 from onnxprune.commands.prune import prune, prune_file
@@ -135,6 +138,59 @@ def test_without_room_for_temporary_files_the_model_is_held(branched, tmp_path, 
         written.append(target.read_bytes())
     assert written[0] == written[1]
     assert asked == pytest.approx([2 * branched.stat().st_size] * 2, rel=0.02)
+
+
+def test_what_the_proof_of_a_round_reads_is_let_go_of(branched, tmp_path, monkeypatch):
+    """Temporary files hold the original, and one version of it."""
+    monkeypatch.setattr(pruning, "HELD_BYTES", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    counts, original = [], verify.read_back
+
+    def read_back(path):
+        model = original(path)
+        counts.append(len([each for each in tmp_path.glob("onnxprune-*/*") if each.name.isdecimal()]))
+        return model
+
+    monkeypatch.setattr(verify, "read_back", read_back)
+    prune(branched, ratio=0.3, rounds=3, round_to=1, **BY_WEIGHTS)
+    large = sum(
+        each.dims[:] == [96, 256] or each.dims[:] == [256, 96] for each in onnx.load(branched).graph.initializer
+    )
+    assert large == 6
+    assert counts == [2 * large] * 3
+
+
+def test_temporary_files_that_run_full_leave_the_result_as_it_is(branched, tmp_path, monkeypatch):
+    """There was room for them when the run began."""
+    monkeypatch.setattr(pruning, "HELD_BYTES", 0)
+    written, original = [], Path.write_bytes
+    for room in (10**9, 250_000):
+        left = [room]
+
+        def write_bytes(self, data, left=left):
+            if self.name.isdecimal():  # of what is set aside
+                left[0] -= len(data)
+                if left[0] < 0:
+                    raise OSError(errno.EDQUOT, "Disk quota exceeded", str(self))
+            return original(self, data)
+
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+        target = tmp_path / f"{room}" / "p.onnx"
+        pruned(branched, target, 10**12, branched.with_suffix(".npz"), criterion="l2", latency=False)
+        assert (left[0] < 0) == (room < 10**9)
+        written.append(target.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_plan_of_what_is_set_aside_is_the_same(branched, monkeypatch):
+    plans, moved, original = [], [], pruning.with_weights_aside
+    monkeypatch.setattr(pruning, "with_weights_aside", lambda model: moved.append(model.path) or original(model))
+    for held in (10**12, 0):
+        assert moved == []
+        monkeypatch.setattr(pruning, "HELD_BYTES", held)
+        plans.append(onnxprune.plan(branched, targets={"size": 0.5}, criterion="l2", round_to=1).to_dict())
+    assert moved == [branched]
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.parametrize("options", [{"without": ("b1",)}, {"rounds": 2}, {"linearize": ("b1",)}])

@@ -22,6 +22,7 @@ from onnxprune.progress import silent
 from tests.support.build import array, model
 from tests.support.cli import invoke
 from tests.support.decoder import decoder
+from tests.support.fake_board import ALONE, quiet
 
 pytestmark = pytest.mark.generated
 
@@ -279,6 +280,16 @@ def test_options_of_the_first_file_are_no_trouble_for_others(folder):
     assert [each.report["output"]["params"] < each.report["input"]["params"] for each in result.files] == [True, True]
 
 
+def test_all_files_of_a_network_are_timed_by_the_users_timer(folder):
+    source = folder(first=mlp(), later=mlp("other_", end=("y = Add(h, h)",)))
+    result = pruned(source, timer=quiet, latency=True)
+    latencies = [each.report["latency"][0] for each in result.files]
+    assert [latency["timer"] for latency in latencies] == ["quiet", "quiet"]
+    assert latencies[0]["after_ms"] == latencies[1]["after_ms"] > ALONE
+    with pytest.raises(OptionError, match="timer has no effect without latency"):
+        pruned(source, timer=quiet)
+
+
 def test_a_weight_that_is_stored_in_another_form_is_told(folder):
     proto = mlp("other_")
     tensor = next(each for each in proto.graph.initializer if each.name == "other_down")
@@ -414,6 +425,28 @@ def test_samples_of_several_networks_are_told_apart(folder):
     with pytest.raises(OptionError, match=r"2 networks; give a folder with samples of each: other\.npz, model\.npz"):
         pruned(source, ROWS)
     assert [path.name for path in source.parent.iterdir()] == ["model"]
+    data = source.parent / "data"
+    data.mkdir()
+    np.savez(data / "other.npz", x=ROWS)
+    with pytest.raises(OptionError) as error:
+        pruned(source, data, criterion="taylor")
+    assert str(error.value) == (
+        f"data: the folder holds 2 networks; give a folder with samples of each: other.npz, model.npz, and {data} has "
+        "none of model.onnx"
+    )
+    np.savez(data / "model.npz", x=ROWS)
+    result = pruned(source, data, criterion="taylor", reconstruct=True, scope="global")
+    assert [each.report["options"]["criterion"] for each in result.files] == ["taylor", "taylor"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"criterion": "taylor"}, {"reconstruct": True}, {"scope": "loss"}, {"sweeps": 2}, {"curves": "gradient"}],
+)
+def test_networks_without_samples_get_generated_ones_for_options_that_need_some(folder, options):
+    other = model("a = MatMul(x, w)", "b = Relu(a)", "y = MatMul(b, v)", x="float[n,6] x", w=(6, 64), v=(64, 5))
+    result = pruned(folder(model=mlp(), other=other), None, effort="quick", **options)
+    assert [each.report["calibration"]["source"] for each in result.files] == ["generated", "generated"]
 
 
 # -- settings ----------------------------------------------------------------------------------------------

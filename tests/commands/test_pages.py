@@ -88,16 +88,28 @@ def test_ids_are_words_where_a_tokenizer_lies_beside_the_model(tmp_path):
     assert said in text(page)
 
 
-@pytest.mark.parametrize("hostile", ["[" * 100_000, '{"model": {"vocab": {"a": 0}, "merges": 5}}'])
-def test_a_tokenizer_that_cannot_be_read_takes_the_text_alone(hostile, tmp_path):
+@pytest.mark.parametrize(
+    ("hostile", "why"),
+    [
+        ("[" * 100_000, "at most 64 levels"),
+        ('{"model": {"vocab": {"a": 0}, "merges": 5}}', "merges of two parts each"),
+        ("[" + "0," * 60_000 + "0]", "at most 50,000 parts"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_takes_the_text_alone(hostile, why, tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxprune.commands.tokenizer_files._MOST_PARTS", 50_000 if "50,000" in why else 200_000)
     model, data, out, report = (tmp_path / name for name in ("m.onnx", "t.npz", "s.onnx", "s.json"))
     onnx.save(words(), model)
     np.savez(data, ids=texts(count=4, length=3))
     (tmp_path / "tokenizer.json").write_text(hostile, encoding="utf-8")
     files = ("-o", str(out), "--report", str(tmp_path / "s.html"), "--report", str(report))
     invoke("prune", str(model), *files, *CUT, "--no-latency", "--data", str(data))
-    first = json.loads(text(report))["details"]["examples"]["samples"][0]
-    assert [each["text"] for each in first["inputs"]] == [None]
+    plain = json.loads(text(report))
+    follows_the_schema(plain)
+    assert [each["text"] for each in plain["details"]["examples"]["samples"][0]["inputs"]] == [None]
+    told = f"{tmp_path / 'tokenizer.json'} does not hold {why}"
+    assert plain["details"]["examples"]["why_no_text"] == told
+    assert f"Ids are not shown as text: {told}." in html.unescape(text(tmp_path / "s.html"))
     assert out.exists()
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.commands import shorten
+from onnxprune.commands import int8, shorten
 from onnxprune.errors import OptionError
 from onnxprune.graph.read import load
 from tests.commands.test_prune import run
@@ -127,6 +127,23 @@ def test_rounds_that_end_early_are_quantized_too(tmp_path):
     assert report["rounds"][1]["skipped"] == "nothing has to go: macs=0.8 is met already"
     measured = onnxprune.compare(RESNET, path, data=FEW["eval_data"], budget_s=0.01, memory=False, detail=False)
     assert report["accuracy"]["after"] == pytest.approx(measured.after.accuracy, abs=0.01)
+
+
+def a_fifth_slower_in_eight_bits(path):
+    """A board that is as fast as a file is small, but for what is quantized."""
+    proto = onnx.load(path)
+    times = 1.2 if "QuantizeLinear" in ops(proto) else 1
+    return times * sum(float(np.prod(each.dims)) for each in proto.graph.initializer)
+
+
+def test_a_target_of_all_that_the_original_takes_holds_in_the_last_round(monkeypatch, tmp_path):
+    """The rounds before it have nothing to do, where eight bits seemed to take as long as the original."""
+    monkeypatch.setattr(int8.Int8, "share", lambda *_: 1.0)
+    options = {"rounds": 2, "targets": {"latency": 1.0}, "quantize": "int8-static", "round_to": 1}
+    options |= {"timer": a_fifth_slower_in_eight_bits, "profile_seconds": 5.0, **QUICK, "latency": True}
+    report, path = check(onnxprune.prune(RESNET, **options), RESNET, tmp_path)
+    assert "nothing has to go: latency=1 is met already" in report["rounds"][0]["skipped"]
+    assert 0.9 < a_fifth_slower_in_eight_bits(path) / a_fifth_slower_in_eight_bits(RESNET) <= 1.015
 
 
 def test_branches_rounds_and_eight_bits_together(tmp_path):

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from onnxprune.commands import tokenizer_files
 from onnxprune.commands.tokenizer_files import symbols_of_bytes
-from onnxprune.commands.tokenizer_text import text_of
+from onnxprune.commands.tokenizer_text import reader_of
+from onnxprune.evaluation.examples import Reader
 
 BLANKS = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
 DOUBLED = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
@@ -56,12 +58,12 @@ def tokenizer(folder, decoder, tokens, **more):
 @pytest.mark.parametrize(("decoder", "tokens", "text"), RECORDED)
 def test_a_tokenizer_says_how_its_tokens_become_text(decoder, tokens, text, tmp_path):
     ids = tokenizer(tmp_path, decoder, tokens)
-    assert text_of(tmp_path)([ids[token] for token in tokens]) == text
+    assert reader_of(tmp_path).text([ids[token] for token in tokens]) == text
 
 
 def test_added_tokens_are_known_and_others_are_not(tmp_path):
     tokenizer(tmp_path, {"type": "ByteLevel"}, ["a"], added_tokens=[{"id": 7, "content": "<|end|>"}])
-    text = text_of(tmp_path)
+    text = reader_of(tmp_path).text
     assert (text([0, 7]), text([]), text([0, 3])) == ("a<|end|>", "", None)
 
 
@@ -69,24 +71,24 @@ def test_a_list_of_pieces_is_read_by_their_order(tmp_path):
     model = {"type": "Unigram", "vocab": [["<unk>", 0.0], ["▁Hello", -1.0], ["▁world", -2.0]]}
     stated = {"model": model, "decoder": {"type": "Metaspace", "replacement": "▁"}}
     (tmp_path / "tokenizer.json").write_text(json.dumps(stated), encoding="utf-8")
-    assert text_of(tmp_path)([1, 2]) == "Hello world"
+    assert reader_of(tmp_path).text([1, 2]) == "Hello world"
 
 
 def test_lines_of_tokens_are_word_pieces(tmp_path):
     (tmp_path / "vocab.txt").write_text("[CLS]\nplay\n##ing\n!\n", encoding="utf-8")
-    assert text_of(tmp_path)([0, 1, 2, 3]) == "[CLS] playing!"
+    assert reader_of(tmp_path).text([0, 1, 2, 3]) == "[CLS] playing!"
 
 
 def test_a_list_with_a_symbol_for_each_byte_is_of_bytes(tmp_path):
     symbols = {symbol: byte for byte, symbol in symbols_of_bytes().items()}
     (tmp_path / "vocab.json").write_text(json.dumps({**symbols, "Ġthe": 256}), encoding="utf-8")
     (tmp_path / "added_tokens.json").write_text('{"<end>": 257}', encoding="utf-8")
-    assert text_of(tmp_path)([*"né".encode(), 256, 257]) == "né the<end>"
+    assert reader_of(tmp_path).text([*"né".encode(), 256, 257]) == "né the<end>"
 
 
 def test_half_of_a_character_is_a_sign(tmp_path):
     ids = tokenizer(tmp_path, None, ["\ud800"])
-    assert text_of(tmp_path)([*ids.values()]) == "?"
+    assert reader_of(tmp_path).text([*ids.values()]) == "?"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_half_of_a_character_is_a_sign(tmp_path):
 )
 def test_a_step_that_is_not_known_leaves_ids(decoder, tmp_path):
     tokenizer(tmp_path, decoder, ["a"])
-    assert text_of(tmp_path) is None
+    assert reader_of(tmp_path).text is None
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_step_that_is_not_known_leaves_ids(decoder, tmp_path):
 )
 def test_a_text_does_not_grow_without_bound(decoder, tokens, is_text, tmp_path):
     ids = tokenizer(tmp_path, decoder, tokens)
-    assert (text_of(tmp_path)([*ids.values()]) is not None) is is_text
+    assert (reader_of(tmp_path).text([*ids.values()]) is not None) is is_text
 
 
 DEEP = '{"type": "Sequence", "decoders": [' * 300 + '{"type": "Fuse"}' + "]}" * 300
@@ -149,8 +151,33 @@ DEEP = '{"type": "Sequence", "decoders": [' * 300 + '{"type": "Fuse"}' + "]}" * 
 )
 def test_a_file_that_is_none_leaves_ids(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
-    assert text_of(tmp_path) is None
+    assert reader_of(tmp_path).text is None
 
 
 def test_without_a_tokenizer_there_is_no_text(tmp_path):
-    assert (text_of(None), text_of(tmp_path)) == (None, None)
+    assert reader_of(None) == reader_of(tmp_path) == Reader()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("tokenizer.json", "{" + " " * 200, "does not hold at most 200 signs"),
+        ("tokenizer.json", "[" + "[]," * 30 + "0]", "does not hold at most 50 parts"),
+        ("vocab.txt", "\n" * 51, "does not hold at most 50 parts"),
+        ("tokenizer.json", "[" * 50, "does not hold at most 64 levels"),
+    ],
+)
+def test_a_file_that_holds_too_much_is_not_read_and_it_is_said_why(name, text, why, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_files, "_MOST_SIGNS", 200)
+    monkeypatch.setattr(tokenizer_files, "_MOST_PARTS", 50)
+    if "levels" in why:
+        monkeypatch.undo()
+        text *= 2_000
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert reader_of(tmp_path) == Reader(why_none=f"{tmp_path / name} {why}")
+
+
+def test_steps_that_are_not_known_are_told(tmp_path):
+    tokenizer(tmp_path, {"type": "CTC"}, ["a"])
+    path = tmp_path / "tokenizer.json"
+    assert reader_of(tmp_path).why_none == f"{path} states steps from tokens to text that are not known here"

@@ -489,6 +489,15 @@ def test_a_head_with_as_many_classes_as_there_are_segments_scores_no_tokens(tmp_
     assert (out / "head.onnx").read_bytes() == (source / "head.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("more", [{"criterion": "taylor", "scope": "global"}, {"reconstruct": True}, {"sweeps": 2}])
+def test_options_that_need_samples_are_no_trouble_for_files_that_lose_tokens_alone(more, folder, tmp_path):
+    other = network()
+    other.graph.node[-1].output[0] = other.graph.output[0].name = "scores"
+    onnx.save(other, folder / "other.onnx")
+    result = onnxprune.prune_folder(folder, tmp_path / "out", vocabulary=KEPT, data=samples(), latency=False, **more)
+    assert [each.report["vocabulary"]["kept"] for each in result.files] == [[*KEPT]] * 2
+
+
 @pytest.mark.parametrize("more", [{"samples": 8}, {"metric": "language model"}])
 def test_files_of_a_network_that_get_no_samples_get_no_options_of_them(more, folder, tmp_path):
     other = network()

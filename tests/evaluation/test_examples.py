@@ -160,6 +160,23 @@ def test_a_mask_counts_a_cache_too():
     assert said == [" w5 w6", " w5"]
 
 
+@pytest.mark.parametrize("more", [{}, {"decoder_attention_mask": np.array([[1, 1, 0, 0]])}])
+def test_the_next_word_follows_the_text_of_the_decoder(more):
+    """The encoder's text, as long and of larger numbers, is shorter than that of the decoder, or longer."""
+    feeds = {"input_ids": np.array([[90, 91, 92, 0]]), "attention_mask": np.array([[1, 1, 1, 0]]), **more}
+    words = Words(SPOKEN.text, ["decoder_input_ids", "input_ids"])
+    shown = shown_of(np.zeros((1, 1), np.float32), lambda given: scores_of({"x": given["decoder_input_ids"]}),
+                     words=words, **feeds, decoder_input_ids=np.array([[5, 6, 7, 8]]))  # fmt: skip
+    assert shown["kind"] == "language model"
+    assert shown["samples"][0]["answers"][0]["best"][0]["text"] == (" w7" if more else " w9")
+
+
+def test_the_next_word_follows_the_new_tokens_of_a_mask_that_counts_a_cache():
+    feeds = {"attention_mask": np.array([[1, 1, 1, 1, 0]]), "past_key_values.0.key": np.zeros((1, 2, 2, 4), np.float32)}
+    shown = shown_of(np.array([[5, 6, 7]]), scores_of, words=SPOKEN, **feeds)
+    assert shown["samples"][0]["answers"][0]["best"][0]["text"] == " w7"
+
+
 def test_of_a_long_text_come_both_ends():
     shown = shown_of(
         np.arange(200)[None] + 2, lambda feeds: {"y": feeds["x"].astype("f4")}, words=SPOKEN, metric="dense"

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune.errors import ModelError
 from onnxprune.graph import deferred
-from onnxprune.graph.aside import is_aside, with_weights_aside
+from onnxprune.graph.aside import is_aside, released, with_weights_aside
 from onnxprune.graph.deferred import deferring, kept_aside, out_of_memory
 from onnxprune.graph.edit import Part, with_contents, with_weights_inside
 from onnxprune.graph.encode import serialize
@@ -261,6 +262,20 @@ def test_what_finds_no_room_stays_in_memory(path, temporary, monkeypatch):
         assert with_weights_inside(aside.stored, aside.folder) == loaded.stored
         for name in loaded.constants:
             np.testing.assert_array_equal(aside.array(name), loaded.array(name))
+
+
+def test_files_of_what_is_released_go_and_those_of_others_stay(path, temporary):
+    with deferring():
+        kept, other = with_weights_aside(load(path)), with_weights_aside(load(path))
+        held = kept.array("w1").copy()
+        with released(other):
+            assert len(list(temporary.glob("*/*"))) == 4
+            mapped = other.array("w1")
+        assert len(list(temporary.glob("*/*"))) == 2
+        np.testing.assert_array_equal(kept.array("w1"), held)
+        np.testing.assert_array_equal(mapped, held)  # who has it mapped may read on
+        with pytest.raises(ModelError, match="what makes them is gone: read the model from the file"):
+            other.array("w1")
 
 
 def test_where_there_is_no_folder_there_is_no_room(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.metrics.heads import Head, find_head, head_boxes, without_doubles
+from onnxprune.metrics.heads import LEAST, Head, find_head, head_boxes, without_doubles
 from onnxprune.metrics.matching import detections
 
 RNG = np.random.default_rng(0)
@@ -131,13 +131,29 @@ def beside(numbers, **made):
 
 @pytest.mark.parametrize("made", [{}, {"last": False, "objectness": True}])
 def test_numbers_that_are_no_scores_leave_no_head(made):
-    """Key points in shares of the sides; of heads without objectness, angles from 0 to 1 as well."""
+    """Key points in shares of the sides, and angles, which may be from 0 to 1 by chance."""
     points = cells()[0] / [128, 96]
     assert find_head([beside(points, **made)], PICTURE) is None
-    angles = RNG.uniform(0, 0.9, (len(points), 1))
-    found = find_head([beside(angles, **made)], PICTURE)
-    assert (found is None) is not made.get("objectness", False)
-    assert find_head([beside(0.2 * angles, **made)], PICTURE) is not None
+    angles = RNG.uniform(0, 1, (len(points), 1))
+    assert find_head([beside(angles, **made) for _ in range(8)], PICTURE) is None
+    assert find_head([beside(3 * angles - np.pi / 4, **made)], PICTURE) is None, "as Ultralytics exports them"
+    assert find_head([beside(0.2 * angles, **made)], PICTURE) is not None, "nobody can tell these from a rare class"
+
+
+def test_bins_of_angles_beside_objectness_leave_no_head():
+    """Of a box that is turned, the bins next to its angle count as well."""
+    angles = RNG.uniform(20, 160, (len(cells()[0]), 1))
+    bins = np.exp(-np.square((np.arange(180) - angles) / 6) / 2)
+    assert find_head([beside(bins, last=False, objectness=True)], PICTURE) is None
+
+
+def test_some_boxes_of_two_classes_are_a_head_all_the_same():
+    outputs = head(last=False, objectness=True)
+    sure = np.flatnonzero(outputs["y"][0, :, 4] >= LEAST)
+    outputs["y"][0, sure[:1], 5:] = 0.9
+    assert find_head([outputs], PICTURE) == Head("y", False, False, True)
+    outputs["y"][0, sure[:2], 5:] = 0.9
+    assert find_head([outputs], PICTURE) is None
 
 
 def changed(change):

@@ -307,6 +307,17 @@ def test_padding_does_not_count(left):
     assert metric.loss(before, after) > 0  # without the feeds all tokens count
 
 
+def test_a_decoder_is_judged_by_its_own_text():
+    """Not by that of an encoder beside it, which is as long and of larger numbers, nor by its mask."""
+    ids = np.array([[5, 7, 30, 2]])
+    feeds = {"input_ids": 300 + ids, "attention_mask": np.array([[1, 1, 0, 0]]), "decoder_input_ids": ids}
+    scores = predicting(ids, 400, 0.5)
+    metric = choose(scores, feeds)
+    assert (metric.ids, metric.mask) == ("decoder_input_ids", None)
+    assert figures(metric, (scores, scores, feeds, None))["perplexity_before"] == pytest.approx(2)
+    assert choose(scores, {**feeds, "decoder_attention_mask": np.ones_like(ids)}).mask == "decoder_attention_mask"
+
+
 def test_segments_are_no_mask():
     feeds = {**WORDS, "token_type_ids": np.array([[0, 0, 0, 1, 1, 1]] * 4)}
     assert choose({"y": normal(4, 6, 320)}, feeds).mask is None

@@ -78,3 +78,6 @@ def test_targets_of_what_is_made_of_the_model_stay_as_amounts_where_the_model_me
     assert options.targets == (("size", "500B"), ("latency", "2.25ms"))
     options = round_of(WHOLE, goals, {"size": 1.0, "latency": 1.0}, left=1, deployed=deployed, targets=goals)
     assert options.targets == (("size", 0.5), ("latency", 0.9))
+    options = round_of(WHOLE, {"latency": 1.0}, {"latency": 1.0}, left=1, deployed={"latency": 1.0})
+    assert options.targets == (("latency", 1.0),)
+    assert round_of(WHOLE, {"latency": 1.0}, {"latency": 1.0}, left=1) is None

@@ -327,6 +327,30 @@ def test_normalisations_of_operator_set_21_lose_whole_groups(tmp_path):
     np.testing.assert_allclose(smaller(x).detach().numpy(), pruned, atol=1e-5)
 
 
+def test_normalisations_whose_scales_are_made_in_the_graph_lose_whole_groups(tmp_path):
+    """As PyTorch's newer exporter writes them for operator set 21: no constant of the file is their scale."""
+    torch.manual_seed(0)
+    network, x = Normed(nn.GroupNorm(4, 16, affine=False)).eval(), torch.rand(2, 3, 9, 9)
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]> g (float[2, 3, 9, 9] x) => (float[2, 4, 7, 7] y)
+        <int64[1] size = {16}> {
+        ones = ConstantOfShape<value = float[1] {1}>(size)
+        zeros = ConstantOfShape<value = float[1] {0}>(size)
+        a = Conv<pads=[1, 1, 1, 1]>(x, first_weight, first_bias)
+        b = GroupNormalization<num_groups=4>(a, ones, zeros)
+        c = Relu(b)
+        y = Conv(c, second_weight, second_bias) }"""
+    )
+    weights = {name.replace(".", "_"): tensor.numpy() for name, tensor in network.state_dict().items()}
+    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = onnxprune.prune(tmp_path / "m.onnx", ratio=0.25, reconstruct=False, latency=False, round_to=1)
+    smaller = onnxprune.torch.apply(network, result)
+    assert smaller.first.out_channels == 12
+    pruned = run(result.save(tmp_path / "small.onnx"), {"x": x.numpy()})
+    np.testing.assert_allclose(smaller(x).detach().numpy(), pruned, atol=1e-5)
+
+
 def check_alike(network, x, result, folder):
     """Check that a module, and what is exported from it, computes what the pruned file does, from the same weights."""
     name = result.model.graph.input[0].name
@@ -531,3 +555,59 @@ def test_what_no_weight_tells_is_refused(tmp_path):
         OptionError, match=r"source is needed: the plan was made for .*, which is not there; give the file"
     ):
         onnxprune.torch.apply(network, plan)
+
+
+class OwnHeads(nn.Module):
+    """Attention that is written by hand: it knows its number of heads, or the units of each of them."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.pack, self.out, self.shape = nn.Linear(16, 48), nn.Linear(16, 5), shape
+
+    def forward(self, x):
+        query, key, value = (each.unflatten(-1, self.shape).transpose(1, 2) for each in self.pack(x).chunk(3, -1))
+        attended = (query @ key.transpose(-2, -1) / 2).softmax(-1) @ value
+        return {"scores": [self.out(attended.transpose(1, 2).flatten(2))]}
+
+
+def without_two_heads(groups=()):
+    rows = [part * 16 + row for part in range(3) for row in range(8)]
+    cuts = {"pack.weight": {"0": rows}, "pack.bias": {"0": rows}, "out.weight": {"1": [*range(8)]}}
+    initializers = {name: {"source": name, "kept": each} for name, each in cuts.items()}
+    return {"input": {}, "initializers": initializers, "groups": groups}
+
+
+@pytest.mark.parametrize("example", [torch.rand(2, 5, 16), (torch.rand(2, 5, 16),), {"x": torch.rand(2, 5, 16)}])
+def test_a_module_that_counts_heads_by_itself_is_told_by_an_example(example):
+    """Tensors fit, and it runs on four heads of two units instead of two of four."""
+    torch.manual_seed(0)
+    right, wrong, longer = (OwnHeads(shape) for shape in ((-1, 4), (4, -1), (4, 4)))
+    smaller = onnxprune.torch.apply(right, without_two_heads(), example=example)
+    assert (smaller.pack.out_features, smaller.training) == (24, True)
+    assert onnxprune.torch.apply(wrong, without_two_heads()).pack.out_features == 24
+    with pytest.raises(InputError, match=r"example: output 1 differs by .* of its largest number .*code of its own co"):
+        onnxprune.torch.apply(wrong, without_two_heads(), example=example)
+    with pytest.raises(
+        InputError, match=r"example: the smaller network does not run on it: .*; code of its own counts"
+    ):
+        onnxprune.torch.apply(longer, without_two_heads(), example=example)
+
+
+def test_what_an_example_cannot_prove_is_refused():
+    network, x = OwnHeads((-1, 4)), torch.rand(2, 5, 16)
+    width = {"name": "stream", "exact": False, "units": 16, "kept": 8}
+    with pytest.raises(OptionError, match="example: group 'stream' was cut along a normalisation"):
+        onnxprune.torch.apply(network, without_two_heads([{**width, "kept": 16}, width]), example=x)
+    with pytest.raises(OptionError, match="example has no effect on a state dict"):
+        onnxprune.torch.apply(network.state_dict(), without_two_heads(), example=x)
+    with pytest.raises(InputError, match=r"example: the network does not run on it: .*; give what it is called with"):
+        onnxprune.torch.apply(network, without_two_heads(), example=x[..., :3])
+
+
+@pytest.mark.parametrize("kind", [Attention, Streamed, Convolutional, Words])
+def test_cuts_that_are_right_pass_an_example(kind, tmp_path):
+    network = made(kind)
+    x = FEEDS.get(kind, torch.rand(2, 3, 9, 9) if kind is Streamed else torch.rand(2, 5, 6))
+    result = cut_of(network, tmp_path / "m.onnx", x)
+    smaller = onnxprune.torch.apply(network, result, example=x)
+    assert sum(each.numel() for each in smaller.parameters()) < sum(each.numel() for each in network.parameters())

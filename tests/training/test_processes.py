@@ -121,8 +121,9 @@ def test_more_processes_than_samples_of_a_run():
 
 
 def test_a_text_is_the_same_whoever_writes_it():
-    one, (main, _) = curves(lambda: test_written.lesson(steps=3))
+    one, (main, _) = curves(lambda: test_written.lesson(steps=14, reuse=4, batch=10, accumulate=2))
     assert [each.held for each in main.history] == pytest.approx([each.held for each in one.history], abs=1e-4)
+    assert [each.loss for each in main.history[1:]] == pytest.approx([each.loss for each in one.history[1:]], abs=1e-4)
 
 
 def test_all_end_at_the_same_step_of_a_time():
@@ -143,23 +144,28 @@ def test_saving_asks_no_other_process(tmp_path):
     assert (tmp_path / "run.checkpoint").exists()
 
 
-def test_all_go_on_from_the_checkpoint_of_the_main_process(tmp_path):
+@pytest.mark.parametrize(
+    ("make", "end"),
+    [(lambda: lesson(steps=4), 3), (lambda: test_written.lesson(steps=12, reuse=4), 8)],
+    ids=["outputs", "texts that are kept"],
+)
+def test_all_go_on_from_the_checkpoint_of_the_main_process(tmp_path, make, end):
     def run(processes, resume=True, progress=lambda *_: None):
-        task, options = lesson(steps=4)
+        task, options = make()
         path = tmp_path / f"{processes.rank}.checkpoint"  # of another machine
         saving = Saving(path, {}, resume=resume, every_s=0)
         return tuned(dataclasses.replace(task, processes=processes), options, saving=saving, progress=progress)
 
     def ended(text, at=0, *_):
-        if at == 3:
+        if at == end:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(ALONE, resume=False, progress=ended)
     steps = []
     main, helper = together(2, lambda own: run(own, progress=lambda _, at=0, *__: steps.append(at)))
-    assert steps == [3, 4]
-    assert main.steps == helper.steps == 4
+    assert main.steps == helper.steps
+    assert steps == [*range(end, main.steps + 1)]
     for name, value in main.weights.items():
         assert np.array_equal(value, helper.weights[name])
 

@@ -148,14 +148,43 @@ def test_groups_that_two_cuts_tell_differently_are_refused(scale):
         groups_left([("ones", [0, 1, 2], None)], WHOLE)
 
 
-@pytest.mark.parametrize("layer", [nn.GroupNorm(4, 16, affine=False), nn.MultiheadAttention(16, 4)])
-@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
-def test_a_layer_with_hooks_does_not_give_way_to_another(layer, hook):
+def cut_hooked(layer):
+    """Return the layer in the place of one that lost a head, or may have lost groups."""
     network = nn.Sequential(layer)
-    handle = getattr(layer, hook)(lambda *_: None)
-    state = layer.state_dict()
-    named = {"0.in_proj_weight": {0: [*range(4), *range(16, 20), *range(32, 36)]}} if state else {}
+    rows = [*range(12), *range(16, 28), *range(32, 44)]
+    cuts = {"0.in_proj_weight": {0: rows}, "0.in_proj_bias": {0: rows}, "0.out_proj.weight": {1: [*range(12)]}}
+    named = {name: each for name, each in cuts.items() if name in network.state_dict()}
     smaller = cut_state(network.state_dict(), named)
-    with pytest.raises(InputError, match=f"0: a {type(layer).__name__} with hooks gives way to another layer"):
-        resized(network, smaller, named, [WeightCut("ones", {0: [0]}, lambda: np.ones(4))])
-    handle.remove()
+    return resized(network, smaller, named, [WeightCut("ones", {0: [0]}, lambda: np.ones(4))])[0]
+
+
+@pytest.mark.parametrize("layer", [nn.GroupNorm(4, 16, affine=False), nn.MultiheadAttention(16, 4)])
+def test_hooks_go_over_to_the_layer_that_takes_a_place(layer):
+    """And are called as they were: by name or without, before and after, there and back."""
+    called = []
+    layer.register_forward_pre_hook(lambda _, args: called.append(("before", len(args))))
+    layer.register_forward_hook(lambda _, args, named, out: called.append(("after", len(args))), with_kwargs=True)
+    layer.register_full_backward_hook(lambda *_: called.append(("back", 0)))
+    other = cut_hooked(layer)
+    assert type(other) is not type(layer)
+    read = [torch.rand(5, 16, requires_grad=True) for _ in range(3 if layer.state_dict() else 1)]
+    outputs = other(*read)
+    (outputs if isinstance(outputs, torch.Tensor) else outputs[0]).sum().backward()
+    assert called == [("before", len(read)), ("after", len(read)), ("back", 0)]
+
+
+def test_a_layer_with_more_tensors_than_its_weights_does_not_give_way():
+    layer = nn.MultiheadAttention(16, 4)
+    layer.register_buffer("noted", torch.ones(1))
+    with pytest.raises(InputError, match="0: a MultiheadAttention with 'noted' cannot give way to a layer"):
+        cut_hooked(layer)
+
+
+def test_a_group_norm_without_weights_that_no_cut_tells_of_says_so():
+    """The file may have no scale for it, and no tensor may lie along its channels: it would run with other groups."""
+    network = nn.Sequential(nn.Linear(2, 32), nn.Unflatten(1, (16, 2)), nn.GroupNorm(4, 16, affine=False))
+    named = {f"0.{each}": {0: [*range(24)]} for each in ("weight", "bias")}
+    smaller = resized(network, cut_state(network.state_dict(), named), named)
+    smaller[1] = nn.Unflatten(1, (12, 2))
+    with pytest.raises(InputError, match="2: a GroupNorm without weights reads 12 channels, where 16 may be left"):
+        smaller(torch.rand(3, 2))

@@ -67,8 +67,8 @@ def expected_gradient(student, teacher, mixed, length, **options):
     feeds = all_texts(length)
     (own, own_words), (other, other_words) = logs(student, feeds), logs(teacher, feeds)
     words = torch.as_tensor(feeds["ids"])[:, 1:]
-    draft = Draft(feeds, words, torch.ones(words.shape), own, other.detach(), mixed)
-    drawn = ((1 - mixed) * own_words.exp() + mixed * other_words.exp()).prod(1).detach()
+    each = ((1 - mixed) * own_words.exp() + mixed * other_words.exp()).detach()
+    draft, drawn = Draft(feeds, words, torch.ones(words.shape), own, other.detach(), each.log()), each.prod(1)
     assert drawn.sum().item() == pytest.approx(1.0)
     return student.gradient((drawn * written_loss(draft, **options)).sum() * length)
 
@@ -120,7 +120,7 @@ def test_the_value_is_the_divergence_a_word():
     student, teacher = Speaker(0), Speaker(1)
     feeds = all_texts()
     (own, own_words), (other, other_words) = logs(student, feeds), logs(teacher, feeds)
-    draft = Draft(feeds, torch.as_tensor(feeds["ids"])[:, 1:], torch.ones(own.shape[:2]), own, other, 0.0)
+    draft = Draft(feeds, torch.as_tensor(feeds["ids"])[:, 1:], torch.ones(own.shape[:2]), own, other, own_words)
     mean = (own_words.sum(1).exp() * written_loss(draft)).sum()
     divergence = (own_words.sum(1).exp() * (own_words.sum(1) - other_words.sum(1))).sum()
     assert mean.item() == pytest.approx(divergence.item() / LENGTH)
@@ -130,7 +130,7 @@ def test_what_does_not_count_has_no_part():
     draft = Draft(
         {}, torch.zeros(2, 2, dtype=torch.long), torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
         torch.log(torch.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.9, 0.1], [0.9, 0.1]]])),
-        torch.log(torch.full((2, 2, 2), 0.5)), 0.0,
+        torch.log(torch.full((2, 2, 2), 0.5)), torch.log(torch.tensor([[0.5, 0.9], [0.9, 0.9]])),
     )  # fmt: skip
     assert written_loss(draft).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
@@ -140,20 +140,48 @@ def test_what_does_not_count_has_no_part():
 
 def drafted(feeds, *, metric=WORDS, texts=("ids",), length=2, mixed=0.2, keys=None, seed=0):
     keys = keys or [(place,) for place in range(len(feeds["ids"]))]
-    writer = Writer(metric, texts, length, seed)
-    return writer.draft(feeds, Speaker(0), Speaker(1), keys=keys, mixed=mixed)
+    writer, speakers = Writer(metric, texts, length, seed), (Speaker(0), Speaker(1))
+    return writer.draft(feeds, writer.text(feeds, *speakers, keys=keys, mixed=mixed), *speakers)
 
 
 @pytest.mark.parametrize("mixed", [0.0, 0.2, 0.9])
 def test_words_are_drawn_from_the_mixture(mixed):
-    count, feeds = 3000, all_texts(2)
-    draft = drafted({"ids": np.ones((count, 3), np.int64)}, mixed=mixed)
+    """Over many runs: a coin is that of all samples of a run."""
+    runs, count, feeds = 300, 8, all_texts(2)
+    ids = {"ids": np.ones((count, 3), np.int64)}
+    drafts = [drafted(ids, mixed=mixed, keys=[(run, place) for place in range(count)]) for run in range(runs)]
     own, other = logs(Speaker(0), feeds)[1], logs(Speaker(1), feeds)[1]
     likely = ((1 - mixed) * own.exp() + mixed * other.exp()).prod(1).detach().numpy()
-    texts = draft.feeds["ids"][:, 1] * VOCABULARY + draft.feeds["ids"][:, 2]
-    seen = np.bincount(texts, minlength=len(likely)) / count
-    assert np.abs(seen - likely).max() < 4 * np.sqrt(0.25 / count)
-    assert draft.words.tolist() == draft.feeds["ids"][:, 1:].tolist()
+    written = np.concatenate([draft.feeds["ids"] for draft in drafts])
+    texts = written[:, 1] * VOCABULARY + written[:, 2]
+    seen = np.bincount(texts, minlength=len(likely)) / len(texts)
+    assert np.abs(seen - likely).max() < 4 * np.sqrt(0.25 / runs)
+    assert np.concatenate([draft.words for draft in drafts]).tolist() == written[:, 1:].tolist()
+    drawn = np.concatenate([draft.drawn for draft in drafts]).sum(1)
+    assert np.exp(drawn) == pytest.approx(likely[texts], rel=1e-5)
+
+
+class Counting:
+    """A network that counts how often it runs."""
+
+    def __init__(self, scores):
+        self.scores, self.runs = scores, 0
+
+    def __call__(self, feeds):
+        self.runs += 1
+        return self.scores(feeds)
+
+
+def test_the_teacher_runs_for_its_own_words_alone():
+    writer, length = Writer(WORDS, ("ids",), 40, 0), 40
+    student, teacher = Counting(Speaker(0)), Counting(Speaker(1))
+    feeds = {"ids": np.ones((2, length + 1), np.int64)}
+    writer.text(feeds, student, teacher, keys=[(0, 0), (0, 1)], mixed=0.2)
+    assert student.runs + teacher.runs == writer.cost(0.2) == length + 2
+    assert 2 < teacher.runs < 20
+    student.runs = teacher.runs = 0
+    writer.text(feeds, student, teacher, keys=[(0, 0), (0, 1)], mixed=0.0)
+    assert (student.runs, teacher.runs) == (writer.cost(0.0), 0)
 
 
 def test_a_text_follows_from_its_own_key_alone():
@@ -192,6 +220,22 @@ def test_long_texts_are_cut_and_positions_go_on():
     assert np.array_equal(draft.feeds["ids"][:, :PROMPT], ids[:, -wanted:-4])
     assert draft.feeds["mask"].sum(1).tolist() == [wanted - 14, wanted]
     assert drafted(feeds, metric=MASKED, texts=("mask",), length=4).feeds["ids"].shape == ids.shape  # of one length
+
+
+def test_a_text_of_an_older_student_weighs_as_this_one_would_have_written_it():
+    """The mean over what one student writes, of one word, has the gradient of another one."""
+    old, student, teacher = Speaker(9), Speaker(0), Speaker(1)
+    feeds = all_texts(1)
+    (own, _), (other, _), (_, drawn) = logs(student, feeds), logs(teacher, feeds), logs(old, feeds)
+    words = torch.as_tensor(feeds["ids"])[:, 1:]
+    ratio = (logs(student, feeds)[1] - drawn).exp()
+    assert 1.1 < ratio.max() < 4  # no weight is cut off
+    draft = Draft(feeds, words, torch.ones(words.shape), own, other.detach(), drawn.detach())
+    ours = student.gradient((drawn.exp()[:, 0].detach() * written_loss(draft)).sum())
+    assert ours.numpy() == pytest.approx(true_gradient(student, teacher, 1).numpy(), abs=1e-12)
+    unlikely = Draft(feeds, words, torch.ones(words.shape), own, other.detach(), drawn.detach() - 50)
+    exact = Draft(feeds, words, torch.ones(words.shape), own, other.detach(), own.gather(-1, words[..., None])[..., 0])
+    assert written_loss(unlikely).tolist() == pytest.approx((4 * written_loss(exact)).tolist())  # at most four times
 
 
 # -- what it takes -----------------------------------------------------------------------------------------
@@ -263,7 +307,10 @@ def test_a_loss_without_a_text():
 # -- training ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"loss": {"written": 1, "kl": 1}, "accumulate": 2}, {"lora": 2}], ids=str)
+LEARNED = [{}, {"loss": {"written": 1, "kl": 1}, "accumulate": 2}, {"lora": 2}, {"reuse": 1}]
+
+
+@pytest.mark.parametrize("options", LEARNED, ids=str)
 def test_training_helps(options):
     task, checked = lesson(steps=30, rate=0.03, **options)
     outcome = tuned(task, checked)
@@ -271,9 +318,44 @@ def test_training_helps(options):
     assert outcome.best.held < 0.8 * outcome.history[0].held
 
 
-def test_the_range_test_writes_too():
-    task, checked = lesson(steps=4, rate=None)
-    assert len(tuned(task, checked).rates) > 5
+@pytest.mark.parametrize(("reuse", "texts"), [(1, 24), (4, 4 + 5), (8, 4 + 2), (30, 4)])
+def test_a_text_is_learned_from_in_several_steps(reuse, texts, monkeypatch):
+    """Four texts at first, then one in so many steps; each is written for all runs of its step."""
+    seen = written_steps(monkeypatch)
+    task, checked = lesson(steps=24, reuse=reuse, accumulate=2, loss={"written": 1, "kl": 1})
+    tuned(task, checked)
+    steps = [key[:2] for key in seen if len(key) == 3]
+    assert len(steps) == 2 * texts
+    assert sorted({step for step, _ in steps})[:4] == [0, 1, 2, 3]
+
+
+def written_steps(monkeypatch):
+    """Return a list that gets the key of the first sample of each text that is written."""
+    seen, text = [], Writer.text
+
+    def noted(self, *values, keys, mixed):
+        seen.append(keys[0])
+        return text(self, *values, keys=keys, mixed=mixed)
+
+    monkeypatch.setattr(Writer, "text", noted)
+    return seen
+
+
+def test_a_range_test_takes_texts_as_they_are(monkeypatch):
+    seen = written_steps(monkeypatch)
+    task, checked = lesson(steps=1, rate=None, loss={"written": 2, "kl": 1})
+    assert [(term.name, term.weight) for term in task.tested.terms] == [("reverse-kl", 2), ("kl", 1)]
+    assert len(tuned(task, checked).rates) > 8
+    assert [key[:2] for key in seen if len(key) == 3] == [(0, 0)]  # of the only step
+
+
+def test_few_held_out_samples_have_text_written_for_them(monkeypatch):
+    seen = written_steps(monkeypatch)
+    task, checked = lesson(steps=2, batch=4, data=texts(count=400))
+    assert task.held.count == 48
+    tuned(task, checked)
+    judged = [key[0] for key in seen if len(key) == 1]
+    assert judged == [0, 12, 24, 36] * 3
 
 
 def test_the_mean_gradient_of_steps_is_that_of_all_texts():
@@ -281,9 +363,11 @@ def test_the_mean_gradient_of_steps_is_that_of_all_texts():
     task, _ = lesson(data={"ids": np.tile([[3, 5, 7]], (6000, 1))}, words=1)
     weights = task.network.weights
     learner_of(task.network, None, 0)
-    piece = task.train.piece(range(4000))
-    keys = [(place,) for place in range(4000)]
-    task.objective(task.seen(piece, None, task.objective, keys=keys)).mean().backward()
+    runs, size = 120, 32  # a coin is that of all samples of a run
+    for run in range(runs):
+        piece = task.train.piece(range(run * size, (run + 1) * size))
+        seen = task.seen(piece, None, task.objective, keys=[(run, place) for place in range(size)])
+        (task.objective(seen).mean() / runs).backward()
     ours = {name: value.grad.clone() for name, value in weights.items()}
     task.network.zero_grad()
     feeds = {"ids": np.array([[3, 5, 7]])}
@@ -299,12 +383,12 @@ class Killed(Exception):
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path):
-    options = {"steps": 5, "loss": {"written": 1, "kl": 0.5}}
+    options = {"steps": 12, "loss": {"written": 1, "kl": 0.5}, "reuse": 5, "accumulate": 2}
     task, checked = lesson(**options)
     whole = tuned(task, checked)
 
     def killed(text, step=0, steps=0):
-        if step == 4:
+        if step == 9:  # between two steps that write
             raise Killed
 
     saving = Saving(tmp_path / "run.checkpoint", {}, resume=False, every_s=0)

@@ -39,6 +39,8 @@ def samples_section(report: Mapping[str, Any]) -> list[Section]:
     listed = [] if shown is None else [_sample(each, _finds_boxes(shown, each)) for each in shown["samples"]]
     if listed:
         said += f" Below, {len(listed)} of the samples, evenly spaced, with what both models make of them."
+        why = (shown or {}).get("why_no_text")
+        said += "" if why is None else f" Ids are not shown as text: {why}."
     return [Section("On samples", "samples.html", Samples(figures, listed), said.strip())]
 
 

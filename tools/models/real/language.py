@@ -13,11 +13,11 @@ import numpy as np
 
 from tools.models.real.files import export, run
 from tools.models.real.packages import installed
-from tools.models.real.text import text_parts
+from tools.models.real.text import TUNING, text_parts
 
 TOKENS = 128
-SENTENCE_SEQUENCES = {"calibration": 64, "calibration_256": 256, "eval": 256}
-DECODER_SEQUENCES = {"calibration": 32, "calibration_256": 256, "calibration_464": 464, "eval": 128}
+SENTENCE_SEQUENCES = {"calibration": 64, "calibration_256": 256, TUNING: 8192, "eval": 256}
+DECODER_SEQUENCES = {"calibration": 32, "calibration_256": 256, "calibration_464": 464, TUNING: 8192, "eval": 128}
 
 
 def make_sentences(out: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ import numpy as np
 from tools.models.real.packages import SEED, installed
 
 EVALUATION_SHARE = 0.4  # of the text, whole articles
+TUNING = "tuning"  # the part that has text of documentation too
+DOCUMENTED = ("numpy", "scipy", "sklearn")  # packages whose documentation is read, beside Python's own
 
 
 def articles() -> tuple[list[str], list[str]]:
@@ -49,11 +54,43 @@ def sequences(texts: Sequence[str], tokenizer: Any, length: int) -> np.ndarray:
     return np.random.default_rng(SEED).permutation(np.array(runs, np.int64))
 
 
+def documentation() -> list[str]:
+    """Return what modules say of themselves, one text each: Python's own and those of some packages, in order."""
+    folders = [Path(sysconfig.get_path("stdlib")), *(installed(name) for name in DOCUMENTED)]
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py")) if _is_read(path.relative_to(folder))]
+    texts = ("\n".join(_docstrings(path)) for path in paths)
+    return [text for text in dict.fromkeys(texts) if text]
+
+
+def _is_read(path: Path) -> bool:
+    return not {"site-packages", "dist-packages", "test", "tests", "idlelib", "pydoc_data"}.intersection(path.parts)
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    """Yield the docstrings of a module, without paragraphs that are code."""
+    try:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):  # templates, samples of broken code
+        return
+    for node in ast.walk(module):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            said = "\n\n".join(p for p in re.split(r"\n\s*\n", ast.get_docstring(node) or "") if ">>>" not in p)
+            yield from [plain(said)] if said else []
+
+
 def text_parts(tokenizer: Any, length: int, wanted: dict[str, int]) -> dict[str, np.ndarray]:
-    """Return the sequences of each part; a smaller calibration part is the beginning of the larger one."""
-    calibration, evaluation = (sequences(texts, tokenizer, length) for texts in articles())
+    """Return the sequences of each part; a smaller calibration part is the beginning of the larger one.
+
+    `TUNING` begins as calibration does, and goes on with documentation that shares no paragraph with the evaluation.
+    """
+    kept, held = articles()
+    calibration, evaluation = (sequences(texts, tokenizer, length) for texts in (kept, held))
     print(f"{len(calibration)} sequences of {length} tokens for calibration, {len(evaluation)} for evaluation")
     parts = {part: (evaluation if part == "eval" else calibration)[:count] for part, count in wanted.items()}
+    if TUNING in wanted:
+        more = sequences(without_shared(held, documentation())[1], tokenizer, length)
+        print(f"{len(more)} sequences of documentation")
+        parts[TUNING] = np.concatenate([calibration, more])[: wanted[TUNING]]
     for part, rows in parts.items():
         if len(rows) < wanted[part]:
             raise SystemExit(f"{part}: {len(rows)} sequences, wanted {wanted[part]}")
