@@ -132,9 +132,11 @@ class _Layer:
         self.group, self._node, self._choice = group, coupling.node, choice
         self._traced = traced
         self._fused = _Alone(traced, coupling) if coupling.node.op in _FUSED else None
-        self._summed = [] if self._fused else _summed(traced, group.atom, _row_atoms(traced, coupling, choice))
+        rows = _row_atoms(traced, coupling, choice)
+        self._answers = _answers(traced, group.atom, rows)
+        self._summed = [] if self._fused or self._answers else _summed(traced, group.atom, rows)
         inputs = [coupling.node.inputs[slot] for slot in ((0, choice.slot) if self._fused else (choice.slot,))]
-        self.names = [*inputs, *(each.name for each in self._summed)]
+        self.names = [*inputs, *(each.name for each in self._summed), *(each.name for each in self._answers)]
         self.load, self.output = np.zeros(group.units), np.zeros(group.units)
         self.rows = 0
 
@@ -147,6 +149,8 @@ class _Layer:
         if self._fused is not None:
             answers = self._fused.norms(values[self._node.inputs[0]], scores)
             self.output += (weights * answers).sum(0)
+        elif self._answers:
+            self.output += [each.norm(values[each.name]) for each in self._answers]
         elif self._summed:
             norms = [each.norms(values[each.name]) for each in self._summed]
             if {len(each) for each in norms} <= {1, len(weights)}:  # else rows are cut up in another way
@@ -243,6 +247,31 @@ def _factors(traced: Trace, index: int, atom: Atom, rows: Sequence[Atom]) -> Ite
         ordered = tuple(sorted(of_rows, key=lambda dim: rows.index(own[dim][0])))
         dims = [dim for dim, axis in enumerate(axes or ()) if traced.partition.resolve(axis) == atom]
         yield from (_Factor(name, dim, ordered) for dim in dims if name not in traced.model.fixed)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one expert adds to the others."""
+
+    name: str
+    others: tuple[int, ...]  # dims of what it adds for a row
+
+    def norm(self, values: Array) -> float:
+        """Return the sum of the norms of what the expert answers, over the rows that it is picked for."""
+        return float(np.sqrt(np.square(values, dtype=np.float64).sum(self.others)).sum())
+
+
+def _answers(traced: Trace, atom: Atom, rows: Sequence[Atom]) -> list[_Answer]:
+    """Return what each expert adds where a graph has layers for each alone; nothing where it has not."""
+    apart, top = traced.apart.get(atom), set(traced.model.top)
+    found: dict[int, _Answer] = {}
+    for drop in (drop for drop in (apart.drops if apart else ()) if drop.node in top):
+        name = traced.model.nodes[drop.node].inputs[drop.slot]
+        own = [set(traced.partition.atoms(axis)) for axis in traced.values.get(name, ())]
+        others = tuple(dim for dim, atoms in enumerate(own) if not atoms & {*rows, *(apart.counts if apart else ())})
+        if len(drop.units) == 1:
+            found.setdefault(next(iter(drop.units)), _Answer(name, others))
+    return [found[unit] for unit in sorted(found)] if len(found) == atom.size else []
 
 
 def _elements(traced: Trace, name: str) -> int:

@@ -21,9 +21,11 @@ from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, shares_samples
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts
+from onnxprune.dependency.apart import gone_nodes
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.groups import Group
+from onnxprune.dependency.trace import Trace
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
@@ -165,7 +167,7 @@ def finish(
     with publish(proto, model.folder) as (path, complete), released(verify.read_back(path)) as written:
         after = same_part(written, model)
         verified = improved.verification if improved else proof(after)
-        macs = cost.macs(traced), cost.macs(traced, rewrite.new_sizes(masks)) - cost.NodeMacs(traced).total(dead)
+        macs = _macs(traced, masks, dead)
         compare = partial(beside, prepared, after, others, progress)
         seen = accepted(decision, after, _counted(model, after, macs), compare, is_raced=is_raced)
         report = build_report(
@@ -173,7 +175,7 @@ def finish(
             after=after,
             macs=macs,
             options=options,
-            **_accounted(prepared, plan, dead),
+            **_accounted(prepared, plan, dead | gone_nodes(traced.apart, masks)),
             cuts=rewritten.cuts,
             verification=verified,
             comparison=seen.comparison,
@@ -187,6 +189,12 @@ def finish(
         check_unchanged(model.stamps, model.file.path)
         complete(report)
     return proto, report
+
+
+def _macs(traced: Trace, masks: Masks, dead: Collection[int]) -> tuple[int, int]:
+    """Return the multiply-accumulates of one sample before the cut, and after it without nodes that are dead."""
+    left = {*dead} - gone_nodes(traced.apart, masks)
+    return cost.macs(traced), cost.macs_of_kept(traced, masks) - cost.NodeMacs(traced).total(left)
 
 
 def _accounted(prepared: PreparedModel, plan: Plan, dead: Collection[int]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _REPORT = "nothing in this version; please report the model"
 _FREES: Sequence[tuple[str, str]] = (
     (r"^the (attributes|rule) of ", _REPORT),  # first: what an exception says may be anything
     (r"^it (is part of|computes) a cache", "--change-io"),
-    (r"part of the graph (in|out)put", "nothing: the model keeps its inputs and outputs"),
+    (r"part of the graph (in|out)put|to whoever runs the model", "nothing: the model keeps its inputs and outputs"),
     (r"removing a unit is not the same|(normalises|reduces|quantizes by the range) over it", "--width"),
     (r"(outer|inner) factor", "--only NAME"),
     (r"--ratio|--ignore|--only|--round-to|--min-units|--criterion|its ratio|its loss curve|criterion", "other options"),

@@ -9,12 +9,12 @@ readers are gone with the branch.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxprune.dependency.caches import Cache
 from onnxprune.dependency.cost import NodeMacs
+from onnxprune.dependency.needs import Needs
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Node
 
@@ -78,7 +78,8 @@ class _Finder:
         top = [self._model.nodes[index] for index in self._model.top]
         self._nodes = {name: node for node in top for name in node.outputs if name}
         self._maker = {name: node.index for name, node in self._nodes.items()}
-        self._place = {index: place for place, index in enumerate(self._model.top)}
+        self._needs = Needs(self._model)
+        self._place = self._needs.place
         self._outputs = {*(port.name for port in self._model.outputs), *self._model.tensor_outputs}
         self.macs = NodeMacs(traced).of
         self._reads = self._weights_by_reader()
@@ -132,7 +133,7 @@ class _Finder:
         """
         node = self._model.nodes[index]
         origins = self._origins(node.inputs[other])
-        own, first = set(self._only_for(index, slot, set())), min(map(self._made_at, origins))
+        own, first = set(self._needs.only_for({(index, slot)}, ())), min(map(self._needs.made_at, origins))
         seen, waiting = {node.inputs[slot]}, [node.inputs[slot]]
         while waiting:
             maker = self._maker.get(waiting.pop(), -1)
@@ -149,10 +150,6 @@ class _Finder:
     def _is_passed(self, index: int) -> bool:
         """Whether what a node gives says as much of its input as the input itself, such as a normalisation."""
         return self._model.nodes[index].op not in _SIZES and not self.macs(index)
-
-    def _made_at(self, name: str) -> int:
-        """Return the place of the node that makes a value, -1 for an input."""
-        return self._place.get(self._maker.get(name, -1), -1)
 
     def _origins(self, name: str) -> set[str]:
         """Return a value and all that its stream was before, also in another type and as fused sums give it."""
@@ -184,13 +181,14 @@ class _Finder:
 
     def _branch(self, index: int, slot: int, other: int) -> Branch | None:
         """Return a branch; None where it holds no layer."""
-        wanted = self._only_for(index, slot, set())
+        place = {(index, slot)}
+        wanted = self._needs.only_for(place, ())
         whole = sum(map(self.macs, wanted))
         if not whole:
             return None
         caches = self._caches_of(wanted)
         own = caches if self._model.changes_io else ()
-        nodes = self._only_for(index, slot, self._outputs.difference(cache.present for cache in own))
+        nodes = self._needs.only_for(place, self._outputs.difference(cache.present for cache in own))
         reason = None
         if sum(map(self.macs, nodes)) < whole:
             reason = self._why_whole(wanted, caches)
@@ -229,32 +227,6 @@ class _Finder:
         return f"it computes {listed}, which the model gives as outputs"
 
     # -- what goes with a branch -----------------------------------------------------------------------
-
-    def _only_for(self, index: int, slot: int, needed: set[str]) -> list[int]:
-        """Return the nodes that are there for one input of a node alone, in order.
-
-        Args:
-            index: of the node.
-            slot: of its input.
-            needed: values that are needed beside what nodes read.
-        """
-        gone: set[int] = set()
-        waiting = [-self._made_at(self._model.nodes[index].inputs[slot])]  # places, the last of them first
-        looked = set(waiting)
-        while waiting:
-            at = self._model.top[-heapq.heappop(waiting)]
-            node = self._model.nodes[at]
-            made = [name for name in node.outputs if name]
-            readers = [reader for name in made for reader in self._model.readers.get(name, ())]
-            alone = all(reader == (index, slot) or self._owner[reader[0]] in gone for reader in readers)
-            if not alone or not needed.isdisjoint(made):
-                continue
-            gone.add(at)
-            for place in {-self._made_at(name) for name in (*node.inputs, *node.captured) if name} - looked:
-                if place <= 0:
-                    looked.add(place)
-                    heapq.heappush(waiting, place)
-        return sorted(gone, key=self._place.__getitem__)
 
     def _weights_by_reader(self) -> dict[int, list[str]]:
         """Return the weights that each node of the main graph reads, itself or in its bodies."""

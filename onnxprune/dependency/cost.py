@@ -6,15 +6,15 @@ All but the peak are polynomials in the sizes of the atoms, so the cost of a pla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from onnxprune.dependency.axes import Atom, Axes, kept_size, taken, walk
+from onnxprune.dependency.apart import gone_nodes, weights_apart
+from onnxprune.dependency.axes import Atom, Axes, Mask, kept_size, taken, walk
 from onnxprune.dependency.groups import Group
-from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.sizes import Volumes
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.ports import Port, Role
@@ -40,13 +40,52 @@ def macs(traced: Trace, sizes: Mapping[Atom, int] | None = None) -> int:
     other than the batch have the size that the probe gave them.
     """
     merged = {**per_sample(traced), **(sizes or {})}
-    return sum(_macs(traced, coupling, merged) for coupling in traced.couplings.values())
+    return round(sum(each.at(merged) for each in _products(traced)))
 
 
-def _macs(traced: Trace, coupling: Coupling, sizes: Mapping[Atom, int]) -> int:
-    """Return the multiply-accumulates of a node."""
-    each = (traced.axes(axes) for axes in coupling.macs)
-    return sum(math.prod(kept_size(axis, sizes) for axis in axes) for axes in each)
+def macs_of_kept(traced: Trace, kept: Mapping[Atom, Mask]) -> int:
+    """Return the multiply-accumulates of one sample with the kept units alone.
+
+    Rows that removed units would have been picked for go to the others.
+    """
+    sizes, gone = {atom: int(mask.sum()) for atom, mask in kept.items()}, gone_nodes(traced.apart, kept)
+    merged = {**per_sample(traced), **sizes}
+    return round(sum(each.at(merged) for each in _products(traced, sizes) if each.node not in gone))
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """Sizes that multiply to multiply-accumulates of a node."""
+
+    node: int
+    axes: Axes
+    times: float  # by which the product is multiplied
+    is_of_picked: bool  # whether rows are multiplied that are picked for a unit, such as an expert
+
+    def at(self, sizes: Mapping[Atom, int]) -> float:
+        return self.times * math.prod(kept_size(axis, sizes) for axis in self.axes)
+
+
+def _products(traced: Trace, kept: Mapping[Atom, int] = MappingProxyType({})) -> Iterator[_Product]:
+    """Yield the products of sizes that are the multiply-accumulates of each node.
+
+    Of rows that are picked for one of several units each has as many; together they have all that are picked.
+
+    Args:
+        traced: the model with its axes.
+        kept: sizes of atoms that lose units.
+    """
+    rows = {
+        atom: (traced.axes(count.of), len(count.units) / kept.get(units, units.size))
+        for units, apart in traced.apart.items()
+        for atom, count in apart.counts.items()
+    }
+    for index, coupling in traced.couplings.items():
+        for axes in map(traced.axes, coupling.macs):
+            picked = [axis for axis in axes if isinstance(axis, Atom) and axis in rows]
+            others = tuple(axis for axis in axes if axis not in picked)
+            all_rows = (row for atom in picked for row in rows[atom][0])
+            yield _Product(index, (*all_rows, *others), math.prod(rows[atom][1] for atom in picked), bool(picked))
 
 
 class NodeMacs:
@@ -55,9 +94,10 @@ class NodeMacs:
     def __init__(self, traced: Trace) -> None:
         """Count those of each node."""
         sizes, owners = per_sample(traced), traced.model.owners
-        self._counts = dict.fromkeys(traced.model.top, 0)
-        for index, coupling in traced.couplings.items():
-            self._counts[owners[index]] += _macs(traced, coupling, sizes)
+        counts = dict.fromkeys(traced.model.top, 0.0)
+        for each in _products(traced):
+            counts[owners[each.node]] += each.at(sizes)
+        self._counts = {index: round(count) for index, count in counts.items()}
 
     def of(self, index: int) -> int:
         """Return those of a node."""
@@ -77,15 +117,26 @@ def shares(traced: Trace, groups: Sequence[Group]) -> dict[str, float]:
 
 def macs_by_atom(traced: Trace) -> dict[Atom, int]:
     """Return, for every atom, the multiply-accumulates of one sample that its units take part in."""
-    sizes = per_sample(traced)
-    totals: dict[Atom, int] = {}
-    for axes in (traced.axes(axes) for coupling in traced.couplings.values() for axes in coupling.macs):
-        counts = [kept_size(axis, sizes) for axis in axes]
-        for axis, count in zip(axes, counts, strict=True):
-            others = math.prod(counts) // max(1, count)
+    sizes, going = per_sample(traced), _going(traced)
+    totals: dict[Atom, float] = {}
+    for each in _products(traced):
+        counts = [kept_size(axis, sizes) for axis in each.axes]
+        for axis, count in zip(each.axes, counts, strict=True):
+            others = each.times * (math.prod(counts) // max(1, count))
             for atom, part in taken(axis, sizes).items():
                 totals[atom] = totals.get(atom, 0) + others * part
-    return totals
+        if each.node in going:
+            totals[going[each.node]] = totals.get(going[each.node], 0) + each.at(sizes)
+    return {atom: round(total) for atom, total in totals.items()}
+
+
+def _going(traced: Trace) -> dict[int, Atom]:
+    """Return the nodes that go with a unit and whose work no other unit takes over, and the axis of the units.
+
+    Rows that are picked are as many with fewer units.
+    """
+    of_picked = {each.node for each in _products(traced) if each.is_of_picked}
+    return {index: units for units, apart in traced.apart.items() for index in apart.nodes if index not in of_picked}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +186,25 @@ class Counter:
                 0 the node costs nothing. A weight goes with all nodes that read it.
         """
         samples = per_sample(traced)
-        gated = _Gates(traced, gates)
+        gated, going = _Gates(traced, gates), _going(traced)
+        alone = weights_apart(traced.model, traced.apart)
+        units_of = {name: units for units, each in alone.items() for names in each for name in names}
         macs_of = [
-            (*traced.axes(axes), *gated.of_node(index))
-            for index, coupling in traced.couplings.items()
-            for axes in coupling.macs
+            ([(*each.axes, *gated.of_node(each.node), *gate)], each.times * share)
+            for each in _products(traced)
+            for gate, share in [_share_of(going.get(each.node))]
         ]
         known = traced.model.constants
         uses = (use for use in traced.uses if use.constant in known and known[use.constant].is_weight)
         shared: dict[Hashable, dict[Axes, str]] = {}  # uses of constants that are the same bytes of a file
         for use in uses:
-            axes = (*traced.axes(use.axes), *gated.of_weight(use.constant))
+            gate, _ = _share_of(units_of.get(use.constant))
+            axes = (*traced.axes(use.axes), *gated.of_weight(use.constant), *gate)
             shared.setdefault(known[use.constant].identity, {})[axes] = use.constant
         weights = [(list(alike), known[next(iter(alike.values()))]) for alike in shared.values()]
         read = sum(first.count for _, first in weights)
         held = sum(first.count * width(first.dtype) for _, first in weights)
+        shares = [_share_of(units_of.get(first.name))[1] for _, first in weights]
         caches = [
             ((*traced.axes(traced.values[port.name]), *gated.of_weight(port.name)), port) for port in _caches(traced)
         ]
@@ -161,9 +216,12 @@ class Counter:
             "size": traced.model.needed_bytes - held,
         }
         self._sums = {
-            "macs": _Sum([([axes], 1.0) for axes in macs_of], samples),
-            "params": _Sum([(alike, 1.0) for alike, _ in weights], samples),
-            "size": _Sum([(alike, width(first.dtype)) for alike, first in weights], samples),
+            "macs": _Sum(macs_of, samples),
+            "params": _Sum([(alike, share) for (alike, _), share in zip(weights, shares, strict=True)], samples),
+            "size": _Sum(
+                [(alike, share * width(first.dtype)) for (alike, first), share in zip(weights, shares, strict=True)],
+                samples,
+            ),
         }
         kept = [([axes], float(port.dtype.itemsize)) for axes, port in caches if port.dtype is not None]
         self._sums[CACHE] = _Sum(kept, {**samples, **open_dims})
@@ -179,6 +237,14 @@ class Counter:
     def fraction(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the count as a fraction of that of the original."""
         return self.count(kind, sizes) / max(1, self.before[kind])
+
+
+def _share_of(units: Atom | None) -> tuple[Axes, float]:
+    """Return what a cost is multiplied by that goes with one of some units: their axis, and one over its size.
+
+    Which of them go is not known where costs are counted: each costs what they do on the average.
+    """
+    return ((units,), 1 / units.size) if units is not None else ((), 1.0)
 
 
 class _Gates:

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.dependency.apart import weights_apart
 from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, outer_factors, places, positions, walk
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling
@@ -81,6 +82,7 @@ class Group:
     # all where some have more channels for a unit than others
     params: int  # weights that carry it, all units together
     least: int = 1  # units that some op picks of them: no fewer can be kept
+    alone: tuple[tuple[str, ...], ...] = ()  # weights that each unit has alone, such as those of an expert
 
     @property
     def units(self) -> int:
@@ -177,12 +179,13 @@ def _group(traced: Trace, atom: Atom, members: tuple[Member, ...], kinds: _Kinds
         mixed=traced.partition.mix_of(atom),
         outer=outer,
         lanes=kinds.lanes.get(atom, 0),
-        params=_params(members, traced.model.constants),
+        params=_params(members, traced.model.constants, kinds.alone.get(atom, ())),
         least=kinds.picked.get(atom, 1),
+        alone=kinds.alone.get(atom, ()),
     )
 
 
-def _params(members: Sequence[Member], constants: Mapping[str, Constant]) -> int:
+def _params(members: Sequence[Member], constants: Mapping[str, Constant], alone: Iterable[Iterable[str]]) -> int:
     """Return how many weights are removed with all units; a weight that several nodes share counts once."""
     users: dict[str, str] = {}
     left: dict[str, list[int]] = {}
@@ -193,7 +196,8 @@ def _params(members: Sequence[Member], constants: Mapping[str, Constant]) -> int
             seen.add(key)
             sizes = left.setdefault(member.constant, list(constants[member.constant].shape))
             sizes[member.dim] -= member.places.size
-    return sum(constants[name].count - math.prod(sizes) for name, sizes in left.items())
+    apart = sum(constants[name].count for names in alone for name in names)
+    return apart + sum(constants[name].count - math.prod(sizes) for name, sizes in left.items())
 
 
 def layer_name(constant: str) -> str:
@@ -342,6 +346,7 @@ class _Kinds:
         self._head_dims: set[Atom] = set()
         self.lanes: dict[Atom, int] = {}
         self.picked: dict[Atom, int] = {}  # units that ops pick of them, by what these score
+        self.alone = weights_apart(traced.model, traced.apart)
         for coupling in traced.couplings.values():
             for choice in coupling.chosen:
                 for atom in self._atoms((coupling.inputs[choice.slot] or ())[choice.dim : choice.dim + 1]):
@@ -410,6 +415,15 @@ def matrices(group: Group, traced: Trace, values: ConstantValues | None = None) 
         else:  # what the reference cannot evaluate counts as it is stored
             alike = (other for other in group.members if other.sink == member.sink)
             yield from ((each.role, each.matrix(traced.model.array(each.constant))) for each in alike)
+    yield from _alike(group, traced, values)
+
+
+def _alike(group: Group, traced: Trace, values: ConstantValues) -> Iterator[tuple[Role, Array]]:
+    """Yield the weights that units have alone, those of all units together where they have the same shapes."""
+    for names in zip(*group.alone, strict=False):
+        if len({traced.model.constants[name].shape for name in names}) == 1:
+            rows = [traced.model.array(name).astype(np.float32).ravel() for name in names]
+            yield "out", np.stack(rows)
 
 
 def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues) -> Iterator[Array]:

@@ -11,9 +11,10 @@ because exporters share one tensor between unrelated nodes. Values that follow f
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnxprune.dependency import rules
+from onnxprune.dependency.apart import Apart, units_apart
 from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, fresh
 from onnxprune.dependency.caches import Cache, caches
 from onnxprune.dependency.partition import Partition
@@ -59,6 +60,9 @@ class Trace:
     couplings: Mapping[int, Coupling]  # by node index; nodes that compute sizes alone are absent
     uses: tuple[Use, ...]
     caches: tuple[Cache, ...] = ()  # what the model keeps from one run to the next
+    apart: Mapping[Atom, Apart] = field(
+        default_factory=dict
+    )  # what units of an axis have alone, such as layers of experts
 
     def axes(self, axes: Axes) -> Axes:
         """Return `axes` in normal form."""
@@ -103,12 +107,14 @@ class _Tracer:
         carried = {dim for cache in found for name in (cache.past, cache.present) for dim in _each(name, cache.dims)}
         self._ends(carried | {(name, len(self.values[name]) - 1) for name in self.narrowed if name in self.values})
         self._settle_choices()
+        apart = self._units_apart()
         self._contract_dynamic()
         self._read_sizes()
         if not self.model.changes_io:
             self._keep(found)
         self._mix_streams()
-        return Trace(self.model, self.probe, self.partition, self.values, self.couplings, tuple(self.uses), found)
+        uses = tuple(self.uses)
+        return Trace(self.model, self.probe, self.partition, self.values, self.couplings, uses, found, apart)
 
     def _graph(self, indices: Sequence[int]) -> None:
         """Trace the nodes of the main graph or of a body, each after the bodies inside of it."""
@@ -267,6 +273,7 @@ class _Tracer:
             self._lock(axes, reason, node)
         coupling.writes.clear()
         coupling.chosen.clear()
+        coupling.spread, coupling.alone = (), None
         site.followed.clear()
         for name in (*node.inputs, *node.captured, *inner, *node.outputs):
             for axes in self.sequences.get(name, ()):
@@ -323,6 +330,14 @@ class _Tracer:
         mixed = {atom for each in others for axis in each.mixed for atom in self.partition.atoms(axis)}
         for atom in chosen - mixed:
             self.partition.unmix(atom)
+
+    def _units_apart(self) -> dict[Atom, Apart]:
+        """Return what units of each axis have alone; lock axes where that is not understood."""
+        all_apart = units_apart(self.model, self.probe, self.partition, self.couplings)
+        for atom, each in all_apart.items():
+            if isinstance(each, Lock):
+                self.partition.lock(atom, each)
+        return {atom: each for atom, each in all_apart.items() if isinstance(each, Apart)}
 
     def _mix_streams(self) -> None:
         """Let what is averaged over in a stream be cut only when that is asked for; elsewhere it is exact."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from onnxprune.dependency.axes import Atom, Axes, Axis, Mask, kept_mask, kept_size, walk
 from onnxprune.dependency.cost import Counter, Term, Terms
 from onnxprune.dependency.rules import Coupling, Write
+from onnxprune.dependency.rules.coupling import Position
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.edit import Stated
 from onnxprune.graph.parts import Operand, stand
@@ -209,7 +210,7 @@ class _Cut:
 
     def _is_due(self, write: Write) -> bool:
         """Whether a cut changes sizes that the node states, as in `surgery.rewrite`."""
-        masks = [self._mask(axis) for axis in (*_stated(write), *write.follows)]
+        masks = [self._mask(axis) for axis in (*write.axes, *write.follows)]
         cut = [int(mask.sum()) for mask in masks if mask is not None]
         return 1 in cut if write.if_single else bool(cut)
 
@@ -219,7 +220,9 @@ class _Cut:
             for size, before in zip(write.sizes, old, strict=True)
         ]
 
-    def _size(self, axis: Axis) -> int:
+    def _size(self, axis: Axis | Position) -> int:
+        if isinstance(axis, Position):  # on an axis that keeps its first units
+            return min(axis.index, self._size(axis.axis))
         return kept_size(self.sizing.traced.partition.resolve(axis), {**self.sizing.fixed, **self.sizes})
 
     def _operand(self, name: str, axes: Axes | None, write: Write | None) -> Operand | None:
@@ -237,7 +240,7 @@ class _Cut:
         """Return the sizes or positions that a node reads after the cut, None where they are not known."""
         value = self._value(name)
         if write.index is not None:
-            (axis,) = _stated(write)
+            (axis,) = write.axes
             mask, index = self._mask(axis), np.array(write.index)
             return index if mask is None else np.cumsum(mask)[index[mask[index]]] - 1
         if value is None:
@@ -261,10 +264,6 @@ class _Cut:
         if name not in model.constants:
             return self.sizing.traced.probe.value(name)
         return model.array(name) if model.constants[name].count <= MOST_NUMBERS else None
-
-
-def _stated(write: Write) -> Axes:
-    return tuple(size for size in write.sizes if size is not None and not isinstance(size, (int, float)))
 
 
 # -- from times to a prediction --------------------------------------------------------------------------------

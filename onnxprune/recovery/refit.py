@@ -31,6 +31,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.alone import are_finite, contents_of, without_bias
 from onnxprune.recovery.moments import MOST_ROWS, WIDEST, Moments, Shape, most_rows, precision
+from onnxprune.recovery.picked import Picked
 from onnxprune.recovery.reconstruct import Fit, Form, fit, reestimate
 from onnxprune.runtime.beside import ahead, beside
 from onnxprune.runtime.replay import BESIDE_BATCHES, Feeds, Replay, Taken
@@ -168,7 +169,7 @@ class _Refit:
         spared: Collection[str] = (),
     ) -> None:
         self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
-        self._rows = rows
+        self._rows, self._picked = rows, Picked(traced)
         self._shared = _shared(traced.model, cuts, spared)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
@@ -257,6 +258,9 @@ class _Refit:
             return "its output has no counterpart in the original"
         if isinstance(part, Mixer) and not self._is_whole(part):
             return "it had several groups before the cut"
+        rows = self._picked.of(part.input if isinstance(part, Mixer) else part.output)
+        if rows is not None and rows.numbers is None:
+            return "its rows are picked by what they hold, and nothing says which they are"
         if any(name in self._shared for name in part.constants):
             return "other nodes share its weights"
         if isinstance(part, Layer) and part.input in self._pruned.constants:
@@ -331,10 +335,13 @@ class _Refit:
         train, held = Moments(groups, ins, outs), Moments(groups, ins, outs)
         limit = most_rows(shape, ROWS_PER_INPUT, LEAST_ROWS, self._rows) // len(self.new) + 1
         rng = np.random.default_rng(self._seed)
-        old, new = original.run([total]), self.new.run([part.input, *added])
+        rows = self._picked.of(total)
+        numbers = [] if rows is None else [rows.numbers or ""]
+        old, new = original.run([total, *numbers]), self.new.run([part.input, *added, *numbers])
 
         def drawn() -> Iterator[_Drawn]:
-            for number, (before, now) in enumerate(zip(old, new, strict=True)):
+            for number, pair in enumerate(zip(old, new, strict=True)):
+                before, now = pair if rows is None else rows.in_both(*pair)
                 target = before[total] if isinstance(part, Mixer) else self._kept(total, before[total])
                 at = part.places(target.shape, limit, rng)
                 out = self._held_out(at, number)

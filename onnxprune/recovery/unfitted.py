@@ -18,6 +18,8 @@ def unfitted(
 ) -> list[Refitted]:
     """Return the nodes that make or consume removed units with a weight and are none of the parts of `refit`.
 
+    What went as a whole, such as the layers of an expert, needs no fit.
+
     Args:
         model: the original.
         cut: the groups that lost units.
@@ -31,8 +33,8 @@ def unfitted(
     outcomes: dict[int, Refitted] = {}
     for member in (member for group in cut for member in group.members if member.role in roles):
         node = model.nodes[member.sink[0]]
-        if node.index not in outcomes and not fitted.intersection(node.outputs):
-            why = _why_not(model, member, after.get(node.outputs[0]), pruned)
+        if node.index not in outcomes and node.outputs[0] in after and not fitted.intersection(node.outputs):
+            why = _why_not(model, member, after[node.outputs[0]], pruned)
             outcomes[node.index] = Refitted(node.name, node.op, None, None, None, why)
     return [outcomes[index] for index in sorted(outcomes)]
 
@@ -43,11 +45,9 @@ def _outputs(pruned: Model, linear: bool, batch_norm: bool) -> Iterator[str]:
         yield from (part.node.outputs[0], part.output)
 
 
-def _why_not(model: Model, member: Member, node: Node | None, pruned: Model) -> str:
+def _why_not(model: Model, member: Member, node: Node, pruned: Model) -> str:
     if not is_float(model.constants[member.constant].dtype):
         return "its weight is quantized"
-    if node is None:
-        return "it has no counterpart in the pruned model"
     if node.op == "BatchNormalization":
         return "it is inside a body" if node.index not in pruned.top else "its statistics are no constants of its own"
     return why_no_layer(node, pruned)

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.dependency.apart import gone_nodes, removed_units, weights_apart
 from onnxprune.dependency.axes import Atom, Axis, Mask, kept_mask, walk
 from onnxprune.dependency.rules import Coupling, Write
+from onnxprune.dependency.rules.coupling import Position
 from onnxprune.dependency.trace import SizeFinder, Trace, Use
 from onnxprune.errors import CutError, OnnxpruneError
 from onnxprune.graph.edit import Content, Edits, Part, Stated, apply_edits, make_node
@@ -107,6 +109,7 @@ class Rewriter:
     factors: dict[tuple[int, int], float] = field(default_factory=dict)  # by which an input is multiplied
     outputs: dict[tuple[int, int], str] = field(default_factory=dict)
     nodes_after: dict[int, list[Any]] = field(default_factory=dict)
+    gone: frozenset[int] = frozenset()  # nodes that go with removed units
     names: FreshNames = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ class Rewriter:
     def edits(self) -> Edits:
         """Return what changes in the model."""
         finder = SizeFinder(self.traced.model, self.traced.probe, self.traced.values)
+        self._drop_units()
         self._write_sizes(finder)
         self._compensate()
         self._slice_constants(finder)
@@ -149,17 +153,44 @@ class Rewriter:
     def _size(self, axis: Axis) -> int:
         return int(self._mask(axis).sum()) if self._is_cut(axis) else axis.size
 
+    # -- what removed units had alone ------------------------------------------------------------------
+
+    def _drop_units(self) -> None:
+        """Let whoever reads what removed units are added to read what it is without them."""
+        left: dict[str, str] = {}
+        self.gone = gone_nodes(self.traced.apart, self.kept)
+        alone = weights_apart(self.traced.model, self.traced.apart)
+        for atom, apart in self.traced.apart.items():
+            removed = removed_units(atom, self.kept)
+            names = (name for unit in removed for name in alone[atom][unit])
+            self.cuts.update((name, Cut(name, {0: ()})) for name in names if self.traced.model.constants[name].shape)
+            for drop in apart.dropped(removed):
+                source = self.traced.model.nodes[drop.node].inputs[drop.source]
+                left[drop.output] = left.get(source, source)
+        results = {name for node in self.traced.model.nodes for body in node.bodies for name in body.outputs}
+        results.update(port.name for port in self.traced.model.outputs)
+        for name, source in left.items():
+            readers = self.traced.model.readers.get(name, ())
+            self.inputs.update((place, source) for place in readers if place[1] >= 0)
+            if name in results:
+                self._write_as(name, source)
+
+    def _write_as(self, name: str, source: str) -> None:
+        """Give a value to whoever finds it by the name of another one, which a node made before."""
+        index = next(node.index for node in self.traced.model.nodes if name in node.outputs)
+        self.outputs[index, self.traced.model.nodes[index].outputs.index(name)] = self.names.fresh(f"{name}_gone")
+        self.nodes_before.setdefault(index, []).append(make_node("Identity", [source], name))
+
     # -- sizes that nodes state ------------------------------------------------------------------------
 
     def _write_sizes(self, finder: SizeFinder) -> None:
         """Write what the nodes state wherever an axis behind it is cut, or one that it was computed from."""
         for index, coupling in self.traced.couplings.items():
-            for write in coupling.writes:
-                stated = [size for size in write.sizes if size is not None and not isinstance(size, (int, float))]
+            for write in coupling.writes if index not in self.gone else ():
                 sources: frozenset[Axis] = frozenset()
                 if isinstance(write.target, int) and write.target < len(coupling.node.inputs):
                     sources = finder.axes(coupling.node.inputs[write.target])
-                cut = [axis for axis in (*stated, *write.follows, *sources) if self._is_cut(axis)]
+                cut = [axis for axis in (*write.axes, *write.follows, *sources) if self._is_cut(axis)]
                 if any(self._size(axis) == 1 for axis in cut) if write.if_single else cut:
                     with cutting(str(coupling.node)):
                         self._write(index, write)
@@ -194,13 +225,17 @@ class Rewriter:
     def _entries(self, write: Write, old: list[Any]) -> list[int | float | None]:
         """Return the new entries, None where only the running model knows them."""
         return [
-            before if size is None else size if isinstance(size, (int, float)) else self._size(size)
+            before if size is None else size if isinstance(size, (int, float)) else self._stated_size(size)
             for size, before in zip(write.sizes, old, strict=True)
         ]
 
+    def _stated_size(self, size: Axis | Position) -> int:
+        """Return the new size of an axis, or the new position of an index."""
+        return int(self._mask(size.axis)[: size.index].sum()) if isinstance(size, Position) else self._size(size)
+
     def _positions(self, write: Write, dtype: Any) -> Array:
         """Return the indices of kept units, counted among the kept units."""
-        axis = next(axis for axis in write.sizes if axis is not None and not isinstance(axis, (int, float)))
+        (axis,) = write.axes
         mask, index = self._mask(axis), np.array(write.index)
         positions: Array = np.cumsum(mask)[index[mask[index]]] - 1
         return positions.astype(dtype)
@@ -263,7 +298,8 @@ class Rewriter:
         by_constant: dict[str, list[Use]] = {}
         elsewhere = self._read_elsewhere()
         for use in self.traced.uses:
-            by_constant.setdefault(use.constant, []).append(use)
+            if use.node not in self.gone:
+                by_constant.setdefault(use.constant, []).append(use)
         for name, uses in by_constant.items():
             with cutting(f"{name!r}"):
                 if name in self.traced.model.constants:

@@ -39,8 +39,8 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
             is proven to give what the module gives with the units at zero that are gone.
 
     Raises:
-        OptionError: without PyTorch; for a plan without indices, one that takes branches out, and what is no network;
-            for an example of a cut that is not exact, or of a state dict.
+        OptionError: without PyTorch; for a plan without indices, one that takes branches or the layers of experts out,
+            and what is no network; for an example of a cut that is not exact, or of a state dict.
         InputError: for weights that are not found or do not fit, layers that cannot have other sizes, and what is no
             report, or one of another form; and for a module that gives something else on the example.
     """
@@ -54,6 +54,7 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
         _check_example(network, report)
     model = _original(source, plan.input if plan is not None else report["input"])
     kept = _of_report(report) if plan is None else cuts_of(plan, _needed(model, plan))
+    _check_parts(kept)
     cuts = [WeightCut(name, indices, partial(_array, model, name)) for name, indices in kept]
     whole = set() if model is None else set(model.constants) - {name for name, _ in kept}
     state = state_of(network)
@@ -140,6 +141,16 @@ def _of_report(report: Mapping[str, Any]) -> list[tuple[str, dict[int, list[int]
             raise OptionError(f"the report has a {name}: units alone are cut here, and nothing else is changed")
     cuts = report["initializers"].values()
     return [(cut["source"], {int(axis): kept for axis, kept in cut["kept"].items()}) for cut in cuts]
+
+
+def _check_parts(kept: Sequence[tuple[str, Mapping[int, Sequence[int]]]]) -> None:
+    """Raise OptionError for a weight of which nothing stays."""
+    for name, indices in kept:
+        if any(not len(places) for places in indices.values()):
+            raise OptionError(
+                f"weight {name!r} is gone as a whole, with the one unit that it belongs to: units of weights alone are "
+                "cut here, and no layers are taken out"
+            )
 
 
 def _array(model: Model | None, name: str) -> Array | None:

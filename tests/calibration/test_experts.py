@@ -10,8 +10,9 @@ from onnxprune.calibration.experts import _Factor, gates, used_experts
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
-from tests.support.build import dense
+from tests.support.build import dense as of_rows
 from tests.support.experts import CONTRACTED, FUSED, FUSED_SHARES, SINGLE, mixture, rows
+from tests.support.unrolled import EACH, ONCE, dense, gathered
 
 
 def used(proto, batch=32):
@@ -45,7 +46,10 @@ def test_a_fused_mixture(fused, normalised):
     np.testing.assert_allclose(seen.output, output, rtol=1e-4)
 
 
-@pytest.mark.parametrize("single", [SINGLE, CONTRACTED])
+UNROLLED = [gathered("OneHot", EACH), gathered("Equal", ONCE), dense("Gather"), dense("Slice"), dense("Equal")]
+
+
+@pytest.mark.parametrize("single", [SINGLE, CONTRACTED, *UNROLLED], ids=range(7))
 @pytest.mark.parametrize("batch", [64, 1])
 def test_a_mixture_of_single_nodes(single, batch):
     (seen,) = used(mixture(single=single), batch).values()
@@ -62,7 +66,8 @@ def test_rows_in_another_order_than_the_scores():
 
 
 def test_other_groups_are_passed_over():
-    assert used_experts(trace(load(dense("b = Relu(a)"))), groups(trace(load(dense("b = Relu(a)")))), []) == {}
+    traced = trace(load(of_rows("b = Relu(a)")))
+    assert used_experts(traced, groups(traced), []) == {}
 
 
 @pytest.mark.parametrize(

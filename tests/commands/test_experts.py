@@ -14,6 +14,7 @@ from onnxprune.commands.folder_settings import adjusted
 from onnxprune.errors import OptionError
 from onnxprune.planning import expert_curves
 from tests.support.experts import mixture, rows
+from tests.support.unrolled import EACH, ONCE, dense, gathered
 
 
 def pruned(fused=True, **options):
@@ -37,6 +38,29 @@ def test_experts_that_do_least_go(fused):
     assert losses[0] == 0
     assert losses[1] < 1e-6  # the expert that is never picked
     assert losses[2] > losses[1]
+
+
+@pytest.mark.parametrize("single", [gathered("OneHot", EACH), gathered("Equal", ONCE), dense("Slice")], ids=range(3))
+def test_layers_of_experts_that_do_least_go(single):
+    options = {"only": "router", "ratio": 0.5, "latency": False, "data": {"x": rows()}}
+    result = onnxprune.prune(mixture(single=single), **options)
+    report, group = result.report, experts(result.report)
+    assert (group["kept_units"], group["exact"]) == ([1, 2], True)
+    assert report["verification"]["passed"]
+    gone = {name: entry["kept"] for name, entry in report["initializers"].items() if entry["kept"].get("0") == []}
+    assert gone == {name: {"0": []} for name in ("up0", "down0", "up3", "down3")}
+    assert {node["node"] for node in report["nodes"]} == {"q", "p", "u1", "u2", "d1", "d2", "y"}
+    inside = {each["name"]: each["kept"] for each in report["groups"] if each["name"] in ("up0", "up1", "up2", "up3")}
+    assert inside == {"up0": 0, "up1": 6, "up2": 6, "up3": 0}
+    assert report["output"]["params"] == report["input"]["params"] - 2 * (2 * 48 + 9)
+
+
+def test_a_target_of_parameters_is_met_with_experts_and_widths():
+    report = onnxprune.prune(
+        mixture(single=gathered()), targets={"params": 0.6}, latency=False, data={"x": rows()}, criterion="apoz"
+    ).report
+    assert experts(report)["kept"] < 4
+    assert report["output"]["params"] <= 0.6 * report["input"]["params"]
 
 
 def test_by_load_an_expert_that_adds_little_stays():

@@ -543,6 +543,11 @@ def test_what_no_weight_tells_is_refused(tmp_path):
         onnxprune.torch.apply(network, {**plan, "group": [{**counted, "keep": 3}]})
     with pytest.raises(OptionError, match="branch 'second' goes as a whole: units alone are cut here"):
         onnxprune.torch.apply(network, {**plan, "branch": [{"name": "second"}]})
+    gone = {"input": {}, "initializers": {"up": {"source": "up", "kept": {"0": []}}}}
+    with pytest.raises(
+        OptionError, match="weight 'up' is gone as a whole, with the one unit that it belongs to: units"
+    ):
+        onnxprune.torch.apply(network, gone)
     with pytest.raises(OptionError, match="the report has a depth: units alone are cut here"):
         onnxprune.torch.apply(network, {"initializers": {}, "input": {}, "depth": {}})
     path.unlink()

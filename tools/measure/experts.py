@@ -1,6 +1,7 @@
 """Measure what is kept of language models with fewer experts and fewer tokens.
 
     python tools/measure/experts.py experts DIR      the mixture that tools/models/train_experts.py writes to DIR
+    python tools/measure/experts.py unrolled DIR     the same with a loop over experts that the exporter unrolled
     python tools/measure/experts.py vocabulary DIR   that, and DIR/real/decoder.onnx, if it is there
     python tools/measure/experts.py page             docs/vocabulary_measured.md
 
@@ -50,9 +51,18 @@ def experts(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "target 0.7 of params", {**of_mixture(folder), "targets": {"params": 0.7}}
 
 
-def of_mixture(folder: Path) -> dict[str, Any]:
+def unrolled(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield names and options of rows: experts that have nodes of their own."""
+    loop = of_mixture(folder, "unrolled.onnx")
+    for left in (7, 6, 4, 2):
+        yield f"unrolled, experts {left}, by output", {**loop, "shape": {"experts": left}}
+    yield "unrolled, experts 4, by load", {**loop, "shape": {"experts": 4}, "criterion": "apoz", "reconstruct": False}
+    yield "unrolled, target 0.7 of params", {**loop, "targets": {"params": 0.7}}
+
+
+def of_mixture(folder: Path, file: str = "experts.onnx") -> dict[str, Any]:
     """Return the model and the samples of the mixture."""
-    paths = {"source": folder / "experts.onnx", "data": folder / "calibration.npz", "eval_data": folder / "eval.npz"}
+    paths = {"source": folder / file, "data": folder / "calibration.npz", "eval_data": folder / "eval.npz"}
     return {**{name: str(path) for name, path in paths.items()}, "metric": "language-model"}
 
 
@@ -67,6 +77,9 @@ def vocabulary(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         names = {"source": "decoder.onnx", "data": "decoder_calibration.npz", "eval_data": "decoder_eval.npz"}
         smollm = {name: str(real / file) for name, file in names.items()}
         yield "SmolLM2-135M, tokens of the texts", {**smollm, "vocabulary": used(smollm)}
+
+
+KINDS = {"experts": experts, "unrolled": unrolled, "vocabulary": vocabulary}
 
 
 def used(options: Mapping[str, Any]) -> list[int]:
@@ -100,7 +113,7 @@ def measured(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def page(rows: list[dict[str, Any]]) -> str:
     """Return the page."""
     of_tokens = [row for row in rows if row["tokens"] is not None]
-    of_experts = [row for row in rows if row["tokens"] is None]
+    of_experts = [row for row in rows if row["tokens"] is None and not row["name"].startswith("unrolled")]
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     lines = [
         "# Fewer tokens, fewer experts: measured",
@@ -178,7 +191,7 @@ def _speed(row: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measure what is missing, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["experts", "vocabulary", "page"])
+    parser.add_argument("what", choices=[*KINDS, "page"])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -189,7 +202,7 @@ def main() -> None:
         PAGE.write_text(page(rows), encoding="utf-8")
         return
     known = {row["name"] for row in rows}
-    for name, options in (experts if arguments.what == "experts" else vocabulary)(arguments.folder):
+    for name, options in KINDS[arguments.what](arguments.folder):
         if name not in known:
             row = measured(name, options)
             with arguments.results.open("a", encoding="utf-8") as file:

@@ -5,7 +5,9 @@ eight experts, of which two answer each byte. It takes some minutes on two cores
 
     python -m tools.models.train_experts FOLDER [--steps 1500]
 
-The folder gets ``experts.onnx``, and texts that the training did not see: ``calibration.npz`` and ``eval.npz``.
+The folder gets ``experts.onnx``; ``unrolled.onnx``, the same network with a loop over experts as the networks of
+transformers have it, which an exporter unrolls; and texts that the training did not see: ``calibration.npz`` and
+``eval.npz``.
 """
 
 from __future__ import annotations
@@ -64,6 +66,40 @@ class Experts(nn.Module):
         return (answers * shares[..., None]).sum(2)
 
 
+class Expert(nn.Module):
+    """One of the experts, with weights of its own."""
+
+    def __init__(self, up: torch.Tensor, down: torch.Tensor) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, INNER, bias=False), nn.Linear(INNER, WIDTH, bias=False)
+        self.up.weight, self.down.weight = nn.Parameter(up.T), nn.Parameter(down.T)
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Return the answers ``[rows, width]``."""
+        answers: torch.Tensor = self.down(F.gelu(self.up(a)))
+        return answers
+
+
+class Unrolled(nn.Module):
+    """The same sum, expert by expert: each answers the rows that it is picked for, as in transformers' Mixtral."""
+
+    def __init__(self, mixture: Experts) -> None:
+        super().__init__()
+        self.router = mixture.router
+        self.experts = nn.ModuleList(map(Expert, mixture.up.detach(), mixture.down.detach()))
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        """Return the sums ``[texts, bytes, width]``."""
+        rows = a.reshape(-1, WIDTH)
+        best, which = self.router(rows).topk(PICKED, -1)
+        shares, total = best.softmax(-1), torch.zeros_like(rows)
+        mask = F.one_hot(which, EXPERTS).permute(2, 1, 0)
+        for number, expert in enumerate(self.experts):
+            place, row = torch.where(mask[number])
+            total.index_add_(0, row, expert(rows[row]) * shares[row, place, None])
+        return total.reshape(a.shape)
+
+
 class Model(nn.Module):
     """Bytes in, scores of the next byte out."""
 
@@ -119,16 +155,23 @@ def train(steps: int, seed: int = 0) -> Model:
     return model.eval()
 
 
-def write(model: Model, folder: Path, seed: int = 1) -> None:
-    """Write a model, and texts that it was not trained on."""
-    folder.mkdir(parents=True, exist_ok=True)
+def export(model: Model, path: Path) -> None:
+    """Write a model as the older exporter of PyTorch does."""
     dims = {"input_ids": {0: "batch", 1: "length"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, (torch.zeros(2, 8, dtype=torch.int64),), folder / "experts.onnx", dynamo=False, opset_version=17,
+            model, (torch.arange(16).reshape(2, 8),), path, dynamo=False, opset_version=17,
             input_names=["input_ids"], output_names=["logits"], dynamic_axes={**dims, "logits": dims["input_ids"]},
         )  # fmt: skip
+
+
+def write(model: Model, folder: Path, seed: int = 1) -> None:
+    """Write a model, and texts that it was not trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    export(model, folder / "experts.onnx")
+    model.experts = nn.ModuleList(Unrolled(each) for each in model.experts if isinstance(each, Experts))
+    export(model, folder / "unrolled.onnx")
     rng, source = np.random.default_rng(seed), text()
     held = source[int((1 - HELD_OUT) * len(source)) :]
     half = len(held) // 2

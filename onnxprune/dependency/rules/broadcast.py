@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.dependency.axes import ONE
+from onnxprune.dependency.rules.coupling import Position
 from onnxprune.dependency.rules.registry import family, rule
 from onnxprune.dependency.rules.site import Site
 from onnxprune.errors import CannotUnify
@@ -13,7 +14,7 @@ UNARY = """
     Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """
 ELEMENTWISE = """
-    And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual
+    And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Greater GreaterOrEqual Less LessOrEqual
     Max Min Mod Mul Or PRelu Pow Where Xor
 """
 SUMS = "Add Mean Sub Sum"
@@ -29,6 +30,27 @@ MIXING = "Hardmax LogSoftmax LpNormalization Softmax"
 def elementwise(x: Site) -> None:
     """Inputs are broadcast, right-aligned; axes of size 1 carry nothing."""
     x.output(x.broadcast(*(x.axes(slot) for slot in range(len(x.node.inputs)) if x.has(slot))))
+
+
+@rule("Equal")
+def equal(x: Site) -> None:
+    """*s, *s -> *s, broadcast; numbers of units that positions of picked ones are compared with follow cuts."""
+    elementwise(x)
+    for slot, other in ((0, 1), (1, 0)):
+        numbers = x.value(other)
+        axis = None if numbers is None else x.positions(slot)
+        if axis is None or numbers is None:
+            continue
+        units = numbers.ravel().tolist()
+        if len(units) == 1 and 0 <= units[0] < axis.size:
+            x.take_alone(axis, units[0])
+            x.write(other, Position(axis, units[0]))
+        elif numbers.ndim == 1 and sorted(units) == list(range(axis.size)) and x.sizes(slot)[-1:] in ((), (1,)):
+            x.unify(x.axes(other)[0], axis)
+            x.write(other, axis, index=tuple(units))
+            x.spread(max(x.rank(0), x.rank(1)) - 1)
+        else:
+            x.lock(axis, "Equal compares its indices with numbers that are not those of all units")
 
 
 def total(x: Site) -> None:

@@ -15,17 +15,25 @@ from onnxprune.dependency.axes import Axes, Axis, Lock
 from onnxprune.graph.model import Node
 from onnxprune.graph.tensors import Array
 
-Size: TypeAlias = "Axis | int | float | None"
+Size: TypeAlias = "Axis | Position | int | float | None"
 NO_SIZES: Mapping[str, str | int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A position on an axis, which moves with the cuts in front of it."""
+
+    axis: Axis
+    index: int  # before any cut; the size of the axis is the end of it
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
     """Sizes that the node states and that must follow its axes.
 
-    Each entry is an axis (its size is written), a number (written as it is: 0 and -1 have a meaning in Reshape, and
-    the scale of an attention stays that of the original) or None (the entry keeps its value). Nothing is written while
-    none of the axes, nor of `follows`, is cut.
+    Each entry is an axis (its size is written), a position on an axis, a number (written as it is: 0 and -1 have a
+    meaning in Reshape, and the scale of an attention stays that of the original) or None (the entry keeps its value).
+    Nothing is written while none of the axes, nor of `follows`, is cut.
     """
 
     target: int | str  # input slot or attribute
@@ -36,6 +44,12 @@ class Write:
     if_single: bool = False  # due only when a cut leaves one index of an axis
     absent: bool = False  # the target is left out: it is what the op takes without it
     index: tuple[int, ...] | None = None  # the target holds these positions on the one axis of `sizes`, not its size
+
+    @property
+    def axes(self) -> Axes:
+        """The axes that entries are sizes of, or positions on."""
+        stated = (size.axis if isinstance(size, Position) else size for size in self.sizes)
+        return tuple(axis for axis in stated if axis is not None and not isinstance(axis, (int, float)))
 
 
 Decoder: TypeAlias = Callable[[Sequence["Array | None"]], Array]
@@ -82,6 +96,15 @@ class Positions:
     lock: Lock  # of the axis, where somebody reads them in a way that does not follow cuts
 
 
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Where an op takes what one unit has, and nothing of the others: all that it gives belongs to this unit."""
+
+    axis: Axis  # of the units
+    unit: int
+    slot: int | None  # of the input that it is taken out of; None where it tells where the unit was picked
+
+
 @dataclass(slots=True)
 class Coupling:
     """What is known of one node after its rule: the record that cost, masks and rewriting work from."""
@@ -91,6 +114,8 @@ class Coupling:
     outputs: list[Axes | None] = field(default_factory=list)
     contracted: list[tuple[int, int]] = field(default_factory=list)  # (input slot, dim)
     chosen: list[Choice] = field(default_factory=list)
+    spread: tuple[int, ...] = ()  # dims of the output along which units that were not picked have zeros
+    alone: Alone | None = None
     hidden: list[tuple[int, int]] = field(default_factory=list)  # the same for weights whose units stay inside the op
     macs: list[Axes] = field(default_factory=list)  # the sizes of each multiply to multiply-accumulates; they add up
     channels: int | None = None  # the dim of the channels, in and out, of an op that convolves

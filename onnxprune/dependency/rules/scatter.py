@@ -37,6 +37,8 @@ def scatter_elements(x: Site) -> None:
     _along_elements(x, dim)
     _by_value(x, indices[dim])
     _accumulate(x)
+    if x.positions(1) is not None and x.is_zero(0):
+        x.spread(dim)
     x.output(data)
 
 
@@ -130,6 +132,9 @@ def one_hot(x: Site) -> None:
     if known is not None and depth == [known.size]:
         x.output([*axes[:dim], known, *axes[dim:]])
         x.write(1, known)
+        values = x.numbers(2)
+        if values is not None and values[0] == 0:
+            x.spread(dim)
         return
     if known is not None:
         x.lock(known, "OneHot gives its positions another number of places")

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.dependency.axes import Axes, Axis, concat, fresh, product
-from onnxprune.dependency.rules.coupling import Size
+from onnxprune.dependency.axes import ONE, Axes, Axis, concat, fresh, product
+from onnxprune.dependency.rules.coupling import Position, Size
 from onnxprune.dependency.rules.registry import rule
 from onnxprune.dependency.rules.site import Site
 from onnxprune.errors import CannotUnify
@@ -37,7 +37,7 @@ def split(x: Site) -> None:
 
 @rule("Slice")
 def slice_(x: Site) -> None:
-    """*a [p + q + r] *b -> *a q *b; with a step s, *a (q s) *b -> *a q *b."""
+    """*a [p + q + r] *b -> *a q *b; with a step s, *a (q s) *b -> *a q *b; one of units that are picked, that alone."""
     axes = list(x.axes(0))
     starts, ends, dims, steps = _slice_arguments(x, len(axes))
     starts_from_end, ends_from_end = _from_end(axes, dims, starts), _from_end(axes, dims, ends)
@@ -88,6 +88,9 @@ def _sliced(
         x.lock(axis, "Slice reverses it")
         return None, None, x.made(dim)
     start, end = (max(0, min(size, value + size * (value < 0))) for value in (start, end))
+    if step == 1 and end - start == 1 and x.picks_from(axis):
+        x.take_alone(axis, start, 0)
+        return Position(axis, start), Position(axis, end), ONE
     if step == 1:
         before, rest = x.partition.split(axis, start)
         taken, _ = x.partition.split(rest, max(0, end - start))
@@ -102,7 +105,10 @@ def _sliced(
 
 @rule("Gather")
 def gather(x: Site) -> None:
-    """*a [p + 1 + q] *b -> *a *b for one known index; several may pick runs, shuffle or follow; else it is locked."""
+    """*a [p + 1 + q] *b -> *a *b for one known index; several may pick runs, shuffle or follow; else it is locked.
+
+    One known index of an axis of units that are picked takes that unit alone, and follows cuts.
+    """
     axes = x.axes(0)
     dim = x.dim(x.attr("axis", 0), len(axes))
     index = x.value(1)
@@ -121,6 +127,11 @@ def gather(x: Site) -> None:
         x.pick(0, axes[dim], "Gather picks its indices by value")
         return
     at = int(index.item())
+    if x.picks_from(axes[dim]):
+        unit = at + axes[dim].size * (at < 0)
+        x.take_alone(axes[dim], unit, 0)
+        x.write(1, Position(axes[dim], unit))
+        return
     before, rest = x.partition.split(axes[dim], at + axes[dim].size * (at < 0))
     x.partition.split(rest, 1)
     x.write(1, before, follows=_from_end(axes, [dim], [at]))

@@ -19,6 +19,7 @@ from onnxprune.dependency.axes import ONE, Axes, Axis, Lock, fresh
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules.coupling import (
     NO_SIZES,
+    Alone,
     Choice,
     Compensation,
     Coupling,
@@ -254,6 +255,19 @@ class Site:
         own = self.partition.resolve(axis)
         places = self.coupling.contracted
         places[:] = [(at, n) for at, n in places if self.partition.resolve(self.axes(at)[n]) != own]
+
+    def picks_from(self, axis: Axis) -> bool:
+        """Whether some op before this one picks units of an axis by their scores, and gives their positions."""
+        own = self.partition.resolve(axis)
+        return any(self.partition.resolve(each.axis) == own for each in self._positions.values())
+
+    def take_alone(self, axis: Axis, unit: int, slot: int | None = None) -> None:
+        """Record that what the op gives belongs to one unit of an axis alone; see `Alone`."""
+        self.coupling.alone = Alone(axis, unit, slot)
+
+    def spread(self, dim: int) -> None:
+        """Record that the output has zeros, along a dim, for all units that were not picked."""
+        self.coupling.spread = (*self.coupling.spread, dim)
 
     def give_positions(self, index: int, axis: Axis, reason: str) -> None:
         """Record that an output holds positions on an axis; whoever reads them as such follows its cuts."""

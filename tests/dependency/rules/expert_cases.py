@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tests.support.build import ROWS
+from tests.support.experts import parts
+from tests.support.unrolled import EACH, ONCE, dense, gathered
 
 COUNT, PICKED = 6, 2
 WEIGHTS = {"w1": (6, 8), "router": (8, COUNT), "f1": (COUNT, 8, 10), "f2": (COUNT, 10, 8), "w2": (8, 5), "k": [PICKED]}
@@ -24,6 +26,8 @@ PICKED_WEIGHTS = (
     "r = Relu(u)",
 )
 CUT = "8 neurons, 6 experts, 10 neurons, 8 neurons"
+INSIDE = "6 neurons, 8 neurons, 6 neurons, 6 neurons, 6 neurons"  # of four experts, and what they add to
+STAYS = "what {} makes of what one unit alone has may stay when the unit goes"
 
 
 def expert_cases(case):
@@ -65,3 +69,52 @@ def expert_cases(case):
         values=np.array([0, 1], np.float32), cut="8 neurons, 8 neurons",
         locks=("OneHot gives its positions another number of places", "its size is computed by OneHot"), f1=[0], f2=[0]
     )  # fmt: skip
+    yield from _unrolled(case)
+    yield from _not_told_apart(case)
+
+
+def _unrolled(case):
+    """Yield mixtures in which each expert has nodes of its own."""
+
+    def layer(op, variant, nodes, **after):
+        nodes, own = parts(single=nodes)
+        return case(op, variant, *nodes, cut=f"4 experts, {INSIDE}", after=after, **own)
+
+    yield layer("Gather", "expert-alone", gathered("OneHot", EACH), **{"s0:1": [0], "s1:1": [1], "oh:1": [2]})
+    yield layer("Equal", "all-experts", gathered("Equal", EACH), **{"eq:1": [0, 1]})
+    yield layer("ScatterElements", "rows-of-experts", gathered("OneHot", ONCE))
+    yield layer("ScatterElements", "weights-of-experts", dense("Gather"))
+    yield layer("Slice", "expert-alone", dense("Slice"), **{"wu1:1": [1], "wu1:2": [2]})
+    yield layer("Equal", "expert-alone", dense("Equal"), **{"eq1:1": [1]})
+
+
+def _not_told_apart(case):
+    """Yield mixtures in which something stays of an expert that is not picked, or may."""
+
+    def layer(op, variant, nodes, lock, cut=INSIDE, after=(), **more):
+        nodes, own = parts(single=nodes, after=after, **more)
+        return case(op, variant, *nodes, cut=cut, locks=(lock,), **own)
+
+    counted = "Gather takes one unit alone out of numbers that count where it is not picked, too"
+    yield layer("Gather", "expert-that-counts-elsewhere", gathered(), counted, values=[1, 0])
+    weighted = _with(dense(), "wu1 = Unsqueeze(w1, last)", "ws1 = Unsqueeze(w1, last)", "wu1 = Sigmoid(ws1)")
+    yield layer("Sigmoid", "of-weights-of-an-expert", weighted, STAYS.format("Sigmoid"))
+    wide = _with(dense(), "t2 = Add(t1, o1)", "o1s = ReduceSum<keepdims=0>(o1, zeroth)", "t2 = Add(t1, o1s)")
+    yield layer("Add", "of-an-expert-to-all-rows", wide, STAYS.format("Add"), zeroth=[0])
+    put = _with(gathered(), 'f1 = ScatterND<reduction="add">(f0, rs1, o1)', "zr = Mul(s1, s0)", "zc = Cast<to=1>(zr)",
+                "zu = ReduceSum<keepdims=1>(zc)", 'f1 = ScatterND<reduction="add">(f0, rs1, o1)')  # fmt: skip
+    yield layer("Mul", "of-two-experts", put, STAYS.format("Mul"))
+    rows = _with(gathered(), "b = Identity(f3)", "sh = Shape(h1)", "sc = Cast<to=1>(sh)", "s0h = Gather(sc, n0)",
+                 "b = Add(f3, s0h)")  # fmt: skip
+    yield layer("Add", "how-many-rows-an-expert-has", rows, STAYS.format("Add"))
+    some = _with(gathered("Equal"), "eq = Equal(iu, all)", "eq = Equal(iu, few)")
+    yield layer(
+        "Equal", "some-experts", some,
+        "Equal compares its indices with numbers that are not those of all units", few=[0, 1, 2, 7]
+    )  # fmt: skip
+
+
+def _with(nodes, old, *new):
+    """Return nodes with others in the place of one."""
+    assert old in nodes
+    return tuple(each for node in nodes for each in (new if node == old else (node,)))

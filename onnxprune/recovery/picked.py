@@ -1,0 +1,87 @@
+"""Picked rows: a layer of an expert sees the rows that are picked for it, which a pruned model picks otherwise.
+
+What an expert answers is put back to the rows of all by their numbers. By the same numbers the rows that a layer has in
+the original are told apart from those that it has in the pruned model: it is fitted to those that it has in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.dependency.axes import Atom
+from onnxprune.dependency.trace import Trace
+from onnxprune.graph.tensors import Array
+
+_COUNTED = {"NonZero": 1}  # dims of outputs with as many indices as there are values that count
+_SCATTERS = frozenset(("Scatter", "ScatterElements", "ScatterND"))  # of data, indices and updates
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a value that are picked by other values."""
+
+    atom: Atom
+    dim: int  # of the value
+    numbers: str | None  # the value that numbers the rows in the whole; None where nothing does
+    traced: Trace
+
+    def in_both(self, old: Mapping[str, Array], new: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return values of the original and the pruned model with the rows that both have, in the same order."""
+        assert self.numbers is not None
+        before, after = _codes(old[self.numbers], new[self.numbers])
+        _, *places = np.intersect1d(before, after, return_indices=True)
+        of_old, of_new = (
+            {name: self._taken(name, array, at, len(codes)) for name, array in values.items()}
+            for values, at, codes in zip((old, new), places, (before, after), strict=True)
+        )
+        return of_old, of_new
+
+    def _taken(self, name: str, array: Array, at: npt.NDArray[np.intp], count: int) -> Array:
+        """Return some of the rows of a value; one that the original lacks has them where the layer has."""
+        axes = self.traced.values.get(name)
+        own = self.dim if axes is None else next(iter(_dims(self.traced, name, self.atom)), None)
+        return array.take(at, axis=own) if own is not None and array.shape[own] == count else array
+
+
+class Picked:
+    """The rows that are picked in a model."""
+
+    def __init__(self, traced: Trace) -> None:
+        """Find what counts rows, and what numbers them."""
+        self._traced = traced
+        self._numbers: dict[Atom, str | None] = {}
+        for node in traced.model.nodes:
+            dim = _COUNTED.get(node.op)
+            axes = traced.values.get(node.outputs[0]) if dim is not None else None
+            if axes is not None and dim is not None:
+                self._numbers.update(dict.fromkeys(traced.partition.atoms(axes[dim])))
+            if node.op in _SCATTERS and node.inputs[1] in traced.values:
+                first = traced.partition.resolve(traced.values[node.inputs[1]][0])
+                if isinstance(first, Atom) and first in self._numbers:
+                    self._numbers[first] = node.inputs[1]
+
+    def of(self, name: str) -> Rows | None:
+        """Return the rows of a value that are picked; None where it has all that there are."""
+        for atom, numbers in self._numbers.items():
+            for dim in _dims(self._traced, name, atom):
+                return Rows(atom, dim, numbers, self._traced)
+        return None
+
+
+def _dims(traced: Trace, name: str, atom: Atom) -> list[int]:
+    """Return the dims of a value that have the indices of an axis."""
+    return [dim for dim, axis in enumerate(traced.axes(traced.values.get(name, ()))) if axis is atom]
+
+
+def _codes(*several: Array) -> list[npt.NDArray[np.int64]]:
+    """Return a number for each row of arrays of integers, the same for equal rows."""
+    flat = [array.reshape(len(array), math.prod(array.shape[1:])) for array in several]
+    if any((each != each[:, :1]).any() for each in flat):
+        _, codes = np.unique(np.concatenate(flat), axis=0, return_inverse=True)
+        return np.split(codes.ravel(), np.cumsum([len(each) for each in flat])[:-1])
+    return [each[:, 0].astype(np.int64) if each.size else np.zeros(0, np.int64) for each in flat]
