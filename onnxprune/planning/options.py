@@ -210,7 +210,8 @@ class Options:
 
     def spends_effort(self, has_data: bool) -> bool:
         """Whether samples are generated, loss curves measured or layers refitted: all that effort is about."""
-        measures_losses = self.method is None and (self._measures_curves or self.depth is not None)
+        chooses_branches = self.depth is not None and (self.method is None or "depth" in METHODS[self.method].beside)
+        measures_losses = chooses_branches or (self.method is None and self._measures_curves)
         refits = self.reconstruct or (self.reconstruct is None and self.method is None and has_data)
         return measures_losses or bool(refits) or (self.looks_at_samples and not has_data)
 
