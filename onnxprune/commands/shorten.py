@@ -32,7 +32,7 @@ from onnxprune.graph.view import view
 from onnxprune.planning.collapse import by_collapse
 from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import rows_of_refits
-from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.effort import EFFORTS, USUAL
 from onnxprune.planning.influence import by_influence
 from onnxprune.planning.left import Cost, costs_left, rest_of
 from onnxprune.planning.options import Options
@@ -94,7 +94,7 @@ def _by_depth(  # noqa: PLR0917 - as they follow from one another
         left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs, () if int8 is None else DEPLOYED)
         if rest is not None:
-            rest = replace(rest, depth=None, without=())
+            rest = _of_widths_alone(job, rest)
             with contextlib.suppress(*([] if int8 is None else [MetAlready])):
                 return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress, int8)
         if int8 is not None:
@@ -278,8 +278,7 @@ def _widths_alone(  # noqa: PLR0917 - as they follow from one another
     way = _way_of_widths(job)
     if way is not at_once:
         told = partial(with_report, publish, partial(_of_widths, values, prepared.options))
-        widths = replace(job, options=replace(job.options, depth=None, without=()))
-        return way(widths, keeper, told, progress, int8)
+        return way(replace(job, options=_of_widths_alone(job, job.options)), keeper, told, progress, int8)
     improve, options = None, job.learning.tuning
     if options is not None:
         how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
@@ -295,6 +294,12 @@ def _of_widths(values: Mapping[str, Any], options: Options | None, report: dict[
     report["depth"] = dict(values)
     if options is not None:
         tell_options(report, options)
+
+
+def _of_widths_alone(job: Job, options: Options) -> Options:
+    """Return options without those of branches; masks need no effort, all of it was spent on these."""
+    effort = options.effort if job.learning.masks is None else USUAL
+    return replace(options, depth=None, without=(), effort=effort)
 
 
 def _way_of_widths(job: Job) -> Callable[..., tuple[Any, dict[str, Any]]]:
