@@ -50,14 +50,16 @@ def _macs(traced: Trace, coupling: Coupling, sizes: Mapping[Atom, int]) -> int:
 
 
 class NodeMacs:
-    """The multiply-accumulates of the nodes of the main graph for one sample, each with those of its bodies."""
+    """The multiply-accumulates of the nodes of all graphs for one sample, each with those of its bodies."""
 
     def __init__(self, traced: Trace) -> None:
         """Count those of each node."""
-        sizes, owners = per_sample(traced), traced.model.owners
-        self._counts = dict.fromkeys(traced.model.top, 0)
-        for index, coupling in traced.couplings.items():
-            self._counts[owners[index]] += _macs(traced, coupling, sizes)
+        sizes, couplings = per_sample(traced), traced.couplings
+        own = {index: _macs(traced, coupling, sizes) for index, coupling in couplings.items()}
+        self._counts = dict[int, int]()
+        for node in traced.model.nodes:  # those of a body stand in front of its node
+            inner = (index for body in node.bodies for index in body.nodes)
+            self._counts[node.index] = own.get(node.index, 0) + sum(map(self.of, inner))
 
     def of(self, index: int) -> int:
         """Return those of a node."""
