@@ -278,6 +278,8 @@ def _check_single(options: Options, learning: Learning, networks: Sequence[Seque
     Tokens alone go from each file by itself: nothing but the tokens says what is left of them.
     """
     several, what = [network for network in networks if len(network) > 1], options.beside_widths
+    if what == "depth":  # which the others follow
+        what = next((name for name in ("vocabulary", "tie") if getattr(options, name)), None)
     if what == "tie":
         several = [network for network in several if any(twins(file.model) for file in network)]
     if several and what is not None:
@@ -353,12 +355,13 @@ class _Run:
 
     def _alike(self, lead: Held, followers: Sequence[Held], samples: Samples) -> list[PrunedFile]:
         """Prune a file, and cut others as it was."""
-        held = uncut(lead, followers, self.options.change_io)
+        known = uncut(lead, followers, self.options)
+        held = {"held": known.groups, "held_branches": known.branches}
         try:
-            result = self._led(lead.model, samples, replace(self._options_of(lead.model), held=held))
+            result = self._led(lead.model, samples, replace(self._options_of(lead.model), **held))
         except NothingToPrune as error:
             return [self._copied(file.model, str(error)) for file in (lead, *followers)]
-        became = lead_of(lead, result.model, result.folder, result.report)
+        became = lead_of(lead, known, result.model, result.folder, result.report)
         return [self._file(lead.model, result), *(self._followed(file, became) for file in followers)]
 
     def _by_itself(self, model: Model, samples: Samples, *, leads: bool = True) -> PrunedFile:

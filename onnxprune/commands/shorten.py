@@ -334,6 +334,28 @@ def left_of(prepared: PreparedModel, shorter: Shorter, progress: Progress) -> Le
     return Left(model, costs_left(original, model, (before, before - shorter.macs), timed, prepared.options))
 
 
+def told_of_whole(
+    prepared: PreparedModel, shorter: Shorter, left: Left, progress: Progress
+) -> Callable[[dict[str, Any]], object]:
+    """Prove a shorter model; return what lets the report of a cut of it tell of the original.
+
+    Raises:
+        VerificationError: when it does not equal the masked model.
+    """
+    original, shortened = prepared.traced.model, shorter.shortened
+    part = same_part(left.model, original)
+    return partial(
+        of_whole,
+        values=shorter.values,
+        source=file_values(original, macs(prepared.traced)),
+        options=prepared.options,
+        verification=proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches),
+        groups=prepared.groups,
+        gone={original.nodes[index].name for index in shortened.dead},
+        shares={kind: cost.share for kind, cost in left.costs.items()},
+    )
+
+
 def _cut_further(  # noqa: PLR0917 - as they follow from one another
     job: Job,
     options: Options,
@@ -350,21 +372,9 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
     Raises:
         NothingToPrune, OptionError: when widths cannot be cut as they were to be; says what branches came to.
     """
-    original, shortened = prepared.traced.model, shorter.shortened
-    part = same_part(left.model, original)
-    verification = proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches)
-    whole = partial(
-        of_whole,
-        values=shorter.values,
-        source=file_values(original, macs(prepared.traced)),
-        options=prepared.options,
-        verification=verification,
-        groups=prepared.groups,
-        gone={original.nodes[index].name for index in shortened.dead},
-        shares={kind: cost.share for kind, cost in left.costs.items()},
-    )
-    later = replace(job, model=left.model, options=options, original=job.original or original)
-    went, share = plural(len(shortened.branches), "branch"), left.costs["macs"].share
+    whole = told_of_whole(prepared, shorter, left, progress)
+    later = replace(job, model=left.model, options=options, original=job.original or prepared.traced.model)
+    went, share = plural(len(shorter.shortened.branches), "branch"), left.costs["macs"].share
     told = f"after {went} went, which left {share:.3f} of the MACs"
     try:
         return _way_of_widths(job)(later, keeper, partial(with_report, publish, whole), progress, int8)
