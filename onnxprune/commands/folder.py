@@ -15,15 +15,24 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from onnxprune.commands.finish import published
+from onnxprune.commands.folder_branches import Globs, own_globs, with_own_globs
 from onnxprune.commands.folder_samples import Samples
 from onnxprune.commands.folder_settings import CacheSizes
 from onnxprune.commands.folder_settle import PrunedFile, settle, settle_tokens
-from onnxprune.commands.folder_words import Tokens, check_alike, check_cut, tokens_alone, without_samples
+from onnxprune.commands.folder_words import (
+    Tokens,
+    check_alike,
+    check_cut,
+    tokens_alone,
+    tokens_that_go,
+    without_samples,
+)
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.pages import with_details
@@ -36,7 +45,6 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role, cache_bytes
 from onnxprune.graph.publish import Reads, hidden_beside, resolved, signals_held, taken
 from onnxprune.graph.read import load
-from onnxprune.graph.tied import twins
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged
@@ -144,9 +152,9 @@ def prune_files(
     _check_places(source, target, force)
     held = [*_read(source, progress)]
     networks = _networks(held)
-    names = [_name(network[0].model, source) for network in networks]
-    tokens = _tokens(options, learning, networks, source)
-    samples = [Samples.of(name, names, data, options.eval_data) for name in names]
+    files = [{_name(file.model, source): file.model for file in network} for network in networks]
+    tokens = tokens_that_go(options, learning, files)
+    samples = Samples.of_all([next(iter(each)) for each in files], data, options.eval_data)
     reports = ReportFiles(None, report_path, force, page)
     _check_reads(source, target, reports, Reads(data=_files_of(samples), tokens=tokens_path))
     place = resolved(target)
@@ -154,9 +162,9 @@ def prune_files(
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        run = _Run(source, whole, options, progress, learning, tokens, _keep_past(held), page)
-        files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
-        result = replace(_result(target, whole, files), recipe=recipe)
+        run = _Run(source, whole, options, progress, learning, tokens, files, _keep_past(held), page)
+        made = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
+        result = replace(_result(target, whole, made), recipe=recipe)
         with signals_held(), reports.written(result.report):
             _publish(whole, place, scratch / "old", force)
             on_written()
@@ -261,39 +269,6 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
     return networks
 
 
-def _tokens(options: Options, learning: Learning, networks: Sequence[Sequence[Held]], source: Path) -> Tokens | None:
-    """Return what the files tell of tokens, where some are to go.
-
-    Raises:
-        OptionError: where what goes from one file would have to go from another one; and where it cannot be told.
-    """
-    _check_single(options, learning, networks, source)
-    models = [file.model for network in networks for file in network]
-    return None if options.vocabulary is None else Tokens.of({_name(each, source): each for each in models})
-
-
-def _check_single(options: Options, learning: Learning, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another.
-
-    Tokens alone go from each file by itself: nothing but the tokens says what is left of them.
-    """
-    several, what = [network for network in networks if len(network) > 1], options.beside_widths
-    if what == "depth":  # which the others follow
-        what = next((name for name in ("vocabulary", "tie") if getattr(options, name)), None)
-    if what == "tie":
-        several = [network for network in several if any(twins(file.model) for file in network)]
-    if several and what is not None:
-        one, other = (_name(file.model, source) for file in several[0][:2])
-        files = f"{one} and {other} hold the same one"
-        if what != "vocabulary":
-            raise OptionError(f"{what} goes with one file for each network: {files}")
-        if options.cuts_widths or options.tie or learning.takes_long:
-            raise OptionError(
-                f"vocabulary goes with widths, tuning and tie where each network has one file: {files}; cut the tokens "
-                "of the folder first, without these, and then the result"
-            )
-
-
 def _keep_past(held: Sequence[Held]) -> bool:
     """Whether any of the models keeps something of the past."""
     return any(cache_bytes(each.model.inputs) for each in held)
@@ -333,8 +308,14 @@ class _Run:
     progress: Progress
     learning: Learning
     tokens: Tokens | None  # of which some go; None where all stay
+    networks: Sequence[Mapping[str, Model]]  # the files of each by their names, the one that leads first
     has_caches: bool  # whether any of them keeps something of the past
     page: PageFile | None = None  # that shows all models
+
+    @cached_property
+    def globs(self) -> Mapping[str, Globs]:
+        """The globs of branches that mean some of each network, by the name of the file that leads it."""
+        return own_globs(self.networks, self.options)
 
     def pruned(self, network: Sequence[Held], samples: Samples) -> list[PrunedFile]:
         """Prune the first file of a network, and cut the others alike.
@@ -382,9 +363,9 @@ class _Run:
         """Return the options that hold for a model: targets of caches and tokens are for those that know some.
 
         Raises:
-            NothingToPrune: where no target is left.
+            NothingToPrune: where no target is left, and no branch that is to go.
         """
-        options = self.options
+        options = with_own_globs(self.options, self.globs.get(_name(model, self.source), {}))
         if not self._knows_tokens(model):
             options = replace(options, vocabulary=None)
         if self.has_caches and not cache_bytes(model.inputs):

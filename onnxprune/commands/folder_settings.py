@@ -177,9 +177,9 @@ def _meant(key: str, reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[s
 
 
 def _kept(reports: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[int, int]]:
-    """Return how many units each group of a kind had and has, in the order of the graphs."""
+    """Return how many units each group of a kind had and has, without those of layers that are gone."""
     groups = [group for report in reports for group in report["groups"] if group["kind"] == kind]
-    return [(group["units"], group["kept"]) for group in groups]
+    return [(group["units"], group["kept"]) for group in groups if group["kept"]]
 
 
 def _indent(text: str) -> int | None:

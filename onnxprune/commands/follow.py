@@ -243,7 +243,8 @@ def follow(
         )  # fmt: skip
     left = left_of(prepared, shorter, progress)
     later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
-    return _narrowed(later, prepare(later.model, prepared.options, None, progress), lead, told, progress)
+    of_later = prepare(later.model, _plain(options, later.model), None, progress)
+    return _narrowed(later, of_later, lead, told, progress)
 
 
 def _plain(options: Options, model: Model) -> Options:

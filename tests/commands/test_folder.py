@@ -591,13 +591,6 @@ def test_branches_go_from_the_file_of_a_folder(folder):
     assert json.loads((source.parent / "out" / "config.json").read_text())["hidden_size"] == 6
 
 
-def test_branches_of_several_files_of_one_network_stay(folder):
-    source = folder(net=residual(), other=residual())
-    with pytest.raises(OptionError) as error:
-        prune_folder_at(source, without="o")
-    assert str(error.value) == "depth goes with one file for each network: net.onnx and other.onnx hold the same one"
-
-
 def test_twins_of_several_files_of_one_network_stay_and_others_are_no_hindrance(folder, monkeypatch):
     monkeypatch.setattr(tied, "LEAST_BYTES", 16)
     held = residual()
