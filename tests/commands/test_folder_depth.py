@@ -221,3 +221,33 @@ def test_a_folder_without_branches_is_not_written(folder):
     with pytest.raises(NothingToPrune, match="no value in the main graph is computed from another one of its shape"):
         pruned(source, depth=0.5)
     assert not (source.parent / "out").exists()
+
+
+# -- files with their layers in bodies ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"ratio": 0.3}], ids=["alone", "ratio"])
+def test_a_file_with_all_layers_in_bodies_is_led_by_what_it_runs(folder, options):
+    source = folder(merged=merged())
+    data = [{"x": ROWS[at : at + 16], "c": np.array([False])} for at in range(0, 128, 16)]
+    result = pruned(source, data, depth=0.34, **options)
+    (file,) = result.files
+    follows_the_schema(json.loads(json.dumps(file.report)))
+    assert file.leads
+    assert file.report["verification"]["passed"]
+    assert file.report["calibration"]["samples"] == 96
+    assert file.report["reconstruction"]
+    went = removed(result)["merged.onnx"]
+    assert {name[0] for name in went} == {"a", "b"}
+    assert len({name[1:] for name in went}) == 1
+    one, other = (of_file(source.parent, "merged", c=np.array([condition])) for condition in (True, False))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert sorted(path.name for path in (source.parent / "out").iterdir()) == ["config.json", "merged.onnx"]
+
+
+def test_branches_in_bodies_are_named_by_their_layers(folder):
+    source = folder(merged=merged())
+    data = [{"x": ROWS[at : at + 16], "c": np.array([False])} for at in range(0, 128, 16)]
+    assert removed(pruned(source, data, without="m_*1")) == {"merged.onnx": ["ao1", "bo1"]}
+    with pytest.raises(OptionError, match="without 'nix': no branch has this name, or layers of such names alone"):
+        pruned(source, data, without="nix", force=True)
