@@ -285,9 +285,8 @@ class _Run:
     def _alike(self, lead: Held, followers: Sequence[Held], samples: Samples) -> list[PrunedFile]:
         """Prune a file, and cut others as it was."""
         known = uncut(lead, followers, self.options)
-        held = {"held": known.groups, "held_branches": known.branches}
         try:
-            result = self._led(lead.model, samples, replace(self._options_of(lead.model), **held))
+            result = self._led(lead.model, samples, known.kept_by(self._options_of(lead.model)))
         except NothingToPrune as error:
             return [self._copied(file.model, str(error)) for file in (lead, *followers)]
         became = lead_of(lead, known, result.model, result.folder, result.report)
@@ -296,9 +295,8 @@ class _Run:
     def _unfolded(self, lead: Held, network: Sequence[Held], samples: Samples) -> list[PrunedFile]:
         """Prune what the first file of a network runs, and cut all its files alike."""
         known, first = uncut(lead, network, self.options), network[0].model
-        held = {"held": known.groups, "held_branches": known.branches}
         try:
-            options = replace(self._options_of(first), **held)
+            options = known.kept_by(self._options_of(first))
             with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
                 result = self._led(lead.model, samples, options, Path(folder) / "model.onnx", _name(first, self.source))
                 became = lead_of(lead, known, result.model, result.folder, result.report)

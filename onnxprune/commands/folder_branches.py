@@ -66,7 +66,8 @@ def with_own_globs(options: Options, globs: Globs) -> Options:
     Raises:
         NothingToPrune: where branches alone were to go, and none of them is its own.
     """
-    own = replace(options, **globs)
+    without, linearize = (globs.get(name, getattr(options, name)) for name in _NAMING)
+    own = replace(options, without=without, linearize=linearize)
     if options.shortens and not (own.shortens or own.cuts_widths or own.vocabulary is not None):
         raise NothingToPrune("nothing to remove: the branches that are named are of another network")
     return own

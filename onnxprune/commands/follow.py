@@ -176,6 +176,10 @@ class Uncut:
     branches: tuple[str, ...]  # names of those that stay
     owned: tuple[Owned, ...]  # all branches of the file; none where none may go
 
+    def kept_by(self, options: Options) -> Options:
+        """Return options by which all of this stays."""
+        return replace(options, held=self.groups, held_branches=self.branches)
+
 
 def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
     """Return what of a leading file some other file cannot lose.

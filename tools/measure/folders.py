@@ -42,7 +42,7 @@ NAMES = (
     *(f"genai_{name}_{kind}" for name in ("llama", "qwen2", "phi3", "gemma2", "mistral") for kind in ("fp32", "int4")),
     "genai_qwen3_fp32", "optimum_llama", "optimum_qwen3", "optimum_gemma3", "optimum_gpt2", "optimum_opt",
     "optimum_bigcode", "optimum_falcon", "optimum_bart_merged", "optimum_t5_merged", "optimum_vit", "optimum_resnet",
-    "optimum_trocr_merged", "optimum_whisper_merged", "optimum_llama/depth", "optimum_llama/depth-io",
+    "optimum_trocr_merged", "optimum_llama/depth", "optimum_llama/depth-io",
     "optimum_bart_merged/depth", "optimum_t5_merged/depth", "optimum_trocr_merged/depth", "optimum_vit/depth",
     "optimum_bart_merged/depth-io", "optimum_t5_merged/depth-io",
 )  # fmt: skip
