@@ -239,11 +239,11 @@ def follow(
     shorter = _shorter(prepared, gone, options)
     if not lead.is_narrower:
         after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
-        recovery = dict(_contents({}, after, file.digests, lead)), []
+        contents = dict(_contents({}, after, file.digests, lead))
         told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
         return finish(
-            prepared, Decision(Plan({})), shorter.shortened.rewritten, recovery=recovery, progress=progress,
-            publish=told, shortened=shorter.shortened,
+            prepared, Decision(Plan({})), shorter.shortened.rewritten, recovery=(contents, []), progress=progress,
+            publish=told if lead.gone else publish, shortened=shorter.shortened,
         )  # fmt: skip
     left = left_of(prepared, shorter, progress)
     later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
