@@ -271,10 +271,12 @@ class _Run:
         lead, *followers = network
         for file in network:
             self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
-        unfolding = unfolded(lead.model) if self.options.shortens and self.options.vocabulary is None else None
+        options = self.options
+        takes_branches = options.shortens and not options.linearize and options.vocabulary is None
+        unfolding = unfolded(lead.model) if takes_branches else None
         if unfolding is not None:
             return self._unfolded(Held(unfolding), network, samples)
-        if followers and self.options.vocabulary is None:
+        if followers and options.vocabulary is None:
             return self._alike(lead, followers, samples)
         others = replace(self, options=without_samples(self.options))
         return [

@@ -251,3 +251,9 @@ def test_branches_in_bodies_are_named_by_their_layers(folder):
     assert removed(pruned(source, data, without="m_*1")) == {"merged.onnx": ["ao1", "bo1"]}
     with pytest.raises(OptionError, match="without 'nix': no branch has this name, or layers of such names alone"):
         pruned(source, data, without="nix", force=True)
+
+
+def test_no_linear_map_stands_in_for_a_branch_in_a_body(folder):
+    source = folder(merged=merged())
+    with pytest.raises(OptionError, match="linearize 'm_\\*1': no branch has this name"):
+        pruned(source, [{"x": ROWS, "c": np.array([False])}], linearize="m_*1")
