@@ -104,7 +104,8 @@ def written(folder: Path) -> list[int]:
     settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     ids, ends = [settings["decoder_start_token_id"]], {END, settings["eos_token_id"]}
     taken = {port.name for port in second.ort.get_inputs()}
-    while len(ids) <= COUNT:
+    most = COUNT - ("forced_eos_token_id" in settings)  # programs end a text with that where it is as long as it may be
+    while len(ids) <= most:
         feeds = {"input_ids": np.array([ids]), **{name: array for name, array in beside.items() if name in taken}}
         token = int(second.run(feeds)["logits"][0, -1].argmax())
         if token in ends:
