@@ -11,19 +11,29 @@ they are cut alike, see `commands.follow`.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from onnxprune.commands.finish import published
+from onnxprune.commands.folder_branches import Globs, own_globs, with_own_globs
+from onnxprune.commands.folder_places import MODEL, check_places, check_reads, into_place, walked
 from onnxprune.commands.folder_samples import Samples
 from onnxprune.commands.folder_settings import CacheSizes
 from onnxprune.commands.folder_settle import PrunedFile, settle, settle_tokens
-from onnxprune.commands.folder_words import Tokens, check_alike, check_cut, tokens_alone, without_samples
+from onnxprune.commands.folder_words import (
+    Tokens,
+    check_alike,
+    check_cut,
+    tokens_alone,
+    tokens_that_go,
+    without_samples,
+)
 from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.pages import with_details
@@ -34,14 +44,15 @@ from onnxprune.dependency.cost import CACHE
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role, cache_bytes
-from onnxprune.graph.publish import Reads, hidden_beside, resolved, signals_held, taken
+from onnxprune.graph.publish import Reads, hidden_beside, resolved, signals_held
 from onnxprune.graph.read import load
-from onnxprune.graph.tied import twins
+from onnxprune.graph.straight import unfolded
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged
 
-_MODEL = ".onnx"
+# What a report tells of samples, where the file that they were shown is not written: of that file.
+_LEARNED = ("calibration", "reconstruction", "tuning", "masks", "accuracy", "fidelity")
 
 
 @dataclass(frozen=True)
@@ -141,24 +152,24 @@ def prune_files(
     """
     options = _checked(options)
     learning = make_learning(tune, rounds, masks, data, options)
-    _check_places(source, target, force)
+    check_places(source, target, force)
     held = [*_read(source, progress)]
     networks = _networks(held)
-    names = [_name(network[0].model, source) for network in networks]
-    tokens = _tokens(options, learning, networks, source)
-    samples = [Samples.of(name, names, data, options.eval_data) for name in names]
+    files = [{_name(file.model, source): file.model for file in network} for network in networks]
+    tokens = tokens_that_go(options, learning, files)
+    samples = Samples.of_all([next(iter(each)) for each in files], data, options.eval_data)
     reports = ReportFiles(None, report_path, force, page)
-    _check_reads(source, target, reports, Reads(data=_files_of(samples), tokens=tokens_path))
+    check_reads(source, target, reports, Reads(data=_files_of(samples), tokens=tokens_path))
     place = resolved(target)
     with contextlib.ExitStack() as stack:
         scratch = hidden_beside(place, stack)
         whole = scratch / place.name
         _copy_others(source, whole, [each.model for each in held], with_maps=options.vocabulary is None)
-        run = _Run(source, whole, options, progress, learning, tokens, _keep_past(held), page)
-        files = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
-        result = replace(_result(target, whole, files), recipe=recipe)
+        run = _Run(source, whole, options, progress, learning, tokens, files, _keep_past(held), page)
+        made = [each for parts in zip(networks, samples, strict=True) for each in run.pruned(*parts)]
+        result = replace(_result(target, whole, made), recipe=recipe)
         with signals_held(), reports.written(result.report):
-            _publish(whole, place, scratch / "old", force)
+            into_place(whole, place, scratch / "old", force)
             on_written()
     return result
 
@@ -175,73 +186,15 @@ def _checked(options: Options) -> Options:
     return options
 
 
-def _check_places(source: Path, target: Path, force: bool) -> None:
-    if not source.is_dir():
-        raise InputError(f"{source}: there is no such folder")
-    one, other = resolved(source), resolved(target)
-    if one == other or one in other.parents or other in one.parents:
-        raise InputError(f"{target}: the output lies in the input or is it; give another folder")
-    if os.path.lexists(target) and not target.is_dir():
-        raise InputError(f"{target} is a file; give a folder")
-    if os.path.lexists(target) and not force:
-        raise taken(target)
-    if not other.parent.is_dir():
-        raise InputError(f"{target}: there is no folder {target.parent}")
-
-
-def _check_reads(source: Path, target: Path, reports: ReportFiles, reads: Reads) -> None:
-    """Raise InputError when what is read would go away: only what looks like an output of ours is replaced."""
-    place = resolved(target)
-    if place.is_dir():
-        found = [*_walked(place)]
-        given = {resolved(path): what for path, what in reads.beside if path is not None}
-        kept = next((path for path in found if resolved(path) in given), None)
-        if kept is not None:
-            what = given[resolved(kept)].replace("is the data", "is part of the data")
-            raise InputError(f"{target}: {kept.relative_to(place)} in it {what}; give another folder")
-        hidden = next((path for path in place.iterdir() if path.name.startswith(".")), None)
-        if hidden is not None or (any(place.iterdir()) and not any(path.suffix == _MODEL for path in found)):
-            what = f"it holds {hidden.name}" if hidden is not None else "it holds no model"
-            raise InputError(f"{target} is not replaced, {what}; remove it yourself, or give another name")
-    for path, role in reports.outputs:
-        if resolved(path).is_relative_to(place):
-            raise InputError(f"{path}: {role} would lie in the output; give it a place beside that")
-        if resolved(path).is_relative_to(resolved(source)):
-            raise InputError(f"{path}: {role} would lie in the input; give it a place beside that")
-    reports.check(reads)
-
-
-def _walked(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those within, also behind links; what is hidden is passed over.
-
-    Raises:
-        InputError: for a link that leads nowhere.
-    """
-    seen = {resolved(folder)}
-    waiting = [folder]
-    while waiting:
-        for path in sorted(waiting.pop().iterdir()):
-            if path.name.startswith("."):
-                continue
-            if path.is_dir():
-                if resolved(path) not in seen:
-                    seen.add(resolved(path))
-                    waiting.append(path)
-            elif path.exists():
-                yield path
-            else:
-                raise InputError(f"{path}: the link leads nowhere")
-
-
 def _read(folder: Path, progress: Progress) -> Iterator[Held]:
     """Yield all models of a folder.
 
     Raises:
         InputError: when there is none, or one cannot be read.
     """
-    found = sorted(path for path in _walked(folder) if path.suffix == _MODEL and path.is_file())
+    found = sorted(path for path in walked(folder) if path.suffix == MODEL and path.is_file())
     if not found:
-        raise InputError(f"{folder}: the folder holds no file that ends in {_MODEL}")
+        raise InputError(f"{folder}: the folder holds no file that ends in {MODEL}")
     for path in found:
         progress(f"{path.relative_to(folder).as_posix()}: reading {path}")
         yield Held(load(path))
@@ -261,37 +214,6 @@ def _networks(files: Sequence[Held]) -> list[list[Held]]:
         own = next((each for each in networks if each[0].holds_same(file)), None)
         networks.append([file]) if own is None else own.append(file)
     return networks
-
-
-def _tokens(options: Options, learning: Learning, networks: Sequence[Sequence[Held]], source: Path) -> Tokens | None:
-    """Return what the files tell of tokens, where some are to go.
-
-    Raises:
-        OptionError: where what goes from one file would have to go from another one; and where it cannot be told.
-    """
-    _check_single(options, learning, networks, source)
-    models = [file.model for network in networks for file in network]
-    return None if options.vocabulary is None else Tokens.of({_name(each, source): each for each in models})
-
-
-def _check_single(options: Options, learning: Learning, networks: Sequence[Sequence[Held]], source: Path) -> None:
-    """Raise OptionError where branches, tokens or twins would go from one file of a network and stay in another.
-
-    Tokens alone go from each file by itself: nothing but the tokens says what is left of them.
-    """
-    several, what = [network for network in networks if len(network) > 1], options.beside_widths
-    if what == "tie":
-        several = [network for network in several if any(twins(file.model) for file in network)]
-    if several and what is not None:
-        one, other = (_name(file.model, source) for file in several[0][:2])
-        files = f"{one} and {other} hold the same one"
-        if what != "vocabulary":
-            raise OptionError(f"{what} goes with one file for each network: {files}")
-        if options.cuts_widths or options.tie or learning.takes_long:
-            raise OptionError(
-                f"vocabulary goes with widths, tuning and tie where each network has one file: {files}; cut the tokens "
-                "of the folder first, without these, and then the result"
-            )
 
 
 def _keep_past(held: Sequence[Held]) -> bool:
@@ -316,7 +238,7 @@ def _copy_others(source: Path, whole: Path, models: Sequence[Model], *, with_map
     if not with_maps:
         left |= {resolved(map_file(model.path)) for model in models if model.path is not None}
     whole.mkdir()
-    for path in _walked(source):
+    for path in walked(source):
         if resolved(path) not in left and path.is_file():
             copy = whole / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -333,8 +255,14 @@ class _Run:
     progress: Progress
     learning: Learning
     tokens: Tokens | None  # of which some go; None where all stay
+    networks: Sequence[Mapping[str, Model]]  # the files of each by their names, the one that leads first
     has_caches: bool  # whether any of them keeps something of the past
     page: PageFile | None = None  # that shows all models
+
+    @cached_property
+    def globs(self) -> Mapping[str, Globs]:
+        """The globs of branches that mean some of each network, by the name of the file that leads it."""
+        return own_globs(self.networks, self.options)
 
     def pruned(self, network: Sequence[Held], samples: Samples) -> list[PrunedFile]:
         """Prune the first file of a network, and cut the others alike.
@@ -345,7 +273,12 @@ class _Run:
         lead, *followers = network
         for file in network:
             self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
-        if followers and self.options.vocabulary is None:
+        options = self.options
+        takes_branches = options.shortens and not options.linearize and options.vocabulary is None
+        unfolding = unfolded(lead.model) if takes_branches else None
+        if unfolding is not None:
+            return self._unfolded(Held(unfolding), network, samples)
+        if followers and options.vocabulary is None:
             return self._alike(lead, followers, samples)
         others = replace(self, options=without_samples(self.options))
         return [
@@ -355,13 +288,27 @@ class _Run:
 
     def _alike(self, lead: Held, followers: Sequence[Held], samples: Samples) -> list[PrunedFile]:
         """Prune a file, and cut others as it was."""
-        held = uncut(lead, followers, self.options.change_io)
+        known = uncut(lead, followers, self.options)
         try:
-            result = self._led(lead.model, samples, replace(self._options_of(lead.model), held=held))
+            result = self._led(lead.model, samples, known.kept_by(self._options_of(lead.model)))
         except NothingToPrune as error:
             return [self._copied(file.model, str(error)) for file in (lead, *followers)]
-        became = lead_of(lead, result.model, result.folder, result.report)
+        became = lead_of(lead, known, result.model, result.folder, result.report)
         return [self._file(lead.model, result), *(self._followed(file, became) for file in followers)]
+
+    def _unfolded(self, lead: Held, network: Sequence[Held], samples: Samples) -> list[PrunedFile]:
+        """Prune what the first file of a network runs, and cut all its files alike."""
+        known, first = uncut(lead, network, self.options), network[0].model
+        try:
+            options = known.kept_by(self._options_of(first))
+            with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+                result = self._led(lead.model, samples, options, Path(folder) / "model.onnx", _name(first, self.source))
+                became = lead_of(lead, known, result.model, result.folder, result.report)
+                made = [self._followed(file, became) for file in network]
+        except NothingToPrune as error:
+            return [self._copied(file.model, str(error)) for file in network]
+        learned = {name: result.report[name] for name in _LEARNED}
+        return [replace(made[0], report={**(made[0].report or {}), **learned}, leads=True), *made[1:]]
 
     def _by_itself(self, model: Model, samples: Samples, *, leads: bool = True) -> PrunedFile:
         """Prune a file; where others know its tokens as well, and nothing else can go of it, these go alone."""
@@ -381,9 +328,9 @@ class _Run:
         """Return the options that hold for a model: targets of caches and tokens are for those that know some.
 
         Raises:
-            NothingToPrune: where no target is left.
+            NothingToPrune: where no target is left, and no branch that is to go.
         """
-        options = self.options
+        options = with_own_globs(self.options, self.globs.get(_name(model, self.source), {}))
         if not self._knows_tokens(model):
             options = replace(options, vocabulary=None)
         if self.has_caches and not cache_bytes(model.inputs):
@@ -394,10 +341,12 @@ class _Run:
         """Whether tokens go that a model takes or scores."""
         return self.tokens is not None and self.tokens.are_known_to(model)
 
-    def _led(self, model: Model, samples: Samples, options: Options) -> Result:
-        """Prune a file that follows no other one."""
+    def _led(
+        self, model: Model, samples: Samples, options: Options, place: Path | None = None, name: str | None = None
+    ) -> Result:
+        """Prune a file that follows no other one; where it is not one of the folder, place and name are given."""
         options = replace(options, eval_data=samples.evaluation)
-        place, name = self._place(model), _name(model, self.source)
+        place, name = place or self._place(model), name or _name(model, self.source)
         with _named(name), bounded_model(model) as slim:
             check_weights_name(place, model.is_external)
             scored = None if self.tokens is None else self.tokens.scored(slim)
@@ -481,17 +430,3 @@ def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderRes
 def _files_of(samples: Sequence[Samples]) -> tuple[Path, ...]:
     """Return the files that hold samples."""
     return tuple(path for each in samples for path in each.files)
-
-
-def _publish(whole: Path, place: Path, old: Path, force: bool) -> None:
-    """Move the folder into place; what was there goes away with `old`."""
-    try:
-        if os.path.lexists(place):
-            if not force:
-                raise taken(place)
-            place.rename(old)
-        whole.rename(place)
-    except OSError as error:
-        if os.path.lexists(old) and not os.path.lexists(place):
-            old.rename(place)
-        raise InputError(f"{place}: cannot be written: {error.strerror}") from None

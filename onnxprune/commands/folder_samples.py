@@ -24,6 +24,11 @@ class Samples:
         """Return those of a network, of a folder with several of them those that are named like it."""
         return cls(_own(name, names, data, "data"), _own(name, names, evaluation, "eval_data"))
 
+    @classmethod
+    def of_all(cls, names: Sequence[str], data: Any, evaluation: Any) -> list[Samples]:
+        """Return those of each network of a folder, by the names of the files that lead them."""
+        return [cls.of(name, names, data, evaluation) for name in names]
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that they are read from."""

@@ -32,6 +32,10 @@ _WHO = (
     "ONNX Runtime GenAI reads it off the model, layer by layer; programs that make inputs by such a number, as Optimum "
     "and transformers.js do, cannot run the model"
 )
+_WHO_OF_LAYERS = (
+    "ONNX Runtime GenAI and Optimum read it off the model; programs that make inputs by such a number, as "
+    "transformers.js does, cannot run the model"
+)
 
 _INPUTS = "inputs that hold the past"
 
@@ -129,7 +133,10 @@ def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterat
         yield f"nothing states the heads of keys and values apart from those of queries. {_WHO}", False
     gone = sum(each.after is None for each in caches)
     if gone:
-        yield f"{gone} of {len(caches)} inputs that hold the past are gone, the number of layers stays. {_WHO}", False
+        yield (
+            f"{gone} of {len(caches)} inputs that hold the past are gone, the number of layers stays. {_WHO_OF_LAYERS}",
+            False,
+        )
 
 
 def _of_tokens(settings: dict[str, Any], words: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -177,9 +184,9 @@ def _meant(key: str, reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[s
 
 
 def _kept(reports: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[int, int]]:
-    """Return how many units each group of a kind had and has, in the order of the graphs."""
+    """Return how many units each group of a kind had and has, without those of layers that are gone."""
     groups = [group for report in reports for group in report["groups"] if group["kind"] == kind]
-    return [(group["units"], group["kept"]) for group in groups]
+    return [(group["units"], group["kept"]) for group in groups if group["kept"]]
 
 
 def _indent(text: str) -> int | None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from onnxprune.commands.folder_settle import PrunedFile
 from onnxprune.commands.folder_tokenizer import folder_of
+from onnxprune.commands.job import Learning
 from onnxprune.dependency.vocabulary import most_rows
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
+from onnxprune.graph.tied import twins
 from onnxprune.planning.options import Options
 
 
@@ -118,4 +120,42 @@ def check_alike(files: Sequence[PrunedFile], whole: Path) -> None:
                 f"vocabulary: {each.name} would keep {len(kept):,} tokens and {other.name} {len(others):,} or others, "
                 "and they share a tokenizer: their tables have different sizes, and settings name tokens that one of "
                 "them lacks; name these in the vocabulary of neither, or cut the files one by one"
+            )
+
+
+def tokens_that_go(options: Options, learning: Learning, networks: Sequence[Mapping[str, Model]]) -> Tokens | None:
+    """Return what the files tell of tokens, where some are to go.
+
+    Args:
+        options: of the run.
+        learning: of the run.
+        networks: the files of each network by their names, the one that leads first.
+
+    Raises:
+        OptionError: where what goes from one file would have to go from another one; and where it cannot be told.
+    """
+    _check_single(options, learning, networks)
+    models = {name: model for network in networks for name, model in network.items()}
+    return None if options.vocabulary is None else Tokens.of(models)
+
+
+def _check_single(options: Options, learning: Learning, networks: Sequence[Mapping[str, Model]]) -> None:
+    """Raise OptionError where linear maps, tokens or twins would go from one file of a network and stay in another.
+
+    Branches go from all of them. Tokens alone go from each file by itself: nothing else says what is left of it.
+    """
+    several, what = [network for network in networks if len(network) > 1], options.beside_widths
+    if what == "depth":  # which the others follow
+        what = next((name for name in ("vocabulary", "tie") if getattr(options, name)), None)
+    if what == "tie":
+        several = [network for network in several if any(map(twins, network.values()))]
+    if several and what is not None:
+        one, other = list(several[0])[:2]
+        files = f"{one} and {other} hold the same one"
+        if what != "vocabulary":
+            raise OptionError(f"{what} goes with one file for each network: {files}")
+        if options.cuts_widths or options.shortens or options.tie or learning.takes_long:
+            raise OptionError(
+                f"vocabulary goes with widths, branches, tuning and tie where each network has one file: {files}; "
+                "cut the tokens of the folder first, without these, and then the result"
             )

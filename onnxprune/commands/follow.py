@@ -1,5 +1,7 @@
 """Files that hold the same weights, cut alike: one leads, the others follow it by the contents of their weights.
 
+Whole branches go first, those that hold the weights of the leading file's (see `commands.follow_branches`).
+
 Exporters write one decoder into several files: for the first token, for those behind it, for both. Their weights have
 other names in each, but the same numbers. What follows loses what the leading file has lost of each weight, and takes
 the numbers that its weights were refitted to. Where several weights held the same numbers (biases of zero) and became
@@ -11,14 +13,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.commands.finish import Publish, finish
-from onnxprune.commands.prepare import prepare
+from onnxprune.commands.finish import Publish, finish, with_report
+from onnxprune.commands.follow_branches import Owned, counterparts, owned
+from onnxprune.commands.prepare import PreparedModel, prepare
+from onnxprune.commands.shorten import Shorter, left_of, told_of_whole
+from onnxprune.dependency.branches import Branch, branches_of_graphs, nodes_of
+from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.groups import TABLES, Group, groups
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import InputError
@@ -27,10 +33,13 @@ from onnxprune.graph.probe import settled
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import why_not
+from onnxprune.planning.depth import Shortening
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
 from onnxprune.progress import Progress
+from onnxprune.report.depth import depth_values
+from onnxprune.surgery.depth import without
 from onnxprune.surgery.rewrite import Cut
 
 Digest: TypeAlias = bytes
@@ -53,6 +62,13 @@ class Lead:
     """What became of the weights of a file, by what they held."""
 
     became: Mapping[Digest, Sequence[Became]]
+    branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
+    gone: tuple[str, ...] = ()  # the names of those that went
+
+    @property
+    def is_narrower(self) -> bool:
+        """Whether any weight lost some of its numbers, but not all."""
+        return any(each.kept for alike in self.became.values() for each in alike)
 
     def kept(self, digest: Digest | None, dim: int) -> set[tuple[int, ...] | None]:
         """Return the indices of a dim that are left, None for all: several where weights that held the same differ."""
@@ -121,15 +137,22 @@ def _is_even(array: Array) -> bool:
     return array.size < 2 or bool((array == array.reshape(-1)[0]).all())
 
 
-def lead_of(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> Lead:
-    """Return what became of the weights of a file that was pruned.
+def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapping[str, Any]) -> Lead:
+    """Return what became of the weights and branches of a file that was pruned.
 
     Args:
         original: the file.
+        known: what it has in common with those that follow.
         proto: the pruned model.
         folder: where its external data lies.
         report: of the run.
     """
+    each = (report["depth"] or {"branches": ()})["branches"]
+    gone = tuple(branch["name"] for branch in each if branch["removed"])
+    return Lead(_became(original, proto, folder, report), known.owned, gone)
+
+
+def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
     known, after = original.digests, view(proto, folder=folder)
     cuts = {name: (each["source"], each["kept"]) for name, each in report["initializers"].items()}
     became: dict[Digest, list[Became]] = {}
@@ -138,26 +161,42 @@ def lead_of(original: Held, proto: Any, folder: Path, report: Mapping[str, Any])
         if source in known:
             kept = {int(dim): tuple(places) for dim, places in axes.items()}
             became.setdefault(known[source], []).append(Became(source, kept, after.array(name)))
-    return Lead(became)
+    return became
 
 
 def _traced(model: Model, change_io: bool) -> Trace:
     return trace(replace(settled(model), changes_io=change_io))
 
 
-def uncut(lead: Held, followers: Sequence[Held], change_io: bool = False) -> tuple[str, ...]:
-    """Return the groups of a leading file, by name, whose units some other file cannot lose.
+@dataclass(frozen=True)
+class Uncut:
+    """What of a leading file some other file of the network cannot lose."""
+
+    groups: tuple[str, ...]  # names of those whose units stay
+    branches: tuple[str, ...]  # names of those that stay
+    owned: tuple[Owned, ...]  # all branches of the file; none where none may go
+
+    def kept_by(self, options: Options) -> Options:
+        """Return options by which all of this stays."""
+        return replace(options, held=self.groups, held_branches=self.branches)
+
+
+def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
+    """Return what of a leading file some other file cannot lose.
 
     Args:
         lead: the leading file.
         followers: the others.
-        change_io: whether caches may be cut.
+        options: of the run.
     """
-    held: set[str] = set()
-    own = groups(_traced(lead.model, change_io))
+    held, stay = set[str](), set[str]()
+    traced = _traced(lead.model, options.change_io)
+    own, known = groups(traced), owned(traced, lead.telling) if options.shortens else ()
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
-        for group in groups(_traced(follower.model, change_io)):
+        other = _traced(follower.model, options.change_io)
+        stay |= counterparts(known, other, follower.telling).stay
+        for group in groups(other):
             places = {*_places(group, follower.telling)}
             touched.update(place[:2] for place in places)
             free.update(places if group.locked is None and group.inexact is None else ())
@@ -166,7 +205,8 @@ def uncut(lead: Held, followers: Sequence[Held], change_io: bool = False) -> tup
             for group in own
             if any(place[:2] in touched and place not in free for place in _places(group, lead.telling))
         )
-    return tuple(group.name for group in own if group.name in held)
+    whole = tuple(group.name for group in own if group.name in held)
+    return Uncut(whole, tuple(each.name for each in known if each.name in stay), known)
 
 
 def _places(group: Group, telling: Mapping[str, Digest]) -> Iterator[Place]:
@@ -192,14 +232,51 @@ def follow(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when a weight cannot become what it
             became in the leading file.
     """
-    ports = {port.name for port in file.model.inputs}
-    plain = Options(
+    prepared = prepare(file.model, _plain(options, file.model), None, progress)
+    gone = counterparts(lead.branches, prepared.traced, file.telling).of(lead.gone) if lead.gone else ()
+    if lead.is_narrower and not gone:
+        return _narrowed(file, prepared, lead, publish, progress)
+    shorter = _shorter(prepared, gone, options)
+    if not lead.is_narrower:
+        after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
+        contents = dict(_contents({}, after, file.digests, lead))
+        told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
+        return finish(
+            prepared, Decision(Plan({})), shorter.shortened.rewritten, recovery=(contents, []), progress=progress,
+            publish=told if lead.gone else publish, shortened=shorter.shortened,
+        )  # fmt: skip
+    left = left_of(prepared, shorter, progress)
+    later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
+    of_later = prepare(later.model, _plain(options, later.model), None, progress)
+    return _narrowed(later, of_later, lead, told, progress)
+
+
+def _plain(options: Options, model: Model) -> Options:
+    """Return options of a file that follows: nothing is chosen there."""
+    ports = {port.name for port in model.inputs}
+    return Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
         change_io=options.change_io, timer=options.timer, timer_seconds=options.timer_seconds,
         inputs=tuple(each for each in options.inputs if each[0] in ports),
     ).checked()  # fmt: skip
-    prepared = prepare(file.model, plain, None, progress)
+
+
+def _shorter(prepared: PreparedModel, gone: Sequence[Branch], options: Options) -> Shorter:
+    """Return a file without branches, whose weights are as they were."""
+    traced, counted = prepared.traced, NodeMacs(prepared.traced)
+    shortened = without(traced.model, gone, traced.probe.dtype)
+    found = [branch for _, each in branches_of_graphs(traced) for branch in each]
+    reasons = {branch.name: branch.locked for branch in found if branch.locked is not None}
+    went, whole = counted.total(shortened.dead), counted.total(nodes_of(found))
+    values = depth_values(options, found, Shortening(shortened.branches), reasons, min(1.0, went / max(1, whole)))
+    return Shorter(shortened, ({}, []), values, went)
+
+
+def _narrowed(
+    file: Held, prepared: PreparedModel, lead: Lead, publish: Publish, progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """Return a file whose widths are cut as those of the leading one were, and its report."""
     found = {group.name: _units(group, file.telling, lead) for group in prepared.groups}
     rewritten = prepared.rewritten(plan := Plan({name: units for name, units in found.items() if units is not None}))
     after = view(rewritten.proto, folder=file.model.folder)

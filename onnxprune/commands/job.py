@@ -69,13 +69,8 @@ def make_learning(tune: Any, rounds: Any, masks: Any, data: Any, options: Option
     """
     tuning, masked = (_tuning(name, value, data, options) for name, value in (("tune", tune), ("masks", masks)))
     learning = Learning(tuning, check.count("rounds", rounds, 1), masked)
-    named = "linearize" if options.linearize else "depth"
-    if options.shortens and learning.masks is not None:
-        raise OptionError(
-            f"{named} does not go with masks, which learn what goes for all of a budget at once: cut the result again, "
-            "with masks"
-        )
     if options.shortens and learning.rounds > 1 and not options.cuts_widths:
+        named = "linearize" if options.linearize else "depth"
         raise OptionError(
             f"rounds have no effect with {named} alone, as branches go before the first of them: say with a target, a "
             "ratio or a shape how much of the widths goes"

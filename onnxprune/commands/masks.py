@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,15 +40,26 @@ if TYPE_CHECKING:
 CRITERION = "masks"  # what the report calls it
 
 
-def by_masks(job: Job, keeper: Keeper, publish: Publish, progress: Progress) -> tuple[Any, dict[str, Any]]:
+def by_masks(
+    job: Job, keeper: Keeper, publish: Publish, progress: Progress, given: Int8 | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return the model that learned masks leave, an onnx.ModelProto, and its report, when both are published.
+
+    Gates and weights learn from the original, where the model was made of another one.
+
+    Args:
+        job: what to do.
+        keeper: has what is learned by now.
+        publish: writes the model.
+        progress: called before each step.
+        given: the form of eight bits, where it was chosen for another model that this one is made of.
 
     Raises:
         InputError, NothingToPrune, VerificationError: as `prune`.
     """
     options = options_of_masks(job.options)
     prepared = prepare(job.model, options, job.data, progress, tunes=True)
-    with chosen_where_asked(prepared, progress) as int8:
+    with chosen_where_asked(prepared, progress) if given is None else contextlib.nullcontext(given) as int8:
         return _by_masks(job, prepared, keeper, publish, progress, int8)
 
 
@@ -57,24 +69,26 @@ def _by_masks(  # noqa: PLR0917 - as they follow from one another
     """Return the same of a model that is prepared; it is written in eight bits where their form is given."""
     masks, model = job.learning.masks, prepared.traced.model
     assert masks is not None
-    learned, decision, values = _learned(prepared, masks, keeper, progress, int8)
+    original = job.original or model
+    learned, decision, values = _learned(prepared, original, masks, keeper, progress, int8)
     options = options_of_masks(job.options)
     cut = replace(prepare(learned, options, job.data, progress, tunes=True), file_name=job.name)
     rewritten = cut.rewritten(decision.plan)
     recovery = recover(cut, decision.plan, rewritten, progress, keeper.notes().of("masks"))
     improve, tuning = None, job.learning.tuning
     if tuning is not None:
-        how = Tuning(tuning, model, checkpoint=keeper.tuning(), resume=keeper.resume)
+        how = Tuning(tuning, original, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(cut, how, progress)
 
     def finished(decision: Decision, publish: Publish) -> tuple[Any, dict[str, Any]]:
         return finish(
             cut, decision, rewritten, recovery=recovery, progress=progress, publish=publish, improve=improve,
-            original=model,
+            original=original, timed=job.timed,
         )  # fmt: skip
 
     publish = partial(with_report, publish, partial(_of_original, model, values))
-    return written_in(int8, cut, decision, finished, publish=publish, others=(model, None), progress=progress)
+    others = original, job.timed
+    return written_in(int8, cut, decision, finished, publish=publish, others=others, progress=progress)
 
 
 def options_of_masks(options: Options) -> Options:
@@ -98,10 +112,15 @@ def options_of_masks(options: Options) -> Options:
     return replace(options, criterion="l2", scope="global", reconstruct=bool(options.reconstruct), batch_norm=False)
 
 
-def _learned(
-    prepared: PreparedModel, options: TuneOptions, keeper: Keeper, progress: Progress, int8: Int8 | None
+def _learned(  # noqa: PLR0917 - as they follow from one another
+    prepared: PreparedModel,
+    original: Model,
+    options: TuneOptions,
+    keeper: Keeper,
+    progress: Progress,
+    int8: Int8 | None,
 ) -> tuple[Model, Decision, dict[str, Any]]:
-    """Return the original with weights that go without what is shut, the plan of that, and what the report says."""
+    """Return the model with weights that go without what is shut, the plan of that, and what the report says."""
     from onnxprune.training.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
     from onnxprune.training.mask_learner import folded, gated_of, learned_masks  # noqa: PLC0415
     from onnxprune.training.saving import Saving, run_of  # noqa: PLC0415
@@ -110,7 +129,7 @@ def _learned(
     model, data = prepared.traced.model, prepared.tuning_data
     assert data is not None
     progress("holding the network against ONNX Runtime")
-    lesson = lesson_of(model, model, data, options)
+    lesson = lesson_of(model, original, data, options)
     tied = tied_groups(prepared.groups, prepared.ratios, prepared.traced)
     groups = gated_of(lesson, {first: list(names.values()) for first, names in tied.items()})
     even = {first: np.zeros(count) for first, count in groups.counts.items()}
@@ -118,7 +137,7 @@ def _learned(
     decide(prepared, Evidence(even, {}), None, silent, deployed)  # says now what cannot be reached
     saving = None
     if keeper.masks is not None:
-        saving = Saving(keeper.masks, run_of(model, model, data, options), keeper.resume and keeper.masks.exists())
+        saving = Saving(keeper.masks, run_of(model, original, data, options), keeper.resume and keeper.masks.exists())
     counted = prepared.options if int8 is None else int8.in_float32(prepared.options)
     budget = _budget(replace(prepared, options=counted), groups)
     masks = learned_masks(lesson, groups, budget, options, saving=saving, progress=progress)

@@ -16,7 +16,7 @@ from onnxprune.commands.at_once import at_once
 from onnxprune.commands.finish import Publish, kept_in_memory, published, with_report
 from onnxprune.commands.job import Job, Learning, make_learning
 from onnxprune.commands.linearize import by_linear_maps
-from onnxprune.commands.masks import by_masks
+from onnxprune.commands.masks import by_masks, options_of_masks
 from onnxprune.commands.overlay import overlay_of
 from onnxprune.commands.pages import with_details
 from onnxprune.commands.prepare import part_to_run, sample_files
@@ -294,6 +294,8 @@ def prune_to(
 @one_blas_thread()
 def _prune(job: Job, keeper: Keeper, progress: Progress, publish: Publish) -> Result:
     model, source = job.model, job
+    if job.learning.masks is not None:
+        options_of_masks(job.options)  # says now what gates cannot keep to, before branches are chosen
     with blamed_on_change(model.stamps, model.path):
         publish = partial(with_report, publish, lambda report: report.update(recipe=dict(source.recipe) or None))
         job, publish = with_ties(with_lasting_samples(job), publish, progress)

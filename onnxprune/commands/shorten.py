@@ -13,6 +13,7 @@ from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_report
 from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, met_by, written_in
 from onnxprune.commands.job import Job
+from onnxprune.commands.masks import by_masks
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, calibrated, prepare
 from onnxprune.commands.recover import Recovery, recover
@@ -31,7 +32,7 @@ from onnxprune.graph.view import view
 from onnxprune.planning.collapse import by_collapse
 from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import rows_of_refits
-from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.effort import EFFORTS, USUAL
 from onnxprune.planning.influence import by_influence
 from onnxprune.planning.left import Cost, costs_left, rest_of
 from onnxprune.planning.options import Options
@@ -39,7 +40,7 @@ from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
 from onnxprune.planning.removal import may_go, named
 from onnxprune.progress import Progress
-from onnxprune.report.depth import depth_values, of_whole
+from onnxprune.report.depth import depth_values, of_whole, tell_options
 from onnxprune.report.document import file_values
 from onnxprune.report.words import plural
 from onnxprune.surgery.depth import Shortened, without
@@ -92,7 +93,7 @@ def _by_depth(  # noqa: PLR0917 - as they follow from one another
         left = left_of(prepared, shorter, progress)
         rest = rest_of(job.options, left.costs, () if int8 is None else DEPLOYED)
         if rest is not None:
-            rest = replace(rest, depth=None, without=())
+            rest = _of_widths_alone(job, rest)
             with contextlib.suppress(*([] if int8 is None else [MetAlready])):
                 return _cut_further(job, rest, prepared, shorter, left, keeper, publish, progress, int8)
         if int8 is not None:
@@ -164,10 +165,10 @@ def chosen(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, 
         raise OptionError(f"branch {locked[0].name!r} cannot go: {reasons[locked[0].name]}; do not name it, or free it")
     whole = counted.total(nodes_of(found))
     goal = (0.0 if isinstance(options.depth, str) else options.depth or 0.0) * whole
-    if options.method is None:
-        choice = _choice(prepared, able, gone, goal, progress, notes)
-    else:
+    if options.method in _BY_METHOD:
         choice = _published(prepared, found, able, reasons, goal, progress)
+    else:
+        choice = _choice(prepared, able, gone, goal, progress, notes)
     if not choice.removed:
         raise NothingToPrune(_why_none(found, able, reasons, options, whole))
     return Chosen(found, choice, reasons)
@@ -265,18 +266,38 @@ def _widths_alone(  # noqa: PLR0917 - as they follow from one another
     """Cut widths where no branch goes: their scores and loss curves are known."""
     made = weighed.chosen
     values = depth_values(job.options, made.found, made.choice, made.reasons, 0.0)
-    if job.learning.rounds > 1:
-        told = partial(with_report, publish, lambda report: report.update(depth=values, options=job.options.to_dict()))
-        widths = replace(job, options=replace(job.options, depth=None, without=()))
-        return in_rounds(widths, keeper, told, progress, int8)
+    way = _way_of_widths(job)
+    if way is not at_once:
+        told = partial(with_report, publish, partial(_of_widths, values, prepared.options))
+        return way(replace(job, options=_of_widths_alone(job, job.options)), keeper, told, progress, int8)
     improve, options = None, job.learning.tuning
     if options is not None:
         how = Tuning(options, job.original, checkpoint=keeper.tuning(), resume=keeper.resume)
         improve = improver(prepared, how, progress)
-    told = partial(with_report, publish, lambda report: report.update(depth=values))
+    told = partial(with_report, publish, partial(_of_widths, values, None))
     notes = keeper.notes().of("widths")
     once = Pass(told, improve, job.original, job.timed, evidence=weighed.evidence, notes=notes, int8=int8)
     return cut(prepared, once, progress)
+
+
+def _of_widths(values: Mapping[str, Any], options: Options | None, report: dict[str, Any]) -> None:
+    """Let a report of widths tell of the branches, which all stayed, and of the options of the whole run, if given."""
+    report["depth"] = dict(values)
+    if options is not None:
+        tell_options(report, options)
+
+
+def _of_widths_alone(job: Job, options: Options) -> Options:
+    """Return options without those of branches; masks need no effort, all of it was spent on these."""
+    effort = options.effort if job.learning.masks is None else USUAL
+    return replace(options, depth=None, without=(), effort=effort)
+
+
+def _way_of_widths(job: Job) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return what cuts widths: in rounds, by masks, or at once."""
+    if job.learning.rounds > 1:
+        return in_rounds
+    return at_once if job.learning.masks is None else by_masks
 
 
 # -- what is cut after that ------------------------------------------------------------------------------------
@@ -304,6 +325,28 @@ def left_of(prepared: PreparedModel, shorter: Shorter, progress: Progress) -> Le
     return Left(model, costs_left(original, model, (before, before - shorter.macs), timed, prepared.options))
 
 
+def told_of_whole(
+    prepared: PreparedModel, shorter: Shorter, left: Left, progress: Progress
+) -> Callable[[dict[str, Any]], object]:
+    """Prove a shorter model; return what lets the report of a cut of it tell of the original.
+
+    Raises:
+        VerificationError: when it does not equal the masked model.
+    """
+    original, shortened = prepared.traced.model, shorter.shortened
+    part = same_part(left.model, original)
+    return partial(
+        of_whole,
+        values=shorter.values,
+        source=file_values(original, macs(prepared.traced)),
+        options=prepared.options,
+        verification=proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches),
+        groups=prepared.groups,
+        gone={original.nodes[index].name for index in shortened.dead},
+        shares={kind: cost.share for kind, cost in left.costs.items()},
+    )
+
+
 def _cut_further(  # noqa: PLR0917 - as they follow from one another
     job: Job,
     options: Options,
@@ -320,25 +363,12 @@ def _cut_further(  # noqa: PLR0917 - as they follow from one another
     Raises:
         NothingToPrune, OptionError: when widths cannot be cut as they were to be; says what branches came to.
     """
-    original, shortened = prepared.traced.model, shorter.shortened
-    part = same_part(left.model, original)
-    verification = proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches)
-    whole = partial(
-        of_whole,
-        values=shorter.values,
-        source=file_values(original, macs(prepared.traced)),
-        options=prepared.options,
-        verification=verification,
-        groups=prepared.groups,
-        gone={original.nodes[index].name for index in shortened.dead},
-        shares={kind: cost.share for kind, cost in left.costs.items()},
-    )
-    later = replace(job, model=left.model, options=options, original=job.original or original)
-    went, share = plural(len(shortened.branches), "branch"), left.costs["macs"].share
+    whole = told_of_whole(prepared, shorter, left, progress)
+    later = replace(job, model=left.model, options=options, original=job.original or prepared.traced.model)
+    went, share = plural(len(shorter.shortened.branches), "branch"), left.costs["macs"].share
     told = f"after {went} went, which left {share:.3f} of the MACs"
     try:
-        cut_widths = in_rounds if job.learning.rounds > 1 else at_once
-        return cut_widths(later, keeper, partial(with_report, publish, whole), progress, int8)
+        return _way_of_widths(job)(later, keeper, partial(with_report, publish, whole), progress, int8)
     except (NothingToPrune, UnreachableTarget) as error:
         kind = type(error) if isinstance(error, NothingToPrune) else OptionError
         raise kind(f"{told}: {error}; figures are of the model that was left") from None

@@ -33,6 +33,7 @@ from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.rules.coupling import Alone
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.probe import Probe
+from onnxprune.graph.scopes import scopes
 
 # Operators that give zeros where their first input is zeros, and those that do where any input is.
 _OF_FIRST = frozenset(
@@ -161,7 +162,7 @@ class _Finder:
             except _NotUnderstood as reason:
                 for atom in {each.atom for each in own.values()} | self._begun(node):
                     self._locks.setdefault(atom, Lock(str(reason), node.name))
-        needs = Needs(self._model)
+        needs = Needs(self._model, next(scopes(self._model)))
         return {**{atom: self._apart(atom, needs) for atom in self._drops}, **self._locks}
 
     def _begun(self, node: Node) -> set[Atom]:

@@ -17,6 +17,7 @@ from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.needs import Needs
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Node
+from onnxprune.graph.scopes import Scope, scopes
 
 PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
 # Fused sums: an output is a function of the sum of their first two inputs, of constants, and of a bias in this slot.
@@ -35,7 +36,7 @@ class Branch:
     node: int  # index of the sum
     slot: int  # of the value there
     other: int  # the slot of what it is added to
-    nodes: tuple[int, ...] = field(repr=False)  # of the main graph, that nothing else needs, in order
+    nodes: tuple[int, ...] = field(repr=False)  # of the graph of the sum, that nothing else needs, in order
     macs: int  # of one sample, that go with it
     params: int
     locked: str | None = None  # why it stays
@@ -44,7 +45,12 @@ class Branch:
 
 def branches(traced: Trace) -> list[Branch]:
     """Return the branches of the main graph that hold layers, in the order in which they are added."""
-    return list(_Finder(traced).all())
+    return list(_Finder(traced, next(scopes(traced.model))).all())
+
+
+def branches_of_graphs(traced: Trace) -> list[tuple[Scope, list[Branch]]]:
+    """Return the branches of each graph: those of the main graph, then those of each body, in order."""
+    return [(scope, list(_Finder(traced, scope).all())) for scope in scopes(traced.model)]
 
 
 def branches_at(traced: Trace, places: Mapping[str, tuple[str, int]]) -> list[Branch]:
@@ -57,7 +63,7 @@ def branches_at(traced: Trace, places: Mapping[str, tuple[str, int]]) -> list[Br
     Raises:
         KeyError: for a sum that is not there, or a value that holds no layer.
     """
-    finder = _Finder(traced)
+    finder = _Finder(traced, next(scopes(traced.model)))
     return sorted((finder.at(name, *place) for name, place in places.items()), key=finder.place)
 
 
@@ -72,15 +78,16 @@ def nodes_of(found: Iterable[Branch]) -> set[int]:
 
 
 class _Finder:
-    def __init__(self, traced: Trace) -> None:
-        self._traced, self._model = traced, traced.model
-        self._owner = self._model.owners
-        top = [self._model.nodes[index] for index in self._model.top]
-        self._nodes = {name: node for node in top for name in node.outputs if name}
+    """Finds the branches of one graph of a model."""
+
+    def __init__(self, traced: Trace, scope: Scope) -> None:
+        self._traced, self._model, self._scope = traced, traced.model, scope
+        self._owner, self._outputs = scope.owners, scope.outputs
+        own = [self._model.nodes[index] for index in scope.nodes]
+        self._nodes = {name: node for node in own for name in node.outputs if name}
         self._maker = {name: node.index for name, node in self._nodes.items()}
-        self._needs = Needs(self._model)
+        self._needs = Needs(self._model, scope)
         self._place = self._needs.place
-        self._outputs = {*(port.name for port in self._model.outputs), *self._model.tensor_outputs}
         self.macs = NodeMacs(traced).of
         self._reads = self._weights_by_reader()
         self._streams: dict[str, str] = {}  # by the sum, of sums that a branch is added in
@@ -88,7 +95,7 @@ class _Finder:
     def all(self) -> Iterator[Branch]:
         """Yield the branches in order."""
         names = set[str]()
-        for index in self._model.top:
+        for index in self._scope.nodes:
             for slot, other in self._addends(self._model.nodes[index]):
                 for each in self._of(index, slot, other):
                     own = each if each.name not in names else replace(each, name=each.value)  # ends as one inside of it
@@ -229,11 +236,12 @@ class _Finder:
     # -- what goes with a branch -----------------------------------------------------------------------
 
     def _weights_by_reader(self) -> dict[int, list[str]]:
-        """Return the weights that each node of the main graph reads, itself or in its bodies."""
+        """Return the weights that each node of the graph reads, itself or in its bodies."""
         reads: dict[int, list[str]] = {}
         for name, constant in self._model.constants.items():
             for index, _ in self._model.readers.get(name, ()) if constant.is_weight else ():
-                reads.setdefault(self._owner[index], []).append(name)
+                if index in self._owner:
+                    reads.setdefault(self._owner[index], []).append(name)
         return reads
 
     def _params(self, gone: set[int]) -> int:
@@ -241,7 +249,7 @@ class _Finder:
         counts = dict[object, int]()
         for name in {name for index in gone for name in self._reads.get(index, ())}:
             constant = self._model.constants[name]
-            if all(self._owner[index] in gone for index, _ in self._model.readers[name]):
+            if all(self._owner.get(index) in gone for index, _ in self._model.readers[name]):
                 counts[constant.identity] = constant.count
         return sum(counts.values())
 

@@ -89,15 +89,17 @@ def _products(traced: Trace, kept: Mapping[Atom, int] = MappingProxyType({})) ->
 
 
 class NodeMacs:
-    """The multiply-accumulates of the nodes of the main graph for one sample, each with those of its bodies."""
+    """The multiply-accumulates of the nodes of all graphs for one sample, each with those of its bodies."""
 
     def __init__(self, traced: Trace) -> None:
         """Count those of each node."""
-        sizes, owners = per_sample(traced), traced.model.owners
-        counts = dict.fromkeys(traced.model.top, 0.0)
+        sizes, own = per_sample(traced), dict.fromkeys(range(len(traced.model.nodes)), 0.0)
         for each in _products(traced):
-            counts[owners[each.node]] += each.at(sizes)
-        self._counts = {index: round(count) for index, count in counts.items()}
+            own[each.node] += each.at(sizes)
+        self._counts = dict[int, int]()
+        for node in traced.model.nodes:  # those of a body stand in front of its node
+            inner = (index for body in node.bodies for index in body.nodes)
+            self._counts[node.index] = round(own[node.index]) + sum(map(self.of, inner))
 
     def of(self, index: int) -> int:
         """Return those of a node."""

@@ -6,15 +6,16 @@ import heapq
 from collections.abc import Collection, Container
 
 from onnxprune.graph.model import Model
+from onnxprune.graph.scopes import Scope
 
 
 class Needs:
-    """Who reads what in the main graph of a model; what bodies read, their nodes do."""
+    """Who reads what in one graph of a model; what bodies read, their nodes do."""
 
-    def __init__(self, model: Model) -> None:
-        """Note where values are made."""
-        self._model, self._owners = model, model.owners
-        self.place = {index: place for place, index in enumerate(model.top)}
+    def __init__(self, model: Model, scope: Scope) -> None:
+        """Note where the values of a graph are made."""
+        self._model, self._scope = model, scope
+        self.place = {index: place for place, index in enumerate(scope.nodes)}
         self._made = {name: place for index, place in self.place.items() for name in model.nodes[index].outputs if name}
 
     def made_at(self, name: str) -> int:
@@ -33,10 +34,10 @@ class Needs:
         waiting = [*looked]  # places, the last of them first
         heapq.heapify(waiting)
         while waiting:
-            node = nodes[self._model.top[-heapq.heappop(waiting)]]
+            node = nodes[self._scope.nodes[-heapq.heappop(waiting)]]
             made = [name for name in node.outputs if name]
             readers = [reader for name in made for reader in self._model.readers.get(name, ())]
-            alone = all(reader in inputs or self._owners[reader[0]] in gone for reader in readers)
+            alone = all(reader in inputs or self._scope.owners[reader[0]] in gone for reader in readers)
             if not alone or any(name in needed for name in made):
                 continue
             gone.add(node.index)

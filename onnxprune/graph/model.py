@@ -218,19 +218,19 @@ class Model:
     @cached_property
     def places(self) -> Mapping[int, int]:
         """The place in `top` of every node; of one inside a body, that of the node that has the body."""
-        return {inner: place for place, index in enumerate(self.top) for inner in self._within(index)}
+        return {inner: place for place, index in enumerate(self.top) for inner in self.within(index)}
 
     @cached_property
     def owners(self) -> Mapping[int, int]:
         """For every node the node of the main graph that it is, or that has the body where it stands."""
         return {index: self.top[place] for index, place in self.places.items()}
 
-    def _within(self, index: int) -> Iterator[int]:
+    def within(self, index: int) -> Iterator[int]:
         """Yield a node and those of its bodies."""
         yield index
         for body in self.nodes[index].bodies:
             for inner in body.nodes:
-                yield from self._within(inner)
+                yield from self.within(inner)
 
     @cached_property
     def tensor_outputs(self) -> tuple[str, ...]:

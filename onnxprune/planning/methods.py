@@ -30,6 +30,7 @@ class Method:
     removes: Removes
     options: Mapping[str, Any] = field(default_factory=dict)  # of `prune`, that it stands for
     needs: tuple[str, ...] = ()  # options that people give beside it
+    beside: tuple[str, ...] = ()  # options that take something else away, before it cuts
     refuses: tuple[str, ...] = ()  # options that it has no use for, beside those of what it does not remove
     torch: bool = False  # whether it needs gradients
     masks: bool = False  # whether what goes is learned, for a time that people give
@@ -82,6 +83,7 @@ METHODS: Mapping[str, Method] = {
         "units",
         {"width": False},
         needs=("shape",),
+        beside=("depth",),
         refuses=("ratio", "ratios", "targets"),
         torch=True,
         masks=True,
@@ -118,7 +120,7 @@ def with_method(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
     for key in sorted(given):
         if key in method.options and values[key] != method.options[key]:
             raise OptionError(f"method {name} decides {key} itself, it is {method.options[key]!r}: leave it out")
-        if key in others or key in method.refuses:
+        if (key in others and key not in method.beside) or key in method.refuses:
             raise OptionError(f"method {name} removes {method.removes}: {key} has no effect with it; leave it out")
     for key in method.needs:
         if key not in given:

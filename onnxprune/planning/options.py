@@ -56,6 +56,7 @@ class Options:
     change_io: bool = False  # whether caches may be cut that are inputs and outputs of the model
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
+    held_branches: tuple[str, ...] = ()  # names of branches, likewise
     spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     planned: tuple[PlannedGroup, ...] = ()  # what a plan says; groups that it does not name stay whole
@@ -109,6 +110,7 @@ class Options:
             change_io=check.flag("change_io", self.change_io),
             ignore=check.globs("ignore", self.ignore),
             held=tuple(self.held),
+            held_branches=tuple(self.held_branches),
             spared=tuple(self.spared),
             only=check.globs("only", self.only),
             planned=tuple(self.planned),
@@ -210,7 +212,8 @@ class Options:
 
     def spends_effort(self, has_data: bool) -> bool:
         """Whether samples are generated, loss curves measured or layers refitted: all that effort is about."""
-        measures_losses = self.method is None and (self._measures_curves or self.depth is not None)
+        chooses_branches = self.depth is not None and (self.method is None or "depth" in METHODS[self.method].beside)
+        measures_losses = chooses_branches or (self.method is None and self._measures_curves)
         refits = self.reconstruct or (self.reconstruct is None and self.method is None and has_data)
         return measures_losses or bool(refits) or (self.looks_at_samples and not has_data)
 

@@ -11,6 +11,7 @@ from onnxprune.graph.model import Model
 from onnxprune.planning.choice import is_named
 from onnxprune.planning.options import Options
 
+_HELD = "another file of the same network cannot lose it"
 _LISTED = 3  # names of branches in a message
 
 
@@ -26,7 +27,9 @@ def may_go(model: Model, found: Sequence[Branch], options: Options) -> tuple[lis
     for branch in found:
         if branch.name in reasons:
             continue
-        if any(_meant(names[branch.name], glob) for glob in options.ignore):
+        if branch.name in options.held_branches:
+            reasons[branch.name] = _HELD
+        elif any(_meant(names[branch.name], glob) for glob in options.ignore):
             reasons[branch.name] = "left out by --ignore"
         elif only and branch.name not in only:
             reasons[branch.name] = "left out by --only"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from onnxprune.planning.depth import Shortening
     from onnxprune.planning.options import Options
 
+_RANKING = ("criterion", "scope")  # options that say what ranked the units
+
 
 def depth_values(
     options: Options, found: Sequence[Branch], choice: Shortening, reasons: Mapping[str, str], share: float
@@ -138,9 +140,20 @@ def tell_of_original(
         shares: of the original that it has, by kind of target.
     """
     report["input"] = dict(source)
-    report["options"] = options.to_dict()
+    tell_options(report, options)
     report["verification"] = proofs([verification_values(verification), report["verification"]])
     report["promise"] = of_original(report["promise"], options, shares)
+
+
+def tell_options(report: dict[str, Any], options: Options) -> None:
+    """Let a report have the options of the whole run, and still say what ranked the units, where masks did.
+
+    Args:
+        report: of a cut of a model that was made of the original; is changed in place.
+        options: of the whole run.
+    """
+    ranked = {} if report["masks"] is None else {name: report["options"][name] for name in _RANKING}
+    report["options"] = {**options.to_dict(), **ranked}
 
 
 def of_original(

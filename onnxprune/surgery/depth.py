@@ -9,7 +9,7 @@ a cast to the type that is there, go as well.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnxprune.graph.edit import NO_EDITS, Edits, apply_edits, make_node
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.names import FreshNames
 from onnxprune.graph.ports import Port
+from onnxprune.graph.scopes import scopes
 from onnxprune.graph.tensors import Array
 from onnxprune.surgery.rewrite import Rewritten, edited
 
@@ -68,7 +69,7 @@ class Shortened:
 
     branches: tuple[Branch, ...]  # that it lacks
     rewritten: Rewritten
-    dead: frozenset[int]  # nodes of the main graph that nobody needs any more, also what several branches shared
+    dead: frozenset[int]  # nodes that nobody needs any more, also what several branches shared
 
 
 def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.dtype[Any]]) -> Shortened:
@@ -87,18 +88,24 @@ def without(model: Model, branches: Sequence[Branch], dtype: Callable[[str], np.
 
 
 def _unneeded(model: Model, edits: Edits) -> set[int]:
-    """Return the nodes of the main graph that no output is computed from, with some edits."""
-    needed, found = {port.name for port in model.outputs} - edits.gone, set[int]()
-    for index in reversed(model.top):
+    """Return the nodes that no output is computed from, with some edits; without those of bodies of such nodes."""
+    return set(_idle(model, edits, model.top, {port.name for port in model.outputs} - edits.gone))
+
+
+def _idle(model: Model, edits: Edits, nodes: Sequence[int], outputs: Collection[str]) -> Iterator[int]:
+    """Yield the same of a graph, and of the bodies in it, given its nodes and outputs."""
+    needed = set(outputs)
+    for index in reversed(nodes):
         node = model.nodes[index]
         if needed.isdisjoint(edits.outputs.get((index, at), name) for at, name in enumerate(node.outputs)):
-            found.add(index)
+            yield index
         else:
             needed.update(edits.inputs.get((index, slot), name) for slot, name in enumerate(node.inputs))
             needed.update(node.captured)
+            for body in node.bodies:
+                yield from _idle(model, edits, body.nodes, body.outputs)
         for new in edits.nodes_before.get(index, ()):
             needed.update(new.input if not needed.isdisjoint(new.output) else ())
-    return found
 
 
 def _is_as_long(port: Port, other: Port) -> bool:
@@ -119,24 +126,24 @@ class _Shortener:
     before: dict[int, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Note which node makes which value."""
+        """Note which node makes which value, in which graph, and what graphs give."""
+        each = [*scopes(self.model)]
+        self._outputs = frozenset().union(*(scope.outputs for scope in each))
+        self._graph = {index: number for number, scope in enumerate(each) for index in scope.nodes}
         self._makers = {
-            name: (index, at)
-            for index in self.model.top
-            for at, name in enumerate(self.model.nodes[index].outputs)
-            if name
+            name: (node.index, at) for node in self.model.nodes for at, name in enumerate(node.outputs) if name
         }
         self._names = FreshNames(self.model)
         self._gone_ports = frozenset(name for branch in self.branches for name in branch.ports)
 
     def edits(self) -> Edits:
         """Return what changes in the model."""
-        nodes, place = self.model.nodes, {index: number for number, index in enumerate(self.model.top)}
+        nodes = self.model.nodes
         self._dead = {index for branch in self.branches for index in branch.nodes}
         self._is_stream: dict[str, str] = {}  # the stream that the sum of a plain node is now
         self._passed: set[int] = set()  # nodes that change nothing, between streams and sums
         streams: dict[str, list[int]] = {}  # nodes whose sum is a stream, by the name of that
-        for index, slot in sorted(self._gone(), key=lambda each: place[each[0]]):
+        for index, slot in sorted(self._gone()):
             node = nodes[index]
             if index in self._dead:
                 continue
@@ -210,20 +217,24 @@ class _Shortener:
 
     def _join(self, stream: str, sums: Sequence[Node]) -> None:
         """Let whoever read one of some sums read the stream that all of them are now."""
-        outputs = {port.name for port in self.model.outputs}
         names = [name for node in sums if (name := total_of(node)) is not None]
-        needed = [name for name in (stream, *names) if name in outputs or self._readers(name, sums)]
+        needed = [name for name in (stream, *names) if name in self._outputs or self._readers(name, sums)]
         halved = [total_of(node) or "" for node in sums if node.op not in PLAIN]
         needed = needed or halved[-1:]  # a fused sum whose stream nobody else reads
-        if len(needed) == 1 and needed[0] != stream and stream in self._makers:
+        if len(needed) == 1 and needed[0] != stream and self._is_in_one_graph(stream, needed[0]):
             self._write_as(stream, needed[0], sums)
             return
         for node, name in zip(sums, names, strict=True):
-            if name in outputs or any(slot < 0 for _, slot in self.model.readers.get(name, ())):
+            if name in self._outputs or any(slot < 0 for _, slot in self.model.readers.get(name, ())):
                 self.outputs[self._makers[name]] = self._names.fresh(f"{name}_gone")
                 self.before.setdefault(node.index, []).append(make_node("Identity", [stream], name))
             else:
                 self.inputs |= {place: stream for place in self._readers(name, sums) if place not in self.inputs}
+
+    def _is_in_one_graph(self, *names: str) -> bool:
+        """Whether nodes of one graph make some values."""
+        makers = [self._makers[name][0] for name in names if name in self._makers]
+        return len(makers) == len(names) and len({self._graph[maker] for maker in makers}) == 1
 
     def _write_as(self, stream: str, name: str, sums: Sequence[Node]) -> None:
         """Let the node that makes a stream write it under the name of a sum."""
@@ -246,6 +257,5 @@ class _Shortener:
 
     def _is_idle(self, index: int, sums: Sequence[Node]) -> bool:
         """Whether a node that changes nothing is left without readers."""
-        outputs = {port.name for port in self.model.outputs}
         made = self.model.nodes[index].outputs[:1]
-        return index in self._passed and outputs.isdisjoint(made) and not self._readers(made[0], sums)
+        return index in self._passed and self._outputs.isdisjoint(made) and not self._readers(made[0], sums)

@@ -266,3 +266,13 @@ def test_on_the_command_line(tmp_path):
     assert done.exit_code == 0, done.output
     assert "in the place of 1 branch stands a linear map" in done.output
     assert any("_linear_weight" in name for name in load(out).constants)
+
+
+def test_masks_are_learned_beside_a_map():
+    pytest.importorskip("torch")
+    learn = {"steps": 3, "rate": 1e-3, "batch": 16, "threads": 1}
+    report = pruned(linearize="o1", shape={"up0": 7}, masks=learn, round_to=1).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert [each["stays"] for each in report["depth"]["linear"]] == [True]
+    assert (report["masks"]["steps"], report["options"]["criterion"]) == (3, "masks")
+    assert list(report["options"]["linearize"]) == ["o1"]

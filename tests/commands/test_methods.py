@@ -11,6 +11,7 @@ import onnxprune
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.planning.methods import METHODS
 from onnxprune.report.prune import prune_tables
+from tests.commands.test_shorten import network, samples
 from tests.support.build import model
 from tests.support.cli import invoke
 from tests.support.paths import MODELS
@@ -108,6 +109,17 @@ def test_masks_are_learned_to_a_shape():
     follows_the_schema(json.loads(json.dumps(report)))
     assert {group["name"]: group["kept"] for group in report["groups"]} == {"w1": 6, "w2": 10, "w3": 6}
     assert (report["method"]["name"], report["masks"]["steps"]) == ("sheared", 4)
+
+
+def test_layers_go_before_masks_are_learned():
+    pytest.importorskip("torch")
+    learn = {"steps": 3, "batch": 16, "threads": 1}
+    options = {"method": "sheared", "shape": {"up0": 7}, "masks": learn, "latency": False}
+    report = onnxprune.prune(network(), data=samples(), depth=0.34, effort="quick", **options).report
+    assert [each["name"] for each in report["depth"]["branches"] if each["removed"]] == ["o1"]
+    kept = {group["name"]: group["kept"] for group in report["groups"]}
+    assert (kept["up0"], kept["up1"], kept["up2"]) == (7, 0, 12)
+    assert (report["method"]["name"], report["masks"]["steps"]) == ("sheared", 3)
 
 
 @pytest.mark.parametrize(

@@ -242,10 +242,7 @@ def test_a_model_without_branches_says_so():
             {"depth": 0.3, "rounds": 2},
             "rounds have no effect with depth alone, as branches go before the first of them",
         ),
-        (
-            {"without": "o2", "masks": "4 steps", "targets": {"macs": 0.5}},
-            "depth does not go with masks, which learn what goes for all of a budget at once: cut the result again",
-        ),
+        ({"without": "o2", "masks": "4 steps", "ratio": 0.5}, "masks needs a budget: give a target of macs, params or"),
     ],
 )
 def test_what_depth_does_not_go_with(options, message):
@@ -317,6 +314,58 @@ def test_rounds_that_lost_branches_learn_from_the_original():
     assert [each["tuning"]["steps"] for each in report["rounds"]] == [3, 3]
     plain = pruned(network_where_all_count(), **ROUNDS).report
     assert report["fidelity"]["figures"] != plain["fidelity"]["figures"]
+
+
+MASKS = {"steps": 8, "rate": 1e-3, "batch": 16, "threads": 1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"depth": 0.34, "targets": {"macs": 0.5}}, {"without": "o1", "shape": {"up0": 7, "up2": 9}}],
+    ids=["budget", "shape"],
+)
+def test_masks_are_learned_in_what_branches_left(options):
+    pytest.importorskip("torch")
+    report = pruned(network_where_all_count(), masks=MASKS, round_to=1, **options).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert sum(each["removed"] for each in report["depth"]["branches"]) == 1
+    assert report["masks"]["steps"] == 8
+    assert (report["options"]["criterion"], report["options"]["depth"]) == ("masks", options.get("depth"))
+    assert report["input"]["sha256"] == pruned(network_where_all_count(), depth=0.34).report["input"]["sha256"]
+    assert len(report["verification"]["runs"]) == 2 * len(pruned(depth=0.34).report["verification"]["runs"])
+    kept = {group["name"]: group["kept"] for group in report["groups"]}
+    if "shape" in options:
+        assert (kept["up0"], kept["up1"], kept["up2"]) == (7, 0, 9)
+    else:  # of the original
+        assert 0.4 < report["output"]["macs"] / report["input"]["macs"] <= 0.5
+    assert "masks learned in 8 steps" in text_of(report)
+    assert "removed 1 of 3 branches" in text_of(report)
+
+
+def test_masks_learn_from_the_original_what_branches_did():
+    pytest.importorskip("torch")
+    options = {"masks": {**MASKS, "steps": 2, "rate": 1e-6}, "round_to": 1, "shape": {"up0": 11}}
+    whole = pruned(network_where_all_count(), without="o1", reconstruct=False, **options).report
+    shorter = pruned(network_where_all_count(), without="o1", ratio=0, reconstruct=False).model
+    of_itself = pruned(shorter, **options).report
+    assert whole["masks"]["history"][0]["loss"] > 3 * of_itself["masks"]["history"][0]["loss"]
+
+
+def test_masks_alone_decide_where_no_branch_is_worth_it():
+    pytest.importorskip("torch")
+    options = {"depth": "auto", "targets": {"macs": 0.95}, "round_to": 1}
+    report = pruned(network_where_all_count(), masks={**MASKS, "steps": 2}, **options).report
+    follows_the_schema(json.loads(json.dumps(report)))
+    assert report["depth"]["removed"] == 0
+    assert report["masks"]["steps"] == 2
+    assert (report["options"]["criterion"], report["options"]["depth"]) == ("masks", "auto")
+
+
+def test_masks_have_nothing_to_learn_where_branches_meet_the_target():
+    pytest.importorskip("torch")
+    report = pruned(network_where_all_count(), masks=MASKS, depth=0.34, targets={"macs": 0.9}).report
+    assert (report["masks"], report["options"]["criterion"]) == (None, "obs")
+    assert report["output"]["macs"] <= 0.9 * report["input"]["macs"]
 
 
 def test_a_run_that_ended_between_rounds_goes_on_from_there(tmp_path):

@@ -523,7 +523,7 @@ def test_all_files_of_a_network_lose_the_same_tokens(folder, tmp_path):
     assert all(each.report["verification"]["passed"] for each in later.files)
     with pytest.raises(
         OptionError,
-        match=r"vocabulary goes with widths, tuning and tie where each network has one file: model\.onnx and "
+        match=r"vocabulary goes with widths, branches, tuning and tie where each network has one file: model\.onnx and "
         r"other\.onnx hold the same one; cut the tokens of the folder first",
     ):
         onnxprune.prune_folder(folder, tmp_path / "both", vocabulary=KEPT, ratio=0.5, latency=False)

@@ -1,11 +1,12 @@
-"""Folders of language models, by file form: what of them can be cut, what stays and why, and whether they generate.
+"""Folders of models, by file form: what of them can be cut, what stays and why, and whether programs run them.
 
     ZOO_GENAI=PYTHON ZOO_OPTIMUM=PYTHON python tools/measure/folders.py [NAME ...] [--rows ROWS.jsonl] [--page PAGE.md]
 
 The environments are those of tools/models/zoo/decoder_models.py. Each folder is exported with random weights, pruned at
-a ratio of 0.3 on texts of random tokens, and loaded by the program that it is meant for. The tokens that it generates
-are held against those of the written file in ONNX Runtime, each computed from the whole text without a cache. What is
-in ROWS.jsonl is not measured again.
+a ratio of 0.3 on texts of random tokens, and loaded by the program that it is meant for; with a NAME that ends in
+/depth or /depth-io half of the depth goes instead, with caches or without. The tokens that it generates, or the scores
+of classes, are held against those of the written files in ONNX Runtime, each token computed from the whole text without
+a cache. What is in ROWS.jsonl is not measured again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from onnxprune.graph.probe import settled  # noqa: E402
 from onnxprune.graph.read import load  # noqa: E402
 from onnxprune.runtime.session import open_session  # noqa: E402
 from tools.git import differs, package_commit  # noqa: E402
+from tools.integrations.generate import signal  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
 EXPORT = ROOT / "tools" / "models" / "zoo" / "decoder_export.py"
@@ -39,34 +41,77 @@ GENERATE = ROOT / "tools" / "integrations" / "generate.py"
 NAMES = (
     *(f"genai_{name}_{kind}" for name in ("llama", "qwen2", "phi3", "gemma2", "mistral") for kind in ("fp32", "int4")),
     "genai_qwen3_fp32", "optimum_llama", "optimum_qwen3", "optimum_gemma3", "optimum_gpt2", "optimum_opt",
-    "optimum_bigcode", "optimum_falcon", "optimum_bart_merged", "optimum_t5_merged",
+    "optimum_bigcode", "optimum_falcon", "optimum_bart_merged", "optimum_t5_merged", "optimum_vit", "optimum_resnet",
+    "optimum_trocr_merged", "optimum_llama/depth", "optimum_llama/depth-io",
+    "optimum_bart_merged/depth", "optimum_t5_merged/depth", "optimum_trocr_merged/depth", "optimum_vit/depth",
+    "optimum_bart_merged/depth-io", "optimum_t5_merged/depth-io",
 )  # fmt: skip
+# What is asked for, by the end of a name.
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "": {"ratio": 0.3},
+    "depth": {"depth": 0.5},
+    "depth-io": {"depth": 0.5, "change_io": True},
+}
 PROMPT, COUNT, WORDS, END = [5, 9, 20, 31, 7], 12, 96, 2
 
 
 def measured(name: str) -> dict[str, Any]:
     """Return what became of one folder."""
+    form, _, way = name.partition("/")
     tool = name.partition("_")[0]
     python = os.environ[f"ZOO_{tool.upper()}"]
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "model", Path(scratch) / "small"
-        ran([python, str(EXPORT), name, f"{source}/"])
+        ran([python, str(EXPORT), form, f"{source}/"])
         is_pair = (source / "encoder_model.onnx").exists()
         texts = {"input_ids": np.random.default_rng(0).integers(3, WORDS, (64, 24))}
-        result = prune_folder(source, target, 0.3, data=None if is_pair else texts, latency=False)
+        given = signal(source)
+        data = None if is_pair or given else texts
+        result = prune_folder(source, target, data=data, latency=False, **WAYS[way])
         tokens = generated(tool, target)
-        expected = tokens if is_pair else continued(target / result.files[0].name)
         reports = [each.report for each in result.files if each.report is not None]
         return {
             "name": name,
             "files": len(result.files),
-            "kinds": _kinds(reports),
+            "kinds": _kinds(reports) | _branches(reports),
             "params": sum(each["output"]["params"] for each in reports) / sum(e["input"]["params"] for e in reports),
             "whole": _whole(reports),
             "tokens": len(tokens),
-            "as_expected": None if is_pair else tokens == expected,
+            "as_expected": _alike(tokens, _expected(target, result.files[0].name)),
             "commit": package_commit() + "+" * differs("onnxprune"),
         }
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and np.allclose(one, other, atol=1e-4)
+
+
+def _expected(folder: Path, name: str) -> list[float]:
+    """Return what a folder is to give: by its files in ONNX Runtime alone."""
+    if (folder / "encoder_model.onnx").exists():
+        return written(folder)
+    given = signal(folder)
+    return open_session(folder / name).run(given)["logits"][0].tolist() if given else continued(folder / name)
+
+
+def written(folder: Path) -> list[int]:
+    """Return the tokens that a decoder writes of what its encoder is given, each without a cache."""
+    first, second = (open_session(folder / f"{part}_model.onnx") for part in ("encoder", "decoder"))
+    prompt = {"input_ids": np.array([PROMPT]), "attention_mask": np.ones((1, len(PROMPT)), np.int64)}
+    given = signal(folder) or prompt
+    (states,) = first.run(given).values()
+    beside = {"encoder_hidden_states": states, "encoder_attention_mask": prompt["attention_mask"]}
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    ids, ends = [settings["decoder_start_token_id"]], {END, settings["eos_token_id"]}
+    taken = {port.name for port in second.ort.get_inputs()}
+    most = COUNT - ("forced_eos_token_id" in settings)  # programs end a text with that where it is as long as it may be
+    while len(ids) <= most:
+        feeds = {"input_ids": np.array([ids]), **{name: array for name, array in beside.items() if name in taken}}
+        token = int(second.run(feeds)["logits"][0, -1].argmax())
+        if token in ends:
+            break
+        ids.append(token)
+    return ids
 
 
 def generated(tool: str, folder: Path) -> list[int]:
@@ -106,6 +151,12 @@ def _kinds(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {kind: f"{after[kind]} of {before[kind]}" for kind in before}
 
 
+def _branches(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return how many branches are left of how many; nothing where none was to go."""
+    each = [branch for report in reports for branch in (report["depth"] or {"branches": []})["branches"]]
+    return {"branches": f"{sum(not branch['removed'] for branch in each)} of {len(each)}"} if each else {}
+
+
 def _whole(reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many groups stay whole, by reason without names and places."""
     reasons = Counter[str]()
@@ -132,10 +183,11 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "# Folders, measured",
         "",
         f"By tools/measure/folders.py, on commit {commits}: small networks with random weights, exported by the model "
-        "builder of ONNX Runtime GenAI and by Optimum, pruned at a ratio of 0.3. The program that the folder is meant "
-        "for loads what was written and generates; *as expected* says whether its tokens are those of the written "
-        "file in ONNX Runtime, each computed from the whole text without a cache. The written file is proven equal to "
-        "the masked model in each run.",
+        "builder of ONNX Runtime GenAI and by Optimum, pruned at a ratio of 0.3, or by half of the depth where the "
+        "name says so (`/depth`, and `/depth-io` with `--change-io`). The program that the folder is meant for loads "
+        "what was written and generates, or tells the scores of classes; *as expected* says whether these are those "
+        "of the written files in ONNX Runtime, each token computed from the whole text without a cache. Written files "
+        "are proven equal to the masked models in each run.",
         "",
         *table(["form", "files", "kept", "params x", "as expected", "whole, by reason (groups)"], cells),
         "",

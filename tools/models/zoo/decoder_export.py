@@ -10,6 +10,7 @@ random weights.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,12 @@ T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 96, "num_layers": 2, "
       "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}  # fmt: skip
 WHISPER = {**BART, "num_mel_bins": 8, "max_source_positions": 1500, "max_target_positions": 64, "suppress_tokens": None,
            "begin_suppress_tokens": None}  # fmt: skip
+PICTURE = {"image_size": 32, "num_channels": 3}
+VIT = {**PICTURE, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+       "intermediate_size": 96}  # fmt: skip
+RESNET = {"num_channels": 3, "embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 2], "layer_type": "basic"}
+TROCR = {**WORDS, "d_model": 32, "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 96,
+         "max_position_embeddings": 96, "cross_attention_hidden_size": 32, "decoder_start_token_id": 1}  # fmt: skip
 # By the name of the architecture: the class of the configuration, and what it is built with.
 NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("LlamaConfig", LLAMA),
@@ -69,8 +76,21 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "marian": ("MarianConfig", {**BART, "decoder_vocab_size": 96}),
     "t5": ("T5Config", T5),
     "whisper": ("WhisperConfig", WHISPER),
+    "vit": ("ViTConfig", {**VIT, "num_labels": 10}),
+    "resnet": ("ResNetConfig", {**RESNET, "num_labels": 10}),
+    "trocr": ("VisionEncoderDecoderConfig", {"encoder": {**VIT, "model_type": "vit"},
+                                             "decoder": {**TROCR, "model_type": "trocr"},
+                                             **WORDS, "decoder_start_token_id": 1}),
 }  # fmt: skip
-READS_TEXT, LISTENS = ("bart", "marian", "t5"), ("whisper",)
+# By the class that transformers has for what they do, and the task that Optimum calls it.
+_TASKS = {
+    **dict.fromkeys(("bart", "marian", "t5"), ("Seq2SeqLM", "text2text-generation-with-past")),
+    "whisper": ("SpeechSeq2Seq", "automatic-speech-recognition-with-past"),
+    "vit": ("ImageClassification", "image-classification"),
+    "resnet": ("ImageClassification", "image-classification"),
+    "trocr": ("Vision2Seq", "image-to-text-with-past"),
+}
+LISTENS, SEES = ("whisper",), ("vit", "resnet", "trocr")
 
 
 def network(name: str, folder: str) -> None:
@@ -79,7 +99,7 @@ def network(name: str, folder: str) -> None:
 
     kind, options = NETWORKS[name]
     torch.manual_seed(0)
-    auto = "SpeechSeq2Seq" if name in LISTENS else "Seq2SeqLM" if name in READS_TEXT else "CausalLM"
+    auto, _ = _TASKS.get(name, ("CausalLM", ""))
     config = getattr(transformers, kind)(**options)
     getattr(transformers, f"AutoModelFor{auto}").from_config(config).float().eval().save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(96)}, unk_token="w3"))
@@ -89,15 +109,20 @@ def network(name: str, folder: str) -> None:
     ).save_pretrained(folder)
     if name in LISTENS:
         transformers.WhisperFeatureExtractor(feature_size=options["num_mel_bins"]).save_pretrained(folder)
+    if name in SEES:
+        size = {"height": PICTURE["image_size"], "width": PICTURE["image_size"]}
+        settings = {"image_processor_type": "ViTImageProcessor", "size": size, "do_normalize": True}
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def by_optimum(name: str, source: str, target: str, file: str) -> Path:
     """Export by Optimum, with the past; return the file."""
     from optimum.exporters.onnx import main_export
 
-    task = "automatic-speech-recognition" if name in LISTENS else "text2text-generation"
-    task = task if name in (*READS_TEXT, *LISTENS) else "text-generation"
-    main_export(source, target, task=f"{task}-with-past", do_validation=False)
+    _, task = _TASKS.get(name, ("", "text-generation-with-past"))
+    main_export(source, target, task=task, do_validation=False)
+    for path in Path(source).glob("preprocessor_config.json"):  # what Optimum copies needs packages for pictures
+        shutil.copyfile(path, Path(target) / path.name)
     return Path(target) / f"{file}.onnx"
 
 

@@ -1,0 +1,27 @@
+"""The graphs of a model one by one: the main graph, and the bodies inside of nodes, at any depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from onnxprune.graph.model import Model
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The nodes of one graph, and what whoever holds it reads of them."""
+
+    nodes: tuple[int, ...]  # indices of its own nodes, in order
+    outputs: frozenset[str]
+    owners: Mapping[int, int] = field(repr=False)  # of nodes at any depth: the node of this graph that is or holds each
+
+
+def scopes(model: Model) -> Iterator[Scope]:
+    """Yield the main graph, then all bodies."""
+    given = {*(port.name for port in model.outputs), *model.tensor_outputs}
+    yield Scope(model.top, frozenset(given), model.owners)
+    for node in model.nodes:
+        for body in node.bodies:
+            owners = {inner: index for index in body.nodes for inner in model.within(index)}
+            yield Scope(body.nodes, frozenset(body.outputs), owners)
