@@ -15,6 +15,7 @@ from tools.models.real.packages import SEED, installed
 
 EVALUATION_SHARE = 0.4  # of the text, whole articles
 TUNING = "tuning"  # the part that has text of documentation too
+RUN = 8  # words in a row that documentation and evaluation may not both have
 DOCUMENTED = ("numpy", "scipy", "sklearn")  # packages whose documentation is read, beside Python's own
 
 
@@ -45,6 +46,19 @@ def without_shared(kept: list[str], filtered: list[str]) -> tuple[list[str], lis
     return kept, [text for text in left if text]
 
 
+def apart(texts: Sequence[str], held: Sequence[str], run: int = RUN) -> list[str]:
+    """Return texts without the paragraphs that share some words in a row with others, whatever stands around these."""
+    seen = {words for text in held for words in _runs(text, run)}
+    left = ("\n".join(p for p in text.split("\n") if seen.isdisjoint(_runs(p, run))) for text in texts)
+    return [text for text in left if text]
+
+
+def _runs(text: str, length: int) -> Iterator[tuple[str, ...]]:
+    """Yield all runs of so many words, without signs and capitals."""
+    words = re.findall(r"[a-z0-9_]+", text.lower())
+    yield from zip(*(words[start:] for start in range(length)), strict=False)
+
+
 def sequences(texts: Sequence[str], tokenizer: Any, length: int) -> np.ndarray:
     """Return all full runs of `length` tokens, int64 ``[samples, length]``, shuffled; none spans two articles."""
     runs = []
@@ -73,7 +87,7 @@ def _docstrings(path: Path) -> Iterator[str]:
     except (SyntaxError, UnicodeDecodeError):  # templates, samples of broken code
         return
     for node in ast.walk(module):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             said = "\n\n".join(p for p in re.split(r"\n\s*\n", ast.get_docstring(node) or "") if ">>>" not in p)
             yield from [plain(said)] if said else []
 
@@ -81,14 +95,14 @@ def _docstrings(path: Path) -> Iterator[str]:
 def text_parts(tokenizer: Any, length: int, wanted: dict[str, int]) -> dict[str, np.ndarray]:
     """Return the sequences of each part; a smaller calibration part is the beginning of the larger one.
 
-    `TUNING` begins as calibration does, and goes on with documentation that shares no paragraph with the evaluation.
+    `TUNING` begins as calibration does; documentation follows that shares no run of `RUN` words with the evaluation.
     """
     kept, held = articles()
     calibration, evaluation = (sequences(texts, tokenizer, length) for texts in (kept, held))
     print(f"{len(calibration)} sequences of {length} tokens for calibration, {len(evaluation)} for evaluation")
     parts = {part: (evaluation if part == "eval" else calibration)[:count] for part, count in wanted.items()}
     if TUNING in wanted:
-        more = sequences(without_shared(held, documentation())[1], tokenizer, length)
+        more = sequences(apart(documentation(), held), tokenizer, length)
         print(f"{len(more)} sequences of documentation")
         parts[TUNING] = np.concatenate([calibration, more])[: wanted[TUNING]]
     for part, rows in parts.items():
