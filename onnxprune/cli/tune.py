@@ -37,7 +37,14 @@ from onnxprune.training.processes import helper_name, helps
 )
 @click.option("--temperature", type=float, default=2.0, show_default=True, help="Of class probabilities in kl.")
 @click.option("--words", type=int, default=32, show_default=True, metavar="N", help="To write, for the loss written.")
-@click.option("--reuse", type=int, default=8, show_default=True, metavar="N", help="Steps that each of them serves.")
+@click.option(
+    "--reuse",
+    type=int,
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Steps that learn from a text that was written.",
+)
 @click.option("--rate", type=float, help="Learning rate [default: by a range test].")
 @click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step.")
 @click.option("--accumulate", type=int, default=1, show_default=True, metavar="N", help="Parts a step is run in.")

@@ -83,10 +83,17 @@ def mask_input(feeds: Arrays, shape: tuple[int, ...]) -> str | None:
 def beside_ids(ids: str, feeds: Arrays) -> dict[str, Array]:
     """Return the inputs of the text that an input has the ids of, without these: encoder and decoder have one each.
 
-    >>> sorted(beside_ids("decoder_input_ids", dict.fromkeys(("attention_mask", "decoder_attention_mask"), None)))
+    Where ids have no side and nothing beside them has none either, as in a decoder alone, they are the decoder's.
+
+    >>> masks = dict.fromkeys(("attention_mask", "decoder_attention_mask"), None)
+    >>> sorted(beside_ids("decoder_input_ids", masks)), sorted(beside_ids("input_ids", masks))
+    (['decoder_attention_mask'], ['attention_mask'])
+    >>> sorted(beside_ids("input_ids", dict.fromkeys(("decoder_attention_mask", "encoder_hidden_states"), None)))
     ['decoder_attention_mask']
     """
-    return {name: array for name, array in feeds.items() if name != ids and side_of(name) == side_of(ids)}
+    others = {name: array for name, array in feeds.items() if name != ids}
+    own = {name: array for name, array in others.items() if side_of(name) == side_of(ids)}
+    return own or {name: array for name, array in others.items() if side_of(name) == "decoder"}
 
 
 def side_of(name: str) -> str:

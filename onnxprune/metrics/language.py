@@ -44,11 +44,18 @@ def _ids_of(feeds: Arrays, shape: tuple[int, ...], vocabulary: int) -> str | Non
     words of its own text, not those of an encoder beside it.
     """
     inputs = token_inputs(feeds, shape)
-    inputs = {name: array for name, array in inputs.items() if side_of(name) == "decoder"} or inputs
+    texts = {name: array for name, array in inputs.items() if _may_be_words(array)}
+    inputs = {name: array for name, array in texts.items() if side_of(name) == "decoder"} or inputs
     largest = {name: int(array.max(initial=0)) for name, array in inputs.items()}
     if any(array.min(initial=0) < 0 for array in inputs.values()) or max(largest.values(), default=0) < 2:
         return None
     return max(largest, key=largest.__getitem__) if max(largest.values()) < vocabulary else None
+
+
+def _may_be_words(ids: Array) -> bool:
+    """Whether an input is no mask, and its rows do not count."""
+    is_counting = ids.shape[1] > 2 and bool((np.diff(ids.astype(np.int64), axis=1) == 1).all())
+    return int(ids.max(initial=0)) > 1 and not is_counting
 
 
 def _shift(metric: Metric, scores: Array, feeds: Arrays) -> int:

@@ -164,10 +164,11 @@ def _window(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, A
 def cut_text(feeds: Mapping[str, Array], start: int, length: int) -> dict[str, Array]:
     """Return so many tokens of each text from `start` on; positions go on counting from where they began."""
     return {
-        name: array[:, :length] if _counts(array) else array[:, start : start + length] for name, array in feeds.items()
+        name: array[:, :length] if counts_up(array) else array[:, start : start + length]
+        for name, array in feeds.items()
     }
 
 
-def _counts(array: Array) -> bool:
+def counts_up(array: Array) -> bool:
     """Whether an input holds positions: rows that count."""
     return array.shape[1] > 2 and bool((np.diff(array.astype(np.int64), axis=1) == 1).all())

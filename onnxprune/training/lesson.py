@@ -51,7 +51,7 @@ class Lesson:
     held: Data
     augment: Augmenter
     writer: Writer
-    tested: Objective  # what a range test takes steps by
+    unwritten: Objective  # on texts as they are: range tests take steps by it
     penalty: Penalty | None = None  # on the sizes of units, added to the loss
     processes: Processes = ALONE  # that learn together
 
@@ -177,18 +177,18 @@ def lesson_of(
     aim = objective(losses, metric, places, temperature=options.temperature)
     penalty = None if options.slim is None else penalty_of(network, options.slim)
     writer = Writer(metric, augment.texts, options.words, options.seed)
-    tested = objective(_without_writing(losses), metric, places, temperature=options.temperature)
+    unwritten = objective(_unwritten(losses), metric, places, temperature=options.temperature)
     lesson = Lesson(
-        network, follow, aim, metric, losses, places, train, held, augment, writer, tested, penalty, processes
+        network, follow, aim, metric, losses, places, train, held, augment, writer, unwritten, penalty, processes
     )
     _check_gradient(lesson, first)
     return lesson
 
 
-def _without_writing(losses: Losses) -> Losses:
+def _unwritten(losses: Losses) -> Losses:
     """Return losses that ask for the same on texts as they are.
 
-    A few texts that are written for a range test would be learned by heart before its highest rates.
+    The few texts that a range test could have written would be learned by heart before its highest rates.
     """
     return tuple(("reverse-kl" if name == WRITTEN else name, weight) for name, weight in losses)
 

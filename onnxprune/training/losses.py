@@ -102,10 +102,11 @@ class Objective:
     def judged(self) -> Objective:
         """What held-out samples decide by: the outputs, and features only where there is nothing else.
 
-        Text is written by the student alone.
+        Words of a text count alike: a student may not be judged better because it would no longer write it.
         """
-        outputs = tuple(term for term in self.terms if term.name != FEATURES)
-        return Objective(outputs, mixed=0.0) if outputs else self
+        judging = (replace(term, of=_along) if term.name == WRITTEN else term for term in self.terms)
+        outputs = tuple(term for term in judging if term.name != FEATURES)
+        return Objective(outputs) if outputs else self
 
 
 def objective(
@@ -162,9 +163,18 @@ def _divergence(metric: Metric, temperature: float, is_reverse: bool, seen: Seen
 
 
 def _written(seen: Seen) -> Tensor:
+    return written_loss(_draft(seen))
+
+
+def _along(seen: Seen) -> Tensor:
+    draft = _draft(seen)
+    return (divergence(draft.student, draft.teacher) * draft.counts).sum(1) / draft.counts.sum(1).clamp_min(1)
+
+
+def _draft(seen: Seen) -> Draft:
     if seen.draft is None:
         raise OptionError(f"loss {WRITTEN!r} needs text that the student has written")
-    return written_loss(seen.draft)
+    return seen.draft
 
 
 def _cross_entropy(metric: Metric, seen: Seen) -> Tensor:

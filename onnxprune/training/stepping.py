@@ -130,11 +130,12 @@ class Stepper:
             yield _Task(self._given, number)
         if self._written.terms:
             if self.texts.is_due(number):
-                views = [self._view(rows, number, part) for part, rows in enumerate(self._order.at(number))]
-                written = self.texts.keep(Written(number, tuple(self._text(view) for view in views)))
+                count = self.texts.count
+                views = [self._view(rows, count, part) for part, rows in enumerate(self._order.at(count))]
+                written = self.texts.keep(Written(count, tuple(self._text(view) for view in views)))
             else:
                 written = self.texts.at(number)
-            yield _Task(self._written, written.step, written.texts)
+            yield _Task(self._written, written.number, written.texts)
 
     def _learned(self, task: _Task) -> float:
         """Add the gradients of a task; return the mean loss."""
@@ -155,7 +156,7 @@ class Stepper:
             rate: learning rate.
             first: the weights before any step.
         """
-        task, view = _Task(self._lesson.tested, number), self._view(self._order.at(number)[0], number, 0)
+        task, view = _Task(self._lesson.unwritten, number), self._view(self._order.at(number)[0], number, 0)
         taught = self._lesson.taught(view.piece, task.aim)
         with torch.no_grad():
             before = float(self._losses(view, task, taught, first).whole.mean())

@@ -7,7 +7,7 @@ it in a buffer. `training.written` weighs words by how likely the student of tod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ _AT_FIRST = 4  # steps of a run that write in any case, so that the first ones d
 class Written:
     """What a student has written in a step."""
 
-    step: int  # whose samples it goes on from
+    number: int  # of the step whose samples it goes on from, if each step wrote
     texts: tuple[Text, ...]  # one for each run of the step
 
 
@@ -35,6 +35,7 @@ class Texts:
 
     def __init__(self, reuse: int) -> None:
         self._reuse, self._kept = reuse, list[Written]()
+        self.count = 0  # of what was written: the next one goes on from the samples of the step of this number
 
     def is_due(self, step: int) -> bool:
         """Whether the student writes in a step."""
@@ -43,6 +44,7 @@ class Texts:
     def keep(self, written: Written) -> Written:
         """Keep what was written, and return it; the oldest goes where there are enough."""
         self._kept = [*self._kept, written][-self._reuse :]
+        self.count += 1
         return written
 
     def at(self, step: int) -> Written:
@@ -56,26 +58,18 @@ class Texts:
     # -- checkpoints ---------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> list[dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""
-        return [
-            {
-                "step": each.step,
-                "words": [torch.from_numpy(text.words) for text in each.texts],
-                "drawn": [torch.from_numpy(text.drawn) for text in each.texts],
-            }
+        kept = [
+            (each.number, [(torch.from_numpy(text.words), torch.from_numpy(text.drawn)) for text in each.texts])
             for each in self._kept
         ]
+        return {"count": self.count, "kept": kept}
 
-    def take_up(self, state: Sequence[Mapping[str, Any]]) -> None:
+    def take_up(self, state: Mapping[str, Any]) -> None:
         """Keep what a checkpoint has."""
+        self.count = state["count"]
         self._kept = [
-            Written(
-                each["step"],
-                tuple(
-                    Text(words.numpy(), drawn.numpy())
-                    for words, drawn in zip(each["words"], each["drawn"], strict=True)
-                ),
-            )
-            for each in state
+            Written(number, tuple(Text(words.numpy(), drawn.numpy()) for words, drawn in texts))
+            for number, texts in state["kept"]
         ]

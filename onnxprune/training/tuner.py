@@ -145,7 +145,7 @@ class _Run:
         self.learner = learner_of(lesson.network, options.lora, options.seed)
         self.order = order_of(lesson.train, options.batch, options.accumulate, options.seed)
         self.stepper = Stepper(lesson, self.learner, self.order, options)
-        self.judge = Judge(lesson, self.order.size)
+        self.judge = Judge(lesson, self.order.size, self.first)
         self.total = options.steps or (options.epochs or 0) * self.order.steps_of_epoch
         self.every = self._steps_between()
         self.text = "tuning"
@@ -162,7 +162,7 @@ class _Run:
     def _steps_between(self) -> int:
         """Return the steps between two measurements; judging shall take a small part of the run."""
         seen = self.total * self.order.size * self.order.runs
-        times = _JUDGING * seen * self.stepper.cost / self.judge.cost
+        times = _JUDGING * seen * self.stepper.cost / self.lesson.held.count
         return max(1, -(-self.total // max(2, min(JUDGED, int(times)))))
 
     # -- the run -------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import torch
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph.tensors import Array
 from onnxprune.metrics.metric import Metric
-from onnxprune.training.augment import cut_text
+from onnxprune.training.augment import counts_up
 from onnxprune.training.probabilities import divergence, log_probabilities
 
 Tensor = torch.Tensor
@@ -34,6 +34,7 @@ WRITTEN = "written"
 PROMPT = 64  # tokens at most in front of what is written
 MIXED = 0.2  # of the teacher in what words are drawn from, as in the paper
 _ALIKE = 1e-4  # of the range of the scores: what round-off makes of them
+_COINS, _WORDS = 2**31, 2**31 + 1  # random numbers of their own: no step has such a number
 _LEAST = 1e-300  # probability, whose logarithm is finite
 _MOST = 4.0  # times that a word counts, where the student now finds it likelier than what drew it
 
@@ -101,8 +102,8 @@ class Writer:
         prompt, place, counts = self._prompt(feeds)
         ids = str(self.metric.ids)
         text: dict[str, Array] = {**prompt, ids: prompt[ids].copy()}
-        chance = np.stack([np.random.default_rng((self.seed, *key)).random(self.length) for key in keys])
-        is_taught = np.random.default_rng((self.seed, *keys[0][:-1])).random(self.length) < mixed
+        chance = np.stack([np.random.default_rng((self.seed, _WORDS, *key)).random(self.length) for key in keys])
+        is_taught = np.random.default_rng((self.seed, _COINS, *keys[0][:-1])).random(self.length) < mixed
         samples = np.arange(len(chance))
         with torch.no_grad():
             for word in range(int(counts.sum(1).max(initial=0))):
@@ -170,8 +171,13 @@ class Writer:
         alike = all(array.shape == ids.shape for array in texts.values())
         if self.metric.ids not in texts or not alike or ids.shape[1] <= wanted:
             return dict(feeds)
-        behind = not _is_text(feeds, self.metric, ids.shape)[:, 0].all()  # padding stands in front of the text
-        return {**feeds, **cut_text(texts, ids.shape[1] - wanted if behind else 0, wanted)}
+        is_behind = ~_is_text(feeds, self.metric, ids.shape)[:, :1]  # padding stands in front of the text
+        places = np.where(is_behind, ids.shape[1] - wanted, 0) + np.arange(wanted)
+        cut = {
+            name: array[:, :wanted] if counts_up(array) else np.take_along_axis(array, places, 1)
+            for name, array in texts.items()
+        }
+        return {**feeds, **cut}
 
 
 def _is_text(feeds: Mapping[str, Array], metric: Metric, shape: tuple[int, ...]) -> Array:

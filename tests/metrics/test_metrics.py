@@ -316,6 +316,10 @@ def test_a_decoder_is_judged_by_its_own_text():
     assert (metric.ids, metric.mask) == ("decoder_input_ids", None)
     assert figures(metric, (scores, scores, feeds, None))["perplexity_before"] == pytest.approx(2)
     assert choose(scores, {**feeds, "decoder_attention_mask": np.ones_like(ids)}).mask == "decoder_attention_mask"
+    positions = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
+    beside = {"decoder_attention_mask": np.ones_like(ids), "decoder_position_ids": positions}
+    alone = choose(scores, {"input_ids": ids, **beside})
+    assert (alone.ids, alone.mask) == ("input_ids", "decoder_attention_mask")
 
 
 def test_segments_are_no_mask():

@@ -25,6 +25,7 @@ from onnxprune.training.processes import (
 )
 from onnxprune.training.saving import Saving
 from onnxprune.training.tuner import tuned
+from tests.support.build import model
 from tests.training import pairs, test_written
 from tests.training.pairs import lesson, pictures
 
@@ -120,10 +121,29 @@ def test_more_processes_than_samples_of_a_run():
     )
 
 
-def test_a_text_is_the_same_whoever_writes_it():
-    one, (main, _) = curves(lambda: test_written.lesson(steps=14, reuse=4, batch=10, accumulate=2))
+def padded():
+    """Return long texts, every sixth with padding in front."""
+    rng = np.random.default_rng(0)
+    mask = np.ones((48, 110), np.int64)
+    mask[::6, :40] = 0
+    return {"ids": rng.integers(0, 12, mask.shape) * mask, "mask": mask}
+
+
+@pytest.mark.parametrize("make", [dict, lambda: {"data": padded(), "small": masked(4), "teacher": masked(6)}])
+def test_a_text_is_the_same_whoever_writes_it(make):
+    one, (main, _) = curves(lambda: test_written.lesson(steps=14, reuse=4, batch=10, accumulate=2, **make()))
     assert [each.held for each in main.history] == pytest.approx([each.held for each in one.history], abs=1e-4)
     assert [each.loss for each in main.history[1:]] == pytest.approx([each.loss for each in one.history[1:]], abs=1e-4)
+
+
+def masked(width):
+    """Return a language model of 12 words that takes a mask."""
+    return model(
+        "a = Gather(embedding, ids)", "t = Unsqueeze(mask, last)", "f = Cast<to = 1>(t)", "p = Mul(a, f)",
+        "b = CumSum(p, axis)", "c = MatMul(b, inner)", "d = Tanh(c)", "y = MatMul(d, outer)",
+        x="int64[n,s] ids, int64[n,s] mask", axis=np.int64(1), last=np.array([2]),
+        embedding=(12, width), inner=(width, 16), outer=(16, 12),
+    )  # fmt: skip
 
 
 def test_all_end_at_the_same_step_of_a_time():

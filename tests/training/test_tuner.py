@@ -238,6 +238,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path, options, count)
         outcome = run(saving=saving, **options)
         assert equal(outcome.weights, whole.weights), moment
         assert [each.held for each in outcome.history] == [each.held for each in whole.history]
+        assert [each.figures for each in outcome.history] == [each.figures for each in whole.history]
         assert outcome.steps == whole.steps
         saving.path.unlink()
 

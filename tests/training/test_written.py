@@ -15,6 +15,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.graph.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.metrics.kinds import KINDS
+from onnxprune.training.judge import Judge
 from onnxprune.training.learner import learner_of
 from onnxprune.training.lesson import lesson_of
 from onnxprune.training.losses import Seen, objective
@@ -161,6 +162,28 @@ def test_words_are_drawn_from_the_mixture(mixed):
     assert np.exp(drawn) == pytest.approx(likely[texts], rel=1e-5)
 
 
+def test_coins_words_and_windows_are_independent(monkeypatch):
+    """The first words of many runs: who writes them, by which numbers, and where the windows of the texts begin."""
+    coins, chances, rng = [], [], np.random.default_rng
+
+    class Noted:
+        def __init__(self, key):
+            self.key, self.own = key, rng(key)
+
+        def random(self, count):
+            drawn = self.own.random(count)
+            (coins if len(self.key) == 4 else chances).append(drawn[0])
+            return drawn
+
+    monkeypatch.setattr("onnxprune.training.written.np.random.default_rng", Noted)
+    for run in range(400):
+        drafted({"ids": np.ones((2, 3), np.int64)}, keys=[(run, 0, 0), (run, 0, 1)])
+    monkeypatch.undo()
+    windows = [np.random.default_rng((0, run, 0)).random() for run in range(400)]
+    together = np.corrcoef([coins, chances[::2], chances[1::2], windows])
+    assert np.abs(together - np.eye(4)).max() < 0.2
+
+
 class Counting:
     """A network that counts how often it runs."""
 
@@ -217,7 +240,8 @@ def test_long_texts_are_cut_and_positions_go_on():
     assert draft.feeds["positions"].tolist() == [list(range(wanted))] * 2
     feeds["mask"][0, :50] = 0  # padding in front
     draft = drafted(feeds, metric=MASKED, texts=tuple(feeds), length=4)
-    assert np.array_equal(draft.feeds["ids"][:, :PROMPT], ids[:, -wanted:-4])
+    assert np.array_equal(draft.feeds["ids"][0, :PROMPT], ids[0, -wanted:-4])
+    assert np.array_equal(draft.feeds["ids"][1, :PROMPT], ids[1, :PROMPT])  # each text by itself
     assert draft.feeds["mask"].sum(1).tolist() == [wanted - 14, wanted]
     assert drafted(feeds, metric=MASKED, texts=("mask",), length=4).feeds["ids"].shape == ids.shape  # of one length
 
@@ -299,7 +323,6 @@ def test_too_many_words():
 def test_a_loss_without_a_text():
     aim = objective([("written", 1.0)], WORDS, (), temperature=1.0)
     assert aim.writes
-    assert aim.judged.mixed == 0.0
     with pytest.raises(OptionError, match="loss 'written' needs text that the student has written"):
         aim(Seen({}, {}, {}, None, 1, 1))
 
@@ -324,9 +347,9 @@ def test_a_text_is_learned_from_in_several_steps(reuse, texts, monkeypatch):
     seen = written_steps(monkeypatch)
     task, checked = lesson(steps=24, reuse=reuse, accumulate=2, loss={"written": 1, "kl": 1})
     tuned(task, checked)
-    steps = [key[:2] for key in seen if len(key) == 3]
-    assert len(steps) == 2 * texts
-    assert sorted({step for step, _ in steps})[:4] == [0, 1, 2, 3]
+    assert [key[:2] for key in seen if len(key) == 3] == [
+        (number, part) for number in range(texts) for part in range(2)
+    ]
 
 
 def written_steps(monkeypatch):
@@ -344,18 +367,41 @@ def written_steps(monkeypatch):
 def test_a_range_test_takes_texts_as_they_are(monkeypatch):
     seen = written_steps(monkeypatch)
     task, checked = lesson(steps=1, rate=None, loss={"written": 2, "kl": 1})
-    assert [(term.name, term.weight) for term in task.tested.terms] == [("reverse-kl", 2), ("kl", 1)]
+    assert [(term.name, term.weight) for term in task.unwritten.terms] == [("reverse-kl", 2), ("kl", 1)]
     assert len(tuned(task, checked).rates) > 8
     assert [key[:2] for key in seen if len(key) == 3] == [(0, 0)]  # of the only step
 
 
-def test_few_held_out_samples_have_text_written_for_them(monkeypatch):
+def test_held_out_samples_decide_by_what_the_first_weights_write(monkeypatch):
     seen = written_steps(monkeypatch)
-    task, checked = lesson(steps=2, batch=4, data=texts(count=400))
+    task, checked = lesson(steps=8, batch=4, data=texts(count=400))
+    first = {name: value.detach().clone() for name, value in task.network.weights.items()}
+    history = tuned(task, checked).history
+    assert len(history) > 2
     assert task.held.count == 48
-    tuned(task, checked)
-    judged = [key[0] for key in seen if len(key) == 1]
-    assert judged == [0, 12, 24, 36] * 3
+    assert [key[0] for key in seen if len(key) == 1] == [0, 8, 16, 24, 32, 40]  # 24 of them, once in the run
+    judge, again = (Judge(task, 4, first) for _ in range(2))
+    assert judge(first)[0] == history[0].held
+    assert history[0].held == pytest.approx(along_texts(task, first), rel=1e-5)
+    assert again(dict(task.network.weights))[0] == min(each.held for each in history)  # as when it goes on
+
+
+def along_texts(task, weights):
+    """Return the mean divergence of the next words in the texts that are written for held-out samples."""
+    losses = []
+    for start in range(0, 48, 8):
+        piece = task.held.piece(range(start, start + 4))
+        text = task.text(piece, weights, [(place,) for place in range(start, start + 4)], 0.0)
+        ids = piece.feeds["ids"].copy()
+        ids[:, -4:] = text.words
+        with torch.no_grad():
+            scores = (
+                task.network({"ids": ids}, taps=["y"], weights=weights)["y"],
+                task.teacher({"ids": ids}, ["y"])["y"],
+            )
+        own, other = (torch.log_softmax(each[:, -5:-1], -1) for each in scores)
+        losses.append((own.exp() * (own - other)).sum(-1).mean().item())
+    return np.mean(losses)
 
 
 def test_the_mean_gradient_of_steps_is_that_of_all_texts():
