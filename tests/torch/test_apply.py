@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import warnings
@@ -570,10 +571,10 @@ class OwnHeads(nn.Module):
         return {"scores": [self.out(attended.transpose(1, 2).flatten(2))]}
 
 
-def without_two_heads(groups=()):
+def without_two_heads(groups=(), prefix=""):
     rows = [part * 16 + row for part in range(3) for row in range(8)]
     cuts = {"pack.weight": {"0": rows}, "pack.bias": {"0": rows}, "out.weight": {"1": [*range(8)]}}
-    initializers = {name: {"source": name, "kept": each} for name, each in cuts.items()}
+    initializers = {prefix + name: {"source": prefix + name, "kept": each} for name, each in cuts.items()}
     return {"input": {}, "initializers": initializers, "groups": groups}
 
 
@@ -585,7 +586,8 @@ def test_a_module_that_counts_heads_by_itself_is_told_by_an_example(example):
     smaller = onnxprune.torch.apply(right, without_two_heads(), example=example)
     assert (smaller.pack.out_features, smaller.training) == (24, True)
     assert onnxprune.torch.apply(wrong, without_two_heads()).pack.out_features == 24
-    with pytest.raises(InputError, match=r"example: output 1 differs by .* of its largest number .*code of its own co"):
+    message = r"example: output 1 differs by .* zero that are gone, which itself .*code of its own co"
+    with pytest.raises(InputError, match=message):
         onnxprune.torch.apply(wrong, without_two_heads(), example=example)
     with pytest.raises(
         InputError, match=r"example: the smaller network does not run on it: .*; code of its own counts"
@@ -602,6 +604,62 @@ def test_what_an_example_cannot_prove_is_refused():
         onnxprune.torch.apply(network.state_dict(), without_two_heads(), example=x)
     with pytest.raises(InputError, match=r"example: the network does not run on it: .*; give what it is called with"):
         onnxprune.torch.apply(network, without_two_heads(), example=x[..., :3])
+
+
+class Surrounded(nn.Module):
+    """Own heads behind something else that is done with their input or output."""
+
+    def __init__(self, kind, shape):
+        super().__init__()
+        self.kind, self.inside = kind, OwnHeads(shape)
+
+    def forward(self, x):
+        if self.kind == "in place":
+            x.mul_(2)
+        (y,) = self.inside(x)["scores"]
+        if self.kind == "noise":
+            y = y + torch.rand_like(y)
+        if self.kind == "large":
+            y = torch.cat([y, torch.full_like(y, -1e4)])
+        if self.kind == "masked":
+            y = torch.cat([y, torch.full_like(y, -torch.inf)])
+        if self.kind == "single":
+            y = y.float()
+        return Given(y) if self.kind == "dataclass" else y
+
+
+@dataclasses.dataclass
+class Given:
+    y: torch.Tensor
+
+
+@pytest.mark.parametrize("kind", ["in place", "noise", "large", "masked", "single", "dataclass", "small"])
+def test_what_stands_around_hides_nothing(kind):
+    torch.manual_seed(0)
+    right, wrong = (Surrounded(kind, shape) for shape in ((-1, 4), (4, -1)))
+    if kind == "small":  # as transformers are initialised
+        for each in (*right.parameters(), *wrong.parameters()):
+            torch.nn.init.normal_(each, std=0.02)
+    example = torch.rand(2, 5, 16)
+    before = example.clone()
+    cut = without_two_heads(prefix="inside.")
+    onnxprune.torch.apply(right, cut, example=example)
+    assert torch.equal(example, before)
+    with pytest.raises(InputError, match="example: output 1 differs"):
+        onnxprune.torch.apply(wrong, cut, example=example)
+
+
+@pytest.mark.parametrize(("network", "x"), [("zeros", torch.zeros(2, 5, 16)), ("integers", torch.rand(2, 5, 16))])
+def test_an_example_that_proves_nothing(network, x):
+    inside = OwnHeads((-1, 4))
+    if network == "zeros":
+        for module in inside.modules():
+            if getattr(module, "bias", None) is not None:
+                torch.nn.init.zeros_(module.bias)
+    else:
+        inside.register_forward_hook(lambda module, given, y: y["scores"][0].argmax(-1))
+    with pytest.raises(InputError, match=r"example: it proves nothing: none of . outputs of floating-point numbers"):
+        onnxprune.torch.apply(inside, without_two_heads(), example=x)
 
 
 @pytest.mark.parametrize("kind", [Attention, Streamed, Convolutional, Words])
