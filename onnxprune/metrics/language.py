@@ -37,6 +37,9 @@ def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -
     return None
 
 
+_FIRST = 2  # position at most that a text begins at
+
+
 def _ids_of(feeds: Arrays, shape: tuple[int, ...], vocabulary: int) -> str | None:
     """Return the input that holds words of a vocabulary: of several, the one of the largest numbers.
 
@@ -53,9 +56,9 @@ def _ids_of(feeds: Arrays, shape: tuple[int, ...], vocabulary: int) -> str | Non
 
 
 def _may_be_words(ids: Array) -> bool:
-    """Whether an input is no mask, and its rows do not count."""
+    """Whether an input is no mask, and no positions: rows that count from the first numbers on."""
     is_counting = ids.shape[1] > 2 and bool((np.diff(ids.astype(np.int64), axis=1) == 1).all())
-    return int(ids.max(initial=0)) > 1 and not is_counting
+    return int(ids.max(initial=0)) > 1 and not (is_counting and bool((ids[:, 0] <= _FIRST).all()))
 
 
 def _shift(metric: Metric, scores: Array, feeds: Arrays) -> int:
