@@ -6,7 +6,6 @@ Run as ``python -m onnxprune.runtime.memory REQUEST`` it is the fresh process in
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import re
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onnxprune.graph.tensors import Array
+from onnxprune.runtime.helper import child_environment
 from onnxprune.runtime.session import open_session
 
 
@@ -46,11 +46,11 @@ def peak_memory_bytes(
             path.write_bytes(source)
         request = Path(name) / "request"
         request.write_bytes(pickle.dumps((path.resolve(), dict(feeds), provider, threads, folder)))
-        command = [sys.executable, "-m", "onnxprune.runtime.memory", str(request)]
-        # The child finds the package where this process found it.
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-P", "-m", "onnxprune.runtime.memory", str(request)]
         try:
-            done = subprocess.run(command, capture_output=True, env=env, timeout=timeout_s, check=True, text=True)
+            done = subprocess.run(
+                command, capture_output=True, env=child_environment(), timeout=timeout_s, check=True, text=True
+            )
             return int(done.stdout.split()[-1])
         except (subprocess.SubprocessError, OSError, ValueError, IndexError):
             return None

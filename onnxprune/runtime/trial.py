@@ -8,15 +8,16 @@ MatmulTransposeFusion moves the Cast between them before the Transpose, and Nchw
 in between that has none. So models that hold values in half precision are tried on the CPU, and no others.
 
 A trial gives the first of `SETTINGS` with which the process lives. It depends on the structure of the model alone, so
-that it is made once for each, and any process comes to the same. One helper makes all trials, until it dies of one.
+that it is made once for each, and any process comes to the same. What was refused, such as a file whose weights are
+missing, is tried again when it is opened again. One helper makes all trials, until it dies of one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,6 +78,7 @@ class Outcome:
 
     setting: Setting | None  # the first that a process lives with; None where there is none
     died_of: str = ""  # what ended the process before: the name of a signal, or a status of Windows
+    is_final: bool = True  # False where the next trial may tell more, see `helper.Answer`
 
     @property
     def sentence(self) -> str:
@@ -163,8 +165,15 @@ def strictest(settings: Sequence[Setting]) -> Setting:
 
 _FIRST: contextvars.ContextVar[Setting] = contextvars.ContextVar("setting", default=ALL)
 _HELPER = Helper()
-_LOCK = threading.Lock()  # one trial at a time, and each once
 _outcomes: dict[tuple[str, Setting, bool], Outcome] = {}
+
+
+def _forget() -> None:
+    _HELPER.forget()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_forget)
 
 
 def outcome_of(key: str, first: Setting, source: Callable[[], Source], exact: bool = False) -> Outcome:
@@ -176,10 +185,16 @@ def outcome_of(key: str, first: Setting, source: Callable[[], Source], exact: bo
         source: returns a model of the structure.
         exact: as for `session.open_session`.
     """
-    with _LOCK:
-        if (key, first, exact) not in _outcomes:
-            _outcomes[key, first, exact] = _tried(source(), first, exact)
-        return _outcomes[key, first, exact]
+    about = key, first, exact
+    if about in _outcomes:  # what is known does not wait for the trial of another model
+        return _outcomes[about]
+    with _HELPER.lock:
+        if about not in _outcomes:
+            outcome = _tried(source(), first, exact)
+            if not outcome.is_final:
+                return outcome
+            _outcomes[about] = outcome
+        return _outcomes[about]
 
 
 def _tried(source: Source, first: Setting, exact: bool) -> Outcome:
@@ -191,10 +206,10 @@ def _tried(source: Source, first: Setting, exact: bool) -> Outcome:
         content, loaded = _sendable(source.content, Path(scratch)), tuple(libraries(source.place))
         request = Request(content, first.level, (), weights, session_entries(exact, source.folder), loaded)
         for setting in SETTINGS[SETTINGS.index(first) :]:
-            fault = _HELPER.dies_of(replace(request, level=setting.level, disabled=setting.disabled), seconds)
-            if not fault:
-                return Outcome(setting, died_of)
-            died_of = died_of or fault
+            answer = _HELPER.asked(replace(request, level=setting.level, disabled=setting.disabled), seconds)
+            if not answer.died_of:
+                return Outcome(setting, died_of, answer.is_final)
+            died_of = died_of or answer.died_of
     return Outcome(None, died_of)
 
 
