@@ -141,7 +141,7 @@ def setting_for(source: Source, first: Setting, where: str, exact: bool = False)
 
 @contextlib.contextmanager
 def limited_to(setting: Setting) -> Iterator[None]:
-    """Let sessions that are opened within the block have no more optimisation than this."""
+    """Let sessions that are opened on the CPU within the block have no more optimisation than this."""
     token = _FIRST.set(strictest([setting, _FIRST.get()]))
     try:
         yield
@@ -149,9 +149,9 @@ def limited_to(setting: Setting) -> Iterator[None]:
         _FIRST.reset(token)
 
 
-def first_setting(optimize: bool) -> Setting:
-    """Return the setting that a session is tried with first, within `limited_to` where that is used."""
-    return strictest([_FIRST.get(), ALL if optimize else NONE])
+def first_setting(wanted: Setting = ALL) -> Setting:
+    """Return the setting that a session on the CPU is tried with first: this, or that of `limited_to` if stricter."""
+    return strictest([_FIRST.get(), wanted])
 
 
 def strictest(settings: Sequence[Setting]) -> Setting:

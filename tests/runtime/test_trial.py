@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -16,7 +19,7 @@ import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.graph.message import message
 from onnxprune.graph.read import load
-from onnxprune.runtime import concessions, quantize, trial
+from onnxprune.runtime import concessions, memory, quantize, session, trial
 from onnxprune.runtime.helper import Answer, Helper, child_environment
 from onnxprune.runtime.session import open_session
 from onnxprune.runtime.trial import ALL, BASIC, NONE, SETTINGS, Outcome, limited_to
@@ -91,6 +94,7 @@ def half(*nodes, **rest):
     return dense(*(nodes or ["b = Relu(a)"]), x="float16[n,6] x", y="float16[] y", dtype="float16", **rest)
 
 
+ROWS32 = {"x": np.ones((2, 6), np.float32)}
 ROWS16 = {"x": np.ones((2, 6), np.float16)}
 DIES = {  # as long as the setting is not this one, or stricter
     UNBLOCKED: "request.level == 'ORT_ENABLE_ALL' and not request.disabled",
@@ -103,9 +107,9 @@ SIGMOID = dying(f"b'Sigmoid' in content and {DIES[UNBLOCKED]}")
 @pytest.mark.parametrize("setting", DIES, ids=lambda setting: setting.level + "".join(setting.disabled))
 def test_the_first_setting_that_lives_is_taken(setting, fake):
     fake(dying(DIES[setting]))
-    session = open_session(half().SerializeToString())
-    assert session.setting == setting
-    assert session.run(ROWS16)["y"].shape == (2, 5)
+    opened = open_session(half().SerializeToString())
+    assert opened.setting == setting
+    assert opened.run(ROWS16)["y"].shape == (2, 5)
 
 
 def test_settings_are_tried_in_their_order_and_once_for_each_structure(fake):
@@ -347,6 +351,68 @@ def test_a_run_says_so_once_and_on_both_sides(fake, tmp_path):
     assert f"{SAYS} ...\n" in result.stderr
 
 
+def test_on_other_providers_nothing_is_tried_limited_or_said(fake, monkeypatch):
+    """ONNX Runtime has no other provider here; what it would be asked for is seen."""
+    requests, opened = fake(dying(DIES[BASIC])), []
+
+    class Elsewhere:
+        def __init__(self, _, options, providers, **how):
+            opened.append((options.graph_optimization_level, how.get("disabled_optimizers")))
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"]
+
+        def get_outputs(self):
+            return []
+
+    proto = half()
+    with concessions.opened_alike(load(proto), load(proto), provider="cuda"):
+        assert open_session(proto.SerializeToString()).setting == BASIC, "the CPU's is found by itself"
+    count = len(requests())
+    monkeypatch.setattr(session, "check_provider", lambda name: "CUDAExecutionProvider")
+    monkeypatch.setattr(session.ort, "InferenceSession", Elsewhere)
+    with limited_to(NONE):
+        assert open_session(proto.SerializeToString(), provider="cuda").setting == ALL
+    assert opened == [(ort.GraphOptimizationLevel.ORT_ENABLE_ALL, None)]
+    trial._outcomes.clear()
+    assert concessions.conceded(load(proto), "cuda") == ()
+    with concessions.opened_alike(load(proto), provider="cuda"):
+        assert trial.first_setting() == ALL
+    assert len(requests()) == count
+
+
+def test_files_whose_name_is_no_utf8_are_tried_under_another(fake, tmp_path):
+    fake(f"request.source.encode()\n    {dying(DIES[UNBLOCKED])}")
+    plain, folder = tmp_path / "plain", Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    plain.mkdir()
+    onnx.save(half(), plain / "model.onnx")
+    onnx.save(half(mid=16), plain / "beside.onnx", save_as_external_data=True, size_threshold=0)
+    try:
+        plain.rename(folder)
+    except OSError:
+        pytest.skip("this system has no such names")
+    for name in ("model.onnx", "beside.onnx"):
+        assert concessions.conceded(load(folder / name)) == (SAYS,)
+
+
+def test_peak_memory_is_measured_with_the_setting_of_the_session(monkeypatch):
+    def run(command, **_):
+        """What the fresh process does, done here: a context of its own knows nothing of the limit around it."""
+        grown = contextvars.Context().run(memory._measure, Path(command[-1]))
+        return SimpleNamespace(stdout=str(grown))
+
+    def spied(*args, **options):
+        opened.append(open_session(*args, **options))
+        return opened[-1]
+
+    opened = []
+    monkeypatch.setattr(memory, "open_session", spied)
+    monkeypatch.setattr(subprocess, "run", run)
+    with limited_to(NONE):
+        assert memory.peak_memory_bytes(dense("b = Relu(a)").SerializeToString(), ROWS32) is not None
+    assert [each.setting for each in opened] == [NONE]
+
+
 def test_a_model_beyond_the_memory_is_not_opened_as_a_whole(fake, monkeypatch):
     requests = fake(dying("True"))
     monkeypatch.setenv("ONNXPRUNE_MAX_MEMORY", "100")
@@ -381,8 +447,8 @@ def test_what_onnx_runtime_itself_died_of_is_opened_and_run(tmp_path, monkeypatc
     path = tmp_path / "model.onnx"
     path.write_bytes(moved(np.float16).SerializeToString())
     for source in (path, path.read_bytes(), message(moved(np.float16), tmp_path)):
-        session = open_session(source)
-        np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-3)
+        opened = open_session(source)
+        np.testing.assert_allclose(opened.run(feeds)["y"], expected, rtol=1e-3)
     assert len(trial._outcomes) == 1
     trial._HELPER.end()
 
