@@ -10,6 +10,9 @@ in between that has none. So models that hold values in half precision are tried
 A trial gives the first of `SETTINGS` with which the process lives. It depends on the structure of the model alone, so
 that it is made once for each, and any process comes to the same. What was refused, such as a file whose weights are
 missing, is tried again when it is opened again. One helper makes all trials, until it dies of one.
+
+Large weights of a model in memory are not sent: they are zeros in a trial. A fault that depends on their numbers may be
+missed, or seen where there is none, as of an integer division that ONNX Runtime computes once.
 """
 
 from __future__ import annotations
