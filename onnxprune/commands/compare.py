@@ -54,7 +54,7 @@ def compare(before: Source, after: Source, *, data: Any = None, preprocess: Any 
     options["shapes"] = dict(check.shapes("shapes", options.get("shapes", ())))
     loaded = load(before), load(after)
     for model in loaded:
-        conceded(model)  # an error names the file
+        conceded(model, options.get("provider", "cpu"))  # an error names the file
     first, second = (runnable_part(model, options["shapes"]) for model in loaded)
     models = settled(first), settled(same_part(second.file, first))
     if preprocess is not None and data is None:

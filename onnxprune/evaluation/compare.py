@@ -146,7 +146,7 @@ def compare_models(
         OptionError: for a value outside its range or a provider that is not here.
     """
     request = CompareOptions(**options).checked()
-    with opened_alike(before, after, *([] if timed is None else [timed])):
+    with opened_alike(before, after, *([] if timed is None else [timed]), provider=request.provider):
         return _compared((before, after), request, data=data, macs=macs, timed=timed, share=share)
 
 
@@ -307,6 +307,7 @@ def _sides(
             latencies_ms,
             count,
             accuracy,
+            provider=options.provider,
             memory_bytes=_peak(model, feeds, options.provider, options.threads) if options.memory else None,
             creation_ms=creation_ms,
         )
@@ -387,6 +388,7 @@ def _side(
     macs: int | None,
     accuracy: float | None,
     *,
+    provider: str,
     memory_bytes: int | None,
     creation_ms: float | None,
 ) -> Side:
@@ -402,5 +404,5 @@ def _side(
         accuracy=accuracy,
         creation_ms=creation_ms,
         quantiles_ms=tuple(map(float, np.percentile(latencies_ms, QUANTILES))),
-        warnings=(*punished(model), *conceded(model)),
+        warnings=(*punished(model), *conceded(model, provider)),
     )

@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeProto
 
-from onnxprune.graph.bodies import copy_fields, graphs, nodes_of
+from onnxprune.graph.bodies import copy_fields, graphs
 
 _LARGE_BYTES = 2**14  # of a field, from which on it is looked into
 # Numbers of a tensor, up to which graphs may depend on them: constants of activations, shapes and indices.
-_MOST_FLOATS, _MOST_INTEGERS = 8, 2**11
+_MOST_FLOATS, _MOST_INTEGERS = 8, 2**10  # these are smaller than what is left out of an outline
 _HALF = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 _FLOATS = _HALF | {TensorProto.FLOAT, TensorProto.DOUBLE}
-_STATING = ("to", "dtype")  # attributes of nodes that state the type of what they make
+# Attributes of nodes that state the type of what they make, or of what they compute on the way.
+_STATING = frozenset(("to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision", "precision"))
 _LABELS = {"name", "doc_string", "metadata_props"}
+_HOLDING = {"t", "tensors", "sparse_tensor", "sparse_tensors"}  # fields of attributes that hold tensors
 _PLACES = {"external_data", "data_location"}
 _CONTENTS = {"raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"}
 # Wire types of protobuf: https://protobuf.dev/programming-guides/encoding/#structure
@@ -33,7 +35,7 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def outline(source: Path | bytes) -> ModelProto | None:
-    """Return a serialized model without its large fields of numbers; None for what is no protobuf of a model."""
+    """Return a serialized model without the numbers of large tensors; None for what is no protobuf of a model."""
     try:
         if isinstance(source, bytes):
             return _outline(memoryview(source))
@@ -48,7 +50,7 @@ def _outline(content: memoryview) -> ModelProto:
 
 
 def _slim(message: memoryview, descriptor: Any) -> Iterator[bytes]:
-    """Yield the bytes of a message without its large fields of numbers; large messages in it are made slim as well.
+    """Yield the bytes of a message without its numbers, if it is a large tensor; large messages in it are made slim.
 
     Raises:
         ValueError: when a field ends behind the message.
@@ -65,7 +67,7 @@ def _slim(message: memoryview, descriptor: Any) -> Iterator[bytes]:
         if at > len(message):
             raise ValueError("a field ends behind its message")
         field = descriptor.fields_by_number.get(tag >> 3) if length >= _LARGE_BYTES else None
-        if field is None or field.type == field.TYPE_STRING:
+        if field is None or not (field.message_type or _is_content(field)):
             continue
         yield bytes(message[kept:start])
         kept = at
@@ -73,6 +75,10 @@ def _slim(message: memoryview, descriptor: Any) -> Iterator[bytes]:
             inner = b"".join(_slim(message[begin:at], field.message_type))
             yield b"".join((_encoded(tag), _encoded(len(inner)), inner))
     yield bytes(message[kept:at])
+
+
+def _is_content(field: Any) -> bool:
+    return field.containing_type is TensorProto.DESCRIPTOR and field.name in _CONTENTS
 
 
 def _behind(message: memoryview, at: int, wire: int) -> int:
@@ -113,34 +119,61 @@ def holds_half(proto: ModelProto) -> bool:
 
 def _stated_types(proto: ModelProto) -> Iterator[int]:
     """Yield the types of tensors, inputs, outputs and values, and those that nodes are told to make."""
-    for graph in graphs(proto.graph):
+    called = (GraphProto(node=function.node, value_info=function.value_info) for function in proto.functions)
+    for graph in (inner for root in (proto.graph, *called) for inner in graphs(root)):
         yield from (tensor.data_type for tensor in graph.initializer)
         yield from (sparse.values.data_type for sparse in graph.sparse_initializer)
         for infos in (graph.input, graph.output, graph.value_info):
-            yield from (info.type.tensor_type.elem_type for info in infos)
-    called = (GraphProto(node=function.node) for function in proto.functions)
-    for node in (node for graph in (proto.graph, *called) for node in nodes_of(graph)):
-        for attribute in node.attribute:
-            yield attribute.t.data_type
+            for info in infos:
+                yield from _element_types(info.type)
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            yield from (tensor.data_type for tensor in _tensors(attribute))
+            for stated in (attribute.tp, *attribute.type_protos):
+                yield from _element_types(stated)
             if attribute.name in _STATING:
                 yield attribute.i
+
+
+def _element_types(stated: TypeProto) -> Iterator[int]:
+    """Yield the type of the numbers in a tensor, or in what holds tensors: a sequence, a map, what may be missing."""
+    form = stated.WhichOneof("value")
+    if form in ("tensor_type", "sparse_tensor_type"):
+        yield getattr(stated, form).elem_type
+    elif form == "map_type":
+        yield from _element_types(stated.map_type.value_type)
+    elif form in ("sequence_type", "optional_type"):
+        yield from _element_types(getattr(stated, form).elem_type)
+
+
+def _tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
+    """Yield the tensors of an attribute; of sparse ones their values."""
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+    yield from (sparse.values for sparse in _sparse_tensors(attribute))
+
+
+def _sparse_tensors(attribute: AttributeProto) -> Iterator[SparseTensorProto]:
+    if attribute.HasField("sparse_tensor"):
+        yield attribute.sparse_tensor
+    yield from attribute.sparse_tensors
 
 
 def structure_key(proto: ModelProto) -> str:
     """Return a digest that models share which ONNX Runtime's optimisers treat alike.
 
     They have the same nodes with the same attributes in the same order, types and shapes, and small tensors of integers
-    with the same numbers. Names of nodes and values, and the numbers of weights, do not count.
+    with the same numbers. Names of nodes and values, and the numbers of weights, do not count. Each part counts with
+    its length, so that parts which are divided elsewhere make another key.
     """
     digest = hashlib.sha256()
     bare = ModelProto()
     copy_fields(proto, bare, skip={"graph", "producer_name", "producer_version", *_LABELS})
-    digest.update(bare.SerializeToString(deterministic=True))
     names: dict[str, str] = {}
-    for graph in graphs(proto.graph):
-        digest.update(b"graph")
-        for part in _renamed(graph, names):
-            digest.update(part)
+    parts = (part for graph in graphs(proto.graph) for part in (b"graph", *_renamed(graph, names)))
+    for part in (bare.SerializeToString(deterministic=True), *parts):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
     return digest.hexdigest()
 
 
@@ -157,9 +190,9 @@ def _renamed(graph: GraphProto, names: dict[str, str]) -> Iterator[bytes]:
         copy.output.extend(map(number, node.output))
         for attribute in node.attribute:
             bare = copy.attribute.add()
-            copy_fields(attribute, bare, skip={"g", "graphs", "t", "doc_string"})
-            if attribute.HasField("t"):
-                bare.t.CopyFrom(_bare(attribute.t))
+            copy_fields(attribute, bare, skip={"g", "graphs", "doc_string", *_HOLDING})
+            bare.tensors.extend(map(_bare, _tensors(attribute)))
+            bare.sparse_tensors.extend(map(_bare_sparse, _sparse_tensors(attribute)))
         yield copy.SerializeToString(deterministic=True)
     for infos in (graph.input, graph.output, graph.value_info):
         for info in infos:
@@ -170,7 +203,8 @@ def _renamed(graph: GraphProto, names: dict[str, str]) -> Iterator[bytes]:
     for key, content in sorted(weights):
         yield key.encode() + b"=" + content
     for sparse in graph.sparse_initializer:
-        yield number(sparse.values.name).encode() + b"=" + _bare(sparse.values).SerializeToString(deterministic=True)
+        content = _bare_sparse(sparse).SerializeToString(deterministic=True)
+        yield number(sparse.values.name).encode() + b"=" + content
 
 
 def _bare(tensor: TensorProto) -> TensorProto:
@@ -179,3 +213,7 @@ def _bare(tensor: TensorProto) -> TensorProto:
     is_weight = math.prod(tensor.dims) > (_MOST_FLOATS if tensor.data_type in _FLOATS else _MOST_INTEGERS)
     copy_fields(tensor, bare, skip=_LABELS | _PLACES | (_CONTENTS if is_weight else set()))
     return bare
+
+
+def _bare_sparse(sparse: SparseTensorProto) -> SparseTensorProto:
+    return SparseTensorProto(values=_bare(sparse.values), indices=_bare(sparse.indices), dims=sparse.dims)

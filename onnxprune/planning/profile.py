@@ -204,7 +204,7 @@ class Speed:
         if not before or self._provider != "cpu":
             return None
         source, folder = runnable(written)
-        after = peak_memory_bytes(source, self.feeds, threads=self._threads, folder=folder)
+        after = self._peak_of(source, folder)
         return None if after is None else after / before
 
     def memory_before(self) -> int | None:
@@ -216,45 +216,69 @@ class Speed:
     def _peak(self, proto: Any | None) -> int | None:
         if self._provider != "cpu":
             return None
-        source, folder = runnable(self.traced.model, proto)
-        return peak_memory_bytes(source, self.feeds, threads=self._threads, folder=folder)
+        return self._peak_of(*runnable(self.traced.model, proto))
+
+    def _peak_of(self, source: Path | bytes, folder: Path | None) -> int | None:
+        with limited_to(self._setting):
+            return peak_memory_bytes(source, self.feeds, threads=self._threads, folder=folder)
 
     def _opened(self, source: Path | bytes, folder: Path | None) -> Session:
-        """Return a session; where it needs a stricter setting than the original had, that is opened anew with it."""
+        """Return a session.
+
+        Where it needs a stricter setting than the original had, that is opened anew with it, and what was measured with
+        more optimisers is forgotten.
+        """
         with limited_to(self._setting):
             session = open_session(source, provider=self._provider, threads=self._threads, folder=folder)
         if session.setting != self._setting:
-            self._setting = session.setting
-            self.__dict__.pop("_original", None)
+            self._setting, self._peak_before = session.setting, None
+            self.races.clear()
+            for name in ("_original", "whole", "_about"):
+                self.__dict__.pop(name, None)
         return session
 
     def candidate(self, sizes: Mapping[Atom, int], budget_s: float = CANDIDATE_S) -> Race:
-        """Race the model whose atoms keep their first units; one that was raced before is not raced again."""
+        """Race the model whose atoms keep their first units; one that was raced before is not raced again.
+
+        Where it opens with fewer optimisers than those before it, these are raced again as well, with as few.
+        """
         cut = {atom: size for atom, size in sizes.items() if size < atom.size}
-        counts = sorted((self._names[atom], size) for atom, size in cut.items())
-        about = hashlib.sha256(json.dumps([self._about, counts]).encode()).hexdigest()[:16]
-        keys = [f"race {about} {figure}" for figure in ("fraction", "before", "after")]
-        known = [self.tables.number(key) for key in keys]
+        known = [self.tables.number(key) for key in self._keys(cut)]
+        before = [other for other, _ in self.races]
         if None in known or self._timer is not None:  # what stands behind a timer may be another device by now
             rewritten = rewrite(self.traced, {atom: first_units(atom, size) for atom, size in cut.items()})
             race = self.race(self.raced_part(rewritten), budget_s)
             if self._timer is None:
-                self.tables.keep(dict(zip(keys, (race.fraction, race.before_ms, race.after_ms), strict=True)))
+                self.tables.keep(
+                    dict(zip(self._keys(cut), (race.fraction, race.before_ms, race.after_ms), strict=True))
+                )
         else:
             race = Race(*(number or 0.0 for number in known))
+        forgotten = before[len(self.races) :]  # all of them, or none
         self.races.append((cut, race))
+        for other in forgotten:
+            self.candidate(other, budget_s)
         return race
+
+    def _keys(self, cut: Mapping[Atom, int]) -> list[str]:
+        """Return under which keys the figures of a race are kept."""
+        counts = sorted((self._names[atom], size) for atom, size in cut.items())
+        about = hashlib.sha256(json.dumps([self._about, counts]).encode()).hexdigest()[:16]
+        return [f"race {about} {figure}" for figure in ("fraction", "before", "after")]
 
     @cached_property
     def _about(self) -> str:
         """What the result of a race depends on beside the candidate, as a key."""
         shapes = sorted((name, array.shape) for name, array in self.feeds.items())
-        return json.dumps([self.traced.model.sha256(), shapes, *([self._deployed.name] if self._deployed else [])])
+        way = [self._deployed.name] if self._deployed else []
+        setting = [] if self._setting == ALL else [self._setting.level, *self._setting.disabled]
+        return json.dumps([self.traced.model.sha256(), shapes, *way, *setting])
 
     def fit(self, timed: predict.Timed) -> None:
         """Fit the prediction to the candidates that were raced."""
+        whole = self.whole
         raced = [(sizes, race.fraction) for sizes, race in self.races if sizes]
-        self.predict = predict.fitted(timed, raced, self.whole)
+        self.predict = predict.fitted(timed, raced, whole)
 
 
 def first_units(atom: Atom, count: int) -> Mask:

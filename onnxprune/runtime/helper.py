@@ -9,16 +9,37 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from onnxprune.runtime.time_limit import ended_after
-from onnxprune.runtime.trial_process import ANSWER, Request
+from onnxprune.runtime.trial_process import OPENED, READY, Request
 
 PROGRAM = (sys.executable, "-P", "-m", "onnxprune.runtime.trial_process")
 _FAULTS = frozenset(("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"))
-_NTSTATUS, _ABORTED = 0xC0000000, 3  # on Windows: the least status of a fault, and what abort() exits with
+# On Windows: access violation, illegal instruction, division by zero, stack overflow, heap corruption, fast fail. Other
+# statuses of an error say that somebody else ended the process, or that it could not start.
+_STATUSES = frozenset((0xC0000005, 0xC000001D, 0xC0000094, 0xC00000FD, 0xC0000374, 0xC0000409))
+_ABORTED = 3  # what abort() exits with there
+_TRIES = 2
 _END_S = 10.0  # that a process gets to end in, once nobody asks it any more
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """Return an environment in which another process imports this very package, with further variables."""
+    root, paths = str(Path(__file__).parents[2]), [path for path in sys.path if path]
+    # The folder of the package is not among them where that was found in the folder in which Python was started.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths if root in paths else [root, *paths]), **more}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What opening a model did to the helper."""
+
+    died_of: str = ""  # what ended it, such as SIGSEGV; empty where it lived, or where that is not known
+    is_final: bool = True  # False where the model was refused or nothing is known: next time it may fare otherwise
 
 
 @dataclass
@@ -27,54 +48,74 @@ class Helper:
 
     program: tuple[str, ...] = PROGRAM
     starts: bool = True  # False once it did not: then no model is known to be dangerous
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # for the threads that ask
     _process: Any = field(default=None, repr=False)  # a subprocess.Popen
-    _owner: int = 0  # the process that started it: a fork of that must not use the same pipes
 
-    def dies_of(self, request: Request, seconds: float) -> str:
-        """Return what ends the process when it opens a model, such as SIGSEGV; empty where it lives.
+    def asked(self, request: Request, seconds: float) -> Answer:
+        """Return what opening a model does to the process.
 
-        It is also empty where that cannot be found out: because the process cannot be started, takes longer than so
-        many seconds, or is ended from outside, as by a system without memory.
+        A process that dies of its first request died of this model. One that had others before may have died of
+        these, and one may be ended from outside, as by a system without memory: then a fresh one is asked, once. A
+        model that takes longer than so many seconds counts as one that the process lives with.
         """
-        if not self._is_started():
-            return ""
-        process = self._process
+        for _ in range(_TRIES):
+            is_fresh = self._process is None
+            if not self._is_started(seconds):
+                continue
+            told, is_over = self._told(request, seconds)
+            if told or is_over:
+                if is_over:
+                    self.end()
+                return Answer(is_final=is_over or told == OPENED)
+            status = self.end()
+            if is_fresh and _fault(status):
+                return Answer(_fault(status))
+            if is_fresh and status >= 0:  # it gives up by itself, and would with the next model
+                self.starts = False
+        return Answer(is_final=False)
+
+    def _is_started(self, seconds: float) -> bool:
+        """Whether there is a process that takes requests; it is started where there is none."""
+        if self._process is not None or not self.starts:
+            return self._process is not None
+        environment, pipe = child_environment(OPENBLAS_NUM_THREADS="1"), subprocess.PIPE
         try:
-            with ended_after(seconds, process.kill), contextlib.suppress(OSError):  # it may end while it is asked
-                pickle.dump(request, process.stdin)
-                process.stdin.flush()
-                if process.stdout.read(1) == ANSWER:
-                    return ""
+            self._process = subprocess.Popen(
+                self.program, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
+            )
+        except OSError:
+            self.starts = False
+            return False
+        atexit.register(self.end)
+        if self._told(None, seconds)[0] == READY:
+            return True
+        status = self.end()  # what it dies of before it knows a model is no fault of one
+        self.starts = status < 0 and not _fault(status)
+        return False
+
+    def _told(self, request: Request | None, seconds: float) -> tuple[bytes, bool]:
+        """Send a request if there is one; return the byte that comes back, if any, and whether the time was over."""
+        process, told = self._process, b""
+        try:
+            with ended_after(seconds, process.kill) as is_over, contextlib.suppress(OSError):  # it may end meanwhile
+                if request is not None:
+                    pickle.dump(request, process.stdin)
+                    process.stdin.flush()
+                told = process.stdout.read(1)
         except BaseException:  # an interrupt: its answer would be taken for that of the next request
             process.kill()
             self.end()
             raise
-        status = self.end()
-        self.starts = status <= 0 or bool(_fault(status))
-        return _fault(status)
-
-    def _is_started(self) -> bool:
-        if self._owner != os.getpid():
-            self._process = None
-        if self._process is None and self.starts:
-            # It finds the package where this process found it.
-            env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-            try:
-                self._process = subprocess.Popen(self.program, stdin=pipe, stdout=pipe, stderr=nowhere, env=env)
-            except OSError:
-                self.starts = False
-                return False
-            self._owner = os.getpid()
-            atexit.register(self.end)
-        return self._process is not None
+        return told, is_over()
 
     def end(self) -> int:
         """Let the process end, if there is one; return its exit status."""
         process, self._process = self._process, None
         atexit.unregister(self.end)
-        if process is None or self._owner != os.getpid():
+        if process is None:
             return 0
+        with contextlib.suppress(OSError):  # it is told, as a fork of this process may hold the pipe open
+            pickle.dump(None, process.stdin)
         _close(process.stdin)
         try:
             status: int = process.wait(_END_S)
@@ -83,6 +124,16 @@ class Helper:
             status = process.wait()
         _close(process.stdout)
         return status
+
+    def forget(self) -> None:
+        """Leave the process to that which started it and which this one is a fork of; the next request starts another.
+
+        Also a lock that a thread of that process holds is replaced: here nobody would let go of it.
+        """
+        process, self._process, self.lock = self._process, None, threading.Lock()
+        atexit.unregister(self.end)
+        for pipe in () if process is None else (process.stdin, process.stdout):
+            pipe.raw.close()  # alone: what that process has not sent yet is not sent from here
 
 
 def _close(pipe: IO[bytes]) -> None:
@@ -93,12 +144,12 @@ def _close(pipe: IO[bytes]) -> None:
 def _fault(status: int) -> str:
     """Return what a process ended with that ended itself by a fault, empty for any other exit status.
 
-    >>> _fault(-11), _fault(-9), _fault(0), _fault(0xC0000005)
-    ('SIGSEGV', '', '', '0xC0000005')
+    >>> _fault(-11), _fault(-9), _fault(0), _fault(0xC0000005), _fault(0xC000013A)
+    ('SIGSEGV', '', '', '0xC0000005', '')
     """
     if status < 0:
         name = next((each.name for each in signal.Signals if each == -status), "")
         return name if name in _FAULTS else ""
-    if status >= _NTSTATUS:
+    if status in _STATUSES:
         return f"0x{status:08X}"
     return "abort()" if os.name == "nt" and status == _ABORTED else ""

@@ -6,7 +6,6 @@ Run as ``python -m onnxprune.runtime.memory REQUEST`` it is the fresh process in
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import re
 import subprocess
@@ -16,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onnxprune.graph.tensors import Array
+from onnxprune.runtime.helper import child_environment
 from onnxprune.runtime.session import open_session
+from onnxprune.runtime.trial import first_setting, limited_to
 
 
 def peak_memory_bytes(
@@ -29,6 +30,8 @@ def peak_memory_bytes(
     timeout_s: float = 120.0,
 ) -> int | None:
     """Return the host memory that loading and running a model adds to a fresh process, at its highest.
+
+    The model has no more optimisation there than sessions have here, see `trial.limited_to`.
 
     None where it cannot be measured: no `resource` module (Windows), a failure, or `timeout_s` is over.
 
@@ -45,12 +48,12 @@ def peak_memory_bytes(
         if isinstance(source, bytes):
             path.write_bytes(source)
         request = Path(name) / "request"
-        request.write_bytes(pickle.dumps((path.resolve(), dict(feeds), provider, threads, folder)))
-        command = [sys.executable, "-m", "onnxprune.runtime.memory", str(request)]
-        # The child finds the package where this process found it.
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        request.write_bytes(pickle.dumps((path.resolve(), dict(feeds), provider, threads, folder, first_setting())))
+        command = [sys.executable, "-P", "-m", "onnxprune.runtime.memory", str(request)]
         try:
-            done = subprocess.run(command, capture_output=True, env=env, timeout=timeout_s, check=True, text=True)
+            done = subprocess.run(
+                command, capture_output=True, env=child_environment(), timeout=timeout_s, check=True, text=True
+            )
             return int(done.stdout.split()[-1])
         except (subprocess.SubprocessError, OSError, ValueError, IndexError):
             return None
@@ -58,10 +61,11 @@ def peak_memory_bytes(
 
 def _measure(request: Path) -> int:
     """Return the growth of this process's peak memory over loading and running the model of a request."""
-    path, feeds, provider, threads, folder = pickle.loads(request.read_bytes())
+    path, feeds, provider, threads, folder, first = pickle.loads(request.read_bytes())
     model: Path | bytes = path if folder is None else path.read_bytes()
     before = _resident_bytes()
-    session = open_session(model, provider=provider, threads=threads, folder=folder)
+    with limited_to(first):
+        session = open_session(model, provider=provider, threads=threads, folder=folder)
     feeds = session.taken(feeds)
     for _ in range(2):  # the first run plans the memory, the second takes it in one piece
         session.run(feeds)

@@ -26,7 +26,7 @@ from onnxprune.graph.ports import taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register
 from onnxprune.runtime.time_limit import RUN_S, VARIABLE, ended_after, limit_s
-from onnxprune.runtime.trial import ALL, Setting, Source, first_setting, session_entries, setting_for
+from onnxprune.runtime.trial import ALL, NONE, Setting, Source, first_setting, session_entries, setting_for
 
 # Both packages fill one folder: one at a time, in this order.
 _GPU = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -192,7 +192,7 @@ def _chain(provider: str, full: str, requested: Mapping[str, str]) -> list[tuple
     return chain
 
 
-def _unicode(path: Path, links: contextlib.ExitStack) -> str:
+def unicode_path(path: Path, links: contextlib.ExitStack) -> str:
     """Return a path as ONNX Runtime takes it: one with bytes that are no UTF-8 gets a link for the time of `links`.
 
     Raises:
@@ -256,11 +256,11 @@ def open_session(
     where, seconds = "the model" if isinstance(source, bytes) else str(source), limit_s(source)
     with contextlib.ExitStack() as links:
         apart = folder if isinstance(source, bytes) else None
-        beside = None if apart is None else _unicode(apart.resolve(), links)  # absolute: ORT joins the location to it
-        model = source if isinstance(source, bytes) else _unicode(source, links)
-        setting = first_setting(optimize)
+        beside = None if apart is None else unicode_path(apart.resolve(), links)  # ORT joins the location to it
+        model = source if isinstance(source, bytes) else unicode_path(source, links)
+        setting = ALL if optimize else NONE
         if provider == "cpu":  # others have kernels for half precision, and may take minutes to open a model
-            setting = setting_for(Source(model, arrays, beside), setting, where, exact)
+            setting = setting_for(Source(model, arrays, beside), first_setting(setting), where, exact)
         providers, how = _chain(provider, full, requested_options), _optimised(options, setting, exact, beside)
         with _loading(options, where, max(seconds, RUN_S)):
             session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0, **how)

@@ -8,15 +8,19 @@ MatmulTransposeFusion moves the Cast between them before the Transpose, and Nchw
 in between that has none. So models that hold values in half precision are tried on the CPU, and no others.
 
 A trial gives the first of `SETTINGS` with which the process lives. It depends on the structure of the model alone, so
-that it is made once for each, and any process comes to the same. One helper makes all trials, until it dies of one.
+that it is made once for each, and any process comes to the same. What was refused, such as a file whose weights are
+missing, is tried again when it is opened again. One helper makes all trials, until it dies of one.
+
+Large weights of a model in memory are not sent: they are zeros in a trial. A fault that depends on their numbers may be
+missed, or seen where there is none, as of an integer division that ONNX Runtime computes once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,6 +81,7 @@ class Outcome:
 
     setting: Setting | None  # the first that a process lives with; None where there is none
     died_of: str = ""  # what ended the process before: the name of a signal, or a status of Windows
+    is_final: bool = True  # False where the next trial may tell more, see `helper.Answer`
 
     @property
     def sentence(self) -> str:
@@ -139,7 +144,7 @@ def setting_for(source: Source, first: Setting, where: str, exact: bool = False)
 
 @contextlib.contextmanager
 def limited_to(setting: Setting) -> Iterator[None]:
-    """Let sessions that are opened within the block have no more optimisation than this."""
+    """Let sessions that are opened on the CPU within the block have no more optimisation than this."""
     token = _FIRST.set(strictest([setting, _FIRST.get()]))
     try:
         yield
@@ -147,9 +152,9 @@ def limited_to(setting: Setting) -> Iterator[None]:
         _FIRST.reset(token)
 
 
-def first_setting(optimize: bool) -> Setting:
-    """Return the setting that a session is tried with first, within `limited_to` where that is used."""
-    return strictest([_FIRST.get(), ALL if optimize else NONE])
+def first_setting(wanted: Setting = ALL) -> Setting:
+    """Return the setting that a session on the CPU is tried with first: this, or that of `limited_to` if stricter."""
+    return strictest([_FIRST.get(), wanted])
 
 
 def strictest(settings: Sequence[Setting]) -> Setting:
@@ -163,8 +168,15 @@ def strictest(settings: Sequence[Setting]) -> Setting:
 
 _FIRST: contextvars.ContextVar[Setting] = contextvars.ContextVar("setting", default=ALL)
 _HELPER = Helper()
-_LOCK = threading.Lock()  # one trial at a time, and each once
 _outcomes: dict[tuple[str, Setting, bool], Outcome] = {}
+
+
+def _forget() -> None:
+    _HELPER.forget()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_forget)
 
 
 def outcome_of(key: str, first: Setting, source: Callable[[], Source], exact: bool = False) -> Outcome:
@@ -176,10 +188,16 @@ def outcome_of(key: str, first: Setting, source: Callable[[], Source], exact: bo
         source: returns a model of the structure.
         exact: as for `session.open_session`.
     """
-    with _LOCK:
-        if (key, first, exact) not in _outcomes:
-            _outcomes[key, first, exact] = _tried(source(), first, exact)
-        return _outcomes[key, first, exact]
+    about = key, first, exact
+    if about in _outcomes:  # what is known does not wait for the trial of another model
+        return _outcomes[about]
+    with _HELPER.lock:
+        if about not in _outcomes:
+            outcome = _tried(source(), first, exact)
+            if not outcome.is_final:
+                return outcome
+            _outcomes[about] = outcome
+        return _outcomes[about]
 
 
 def _tried(source: Source, first: Setting, exact: bool) -> Outcome:
@@ -191,10 +209,10 @@ def _tried(source: Source, first: Setting, exact: bool) -> Outcome:
         content, loaded = _sendable(source.content, Path(scratch)), tuple(libraries(source.place))
         request = Request(content, first.level, (), weights, session_entries(exact, source.folder), loaded)
         for setting in SETTINGS[SETTINGS.index(first) :]:
-            fault = _HELPER.dies_of(replace(request, level=setting.level, disabled=setting.disabled), seconds)
-            if not fault:
-                return Outcome(setting, died_of)
-            died_of = died_of or fault
+            answer = _HELPER.asked(replace(request, level=setting.level, disabled=setting.disabled), seconds)
+            if not answer.died_of:
+                return Outcome(setting, died_of, answer.is_final)
+            died_of = died_of or answer.died_of
     return Outcome(None, died_of)
 
 

@@ -1,12 +1,14 @@
 """The process in which models are opened for trial: ``python -m onnxprune.runtime.trial_process``.
 
-It takes one request after the other from the standard input, and answers each with a byte once the model is opened or
-refused in an orderly way. Where ONNX Runtime ends the process instead, its exit status says how.
+It says that it is ready, then takes one request after the other from the standard input, until that ends or None comes,
+and answers each with a byte: whether the model was opened, or refused in an orderly way. Where ONNX Runtime ends the
+process instead, its exit status says how.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import signal
@@ -18,8 +20,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-ANSWER = b"."
+READY, OPENED, REFUSED = b"+", b".", b"!"
 _SILENT = 4  # log severity "fatal"
+_SET_DUMPABLE = 4  # PR_SET_DUMPABLE of prctl(2), on Linux
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,23 @@ def serve() -> None:
     _die_quietly()
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is no answer
+    answers.write(READY)
     while True:
         try:
             request = pickle.load(requests)
         except EOFError:
             return
-        with contextlib.suppress(Exception):  # the process that asks gets the same error, and says it
-            attempt(request)
-        answers.write(ANSWER)
+        if request is None:
+            return
+        answers.write(_answer(request))
+
+
+def _answer(request: Request) -> bytes:
+    try:
+        attempt(request)
+    except Exception:  # the process that asks gets the same error, and says it
+        return REFUSED
+    return OPENED
 
 
 def _die_quietly() -> None:
@@ -72,7 +84,9 @@ def _die_quietly() -> None:
         import resource  # noqa: PLC0415 - Windows has none
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    windows: Any = getattr(__import__("ctypes"), "windll", None)
+    if sys.platform == "linux":  # where a program gets the memory instead of a file, no limit of its size counts
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+    windows: Any = getattr(ctypes, "windll", None)
     if windows is not None:  # SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX
         windows.kernel32.SetErrorMode(0x0001 | 0x0002)
 

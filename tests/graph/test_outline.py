@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnxprune.graph import outline as outline_module
 from onnxprune.graph.outline import holds_half, outline, structure_key
 from tests.support.build import ROWS, dense, model
 
@@ -62,7 +63,41 @@ def in_a_body(*nodes):
     return proto
 
 
+def stating(name, value=onnx.TensorProto.FLOAT16):
+    """A model whose node has this attribute."""
+    node = helper.make_node("Op", ["x"], ["y"], domain="my")
+    node.attribute.append(helper.make_attribute(name, value))
+    return helper.make_model(helper.make_graph([node], "g", [], []))
+
+
+def taking(kind):
+    """A model with an input of this type."""
+    return helper.make_model(helper.make_graph([], "g", [helper.make_value_info("x", kind)], []))
+
+
+def calling(value):
+    """A model with a function that states this type of a value in it."""
+    function = helper.make_function("my", "f", ["a"], ["b"], [], [], value_info=[helper.make_value_info("a", value)])
+    return helper.make_model(helper.make_graph([], "g", [], []), functions=[function])
+
+
+FLOAT16 = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT16, [2])
+SPARSE = helper.make_sparse_tensor(
+    helper.make_tensor("v", onnx.TensorProto.FLOAT16, [1], [1]),
+    helper.make_tensor("i", onnx.TensorProto.INT64, [1], [3]),
+    [6],
+)
+NUMBERS = helper.make_tensor("t", onnx.TensorProto.FLOAT16, [1], [1])
 HALF = {
+    **{f"an attribute {name}": stating(name) for name in outline_module._STATING},
+    "a sequence": taking(helper.make_sequence_type_proto(FLOAT16)),
+    "an optional sequence": taking(helper.make_optional_type_proto(helper.make_sequence_type_proto(FLOAT16))),
+    "a map": taking(helper.make_map_type_proto(onnx.TensorProto.INT64, FLOAT16)),
+    "a sparse tensor": taking(helper.make_sparse_tensor_type_proto(onnx.TensorProto.FLOAT16, [2])),
+    "a type": stating("type", helper.make_optional_type_proto(FLOAT16)),
+    "tensors of an attribute": stating("some", [NUMBERS]),
+    "a sparse tensor of an attribute": stating("some", SPARSE),
+    "a value in a function": calling(FLOAT16),
     "weights": dense("b = Relu(a)", x="float16[n,6] x", y="float16[] y", dtype="float16"),
     "a Cast": model("a = Cast<to=10>(x)", "b = Relu(a)", "y = Cast<to=1>(b)", x=ROWS, infer=False),
     "a Cast to bfloat16": model("a = Cast<to=16>(x)", "y = Cast<to=1>(a)", x=ROWS, infer=False),
@@ -78,6 +113,24 @@ HALF = {
 }
 
 
+def test_attributes_of_onnx_that_state_a_type_are_known():
+    """By what their operators say of them, so that a later version of onnx brings no other."""
+    found = {attribute.name for schema in onnx.defs.get_all_schemas_with_history() for attribute in stated(schema)}
+    assert {"to", "output_dtype", "stash_type"} < found <= outline_module._STATING
+
+
+def stated(schema):
+    """Attributes that are one integer and whose text tells of a type or a precision, but not of a choice of modes."""
+    for attribute in schema.attributes.values():
+        words = f"{attribute.name} {attribute.description}".lower()
+        told = any(
+            each in words
+            for each in ("data type", "dtype", "data_type", "precision of", "precision for", "precision used")
+        )
+        if attribute.type == onnx.defs.OpSchema.AttrType.INT and told and attribute.name != "saturate":
+            yield attribute
+
+
 @pytest.mark.parametrize("where", HALF)
 def test_half_precision_is_seen_wherever_it_is_stated(where):
     assert holds_half(HALF[where])
@@ -86,7 +139,10 @@ def test_half_precision_is_seen_wherever_it_is_stated(where):
 DOUBLE = {"dtype": "float64", "x": "double[n,6] x", "y": "double[] y"}
 
 
-@pytest.mark.parametrize("proto", [wide(), in_a_body("y = Relu(x)"), dense("b = Relu(a)", **DOUBLE)])
+@pytest.mark.parametrize(
+    "proto",
+    [stating("axis"), taking(onnx.TypeProto()), wide(), in_a_body("y = Relu(x)"), dense("b = Relu(a)", **DOUBLE)],
+)
 def test_other_models_hold_none(proto):
     assert not holds_half(proto)
 
@@ -136,3 +192,35 @@ def test_the_key_tells_models_apart_that_an_optimiser_may_treat_differently():
         in_a_body("y = Sigmoid(x)"),
     ]
     assert len({structure_key(proto) for proto in each}) == len(each)
+
+
+def test_the_key_tells_large_bytes_of_attributes_apart():
+    blobs = [stating("blob", byte * 20_000) for byte in (b"a", b"b")]
+    assert len({structure_key(outline(proto.SerializeToString())) for proto in blobs}) == 2
+
+
+def test_the_key_is_shared_whatever_the_numbers_of_tensors_in_attributes():
+    lists = [stating("some", [numpy_helper.from_array(np.full((5000, 2), value, np.float32))]) for value in (0, 1)]
+    assert len({structure_key(each) for proto in lists for each in (proto, outline(proto.SerializeToString()))}) == 1
+
+
+def test_the_key_tells_sparse_tensors_of_other_sizes_apart():
+    other = onnx.SparseTensorProto.FromString(SPARSE.SerializeToString())
+    other.dims[:] = [7]
+    assert structure_key(stating("some", SPARSE)) != structure_key(stating("some", other))
+
+
+def test_the_key_tells_nodes_apart_that_are_divided_elsewhere():
+    """Their bytes, one after the other, are the same."""
+    nodes = onnx.NodeProto(input=["x"]), onnx.NodeProto(input=["x"], op_type="Add")
+    both, one = (
+        onnx.ModelProto(graph=onnx.GraphProto(node=each))
+        for each in (nodes, [onnx.NodeProto(input=["x", "x"], op_type="Add")])
+    )
+    assert structure_key(both) != structure_key(one)
+
+
+@pytest.mark.parametrize("count", [1000, 1024, 1025, 2048, 3000])
+def test_the_key_is_that_of_the_outline_whatever_the_size_of_a_tensor(count):
+    proto = model("y = Gather(x, i)", i=np.arange(count) % 6, x=ROWS, infer=False)
+    assert structure_key(proto) == structure_key(outline(proto.SerializeToString()))

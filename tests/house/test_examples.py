@@ -28,6 +28,7 @@ from tests.support.paths import ROOT
 RUN = ("sh", "python")  # languages that are run
 CHECKED = {  # by other tests: what a command prints, the schema, doors to other packages
     "README.md": ("text",),
+    "docs/files.md": ("text",),
     "docs/report.md": ("json",),
     "docs/integrations.md": ("text", "json"),
     "docs/plans.md": ("toml",),  # files that commands read: they are written for these

@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune.dependency.axes import Atom
@@ -18,6 +19,7 @@ from onnxprune.planning import profile
 from onnxprune.planning.profile import Race, Speed, profiled
 from onnxprune.planning.work import sizes_of
 from onnxprune.runtime import trial
+from onnxprune.runtime.helper import Answer, Helper
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.rewrite import rewrite
 from tests.support.build import conv, model
@@ -193,16 +195,26 @@ def test_the_same_counts_of_other_groups_are_another_candidate(tmp_path, monkeyp
     assert len(raced) == 2
 
 
+class Cautious(Helper):
+    """Says that a process dies of what a function tells, as long as the optimiser of layouts is on."""
+
+    def __init__(self, dies):
+        super().__init__()
+        self._dies = dies
+
+    def asked(self, request, _seconds):
+        return Answer("SIGSEGV" if self._dies(request) and not request.disabled else "")
+
+
 def test_what_opens_with_fewer_optimisers_is_raced_beside_the_original_opened_with_as_few(tmp_path, monkeypatch):
-    def dies_of(request, _seconds):
-        return "SIGSEGV" if b"Sigmoid" in request.source and not request.disabled else ""
+    helper = Cautious(lambda request: b"Sigmoid" in request.source)
 
     def opening(*args, **options):
         opened.append(open_session(*args, **options))
         return opened[-1]
 
     opened, half = [], {"x": "float16[n,3,6,6] x", "y": "float16[] y", "dtype": "float16"}
-    monkeypatch.setattr(trial, "_HELPER", SimpleNamespace(dies_of=dies_of))
+    monkeypatch.setattr(trial, "_HELPER", helper)
     monkeypatch.setattr(trial, "_outcomes", {})
     monkeypatch.setattr(profile, "open_session", opening)
     relu, sigmoid = conv("b = Relu(a)", **half), conv("b = Sigmoid(a)", **half)
@@ -213,6 +225,36 @@ def test_what_opens_with_fewer_optimisers_is_raced_beside_the_original_opened_wi
         speed.race(proto, 0.01)
     original, candidate = trial.ALL, trial.SETTINGS[1]
     assert [session.setting for session in opened] == [original, original, candidate, candidate, candidate]
+
+
+def test_candidates_that_were_raced_with_more_optimisers_are_raced_again(tmp_path, monkeypatch):
+    def peak(*_, **__):
+        limits.append(trial.first_setting())
+        return 100
+
+    limits, half = [], {"x": "float16[n,3,6,6] x", "y": "float16[] y", "dtype": "float16"}
+    small = Cautious(lambda request: onnx.load_from_string(request.source).graph.initializer[0].dims[0] == 8)
+    monkeypatch.setattr(trial, "_HELPER", small)
+    monkeypatch.setattr(trial, "_outcomes", {})
+    monkeypatch.setattr(profile, "peak_memory_bytes", peak)
+    traced = trace(load(conv("b = Relu(a)", mid=64, **half)))
+    (group,) = prunable(traced)
+    atom, feeds = group.atom, {"x": np.ones((2, 3, 6, 6), np.float16)}
+    tables = Tables("cpu", 1, tmp_path / "times.json")
+    speed = Speed(traced, feeds, provider="cpu", threads=1, names={atom: "a"}, steps={}, tables=tables)
+    speed.memory_before()
+    for size in (32, 16):
+        speed.candidate({atom: size}, 0.01)
+    lax = dict(tables._ms)
+    speed.candidate({atom: 8}, 0.01)
+    assert [sizes[atom] for sizes, _ in speed.races] == [8, 32, 16]
+    assert len(tables._ms) == len(lax) + 9, "each under a key of its own: three figures of three candidates"
+    assert lax.items() <= tables._ms.items()
+    speed.memory_before()
+    assert limits == [trial.ALL, trial.SETTINGS[1]]
+    speed.candidate({atom: 16}, 0.01)
+    assert [sizes[atom] for sizes, _ in speed.races] == [8, 32, 16, 16], "nothing was forgotten now"
+    assert len(tables._ms) == len(lax) + 9
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from onnxprune.runtime.memory import peak_memory_bytes
 from onnxprune.runtime.random_feeds import default_dims, random_feeds
 from onnxprune.runtime.session import PROVIDERS, Session, check_provider, open_session
 from onnxprune.runtime.timing import node_times, time_creation, time_interleaved, time_pieces
+from onnxprune.runtime.trial import ALL
 
 measures_memory = pytest.mark.skipif(
     importlib.util.find_spec("resource") is None, reason="memory cannot be measured on this system"
@@ -550,7 +551,7 @@ def test_measuring_in_this_process(path, tmp_path, monkeypatch, has_proc):
         monkeypatch.setattr("onnxprune.runtime.memory._status_bytes", lambda _: None)
     for model, folder in ((path, None), (path, tmp_path)):
         request = tmp_path / "request"
-        request.write_bytes(pickle.dumps((model, FEEDS, "cpu", 1, folder)))
+        request.write_bytes(pickle.dumps((model, FEEDS, "cpu", 1, folder, ALL)))
         assert memory._measure(request) >= 0
 
 

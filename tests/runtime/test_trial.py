@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
+import os
+import subprocess
 import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -12,14 +19,15 @@ import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.graph.message import message
 from onnxprune.graph.read import load
-from onnxprune.runtime import concessions, quantize, trial
-from onnxprune.runtime.helper import Helper
+from onnxprune.runtime import concessions, memory, quantize, session, trial
+from onnxprune.runtime.helper import Answer, Helper, child_environment
 from onnxprune.runtime.session import open_session
-from onnxprune.runtime.trial import ALL, BASIC, NONE, SETTINGS, limited_to
+from onnxprune.runtime.trial import ALL, BASIC, NONE, SETTINGS, Outcome, limited_to
 from tests.support.build import dense, model
 from tests.support.cli import invoke
 
 UNBLOCKED = SETTINGS[1]
+REQUEST, REFUSED = trial.Request(b"", "ORT_ENABLE_ALL"), Answer(is_final=False)
 SAYS = (
     f"ONNX Runtime {ort.__version__} dies of SIGSEGV when it opens the model on the CPU with all optimisers, so it is "
     "opened without its optimiser of layouts, NchwcTransformer"
@@ -35,19 +43,27 @@ class Reader(pickle.Unpickler):
     def find_class(self, module, name):
         return Request
 
+def say(byte):
+    sys.stdout.buffer.write(byte)
+    sys.stdout.buffer.flush()
+
+say(b"+")
 while True:
-    try:
-        request = Reader(sys.stdin.buffer).load()
-    except EOFError:
+    request = Reader(sys.stdin.buffer).load()
+    if request is None:
         break
     form = "bytes" if isinstance(request.source, bytes) else "file"
     content = request.source if form == "bytes" else open(request.source, "rb").read()
     with open(sys.argv[1], "a") as log:
         log.write(" ".join([form, request.level, *request.disabled, *map(str, request.weights)]) + chr(10))
     {act}
-    sys.stdout.buffer.write(b".")
-    sys.stdout.buffer.flush()
+    say(b".")
 """
+
+
+# What a fake does that refuses a model; and how many requests there were, with this one.
+REFUSES = "if {}: say(b'!'); continue"
+COUNT = "len(open(sys.argv[1]).readlines())"
 
 
 def dying(condition, name="SIGSEGV"):
@@ -78,6 +94,7 @@ def half(*nodes, **rest):
     return dense(*(nodes or ["b = Relu(a)"]), x="float16[n,6] x", y="float16[] y", dtype="float16", **rest)
 
 
+ROWS32 = {"x": np.ones((2, 6), np.float32)}
 ROWS16 = {"x": np.ones((2, 6), np.float16)}
 DIES = {  # as long as the setting is not this one, or stricter
     UNBLOCKED: "request.level == 'ORT_ENABLE_ALL' and not request.disabled",
@@ -90,9 +107,9 @@ SIGMOID = dying(f"b'Sigmoid' in content and {DIES[UNBLOCKED]}")
 @pytest.mark.parametrize("setting", DIES, ids=lambda setting: setting.level + "".join(setting.disabled))
 def test_the_first_setting_that_lives_is_taken(setting, fake):
     fake(dying(DIES[setting]))
-    session = open_session(half().SerializeToString())
-    assert session.setting == setting
-    assert session.run(ROWS16)["y"].shape == (2, 5)
+    opened = open_session(half().SerializeToString())
+    assert opened.setting == setting
+    assert opened.run(ROWS16)["y"].shape == (2, 5)
 
 
 def test_settings_are_tried_in_their_order_and_once_for_each_structure(fake):
@@ -102,7 +119,7 @@ def test_settings_are_tried_in_their_order_and_once_for_each_structure(fake):
     tried = ["ORT_ENABLE_ALL", "ORT_ENABLE_ALL NchwcTransformer", "ORT_ENABLE_BASIC", "ORT_DISABLE_ALL"]
     assert requests() == [f"bytes {each}" for each in tried]
     assert open_session(half(mid=16).SerializeToString()).setting == NONE
-    assert len(requests()) == 8, "another structure is tried for itself"
+    assert len(requests()) == 9, "another structure is tried for itself, and what a used process died of again"
 
 
 def test_where_optimisers_are_off_anyway_nothing_else_is_tried(fake):
@@ -164,16 +181,76 @@ def test_a_helper_that_fails_by_itself_is_not_asked_again(fake):
 
 
 def test_a_helper_that_the_system_ends_says_nothing_of_the_model(fake):
-    requests = fake(dying("len(open(sys.argv[1]).readlines()) == 1", "SIGKILL"))
+    requests = fake(dying(f"{COUNT} <= 3", "SIGKILL"))
+    for count in (2, 4, 4):
+        assert open_session(half().SerializeToString()).setting == ALL
+        assert len(requests()) == count, "it is asked twice, and again for the next session until it answers"
+
+
+def test_a_helper_that_was_ended_while_it_waited_is_started_again(fake):
+    fake(SIGMOID)
+    assert open_session(half().SerializeToString()).setting == ALL
+    trial._HELPER._process.kill()
+    trial._HELPER._process.wait()
+    assert open_session(half("b = Sigmoid(a)").SerializeToString()).setting == UNBLOCKED
+
+
+def test_a_model_is_not_blamed_for_what_the_process_died_of_after_another(fake):
+    requests = fake(dying(f"{COUNT} == 2"))
     assert open_session(half().SerializeToString()).setting == ALL
     assert open_session(half(mid=16).SerializeToString()).setting == ALL
-    assert len(requests()) == 2, "it was started again"
+    assert len(requests()) == 3
+
+
+@pytest.mark.parametrize("how", [dying("True"), "raise SystemExit(1)", "print('Hello')"])
+def test_a_model_is_not_blamed_for_a_helper_that_does_not_start(fake, how):
+    fake("pass", program=(sys.executable, "-S", "-c", f"import os, signal\n{how}"))
+    assert open_session(half().SerializeToString()).setting == ALL
+    assert not trial._HELPER.starts
+
+
+def test_a_helper_that_the_system_ends_at_its_start_is_started_again(fake, tmp_path):
+    fake("pass")
+    flag, script = str(tmp_path / "flag"), tmp_path / "fake.py"
+    dies = f"import os, signal\nif not os.path.exists({flag!r}): os.mkdir({flag!r}); os.kill(os.getpid(), 9)\n"
+    script.write_text(dies + script.read_text())
+    assert open_session(half().SerializeToString()).setting == ALL
+    assert list(trial._outcomes.values()) == [Outcome(ALL)]
+
+
+def test_what_is_refused_is_tried_again(fake):
+    requests = fake(f"{REFUSES.format(f'{COUNT} == 1')}\n    {dying(DIES[UNBLOCKED])}")
+    content = half().SerializeToString()
+    assert open_session(content).setting == ALL, "nothing is known: the file may have been damaged"
+    assert open_session(content).setting == UNBLOCKED, "it was mended"
+    assert open_session(content).setting == UNBLOCKED
+    assert len(requests()) == 4, "the last session needed none"
+
+
+def test_what_is_refused_with_fewer_optimisers_is_tried_again_from_the_start(fake):
+    requests = fake(f"{dying('not request.disabled')}\n    {REFUSES.format('True')}")
+    for _ in range(2):
+        assert open_session(half().SerializeToString()).setting == UNBLOCKED
+    assert [line.endswith("NchwcTransformer") for line in requests()] == [False, True, False, False, True]
+
+
+def test_what_is_known_does_not_wait_for_the_trial_of_another(fake):
+    requests = fake("pass")
+    content = half().SerializeToString()
+    open_session(content)
+    with trial._HELPER.lock:
+        thread = threading.Thread(target=open_session, args=(content,), daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(requests()) == 1
 
 
 def test_a_helper_that_takes_too_long_is_ended(fake):
-    fake("signal.pause()")
-    assert trial._HELPER.dies_of(trial.Request(b"", "ORT_ENABLE_ALL"), 0.05) == ""
+    requests = fake("signal.pause()")
+    assert trial._HELPER.asked(REQUEST, 1) == Answer()
     assert trial._HELPER._process is None
+    assert len(requests()) == 1
 
 
 def test_after_an_interrupt_its_answer_is_not_taken_for_that_of_the_next_request(fake):
@@ -198,18 +275,36 @@ def test_after_an_interrupt_its_answer_is_not_taken_for_that_of_the_next_request
     assert open_session(half("b = Sigmoid(a)").SerializeToString()).setting == UNBLOCKED
 
 
-def test_a_fork_starts_a_helper_of_its_own(fake, monkeypatch):
+def test_a_fork_leaves_the_helper_and_its_lock_to_the_process_that_it_came_from(fake):
     fake("pass")
     open_session(half().SerializeToString())
-    first = trial._HELPER._process
-    monkeypatch.setattr(trial._HELPER, "_owner", -1)
+    process = trial._HELPER._process
+    with trial._HELPER.lock:  # as when a thread is in the middle of a trial
+        child = os.fork()
+        if not child:
+            left = trial._HELPER._process is None and process.stdin.closed and process.stdout.closed
+            os._exit(0 if left and not trial._HELPER.lock.locked() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert process.poll() is None
     open_session(half(mid=16).SerializeToString())
-    second = trial._HELPER._process
-    assert first.pid != second.pid
-    assert first.poll() is None, "it is the other process's"
-    first.stdin.close()
-    assert first.wait() == 0
-    first.stdout.close()
+    assert trial._HELPER._process is process
+
+
+def test_a_helper_ends_while_a_pipe_to_it_is_held_open(fake):
+    fake("pass")
+    open_session(half().SerializeToString())
+    held = os.dup(trial._HELPER._process.stdin.fileno())
+    assert trial._HELPER.end() == 0, "by itself: it was not killed"
+    os.close(held)
+
+
+def test_the_helper_finds_the_package_that_this_process_has(monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", "/first"])
+    root = str(Path(onnxprune.__file__).parents[1])
+    assert child_environment()["PYTHONPATH"] == os.pathsep.join([root, "/first"])
+    monkeypatch.setattr(sys, "path", ["", "/first", root])
+    assert child_environment(MORE="1")["PYTHONPATH"] == os.pathsep.join(["/first", root])
+    assert child_environment(MORE="1")["MORE"] == "1"
 
 
 # -- two models that are compared --------------------------------------------------------------------------------------
@@ -254,6 +349,71 @@ def test_a_run_says_so_once_and_on_both_sides(fake, tmp_path):
     result = invoke("prune", str(path), "--ratio", "0.3", "--criterion", "l2", "-o", str(tmp_path / "out.onnx"))
     assert f"slower than it need be (input and output): {SAYS}\n" in result.stdout
     assert f"{SAYS} ...\n" in result.stderr
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
+    told = f"slower than it need be (input and output): {SAYS}".replace(ort.__version__, "1.32.0")
+    assert told in " ".join(page.split())
+
+
+def test_on_other_providers_nothing_is_tried_limited_or_said(fake, monkeypatch):
+    """ONNX Runtime has no other provider here; what it would be asked for is seen."""
+    requests, opened = fake(dying(DIES[BASIC])), []
+
+    class Elsewhere:
+        def __init__(self, _, options, providers, **how):
+            opened.append((options.graph_optimization_level, how.get("disabled_optimizers")))
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"]
+
+        def get_outputs(self):
+            return []
+
+    proto = half()
+    with concessions.opened_alike(load(proto), load(proto), provider="cuda"):
+        assert open_session(proto.SerializeToString()).setting == BASIC, "the CPU's is found by itself"
+    count = len(requests())
+    monkeypatch.setattr(session, "check_provider", lambda name: "CUDAExecutionProvider")
+    monkeypatch.setattr(session.ort, "InferenceSession", Elsewhere)
+    with limited_to(NONE):
+        assert open_session(proto.SerializeToString(), provider="cuda").setting == ALL
+    assert opened == [(ort.GraphOptimizationLevel.ORT_ENABLE_ALL, None)]
+    trial._outcomes.clear()
+    assert concessions.conceded(load(proto), "cuda") == ()
+    with concessions.opened_alike(load(proto), provider="cuda"):
+        assert trial.first_setting() == ALL
+    assert len(requests()) == count
+
+
+def test_files_whose_name_is_no_utf8_are_tried_under_another(fake, tmp_path):
+    fake(f"request.source.encode()\n    {dying(DIES[UNBLOCKED])}")
+    plain, folder = tmp_path / "plain", Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    plain.mkdir()
+    onnx.save(half(), plain / "model.onnx")
+    onnx.save(half(mid=16), plain / "beside.onnx", save_as_external_data=True, size_threshold=0)
+    try:
+        plain.rename(folder)
+    except OSError:
+        pytest.skip("this system has no such names")
+    for name in ("model.onnx", "beside.onnx"):
+        assert concessions.conceded(load(folder / name)) == (SAYS,)
+
+
+def test_peak_memory_is_measured_with_the_setting_of_the_session(monkeypatch):
+    def run(command, **_):
+        """What the fresh process does, done here: a context of its own knows nothing of the limit around it."""
+        grown = contextvars.Context().run(memory._measure, Path(command[-1]))
+        return SimpleNamespace(stdout=str(grown))
+
+    def spied(*args, **options):
+        opened.append(open_session(*args, **options))
+        return opened[-1]
+
+    opened = []
+    monkeypatch.setattr(memory, "open_session", spied)
+    monkeypatch.setattr(subprocess, "run", run)
+    with limited_to(NONE):
+        assert memory.peak_memory_bytes(dense("b = Relu(a)").SerializeToString(), ROWS32) is not None
+    assert [each.setting for each in opened] == [NONE]
 
 
 def test_a_model_beyond_the_memory_is_not_opened_as_a_whole(fake, monkeypatch):
@@ -290,20 +450,31 @@ def test_what_onnx_runtime_itself_died_of_is_opened_and_run(tmp_path, monkeypatc
     path = tmp_path / "model.onnx"
     path.write_bytes(moved(np.float16).SerializeToString())
     for source in (path, path.read_bytes(), message(moved(np.float16), tmp_path)):
-        session = open_session(source)
-        np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-3)
+        opened = open_session(source)
+        np.testing.assert_allclose(opened.run(feeds)["y"], expected, rtol=1e-3)
     assert len(trial._outcomes) == 1
     trial._HELPER.end()
 
 
 def test_the_real_helper_takes_external_data_and_libraries_that_are_none(tmp_path):
     helper = Helper()
-    content = half().SerializeToString()
-    weights = (("w", "<f2", (2, 3)),)
-    assert (
-        helper.dies_of(trial.Request(content, "ORT_ENABLE_ALL", weights=weights, entries={"session.x": "1"}), 60) == ""
-    )
-    assert helper.dies_of(trial.Request(b"no model", "ORT_ENABLE_ALL", libraries=("/nowhere",)), 60) == ""
+    content, beside = half().SerializeToString(), message(half(mid=4096), tmp_path)
+    weights = tuple((name, array.dtype.str, array.shape) for name, array in beside.arrays.items())
+    request = trial.Request(beside.content, "ORT_ENABLE_ALL", weights=weights, entries={"session.x": "1"})
+    assert weights
+    assert helper.asked(request, 60) == Answer()
+    assert helper.asked(trial.Request(content, "ORT_ENABLE_ALL", libraries=("/nowhere",)), 60) == REFUSED
+    assert helper.asked(trial.Request(b"no model", "ORT_ENABLE_ALL"), 60) == REFUSED
     assert helper.starts
     assert helper._process.poll() is None, "it answered both"
     assert helper.end() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is of Linux")
+def test_the_helper_leaves_no_image_of_its_memory():
+    program = (
+        "import ctypes, resource; from onnxprune.runtime import trial_process; trial_process._die_quietly(); "
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMIT_CORE))"  # PR_GET_DUMPABLE
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0", "0"]
