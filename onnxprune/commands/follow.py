@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.commands.finish import Publish, finish, with_report
-from onnxprune.commands.follow_branches import Owned, counterparts, owned
+from onnxprune.commands.follow_branches import Owned, check_lost, counterparts, owned
 from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.shorten import Shorter, left_of, told_of_whole
 from onnxprune.dependency.branches import Branch, branches_of_graphs, nodes_of
@@ -62,6 +62,7 @@ class Lead:
     """What became of the weights of a file, by what they held."""
 
     became: Mapping[Digest, Sequence[Became]]
+    known: frozenset[Digest] = frozenset()  # of all its weights that tell them from others
     branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
     gone: tuple[str, ...] = ()  # the names of those that went
 
@@ -149,7 +150,7 @@ def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapp
     """
     each = (report["depth"] or {"branches": ()})["branches"]
     gone = tuple(branch["name"] for branch in each if branch["removed"])
-    return Lead(_became(original, proto, folder, report), known.owned, gone)
+    return Lead(_became(original, proto, folder, report), frozenset(original.telling.values()), known.owned, gone)
 
 
 def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
@@ -192,10 +193,11 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
     held, stay = set[str](), set[str]()
     traced = _traced(lead.model, options.change_io)
     own, known = groups(traced), owned(traced, lead.telling) if options.shortens else ()
+    contents = frozenset(lead.telling.values())
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
         other = _traced(follower.model, options.change_io)
-        stay |= counterparts(known, other, follower.telling).stay
+        stay |= counterparts(known, other, follower.telling, contents).stay
         for group in groups(other):
             places = {*_places(group, follower.telling)}
             touched.update(place[:2] for place in places)
@@ -233,10 +235,11 @@ def follow(
             became in the leading file.
     """
     prepared = prepare(file.model, _plain(options, file.model), None, progress)
-    gone = counterparts(lead.branches, prepared.traced, file.telling).of(lead.gone) if lead.gone else ()
+    gone = _counterparts_of_gone(file, prepared, lead) if lead.gone else ()
     if lead.is_narrower and not gone:
         return _narrowed(file, prepared, lead, publish, progress)
     shorter = _shorter(prepared, gone, options)
+    _check_shorter(file, shorter, lead)
     if not lead.is_narrower:
         after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
         contents = dict(_contents({}, after, file.digests, lead))
@@ -249,6 +252,21 @@ def follow(
     later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
     of_later = prepare(later.model, _plain(options, later.model), None, progress)
     return _narrowed(later, of_later, lead, told, progress)
+
+
+def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
+    """Return the branches that go as they went from the leading file."""
+    return counterparts(lead.branches, prepared.traced, file.telling, lead.known).of(lead.gone)
+
+
+def _check_shorter(file: Held, shorter: Shorter, lead: Lead) -> None:
+    """Raise InputError where a file without branches has lost other weights than the leading one has."""
+    after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
+    read = [
+        {file.telling[name] for name in model.constants if name in file.telling and model.readers.get(name)}
+        for model in (file.model, after)
+    ]
+    check_lost(lead.branches, lead.gone, *read)
 
 
 def _plain(options: Options, model: Model) -> Options:
