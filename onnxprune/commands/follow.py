@@ -23,6 +23,7 @@ from onnxprune.commands.finish import Publish, finish, with_report
 from onnxprune.commands.follow_branches import Owned, check_lost, counterparts, owned
 from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.shorten import Shorter, left_of, told_of_whole
+from onnxprune.data.samples import with_shapes
 from onnxprune.dependency.branches import Branch, branches_of_graphs, nodes_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.groups import TABLES, Group, groups
@@ -89,7 +90,7 @@ class Lead:
             others = " and ".join(repr(each.name) for each in found[:2])
             raise InputError(
                 f"weight {name!r} holds what {others} held in the file that leads, which became different ones; prune "
-                "the files one by one"
+                "without refits (--no-reconstruct), or the files one by one"
             )
         return found[0].content
 
@@ -157,7 +158,7 @@ def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any])
     known, after = original.digests, view(proto, folder=folder)
     cuts = {name: (each["source"], each["kept"]) for name, each in report["initializers"].items()}
     became: dict[Digest, list[Became]] = {}
-    for name in after.constants:
+    for name in (name for name in after.constants if after.readers.get(name)):  # what nothing reads is not cut
         source, axes = cuts.get(name, (name, {}))
         if source in known:
             kept = {int(dim): tuple(places) for dim, places in axes.items()}
@@ -197,7 +198,8 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
         other = _traced(follower.model, options.change_io)
-        stay |= counterparts(known, other, follower.telling, contents).stay
+        ports = with_shapes(follower.model.inputs, dict(_shapes(options, follower.model)))
+        stay |= counterparts(known, other, follower.telling, known=contents, ports=ports).stay
         for group in groups(other):
             places = {*_places(group, follower.telling)}
             touched.update(place[:2] for place in places)
@@ -256,7 +258,8 @@ def follow(
 
 def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
     """Return the branches that go as they went from the leading file."""
-    return counterparts(lead.branches, prepared.traced, file.telling, lead.known).of(lead.gone)
+    same = counterparts(lead.branches, prepared.traced, file.telling, known=lead.known, ports=prepared.ports)
+    return same.of(lead.gone)
 
 
 def _check_shorter(file: Held, shorter: Shorter, lead: Lead) -> None:
@@ -271,13 +274,18 @@ def _check_shorter(file: Held, shorter: Shorter, lead: Lead) -> None:
 
 def _plain(options: Options, model: Model) -> Options:
     """Return options of a file that follows: nothing is chosen there."""
-    ports = {port.name for port in model.inputs}
     return Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
         change_io=options.change_io, timer=options.timer, timer_seconds=options.timer_seconds,
-        inputs=tuple(each for each in options.inputs if each[0] in ports),
+        inputs=_shapes(options, model),
     ).checked()  # fmt: skip
+
+
+def _shapes(options: Options, model: Model) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes that options fix, by input, of those that a file has."""
+    ports = {port.name for port in model.inputs}
+    return tuple(each for each in options.inputs if each[0] in ports)
 
 
 def _shorter(prepared: PreparedModel, gone: Sequence[Branch], options: Options) -> Shorter:

@@ -14,7 +14,9 @@ from typing import TypeAlias
 from onnxprune.dependency.branches import Branch, branches, branches_of_graphs
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import InputError
-from onnxprune.graph.model import Model, Node
+from onnxprune.graph.dims import past_keys
+from onnxprune.graph.model import Model
+from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.scopes import Scope
 
 Digests: TypeAlias = Mapping[str, bytes]  # of the contents of weights, by name
@@ -67,7 +69,9 @@ class Counterparts:
         return tuple(sorted(gone, key=lambda branch: (branch.node, branch.slot)))
 
 
-def counterparts(own: Sequence[Owned], traced: Trace, digests: Digests, known: Collection[bytes]) -> Counterparts:
+def counterparts(
+    own: Sequence[Owned], traced: Trace, digests: Digests, *, known: Collection[bytes], ports: Sequence[Port]
+) -> Counterparts:
     """Return what branches of a leading file are in another file.
 
     A branch stays where its weights do not tell it from others in the leading file, and where a graph of the other file
@@ -79,8 +83,9 @@ def counterparts(own: Sequence[Owned], traced: Trace, digests: Digests, known: C
         traced: the other file with its axes.
         digests: of the contents of its weights, as of `owned`.
         known: the digests of all weights of the leading file.
+        ports: the inputs of the other file, as proofs feed them.
     """
-    search = _Search(own, traced.model, digests, frozenset(known))
+    search = _Search(own, traced.model, digests, frozenset(known), ports)
     for scope, found in branches_of_graphs(traced):
         search.look_into(scope, found)
     search.stay.update(each.name for each in own if not each.weights)
@@ -95,6 +100,7 @@ class _Search:
     model: Model
     digests: Digests
     known: frozenset[bytes]
+    ports: Sequence[Port]
     same: dict[str, list[Branch]] = field(default_factory=dict)
     stay: set[str] = field(default_factory=set)
     covered: dict[str, set[int]] = field(default_factory=dict)  # by the name of a branch: nodes of those that are it
@@ -102,7 +108,7 @@ class _Search:
     def look_into(self, scope: Scope, found: Sequence[Branch]) -> None:
         """Find the branches of the leading file among those of one graph."""
         here, has_others = set[str](), False
-        is_proven = _runs_in_proofs(self.model, scope)
+        is_proven = _runs_in_proofs(self.model, scope, self.ports)
         for branch in found:
             inside = _inside(self.model, branch)
             each = self._owned_by(inside)
@@ -135,7 +141,8 @@ class _Search:
         has_others = bool(left) and (has_others or self._reads_matrices_of_its_own(left))
         for each in self.own:
             outside = set(scope.nodes) - self.covered.get(each.name, set())
-            if each.name not in here and (has_others or each.weights & _read(self.model, outside, self.digests)):
+            is_missing = each.name not in here and has_others
+            if is_missing or each.weights & _read(self.model, outside, self.digests):
                 self.stay.add(each.name)
 
     def _reads_matrices_of_its_own(self, nodes: Iterable[int]) -> bool:
@@ -176,22 +183,19 @@ def _can_go(branch: Branch) -> bool:
     return branch.locked is None and branch.macs > 0
 
 
-def _runs_in_proofs(model: Model, scope: Scope) -> bool:
+def _runs_in_proofs(model: Model, scope: Scope, ports: Sequence[Port]) -> bool:
     """Whether proofs run a graph: the main one, and both bodies of an If there whose condition is an input.
 
-    Proofs feed conditions both ways, all alike: what is computed from several may never hold.
+    Proofs feed conditions both ways, all alike: what is computed from several may never hold. One that asks for the
+    past is fed as the caches are, and only where their length is open both ways.
     """
     if scope.nodes == model.top:
         return True
     holder = next(node for node in model.nodes if any(body.nodes == scope.nodes for body in node.bodies))
-    return holder.op == "If" and holder.index in model.top and _is_switch(model, holder)
-
-
-def _is_switch(model: Model, node: Node) -> bool:
-    """Whether the condition of an If is a boolean input."""
-    return any(
-        port.name == node.inputs[0] and port.dtype is not None and port.dtype.kind == "b" for port in model.inputs
-    )
+    if holder.op != "If" or holder.index not in model.top:
+        return False
+    conditions = [port for port in ports if port.name == holder.inputs[0]]
+    return any(port.role is not Role.BRANCH or past_keys(ports) for port in conditions)
 
 
 def _inside(model: Model, branch: Branch) -> set[int]:

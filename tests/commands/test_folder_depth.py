@@ -256,6 +256,32 @@ def test_layers_that_share_their_weights_stay(folder, stored):
     }
 
 
+def test_copies_that_refits_make_different_are_told(folder):
+    def copied(prefix):
+        own = weights(prefix)
+        return with_lines(
+            lambda line: [line], prefix, own | {f"{prefix}{kind}2": own[f"{prefix}{kind}1"] for kind in ("up", "down")}
+        )
+
+    source = folder(plain=copied(""), zother=copied("o_"))
+    with pytest.raises(InputError) as error:
+        pruned(source, without="o0")
+    assert str(error.value) == (
+        "zother.onnx: weight 'o_up1' holds what 'up1' and 'up2' held in the file that leads, which became different "
+        "ones; prune without refits (--no-reconstruct), or the files one by one"
+    )
+    result = pruned(source, without="o0", reconstruct=False)
+    assert removed(result) == {"plain.onnx": ["o0"], "zother.onnx": ["o0"]}
+
+
+def test_weights_that_nothing_reads_do_not_tell_what_was_cut(folder):
+    lead = plain()
+    lead.graph.initializer.extend(numpy_helper.from_array(each, f"{name}_unread") for name, each in weights().items())
+    source = folder(plain=lead, zother=plain("o_"))
+    pruned(source, depth=0.34, ratio=0.3)
+    np.testing.assert_allclose(of_file(source.parent, "zother"), of_file(source.parent, "plain"), rtol=1e-5, atol=1e-5)
+
+
 def test_a_layer_that_one_file_has_in_another_form_stays(folder, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "BLOCKS", 12)  # so that both hold nearly the same weights
 
@@ -282,8 +308,11 @@ def test_a_layer_that_one_body_has_in_another_form_stays(folder):
     assert removed(pruned(source, without="o2")) == {"plain.onnx": ["o2"], "merged.onnx": ["ao2", "bo2"]}
 
 
-def pairs(prefix, *, hides=False):
-    """Return a network with two branches in each block, side by side; `hides` makes those of the second one."""
+def pairs(prefix, *, hides=False, apart=False):
+    """Return a network with two branches in each block, side by side.
+
+    Those of the second block: `hides` makes them one; `apart` adds the first, and multiplies with the other.
+    """
     lines, own = [f"s0 = MatMul(x, {prefix}first)"], {prefix + "first": array("first", (WIDTH, WIDTH))}
     for block in range(BLOCKS):
         for kind in (f"a{block}", f"f{block}"):
@@ -294,6 +323,9 @@ def pairs(prefix, *, hides=False):
                 f"o{kind} = MatMul(r{kind}, {prefix}down{kind})",
             ]
         lines += [f"t{block} = Add(oa{block}, of{block})"]
+        if apart and block == 1:
+            lines[-1:] = [f"u{block} = Add(s{block}, oa{block})", f"s{block + 1} = Mul(u{block}, of{block})"]
+            continue
         hidden = hides and block == 1
         lines += [f"v{block} = Cast<to = 1>(t{block})"] * hidden
         lines += [f"s{block + 1} = Add(s{block}, {'v' if hidden else 't'}{block})"]
@@ -306,14 +338,26 @@ def test_a_branch_stays_that_another_file_has_together_with_another_one(folder):
     refuses(source, "of1")
 
 
-def test_a_branch_of_a_body_that_proofs_may_not_run_stays(folder):
-    """Its condition is computed from two inputs, which proofs feed alike."""
+@pytest.mark.parametrize(
+    ("inputs", "before", "condition"),
+    [
+        ("bool[1] c, bool[1] c2", ["k = Not(c2)", "m = And(c, k)"], "m"),  # proofs feed both alike
+        ("bool[1] use_cache_branch", [], "use_cache_branch"),  # proofs feed it as the caches are, and there are none
+    ],
+    ids=["computed", "asks for the past"],
+)
+def test_a_branch_of_a_body_that_proofs_may_not_run_stays(folder, inputs, before, condition):
     bodies = [" ".join(layers(own, "m_")) for own in ("a", "b")]
     text = f"<then_branch = one () => (at) {{ {bodies[0]} }}, else_branch = two () => (bt) {{ {bodies[1]} }}>"
-    lines = ("k = Not(c2)", "m = And(c, k)", f"y = If{text}(m)")
-    given = {"x": f"float[n,{WIDTH}] x, bool[1] c, bool[1] c2", "y": f"float[n,{WIDTH}] y"}
-    source = folder(plain=plain(), merged=model(*lines, infer=False, **given, **weights("m_")))
-    refuses(source, "o1")
+    given = {"x": f"float[n,{WIDTH}] x, {inputs}", "y": f"float[n,{WIDTH}] y"}
+    made = model(*before, f"y = If{text}({condition})", infer=False, **given, **weights("m_"))
+    refuses(folder(plain=plain(), merged=made), "o1")
+
+
+def test_a_branch_stays_of_which_another_file_has_some_beside(folder):
+    """Of the two addends that go together in the file that leads, the other one multiplies one."""
+    source = folder(plain=pairs("", hides=True), zother=pairs("o_", apart=True))
+    refuses(source, "of1")
 
 
 def test_the_weights_that_are_left_tell_whether_files_lost_the_same():
