@@ -296,10 +296,22 @@ def test_a_layer_that_one_file_has_in_another_form_stays(folder, monkeypatch):
     assert removed(pruned(source, without="o2")) == {"plain.onnx": ["o2"], "zother.onnx": ["o2"]}
 
 
-def test_a_layer_that_one_body_has_in_another_form_stays(folder):
+def test_a_branch_with_more_in_another_file_stays(folder):
+    more = {"o1 = MatMul(r1, o_down1)": ["q1 = Mul(r1, o_scale)", "o1 = MatMul(q1, o_down1)"]}
+    leading = {"y = MatMul(s3, last)": ["e = MatMul(s3, extra)", "y = MatMul(e, last)"]}
+    lead = with_lines(
+        lambda line: leading.get(line, [line]), "", {**weights(), "extra": array("extra", (WIDTH, WIDTH))}
+    )
+    own = {**weights("o_"), "o_scale": array("scale", (WIDTH,))}
+    refuses(folder(plain=lead, zother=with_lines(lambda line: more.get(line, [line]), own=own)), "o1")
+
+
+@pytest.mark.parametrize("total", ["Add", "Mul"])
+def test_a_layer_that_one_body_has_in_another_form_stays(folder, total):
     turns = "u = Transpose<perm = [1, 0]>(m_up3) d = Transpose<perm = [1, 0]>(m_down3) "
     one, other = (" ".join(layers(own, "m_")) for own in ("a", "b"))
-    made = merged(then=[turns + renamed(one, m_up1="u", m_down1="d"), other])
+    one = renamed(one, m_up1="u", m_down1="d").replace("as2 = Add", f"as2 = {total}")
+    made = merged(then=[turns + one, other])
     for name in ("up", "down"):
         turned = np.ascontiguousarray(weights()[f"{name}1"].T)
         made.graph.initializer.append(numpy_helper.from_array(turned, f"m_{name}3"))
