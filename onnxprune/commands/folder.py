@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -46,13 +45,9 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role, cache_bytes
 from onnxprune.graph.publish import Reads, hidden_beside, resolved, signals_held
 from onnxprune.graph.read import load
-from onnxprune.graph.straight import unfolded
 from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged
-
-# What a report tells of samples, where the file that they were shown is not written: of that file.
-_LEARNED = ("calibration", "reconstruction", "tuning", "masks", "accuracy", "fidelity")
 
 
 @dataclass(frozen=True)
@@ -273,12 +268,7 @@ class _Run:
         lead, *followers = network
         for file in network:
             self._place(file.model).parent.mkdir(parents=True, exist_ok=True)
-        options = self.options
-        takes_branches = options.shortens and not options.linearize and options.vocabulary is None
-        unfolding = unfolded(lead.model) if takes_branches else None
-        if unfolding is not None:
-            return self._unfolded(Held(unfolding), network, samples)
-        if followers and options.vocabulary is None:
+        if followers and self.options.vocabulary is None:
             return self._alike(lead, followers, samples)
         others = replace(self, options=without_samples(self.options))
         return [
@@ -295,20 +285,6 @@ class _Run:
             return [self._copied(file.model, str(error)) for file in (lead, *followers)]
         became = lead_of(lead, known, result.model, result.folder, result.report)
         return [self._file(lead.model, result), *(self._followed(file, became) for file in followers)]
-
-    def _unfolded(self, lead: Held, network: Sequence[Held], samples: Samples) -> list[PrunedFile]:
-        """Prune what the first file of a network runs, and cut all its files alike."""
-        known, first = uncut(lead, network, self.options), network[0].model
-        try:
-            options = known.kept_by(self._options_of(first))
-            with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-                result = self._led(lead.model, samples, options, Path(folder) / "model.onnx", _name(first, self.source))
-                became = lead_of(lead, known, result.model, result.folder, result.report)
-                made = [self._followed(file, became) for file in network]
-        except NothingToPrune as error:
-            return [self._copied(file.model, str(error)) for file in network]
-        learned = {name: result.report[name] for name in _LEARNED}
-        return [replace(made[0], report={**(made[0].report or {}), **learned}, leads=True), *made[1:]]
 
     def _by_itself(self, model: Model, samples: Samples, *, leads: bool = True) -> PrunedFile:
         """Prune a file; where others know its tokens as well, and nothing else can go of it, these go alone."""
@@ -341,12 +317,10 @@ class _Run:
         """Whether tokens go that a model takes or scores."""
         return self.tokens is not None and self.tokens.are_known_to(model)
 
-    def _led(
-        self, model: Model, samples: Samples, options: Options, place: Path | None = None, name: str | None = None
-    ) -> Result:
-        """Prune a file that follows no other one; where it is not one of the folder, place and name are given."""
+    def _led(self, model: Model, samples: Samples, options: Options) -> Result:
+        """Prune a file that follows no other one."""
         options = replace(options, eval_data=samples.evaluation)
-        place, name = place or self._place(model), name or _name(model, self.source)
+        place, name = self._place(model), _name(model, self.source)
         with _named(name), bounded_model(model) as slim:
             check_weights_name(place, model.is_external)
             scored = None if self.tokens is None else self.tokens.scored(slim)

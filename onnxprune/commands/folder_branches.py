@@ -11,7 +11,6 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.probe import settled
-from onnxprune.graph.straight import unfolded
 from onnxprune.planning.options import AUTO, Options
 from onnxprune.planning.removal import named
 
@@ -48,7 +47,7 @@ def own_globs(networks: Sequence[Mapping[str, Model]], options: Options) -> dict
 
 def _meant(model: Model, options: Options, globs: Globs) -> dict[tuple[str, str], str | None]:
     """Return why a glob of an option means no branch of a network; None where it means one."""
-    seen = replace(settled(unfolded(model) or model), changes_io=options.change_io)
+    seen = replace(settled(model), changes_io=options.change_io)
     found = branches(trace(seen))
     reasons: dict[tuple[str, str], str | None] = {}
     for option, glob in ((option, glob) for option, each in globs.items() for glob in each):

@@ -20,9 +20,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.commands.finish import Publish, finish, with_report
-from onnxprune.commands.follow_branches import Owned, counterparts, owned
+from onnxprune.commands.follow_branches import Owned, check_lost, counterparts, owned
 from onnxprune.commands.prepare import PreparedModel, prepare
 from onnxprune.commands.shorten import Shorter, left_of, told_of_whole
+from onnxprune.data.samples import with_shapes
 from onnxprune.dependency.branches import Branch, branches_of_graphs, nodes_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.groups import TABLES, Group, groups
@@ -62,6 +63,7 @@ class Lead:
     """What became of the weights of a file, by what they held."""
 
     became: Mapping[Digest, Sequence[Became]]
+    known: frozenset[Digest] = frozenset()  # of all its weights that tell them from others
     branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
     gone: tuple[str, ...] = ()  # the names of those that went
 
@@ -88,7 +90,7 @@ class Lead:
             others = " and ".join(repr(each.name) for each in found[:2])
             raise InputError(
                 f"weight {name!r} holds what {others} held in the file that leads, which became different ones; prune "
-                "the files one by one"
+                "without refits (--no-reconstruct), or the files one by one"
             )
         return found[0].content
 
@@ -149,14 +151,14 @@ def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapp
     """
     each = (report["depth"] or {"branches": ()})["branches"]
     gone = tuple(branch["name"] for branch in each if branch["removed"])
-    return Lead(_became(original, proto, folder, report), known.owned, gone)
+    return Lead(_became(original, proto, folder, report), frozenset(original.telling.values()), known.owned, gone)
 
 
 def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
     known, after = original.digests, view(proto, folder=folder)
     cuts = {name: (each["source"], each["kept"]) for name, each in report["initializers"].items()}
     became: dict[Digest, list[Became]] = {}
-    for name in after.constants:
+    for name in (name for name in after.constants if after.readers.get(name)):  # what nothing reads is not cut
         source, axes = cuts.get(name, (name, {}))
         if source in known:
             kept = {int(dim): tuple(places) for dim, places in axes.items()}
@@ -192,10 +194,12 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
     held, stay = set[str](), set[str]()
     traced = _traced(lead.model, options.change_io)
     own, known = groups(traced), owned(traced, lead.telling) if options.shortens else ()
+    contents = frozenset(lead.telling.values())
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
         other = _traced(follower.model, options.change_io)
-        stay |= counterparts(known, other, follower.telling).stay
+        ports = with_shapes(follower.model.inputs, dict(_shapes(options, follower.model)))
+        stay |= counterparts(known, other, follower.telling, known=contents, ports=ports).stay
         for group in groups(other):
             places = {*_places(group, follower.telling)}
             touched.update(place[:2] for place in places)
@@ -233,10 +237,11 @@ def follow(
             became in the leading file.
     """
     prepared = prepare(file.model, _plain(options, file.model), None, progress)
-    gone = counterparts(lead.branches, prepared.traced, file.telling).of(lead.gone) if lead.gone else ()
+    gone = _counterparts_of_gone(file, prepared, lead) if lead.gone else ()
     if lead.is_narrower and not gone:
         return _narrowed(file, prepared, lead, publish, progress)
     shorter = _shorter(prepared, gone, options)
+    _check_shorter(file, shorter, lead)
     if not lead.is_narrower:
         after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
         contents = dict(_contents({}, after, file.digests, lead))
@@ -251,15 +256,36 @@ def follow(
     return _narrowed(later, of_later, lead, told, progress)
 
 
+def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
+    """Return the branches that go as they went from the leading file."""
+    same = counterparts(lead.branches, prepared.traced, file.telling, known=lead.known, ports=prepared.ports)
+    return same.of(lead.gone)
+
+
+def _check_shorter(file: Held, shorter: Shorter, lead: Lead) -> None:
+    """Raise InputError where a file without branches has lost other weights than the leading one has."""
+    after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
+    read = [
+        {file.telling[name] for name in model.constants if name in file.telling and model.readers.get(name)}
+        for model in (file.model, after)
+    ]
+    check_lost(lead.branches, lead.gone, *read)
+
+
 def _plain(options: Options, model: Model) -> Options:
     """Return options of a file that follows: nothing is chosen there."""
-    ports = {port.name for port in model.inputs}
     return Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
         change_io=options.change_io, timer=options.timer, timer_seconds=options.timer_seconds,
-        inputs=tuple(each for each in options.inputs if each[0] in ports),
+        inputs=_shapes(options, model),
     ).checked()  # fmt: skip
+
+
+def _shapes(options: Options, model: Model) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes that options fix, by input, of those that a file has."""
+    ports = {port.name for port in model.inputs}
+    return tuple(each for each in options.inputs if each[0] in ports)
 
 
 def _shorter(prepared: PreparedModel, gone: Sequence[Branch], options: Options) -> Shorter:

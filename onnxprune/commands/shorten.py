@@ -28,6 +28,7 @@ from onnxprune.dependency.cost import NodeMacs, macs
 from onnxprune.errors import MetAlready, NothingToPrune, OptionError, UnreachableTarget
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
+from onnxprune.graph.straight import switches
 from onnxprune.graph.view import view
 from onnxprune.planning.collapse import by_collapse
 from onnxprune.planning.depth import Shortening, choose
@@ -170,7 +171,7 @@ def chosen(prepared: PreparedModel, progress: Progress, notes: Notes = NOWHERE, 
     else:
         choice = _choice(prepared, able, gone, goal, progress, notes)
     if not choice.removed:
-        raise NothingToPrune(_why_none(found, able, reasons, options, whole))
+        raise NothingToPrune(_why_none(traced.model, found, able, reasons, options, whole))
     return Chosen(found, choice, reasons)
 
 
@@ -235,10 +236,20 @@ def _published(  # noqa: PLR0917 - as they follow from one another
     return choose_blocks(prepared.traced, each, names, goal, calibrated(prepared), progress=progress)
 
 
-def _why_none(
-    found: Sequence[Branch], able: Sequence[Branch], reasons: Mapping[str, str], options: Options, whole: int
+def _why_none(  # noqa: PLR0917 - as they follow from one another
+    model: Model,
+    found: Sequence[Branch],
+    able: Sequence[Branch],
+    reasons: Mapping[str, str],
+    options: Options,
+    whole: int,
 ) -> str:
     """Return why no branch goes."""
+    if not found and switches(model):
+        return (
+            "nothing to remove: its layers lie in the bodies of an If, and branches are chosen in the main graph; "
+            "prune it in a folder with a file of the same network that has them there"
+        )
     if not found:
         return (
             "nothing to remove: no value in the main graph is computed from another one of its shape and added to it "

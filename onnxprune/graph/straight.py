@@ -28,24 +28,6 @@ def switches(model: Model) -> list[Node]:
     return [node for node in tops if node.op == "If" and _reads(model, node, inside)]
 
 
-def unfolded(model: Model) -> Model | None:
-    """Return a model whose Ifs with weights inside are replaced by the branch that reads most numbers of weights.
-
-    Of two that read as many it is the one for a condition that does not hold: there a merged decoder begins with a
-    text. None where there is no such If; what lies in an If inside of it stays there. The model is in memory alone.
-    """
-    taken = {node.outputs[0]: _counted(model, node, True) > _counted(model, node, False) for node in switches(model)}
-    return straight(model, taken) if taken else None
-
-
-def _counted(model: Model, node: Node, condition: bool) -> int:
-    """Return how many numbers the weights have that a branch of an If reads."""
-    own = {inner for body in node.bodies if body.attribute == _BRANCH[condition] for at in body.nodes
-           for inner in model.within(at)}  # fmt: skip
-    names = {name for index in own for name in model.weights_of(index)}
-    return sum(model.constants[name].count for name in names)
-
-
 def _reads(model: Model, node: Node, names: set[str]) -> bool:
     """Whether a node in a body of a node, at any depth, reads one of some values."""
     inner = (model.nodes[index] for body in node.bodies for index in body.nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -11,11 +12,10 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune.commands.follow import Held
-from onnxprune.commands.follow_branches import counterparts, owned
+from onnxprune.commands.follow_branches import Counterparts, Owned, check_lost
 from onnxprune.dependency.branches import branches_of_graphs
 from onnxprune.dependency.trace import trace
-from onnxprune.errors import NothingToPrune, OptionError
+from onnxprune.errors import InputError, NothingToPrune, OptionError
 from onnxprune.graph.probe import settled
 from onnxprune.graph.read import load
 from tests.support.build import array, model
@@ -24,6 +24,7 @@ from tests.support.schema import follows_the_schema
 WIDTH = 8
 ROWS = np.random.default_rng(0).standard_normal((128, WIDTH)).astype(np.float32)
 BLOCKS = 3
+STAYS = "another file of the same network cannot lose it, or is not proven to lose the same"
 
 
 def weights(prefix="", seed="", *, alike=()):
@@ -79,6 +80,13 @@ def pruned(source, data=None, **options):
     return onnxprune.prune_folder(source, source.parent / "out", data=data, latency=False, **options)
 
 
+def refuses(source, name):
+    """Assert that a branch stays, and that nothing is written."""
+    with pytest.raises(OptionError, match=f"branch '{name}' cannot go: {STAYS}"):
+        pruned(source, without=name)
+    assert not (source.parent / "out").exists()
+
+
 def removed(result):
     """Return the names of the branches that went, by file."""
     each = {file.name: file.report for file in result.files if file.report is not None}
@@ -125,10 +133,10 @@ def test_a_branch_that_one_file_needs_stays_in_all(folder):
     assert all("o1" not in went and went for went in removed(result).values())
     lead = next(file.report for file in result.files if file.leads)
     reasons = {branch["name"]: branch["locked"] for branch in lead["depth"]["branches"]}
-    assert reasons == {"o0": None, "o1": "another file of the same network cannot lose it", "o2": None}
+    assert reasons == {"o0": None, "o1": STAYS, "o2": None}
     with pytest.raises(OptionError) as error:
         pruned(source, without="o1", force=True)
-    assert "branch 'o1' cannot go: another file of the same network cannot lose it; do not name it" in str(error.value)
+    assert f"branch 'o1' cannot go: {STAYS}; do not name it" in str(error.value)
 
 
 def test_a_layer_that_one_file_has_beside_no_sum_stays(folder):
@@ -136,19 +144,8 @@ def test_a_layer_that_one_file_has_beside_no_sum_stays(folder):
     lines = [line.replace("s2 = Add(s1, o1)", "s2 = Mul(s1, o1)") for line in layers(names="o_")]
     other = model(*lines, x=f"float[n,{WIDTH}] x", **weights("o_"))
     source = folder(plain=plain(), zother=other)
+    refuses(source, "o1")
     assert removed(pruned(source, without=["o0", "o2"])) == {"plain.onnx": ["o0", "o2"], "zother.onnx": ["o0", "o2"]}
-    with pytest.raises(OptionError, match="branch 'o1' cannot go: another file of the same network cannot lose it"):
-        pruned(source, without="o1", force=True)
-
-
-def test_layers_that_share_their_weights_are_told_by_their_order():
-    lead, other = (Held(load(plain(prefix, alike=(1, 2)))) for prefix in ("", "o_"))
-    traces = [trace(settled(each.model)) for each in (lead, other)]
-    same = counterparts(owned(traces[0], lead.telling), traces[1], other.telling)
-    assert {name: [each.name for each in found] for name, found in same.same.items()} == {
-        f"o{number}": [f"o{number}"] for number in range(BLOCKS)
-    }
-    assert not same.stay
 
 
 def test_a_file_without_the_layers_of_a_branch_takes_the_new_numbers(folder):
@@ -223,37 +220,184 @@ def test_a_folder_without_branches_is_not_written(folder):
     assert not (source.parent / "out").exists()
 
 
+# -- what weights do not tell for sure ---------------------------------------------------------------------
+
+
+def with_lines(change, prefix="o_", own=None):
+    """Return the network with each line changed."""
+    lines = [new for line in layers(names=prefix) for new in change(line)]
+    return model(*lines, x=f"float[n,{WIDTH}] x", y="float[] y", **(weights(prefix) if own is None else own))
+
+
+def renamed(line, **names):
+    for old, new in names.items():
+        line = line.replace(old, new)
+    return line
+
+
+@pytest.mark.parametrize("stored", ["once", "twice"])
+def test_layers_that_share_their_weights_stay(folder, stored):
+    """Which of them is which is not told by their weights, stored once for both or in copies."""
+
+    def shared(prefix):
+        own = weights(prefix, alike=(1,))
+        if stored == "twice":
+            return with_lines(lambda line: [line], prefix, own)
+        left = {name: array for name, array in own.items() if name[-1] != "1"}
+        once = {f"{prefix}{kind}1": f"{prefix}{kind}0" for kind in ("up", "down")}
+        return with_lines(lambda line: [renamed(line, **once)], prefix, left)
+
+    source = folder(plain=shared(""), zother=shared("o_"))
+    refuses(source, "o0")
+    refuses(source, "o1")
+    assert removed(pruned(source, {"x": ROWS}, without="o2", reconstruct=False)) == {
+        "plain.onnx": ["o2"],
+        "zother.onnx": ["o2"],
+    }
+
+
+def test_copies_that_refits_make_different_are_told(folder):
+    def copied(prefix):
+        own = weights(prefix)
+        return with_lines(
+            lambda line: [line], prefix, own | {f"{prefix}{kind}2": own[f"{prefix}{kind}1"] for kind in ("up", "down")}
+        )
+
+    source = folder(plain=copied(""), zother=copied("o_"))
+    with pytest.raises(InputError) as error:
+        pruned(source, without="o0")
+    assert str(error.value) == (
+        "zother.onnx: weight 'o_up1' holds what 'up1' and 'up2' held in the file that leads, which became different "
+        "ones; prune without refits (--no-reconstruct), or the files one by one"
+    )
+    result = pruned(source, without="o0", reconstruct=False)
+    assert removed(result) == {"plain.onnx": ["o0"], "zother.onnx": ["o0"]}
+
+
+def test_weights_that_nothing_reads_do_not_tell_what_was_cut(folder):
+    lead = plain()
+    lead.graph.initializer.extend(numpy_helper.from_array(each, f"{name}_unread") for name, each in weights().items())
+    source = folder(plain=lead, zother=plain("o_"))
+    pruned(source, depth=0.34, ratio=0.3)
+    np.testing.assert_allclose(of_file(source.parent, "zother"), of_file(source.parent, "plain"), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_that_one_file_has_in_another_form_stays(folder, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "BLOCKS", 12)  # so that both hold nearly the same weights
+
+    def turned(line):
+        """Return lines in which the weights of one block are read through a Transpose."""
+        turns = [f"t{kind} = Transpose<perm = [1, 0]>(o_{kind}5)" for kind in ("up", "down") if f"o_{kind}5" in line]
+        return [*turns, renamed(line, o_up5="tup", o_down5="tdown")]
+
+    own = {name: each.T.copy() if name[-1] == "5" else each for name, each in weights("o_").items()}
+    source = folder(plain=plain(), zother=with_lines(turned, own=own))
+    refuses(source, "o5")
+    assert removed(pruned(source, without="o2")) == {"plain.onnx": ["o2"], "zother.onnx": ["o2"]}
+
+
+def test_a_branch_with_more_in_another_file_stays(folder):
+    more = {"o1 = MatMul(r1, o_down1)": ["q1 = Mul(r1, o_scale)", "o1 = MatMul(q1, o_down1)"]}
+    leading = {"y = MatMul(s3, last)": ["e = MatMul(s3, extra)", "y = MatMul(e, last)"]}
+    lead = with_lines(
+        lambda line: leading.get(line, [line]), "", {**weights(), "extra": array("extra", (WIDTH, WIDTH))}
+    )
+    own = {**weights("o_"), "o_scale": array("scale", (WIDTH,))}
+    refuses(folder(plain=lead, zother=with_lines(lambda line: more.get(line, [line]), own=own)), "o1")
+
+
+@pytest.mark.parametrize("total", ["Add", "Mul"])
+def test_a_layer_that_one_body_has_in_another_form_stays(folder, total):
+    turns = "u = Transpose<perm = [1, 0]>(m_up3) d = Transpose<perm = [1, 0]>(m_down3) "
+    one, other = (" ".join(layers(own, "m_")) for own in ("a", "b"))
+    one = renamed(one, m_up1="u", m_down1="d").replace("as2 = Add", f"as2 = {total}")
+    made = merged(then=[turns + one, other])
+    for name in ("up", "down"):
+        turned = np.ascontiguousarray(weights()[f"{name}1"].T)
+        made.graph.initializer.append(numpy_helper.from_array(turned, f"m_{name}3"))
+    source = folder(plain=plain(), merged=made)
+    refuses(source, "o1")
+    assert removed(pruned(source, without="o2")) == {"plain.onnx": ["o2"], "merged.onnx": ["ao2", "bo2"]}
+
+
+def pairs(prefix, *, hides=False, apart=False):
+    """Return a network with two branches in each block, side by side.
+
+    Those of the second block: `hides` makes them one; `apart` adds the first, and multiplies with the other.
+    """
+    lines, own = [f"s0 = MatMul(x, {prefix}first)"], {prefix + "first": array("first", (WIDTH, WIDTH))}
+    for block in range(BLOCKS):
+        for kind in (f"a{block}", f"f{block}"):
+            own |= {f"{prefix}{side}{kind}": array(side + kind, (WIDTH, WIDTH)) / 2 for side in ("up", "down")}
+            lines += [
+                f"h{kind} = MatMul(s{block}, {prefix}up{kind})",
+                f"r{kind} = Relu(h{kind})",
+                f"o{kind} = MatMul(r{kind}, {prefix}down{kind})",
+            ]
+        lines += [f"t{block} = Add(oa{block}, of{block})"]
+        if apart and block == 1:
+            lines[-1:] = [f"u{block} = Add(s{block}, oa{block})", f"s{block + 1} = Mul(u{block}, of{block})"]
+            continue
+        hidden = hides and block == 1
+        lines += [f"v{block} = Cast<to = 1>(t{block})"] * hidden
+        lines += [f"s{block + 1} = Add(s{block}, {'v' if hidden else 't'}{block})"]
+    return model(*lines, f"y = Neg(s{BLOCKS})", x=f"float[n,{WIDTH}] x", y="float[] y", **own)
+
+
+def test_a_branch_stays_that_another_file_has_together_with_another_one(folder):
+    source = folder(plain=pairs(""), zother=pairs("o_", hides=True))
+    refuses(source, "oa1")
+    refuses(source, "of1")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "before", "condition"),
+    [
+        ("bool[1] c, bool[1] c2", ["k = Not(c2)", "m = And(c, k)"], "m"),  # proofs feed both alike
+        ("bool[1] use_cache_branch", [], "use_cache_branch"),  # proofs feed it as the caches are, and there are none
+    ],
+    ids=["computed", "asks for the past"],
+)
+def test_a_branch_of_a_body_that_proofs_may_not_run_stays(folder, inputs, before, condition):
+    bodies = [" ".join(layers(own, "m_")) for own in ("a", "b")]
+    text = f"<then_branch = one () => (at) {{ {bodies[0]} }}, else_branch = two () => (bt) {{ {bodies[1]} }}>"
+    given = {"x": f"float[n,{WIDTH}] x, {inputs}", "y": f"float[n,{WIDTH}] y"}
+    made = model(*before, f"y = If{text}({condition})", infer=False, **given, **weights("m_"))
+    refuses(folder(plain=plain(), merged=made), "o1")
+
+
+def test_a_branch_stays_of_which_another_file_has_some_beside(folder):
+    """Of the two addends that go together in the file that leads, the other one multiplies one."""
+    source = folder(plain=pairs("", hides=True), zother=pairs("o_", apart=True))
+    refuses(source, "of1")
+
+
+def test_the_weights_that_are_left_tell_whether_files_lost_the_same():
+    one, two = (Owned(name, frozenset({name.encode()}), frozenset()) for name in ("o1", "o2"))
+    before = {b"o1", b"o2", b"else"}
+    check_lost([one, two], ["o1"], before, {b"o2", b"else"})
+    for after, name in (({b"o1", b"o2"}, "o1"), ({b"else"}, "o2")):
+        with pytest.raises(InputError) as error:
+            check_lost([one, two], ["o1"], before, after)
+        assert str(error.value) == (
+            f"what goes with branch '{name}' of the file that leads cannot go here alone; prune the files one by one"
+        )
+    with pytest.raises(InputError, match="what goes with branch 'o1' of the file that leads cannot go here alone"):
+        Counterparts({}, frozenset({"o1"})).of(["o1"])
+
+
 # -- files with their layers in bodies ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"ratio": 0.3}], ids=["alone", "ratio"])
-def test_a_file_with_all_layers_in_bodies_is_led_by_what_it_runs(folder, options):
-    source = folder(merged=merged())
+@pytest.mark.parametrize("options", [{"depth": 0.34}, {"depth": 0.34, "ratio": 0.3}], ids=["alone", "ratio"])
+def test_branches_are_not_chosen_in_bodies(folder, options):
+    """Which body samples run, and which of two, is not told by the file."""
+    source = folder(merged=merged(), other=merged("n_"))
     data = [{"x": ROWS[at : at + 16], "c": np.array([False])} for at in range(0, 128, 16)]
-    result = pruned(source, data, depth=0.34, **options)
-    (file,) = result.files
-    follows_the_schema(json.loads(json.dumps(file.report)))
-    assert file.leads
-    assert file.report["verification"]["passed"]
-    assert file.report["calibration"]["samples"] == 96
-    assert file.report["reconstruction"]
-    went = removed(result)["merged.onnx"]
-    assert {name[0] for name in went} == {"a", "b"}
-    assert len({name[1:] for name in went}) == 1
-    one, other = (of_file(source.parent, "merged", c=np.array([condition])) for condition in (True, False))
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
-    assert sorted(path.name for path in (source.parent / "out").iterdir()) == ["config.json", "merged.onnx"]
-
-
-def test_branches_in_bodies_are_named_by_their_layers(folder):
-    source = folder(merged=merged())
-    data = [{"x": ROWS[at : at + 16], "c": np.array([False])} for at in range(0, 128, 16)]
-    assert removed(pruned(source, data, without="m_*1")) == {"merged.onnx": ["ao1", "bo1"]}
-    with pytest.raises(OptionError, match="without 'nix': no branch has this name, or layers of such names alone"):
-        pruned(source, data, without="nix", force=True)
-
-
-def test_no_linear_map_stands_in_for_a_branch_in_a_body(folder):
-    source = folder(merged=merged())
-    with pytest.raises(OptionError, match="linearize 'm_\\*1': no branch has this name"):
-        pruned(source, [{"x": ROWS, "c": np.array([False])}], linearize="m_*1")
+    with pytest.raises(NothingToPrune) as error:
+        pruned(source, data, **options)
+    assert (
+        "nothing to remove: its layers lie in the bodies of an If, and branches are chosen in the main graph; prune it "
+        "in a folder with a file of the same network that has them there"
+    ) in str(error.value)
+    assert not (source.parent / "out").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.graph.straight import straight, switches, unfolded
+from onnxprune.graph.straight import straight, switches
 from onnxprune.graph.view import view
 from onnxprune.runtime.session import open_session
 from tests.support.build import ROWS, model
@@ -70,24 +70,3 @@ def test_an_if_that_is_not_named_stays():
 
 def test_only_ifs_with_matrices_are_switches():
     assert not switches(choosing("r = Relu(a)", "s = Mul(a, scale)", scale=(8,)))
-
-
-@pytest.mark.parametrize(
-    ("then", "other", "condition"),
-    [
-        ("r = MatMul(a, w3)", "t = MatMul(a, w3) s = MatMul(t, w4)", False),
-        ("q = MatMul(a, w3) r = MatMul(q, w4)", "s = MatMul(a, w3)", True),
-        ("r = MatMul(a, w3)", "t = Relu(a) s = MatMul(t, w3)", False),  # as many: a merged decoder begins there
-    ],
-    ids=["other", "then", "alike"],
-)
-def test_the_branch_with_most_weights_stands_in_for_a_model(then, other, condition):
-    found = choosing(then, other, w3=(8, 8), w4=(8, 8))
-    alone = unfolded(found)
-    assert alone.path is None
-    np.testing.assert_array_equal(outputs(alone.proto, condition), outputs(found.proto, condition))
-    assert [node.op for node in alone.nodes] == [node.op for node in straight(found, {"b": condition}).nodes]
-
-
-def test_a_model_without_layers_in_bodies_stands_for_itself():
-    assert unfolded(choosing("r = Relu(a)", "s = Identity(a)")) is None
