@@ -16,8 +16,9 @@ from onnxprune.evaluation.verify import verify
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.surgery.rewrite import new_sizes, rewrite
-from tests.support.experts import mixture
-from tests.support.unrolled import BY_PRODUCT, EACH, ONCE, dense, gathered
+from tests.support.build import model
+from tests.support.experts import mixture, parts
+from tests.support.unrolled import BY_PRODUCT, EACH, ONCE, dense, gathered, interleaved
 
 TOTALS = {"gathered": "f3", "gathered, added once": "f3", "dense": "t4"}
 FORMS = {
@@ -59,6 +60,31 @@ def test_all_that_an_expert_has_alone_goes_with_it(name):
             assert (f"up{expert}" in weights) == (f"down{expert}" in weights) == (expert not in removed)
             assert (rewritten.cuts.get(f"up{expert}") is not None) == (expert in removed)
         assert all(rewritten.cuts[f"up{expert}"].kept == {0: ()} for expert in removed)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("removed", [(0,), (0, 1)])
+def test_what_is_left_of_a_sum_is_cut_as_the_rest(name, removed):
+    nodes, own = parts(single=FORMS[name])
+    traced = trace(load(model(*nodes, **{**own, "x": "float[12,8] x", "y": "float[12,5] y"})))  # zeros are constants
+    inside = {each.name: each for each in groups(traced) if each.name in ("down0", "router", "up2")}
+    kept = {**without(inside["router"], *removed), **without(inside["down0"], 1, 5), **without(inside["up2"], 0)}
+    verification = verify(traced, kept, view(rewrite(traced, kept).proto))
+    assert verification.passed, verification.problem
+
+
+@pytest.mark.parametrize(("of_first", "of_second"), [((1,), (0,)), ((2,), (1,)), ((1, 2), (0, 1)), ((0,), (0, 3))])
+def test_experts_of_two_mixtures_that_one_sum_adds_in_turns(of_first, of_second):
+    weights = {"routerb": (8, 4), **{f"up{e}b": (8, 6) for e in range(4)}, **{f"down{e}b": (6, 8) for e in range(4)}}
+    traced = trace(load(mixture(single=interleaved(), **weights)))
+    first, second = (group for group in groups(traced) if group.kind == EXPERTS)
+    kept = {**without(first, *of_first), **without(second, *of_second)}
+    pruned = rewrite(traced, kept).proto
+    verification = verify(traced, kept, view(pruned))
+    assert verification.passed, verification.problem
+    left = {tensor.name for tensor in pruned.graph.initializer}
+    assert {f"up{e}" for e in of_first}.isdisjoint(left)
+    assert {f"up{e}b" for e in of_second}.isdisjoint(left)
 
 
 @pytest.mark.parametrize("name", TOTALS)

@@ -38,6 +38,19 @@ def dense(take="Gather"):
             f"b = Identity(t{EXPERTS})")  # fmt: skip
 
 
+def interleaved():
+    """Return the nodes of two mixtures, from x and scores p to b, whose answers one sum adds in turns.
+
+    The second has scores, weights and values of its own, with a b behind their names.
+    """
+    layers = [node for node in dense() if not node.startswith(("t", "b"))]
+    own = re.compile(r"\b(?!x\b|k\b|n\d|last\b|axis\b)([a-z]+\d?)(?=[,) ])")
+    answers = [f"o{e}{mixture}" for e in range(EXPERTS) for mixture in ("", "b")]
+    sums = (f"t{n + 1} = Add({f't{n}' if n else 'x'}, {answer})" for n, answer in enumerate(answers))
+    second = (own.sub(r"\1b", node) for node in layers)
+    return (*layers, "pb = MatMul(x, routerb)", *second, *sums, f"b = Identity(t{2 * EXPERTS})")
+
+
 def constants(nodes):
     """Return the constants that the nodes of a mixture read beside weights, by name."""
     numbers = {"depth": EXPERTS, "values": [0, 1], "all": list(range(EXPERTS)), "k": [2], "last": [-1], "one": [1]}
