@@ -101,6 +101,19 @@ def _not_told_apart(case):
 
     counted = "Gather takes one unit alone out of numbers that count where it is not picked, too"
     yield layer("Gather", "expert-that-counts-elsewhere", gathered(), counted, values=[1, 0])
+    mixed = _with(dense(), "mw = ScatterElements<axis=1>(none, i, g)", "ms = ScatterElements<axis=1>(none, i, g)",
+                  "mm = MatMul(ms, among)", "mq = Sigmoid(p)", "mw = Mul(mm, mq)")  # fmt: skip
+    yield layer("MatMul", "of-experts-with-each-other", mixed, counted, among=(4, 4))
+    best = _with(dense(), "mw = ScatterElements<axis=1>(none, i, g)", "ms = ScatterElements<axis=1>(none, i, g)",
+                 "i1 = Slice(i, l0, l1, one)", "ib = Expand(i1, sp)", "mb = GatherElements<axis=1>(ms, ib)",
+                 "mq = Sigmoid(p)", "mw = Mul(mb, mq)")  # fmt: skip
+    yield layer("GatherElements", "weights-of-the-best-for-all", best, counted)
+    rows_of_0 = _with(gathered(), 'f3 = ScatterND<reduction="add">(f2, rs3, o3)', "i0 = Gather(i, r0)",
+                      "e01 = Equal(i0, n1)", "c01 = Cast<to=1>(e01)", "s01 = ReduceSum<keepdims=0>(c01)",
+                      "x01 = Mul(x, s01)", "f01 = Add(f2, x01)",
+                      'f3 = ScatterND<reduction="add">(f01, rs3, o3)')  # fmt: skip
+    yield layer("Equal", "expert-among-the-rows-of-another", rows_of_0, STAYS.format("Equal"),
+                cut="6 neurons, 6 neurons, 6 neurons, 6 neurons")  # fmt: skip
     weighted = _with(dense(), "wu1 = Unsqueeze(w1, last)", "ws1 = Unsqueeze(w1, last)", "wu1 = Sigmoid(ws1)")
     yield layer("Sigmoid", "of-weights-of-an-expert", weighted, STAYS.format("Sigmoid"))
     wide = _with(dense(), "t2 = Add(t1, o1)", "o1s = ReduceSum<keepdims=0>(o1, zeroth)", "t2 = Add(t1, o1s)")
