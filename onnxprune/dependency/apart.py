@@ -73,6 +73,7 @@ class Count:
 
     units: frozenset[int]
     of: Axes  # of what is counted
+    picked: int  # units that are picked for each index of these axes, all units together
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +281,19 @@ class _Finder:
         if not isinstance(atom, Atom):
             return None
         counts = self._counts.setdefault(own.atom, {})
-        counts[atom] = Count(own.units, coupling.inputs[0] or ())
+        of = coupling.inputs[0] or ()
+        counts[atom] = Count(own.units, of, self._picked(own.atom, of))
         return Kind.EMPTY
+
+    def _picked(self, atom: Atom, of: Axes) -> int:
+        """Return how many units are picked for each index of some axes: one where the picks are an axis among these."""
+        resolve = self._partition.resolve
+        for coupling in self._couplings.values():
+            for choice in coupling.chosen:
+                if resolve((coupling.inputs[choice.slot] or ())[choice.dim]) is atom:
+                    picks = {resolve(axes[choice.dim]) for axes in coupling.outputs if axes}
+                    return 1 if any(resolve(axis) in picks for axis in of) else choice.count
+        return 1
 
     def _is_empty(self, axes: Axes, own: _Own) -> bool:
         """Whether a value of these axes has no elements when some units are not picked."""

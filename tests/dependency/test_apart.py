@@ -18,13 +18,14 @@ from onnxprune.graph.view import view
 from onnxprune.surgery.rewrite import new_sizes, rewrite
 from tests.support.build import model
 from tests.support.experts import mixture, parts
-from tests.support.unrolled import BY_PRODUCT, EACH, ONCE, dense, gathered, interleaved
+from tests.support.unrolled import BY_PRODUCT, EACH, ONCE, by_weight, dense, gathered, interleaved
 
 TOTALS = {"gathered": "f3", "gathered, added once": "f3", "dense": "t4"}
 FORMS = {
     "gathered": gathered("OneHot", EACH),
     "gathered, added once": gathered("Equal", ONCE),
     "gathered, added by a product": gathered("OneHot", BY_PRODUCT),
+    "gathered by their weights": by_weight(),
     "dense": dense("Gather"),
     "dense, sliced": dense("Slice"),
     "dense, compared": dense("Equal"),
@@ -137,8 +138,9 @@ def test_costs_are_those_of_what_is_left(name, removed):
     assert counter.count("macs", sizes) == pytest.approx(cost.macs(after))
 
 
-def test_rows_that_are_picked_are_as_many_with_fewer_experts():
-    traced, group = of_experts(mixture(single=gathered()))
+@pytest.mark.parametrize("nodes", [gathered(), gathered("Equal", ONCE), by_weight()], ids=range(3))
+def test_rows_that_are_picked_are_as_many_with_fewer_experts(nodes):
+    traced, group = of_experts(mixture(single=nodes))
     of_router, of_picked = 8 * 4, 2 * (2 * 6 * 8)  # two experts answer a row
     layers = [node.index for node in traced.model.nodes if node.name[:-1] in ("u", "d")]
     assert cost.NodeMacs(traced).total(layers) == of_picked

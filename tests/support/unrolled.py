@@ -38,6 +38,17 @@ def dense(take="Gather"):
             f"b = Identity(t{EXPERTS})")  # fmt: skip
 
 
+def by_weight():
+    """Return the nodes of a mixture whose experts see the rows for which they have a weight, from x and p to b."""
+    return (
+        *CHOICE,
+        *SHARES,
+        *ZEROS,
+        *(n for e in range(EXPERTS) for n in _by_weight(e)),
+        f"b = Identity(f{EXPERTS - 1})",
+    )
+
+
 def interleaved():
     """Return the nodes of two mixtures, from x and scores p to b, whose answers one sum adds in turns.
 
@@ -81,6 +92,13 @@ def _gathered(e, add):
         yield from (f"so{e} = Shape(o{e})", f"ix{e} = Expand(rs{e}, so{e})", f"zero{e} = ConstantOfShape(sx)",
                     f"fa{e} = ScatterElements<axis=0>(zero{e}, ix{e}, o{e})",
                     f"f{e} = Add({_sum_before(e)}, fa{e})")  # fmt: skip
+
+
+def _by_weight(e):
+    yield from (f"s{e} = Gather<axis=1>(mw, n{e})", f"c{e} = Cast<to=9>(s{e})", f"z{e} = NonZero(c{e})",
+                f"rs{e} = Transpose<perm=[1, 0]>(z{e})", f"h{e} = GatherND(x, rs{e})", *_layers(e),
+                f"w{e} = GatherND(s{e}, rs{e})", f"wu{e} = Unsqueeze(w{e}, last)", f"o{e} = Mul(d{e}, wu{e})",
+                f'f{e} = ScatterND<reduction="add">({_sum_before(e)}, rs{e}, o{e})')  # fmt: skip
 
 
 def _sum_before(e):
