@@ -194,7 +194,7 @@ class _Finder:
         if result is not None:
             self._own.update(dict.fromkeys(filter(None, node.outputs), result))
             if not self._kept.isdisjoint(node.outputs):
-                raise _NotUnderstood(f"{node.op} gives what one unit alone has to whoever runs the model")
+                raise _NotUnderstood(f"{node.op} hands what one unit alone has out of its graph")
 
     def _begin(self, node: Node, alone: Alone, own: Mapping[int, _Own]) -> _Own | None:
         """Return what a node takes of one unit alone; of what others have, it would belong to both."""
@@ -263,7 +263,8 @@ class _Finder:
         """Return what the outputs of a node are that reads what the same units have; None where that is not known."""
         if coupling is None or node.op in _SIZES:
             return Kind.SIZE
-        if all(axes is not None and self._is_empty(axes, first) for axes in coupling.outputs):
+        made = [axes for name, axes in zip(node.outputs, coupling.outputs, strict=True) if name]
+        if all(axes is not None and self._is_empty(axes, first) for axes in made):
             return Kind.EMPTY
         zeros = {slot for slot, each in own.items() if each.kind is Kind.ZERO}
         if node.op == "NonZero" and zeros:

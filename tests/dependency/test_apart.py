@@ -104,7 +104,16 @@ def test_what_an_expert_has_alone_is_no_output():
     proto = mixture(single=gathered())
     proto.graph.output.append(onnx.helper.make_tensor_value_info("o1", onnx.TensorProto.FLOAT, ["m", 8]))
     _, group = of_experts(proto)
-    assert group.locked == "Mul gives what one unit alone has to whoever runs the model (at o1)"
+    assert group.locked == "Mul hands what one unit alone has out of its graph (at o1)"
+
+
+def test_outputs_that_a_node_of_an_expert_leaves_out_are_no_obstacle():
+    normed = "hn1, , is1 = LayerNormalization(h1, scale)"
+    nodes = [each for node in gathered() for each in ((node, normed) if node.startswith("h1 ") else (node,))]
+    nodes = [node.replace("MatMul(h1, up1)", "MatMul(hn1, up1)") for node in nodes]
+    traced, group = of_experts(mixture(single=nodes, scale=np.ones(8, np.float32)))
+    kept = without(group, 1)
+    assert verify(traced, kept, view(rewrite(traced, kept).proto)).passed
 
 
 @pytest.mark.parametrize("name", FORMS)
