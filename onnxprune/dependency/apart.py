@@ -215,7 +215,7 @@ class _Finder:
         axes = self._outputs(coupling)[0] or ()
         here = [self._partition.resolve(axes[dim]) for dim in coupling.spread]
         slots = range(len(node.inputs)) if node.op in _OF_ANY else range(node.op in _OF_FIRST)
-        here += [atom for slot in slots if (atom := self._carried(node, coupling, slot)) is not None]
+        here += filter(None, (self._carried(node, coupling, slot) for slot in slots))
         for atom in here:
             if isinstance(atom, Atom) and self._dim(axes, atom) is not None:
                 self._spread.update(dict.fromkeys(filter(None, node.outputs), atom))
