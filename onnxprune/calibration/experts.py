@@ -262,16 +262,28 @@ class _Answer:
 
 
 def _answers(traced: Trace, atom: Atom, rows: Sequence[Atom]) -> list[_Answer]:
-    """Return what each expert adds where a graph has layers for each alone; nothing where it has not."""
+    """Return what each expert adds where a graph has layers for each alone; nothing where it has not.
+
+    An expert may be added in several places: its answer is what has the most numbers for a row, and among these the
+    last; not the sum of that with zeros. Answers that differ in their numbers from expert to expert are not compared.
+    """
     apart, top = traced.apart.get(atom), set(traced.model.top)
-    found: dict[int, _Answer] = {}
-    for drop in (drop for drop in (apart.drops if apart else ()) if drop.node in top):
+    drops = [drop for drop in (apart.drops if apart else ()) if drop.node in top]
+    sums = {(drop.output, drop.units) for drop in drops}
+    found: dict[int, tuple[int, _Answer]] = {}
+    for drop in drops:
         name = traced.model.nodes[drop.node].inputs[drop.slot]
-        own = [set(traced.partition.atoms(axis)) for axis in traced.values.get(name, ())]
+        if (name, drop.units) in sums:
+            continue
+        axes = traced.values.get(name, ())
+        own = [set(traced.partition.atoms(axis)) for axis in axes]
         others = tuple(dim for dim, atoms in enumerate(own) if not atoms & {*rows, *(apart.counts if apart else ())})
-        if len(drop.units) == 1:
-            found.setdefault(next(iter(drop.units)), _Answer(name, others))
-    return [found[unit] for unit in sorted(found)] if len(found) == atom.size else []
+        width = math.prod(axes[dim].size for dim in others)
+        unit = min(drop.units)
+        if len(drop.units) == 1 and width >= found.get(unit, (0, None))[0]:
+            found[unit] = width, _Answer(name, others)
+    alike = len({width for width, _ in found.values()}) == 1
+    return [found[unit][1] for unit in sorted(found)] if alike and len(found) == atom.size else []
 
 
 def _elements(traced: Trace, name: str) -> int:

@@ -73,6 +73,7 @@ class Count:
 
     units: frozenset[int]
     of: Axes  # of what is counted
+    picked: int  # units that are picked for each index of these axes, all units together
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ class _Finder:
         coupling = self._couplings.get(node.index)
         result: _Own | None = None
         if coupling is not None and coupling.alone is not None:
-            result = self._begin(node, coupling.alone)
+            result = self._begin(node, coupling.alone, own)
         elif own:
             result = self._follow(node, coupling, own)
         elif coupling is not None:
@@ -193,14 +194,16 @@ class _Finder:
         if result is not None:
             self._own.update(dict.fromkeys(filter(None, node.outputs), result))
             if not self._kept.isdisjoint(node.outputs):
-                raise _NotUnderstood(f"{node.op} gives what one unit alone has to whoever runs the model")
+                raise _NotUnderstood(f"{node.op} hands what one unit alone has out of its graph")
 
-    def _begin(self, node: Node, alone: Alone) -> _Own | None:
-        """Return what a node takes of one unit alone."""
+    def _begin(self, node: Node, alone: Alone, own: Mapping[int, _Own]) -> _Own | None:
+        """Return what a node takes of one unit alone; of what others have, it would belong to both."""
         atom = self._partition.resolve(alone.axis)
         if not isinstance(atom, Atom):
             raise _NotUnderstood(f"{node.op} takes one unit alone of {self._partition.show(atom)}, no axis of its own")
         self._drops.setdefault(atom, [])
+        if any(each.atom is not atom or each.units != {alone.unit} for each in own.values()):
+            raise self._unknown(node)
         if alone.slot is not None and self._spread.get(node.inputs[alone.slot]) is not atom:
             raise _NotUnderstood(
                 f"{node.op} takes one unit alone out of numbers that count where it is not picked, too"
@@ -212,10 +215,29 @@ class _Finder:
         axes = self._outputs(coupling)[0] or ()
         here = [self._partition.resolve(axes[dim]) for dim in coupling.spread]
         slots = range(len(node.inputs)) if node.op in _OF_ANY else range(node.op in _OF_FIRST)
-        here += [self._spread[node.inputs[slot]] for slot in slots if node.inputs[slot] in self._spread]
+        here += filter(None, (self._carried(node, coupling, slot) for slot in slots))
         for atom in here:
-            if isinstance(atom, Atom) and any(self._partition.resolve(axis) is atom for axis in axes):
+            if isinstance(atom, Atom) and self._dim(axes, atom) is not None:
                 self._spread.update(dict.fromkeys(filter(None, node.outputs), atom))
+
+    def _carried(self, node: Node, coupling: Coupling, slot: int) -> Atom | None:
+        """Return the axis along which an input is zero for some units, where the output has these units as they are.
+
+        That is not so where they are summed over or indexed: the output may have another axis of as many units there.
+        """
+        atom = self._spread.get(node.inputs[slot])
+        axes = coupling.inputs[slot] or ()
+        dim = None if atom is None else self._dim(axes, atom)
+        summed = [self._partition.resolve((coupling.inputs[at] or ())[n]) for at, n in coupling.contracted]
+        if dim is None or atom in summed or node.op == "GatherND":
+            return None
+        indexed = node.attrs.get("axis", 0) % len(axes) if node.op in ("Gather", "GatherElements") else None
+        return None if dim == indexed else atom
+
+    def _dim(self, axes: Axes, atom: Atom) -> int | None:
+        """Return the one dim that has the units of an axis; None where several have, or it has more than these."""
+        dims = [dim for dim, axis in enumerate(axes) if atom in self._partition.atoms(axis)]
+        return dims[0] if len(dims) == 1 and self._partition.resolve(axes[dims[0]]) is atom else None
 
     def _outputs(self, coupling: Coupling) -> list[Axes | None]:
         return coupling.outputs or [None]
@@ -241,7 +263,8 @@ class _Finder:
         """Return what the outputs of a node are that reads what the same units have; None where that is not known."""
         if coupling is None or node.op in _SIZES:
             return Kind.SIZE
-        if all(axes is not None and self._is_empty(axes, first) for axes in coupling.outputs):
+        made = [axes for name, axes in zip(node.outputs, coupling.outputs, strict=True) if name]
+        if all(axes is not None and self._is_empty(axes, first) for axes in made):
             return Kind.EMPTY
         zeros = {slot for slot, each in own.items() if each.kind is Kind.ZERO}
         if node.op == "NonZero" and zeros:
@@ -259,8 +282,19 @@ class _Finder:
         if not isinstance(atom, Atom):
             return None
         counts = self._counts.setdefault(own.atom, {})
-        counts[atom] = Count(own.units, coupling.inputs[0] or ())
+        of = coupling.inputs[0] or ()
+        counts[atom] = Count(own.units, of, self._picked(own.atom, of))
         return Kind.EMPTY
+
+    def _picked(self, atom: Atom, of: Axes) -> int:
+        """Return how many units are picked for each index of some axes: one where the picks are an axis among these."""
+        resolve = self._partition.resolve
+        for coupling in self._couplings.values():
+            for choice in coupling.chosen:
+                if resolve((coupling.inputs[choice.slot] or ())[choice.dim]) is atom:
+                    picks = {resolve(axes[choice.dim]) for axes in coupling.outputs if axes}
+                    return 1 if any(resolve(axis) in picks for axis in of) else choice.count
+        return 1
 
     def _is_empty(self, axes: Axes, own: _Own) -> bool:
         """Whether a value of these axes has no elements when some units are not picked."""

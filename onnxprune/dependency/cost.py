@@ -76,7 +76,7 @@ def _products(traced: Trace, kept: Mapping[Atom, int] = MappingProxyType({})) ->
         kept: sizes of atoms that lose units.
     """
     rows = {
-        atom: (traced.axes(count.of), len(count.units) / kept.get(units, units.size))
+        atom: (traced.axes(count.of), count.picked * len(count.units) / kept.get(units, units.size))
         for units, apart in traced.apart.items()
         for atom, count in apart.counts.items()
     }

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from onnxprune.dependency import rules
 from onnxprune.dependency.apart import Apart, units_apart
 from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, fresh
@@ -234,10 +236,16 @@ class _Tracer:
             found = self.positions.get(name)
             if found is None or slot in followed or node.op in _SIZES:
                 continue
-            if node.op in _ARRANGING and slot == 0:
+            if node.op in _ARRANGING and slot == 0 and self._tells_apart(node.outputs, found.axis.size):
                 self.positions.update(dict.fromkeys(node.outputs, found))
             else:
                 self.partition.lock(found.axis, found.lock)
+
+    def _tells_apart(self, names: Iterable[str], count: int) -> bool:
+        """Whether values are of types that hold all numbers from 0 to a count, as bool and small floats do not."""
+        types = {self.probe.dtype(name) for name in names if name}
+        numbers = np.arange(count)
+        return all(each.kind in "iufV" and (numbers.astype(each).astype(np.int64) == numbers).all() for each in types)
 
     def _apply(self, site: Site) -> None:
         node = site.node

@@ -121,7 +121,7 @@ class Layer:
         if self.window is None:
             return values.reshape(-1, values.shape[-1])[at][None].astype(np.float32)
         patches = _patches(values, self.window, at)  # [rows, channels, taps]
-        flat = patches.reshape(len(at), self.groups, -1)
+        flat = patches.reshape(len(at), self.groups, math.prod(patches.shape[1:]) // self.groups)
         return flat.transpose(1, 0, 2).astype(np.float32)
 
     def channels(self, values: Array, at: Positions) -> Array:
@@ -135,7 +135,7 @@ class Layer:
         flat = by_channel(values, at) if self.window else values.reshape(-1, values.shape[-1])[at].astype(np.float32)
         if self.fixed is not None:
             flat = flat - self.fixed.astype(np.float32)
-        return flat.reshape(len(at), self.groups, -1).transpose(1, 0, 2)
+        return flat.reshape(len(at), self.groups, flat.shape[1] // self.groups).transpose(1, 0, 2)
 
 
 @dataclass(frozen=True, slots=True)

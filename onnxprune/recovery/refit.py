@@ -173,7 +173,7 @@ class _Refit:
         self._shared = _shared(traced.model, cuts, spared)
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
-        self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs))
+        self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs), lasting=self._picked.numbers)
         self.new.contents.update(contents)
 
     def all(
@@ -194,7 +194,7 @@ class _Refit:
 
     def _originals(self, order: Iterable[Part], sums: _Sums) -> Iterator[Replay]:
         """Yield the original before each part, with what the part is fitted to: that depends on no fit."""
-        old = Replay(self._traced.model, self._batches)
+        old = Replay(self._traced.model, self._batches, lasting=self._picked.numbers)
         for part in order:
             if self._has_counterpart(part):
                 old.reach(part.node.outputs[0], [_target(part, sums)[0]])

@@ -86,6 +86,7 @@ class Replay:
         budget_bytes: int = BUDGET_BYTES,
         threads: int = 0,
         opener: Opener | None = None,
+        lasting: Iterable[str] = (),
     ) -> None:
         """Stand in front of the first node.
 
@@ -95,6 +96,7 @@ class Replay:
             budget_bytes: of the values that are kept.
             threads: of the sessions, 0 is ONNX Runtime's choice.
             opener: makes the sessions, `open_session` by default.
+            lasting: values that are kept behind all nodes that read them.
         """
         self.model = model
         self.contents: dict[str, Array] = {}  # constants whose contents replace those of the model
@@ -104,7 +106,8 @@ class Replay:
         self._ahead: frozenset[str] = frozenset()  # stored values that are computed behind the place
         self._budget, self._threads, self._opener = budget_bytes, threads, opener
         self._order = order_of(model)
-        self._last_read = last_reads(model, self._order)
+        last = last_reads(model, self._order)
+        self._last_read = {**last, **{name: len(model.top) for name in lasting if name in last}}
         self._made = self._order.keys() - model.fixed  # values that are not computed again in each piece
         self._alive: Sequence[int] = ()  # values that pass each place, once they are needed
 

@@ -129,6 +129,7 @@ class Rewriter:
         self._write_sizes(finder)
         self._compensate()
         self._slice_constants(finder)
+        self._pass_by_units()
         self._scale_inputs()
         return Edits(
             inputs=self.inputs,
@@ -156,24 +157,31 @@ class Rewriter:
     # -- what removed units had alone ------------------------------------------------------------------
 
     def _drop_units(self) -> None:
-        """Let whoever reads what removed units are added to read what it is without them."""
-        left: dict[str, str] = {}
+        """Note what goes with removed units: nodes of the main graph, and weights."""
         self.gone = gone_nodes(self.traced.apart, self.kept)
         alone = weights_apart(self.traced.model, self.traced.apart)
-        for atom, apart in self.traced.apart.items():
-            removed = removed_units(atom, self.kept)
-            names = (name for unit in removed for name in alone[atom][unit])
+        for atom in self.traced.apart:
+            names = (name for unit in removed_units(atom, self.kept) for name in alone[atom][unit])
             self.cuts.update((name, Cut(name, {0: ()})) for name in names if self.traced.model.constants[name].shape)
-            for drop in apart.dropped(removed):
-                source = self.traced.model.nodes[drop.node].inputs[drop.source]
-                left[drop.output] = left.get(source, source)
+
+    def _pass_by_units(self) -> None:
+        """Let whoever reads what removed units are added to read what it is without them.
+
+        That may be such a value itself, of these or of other units: what is passed by first is closest to the inputs.
+        """
+        dropped = (drop for atom, apart in self.traced.apart.items()
+                   for drop in apart.dropped(removed_units(atom, self.kept)))  # fmt: skip
+        left: dict[str, str] = {}
+        for drop in sorted(dropped, key=lambda drop: drop.node):
+            place = drop.node, drop.source
+            source = self.inputs.get(place, self.traced.model.nodes[drop.node].inputs[drop.source])
+            left[drop.output] = source
+            readers = self.traced.model.readers.get(drop.output, ())
+            self.inputs.update((reader, source) for reader in readers if reader[1] >= 0)
         results = {name for node in self.traced.model.nodes for body in node.bodies for name in body.outputs}
         results.update(port.name for port in self.traced.model.outputs)
-        for name, source in left.items():
-            readers = self.traced.model.readers.get(name, ())
-            self.inputs.update((place, source) for place in readers if place[1] >= 0)
-            if name in results:
-                self._write_as(name, source)
+        for name in left.keys() & results:
+            self._write_as(name, left[name])
 
     def _write_as(self, name: str, source: str) -> None:
         """Give a value to whoever finds it by the name of another one, which a node made before."""

@@ -11,7 +11,8 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.read import load
 from tests.support.build import dense as of_rows
-from tests.support.experts import CONTRACTED, FUSED, FUSED_SHARES, SINGLE, mixture, rows
+from tests.support.build import model
+from tests.support.experts import CONTRACTED, FUSED, FUSED_SHARES, SINGLE, mixture, parts, rows
 from tests.support.unrolled import EACH, ONCE, dense, gathered
 
 
@@ -30,8 +31,8 @@ def by_hand(normalised=True):
     share = np.exp(np.take_along_axis(scores, picked, 1))
     share /= (share if normalised else np.exp(scores)).sum(1, keepdims=True)
     load, output = np.zeros(4), np.zeros(4)
-    for row, (which, parts) in enumerate(zip(picked, share, strict=True)):
-        for expert, part in zip(which, parts, strict=True):
+    for row, (which, each) in enumerate(zip(picked, share, strict=True)):
+        for expert, part in zip(which, each, strict=True):
             load[expert] += part
             answer = down[expert] @ np.maximum(up[expert] @ rows()[row], 0)
             output[expert] += part * np.linalg.norm(answer)
@@ -56,6 +57,28 @@ def test_a_mixture_of_single_nodes(single, batch):
     load, output = by_hand()
     np.testing.assert_allclose(seen.load, load, rtol=1e-5)
     np.testing.assert_allclose(seen.output, output, rtol=1e-4)
+
+
+def with_weight_of_1(*made):
+    """Return what is seen where the weight of expert 1 is made by other nodes."""
+    nodes, own = parts(single=[each for node in dense() for each in (made if node.startswith("wu1") else [node])])
+    little = np.full((64, 1), 1e-9, np.float32)
+    proto = model(*nodes, **{**own, "x": "float[64,8] x", "y": "float[64,5] y"}, little=little)
+    (seen,) = used(proto, 64).values()
+    return seen
+
+
+ADDED = ("wq1 = Unsqueeze(w1, last)", "ws1 = Add(wq1, little)")
+
+
+def test_of_several_values_that_an_expert_adds_its_answer_is_the_widest():
+    seen = with_weight_of_1(*ADDED, "one1 = Sign(ws1)", "wu1 = Mul(wq1, one1)")
+    np.testing.assert_allclose(seen.output, by_hand()[1], rtol=1e-4)
+
+
+def test_where_one_expert_gives_no_answer_of_its_own_load_stands_in():
+    seen = with_weight_of_1(*ADDED, "wu1 = Identity(ws1)")
+    np.testing.assert_array_equal(seen.output, seen.load)
 
 
 def test_rows_in_another_order_than_the_scores():

@@ -55,6 +55,18 @@ def test_layers_of_experts_that_do_least_go(single):
     assert report["output"]["params"] == report["input"]["params"] - 2 * (2 * 48 + 9)
 
 
+@pytest.mark.parametrize("batch", [64, 2])
+def test_layers_of_experts_that_no_row_is_sent_to(batch):
+    data = [{"x": rows()[at : at + batch]} for at in range(0, 64, batch)]
+    report = onnxprune.prune(mixture(single=gathered()), ratio=0.3, latency=False, data=data, ignore="router").report
+    assert report["verification"]["passed"]
+    fits = {fit["node"]: fit["rows"] for fit in report["reconstruction"]}
+    assert fits["u3"] == fits["d3"] == 0 < fits["u0"]
+    losses = {group["name"]: report["curves"][group["name"]]["losses"][-1] for group in report["groups"]
+              if group["name"] in report["curves"]}  # fmt: skip
+    assert losses["up3"] < 1e-6 < losses["up0"]
+
+
 def test_a_target_of_parameters_is_met_with_experts_and_widths():
     report = onnxprune.prune(
         mixture(single=gathered()), targets={"params": 0.6}, latency=False, data={"x": rows()}, criterion="apoz"

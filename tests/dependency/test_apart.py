@@ -16,14 +16,16 @@ from onnxprune.evaluation.verify import verify
 from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.surgery.rewrite import new_sizes, rewrite
-from tests.support.experts import mixture
-from tests.support.unrolled import BY_PRODUCT, EACH, ONCE, dense, gathered
+from tests.support.build import model
+from tests.support.experts import mixture, parts
+from tests.support.unrolled import BY_PRODUCT, EACH, ONCE, by_weight, dense, gathered, interleaved
 
 TOTALS = {"gathered": "f3", "gathered, added once": "f3", "dense": "t4"}
 FORMS = {
     "gathered": gathered("OneHot", EACH),
     "gathered, added once": gathered("Equal", ONCE),
     "gathered, added by a product": gathered("OneHot", BY_PRODUCT),
+    "gathered by their weights": by_weight(),
     "dense": dense("Gather"),
     "dense, sliced": dense("Slice"),
     "dense, compared": dense("Equal"),
@@ -61,6 +63,31 @@ def test_all_that_an_expert_has_alone_goes_with_it(name):
         assert all(rewritten.cuts[f"up{expert}"].kept == {0: ()} for expert in removed)
 
 
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("removed", [(0,), (0, 1)])
+def test_what_is_left_of_a_sum_is_cut_as_the_rest(name, removed):
+    nodes, own = parts(single=FORMS[name])
+    traced = trace(load(model(*nodes, **{**own, "x": "float[12,8] x", "y": "float[12,5] y"})))  # zeros are constants
+    inside = {each.name: each for each in groups(traced) if each.name in ("down0", "router", "up2")}
+    kept = {**without(inside["router"], *removed), **without(inside["down0"], 1, 5), **without(inside["up2"], 0)}
+    verification = verify(traced, kept, view(rewrite(traced, kept).proto))
+    assert verification.passed, verification.problem
+
+
+@pytest.mark.parametrize(("of_first", "of_second"), [((1,), (0,)), ((2,), (1,)), ((1, 2), (0, 1)), ((0,), (0, 3))])
+def test_experts_of_two_mixtures_that_one_sum_adds_in_turns(of_first, of_second):
+    weights = {"routerb": (8, 4), **{f"up{e}b": (8, 6) for e in range(4)}, **{f"down{e}b": (6, 8) for e in range(4)}}
+    traced = trace(load(mixture(single=interleaved(), **weights)))
+    first, second = (group for group in groups(traced) if group.kind == EXPERTS)
+    kept = {**without(first, *of_first), **without(second, *of_second)}
+    pruned = rewrite(traced, kept).proto
+    verification = verify(traced, kept, view(pruned))
+    assert verification.passed, verification.problem
+    left = {tensor.name for tensor in pruned.graph.initializer}
+    assert {f"up{e}" for e in of_first}.isdisjoint(left)
+    assert {f"up{e}b" for e in of_second}.isdisjoint(left)
+
+
 @pytest.mark.parametrize("name", TOTALS)
 def test_a_sum_that_the_model_gives_keeps_its_name(name):
     proto, total = mixture(single=FORMS[name]), TOTALS[name]
@@ -77,7 +104,16 @@ def test_what_an_expert_has_alone_is_no_output():
     proto = mixture(single=gathered())
     proto.graph.output.append(onnx.helper.make_tensor_value_info("o1", onnx.TensorProto.FLOAT, ["m", 8]))
     _, group = of_experts(proto)
-    assert group.locked == "Mul gives what one unit alone has to whoever runs the model (at o1)"
+    assert group.locked == "Mul hands what one unit alone has out of its graph (at o1)"
+
+
+def test_outputs_that_a_node_of_an_expert_leaves_out_are_no_obstacle():
+    normed = "hn1, , is1 = LayerNormalization(h1, scale)"
+    nodes = [each for node in gathered() for each in ((node, normed) if node.startswith("h1 ") else (node,))]
+    nodes = [node.replace("MatMul(h1, up1)", "MatMul(hn1, up1)") for node in nodes]
+    traced, group = of_experts(mixture(single=nodes, scale=np.ones(8, np.float32)))
+    kept = without(group, 1)
+    assert verify(traced, kept, view(rewrite(traced, kept).proto)).passed
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -111,8 +147,9 @@ def test_costs_are_those_of_what_is_left(name, removed):
     assert counter.count("macs", sizes) == pytest.approx(cost.macs(after))
 
 
-def test_rows_that_are_picked_are_as_many_with_fewer_experts():
-    traced, group = of_experts(mixture(single=gathered()))
+@pytest.mark.parametrize("nodes", [gathered(), gathered("Equal", ONCE), by_weight()], ids=range(3))
+def test_rows_that_are_picked_are_as_many_with_fewer_experts(nodes):
+    traced, group = of_experts(mixture(single=nodes))
     of_router, of_picked = 8 * 4, 2 * (2 * 6 * 8)  # two experts answer a row
     layers = [node.index for node in traced.model.nodes if node.name[:-1] in ("u", "d")]
     assert cost.NodeMacs(traced).total(layers) == of_picked

@@ -58,6 +58,8 @@ def agrees(proto, bias="b", output="y"):
     assert list(few) == sorted(set(few.tolist()))
     assert len(few) == min(4, len(at))
     np.testing.assert_array_equal(layer.rows(values[layer.input], few), layer.rows(values[layer.input], at)[:, few])
+    none = layer.rows(values[layer.input], at[:0]), layer.targets(values[layer.output], at[:0])
+    assert [each.shape for each in none] == [(layer.groups, 0, matrix.shape[2]), (layer.groups, 0, matrix.shape[1])]
     return layer
 
 

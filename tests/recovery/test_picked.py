@@ -72,10 +72,54 @@ def test_layers_of_experts_are_fitted_to_the_rows_that_both_models_pick(add):
     assert not {f"u{e}" for e in range(4) if e not in group["kept_units"]} & fits.keys()
 
 
-def test_rows_that_nothing_numbers_are_not_fitted():
-    nodes = ("m = ReduceSum<keepdims=0>(a, one)", "c = Greater(m, zero)", "z = NonZero(c)", "i = Squeeze(z, first)")
-    proto = dense(*nodes, "b = Gather(a, i)", one=[1], first=[0], zero=0.0, y="float[m,5] y", infer=False)
-    data = {"x": np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)}
+def test_columns_that_are_put_do_not_number_rows():
+    put = tuple(
+        node.replace("ScatterElements<axis=0>", "ScatterElements<axis=-1>") for node in gathered("OneHot", ONCE)
+    )
+    assert picked(put).of("d1").numbers == "z1"  # the positions of what counted
+
+
+def test_rows_of_the_same_number_are_left_out():
+    rows_of = picked(gathered()).of("d1")
+    old = {"rs1": np.array([[1], [2], [1]]), "d1": np.float32([[10], [20], [11]])}
+    new = {"rs1": np.array([[1], [2], [3], [3]]), "d1": np.float32([[1], [2], [3], [3]])}
+    of_old, of_new = rows_of.in_both(old, new)
+    assert (of_old["d1"].ravel().tolist(), of_new["d1"].ravel().tolist()) == ([20], [2])
+
+
+BY_MASK = ("z = NonZero({})", "i = Squeeze(z, first)", "b = Gather(a, i)")
+BY_SUM = ("m = ReduceSum<keepdims=0>(a, one)", "c = Greater(m, zero)")
+
+
+def fit_of(*nodes, x="float[n,6] x", **data):
+    """Return what becomes of the layer y of a network in which rows of hidden units are picked."""
+    proto = dense(*nodes, one=[1], first=[0], zero=0.0, x=x, y="float[m,5] y", infer=False)
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((64, 6)).astype(np.float32), **data}
     report = onnxprune.prune(proto, 0.5, data=data, latency=False).report
     (fit,) = (fit for fit in report["reconstruction"] if fit["node"] == "y")
+    return fit
+
+
+def test_rows_that_an_input_picks_are_the_same_in_both_models():
+    mask = np.arange(64) % 4 != 1
+    nodes = [node.format("mask") for node in BY_MASK]
+    fit = fit_of(*nodes, x="float[n,6] x, bool[n] mask", mask=mask)
+    assert fit["why_not"] is None
+    assert 30 < fit["rows"] <= 48
+    assert fit["error_after"] < fit["error_before"]
+
+
+def test_rows_that_a_cut_value_picks_are_numbered_by_their_positions():
+    fit = fit_of(*BY_SUM, *(node.format("c") for node in BY_MASK))
+    assert fit["why_not"] is None
+    assert 8 < fit["rows"] < 64
+    assert fit["error_after"] <= fit["error_before"]
+
+
+def test_rows_that_are_picked_inside_of_a_branch_are_not_fitted():
+    picks = (f"{branch} = {name} () => (int64[k] i{name}) {{ z{name} = NonZero(c) i{name} = Squeeze(z{name}, first) }}"
+             for branch, name in (("then_branch", "p"), ("else_branch", "q")))  # fmt: skip
+    some = ("t = ReduceSum<keepdims=0>(m)", "some = Greater(t, zero)", f"i = If(some) <{', '.join(picks)}>")
+    fit = fit_of(*BY_SUM, *some, "b = Gather(a, i)")
     assert fit["why_not"] == "its rows are picked by what they hold, and nothing says which they are"

@@ -38,6 +38,30 @@ def dense(take="Gather"):
             f"b = Identity(t{EXPERTS})")  # fmt: skip
 
 
+def by_weight():
+    """Return the nodes of a mixture whose experts see the rows for which they have a weight, from x and p to b."""
+    return (
+        *CHOICE,
+        *SHARES,
+        *ZEROS,
+        *(n for e in range(EXPERTS) for n in _by_weight(e)),
+        f"b = Identity(f{EXPERTS - 1})",
+    )
+
+
+def interleaved():
+    """Return the nodes of two mixtures, from x and scores p to b, whose answers one sum adds in turns.
+
+    The second has scores, weights and values of its own, with a b behind their names.
+    """
+    layers = [node for node in dense() if not node.startswith(("t", "b"))]
+    own = re.compile(r"\b(?!x\b|k\b|n\d|last\b|axis\b)([a-z]+\d?)(?=[,) ])")
+    answers = [f"o{e}{mixture}" for e in range(EXPERTS) for mixture in ("", "b")]
+    sums = (f"t{n + 1} = Add({f't{n}' if n else 'x'}, {answer})" for n, answer in enumerate(answers))
+    second = (own.sub(r"\1b", node) for node in layers)
+    return (*layers, "pb = MatMul(x, routerb)", *second, *sums, f"b = Identity(t{2 * EXPERTS})")
+
+
 def constants(nodes):
     """Return the constants that the nodes of a mixture read beside weights, by name."""
     numbers = {"depth": EXPERTS, "values": [0, 1], "all": list(range(EXPERTS)), "k": [2], "last": [-1], "one": [1]}
@@ -68,6 +92,13 @@ def _gathered(e, add):
         yield from (f"so{e} = Shape(o{e})", f"ix{e} = Expand(rs{e}, so{e})", f"zero{e} = ConstantOfShape(sx)",
                     f"fa{e} = ScatterElements<axis=0>(zero{e}, ix{e}, o{e})",
                     f"f{e} = Add({_sum_before(e)}, fa{e})")  # fmt: skip
+
+
+def _by_weight(e):
+    yield from (f"s{e} = Gather<axis=1>(mw, n{e})", f"c{e} = Cast<to=9>(s{e})", f"z{e} = NonZero(c{e})",
+                f"rs{e} = Transpose<perm=[1, 0]>(z{e})", f"h{e} = GatherND(x, rs{e})", *_layers(e),
+                f"w{e} = GatherND(s{e}, rs{e})", f"wu{e} = Unsqueeze(w{e}, last)", f"o{e} = Mul(d{e}, wu{e})",
+                f'f{e} = ScatterND<reduction="add">({_sum_before(e)}, rs{e}, o{e})')  # fmt: skip
 
 
 def _sum_before(e):

@@ -7,6 +7,7 @@ from onnxprune.dependency.rules.coupling import Position
 from onnxprune.dependency.rules.registry import family, rule
 from onnxprune.dependency.rules.site import Site
 from onnxprune.errors import CannotUnify
+from onnxprune.graph.tensors import Array
 
 UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
@@ -41,16 +42,22 @@ def equal(x: Site) -> None:
         axis = None if numbers is None else x.positions(slot)
         if axis is None or numbers is None:
             continue
-        units = numbers.ravel().tolist()
+        units = _whole(numbers)
         if len(units) == 1 and 0 <= units[0] < axis.size:
             x.take_alone(axis, units[0])
             x.write(other, Position(axis, units[0]))
-        elif numbers.ndim == 1 and sorted(units) == list(range(axis.size)) and x.sizes(slot)[-1:] in ((), (1,)):
+        elif numbers.ndim == 1 and units == [*range(axis.size)] and x.sizes(slot)[-1:] in ((), (1,)):
             x.unify(x.axes(other)[0], axis)
             x.write(other, axis, index=tuple(units))
             x.spread(max(x.rank(0), x.rank(1)) - 1)
         else:
-            x.lock(axis, "Equal compares its indices with numbers that are not those of all units")
+            x.lock(axis, "Equal compares its indices with numbers that are not those of all units, in their order")
+
+
+def _whole(numbers: Array) -> list[int]:
+    """Return numbers of any type as integers; nothing where some are none."""
+    flat = numbers.ravel().tolist()
+    return [int(number) for number in flat] if all(number == number // 1 for number in flat) else []
 
 
 def total(x: Site) -> None:

@@ -76,8 +76,8 @@ def expert_cases(case):
 def _unrolled(case):
     """Yield mixtures in which each expert has nodes of its own."""
 
-    def layer(op, variant, nodes, **after):
-        nodes, own = parts(single=nodes)
+    def layer(op, variant, nodes, more=(), **after):
+        nodes, own = parts(single=nodes, **dict(more))
         return case(op, variant, *nodes, cut=f"4 experts, {INSIDE}", after=after, **own)
 
     yield layer("Gather", "expert-alone", gathered("OneHot", EACH), **{"s0:1": [0], "s1:1": [1], "oh:1": [2]})
@@ -86,6 +86,10 @@ def _unrolled(case):
     yield layer("ScatterElements", "weights-of-experts", dense("Gather"))
     yield layer("Slice", "expert-alone", dense("Slice"), **{"wu1:1": [1], "wu1:2": [2]})
     yield layer("Equal", "expert-alone", dense("Equal"), **{"eq1:1": [1]})
+    floats = _with(gathered("Equal"), "iu = Unsqueeze(i, last)", "fi = Cast<to=1>(i)", "iu = Unsqueeze(fi, last)")
+    yield layer("Equal", "all-experts-as-floats", floats, {"all": np.arange(4, dtype=np.float32)}, **{"eq:1": [0, 1]})
+    float_one = _with(dense("Equal"), "eq1 = Equal(i, n1)", "fi = Cast<to=10>(i)", "eq1 = Equal(fi, float1)")
+    yield layer("Equal", "expert-alone-as-float", float_one, {"float1": np.float16(1)}, **{"eq1:1": [1]})
 
 
 def _not_told_apart(case):
@@ -97,6 +101,19 @@ def _not_told_apart(case):
 
     counted = "Gather takes one unit alone out of numbers that count where it is not picked, too"
     yield layer("Gather", "expert-that-counts-elsewhere", gathered(), counted, values=[1, 0])
+    mixed = _with(dense(), "mw = ScatterElements<axis=1>(none, i, g)", "ms = ScatterElements<axis=1>(none, i, g)",
+                  "mm = MatMul(ms, among)", "mq = Sigmoid(p)", "mw = Mul(mm, mq)")  # fmt: skip
+    yield layer("MatMul", "of-experts-with-each-other", mixed, counted, among=(4, 4))
+    best = _with(dense(), "mw = ScatterElements<axis=1>(none, i, g)", "ms = ScatterElements<axis=1>(none, i, g)",
+                 "i1 = Slice(i, l0, l1, one)", "ib = Expand(i1, sp)", "mb = GatherElements<axis=1>(ms, ib)",
+                 "mq = Sigmoid(p)", "mw = Mul(mb, mq)")  # fmt: skip
+    yield layer("GatherElements", "weights-of-the-best-for-all", best, counted)
+    rows_of_0 = _with(gathered(), 'f3 = ScatterND<reduction="add">(f2, rs3, o3)', "i0 = Gather(i, r0)",
+                      "e01 = Equal(i0, n1)", "c01 = Cast<to=1>(e01)", "s01 = ReduceSum<keepdims=0>(c01)",
+                      "x01 = Mul(x, s01)", "f01 = Add(f2, x01)",
+                      'f3 = ScatterND<reduction="add">(f01, rs3, o3)')  # fmt: skip
+    yield layer("Equal", "expert-among-the-rows-of-another", rows_of_0, STAYS.format("Equal"),
+                cut="6 neurons, 6 neurons, 6 neurons, 6 neurons")  # fmt: skip
     weighted = _with(dense(), "wu1 = Unsqueeze(w1, last)", "ws1 = Unsqueeze(w1, last)", "wu1 = Sigmoid(ws1)")
     yield layer("Sigmoid", "of-weights-of-an-expert", weighted, STAYS.format("Sigmoid"))
     wide = _with(dense(), "t2 = Add(t1, o1)", "o1s = ReduceSum<keepdims=0>(o1, zeroth)", "t2 = Add(t1, o1s)")
@@ -108,10 +125,14 @@ def _not_told_apart(case):
                  "b = Add(f3, s0h)")  # fmt: skip
     yield layer("Add", "how-many-rows-an-expert-has", rows, STAYS.format("Add"))
     some = _with(gathered("Equal"), "eq = Equal(iu, all)", "eq = Equal(iu, few)")
-    yield layer(
-        "Equal", "some-experts", some,
-        "Equal compares its indices with numbers that are not those of all units", few=[0, 1, 2, 7]
-    )  # fmt: skip
+    not_all = "Equal compares its indices with numbers that are not those of all units, in their order"
+    yield layer("Equal", "some-experts", some, not_all, few=[0, 1, 2, 7])
+    yield layer("Equal", "experts-in-another-order", some, not_all, few=[1, 0, 2, 3])
+    between = _with(dense("Equal"), "eq1 = Equal(i, n1)", "fi = Cast<to=1>(i)", "eq1 = Equal(fi, half)")
+    yield layer("Equal", "no-expert", between, not_all, half=np.float32(0.5))
+    told_apart = _with(dense("Equal"), "eq1 = Equal(i, n1)", "ib = Cast<to=9>(i)", "ii = Cast<to=7>(ib)",
+                       "eq1 = Equal(ii, n1)")  # fmt: skip
+    yield layer("Cast", "of-experts-to-bool", told_apart, "TopK returns its indices")
 
 
 def _with(nodes, old, *new):
