@@ -89,7 +89,7 @@ SPARSE = helper.make_sparse_tensor(
 )
 NUMBERS = helper.make_tensor("t", onnx.TensorProto.FLOAT16, [1], [1])
 HALF = {
-    **{f"an attribute {name}": stating(name) for name in outline_module._STATING},
+    **{f"an attribute {name}": stating(name) for name in sorted(outline_module._STATING)},
     "a sequence": taking(helper.make_sequence_type_proto(FLOAT16)),
     "an optional sequence": taking(helper.make_optional_type_proto(helper.make_sequence_type_proto(FLOAT16))),
     "a map": taking(helper.make_map_type_proto(onnx.TensorProto.INT64, FLOAT16)),
