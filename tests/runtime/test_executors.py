@@ -49,7 +49,7 @@ def dying(_job, _task):
 
 
 def threads(_job, _task):
-    return _options(0, optimize=True, frees=False).intra_op_num_threads
+    return _options(0, frees=False).intra_op_num_threads
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_what_0_threads_mean_within_a_block():
     outside = threads(None, None)
     with threads_limited(3):
         assert threads(None, None) == 3
-        assert _options(2, optimize=True, frees=False).intra_op_num_threads == 2
+        assert _options(2, frees=False).intra_op_num_threads == 2
         with threads_limited(0):  # changes nothing
             assert threads(None, None) == 3
     assert threads(None, None) == outside
