@@ -241,9 +241,9 @@ def follow(
     if lead.is_narrower and not gone:
         return _narrowed(file, prepared, lead, publish, progress)
     shorter = _shorter(prepared, gone, options)
-    _check_shorter(file, shorter, lead)
+    after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
+    _check_shorter(file, after, lead)
     if not lead.is_narrower:
-        after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
         contents = dict(_contents({}, after, file.digests, lead))
         told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
         return finish(
@@ -262,9 +262,8 @@ def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tu
     return same.of(lead.gone)
 
 
-def _check_shorter(file: Held, shorter: Shorter, lead: Lead) -> None:
+def _check_shorter(file: Held, after: Model, lead: Lead) -> None:
     """Raise InputError where a file without branches has lost other weights than the leading one has."""
-    after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
     read = [
         {file.telling[name] for name in model.constants if name in file.telling and model.readers.get(name)}
         for model in (file.model, after)

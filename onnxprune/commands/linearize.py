@@ -16,7 +16,7 @@ from typing import Any
 from onnxprune.commands.finish import Complete, Publish, with_report
 from onnxprune.commands.job import Job
 from onnxprune.commands.prepare import PreparedModel, prepare
-from onnxprune.commands.remade import costs_of, in_memory, part_of, proven_same
+from onnxprune.commands.remade import costs_of, in_memory, original_of, part_of, proven_same
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.shorten import by_depth, chosen
 from onnxprune.data.notes import Notes
@@ -35,7 +35,6 @@ from onnxprune.planning.options import AUTO, Options
 from onnxprune.planning.removal import named
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_bypassed
-from onnxprune.report.document import file_values
 from onnxprune.surgery.bypass import bypassed
 
 
@@ -56,23 +55,21 @@ def by_linear_maps(job: Job, keeper: Keeper, publish: Publish, progress: Progres
     whole = _mapped(prepared, found, maps.bypasses)
     progress("verifying: with linear maps of zeros = original")
     verification = proven_same(prepared, whole.traced.model, "model with linear maps of zeros")
+    part, count = whole.traced.model, macs(whole.traced)
+    costs = costs_of(prepared, whole.model, part, count, "timing the model with linear maps", progress)
     told = partial(
         of_bypassed,
         values=depth_values(prepared.options, found, choice, reasons, _removed(prepared, whole, found, choice)),
         maps=maps.values(whole),
-        source=file_values(prepared.traced.model, macs(prepared.traced)),
-        options=prepared.options,
-        verification=verification,
+        original=original_of(prepared, verification, costs),
     )
-    costs = costs_of(prepared, whole.model, whole.traced, "timing the model with linear maps", progress)
     later = replace(
         job,
         model=whole.model,
         options=_options_of_cut(job.options, costs),
         original=job.original or prepared.traced.model,
     )
-    shares = {kind: cost.share for kind, cost in costs.items()}
-    checked = partial(_with_fitted_maps, partial(with_report, publish, partial(told, shares=shares)), whole)
+    checked = partial(_with_fitted_maps, partial(with_report, publish, told), whole)
     gone = {branch.name: whole.places[branch.name] for branch in choice.removed}
     return by_depth(later, keeper, checked, progress, gone)
 

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from onnxprune.commands.finish import stored_as
 from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel
 from onnxprune.dependency.cost import macs
-from onnxprune.dependency.trace import Trace
 from onnxprune.errors import VerificationError
 from onnxprune.evaluation.verify import Verification, verify
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
+from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.planning.left import Cost, costs_left
+from onnxprune.planning.options import Options
 from onnxprune.progress import Progress
+from onnxprune.report.depth import Original
+from onnxprune.report.document import file_values
 from onnxprune.surgery.rewrite import Rewritten
 
 
-def in_memory(model: Model, rewritten: Rewritten, original: Model) -> Model:
-    """Return what was made of a model; its external data lies where that of the original does."""
-    proto: Any = stored_as(model, rewritten, {})
+def in_memory(
+    model: Model, rewritten: Rewritten, original: Model, contents: Mapping[str, Array] = MappingProxyType({})
+) -> Model:
+    """Return what was made of a model; its external data lies where that of the original does.
+
+    Args:
+        model: it was made of this.
+        rewritten: what was made.
+        original: the model of the run.
+        contents: of constants that hold other numbers.
+    """
+    proto: Any = stored_as(model, rewritten, contents)
     return replace(view(proto, folder=original.folder), stamps=original.stamps)
 
 
@@ -56,13 +69,16 @@ def proven_same(prepared: PreparedModel, now: Model, name: str, rewritten: Colle
     return verification
 
 
-def costs_of(prepared: PreparedModel, model: Model, traced: Trace, timing: str, progress: Progress) -> dict[str, Cost]:
+def costs_of(  # noqa: PLR0917 - a model, what is known of it, and how it is told
+    prepared: PreparedModel, model: Model, part: Model, count: int, timing: str, progress: Progress
+) -> dict[str, Cost]:
     """Return what the original costs, and the share of it that another model does, by kind of target.
 
     Args:
         prepared: the original.
         model: the other one.
-        traced: the part of it that is run.
+        part: what is run of it.
+        count: its multiply-accumulates.
         timing: what is said before both are timed, where targets need that.
         progress: called with it.
     """
@@ -70,6 +86,25 @@ def costs_of(prepared: PreparedModel, model: Model, traced: Trace, timing: str, 
 
     def timed() -> Mapping[str, tuple[float, float]]:
         progress(timing)
-        return measured(original, traced.model, prepared.evaluation_data, prepared.options)
+        return measured(original, part, prepared.evaluation_data, prepared.options)
 
-    return costs_left(original, model, (macs(prepared.traced), macs(traced)), timed, prepared.options)
+    return costs_left(original, model, (macs(prepared.traced), count), timed, prepared.options)
+
+
+def original_of(
+    prepared: PreparedModel, verification: Verification, costs: Mapping[str, Cost], options: Options | None = None
+) -> Original:
+    """Return what the report of a cut of another model says of the original.
+
+    Args:
+        prepared: the original.
+        verification: the proof of the other model.
+        costs: of both, see `costs_of`.
+        options: as the report shall have them; None: those of the run.
+    """
+    return Original(
+        file_values(prepared.traced.model, macs(prepared.traced)),
+        prepared.options if options is None else options,
+        verification,
+        {kind: cost.share for kind, cost in costs.items()},
+    )

@@ -12,7 +12,7 @@ from onnxprune.commands.cut import Pass, cut
 from onnxprune.commands.finish import Publish, with_report
 from onnxprune.commands.job import Job
 from onnxprune.commands.prepare import PreparedModel, prepare
-from onnxprune.commands.remade import costs_of, in_memory, part_of, proven_same
+from onnxprune.commands.remade import costs_of, in_memory, original_of, part_of, proven_same
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
 from onnxprune.dependency.blocks import entries
@@ -30,7 +30,6 @@ from onnxprune.planning.choice import reasons_for
 from onnxprune.planning.left import Cost
 from onnxprune.planning.slicing import Stream, by_order, options_of_cut, streams_of
 from onnxprune.progress import Progress
-from onnxprune.report.document import file_values
 from onnxprune.report.rotation import of_turned, stream_values
 from onnxprune.report.words import plural
 from onnxprune.surgery.rotation import turned
@@ -53,20 +52,19 @@ def by_rotation(job: Job, keeper: Keeper, publish: Publish, progress: Progress) 
     whole = _turned(prepared, progress)
     progress("verifying: turned = original")
     verification = proven_same(prepared, whole.traced.model, "turned model", whole.rewritten)
-    costs = costs_of(prepared, whole.model, whole.traced, "timing the turned model", progress)
+    part, count = whole.traced.model, macs(whole.traced)
+    costs = costs_of(prepared, whole.model, part, count, "timing the turned model", progress)
     if job.options.targets and all(
         t.fraction(costs[t.kind].original) >= costs[t.kind].share for t in job.options.bounds
     ):
         met = ", ".join(map(str, job.options.bounds))
         raise NothingToPrune(f"nothing has to go: the turned model meets {met} already")
+    options = replace(prepared.options, criterion=None, reconstruct=bool(job.options.reconstruct))
     told = partial(
         of_turned,
         left=whole.reasons,
-        source=file_values(prepared.traced.model, macs(prepared.traced)),
-        turned={"params": whole.model.stored_params, "macs": macs(whole.traced)},
-        options=replace(prepared.options, criterion=None, reconstruct=bool(job.options.reconstruct)),
-        verification=verification,
-        shares={kind: cost.share for kind, cost in costs.items()},
+        turned={"params": whole.model.stored_params, "macs": count},
+        original=original_of(prepared, verification, costs, options),
     )
     return _cut(job, prepared, whole, costs, told, keeper, publish, progress)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from onnxprune.commands.at_once import at_once
 from onnxprune.commands.cut import Pass, cut
-from onnxprune.commands.finish import Publish, finish, proven, stored_as, with_report
+from onnxprune.commands.finish import Publish, finish, proven, with_report
 from onnxprune.commands.int8 import DEPLOYED, Int8, chosen_where_asked, met_by, written_in
 from onnxprune.commands.job import Job
 from onnxprune.commands.masks import by_masks
-from onnxprune.commands.measured import measured
 from onnxprune.commands.prepare import PreparedModel, calibrated, prepare
 from onnxprune.commands.recover import Recovery, recover
+from onnxprune.commands.remade import costs_of, in_memory, original_of
 from onnxprune.commands.rounds import in_rounds
 from onnxprune.commands.rounds_folder import Keeper
 from onnxprune.commands.tune_pruned import Tuning, improver
@@ -29,20 +29,18 @@ from onnxprune.errors import MetAlready, NothingToPrune, OptionError, Unreachabl
 from onnxprune.graph.model import Model
 from onnxprune.graph.remainder import same_part
 from onnxprune.graph.straight import switches
-from onnxprune.graph.view import view
 from onnxprune.planning.collapse import by_collapse
 from onnxprune.planning.depth import Shortening, choose
 from onnxprune.planning.detail import rows_of_refits
 from onnxprune.planning.effort import EFFORTS, USUAL
 from onnxprune.planning.influence import by_influence
-from onnxprune.planning.left import Cost, costs_left, rest_of
+from onnxprune.planning.left import Cost, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
 from onnxprune.planning.removal import may_go, named
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_whole, tell_options
-from onnxprune.report.document import file_values
 from onnxprune.report.words import plural
 from onnxprune.surgery.depth import Shortened, without
 
@@ -325,15 +323,9 @@ class Left:
 def left_of(prepared: PreparedModel, shorter: Shorter, progress: Progress) -> Left:
     """Return the shorter model, whose external data lies where that of the original does, and what both cost."""
     contents, _ = shorter.recovery
-    traced, original = prepared.traced, prepared.traced.model
-    proto = stored_as(original, shorter.shortened.rewritten, contents)
-    model, before = replace(view(proto, folder=original.folder), stamps=original.stamps), macs(traced)
-
-    def timed() -> Mapping[str, tuple[float, float]]:
-        progress("timing what is left")
-        return measured(original, same_part(model, original), prepared.evaluation_data, prepared.options)
-
-    return Left(model, costs_left(original, model, (before, before - shorter.macs), timed, prepared.options))
+    original, count = prepared.traced.model, macs(prepared.traced) - shorter.macs
+    model = in_memory(original, shorter.shortened.rewritten, original, contents)
+    return Left(model, costs_of(prepared, model, same_part(model, original), count, "timing what is left", progress))
 
 
 def told_of_whole(
@@ -346,15 +338,13 @@ def told_of_whole(
     """
     original, shortened = prepared.traced.model, shorter.shortened
     part = same_part(left.model, original)
+    verification = proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches)
     return partial(
         of_whole,
         values=shorter.values,
-        source=file_values(original, macs(prepared.traced)),
-        options=prepared.options,
-        verification=proven(prepared, {}, shorter.recovery[0], progress, part, shortened.branches),
+        original=original_of(prepared, verification, left.costs),
         groups=prepared.groups,
         gone={original.nodes[index].name for index in shortened.dead},
-        shares={kind: cost.share for kind, cost in left.costs.items()},
     )
 
 

@@ -33,7 +33,7 @@ from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.rules.coupling import Alone
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.probe import Probe
-from onnxprune.graph.scopes import scopes
+from onnxprune.graph.scopes import given, scopes
 
 # Operators that give zeros where their first input is zeros, and those that do where any input is.
 _OF_FIRST = frozenset(
@@ -147,8 +147,7 @@ class _Finder:
 
     def __init__(self, model: Model, probe: Probe, partition: Partition, couplings: Mapping[int, Coupling]) -> None:
         self._model, self._probe, self._partition, self._couplings = model, probe, partition, couplings
-        results = (name for node in model.nodes for body in node.bodies for name in body.outputs)
-        self._kept = {*(port.name for port in model.outputs), *model.tensor_outputs, *results}
+        self._kept = given(model)
         self._own: dict[str, _Own] = {}
         self._spread: dict[str, Atom] = {}  # values that are zero, along this axis, for units that were not picked
         self._drops: dict[Atom, list[Drop]] = {}

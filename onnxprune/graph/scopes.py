@@ -17,6 +17,11 @@ class Scope:
     owners: Mapping[int, int] = field(repr=False)  # of nodes at any depth: the node of this graph that is or holds each
 
 
+def given(model: Model) -> frozenset[str]:
+    """Return the values that the graphs of a model give: to whoever runs it, and bodies to their nodes."""
+    return frozenset().union(*(scope.outputs for scope in scopes(model)))
+
+
 def scopes(model: Model) -> Iterator[Scope]:
     """Yield the main graph, then all bodies."""
     given = {*(port.name for port in model.outputs), *model.tensor_outputs}

@@ -105,6 +105,11 @@ def side_of(name: str) -> str:
     return next((side for side in ("decoder", "encoder") if name.lower().startswith(side)), "")
 
 
+def counts_up(ids: Array) -> bool:
+    """Whether the rows of an input ``[samples, tokens]`` count, as positions do."""
+    return ids.shape[1] > 2 and bool((np.diff(ids.astype(np.int64), axis=1) == 1).all())
+
+
 def _flags(feeds: Arrays) -> Iterator[tuple[str, Array]]:
     for name, array in feeds.items():
         if array.ndim == 2 and array.size and array.dtype.kind in "iub" and ((array == 0) | (array == 1)).all():

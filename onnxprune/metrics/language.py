@@ -12,6 +12,7 @@ from onnxprune.metrics.arrays import (
     Array,
     Arrays,
     beside_ids,
+    counts_up,
     is_float,
     mask_input,
     rows_are_probabilities,
@@ -22,6 +23,7 @@ from onnxprune.metrics.classification import ROW_SUMS, drawn_rows, row_sums, slo
 from onnxprune.metrics.metric import CAP, Batch, Drawing, Kind, Metric, counted_tokens
 
 VOCABULARY = 256  # words at least: those of a model on bytes
+_FIRST = 2  # position at most that a text begins at
 
 
 def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -> Metric | None:
@@ -35,9 +37,6 @@ def _find(outputs: Arrays, feeds: Arrays, labels: Array | None, by_name: bool) -
             metric = KIND.metric([name], ids=ids, mask=mask, probabilities=are)
             return replace(metric, shift=_shift(metric, array, feeds))
     return None
-
-
-_FIRST = 2  # position at most that a text begins at
 
 
 def _ids_of(feeds: Arrays, shape: tuple[int, ...], vocabulary: int) -> str | None:
@@ -57,8 +56,8 @@ def _ids_of(feeds: Arrays, shape: tuple[int, ...], vocabulary: int) -> str | Non
 
 def _may_be_words(ids: Array) -> bool:
     """Whether an input is no mask, and no positions: rows that count from the first numbers on."""
-    is_counting = ids.shape[1] > 2 and bool((np.diff(ids.astype(np.int64), axis=1) == 1).all())
-    return int(ids.max(initial=0)) > 1 and not (is_counting and bool((ids[:, 0] <= _FIRST).all()))
+    are_positions = counts_up(ids) and bool((ids[:, 0] <= _FIRST).all())
+    return int(ids.max(initial=0)) > 1 and not are_positions
 
 
 def _shift(metric: Metric, scores: Array, feeds: Arrays) -> int:

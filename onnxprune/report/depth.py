@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.report.document import finite, group_values, verification_values
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from onnxprune.planning.options import Options
 
 _RANKING = ("criterion", "scope")  # options that say what ranked the units
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a report says of the model of a run, where another one that was made of it is cut."""
+
+    source: Mapping[str, Any]  # of its file
+    options: Options  # of the whole run
+    verification: Verification  # the proof of what was made
+    shares: Mapping[str, float]  # of the original that this has, by kind of target
 
 
 def depth_values(
@@ -64,30 +75,24 @@ def of_whole(
     report: dict[str, Any],
     *,
     values: Mapping[str, Any],
-    source: Mapping[str, Any],
-    options: Options,
-    verification: Verification,
+    original: Original,
     groups: Sequence[Group],
     gone: set[str],
-    shares: Mapping[str, float],
 ) -> None:
     """Let the report of a cut of a shorter model tell of the original.
 
     Args:
         report: is changed in place.
         values: of the branches.
-        source: what it says of the original file.
-        options: of the whole run.
-        verification: the proof of the shorter model.
+        original: the shorter model was made of this.
         groups: of the original.
         gone: names of the nodes that went.
-        shares: of the original that were left without branches, by kind of target.
     """
-    tell_of_original(report, source, options, verification, shares)
+    tell_of_original(report, original)
     report["depth"] = dict(values)
     report["groups"] += [group_values(group, (), None) for group in groups if is_gone(group, gone)]
     if report["rounds"] is not None:
-        report["rounds"] = [_round_of_original(each, shares) for each in report["rounds"]]
+        report["rounds"] = [_round_of_original(each, original.shares) for each in report["rounds"]]
 
 
 def _round_of_original(values: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
@@ -99,14 +104,7 @@ def _round_of_original(values: Mapping[str, Any], shares: Mapping[str, float]) -
 
 
 def of_bypassed(
-    report: dict[str, Any],
-    *,
-    values: Mapping[str, Any],
-    maps: Sequence[Mapping[str, Any]],
-    source: Mapping[str, Any],
-    options: Options,
-    verification: Verification,
-    shares: Mapping[str, float],
+    report: dict[str, Any], *, values: Mapping[str, Any], maps: Sequence[Mapping[str, Any]], original: Original
 ) -> None:
     """Let the report of a cut of a model with linear maps tell of the original.
 
@@ -114,35 +112,23 @@ def of_bypassed(
         report: is changed in place.
         values: of the branches, see `depth_values`.
         maps: of each linear map that was named or tried, what the report says of it.
-        source: what it says of the original file.
-        options: of the whole run.
-        verification: the proof that the model with maps of zeros is the original.
-        shares: of the original that the model with maps has, by kind of target.
+        original: the model with maps of zeros was made of this, and is the same.
     """
-    tell_of_original(report, source, options, verification, shares)
+    tell_of_original(report, original)
     report["depth"] = {**values, "linear": list(maps)}
 
 
-def tell_of_original(
-    report: dict[str, Any],
-    source: Mapping[str, Any],
-    options: Options,
-    verification: Verification,
-    shares: Mapping[str, float],
-) -> None:
+def tell_of_original(report: dict[str, Any], original: Original) -> None:
     """Let what all reports have tell of the original, where a model that was made of it was cut.
 
     Args:
         report: is changed in place.
-        source: what it says of the original file.
-        options: of the whole run.
-        verification: the proof of what was made.
-        shares: of the original that it has, by kind of target.
+        original: what is told.
     """
-    report["input"] = dict(source)
-    tell_options(report, options)
-    report["verification"] = proofs([verification_values(verification), report["verification"]])
-    report["promise"] = of_original(report["promise"], options, shares)
+    report["input"] = dict(original.source)
+    tell_options(report, original.options)
+    report["verification"] = proofs([verification_values(original.verification), report["verification"]])
+    report["promise"] = of_original(report["promise"], original.options, original.shares)
 
 
 def tell_options(report: dict[str, Any], options: Options) -> None:

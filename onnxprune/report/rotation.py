@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.report.depth import tell_of_original
+from onnxprune.report.depth import Original, tell_of_original
 from onnxprune.report.document import method_values
 from onnxprune.report.words import plural
 
 if TYPE_CHECKING:
-    from onnxprune.evaluation.verify import Verification
     from onnxprune.graph.tensors import Array
-    from onnxprune.planning.options import Options
 
 
 def stream_values(
@@ -45,11 +43,8 @@ def of_turned(
     *,
     streams: Sequence[Mapping[str, Any]],
     left: Mapping[str, str],
-    source: Mapping[str, Any],
     turned: Mapping[str, int],
-    options: Options,
-    verification: Verification,
-    shares: Mapping[str, float],
+    original: Original,
 ) -> None:
     """Let the report of a cut of a turned model tell of the original.
 
@@ -57,19 +52,16 @@ def of_turned(
         report: is changed in place.
         streams: that were turned, see `stream_values`.
         left: why others were not, by name.
-        source: what the report says of the original file.
         turned: parameters and MACs of the turned model.
-        options: of the whole run.
-        verification: the proof that the turned model is the original.
-        shares: of the original that the turned model has, by kind of target.
+        original: the turned model was made of this, and is the same.
     """
     kept = {group["name"]: group["kept"] for group in report["groups"]}
-    tell_of_original(report, source, options, verification, shares)
-    report["method"] = method_values(options.method)
+    tell_of_original(report, original)
+    report["method"] = method_values(original.options.method)
     report["rotation"] = {
-        "rotations": options.rotations,
+        "rotations": original.options.rotations,
         **turned,
-        "max_rel_diff": verification.max_rel_diff,
+        "max_rel_diff": original.verification.max_rel_diff,
         "streams": [_cut(stream, kept) for stream in streams],
         "left": [{"name": name, "reason": reason} for name, reason in left.items()],
     }

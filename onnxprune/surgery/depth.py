@@ -20,7 +20,7 @@ from onnxprune.graph.edit import NO_EDITS, Edits, apply_edits, make_node
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.names import FreshNames
 from onnxprune.graph.ports import Port
-from onnxprune.graph.scopes import scopes
+from onnxprune.graph.scopes import given, scopes
 from onnxprune.graph.tensors import Array
 from onnxprune.surgery.rewrite import Rewritten, edited
 
@@ -128,7 +128,7 @@ class _Shortener:
     def __post_init__(self) -> None:
         """Note which node makes which value, in which graph, and what graphs give."""
         each = [*scopes(self.model)]
-        self._outputs = frozenset().union(*(scope.outputs for scope in each))
+        self._outputs = given(self.model)
         self._graph = {index: number for number, scope in enumerate(each) for index in scope.nodes}
         self._makers = {
             name: (node.index, at) for node in self.model.nodes for at, name in enumerate(node.outputs) if name

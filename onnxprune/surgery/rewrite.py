@@ -27,6 +27,7 @@ from onnxprune.graph.edit import Content, Edits, Part, Stated, apply_edits, make
 from onnxprune.graph.model import Model
 from onnxprune.graph.names import FreshNames
 from onnxprune.graph.remainder import back
+from onnxprune.graph.scopes import given
 from onnxprune.graph.tensors import Array
 
 Kept = Mapping[Atom, Mask]
@@ -178,9 +179,7 @@ class Rewriter:
             left[drop.output] = source
             readers = self.traced.model.readers.get(drop.output, ())
             self.inputs.update((reader, source) for reader in readers if reader[1] >= 0)
-        results = {name for node in self.traced.model.nodes for body in node.bodies for name in body.outputs}
-        results.update(port.name for port in self.traced.model.outputs)
-        for name in left.keys() & results:
+        for name in left.keys() & given(self.traced.model):
             self._write_as(name, left[name])
 
     def _write_as(self, name: str, source: str) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from onnxprune.data.samples import Data
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array
+from onnxprune.metrics.arrays import counts_up
 
 _LEAST_SIDE = 16  # of an image, in pixels
 _LEAST_FLIPPED = 48  # of an image that is mirrored without being asked: digits are not
@@ -161,14 +162,16 @@ def _window(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, A
     return cut_text(feeds, int(rng.integers(length - window + 1)), window)
 
 
-def cut_text(feeds: Mapping[str, Array], start: int, length: int) -> dict[str, Array]:
-    """Return so many tokens of each text from `start` on; positions go on counting from where they began."""
+def cut_text(feeds: Mapping[str, Array], start: int | Array, length: int) -> dict[str, Array]:
+    """Return so many tokens of each text; positions go on counting from where they began.
+
+    Args:
+        feeds: inputs of tokens ``[samples, tokens]``.
+        start: the first token, of all texts or of each one ``[samples]``.
+        length: tokens that are left.
+    """
+    places = np.reshape(start, (-1, 1)) + np.arange(length)
     return {
-        name: array[:, :length] if counts_up(array) else array[:, start : start + length]
+        name: array[:, :length] if counts_up(array) else np.take_along_axis(array, places, 1)
         for name, array in feeds.items()
     }
-
-
-def counts_up(array: Array) -> bool:
-    """Whether an input holds positions: rows that count."""
-    return array.shape[1] > 2 and bool((np.diff(array.astype(np.int64), axis=1) == 1).all())

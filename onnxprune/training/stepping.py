@@ -116,8 +116,8 @@ class Stepper:
         self._processes.add_gradients(self._learner.parameters())
         total += self._penalised()
         norm = torch.nn.utils.clip_grad_norm_(self._learner.parameters(), self._options.clip)
-        seen = [row for task in tasks for rows in self._order.at(task.step) for row in rows]
         if not math.isfinite(float(norm)):
+            seen = [row for task in tasks for rows in self._order.at(task.step) for row in rows]
             raise NotFinite(f"the gradient of samples {_listed([self._name(row) for row in seen])} was not finite")
         for group in self.optimiser.param_groups:
             group["lr"] = rate

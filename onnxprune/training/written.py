@@ -24,7 +24,7 @@ import torch
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph.tensors import Array
 from onnxprune.metrics.metric import Metric
-from onnxprune.training.augment import counts_up
+from onnxprune.training.augment import cut_text
 from onnxprune.training.probabilities import divergence, log_probabilities
 
 Tensor = torch.Tensor
@@ -171,13 +171,8 @@ class Writer:
         alike = all(array.shape == ids.shape for array in texts.values())
         if self.metric.ids not in texts or not alike or ids.shape[1] <= wanted:
             return dict(feeds)
-        is_behind = ~_is_text(feeds, self.metric, ids.shape)[:, :1]  # padding stands in front of the text
-        places = np.where(is_behind, ids.shape[1] - wanted, 0) + np.arange(wanted)
-        cut = {
-            name: array[:, :wanted] if counts_up(array) else np.take_along_axis(array, places, 1)
-            for name, array in texts.items()
-        }
-        return {**feeds, **cut}
+        is_behind = ~_is_text(feeds, self.metric, ids.shape)[:, 0]  # padding stands in front of the text
+        return {**feeds, **cut_text(texts, np.where(is_behind, ids.shape[1] - wanted, 0), wanted)}
 
 
 def _is_text(feeds: Mapping[str, Array], metric: Metric, shape: tuple[int, ...]) -> Array:
