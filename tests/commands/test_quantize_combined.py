@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.commands import int8, shorten
+from onnxprune.commands import int8, remade
 from onnxprune.errors import OptionError
 from onnxprune.graph.read import load
 from tests.commands.test_prune import run
@@ -102,7 +102,7 @@ def test_a_target_that_eight_bits_meet_leaves_shape_and_ratios(aim, without, tmp
 
 
 def test_a_memory_that_could_not_be_measured_beside_branches_is_measured_in_the_end(monkeypatch, tmp_path):
-    monkeypatch.setattr(shorten, "measured", lambda *_: {})
+    monkeypatch.setattr(remade, "measured", lambda *_: {})
     options = {"without": GONE, "targets": {"memory": "100GB"}, "quantize": "int8-dynamic"}
     report, _ = check(onnxprune.prune(VIT, **options, **QUICK), VIT, tmp_path)
     assert all(group["kept"] in (0, group["units"]) for group in report["groups"])

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.commands import shorten
+from onnxprune.commands import remade, shorten
 from onnxprune.commands.prune import prune_file
 from onnxprune.errors import NothingToPrune, OptionError, VerificationError
 from onnxprune.evaluation import verify
@@ -111,7 +111,7 @@ def test_a_target_that_branches_meet_cuts_no_widths():
 
 def test_a_latency_of_the_original_is_met_and_told_in_its_terms(monkeypatch):
     """What is left takes 0.8 of the original's time here: 0.6 of it is 0.75 of that."""
-    monkeypatch.setattr(shorten, "measured", lambda *_: {"latency": (1.0, 0.8)})
+    monkeypatch.setattr(remade, "measured", lambda *_: {"latency": (1.0, 0.8)})
     asked = []
 
     def stop(job, *_):
