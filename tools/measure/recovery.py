@@ -70,8 +70,9 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "heads": {"heads": Subject("minilm.onnx", {"shape": "heads=7"}, *TEXTS, 800, 16, from_scratch=False)},
     "words": {
         "words": Subject(
-            "decoder.onnx", {"targets": {"params": 0.8}}, "decoder_calibration_256.npz", "decoder_calibration_464.npz",
-            "decoder_eval.npz", 600, 4, losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
+            "decoder.onnx", {"targets": {"params": 0.8}, "tie": True}, "decoder_calibration_256.npz",
+            "decoder_tuning.npz", "decoder_eval.npz", 1000, 4,
+            losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
             fewer={"reverse KL": 240}, from_scratch=False,
         ),
     },
@@ -181,6 +182,12 @@ def record(name: str, way: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"subject": name, "way": way, "commit": commit, "figures": dict(figures)}
 
 
+def cut_text(options: Mapping[str, Any]) -> str:
+    """Return what a cut was asked for, in words."""
+    asked = {key: value for key, value in options.items() if key not in {"targets", "tie"}} | options.get("targets", {})
+    return ", ".join(f"{key} {value}" for key, value in asked.items()) + ", table stored once" * options.get("tie", False)
+
+
 def page(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return the page: a row for each network and way, the last that was measured."""
     last = {(each["subject"], each["way"]): each for each in lines}
@@ -188,7 +195,7 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             f"`{known[name].file}`",
-            ", ".join(f"{key} {value}" for key, value in known[name].cut.get("targets", known[name].cut).items()),
+            cut_text(known[name].cut),
             way,
             each.get("steps", ""),
             f"{each['cpu_seconds']:,.0f}" if each.get("cpu_seconds") else "",
