@@ -183,9 +183,8 @@ def record(name: str, way: str, figures: Mapping[str, Any]) -> dict[str, Any]:
 def cut_text(options: Mapping[str, Any]) -> str:
     """Return what a cut was asked for, in words."""
     asked = {key: value for key, value in options.items() if key not in {"targets", "tie"}} | options.get("targets", {})
-    return ", ".join(f"{key} {value}" for key, value in asked.items()) + ", table stored once" * options.get(
-        "tie", False
-    )
+    parts = [*(f"{key} {value}" for key, value in asked.items()), *["table stored once"] * bool(options.get("tie"))]
+    return ", ".join(parts)
 
 
 def page(lines: Sequence[Mapping[str, Any]]) -> str:
