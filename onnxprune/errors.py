@@ -18,7 +18,7 @@
 Any other exception is a fault of the package: the command line ends with exit code 4.
 
 Inner code raises `CannotUnify` with a short sentence; `dependency.trace` turns it into a lock that names the node.
-`CannotTurn` names the node itself; `commands.rotate` says of which stream. Neither leaves the package.
+`CannotTurn` names the node itself; `commands.ways.rotate` says of which stream. Neither leaves the package.
 """
 
 from __future__ import annotations

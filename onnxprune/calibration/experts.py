@@ -19,7 +19,7 @@ from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.groups import EXPERTS, Group
 from onnxprune.dependency.rules.coupling import Choice, Coupling
 from onnxprune.dependency.trace import Trace
-from onnxprune.graph.parts import part
+from onnxprune.graph.forms.parts import part
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.replay import Feeds, Replay

@@ -16,7 +16,7 @@ from onnxprune.cli.screen import say, show_progress, show_result
 from onnxprune.cli.values import parse_reports, parse_shapes
 from onnxprune.commands.applied import OPTIONS
 from onnxprune.errors import OptionError
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 
 # Parameters of `prune` beside those options: data, and what is written.
 _OF_THE_RUN = (

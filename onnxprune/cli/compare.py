@@ -29,7 +29,7 @@ from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_numbers, parse_provider_options, parse_reports, parse_shapes
 from onnxprune.errors import OptionError
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 
 
 @cli.command()

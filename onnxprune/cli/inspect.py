@@ -12,7 +12,7 @@ from onnxprune.cli.group import cli
 from onnxprune.cli.options import CUSTOM_OPS, DEBUG, INPUTS, PATH
 from onnxprune.cli.screen import show_result
 from onnxprune.cli.values import parse_shapes
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from onnxprune.cli.prune import checked_options, prune
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.errors import OptionError
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 
 # Options of `prune` that say what is cut, or by what that is decided.
 _OF_PLAN = (

@@ -33,7 +33,7 @@ from onnxprune.cli.values import (
     parse_targets,
 )
 from onnxprune.errors import OptionError
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 from onnxprune.planning.effort import USUAL
 
 if TYPE_CHECKING:

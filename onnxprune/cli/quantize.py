@@ -25,7 +25,7 @@ from onnxprune.cli.options import (
 from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_reports, parse_shapes
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 
 
 @cli.command()

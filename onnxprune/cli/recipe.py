@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from onnxprune import check
-from onnxprune.commands.recipe import plain, typed
+from onnxprune.commands.records.recipe import plain, typed
 from onnxprune.errors import OptionError
 
 HANDLED = "onnxprune.handled"  # key of the context of a command: values of options that are no parameters of it

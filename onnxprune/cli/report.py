@@ -10,7 +10,7 @@ from onnxprune.cli.failing import failing
 from onnxprune.cli.group import cli
 from onnxprune.cli.options import DEBUG, PATH
 from onnxprune.cli.screen import say
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 
 
 @cli.command()

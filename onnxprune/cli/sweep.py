@@ -23,7 +23,7 @@ from onnxprune.cli.values import (
     parse_targets,
 )
 from onnxprune.errors import OptionError
-from onnxprune.graph.publish import signals_held
+from onnxprune.graph.files.publish import signals_held
 
 # Options of `prune` that hold for all members of a family.
 _OF_MEMBERS = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.errors import OptionError
 
 if TYPE_CHECKING:
-    from onnxprune.commands.report_files import PageFile
+    from onnxprune.commands.records.report_files import PageFile
 
 _PAGES = (".html", ".htm")
 
@@ -22,7 +22,7 @@ def parse_reports(paths: Sequence[Path]) -> tuple[Path | None, PageFile | None]:
     Raises:
         OptionError: for two files of a kind.
     """
-    from onnxprune.commands.report_files import PageFile
+    from onnxprune.commands.records.report_files import PageFile
 
     pages = [path for path in paths if path.suffix.lower() in _PAGES]
     reports = [path for path in paths if path not in pages]

@@ -9,14 +9,14 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune.commands.applied import OPTIONS
-from onnxprune.commands.decide import as_planned
-from onnxprune.commands.job import make_learning
-from onnxprune.commands.prepare import prepare
 from onnxprune.commands.prune import Result, prune_file, prune_model
-from onnxprune.commands.recipe import recipe_of_call
+from onnxprune.commands.records.recipe import recipe_of_call
+from onnxprune.commands.steps.decide import as_planned
+from onnxprune.commands.steps.job import make_learning
+from onnxprune.commands.steps.prepare import prepare
 from onnxprune.errors import OptionError
+from onnxprune.graph.files.read import Source
 from onnxprune.graph.model import Model
-from onnxprune.graph.read import Source
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
 from onnxprune.progress import Progress, silent

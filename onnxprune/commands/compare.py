@@ -11,11 +11,11 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune._version import __version__
-from onnxprune.commands.folder_tokenizer import folder_of
-from onnxprune.commands.overlay import Overlay
-from onnxprune.commands.pages import traced_pair
-from onnxprune.commands.report_files import PageFile, ReportFiles
-from onnxprune.commands.tokenizer_text import reader_of
+from onnxprune.commands.beside.tokenizer import folder_of
+from onnxprune.commands.beside.tokenizer_text import reader_of
+from onnxprune.commands.records.report_files import PageFile, ReportFiles
+from onnxprune.commands.steps.overlay import Overlay
+from onnxprune.commands.steps.pages import traced_pair
 from onnxprune.data.samples import evaluated, files_of, load_data
 from onnxprune.dependency import cost
 from onnxprune.dependency.trace import trace
@@ -23,11 +23,11 @@ from onnxprune.errors import OptionError
 from onnxprune.evaluation.compare import CompareOptions, compare_models
 from onnxprune.evaluation.comparison import Comparison, verdict
 from onnxprune.evaluation.details import Look, details
-from onnxprune.graph.footprint import check_runnable
-from onnxprune.graph.probe import settled
-from onnxprune.graph.publish import Reads, check_written
-from onnxprune.graph.read import Source, load
-from onnxprune.graph.remainder import same_part
+from onnxprune.graph.files.publish import Reads, check_written
+from onnxprune.graph.files.read import Source, load
+from onnxprune.graph.forms.remainder import same_part
+from onnxprune.graph.shapes.footprint import check_runnable
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.progress import Progress
 from onnxprune.report.charts import comparison_html, comparison_svg
 from onnxprune.runtime.concessions import conceded

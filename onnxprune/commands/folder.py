@@ -2,10 +2,10 @@
 
 Programs that run language models take a folder: the model in one file or several, their weights beside them, a
 tokenizer, settings. All of it is copied; models are pruned; settings that state what was cut follow
-(`commands.folder_settings`). The new folder appears whole or not at all.
+(`commands.beside.settings`). The new folder appears whole or not at all.
 
 Files that hold the same weights (the decoder for the first token, and the one for those behind it) are one network:
-they are cut alike, see `commands.follow`.
+they are cut alike, see `commands.folders.follow`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from onnxprune.commands.finish import published
-from onnxprune.commands.folder_branches import Globs, own_globs, with_own_globs
-from onnxprune.commands.folder_places import MODEL, check_places, check_reads, into_place, walked
-from onnxprune.commands.folder_samples import Samples
-from onnxprune.commands.folder_settings import CacheSizes
-from onnxprune.commands.folder_settle import PrunedFile, settle, settle_tokens
-from onnxprune.commands.folder_words import (
+from onnxprune.commands.beside.settings import CacheSizes
+from onnxprune.commands.folders.branches import Globs, own_globs, with_own_globs
+from onnxprune.commands.folders.follow import Held, Lead, follow, lead_of, uncut
+from onnxprune.commands.folders.places import MODEL, check_places, check_reads, into_place, walked
+from onnxprune.commands.folders.samples import Samples
+from onnxprune.commands.folders.settle import PrunedFile, settle, settle_tokens
+from onnxprune.commands.folders.words import (
     Tokens,
     check_alike,
     check_cut,
@@ -33,19 +33,19 @@ from onnxprune.commands.folder_words import (
     tokens_that_go,
     without_samples,
 )
-from onnxprune.commands.follow import Held, Lead, follow, lead_of, uncut
-from onnxprune.commands.job import Job, Learning, make_learning
-from onnxprune.commands.pages import with_details
 from onnxprune.commands.prune import Result, bounded, bounded_model, prune_to
-from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import PageFile, ReportFiles, map_file
+from onnxprune.commands.records.recipe import recipe_of_call
+from onnxprune.commands.records.report_files import PageFile, ReportFiles, map_file
+from onnxprune.commands.steps.finish import published
+from onnxprune.commands.steps.job import Job, Learning, make_learning
+from onnxprune.commands.steps.pages import with_details
 from onnxprune.dependency.cost import CACHE
 from onnxprune.errors import InputError, NothingToPrune, OnnxpruneError, OptionError
+from onnxprune.graph.files.publish import Reads, hidden_beside, resolved, signals_held
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import check_weights_name
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role, cache_bytes
-from onnxprune.graph.publish import Reads, hidden_beside, resolved, signals_held
-from onnxprune.graph.read import load
-from onnxprune.graph.write import check_weights_name
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from onnxprune import check
-from onnxprune.commands.prepare import part_to_run
+from onnxprune.commands.steps.prepare import part_to_run
 from onnxprune.dependency import cost
 from onnxprune.dependency.account import accounts, unreached
 from onnxprune.dependency.groups import carriers, groups, weights
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.footprint import check_runnable
+from onnxprune.graph.files.read import Source, load
 from onnxprune.graph.model import Constant, Model
-from onnxprune.graph.read import Source, load
+from onnxprune.graph.shapes.footprint import check_runnable
 from onnxprune.planning.choice import all_reasons, first_sink, why_not
 from onnxprune.planning.inspection import Inspection
 

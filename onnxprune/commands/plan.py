@@ -9,21 +9,21 @@ from types import MappingProxyType
 from typing import Any
 
 from onnxprune.algebra.threads import one_blas_thread
-from onnxprune.commands.cut import decided
-from onnxprune.commands.job import Job, Learning
-from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded_source, with_lasting_samples
-from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.shorten import Left, left_of, shortened_model
-from onnxprune.commands.weigh import weigh
+from onnxprune.commands.records.recipe import recipe_of_call
+from onnxprune.commands.steps.cut import decided
+from onnxprune.commands.steps.job import Job, Learning
+from onnxprune.commands.steps.prepare import PreparedModel, prepare, sample_files
+from onnxprune.commands.ways.shorten import Left, left_of, shortened_model
+from onnxprune.commands.ways.weigh import weigh
 from onnxprune.data.notes import NOWHERE
 from onnxprune.dependency import cost
 from onnxprune.dependency.branches import Branch
 from onnxprune.errors import OptionError
+from onnxprune.graph.files.publish import Reads, blamed_on_change, check_written
+from onnxprune.graph.files.read import Source
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
-from onnxprune.graph.publish import Reads, blamed_on_change, check_written
-from onnxprune.graph.read import Source
 from onnxprune.planning.choice import first_sink
 from onnxprune.planning.curve import usual_slope
 from onnxprune.planning.left import rest_of

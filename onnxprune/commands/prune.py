@@ -12,30 +12,29 @@ from types import MappingProxyType
 from typing import Any
 
 from onnxprune.algebra.threads import one_blas_thread
-from onnxprune.commands.at_once import at_once
-from onnxprune.commands.finish import Publish, kept_in_memory, published, with_report
-from onnxprune.commands.job import Job, Learning, make_learning
-from onnxprune.commands.linearize import by_linear_maps
-from onnxprune.commands.masks import by_masks, options_of_masks
-from onnxprune.commands.overlay import overlay_of
-from onnxprune.commands.pages import with_details
-from onnxprune.commands.prepare import part_to_run, sample_files
-from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import PageFile, map_file, write_map
-from onnxprune.commands.rotate import by_rotation
-from onnxprune.commands.rounds import in_rounds
-from onnxprune.commands.rounds_folder import Keeper, keeper_of
-from onnxprune.commands.shorten import by_depth
-from onnxprune.commands.tie import with_ties
-from onnxprune.commands.vocabulary import by_vocabulary
+from onnxprune.commands.records.recipe import recipe_of_call
+from onnxprune.commands.records.report_files import PageFile, map_file, write_map
+from onnxprune.commands.rounds.at_once import at_once
+from onnxprune.commands.rounds.folder import Keeper, keeper_of
+from onnxprune.commands.rounds.in_rounds import in_rounds
+from onnxprune.commands.steps.finish import Publish, kept_in_memory, published, with_report
+from onnxprune.commands.steps.job import Job, Learning, make_learning
+from onnxprune.commands.steps.overlay import overlay_of
+from onnxprune.commands.steps.pages import with_details
+from onnxprune.commands.steps.prepare import part_to_run, sample_files
+from onnxprune.commands.ways.linearize import by_linear_maps
+from onnxprune.commands.ways.masks import by_masks, options_of_masks
+from onnxprune.commands.ways.rotate import by_rotation
+from onnxprune.commands.ways.shorten import by_depth
+from onnxprune.commands.ways.tie import with_ties
+from onnxprune.commands.ways.vocabulary import by_vocabulary
 from onnxprune.data.feeds import is_array
 from onnxprune.data.samples import load_data
 from onnxprune.errors import InputError
-from onnxprune.graph.aside import with_weights_aside
-from onnxprune.graph.deferred import deferring, defers, has_room
 from onnxprune.graph.edit import with_deferred_inside
-from onnxprune.graph.model import Model
-from onnxprune.graph.publish import (
+from onnxprune.graph.files.aside import with_weights_aside
+from onnxprune.graph.files.deferred import deferring, defers, has_room
+from onnxprune.graph.files.publish import (
     Reads,
     blamed_on_change,
     check_files,
@@ -44,8 +43,9 @@ from onnxprune.graph.publish import (
     resolved,
     staging,
 )
-from onnxprune.graph.read import Source, load, read_proto
-from onnxprune.graph.write import check_weights_name, data_file, staged
+from onnxprune.graph.files.read import Source, load, read_proto
+from onnxprune.graph.files.write import check_weights_name, data_file, staged
+from onnxprune.graph.model import Model
 from onnxprune.planning.methods import TURNS
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged

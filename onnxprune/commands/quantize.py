@@ -9,18 +9,18 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune._version import __version__
-from onnxprune.commands.finish import Publish, compare_pair, is_held_out, kept_in_memory, published
-from onnxprune.commands.int8 import chosen, features_of, is_loss_held_out
-from onnxprune.commands.pages import details_beside
-from onnxprune.commands.prepare import prepare, sample_files
 from onnxprune.commands.prune import Result
-from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import PageFile, check_page
+from onnxprune.commands.records.recipe import recipe_of_call
+from onnxprune.commands.records.report_files import PageFile, check_page
+from onnxprune.commands.steps.finish import Publish, compare_pair, is_held_out, kept_in_memory, published
+from onnxprune.commands.steps.int8 import chosen, features_of, is_loss_held_out
+from onnxprune.commands.steps.pages import details_beside
+from onnxprune.commands.steps.prepare import prepare, sample_files
 from onnxprune.dependency import cost
+from onnxprune.graph.files.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved
+from onnxprune.graph.files.read import Source, load
+from onnxprune.graph.files.write import data_file
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, blamed_on_change, check_files, check_unchanged, resolved
-from onnxprune.graph.read import Source, load
-from onnxprune.graph.write import data_file
 from onnxprune.planning.forms import QUANTIZE
 from onnxprune.planning.options import Options, make_options
 from onnxprune.progress import Progress, logged

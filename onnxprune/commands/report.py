@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from onnxprune.commands.report_files import write_text
+from onnxprune.commands.records.report_files import write_text
 from onnxprune.data.opening import open_ordinary
 from onnxprune.errors import InputError
-from onnxprune.graph.publish import Reads, check_written, staging
+from onnxprune.graph.files.publish import Reads, check_written, staging
 from onnxprune.report.page.render import COMMANDS, render
 from onnxprune.report.schema import checked_schema
 

@@ -12,7 +12,8 @@ from typing import Any
 from onnxprune import check
 from onnxprune.algebra.threads import one_blas_thread
 from onnxprune.calibration.batches import accepted, calibration
-from onnxprune.commands.prepare import (
+from onnxprune.commands.records.report_files import PageFile, ReportFiles
+from onnxprune.commands.steps.prepare import (
     load_limited,
     loss_metric,
     nothing_to_prune,
@@ -20,14 +21,13 @@ from onnxprune.commands.prepare import (
     sample_files,
     sized_by,
 )
-from onnxprune.commands.report_files import PageFile, ReportFiles
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
 from onnxprune.evaluation.details import details_of_one
+from onnxprune.graph.files.publish import Reads
+from onnxprune.graph.files.read import Source, load
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads
-from onnxprune.graph.read import Source, load
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.effort import ALL
 from onnxprune.planning.options import AUTO, Options, make_options

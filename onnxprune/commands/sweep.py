@@ -23,23 +23,23 @@ from typing import Any
 
 from onnxprune import check
 from onnxprune.algebra.threads import one_blas_thread
-from onnxprune.commands.decide import decide, profile, score
-from onnxprune.commands.finish import Complete, finish
-from onnxprune.commands.prepare import PreparedModel, prepare, sample_files
 from onnxprune.commands.prune import bounded
-from onnxprune.commands.recipe import recipe_of_call, typed
-from onnxprune.commands.recover import Recovery
-from onnxprune.commands.report_files import PageFile, ReportFiles, write_report
-from onnxprune.commands.sweep_folder import SweepFolder, file_digests
-from onnxprune.commands.sweep_members import KINDS, Member, make_members
-from onnxprune.commands.sweep_recovery import recover_all
-from onnxprune.commands.sweep_summary import summarize
+from onnxprune.commands.records.recipe import recipe_of_call, typed
+from onnxprune.commands.records.report_files import PageFile, ReportFiles, write_report
+from onnxprune.commands.steps.decide import decide, profile, score
+from onnxprune.commands.steps.finish import Complete, finish
+from onnxprune.commands.steps.prepare import PreparedModel, prepare, sample_files
+from onnxprune.commands.steps.recover import Recovery
+from onnxprune.commands.sweeps.folder import SweepFolder, file_digests
+from onnxprune.commands.sweeps.members import KINDS, Member, make_members
+from onnxprune.commands.sweeps.recovery import recover_all
+from onnxprune.commands.sweeps.summary import summarize
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.evaluation.details import details_of_none
+from onnxprune.graph.files.publish import Reads, blamed_on_change, staging
+from onnxprune.graph.files.read import Source, load
+from onnxprune.graph.files.write import staged
 from onnxprune.graph.model import Model
-from onnxprune.graph.publish import Reads, blamed_on_change, staging
-from onnxprune.graph.read import Source, load
-from onnxprune.graph.write import staged
 from onnxprune.planning.options import Options, make_options
 from onnxprune.planning.plan import Evidence
 from onnxprune.planning.promise import Decision

@@ -10,26 +10,41 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.commands.finish import Complete, Publish, kept_in_memory
-from onnxprune.commands.learn import learn, lesson_values, proven, stored
-from onnxprune.commands.prepare import part_to_run, sized_by
 from onnxprune.commands.prune import Result
-from onnxprune.commands.recipe import recipe_of_call
-from onnxprune.commands.report_files import PageFile, check_page, check_plot, write_page, write_plot, write_report
-from onnxprune.commands.tie import tied_as
-from onnxprune.commands.tune_cut import kept_by_report
+from onnxprune.commands.records.recipe import recipe_of_call
+from onnxprune.commands.records.report_files import (
+    PageFile,
+    check_page,
+    check_plot,
+    write_page,
+    write_plot,
+    write_report,
+)
+from onnxprune.commands.steps.finish import Complete, Publish, kept_in_memory
+from onnxprune.commands.steps.learn import learn, lesson_values, proven, stored
+from onnxprune.commands.steps.prepare import part_to_run, sized_by
+from onnxprune.commands.steps.tune_cut import kept_by_report
+from onnxprune.commands.ways.tie import tied_as
 from onnxprune.data.caches import suited_data
 from onnxprune.data.samples import Data, evaluated, files_of, load_data, shares_samples
 from onnxprune.errors import InputError
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.details import details_of_none
+from onnxprune.graph.files.publish import (
+    Reads,
+    Staging,
+    blamed_on_change,
+    check_files,
+    check_unchanged,
+    resolved,
+    staging,
+)
+from onnxprune.graph.files.read import Source, load
+from onnxprune.graph.files.write import data_file, staged
+from onnxprune.graph.forms.remainder import same_part
 from onnxprune.graph.model import Model
-from onnxprune.graph.probe import settled
-from onnxprune.graph.publish import Reads, Staging, blamed_on_change, check_files, check_unchanged, resolved, staging
-from onnxprune.graph.read import Source, load
-from onnxprune.graph.remainder import same_part
-from onnxprune.graph.write import data_file, staged
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.progress import Progress, logged, silent
 from onnxprune.report.charts_tuning import tuning_html, tuning_svg
 from onnxprune.report.schema import checked_schema

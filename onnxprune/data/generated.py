@@ -24,9 +24,9 @@ from onnxprune.data.batching import batch_of, is_shared, moved_axes, sampled
 from onnxprune.data.judging import judge_of
 from onnxprune.data.samples import Data, pieces
 from onnxprune.graph.dims import past_keys, summed, with_dims
-from onnxprune.graph.fit import fit_inputs
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, Role, batch_dim, with_batch
+from onnxprune.graph.shapes.fit import fit_inputs
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.random_feeds import default_dims, random_feeds, text
 

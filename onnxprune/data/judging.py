@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxprune.data.batching import batch_of, is_shared, samples_in
 from onnxprune.errors import ModelError
-from onnxprune.graph.message import message
+from onnxprune.graph.files.message import message
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.tensors import Array

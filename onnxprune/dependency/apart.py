@@ -32,8 +32,8 @@ from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.rules.coupling import Alone
 from onnxprune.graph.model import Model, Node
-from onnxprune.graph.probe import Probe
 from onnxprune.graph.scopes import given, scopes
+from onnxprune.graph.shapes.probe import Probe
 
 # Operators that give zeros where their first input is zeros, and those that do where any input is.
 _OF_FIRST = frozenset(

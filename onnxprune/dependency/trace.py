@@ -27,7 +27,7 @@ from onnxprune.errors import CannotUnify, OnnxpruneError
 from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Body, Model, Node
 from onnxprune.graph.ports import Role
-from onnxprune.graph.probe import Probe, probe
+from onnxprune.graph.shapes.probe import Probe, probe
 from onnxprune.graph.tensors import Shape
 
 REASON_LENGTH = 200  # characters of an exception's message that a reason repeats

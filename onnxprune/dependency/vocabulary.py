@@ -19,7 +19,7 @@ from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.ports import Role
-from onnxprune.graph.probe import Probe, probe
+from onnxprune.graph.shapes.probe import Probe, probe
 
 # Operators that look indices up: by slot of the indices, the slot of the table, and the attribute of the axis, if any.
 _LOOKUPS: Mapping[str, Mapping[int, tuple[int, str | None]]] = {

@@ -12,8 +12,8 @@ from onnxprune.errors import DataError, ModelError, VerificationError
 from onnxprune.evaluation.difference import compare_outputs, open_proto, tolerance_of
 from onnxprune.evaluation.intermediate import MaskedAndPruned
 from onnxprune.evaluation.verify import NOT_FITTED, Verification, hidden_problem, references
-from onnxprune.graph.checks import problems
 from onnxprune.graph.edit import Content, with_contents
+from onnxprune.graph.files.checks import problems
 from onnxprune.graph.ports import Port
 from onnxprune.graph.view import view
 from onnxprune.surgery.mask import masked

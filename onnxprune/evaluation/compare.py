@@ -33,11 +33,11 @@ from onnxprune.evaluation.place import (
     pieces_to_compare,
     without_past,
 )
+from onnxprune.graph.files.write import as_file, runnable
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
 from onnxprune.graph.punished import punished
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import as_file, runnable
 from onnxprune.latency.bench import noise_of, raced
 from onnxprune.latency.speedup import (
     QUANTILES,

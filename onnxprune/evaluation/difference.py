@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.encode import fits_one_message
-from onnxprune.graph.message import message
+from onnxprune.graph.files.encode import fits_one_message
+from onnxprune.graph.files.message import message
+from onnxprune.graph.files.write import write
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import write
 from onnxprune.runtime.chain import Runner, chain
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.ports import UNCHANGED, PortChanges

@@ -14,8 +14,8 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.difference import TEXT_KINDS, Reference, compare_outputs, distance_between, open_proto
 from onnxprune.evaluation.telling import loud_outputs, mute_outputs
+from onnxprune.graph.forms.parts import with_outputs
 from onnxprune.graph.model import Model
-from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.chain import Runner
 from onnxprune.surgery.rewrite import Kept

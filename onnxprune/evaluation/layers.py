@@ -13,9 +13,9 @@ from typing import Any
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import Trace
+from onnxprune.graph.files.write import runnable
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import runnable
 from onnxprune.latency.speedup import by_op
 from onnxprune.runtime.timing import NodeTime, node_times
 

@@ -14,14 +14,14 @@ from onnxprune.data.batching import Piece, samples_in
 from onnxprune.data.samples import Data, as_taken, pieces, with_shapes
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evaluation.settings import settings
-from onnxprune.graph.aside import is_aside
 from onnxprune.graph.dims import dynamic_dims, past_keys, with_dims
-from onnxprune.graph.fit import fit_inputs
-from onnxprune.graph.message import message
+from onnxprune.graph.files.aside import is_aside
+from onnxprune.graph.files.message import message
+from onnxprune.graph.files.write import runnable
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, Role
+from onnxprune.graph.shapes.fit import fit_inputs
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import runnable
 from onnxprune.latency.speedup import resized
 from onnxprune.runtime.chain import Chain, Runner, needs_chain
 from onnxprune.runtime.random_feeds import default_dims, random_feeds

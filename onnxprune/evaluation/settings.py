@@ -11,12 +11,12 @@ from onnxprune.data.samples import Data, as_taken
 from onnxprune.errors import DataError, ModelError, TooLarge
 from onnxprune.evaluation.difference import Reference
 from onnxprune.graph.dims import Choice, dynamic_dims, past_keys, summed
-from onnxprune.graph.fit import fit_inputs
-from onnxprune.graph.footprint import check_run
-from onnxprune.graph.limits import Allowance, most_bytes
+from onnxprune.graph.files.limits import Allowance, most_bytes
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, Role, past_axis
-from onnxprune.graph.probe import probe
+from onnxprune.graph.shapes.fit import fit_inputs
+from onnxprune.graph.shapes.footprint import check_run
+from onnxprune.graph.shapes.probe import probe
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.runtime.chain import Runner
 from onnxprune.runtime.random_feeds import bytes_to_make, random_feeds, shapes_of

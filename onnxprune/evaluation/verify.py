@@ -29,16 +29,16 @@ from onnxprune.evaluation.difference import TEXT_KINDS, Reference, Run, compare_
 from onnxprune.evaluation.intermediate import MaskedAndPruned, check_told, problem_behind, with_noise
 from onnxprune.evaluation.settings import settings
 from onnxprune.evaluation.telling import loud_outputs
-from onnxprune.graph.aside import with_weights_aside
-from onnxprune.graph.checks import problems
-from onnxprune.graph.deferred import defers
 from onnxprune.graph.edit import Content, in_full_precision
-from onnxprune.graph.encode import serialize
+from onnxprune.graph.files.aside import with_weights_aside
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.deferred import defers
+from onnxprune.graph.files.encode import serialize
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import signature
+from onnxprune.graph.forms.remainder import left_out_nodes
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
-from onnxprune.graph.read import load
-from onnxprune.graph.remainder import left_out_nodes
-from onnxprune.graph.write import signature
 from onnxprune.runtime.chain import Runner, chain
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked

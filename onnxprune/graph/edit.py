@@ -15,7 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.bodies import copy_fields, graphs, graphs_of, stored_tensors
-from onnxprune.graph.deferred import Numbers, deferred
+from onnxprune.graph.files.deferred import Numbers, deferred
 from onnxprune.graph.model import Body, Model
 from onnxprune.graph.order import captured
 from onnxprune.graph.tensors import (
@@ -339,7 +339,7 @@ def fill(target: TensorProto, source: TensorProto, array: Content) -> None:
 
 
 def _tensor(name: str, content: Content, was_in_file: bool = False) -> TensorProto:
-    """Return a tensor with some contents, which are made later where they may be; see `graph.deferred`."""
+    """Return a tensor with some contents, which are made later where they may be; see `graph.files.deferred`."""
     location = deferred(content, is_of_file=was_in_file) if has_own_bytes(content.dtype) else None
     if location is None:
         return onnx.numpy_helper.from_array(np.asarray(content, order="C"), name)

@@ -10,8 +10,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 
-from onnxprune.graph.inference import Inference
 from onnxprune.graph.model import Model, Node
+from onnxprune.graph.shapes.inference import Inference
 from onnxprune.graph.tensors import Array
 
 HELD_BYTES = 256 * 2**20  # of evaluated values

@@ -18,10 +18,10 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.graph.bodies import graphs, stored_tensors
 from onnxprune.graph.dims import FixedDims
-from onnxprune.graph.encode import digest_of_message, encoded
-from onnxprune.graph.layout import lay_out
+from onnxprune.graph.files.encode import digest_of_message, encoded
+from onnxprune.graph.files.layout import lay_out
+from onnxprune.graph.files.publish import Stamp
 from onnxprune.graph.ports import Port, port_of
-from onnxprune.graph.publish import Stamp
 from onnxprune.graph.tensors import (
     PAGE,
     WEIGHTS,
@@ -123,7 +123,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Whole:
-    """The model that another one is the remainder of, see `graph.remainder`."""
+    """The model that another one is the remainder of, see `graph.forms.remainder`."""
 
     model: Model = field(repr=False)
     places: tuple[int, ...] = field(repr=False)  # of the nodes of the remainder among those of the model
@@ -154,9 +154,11 @@ class Model:
     inputs: tuple[Port, ...]  # without those that merely list an initializer
     outputs: tuple[Port, ...]
     sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them, by their key
-    fits: tuple[FixedDims, ...] = ()  # sizes under which all nodes take what they get, see `graph.probe.settled`
+    fits: tuple[FixedDims, ...] = ()  # sizes under which all nodes take what they get, see `graph.shapes.probe.settled`
     changes_io: bool = False  # whether caches among inputs and outputs may become smaller, as the caller allows
-    overridable: frozenset[str] = frozenset()  # constants that are defaults of inputs, see `graph.plain.overridable`
+    overridable: frozenset[str] = (
+        frozenset()
+    )  # constants that are defaults of inputs, see `graph.forms.plain.overridable`
     original: ModelProto | None = field(default=None, repr=False)  # what was read, where plain form differs
     digest: str | None = None  # SHA-256 of the bytes that were read from the file, in hex
     stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)  # of the files, when they were read
@@ -179,7 +181,7 @@ class Model:
 
     @cached_property
     def walks(self) -> dict[tuple[Any, ...], Any]:
-        """What walks through the graph gave, by the sizes of dynamic dims: see `graph.probe`."""
+        """What walks through the graph gave, by the sizes of dynamic dims: see `graph.shapes.probe`."""
         return {}
 
     @cached_property

@@ -19,7 +19,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import OF_FILE, PREFIX, Numbers, numbers_at
+from onnxprune.graph.files.deferred import OF_FILE, PREFIX, Numbers, numbers_at
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -66,7 +66,7 @@ def has_external_data(tensor: TensorProto) -> bool:
 
 
 def deferred_numbers(tensor: TensorProto) -> Numbers | None:
-    """Return what makes the numbers of a deferred tensor, see `graph.deferred`; None for any other."""
+    """Return what makes the numbers of a deferred tensor, see `graph.files.deferred`; None for any other."""
     return numbers_at(ExternalDataInfo(tensor).location) if has_external_data(tensor) else None
 
 

@@ -1,6 +1,6 @@
 """From a protobuf to a `Model`: nodes of all graphs in one list, constants by name.
 
-Nothing is checked here; `graph.read` does that for files of users.
+Nothing is checked here; `graph.files.read` does that for files of users.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.graph.bodies import graphs, graphs_of
+from onnxprune.graph.forms.plain import overridable, plain
 from onnxprune.graph.meanings import with_meanings
 from onnxprune.graph.model import Body, Constant, Model, Node, opsets_of
 from onnxprune.graph.order import captured
-from onnxprune.graph.plain import overridable, plain
 from onnxprune.graph.ports import port_of
 
 
@@ -41,7 +41,7 @@ def view(
             named like a value of the main graph, which only plain form excludes.
 
     Raises:
-        ModelError: when it cannot be brought into plain form, see `graph.plain`.
+        ModelError: when it cannot be brought into plain form, see `graph.forms.plain`.
     """
     place = folder or (path.parent if path else Path())
     original, proto = proto, proto if is_plain else plain(proto, place)

@@ -23,7 +23,7 @@ import numpy as np
 import platformdirs
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.parts import Operand, Stand, side_by_side
+from onnxprune.graph.forms.parts import Operand, Stand, side_by_side
 from onnxprune.graph.tensors import Array
 from onnxprune.latency.times_file import add_times, read_times
 from onnxprune.progress import Progress, silent

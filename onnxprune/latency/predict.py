@@ -24,7 +24,7 @@ from onnxprune.dependency.rules import Coupling, Write
 from onnxprune.dependency.rules.coupling import Position
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.edit import Stated
-from onnxprune.graph.parts import Operand, stand
+from onnxprune.graph.forms.parts import Operand, stand
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.latency.kernels import Kernel
 
@@ -65,7 +65,7 @@ class Sizing:
 
         Args:
             traced: the model with its axes.
-            shapes: of values, for the inputs of the run; see `graph.probe.shapes_at`.
+            shapes: of values, for the inputs of the run; see `graph.shapes.probe.shapes_at`.
         """
         self.traced = traced
         self._shapes = shapes

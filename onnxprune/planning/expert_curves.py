@@ -16,7 +16,7 @@ from onnxprune.calibration.batches import Calibration
 from onnxprune.criteria.elimination import follow
 from onnxprune.dependency.groups import EXPERTS
 from onnxprune.dependency.trace import Trace
-from onnxprune.graph.message import message
+from onnxprune.graph.files.message import message
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.curve import Curve
 from onnxprune.planning.curves import Cut, measured_counts

@@ -17,7 +17,7 @@ from onnxprune import check
 from onnxprune._version import __version__
 from onnxprune.data.toml_file import comment_lines, read_toml, toml_lines
 from onnxprune.errors import OptionError
-from onnxprune.graph.publish import Reads, check_written, staging
+from onnxprune.graph.files.publish import Reads, check_written, staging
 from onnxprune.planning.planned import PlannedGroup, as_ranges, from_ranges
 
 FORMAT = 1  # of plan files; one that is larger was written by a later version

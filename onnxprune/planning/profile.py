@@ -23,10 +23,10 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom, Mask
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.trace import Trace
+from onnxprune.graph.files.write import as_file, runnable
 from onnxprune.graph.model import Model
-from onnxprune.graph.probe import shapes_at
+from onnxprune.graph.shapes.probe import shapes_at
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import as_file, runnable
 from onnxprune.latency import predict
 from onnxprune.latency.bench import Noise, Race, noise_of, race_between, raced
 from onnxprune.latency.kernels import Tables

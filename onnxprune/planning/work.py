@@ -19,7 +19,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.errors import DataError
 from onnxprune.graph.dims import dynamic_dims
 from onnxprune.graph.model import Model
-from onnxprune.graph.probe import shapes_at
+from onnxprune.graph.shapes.probe import shapes_at
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.replay import Feeds
 

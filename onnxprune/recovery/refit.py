@@ -23,7 +23,7 @@ from onnxprune.dependency.axes import Atom, Mask, kept_mask
 from onnxprune.dependency.branches import total_of
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import kept_aside, out_of_memory
+from onnxprune.graph.files.deferred import kept_aside, out_of_memory
 from onnxprune.graph.linear import Layer, Norm, layers, norms
 from onnxprune.graph.mixer import Mixer, mixers
 from onnxprune.graph.model import Model

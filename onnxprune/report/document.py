@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune._version import __version__
+from onnxprune.graph.files.write import signature
 from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.punished import punished
-from onnxprune.graph.write import signature
 from onnxprune.planning.curve import scale_of
 from onnxprune.planning.methods import METHODS
 from onnxprune.report.schema import SCHEMA

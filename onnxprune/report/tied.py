@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxprune.graph.tied import LEAST_BYTES, Twin
+from onnxprune.graph.forms.tied import LEAST_BYTES, Twin
 from onnxprune.report.words import size_text
 
 _WORTH_TELLING = 0.01  # of the file

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 
-from onnxprune.graph.message import message
+from onnxprune.graph.files.message import message
+from onnxprune.graph.files.outline import holds_half, structure_key
+from onnxprune.graph.files.write import runnable
 from onnxprune.graph.model import Model
-from onnxprune.graph.outline import holds_half, structure_key
-from onnxprune.graph.write import runnable
 from onnxprune.runtime.room import runs_whole
 from onnxprune.runtime.session import unicode_path
 from onnxprune.runtime.stations import weight_bytes

@@ -34,10 +34,10 @@ from onnxprune import check
 from onnxprune.algebra.threads import cores_limited, one_blas_thread
 from onnxprune.errors import InputError, ModelError, OptionError
 from onnxprune.graph.dims import FixedDims
-from onnxprune.graph.encode import fits_one_message, serialize
+from onnxprune.graph.files.encode import fits_one_message, serialize
+from onnxprune.graph.files.read import load, parse
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port
-from onnxprune.graph.read import load, parse
 from onnxprune.runtime.cluster import connected
 from onnxprune.runtime.session import threads_limited
 
@@ -239,7 +239,9 @@ class Sent:
     sha256: str
     folder: Path  # of its external data
     content: bytes | None
-    inputs: tuple[Port, ...] = ()  # as the graph takes them, see `graph.probe.settled`; none: as the file states them
+    inputs: tuple[
+        Port, ...
+    ] = ()  # as the graph takes them, see `graph.shapes.probe.settled`; none: as the file states them
     sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them
     fits: tuple[FixedDims, ...] = ()  # sizes that fit, see `graph.model.Model`
     changes_io: bool = False  # whether its caches may become smaller, as the caller allows

@@ -22,8 +22,8 @@ import onnxruntime as ort
 
 from onnxprune.errors import ModelError, code_of_others, said
 from onnxprune.graph.bodies import graphs, nodes_of
-from onnxprune.graph.converted import quantized_node, raised, without_unused
-from onnxprune.graph.read import read_proto
+from onnxprune.graph.files.converted import quantized_node, raised, without_unused
+from onnxprune.graph.files.read import read_proto
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register
 from onnxprune.runtime.trial import BASIC, NONE, Setting, Source, setting_for

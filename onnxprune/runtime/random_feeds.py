@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.errors import DataError, TooLarge
 from onnxprune.graph.dims import dynamic_dims, summed
-from onnxprune.graph.limits import bytes_of, excess
+from onnxprune.graph.files.limits import bytes_of, excess
 from onnxprune.graph.ports import Port, Role, past_axis
 from onnxprune.graph.tensors import Array, Shape
 
@@ -48,7 +48,7 @@ def random_feeds(inputs: Sequence[Port], dims: Mapping[str, int], seed: int) -> 
 
     Raises:
         DataError: for an input that is no tensor, of unknown rank, or with a dim that `dims` lacks.
-        TooLarge: for sizes that would take more memory than `graph.limits` allows.
+        TooLarge: for sizes that would take more memory than `graph.files.limits` allows.
     """
     rng = np.random.default_rng(seed)
     shapes = shapes_of(inputs, dims)

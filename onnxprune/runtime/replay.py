@@ -28,9 +28,9 @@ import numpy as np
 
 from onnxprune.algebra.threads import cores
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import defers
+from onnxprune.graph.files.deferred import defers
+from onnxprune.graph.forms.parts import part
 from onnxprune.graph.model import Model
-from onnxprune.graph.parts import part
 from onnxprune.graph.ports import Port, taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.beside import beside, side_by_side

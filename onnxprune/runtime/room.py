@@ -15,7 +15,7 @@ import contextvars
 import math
 from collections.abc import Iterator
 
-from onnxprune.graph.limits import bytes_stated_by
+from onnxprune.graph.files.limits import bytes_stated_by
 from onnxprune.runtime.memory import free_memory_bytes
 
 VARIABLE = "ONNXPRUNE_MAX_MEMORY"

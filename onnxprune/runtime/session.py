@@ -20,8 +20,8 @@ import onnxruntime as ort
 
 from onnxprune import check
 from onnxprune.errors import ModelError, OptionError, TookTooLong
-from onnxprune.graph.deferred import out_of_memory
-from onnxprune.graph.message import Message
+from onnxprune.graph.files.deferred import out_of_memory
+from onnxprune.graph.files.message import Message
 from onnxprune.graph.ports import taken
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import register

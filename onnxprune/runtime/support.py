@@ -1,7 +1,7 @@
 """Which part of a model ONNX Runtime can run here: all of it, mostly.
 
 A file may hold plug-ins of other runtimes, operators of libraries that are not installed, or types without a kernel.
-The rest of it can be run, calibrated and proven all the same: see `graph.remainder`.
+The rest of it can be run, calibrated and proven all the same: see `graph.forms.remainder`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from types import MappingProxyType
 
 from onnxprune.dependency.rules import LOCKED, RULES
 from onnxprune.errors import ModelError
-from onnxprune.graph.checks import is_standard, skeleton
-from onnxprune.graph.deduce import deduced_types
-from onnxprune.graph.encode import fits_one_message, serialize
+from onnxprune.graph.files.checks import is_standard, skeleton
+from onnxprune.graph.files.encode import fits_one_message, serialize
+from onnxprune.graph.forms.parts import element_types, lone
+from onnxprune.graph.forms.remainder import key_of, remainder
 from onnxprune.graph.model import Model, Node
-from onnxprune.graph.parts import element_types, lone
-from onnxprune.graph.probe import probe
-from onnxprune.graph.remainder import key_of, remainder
+from onnxprune.graph.shapes.deduce import deduced_types
+from onnxprune.graph.shapes.probe import probe
 from onnxprune.runtime.session import open_session
 
 _NO_OPERATOR = ("not a registered function/op", "No Op registered", "not registered")

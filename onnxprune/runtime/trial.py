@@ -28,8 +28,8 @@ from pathlib import Path
 import onnxruntime as ort
 
 from onnxprune.errors import InputError
-from onnxprune.graph.limits import most_bytes
-from onnxprune.graph.outline import holds_half, outline, structure_key
+from onnxprune.graph.files.limits import most_bytes
+from onnxprune.graph.files.outline import holds_half, outline, structure_key
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import libraries
 from onnxprune.runtime.helper import Helper

@@ -16,8 +16,8 @@ from onnxprune.dependency.axes import Axes, Mask, kept_mask, walk
 from onnxprune.dependency.branches import Branch
 from onnxprune.dependency.rules.coupling import Choice, beside
 from onnxprune.dependency.trace import Trace
-from onnxprune.graph.deferred import defers
 from onnxprune.graph.edit import Content, Edits, Stated, apply_edits, make_node
+from onnxprune.graph.files.deferred import defers
 from onnxprune.graph.model import Model, Node
 from onnxprune.graph.tensors import Array, Shape
 from onnxprune.surgery.depth import silenced
@@ -66,7 +66,7 @@ def masked(traced: Trace, kept: Kept, fitted: Mapping[str, Content] | None = Non
 
 @dataclass(frozen=True)
 class Restored:
-    """A constant of the original with other numbers at the kept indices: made when it is read, see `graph.deferred`."""
+    """A constant of the original with other numbers at the kept indices, made when read: `graph.files.deferred`."""
 
     model: Model  # the original
     cut: Cut

@@ -24,9 +24,9 @@ from onnxprune.dependency.rules.coupling import Position
 from onnxprune.dependency.trace import SizeFinder, Trace, Use
 from onnxprune.errors import CutError, OnnxpruneError
 from onnxprune.graph.edit import Content, Edits, Part, Stated, apply_edits, make_node
+from onnxprune.graph.forms.remainder import back
 from onnxprune.graph.model import Model
 from onnxprune.graph.names import FreshNames
-from onnxprune.graph.remainder import back
 from onnxprune.graph.scopes import given
 from onnxprune.graph.tensors import Array
 

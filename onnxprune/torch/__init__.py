@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 from onnxprune.commands.apply import cuts_of
 from onnxprune.commands.prune import Result
 from onnxprune.errors import InputError, OptionError
+from onnxprune.graph.files.read import Source, load
 from onnxprune.graph.model import Model
-from onnxprune.graph.read import Source, load
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.plan_file import CutPlan, read_plan
 from onnxprune.report.schema import checked_schema

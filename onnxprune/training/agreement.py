@@ -13,11 +13,11 @@ import torch
 
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.graph.edit import in_full_precision
-from onnxprune.graph.encode import fits_one_message, serialize
+from onnxprune.graph.files.encode import fits_one_message, serialize
+from onnxprune.graph.files.write import write
+from onnxprune.graph.forms.parts import with_outputs
 from onnxprune.graph.model import Model, Node
-from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.tensors import Array
-from onnxprune.graph.write import write
 from onnxprune.runtime.session import open_session
 from onnxprune.training.network import Network
 from onnxprune.training.operators.types import tensor_of

@@ -28,7 +28,7 @@ class Network(torch.nn.Module):
     Its parameters have the names of the constants that they are; what is half precision in the file is single
     precision here. Statistics of BatchNormalization stay as they are.
 
-    >>> from onnxprune.graph.read import load
+    >>> from onnxprune.graph.files.read import load
     >>> network = Network(load("models/cnn.onnx"))
     >>> next(iter(network.state_dict())) in network.model.constants
     True

@@ -9,9 +9,9 @@ import torch
 
 from onnxprune.data.caches import suited
 from onnxprune.errors import ModelError
-from onnxprune.graph.encode import serialize
+from onnxprune.graph.files.encode import serialize
+from onnxprune.graph.forms.parts import with_outputs
 from onnxprune.graph.model import Model
-from onnxprune.graph.parts import with_outputs
 from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.session import open_session

@@ -11,7 +11,7 @@ from onnxprune.calibration.statistics import activations
 from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from tests.support.build import ROWS, dense, model
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxprune.calibration.directions import directions, second_moments
 from onnxprune.dependency.frames import Signal
 from onnxprune.errors import DataError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.runtime.replay import Replay
 from tests.support.build import model
 from tests.support.streams import WIDTH, network

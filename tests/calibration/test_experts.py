@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from onnxprune.calibration.experts import _Factor, gates, used_experts
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from tests.support.build import dense as of_rows
 from tests.support.build import model
 from tests.support.experts import CONTRACTED, FUSED, FUSED_SHARES, SINGLE, mixture, parts, rows

@@ -14,7 +14,7 @@ from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.runtime.replay import Replay
 from onnxprune.training.operators import registry
 from onnxprune.training.pullback import Pullback

@@ -20,7 +20,7 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import DataError, OptionError
 from onnxprune.evaluation.settings import settings as settings_of
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import plan

@@ -391,7 +391,7 @@ def test_a_disk_that_is_full(folder, monkeypatch, options):
     if options:
         monkeypatch.setattr(Path, "write_bytes", fail)
     else:
-        monkeypatch.setattr("onnxprune.graph.write.write", fail)
+        monkeypatch.setattr("onnxprune.graph.files.write.write", fail)
     code, message = refused(folder, *RUN, *options)
     assert code == 2
     assert "No space left on device" in message

@@ -18,7 +18,7 @@ import onnxprune
 from onnxprune.cli.defaults import _RUNS, defaults
 from onnxprune.cli.group import cli
 from onnxprune.cli.recipe import keys_of, named_values, recipe_of
-from onnxprune.commands.recipe import recipe_of_call
+from onnxprune.commands.records.recipe import recipe_of_call
 from onnxprune.data.toml_file import toml_lines
 from onnxprune.errors import OptionError
 from onnxprune.planning.options import Options

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from onnxprune.cli import screen
 from onnxprune.cli.group import cli
 from onnxprune.errors import DataError
-from onnxprune.graph.read import load
-from onnxprune.graph.write import write
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import write
 from onnxprune.runtime.session import open_session
 from tests.support.build import dense
 

@@ -128,7 +128,7 @@ def test_a_node_whose_name_is_no_text():
     whole = onnx.NodeProto(op_type="Relu", name="abc").SerializeToString()
     namespace = {}
     code = "def reads(node):\n    raise LookupError"
-    exec(compile(code, "onnxprune/graph/read.py", "exec"), namespace)
+    exec(compile(code, "onnxprune/graph/files/read.py", "exec"), namespace)
     with pytest.raises(LookupError) as caught:
         namespace["reads"](onnx.NodeProto.FromString(whole.replace(b"abc", b"a\xffc")))
     assert unexpected.place_of(caught.value) == r" while reading the model, at Relu b'a\xffc'"

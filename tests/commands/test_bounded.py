@@ -20,9 +20,9 @@ from onnxprune.errors import OptionError, VerificationError
 from onnxprune.evaluation import blame, verify
 from onnxprune.evaluation.compare import compare_models
 from onnxprune.graph import edit
-from onnxprune.graph.deferred import defers
 from onnxprune.graph.edit import with_weights_inside
-from onnxprune.graph.read import load
+from onnxprune.graph.files.deferred import defers
+from onnxprune.graph.files.read import load
 from onnxprune.planning.options import make_options
 from onnxprune.progress import silent
 from onnxprune.runtime import chain as chains

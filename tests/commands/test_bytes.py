@@ -14,9 +14,9 @@ from onnxprune import inspect
 from onnxprune.cli.group import cli
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
-from onnxprune.graph.sparse import thinned
-from onnxprune.graph.write import Written, foreseen
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import Written, foreseen
+from onnxprune.graph.forms.sparse import thinned
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import kept_masks, plan
@@ -159,8 +159,8 @@ def untouched(tmp_path):
 @pytest.mark.parametrize("kind", ["size", "params"])
 def test_files_that_miss_a_target_are_not_written(tmp_path, monkeypatch, kind):
     """What was foreseen is less than what is written: here, tensors of equal bytes are not shared after all."""
-    monkeypatch.setattr("onnxprune.commands.decide.foreseen", lambda *_, **__: Written(84_000, 25_000))
-    monkeypatch.setattr("onnxprune.graph.layout._equal", lambda chunks: {chunk: chunk for chunk in chunks})
+    monkeypatch.setattr("onnxprune.commands.steps.decide.foreseen", lambda *_, **__: Written(84_000, 25_000))
+    monkeypatch.setattr("onnxprune.graph.files.layout._equal", lambda chunks: {chunk: chunk for chunk in chunks})
     source = tied(tmp_path / "m.onnx")
     result = run(source, tmp_path / "o.onnx", "--target", f"{kind}=0.8", code=2)
     assert f"target missed: what would be written has {kind} 1." in result.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.commands import finish, prepare
+from onnxprune.commands.steps import finish, prepare
 from onnxprune.criteria.importance import CRITERIA
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.planning.options import make_options
@@ -148,8 +148,8 @@ def seen_by(monkeypatch):
         seen["evaluated"] = data
         return compare(before, after, options, data, progress, **more)
 
-    monkeypatch.setattr("onnxprune.commands.prepare.calibration", calibrating)
-    monkeypatch.setattr("onnxprune.commands.finish.compare_pair", comparing)
+    monkeypatch.setattr("onnxprune.commands.steps.prepare.calibration", calibrating)
+    monkeypatch.setattr("onnxprune.commands.steps.finish.compare_pair", comparing)
     return seen
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import DataError, ModelError, OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.report.plan import plan_tables
 from onnxprune.report.prune import prune_tables
 from tests.support.build import dense

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 import onnxprune
-from onnxprune.commands.folder_settings import adjusted
+from onnxprune.commands.beside.settings import adjusted
 from onnxprune.errors import OptionError
 from onnxprune.planning import expert_curves
 from tests.support.experts import mixture, rows

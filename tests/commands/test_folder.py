@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.commands.beside.settings import CacheSizes, adjusted
 from onnxprune.commands.folder import prune_files
-from onnxprune.commands.folder_settings import CacheSizes, adjusted
 from onnxprune.errors import InputError, NothingToPrune, OptionError
-from onnxprune.graph import tied
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
+from onnxprune.graph.forms import tied
 from onnxprune.planning.options import make_options
 from onnxprune.progress import silent
 from tests.support.build import array, model

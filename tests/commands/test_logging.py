@@ -8,7 +8,7 @@ import pytest
 
 import onnxprune
 from onnxprune.progress import logged
-from tests.commands.test_shorten import network, samples
+from tests.commands.ways.test_shorten import network, samples
 
 RUNS = {
     "prune": lambda folder: onnxprune.prune(network(), 0.3, data=samples(), latency=False),

@@ -11,7 +11,7 @@ import onnxprune
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.planning.methods import METHODS
 from onnxprune.report.prune import prune_tables
-from tests.commands.test_shorten import network, samples
+from tests.commands.ways.test_shorten import network, samples
 from tests.support.build import model
 from tests.support.cli import invoke
 from tests.support.paths import MODELS

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.commands.test_shorten import network, samples
+from tests.commands.ways.test_shorten import network, samples
 from tests.support.cli import invoke
 from tests.support.schema import follows_the_schema
 from tests.support.streams import network as stream_network

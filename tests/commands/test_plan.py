@@ -18,7 +18,7 @@ import onnxprune
 from onnxprune.cli.group import cli
 from onnxprune.commands.applied import OPTIONS
 from onnxprune.commands.apply import apply_file
-from onnxprune.commands.report_files import PageFile
+from onnxprune.commands.records.report_files import PageFile
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.planning.plan_file import read_plan
 from tests.commands.test_prune import kept, shape
@@ -141,7 +141,9 @@ def test_an_option_that_says_what_is_cut_has_no_place():
 
 def test_a_cut_by_a_plan_is_proven(monkeypatch):
     """A file whose weights are others than those that the mask leaves is not returned."""
-    monkeypatch.setattr("onnxprune.commands.finish.stored_as", lambda model, rewritten, _: spoiled(rewritten.proto))
+    monkeypatch.setattr(
+        "onnxprune.commands.steps.finish.stored_as", lambda model, rewritten, _: spoiled(rewritten.proto)
+    )
     with pytest.raises(VerificationError, match="output 'y' differs from the masked model"):
         applied(PLAN, network(), reconstruct=False)
 

@@ -22,8 +22,8 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.rules import RULES
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError, NothingToPrune, VerificationError
-from onnxprune.graph import read
-from onnxprune.graph.read import load
+from onnxprune.graph.files import read
+from onnxprune.graph.files.read import load
 from onnxprune.planning.choice import reasons_for, select_ratios
 from onnxprune.planning.options import make_options
 from tests.dependency.rules.structures import STRUCTURES
@@ -388,7 +388,7 @@ def test_external_data_of_a_result(tmp_path):
 
 
 def test_a_model_too_large_for_one_file(tmp_path, monkeypatch, steady):
-    monkeypatch.setattr("onnxprune.graph.encode.INLINE_LIMIT", 1000)
+    monkeypatch.setattr("onnxprune.graph.files.encode.INLINE_LIMIT", 1000)
     source = tmp_path / "m.onnx"
     source.write_bytes(dense("b = Relu(a)", mid=700).SerializeToString())
     target = tmp_path / "small.onnx"

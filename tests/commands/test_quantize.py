@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.cli.group import cli
 from onnxprune.errors import ModelError, NothingToPrune, OptionError
-from onnxprune.graph.read import load
-from onnxprune.graph.write import signature
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import signature
 from onnxprune.report.quantize import quantize_tables, slower_lines
 from onnxprune.runtime import quantize
 from onnxprune.runtime.session import open_session
@@ -139,7 +139,7 @@ def test_what_says_why_a_form_failed_names_no_private_path(monkeypatch):
     def load_of(path):
         raise ModelError(f"{path}: damaged")
 
-    monkeypatch.setattr("onnxprune.commands.int8.load", load_of)
+    monkeypatch.setattr("onnxprune.commands.steps.int8.load", load_of)
     with pytest.raises(ModelError, match=r"cannot be quantized: the model in static, minmax: damaged; the model in st"):
         onnxprune.quantize(RESNET, data=DATA, samples=16)
 

@@ -9,9 +9,10 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.commands import int8, remade
+from onnxprune.commands.steps import int8
+from onnxprune.commands.ways import remade
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from tests.commands.test_prune import run
 from tests.commands.test_quantize import DATA, RESNET, SOME, VIT, by_bytes, ops
 from tests.support.schema import follows_the_schema

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from onnxprune.commands.made_from import effective
 from onnxprune.commands.prune import prune_file
+from onnxprune.commands.records.made_from import effective
 from onnxprune.data.notes import Notes
 from onnxprune.errors import OptionError
 from onnxprune.planning.options import make_options

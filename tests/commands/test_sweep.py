@@ -19,9 +19,12 @@ from click.testing import CliRunner
 
 import onnxprune
 from onnxprune.cli.group import cli
-from onnxprune.commands import made_from, prune, recover, sweep, sweep_recovery
+from onnxprune.commands import prune, sweep
+from onnxprune.commands.records import made_from
+from onnxprune.commands.steps import recover
+from onnxprune.commands.sweeps import recovery as sweep_recovery
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
-from onnxprune.graph.publish import stamps
+from onnxprune.graph.files.publish import stamps
 from onnxprune.planning import curves
 from onnxprune.planning.options import make_options
 from onnxprune.runtime import machine
@@ -129,7 +132,7 @@ def test_a_cluster_that_loses_a_worker_makes_the_same_family(network, serial, cl
     if where == "curves":
         monkeypatch.setattr(curves, "_curves_of", functools.partial(dying_curves, marker))
     else:
-        monkeypatch.setattr("onnxprune.commands.sweep_recovery._recover_one", functools.partial(dying_refit, marker))
+        monkeypatch.setattr("onnxprune.commands.sweeps.recovery._recover_one", functools.partial(dying_refit, marker))
     with workers(scheduler=cluster) as found:
         assert found.count > 1
         other = made(network, tmp_path / "out", by=found)
@@ -327,7 +330,7 @@ def test_a_member_that_was_timed_is_of_one_machine(network, tmp_path, monkeypatc
     assert record["machine"] == json.loads(json.dumps(machine.machine()))
     assert (record["option threads"], record["option provider"], record["option batch"]) == (1, "cpu", 1)
     assert "option profile_seconds" not in record
-    monkeypatch.setattr("onnxprune.commands.made_from.machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr("onnxprune.commands.records.made_from.machine", lambda: {"cpu": "another"})
     with pytest.raises(InputError, match=r"net_macs_0.6.onnx was made from another machine: give another folder"):
         made(network, tmp_path, (0.6,), latency=True, resume=True)
     calls = counted(monkeypatch)
@@ -338,7 +341,7 @@ def test_a_member_that_was_timed_is_of_one_machine(network, tmp_path, monkeypatc
 def test_options_without_effect_make_nothing_anew(network, tmp_path, monkeypatch):
     made(network, tmp_path, (0.6,))
     calls = counted(monkeypatch)
-    monkeypatch.setattr("onnxprune.commands.made_from.machine", lambda: {"cpu": "another"})
+    monkeypatch.setattr("onnxprune.commands.records.made_from.machine", lambda: {"cpu": "another"})
     made(network, tmp_path, (0.6,), resume=True, threads=2, batch=3, profile_seconds=1.0)
     assert calls == []
 
@@ -450,7 +453,7 @@ def test_a_member_that_fails_its_proof_is_not_written(network, tmp_path, monkeyp
         contents, fits = recover.recover(*args, **kwargs)
         return {name: array * np.nan for name, array in contents.items()}, fits
 
-    monkeypatch.setattr("onnxprune.commands.sweep_recovery.recover", broken)
+    monkeypatch.setattr("onnxprune.commands.sweeps.recovery.recover", broken)
     with pytest.raises((VerificationError, InputError)):
         made(network, tmp_path, (0.6,))
     assert not list(tmp_path.glob("*.onnx"))

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 import onnxprune
 from onnxprune.cli.group import cli
-from onnxprune.commands import decide
+from onnxprune.commands.steps import decide
 from onnxprune.errors import NothingToPrune, OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.latency.kernels import CACHE, Tables
 from onnxprune.planning import profile
 from onnxprune.planning.profile import Race, Speed

@@ -8,9 +8,9 @@ import pytest
 from onnxprune.data import generated
 from onnxprune.data.samples import load_data, pieces
 from onnxprune.errors import DataError
+from onnxprune.graph.files.read import load
 from onnxprune.graph.meanings import with_meanings
 from onnxprune.graph.ports import Port, Role, with_batches
-from onnxprune.graph.read import load
 from tests.support.build import model
 
 FIVE = np.arange(10).reshape(2, 5)

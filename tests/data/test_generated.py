@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.data import generated, judging
+from onnxprune.graph.files.read import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.read import load
 from onnxprune.runtime import replay
 from onnxprune.runtime.room import memory_limited
 from tests.support.build import model

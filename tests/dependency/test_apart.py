@@ -13,7 +13,7 @@ from onnxprune.dependency.apart import gone_nodes, weights_apart
 from onnxprune.dependency.groups import EXPERTS, groups, matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.surgery.rewrite import new_sizes, rewrite
 from tests.support.build import model

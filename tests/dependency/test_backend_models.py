@@ -12,7 +12,7 @@ from onnxprune.dependency.account import accounts
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 FILES = sorted(DATA.glob("*/*/model.onnx"))

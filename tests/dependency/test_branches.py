@@ -7,7 +7,7 @@ import pytest
 from onnxprune.dependency.branches import Branch, branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from tests.support.build import IMAGE, ROWS, TOKENS, model
 
 

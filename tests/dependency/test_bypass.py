@@ -7,7 +7,7 @@ import pytest
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.bypass import Bypass, bypass_of
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from tests.support.build import model
 from tests.support.paths import MODELS
 

@@ -10,8 +10,8 @@ from onnxprune.dependency.account import frees
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.probe import settled
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
+from onnxprune.graph.shapes.probe import settled
 from tests.support import zoo_store
 from tests.support.decoder import decoder
 

@@ -9,7 +9,7 @@ from onnxprune.dependency import cost
 from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.surgery.rewrite import new_sizes, rewrite
 from tests.support.build import IMAGE, ROWS, TOKENS, conv, dense, model

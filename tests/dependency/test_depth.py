@@ -16,7 +16,7 @@ from onnxprune.dependency.partition import PIECES, Partition
 from onnxprune.dependency.rules import Entry
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import CannotUnify, CutError, ModelError
-from onnxprune.graph import walk
+from onnxprune.graph.shapes import walk
 from onnxprune.graph.view import view
 from onnxprune.surgery import rewrite
 from tests.support.build import ROWS, dense, model

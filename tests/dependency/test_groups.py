@@ -13,7 +13,7 @@ import onnxprune
 from onnxprune.dependency.axes import kept_mask
 from onnxprune.dependency.groups import carriers, groups, matrices, weights
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from tests.dependency.test_cost import MHA, MODELS, WEIGHTS
 from tests.support.build import ROWS, TOKENS, conv, dense, model

@@ -11,8 +11,8 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import NothingToPrune
-from onnxprune.graph.checks import problems
-from onnxprune.graph.read import load
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.read import load
 from tests.support.build import TOKENS, model
 from tests.support.oracle import check
 from tests.support.paths import MODELS

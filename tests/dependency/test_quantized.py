@@ -17,8 +17,8 @@ from onnxprune.criteria import importance
 from onnxprune.dependency.groups import groups, matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
-from onnxprune.graph.checks import problems
-from onnxprune.graph.read import load
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked

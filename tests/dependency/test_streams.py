@@ -7,7 +7,7 @@ import pytest
 
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.rewrite import rewrite

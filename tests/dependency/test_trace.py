@@ -10,7 +10,7 @@ from onnxprune.dependency.axes import Atom, walk
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.rules import Entry
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from tests.support.build import ROWS, conv, dense, model
 from tests.support.oracle import check

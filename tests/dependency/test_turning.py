@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.commands.prepare import part_to_run
+from onnxprune.commands.steps.prepare import part_to_run
 from onnxprune.dependency.blocks import entries
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.groups import groups
@@ -13,7 +13,7 @@ from onnxprune.dependency.trace import trace
 from onnxprune.dependency.turning import frames_of
 from onnxprune.errors import CannotTurn
 from onnxprune.graph.effective import ConstantValues
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.slicing import streams_of
 from tests.support.build import TOKENS, model
 from tests.support.streams import WIDTH, network

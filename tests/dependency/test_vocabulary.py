@@ -6,7 +6,7 @@ import pytest
 
 from onnxprune.dependency.vocabulary import vocabulary
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from tests.support.build import ROWS, model
 from tests.support.words import COUNT, IDS, LOOKUP, WIDTH, words
 

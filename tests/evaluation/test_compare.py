@@ -22,9 +22,9 @@ from onnxprune.evaluation.compare import compare_models as compare
 from onnxprune.evaluation.comparison import Comparison, Difference, Side, verdict
 from onnxprune.evaluation.outputs import accuracy
 from onnxprune.evaluation.place import RANDOM_BATCHES, Place, dims_for, open_model, pieces_to_compare, without_past
+from onnxprune.graph.files.read import load
 from onnxprune.graph.ports import Port, Role
-from onnxprune.graph.probe import settled
-from onnxprune.graph.read import load
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.latency.speedup import interval
 from onnxprune.metrics import arrays

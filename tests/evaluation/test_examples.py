@@ -13,8 +13,8 @@ from onnxprune.data.samples import load_data
 from onnxprune.evaluation.examples import Words, examples
 from onnxprune.evaluation.place import Place, open_whole
 from onnxprune.evaluation.thumbnails import MOST_PIXELS, png, thumbnail
+from onnxprune.graph.files.read import load
 from onnxprune.graph.ports import Port
-from onnxprune.graph.read import load
 from tests.support.paths import MODELS
 
 RNG = np.random.default_rng(0)

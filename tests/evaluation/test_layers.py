@@ -12,7 +12,7 @@ import onnxprune
 from onnxprune.dependency import cost
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.layers import layer_values, layers, op_values, standing_for, times_by_layer
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.runtime.timing import NodeTime
 from tests.support.paths import MODELS
 

@@ -9,7 +9,7 @@ import pytest
 from onnxprune.data.samples import load_data
 from onnxprune.evaluation.difference import open_proto
 from onnxprune.evaluation.settings import settings
-from onnxprune.graph.probe import settled
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from tests.support.build import model
 

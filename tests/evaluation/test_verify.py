@@ -24,8 +24,8 @@ from onnxprune.evaluation.difference import Reference, Run, _difference, compare
 from onnxprune.evaluation.settings import _runnable, settings
 from onnxprune.evaluation.verify import Verification
 from onnxprune.graph.edit import with_contents
-from onnxprune.graph.plain import _Arithmetic
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
+from onnxprune.graph.forms.plain import _Arithmetic
 from onnxprune.graph.view import view
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import in_original, masked
@@ -146,7 +146,7 @@ def test_scalars_have_no_samples():
 def test_a_model_too_large_for_a_message_is_compared_through_a_file(monkeypatch):
     traced, kept = planned(dense("b = Relu(a)"))
     pruned = rewrite(traced, kept).proto
-    monkeypatch.setattr("onnxprune.graph.encode.INLINE_LIMIT", 10)
+    monkeypatch.setattr("onnxprune.graph.files.encode.INLINE_LIMIT", 10)
     assert verified(traced, kept, pruned).passed
 
 
@@ -788,7 +788,7 @@ def test_a_wrong_plain_form_is_seen(monkeypatch):
     proto = dense("m = ReduceMean<axes = [0], keepdims = 0>(k)", "b = Mul(a, m)", k=(3, 8), opset=13)
     assert verified(*planned(proto)).passed
     wrong = lambda self, node: {name: np.ones(8, np.float32) for name in node.output}  # noqa: E731
-    monkeypatch.setattr("onnxprune.graph.plain._Arithmetic._outputs", wrong)
+    monkeypatch.setattr("onnxprune.graph.forms.plain._Arithmetic._outputs", wrong)
     found = verified(*planned(proto))
     assert found.problem.startswith("what was inlined or computed before the cut is wrong: output 'y' differs")
     assert not found.is_of_groups

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from onnxprune import sweep
 from onnxprune.cli.group import cli
 from onnxprune.errors import InputError, ModelError
-from onnxprune.graph import publish
-from onnxprune.graph.publish import staging
-from onnxprune.graph.read import load
-from onnxprune.graph.write import staged
+from onnxprune.graph.files import publish
+from onnxprune.graph.files.publish import staging
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import staged
 from onnxprune.runtime.session import open_session
 from tests.support.build import dense
 
@@ -262,7 +262,7 @@ def gone(source):
         (gone, "m.onnx.data"),
     ],
 )
-@pytest.mark.parametrize("moment", ["commands.at_once.prepare", "commands.finish.verify.verify"])
+@pytest.mark.parametrize("moment", ["commands.rounds.at_once.prepare", "commands.steps.finish.verify.verify"])
 def test_files_that_change_midway_end_the_run(source, tmp_path, monkeypatch, change, message, moment):
     place = f"onnxprune.{moment}"
     function = resolve_name(place)

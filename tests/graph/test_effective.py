@@ -9,7 +9,7 @@ from onnxprune.criteria import importance
 from onnxprune.dependency.groups import groups, matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.effective import ConstantValues
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.runtime.session import open_session
 from tests.dependency.rules.quantized_cases import INT4, integers, scales
 from tests.support.build import ROWS, conv, dense, model

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune.graph.files.read import load
 from onnxprune.graph.linear import layers, norms
-from onnxprune.graph.read import load
 from onnxprune.runtime.session import open_session
 from tests.support.build import ROWS, TOKENS, model
 

@@ -13,14 +13,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import InputError, ModelError
-from onnxprune.graph.checks import problems, skeleton
 from onnxprune.graph.edit import NO_EDITS, Edits, apply_edits, make_node
-from onnxprune.graph.inference import inferred_shapes
+from onnxprune.graph.files.checks import problems, skeleton
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import data_file, signature, staged, write
 from onnxprune.graph.model import Constant
-from onnxprune.graph.read import load
+from onnxprune.graph.shapes.inference import inferred_shapes
 from onnxprune.graph.tensors import numpy_type
 from onnxprune.graph.view import view
-from onnxprune.graph.write import data_file, signature, staged, write
 from tests.support.build import ROWS, dense, model
 
 BIG = np.arange(600, dtype=np.float32).reshape(6, 100)  # over the limit below which a skeleton keeps values
@@ -625,7 +625,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("onnxprune.graph.write.write", full)
+    monkeypatch.setattr("onnxprune.graph.files.write.write", full)
     with pytest.raises(OSError, match="No space left"), staged(linear(), tmp_path / "out.onnx", tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -658,7 +658,7 @@ def test_external_data_may_be_replaced_by_its_own_successor(tmp_path):
 
 
 def test_what_fits_no_message_goes_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxprune.graph.encode.INLINE_LIMIT", 1000)
+    monkeypatch.setattr("onnxprune.graph.files.encode.INLINE_LIMIT", 1000)
     data = write(linear(), tmp_path / "out.onnx", tmp_path)
     assert data == tmp_path / "out.onnx.data"
     assert load(tmp_path / "out.onnx").is_external

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from onnxprune import prune
+from onnxprune.graph.files.read import load
 from onnxprune.graph.names import uniquely_named
-from onnxprune.graph.read import load
 from onnxprune.runtime.session import open_session
 from tests.support.build import dense
 

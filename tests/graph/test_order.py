@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import onnxprune
 from onnxprune.errors import ModelError
-from onnxprune.graph.encode import serialize
+from onnxprune.graph.files.encode import serialize
+from onnxprune.graph.files.read import load
 from onnxprune.graph.order import in_order
-from onnxprune.graph.read import load
 from onnxprune.runtime.session import open_session
 from tests.support.build import ROWS, conv, dense
 from tests.support.oracle import check

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from onnxprune.graph.files.read import load
 from onnxprune.graph.punished import denormals, punished
-from onnxprune.graph.read import load
 
 
 def model(weight=(1.0, 2.0), listed=False, ir_version=8, dtype=np.float32):

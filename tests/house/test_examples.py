@@ -210,7 +210,7 @@ def samples_are_yielded(folder):
 
     names = {"tokenizer": tokenizer}
     exec(python_of("docs/data.md:python:1"), names)
-    model = onnxprune.graph.read.load(ids_model())
+    model = onnxprune.graph.files.read.load(ids_model())
     data = load_data(names["samples"], model.inputs)
     assert data.count == 2
 

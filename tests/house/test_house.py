@@ -31,7 +31,7 @@ SCHEMA = (ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_FILES_AT_THE_TOP = 500, 60, 8
 HOMES = {  # finer than the contracts: one file where it is one, and `onnxprune/__init__.py` is held to it, too
     "onnx": "graph/",
-    "onnx_graphsurgeon": "graph/read.py",
+    "onnx_graphsurgeon": "graph/files/read.py",
     "onnxruntime": "runtime/",
     "torch": "training/",
     "click": "cli/",

@@ -11,7 +11,9 @@ import torch
 from onnxprune.commands.folder import prune_folder
 from onnxprune.data import archive, fitting, folder, images
 from onnxprune.errors import InputError
-from onnxprune.graph import checks, expansion, limits, work
+from onnxprune.graph.files import checks, limits
+from onnxprune.graph.forms import expansion
+from onnxprune.graph.shapes import work
 from onnxprune.latency import times_file
 from onnxprune.runtime import time_limit
 from onnxprune.training import checkpoint

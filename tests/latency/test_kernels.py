@@ -13,8 +13,8 @@ import onnx
 import pytest
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.parts import Operand, Stand, side_by_side, stand
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
+from onnxprune.graph.forms.parts import Operand, Stand, side_by_side, stand
 from onnxprune.latency import kernels
 from onnxprune.latency.kernels import Kernel, Tables
 from onnxprune.latency.times_file import read_times

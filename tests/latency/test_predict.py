@@ -12,9 +12,9 @@ from onnxprune.dependency.axes import walk
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import ModelError
-from onnxprune.graph.parts import side_by_side
-from onnxprune.graph.probe import shapes_at
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
+from onnxprune.graph.forms.parts import side_by_side
+from onnxprune.graph.shapes.probe import shapes_at
 from onnxprune.latency import kernels, predict
 from onnxprune.runtime.random_feeds import default_dims
 from onnxprune.runtime.session import open_session

@@ -11,7 +11,7 @@ import onnxprune
 from onnxprune.criteria.importance import CRITERIA
 from onnxprune.data.samples import load_data
 from onnxprune.evaluation.outputs import accuracy
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.runtime.session import open_session
 from tests.support.paths import MODELS
 

@@ -14,7 +14,7 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.rules import RULES
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.dims import dynamic_dims
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import make_options

@@ -20,8 +20,8 @@ from onnxprune.dependency.branches import branches
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation import verify
-from onnxprune.graph.probe import settled
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import Options

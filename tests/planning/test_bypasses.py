@@ -9,7 +9,7 @@ from onnxprune.calibration.batches import calibration
 from onnxprune.data.samples import load_data
 from onnxprune.dependency.branches import branches, branches_at, place_of
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.planning.bypasses import Weighed, at_branches, at_gaps, weighed
 from onnxprune.planning.gaps import Chain

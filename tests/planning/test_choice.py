@@ -9,7 +9,7 @@ import pytest
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.options import make_options
 from tests.support.build import ROWS, model

@@ -12,7 +12,7 @@ from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import NothingToPrune
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.collapse import SAMPLES, Weights, by_collapse, few
 from tests.support.build import model
 

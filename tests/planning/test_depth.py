@@ -13,7 +13,7 @@ from onnxprune.data.samples import load_data
 from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning import depth
 from onnxprune.planning.depth import Chain, choose, fewer
 from tests.support.build import model

@@ -11,7 +11,7 @@ from onnxprune.calibration.batches import calibration
 from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning import views
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curves import measure_curves

@@ -15,7 +15,7 @@ from onnxprune.data.samples import limit, load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curve import Curve, completed, scale_of
 from onnxprune.planning.curves import consuming, measure_curves, scheduled

@@ -11,7 +11,7 @@ from onnxprune.dependency.blocks import blocks
 from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning import influence
 from onnxprune.planning.influence import by_influence, influences
 from tests.support.build import model

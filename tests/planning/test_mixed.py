@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from onnxprune.commands.prepare import prepare
+from onnxprune.commands.steps.prepare import prepare
 from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.cost import NodeMacs
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.planning.costs import Costs
 from onnxprune.planning.curve import Curve
@@ -20,7 +20,7 @@ from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import Evidence, demands_on, offered, tied_groups
 from onnxprune.progress import silent
 from onnxprune.surgery.depth import without
-from tests.commands.test_shorten import WIDTH, network, samples
+from tests.commands.ways.test_shorten import WIDTH, network, samples
 from tests.support.paths import MODELS
 
 

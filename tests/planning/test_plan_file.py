@@ -15,7 +15,7 @@ from onnxprune.data.toml_file import comment_lines, toml_lines, toml_text
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError, OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.plan_file import CutPlan, PlannedBranch, make_plan, read_plan
 from onnxprune.planning.planned import PlannedGroup, as_ranges, fitted, from_ranges
 from tests.support.build import dense

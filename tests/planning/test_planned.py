@@ -10,7 +10,7 @@ import pytest
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.planned import PlannedGroup, counts_of, fitted, makers_of
 from tests.support.build import dense, model
 

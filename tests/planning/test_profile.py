@@ -13,7 +13,7 @@ from onnxprune.dependency.axes import Atom
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import DataError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.latency.kernels import Tables
 from onnxprune.planning import profile
 from onnxprune.planning.profile import Race, Speed, profiled

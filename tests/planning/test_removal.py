@@ -7,7 +7,7 @@ import pytest
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.options import make_options
 from onnxprune.planning.removal import may_go, named
 from tests.support.build import TOKENS, model

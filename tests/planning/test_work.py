@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.work import CALL, OPENED_BYTE, OPENED_NODE, WRITTEN, Work
 from tests.support.build import model
 

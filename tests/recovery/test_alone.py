@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxprune.graph.files.read import load
 from onnxprune.graph.linear import layers
-from onnxprune.graph.read import load
 from onnxprune.recovery.alone import LEAST_ROWS, refitted, wanted_rows
 from tests.support.build import ROWS, model
 

@@ -10,11 +10,11 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import onnxprune
-from onnxprune.commands.prepare import part_to_run
+from onnxprune.commands.steps.prepare import part_to_run
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
+from onnxprune.graph.files.read import load
 from onnxprune.graph.linear import layers
-from onnxprune.graph.read import load
 from onnxprune.recovery.compensate import NO_BIAS, compensate, losing_layers
 from onnxprune.surgery.biases import with_biases
 from onnxprune.surgery.rewrite import rewrite

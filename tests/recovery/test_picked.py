@@ -7,7 +7,7 @@ import pytest
 
 import onnxprune
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.recovery.picked import Picked
 from tests.support.build import dense
 from tests.support.experts import mixture, rows

@@ -12,7 +12,7 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation import verify
 from onnxprune.graph.edit import with_contents
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.recovery.refit import refit
 from onnxprune.runtime.session import open_session

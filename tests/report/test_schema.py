@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from onnxprune.commands.steps.tune_cut import kept_by_report, units_in_all
 from onnxprune.commands.tune import read_cut
-from onnxprune.commands.tune_cut import kept_by_report, units_in_all
 from onnxprune.errors import InputError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.report.schema import SCHEMA
 from onnxprune.torch import apply
 from tests.support.build import dense

@@ -8,8 +8,8 @@ import pytest
 from onnxprune.errors import ModelError
 from onnxprune.evaluation.difference import open_proto
 from onnxprune.evaluation.settings import settings
-from onnxprune.graph.probe import settled
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.runtime import replay
 from onnxprune.runtime.chain import Chain, chain, needs_chain
 from onnxprune.runtime.room import VARIABLE, limit_bytes, memory_limited, piece_bytes, runs_whole

@@ -22,7 +22,7 @@ from onnxprune.data.samples import load_data
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError, ModelError, OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.planning.choice import select_ratios
 from onnxprune.planning.curves import measure_curves
 from onnxprune.planning.options import make_options

@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.deferred import deferring
-from onnxprune.graph.read import load
+from onnxprune.graph.files.deferred import deferring
+from onnxprune.graph.files.read import load
 from onnxprune.runtime import replay as module
 from onnxprune.runtime.replay import KeptBatches, Replay
 from onnxprune.runtime.room import memory_limited

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.runtime import rest
 from onnxprune.runtime.replay import Replay
 from onnxprune.runtime.rest import Rest

@@ -22,9 +22,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.graph.files.read import load
 from onnxprune.graph.meanings import with_meanings
 from onnxprune.graph.ports import Port
-from onnxprune.graph.read import load
 from onnxprune.runtime import memory, session, timing
 from onnxprune.runtime.machine import _cpu_name, affinity, machine
 from onnxprune.runtime.memory import peak_memory_bytes

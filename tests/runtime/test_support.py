@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import compare, inspect, prune, sensitivity
 from onnxprune.errors import NothingToPrune
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.report.words import not_run_lines
 from onnxprune.runtime.session import open_session
 from onnxprune.runtime.support import runnable_part

@@ -17,8 +17,8 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import InputError
-from onnxprune.graph.message import message
-from onnxprune.graph.read import load
+from onnxprune.graph.files.message import message
+from onnxprune.graph.files.read import load
 from onnxprune.runtime import concessions, memory, quantize, session, trial
 from onnxprune.runtime.helper import Answer, Helper, child_environment
 from onnxprune.runtime.session import open_session

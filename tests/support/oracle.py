@@ -16,9 +16,9 @@ from onnxprune.dependency.groups import Group, groups
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.evaluation.difference import NOISE_FACTOR, TOLERANCES
 from onnxprune.evaluation.settings import settings
-from onnxprune.graph.checks import problems
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.read import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.read import load
 from onnxprune.graph.view import view
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.session import Session, open_session

@@ -20,8 +20,8 @@ from onnx import AttributeProto, ModelProto, NodeProto, helper
 from onnxprune.dependency.account import accounts
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
+from onnxprune.graph.files.read import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.read import load
 from onnxprune.planning.choice import why_not
 from tests.support import zoo_store
 from tests.support.paths import ZOO

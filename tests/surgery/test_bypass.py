@@ -10,7 +10,7 @@ from onnxprune.dependency.branches import branches, branches_at, place_of
 from onnxprune.dependency.bypass import Bypass, bypass_of
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.surgery.bypass import bypassed
 from tests.support.build import model

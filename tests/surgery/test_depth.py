@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.commands.prepare import part_to_run
+from onnxprune.commands.steps.prepare import part_to_run
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
-from onnxprune.graph.checks import problems
-from onnxprune.graph.read import load
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.runtime.replay import Replay
 from onnxprune.surgery.depth import gated, without

@@ -14,9 +14,9 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
 from onnxprune.graph.edit import with_contents
+from onnxprune.graph.files.read import load
 from onnxprune.graph.ports import Port, taken
-from onnxprune.graph.probe import settled
-from onnxprune.graph.read import load
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.surgery.depth import without
 from onnxprune.surgery.ports import UNCHANGED, PortChanges, port_changes

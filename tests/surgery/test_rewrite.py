@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.checks import problems
 from onnxprune.graph.edit import Part
-from onnxprune.graph.read import load
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import write
 from onnxprune.graph.view import view
-from onnxprune.graph.write import write
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked
 from onnxprune.surgery.rewrite import new_sizes, rewrite

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.commands.prepare import part_to_run
+from onnxprune.commands.steps.prepare import part_to_run
 from onnxprune.dependency.blocks import entries
 from onnxprune.dependency.branches import branches
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.dependency.turning import frames_of
 from onnxprune.evaluation.verify import verify
-from onnxprune.graph.checks import problems
 from onnxprune.graph.effective import ConstantValues
-from onnxprune.graph.read import load
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.planning.slicing import streams_of
 from onnxprune.surgery.rotation import turned

@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from onnxprune.data.samples import load_data
+from onnxprune.graph.files.read import load
 from onnxprune.graph.ports import with_batches
-from onnxprune.graph.read import load
 from tests.support.paths import ROOT
 from tools.git import measured_commit
 from tools.proofs import broken_samples, confined, fuzz_bytes

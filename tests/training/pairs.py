@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 
 import onnxprune
-from onnxprune.commands.tune_cut import kept_by_report
+from onnxprune.commands.steps.tune_cut import kept_by_report
 from onnxprune.data.samples import load_data
-from onnxprune.graph.probe import settled
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.training.lesson import lesson_of
 from onnxprune.training.settings import make_tune_options

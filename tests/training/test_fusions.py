@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.training import specialise
 from onnxprune.training.agreement import check_agreement
 from onnxprune.training.network import Network

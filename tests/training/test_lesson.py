@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from onnxprune.commands.tune_cut import kept_by_report
+from onnxprune.commands.steps.tune_cut import kept_by_report
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import DataError, InputError, ModelError, OptionError
-from onnxprune.graph.probe import settled
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.training.lesson import device_of
 from onnxprune.training.places import kept_of, places_of

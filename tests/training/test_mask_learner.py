@@ -13,7 +13,7 @@ import torch
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
-from onnxprune.graph.probe import settled
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.training import mask_learner
 from onnxprune.training.gates import ShapeBudget

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import torch
 
 from onnxprune.errors import ModelError, OptionError, VerificationError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.training.agreement import check_agreement, first_to_differ
 from onnxprune.training.network import Network
 from onnxprune.training.operators import registry

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxprune.commands.prepare import part_to_run
+from onnxprune.commands.steps.prepare import part_to_run
 from onnxprune.dependency.rules import LOCKED, RULES
 from onnxprune.evaluation.settings import settings
-from onnxprune.graph.encode import serialize
-from onnxprune.graph.read import load
+from onnxprune.graph.files.encode import serialize
+from onnxprune.graph.files.read import load
 from onnxprune.runtime.session import open_session
 from onnxprune.training.agreement import check_agreement
 from onnxprune.training.network import Network

@@ -6,7 +6,7 @@ import torch
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
-from onnxprune.graph.read import load
+from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view
 from onnxprune.training.network import Network
 from onnxprune.training.slim import penalty_of, slimming_penalty

@@ -6,8 +6,8 @@ import torch
 
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
-from onnxprune.graph.encode import serialize
-from onnxprune.graph.read import load
+from onnxprune.graph.files.encode import serialize
+from onnxprune.graph.files.read import load
 from onnxprune.runtime.session import open_session
 from onnxprune.surgery.mask import masked
 from onnxprune.training.network import Network

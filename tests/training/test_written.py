@@ -12,7 +12,7 @@ import torch
 
 from onnxprune.data.samples import load_data
 from onnxprune.errors import DataError, OptionError
-from onnxprune.graph.probe import settled
+from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
 from onnxprune.metrics.kinds import KINDS
 from onnxprune.training.judge import Judge

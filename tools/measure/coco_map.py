@@ -31,7 +31,7 @@ from onnxprune.data.folder import files_in  # noqa: E402
 from onnxprune.data.images import SUFFIXES, make_preprocess  # noqa: E402
 from onnxprune.data.samples import Data, load_data  # noqa: E402
 from onnxprune.errors import DataError, InputError, OptionError  # noqa: E402
-from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.graph.files.read import load  # noqa: E402
 from onnxprune.metrics.arrays import Arrays  # noqa: E402
 from onnxprune.metrics.boxes import KIND, found_boxes  # noqa: E402
 from onnxprune.metrics.heads import LEAST, Head, find_head, head_boxes  # noqa: E402

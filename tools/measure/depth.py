@@ -78,12 +78,12 @@ def options(subject: Subject, way: str, folder: Path, done: Mapping[str, Any]) -
 def alike(subject: Subject, folder: Path) -> list[str]:
     """Return the branches that change the direction of their stream least, up to the share of what all compute."""
     from onnxprune.calibration.batches import batched
-    from onnxprune.commands.prepare import part_to_run
+    from onnxprune.commands.steps.prepare import part_to_run
     from onnxprune.data.samples import load_data
     from onnxprune.dependency.branches import branches, nodes_of
     from onnxprune.dependency.cost import NodeMacs
     from onnxprune.dependency.trace import trace
-    from onnxprune.graph.read import load
+    from onnxprune.graph.files.read import load
     from onnxprune.planning.influence import cosines
     from onnxprune.runtime.replay import Replay
 

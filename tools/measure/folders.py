@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 from onnxprune.commands.folder import prune_folder  # noqa: E402
 from onnxprune.data.samples import load_data, pieces  # noqa: E402
-from onnxprune.graph.probe import settled  # noqa: E402
-from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.graph.files.read import load  # noqa: E402
+from onnxprune.graph.shapes.probe import settled  # noqa: E402
 from onnxprune.runtime.session import open_session  # noqa: E402
 from tools.git import differs, package_commit  # noqa: E402
 from tools.integrations.generate import signal  # noqa: E402

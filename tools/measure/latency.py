@@ -99,7 +99,7 @@ def _differing(proto: Any, provider: str) -> float:
     import numpy as np
 
     from onnxprune.evaluation.place import timed_feeds
-    from onnxprune.graph.read import load
+    from onnxprune.graph.files.read import load
     from onnxprune.runtime.session import open_session
 
     feeds = timed_feeds(load(proto), None, batch=1, seed=0)
@@ -143,7 +143,7 @@ def _convolved(path: Path) -> float:
     """Return the share of a model's MACs that its convolutions make."""
     from onnxprune.dependency.cost import macs
     from onnxprune.dependency.trace import trace
-    from onnxprune.graph.read import load
+    from onnxprune.graph.files.read import load
 
     traced = trace(load(path))
     convolutions = {index: one for index, one in traced.couplings.items() if "Conv" in one.node.op}
@@ -157,7 +157,7 @@ def profile(key: str, folder: Path | None) -> Record:
     from onnxprune.dependency.groups import groups
     from onnxprune.dependency.trace import trace
     from onnxprune.evaluation.place import timed_feeds
-    from onnxprune.graph.read import load
+    from onnxprune.graph.files.read import load
     from onnxprune.latency import predict
     from onnxprune.latency.kernels import Tables
     from onnxprune.planning.choice import select_ratios

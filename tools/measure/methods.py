@@ -83,12 +83,12 @@ def options(subject: Subject, way: str, fraction: float, folder: Path, masks: st
 
 def share_of(path: Path, fraction: float) -> float:
     """Return the least share of depth with which whole blocks go that hold so many parameters."""
-    from onnxprune.commands.prepare import part_to_run
+    from onnxprune.commands.steps.prepare import part_to_run
     from onnxprune.dependency.blocks import blocks
     from onnxprune.dependency.branches import branches, nodes_of
     from onnxprune.dependency.cost import NodeMacs
     from onnxprune.dependency.trace import trace
-    from onnxprune.graph.read import load
+    from onnxprune.graph.files.read import load
 
     model = part_to_run(load(path), {})
     traced = trace(model)
@@ -104,11 +104,11 @@ def share_of(path: Path, fraction: float) -> float:
 
 def shape_of(path: Path, fraction: float) -> dict[str, int]:
     """Return a target shape in which every group keeps the same share of its units, and so many parameters are left."""
-    from onnxprune.commands.prepare import part_to_run
+    from onnxprune.commands.steps.prepare import part_to_run
     from onnxprune.dependency.cost import Counter
     from onnxprune.dependency.groups import groups
     from onnxprune.dependency.trace import trace
-    from onnxprune.graph.read import load
+    from onnxprune.graph.files.read import load
 
     traced = trace(part_to_run(load(path), {}))
     able = [group for group in groups(traced) if group.prunable and group.exact and not group.inner]

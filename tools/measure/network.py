@@ -31,12 +31,12 @@ import torch  # noqa: E402
 from onnx import ModelProto, helper  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
-from onnxprune.commands.prepare import part_to_run  # noqa: E402
+from onnxprune.commands.steps.prepare import part_to_run  # noqa: E402
 from onnxprune.errors import OnnxpruneError  # noqa: E402
 from onnxprune.evaluation.settings import settings  # noqa: E402
-from onnxprune.graph.encode import serialize  # noqa: E402
+from onnxprune.graph.files.encode import serialize  # noqa: E402
+from onnxprune.graph.files.read import load  # noqa: E402
 from onnxprune.graph.model import Model  # noqa: E402
-from onnxprune.graph.read import load  # noqa: E402
 from onnxprune.runtime.session import open_session  # noqa: E402
 from onnxprune.training.agreement import TOLERANCE, check_agreement, difference_of, tolerance  # noqa: E402
 from onnxprune.training.network import Network  # noqa: E402

@@ -72,8 +72,8 @@ def _steps(path: Path, folder: Path) -> tuple[dict[str, float], Any, Any]:
     """Return seconds by step, the trace and the kept units."""
     from onnxprune.dependency.groups import groups
     from onnxprune.dependency.trace import trace
-    from onnxprune.graph.read import load
-    from onnxprune.graph.write import write
+    from onnxprune.graph.files.read import load
+    from onnxprune.graph.files.write import write
     from onnxprune.planning.choice import select_ratios
     from onnxprune.planning.options import make_options
     from onnxprune.planning.plan import gather, kept_masks, plan

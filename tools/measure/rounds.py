@@ -135,7 +135,7 @@ def _pruned(macs: float, **options: Any) -> Mapping[str, Any]:
 def _shared(share: float, seed: int) -> Mapping[str, Any]:
     from onnxprune.planning.rounds import tuning_of_round
 
-    with mock.patch("onnxprune.commands.rounds.tuning_of_round", partial(tuning_of_round, last=share)):
+    with mock.patch("onnxprune.commands.rounds.in_rounds.tuning_of_round", partial(tuning_of_round, last=share)):
         return _pruned(MACS, rounds=4, tune=_tune(STEPS, seed))
 
 

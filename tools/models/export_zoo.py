@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.evaluation.settings import settings  # noqa: E402
-from onnxprune.graph.probe import settled  # noqa: E402
-from onnxprune.graph.read import load  # noqa: E402 - of this tree
+from onnxprune.graph.files.read import load  # noqa: E402 - of this tree
+from onnxprune.graph.shapes.probe import settled  # noqa: E402
 from onnxprune.graph.view import view  # noqa: E402 - of this tree
 from onnxprune.runtime.session import open_session  # noqa: E402
 from tests.support import zoo_store  # noqa: E402

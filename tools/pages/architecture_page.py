@@ -29,7 +29,7 @@ PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture
 BEGIN, END = "<!-- rooms: made by tools/pages/architecture_page.py -->", "<!-- end of the rooms -->"
 
 STEPS = (  # of `prune`, in their order: words, and where the function is
-    ("read and check the file", "graph.read:load"),
+    ("read and check the file", "graph.files.read:load"),
     ("couple axes, lock the rest", "dependency.trace:trace"),
     ("name groups of units", "dependency.groups:groups"),
     ("read samples, or make them up", "data.samples:load_data"),
@@ -53,7 +53,8 @@ class Room:
 
     name: str
     job: str  # the first sentence of its docstring
-    modules: dict[str, str]  # first sentence of the docstring, by name
+    modules: dict[str, str]  # first sentence of the docstring, by name, those of its rooms last
+    rooms: dict[str, str]  # inside of it: first sentences, by name
     imports: Counter[str]  # modules that import from another room, by its name
 
 
@@ -74,12 +75,15 @@ def first_sentence(text: str | None) -> str:
 def room(name: str) -> Room:
     """Read a room from its files."""
     modules: dict[str, str] = {}
+    rooms: dict[str, str] = {}
     imports: Counter[str] = Counter()
-    for path in sorted((PACKAGE / name).rglob("*.py")):
+    for path in sorted((PACKAGE / name).rglob("*.py"), key=lambda path: (len(path.parts), path)):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         relative = path.relative_to(PACKAGE / name).with_suffix("")
         if path.name != "__init__.py":
             modules["/".join(relative.parts)] = first_sentence(ast.get_docstring(tree))
+        elif len(relative.parts) > 1:
+            rooms["/".join(relative.parts[:-1])] = first_sentence(ast.get_docstring(tree))
         sources = {
             node.module.split(".")[1]
             for node in ast.walk(tree)
@@ -87,7 +91,7 @@ def room(name: str) -> Room:
         }
         imports.update(sources - {name})
     job = first_sentence(ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))))
-    return Room(name, job, modules, imports)
+    return Room(name, job, modules, rooms, imports)
 
 
 def check_steps() -> None:
@@ -143,7 +147,7 @@ def way(rows: dict[str, float]) -> list[str]:
     for number, (words, place) in enumerate(STEPS):
         x, y = LEFT + 330 * (number // half), bottom + 20 * (number % half)
         parts.append(text(x, y, f"{number + 1}", fill=WAY, font_weight=600))
-        parts.append(text(x + 22, y, f"{words}: {place.split(':')[0].split('.')[1]}.py"))
+        parts.append(text(x + 22, y, f"{words}: {place.split(':')[0].split('.')[-1]}.py"))
     return parts
 
 
@@ -183,7 +187,11 @@ def listing(rooms: list[Room]) -> str:
     lines = [BEGIN, ""]
     for each in rooms:
         lines += [f"### `{each.name}/`", "", each.job, "", "| module | what it holds |", "| --- | --- |"]
-        lines += [f"| `{name}.py` | {job.rstrip('.').replace('|', '&#124;')} |" for name, job in each.modules.items()]
+        rows = {f"{name}.py": job for name, job in each.modules.items()} | {
+            f"{name}/": job for name, job in each.rooms.items()
+        }
+        inside = sorted(rows, key=lambda name: ("/" in name, name))
+        lines += [f"| `{name}` | {rows[name].rstrip('.').replace('|', '&#124;')} |" for name in inside]
         lines.append("")
     return "\n".join([*lines, END])
 

@@ -46,7 +46,7 @@ KINDS = (  # a message is of the first kind that takes it
         "No file was written. Ask for what the message says can be reached, free more groups (fewer "
         "`--ignore`, `--width`, `--depth`), or, where time was measured, let the machine do nothing else "
         "and run again.",
-        modules=("planning/promise", "planning/plan", "planning/targets", "commands/decide"),
+        modules=("planning/promise", "planning/plan", "planning/targets", "commands/steps/decide"),
         words="target|plan",
     ),
     Kind(
@@ -56,8 +56,8 @@ KINDS = (  # a message is of the first kind that takes it
         "`ONNXPRUNE_MAX_BYTES`, `ONNXPRUNE_MAX_MEMORY` or `ONNXPRUNE_RUN_SECONDS`, see "
         "[files.md](files.md) and [size.md](size.md).",
         modules=(
-            "graph/limits",
-            "graph/footprint",
+            "graph/files/limits",
+            "graph/shapes/footprint",
             "runtime/time_limit",
             "runtime/random_feeds",
             "runtime/session",
@@ -113,7 +113,7 @@ KINDS = (  # a message is of the first kind that takes it
         "Pages of reports",
         "A page is made of the JSON that `--report FILE.json` writes, of this version or an older one. "
         "[page.md](page.md) says what it shows.",
-        modules=("commands/report", "commands/pages", "report/page/*", "report/schema"),
+        modules=("commands/report", "commands/steps/pages", "report/page/*", "report/schema"),
     ),
     Kind(
         "Timers",
@@ -125,7 +125,13 @@ KINDS = (  # a message is of the first kind that takes it
         "Eight bits",
         "Quantize a model in float32 that is not quantized yet; `--quantize int8-dynamic` needs no ranges, and "
         "fewer `--samples` need less memory. [quantize.md](quantize.md) says what does not go with it.",
-        modules=("commands/int8", "commands/quantize", "graph/converted", "planning/forms", "runtime/quantize"),
+        modules=(
+            "commands/steps/int8",
+            "commands/quantize",
+            "graph/files/converted",
+            "planning/forms",
+            "runtime/quantize",
+        ),
     ),
     Kind(
         "The model file",
@@ -141,9 +147,9 @@ KINDS = (  # a message is of the first kind that takes it
         "Give a name in a folder that exists and can be written; `--force` replaces what is there. Output"
         " appears whole or not at all, so after an error the old file is still good.",
         modules=(
-            "graph/publish",
+            "graph/files/publish",
             "data/notes",
-            "commands/report_files",
+            "commands/records/report_files",
             "commands/prune",
             "training/callbacks",
             "report/plot",
@@ -154,7 +160,7 @@ KINDS = (  # a message is of the first kind that takes it
         "The output is another folder than the input and does not exist yet, or is given with `--force`. "
         "Where files of a folder depend on each other, cut them one by one. [folders.md](folders.md) says"
         " what happens to each file.",
-        modules=("commands/folder*", "commands/follow", "commands/tokenizer_files"),
+        modules=("commands/folder", "commands/folders/*", "commands/beside/*"),
     ),
     Kind(
         "Checkpoints",
@@ -166,7 +172,7 @@ KINDS = (  # a message is of the first kind that takes it
         "Sweeps, workers and clusters",
         "What is finished stays: mend what the message names and run the same command again. Workers need"
         " the same releases of Python packages and see the same paths. [sweep.md](sweep.md) has both.",
-        modules=("commands/sweep*", "cli/sweep", "runtime/cluster", "runtime/executors"),
+        modules=("commands/sweep", "commands/sweeps/*", "cli/sweep", "runtime/cluster", "runtime/executors"),
     ),
     Kind(
         "ONNX Runtime, providers and custom operators",
@@ -188,10 +194,12 @@ KINDS = (  # a message is of the first kind that takes it
         "option, [network.md](network.md) the operators.",
         modules=(
             "training/*",
-            "commands/tune*",
-            "commands/masks",
+            "commands/tune",
+            "commands/rounds/*",
+            "commands/steps/learn",
+            "commands/steps/tune_cut",
+            "commands/ways/masks",
             "planning/rounds",
-            "commands/rounds*",
             "report/schema",
         ),
     ),
@@ -214,7 +222,7 @@ KINDS = (  # a message is of the first kind that takes it
             "cli/run",
             "commands/apply",
             "commands/plan",
-            "commands/recipe",
+            "commands/records/recipe",
             "commands/run",
             "data/toml_file",
             "planning/plan_file",
@@ -240,9 +248,9 @@ KINDS = (  # a message is of the first kind that takes it
         modules=(
             "planning/choice",
             "planning/removal",
-            "commands/shorten",
-            "commands/rotate",
-            "commands/prepare",
+            "commands/ways/shorten",
+            "commands/ways/rotate",
+            "commands/steps/prepare",
             "planning/plan",
         ),
     ),
@@ -250,6 +258,14 @@ KINDS = (  # a message is of the first kind that takes it
         "Values that an option does not take",
         "The message states the form or the range; `onnxprune COMMAND --help` and "
         "[options.md](options.md) have examples.",
-        modules=("check", "cli/*", "planning/*", "commands/*", "data/samples", "graph/limits", "runtime/time_limit"),
+        modules=(
+            "check",
+            "cli/*",
+            "planning/*",
+            "commands/*",
+            "data/samples",
+            "graph/files/limits",
+            "runtime/time_limit",
+        ),
     ),
 )

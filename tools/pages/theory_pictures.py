@@ -25,7 +25,7 @@ from onnxprune.dependency.axes import Atom, Axis, Mask, Product, Sum, kept_mask 
 from onnxprune.dependency.groups import Group, groups  # noqa: E402
 from onnxprune.dependency.rules import Coupling  # noqa: E402
 from onnxprune.dependency.trace import Trace, trace  # noqa: E402
-from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.graph.files.read import load  # noqa: E402
 from tools.pages.made import write_or_check  # noqa: E402
 
 CELL, TITLE, MARGIN = 13, 20, 18  # pixels: a cell, the line above a tensor, around the picture

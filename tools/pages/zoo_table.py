@@ -31,7 +31,7 @@ from onnxprune.dependency.axes import walk  # noqa: E402
 from onnxprune.dependency.groups import Group, groups, weights  # noqa: E402
 from onnxprune.dependency.trace import Trace, trace  # noqa: E402
 from onnxprune.errors import NothingToPrune  # noqa: E402
-from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.graph.files.read import load  # noqa: E402
 from tests.support import zoo_store  # noqa: E402
 
 EXPECTED = ("it is part of the graph ",)

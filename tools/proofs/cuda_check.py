@@ -82,8 +82,8 @@ def place(wanted: str) -> str:
 
 def apart(path: Path, provider: str) -> float:
     """Return how far outputs on a provider lie from those on the CPU: at most, over the range of the output."""
-    from onnxprune.commands.prepare import part_to_run
-    from onnxprune.graph.read import load
+    from onnxprune.commands.steps.prepare import part_to_run
+    from onnxprune.graph.files.read import load
     from onnxprune.runtime.random_feeds import random_feeds
     from onnxprune.runtime.session import open_session
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.errors import ModelError  # noqa: E402
-from onnxprune.graph.read import load  # noqa: E402
+from onnxprune.graph.files.read import load  # noqa: E402
 from onnxprune.graph.view import view  # noqa: E402
 from onnxprune.runtime.random_feeds import random_feeds  # noqa: E402
 from onnxprune.runtime.session import open_session  # noqa: E402

@@ -10,7 +10,7 @@ from onnxprune.dependency.rules.coupling import Size
 from onnxprune.dependency.rules.registry import rule
 from onnxprune.dependency.rules.site import Site
 from onnxprune.errors import CannotUnify
-from onnxprune.graph.probe import Sizes
+from onnxprune.graph.shapes.probe import Sizes
 
 
 @rule("Reshape")

@@ -11,7 +11,7 @@ from onnxprune.dependency.rules.coupling import Size
 from onnxprune.dependency.rules.registry import rule
 from onnxprune.dependency.rules.site import Site
 from onnxprune.errors import CannotUnify
-from onnxprune.graph.walk import parts_of
+from onnxprune.graph.shapes.walk import parts_of
 
 
 @rule("SequenceEmpty")

@@ -33,7 +33,7 @@ from onnxprune.dependency.rules.coupling import (
 from onnxprune.dependency.rules.match import Match
 from onnxprune.errors import CannotUnify
 from onnxprune.graph.model import Node
-from onnxprune.graph.probe import Probe, Sizes
+from onnxprune.graph.shapes.probe import Probe, Sizes
 from onnxprune.graph.tensors import Array, Shape
 
 

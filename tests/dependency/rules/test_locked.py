@@ -12,7 +12,7 @@ from onnxprune.dependency.groups import groups
 from onnxprune.dependency.rules import LOCKED, RULES
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import NothingToPrune
-from onnxprune.graph.shapes import SHAPES
+from onnxprune.graph.shapes.operators import SHAPES
 from onnxprune.graph.view import view
 from onnxprune.report.inspect import inspect_tables
 from tests.support.build import model

@@ -18,10 +18,10 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import CannotUnify
 from onnxprune.evaluation.settings import settings
 from onnxprune.evaluation.verify import verify
-from onnxprune.graph.checks import problems
+from onnxprune.graph.files.checks import problems
+from onnxprune.graph.files.read import load
 from onnxprune.graph.model import Node
-from onnxprune.graph.probe import probe
-from onnxprune.graph.read import load
+from onnxprune.graph.shapes.probe import probe
 from onnxprune.graph.view import view
 from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.session import open_session

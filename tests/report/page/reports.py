@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from onnxprune.commands.prune import prune_file
-from onnxprune.commands.report_files import PageFile
+from onnxprune.commands.records.report_files import PageFile
 from onnxprune.planning.options import make_options
 from onnxprune.progress import silent
 from tests.support.paths import MODELS
@@ -22,7 +22,7 @@ COMMAND = "onnxprune model.onnx --ratio 0.3 -o small.onnx --report small.html"
 @cache
 def _cut_text(name: str) -> str:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxprune.commands.finish._LATENCY_BUDGET_S", 0.05)
+        patch.setattr("onnxprune.commands.steps.finish._LATENCY_BUDGET_S", 0.05)
         patch.setattr("onnxprune.evaluation.layers._PROFILE_S", 0.05)
         out, place = Path(folder) / "small.onnx", Path(folder) / "small.json"
         options = make_options(ratio=0.3, samples=32, effort="quick", metric="classification")

@@ -1,0 +1,349 @@
+"""Files that hold the same weights, cut alike: one leads, the others follow it by the contents of their weights.
+
+Whole branches go first, those that hold the weights of the leading file's (see `commands.folders.follow_branches`).
+
+Exporters write one decoder into several files: for the first token, for those behind it, for both. Their weights have
+other names in each, but the same numbers. What follows loses what the leading file has lost of each weight, and takes
+the numbers that its weights were refitted to. Where several weights held the same numbers (biases of zero) and became
+different ones, those of the same name are taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxprune.commands.folders.follow_branches import Owned, check_lost, counterparts, owned
+from onnxprune.commands.steps.finish import Publish, finish, with_report
+from onnxprune.commands.steps.prepare import PreparedModel, prepare
+from onnxprune.commands.ways.shorten import Shorter, left_of, told_of_whole
+from onnxprune.data.samples import with_shapes
+from onnxprune.dependency.branches import Branch, branches_of_graphs, nodes_of
+from onnxprune.dependency.cost import NodeMacs
+from onnxprune.dependency.groups import TABLES, Group, groups
+from onnxprune.dependency.trace import Trace, trace
+from onnxprune.errors import InputError
+from onnxprune.graph.model import Model
+from onnxprune.graph.shapes.probe import settled
+from onnxprune.graph.tensors import Array
+from onnxprune.graph.view import view
+from onnxprune.planning.choice import why_not
+from onnxprune.planning.depth import Shortening
+from onnxprune.planning.options import Options
+from onnxprune.planning.plan import Plan
+from onnxprune.planning.promise import Decision
+from onnxprune.progress import Progress
+from onnxprune.report.depth import depth_values
+from onnxprune.surgery.depth import without
+from onnxprune.surgery.rewrite import Cut
+
+Digest: TypeAlias = bytes
+Place: TypeAlias = tuple[Digest, int, bytes]  # of units: a weight, one of its dims, and the indices of each unit there
+_SHARED = 0.9  # of the weights of the smaller file, from which two files hold the same network
+Axes: TypeAlias = Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
+
+
+@dataclass(frozen=True, eq=False)
+class Became:
+    """What became of one weight, or of one of its copies: where its uses differ, it is stored once for each."""
+
+    name: str  # in the leading file
+    kept: Axes
+    content: Array
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What became of the weights of a file, by what they held."""
+
+    became: Mapping[Digest, Sequence[Became]]
+    known: frozenset[Digest] = frozenset()  # of all its weights that tell them from others
+    branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
+    gone: tuple[str, ...] = ()  # the names of those that went
+
+    @property
+    def is_narrower(self) -> bool:
+        """Whether any weight lost some of its numbers, but not all."""
+        return any(each.kept for alike in self.became.values() for each in alike)
+
+    def kept(self, digest: Digest | None, dim: int) -> set[tuple[int, ...] | None]:
+        """Return the indices of a dim that are left, None for all: several where weights that held the same differ."""
+        return {each.kept.get(dim) for each in self._known(digest)}
+
+    def content(self, name: str, digest: Digest | None, kept: Axes) -> Array | None:
+        """Return what a weight of another file holds that is cut like this; None where the leading one has none such.
+
+        Raises:
+            InputError: when there are several, and no name tells which.
+        """
+        alike = [each for each in self._known(digest) if dict(each.kept) == dict(kept)]
+        found = [each for each in alike if each.name == name] or alike
+        if not found:
+            return None
+        if not all(np.array_equal(each.content, found[0].content) for each in found[1:]):
+            others = " and ".join(repr(each.name) for each in found[:2])
+            raise InputError(
+                f"weight {name!r} holds what {others} held in the file that leads, which became different ones; prune "
+                "without refits (--no-reconstruct), or the files one by one"
+            )
+        return found[0].content
+
+    def _known(self, digest: Digest | None) -> Sequence[Became]:
+        return () if digest is None else self.became.get(digest, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A file, and what its weights hold."""
+
+    model: Model
+
+    @cached_property
+    def digests(self) -> Mapping[str, Digest]:
+        """Of the contents of every weight, by name."""
+        weights = (name for name, constant in self.model.constants.items() if constant.is_weight)
+        return {name: _digest(self.model.array(name)) for name in weights}
+
+    @cached_property
+    def telling(self) -> Mapping[str, Digest]:
+        """The digests of weights whose numbers tell them from others: those that are not all the same."""
+        return {name: digest for name, digest in self.digests.items() if not _is_even(self.model.array(name))}
+
+    @cached_property
+    def counts(self) -> Mapping[Digest, int]:
+        """How many numbers the weights have, by digest; without tables, which networks of a pair share."""
+        read = ((node.inputs, slot) for node in self.model.nodes for slot in TABLES.get(node.op, ()))
+        tables = {inputs[slot] for inputs, slot in read if slot < len(inputs)}
+        own = ((name, digest) for name, digest in self.digests.items() if name not in tables)
+        return {digest: self.model.constants[name].count for name, digest in own}
+
+    def holds_same(self, other: Held) -> bool:
+        """Whether two files hold one network: nearly all of what the smaller one has, the other has too."""
+        shared = sum(count for digest, count in self.counts.items() if digest in other.counts)
+        return shared > _SHARED * min(sum(self.counts.values()), sum(other.counts.values()))
+
+
+def _digest(array: Array) -> Digest:
+    digest = hashlib.sha256(repr((array.dtype.name, array.shape)).encode())
+    digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+    return digest.digest()
+
+
+def _is_even(array: Array) -> bool:
+    return array.size < 2 or bool((array == array.reshape(-1)[0]).all())
+
+
+def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapping[str, Any]) -> Lead:
+    """Return what became of the weights and branches of a file that was pruned.
+
+    Args:
+        original: the file.
+        known: what it has in common with those that follow.
+        proto: the pruned model.
+        folder: where its external data lies.
+        report: of the run.
+    """
+    each = (report["depth"] or {"branches": ()})["branches"]
+    gone = tuple(branch["name"] for branch in each if branch["removed"])
+    return Lead(_became(original, proto, folder, report), frozenset(original.telling.values()), known.owned, gone)
+
+
+def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
+    known, after = original.digests, view(proto, folder=folder)
+    cuts = {name: (each["source"], each["kept"]) for name, each in report["initializers"].items()}
+    became: dict[Digest, list[Became]] = {}
+    for name in (name for name in after.constants if after.readers.get(name)):  # what nothing reads is not cut
+        source, axes = cuts.get(name, (name, {}))
+        if source in known:
+            kept = {int(dim): tuple(places) for dim, places in axes.items()}
+            became.setdefault(known[source], []).append(Became(source, kept, after.array(name)))
+    return became
+
+
+def _traced(model: Model, change_io: bool) -> Trace:
+    return trace(replace(settled(model), changes_io=change_io))
+
+
+@dataclass(frozen=True)
+class Uncut:
+    """What of a leading file some other file of the network cannot lose."""
+
+    groups: tuple[str, ...]  # names of those whose units stay
+    branches: tuple[str, ...]  # names of those that stay
+    owned: tuple[Owned, ...]  # all branches of the file; none where none may go
+
+    def kept_by(self, options: Options) -> Options:
+        """Return options by which all of this stays."""
+        return replace(options, held=self.groups, held_branches=self.branches)
+
+
+def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
+    """Return what of a leading file some other file cannot lose.
+
+    Args:
+        lead: the leading file.
+        followers: the others.
+        options: of the run.
+    """
+    held, stay = set[str](), set[str]()
+    traced = _traced(lead.model, options.change_io)
+    own, known = groups(traced), owned(traced, lead.telling) if options.shortens else ()
+    contents = frozenset(lead.telling.values())
+    for follower in followers:
+        touched, free = set[tuple[Digest, int]](), set[Place]()
+        other = _traced(follower.model, options.change_io)
+        ports = with_shapes(follower.model.inputs, dict(_shapes(options, follower.model)))
+        stay |= counterparts(known, other, follower.telling, known=contents, ports=ports).stay
+        for group in groups(other):
+            places = {*_places(group, follower.telling)}
+            touched.update(place[:2] for place in places)
+            free.update(places if group.locked is None and group.inexact is None else ())
+        held.update(
+            group.name
+            for group in own
+            if any(place[:2] in touched and place not in free for place in _places(group, lead.telling))
+        )
+    whole = tuple(group.name for group in own if group.name in held)
+    return Uncut(whole, tuple(each.name for each in known if each.name in stay), known)
+
+
+def _places(group: Group, telling: Mapping[str, Digest]) -> Iterator[Place]:
+    """Yield where the units of a group lie: the weight by its digest, the dim, and the indices of each unit there."""
+    for member in group.members:
+        if member.constant in telling:
+            yield telling[member.constant], member.dim, member.places.tobytes()
+
+
+def follow(
+    file: Held, lead: Lead, options: Options, publish: Publish, progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """Return a file that is cut as the leading one was, an onnx.ModelProto, and its report, when both are published.
+
+    Args:
+        file: that follows.
+        lead: what became of the weights.
+        options: of the run: of measuring and of inputs.
+        publish: writes the model.
+        progress: called before each step.
+
+    Raises:
+        InputError, NothingToPrune, VerificationError: as `prune`; InputError also when a weight cannot become what it
+            became in the leading file.
+    """
+    prepared = prepare(file.model, _plain(options, file.model), None, progress)
+    gone = _counterparts_of_gone(file, prepared, lead) if lead.gone else ()
+    if lead.is_narrower and not gone:
+        return _narrowed(file, prepared, lead, publish, progress)
+    shorter = _shorter(prepared, gone, options)
+    after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
+    _check_shorter(file, after, lead)
+    if not lead.is_narrower:
+        contents = dict(_contents({}, after, file.digests, lead))
+        told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
+        return finish(
+            prepared, Decision(Plan({})), shorter.shortened.rewritten, recovery=(contents, []), progress=progress,
+            publish=told if lead.gone else publish, shortened=shorter.shortened,
+        )  # fmt: skip
+    left = left_of(prepared, shorter, progress)
+    later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
+    of_later = prepare(later.model, _plain(options, later.model), None, progress)
+    return _narrowed(later, of_later, lead, told, progress)
+
+
+def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
+    """Return the branches that go as they went from the leading file."""
+    same = counterparts(lead.branches, prepared.traced, file.telling, known=lead.known, ports=prepared.ports)
+    return same.of(lead.gone)
+
+
+def _check_shorter(file: Held, after: Model, lead: Lead) -> None:
+    """Raise InputError where a file without branches has lost other weights than the leading one has."""
+    read = [
+        {file.telling[name] for name in model.constants if name in file.telling and model.readers.get(name)}
+        for model in (file.model, after)
+    ]
+    check_lost(lead.branches, lead.gone, *read)
+
+
+def _plain(options: Options, model: Model) -> Options:
+    """Return options of a file that follows: nothing is chosen there."""
+    return Options(
+        criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
+        threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
+        change_io=options.change_io, timer=options.timer, timer_seconds=options.timer_seconds,
+        inputs=_shapes(options, model),
+    ).checked()  # fmt: skip
+
+
+def _shapes(options: Options, model: Model) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes that options fix, by input, of those that a file has."""
+    ports = {port.name for port in model.inputs}
+    return tuple(each for each in options.inputs if each[0] in ports)
+
+
+def _shorter(prepared: PreparedModel, gone: Sequence[Branch], options: Options) -> Shorter:
+    """Return a file without branches, whose weights are as they were."""
+    traced, counted = prepared.traced, NodeMacs(prepared.traced)
+    shortened = without(traced.model, gone, traced.probe.dtype)
+    found = [branch for _, each in branches_of_graphs(traced) for branch in each]
+    reasons = {branch.name: branch.locked for branch in found if branch.locked is not None}
+    went, whole = counted.total(shortened.dead), counted.total(nodes_of(found))
+    values = depth_values(options, found, Shortening(shortened.branches), reasons, min(1.0, went / max(1, whole)))
+    return Shorter(shortened, ({}, []), values, went)
+
+
+def _narrowed(
+    file: Held, prepared: PreparedModel, lead: Lead, publish: Publish, progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """Return a file whose widths are cut as those of the leading one were, and its report."""
+    found = {group.name: _units(group, file.telling, lead) for group in prepared.groups}
+    rewritten = prepared.rewritten(plan := Plan({name: units for name, units in found.items() if units is not None}))
+    after = view(rewritten.proto, folder=file.model.folder)
+    contents = dict(_contents(rewritten.cuts, after, file.digests, lead))
+    return finish(prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish)
+
+
+def _units(group: Group, telling: Mapping[str, Digest], lead: Lead) -> tuple[int, ...] | None:
+    """Return the units that a group keeps; None where it loses none.
+
+    Raises:
+        InputError: when weights of the group lost different units in the leading file.
+    """
+    found: set[tuple[int, ...]] = set()
+    for member in group.members if why_not(group) is None else ():
+        lefts = lead.kept(telling.get(member.constant), member.dim)
+        if len(lefts) == 1:
+            left = lefts.pop()
+            kept = np.ones(group.units, bool) if left is None else np.isin(member.places, left).all(1)
+            found.add(tuple(np.flatnonzero(kept).tolist()))
+    if len(found) > 1:
+        raise InputError(
+            f"group {group.name!r} holds weights that lost different units in the file that leads; prune the files one "
+            "by one"
+        )
+    units = found.pop() if found else ()
+    return units if 0 < len(units) < group.units else None
+
+
+def _contents(
+    cuts: Mapping[str, Cut], after: Model, known: Mapping[str, Digest], lead: Lead
+) -> Iterator[tuple[str, Array]]:
+    """Yield the numbers of the weights of a cut file, by name: those of the leading one."""
+    for name in after.constants:
+        source = cuts[name].source if name in cuts else name
+        digest = known.get(source)
+        kept = cuts[name].kept if name in cuts else {}
+        content = lead.content(source, digest, kept)
+        if content is None and digest is not None and (kept or digest in lead.became):
+            raise InputError(
+                f"weight {source!r} is cut as none is in the file that leads: it is stored in another form, or its "
+                "uses differ; prune the files one by one"
+            )
+        if content is not None and not np.array_equal(content, after.array(name)):
+            yield name, content

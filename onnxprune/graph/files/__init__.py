@@ -1,0 +1,1 @@
+"""Files of models: read and checked, their tensors inside or beside them, encoded, written whole or not at all."""
