@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from onnxprune.commands.sweep import Family, sweep
     from onnxprune.commands.tune import tune
     from onnxprune.evaluation.comparison import Comparison
+    from onnxprune.planning.curves.sensitivity import Sensitivity
     from onnxprune.planning.inspection import Inspection
     from onnxprune.planning.plan_file import CutPlan, read_plan
-    from onnxprune.planning.sensitivity import Sensitivity
 
 _HOMES = {  # public name -> its module, which is imported when the name is first used
     "Comparison": "evaluation.comparison",
@@ -47,7 +47,7 @@ _HOMES = {  # public name -> its module, which is imported when the name is firs
     "FolderResult": "commands.folder",
     "Inspection": "planning.inspection",
     "Result": "commands.prune",
-    "Sensitivity": "planning.sensitivity",
+    "Sensitivity": "planning.curves.sensitivity",
     "apply": "commands.apply",
     "compare": "commands.compare",
     "inspect": "commands.inspect",

@@ -26,7 +26,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.replay import Feeds, Replay
-from onnxprune.training.unit_gate import Gate
+from onnxprune.training.network.unit_gate import Gate
 
 ANSWERS = 256  # drawn in all, where there is a budget for them
 FEWEST, MOST = 2, 8  # that are drawn for a sample
@@ -82,7 +82,7 @@ def gradients(
     Raises:
         ModelError: when an operator has no gradient, or the network in PyTorch computes something else.
     """
-    from onnxprune.training.pullback import Pullback  # noqa: PLC0415
+    from onnxprune.training.network.pullback import Pullback  # noqa: PLC0415
 
     model = traced.model
     places = {group.name: gate_places(traced, group) for group in groups}
@@ -158,7 +158,7 @@ def _beside(traced: Trace, coupling: Coupling, slot: int, dim: int) -> tuple[int
 
 def learned_weights(model: Model, members: Iterable[Member]) -> tuple[str, ...]:
     """Return the constants of some members that are weights: no statistics, nor what is shared with such."""
-    from onnxprune.training.trainable import trainable  # noqa: PLC0415
+    from onnxprune.training.network.trainable import trainable  # noqa: PLC0415
 
     learned = set(trainable(model))
     return tuple(dict.fromkeys(member.constant for member in members if member.constant in learned))

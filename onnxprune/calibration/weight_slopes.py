@@ -96,7 +96,7 @@ def weight_slopes(
     Raises:
         ModelError: when an operator has no gradient, or the network in PyTorch computes something else.
     """
-    from onnxprune.training.pullback import Pullback  # noqa: PLC0415
+    from onnxprune.training.network.pullback import Pullback  # noqa: PLC0415
 
     pullback = Pullback(model, weights=names)
     source = Answers(

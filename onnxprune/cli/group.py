@@ -14,7 +14,7 @@ from onnxprune.cli.defaults import defaults
 from onnxprune.cli.failing import DEFAULTS, NO_DEFAULTS, failing
 from onnxprune.cli.screen import readers_may_leave
 from onnxprune.errors import InputError
-from onnxprune.training.processes import check_alone
+from onnxprune.training.tuning.processes import check_alone
 
 _HELP = frozenset({"-h", "--help"})
 _CONTEXT = {"help_option_names": sorted(_HELP), "max_content_width": 100}

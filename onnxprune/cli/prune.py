@@ -34,7 +34,7 @@ from onnxprune.cli.values import (
 )
 from onnxprune.errors import OptionError
 from onnxprune.graph.files.publish import signals_held
-from onnxprune.planning.effort import USUAL
+from onnxprune.planning.curves.effort import USUAL
 
 if TYPE_CHECKING:
     from onnxprune.planning.options import Options

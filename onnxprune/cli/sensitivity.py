@@ -28,7 +28,7 @@ from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_reports, parse_shapes, parse_step
 from onnxprune.graph.files.publish import signals_held
-from onnxprune.planning.effort import ALL
+from onnxprune.planning.curves.effort import ALL
 
 
 @cli.command()

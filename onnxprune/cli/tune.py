@@ -14,7 +14,7 @@ from onnxprune.cli.recipe import recipe_of
 from onnxprune.cli.screen import show_progress, show_result
 from onnxprune.cli.values import parse_reports, parse_shapes
 from onnxprune.graph.files.publish import signals_held
-from onnxprune.training.processes import helper_name, helps
+from onnxprune.training.tuning.processes import helper_name, helps
 
 
 @cli.command()
@@ -111,7 +111,7 @@ def tune(
         checked = make_tune_options(**options, loss=loss or (), inputs=parse_shapes(inputs))
         with signals_held():
             from onnxprune.report.tune import tune_tables
-            from onnxprune.training.callbacks import TensorBoard
+            from onnxprune.training.tuning.callbacks import TensorBoard
         callbacks = [] if tensorboard is None or helps() else [TensorBoard(tensorboard)]
         files = TuneFiles(
             teacher, cut, checkpoint, *parse_reports(report_paths), plot=plot_path, recipe=recipe_of(context)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
 
+_PACKAGE = Path(__file__).parents[1]
 FAULT = 4  # exit code of a fault of onnxprune itself
 _LONGEST = 300  # characters that are shown of what an exception says
 _STEPS = MappingProxyType(  # room -> what is done there
@@ -62,9 +63,12 @@ def place_of(error: BaseException) -> str:
 
 
 def _room(frame: FrameType) -> str:
-    """Return the folder of the package that a frame's code lies in; empty for all other code."""
-    parts = Path(frame.f_code.co_filename).parts
-    return parts[-2] if len(parts) > 2 and parts[-3] == "onnxprune" else ""
+    """Return the room of the package that a frame's code lies in, at any depth; empty for all other code."""
+    path = Path(frame.f_code.co_filename)
+    if not path.is_relative_to(_PACKAGE):
+        return ""
+    room, *inside = path.relative_to(_PACKAGE).parts
+    return room if inside else ""
 
 
 def _nodes(frame: FrameType) -> Iterator[str]:

@@ -25,7 +25,7 @@ from onnxprune.graph.files.read import Source
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import cache_bytes
 from onnxprune.planning.choice import first_sink
-from onnxprune.planning.curve import usual_slope
+from onnxprune.planning.curves.curve import usual_slope
 from onnxprune.planning.left import rest_of
 from onnxprune.planning.options import Options, make_options
 from onnxprune.planning.plan import Evidence, Plan, kept_masks, tied_groups

@@ -29,9 +29,9 @@ from onnxprune.graph.files.publish import Reads
 from onnxprune.graph.files.read import Source, load
 from onnxprune.graph.model import Model
 from onnxprune.planning.choice import select_ratios
-from onnxprune.planning.effort import ALL
+from onnxprune.planning.curves.effort import ALL
+from onnxprune.planning.curves.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.planning.options import AUTO, Options, make_options
-from onnxprune.planning.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.progress import Progress, logged
 from onnxprune.report.charts import sensitivity_html, sensitivity_svg
 from onnxprune.runtime.executors import ALONE, Workers, from_executor

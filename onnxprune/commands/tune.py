@@ -50,14 +50,14 @@ from onnxprune.report.charts_tuning import tuning_html, tuning_svg
 from onnxprune.report.schema import checked_schema
 from onnxprune.report.tune import tune_report
 from onnxprune.training.extra import check_torch
-from onnxprune.training.processes import helps, launched_precision, processes_of
 from onnxprune.training.settings import TuneOptions, make_tune_options
+from onnxprune.training.tuning.processes import helps, launched_precision, processes_of
 
 if TYPE_CHECKING:
     from onnxprune.graph.tensors import Array
-    from onnxprune.training.callbacks import Callback
-    from onnxprune.training.lesson import Lesson
-    from onnxprune.training.tuner import Tuned
+    from onnxprune.training.tuning.callbacks import Callback
+    from onnxprune.training.tuning.lesson import Lesson
+    from onnxprune.training.tuning.tuner import Tuned
 
 _NOTHING_READ = Reads()
 _NO_BUDGET_S = 0.001  # for latencies, which are not looked at
@@ -261,7 +261,7 @@ class _Learned:
 
 def _learned(request: TuneRequest, progress: Progress) -> _Learned:
     check_torch("tune")
-    from onnxprune.training.teacher import check_ports  # noqa: PLC0415 - needs PyTorch
+    from onnxprune.training.tuning.teacher import check_ports  # noqa: PLC0415 - needs PyTorch
 
     source = request.model
     options = replace(request.options, precision=launched_precision(request.options.precision))

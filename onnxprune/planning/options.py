@@ -14,7 +14,7 @@ from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import OptionError
 from onnxprune.latency.timer import SECONDS, checked_seconds, make_timer
 from onnxprune.metrics import kinds
-from onnxprune.planning.effort import EFFORTS, USUAL
+from onnxprune.planning.curves.effort import EFFORTS, USUAL
 from onnxprune.planning.forms import QUANTIZE
 from onnxprune.planning.methods import METHODS, ROTATIONS, TURNS, with_method
 from onnxprune.planning.planned import PlannedGroup

@@ -21,17 +21,17 @@ from onnxprune.errors import OptionError, UnreachableTarget
 from onnxprune.planning import allocate, knapsack
 from onnxprune.planning.choice import least_counts, named_ratios, shaped_counts
 from onnxprune.planning.costs import Bound, Costs, Predict, enlarging_cuts, worthwhile
-from onnxprune.planning.curve import Curve, usual_slope
-from onnxprune.planning.curves import Cut, measure_curves, scheduled
-from onnxprune.planning.detail import for_curves
-from onnxprune.planning.effort import EFFORTS, duration
-from onnxprune.planning.expert_curves import expert_curves, is_of_experts
-from onnxprune.planning.gradient_curves import choose_source
+from onnxprune.planning.curves.curve import Curve, usual_slope
+from onnxprune.planning.curves.detail import for_curves
+from onnxprune.planning.curves.effort import EFFORTS, duration
+from onnxprune.planning.curves.experts import expert_curves, is_of_experts
+from onnxprune.planning.curves.gradients import choose_source
+from onnxprune.planning.curves.measured import Cut, measure_curves, scheduled
+from onnxprune.planning.curves.schedule import Schedule
+from onnxprune.planning.curves.views import FINEST, Detail
 from onnxprune.planning.options import Options
-from onnxprune.planning.schedule import Schedule
 from onnxprune.planning.scoring import Tied, look, scores_of
 from onnxprune.planning.targets import MEASURED
-from onnxprune.planning.views import FINEST, Detail
 from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress, silent
 from onnxprune.runtime.executors import ALONE, Workers

@@ -18,7 +18,7 @@ from onnxprune.criteria import importance
 from onnxprune.dependency.groups import Group, matrices
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.effective import ConstantValues
-from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.curves.effort import EFFORTS
 from onnxprune.planning.options import Options
 from onnxprune.planning.work import one_pass
 from onnxprune.progress import Progress, silent

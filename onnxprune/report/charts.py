@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.latency.speedup import QUANTILES
-from onnxprune.planning.sensitivity import ROUND_OFF, Sensitivity
+from onnxprune.planning.curves.sensitivity import ROUND_OFF, Sensitivity
 from onnxprune.report.plot import COLOURS, Bars, Row, Series, bar_chart, heat_map, line_chart, stacked
 from onnxprune.report.sensitivity import verdict_words
 from onnxprune.report.sweep import family_quality, family_rows, without_model

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnxprune.dependency.branches import Branch
     from onnxprune.dependency.groups import Group
     from onnxprune.evaluation.verify import Verification
-    from onnxprune.planning.depth import Shortening
+    from onnxprune.planning.branches.depth import Shortening
     from onnxprune.planning.options import Options
 
 _RANKING = ("criterion", "scope")  # options that say what ranked the units

@@ -11,7 +11,7 @@ from onnxprune._version import __version__
 from onnxprune.graph.files.write import signature
 from onnxprune.graph.ports import cache_bytes
 from onnxprune.graph.punished import punished
-from onnxprune.planning.curve import scale_of
+from onnxprune.planning.curves.curve import scale_of
 from onnxprune.planning.methods import METHODS
 from onnxprune.report.schema import SCHEMA
 from onnxprune.runtime.concessions import conceded
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.evaluation.comparison import Comparison
     from onnxprune.evaluation.verify import Verification
     from onnxprune.graph.model import Model
-    from onnxprune.planning.curve import Curve
+    from onnxprune.planning.curves.curve import Curve
     from onnxprune.planning.options import Options
     from onnxprune.recovery.refit import Refitted
     from onnxprune.surgery.rewrite import Cut

@@ -9,7 +9,7 @@ from onnxprune.report.words import LOSSES, all_printable, names_text, new_table,
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from onnxprune.planning.sensitivity import Sensitive, Sensitivity
+    from onnxprune.planning.curves.sensitivity import Sensitive, Sensitivity
 
 
 def sensitivity_tables(sensitivity: Sensitivity) -> list[RenderableType]:

@@ -38,7 +38,7 @@ def tune_report(
         teacher: the model that it learned from.
         options: of the run.
         lesson: what was learned from what.
-        outcome: of tuning, see `training.tuner.Tuned`.
+        outcome: of tuning, see `training.tuning.tuner.Tuned`.
         gap: how far the file lies from the network, relative to its outputs.
         sides: the model before and after, compared with the teacher; without one, with the model before.
         held_out: whether the samples that were compared played no part.

@@ -45,9 +45,9 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
             report, or one of another form; and for a module that gives something else on the example.
     """
     check_torch("onnxprune.torch.apply")
-    from onnxprune.training.resizing import resized  # noqa: PLC0415 - they import PyTorch
-    from onnxprune.training.same_outputs import check_same  # noqa: PLC0415
-    from onnxprune.training.transfer import WeightCut, cut_state, kept_of, state_of  # noqa: PLC0415
+    from onnxprune.training.modules.resizing import resized  # noqa: PLC0415 - they import PyTorch
+    from onnxprune.training.modules.same_outputs import check_same  # noqa: PLC0415
+    from onnxprune.training.modules.transfer import WeightCut, cut_state, kept_of, state_of  # noqa: PLC0415
 
     plan, report = _read(cut)
     if example is not None:

@@ -16,8 +16,8 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import ModelError
 from onnxprune.graph.files.read import load
 from onnxprune.runtime.replay import Replay
+from onnxprune.training.network.pullback import Pullback
 from onnxprune.training.operators import registry
-from onnxprune.training.pullback import Pullback
 from tests.commands.test_calibrated import cnn, transformer
 from tests.support.build import ROWS, conv, dense, model
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from onnxprune.cli.group import cli
-from onnxprune.training.processes import ALONE
+from onnxprune.training.tuning.processes import ALONE
 from tests.support.cli import invoke
 from tests.training.pairs import classifier, cut, pictures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from onnxprune import __main__ as start
 from onnxprune.cli import main, unexpected
 from onnxprune.cli.group import cli
+from onnxprune.graph.files.read import load
 from tests.support.build import dense
 from tests.support.cli import invoke
 
@@ -128,7 +130,7 @@ def test_a_node_whose_name_is_no_text():
     whole = onnx.NodeProto(op_type="Relu", name="abc").SerializeToString()
     namespace = {}
     code = "def reads(node):\n    raise LookupError"
-    exec(compile(code, "onnxprune/graph/files/read.py", "exec"), namespace)
+    exec(compile(code, inspect.getfile(load), "exec"), namespace)
     with pytest.raises(LookupError) as caught:
         namespace["reads"](onnx.NodeProto.FromString(whole.replace(b"abc", b"a\xffc")))
     assert unexpected.place_of(caught.value) == r" while reading the model, at Relu b'a\xffc'"

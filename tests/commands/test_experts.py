@@ -12,7 +12,7 @@ import pytest
 import onnxprune
 from onnxprune.commands.beside.settings import adjusted
 from onnxprune.errors import OptionError
-from onnxprune.planning import expert_curves
+from onnxprune.planning.curves import experts as expert_curves
 from tests.support.experts import mixture, rows
 from tests.support.unrolled import EACH, ONCE, dense, gathered
 

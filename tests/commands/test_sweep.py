@@ -25,7 +25,7 @@ from onnxprune.commands.steps import recover
 from onnxprune.commands.sweeps import recovery as sweep_recovery
 from onnxprune.errors import InputError, NothingToPrune, OptionError, VerificationError
 from onnxprune.graph.files.publish import stamps
-from onnxprune.planning import curves
+from onnxprune.planning.curves import measured as curves
 from onnxprune.planning.options import make_options
 from onnxprune.runtime import machine
 from onnxprune.runtime.executors import workers

@@ -16,8 +16,8 @@ from onnxprune.errors import InputError, OptionError, VerificationError
 from onnxprune.graph.view import view
 from onnxprune.report.charts_tuning import tuning_html
 from onnxprune.report.tune import tune_tables
+from onnxprune.training.network.writing import contents_of
 from onnxprune.training.settings import make_tune_options
-from onnxprune.training.writing import contents_of
 from tests.support.build import model
 from tests.training.pairs import classifier, cut, pictures
 
@@ -151,7 +151,7 @@ def test_a_weight_too_large_for_its_type_is_not_written():
 
 
 def test_a_file_that_is_not_the_network_is_not_written(folder, monkeypatch):
-    monkeypatch.setattr("onnxprune.training.writing.difference_of", lambda *_: 0.5)
+    monkeypatch.setattr("onnxprune.training.network.writing.difference_of", lambda *_: 0.5)
     with pytest.raises(VerificationError, match=r"output 'y' of the tuned file differs from the network .* by 5.0e-01"):
         tune_here(folder)
     assert not (folder / "out.onnx").exists()
@@ -180,7 +180,7 @@ class Killed(BaseException):
 
 def test_a_run_goes_on_from_the_checkpoint_beside_the_output(folder, monkeypatch):
     tune_here(folder, "whole.onnx")
-    monkeypatch.setattr("onnxprune.training.tuner._Run._is_time_to_save", lambda *_: True)
+    monkeypatch.setattr("onnxprune.training.tuning.tuner._Run._is_time_to_save", lambda *_: True)
 
     def progress(text, step=0, steps=0):
         if step == 9:

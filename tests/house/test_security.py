@@ -16,7 +16,7 @@ from onnxprune.graph.forms import expansion
 from onnxprune.graph.shapes import work
 from onnxprune.latency import times_file
 from onnxprune.runtime import time_limit
-from onnxprune.training import checkpoint
+from onnxprune.training.tuning import checkpoint
 from tests.support.house import PACKAGE, modules
 from tests.support.paths import ROOT
 

@@ -24,7 +24,7 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError, ModelError, OptionError
 from onnxprune.graph.files.read import load
 from onnxprune.planning.choice import select_ratios
-from onnxprune.planning.curves import measure_curves
+from onnxprune.planning.curves.measured import measure_curves
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import cuts, gather
 from onnxprune.runtime.executors import ALONE, Workers, from_executor, sent, workers

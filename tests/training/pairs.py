@@ -11,8 +11,8 @@ from onnxprune.commands.steps.tune_cut import kept_by_report
 from onnxprune.data.samples import load_data
 from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.view import view
-from onnxprune.training.lesson import lesson_of
 from onnxprune.training.settings import make_tune_options
+from onnxprune.training.tuning.lesson import lesson_of
 from tests.support.build import model
 
 PICTURE = "float[n,1,16,16] x"

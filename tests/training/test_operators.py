@@ -12,8 +12,8 @@ from onnxprune.evaluation.settings import settings
 from onnxprune.graph.files.encode import serialize
 from onnxprune.graph.files.read import load
 from onnxprune.runtime.session import open_session
-from onnxprune.training.agreement import check_agreement
-from onnxprune.training.network import Network
+from onnxprune.training.network.agreement import check_agreement
+from onnxprune.training.network.module import Network
 from onnxprune.training.operators import registry
 from tests.dependency.rules.test_rules import RUNNABLE
 from tests.support.zoo_store import load_zoo, read, refill

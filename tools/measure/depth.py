@@ -84,7 +84,7 @@ def alike(subject: Subject, folder: Path) -> list[str]:
     from onnxprune.dependency.cost import NodeMacs
     from onnxprune.dependency.trace import trace
     from onnxprune.graph.files.read import load
-    from onnxprune.planning.influence import cosines
+    from onnxprune.planning.branches.influence import cosines
     from onnxprune.runtime.replay import Replay
 
     model = part_to_run(load(folder / subject.file), {})

@@ -38,8 +38,8 @@ from onnxprune.graph.files.encode import serialize  # noqa: E402
 from onnxprune.graph.files.read import load  # noqa: E402
 from onnxprune.graph.model import Model  # noqa: E402
 from onnxprune.runtime.session import open_session  # noqa: E402
-from onnxprune.training.agreement import TOLERANCE, check_agreement, difference_of, tolerance  # noqa: E402
-from onnxprune.training.network import Network  # noqa: E402
+from onnxprune.training.network.agreement import TOLERANCE, check_agreement, difference_of, tolerance  # noqa: E402
+from onnxprune.training.network.module import Network  # noqa: E402
 from tests.support.zoo_store import load_zoo, read, refill  # noqa: E402
 from tools.git import package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
@@ -58,7 +58,7 @@ WRONG = 0.02  # of what a derivative usually is: beyond it round-off of the diff
 
 
 def numbers(model: Model, network: Network) -> dict[str, Any]:
-    """Compare the outputs at two settings; see `onnxprune.training.agreement`."""
+    """Compare the outputs at two settings; see `onnxprune.training.network.agreement`."""
     session = open_session(serialize(model.proto), folder=model.folder, threads=1)
     cases = settings(model, session)[:2]
     agreements = [check_agreement(network, each.feeds) for each in cases]

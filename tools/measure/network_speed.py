@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from onnxprune.graph.files.read import load  # noqa: E402
-from onnxprune.training.network import Network  # noqa: E402
+from onnxprune.training.network.module import Network  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -122,7 +122,7 @@ def seen(folder: Path, subject: Subject) -> dict[str, Any]:
     import numpy as np
 
     from onnxprune.data.samples import Data
-    from onnxprune.training.order import held_out
+    from onnxprune.training.tuning.order import held_out
 
     with np.load(folder / subject.data) as few, np.load(folder / subject.more) as more:
         count, arrays = len(next(iter(few.values()))), dict(more)

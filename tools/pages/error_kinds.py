@@ -151,7 +151,7 @@ KINDS = (  # a message is of the first kind that takes it
             "data/notes",
             "commands/records/report_files",
             "commands/prune",
-            "training/callbacks",
+            "training/tuning/callbacks",
             "report/plot",
         ),
     ),
@@ -247,7 +247,7 @@ KINDS = (  # a message is of the first kind that takes it
         "command line, so that the shell leaves it alone.",
         modules=(
             "planning/choice",
-            "planning/removal",
+            "planning/branches/removal",
             "commands/ways/shorten",
             "commands/ways/rotate",
             "commands/steps/prepare",

@@ -11,8 +11,8 @@ from onnxprune.dependency.trace import trace
 from onnxprune.errors import NothingToPrune, OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.shapes.probe import settled
+from onnxprune.planning.branches.removal import named
 from onnxprune.planning.options import AUTO, Options
-from onnxprune.planning.removal import named
 
 _NAMING = ("without", "linearize")  # options that name branches
 Globs: TypeAlias = Mapping[str, tuple[str, ...]]  # by option

@@ -33,8 +33,8 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
+from onnxprune.planning.branches.depth import Shortening
 from onnxprune.planning.choice import why_not
-from onnxprune.planning.depth import Shortening
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision

@@ -18,8 +18,8 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.shapes.probe import settled
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress
-from onnxprune.training.order import held_out, order_of
 from onnxprune.training.settings import TuneOptions
+from onnxprune.training.tuning.order import held_out, order_of
 
 # Better numbers for weights, and what reports on them once they are written.
 Taught: TypeAlias = tuple[Mapping[str, Array], Callable[[Path], dict[str, Any]]]

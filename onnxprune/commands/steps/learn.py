@@ -17,13 +17,13 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
 from onnxprune.progress import Progress, silent
-from onnxprune.training.processes import ALONE, Processes
 from onnxprune.training.settings import TuneOptions
+from onnxprune.training.tuning.processes import ALONE, Processes
 
 if TYPE_CHECKING:
-    from onnxprune.training.callbacks import Callback
-    from onnxprune.training.lesson import Lesson
-    from onnxprune.training.tuner import Tuned
+    from onnxprune.training.tuning.callbacks import Callback
+    from onnxprune.training.tuning.lesson import Lesson
+    from onnxprune.training.tuning.tuner import Tuned
 
 _CHECKED = 64  # held-out samples on which the written file is held against the network
 
@@ -58,10 +58,10 @@ def learn(
     Raises:
         InputError, VerificationError: as `tune`.
     """
-    from onnxprune.training.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
-    from onnxprune.training.saving import Saving, run_of  # noqa: PLC0415
-    from onnxprune.training.tuner import tuned  # noqa: PLC0415
-    from onnxprune.training.writing import contents_of  # noqa: PLC0415
+    from onnxprune.training.network.writing import contents_of  # noqa: PLC0415
+    from onnxprune.training.tuning.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
+    from onnxprune.training.tuning.saving import Saving, run_of  # noqa: PLC0415
+    from onnxprune.training.tuning.tuner import tuned  # noqa: PLC0415
 
     progress("holding the network against ONNX Runtime")
     lesson = lesson_of(model, teacher, data, options, kept, processes=processes)
@@ -77,7 +77,7 @@ def proven(lesson: Lesson, path: Path, contents: Mapping[str, Array], progress: 
     Raises:
         VerificationError: when that is more than round-off.
     """
-    from onnxprune.training.writing import check_file  # noqa: PLC0415 - needs PyTorch
+    from onnxprune.training.network.writing import check_file  # noqa: PLC0415 - needs PyTorch
 
     progress("verifying: the file = the network")
     some = lesson.held.subset(range(min(_CHECKED, lesson.held.count)))

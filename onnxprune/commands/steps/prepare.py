@@ -30,7 +30,7 @@ from onnxprune.graph.ports import Port, batch_dim, with_batch
 from onnxprune.graph.shapes.footprint import check_runnable
 from onnxprune.graph.shapes.probe import settled, with_sizes
 from onnxprune.planning.choice import all_reasons, select_ratios, why_nothing
-from onnxprune.planning.effort import EFFORTS
+from onnxprune.planning.curves.effort import EFFORTS
 from onnxprune.planning.methods import METHODS
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan, kept_masks
@@ -43,7 +43,7 @@ from onnxprune.runtime.random_feeds import random_feeds
 from onnxprune.runtime.support import runnable_part
 from onnxprune.surgery.biases import with_biases
 from onnxprune.surgery.rewrite import Rewritten, rewrite
-from onnxprune.training.order import held_out
+from onnxprune.training.tuning.order import held_out
 
 _MOST_CALIBRATED = 0.75  # of the samples, where the rest of the same source is evaluated on
 _GENERATED = 128  # samples to generate where there is no data, at most

@@ -11,7 +11,7 @@ from onnxprune.commands.steps.prepare import PreparedModel
 from onnxprune.data.notes import NOWHERE, Notes
 from onnxprune.graph.tensors import Array
 from onnxprune.graph.view import view
-from onnxprune.planning.detail import rows_of_refits
+from onnxprune.planning.curves.detail import rows_of_refits
 from onnxprune.planning.plan import Plan, kept_masks
 from onnxprune.planning.work import atom_sizes, numbers
 from onnxprune.progress import Progress

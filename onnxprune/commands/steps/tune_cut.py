@@ -13,7 +13,7 @@ from onnxprune.errors import InputError, VerificationError
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.plan import kept_masks
-from onnxprune.training.places import kept_of
+from onnxprune.training.tuning.places import kept_of
 
 Kept = Callable[[Sequence[str]], Mapping[str, Mapping[int, Array]]]
 

@@ -18,7 +18,7 @@ from onnxprune.data.opening import read_json
 from onnxprune.errors import InputError
 from onnxprune.graph.files.publish import Reads, check_files, check_written, digest_of, resolved, staging
 from onnxprune.graph.files.write import check_weights_name, data_file, weights_of
-from onnxprune.planning.curve import Curve
+from onnxprune.planning.curves.curve import Curve
 from onnxprune.planning.plan import Evidence
 from onnxprune.report.charts import family_page, family_svg
 

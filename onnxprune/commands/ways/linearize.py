@@ -27,12 +27,12 @@ from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import OptionError
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import view
-from onnxprune.planning.bypasses import Weighed, at_branches, at_gaps, weighed
-from onnxprune.planning.depth import Shortening
-from onnxprune.planning.detail import rows_of_refits
+from onnxprune.planning.branches.bypasses import Weighed, at_branches, at_gaps, weighed
+from onnxprune.planning.branches.depth import Shortening
+from onnxprune.planning.branches.removal import named
+from onnxprune.planning.curves.detail import rows_of_refits
 from onnxprune.planning.left import Cost, rest_of
 from onnxprune.planning.options import AUTO, Options
-from onnxprune.planning.removal import named
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_bypassed
 from onnxprune.surgery.bypass import bypassed

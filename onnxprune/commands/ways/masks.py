@@ -34,8 +34,8 @@ from onnxprune.report.document import file_values
 from onnxprune.training.settings import TuneOptions
 
 if TYPE_CHECKING:
-    from onnxprune.training.gates import Budget
-    from onnxprune.training.mask_learner import Gated
+    from onnxprune.training.sparse.gates import Budget
+    from onnxprune.training.sparse.mask_learner import Gated
 
 CRITERION = "masks"  # what the report calls it
 
@@ -121,10 +121,10 @@ def _learned(  # noqa: PLR0917 - as they follow from one another
     int8: Int8 | None,
 ) -> tuple[Model, Decision, dict[str, Any]]:
     """Return the model with weights that go without what is shut, the plan of that, and what the report says."""
-    from onnxprune.training.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
-    from onnxprune.training.mask_learner import folded, gated_of, learned_masks  # noqa: PLC0415
-    from onnxprune.training.saving import Saving, run_of  # noqa: PLC0415
-    from onnxprune.training.writing import contents_of  # noqa: PLC0415
+    from onnxprune.training.network.writing import contents_of  # noqa: PLC0415
+    from onnxprune.training.sparse.mask_learner import folded, gated_of, learned_masks  # noqa: PLC0415
+    from onnxprune.training.tuning.lesson import lesson_of  # noqa: PLC0415 - needs PyTorch
+    from onnxprune.training.tuning.saving import Saving, run_of  # noqa: PLC0415
 
     model, data = prepared.traced.model, prepared.tuning_data
     assert data is not None
@@ -177,7 +177,7 @@ class _Costs:
 
 def _budget(prepared: PreparedModel, groups: Gated) -> Budget:
     """Return what the gates are to keep to."""
-    from onnxprune.training.gates import Budgets, CostBudget, ShapeBudget  # noqa: PLC0415 - needs PyTorch
+    from onnxprune.training.sparse.gates import Budgets, CostBudget, ShapeBudget  # noqa: PLC0415 - needs PyTorch
 
     counter, atoms = Counter(prepared.traced), {group.name: group.atom for group in prepared.groups}
     alike: dict[str, list[Atom]] = {}

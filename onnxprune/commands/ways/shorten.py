@@ -29,16 +29,16 @@ from onnxprune.errors import MetAlready, NothingToPrune, OptionError, Unreachabl
 from onnxprune.graph.forms.remainder import same_part
 from onnxprune.graph.forms.straight import switches
 from onnxprune.graph.model import Model
-from onnxprune.planning.collapse import by_collapse
-from onnxprune.planning.depth import Shortening, choose
-from onnxprune.planning.detail import rows_of_refits
-from onnxprune.planning.effort import EFFORTS, USUAL
-from onnxprune.planning.influence import by_influence
+from onnxprune.planning.branches.collapse import by_collapse
+from onnxprune.planning.branches.depth import Shortening, choose
+from onnxprune.planning.branches.influence import by_influence
+from onnxprune.planning.branches.removal import may_go, named
+from onnxprune.planning.curves.detail import rows_of_refits
+from onnxprune.planning.curves.effort import EFFORTS, USUAL
 from onnxprune.planning.left import Cost, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.promise import Decision
-from onnxprune.planning.removal import may_go, named
 from onnxprune.progress import Progress
 from onnxprune.report.depth import depth_values, of_whole, tell_options
 from onnxprune.report.words import plural

@@ -35,7 +35,7 @@ from onnxprune.evaluation.verify import Verification, plain_problem, verify
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Role
 from onnxprune.graph.view import view
-from onnxprune.planning.effort import USUAL
+from onnxprune.planning.curves.effort import USUAL
 from onnxprune.planning.left import Cost, costs_left, rest_of
 from onnxprune.planning.options import Options
 from onnxprune.planning.plan import Plan

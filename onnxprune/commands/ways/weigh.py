@@ -10,13 +10,13 @@ from onnxprune.commands.steps.prepare import PreparedModel, calibrated
 from onnxprune.data.notes import Notes
 from onnxprune.dependency.branches import Branch, branches
 from onnxprune.errors import OptionError, UnreachableTarget
+from onnxprune.planning.branches.depth import Chooser, Shortening
+from onnxprune.planning.branches.mixed import counted_bounds, mixed
+from onnxprune.planning.branches.removal import may_go, named
 from onnxprune.planning.choice import named_ratios
-from onnxprune.planning.depth import Chooser, Shortening
-from onnxprune.planning.detail import rows_of_refits
-from onnxprune.planning.effort import EFFORTS
-from onnxprune.planning.mixed import counted_bounds, mixed
+from onnxprune.planning.curves.detail import rows_of_refits
+from onnxprune.planning.curves.effort import EFFORTS
 from onnxprune.planning.plan import UNREACHABLE, Evidence
-from onnxprune.planning.removal import may_go, named
 from onnxprune.progress import Progress
 
 

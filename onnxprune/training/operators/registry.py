@@ -35,7 +35,9 @@ class Operator:
     compute: Compute
     host: frozenset[int]  # inputs whose numbers decide the shape of what is made: sizes, axes, places
     weights: frozenset[int]  # inputs that are learned, where they are constants
-    scales: frozenset[int]  # inputs that are learned where they look so: factors and summands, see `training.trainable`
+    scales: frozenset[
+        int
+    ]  # inputs that are learned where they look so: factors and summands, see `training.network.trainable`
     passes: frozenset[int]  # inputs whose numbers are those of the output, in another order or type
     is_open: bool  # whether the shape of what is made depends on numbers that flow through
     names: frozenset[str] | None  # of attributes; None takes any

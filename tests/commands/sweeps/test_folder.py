@@ -12,7 +12,7 @@ from onnxprune.commands.sweeps import folder as sweep_folder
 from onnxprune.commands.sweeps.folder import SweepFolder
 from onnxprune.commands.sweeps.members import Member
 from onnxprune.graph.files.publish import Reads
-from onnxprune.planning.curve import Curve
+from onnxprune.planning.curves.curve import Curve
 from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import Evidence
 

@@ -129,7 +129,7 @@ def test_what_cannot_be(options, message):
 def test_learning_goes_on_to_the_same_bytes(tmp_path, monkeypatch, where, step):
     onnx.save(classifier(), tmp_path / "model.onnx")
     np.savez(tmp_path / "samples.npz", x=pictures(48))
-    monkeypatch.setattr("onnxprune.training.saving.Saving.__init__.__defaults__", (0.0,))
+    monkeypatch.setattr("onnxprune.training.tuning.saving.Saving.__init__.__defaults__", (0.0,))
 
     def run(name, progress=lambda *_: None, **more):
         options = make_options(targets={"params": 0.5}, latency=False, round_to=1)

@@ -1,0 +1,70 @@
+"""Weights of a network as contents of a file: rounded to its types, and proven: the file run is the network run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onnxprune.errors import VerificationError
+from onnxprune.graph.model import Model
+from onnxprune.graph.tensors import Array
+from onnxprune.runtime.session import open_session
+from onnxprune.training.network.agreement import difference_of, tolerance
+from onnxprune.training.network.module import Network
+from onnxprune.training.operators.types import tensor_of
+
+
+def contents_of(model: Model, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return weights in the types of a model, those that differ from what it holds.
+
+    Raises:
+        VerificationError: when a weight is too large for its type, or not finite.
+    """
+    contents = {}
+    for name, weight in weights.items():
+        before = model.array(name)
+        with np.errstate(over="ignore"):
+            after = weight.astype(before.dtype).reshape(before.shape)
+        if not np.isfinite(after.astype(np.float64)).all():
+            raise VerificationError(f"weight {name!r} is not finite as {before.dtype.name}; nothing was written")
+        if not np.array_equal(after, before):
+            contents[name] = after
+    return contents
+
+
+def check_file(
+    network: Network, path: Path, contents: Mapping[str, Array], batches: Iterable[Mapping[str, Array]]
+) -> float:
+    """Make sure that a file, run in ONNX Runtime, is the network with the weights that were written.
+
+    Args:
+        network: it is left with these weights.
+        path: the file.
+        contents: the weights that it was written with, by name.
+        batches: feeds.
+
+    Returns:
+        The largest difference relative to the magnitude of the output.
+
+    Raises:
+        VerificationError: when they differ by more than round-off; it names the output.
+    """
+    learned = {name: tensor_of(array) for name, array in contents.items() if name in network.weights}
+    network.load_state_dict(learned, strict=False)
+    session, limit, worst = open_session(path, threads=1), tolerance(network.model), 0.0
+    for feeds in batches:
+        expected = session.run(feeds)
+        with torch.no_grad():
+            results = network(feeds, taps=[name for name in network.model.tensor_outputs if name in expected])
+        for name, value in results.items():
+            difference = difference_of(value, expected[name])
+            worst = max(worst, difference)
+            if not difference <= limit:
+                raise VerificationError(
+                    f"output {name!r} of the tuned file differs from the network that was tuned by {difference:.1e} "
+                    f"of its range, more than {limit:.0e}; nothing was written. Please report the model"
+                )
+    return worst

@@ -1,0 +1,120 @@
+"""Patterns that run as one step: the same numbers and gradients, and only where nothing else reads what is inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from onnxprune.graph.files.read import load
+from onnxprune.training.network import specialise
+from onnxprune.training.network.agreement import check_agreement
+from onnxprune.training.network.module import Network
+from tests.support.build import model
+
+ROWS = "float[n,6] x"
+HEADS = "float[2,3,5,4] q, float[2,3,4,7] k, float[2,3,7,4] v"
+
+
+def erf_gelu(divide):
+    inner = "d = Div(a, r)" if divide else "d = Mul(a, r)"
+    return (inner, "e = Erf(d)", "f = Add(e, one)", "g = Mul(a, f)", "y = Mul(g, half)")
+
+
+HALVES = {"one": np.float32(1), "half": np.float32(0.5)}
+CASES = {
+    "gelu": (("a = MatMul(x, w)", *erf_gelu(True)), {"r": np.float32(2**0.5), **HALVES}),
+    "gelu-by-factor": (("a = MatMul(x, w)", *erf_gelu(False)), {"r": np.float32(0.5**0.5), **HALVES}),
+    "gelu-tanh": (
+        ("a = MatMul(x, w)", "p = Pow(a, three)", "c = Mul(p, k)", "s = Add(a, c)", "t = Mul(s, r)", "u = Tanh(t)",
+         "f = Add(u, one)", "g = Mul(half, a)", "y = Mul(g, f)"),
+        {"three": np.float32(3), "k": np.float32(0.044715), "r": np.float32((2 / np.pi) ** 0.5), **HALVES},
+    ),
+    "silu": (("a = MatMul(x, w)", "s = Sigmoid(a)", "y = Mul(s, a)"), {}),
+    "mish": (("a = MatMul(x, w)", "p = Softplus(a)", "t = Tanh(p)", "y = Mul(a, t)"), {}),
+    "hard-swish": (("a = MatMul(x, w)", "s = HardSigmoid<alpha=0.16666667>(a)", "y = Mul(a, s)"), {}),
+    "linear": (("a = MatMul(x, w)", "y = Add(b, a)"), {"b": (6,)}),
+    "layer-norm": (
+        ("a = MatMul(x, w)", "m = ReduceMean<axes=[-1]>(a)", "d = Sub(a, m)", "p = Pow(d, two)",
+         "v = ReduceMean<axes=[-1]>(p)", "e = Add(v, eps)", "r = Sqrt(e)", "n = Div(d, r)", "g = Mul(n, scale)",
+         "y = Add(g, b)"),
+        {"two": np.float32(2), "eps": np.float32(1e-5), "scale": (6,), "b": (6,)},
+    ),
+}  # fmt: skip
+ATTENTIONS = {
+    "plain": ("s = MatMul(q, k)", "p = Softmax(s)"),
+    "divided": ("z = MatMul(q, k)", "s = Div(z, two)", "p = Softmax(s)"),
+    "both-scaled": ("a = Mul(q, two)", "c = Mul(k, half)", "s = MatMul(a, c)", "p = Softmax(s)"),
+    "masked": ("z = MatMul(q, k)", "h = Mul(z, half)", "s = Add(h, mask)", "p = Softmax(s)"),
+}
+
+
+def small(nodes, x=ROWS, **constants):
+    return load(model(*nodes, x=x, opset=17, y="float[n,6] y" if x == ROWS else "float[2,3,5,4] y", **constants))
+
+
+def plain(monkeypatch):
+    monkeypatch.setattr(specialise, "fused", lambda steps, *_: list(steps))
+
+
+def passed(network, feeds, taps=()):
+    results = network(feeds, taps)
+    sum(value.square().sum() for value in results.values()).backward()
+    gradients = {name: weight.grad.clone() for name, weight in network.weights.items() if weight.grad is not None}
+    return results, gradients, next(iter(network._programs.values()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_pattern_runs_as_one_step_with_the_same_numbers_and_gradients(name, monkeypatch):
+    nodes, constants = CASES[name]
+    network = Network(small(nodes, w=(6, 6), **constants))
+    feeds = {"x": np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)}
+    check_agreement(network, feeds)
+    _, gradients, program = passed(network, feeds)
+    assert len(program.steps) == (1 if name == "linear" else 2)
+    plain(monkeypatch)
+    slow = Network(network.model)
+    _, expected, all_steps = passed(slow, feeds)
+    assert len(all_steps.steps) == len(nodes)
+    for weight, gradient in expected.items():
+        torch.testing.assert_close(gradients[weight], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_runs_as_one_step(name):
+    constants = {"two": np.float32(2), "half": np.float32(0.5), "mask": np.triu(np.full((5, 7), -1e4, np.float32), 3)}
+    nodes = (*ATTENTIONS[name], "y = MatMul(p, v)")
+    network = Network(
+        small(nodes, x=HEADS, **{key: value for key, value in constants.items() if key in " ".join(nodes)})
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"q": (2, 3, 5, 4), "k": (2, 3, 4, 7), "v": (2, 3, 7, 4)}
+    feeds = {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+    check_agreement(network, feeds)
+    assert [step.node for step in next(iter(network._programs.values())).steps] == [None]
+
+
+def test_what_is_asked_for_inside_a_pattern_is_computed():
+    nodes, _ = CASES["silu"]
+    network = Network(small(nodes, w=(6, 6)))
+    feeds = {"x": np.ones((2, 6), np.float32)}
+    results = network(feeds, taps=["s", "y"])
+    assert set(results) == {"s", "y"}
+
+
+def test_what_something_else_reads_stays():
+    nodes = ("a = MatMul(x, w)", "s = Sigmoid(a)", "g = Mul(s, a)", "y = Add(g, s)")
+    network = Network(small(nodes, w=(6, 6)))
+    _, _, program = passed(network, {"x": np.ones((2, 6), np.float32)})
+    assert len(program.steps) == 4
+
+
+def test_numbers_that_are_others_are_no_pattern():
+    nodes, constants = CASES["gelu"]
+    network = Network(small(nodes, w=(6, 6), **{**constants, "half": np.float32(0.6)}))
+    feeds = {"x": np.ones((2, 6), np.float32)}
+    check_agreement(network, feeds)
+    assert len(next(iter(network._programs.values())).steps) == len(nodes)

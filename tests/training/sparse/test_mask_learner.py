@@ -1,0 +1,111 @@
+"""Learning masks: gates are folded into weights, rates follow from the length of a run, what is not finite ends it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
+from onnxprune.errors import OptionError
+from onnxprune.graph.shapes.probe import settled
+from onnxprune.graph.view import view
+from onnxprune.training.sparse import mask_learner
+from onnxprune.training.sparse.gates import ShapeBudget
+from onnxprune.training.sparse.mask_learner import Masks, folded, gated_of, learned_masks
+from onnxprune.training.tuning.saving import Saving
+from tests.training import pairs
+from tests.training.pairs import classifier, pictures
+
+WHOLE, KEPT = {"w1": 16, "w2": 16}, {"w1": 6, "w2": 10}
+
+
+def task(**options):
+    """Return the classifier that learns from itself, its groups, and options."""
+    lesson, checked = pairs.lesson(small=classifier(), data={"x": pictures(24)}, **{"rate": 1e-3, **options})
+    tied = {each.name: [each] for each in groups(trace(settled(view(classifier())))) if each.name in WHOLE}
+    return lesson, gated_of(lesson, tied), checked
+
+
+def test_gates_folded_into_weights_are_the_gated_network():
+    lesson, gated, _ = task(steps=1)
+    rng = np.random.default_rng(0)
+    gates = {name: rng.uniform(0.1, 1, count).astype(np.float32) for name, count in WHOLE.items()}
+    weights = {name: value.detach().numpy() for name, value in lesson.network.weights.items()}
+    kept = {name: sorted(rng.permutation(count)[: KEPT[name]].tolist()) for name, count in WHOLE.items()}
+    masks = Masks(scores=gates, gates=gates, weights=weights, history=(), steps=1, seconds=0.0, rate=1e-3)
+    stored = {name: torch.from_numpy(value) for name, value in folded(gated, masks, kept, lesson).items()}
+    stays = {name: torch.zeros(count).index_fill(0, torch.tensor(kept[name]), 1.0) for name, count in WHOLE.items()}
+    shut = {name: stays[name] * torch.from_numpy(gates[name]) for name in WHOLE}
+    feeds = {"x": pictures(8, seed=1)}
+    with torch.no_grad():
+        cut = lesson.network(feeds, weights={**stored, **gated.weights(stays, stored)})["y"]
+        expected = lesson.network(feeds, weights=gated.weights(shut, lesson.network.weights))["y"]
+        open_ones = lesson.network(feeds, weights=gated.weights(stays, lesson.network.weights))["y"]
+    assert (cut - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (cut - open_ones).abs().max() > 1e-2 * expected.abs().max()
+    assert np.array_equal(stored["w1"], weights["w1"])  # what reads units changes alone, and of that what stays
+    gone = [unit for unit in range(16) if unit not in kept["w1"]]
+    assert np.array_equal(stored["w2"][:, gone], weights["w2"][:, gone])
+
+
+class Clock:
+    """Time that passes where it is asked for, and in steps."""
+
+    def __init__(self, each_s, step_s):
+        self.now, self.each_s, self.step_s = 0.0, each_s, step_s
+
+    def monotonic(self):
+        self.now += self.each_s
+        return self.now
+
+    def progress(self, *_):
+        self.now += self.step_s
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["begun", "gone on with"])
+def test_a_time_has_the_rates_of_as_many_steps(tmp_path, monkeypatch, ended):
+    clock, made = Clock(0.25, 250.0), []
+    monkeypatch.setattr(mask_learner, "time", types.SimpleNamespace(monotonic=clock.monotonic))
+    run_of_steps = mask_learner._Run.__init__
+    monkeypatch.setattr(
+        mask_learner._Run, "__init__", lambda self, *rest: (made.append(self), run_of_steps(self, *rest))[1]
+    )
+    lesson, gated, options = task(steps=None, time=1000.0)
+    saving = Saving(tmp_path / "masks.checkpoint", {}, resume=False, every_s=0)
+
+    def ends(*_):
+        clock.progress()
+        if ended and clock.now > 600:
+            raise KeyboardInterrupt
+
+    budget = ShapeBudget(WHOLE, KEPT)
+    if ended:
+        with pytest.raises(KeyboardInterrupt):
+            learned_masks(lesson, gated, budget, options, saving=saving, progress=ends)
+        clock.each_s = 50.0  # another machine is slower
+        saving = dataclasses.replace(saving, resume=True)
+    masks = learned_masks(lesson, gated, budget, options, saving=saving, progress=clock.progress)
+    planned = made[-1].planned
+    assert planned == pytest.approx(4000, rel=0.01)
+    rates = [optimiser.param_groups[0]["lr"] for optimiser in made[-1].optimisers[1:]]
+    assert rates == pytest.approx([100 / planned, 200 / planned])
+    assert 2 <= masks.steps <= 5
+    assert [each.step for each in masks.history] == [masks.steps]
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run():
+    lesson, gated, options = task(steps=3)
+
+    class Sharp(ShapeBudget):
+        def violations(self, expected, progress):
+            return super().violations(expected, progress) + 0 * (expected["w1"] * 0).sqrt()
+
+    message = "the gradient was not finite at step 1 of learning masks: give a lower rate"
+    with pytest.raises(OptionError, match=re.escape(message)):
+        learned_masks(lesson, gated, Sharp(WHOLE, KEPT), options)

@@ -1,0 +1,173 @@
+"""What is tried before anything is trained: teachers, labels, losses and places that do not fit."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from onnxprune.commands.steps.tune_cut import kept_by_report
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
+from onnxprune.errors import DataError, InputError, ModelError, OptionError
+from onnxprune.graph.shapes.probe import settled
+from onnxprune.graph.view import view
+from onnxprune.training.tuning.lesson import device_of
+from onnxprune.training.tuning.places import kept_of, places_of
+from onnxprune.training.tuning.teacher import check_ports
+from tests.support.build import model
+from tests.training.pairs import PICTURE, classifier, cut, lesson, pictures
+
+
+def other(**changes):
+    """Return a classifier of other outputs or inputs."""
+    ports = {"x": "float[n,1,16,16] x", "y": "float[] y", "out": "y", "classes": 6, **changes}
+    return model(
+        "e = GlobalAveragePool(x)", "f = Flatten(e)", f"{ports['out']} = Gemm(f, w, b)",
+        x=ports["x"], y=ports["y"], w=(1, ports["classes"]), b=(ports["classes"],),
+    )  # fmt: skip
+
+
+def test_a_student_learns_outputs_and_features():
+    task, _ = lesson(kept=kept_by_report(settled(view(classifier())), cut().report))
+    assert dict(task.losses) == {"kl": 1.0, "features": 1.0}
+    assert [place.name for place in task.places]
+    assert all(len(place.kept[1]) == 8 for place in task.places if place.kept)
+    assert task.objective.judged.student == ("y",)
+    assert (task.train.count, task.held.count) == (56, 8)
+
+
+def test_without_a_report_places_are_those_of_equal_shapes():
+    task, _ = lesson()
+    assert dict(task.losses) == {"kl": 1.0}
+    same, _ = lesson(small=classifier())
+    assert dict(same.losses) == {"kl": 1.0, "features": 1.0}
+    assert all(not place.kept for place in same.places)
+
+
+def test_places_are_spread_over_the_network():
+    names = places_of(view(cut().model), view(classifier()), 3)
+    assert names
+    assert set(names) <= {"a", "b", "c", "d", "e", "f"}
+    assert names == sorted(names)
+
+
+def test_what_a_cut_keeps_of_a_value():
+    teacher = settled(view(classifier()))
+    kept = kept_by_report(teacher, cut().report)(["b", "x", "nowhere"])
+    assert len(kept["b"][1]) == 8
+    assert kept["x"] == kept["nowhere"] == {}
+
+
+def test_a_report_of_another_model():
+    report = {"groups": [{"name": "w1", "units": 17, "kept": 9, "kept_units": list(range(9))}]}
+    with pytest.raises(InputError, match="the report is of another model than the teacher: group 'w1' "):
+        kept_by_report(settled(view(other())), report)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (other(out="z", y="float[] z"), "it has no output 'y', its outputs are 'z'"),
+        (other(x="float[n,1,8,8] x"), "input 'x' is float32 ['n', 1, 8, 8] there, float32 ['n', 1, 16, 16] in the"),
+        (other(classes=7), "output 'y' is float32 ['n', 7] there, float32 ['n', 6] in the model to tune"),
+        (
+            model("z = Add(x, v)", "e = GlobalAveragePool(z)", "f = Flatten(e)", "y = Gemm(f, w, b)",
+                  x="float[n,1,16,16] x, float[n,1,16,16] v", w=(1, 6), b=(6,)),
+            "it takes an input 'v' that the model to tune does not",
+        ),
+    ],
+    ids=["output", "input", "classes", "one more"],
+)  # fmt: skip
+def test_a_teacher_that_does_not_fit(teacher, message):
+    with pytest.raises(ModelError, match=re.escape(message)):
+        check_ports(view(cut().model), view(teacher))
+
+
+def test_outputs_whose_shapes_come_to_light():
+    flat = model(
+        "e = GlobalAveragePool(x)", "y = Flatten(e)", x=PICTURE, y="float[n, m] y", infer=False,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=re.escape("output 'y' has the shape [2, 1] there, [2, 6] in the model")):
+        lesson(teacher=flat, loss={"mse": 1}, metric="dense")
+
+
+def labels(values):
+    return {"x": pictures(len(values)), "labels": np.array(values)}
+
+
+def test_labels_that_do_not_fit():
+    with pytest.raises(DataError, match="the data has labels from 9 to 9, but output 'y' scores classes 0 to 5"):
+        lesson(data=labels([9] * 16))
+    later = [0] * 63 + [8]  # the last one that is held out
+    with pytest.raises(DataError, match="the data has labels from 0 to 8, but output 'y' scores classes 0 to 5"):
+        lesson(data=labels(later))
+    learned = [8] + [0] * 63
+    with pytest.raises(DataError, match="the data has labels from 0 to 8, but output 'y' scores classes 0 to 5"):
+        lesson(data=labels(learned))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"teacher": None}, DataError, "there is no teacher, and the data has no array 'labels': give one of both"),
+        ({"teacher": None, "loss": "kl"}, OptionError, "loss 'kl' needs a teacher: give the original with --teacher"),
+        ({"loss": "labels"}, DataError, "loss 'labels' needs an array 'labels' of class indices in the data"),
+        ({"loss": "kl", "metric": "dense"}, OptionError, "loss 'kl' needs class scores; the outputs look like dense"),
+        ({"loss": "features"}, OptionError, "student and teacher share no value between nodes"),
+        ({"loss": f"{__name__}:constant"}, OptionError, "the loss has no gradient: 'y' depend on no weight"),
+        ({"frozen": ["nothing"]}, OptionError, "'nothing' matches no weight that could be trained"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_losses_that_need_what_is_not_there(options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        lesson(**options)
+
+
+def constant(student, teacher, feeds, labels):
+    return student["y"].detach().sum(1)
+
+
+def test_labels_teach_without_a_teacher():
+    task, _ = lesson(teacher=None, data=labels(list(range(6)) * 8))
+    assert dict(task.losses) == {"labels": 1.0}
+    assert "mix" not in task.augment.ways
+
+
+def test_outputs_without_a_gradient_leave_the_values_behind_them():
+    def detector(mid):
+        return model(
+            "a = Conv<pads=[1,1,1,1]>(x, w1)", "b = Relu(a)", "c = Conv(b, w2)", "d = GlobalAveragePool(c)",
+            "e = Flatten(d)", "y = ArgMax<axis = 1, keepdims = 0>(e)",
+            x=PICTURE, y="int64[] y", w1=(mid, 1, 3, 3), w2=(6, mid, 1, 1),
+        )  # fmt: skip
+
+    task, _ = lesson(small=detector(4), teacher=detector(8), metric="dense")
+    assert dict(task.losses) == {"features": 1.0}
+    assert "e" in [place.name for place in task.places]
+    assert task.objective.judged.student == task.objective.student
+
+
+def test_an_operator_without_gradients_is_named():
+    strange = model(
+        "e = StringNormalizer(s)", "y = Identity(x)", x="float[n,3] x, string[2] s", y="float[] y, string[] e"
+    )
+    with pytest.raises(ModelError, match="StringNormalizer 'e': gradients of this operator are not known"):
+        lesson(small=strange, teacher=None, data={"x": np.zeros((2, 3), np.float32), "s": np.array(["a", "b"])})
+
+
+def test_a_device_that_is_not_here(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_of("auto").type == "cpu"
+    with pytest.raises(OptionError, match="device cuda is not available: PyTorch sees no GPU here"):
+        device_of("cuda")
+
+
+def test_kept_indices_are_of_all_axes():
+    traced = trace(settled(view(classifier())))
+    group = groups(traced)[0]
+    mask = np.arange(group.units) % 2 == 0
+    kept = kept_of(traced, {group.atom: mask}, ["a", "c"])
+    assert [indices.tolist() for axes in kept.values() for indices in axes.values()] == [list(range(0, group.units, 2))]
