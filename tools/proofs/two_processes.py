@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ROOT / "models"
+sys.path.insert(0, str(ROOT))
+
+from tools.proofs.tuned import Subject, subjects  # noqa: E402
+
 LIMIT = 1e-4
 LAUNCHED = ("accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no")
 
@@ -34,14 +37,11 @@ def run(program: list[str], **variables: str) -> str:
     return ended.stdout
 
 
-def tuned(folder: Path, count: int, steps: int, more: list[str]) -> tuple[dict[str, Any], str]:
+def tuned(folder: Path, subject: Subject, count: int, steps: int, more: list[str]) -> tuple[dict[str, Any], str]:
     """Return the report of a run by so many processes, and what it printed."""
     target = folder / f"by{count}.onnx"
-    program = [
-        "onnxprune", "tune", str(folder / "small.onnx"), "--teacher", str(MODELS / "resnet_bn.onnx"),
-        "--data", str(MODELS / "mnist_calibration.npz"), "--steps", str(steps), "--rate", "0.003", "--threads", "1",
-        "--report", f"{target}.json", "--quiet", "-o", str(target), *more,
-    ]  # fmt: skip
+    options = subject.tune(folder / "small.onnx", target, steps)
+    program = ["onnxprune", *options, "--report", f"{target}.json", "--force", *more]
     if count == 1:
         printed = run(program)
     else:
@@ -64,13 +64,15 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     is_good = True
-    with tempfile.TemporaryDirectory(prefix="two-processes-") as name:
-        folder = Path(name)
-        cut = [str(MODELS / "resnet_bn.onnx"), "--ratio", "0.5", "--criterion", "l2", "--no-latency", "--quiet"]
-        run(["onnxprune", *cut, "--report", str(folder / "cut.json"), "-o", str(folder / "small.onnx")])
-        for words, more in (("kl", []), ("features", ["--cut", str(folder / "cut.json"), "--accumulate", "2"])):
+    with tempfile.TemporaryDirectory(prefix="two-processes-") as place:
+        folder = Path(place)
+        known = subjects(folder)
+        features = ["--cut", str(folder / "cut.json"), "--accumulate", "2"]
+        ways = [("images", "kl", []), ("images", "features", features), ("text", "written", ["--accumulate", "2"])]
+        for name, words, more in ways:
+            known[name].cut(folder / "small.onnx", folder / "cut.json", {**os.environ, "PYTHONPATH": str(ROOT)})
             (one, said), (two, said_by_two) = (
-                tuned(folder, count, arguments.steps, [*more, "--force"]) for count in (1, arguments.processes)
+                tuned(folder, known[name], count, arguments.steps, more) for count in (1, arguments.processes)
             )
             learned, held = gaps(one, two)
             verdicts = said_by_two.count("held-out loss")
