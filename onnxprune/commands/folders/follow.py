@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.commands.folders.follow_branches import Owned, check_lost, counterparts, owned
+from onnxprune.commands.folders.follow_branches import Owned, check_lost, check_ports, counterparts, owned
+from onnxprune.commands.folders.handing import handed_on
 from onnxprune.commands.steps.finish import Publish, finish, with_report
 from onnxprune.commands.steps.prepare import PreparedModel, prepare
 from onnxprune.commands.ways.shorten import Shorter, left_of, told_of_whole
@@ -66,6 +67,7 @@ class Lead:
     known: frozenset[Digest] = frozenset()  # of all its weights that tell them from others
     branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
     gone: tuple[str, ...] = ()  # the names of those that went
+    handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
 
     @property
     def is_narrower(self) -> bool:
@@ -151,7 +153,8 @@ def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapp
     """
     each = (report["depth"] or {"branches": ()})["branches"]
     gone = tuple(branch["name"] for branch in each if branch["removed"])
-    return Lead(_became(original, proto, folder, report), frozenset(original.telling.values()), known.owned, gone)
+    telling = frozenset(original.telling.values())
+    return Lead(_became(original, proto, folder, report), telling, known.owned, gone, known.handed_on)
 
 
 def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
@@ -166,8 +169,8 @@ def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any])
     return became
 
 
-def _traced(model: Model, change_io: bool) -> Trace:
-    return trace(replace(settled(model), changes_io=change_io))
+def _traced(model: Model, options: Options) -> Trace:
+    return trace(replace(settled(model), changes_io=options.change_io, handed_on=frozenset(options.handed_on)))
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,11 @@ class Uncut:
     groups: tuple[str, ...]  # names of those whose units stay
     branches: tuple[str, ...]  # names of those that stay
     owned: tuple[Owned, ...]  # all branches of the file; none where none may go
+    handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
 
     def kept_by(self, options: Options) -> Options:
         """Return options by which all of this stays."""
-        return replace(options, held=self.groups, held_branches=self.branches)
+        return replace(options, held=self.groups, held_branches=self.branches, handed_on=self.handed_on)
 
 
 def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
@@ -192,12 +196,13 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
         options: of the run.
     """
     held, stay = set[str](), set[str]()
-    traced = _traced(lead.model, options.change_io)
+    options = replace(options, handed_on=handed_on([each.model for each in (lead, *followers)]))
+    traced = _traced(lead.model, options)
     own, known = groups(traced), owned(traced, lead.telling) if options.shortens else ()
     contents = frozenset(lead.telling.values())
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
-        other = _traced(follower.model, options.change_io)
+        other = _traced(follower.model, options)
         ports = with_shapes(follower.model.inputs, dict(_shapes(options, follower.model)))
         stay |= counterparts(known, other, follower.telling, known=contents, ports=ports).stay
         for group in groups(other):
@@ -210,7 +215,7 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
             if any(place[:2] in touched and place not in free for place in _places(group, lead.telling))
         )
     whole = tuple(group.name for group in own if group.name in held)
-    return Uncut(whole, tuple(each.name for each in known if each.name in stay), known)
+    return Uncut(whole, tuple(each.name for each in known if each.name in stay), known, options.handed_on)
 
 
 def _places(group: Group, telling: Mapping[str, Digest]) -> Iterator[Place]:
@@ -236,13 +241,14 @@ def follow(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when a weight cannot become what it
             became in the leading file.
     """
+    options = replace(options, handed_on=lead.handed_on)
     prepared = prepare(file.model, _plain(options, file.model), None, progress)
     gone = _counterparts_of_gone(file, prepared, lead) if lead.gone else ()
     if lead.is_narrower and not gone:
         return _narrowed(file, prepared, lead, publish, progress)
     shorter = _shorter(prepared, gone, options)
     after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
-    _check_shorter(file, after, lead)
+    _check_shorter(file, prepared.traced.model, after, lead)
     if not lead.is_narrower:
         contents = dict(_contents({}, after, file.digests, lead))
         told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
@@ -262,13 +268,14 @@ def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tu
     return same.of(lead.gone)
 
 
-def _check_shorter(file: Held, after: Model, lead: Lead) -> None:
-    """Raise InputError where a file without branches has lost other weights than the leading one has."""
+def _check_shorter(file: Held, before: Model, after: Model, lead: Lead) -> None:
+    """Raise InputError where a file without branches has lost other weights or caches than the leading one has."""
     read = [
         {file.telling[name] for name in model.constants if name in file.telling and model.readers.get(name)}
         for model in (file.model, after)
     ]
     check_lost(lead.branches, lead.gone, *read)
+    check_ports(lead.branches, lead.gone, before, after)
 
 
 def _plain(options: Options, model: Model) -> Options:
@@ -276,7 +283,7 @@ def _plain(options: Options, model: Model) -> Options:
     return Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
-        change_io=options.change_io, timer=options.timer, timer_seconds=options.timer_seconds,
+        change_io=options.change_io, handed_on=options.handed_on, timer=options.timer, timer_seconds=options.timer_seconds,
         inputs=_shapes(options, model),
     ).checked()  # fmt: skip
 

@@ -115,7 +115,11 @@ def prepare(
         progress(sentence)
     model = part_to_run(model, dict(options.inputs), progress)
     samples = _tuning_samples(model, options, data_source) if tunes else _samples(model, options, data_source)
-    model = replace(sized_by(model, samples.calibration or samples.evaluation), changes_io=options.change_io)
+    model = replace(
+        sized_by(model, samples.calibration or samples.evaluation),
+        changes_io=options.change_io,
+        handed_on=frozenset(options.handed_on),
+    )
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
