@@ -9,7 +9,7 @@ readers are gone with the branch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxprune.dependency.caches import Cache
@@ -207,16 +207,14 @@ class _Finder:
         macs, params = sum(map(self.macs, nodes)), self._params(set(nodes))
         return Branch(name, value, index, slot, other, tuple(nodes), macs, params, reason, tuple(own.values()))
 
-    def _only_for(
-        self, index: int, slot: int, ends: Iterable[Collection[int]], needed: Container[str]
-    ) -> list[int]:
+    def _only_for(self, index: int, slot: int, ends: Iterable[Collection[int]], needed: Container[str]) -> list[int]:
         """Return the nodes of some ends, and those that are there for them and an addend alone, in order."""
         last = {at for each in ends for at in each}
         alone = self._needs.only_for({(index, slot), *self._handing.reads_of(last)}, needed)
         return sorted({*alone, *last}, key=self._place.__getitem__)
 
     def _kept_by(self, nodes: Collection[int]) -> dict[str, str]:
-        """Return the inputs and outputs of the model that are caches of some nodes alone, by their names in the graph."""
+        """Return inputs and outputs of the model that are caches of some nodes alone, by their names in the graph."""
         caches = self._caches_of(nodes)
         pairs = {name: name for cache in caches for name in (cache.past, cache.present)}
         return pairs | self._handing.ports_of(nodes)

@@ -61,7 +61,7 @@ class Handing:
         """
         inside = set(nodes)
         passed = {value: name for value in self._given if (name := self._passed(value)) is not None}
-        passing = {self._makers[value]: name for value, name in passed.items()}
+        passing: dict[int | None, str] = {self._makers[value]: name for value, name in passed.items()}
         taken = {
             name: name
             for name in self._taken

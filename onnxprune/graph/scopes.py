@@ -15,7 +15,9 @@ class Scope:
     nodes: tuple[int, ...]  # indices of its own nodes, in order
     outputs: frozenset[str]
     owners: Mapping[int, int] = field(repr=False)  # of nodes at any depth: the node of this graph that is or holds each
-    ports: Mapping[str, str] = field(default_factory=dict)  # outputs of the model, by the outputs that are given as them
+    ports: Mapping[str, str] = field(
+        default_factory=dict
+    )  # outputs of the model, by the outputs that are given as them
 
 
 def given(model: Model) -> frozenset[str]:

@@ -283,8 +283,8 @@ def _plain(options: Options, model: Model) -> Options:
     return Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
-        change_io=options.change_io, handed_on=options.handed_on, timer=options.timer, timer_seconds=options.timer_seconds,
-        inputs=_shapes(options, model),
+        change_io=options.change_io, handed_on=options.handed_on, timer=options.timer,
+        timer_seconds=options.timer_seconds, inputs=_shapes(options, model),
     ).checked()  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from onnxprune.commands.beside.settings import CacheSizes, adjusted
 from onnxprune.commands.beside.tokenizer import folder_of, reduced
 from onnxprune.errors import OptionError
 
+_OF_TEXTS = "generation_config.json"  # says how texts are written, and nothing of caches
+
 
 @dataclass(frozen=True)
 class PrunedFile:
@@ -37,7 +39,7 @@ def settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
             own = [each for each in files if _nearest(whole / each.name, found) == path]
             reports = {each.name: each.report for each in own if each.report is not None and each.leads}
             try:
-                caches = [cache for each in own for cache in each.caches]
+                caches = [cache for each in own for cache in each.caches if name != _OF_TEXTS]
                 text, changes = adjusted(path.read_text(encoding="utf-8"), reports, caches)
             except UnicodeDecodeError:
                 continue
