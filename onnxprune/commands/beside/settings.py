@@ -159,7 +159,8 @@ def _takes_turns(caches: Sequence[CacheSizes]) -> bool:
     files: dict[str, list[bool]] = {}
     for each in (each for each in caches if each.after is not None):
         files.setdefault(each.file, []).append(each.is_beside)
-    return all(left == _in_turns(left.count(False), left.count(True)) for left in files.values())
+    counts = ((left, left.count(False), left.count(True)) for left in files.values())
+    return all(own >= others and left == _in_turns(own, others) for left, own, others in counts)
 
 
 def _in_turns(own: int, others: int) -> list[bool]:

@@ -259,7 +259,7 @@ def follow(
     left = left_of(prepared, shorter, progress)
     later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
     of_later = prepare(later.model, _plain(options, later.model), None, progress)
-    return _narrowed(later, of_later, lead, told, progress)
+    return _narrowed(later, of_later, lead, told, progress, original=file.model)
 
 
 def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
@@ -306,14 +306,26 @@ def _shorter(prepared: PreparedModel, gone: Sequence[Branch], options: Options) 
 
 
 def _narrowed(
-    file: Held, prepared: PreparedModel, lead: Lead, publish: Publish, progress: Progress
+    file: Held,
+    prepared: PreparedModel,
+    lead: Lead,
+    publish: Publish,
+    progress: Progress,
+    *,
+    original: Model | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a file whose widths are cut as those of the leading one were, and its report."""
+    """Return a file whose widths are cut as those of the leading one were, and its report.
+
+    Where it was made of another one without branches, it is compared with that `original`.
+    """
     found = {group.name: _units(group, file.telling, lead) for group in prepared.groups}
     rewritten = prepared.rewritten(plan := Plan({name: units for name, units in found.items() if units is not None}))
     after = view(rewritten.proto, folder=file.model.folder)
     contents = dict(_contents(rewritten.cuts, after, file.digests, lead))
-    return finish(prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish)
+    return finish(
+        prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish,
+        original=original,
+    )  # fmt: skip
 
 
 def _units(group: Group, telling: Mapping[str, Digest], lead: Lead) -> tuple[int, ...] | None:
