@@ -273,6 +273,20 @@ def test_what_needs_samples_where_none_can_be_made(options, what):
         make_options(**options).resolved(False)
 
 
+def test_samples_are_made_of_the_sizes_that_a_model_takes():
+    """Its places are counted for pictures of 32 by 32, though the file says that sides are open."""
+    proto = model(
+        "a = Conv <kernel_shape = [8, 8], strides = [8, 8]> (x, w1)", "t = Reshape(a, places)", "u = Add(t, table)",
+        "v = Transpose <perm = [0, 2, 1]> (u)", "h = MatMul(v, w2)", "r = Relu(h)", "y = MatMul(r, w3)",
+        x="float[n,3,height,width] x", y="float[n,16,4] y", infer=False, w1=(16, 3, 8, 8), places=np.array([0, 16, -1]),
+        table=(16, 16), w2=(16, 32), w3=(32, 4),
+    )  # fmt: skip
+    report = onnxprune.prune(proto, 0.5, reconstruct=True, latency=False).report
+    assert report["calibration"]["source"] == "generated"
+    assert report["verification"]["passed"]
+    assert report["reconstruction"]
+
+
 def test_a_width_with_data():
     report = cut("transformer", width=True, ratio=0.25).report
     assert report["verification"]["passed"]
