@@ -273,6 +273,7 @@ def test_what_needs_samples_where_none_can_be_made(options, what):
         make_options(**options).resolved(False)
 
 
+@pytest.mark.generated
 def test_samples_are_made_of_the_sizes_that_a_model_takes():
     """Its places are counted for pictures of 32 by 32, though the file says that sides are open."""
     proto = model(
