@@ -229,6 +229,14 @@ def test_branches_are_chosen_among_attentions_and_reports_tell_of_the_original(f
     assert gone["behind"] == {name for name in gone["merged"] if not name.startswith("present") or "decoder" in name}
 
 
+def test_all_caches_of_a_text_may_go(folder):
+    """None of their inputs is left of which others could read a length, and nobody does."""
+    source = folder(first=first(), behind=behind(), merged=merged())
+    gone = lost(pruned(source, without="o_e?"))
+    assert gone["merged"] == {*caches(["encoder"]), *caches(["encoder"], "past_key_values")}
+    assert gone["behind"] == {*caches(["encoder"], "past_key_values")}
+
+
 def test_never_without_being_asked(folder):
     source = folder(first=first(), behind=behind())
     with pytest.raises(OptionError) as error:
