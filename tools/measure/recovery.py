@@ -5,7 +5,7 @@
     python tools/measure/recovery.py sentences DIR   MiniLM at half of its MACs
     python tools/measure/recovery.py heads DIR       MiniLM without 5 of its 12 heads in every layer
     python tools/measure/recovery.py words DIR       SmolLM2-135M at 0.8 of its parameters, by forward and reverse KL
-    python tools/measure/recovery.py page            docs/recovery.md, from all of these
+    python tools/measure/recovery.py page            docs/measured/recovery.md, from all of these
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
 what is there is not made again, and a run of tuning that was ended goes on from its checkpoint (its seconds are not
@@ -214,7 +214,7 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
             "row says another; `from scratch` is the same shape with kernels and matrices from random numbers (biases, "
             "scales and statistics stay), with the same teacher and as many steps. Figures are of samples that neither "
             "calibration nor tuning has seen; seconds are those of the processor, of tuning and its comparison. What "
-            "the words mean: [tuning.md](tuning.md).",
+            "the words mean: [tuning.md](../tuning.md).",
             "",
             *table(["network", "cut", "way", "steps", "seconds", "rate", "figures"], rows),
             "",
@@ -248,7 +248,8 @@ def main() -> None:
     arguments.results.mkdir(parents=True, exist_ok=True)
     if arguments.section == "page":
         told = (arguments.results / "recovery.jsonl").read_text(encoding="utf-8").splitlines()
-        (ROOT / "docs" / "recovery.md").write_text(page([json.loads(each) for each in told]), encoding="utf-8")
+        text = page([json.loads(each) for each in told])
+        (ROOT / "docs" / "measured" / "recovery.md").write_text(text, encoding="utf-8")
         return
     for name, subject in SUBJECTS[arguments.section].items():
         if arguments.folder is None:
