@@ -4,7 +4,7 @@
     python tools/measure/recovery.py photos DIR      EfficientNet-Lite1 at half of its MACs
     python tools/measure/recovery.py sentences DIR   MiniLM at half of its MACs
     python tools/measure/recovery.py heads DIR       MiniLM without 5 of its 12 heads in every layer
-    python tools/measure/recovery.py words DIR       SmolLM2-135M at 0.8 of its parameters, by forward and reverse KL
+    python tools/measure/recovery.py words DIR       SmolLM2-135M at 0.8 of its 134.5 million parameters, by two losses
     python tools/measure/recovery.py page            docs/measured/recovery.md, from all of these
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
@@ -68,8 +68,8 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "heads": {"heads": Subject("minilm.onnx", {"shape": "heads=7"}, *TEXTS, 800, 16, from_scratch=False)},
     "words": {
         "words": Subject(
-            "decoder.onnx", {"targets": {"params": 0.8}, "tie": True}, "decoder_calibration_256.npz",
-            "decoder_tuning.npz", "decoder_eval.npz", 1000, 4,
+            "decoder.onnx", {"targets": {"params": "107.6M"}, "tie": True}, "decoder_calibration_256.npz",
+            "decoder_tuning.npz", "decoder_eval.npz", 800, 4,
             losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
             fewer={"reverse KL": 240}, from_scratch=False,
         ),
