@@ -187,10 +187,9 @@ def cut_text(options: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def page(lines: Sequence[Mapping[str, Any]]) -> str:
+def page(lines: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the page: a row for each network and way, the last that was measured."""
     last = {(each["subject"], each["way"]): each for each in lines}
-    commits = ", ".join(dict.fromkeys(f"`{each['commit']}`" for each in last.values()))
     rows = [
         (
             f"`{known[name].file}`",
@@ -200,6 +199,7 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
             f"{each['cpu_seconds']:,.0f}" if each.get("cpu_seconds") else "",
             f"{each['rate']:.2g}" if each.get("rate") else "",
             figures_text(each["figures"]),
+            f"`{each['commit']}`",
         )
         for known in SUBJECTS.values()
         for (name, way), each in last.items()
@@ -209,17 +209,43 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
         [
             "# What tuning gives back, measured",
             "",
-            f"By tools/measure/recovery.py, on commit {commits}. Each network is cut on calibration samples (refitted, "
-            "as always), and tuned with the original as its teacher, with the losses that suit its outputs unless the "
-            "row says another; `from scratch` is the same shape with kernels and matrices from random numbers (biases, "
-            "scales and statistics stay), with the same teacher and as many steps. Figures are of samples that neither "
-            "calibration nor tuning has seen; seconds are those of the processor, of tuning and its comparison. What "
-            "the words mean: [tuning.md](../tuning.md).",
+            "By tools/measure/recovery.py. Each network is cut on calibration samples (refitted, as always), and tuned "
+            "with the original as its teacher, with the losses that suit its outputs unless the row says another; "
+            "`from scratch` is the same shape with kernels and matrices from random numbers (biases, scales and "
+            "statistics stay), with the same teacher and as many steps. Figures are of samples that neither cut nor "
+            "tuning has seen; seconds are those of the processor, of tuning and its comparison. What the words "
+            "mean: [tuning.md](../tuning.md).",
             "",
-            *table(["network", "cut", "way", "steps", "seconds", "rate", "figures"], rows),
+            *table(["network", "cut", "way", "steps", "seconds", "rate", "figures", "commit"], rows),
             "",
+            *(found_text(found) if found else ()),
         ]
     )
+
+
+def found_text(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the section on passages that encoders find, of what tools/measure/retrieval.py measured."""
+    last = {(each["part"], each["model"]): each for each in found}
+    rows = [
+        (
+            model,
+            f"{each['queries']:,} of {each['passages']:,}, {each['articles']}",
+            f"{each['found']:.3f}",
+            f"{each['kept']:.3f} ({each['low']:.3f} to {each['high']:.3f})",
+            f"`{each['commit']}`",
+        )
+        for (_, model), each in sorted(last.items(), key=lambda item: item[0][0])
+    ]
+    return [
+        "## What a sentence encoder is for",
+        "",
+        "By tools/measure/retrieval.py: whether the nearest passage of 128 tokens is of the same article; `kept` is "
+        "the share of the original's hits, with a 95 % interval. Cosines above say how alike embeddings are, which is "
+        "more than most uses ask for.",
+        "",
+        *table(["network", "queries, passages, articles", "found", "kept", "commit"], rows),
+        "",
+    ]
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
@@ -236,6 +262,11 @@ def figures_text(figures: Mapping[str, Any]) -> str:
     return ", ".join([*parts, *(f"{name} {value:.3g}" for name, value in known if value is not None)])
 
 
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file, none where it is not there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def main() -> None:
     """Measure a section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -247,9 +278,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     if arguments.section == "page":
-        told = (arguments.results / "recovery.jsonl").read_text(encoding="utf-8").splitlines()
-        text = page([json.loads(each) for each in told])
-        (ROOT / "docs" / "measured" / "recovery.md").write_text(text, encoding="utf-8")
+        told, found = (lines_of(arguments.results / f"{name}.jsonl") for name in ("recovery", "retrieval"))
+        (ROOT / "docs" / "measured" / "recovery.md").write_text(page(told, found), encoding="utf-8")
         return
     for name, subject in SUBJECTS[arguments.section].items():
         if arguments.folder is None:
