@@ -62,6 +62,8 @@ def apply(
             from onnxprune.commands.apply import apply_file
             from onnxprune.report.prune import prune_tables
 
+        if plan.suffix == ".onnx" != source.suffix:
+            raise OptionError(f"{plan} is no plan: that comes first, and the model behind it: PLAN.toml MODEL")
         if source.is_dir():
             raise OptionError(f"{source} is a folder: a plan is applied to one file; give that")
         recipe = recipe_of(context)

@@ -94,6 +94,8 @@ def cli(context: click.Context, no_defaults: bool) -> None:  # no_defaults: read
     onnxprune report small.json -o small.html           a page of a report
     onnxprune plan model.onnx --ratio 0.3 -o plan.toml  what would be cut, as a file to edit
     onnxprune apply plan.toml model.onnx -o small.onnx  cut it
+    onnxprune quantize model.onnx -o int8.onnx          eight bits
+    onnxprune tune small.onnx --teacher model.onnx --data d.npz --time 20m -o tuned.onnx
     onnxprune run recipe.toml                           several steps from a file
 
     'onnxprune prune --help' lists the options of the default command.

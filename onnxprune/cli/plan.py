@@ -47,6 +47,9 @@ def plan(
     """Say what would be cut of INPUT, and what that is expected to cost; no model is written.
 
     The plan is a file to read, to edit, and to apply: onnxprune apply PLAN.toml MODEL -o OUTPUT.
+
+    A GLOB of --only and --ratio means the groups with this name, or whose units are made by a node or weight with this
+    name; where there are none, those in which any node or weight has it. --ignore spares every group that touches it.
     """
     with failing():
         with signals_held():

@@ -96,6 +96,7 @@ def sweep(
 
         recipe = {key: value for key, value in recipe_of(context).items() if key not in _OF_THE_RUN}
         kind, values = parse_sweep_values({name: options.pop(_parameter(name)) for name, _ in _VALUES})
+        _check_values(kind, values)
         options |= {"latency": not no_latency, "batch_norm": not no_batch_norm, "inputs": parse_shapes(inputs)}
         by_glob = parse_ratios(ratios)
         if "ratio" in by_glob:
@@ -111,6 +112,17 @@ def sweep(
             )  # fmt: skip
         lines = [*family_tables(family.summary), *without_model(family.summary), _where_written(family.members)]
         show_result(dict(family.summary) if as_json else lines)
+
+
+def _check_values(kind: str, values: Sequence[Any]) -> None:
+    """Raise OptionError, by the name of the option that was typed, for what is no target of its kind."""
+    from onnxprune.planning.targets import parse
+
+    for value in values if kind != "ratio" else ():
+        try:
+            parse(kind, value)
+        except OptionError as error:
+            raise OptionError(str(error).removeprefix("target ")) from None
 
 
 def _where_written(members: Sequence[Path]) -> str:

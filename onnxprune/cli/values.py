@@ -13,8 +13,6 @@ from onnxprune.errors import OptionError
 if TYPE_CHECKING:
     from onnxprune.commands.records.report_files import PageFile
 
-_PAGES = (".html", ".htm")
-
 
 def parse_reports(paths: Sequence[Path]) -> tuple[Path | None, PageFile | None]:
     """Split ``--report`` values into the file for JSON and the page, by their suffixes.
@@ -22,9 +20,9 @@ def parse_reports(paths: Sequence[Path]) -> tuple[Path | None, PageFile | None]:
     Raises:
         OptionError: for two files of a kind.
     """
-    from onnxprune.commands.records.report_files import PageFile
+    from onnxprune.commands.records.report_files import PAGES, PageFile
 
-    pages = [path for path in paths if path.suffix.lower() in _PAGES]
+    pages = [path for path in paths if path.suffix.lower() in PAGES]
     reports = [path for path in paths if path not in pages]
     for given, what in ((pages, "page"), (reports, "file for JSON")):
         if len(given) > 1:
@@ -41,7 +39,8 @@ def parse_sweep_values(texts: dict[str, str | None]) -> tuple[str, list[Any]]:
     """
     with_values = {name: text for name, text in texts.items() if text is not None}
     if len(with_values) != 1:
-        raise OptionError(f"give one of {', '.join(f'--{name}' for name in texts)}, got {len(with_values)}")
+        given = " and ".join(f"--{name}" for name in with_values) or "none"
+        raise OptionError(f"give one of {', '.join(f'--{name}' for name in texts)}, got {given}")
     ((name, text),) = with_values.items()
     return {"ratios": "ratio"}.get(name, name), [_number(each.strip()) for each in text.split(",") if each.strip()]
 
@@ -69,7 +68,7 @@ def parse_ratios(texts: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             ratio = None
         if ratio is None or (equals and not glob):
-            raise OptionError(f"--ratio takes a number or GLOB=NUMBER, got {text!r}")
+            raise OptionError(f"--ratio takes a number such as 0.3, or GLOB=NUMBER, got {text!r}")
         if glob:
             by_glob.append((glob, ratio))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from onnxprune.commands.prune import Result, prune_file, prune_model
 from onnxprune.commands.records.recipe import recipe_of_call
 from onnxprune.commands.steps.decide import as_planned
 from onnxprune.commands.steps.job import make_learning
-from onnxprune.commands.steps.prepare import prepare
+from onnxprune.commands.steps.prepare import PreparedModel, prepare
 from onnxprune.errors import OptionError
 from onnxprune.graph.files.read import Source
 from onnxprune.graph.model import Model
 from onnxprune.planning.options import make_options
+from onnxprune.planning.plan import Plan
 from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
 from onnxprune.progress import Progress, silent
+from onnxprune.surgery.readings import Reading, readings
+from onnxprune.surgery.rewrite import Cut
 
 
 def apply(
@@ -91,13 +94,28 @@ def apply_file(
     )  # fmt: skip
 
 
-def cuts_of(plan: CutPlan, model: Model) -> list[tuple[str, Mapping[int, Sequence[int]]]]:
-    """Return the weights that a plan cuts of a model, each with the indices that stay of its axes.
+def cuts_of(plan: CutPlan, model: Model) -> Mapping[str, Cut]:
+    """Return the weights that a plan cuts of a model, by their names in the result.
 
     Raises:
         OptionError: for a plan that does not fit the model, takes branches out, or has counts without indices.
         NothingToPrune: when the plan leaves all units where they are.
     """
+    prepared, decided = _as_planned(plan, model)
+    return prepared.rewritten(decided).cuts
+
+
+def readings_of(plan: CutPlan, model: Model) -> list[Reading]:
+    """Return what a plan leaves of weights for each place of the model that reads one.
+
+    Raises:
+        OptionError, NothingToPrune: as `cuts_of`.
+    """
+    prepared, decided = _as_planned(plan, model)
+    return readings(prepared.traced, prepared.masks(decided))
+
+
+def _as_planned(plan: CutPlan, model: Model) -> tuple[PreparedModel, Plan]:
     if plan.branches:
         raise OptionError(f"plan: branch {plan.branches[0].name!r} goes as a whole: units alone are cut here")
     counted = [each for each in plan.groups if each.is_cut and each.kept is None]
@@ -105,5 +123,4 @@ def cuts_of(plan: CutPlan, model: Model) -> list[tuple[str, Mapping[int, Sequenc
         raise OptionError(f"plan: {counted[0]} has a count alone: list the indices that are kept")
     options = make_options(**plan.options(), criterion="l2", reconstruct=False)
     prepared = prepare(model, options, None, silent)
-    rewritten = prepared.rewritten(as_planned(prepared, silent).plan)
-    return [(cut.source, cut.kept) for cut in rewritten.cuts.values()]
+    return prepared, as_planned(prepared, silent).plan

@@ -193,7 +193,7 @@ def _groups(prepared: PreparedModel, plan: Plan, counter: cost.Counter) -> list[
         kept = plan.kept.get(group.name)
         keep = group.units if kept is None else len(kept)
         sizes = {group.atom: keep}
-        saved = {kind: round(counter.before[kind] - counter.count(kind, sizes)) for kind in ("macs", "params")}
+        saved = {kind: round(counter.count(kind, {}) - counter.count(kind, sizes)) for kind in ("macs", "params")}
         result.append(
             PlannedGroup(
                 group.name, group.kind, group.units, keep, None if kept is None else tuple(map(int, kept)),

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from onnxprune.commands.records.report_files import write_text
+from onnxprune.commands.records.report_files import PAGES, write_text
 from onnxprune.data.opening import open_ordinary
-from onnxprune.errors import InputError
+from onnxprune.errors import InputError, OptionError
 from onnxprune.graph.files.publish import Reads, check_written, staging
 from onnxprune.report.page.render import COMMANDS, render
 from onnxprune.report.schema import checked_schema
@@ -19,7 +19,10 @@ def report_file(source: Path, target: Path, *, force: bool) -> int:
 
     Raises:
         InputError: when the report cannot be read or shown, or the page cannot be written.
+        OptionError: for a page that is called like another kind of file.
     """
+    if target.suffix.lower() not in PAGES and not target.is_dir():
+        raise OptionError(f"output must be a file that ends in .html, got {str(target)!r}")
     check_written([(target, "the page")], Reads(source), force)
     page = _page(_read(source), source)
     with staging(force) as files:

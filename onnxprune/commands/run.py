@@ -33,6 +33,8 @@ def read_recipe(path: Path, commands: Mapping[str, object]) -> list[Step]:
         OptionError: for another key than ``step``, a step without a command, or one that is not known.
     """
     values = read_toml(path)
+    if "plan" in values:
+        raise OptionError(f"{path}: is a plan, and no recipe: cut a model by 'onnxprune apply {path} MODEL -o OUTPUT'")
     check.keys(str(path), values, ("step",))
     tables = values.get("step", [])
     if not isinstance(tables, list) or not tables or not all(isinstance(each, Mapping) for each in tables):

@@ -214,7 +214,7 @@ class Counter:
         self._fixed: dict[str, float] = {
             "macs": 0,
             CACHE: 0,
-            "params": traced.model.stored_params - read,
+            "params": traced.model.needed_params - read,
             "size": traced.model.needed_bytes - held,
         }
         self._sums = {
@@ -229,8 +229,8 @@ class Counter:
         self._sums[CACHE] = _Sum(kept, {**samples, **open_dims})
         several = (alike for alike, _ in weights if len(alike) > 1)
         self.sharing = [_atoms(alike) for alike in several]
-        self.before = {kind: self.count(kind, {}) for kind in ("macs", "params", CACHE)}
-        self.before["size"] = traced.model.size_bytes()
+        self.before = {kind: self.count(kind, {}) for kind in ("macs", CACHE)}
+        self.before |= {"params": traced.model.stored_params, "size": traced.model.size_bytes()}
 
     def count(self, kind: str, sizes: Mapping[Atom, int]) -> float:
         """Return the MACs, params, bytes, or bytes of caches for one token, when atoms have the given sizes."""

@@ -275,6 +275,11 @@ class Model:
         """The number of weights that the file holds; see the function of this name."""
         return stored_params(self.stored)
 
+    @cached_property
+    def needed_params(self) -> int:
+        """The number of weights that it holds once it is written anew: without what its plain form does without."""
+        return stored_params(self.file.proto)
+
     @property
     def alignment(self) -> int:
         """The alignment of its external data, in bytes."""
@@ -307,17 +312,23 @@ class Model:
 
     @cached_property
     def needed_bytes(self) -> int:
-        """The bytes that it would take if it were written anew: without those of old files that no tensor lies on."""
+        """The bytes that it would take if it were written anew.
+
+        That is without those of old files that no tensor lies on, and without what its plain form does without.
+        """
         path = self.file.path
-        if path is None or not self.is_external:
-            return self.size_bytes()
-        layout = lay_out(self.file.proto.graph.initializer, self.folder, self.alignment)
-        return path.stat().st_size + layout.length
+        if path is not None and self.is_external:
+            layout = lay_out(self.file.proto.graph.initializer, self.folder, self.alignment)
+            return path.stat().st_size + layout.length
+        return self.size_bytes() if self.file.original is None else self._bytes_written_of(self.file.proto)
 
     @cached_property
     def _bytes_once_written(self) -> int:
         """The bytes that a model in memory takes once it is written, those of deferred tensors included."""
-        return encoded(self.stored, self.folder, self.is_external, self.alignment)[0]
+        return self._bytes_written_of(self.stored)
+
+    def _bytes_written_of(self, proto: ModelProto) -> int:
+        return encoded(proto, self.folder, self.is_external, self.alignment)[0]
 
     @property
     def data_files(self) -> set[Path]:

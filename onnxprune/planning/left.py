@@ -40,7 +40,7 @@ def costs_left(
     caches = cache_bytes(before.inputs), cache_bytes(after.inputs, before.inputs)
     counts: dict[str, tuple[float, float]] = {
         "macs": macs,
-        "params": (before.stored_params, after.stored_params),
+        "params": (before.stored_params, after.needed_params),
         "size": (before.size_bytes(), after.needed_bytes),
         CACHE: caches,
     }

@@ -208,7 +208,9 @@ class Options:
         if self.preprocess is not None and not has_data and self.eval_data is None:
             raise OptionError("preprocess has no effect without --data or --eval-data")
         if self.samples is not None and not has_data:
-            raise OptionError("samples has no effect without --data: it limits what is taken of them")
+            raise OptionError(
+                "samples has no effect without --data: it says how many samples are taken of these at most"
+            )
         if self.effort != USUAL and not self.spends_effort(has_data):
             raise OptionError(f"effort has no effect here: {self._idle_effort(has_data)}")
 

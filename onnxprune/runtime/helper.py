@@ -15,14 +15,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from onnxprune.runtime.time_limit import ended_after
-from onnxprune.runtime.trial_process import OPENED, READY, Request
+from onnxprune.runtime.trial_process import NO_MEMORY, OPENED, READY, REFUSED, Request
 
 PROGRAM = (sys.executable, "-P", "-m", "onnxprune.runtime.trial_process")
 _FAULTS = frozenset(("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"))
-# On Windows: access violation, illegal instruction, division by zero, stack overflow, heap corruption, fast fail. Other
-# statuses of an error say that somebody else ended the process, or that it could not start.
-_STATUSES = frozenset((0xC0000005, 0xC000001D, 0xC0000094, 0xC00000FD, 0xC0000374, 0xC0000409))
-_ABORTED = 3  # what abort() exits with there
+# What a process ends with on Windows is the number of an exception that nobody caught: an error of the system, such as
+# 0xC0000005 for an access violation (https://learn.microsoft.com/openspecs/windows_protocols/ms-erref, NTSTATUS), a
+# breakpoint that asserts set, or an exception of C++.
+_OF_THE_SYSTEM, _FURTHER = range(0xC0000000, 0xD0000000), frozenset((0x80000003, 0xE06D7363))
+# These are not of its own doing: no memory to have or to promise; a library, or an entry of one, that is missing, of
+# another machine or does not start, also at the end of a session; Ctrl-C.
+_FROM_OUTSIDE = frozenset(
+    (0xC0000017, 0xC000012D, 0xC0000135, 0xC0000139, 0xC000007B, 0xC0000142, 0xC000026B, 0xC000013A)
+)
+_ABORTED = 3  # what abort() exits with there, in older libraries of C
+_NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # on Windows, of a program without a console
 _TRIES = 2
 _END_S = 10.0  # that a process gets to end in, once nobody asks it any more
 
@@ -34,12 +41,18 @@ def child_environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths if root in paths else [root, *paths]), **more}
 
 
+def _runs_python() -> bool:
+    """Whether `sys.executable` is Python: of a frozen program it is that program, which would start itself."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What opening a model did to the helper."""
 
     died_of: str = ""  # what ended it, such as SIGSEGV; empty where it lived, or where that is not known
     is_final: bool = True  # False where the model was refused or nothing is known: next time it may fare otherwise
+    is_refused: bool = False  # in an orderly way, by an exception
 
 
 @dataclass
@@ -47,7 +60,7 @@ class Helper:
     """A process for one request after the other; started for the first, and again after one that it died of."""
 
     program: tuple[str, ...] = PROGRAM
-    starts: bool = True  # False once it did not: then no model is known to be dangerous
+    starts: bool = field(default_factory=_runs_python)  # False once it did not: no model is known to be dangerous
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # for the threads that ask
     _process: Any = field(default=None, repr=False)  # a subprocess.Popen
 
@@ -66,11 +79,11 @@ class Helper:
             if told or is_over:
                 if is_over:
                     self.end()
-                return Answer(is_final=is_over or told == OPENED)
+                return Answer(is_final=is_over or told == OPENED, is_refused=told == REFUSED)
             status = self.end()
             if is_fresh and _fault(status):
                 return Answer(_fault(status))
-            if is_fresh and status >= 0:  # it gives up by itself, and would with the next model
+            if is_fresh and status >= 0 and status != NO_MEMORY:  # it gives up by itself, and would with the next model
                 self.starts = False
         return Answer(is_final=False)
 
@@ -81,7 +94,12 @@ class Helper:
         environment, pipe = child_environment(OPENBLAS_NUM_THREADS="1"), subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                self.program, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment
+                self.program,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                creationflags=_NO_WINDOW,
             )
         except OSError:
             self.starts = False
@@ -99,7 +117,7 @@ class Helper:
         try:
             with ended_after(seconds, process.kill) as is_over, contextlib.suppress(OSError):  # it may end meanwhile
                 if request is not None:
-                    pickle.dump(request, process.stdin)
+                    pickle.dump(request, process.stdin, pickle.HIGHEST_PROTOCOL)  # it copies no arrays
                     process.stdin.flush()
                 told = process.stdout.read(1)
         except BaseException:  # an interrupt: its answer would be taken for that of the next request
@@ -150,6 +168,6 @@ def _fault(status: int) -> str:
     if status < 0:
         name = next((each.name for each in signal.Signals if each == -status), "")
         return name if name in _FAULTS else ""
-    if status in _STATUSES:
+    if status in _FURTHER or (status in _OF_THE_SYSTEM and status not in _FROM_OUTSIDE):
         return f"0x{status:08X}"
     return "abort()" if os.name == "nt" and status == _ABORTED else ""

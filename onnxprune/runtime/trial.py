@@ -11,8 +11,10 @@ A trial gives the first of `SETTINGS` with which the process lives. It depends o
 that it is made once for each, and any process comes to the same. What was refused, such as a file whose weights are
 missing, is tried again when it is opened again. One helper makes all trials, until it dies of one.
 
-Large weights of a model in memory are not sent: they are zeros in a trial. A fault that depends on their numbers may be
-missed, or seen where there is none, as of an integer division that ONNX Runtime computes once.
+Large weights of a model in memory are not sent at first: they are zeros in a trial, with which most models are opened.
+What is not, by a fault or because ONNX Runtime refuses zeros (a shape that is computed from weights, a whole number to
+divide by), is tried with the weights themselves, and that counts. A fault is missed only where it depends on numbers
+that zeros are as good for.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from onnxprune.graph.files.limits import most_bytes
 from onnxprune.graph.files.outline import holds_half, outline, structure_key
 from onnxprune.graph.tensors import Array
 from onnxprune.runtime.custom_ops import libraries
-from onnxprune.runtime.helper import Helper
+from onnxprune.runtime.helper import Answer, Helper
 from onnxprune.runtime.time_limit import RUN_S, limit_s
 from onnxprune.runtime.trial_process import Request
 
@@ -204,16 +206,25 @@ def _tried(source: Source, first: Setting, exact: bool) -> Outcome:
     """Open a model in the helper with one setting after the other, until that lives."""
     died_of = ""
     weights = tuple((name, array.dtype.str, array.shape) for name, array in source.arrays.items())
-    seconds = max(limit_s(source.place), RUN_S)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as scratch:
         content, loaded = _sendable(source.content, Path(scratch)), tuple(libraries(source.place))
         request = Request(content, first.level, (), weights, session_entries(exact, source.folder), loaded)
         for setting in SETTINGS[SETTINGS.index(first) :]:
-            answer = _HELPER.asked(replace(request, level=setting.level, disabled=setting.disabled), seconds)
+            answer = _answer(replace(request, level=setting.level, disabled=setting.disabled), source)
             if not answer.died_of:
                 return Outcome(setting, died_of, answer.is_final)
             died_of = died_of or answer.died_of
     return Outcome(None, died_of)
+
+
+def _answer(request: Request, source: Source) -> Answer:
+    """Return what opening a model does to the helper, with zeros for large weights or else with the weights."""
+    seconds = max(limit_s(source.place), RUN_S)
+    answer = _HELPER.asked(request, seconds)
+    if not source.arrays or not (answer.is_refused or answer.died_of):
+        return answer
+    with_weights = _HELPER.asked(replace(request, arrays=source.arrays), seconds)
+    return with_weights if with_weights.is_final or with_weights.is_refused else answer
 
 
 def _sendable(content: str | bytes, scratch: Path) -> str | bytes:

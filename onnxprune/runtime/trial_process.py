@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 
 READY, OPENED, REFUSED = b"+", b".", b"!"
+NO_MEMORY = 71  # exit status of a process that has none for what it is sent
 _SILENT = 4  # log severity "fatal"
 _SET_DUMPABLE = 4  # PR_SET_DUMPABLE of prctl(2), on Linux
 
@@ -35,10 +36,16 @@ class Request:
     weights: tuple[tuple[str, str, tuple[int, ...]], ...] = ()  # that lie beside the model: name, type of numpy, shape
     entries: Mapping[str, str] = field(default_factory=dict)  # of the session's configuration
     libraries: tuple[str, ...] = ()  # of custom operators
+    arrays: Mapping[str, Any] = field(default_factory=dict)  # what the weights hold; zeros where it is not given
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is sent: arrays as their numbers, also those that are mapped from a file."""
+        sent = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        return {**self.__dict__, "arrays": sent}
 
 
 def attempt(request: Request) -> None:
-    """Open a model and drop it; weights beside it are zeros, which take no memory until somebody writes to them."""
+    """Open a model and drop it; zeros for weights beside it take no memory until somebody writes to them."""
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = _SILENT, 1
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, request.level)
@@ -46,9 +53,10 @@ def attempt(request: Request) -> None:
         options.add_session_config_entry(key, value)
     for library in request.libraries:
         options.register_custom_ops_library(library)
-    values = [ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)) for _, dtype, shape in request.weights]
-    if values:
-        options.add_external_initializers([name for name, _, _ in request.weights], values)
+    zeros = {name: np.zeros(shape, dtype) for name, dtype, shape in request.weights if name not in request.arrays}
+    beside = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in {**zeros, **request.arrays}.items()}
+    if beside:
+        options.add_external_initializers(list(beside), list(beside.values()))
     providers, disabled = ["CPUExecutionProvider"], list(request.disabled)
     ort.InferenceSession(request.source, options, providers=providers, disabled_optimizers=disabled, enable_fallback=0)
 
@@ -65,6 +73,8 @@ def serve() -> None:
             request = pickle.load(requests)
         except EOFError:
             return
+        except MemoryError:  # the next request begins somewhere behind
+            sys.exit(NO_MEMORY)
         if request is None:
             return
         answers.write(_answer(request))

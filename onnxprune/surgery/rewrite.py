@@ -387,12 +387,16 @@ class Rewriter:
         self.inputs.update(dict.fromkeys(places, name))
         return name
 
-    def _record(self, name: str, use: Use) -> None:
-        kept = {
+    def kept_of(self, use: Use) -> dict[int, tuple[int, ...]]:
+        """Return the indices that stay for a use, by the axes that lose any."""
+        return {
             dim: tuple(np.flatnonzero(self._mask(axis)).tolist())
             for dim, axis in enumerate(use.axes)
             if self._is_cut(axis)
         }
+
+    def _record(self, name: str, use: Use) -> None:
+        kept = self.kept_of(use)
         if kept:
             self.cuts[name] = Cut(use.constant, kept)
 

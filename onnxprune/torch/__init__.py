@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxprune.commands.apply import cuts_of
+from onnxprune.commands.apply import cuts_of, readings_of
 from onnxprune.commands.prune import Result
-from onnxprune.errors import InputError, OptionError
+from onnxprune.errors import InputError, OnnxpruneError, OptionError
 from onnxprune.graph.files.read import Source, load
 from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.plan_file import CutPlan, read_plan
+from onnxprune.planning.planned import PlannedGroup
 from onnxprune.report.schema import checked_schema
+from onnxprune.surgery.readings import Reading
+from onnxprune.surgery.rewrite import Cut
 from onnxprune.training.extra import check_torch
 
 __all__ = ["apply"]
@@ -54,11 +57,16 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
         _check_example(network, report)
     model = _original(source, plan.input if plan is not None else report["input"])
     kept = _of_report(report) if plan is None else cuts_of(plan, _needed(model, plan))
-    _check_parts(kept)
-    cuts = [WeightCut(name, indices, partial(_array, model, name)) for name, indices in kept]
-    whole = set() if model is None else set(model.constants) - {name for name, _ in kept}
+    _check_parts(kept.values())
+    replaced = {cut.source for name, cut in kept.items() if name == cut.source}  # under its name, nobody reads it whole
+    cuts = [
+        WeightCut(cut.source, cut.kept, partial(_array, model, cut.source), cut.source in replaced)
+        for cut in kept.values()
+    ]
+    whole = None if model is None else set(model.constants) - {cut.source for cut in kept.values()}
     state = state_of(network)
-    stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict)
+    readings = partial(_readings, model, plan, report)
+    stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict, readings=readings)
     smaller = cut_state(state, stays)
     if isinstance(network, Mapping):
         return smaller
@@ -134,23 +142,44 @@ def _needed(model: Model | None, plan: CutPlan) -> Model:
     return model
 
 
-def _of_report(report: Mapping[str, Any]) -> list[tuple[str, dict[int, list[int]]]]:
-    """Return what stays of each weight of the original, as a report says it."""
+def _of_report(report: Mapping[str, Any]) -> Mapping[str, Cut]:
+    """Return what stays of weights of the original, by their names in the result, as a report says it."""
     for name in _OTHERWISE:
         if report.get(name) is not None:
             raise OptionError(f"the report has a {name}: units alone are cut here, and nothing else is changed")
-    cuts = report["initializers"].values()
-    return [(cut["source"], {int(axis): kept for axis, kept in cut["kept"].items()}) for cut in cuts]
+    return {
+        name: Cut(cut["source"], {int(axis): tuple(kept) for axis, kept in cut["kept"].items()})
+        for name, cut in report["initializers"].items()
+    }
 
 
-def _check_parts(kept: Sequence[tuple[str, Mapping[int, Sequence[int]]]]) -> None:
+def _check_parts(cuts: Iterable[Cut]) -> None:
     """Raise OptionError for a weight of which nothing stays."""
-    for name, indices in kept:
-        if any(not len(places) for places in indices.values()):
+    for cut in cuts:
+        if any(not len(places) for places in cut.kept.values()):
             raise OptionError(
-                f"weight {name!r} is gone as a whole, with the one unit that it belongs to: units of weights alone are "
-                "cut here, and no layers are taken out"
+                f"weight {cut.source!r} is gone as a whole, with the one unit that it belongs to: units of weights "
+                "alone are cut here, and no layers are taken out"
             )
+
+
+def _readings(model: Model | None, plan: CutPlan | None, report: Mapping[str, Any]) -> Sequence[Reading]:
+    """Return what the places of the original keep that read weights; none where that cannot be found out."""
+    if model is None:
+        return ()
+    try:
+        return readings_of(_plan_of(report) if plan is None else plan, model)
+    except OnnxpruneError:  # the report has other groups than the model, as of what was cut in rounds
+        return ()
+
+
+def _plan_of(report: Mapping[str, Any]) -> CutPlan:
+    """Return the plan that makes the cut of a report in one step."""
+    cut = [each for each in report.get("groups") or () if each["kept"] < each["units"]]
+    groups = (
+        PlannedGroup(each["name"], each["kind"], each["units"], each["kept"], tuple(each["kept_units"])) for each in cut
+    )
+    return CutPlan(tuple(groups), change_io=bool((report.get("options") or {}).get("change_io")))
 
 
 def _array(model: Model | None, name: str) -> Array | None:

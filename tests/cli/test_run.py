@@ -101,6 +101,29 @@ def test_plan_edit_apply(folder):
     assert lines[w1] == "[[group]]"
 
 
+def test_a_model_in_the_place_of_the_plan_is_told(folder):
+    told = invoke("apply", "m.onnx", "plan.toml", "-o", "small.onnx", code=2).stderr
+    assert told == "onnxprune: m.onnx is no plan: that comes first, and the model behind it: PLAN.toml MODEL\n"
+
+
+def test_a_folder_in_the_place_of_a_plan_or_page_is_told_with_a_name(folder):
+    for arguments, name in ((("plan", "m.onnx"), "plan.toml"), (("report", "r.json"), "page.html")):
+        told = invoke(*arguments, "-o", str(folder), "--quiet" if name == "plan.toml" else "--force", code=2).stderr
+        assert told == f"onnxprune: {folder} is a folder; give a file name, such as {folder / name}\n"
+
+
+def test_a_page_is_called_like_one(folder):
+    told = invoke("report", "r.json", "-o", "page.pdf", code=2).stderr
+    assert told == "onnxprune: --output must be a file that ends in .html, got 'page.pdf'\n"
+    assert not (folder / "page.pdf").exists()
+
+
+def test_help_of_plan_says_what_a_glob_means():
+    told = " ".join(invoke("plan", "--help").stdout.split())
+    assert "see above" in told
+    assert told.index("A GLOB of --only and --ratio means") < told.index("see above")
+
+
 def test_a_plan_that_does_not_fit_is_one_line(folder):
     invoke("plan", "m.onnx", "--ratio", "0.5", "--criterion", "l2", "-o", "plan.toml", "--quiet")
     text = (folder / "plan.toml").read_text()
@@ -179,6 +202,10 @@ def test_a_step_that_fails_ends_the_recipe(folder):
         (PRUNE.replace("m.onnx", r"m\u0000.onnx"), "step 1 (prune): source has a null character, which no file"),
         ("step = " + "[" * 5000, "recipe.toml: is nested too deeply"),
         ("step = 3", "recipe.toml: a recipe has steps, each under [[step]]"),
+        (
+            "plan = 1",
+            "recipe.toml: is a plan, and no recipe: cut a model by 'onnxprune apply recipe.toml MODEL -o OUTPUT'",
+        ),
     ],
 )
 def test_what_is_no_recipe_is_refused_before_anything_runs(folder, text, message):

@@ -511,10 +511,14 @@ def test_the_command(network, tmp_path, steady):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give one of --latency, --memory, --size, --macs, --params, --kv-cache, --ratios, got 0"),
-        (("--macs", "0.5", "--params", "0.5"), "got 2"),
+        ((), "give one of --latency, --memory, --size, --macs, --params, --kv-cache, --ratios, got none"),
+        (("--macs", "0.5", "--params", "0.5"), "got --macs and --params"),
         (("--macs", "0.5", "--workers", "0"), "--workers must be at least 1, got 0"),
-        (("--macs", "half"), "target macs"),
+        (
+            ("--macs", "half"),
+            "onnxprune: --macs takes a fraction of the original up to 1, a whole number of macs above 1,",
+        ),
+        (("--kv-cache", "0.5,x"), "onnxprune: --kv-cache takes a fraction of the original up to 1,"),
         (("--macs", "0.5", "--ratio", "0.3"), "--ratio takes GLOB=NUMBER here"),
     ],
 )

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 
+from onnxprune.commands.beside import text_files
 from onnxprune.commands.folder import prune_folder
 from onnxprune.data import archive, fitting, folder, images
 from onnxprune.errors import InputError
@@ -40,6 +41,11 @@ MIB, GIB = 2**20, 2**30
         ("samples, text, labels, files of a folder", "| 10,000,000;", fitting.MOST_SAMPLES == 10_000_000),
         ("samples, text, labels, files of a folder", "; 64 MiB; 1,000,000 |", folder._LABEL_BYTES == 64 * MIB),
         ("samples, text, labels, files of a folder", "; 64 MiB; 1,000,000 |", folder._MOST_FILES == 1_000_000),
+        (
+            "signs and parts of the files of a tokenizer together, and of each file of settings; levels of their JSON",
+            "| 67,108,864; 16,777,216; 64 |",
+            (text_files._MOST_SIGNS, text_files._MOST_PARTS, text_files._LEVELS) == (67_108_864, 16_777_216, 64),
+        ),
         ("cache of times, notes", "| read up to 64 MiB |", times_file._MOST_BYTES == 64 * MIB),
         (
             "samples (`.npz`, `.npy`, labels)",

@@ -100,7 +100,7 @@ def test_what_is_not_given_is_told_from_its_default():
     [
         ({"metric": "dense"}, "metric needs data: samples on which the models are compared"),
         ({"preprocess": "unit"}, "preprocess has no effect without --data or --eval-data"),
-        ({"samples": 256}, "samples has no effect without --data: it limits what is taken of them"),
+        ({"samples": 256}, "samples has no effect without --data: it says how many samples are taken of these at most"),
     ],
 )
 def test_what_has_no_effect_without_samples(given, message):

@@ -19,7 +19,8 @@ import onnxprune
 from onnxprune.errors import InputError
 from onnxprune.graph.files.message import message
 from onnxprune.graph.files.read import load
-from onnxprune.runtime import concessions, memory, quantize, session, trial
+from onnxprune.runtime import concessions, memory, quantize, session, trial, trial_process
+from onnxprune.runtime import helper as helper_module
 from onnxprune.runtime.helper import Answer, Helper, child_environment
 from onnxprune.runtime.session import open_session
 from onnxprune.runtime.trial import ALL, BASIC, NONE, SETTINGS, Outcome, limited_to
@@ -27,7 +28,7 @@ from tests.support.build import dense, model
 from tests.support.cli import invoke
 
 UNBLOCKED = SETTINGS[1]
-REQUEST, REFUSED = trial.Request(b"", "ORT_ENABLE_ALL"), Answer(is_final=False)
+REQUEST, REFUSED = trial.Request(b"", "ORT_ENABLE_ALL"), Answer(is_final=False, is_refused=True)
 SAYS = (
     f"ONNX Runtime {ort.__version__} dies of SIGSEGV when it opens the model on the CPU with all optimisers, so it is "
     "opened without its optimiser of layouts, NchwcTransformer"
@@ -37,7 +38,11 @@ FAKE = """
 import os, pickle, signal, sys
 
 class Request:
-    pass
+    def __new__(cls, *_):  # also of arrays
+        return object.__new__(cls)
+
+    def __setstate__(self, state):
+        self.__dict__.update(state if isinstance(state, dict) else {})
 
 class Reader(pickle.Unpickler):
     def find_class(self, module, name):
@@ -55,7 +60,8 @@ while True:
     form = "bytes" if isinstance(request.source, bytes) else "file"
     content = request.source if form == "bytes" else open(request.source, "rb").read()
     with open(sys.argv[1], "a") as log:
-        log.write(" ".join([form, request.level, *request.disabled, *map(str, request.weights)]) + chr(10))
+        sent = ["with", *request.arrays] if request.arrays else []
+        log.write(" ".join([form, request.level, *request.disabled, *map(str, request.weights), *sent]) + chr(10))
     {act}
     say(b".")
 """
@@ -164,6 +170,38 @@ def test_large_models_go_by_files_and_of_weights_beside_them_shapes_alone(fake, 
     assert requests() == [f"bytes ORT_ENABLE_ALL {' '.join(beside)}", "file ORT_ENABLE_ALL", "file ORT_ENABLE_ALL"]
 
 
+@pytest.mark.parametrize(
+    ("zeros", "weights", "setting", "died"),
+    [
+        (REFUSES, dying("{}"), UNBLOCKED, "SIGSEGV"),  # such as where a shape is computed from weights
+        (dying("{}", "SIGFPE"), "pass", ALL, ""),  # such as of a division of whole numbers
+        (dying("{}", "SIGFPE"), dying("{}"), UNBLOCKED, "SIGSEGV"),
+        (dying("{}", "SIGFPE"), dying("{}", "SIGKILL"), UNBLOCKED, "SIGFPE"),  # nothing came of the weights
+        (REFUSES, dying("{}", "SIGKILL"), ALL, ""),
+    ],
+)
+def test_what_zeros_do_not_open_is_tried_with_the_weights_and_that_counts(zeros, weights, setting, died, fake):
+    first = "not request.disabled and request.level == 'ORT_ENABLE_ALL'"
+    on_zeros, on_weights = (
+        zeros.format(f"{first} and not request.arrays"),
+        weights.format(f"{first} and request.arrays"),
+    )
+    requests = fake(f"{on_zeros}\n    {on_weights}")
+    opened = message(half(mid=4096), Path())
+    assert open_session(opened).setting == setting
+    assert [outcome.died_of for outcome in trial._outcomes.values() if outcome.died_of] == ([died] if died else [])
+    tried = [line for line in requests() if "NchwcTransformer" not in line]
+    assert not tried[0].endswith("with w1 w2")
+    assert tried[-1].endswith("with w1 w2")
+
+
+def test_models_that_zeros_open_are_sent_without_weights(fake):
+    requests = fake("pass")
+    open_session(message(half(mid=4096), Path()))
+    assert len(requests()) == 1
+    assert not requests()[0].endswith("with w1 w2")
+
+
 # -- what is no answer of ONNX Runtime ---------------------------------------------------------------------------------
 
 
@@ -178,6 +216,19 @@ def test_a_helper_that_fails_by_itself_is_not_asked_again(fake):
     assert open_session(half().SerializeToString()).setting == ALL
     assert open_session(half(mid=16).SerializeToString()).setting == ALL
     assert len(requests()) == 1
+
+
+def test_a_helper_without_memory_for_a_model_is_asked_about_the_next_one(fake):
+    fake(f"if {COUNT} <= 2: sys.exit({trial_process.NO_MEMORY})\n    {SIGMOID}")
+    assert open_session(half().SerializeToString()).setting == ALL
+    assert open_session(half("b = Sigmoid(a)").SerializeToString()).setting == UNBLOCKED
+
+
+def test_a_frozen_program_which_python_is_not_starts_no_second_one(fake, monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    requests = fake(dying("True"))
+    assert open_session(half().SerializeToString()).setting == ALL
+    assert requests() == []
 
 
 def test_a_helper_that_the_system_ends_says_nothing_of_the_model(fake):
@@ -456,6 +507,30 @@ def test_what_onnx_runtime_itself_died_of_is_opened_and_run(tmp_path, monkeypatc
     trial._HELPER.end()
 
 
+def shaped_by_weights():
+    """A model of the same kind, whose second factor has a shape that is computed from 8,192 weights: zeros are none."""
+    table = np.zeros(8192, np.float32)
+    table[0] = 4
+    return model(
+        "most = ReduceMax<keepdims=1>(table)", "rows = Cast<to=7>(most)", "shape = Concat<axis=0>(rows, six)",
+        "w = Reshape(flat, shape)", "a = Transpose<perm=[1,0,2]>(x)", "y = MatMul(a, w)",
+        x="float16[n,s,4] x", y="float16[] y", table=table, six=np.array([6]), flat=np.arange(24).astype(np.float16),
+    )  # fmt: skip
+
+
+def test_what_is_refused_for_its_zeros_is_tried_with_its_weights(monkeypatch):
+    monkeypatch.setattr(trial, "_outcomes", {})
+    monkeypatch.setattr(trial, "_HELPER", Helper())
+    of_zeros, asked = message(shaped_by_weights(), Path()), []
+    monkeypatch.setattr(Helper, "asked", lambda *args, ask=Helper.asked: asked.append(ask(*args)) or asked[-1])
+    opened = open_session(of_zeros)
+    assert asked[0] == REFUSED
+    assert asked[1].died_of == "SIGSEGV"
+    assert opened.setting != ALL
+    assert opened.run({"x": np.ones((2, 3, 4), np.float16)})["y"].shape == (3, 2, 6)
+    trial._HELPER.end()
+
+
 def test_the_real_helper_takes_external_data_and_libraries_that_are_none(tmp_path):
     helper = Helper()
     content, beside = half().SerializeToString(), message(half(mid=4096), tmp_path)
@@ -468,6 +543,57 @@ def test_the_real_helper_takes_external_data_and_libraries_that_are_none(tmp_pat
     assert helper.starts
     assert helper._process.poll() is None, "it answered both"
     assert helper.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "died_of"),
+    [
+        (-11, "SIGSEGV"), (-6, "SIGABRT"), (-9, ""), (-15, ""), (-64, ""), (0, ""), (1, ""), (255, ""),
+        (0xC0000005, "0xC0000005"), (0xC0000409, "0xC0000409"), (0xC0000096, "0xC0000096"), (0x80000003, "0x80000003"),
+        (0xE06D7363, "0xE06D7363"), (0xC000013A, ""), (0xC0000135, ""), (0xC0000017, ""), (0xFFFFFFFF, ""),
+    ],
+)  # fmt: skip
+def test_crashes_of_all_systems_are_known_by_their_exit_status(status, died_of, monkeypatch):
+    assert helper_module._fault(status) == died_of
+    monkeypatch.setattr(helper_module.os, "name", "nt")
+    assert (helper_module._fault(3), helper_module._fault(status)) == ("abort()", died_of)
+
+
+def test_a_status_of_windows_is_a_death_that_another_setting_may_spare(fake, monkeypatch):
+    """Windows is not here: what its process ends with is put in the place of the exit status."""
+    fake(SIGMOID)
+    end = Helper.end
+    monkeypatch.setattr(Helper, "end", lambda self: 0xC0000005 if end(self) == -11 else 0)
+    assert open_session(half("b = Sigmoid(a)").SerializeToString()).setting == UNBLOCKED
+    assert [outcome.died_of for outcome in trial._outcomes.values()] == ["0xC0000005"]
+
+
+def test_a_script_without_a_guard_is_not_run_a_second_time_by_the_helper(tmp_path):
+    """As processes that multiprocessing spawns would, on Windows and macOS."""
+    (tmp_path / "model.onnx").write_bytes(half().SerializeToString())
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib\n"
+        "from onnxprune.runtime import trial\n"
+        "from onnxprune.runtime.session import open_session\n"
+        "print('script')\n"
+        "open_session(pathlib.Path('model.onnx'))\n"
+        "print([outcome.is_final for outcome in trial._outcomes.values()])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, env=child_environment(), check=True
+    )
+    assert done.stdout.splitlines() == ["script", "[True]"]
+
+
+def test_the_helper_keeps_quiet_also_where_there_is_windows(monkeypatch):
+    modes = []
+    kernel = SimpleNamespace(SetErrorMode=modes.append)
+    monkeypatch.setattr(trial_process.ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    monkeypatch.setattr(trial_process.sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    trial_process._die_quietly()
+    assert modes == [0x0003]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is of Linux")

@@ -59,7 +59,7 @@ def test_both_sides_of_the_proof_differ_in_the_cells_alone():
 @pytest.mark.parametrize("name", FIGURES)
 def test_pictures_are_readable_in_the_dark(name):
     """Their own ground, and no text whose colour is fixed."""
-    root = ET.fromstring((ROOT / "docs" / f"theory_{name}.svg").read_text(encoding="utf-8"))
+    root = ET.fromstring((ROOT / "docs" / "pictures" / f"theory_{name}.svg").read_text(encoding="utf-8"))
     assert "prefers-color-scheme: dark" in root.find(f"{SVG}style").text
     assert root.find(f"{SVG}rect").get("class") == "back"
     assert [text.text for text in root.iter(f"{SVG}text") if not text.get("class")] == []

@@ -16,6 +16,7 @@ from torch import nn
 
 import onnxprune
 from onnxprune.errors import InputError, OptionError
+from onnxprune.surgery.readings import scope_of
 from tests.commands.test_prune import run
 
 
@@ -247,6 +248,138 @@ def test_tied_weights_are_cut_together_and_stay_tied(folds, tmp_path):
     np.testing.assert_allclose(smaller(ids).detach().numpy(), pruned, atol=1e-5)
     state = onnxprune.torch.apply(network.state_dict(), result)
     assert state["head.weight"] is state["table.weight"]
+
+
+class Untrained(nn.Module):
+    """Two normalisations of ones and zeros, alone and in a list: the file has one of them, and both read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+        self.norm, self.norms = nn.LayerNorm(24), nn.ModuleList([nn.LayerNorm(24)])
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x)))
+        return self.third(torch.relu(self.norms[0](self.second(x))))
+
+
+def as_the_newer_exporter(proto, scopes=True):
+    """Return a file as torch.onnx.export(..., dynamo=True) writes it: no Identity, modules beside the nodes."""
+    same = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "Identity"}
+    nodes = [node for node in proto.graph.node if node.op_type != "Identity"]
+    for number, node in enumerate(nodes):
+        module, node.name = scope_of(node.name), f"node_{number}"
+        node.input[:] = [same.get(name, name) for name in node.input]
+        if scopes:
+            node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=str(["", module, f"of_{number}"]))
+    outputs = {node.output[0]: f"value_{number}" for number, node in enumerate(nodes[:-1])}
+    for node in nodes:
+        node.input[:] = [outputs.get(name, name) for name in node.input]
+        node.output[:] = [outputs.get(name, name) for name in node.output]
+    del proto.graph.node[:], proto.graph.value_info[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+def untrained(path, newer=False, **how):
+    """Return an untrained network with normalisations, and its file."""
+    torch.manual_seed(0)
+    network = Untrained().eval()
+    export(network, path, torch.rand(2, 8))
+    if newer:
+        onnx.save(as_the_newer_exporter(onnx.load(path), **how), path)
+    proto = onnx.load(path)
+    assert [tensor.name for tensor in proto.graph.initializer if "norm" in tensor.name] == ["norm.weight", "norm.bias"]
+    return network
+
+
+def cut_units(path, **ratios):
+    options = {"criterion": "l2", "reconstruct": False, "latency": False, "round_to": 1, "width": True}
+    return onnxprune.prune(path, ratio=0, ratios=ratios, **options)
+
+
+@pytest.mark.parametrize("newer", [False, True])
+@pytest.mark.parametrize("ratios", [{"first": 0.5}, {"second": 0.5}, {"first": 0.5, "second": 0.25}])
+def test_of_two_equal_normalisations_that_of_the_cut_layer_is_cut(ratios, newer, tmp_path):
+    network = untrained(tmp_path / "m.onnx", newer)
+    result = cut_units(tmp_path / "m.onnx", **ratios)
+    smaller = onnxprune.torch.apply(network, result)
+    sizes = [24 - round(24 * ratios.get(name, 0)) for name in ("first", "second")]
+    assert [smaller.norm.normalized_shape, smaller.norms[0].normalized_shape] == [(size,) for size in sizes]
+    assert smaller(torch.rand(2, 8)).shape == (2, 4), "all sizes fit"
+    plan = onnxprune.plan(tmp_path / "m.onnx", ratio=0, ratios=ratios, criterion="l2", round_to=1, width=True)
+    again = onnxprune.torch.apply(network.state_dict(), plan, source=tmp_path / "m.onnx")
+    assert {name: len(each) for name, each in again.items()} == {
+        name: len(each) for name, each in smaller.state_dict().items()
+    }
+
+
+def test_equal_normalisations_that_nothing_tells_apart_are_named(tmp_path):
+    network = untrained(tmp_path / "m.onnx", newer=True, scopes=False)
+    result = cut_units(tmp_path / "m.onnx", second=0.5)
+    told = (
+        r"norm\.(weight|bias) and norms\.0\.\1: hold the same numbers, which the file has once, as 'norm\.\1', and cuts"
+    )
+    with pytest.raises(InputError, match=told):
+        onnxprune.torch.apply(network, result)
+    (tmp_path / "m.onnx").unlink()
+    with pytest.raises(InputError, match=told):
+        onnxprune.torch.apply(network, result.report)
+
+
+def weight_normed():
+    network = sequence(24)
+    nn.utils.parametrizations.weight_norm(network[2])
+    return network
+
+
+def test_a_parametrised_layer_is_refused_unless_it_is_plain_before_the_export(tmp_path):
+    network = weight_normed()
+    result = cut_of(network, tmp_path / "m.onnx", torch.rand(2, 8))
+    with pytest.raises(
+        InputError, match=r"2: its weight is computed, from 2\.parametrizations\.weight\.original1, and"
+    ):
+        onnxprune.torch.apply(network, result)
+    torch.nn.utils.parametrize.remove_parametrizations(network[2], "weight")
+    result = cut_of(network, tmp_path / "m.onnx", torch.rand(2, 8))
+    smaller = onnxprune.torch.apply(network, result, example=torch.rand(2, 8))
+    assert smaller[2].in_features == smaller[0].out_features < 24
+
+
+def cut_with_hook(tmp_path, given, taken=None):
+    network = sequence(24)
+    result = cut_of(network, tmp_path / "m.onnx", torch.rand(2, 8))
+    network.register_state_dict_post_hook(given)
+    if taken is not None:
+        network.register_load_state_dict_pre_hook(taken)
+    return onnxprune.torch.apply(network, result)
+
+
+def test_hooks_on_the_state_work_or_are_told(tmp_path):
+    def versioned(_, state, *__):
+        state["version"] = torch.tensor(3)
+
+    def renamed(_, state, *__):
+        state["0.other"] = state.pop("0.weight")
+
+    smaller = cut_with_hook(tmp_path, versioned, lambda _, state, *__: state.pop("version"))
+    assert int(smaller.state_dict()["version"]) == 3
+    with pytest.raises(
+        InputError, match=r"the module does not load its own state, .* Unexpected key.*; cut the state dict"
+    ):
+        cut_with_hook(tmp_path, versioned)
+    with pytest.raises(
+        InputError, match="a Linear has 'other' in its state and no such tensor, as hooks give it other"
+    ):
+        cut_with_hook(tmp_path, renamed)
+
+
+def test_a_module_that_cannot_be_copied_is_told(tmp_path):
+    network = sequence(24)
+    result = cut_of(network, tmp_path / "m.onnx", torch.rand(2, 8))
+    network.computed = network[0].weight * 2
+    with pytest.raises(InputError, match=r"the module cannot be copied: Only Tensors .*; cut its state dict instead"):
+        onnxprune.torch.apply(network, result)
 
 
 class Normed(nn.Module):

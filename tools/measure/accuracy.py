@@ -11,7 +11,7 @@
 DIR holds what tools/models/real_models.py makes. Each measurement is one call of `onnxprune.prune` in a fresh process,
 so that seconds and peak memory are its own. Results are lines of JSON in ``measurements.jsonl`` of the folder
 ``--results``; what stands there for the same state of the package is not measured again, so that a run that was ended
-goes on. tools/pages/accuracy_page.py writes docs/accuracy.md of them.
+goes on. tools/pages/accuracy_page.py writes docs/measured/accuracy.md of them.
 """
 
 from __future__ import annotations

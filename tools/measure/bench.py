@@ -3,7 +3,7 @@
     python tools/measure/bench.py models             oracle, parameters and MACs of models/ at 0.3 and 0.5
     python tools/measure/bench.py accuracy           accuracy of models/ by criterion and ratio, no training
     python tools/measure/bench.py torchvision DIR    every *.onnx of DIR at 0.3: oracle, cost, locked share, seconds
-    python tools/measure/bench.py page DIR > docs/results.md    all of it
+    python tools/measure/bench.py page DIR > docs/measured/results.md    all of it
     python tools/measure/bench.py own DIR            what pruning itself takes: own_speed.py beside it has more options
 
 DIR is what tools/models/export_torchvision.py writes; for `own`, tools/models/export_large.py. Prints Markdown tables.
@@ -130,7 +130,7 @@ PAGE = (
 
 
 def page(folder: Path) -> None:
-    """Print docs/results.md."""
+    """Print docs/measured/results.md."""
     from onnxprune.runtime.machine import machine
 
     here = machine()

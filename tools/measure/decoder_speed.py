@@ -2,7 +2,7 @@
 
     python tools/measure/decoder_speed.py prune DIR   the pruned models, from DIR/smollm2, into --results
     python tools/measure/decoder_speed.py time DIR    times all that are there, on an idle machine
-    python tools/measure/decoder_speed.py page        docs/decoders_measured.md, from what was measured
+    python tools/measure/decoder_speed.py page        docs/measured/decoders.md, from what was measured
 
 DIR holds what tools/models/real_models.py makes by `folder` and `decoder`. Prefill runs a text of `PROMPT` tokens with
 an empty cache, decode one token behind a cache of as many. Original and pruned model run in turns; figures are medians
@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from tools.git import differs, package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
-PAGE = ROOT / "docs" / "decoders_measured.md"
+PAGE = ROOT / "docs" / "measured" / "decoders.md"
 DATA, EVALUATION, SAMPLES = "decoder_calibration_256.npz", "decoder_eval.npz", 64
 PROMPT, THREADS, BUDGET_S = 256, (1, 2), 8.0
 BLOCKS = "*layers.1[2-5]*"  # four of thirty: an attention and the feed-forward network behind it each

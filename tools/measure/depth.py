@@ -1,7 +1,7 @@
 """Measure what is kept of networks without some of their branches, beside cuts of widths to the same MACs.
 
     python tools/measure/depth.py networks [DIR]     the bundled networks, and those of DIR that are there
-    python tools/measure/depth.py page               docs/depth_measured.md
+    python tools/measure/depth.py page               docs/measured/depth.md
 
 DIR holds what tools/models/real_models.py makes. Each row is one call of `onnxprune.prune` in a fresh process: by
 depth, chosen and refitted; the same branches without refits; those that a likeness to the identity chooses (the cosine
@@ -30,7 +30,7 @@ from tools.git import differs, package_commit  # noqa: E402
 from tools.measure.recovery import figures_text  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
-PAGE = ROOT / "docs" / "depth_measured.md"
+PAGE = ROOT / "docs" / "measured" / "depth.md"
 MODELS = ROOT / "models"
 DIGITS = "mnist_calibration.npz", "mnist_test.npz"
 DEPTH, BARE, ALIKE, WIDTH = "depth", "depth, not refitted", "most alike, not refitted", "widths"
@@ -170,7 +170,7 @@ def page(each: Sequence[Mapping[str, Any]]) -> str:
             f"ShortGPT, Men et al. 2024), weights as they were. `{WIDTH}`: `--target macs` to as much as depth left. "
             f"`{BOTH}`: half of the share by depth, the rest of the MACs by widths. MACs and parameters are what is "
             "left; the speed-up is that of one sample on one thread; figures are of samples that calibration has not "
-            "seen; seconds are those of the processor. What the words mean: [depth.md](depth.md).",
+            "seen; seconds are those of the processor. What the words mean: [depth.md](../depth.md).",
             "",
             *table(["network", "way", "branches gone", "MACs", "parameters", "speed-up", "figures", "seconds"], lines),
             "",

@@ -3,7 +3,7 @@
     python tools/measure/experts.py experts DIR      the mixture that tools/models/train_experts.py writes to DIR
     python tools/measure/experts.py unrolled DIR     the same with a loop over experts that the exporter unrolled
     python tools/measure/experts.py vocabulary DIR   that, and DIR/real/decoder.onnx, if it is there
-    python tools/measure/experts.py page             docs/vocabulary_measured.md
+    python tools/measure/experts.py page             docs/measured/vocabulary.md
 
 Each row is one call of `onnxprune.prune`. Results are lines of JSON in the file ``--results``; what stands there is not
 measured again. Samples of calibration and evaluation are disjoint, perplexities are of evaluation. Tokens that are kept
@@ -30,7 +30,7 @@ import onnxprune  # noqa: E402
 from tools.git import measured_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
-PAGE = ROOT / "docs" / "vocabulary_measured.md"
+PAGE = ROOT / "docs" / "measured" / "vocabulary.md"
 RESULTS = ROOT / "build" / "experts.jsonl"
 LEFT = (7, 6, 5, 4, 3, 2)  # experts of eight
 RANKED = {"output": "obs", "load": "apoz", "norms": "l2", "random": "random"}

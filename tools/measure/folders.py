@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
     parser.add_argument("--rows", type=Path, default=ROOT / "build" / "folders.jsonl")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "folders_measured.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured" / "folders.md")
     arguments = parser.parse_args()
     arguments.rows.parent.mkdir(parents=True, exist_ok=True)
     known = {each["name"] for each in _read(arguments.rows)}

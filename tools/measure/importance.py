@@ -2,7 +2,7 @@
 
     python tools/measure/importance.py criteria [DIR]   l2, taylor, taylor-weights, fisher, obs; with and without refit
     python tools/measure/importance.py curves [DIR]     --curves gradient and measured: seconds and what is kept
-    python tools/measure/importance.py page             docs/importance_measured.md, from what was measured
+    python tools/measure/importance.py page             docs/measured/importance.md, from what was measured
 
 DIR holds what tools/models/real_models.py makes; without it the bundled networks alone are measured. Each measurement
 is one call of `onnxprune.prune` in a fresh process with one thread of PyTorch. Results are lines of JSON in
@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from tools.git import package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
-PAGE = ROOT / "docs" / "importance_measured.md"
+PAGE = ROOT / "docs" / "measured" / "importance.md"
 BUNDLED = ("cnn", "mobilenet", "resnet_folded", "resnet_bn", "vit")
 CRITERIA = ("l2", "taylor", "taylor-weights", "fisher", "obs")
 MACS = (0.7, 0.5)
@@ -127,7 +127,7 @@ def page(results: Path) -> str:
             "# Importance, measured",
             "",
             f"By tools/measure/importance.py, on commit {commits}. Samples of calibration and evaluation are disjoint; "
-            "nothing is trained; seconds are those of the processor. What words mean: [importance.md](importance.md).",
+            "nothing is trained; seconds are those of the processor. Words: [importance.md](../importance.md).",
             "",
             "## Criteria",
             "",

@@ -9,7 +9,7 @@
 DIR is what tools/models/export_large.py writes. Results are lines of JSON in the file `--results`; what stands there
 for the same commit is not measured again. Times are medians of interleaved runs, beside the original, on an idle
 machine. With `--jobs N` so many graphs are measured at a time, each on a core of its own: for what runs with one
-thread. tools/pages/latency_page.py writes docs/latency_measured.md of the results.
+thread. tools/pages/latency_page.py writes docs/measured/latency.md of the results.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measure published methods by name beside the default, by width and by depth, at the same parameters.
 
     python tools/measure/methods.py run [DIR]     the bundled network, and the language model of DIR if it is there
-    python tools/measure/methods.py page          docs/methods_measured.md
+    python tools/measure/methods.py page          docs/measured/methods.md
 
 DIR holds what tools/models/real_models.py makes: decoder.onnx, decoder_calibration.npz and decoder_eval.npz. Each row
 is one call of `onnxprune.prune` in a fresh process: its seconds are those of the processor, and its peak of memory is
@@ -33,7 +33,7 @@ from tools.git import differs, package_commit  # noqa: E402
 from tools.measure.recovery import figures_text  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
-PAGE = ROOT / "docs" / "methods_measured.md"
+PAGE = ROOT / "docs" / "measured" / "methods.md"
 MODELS = ROOT / "models"
 WIDTH, DEPTH, BOTH = "default, widths", "default, depth", "default, depth and widths"
 FRACTIONS = (0.9, 0.8)  # of the parameters that are left
@@ -187,7 +187,7 @@ def page(measured: Mapping[Key, Mapping[str, Any]]) -> str:
             "whole branches, and half of the depth with widths for the rest. No training but of the masks of "
             "`sheared`. Parameters and MACs are what is left; the speed-up is that of one sample on one thread; "
             "figures are of samples that calibration has not seen; seconds are those of the processor, memory is the "
-            "most that the process held. What each method does: [methods.md](methods.md).",
+            "most that the process held. What each method does: [methods.md](../methods.md).",
             "",
             *table(headings, [_cells(row) for row in done]),
             "",

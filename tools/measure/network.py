@@ -1,6 +1,6 @@
 """The network of PyTorch against ONNX Runtime: numbers, gradients, and what is learned, on every graph of the zoo.
 
-    python tools/measure/network.py [--rows ROWS.jsonl] [--page docs/network_measured.md] [--only TEXT]
+    python tools/measure/network.py [--rows ROWS.jsonl] [--page docs/measured/network.md] [--only TEXT]
         [--gradients 100] [--double] [--folder FOLDER]
 
 Numbers: at two settings of the dynamic dims, the largest difference relative to the range of an output. Gradients: of
@@ -310,7 +310,7 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "# The network of PyTorch, measured"
     yield ""
     yield "Written by `tools/measure/network.py`, on graphs whose weights are drawn at random; the package at commit"
-    yield f"{package_commit()}. What the network is and how it works: [network.md](network.md)."
+    yield f"{package_commit()}. What the network is and how it works: [network.md](../network.md)."
     yield from _numbers(rows)
     yield from _gradients(rows)
     yield from _learned(rows)
@@ -417,7 +417,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=Path("network.jsonl"))
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "network_measured.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured" / "network.md")
     parser.add_argument("--only", default="", metavar="TEXT", help="graphs whose name contains this")
     parser.add_argument("--gradients", type=int, default=100, metavar="N", help="graphs whose gradients are compared")
     parser.add_argument("--double", action="store_true", help="compare gradients in double precision, too")

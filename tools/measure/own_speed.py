@@ -5,7 +5,7 @@
 DIR is what tools/models/export_large.py writes. Each figure comes from a fresh process; rounds are interleaved. Rows
 are kept in ROWS.jsonl, and what is in there is not measured again: an interrupted run goes on. PYTHON is an interpreter
 that has torch, torchvision, torch_pruning and onnxsim; without it there are no peers. tools/pages/own_speed_page.py
-writes docs/speed_own.md of the rows.
+writes docs/measured/own_speed.md of the rows.
 """
 
 from __future__ import annotations

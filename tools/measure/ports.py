@@ -77,7 +77,7 @@ def page(rows: Sequence[Sequence[str]]) -> str:
         "",
         f"By tools/measure/ports.py, on commit `{commit}`: small networks of two layers with two heads of keys and "
         "values and random weights, exported by the model builder of ONNX Runtime GenAI, their caches cut as "
-        "[ports.md](ports.md) says. GenAI 0.18 loads what was written and generates; *as expected* says whether its "
+        "[ports.md](../ports.md) says. GenAI 0.18 loads what was written and generates; *as expected* says whether its "
         "tokens are those of the written file in ONNX Runtime, each computed from the whole text without a cache. The "
         "written file is proven equal to the masked model in each run.",
         "",
@@ -91,7 +91,7 @@ def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "ports_measured.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured" / "ports.md")
     arguments = parser.parse_args()
     rows = [row for name in arguments.names for row in measured(name)]
     arguments.page.write_text(page(rows), encoding="utf-8")

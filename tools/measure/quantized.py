@@ -1,7 +1,7 @@
 """Measure pruning and quantization together.
 
     python tools/measure/quantized.py run LAYOUT.json [--results quantized.jsonl] [--only NAME]
-    python tools/measure/quantized.py page [--results quantized.jsonl] [--docs docs]
+    python tools/measure/quantized.py page [--results quantized.jsonl] [--docs docs/measured]
 
 LAYOUT.json names the files of each network: {"EfficientNet": {"model": ..., "data": ..., "eval_data": ...}, ...}; a
 network without data has random weights, and its latency alone says anything; "target" is another latency than `TARGET`.
@@ -152,7 +152,7 @@ def main() -> None:
     runs, pages = (commands.add_parser(name) for name in ("run", "page"))
     runs.add_argument("layout", type=Path)
     runs.add_argument("--only", metavar="NAME", help="measure this network alone")
-    pages.add_argument("--docs", type=Path, default=ROOT / "docs")
+    pages.add_argument("--docs", type=Path, default=ROOT / "docs" / "measured")
     pages.add_argument("--note", default="", help="a sentence for the head of the page, such as what else was running")
     for each in (runs, pages):
         each.add_argument("--results", type=Path, default=Path("quantized.jsonl"))
@@ -161,7 +161,7 @@ def main() -> None:
         run(json.loads(arguments.layout.read_text(encoding="utf-8")), arguments.results, arguments.only)
     else:
         text = "\n".join(lines(read(arguments.results), arguments.note)) + "\n"
-        (arguments.docs / "quantized_measured.md").write_text(text, encoding="utf-8")
+        (arguments.docs / "quantized.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

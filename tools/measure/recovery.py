@@ -4,8 +4,8 @@
     python tools/measure/recovery.py photos DIR      EfficientNet-Lite1 at half of its MACs
     python tools/measure/recovery.py sentences DIR   MiniLM at half of its MACs
     python tools/measure/recovery.py heads DIR       MiniLM without 5 of its 12 heads in every layer
-    python tools/measure/recovery.py words DIR       SmolLM2-135M at 0.8 of its parameters, by forward and reverse KL
-    python tools/measure/recovery.py page            docs/recovery.md, from all of these
+    python tools/measure/recovery.py words DIR       SmolLM2-135M at 0.8 of its 134.5 million parameters, by two losses
+    python tools/measure/recovery.py page            docs/measured/recovery.md, from all of these
 
 DIR holds what tools/models/real_models.py makes. Cuts and tuned models are kept in ``--results``, each with its report;
 what is there is not made again, and a run of tuning that was ended goes on from its checkpoint (its seconds are not
@@ -68,8 +68,8 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "heads": {"heads": Subject("minilm.onnx", {"shape": "heads=7"}, *TEXTS, 800, 16, from_scratch=False)},
     "words": {
         "words": Subject(
-            "decoder.onnx", {"targets": {"params": 0.8}, "tie": True}, "decoder_calibration_256.npz",
-            "decoder_tuning.npz", "decoder_eval.npz", 1000, 4,
+            "decoder.onnx", {"targets": {"params": "107.6M"}, "tie": True}, "decoder_calibration_256.npz",
+            "decoder_tuning.npz", "decoder_eval.npz", 800, 4,
             losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
             fewer={"reverse KL": 240}, from_scratch=False,
         ),
@@ -187,10 +187,9 @@ def cut_text(options: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def page(lines: Sequence[Mapping[str, Any]]) -> str:
+def page(lines: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the page: a row for each network and way, the last that was measured."""
     last = {(each["subject"], each["way"]): each for each in lines}
-    commits = ", ".join(dict.fromkeys(f"`{each['commit']}`" for each in last.values()))
     rows = [
         (
             f"`{known[name].file}`",
@@ -200,6 +199,7 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
             f"{each['cpu_seconds']:,.0f}" if each.get("cpu_seconds") else "",
             f"{each['rate']:.2g}" if each.get("rate") else "",
             figures_text(each["figures"]),
+            f"`{each['commit']}`",
         )
         for known in SUBJECTS.values()
         for (name, way), each in last.items()
@@ -209,17 +209,43 @@ def page(lines: Sequence[Mapping[str, Any]]) -> str:
         [
             "# What tuning gives back, measured",
             "",
-            f"By tools/measure/recovery.py, on commit {commits}. Each network is cut on calibration samples (refitted, "
-            "as always), and tuned with the original as its teacher, with the losses that suit its outputs unless the "
-            "row says another; `from scratch` is the same shape with kernels and matrices from random numbers (biases, "
-            "scales and statistics stay), with the same teacher and as many steps. Figures are of samples that neither "
-            "calibration nor tuning has seen; seconds are those of the processor, of tuning and its comparison. What "
-            "the words mean: [tuning.md](tuning.md).",
+            "By tools/measure/recovery.py. Each network is cut on calibration samples (refitted, as always), and tuned "
+            "with the original as its teacher, with the losses that suit its outputs unless the row says another; "
+            "`from scratch` is the same shape with kernels and matrices from random numbers (biases, scales and "
+            "statistics stay), with the same teacher and as many steps. Figures are of samples that neither cut nor "
+            "tuning has seen; seconds are those of the processor, of tuning and its comparison. What the words "
+            "mean: [tuning.md](../tuning.md).",
             "",
-            *table(["network", "cut", "way", "steps", "seconds", "rate", "figures"], rows),
+            *table(["network", "cut", "way", "steps", "seconds", "rate", "figures", "commit"], rows),
             "",
+            *(found_text(found) if found else ()),
         ]
     )
+
+
+def found_text(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the section on passages that encoders find, of what tools/measure/retrieval.py measured."""
+    last = {(each["part"], each["model"]): each for each in found}
+    rows = [
+        (
+            model,
+            f"{each['queries']:,} of {each['passages']:,}, {each['articles']}",
+            f"{each['found']:.3f}",
+            f"{each['kept']:.3f} ({each['low']:.3f} to {each['high']:.3f})",
+            f"`{each['commit']}`",
+        )
+        for (_, model), each in sorted(last.items(), key=lambda item: item[0][0])
+    ]
+    return [
+        "## What a sentence encoder is for",
+        "",
+        "By tools/measure/retrieval.py: whether the nearest passage of 128 tokens is of the same article; `kept` is "
+        "the share of the original's hits, with a 95 % interval. Cosines above say how alike embeddings are, which is "
+        "more than most uses ask for.",
+        "",
+        *table(["network", "queries, passages, articles", "found", "kept", "commit"], rows),
+        "",
+    ]
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
@@ -236,6 +262,11 @@ def figures_text(figures: Mapping[str, Any]) -> str:
     return ", ".join([*parts, *(f"{name} {value:.3g}" for name, value in known if value is not None)])
 
 
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file, none where it is not there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def main() -> None:
     """Measure a section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -247,8 +278,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     if arguments.section == "page":
-        told = (arguments.results / "recovery.jsonl").read_text(encoding="utf-8").splitlines()
-        (ROOT / "docs" / "recovery.md").write_text(page([json.loads(each) for each in told]), encoding="utf-8")
+        told, found = (lines_of(arguments.results / f"{name}.jsonl") for name in ("recovery", "retrieval"))
+        (ROOT / "docs" / "measured" / "recovery.md").write_text(page(told, found), encoding="utf-8")
         return
     for name, subject in SUBJECTS[arguments.section].items():
         if arguments.folder is None:

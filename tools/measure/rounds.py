@@ -1,4 +1,4 @@
-"""Measure pruning in rounds, sparse training and learned masks on the bundled BatchNorm ResNet; writes docs/rounds.md.
+"""Measure rounds, sparse training and learned masks on the bundled BatchNorm ResNet; writes docs/measured/rounds.md.
 
     python tools/measure/rounds.py rounds    a tenth of the MACs in 1, 2, 4 and 8 rounds, with the same steps in all
     python tools/measure/rounds.py shares    four rounds, by the share of the tuning that is for the last
@@ -88,7 +88,7 @@ TITLES = {
     ),
     "masks": ("Learned masks", f"{MASKED_MACS:g} of the MACs, {STEPS} steps in all.", "way"),
 }
-PAGE = ROOT / "docs" / "rounds.md"
+PAGE = ROOT / "docs" / "measured" / "rounds.md"
 
 
 def page(lines: list[dict[str, Any]]) -> str:
@@ -97,9 +97,9 @@ def page(lines: list[dict[str, Any]]) -> str:
     parts = [
         "# Rounds, sparse training and learned masks, measured",
         "",
-        f"The BatchNorm ResNet of [models/](../models/README.md), on commit {commits}, by tools/measure/rounds.py: "
+        f"The BatchNorm ResNet of [models/](../../models/README.md), on commit {commits}, by tools/measure/rounds.py: "
         "calibrated and tuned on `mnist_calibration.npz`, evaluated on `mnist_test.npz`. Each row is the mean over so "
-        "many seeds; seconds are those of one processor. What the words mean: [tuning.md](tuning.md).",
+        "many seeds; seconds are those of one processor. What the words mean: [tuning.md](../tuning.md).",
     ]
     for section, (title, text, heading) in TITLES.items():
         own = [each for each in lines if each["section"] == section]

@@ -1,6 +1,6 @@
 """Seconds and memory of pruning wide layers, and what fits by rows cost in quality.
 
-    python tools/measure/width.py [--rows ROWS.jsonl] [--page docs/width.md] [--only cost|quality]
+    python tools/measure/width.py [--rows ROWS.jsonl] [--page docs/measured/width.md] [--only cost|quality]
 
 Cost: two MatMuls with so many units between them, 256 samples, ``onnxprune FILE --data`` in a fresh process: seconds of
 all its cores (user and system) and the peak of its memory beyond the size of the file. Quality: one layer whose rows
@@ -208,7 +208,7 @@ def main() -> None:
     """Measure what is missing and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=Path, default=Path("width.jsonl"))
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "width.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "measured" / "width.md")
     parser.add_argument("--only", choices=("cost", "quality"))
     arguments = parser.parse_args()
     measure(arguments.rows, arguments.only)

@@ -1,6 +1,6 @@
-"""Write docs/accuracy.md and its plots, of what tools/measure/accuracy.py has measured.
+"""Write docs/measured/accuracy.md and its plots, of what tools/measure/accuracy.py has measured.
 
-    python tools/pages/accuracy_page.py [--results build/accuracy] [--docs docs]
+    python tools/pages/accuracy_page.py [--results build/accuracy] [--docs docs/measured]
 
 What was not measured is a dash; nothing is measured here.
 """
@@ -105,7 +105,9 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "accuracy", metavar="FOLDER")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", metavar="FOLDER", help="where the page goes")
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs" / "measured", metavar="FOLDER", help="where the page goes"
+    )
     arguments = parser.parse_args()
     write(latest(read(arguments.results)), arguments.docs)
 

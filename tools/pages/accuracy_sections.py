@@ -1,4 +1,4 @@
-"""Sections of docs/accuracy.md, of records of tools/measure/accuracy.py; what was not measured is a dash."""
+"""Sections of docs/measured/accuracy.md, of records of tools/measure/accuracy.py; what was not measured is a dash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw the rooms of the package into docs/architecture.svg and list them in docs/architecture.md, from the imports.
+"""Draw the rooms of the package, and list them in docs/architecture.md, from the imports.
 
 python tools/pages/architecture_page.py            write both
 python tools/pages/architecture_page.py --check    exit with 1 when they are not current
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from tools.pages.made import write_or_check  # noqa: E402
 
 PACKAGE = ROOT / "onnxprune"
-PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
+PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "pictures" / "architecture.svg"
 BEGIN, END = "<!-- rooms: made by tools/pages/architecture_page.py -->", "<!-- end of the rooms -->"
 
 STEPS = (  # of `prune`, in their order: words, and where the function is

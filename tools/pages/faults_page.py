@@ -1,4 +1,4 @@
-"""Write docs/faults.md: which faults were tried, how often, and what became of them.
+"""Write docs/measured/faults.md: which faults were tried, how often, and what became of them.
 
     tools/fuzz_bytes models --count 100000 && tools/fuzz_bytes samples --count 5000 && python tools/proofs/kills.py
     python tools/pages/faults_page.py
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from tools.pages.markdown import table  # noqa: E402
 
 BUILD = ROOT / "build"
-PAGE = ROOT / "docs" / "faults.md"
+PAGE = ROOT / "docs" / "measured" / "faults.md"
 _KINDS = {
     "models": "models with wrong bytes, fields, sizes, names and places, through `inspect` and `prune`",
     "samples": "archives, folders, labels, images and functions of samples, through `prune`",

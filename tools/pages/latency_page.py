@@ -1,6 +1,6 @@
-"""Write docs/latency_measured.md and its plot, of what tools/measure/latency.py has measured.
+"""Write docs/measured/latency.md and its plot, of what tools/measure/latency.py has measured.
 
-python tools/pages/latency_page.py [--results latency.jsonl] [--docs docs]
+python tools/pages/latency_page.py [--results latency.jsonl] [--docs docs/measured]
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def page(results: Path, docs: Path) -> None:
         *_profile_lines(by_section["profile"]),
         *_zoo_lines(by_section["zoo"], docs),
     ]
-    (docs / "latency_measured.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (docs / "latency.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _targets_table(rows: Mapping[str, Record]) -> Iterator[str]:
@@ -139,7 +139,7 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("latency.jsonl"))
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "measured")
     arguments = parser.parse_args()
     page(arguments.results, arguments.docs)
 

@@ -1,6 +1,6 @@
-"""Write docs/speed_own.md, of what tools/measure/own_speed.py has measured.
+"""Write docs/measured/own_speed.md, of what tools/measure/own_speed.py has measured.
 
-    python tools/pages/own_speed_page.py DIR [--rows ROWS.jsonl] [--page docs/speed_own.md]
+    python tools/pages/own_speed_page.py DIR [--rows ROWS.jsonl] [--page docs/measured/own_speed.md]
 
 DIR is what tools/models/export_large.py writes: sizes of files are read there. Medians are told. Without `--page` it is
 printed.

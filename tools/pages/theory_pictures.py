@@ -1,6 +1,6 @@
 """Draw the pictures of docs/theory.md: small graphs as onnxprune traces them, with the units that a cut removes.
 
-python tools/pages/theory_pictures.py            write docs/theory_*.svg
+python tools/pages/theory_pictures.py            write docs/pictures/theory_*.svg
 python tools/pages/theory_pictures.py --check    exit with 1 when they are not current
 
 Every label, colour and hollow cell comes from a trace of the graph that `FIGURES` states; only the places are chosen.
@@ -364,7 +364,7 @@ def drawing(pictures: Sequence[Picture]) -> str:
 def pictures() -> dict[Path, str]:
     """Return the text of each picture, by its path."""
     return {
-        ROOT / "docs" / f"theory_{name}.svg": drawing([Picture(figure, way) for figure, way in figures])
+        ROOT / "docs" / "pictures" / f"theory_{name}.svg": drawing([Picture(figure, way) for figure, way in figures])
         for name, figures in FIGURES.items()
     }
 

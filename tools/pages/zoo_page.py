@@ -1,4 +1,4 @@
-"""Write docs/zoo.md and docs/zoo.svg: every graph of tests/zoo at a ratio of 0.3, as stored and as other tools save it.
+"""Write docs/measured/zoo.md and a picture: every graph of tests/zoo at a ratio of 0.3, as it is or as others save it.
 
     python tools/pages/zoo_page.py [--jobs 2] [--cache FILE] [--how ort_extended --how onnxslim]
 
@@ -136,7 +136,7 @@ def plot(rows: Sequence[Row], slope: float, factor: float) -> str:
 
 
 def page(rows_by_tool: dict[str, list[Row]]) -> Iterator[str]:
-    """Yield the lines of docs/zoo.md."""
+    """Yield the lines of docs/measured/zoo.md."""
     zoo, here = zoo_store.load_zoo(), machine()
     bases = rows_by_tool[STORED]
     sources = Counter(zoo[one.name].source for one in bases)
@@ -161,7 +161,7 @@ def page(rows_by_tool: dict[str, list[Row]]) -> Iterator[str]:
         f"nodes, {largest.trace_s:.2f} s; slowest: {slowest.name}, {slowest.trace_s:.2f} s.\n\n"
         "![seconds of tracing](zoo.svg)"
     )
-    (ROOT / "docs" / "zoo.svg").write_text(plot(rows, slope, factor), encoding="utf-8")
+    (ROOT / "docs" / "measured" / "zoo.svg").write_text(plot(rows, slope, factor), encoding="utf-8")
     for how, rows in rows_by_tool.items():
         yield f"\n## Graphs {how if how == STORED else f'saved by {how}'} that lose less than {LITTLE:.0%}\n"
         yield from table(("graph", "lost", "kept by"), ())
@@ -193,7 +193,7 @@ def main() -> None:
     rows_by_tool = {}
     for how in (STORED, *(args.how or ("ort_extended", "onnxslim"))):
         rows_by_tool[how] = list(rows_of([(name, how) for name in names], args.jobs, args.cache).values())
-    (ROOT / "docs" / "zoo.md").write_text("\n".join(page(rows_by_tool)) + "\n", encoding="utf-8")
+    (ROOT / "docs" / "measured" / "zoo.md").write_text("\n".join(page(rows_by_tool)) + "\n", encoding="utf-8")
     print(f"{datetime.datetime.now() - started}", file=sys.stderr)
 
 

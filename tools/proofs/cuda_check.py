@@ -11,7 +11,7 @@ precision it is also pruned and quantized. Where the provider cannot run eight b
 original, the row says so. Where the provider is not there, the CPU takes its place, so that the script is known to
 work, and the rows say so. Each row is made by a process of its own, which is ended when the time is over. Rows are
 lines of JSON in ``cuda.jsonl``; what was measured on the same provider and commit is not measured again, unless it
-failed. `page` writes docs/cuda_measured.md.
+failed. `page` writes docs/measured/cuda.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from onnxprune.runtime.session import PROVIDERS  # noqa: E402
 from tools.git import differs, package_commit  # noqa: E402
 from tools.pages.markdown import table  # noqa: E402
 
-PAGE = ROOT / "docs" / "cuda_measured.md"
+PAGE = ROOT / "docs" / "measured" / "cuda.md"
 PATTERNS = ("resnet50*.onnx", "vit_b_16*.onnx", "minilm*.onnx")
 BUNDLED = ("resnet_bn.onnx", "vit.onnx")
 RATIO, TARGET = 0.3, 0.7

@@ -1,4 +1,4 @@
-"""The proofs that take too long for every run of the tests, and docs/soak.md, the page of the last one.
+"""The proofs that take too long for every run of the tests, and docs/measured/soak.md, the page of the last one.
 
     tools/soak                              sets up .venv, runs all parts, writes the page; half an hour on two cores
     python tools/proofs/soak.py --part zoo  one part alone
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from tools.proofs import logged  # noqa: E402
 
-BUILD, PAGE = ROOT / "build" / "soak", ROOT / "docs" / "soak.md"
+BUILD, PAGE = ROOT / "build" / "soak", ROOT / "docs" / "measured" / "soak.md"
 GRAPHS, CHUNK = 20_000, 2_000  # random ones, and how many a part takes
 FUZZED = 120  # seconds for damaged files of one kind
 

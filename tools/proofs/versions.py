@@ -1,4 +1,4 @@
-"""The tests with the oldest and the newest versions that pyproject.toml allows, and docs/versions.md.
+"""The tests with the oldest and the newest versions that pyproject.toml allows, and docs/measured/versions.md.
 
     tools/versions                 both sets
     tools/versions --set oldest    one of them
@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from tools.proofs import logged  # noqa: E402
 
-BUILD, PAGE = ROOT / "build" / "versions", ROOT / "docs" / "versions.md"
+BUILD, PAGE = ROOT / "build" / "versions", ROOT / "docs" / "measured" / "versions.md"
 EXTRAS = ("images", "dask", "png")  # that belong to the package, and that the tests use
 SETS = ("oldest", "newest")
 # Formatting and types are those of the newest tools; what the README shows is what they print.

@@ -6,11 +6,13 @@ Runtime GenAI (https://onnxruntime.ai/docs/genai/reference/config.html).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from onnxprune.commands.beside.text_files import json_of, texts_within
+from onnxprune.errors import InputError
 
 SETTINGS = ("config.json", "generation_config.json", "genai_config.json")
 _ENDINGS = ("_token_id", "_token_ids", "_token_index")  # of names whose value is an id, or a list of ids
@@ -124,6 +126,9 @@ def named_ids(model: Path, root: Path | None = None) -> set[int]:
         model: a file.
         root: of the folder that it is part of. Settings speak of the models in their folder and below, where no others
             are nearer. Without it they lie in the folder of the model, or in the one above a folder `onnx`.
+
+    Raises:
+        InputError: for settings that cannot be read, or hold more than is read of a file.
     """
     if root is None:
         above = [model.parent, *([model.parent.parent] if model.parent.name == "onnx" else [])]
@@ -135,8 +140,14 @@ def named_ids(model: Path, root: Path | None = None) -> set[int]:
 
 
 def _json(path: Path) -> Any:
-    """Return what a JSON file holds; None for anything else: settings that are not understood stay as they are."""
+    """Return what a JSON file holds; None for other text: settings that are not understood stay as they are.
+
+    Raises:
+        InputError: for a file that cannot be read, or holds too much.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json_of(path, texts_within(path.parent, [path.name])[path.name])
+    except ValueError:
         return None
+    except InputError as error:
+        raise InputError(f"{error}: mend it, or take it away") from None

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxprune.commands.beside.text_files import json_of, texts_within
 from onnxprune.errors import InputError
 
 TOKENIZER, LINES, BY_TEXT, MERGES = "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"
 ADDED, CONFIG, SPECIAL = "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"
-_LEVELS = 64  # of objects and lists in JSON; tokenizers have ten
-# Of a file that is read; the largest known (Gemma 3) has 33 million signs and 4 million parts. As lists in memory, the
-# smallest ones there are, so many parts take 0.7 GiB.
-_MOST_SIGNS, _MOST_PARTS = 2**26, 2**24
+_ALL = (TOKENIZER, LINES, BY_TEXT, MERGES, ADDED, CONFIG, SPECIAL)
 # What programs take for special tokens of vocab.txt where nothing names them (BertTokenizer of transformers).
 _OF_BERT = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 
@@ -65,23 +63,24 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     """Return what the files of a tokenizer hold.
 
     Raises:
-        InputError: for a file that does not hold what it should, or too much; it names the file.
+        InputError: for a file that does not hold what it should, and for files that hold too much; it names the file.
     """
-    stated = _json(folder / TOKENIZER)
+    texts = texts_within(folder, _ALL)
+    stated = _json(folder / TOKENIZER, texts)
     if stated is not None:
         _check_tokenizer(folder / TOKENIZER, stated)
-    config = _object(folder / CONFIG)
+    config = _object(folder / CONFIG, texts)
     decoder = (config or {}).get("added_tokens_decoder") or {}
     _check(folder / CONFIG, isinstance(decoder, dict) and all(map(str.isdecimal, decoder)), "added tokens by id")
     return TokenizerFiles(
         folder,
         stated,
-        _ids(folder / BY_TEXT),
-        _lines(folder / LINES),
-        _lines(folder / MERGES),
-        _ids(folder / ADDED),
+        _ids(folder / BY_TEXT, texts),
+        _lines(texts.get(LINES)),
+        _lines(texts.get(MERGES)),
+        _ids(folder / ADDED, texts),
         config,
-        _object(folder / SPECIAL),
+        _object(folder / SPECIAL, texts),
     )
 
 
@@ -159,56 +158,25 @@ def _check(path: Path, holds: bool, expected: str) -> None:
         raise InputError(f"{path} does not hold {expected}")
 
 
-def _text(path: Path) -> str | None:
-    """Return the text of a file; None where there is none."""
-    if not path.is_file():
+def _json(path: Path, texts: Mapping[str, str]) -> Any:
+    if path.name not in texts:
         return None
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_MOST_SIGNS + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} does not hold text in UTF-8") from None
-    _check(path, len(text) <= _MOST_SIGNS, f"at most {_MOST_SIGNS:,} signs")
-    _check(path, sum(map(text.count, "[{,\n")) <= _MOST_PARTS, f"at most {_MOST_PARTS:,} parts")
-    return text
-
-
-def _json(path: Path) -> Any:
-    text = _text(path)
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise InputError(f"{path} does not hold at most {_LEVELS} levels") from None
+        value = json_of(path, texts[path.name])
     except ValueError as error:
         raise InputError(f"{path} is no JSON: {error}") from None
     _check(path, value is not None, "JSON of a tokenizer")
-    _check(path, not _is_deep(value), f"at most {_LEVELS} levels")
     return value
 
 
-def _is_deep(value: Any) -> bool:
-    """Whether JSON has more levels than what walks through it later goes down."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(_LEVELS):
-        parts = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [each for part in parts for each in part if isinstance(each, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    value: dict[str, Any] | None = _json(path)
+def _object(path: Path, texts: Mapping[str, str]) -> dict[str, Any] | None:
+    value: dict[str, Any] | None = _json(path, texts)
     _check(path, value is None or isinstance(value, dict), "a JSON object")
     return value
 
 
-def _ids(path: Path) -> dict[str, int] | None:
-    value = _object(path)
+def _ids(path: Path, texts: Mapping[str, str]) -> dict[str, int] | None:
+    value = _object(path, texts)
     _check(path, _are_ids((value or {}).values()), "one id for each token")
     return value
 
@@ -217,8 +185,7 @@ def _are_ids(values: Any) -> bool:
     return all(isinstance(each, int) and not isinstance(each, bool) for each in values)
 
 
-def _lines(path: Path) -> list[str] | None:
-    text = _text(path)
+def _lines(text: str | None) -> list[str] | None:
     return None if text is None else lines_of(text)
 
 

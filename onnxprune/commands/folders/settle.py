@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from onnxprune.commands.beside.ids_in_settings import SETTINGS
 from onnxprune.commands.beside.settings import CacheSizes, adjusted
+from onnxprune.commands.beside.text_files import json_of, texts_within
 from onnxprune.commands.beside.tokenizer import folder_of, reduced
-from onnxprune.errors import OptionError
+from onnxprune.errors import InputError, OptionError
 
 _OF_TEXTS = "generation_config.json"  # says how texts are written, and nothing of caches
 
@@ -38,16 +40,29 @@ def settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
         for path in found:
             own = [each for each in files if _nearest(whole / each.name, found) == path]
             reports = {each.name: each.report for each in own if each.report is not None and each.leads}
+            caches = [cache for each in own for cache in each.caches if name != _OF_TEXTS]
             try:
-                caches = [cache for each in own for cache in each.caches if name != _OF_TEXTS]
-                text, changes = adjusted(path.read_text(encoding="utf-8"), reports, caches)
-            except UnicodeDecodeError:
-                continue
+                text, changes = adjusted(_text(path), reports, caches)
             except OptionError as error:
                 raise OptionError(f"{path.relative_to(whole)}: {error}") from None
+            except InputError as error:
+                yield f"{path.relative_to(whole)} {str(error).removeprefix(f'{path} ')}: it stays as it is"
+                continue
             if changes:
                 path.write_text(text, encoding="utf-8")
                 yield from (f"{path.relative_to(whole)}: {change}" for change in changes)
+
+
+def _text(path: Path) -> str:
+    """Return the text of settings.
+
+    Raises:
+        InputError: for a file that cannot be read, or holds more than is read of a file.
+    """
+    text = texts_within(path.parent, [path.name])[path.name]
+    with contextlib.suppress(ValueError):  # what is no JSON is not understood, and stays
+        json_of(path, text)
+    return text
 
 
 def settle_tokens(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from onnxprune.errors import InputError, OptionError
 from onnxprune.graph.files.publish import Reads, Staging, check_written, resolved, staging
 from onnxprune.report.plot import as_png, drawing_packages
 
-PLOTS = (".svg", ".png", ".html")
+PLOTS, PAGES = (".svg", ".png", ".html"), (".html", ".htm")  # what names of these files end in
 _ERRORS = "backslashreplace"  # of text that is no Unicode, as a name of a file may be
 
 

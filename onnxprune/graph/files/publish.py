@@ -30,6 +30,11 @@ from onnxprune.errors import InputError, OnnxpruneError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 Stamp: TypeAlias = tuple[int, int, int]  # of a file: its number, its bytes, when it was last changed in ns
+# What a file in a folder may be called, by what it is.
+_EXAMPLES = {
+    "the overlay": "overlay.json", "the page": "page.html", "the plan": "plan.toml", "the plot": "plot.svg",
+    "the report": "report.json",
+}  # fmt: skip
 _REPLACE = "--force (in Python: force=True) to replace it"
 
 
@@ -148,7 +153,7 @@ def check_written(
     ]
     others += reads.beside
     for path, role in outputs:
-        _check_regular(path, role.split()[-1])
+        _check_regular(path, _EXAMPLES.get(role, role.split()[-1]))
         _check_apart(path, role, others)
         _check_free(path, force)
         others.append((path, f"is {role}"))

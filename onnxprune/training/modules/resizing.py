@@ -15,7 +15,8 @@ from torch import nn
 
 from onnxprune.errors import InputError
 from onnxprune.training.modules.cut_layers import PROJECTIONS, CutAttention, CutGroupNorm, heads_left
-from onnxprune.training.modules.transfer import Kept, WeightCut
+from onnxprune.training.modules.transfer import WeightCut
+from onnxprune.training.modules.twins import Kept
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -24,6 +25,11 @@ _BARE = (nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no te
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
 
 _CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # where a module runs
+_OF_STATE = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)  # get the module as it is called
 _FLAGS = (  # of these hooks
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -44,9 +50,13 @@ def resized(
         elsewhere: weights of the file that were cut and are in no tensor, such as scales of layers that have none.
 
     Raises:
-        InputError: for a layer whose class cannot have such sizes, and one without tensors that may have lost units.
+        InputError: for a layer whose class cannot have such sizes, and one without tensors that may have lost units;
+            for a module that cannot be copied, or does not load what it gives as its state.
     """
-    network = copy.deepcopy(module)
+    try:
+        network = copy.deepcopy(module)
+    except Exception as error:  # whatever the code of a user raises, or PyTorch for tensors that were computed
+        raise InputError(f"the module cannot be copied: {_line(error)}; cut its state dict instead") from None
     before = network.state_dict()
     changed = {name for name, value in state.items() if _is_resized(value, before[name])}
     network = _with_cut_layers(network, changed, kept, elsewhere)
@@ -59,8 +69,18 @@ def resized(
             _put(layer, name.rpartition(".")[2], state[name], put)
         if own:
             _restate(layer, groups)
-    network.load_state_dict(dict(state))
+    try:
+        network.load_state_dict(dict(state))
+    except Exception as error:  # as where hooks give names to its state that they do not take back
+        raise InputError(
+            f"the module does not load its own state, with the tensors that are cut: {_line(error)}; cut the state "
+            "dict instead, and write the module anew"
+        ) from None
     return network
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _check_sizes(layer: nn.Module, name: str, changed: Collection[str], elsewhere: Sequence[WeightCut]) -> None:
@@ -122,8 +142,14 @@ def _take_place(name: str, layer: nn.Module, other: nn.Module) -> None:
             f"{name}: a {type(layer).__name__} with {more[0]!r} cannot give way to a layer that has its weights alone: "
             "remove parametrisations first, and register them on the result"
         )
-    for each in (*_CALLED, *_FLAGS):
+    for each in (*_CALLED, *_FLAGS, *_OF_STATE):
         setattr(other, each, getattr(layer, each))
+    hooks: Mapping[int, Any] = layer._load_state_dict_pre_hooks
+    for hook in hooks.values():  # one that takes the module holds it: it shall get the other one
+        if hook.with_module:
+            other.register_load_state_dict_pre_hook(hook.hook)
+        else:
+            other._register_load_state_dict_pre_hook(hook.hook)
 
 
 def _rows(name: str, layer: nn.MultiheadAttention, kept: Mapping[str, Kept]) -> list[Sequence[int]]:
@@ -200,8 +226,17 @@ def _is_resized(value: Any, before: Any) -> bool:
 
 
 def _put(layer: nn.Module, name: str, tensor: torch.Tensor, put: dict[int, tuple[Any, Any]]) -> None:
-    """Let a layer have a tensor; layers that shared the one in its place share it, too."""
-    old = getattr(layer, name)
+    """Let a layer have a tensor; layers that shared the one in its place share it, too.
+
+    Raises:
+        InputError: for a layer without a tensor of this name.
+    """
+    old = getattr(layer, name, None)
+    if old is None:
+        raise InputError(
+            f"a {type(layer).__name__} has {name!r} in its state and no such tensor, as hooks give it other names: cut "
+            "the state dict instead"
+        )
     is_learned = isinstance(old, nn.Parameter)
     if id(old) not in put:
         new = tensor.clone()

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from onnxprune.errors import InputError
-from onnxprune.training.modules.transfer import Kept
+from onnxprune.training.modules.twins import Kept
 
 # By the type that was computed in: the share of what the zeros change by which the two may differ, and the share of the
 # largest number of an output that rounding may take.

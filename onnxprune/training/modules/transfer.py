@@ -9,7 +9,7 @@ stays of one holds for all. Constants that exporters add, such as scales of ones
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ import torch
 
 from onnxprune.errors import InputError, OptionError
 from onnxprune.graph.tensors import Array
+from onnxprune.surgery.readings import Reading
+from onnxprune.training.modules.parametrised import check_plain
+from onnxprune.training.modules.twins import Kept, Twins, cannot_tell, kept_of_twins, twins_of
 
-Kept = Mapping[int, Sequence[int]]  # axis -> indices that stay
 State = Mapping[str, Any]  # tensors by name, and what else modules keep in their state
 
 _LISTED = 5  # names that are listed of what was not found
@@ -34,6 +36,7 @@ class WeightCut:
     name: str  # of the weight in the original file
     kept: Kept
     array: Callable[[], Array | None] = lambda: None  # what it holds there, where that is known
+    everywhere: bool = True  # whether no place of the file reads it whole
 
 
 def state_of(network: Any) -> State:
@@ -51,7 +54,12 @@ def state_of(network: Any) -> State:
 
 
 def kept_of(
-    state: State, cuts: Sequence[WeightCut], *, whole: Collection[str] = (), strict: bool = True
+    state: State,
+    cuts: Sequence[WeightCut],
+    *,
+    whole: Collection[str] | None = None,
+    strict: bool = True,
+    readings: Callable[[], Sequence[Reading]] = tuple,
 ) -> tuple[dict[str, Kept], list[WeightCut]]:
     """Return what stays of the axes of tensors, by their names, and the weights that were cut and are in no tensor.
 
@@ -60,17 +68,20 @@ def kept_of(
     Args:
         state: by name.
         cuts: of weights of the file.
-        whole: weights of the file that were not cut, where these are known.
+        whole: weights of the file that were not cut; None where these are not known.
         strict: whether each of them has to be found.
+        readings: returns the places of the file that read weights; none where these are not known.
 
     Raises:
-        InputError: for a weight that is not found or has another shape, and two cuts of one tensor that differ.
+        InputError: for a weight that is not found or has another shape, and equal tensors of which the file cuts some,
+            where nothing tells which.
     """
     state = _tensors(state)
     shared = _shared(state)
-    found, missing = _found(state, cuts, shared, {_by_name(state, name) for name in whole})
+    found, missing = _found(state, cuts, shared, whole)
     unknown = [each.name for each in missing if not _is_uniform(each.array())]
     if unknown and strict:
+        check_plain(state, (), is_complete=False)
         listed = ", ".join(map(repr, unknown[:_LISTED]))
         more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
         raise InputError(
@@ -78,16 +89,40 @@ def kept_of(
             "without folding, as with do_constant_folding=False and training=TrainingMode.PRESERVE, give the original "
             "file as source, or leave them out with strict=False"
         )
-    alike = {name: each[0] for name, each in found.items() if all(_alike(one, each[0]) for one in each)}
-    kept = {name: alike[first] for name, first in shared.items() if first in alike}
+    kept, nowhere = _settled(state, shared, found, whole or (), readings)
+    check_plain(state, kept, is_complete=True)
+    return kept, missing + nowhere
+
+
+def _settled(
+    state: State,
+    shared: Mapping[str, str],
+    found: Sequence[tuple[WeightCut, Twins]],
+    whole: Collection[str],
+    readings: Callable[[], Sequence[Reading]],
+) -> tuple[dict[str, Kept], list[WeightCut]]:
+    """Return what stays of tensors, by all of their names, and the weights that are none of these."""
+    plain = [each for _, each in found if each.is_one and _are_alike(each.kept)]
+    first = {each.names[0]: each.kept[0] for each in plain}
+    kept = {name: first[own] for name, own in shared.items() if own in first}
     kept |= _followed(state, kept)
-    unsettled = [name for name in found if name not in kept and not _is_whole(state, name, whole)]
-    if unsettled:
-        raise InputError(
-            f"{unsettled[0]}: places that read it in the file keep different units of it, and nothing else tells what "
-            "this tensor keeps: exporters store equal tensors once, as normalisations hold them that were never trained"
-        )
-    return kept, missing
+    told, missing = dict[str, list[Kept]](), list[WeightCut]()
+    read: Sequence[Reading] | None = None
+    for cut, twins in found:
+        unsettled = [name for name in twins.names if name not in kept and not _is_whole(state, name, whole)]
+        if unsettled:
+            read = readings() if read is None else read
+            left_of = kept_of_twins(twins, unsettled, read)
+            missing += [cut] if left_of is None else []
+            for name, left in (left_of or {}).items():
+                told.setdefault(name, []).extend([_turned(name, state[name], replace(cut, kept=left))] if left else [])
+    for name, each in told.items():
+        if each and not _are_alike(each):
+            raise cannot_tell(Twins(name, (name,), tuple(each), everywhere=False, is_named=True))
+        first[name] = each[0] if each else {}
+    kept |= {name: first[own] for name, own in shared.items() if first.get(own)}
+    followed = _followed(state, kept)
+    return kept | {name: each for name, each in followed.items() if shared[name] not in told}, missing
 
 
 def cut_state(state: State, kept: Mapping[str, Kept]) -> dict[str, Any]:
@@ -137,25 +172,49 @@ def _shared(state: State) -> dict[str, str]:
 
 
 def _found(
-    state: State, cuts: Sequence[WeightCut], shared: Mapping[str, str], whole: Collection[str | None]
-) -> tuple[dict[str, list[Kept]], list[WeightCut]]:
-    """Return what stays of tensors, by their first names, for each place that reads them; and the weights in none."""
-    found: dict[str, list[Kept]] = {}
-    missing, named = list[WeightCut](), {each.name: _by_name(state, each.name) for each in cuts}
-    for each in cuts:
-        name = named[each.name]
-        if name is not None:
-            found.setdefault(shared[name], []).append(_turned(name, state[name], each))
-    taken = {*whole, *named.values()}
+    state: State, cuts: Sequence[WeightCut], shared: Mapping[str, str], whole: Collection[str] | None
+) -> tuple[list[tuple[WeightCut, Twins]], list[WeightCut]]:
+    """Return the tensors that each weight may be, by their first names, with what stays of it; and the weights in none.
+
+    What stays is by the axes of the tensor for one alone, by those of the weight for several.
+    """
+    named = {each.name: _by_name(state, each.name) for each in cuts}
+    taken = {name for name in (*named.values(), *(_by_name(state, name) for name in whole or ())) if name}
     free = {name: tensor for name, tensor in state.items() if name not in taken}
+    stored = {shared[name] for name in taken}
+    twins = twins_of(state, stored, {shared[name] for name in free} - stored)
+    by_weight: dict[str, list[WeightCut]] = {}
     for each in cuts:
-        if named[each.name] is None:
-            match = _by_content(free, each, shared)
-            if match is None:
-                missing.append(each)
-            else:
-                found.setdefault(match[0], []).append(match[1])
-    return found, missing
+        by_weight.setdefault(each.name, []).append(each)
+    found, missing = list[tuple[WeightCut, Twins]](), list[WeightCut]()
+    for weight, own in by_weight.items():
+        name, everywhere = named[weight], all(each.everywhere for each in own)
+        if name is None:
+            names = tuple(dict.fromkeys(shared[each] for each in _by_content(free, own[0])))
+        else:
+            others = twins.get(shared[name], ()) if whole is not None or not everywhere else ()
+            names = (shared[name], *others)
+        if not names:
+            missing += own
+            continue
+        one = Twins(weight, names, (), everywhere, name is not None, name is None and _is_uniform(own[0].array()))
+        kept = [_turned(names[0], state[names[0]], each) if one.is_one else each.kept for each in own]
+        found.append((own[0], replace(one, kept=tuple(kept))))
+    return _joined(found), missing
+
+
+def _joined(found: Sequence[tuple[WeightCut, Twins]]) -> list[tuple[WeightCut, Twins]]:
+    """Return them with those as one that are of one tensor: weights of the file that tensors share memory for."""
+    alone: dict[str, tuple[WeightCut, Twins]] = {}
+    result = list[tuple[WeightCut, Twins]]()
+    for cut, twins in found:
+        if not twins.is_one:
+            result.append((cut, twins))
+            continue
+        name = twins.names[0]
+        first, before = alone.get(name, (cut, replace(twins, kept=())))
+        alone[name] = first, replace(before, kept=before.kept + twins.kept)
+    return [*alone.values(), *result]
 
 
 def _is_uniform(array: Array | None) -> bool:
@@ -163,8 +222,9 @@ def _is_uniform(array: Array | None) -> bool:
     return array is not None and array.size > 0 and bool((array == array.flat[0]).all())
 
 
-def _alike(one: Kept, other: Kept) -> bool:
-    return {axis: tuple(each) for axis, each in one.items()} == {axis: tuple(each) for axis, each in other.items()}
+def _are_alike(kept: Sequence[Kept]) -> bool:
+    first, *others = ({axis: tuple(indices) for axis, indices in each.items()} for each in kept)
+    return all(each == first for each in others)
 
 
 def _by_name(state: State, name: str) -> str | None:
@@ -201,14 +261,13 @@ def _forms(kept: Kept, array: Array) -> Iterator[tuple[Kept, Array]]:
         yield {axes.index(axis): indices for axis, indices in kept.items()}, array.squeeze()
 
 
-def _by_content(free: State, cut: WeightCut, shared: Mapping[str, str]) -> tuple[str, Kept] | None:
-    """Return the only tensor that holds a weight, with what stays of it; None where none or several do."""
+def _by_content(free: State, cut: WeightCut) -> tuple[str, ...]:
+    """Return the tensors that hold a weight."""
     array = cut.array()
     if array is None:
-        return None
-    forms = list(_forms(cut.kept, array))
-    same = [(shared[name], kept) for kept, form in forms for name, tensor in free.items() if _holds(tensor, form)]
-    return same[0] if len({name for name, _ in same}) == 1 else None
+        return ()
+    forms = [form for _, form in _forms(cut.kept, array)]
+    return tuple(name for name, tensor in free.items() if any(_holds(tensor, form) for form in forms))
 
 
 def _holds(tensor: torch.Tensor, array: Array) -> bool:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from onnxprune.commands.beside import tokenizer_files
+from onnxprune.commands.beside import text_files
 from onnxprune.commands.beside.tokenizer_files import symbols_of_bytes
 from onnxprune.commands.beside.tokenizer_text import reader_of
 from onnxprune.evaluation.examples import Reader
@@ -168,8 +168,8 @@ def test_without_a_tokenizer_there_is_no_text(tmp_path):
     ],
 )
 def test_a_file_that_holds_too_much_is_not_read_and_it_is_said_why(name, text, why, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer_files, "_MOST_SIGNS", 200)
-    monkeypatch.setattr(tokenizer_files, "_MOST_PARTS", 50)
+    monkeypatch.setattr(text_files, "_MOST_SIGNS", 200)
+    monkeypatch.setattr(text_files, "_MOST_PARTS", 50)
     if "levels" in why:
         monkeypatch.undo()
         text *= 2_000

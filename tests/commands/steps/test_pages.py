@@ -97,7 +97,7 @@ def test_ids_are_words_where_a_tokenizer_lies_beside_the_model(tmp_path):
     ],
 )
 def test_a_tokenizer_that_cannot_be_read_takes_the_text_alone(hostile, why, tmp_path, monkeypatch):
-    monkeypatch.setattr("onnxprune.commands.beside.tokenizer_files._MOST_PARTS", 50_000 if "50,000" in why else 200_000)
+    monkeypatch.setattr("onnxprune.commands.beside.text_files._MOST_PARTS", 50_000 if "50,000" in why else 200_000)
     model, data, out, report = (tmp_path / name for name in ("m.onnx", "t.npz", "s.onnx", "s.json"))
     onnx.save(words(), model)
     np.savez(data, ids=texts(count=4, length=3))

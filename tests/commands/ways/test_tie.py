@@ -9,7 +9,12 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.dependency.cost import Counter
+from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
+from onnxprune.graph.files.read import load
+from onnxprune.graph.files.write import foreseen
+from onnxprune.graph.forms.tied import stored_once, twins
 from onnxprune.report.prune import prune_tables
 from tests.support.build import model
 from tests.support.cli import invoke
@@ -83,6 +88,21 @@ def test_targets_are_those_of_the_file_as_it_was():
     kept = result.report["output"]["params"] / result.report["input"]["params"]
     assert 0.65 < kept <= 0.7  # 0.73 without twins, so little is cut
     assert onnxprune.prune(language(), latency=False, targets={"params": 0.7}).report["output"]["params"] > 0
+
+
+def test_what_is_stored_once_is_not_counted_as_kept():
+    """Else as much more is cut, in vain."""
+    model = load(language())
+    once = stored_once(model, twins(model))
+    counter, written = Counter(trace(once)), foreseen(once.proto, once.folder)
+    assert counter.before["params"] == model.stored_params > counter.count("params", {}) == written.params
+    assert counter.before["size"] == model.size_bytes()
+    assert counter.count("size", {}) == pytest.approx(written.size_bytes, abs=100)  # names
+
+
+def test_targets_are_met_closely():
+    result = pruned(targets={"params": 0.5}, tie=True)
+    assert 0.49 < result.report["output"]["params"] / result.report["input"]["params"] <= 0.5
 
 
 def test_a_sweep_refuses_it(tmp_path):

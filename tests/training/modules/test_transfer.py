@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from onnxprune.errors import InputError
+from onnxprune.surgery.readings import Reading
 from onnxprune.training.modules.resizing import resized
 from onnxprune.training.modules.transfer import WeightCut, cut_state, kept_of
 
@@ -40,9 +41,11 @@ def test_a_matrix_of_another_name_is_found_by_what_it_holds():
     assert torch.equal(result["fc.bias"], torch.tensor([0.0, 2.0]))  # follows its weight
 
 
-def test_two_that_hold_the_same_are_none():
+def test_two_that_hold_the_same_are_named():
     state = {"a": SQUARE, "b": SQUARE.clone()}
-    with pytest.raises(InputError, match="not in the state dict, by name or by what they hold: 'w'"):
+    with pytest.raises(
+        InputError, match="a and b: hold the same numbers, which the file has once, as 'w', and cuts for"
+    ):
         done(state, [cut("w", {0: [0]}, SQUARE)])
 
 
@@ -173,6 +176,26 @@ def test_hooks_go_over_to_the_layer_that_takes_a_place(layer):
     assert called == [("before", len(read)), ("after", len(read)), ("back", 0)]
 
 
+def test_hooks_on_the_state_go_over_too_and_get_the_new_layer():
+    """And the module that stays keeps its own."""
+    layer, called = nn.MultiheadAttention(16, 4), []
+    layer.register_state_dict_post_hook(lambda module, *_: called.append(("given", type(module).__name__)))
+    layer.register_state_dict_pre_hook(lambda module, *_: called.append(("gives", type(module).__name__)))
+    layer.register_load_state_dict_pre_hook(lambda module, *_: called.append(("takes", type(module).__name__)))
+    layer.register_load_state_dict_post_hook(lambda module, _: called.append(("taken", type(module).__name__)))
+    layer._register_load_state_dict_pre_hook(lambda *_: called.append(("bare", "")))
+    other = cut_hooked(layer)
+    called.clear()
+    other.load_state_dict(other.state_dict())
+    assert called == [
+        ("gives", "CutAttention"), ("given", "CutAttention"), ("takes", "CutAttention"), ("bare", ""),
+        ("taken", "CutAttention"),
+    ]  # fmt: skip
+    called.clear()
+    layer.load_state_dict(layer.state_dict())
+    assert ("takes", "MultiheadAttention") in called
+
+
 def test_a_layer_with_more_tensors_than_its_weights_does_not_give_way():
     layer = nn.MultiheadAttention(16, 4)
     layer.register_buffer("noted", torch.ones(1))
@@ -188,3 +211,95 @@ def test_a_group_norm_without_weights_that_no_cut_tells_of_says_so():
     smaller[1] = nn.Unflatten(1, (12, 2))
     with pytest.raises(InputError, match="2: a GroupNorm without weights reads 12 channels, where 16 may be left"):
         smaller(torch.rand(3, 2))
+
+
+# -- equal tensors that a file stores once ---------------------------------------------------------------------
+
+
+def at(kept, *called, weight="a.weight"):
+    """A place of the file that keeps these units of a weight, and is called so."""
+    return Reading(weight, {0: tuple(kept)} if kept else {}, frozenset(called))
+
+
+LEFT, RIGHT = [0, 1], [2]
+TOLD = (
+    r"a\.weight and b\.weight: hold the same numbers, which the file has once, as 'a\.weight', and cuts for some of its"
+)
+
+
+def told_apart(*places, everywhere=False, whole=("x",)):
+    """Return how much stays of the scales of two layers, of which the file has one."""
+    state = {"a.weight": torch.ones(4), "b.weight": torch.ones(4), "other": torch.zeros(4)}
+    kept = {tuple(each.kept[0]) for each in places if each.kept} or {tuple(LEFT)}
+    cuts = [WeightCut("a.weight", {0: list(each)}, everywhere=everywhere) for each in sorted(kept)]
+    smaller = done(state, cuts, whole=whole, readings=lambda: places)
+    return {name: len(tensor) for name, tensor in smaller.items() if name != "other"}
+
+
+@pytest.mark.parametrize(
+    ("places", "kept"),
+    [
+        ([at(LEFT, "a", "a.weight"), at([], "b", "b.weight")], (2, 4)),
+        ([at([], "a"), at(LEFT, "b")], (4, 2)),
+        ([at(LEFT, "b"), at(RIGHT, "a")], (1, 2)),
+        ([at(LEFT, "y", "model.b"), at([], "model.a")], (4, 2)),  # a wrapper stands in front
+        ([at(LEFT, "y"), at(LEFT, "z")], (2, 2)),  # whichever they are
+        ([at(LEFT, "a")], (2, 4)),  # b is in no place: it is not in the file
+        ([at(LEFT, "a"), at(LEFT, "a"), at([], "b")], (2, 4)),
+    ],
+)
+def test_places_are_called_after_the_tensors_that_they_read(places, kept):
+    assert told_apart(*places) == dict(zip(("a.weight", "b.weight"), kept, strict=True))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [], [at(LEFT, "y"), at([], "z")], [at(LEFT, "a"), at([], "z")], [at(LEFT, "a"), at([], "a")],
+        [at(LEFT, "b", weight="v")],
+    ],
+)  # fmt: skip
+def test_equal_tensors_that_nothing_tells_apart_are_both_named(places):
+    with pytest.raises(InputError, match=TOLD):
+        told_apart(*places)
+
+
+def test_where_no_place_reads_it_whole_all_of_them_are_cut():
+    assert told_apart(everywhere=True) == {"a.weight": 2, "b.weight": 2}
+
+
+def test_without_the_file_a_tensor_may_be_in_it_by_its_own_name():
+    assert told_apart(everywhere=True, whole=None) == {"a.weight": 2, "b.weight": 4}
+    with pytest.raises(InputError, match=TOLD):
+        told_apart(everywhere=False, whole=None)
+
+
+def test_a_constant_of_the_exporter_is_none_of_the_tensors_that_hold_ones_too():
+    state = {"a.weight": torch.ones(4)}
+    added = [cut("ones", {0: LEFT}, np.ones(4))]
+    places = [at(LEFT, "group_norm", weight="ones")]
+    kept, elsewhere = kept_of(state, added, whole=(), readings=lambda: places)
+    assert (kept, [each.name for each in elsewhere]) == ({}, ["ones"])
+    kept, elsewhere = kept_of(state, added, whole=(), readings=lambda: [at(LEFT, "a", weight="ones")])
+    assert (kept, elsewhere) == ({"a.weight": {0: tuple(LEFT)}}, [])
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            ("fc.parametrizations.weight.original0", "fc.parametrizations.weight.original1"),
+            "fc: its weight is computed",
+        ),
+        (("parametrizations.bias.original",), "the module: its bias is computed, from parametrizations.bias.original,"),
+        (("fc.weight_v", "fc.weight_g"), "fc: its weight is computed, from fc.weight_v, and the file was cut in what"),
+        (("fc.weight_orig", "fc.weight_u"), "fc: its weight is computed, from fc.weight_orig, and the file was cut in"),
+    ],
+)
+def test_tensors_that_are_computed_from_others_are_refused(names, told):
+    state = {**{name: torch.rand(4) for name in names}, "x": torch.rand(4)}
+    with pytest.raises(InputError, match=told):
+        done(state, [cut(names[0], {0: LEFT})])
+    with pytest.raises(InputError, match=told):
+        done(state, [cut("onnx::MatMul_7", {0: LEFT}, np.arange(4))])
+    assert len(done(state, [cut("x", {0: LEFT})])["x"]) == 2

@@ -13,10 +13,11 @@ import numpy as np
 
 from tools.models.real.files import export, run
 from tools.models.real.packages import installed
-from tools.models.real.text import TUNING, text_parts
+from tools.models.real.text import TUNING, passages, text_parts
 
 TOKENS = 128
 SENTENCE_SEQUENCES = {"calibration": 64, "calibration_256": 256, TUNING: 8192, "eval": 256}
+PASSAGES = {"eval": 256, "passages": 2048}  # whose articles are known
 DECODER_SEQUENCES = {"calibration": 32, "calibration_256": 256, "calibration_464": 464, TUNING: 8192, "eval": 128}
 
 
@@ -46,7 +47,10 @@ def make_sentences(out: Path) -> None:
         encoder = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     parts = text_parts(tokenizer, TOKENS - 2, SENTENCE_SEQUENCES)
-    for part, words in parts.items():
+    found = passages(tokenizer, TOKENS - 2, SENTENCE_SEQUENCES[TUNING], PASSAGES)
+    for part, (_, articles) in found.items():
+        np.savez_compressed(out / f"text_{part}_articles.npz", article=articles)
+    for part, words in (parts | {"passages": found["passages"][0]}).items():
         ids = np.pad(words, ((0, 0), (1, 1)))
         ids[:, 0], ids[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,19 @@ def _runs(text: str, length: int) -> Iterator[tuple[str, ...]]:
 
 def sequences(texts: Sequence[str], tokenizer: Any, length: int) -> np.ndarray:
     """Return all full runs of `length` tokens, int64 ``[samples, length]``, shuffled; none spans two articles."""
-    runs = []
-    for text in texts:
+    return with_articles(texts, tokenizer, length)[0]
+
+
+def with_articles(texts: Sequence[str], tokenizer: Any, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `sequences`, and the number of the article that each is of, int64 ``[samples]``."""
+    runs, articles = [], []
+    for article, text in enumerate(texts):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        runs += [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
-    return np.random.default_rng(SEED).permutation(np.array(runs, np.int64))
+        starts = range(0, len(ids) - length + 1, length)
+        runs += [ids[start : start + length] for start in starts]
+        articles += [article] * len(starts)
+    order = np.random.default_rng(SEED).permutation(len(runs))
+    return np.array(runs, np.int64)[order], np.array(articles, np.int64)[order]
 
 
 def documentation() -> list[str]:
@@ -90,6 +98,24 @@ def _docstrings(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             said = "\n\n".join(p for p in re.split(r"\n\s*\n", ast.get_docstring(node) or "") if ">>>" not in p)
             yield from [plain(said)] if said else []
+
+
+def passages(tokenizer: Any, length: int, tuning: int, wanted: Mapping[str, int]) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return sequences with the numbers of their articles: those for evaluation, and documentation beside `TUNING`.
+
+    Args:
+        tokenizer: of the network.
+        length: tokens of a sequence.
+        tuning: sequences of the part `TUNING`: of documentation, those behind them are taken.
+        wanted: how many of ``eval`` and of ``passages``.
+    """
+    kept, held = articles()
+    evaluation, more = (with_articles(texts, tokenizer, length) for texts in (held, apart(documentation(), held)))
+    first = tuning - len(sequences(kept, tokenizer, length))
+    return {
+        "eval": tuple(each[: wanted["eval"]] for each in evaluation),
+        "passages": tuple(each[first:][: wanted["passages"]] for each in more),
+    }
 
 
 def text_parts(tokenizer: Any, length: int, wanted: dict[str, int]) -> dict[str, np.ndarray]:
