@@ -10,7 +10,8 @@ import pytest
 
 from onnxprune.dependency import cost
 from onnxprune.dependency.apart import gone_nodes, weights_apart
-from onnxprune.dependency.groups import EXPERTS, groups, matrices
+from onnxprune.dependency.groups import EXPERTS, groups
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
 from onnxprune.graph.files.read import load
