@@ -75,6 +75,14 @@ def test_a_target_of_parameters_is_met_with_experts_and_widths():
     assert report["output"]["params"] <= 0.6 * report["input"]["params"]
 
 
+def test_a_target_of_bytes_counts_the_nodes_that_go_with_an_expert():
+    """One expert is 21 % of the file; its weights alone were 15 %."""
+    model = mixture(single=gathered())
+    report = onnxprune.prune(model, targets={"size": 0.81}, only="router", latency=False, data={"x": rows()}).report
+    assert experts(report)["kept"] == 3
+    assert report["output"]["size_bytes"] <= 0.81 * report["input"]["size_bytes"]
+
+
 def test_by_load_an_expert_that_adds_little_stays():
     by_load = experts(pruned(criterion="apoz"))["kept_units"]
     by_output = experts(pruned(criterion="activation"))["kept_units"]
