@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxprune.commands.folders.follow import Held
 from onnxprune.commands.folders.follow_branches import Owned, check_lost, counterparts, owned
+from onnxprune.commands.folders.held import Held
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError
 from onnxprune.graph.files.read import load
