@@ -294,6 +294,15 @@ def test_copies_that_nothing_tells_apart_are_left_out_of_refits(folder, options)
         follows_the_schema(json.loads(json.dumps(file.report)))
 
 
+def test_units_that_copies_alone_make_stay(folder):
+    """One of two copies would lose units, and the other file would not know which."""
+    source = folder(plain=copied(""), zother=copied("o_"))
+    result = pruned(source, ratio=0.3, only=["up0", "up1"], reconstruct=False)
+    np.testing.assert_array_equal(of_file(source.parent, "zother"), of_file(source.parent, "plain"))
+    lead = next(file.report for file in result.files if file.leads)
+    assert [group["name"] for group in lead["groups"] if group["kept"] < group["units"]] == ["up0"]
+
+
 @pytest.mark.parametrize("options", [{"without": "o0"}, {"ratio": 0.3}], ids=["depth", "widths"])
 def test_copies_of_the_same_name_are_refitted(folder, options):
     source = folder(plain=copied(""), zother=copied(""))
