@@ -57,6 +57,7 @@ class Options:
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
     held_branches: tuple[str, ...] = ()  # names of branches, likewise
+    copies: tuple[str, ...] = ()  # names of weights that keep their numbers: another file has copies, none knows which
     spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
     planned: tuple[PlannedGroup, ...] = ()  # what a plan says; groups that it does not name stay whole
@@ -111,6 +112,7 @@ class Options:
             ignore=check.globs("ignore", self.ignore),
             held=tuple(self.held),
             held_branches=tuple(self.held_branches),
+            copies=tuple(self.copies),
             spared=tuple(self.spared),
             only=check.globs("only", self.only),
             planned=tuple(self.planned),
