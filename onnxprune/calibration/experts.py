@@ -44,7 +44,7 @@ class Used:
 def used_experts(
     traced: Trace, groups: Sequence[Group], batches: Sequence[Feeds], *, progress: Progress = silent
 ) -> dict[str, Used]:
-    """Return what experts do on samples, by name of their group.
+    """Return what experts do on samples, by name of their group; groups that no row reaches are absent.
 
     Args:
         traced: the model with its axes.
@@ -66,7 +66,10 @@ def used_experts(
     found: dict[str, list[_Layer]] = {}
     for layer in layers:
         found.setdefault(layer.group.name, []).append(layer)
-    return {name: Used(*_means(own)) for name, own in found.items()}
+    unreached = [name for name, own in found.items() if not any(layer.load.any() for layer in own)]
+    for name in unreached:
+        progress(f"no row of the samples reaches the experts of {name!r}: they are ranked by their weights")
+    return {name: Used(*_means(own)) for name, own in found.items() if name not in unreached}
 
 
 def gates(scores: Array, count: int, largest: bool = True) -> Each:

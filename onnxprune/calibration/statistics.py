@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from onnxprune.criteria.importance import Seen, magnitudes
 from onnxprune.dependency.axes import Atom, Axes, positions
-from onnxprune.dependency.groups import Group, Member, Places, by_unit, multiplied
+from onnxprune.dependency.groups import Group, Member, Places, by_unit
+from onnxprune.dependency.matrices import multiplied
 from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.rules.recurrent import GATES
 from onnxprune.dependency.trace import Trace, trace
@@ -328,7 +329,7 @@ def _statistics(
     sums = moments.total, moments.square, moments.absolute, moments.positive
     mean, square, absolute, positive = (total / max(1, moments.count) for total in sums)
     sink, at = place.member.sink, place.at
-    whole = multiplied(place.coupling, sink[1], values)
+    whole = multiplied(traced, sink, values)
     if whole is None:  # a weight that cannot be evaluated counts as it is stored
         weight = place.member.matrix(traced.model.array(place.member.constant))
     else:

@@ -21,7 +21,9 @@ from typing import Any
 
 from onnxprune.commands.beside.settings import CacheSizes
 from onnxprune.commands.folders.branches import Globs, own_globs, with_own_globs
-from onnxprune.commands.folders.follow import Held, Lead, follow, lead_of, uncut
+from onnxprune.commands.folders.copies import told_of_copies
+from onnxprune.commands.folders.follow import Lead, follow, lead_of, uncut
+from onnxprune.commands.folders.held import Held
 from onnxprune.commands.folders.places import MODEL, check_places, check_reads, into_place, walked
 from onnxprune.commands.folders.samples import Samples
 from onnxprune.commands.folders.settle import PrunedFile, settle, settle_tokens
@@ -398,7 +400,7 @@ def _result(target: Path, whole: Path, files: Sequence[PrunedFile]) -> FolderRes
     check_cut(files)
     check_alike(files, whole)
     in_order = sorted(files, key=lambda each: each.name)
-    settings = (*settle(whole, in_order), *settle_tokens(whole, in_order))
+    settings = (*settle(whole, in_order), *settle_tokens(whole, in_order), *told_of_copies(in_order))
     for each in in_order:
         if each.report is not None:
             each.report["output"]["path"] = str(target / each.name)

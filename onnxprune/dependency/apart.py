@@ -20,7 +20,7 @@ alone go. A node that is none of these keeps all units, with the reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -81,10 +81,13 @@ class Apart:
     """What the units of an axis have alone."""
 
     drops: tuple[Drop, ...] = ()  # in the order of the graph
-    nodes: Mapping[int, int] = field(
-        default_factory=dict
-    )  # nodes of the main graph, and the unit that each is there for
+    nodes: Mapping[int, int] = field(default_factory=dict)  # nodes of all graphs, and the unit that each is there for
     counts: Mapping[Atom, Count] = field(default_factory=dict)  # by the axis that has so many indices
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The nodes where one unit ends, which go with it, too."""
+        return frozenset(drop.node for drop in self.drops if len(drop.units) == 1)
 
     def dropped(self, removed: Container[int]) -> Iterator[Drop]:
         """Yield where units end of which all are removed."""
@@ -119,7 +122,7 @@ def removed_units(atom: Atom, kept: Mapping[Atom, Mask]) -> frozenset[int]:
 
 
 def gone_nodes(apart: Mapping[Atom, Apart], kept: Mapping[Atom, Mask]) -> frozenset[int]:
-    """Return the nodes of the main graph that go with the units that are not kept."""
+    """Return the nodes of all graphs that go with the units that are not kept."""
     going = (
         (index, unit, removed)
         for atom, each in apart.items()
@@ -129,16 +132,26 @@ def gone_nodes(apart: Mapping[Atom, Apart], kept: Mapping[Atom, Mask]) -> frozen
     return frozenset(index for index, unit, removed in going if unit in removed)
 
 
+def constants_apart(model: Model, apart: Mapping[Atom, Apart]) -> dict[str, tuple[Atom, int]]:
+    """Return the axis and the unit of constants that nodes of one unit alone read, by name."""
+    of_node = {index: (atom, unit) for atom, each in apart.items() for index, unit in each.nodes.items()}
+    found = {}
+    for name in model.constants if of_node else ():
+        owners = {of_node.get(index) for index, slot in model.readers.get(name, ()) if slot >= 0}
+        owner = owners.pop() if len(owners) == 1 else None
+        if owner is not None:
+            found[name] = owner
+    return found
+
+
 def weights_apart(model: Model, apart: Mapping[Atom, Apart]) -> dict[Atom, tuple[tuple[str, ...], ...]]:
     """Return the weights that each unit of an axis has alone, such as those of an expert, by the axis."""
-    of_node = {index: (atom, unit) for atom, each in apart.items() for index, unit in each.nodes.items()}
+    own = constants_apart(model, apart)
     found = {atom: [list[str]() for _ in range(atom.size)] for atom in apart}
-    uses = Counter(constant.identity for constant in model.constants.values()) if of_node else Counter()
-    for name, constant in model.constants.items() if of_node else ():
-        owners = {of_node.get(model.owners[index]) for index, _ in model.readers.get(name, ())}
-        owner = owners.pop() if len(owners) == 1 else None
-        if owner is not None and constant.is_weight and uses[constant.identity] == 1:
-            found[owner[0]][owner[1]].append(name)
+    uses = Counter(constant.identity for constant in model.constants.values()) if own else Counter()
+    for name, (atom, unit) in own.items():
+        if model.constants[name].is_weight and uses[model.constants[name].identity] == 1:
+            found[atom][unit].append(name)
     return {atom: tuple(map(tuple, names)) for atom, names in found.items()}
 
 
@@ -162,7 +175,7 @@ class _Finder:
             except _NotUnderstood as reason:
                 for atom in {each.atom for each in own.values()} | self._begun(node):
                     self._locks.setdefault(atom, Lock(str(reason), node.name))
-        needs = Needs(self._model, next(scopes(self._model)))
+        needs = [Needs(self._model, scope) for scope in scopes(self._model)] if self._drops else []
         return {**{atom: self._apart(atom, needs) for atom in self._drops}, **self._locks}
 
     def _begun(self, node: Node) -> set[Atom]:
@@ -171,13 +184,21 @@ class _Finder:
         alone = None if coupling is None else coupling.alone
         return set() if alone is None else set(self._partition.atoms(alone.axis))
 
-    def _apart(self, atom: Atom, needs: Needs) -> Apart:
+    def _apart(self, atom: Atom, of_graphs: Sequence[Needs]) -> Apart:
         nodes: dict[int, int] = {}
         drops = self._drops[atom]
         for unit in sorted(set().union(*(drop.units for drop in drops))):
-            inputs = {(drop.node, drop.slot) for drop in drops if drop.units == {unit} and drop.node in needs.place}
-            nodes |= dict.fromkeys(needs.only_for(inputs, self._kept), unit)
+            for needs in of_graphs:
+                ends = [drop for drop in drops if drop.units == {unit} and drop.node in needs.place]
+                inputs = {place for drop in ends for place in self._read(drop)}
+                gone = needs.only_for(inputs, self._kept) if inputs else ()
+                nodes |= {inner: unit for index in gone for inner in self._model.within(index)}
         return Apart(tuple(drops), nodes, self._counts.get(atom, {}))
+
+    def _read(self, drop: Drop) -> Iterator[tuple[int, int]]:
+        """Yield what the node reads where units end, but for what is left: rows, and where they are put."""
+        slots = range(len(self._model.nodes[drop.node].inputs))
+        return ((drop.node, slot) for slot in slots if slot != drop.source)
 
     # -- one node --------------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnxprune.dependency.apart import gone_nodes, weights_apart
+from onnxprune.dependency.apart import constants_apart, gone_nodes, weights_apart
 from onnxprune.dependency.axes import Atom, Axes, Mask, kept_size, taken, walk
 from onnxprune.dependency.groups import Group
 from onnxprune.dependency.sizes import Volumes
 from onnxprune.dependency.trace import Trace
+from onnxprune.graph.files.taken import taken_by_constants, taken_by_nodes
 from onnxprune.graph.ports import Port, Role
 
 CACHE = "kv-cache"  # the kind of cost: bytes of what is kept of the past, for one token of one text
@@ -175,8 +176,9 @@ class Terms:
 class Counter:
     """Counts what a plan costs, also as fractions of the original, for many sizes of a few atoms.
 
-    The size in bytes is that of all weights plus the rest of the file, which no plan changes. `sharing` has the atoms
-    of each weight that is read under different axes: what they do not cut alike is stored several times.
+    The size in bytes is that of all weights, of the nodes that go as a whole with units or gates, and of the rest of
+    the file, which no plan changes. `sharing` has the atoms of each weight that is read under different axes: what they
+    do not cut alike is stored several times.
     """
 
     def __init__(self, traced: Trace, gates: Mapping[int, Axes] = MappingProxyType({})) -> None:
@@ -207,23 +209,22 @@ class Counter:
         read = sum(first.count for _, first in weights)
         held = sum(first.count * width(first.dtype) for _, first in weights)
         shares = [_share_of(units_of.get(first.name))[1] for _, first in weights]
+        numbers = [(alike, share * width(first.dtype)) for (alike, first), share in zip(weights, shares, strict=True)]
         caches = [
             ((*traced.axes(traced.values[port.name]), *gated.of_weight(port.name)), port) for port in _caches(traced)
         ]
+        beside = _beside(traced, gated)
         open_dims = {atom: 1 for axes, _ in caches for axis in axes for atom in walk(axis) if atom.dynamic}
         self._fixed: dict[str, float] = {
             "macs": 0,
             CACHE: 0,
             "params": traced.model.needed_params - read,
-            "size": traced.model.needed_bytes - held,
+            "size": traced.model.needed_bytes - held - beside.before,
         }
         self._sums = {
             "macs": _Sum(macs_of, samples),
             "params": _Sum([(alike, share) for (alike, _), share in zip(weights, shares, strict=True)], samples),
-            "size": _Sum(
-                [(alike, share * width(first.dtype)) for (alike, first), share in zip(weights, shares, strict=True)],
-                samples,
-            ),
+            "size": _Sum([*numbers, *beside.terms], samples),
         }
         kept = [([axes], float(port.dtype.itemsize)) for axes, port in caches if port.dtype is not None]
         self._sums[CACHE] = _Sum(kept, {**samples, **open_dims})
@@ -265,6 +266,32 @@ class _Gates:
             return ()
         each = [self.of_node(index) for index, _ in self._readers.get(name, ())]
         return tuple(gate for gate in each[0] if all(gate in others for others in each)) if each else ()
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What a file holds beside the numbers of weights that goes with units or gates: nodes, names, types."""
+
+    terms: list[tuple[Sequence[Axes], float]]  # axes that each part goes with, and its bytes over the size of these
+    before: int  # bytes of all of it
+
+
+def _beside(traced: Trace, gated: _Gates) -> _Beside:
+    """Return what goes with units or gates, the bytes of all parts with the same ones together."""
+    model, found = traced.model, dict[tuple[Axes, float], int]()
+    of_nodes = {index: units for units, apart in traced.apart.items() for index in (*apart.nodes, *apart.ends)}
+    nodes = {node.index: (gated.of_node(node.index), of_nodes.get(node.index)) for node in model.nodes}
+    of_units = constants_apart(model, traced.apart)
+    constants = {name: (gated.of_weight(name), of_units.get(name, (None, 0))[0]) for name in model.constants}
+    going_nodes = [index for index, (gates, units) in nodes.items() if gates or units]
+    going_constants = {name for name, (gates, units) in constants.items() if gates or units}
+    parts = [(nodes[index], size) for index, size in taken_by_nodes(model, going_nodes).items()]
+    parts += [(constants[name], size) for name, size in taken_by_constants(model, going_constants).items()]
+    for (gates, units), size in parts:
+        more, share = _share_of(units)
+        key = (*gates, *more), share
+        found[key] = found.get(key, 0) + size
+    return _Beside([([axes], size * share) for (axes, share), size in found.items()], sum(found.values()))
 
 
 def _caches(traced: Trace) -> list[Port]:

@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.dependency.apart import weights_apart
-from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, outer_factors, places, positions, walk
+from onnxprune.dependency.axes import Atom, Axes, Axis, Lock, outer_factors, places, walk
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.trace import Trace
-from onnxprune.graph.effective import ConstantValues
 from onnxprune.graph.model import Constant
 from onnxprune.graph.tensors import Array
 
@@ -395,56 +394,6 @@ class _Kinds:
         if self._partition.mix_of(atom) is not None:
             return "hidden width"
         return "channels" if atom in self.lanes else "neurons"
-
-
-def matrices(group: Group, traced: Trace, values: ConstantValues | None = None) -> Iterator[tuple[Role, Array]]:
-    """Yield role and ``[units, fan]`` matrix of each weight of a group, one at a time to bound memory.
-
-    A weight counts as what its op multiplies with: dequantized, cast, normed. Constants that make one such value
-    together (a quantized weight and its scales) give one matrix.
-    """
-    values = values or ConstantValues(traced.model)
-    seen: set[tuple[int, int]] = set()
-    for member in group.members:
-        if member.sink in seen:
-            continue
-        seen.add(member.sink)
-        evaluated = list(_consumed(member, group.atom, traced, values))
-        if evaluated:
-            yield from ((member.role, matrix) for matrix in evaluated)
-        else:  # what the reference cannot evaluate counts as it is stored
-            alike = (other for other in group.members if other.sink == member.sink)
-            yield from ((each.role, each.matrix(traced.model.array(each.constant))) for each in alike)
-    yield from _alike(group, traced, values)
-
-
-def _alike(group: Group, traced: Trace, values: ConstantValues) -> Iterator[tuple[Role, Array]]:
-    """Yield the weights that units have alone, those of all units together where they have the same shapes."""
-    for names in zip(*group.alone, strict=False):
-        if len({traced.model.constants[name].shape for name in names}) == 1:
-            rows = [traced.model.array(name).astype(np.float32).ravel() for name in names]
-            yield "out", np.stack(rows)
-
-
-def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues) -> Iterator[Array]:
-    """Yield the value of a weight where it is consumed, as ``[units, fan]``, for each axis that has the units."""
-    index, slot = member.sink
-    coupling = traced.couplings.get(index)
-    array = None if coupling is None else multiplied(coupling, slot, values)
-    if coupling is None or array is None:
-        return
-    for dim, axis in enumerate(traced.axes(coupling.inputs[slot] or ())):
-        located = member.places if axis is member.axis else positions(axis, atom)
-        if located.size:
-            yield by_unit(array, dim, located)
-
-
-def multiplied(coupling: Coupling, slot: int, values: ConstantValues) -> Array | None:
-    """Return a weight as its op multiplies with it: dequantized, cast, normed; None where it cannot be evaluated."""
-    array, encoding = values.array(coupling.node.inputs[slot]), coupling.encodings.get(slot)
-    if array is None or encoding is None:
-        return array
-    return encoding.decode([values.array(name) for name in coupling.node.inputs])
 
 
 def kin(all_groups: Iterable[Group], constants: Mapping[str, Constant]) -> dict[str, str]:

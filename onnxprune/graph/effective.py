@@ -30,7 +30,8 @@ class ConstantValues:
         return Inference(self._model)
 
     @cached_property
-    def _producers(self) -> dict[str, Node]:
+    def producers(self) -> dict[str, Node]:
+        """The nodes that make values, by the name of these."""
         return {name: node for node in self._model.nodes for name in node.outputs if name}
 
     def array(self, name: str) -> Array | None:
@@ -47,12 +48,12 @@ class ConstantValues:
 
     def _producer(self, name: str) -> Node | None:
         """Return the node that computes a value, where that can be evaluated."""
-        node = None if name in self._model.constants else self._producers.get(name)
+        node = None if name in self._model.constants else self.producers.get(name)
         return None if node is None or not node.inputs or node.captured else node
 
     def _output(self, name: str) -> Array | None:
         """Return a value that is held."""
-        node = self._producers[name]
+        node = self.producers[name]
         outputs = self._held[node.outputs[0]]
         return None if outputs is None else outputs[node.outputs.index(name)]
 

@@ -186,7 +186,8 @@ def gather(
         notes=notes,
     )
     by_loss = options.scope == "loss"
-    curves |= expert_curves(traced, experts, calibration, to_output=by_loss, progress=progress)
+    reached = seen.experts.keys()
+    curves |= expert_curves(traced, experts, calibration, to_output=by_loss, reached=reached, progress=progress)
     return Evidence(scores, curves, _judged(calibration, to_measure), seen.told)
 
 

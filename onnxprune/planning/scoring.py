@@ -15,7 +15,8 @@ from onnxprune.calibration.experts import Used, used_experts
 from onnxprune.calibration.gradients import Gradients, gradients
 from onnxprune.calibration.statistics import activations
 from onnxprune.criteria import importance
-from onnxprune.dependency.groups import Group, matrices
+from onnxprune.dependency.groups import Group
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.planning.curves.effort import EFFORTS

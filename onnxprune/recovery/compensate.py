@@ -8,7 +8,7 @@ is added to the bias. Weights stay as they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxprune.dependency.trace import Trace
 from onnxprune.graph.linear import Layer, layers
 from onnxprune.graph.tensors import Array
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.refit import Refitted
+from onnxprune.recovery.refit import COPIED, Refitted
 from onnxprune.runtime.replay import Feeds, Replay, in_parts
 from onnxprune.surgery.rewrite import Cut
 
@@ -43,6 +43,7 @@ def compensate(
     batches: Sequence[Feeds],
     *,
     bytes_of: Callable[[str], float],
+    copies: Collection[str] = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[dict[str, Array], list[Refitted]]:
@@ -54,6 +55,7 @@ def compensate(
         cuts: where the constants of the pruned model came from.
         batches: calibration feeds.
         bytes_of: a value, by its name, in a batch.
+        copies: biases of the original that keep their numbers, see `refit`.
         seed: of the positions that are drawn.
         progress: called before each step.
 
@@ -61,7 +63,7 @@ def compensate(
         ModelError: when the model cannot be run.
     """
     losing = list(losing_layers(traced, masks))
-    able = [each for each in losing if each.layer.bias is not None]
+    able = [each for each in losing if _outcome(each.layer, copies).why_not is None]
     means = _means(traced, able, batches, bytes_of, seed, progress)
     names = {cut.source: name for name, cut in cuts.items()}
     contents: dict[str, Array] = {}
@@ -70,13 +72,14 @@ def compensate(
         name = names.get(bias, bias)
         whole = _shifted(traced, each.layer, mean)
         contents[name] = _kept(whole, cuts.get(name, Cut(bias, {})))
-    outcomes = [
-        Refitted(each.layer.node.name, each.layer.node.op, None, None, None, NO_BIAS)
-        if each.layer.bias is None
-        else Refitted(each.layer.node.name, each.layer.node.op, math.inf, None, None)
-        for each in losing
-    ]
+    outcomes = [_outcome(each.layer, copies) for each in losing]
     return contents, outcomes
+
+
+def _outcome(layer: Layer, copies: Collection[str]) -> Refitted:
+    """Return the outcome for a layer that loses inputs."""
+    why = NO_BIAS if layer.bias is None else COPIED if layer.bias in copies else None
+    return Refitted(layer.node.name, layer.node.op, math.inf if why is None else None, None, None, why)
 
 
 def losing_layers(traced: Trace, masks: Mapping[Atom, Mask]) -> Iterator[_Losing]:

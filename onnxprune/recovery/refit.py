@@ -39,6 +39,7 @@ from onnxprune.surgery.rewrite import Cut
 
 ROWS_PER_INPUT = 16  # rows that a fit sees for each input of a layer, at most
 LEAST_ROWS = 8_192  # of each fit, where there are so many
+COPIED = "another file of the same network has copies of its weights, and nothing tells which is which"
 MOST_MIXED = 2048  # channels that a mixer fits themselves, by a square matrix; of more, the outputs are fitted
 
 
@@ -65,6 +66,7 @@ def refit(
     *,
     cuts: Mapping[str, Cut],
     spared: Collection[str] = (),
+    copies: Collection[str] = (),
     seed: int = 0,
     sweeps: int = 1,
     rows: int = MOST_ROWS,
@@ -82,6 +84,7 @@ def refit(
         batches: calibration feeds, of which some are held out; of a single one, rows are: see `held_rows`.
         cuts: where the constants of `pruned` came from.
         spared: constants that keep their numbers, of the original or the pruned model.
+        copies: constants of the original that keep their numbers, as another file has copies of them.
         seed: of the rows that are drawn.
         sweeps: how often all layers are fitted.
         rows: that a fit of a layer that is not narrow sees at most.
@@ -94,7 +97,18 @@ def refit(
     outcomes: list[Refitted] = []
     for sweep in range(sweeps):
         prefix = f"sweep {sweep + 1} of {sweeps}: " if sweeps > 1 else ""
-        run = _Refit(traced, masks, pruned, batches, contents=contents, seed=seed, cuts=cuts, rows=rows, spared=spared)
+        run = _Refit(
+            traced,
+            masks,
+            pruned,
+            batches,
+            contents=contents,
+            seed=seed,
+            cuts=cuts,
+            rows=rows,
+            spared=spared,
+            copies=copies,
+        )
         outcomes = run.all(linear, batch_norm, prefix, progress, notes.of(f"sweep {sweep}"))
         contents = run.new.contents
     return contents, outcomes
@@ -167,10 +181,12 @@ class _Refit:
         cuts: Mapping[str, Cut],
         rows: int,
         spared: Collection[str] = (),
+        copies: Collection[str] = (),
     ) -> None:
         self._traced, self._masks, self._pruned, self._seed, self._cuts = traced, masks, pruned, seed, cuts
         self._rows, self._picked = rows, Picked(traced)
         self._shared = _shared(traced.model, cuts, spared)
+        self._copied = {*copies} | {name for name, cut in cuts.items() if cut.source in copies}
         self._held = set(held_out(len(batches)))
         self._single = samples_in(batches[0], traced.model.inputs) if len(batches) == 1 else 0
         self._batches, self.new = batches, Replay(pruned, Taken(batches, pruned.inputs), lasting=self._picked.numbers)
@@ -205,8 +221,8 @@ class _Refit:
         return part.node.outputs[0] in self._traced.values
 
     def _fittable(self, layer: Layer) -> Layer:
-        """Return a layer without the bias that others share: it stays, and the weight alone is fitted."""
-        if layer.bias is None or layer.bias not in self._shared:
+        """Return a layer without a bias that others share or copy: it stays, and the weight alone is fitted."""
+        if layer.bias is None or layer.bias not in self._shared | self._copied:
             return layer
         return without_bias(layer, self._pruned.array(layer.bias))
 
@@ -263,6 +279,8 @@ class _Refit:
             return "its rows are picked by what they hold, and nothing says which they are"
         if any(name in self._shared for name in part.constants):
             return "other nodes share its weights"
+        if any(name in self._copied for name in part.constants):
+            return COPIED
         if isinstance(part, Layer) and part.input in self._pruned.constants:
             return "its input is constant"
         return None

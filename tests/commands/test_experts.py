@@ -10,10 +10,15 @@ import onnxruntime as ort
 import pytest
 
 import onnxprune
+from onnxprune.calibration.experts import used_experts
 from onnxprune.commands.beside.settings import adjusted
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.trace import trace
 from onnxprune.errors import OptionError
+from onnxprune.graph.files.read import load
 from onnxprune.planning.curves import experts as expert_curves
-from tests.support.experts import mixture, rows
+from tests.support.build import model
+from tests.support.experts import mixture, parts, rows
 from tests.support.unrolled import EACH, ONCE, dense, gathered
 
 
@@ -62,9 +67,42 @@ def test_layers_of_experts_that_no_row_is_sent_to(batch):
     assert report["verification"]["passed"]
     fits = {fit["node"]: fit["rows"] for fit in report["reconstruction"]}
     assert fits["u3"] == fits["d3"] == 0 < fits["u0"]
-    losses = {group["name"]: report["curves"][group["name"]]["losses"][-1] for group in report["groups"]
-              if group["name"] in report["curves"]}  # fmt: skip
-    assert losses["up3"] < 1e-6 < losses["up0"]
+    curves = {name: curve["losses"] for name, curve in report["curves"].items()}
+    assert curves["up3"] is None  # nothing was measured: it counts as layers of such weights usually do
+    assert min(curves["up0"][-1], curves["up1"][-1]) > 1e-6
+
+
+def test_layers_that_no_row_reaches_do_not_look_free():
+    """All experts are as wide; the one that is never picked does not pay for the others."""
+    report = onnxprune.prune(
+        mixture(single=gathered()), targets={"params": 0.75}, latency=False, data={"x": rows()}, ignore="router"
+    ).report
+    kept = {group["name"]: group["kept"] for group in report["groups"]}
+    assert kept["up3"] > 1
+    assert min(kept["up0"], kept["up1"], kept["up2"]) < 6
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_mixture_that_no_row_reaches_does_not_look_free(fused):
+    """One branch of an If has it, and samples take the other one."""
+    inside, own = parts(fused)
+    body = " ".join(inside[2:])
+    body = body.replace("y = MatMul(b, head)", "ya = MatMul(b, head)")
+    text = f"<then_branch = one () => (ya) {{ {body} }}, else_branch = two () => (yb) {{ yb = MatMul(x, head) }}>"
+    made = model(*inside[:2], f"y = If{text}(c)", infer=False, **{**own, "x": "float[n,8] x, bool[1] c"})
+    data = [{"x": rows()[at : at + 16], "c": np.array([False])} for at in range(0, 64, 16)]
+    report = onnxprune.prune(made, 0.25, latency=False, data=data, only="router").report
+    group = experts(report)
+    assert report["curves"][group["name"]]["losses"] is None
+    assert group["kept"] == 3
+
+
+def test_that_samples_reach_no_expert_is_said():
+    traced = trace(load(mixture(True)))
+    said = []
+    empty = [{"x": np.zeros((0, 8), np.float32)}]
+    assert used_experts(traced, groups(traced), empty, progress=lambda text, *_: said.append(text)) == {}
+    assert said[-1] == "no row of the samples reaches the experts of 'router': they are ranked by their weights"
 
 
 def test_a_target_of_parameters_is_met_with_experts_and_widths():
@@ -73,6 +111,14 @@ def test_a_target_of_parameters_is_met_with_experts_and_widths():
     ).report
     assert experts(report)["kept"] < 4
     assert report["output"]["params"] <= 0.6 * report["input"]["params"]
+
+
+def test_a_target_of_bytes_counts_the_nodes_that_go_with_an_expert():
+    """One expert is 21 % of the file; its weights alone were 15 %."""
+    model = mixture(single=gathered())
+    report = onnxprune.prune(model, targets={"size": 0.81}, only="router", latency=False, data={"x": rows()}).report
+    assert experts(report)["kept"] == 3
+    assert report["output"]["size_bytes"] <= 0.81 * report["input"]["size_bytes"]
 
 
 def test_by_load_an_expert_that_adds_little_stays():

@@ -10,7 +10,8 @@ import pytest
 
 from onnxprune.dependency import cost
 from onnxprune.dependency.apart import gone_nodes, weights_apart
-from onnxprune.dependency.groups import EXPERTS, groups, matrices
+from onnxprune.dependency.groups import EXPERTS, groups
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
 from onnxprune.graph.files.read import load
@@ -147,6 +148,47 @@ def test_costs_are_those_of_what_is_left(name, removed):
     assert counter.count("macs", sizes) == pytest.approx(cost.macs(after))
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_a_file_is_as_small_as_foretold(name):
+    """On the average over experts: of a sum of four there are three nodes. What states sizes at run time is added."""
+    traced, group = of_experts(mixture(single=FORMS[name]))
+    counter = cost.Counter(traced)
+    bytes_of = [
+        len(rewrite(traced, without(group, *gone)).proto.SerializeToString()) for gone in ((), (0,), (1,), (2,), (3,))
+    ]
+    saved = counter.count("size", {}) - counter.count("size", new_sizes(without(group, 0)))
+    assert saved == pytest.approx(bytes_of[0] - np.mean(bytes_of[1:]), abs=16)
+    assert saved > 1.2 * (4 * 2 * 48)  # of the weights alone
+
+
+def in_body(single):
+    """Return a model that has a mixture in one branch of an If."""
+    nodes, own = parts(single=single)
+    inner = " ".join(nodes[2:-1])
+    text = f"<then_branch = one () => (b) {{ {inner} }}, else_branch = two () => (e) {{ e = Identity(x) }}>"
+    return model(
+        *nodes[:2], f"c = If{text}(f)", "y = MatMul(c, head)", infer=False, **{**own, "x": "float[n,8] x, bool f"}
+    )
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("removed", [(0,), (1, 2)])
+def test_experts_in_a_branch_are_counted_as_elsewhere(name, removed):
+    traced, group = of_experts(in_body(FORMS[name]))
+    assert group.alone == tuple((f"up{e}", f"down{e}") for e in range(4))
+    kept, counter, sizes = without(group, *removed), cost.Counter(traced), new_sizes(without(group, *removed))
+    pruned = rewrite(traced, kept)
+    after = trace(view(pruned.proto))
+    assert verify(traced, kept, after.model).passed
+    assert {f"up{e}" for e in removed} < pruned.cuts.keys()
+    assert cost.macs_of_kept(traced, kept) == cost.macs(after)
+    assert counter.count("params", sizes) == pytest.approx(after.model.stored_params)
+    assert counter.count("macs", sizes) == pytest.approx(cost.macs(after))
+    bytes_of = [len(rewrite(traced, without(group, *gone)).proto.SerializeToString()) for gone in ((), removed)]
+    saved = counter.count("size", {}) - counter.count("size", sizes)
+    assert saved == pytest.approx(bytes_of[0] - bytes_of[1], abs=64)
+
+
 @pytest.mark.parametrize("nodes", [gathered(), gathered("Equal", ONCE), by_weight()], ids=range(3))
 def test_rows_that_are_picked_are_as_many_with_fewer_experts(nodes):
     traced, group = of_experts(mixture(single=nodes))
@@ -166,5 +208,6 @@ def test_nodes_and_weights_of_removed_experts():
     traced, group = of_experts(mixture(single=dense()))
     names = {traced.model.nodes[index].name for index in gone_nodes(traced.apart, without(group, 2))}
     assert names == {"u2", "a2", "d2", "w2", "wu2", "o2"}
+    assert {traced.model.nodes[index].name for index in traced.apart[group.atom].ends} == {"t2", "t3", "t4"}
     assert gone_nodes(traced.apart, {}) == frozenset()
     assert weights_apart(traced.model, {}) == {}

@@ -11,7 +11,8 @@ from onnxprune.dependency import rules
 from onnxprune.dependency import streams as streams_module
 from onnxprune.dependency.account import frees
 from onnxprune.dependency.axes import NONE, Atom, Lock, concat, fresh, product
-from onnxprune.dependency.groups import groups, matrices
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.partition import PIECES, Partition
 from onnxprune.dependency.rules import Entry
 from onnxprune.dependency.trace import trace

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.dependency.axes import kept_mask
-from onnxprune.dependency.groups import carriers, groups, matrices, weights
+from onnxprune.dependency.groups import carriers, groups, weights
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.files.read import load
 from onnxprune.graph.view import view

@@ -14,7 +14,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 import onnxprune
 from onnxprune.criteria import importance
-from onnxprune.dependency.groups import groups, matrices
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.evaluation.verify import verify
 from onnxprune.graph.files.checks import problems

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnxprune.criteria import importance
-from onnxprune.dependency.groups import groups, matrices
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.effective import ConstantValues
 from onnxprune.graph.files.read import load

@@ -5,29 +5,31 @@ Whole branches go first, those that hold the weights of the leading file's (see 
 Exporters write one decoder into several files: for the first token, for those behind it, for both. Their weights have
 other names in each, but the same numbers. What follows loses what the leading file has lost of each weight, and takes
 the numbers that its weights were refitted to. Where several weights held the same numbers (biases of zero) and became
-different ones, those of the same name are taken.
+different ones, those of the same name are taken; where nothing tells which is which, they keep their numbers (see
+`commands.folders.copies`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from onnxprune.commands.folders.copies import copies, untold
 from onnxprune.commands.folders.follow_branches import Owned, check_lost, check_ports, counterparts, owned
 from onnxprune.commands.folders.handing import handed_on
+from onnxprune.commands.folders.held import Digest, Held
 from onnxprune.commands.steps.finish import Publish, finish, with_report
 from onnxprune.commands.steps.prepare import PreparedModel, prepare
 from onnxprune.commands.ways.shorten import Shorter, left_of, told_of_whole
 from onnxprune.data.samples import with_shapes
 from onnxprune.dependency.branches import Branch, branches_of_graphs, nodes_of
 from onnxprune.dependency.cost import NodeMacs
-from onnxprune.dependency.groups import TABLES, Group, groups
+from onnxprune.dependency.groups import Group, groups
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import InputError
 from onnxprune.graph.model import Model
@@ -44,9 +46,7 @@ from onnxprune.report.depth import depth_values
 from onnxprune.surgery.depth import without
 from onnxprune.surgery.rewrite import Cut
 
-Digest: TypeAlias = bytes
 Place: TypeAlias = tuple[Digest, int, bytes]  # of units: a weight, one of its dims, and the indices of each unit there
-_SHARED = 0.9  # of the weights of the smaller file, from which two files hold the same network
 Axes: TypeAlias = Mapping[int, tuple[int, ...]]  # of each dim that lost something: the indices that are left
 
 
@@ -64,7 +64,7 @@ class Lead:
     """What became of the weights of a file, by what they held."""
 
     became: Mapping[Digest, Sequence[Became]]
-    known: frozenset[Digest] = frozenset()  # of all its weights that tell them from others
+    file: Held  # as it was
     branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
     gone: tuple[str, ...] = ()  # the names of those that went
     handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
@@ -74,71 +74,40 @@ class Lead:
         """Whether any weight lost some of its numbers, but not all."""
         return any(each.kept for alike in self.became.values() for each in alike)
 
-    def kept(self, digest: Digest | None, dim: int) -> set[tuple[int, ...] | None]:
-        """Return the indices of a dim that are left, None for all: several where weights that held the same differ."""
-        return {each.kept.get(dim) for each in self._known(digest)}
+    def kept(self, name: str, digest: Digest | None, dim: int, is_told: bool) -> set[tuple[int, ...] | None]:
+        """Return the indices of a dim that are left, None for all: several where weights that held the same differ.
 
-    def content(self, name: str, digest: Digest | None, kept: Axes) -> Array | None:
+        Arguments as of `content`.
+        """
+        alike = self._known(digest)
+        return {each.kept.get(dim) for each in [each for each in alike if is_told and each.name == name] or alike}
+
+    def content(self, name: str, digest: Digest | None, kept: Axes, is_told: bool) -> Array | None:
         """Return what a weight of another file holds that is cut like this; None where the leading one has none such.
+
+        Args:
+            name: of the weight.
+            digest: of what it held.
+            kept: the indices that are left.
+            is_told: whether its name tells which it is of those that held the same.
 
         Raises:
             InputError: when there are several, and no name tells which.
         """
         alike = [each for each in self._known(digest) if dict(each.kept) == dict(kept)]
-        found = [each for each in alike if each.name == name] or alike
+        found = [each for each in alike if is_told and each.name == name] or alike
         if not found:
             return None
         if not all(np.array_equal(each.content, found[0].content) for each in found[1:]):
             others = " and ".join(repr(each.name) for each in found[:2])
             raise InputError(
                 f"weight {name!r} holds what {others} held in the file that leads, which became different ones; prune "
-                "without refits (--no-reconstruct), or the files one by one"
+                "without what changes them (--method laco, --tune, --masks), or the files one by one"
             )
         return found[0].content
 
     def _known(self, digest: Digest | None) -> Sequence[Became]:
         return () if digest is None else self.became.get(digest, ())
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A file, and what its weights hold."""
-
-    model: Model
-
-    @cached_property
-    def digests(self) -> Mapping[str, Digest]:
-        """Of the contents of every weight, by name."""
-        weights = (name for name, constant in self.model.constants.items() if constant.is_weight)
-        return {name: _digest(self.model.array(name)) for name in weights}
-
-    @cached_property
-    def telling(self) -> Mapping[str, Digest]:
-        """The digests of weights whose numbers tell them from others: those that are not all the same."""
-        return {name: digest for name, digest in self.digests.items() if not _is_even(self.model.array(name))}
-
-    @cached_property
-    def counts(self) -> Mapping[Digest, int]:
-        """How many numbers the weights have, by digest; without tables, which networks of a pair share."""
-        read = ((node.inputs, slot) for node in self.model.nodes for slot in TABLES.get(node.op, ()))
-        tables = {inputs[slot] for inputs, slot in read if slot < len(inputs)}
-        own = ((name, digest) for name, digest in self.digests.items() if name not in tables)
-        return {digest: self.model.constants[name].count for name, digest in own}
-
-    def holds_same(self, other: Held) -> bool:
-        """Whether two files hold one network: nearly all of what the smaller one has, the other has too."""
-        shared = sum(count for digest, count in self.counts.items() if digest in other.counts)
-        return shared > _SHARED * min(sum(self.counts.values()), sum(other.counts.values()))
-
-
-def _digest(array: Array) -> Digest:
-    digest = hashlib.sha256(repr((array.dtype.name, array.shape)).encode())
-    digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
-    return digest.digest()
-
-
-def _is_even(array: Array) -> bool:
-    return array.size < 2 or bool((array == array.reshape(-1)[0]).all())
 
 
 def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapping[str, Any]) -> Lead:
@@ -153,8 +122,7 @@ def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapp
     """
     each = (report["depth"] or {"branches": ()})["branches"]
     gone = tuple(branch["name"] for branch in each if branch["removed"])
-    telling = frozenset(original.telling.values())
-    return Lead(_became(original, proto, folder, report), telling, known.owned, gone, known.handed_on)
+    return Lead(_became(original, proto, folder, report), original, known.owned, gone, known.handed_on)
 
 
 def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
@@ -180,11 +148,14 @@ class Uncut:
     groups: tuple[str, ...]  # names of those whose units stay
     branches: tuple[str, ...]  # names of those that stay
     owned: tuple[Owned, ...]  # all branches of the file; none where none may go
+    copies: tuple[str, ...]  # names of weights that other files have in copies, and nothing tells which is which
     handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
 
     def kept_by(self, options: Options) -> Options:
-        """Return options by which all of this stays."""
-        return replace(options, held=self.groups, held_branches=self.branches, handed_on=self.handed_on)
+        """Return options by which all of this stays, and copies keep their numbers."""
+        return replace(
+            options, held=self.groups, held_branches=self.branches, copies=self.copies, handed_on=self.handed_on
+        )
 
 
 def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
@@ -202,20 +173,22 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
     contents = frozenset(lead.telling.values())
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
-        other = _traced(follower.model, options)
+        other, not_told = _traced(follower.model, options), untold(lead, follower)
         ports = with_shapes(follower.model.inputs, dict(_shapes(options, follower.model)))
         stay |= counterparts(known, other, follower.telling, known=contents, ports=ports).stay
         for group in groups(other):
             places = {*_places(group, follower.telling)}
             touched.update(place[:2] for place in places)
-            free.update(places if group.locked is None and group.inexact is None else ())
+            is_known = any(place[0] not in not_told for place in places)
+            free.update(places if is_known and group.locked is None and group.inexact is None else ())
         held.update(
             group.name
             for group in own
             if any(place[:2] in touched and place not in free for place in _places(group, lead.telling))
         )
     whole = tuple(group.name for group in own if group.name in held)
-    return Uncut(whole, tuple(each.name for each in known if each.name in stay), known, options.handed_on)
+    stays = tuple(each.name for each in known if each.name in stay)
+    return Uncut(whole, stays, known, copies(lead, followers), options.handed_on)
 
 
 def _places(group: Group, telling: Mapping[str, Digest]) -> Iterator[Place]:
@@ -250,7 +223,7 @@ def follow(
     after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
     _check_shorter(file, prepared.traced.model, after, lead)
     if not lead.is_narrower:
-        contents = dict(_contents({}, after, file.digests, lead))
+        contents = dict(_contents({}, after, file, lead))
         told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
         return finish(
             prepared, Decision(Plan({})), shorter.shortened.rewritten, recovery=(contents, []), progress=progress,
@@ -264,7 +237,9 @@ def follow(
 
 def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
     """Return the branches that go as they went from the leading file."""
-    same = counterparts(lead.branches, prepared.traced, file.telling, known=lead.known, ports=prepared.ports)
+    same = counterparts(
+        lead.branches, prepared.traced, file.telling, known=frozenset(lead.file.telling.values()), ports=prepared.ports
+    )
     return same.of(lead.gone)
 
 
@@ -318,17 +293,20 @@ def _narrowed(
 
     Where it was made of another one without branches, it is compared with that `original`.
     """
-    found = {group.name: _units(group, file.telling, lead) for group in prepared.groups}
+    not_told = untold(lead.file, file)
+    found = {group.name: _units(group, file.telling, lead, not_told) for group in prepared.groups}
     rewritten = prepared.rewritten(plan := Plan({name: units for name, units in found.items() if units is not None}))
     after = view(rewritten.proto, folder=file.model.folder)
-    contents = dict(_contents(rewritten.cuts, after, file.digests, lead))
+    contents = dict(_contents(rewritten.cuts, after, file, lead))
     return finish(
         prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish,
         original=original,
     )  # fmt: skip
 
 
-def _units(group: Group, telling: Mapping[str, Digest], lead: Lead) -> tuple[int, ...] | None:
+def _units(
+    group: Group, telling: Mapping[str, Digest], lead: Lead, not_told: Collection[Digest]
+) -> tuple[int, ...] | None:
     """Return the units that a group keeps; None where it loses none.
 
     Raises:
@@ -336,7 +314,8 @@ def _units(group: Group, telling: Mapping[str, Digest], lead: Lead) -> tuple[int
     """
     found: set[tuple[int, ...]] = set()
     for member in group.members if why_not(group) is None else ():
-        lefts = lead.kept(telling.get(member.constant), member.dim)
+        digest = telling.get(member.constant)
+        lefts = lead.kept(member.constant, digest, member.dim, digest not in not_told)
         if len(lefts) == 1:
             left = lefts.pop()
             kept = np.ones(group.units, bool) if left is None else np.isin(member.places, left).all(1)
@@ -350,15 +329,14 @@ def _units(group: Group, telling: Mapping[str, Digest], lead: Lead) -> tuple[int
     return units if 0 < len(units) < group.units else None
 
 
-def _contents(
-    cuts: Mapping[str, Cut], after: Model, known: Mapping[str, Digest], lead: Lead
-) -> Iterator[tuple[str, Array]]:
+def _contents(cuts: Mapping[str, Cut], after: Model, file: Held, lead: Lead) -> Iterator[tuple[str, Array]]:
     """Yield the numbers of the weights of a cut file, by name: those of the leading one."""
+    known, not_told = file.digests, untold(lead.file, file)
     for name in after.constants:
         source = cuts[name].source if name in cuts else name
         digest = known.get(source)
         kept = cuts[name].kept if name in cuts else {}
-        content = lead.content(source, digest, kept)
+        content = lead.content(source, digest, kept, digest not in not_told)
         if content is None and digest is not None and (kept or digest in lead.became):
             raise InputError(
                 f"weight {source!r} is cut as none is in the file that leads: it is stored in another form, or its "

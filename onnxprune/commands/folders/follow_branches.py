@@ -42,7 +42,7 @@ def owned(traced: Trace, digests: Digests) -> tuple[Owned, ...]:
     """
     readers: dict[bytes, set[int]] = {}
     for name, digest in digests.items():
-        readers.setdefault(digest, set()).update(at for at, slot in traced.model.readers.get(name, ()) if slot >= 0)
+        readers.setdefault(digest, set()).update(at for at, _ in traced.model.readers.get(name, ()))
     found = list[Owned]()
     for branch in branches(traced):
         inside = _inside(traced.model, branch)
@@ -120,7 +120,7 @@ class _Search:
             elif inside <= self.covered.get(each.name, set()):  # in a body of itself
                 continue
             else:
-                if each.name in here or not self._is_all_of(inside, each) or not is_proven or not _can_go(branch):
+                if each.name in here or not self._is_all_of(inside, each) or not is_proven or branch.locked is not None:
                     self.stay.add(each.name)
                 here.add(each.name)
                 self.same.setdefault(each.name, []).append(branch)
@@ -176,7 +176,7 @@ def check_lost(
         if not weights.isdisjoint(after):
             raise _other_loss(name)
     for each in own:
-        if each.name not in gone and lost & each.weights - frozenset().union(*went.values()):
+        if lost & each.weights - frozenset().union(*went.values()):
             raise _other_loss(each.name)
 
 
@@ -200,11 +200,6 @@ def _other_loss(name: str) -> InputError:
     return InputError(
         f"what goes with branch {name!r} of the file that leads cannot go here alone; prune the files one by one"
     )
-
-
-def _can_go(branch: Branch) -> bool:
-    """Whether a branch may go, and takes something with it."""
-    return branch.locked is None and branch.macs > 0
 
 
 def _runs_in_proofs(model: Model, scope: Scope, ports: Sequence[Port]) -> bool:

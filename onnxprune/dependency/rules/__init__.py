@@ -1,8 +1,8 @@
 """What the tool knows of ONNX: one rule per op.
 
-`table` holds the lines, `broadcast` the three families, `fused` and `attention` the operators that do the work of
-several; `control`, `quantized`, `recurrent`, `reshape`, `scatter`, `select`, `sequence` and `signal` the ops whose
-meaning depends on constants or attributes. `locked` says why some have no rule on purpose.
+`table` holds the lines, `broadcast` the three families, `fused`, `attention` and `experts` the operators that do the
+work of several; `control`, `quantized`, `recurrent`, `reshape`, `scatter`, `select`, `sequence` and `signal` the ops
+whose meaning depends on constants or attributes. `locked` says why some have no rule on purpose.
 
 A rule works at a `site`, `match` matches its line with the node, and it leaves a `coupling`. Importing this package
 fills `RULES` of `registry`.
@@ -12,6 +12,7 @@ from onnxprune.dependency.rules import (
     attention,
     broadcast,
     control,
+    experts,
     fused,
     quantized,
     recurrent,
@@ -37,6 +38,7 @@ __all__ = [
     "attention",
     "broadcast",
     "control",
+    "experts",
     "fused",
     "quantized",
     "recurrent",

@@ -62,6 +62,7 @@ class Encoding:
     decode: Decoder  # from the arrays of the node's inputs to the real numbers, with the axes of this input
     zero: int | None = None  # slot of what stands for zero; None where 0 does
     dim: int = 0  # along which that lies if it is a vector
+    is_unscaled: bool = False  # whether `decode` leaves out the scale, which is applied behind the op
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,47 +174,6 @@ def cdist(x: Site) -> None:
     x.contract(0, 1)
 
 
-@rule(MS + "MoE")
-def mixture_of_experts(x: Site) -> None:
-    """*b i, n e, e f i, (e f)?, e i f, (e i)?, (e f i)?, (e f)? -> *b i: k of the experts e, of inner width f."""
-    fused = x.attr("swiglu_fusion", 0) if x.attr("activation_type", "relu") in ("swiglu", "geglu") else 0
-    inner = {0: "f", 1: "(f w!)", 2: "[f + f]"}[fused]
-    rows, tokens = ("b s", "(b s)") if x.rank(0) == 3 else ("n", "n")
-    width = x.axes(4)[-1].size
-    axes = x.match(
-        f"{rows} i, {tokens} e, e {inner} i, e {inner}?, e i f, e i?, e f i?, e f? -> {rows} i",
-        sizes={"f": width, **({"w": 2} if fused == 1 else {})},
-    )
-    x.contract(0, x.rank(0) - 1)
-    x.contract(4, 2)
-    for slot in (2, 3, 6, 7):
-        x.hide(slot, 1)
-    for slot in range(2, 8):
-        x.hide(slot, 0)
-    x.choose(1, 1, x.attr("k", 1))
-    for _ in range(2 + (fused > 0 or x.has(6))):
-        x.macs(*(axes[name] for name in rows.split()), fresh(x.attr("k", 1)), axes["f"], axes["i"])
-
-
-@rule(MS + "QMoE")
-def quantized_mixture_of_experts(x: Site) -> None:
-    """*b i!, n e, e ... -> *b i!: k of the experts e; all else is packed, in a layout that depends on the device."""
-    if x.attr("quant_type", "int") != "int" or any(map(x.has, range(14, 21))):
-        raise CannotUnify("QMoE has scales or weights of experts beside those of integers")
-    axes, scores = x.axes(0), x.axes(1)
-    if len(axes) == 2:
-        x.unify(axes[0], scores[0])
-    packed = [axes[-1]]
-    for slot in filter(x.has, range(2, len(x.node.inputs))):
-        expert, *others = x.axes(slot)
-        x.unify(expert, scores[1])
-        packed += others
-    for axis in packed:
-        x.lock(axis, "QMoE reads packed weights, whose layout depends on the device")
-    x.output(axes)
-    x.choose(1, 1, x.attr("k", 1))
-
-
 @rule(MS + "SkipLayerNormalization", MS + "SkipSimplifiedLayerNormalization")
 def skip_layer_normalization(x: Site) -> None:
     """*b c~, *b c, c, c?, c? -> *b c, *b 1, *b 1, *b c: the sum of input and skip, normalised, comes last."""

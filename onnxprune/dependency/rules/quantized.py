@@ -262,14 +262,14 @@ def _unpacked(inputs: Sequence[Array | None], bits: int) -> Array:
     if zeros is None:
         zero = np.full((1, 1, 1), 1 << (bits - 1), np.float32)
     elif zeros.dtype == np.uint8:
-        zero = _bits(zeros.reshape(rows, -1), bits)[:, :blocks, None]
+        zero = numbers_of(zeros.reshape(rows, -1), bits)[:, :blocks, None]
     else:
         zero = np.asarray(zeros, np.float32).reshape(rows, blocks, 1)
-    real: Array = (_bits(stored, bits) - zero) * scale
+    real: Array = (numbers_of(stored, bits) - zero) * scale
     return real
 
 
-def _bits(stored: Array, bits: int) -> Array:
+def numbers_of(stored: Array, bits: int) -> Array:
     """Unpack the last dim of bytes into numbers of `bits` bits each, float32."""
     if 8 % bits == 0:
         parts = [(stored >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
@@ -320,12 +320,12 @@ def _table(inputs: Sequence[Array | None], dim: int, size: int, bits: int) -> Ar
     assert scales is not None
     scale = np.moveaxis(scales.astype(np.float32), dim, -1)
     numbers = np.moveaxis(stored, dim, -1)
-    wide = _bits(numbers, bits) if bits else numbers.astype(np.float32)
+    wide = numbers_of(numbers, bits) if bits else numbers.astype(np.float32)
     if zeros is None:
         zero: Array = np.array((1 << (bits or 8) - 1) if stored.dtype == np.uint8 else 0, np.float32)
     else:
         moved = np.moveaxis(zeros, dim, -1)
-        points = _bits(moved, bits)[..., : scale.shape[-1]] if bits else moved.astype(np.float32)
+        points = numbers_of(moved, bits)[..., : scale.shape[-1]] if bits else moved.astype(np.float32)
         zero = np.repeat(points, size, -1)[..., : wide.shape[-1]]
     real = (wide - zero) * np.repeat(scale, size, -1)[..., : wide.shape[-1]]
     split: Array = np.moveaxis(real.reshape(*numbers.shape, -1), -2, dim)

@@ -344,7 +344,8 @@ class Site:
         zero = zero if zero is not None and self.has(zero) else None
         rank = self.rank(slot)
         dim = dim % rank if rank else 0
-        self.coupling.encodings[slot] = Encoding(partial(dequantized, slot, scale, zero, dim), zero, dim)
+        decode = partial(dequantized, slot, scale, zero, dim)
+        self.coupling.encodings[slot] = Encoding(decode, zero, dim, is_unscaled=scale is None)
 
     def decoded(self, slot: int, decode: Decoder) -> None:
         """Record that the numbers of an input are stored otherwise; masks are not put there."""

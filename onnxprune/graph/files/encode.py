@@ -165,6 +165,15 @@ def _around(tensor: TensorProto) -> tuple[bytes, bytes]:
     return front.SerializeToString(), back.SerializeToString()
 
 
+def entry_bytes(length: int) -> int:
+    """Return the bytes of a message, string or bytes of some length as a field, one of the first 15 of its message.
+
+    >>> entry_bytes(5), entry_bytes(200)
+    (7, 203)
+    """
+    return 1 + len(_varint(length)) + length
+
+
 def _field(message: Any, name: str) -> bytes:
     """Return the tag of a length-delimited field (protobuf encoding, wire type 2)."""
     return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2)

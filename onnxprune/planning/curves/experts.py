@@ -6,7 +6,7 @@ model itself, in which the scores of removed experts are the worst that there ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,13 @@ def is_of_experts(cut: Cut) -> bool:
 
 
 def expert_curves(
-    traced: Trace, cuts: Sequence[Cut], calibration: Calibration, *, to_output: bool, progress: Progress = silent
+    traced: Trace,
+    cuts: Sequence[Cut],
+    calibration: Calibration,
+    *,
+    to_output: bool,
+    reached: Collection[str] = (),
+    progress: Progress = silent,
 ) -> dict[str, Curve]:
     """Return the curve of each cut, by name; experts go in the order of their scores.
 
@@ -41,6 +47,8 @@ def expert_curves(
         cuts: of experts.
         calibration: batches and the loss of an output.
         to_output: whether losses of the output are measured.
+        reached: names of groups to whose experts rows are sent, as far as it is known. Others that show no loss at any
+            count are taken for such that no row reaches: nothing was measured of these.
         progress: called before each step.
 
     Raises:
@@ -55,6 +63,8 @@ def expert_curves(
         errors = follow(order, counts, (), scores=cut.scores).errors
         after = (_loss(traced, cut, order[:count], calibration, before) for count in counts) if to_output else ()
         losses = (0.0, *after) if to_output else None
+        if losses is not None and not any(losses) and not any(group.name in reached for group in cut.groups):
+            losses = None
         curves[cut.name] = Curve(tuple(order.tolist()), (0, *counts), losses, (0.0, *errors))
     return curves
 

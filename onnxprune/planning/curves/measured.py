@@ -34,7 +34,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.tensors import Array
 from onnxprune.planning.curves.curve import Curve, completed, note_curve, noted_curve
 from onnxprune.planning.curves.schedule import Measurable, Schedule, schedule
-from onnxprune.planning.curves.views import FINEST, Detail, Unseen, View, Views, is_wide, taps
+from onnxprune.planning.curves.views import FINEST, Detail, Unseen, View, Views, is_wide, seen_by_some, taps
 from onnxprune.planning.work import Work
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.moments import precision
@@ -317,7 +317,7 @@ class _Sampler:
         try:
             self._stand_before(number)
             self._views.look(number)
-            views = [self._views.of(layer) for _, layer in pairs]
+            views = seen_by_some([self._views.of(layer) for _, layer in pairs])
         except (ModelError, Unseen):
             pass
         finally:

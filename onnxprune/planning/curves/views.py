@@ -54,6 +54,14 @@ class View:
     seen: Quadratic  # of the inputs; centred where the layer has a bias to take up means
     held: Quadratic | None  # the same of held-out rows; None where there are none
     counts: Matrix  # [outs], how much the squared error of each output counts
+    rows: int  # of all batches, that were looked at
+
+
+def seen_by_some(views: Sequence[View]) -> Sequence[View]:
+    """Return what layers see; raise Unseen where none of them sees a row, such as those of an expert never picked."""
+    if views and not any(view.rows for view in views):
+        raise Unseen
+    return views
 
 
 def taps(layer: Layer) -> int:
@@ -171,9 +179,9 @@ class Views:
         can_be = self._refitted and (len(self._replay) > 1 or sums.held.rows > 0)
         mean = sums.train.mean_x if layer.bias is not None and can_be else np.zeros_like(sums.train.mean_x)
         held = sums.held.inputs(mean) if sums.held.rows else None
-        return View(
-            sums.train.mean_x, _handy(sums.train.inputs(mean), self._detail.steps), held, sums.outputs.weights()[0]
-        )
+        seen = _handy(sums.train.inputs(mean), self._detail.steps)
+        rows = sums.train.rows + sums.held.rows
+        return View(sums.train.mean_x, seen, held, sums.outputs.weights()[0], rows)
 
 
 @dataclass(frozen=True)

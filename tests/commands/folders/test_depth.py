@@ -12,7 +12,9 @@ import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.commands.folders.follow import Became, Lead
 from onnxprune.commands.folders.follow_branches import Counterparts, Owned, check_lost
+from onnxprune.commands.folders.held import Held
 from onnxprune.dependency.branches import branches_of_graphs
 from onnxprune.dependency.trace import trace
 from onnxprune.errors import InputError, NothingToPrune, OptionError
@@ -256,22 +258,108 @@ def test_layers_that_share_their_weights_stay(folder, stored):
     }
 
 
-def test_copies_that_refits_make_different_are_told(folder):
-    def copied(prefix):
-        own = weights(prefix)
+COPIED = "another file of the same network has copies of its weights, and nothing tells which is which"
+
+
+def copied(prefix, of=2):
+    """Return the network with a layer that holds the numbers of block 1 once more."""
+    own = weights(prefix)
+    return with_lines(
+        lambda line: [line], prefix, own | {f"{prefix}{kind}{of}": own[f"{prefix}{kind}1"] for kind in ("up", "down")}
+    )
+
+
+def fits(result, name):
+    (report,) = [file.report for file in result.files if file.name == name]
+    return {fit["node"]: fit["why_not"] for fit in report["reconstruction"]}
+
+
+@pytest.mark.parametrize("options", [{"without": "o0"}, {"ratio": 0.3}], ids=["depth", "widths"])
+def test_copies_that_nothing_tells_apart_are_left_out_of_refits(folder, options):
+    source = folder(plain=copied(""), zother=copied("o_"))
+    result = pruned(source, **options)
+    np.testing.assert_allclose(of_file(source.parent, "zother"), of_file(source.parent, "plain"), rtol=1e-5, atol=1e-5)
+    refitted = fits(result, "plain.onnx")
+    assert {node for node, why in refitted.items() if why == COPIED} == {"h1", "o1", "h2", "o2"}
+    assert None in {why for node, why in refitted.items() if node in ("s0", "y")}
+    assert result.settings[-1] == f"plain.onnx: 4 layers are not refitted, such as 'h1': {COPIED}"
+    lead = next(file.report for file in result.files if file.leads)
+    assert sorted(lead["options"]["copies"]) == ["down1", "down2", "up1", "up2"]
+    assert {"up1", "up2"}.isdisjoint(group["name"] for group in lead["groups"] if group["kept"] < group["units"])
+    before, after = (weights_of(each / "plain.onnx") for each in (source, source.parent / "out"))
+    assert np.isin(after["up1"], before["up1"]).all()
+    assert after["up1"].shape[1] == WIDTH  # what made units of this layer is not told apart; the stream is
+    assert not np.isin(after["last"], before["last"]).all()
+    for file in result.files:
+        follows_the_schema(json.loads(json.dumps(file.report)))
+
+
+def test_units_that_copies_alone_make_stay(folder):
+    """One of two copies would lose units, and the other file would not know which."""
+    source = folder(plain=copied(""), zother=copied("o_"))
+    result = pruned(source, ratio=0.3, only=["up0", "up1"], reconstruct=False)
+    np.testing.assert_array_equal(of_file(source.parent, "zother"), of_file(source.parent, "plain"))
+    lead = next(file.report for file in result.files if file.leads)
+    assert [group["name"] for group in lead["groups"] if group["kept"] < group["units"]] == ["up0"]
+
+
+@pytest.mark.parametrize("options", [{"without": "o0"}, {"ratio": 0.3}], ids=["depth", "widths"])
+def test_copies_of_the_same_name_are_refitted(folder, options):
+    source = folder(plain=copied(""), zother=copied(""))
+    result = pruned(source, **options)
+    assert COPIED not in fits(result, "plain.onnx").values()
+    one, other = (weights_of(source.parent / "out" / f"{name}.onnx") for name in ("plain", "zother"))
+    assert not np.array_equal(one["up1"], one["up2"])
+    for name, array_of_one in one.items():
+        np.testing.assert_array_equal(array_of_one, other[name])
+
+
+def test_a_name_does_not_tell_where_one_weight_is_read_for_several(folder):
+    own = {name: each for name, each in weights("").items() if name not in ("up2", "down2")}
+    once = with_lines(lambda line: [renamed(line, up2="up1", down2="down1")], "", own)
+    source = folder(plain=copied(""), zother=once)
+    result = pruned(source, without="o0")
+    assert {node for node, why in fits(result, "plain.onnx").items() if why == COPIED} == {"h1", "o1", "h2", "o2"}
+    np.testing.assert_allclose(of_file(source.parent, "zother"), of_file(source.parent, "plain"), rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_that_others_copy_stays_and_its_weight_is_refitted(folder):
+    def biased(prefix):
+        zeros = {f"{prefix}b{at}": np.zeros(WIDTH, np.float32) for at in range(BLOCKS)}
         return with_lines(
-            lambda line: [line], prefix, own | {f"{prefix}{kind}2": own[f"{prefix}{kind}1"] for kind in ("up", "down")}
+            lambda line: (
+                [line.replace("h", "g", 1), f"h{line[1]} = Add(g{line[1]}, {prefix}b{line[1]})"]
+                if line[0] == "h"
+                else [line]
+            ),
+            prefix,
+            weights(prefix) | zeros,
         )
 
-    source = folder(plain=copied(""), zother=copied("o_"))
-    with pytest.raises(InputError) as error:
-        pruned(source, without="o0")
-    assert str(error.value) == (
-        "zother.onnx: weight 'o_up1' holds what 'up1' and 'up2' held in the file that leads, which became different "
-        "ones; prune without refits (--no-reconstruct), or the files one by one"
-    )
-    result = pruned(source, without="o0", reconstruct=False)
-    assert removed(result) == {"plain.onnx": ["o0"], "zother.onnx": ["o0"]}
+    source = folder(plain=biased(""), zother=biased("o_"))
+    result = pruned(source, ratio=0.3)
+    assert COPIED not in fits(result, "plain.onnx").values()
+    after = weights_of(source.parent / "out" / "plain.onnx")
+    assert not any(after[f"b{at}"].any() for at in range(BLOCKS))
+    np.testing.assert_allclose(of_file(source.parent, "zother"), of_file(source.parent, "plain"), rtol=1e-5, atol=1e-5)
+
+
+def test_copies_that_something_else_makes_different_are_told():
+    one, other = np.zeros(2), np.ones(2)
+    became = {b"same": [Became("up1", {}, one), Became("up2", {}, other), Became("up3", {0: (1,)}, one[1:])]}
+    lead = Lead(became, Held(load(plain())))
+    assert lead.content("up2", b"same", {}, True) is other
+    assert lead.content("o_up", b"same", {0: (1,)}, False) is became[b"same"][2].content
+    assert lead.content("o_up", b"same", {0: (0,)}, False) is None
+    assert lead.kept("up3", b"same", 0, True) == {(1,)}
+    assert lead.kept("up3", b"same", 0, False) == {None, (1,)}
+    for name, is_told in (("o_up1", True), ("up1", False)):
+        with pytest.raises(InputError) as error:
+            lead.content(name, b"same", {}, is_told)
+        assert str(error.value) == (
+            f"weight {name!r} holds what 'up1' and 'up2' held in the file that leads, which became different ones; "
+            "prune without what changes them (--method laco, --tune, --masks), or the files one by one"
+        )
 
 
 def test_weights_that_nothing_reads_do_not_tell_what_was_cut(folder):

@@ -6,6 +6,8 @@ give a lock with a reason there too, and never fail.
 
 from __future__ import annotations
 
+import numpy as np
+
 from tests.dependency.rules.cases import Case, case, on_images, on_rows
 from tests.support.build import ROWS
 
@@ -140,6 +142,20 @@ def _misfits():
         **scalar
     )  # fmt: skip
     yield row("Add", "other-width", "y = Add(a, k)", k=(7,), locks=("w:8 and w:7 differ in size",))
+    packed = {"imports": '"com.microsoft" : 1', "router": (8, 4), "f": np.zeros((4, 8, 4), np.uint8), "s": (4, 8)}
+    mixture = ("p = MatMul(a, router)", "y = com.microsoft.QMoE<k=2{}>(a, p, f, s, , f, s{})")
+    for name, attribute, slots, more, why in (
+        ("shape-of-flat", "", "", {"f": np.zeros((4, 32), np.uint8)},
+         "input 2 of QMoE has 2 axes, expected experts, rows, packed numbers"),
+        ("shape-of-scales", "", "", {"s": (4, 7)}, "input 3 of QMoE has the shape [4, 7], expected [4, 8]"),
+        ("shape-of-points", "", ", , , , , z", {"z": np.zeros((4, 8), np.uint8)},
+         "input 11 of QMoE has the shape [4, 8], expected [4, 4]"),
+        ("bits", ", expert_weight_bits=0", "", {}, "numbers of 0 bits are not known"),
+    ):  # fmt: skip
+        yield row(
+            "com.microsoft.QMoE", name, mixture[0], mixture[1].format(attribute, slots), locks=(why,),
+            **{**packed, **more}
+        )  # fmt: skip
     yield row("Gather", "out-of-range", "y = Gather<axis=1>(a, i)", i=[9], locks=("w:8 cannot be cut at 9",))
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from onnxprune.criteria.importance import score
 from onnxprune.dependency.axes import Atom
-from onnxprune.dependency.groups import groups, matrices
+from onnxprune.dependency.groups import groups
+from onnxprune.dependency.matrices import matrices
 from onnxprune.dependency.partition import Partition
 from onnxprune.dependency.rules import RULES, Entry, Site
 from onnxprune.dependency.rules.registry import line, rule

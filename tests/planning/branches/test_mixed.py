@@ -55,7 +55,9 @@ def test_costs_without_branches_are_those_of_the_shorter_model(name):
         shorter = view(without(ready.traced.model, gone, ready.traced.probe.dtype).rewritten.proto)
         params = shorter.stored_params / ready.traced.model.stored_params
         assert costs.of("params", removed) == pytest.approx(params, abs=2e-3)
-    assert costs.of("macs", {}) == costs.of("params", {}) == 1
+        size = len(shorter.proto.SerializeToString()) / ready.traced.model.size_bytes()
+        assert costs.of("size", removed) == pytest.approx(size, abs=4e-3)
+    assert costs.of("macs", {}) == costs.of("params", {}) == costs.of("size", {}) == 1
 
 
 @pytest.mark.parametrize("width_loss", [1e-4, 0.01, 0.1, 1.0])

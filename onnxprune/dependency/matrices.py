@@ -1,0 +1,152 @@
+"""Matrices: the weights of units as their ops multiply with them, which is what criteria rank units by.
+
+A file may keep them as integers with a scale and a zero point, transposed, or times a norm. How large a unit is follows
+from none of these alone: integers of one expert may all be larger than those of another, and mean less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from onnxprune.dependency.axes import Atom, Axes, positions
+from onnxprune.dependency.groups import Group, Member, Role, RoleFinder, by_unit
+from onnxprune.dependency.rules import Coupling
+from onnxprune.dependency.trace import Trace
+from onnxprune.graph.effective import ConstantValues
+from onnxprune.graph.tensors import Array
+
+Sink: TypeAlias = tuple[int, int]  # node and input slot where the value of a weight is consumed
+Form: TypeAlias = tuple[str, int, tuple[int, ...]]  # of a weight: the op that it is for, the slot, the shape
+
+
+def matrices(group: Group, traced: Trace, values: ConstantValues | None = None) -> Iterator[tuple[Role, Array]]:
+    """Yield role and ``[units, fan]`` matrix of each weight of a group, one at a time to bound memory.
+
+    A weight counts as what its op multiplies with: dequantized, cast, normed. Constants that make one such value
+    together (a quantized weight and its scales) give one matrix.
+    """
+    values = values or ConstantValues(traced.model)
+    seen: set[Sink] = set()
+    for member in group.members:
+        if member.sink in seen:
+            continue
+        seen.add(member.sink)
+        evaluated = list(_consumed(member, group.atom, traced, values))
+        if evaluated:
+            yield from ((member.role, matrix) for matrix in evaluated)
+        else:  # what the reference cannot evaluate counts as it is stored
+            alike = (other for other in group.members if other.sink == member.sink)
+            yield from ((each.role, each.matrix(traced.model.array(each.constant))) for each in alike)
+    if any(group.alone):
+        yield from _alone(group, traced, values)
+
+
+def multiplied(traced: Trace, sink: Sink, values: ConstantValues) -> Array | None:
+    """Return a weight as its op multiplies with it: dequantized, cast, normed; None where it cannot be evaluated.
+
+    Integers whose scale is applied behind a product of integers count with that scale.
+    """
+    index, slot = sink
+    coupling = traced.couplings.get(index)
+    if coupling is None:
+        return None
+    array, encoding = values.array(coupling.node.inputs[slot]), coupling.encodings.get(slot)
+    if array is None or encoding is None:
+        return array
+    real = encoding.decode([values.array(name) for name in coupling.node.inputs])
+    scale = _scale_behind(traced, coupling, slot, values) if encoding.is_unscaled else None
+    return real if scale is None else real * scale
+
+
+def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues) -> Iterator[Array]:
+    """Yield the value of a weight where it is consumed, as ``[units, fan]``, for each axis that has the units."""
+    index, slot = member.sink
+    array = multiplied(traced, member.sink, values)
+    if array is None:
+        return
+    for dim, axis in enumerate(traced.axes(traced.couplings[index].inputs[slot] or ())):
+        located = member.places if axis is member.axis else positions(axis, atom)
+        if located.size:
+            yield by_unit(array, dim, located)
+
+
+# -- weights that units have alone ------------------------------------------------------------------------------------
+
+
+def _alone(group: Group, traced: Trace, values: ConstantValues) -> Iterator[tuple[Role, Array]]:
+    """Yield the weights that units have alone: those that all units have, in one form and at one kind of op."""
+    finder = RoleFinder(traced)
+    of_units = [_by_form(names, traced, finder) for names in group.alone]
+    for form in dict.fromkeys(form for each in of_units for form in each):
+        sinks_of_units = [each.get(form, []) for each in of_units]
+        if len({len(sinks) for sinks in sinks_of_units}) > 1:
+            continue
+        for sinks in zip(*sinks_of_units, strict=True):
+            arrays = [multiplied(traced, sink, values) for sink in sinks]
+            rows = [array.astype(np.float32).ravel() for array in arrays if array is not None]
+            index, slot = sinks[0]
+            if len(rows) == group.units:
+                yield finder.role(index, slot, group.atom), np.stack(rows)
+
+
+def _by_form(names: Sequence[str], traced: Trace, finder: RoleFinder) -> dict[Form, list[Sink]]:
+    """Return where the weights of one unit are multiplied with, in the order of the graph, by their form."""
+    reads = {place for name in names for place in traced.model.readers.get(name, ()) if place[1] >= 0}
+    found: dict[Form, list[Sink]] = {}
+    for index, slot in sorted({sink for place in reads for sink in finder.sinks(*place)}):
+        coupling = traced.couplings.get(index)
+        axes = None if coupling is None else coupling.inputs[slot]
+        if coupling is not None and axes is not None:
+            form = coupling.node.op, slot, tuple(axis.size for axis in axes)
+            found.setdefault(form, []).append((index, slot))
+    return found
+
+
+# -- scales that are applied behind a product -------------------------------------------------------------------------
+
+
+def _scale_behind(traced: Trace, product: Coupling, slot: int, values: ConstantValues) -> Array | None:
+    """Return the constant by which a product of integers is multiplied next; None where there is none.
+
+    Args:
+        traced: the model with its axes.
+        product: the node that multiplies.
+        slot: of its weight, along whose axes the constant is returned.
+        values: of what follows from constants.
+    """
+    node, readers = product.node, traced.model.readers
+    while len(places := readers.get(node.outputs[0], ())) == 1 and places[0][1] >= 0:
+        index, at = places[0]
+        node = traced.model.nodes[index]
+        if node.op == "Mul":
+            factor = _factor(node.inputs[1 - at], values)
+            made = (traced.couplings[index].outputs or [None])[0] or ()
+            return (
+                None if factor is None else _along(factor, traced.axes(made), traced.axes(product.inputs[slot] or ()))
+            )
+        if node.op != "Cast":
+            return None
+    return None
+
+
+def _factor(name: str, values: ConstantValues) -> Array | None:
+    """Return a constant, or the constant factor of a product with what is measured of a batch."""
+    known, maker = values.array(name), values.producers.get(name)
+    if known is not None or maker is None or maker.op != "Mul":
+        return known
+    factors = (values.array(each) for each in maker.inputs)
+    return next((factor for factor in factors if factor is not None), None)
+
+
+def _along(factor: Array, made: Axes, weight: Axes) -> Array | None:
+    """Return a factor of a product in a shape that lies along the axes of its weight; None where it has others."""
+    shape = [1] * len(weight)
+    for size, axis in zip(factor.shape, made[len(made) - factor.ndim :], strict=True):
+        if size > 1 and weight.count(axis) != 1:
+            return None
+        if size > 1:
+            shape[weight.index(axis)] = size
+    return factor.astype(np.float32).reshape(shape)
