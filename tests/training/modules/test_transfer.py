@@ -213,6 +213,23 @@ def test_a_group_norm_without_weights_that_no_cut_tells_of_says_so():
         smaller(torch.rand(3, 2))
 
 
+@pytest.mark.parametrize(
+    ("stored", "whole", "refused"),
+    [(3.0, (), True), (1.0, (), False), (3.0, ("norm.running_var",), False), (3.0, None, False)],
+)
+def test_a_normalisation_that_was_folded_into_a_weight_of_the_same_name_is_told(stored, whole, refused):
+    """As torch.onnx.export(..., dynamo=True) does: what comes of it would not run."""
+    state = {"conv.weight": torch.ones(4, 2), **{f"norm.{name}": torch.rand(4) for name in ("bias", "running_var")}}
+    cuts = [cut("conv.weight", {0: LEFT}, np.full((4, 2), stored, np.float32))]
+    if refused:
+        with pytest.raises(
+            InputError, match=r"conv\.weight: the file has other numbers .* no 'norm\.running_var': .*optimize=F"
+        ):
+            done(state, cuts, whole=whole)
+    else:
+        assert len(done(state, cuts, whole=whole)["conv.weight"]) == 2
+
+
 # -- equal tensors that a file stores once ---------------------------------------------------------------------
 
 
