@@ -281,6 +281,35 @@ def test_equal_tensors_that_nothing_tells_apart_are_both_named(places):
         told_apart(*places)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "places"),
+    [
+        (("norm", "block.norm"), ("norm", "block.norm")),
+        (("norm", "block.norm"), ("wrap.norm", "wrap.block.norm")),  # the module of the file was wrapped
+        (("wrap.norm", "wrap.block.norm"), ("norm", "block.norm")),  # the module that is cut is
+        (("norm", "norm.norm"), ("norm", "norm.norm")),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_wrapper_in_front_of_all_names_leads_to_no_other_tensor_of_the_same_end(first, tensors, places):
+    state = {f"{name}.weight": torch.ones(4) for name in tensors}
+    weight = f"{tensors[0]}.weight"
+    # What stays of both differs: an answer is the right one, or none.
+    cuts = [WeightCut(weight, {0: each}, everywhere=False) for each in (LEFT, RIGHT)]
+    read = [at((LEFT, RIGHT)[number == first], name, weight=weight) for number, name in enumerate(places)]
+    smaller = done(state, cuts, whole=(), readings=lambda: read)
+    assert [len(each) for each in smaller.values()] == [1 if number == first else 2 for number in range(2)]
+
+
+def test_a_place_in_a_module_that_is_called_is_nearer_than_the_modules_around_it():
+    state = {"a.weight": torch.ones(4), "a.b.weight": torch.ones(4)}
+    cuts = [WeightCut("a.weight", {0: LEFT}, everywhere=False)]
+    for front in ("", "m."):
+        read = [at(LEFT, f"{front}a", f"{front}a.b"), at([], f"{front}a")]
+        smaller = done(state, cuts, whole=(), readings=lambda read=read: read)
+        assert [len(each) for each in smaller.values()] == [4, 2]
+
+
 def test_where_no_place_reads_it_whole_all_of_them_are_cut():
     assert told_apart(everywhere=True) == {"a.weight": 2, "b.weight": 2}
 
