@@ -343,9 +343,15 @@ def test_a_constant_of_the_exporter_is_none_of_the_tensors_that_hold_ones_too():
     ],
 )
 def test_tensors_that_are_computed_from_others_are_refused(names, told):
-    state = {**{name: torch.rand(4) for name in names}, "x": torch.rand(4)}
+    state = {**{name: torch.rand(4, 1 if name.endswith("_g") else 3) for name in names}, "x": torch.rand(4)}
     with pytest.raises(InputError, match=told):
         done(state, [cut(names[0], {0: LEFT})])
     with pytest.raises(InputError, match=told):
         done(state, [cut("onnx::MatMul_7", {0: LEFT}, np.arange(4))])
     assert len(done(state, [cut("x", {0: LEFT})])["x"]) == 2
+
+
+def test_tensors_that_are_only_called_so_are_cut():
+    names = ("mix_v", "mix_g", "fc.scale_orig")
+    state = {name: torch.rand(4) for name in names}
+    assert [len(each) for each in done(state, [cut(name, {0: LEFT}) for name in names]).values()] == [2, 2, 2]
