@@ -22,7 +22,7 @@ from onnxprune.planning.plan import Plan
 from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
 from onnxprune.progress import Progress, silent
 from onnxprune.surgery.readings import Reading, readings
-from onnxprune.surgery.rewrite import Cut
+from onnxprune.surgery.rewrite import Cut, corrected
 
 
 def apply(
@@ -113,6 +113,16 @@ def readings_of(plan: CutPlan, model: Model) -> list[Reading]:
     """
     prepared, decided = _as_planned(plan, model)
     return readings(prepared.traced, prepared.masks(decided))
+
+
+def corrected_of(plan: CutPlan, model: Model) -> list[str]:
+    """Return the nodes that go on dividing by as many units as there were, in the file that a plan makes of a model.
+
+    Raises:
+        OptionError, NothingToPrune: as `cuts_of`.
+    """
+    prepared, decided = _as_planned(plan, model)
+    return corrected(prepared.traced, prepared.masks(decided))
 
 
 def _as_planned(plan: CutPlan, model: Model) -> tuple[PreparedModel, Plan]:

@@ -223,7 +223,7 @@ def _answer(request: Request, source: Source) -> Answer:
     answer = _HELPER.asked(request, seconds)
     if not source.arrays or not (answer.is_refused or answer.died_of):
         return answer
-    with_weights = _HELPER.asked(replace(request, arrays=source.arrays), seconds)
+    with_weights = _HELPER.asked(replace(request, arrays=dict(source.arrays)), seconds)
     return with_weights if with_weights.is_final or with_weights.is_refused else answer
 
 

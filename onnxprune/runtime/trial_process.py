@@ -36,7 +36,7 @@ class Request:
     weights: tuple[tuple[str, str, tuple[int, ...]], ...] = ()  # that lie beside the model: name, type of numpy, shape
     entries: Mapping[str, str] = field(default_factory=dict)  # of the session's configuration
     libraries: tuple[str, ...] = ()  # of custom operators
-    arrays: Mapping[str, Any] = field(default_factory=dict)  # what the weights hold; zeros where it is not given
+    arrays: dict[str, Any] = field(default_factory=dict)  # what the weights hold; zeros where it is not given
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is sent: arrays as their numbers, also those that are mapped from a file."""
@@ -45,7 +45,11 @@ class Request:
 
 
 def attempt(request: Request) -> None:
-    """Open a model and drop it; zeros for weights beside it take no memory until somebody writes to them."""
+    """Open a model and drop it.
+
+    ONNX Runtime copies what is beside it, zeros as well; the arrays of the request go one by one as it does, so that
+    the model does not take its memory twice.
+    """
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = _SILENT, 1
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, request.level)
@@ -53,8 +57,9 @@ def attempt(request: Request) -> None:
         options.add_session_config_entry(key, value)
     for library in request.libraries:
         options.register_custom_ops_library(library)
-    zeros = {name: np.zeros(shape, dtype) for name, dtype, shape in request.weights if name not in request.arrays}
-    beside = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in {**zeros, **request.arrays}.items()}
+    held, beside = request.arrays, dict[str, Any]()
+    for name, dtype, shape in request.weights:
+        beside[name] = ort.OrtValue.ortvalue_from_numpy(held.pop(name) if name in held else np.zeros(shape, dtype))
     if beside:
         options.add_external_initializers(list(beside), list(beside.values()))
     providers, disabled = ["CPUExecutionProvider"], list(request.disabled)
@@ -78,6 +83,7 @@ def serve() -> None:
         if request is None:
             return
         answers.write(_answer(request))
+        del request  # it may hold gigabytes, and the next one may come late or never
 
 
 def _answer(request: Request) -> bytes:

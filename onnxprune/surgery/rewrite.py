@@ -442,6 +442,17 @@ def mixed_ratio(traced: Trace, coupling: Coupling, kept: Kept) -> float:
     return math.prod(before / after for before, after in sizes)
 
 
+def corrected(traced: Trace, kept: Kept) -> list[str]:
+    """Return the nodes that a cut lets divide by as many units as there were before; see `Compensation`.
+
+    Args:
+        traced: the model with its axes.
+        kept: bool ``[units]`` for every atom that loses units.
+    """
+    mixing = (each for each in traced.couplings.values() if each.compensation is not None)
+    return [each.node.name or each.node.outputs[0] for each in mixing if mixed_ratio(traced, each, kept) != 1]
+
+
 def new_sizes(kept: Kept) -> dict[Atom, int]:
     """Return the size of every cut atom, as `dependency.cost` takes it."""
     return {atom: int(mask.sum()) for atom, mask in kept.items()}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxprune.commands.apply import cuts_of, readings_of
+from onnxprune.commands.apply import corrected_of, cuts_of, readings_of
 from onnxprune.commands.prune import Result
 from onnxprune.errors import InputError, OnnxpruneError, OptionError
 from onnxprune.graph.files.read import Source, load
@@ -24,12 +26,18 @@ from onnxprune.training.extra import check_torch
 
 __all__ = ["apply"]
 
+_LOGGER = logging.getLogger("onnxprune")
+
 What: TypeAlias = Result | CutPlan | Mapping[str, Any] | str | os.PathLike[str]
 _OTHERWISE = ("depth", "rotation")  # parts of a report that say how else the network was changed
 
 
 def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool = True, example: Any = None) -> Any:
     """Return a module without the units that are gone, or its state dict; what is given stays as it is.
+
+    Where the file was cut along a mean or a normalisation, it goes on dividing by as many units as there were, and the
+    module divides by those that are left: its outputs differ from those of the file, and a warning of the logger
+    ``onnxprune`` says so.
 
     Args:
         network: a torch.nn.Module, or a state dict.
@@ -68,6 +76,7 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
     readings = partial(_readings, model, plan, report)
     stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict, readings=readings)
     smaller = cut_state(state, stays)
+    _say_what_differs(_corrected(model, plan, report))
     if isinstance(network, Mapping):
         return smaller
     made = resized(network, smaller, stays, elsewhere)
@@ -171,6 +180,26 @@ def _readings(model: Model | None, plan: CutPlan | None, report: Mapping[str, An
         return readings_of(_plan_of(report) if plan is None else plan, model)
     except OnnxpruneError:  # the report has other groups than the model, as of what was cut in rounds
         return ()
+
+
+def _corrected(model: Model | None, plan: CutPlan | None, report: Mapping[str, Any]) -> list[str]:
+    """Return what the file corrects for the units that are gone: nodes, or groups where these cannot be found out."""
+    if model is not None:
+        with contextlib.suppress(OnnxpruneError):  # see `_readings`
+            return corrected_of(_plan_of(report) if plan is None else plan, model)
+    return [each["name"] for each in report.get("groups") or () if not each["exact"] and each["kept"] < each["units"]]
+
+
+def _say_what_differs(names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        _LOGGER.warning(
+            "the result does not give what the file gives that was cut: at %r%s, a mean or a normalisation, the file "
+            "divides by the number of units before the cut, and PyTorch by the number that is left: let the result "
+            "learn before it is used",
+            names[0],
+            more,
+        )
 
 
 def _plan_of(report: Mapping[str, Any]) -> CutPlan:

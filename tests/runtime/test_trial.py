@@ -545,6 +545,26 @@ def test_the_real_helper_takes_external_data_and_libraries_that_are_none(tmp_pat
     assert helper.end() == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+def test_the_helper_takes_the_memory_of_a_model_once_and_gives_it_back():
+    def mib(what):
+        lines = Path(f"/proc/{helper._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
+
+    arrays = {f"w{number}": np.ones((32, 2**18), np.float32) for number in range(4)}  # of 32 MiB each
+    weights = tuple((name, array.dtype.str, array.shape) for name, array in arrays.items())
+    helper = Helper()
+    try:
+        helper.asked(trial.Request(half().SerializeToString(), "ORT_ENABLE_ALL"), 100)
+        before = mib("VmRSS")
+        request = trial.Request(half().SerializeToString(), "ORT_ENABLE_ALL", weights=weights, arrays=arrays)
+        assert helper.asked(request, 100).is_refused, "the model has no such weights"
+        assert mib("VmRSS") - before < 32, "nothing of 128 is left"
+        assert 128 <= mib("VmHWM") - before < 128 + 64, "all of them, and one that is copied"
+    finally:
+        helper.end()
+
+
 @pytest.mark.parametrize(
     ("status", "died_of"),
     [

@@ -327,6 +327,53 @@ def test_equal_normalisations_that_nothing_tells_apart_are_named(tmp_path):
         onnxprune.torch.apply(network, result.report)
 
 
+class Averaging(nn.Module):
+    """A mean over units, which are cut without `width`."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 24), nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return self.second(x) + x.mean(-1, keepdim=True)
+
+
+def warnings_of(caplog, network, cut, **options):
+    caplog.clear()
+    onnxprune.torch.apply(network, cut, **options)
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_where_the_file_goes_on_dividing_by_all_units_it_is_said(caplog, tmp_path):
+    path, said = tmp_path / "m.onnx", "the result does not give what the file gives that was cut: at {}, a mean or a "
+    network = Averaging().eval()
+    result = cut_of(network, path, torch.rand(2, 8))
+    (message,) = warnings_of(caplog, network, result)
+    assert message.startswith(said.format("'/ReduceMean'"))
+    network = untrained(path)
+    result = cut_units(path, first=0.5, second=0.25)
+    (message,) = warnings_of(caplog, network, result)
+    assert message.startswith(said.format("'/norm/LayerNormalization' and 1 more"))
+    plan = onnxprune.plan(path, ratio=0, ratios={"first": 0.5}, criterion="l2", round_to=1, width=True)
+    (message,) = warnings_of(caplog, network, plan, source=path)
+    assert message.startswith(said.format("'/norm/LayerNormalization'"))
+
+
+def test_without_the_file_the_group_is_named_that_was_cut_along_a_normalisation(caplog, tmp_path):
+    network = untrained(tmp_path / "m.onnx")
+    result = cut_units(tmp_path / "m.onnx", first=0.5, second=0.5)
+    (tmp_path / "m.onnx").unlink()
+    report = {**result.report, "initializers": {}}
+    (message,) = warnings_of(caplog, network, report, strict=False)
+    assert "at 'first' and 1 more, a mean or a normalisation" in message
+
+
+def test_nothing_is_said_of_cuts_along_nothing(caplog, tmp_path):
+    network = sequence(24)
+    assert warnings_of(caplog, network, cut_of(network, tmp_path / "m.onnx", torch.rand(2, 8))) == []
+
+
 def weight_normed():
     network = sequence(24)
     nn.utils.parametrizations.weight_norm(network[2])

@@ -36,7 +36,7 @@ def settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
     Settings speak of the models in their folder and below, where no others are nearer.
     """
     for name in SETTINGS:
-        found = sorted(whole.rglob(name))
+        found = sorted(path for path in whole.rglob(name) if path.is_file())
         for path in found:
             own = [each for each in files if _nearest(whole / each.name, found) == path]
             reports = {each.name: each.report for each in own if each.report is not None and each.leads}

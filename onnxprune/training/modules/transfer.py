@@ -24,6 +24,10 @@ from onnxprune.training.modules.twins import Kept, Twins, cannot_tell, kept_of_t
 State = Mapping[str, Any]  # tensors by name, and what else modules keep in their state
 
 _LISTED = 5  # names that are listed of what was not found
+_UNFOLDED = (
+    "Export without folding, as with do_constant_folding=False and training=TrainingMode.PRESERVE, or with "
+    "optimize=False where dynamo=True"
+)
 _VECTORS = ("weight", "bias", "running_mean", "running_var")  # of a layer, that may lie along its outputs
 # Vectors along the outputs of several weights of their layer, one after the other.
 _ALONG = {"in_proj_bias": ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
@@ -85,10 +89,11 @@ def kept_of(
         listed = ", ".join(map(repr, unknown[:_LISTED]))
         more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
         raise InputError(
-            f"weights that were cut are not in the state dict, by name or by what they hold: {listed}{more}. Export "
-            "without folding, as with do_constant_folding=False and training=TrainingMode.PRESERVE, give the original "
-            "file as source, or leave them out with strict=False"
+            f"weights that were cut are not in the state dict, by name or by what they hold: {listed}{more}. "
+            f"{_UNFOLDED}, give the original file as source, or leave them out with strict=False"
         )
+    if whole is not None:
+        _check_folded(state, cuts, whole)
     kept, nowhere = _settled(state, shared, found, whole or (), readings)
     check_plain(state, kept, is_complete=True)
     return kept, missing + nowhere
@@ -217,6 +222,23 @@ def _joined(found: Sequence[tuple[WeightCut, Twins]]) -> list[tuple[WeightCut, T
     return [*alone.values(), *result]
 
 
+def _check_folded(state: State, cuts: Sequence[WeightCut], whole: Collection[str]) -> None:
+    """Raise InputError where the file has no normalisation of a batch, and a weight that was cut holds other numbers.
+
+    Exporters fold it into the layer in front, whose weight may keep its name: then nothing tells what it loses.
+    """
+    named = {each.name: _by_name(state, each.name) for each in cuts}
+    there = {*named.values(), *(_by_name(state, name) for name in whole)}
+    gone = [name for name in state if name.rpartition(".")[2] == "running_var" and name not in there]
+    for each in cuts if gone else ():
+        name, array = named[each.name], each.array()
+        if name is not None and array is not None and not _holds_any(state[name], each.kept, array):
+            raise InputError(
+                f"{name}: the file has other numbers of this name, and no {gone[0]!r}: the exporter folded that "
+                f"normalisation into a layer, and nothing tells which units it loses. {_UNFOLDED}"
+            )
+
+
 def _is_uniform(array: Array | None) -> bool:
     """Whether it holds one number alone, as what exporters add does: the scale of a layer that has none."""
     return array is not None and array.size > 0 and bool((array == array.flat[0]).all())
@@ -266,8 +288,12 @@ def _by_content(free: State, cut: WeightCut) -> tuple[str, ...]:
     array = cut.array()
     if array is None:
         return ()
-    forms = [form for _, form in _forms(cut.kept, array)]
-    return tuple(name for name, tensor in free.items() if any(_holds(tensor, form) for form in forms))
+    return tuple(name for name, tensor in free.items() if _holds_any(tensor, cut.kept, array))
+
+
+def _holds_any(tensor: torch.Tensor, kept: Kept, array: Array) -> bool:
+    """Whether a tensor holds a weight in any form."""
+    return any(_holds(tensor, form) for _, form in _forms(kept, array))
 
 
 def _holds(tensor: torch.Tensor, array: Array) -> bool:

@@ -8,6 +8,7 @@ twins. What none of these tells is an error that names them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,6 +19,8 @@ from onnxprune.errors import InputError
 from onnxprune.surgery.readings import Reading
 
 Kept: TypeAlias = Mapping[int, Sequence[int]]  # axis -> indices that stay
+
+_APART = (-math.inf, 0)  # how near paths are of which none ends the other
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,17 @@ def _meant(reading: Reading, twins: Twins) -> Collection[str]:
     """
     nearness = {name: max(_nearness(name, each) for each in reading.called) for name in twins.names}
     nearest = max(nearness.values())
-    return [name for name in twins.names if nearness[name] == nearest and (twins.is_named or nearest[1])]
+    return [name for name in twins.names if nearness[name] == nearest and (twins.is_named or nearest > _APART)]
 
 
-def _nearness(name: str, called: str) -> tuple[bool, int]:
-    """Return how near what a place is called is to a tensor or its module: whether it is that, and its length."""
+def _nearness(name: str, called: str) -> tuple[float, int]:
+    """Return how near what a place is called is to a tensor or its module, as numbers of which larger ones are nearer.
+
+    Wrappers stand in front of the one or the other, of all names the same: so little in front of the shorter path comes
+    before much of it, and a long path before the shorter ones of the modules around it.
+    """
     ends = [each for each in (name, name.rpartition(".")[0]) if each and called and _ends_alike(each, called)]
-    return (called in ends, max(map(len, ends), default=0))
+    return max(((-abs(len(each) - len(called)), len(each)) for each in ends), default=_APART)
 
 
 def _ends_alike(one: str, other: str) -> bool:

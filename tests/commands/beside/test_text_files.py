@@ -98,3 +98,8 @@ def test_settings_that_cannot_be_read_stay_and_it_is_said(content, why, tmp_path
     (tmp_path / "config.json").write_bytes(content)
     assert [*settle(tmp_path, [PrunedFile("m.onnx", {})])] == [f"config.json {why}: it stays as it is"]
     assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_a_folder_that_is_called_as_settings_is_none(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    assert [*settle(tmp_path, [PrunedFile("m.onnx", {})])] == []

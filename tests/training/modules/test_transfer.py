@@ -213,6 +213,23 @@ def test_a_group_norm_without_weights_that_no_cut_tells_of_says_so():
         smaller(torch.rand(3, 2))
 
 
+@pytest.mark.parametrize(
+    ("stored", "whole", "refused"),
+    [(3.0, (), True), (1.0, (), False), (3.0, ("norm.running_var",), False), (3.0, None, False)],
+)
+def test_a_normalisation_that_was_folded_into_a_weight_of_the_same_name_is_told(stored, whole, refused):
+    """As torch.onnx.export(..., dynamo=True) does: what comes of it would not run."""
+    state = {"conv.weight": torch.ones(4, 2), **{f"norm.{name}": torch.rand(4) for name in ("bias", "running_var")}}
+    cuts = [cut("conv.weight", {0: LEFT}, np.full((4, 2), stored, np.float32))]
+    if refused:
+        with pytest.raises(
+            InputError, match=r"conv\.weight: the file has other numbers .* no 'norm\.running_var': .*optimize=F"
+        ):
+            done(state, cuts, whole=whole)
+    else:
+        assert len(done(state, cuts, whole=whole)["conv.weight"]) == 2
+
+
 # -- equal tensors that a file stores once ---------------------------------------------------------------------
 
 
@@ -264,6 +281,35 @@ def test_equal_tensors_that_nothing_tells_apart_are_both_named(places):
         told_apart(*places)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "places"),
+    [
+        (("norm", "block.norm"), ("norm", "block.norm")),
+        (("norm", "block.norm"), ("wrap.norm", "wrap.block.norm")),  # the module of the file was wrapped
+        (("wrap.norm", "wrap.block.norm"), ("norm", "block.norm")),  # the module that is cut is
+        (("norm", "norm.norm"), ("norm", "norm.norm")),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_wrapper_in_front_of_all_names_leads_to_no_other_tensor_of_the_same_end(first, tensors, places):
+    state = {f"{name}.weight": torch.ones(4) for name in tensors}
+    weight = f"{tensors[0]}.weight"
+    # What stays of both differs: an answer is the right one, or none.
+    cuts = [WeightCut(weight, {0: each}, everywhere=False) for each in (LEFT, RIGHT)]
+    read = [at((LEFT, RIGHT)[number == first], name, weight=weight) for number, name in enumerate(places)]
+    smaller = done(state, cuts, whole=(), readings=lambda: read)
+    assert [len(each) for each in smaller.values()] == [1 if number == first else 2 for number in range(2)]
+
+
+def test_a_place_in_a_module_that_is_called_is_nearer_than_the_modules_around_it():
+    state = {"a.weight": torch.ones(4), "a.b.weight": torch.ones(4)}
+    cuts = [WeightCut("a.weight", {0: LEFT}, everywhere=False)]
+    for front in ("", "m."):
+        read = [at(LEFT, f"{front}a", f"{front}a.b"), at([], f"{front}a")]
+        smaller = done(state, cuts, whole=(), readings=lambda read=read: read)
+        assert [len(each) for each in smaller.values()] == [4, 2]
+
+
 def test_where_no_place_reads_it_whole_all_of_them_are_cut():
     assert told_apart(everywhere=True) == {"a.weight": 2, "b.weight": 2}
 
@@ -297,9 +343,15 @@ def test_a_constant_of_the_exporter_is_none_of_the_tensors_that_hold_ones_too():
     ],
 )
 def test_tensors_that_are_computed_from_others_are_refused(names, told):
-    state = {**{name: torch.rand(4) for name in names}, "x": torch.rand(4)}
+    state = {**{name: torch.rand(4, 1 if name.endswith("_g") else 3) for name in names}, "x": torch.rand(4)}
     with pytest.raises(InputError, match=told):
         done(state, [cut(names[0], {0: LEFT})])
     with pytest.raises(InputError, match=told):
         done(state, [cut("onnx::MatMul_7", {0: LEFT}, np.arange(4))])
     assert len(done(state, [cut("x", {0: LEFT})])["x"]) == 2
+
+
+def test_tensors_that_are_only_called_so_are_cut():
+    names = ("mix_v", "mix_g", "fc.scale_orig")
+    state = {name: torch.rand(4) for name in names}
+    assert [len(each) for each in done(state, [cut(name, {0: LEFT}) for name in names]).values()] == [2, 2, 2]
