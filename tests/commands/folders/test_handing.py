@@ -19,7 +19,7 @@ import onnxprune
 from onnxprune.commands.beside.settings import CacheSizes, adjusted
 from onnxprune.commands.folders.follow_branches import Owned, check_ports
 from onnxprune.commands.folders.handing import handed_on
-from onnxprune.errors import InputError, OptionError
+from onnxprune.errors import InputError, OnnxpruneError, OptionError
 from onnxprune.graph.files.read import load
 from tests.support.build import array, model
 
@@ -235,6 +235,14 @@ def test_all_caches_of_a_text_may_go(folder):
     gone = lost(pruned(source, without="o_e?"))
     assert gone["merged"] == {*caches(["encoder"]), *caches(["encoder"], "past_key_values")}
     assert gone["behind"] == {*caches(["encoder"], "past_key_values")}
+
+
+def test_an_if_with_fewer_results_than_its_bodies_is_refused_in_words(folder):
+    proto = merged()
+    del proto.graph.node[0].output[-1]
+    del proto.graph.output[-1]
+    with pytest.raises(OnnxpruneError, match=r"^merged\.onnx: "):
+        pruned(folder(first=first(), merged=proto), without="o_d1")
 
 
 def test_never_without_being_asked(folder):
