@@ -317,6 +317,17 @@ def test_files_that_lost_other_caches_are_told():
             check_ports(own, gone, before, left)
 
 
+@pytest.mark.parametrize("more", [{}, {"params": 0.9}])
+def test_a_target_of_caches_that_the_leading_file_does_not_take_is_refused(folder, more):
+    source = folder(first=first(), behind=behind())
+    with pytest.raises(OptionError) as error:
+        pruned(source, ratio=None, targets={"kv-cache": 0.5, **more}, criterion=None, reconstruct=None, data=SAMPLES)
+    assert str(error.value) == (
+        "target kv-cache counts what a file takes: first.onnx leads and takes no cache, behind.onnx does; say with "
+        "depth or without which attentions go with theirs"
+    )
+
+
 # -- who can run the result --------------------------------------------------------------------------------
 
 OWN, BESIDE = (CacheSizes(("n", 4, "p", 8), ("n", 4, "p", 8), "a", kind) for kind in (False, True))
