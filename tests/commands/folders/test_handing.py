@@ -19,7 +19,7 @@ import onnxprune
 from onnxprune.commands.beside.settings import CacheSizes, adjusted
 from onnxprune.commands.folders.follow_branches import Owned, check_ports
 from onnxprune.commands.folders.handing import handed_on
-from onnxprune.errors import InputError, OnnxpruneError, OptionError
+from onnxprune.errors import InputError, ModelError, OnnxpruneError, OptionError
 from onnxprune.graph.files.read import load
 from tests.support.build import array, model
 
@@ -326,6 +326,32 @@ def test_a_target_of_caches_that_the_leading_file_does_not_take_is_refused(folde
         "target kv-cache counts what a file takes: first.onnx leads and takes no cache, behind.onnx does; say with "
         "depth or without which attentions go with theirs"
     )
+
+
+# -- compared with the originals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_without_caches_are_compared_with_their_originals(folder, kind):
+    whole = {"first": first(), "behind": behind(), "merged": merged()}
+    source = folder(**whole)
+    gone = lost(pruned(source, without=f"o_{kind[0]}1"))
+    for name, before in whole.items():
+        after = onnx.load(source.parent / "out" / f"{name}.onnx")
+        difference = onnxprune.compare(before, after).difference
+        assert set(difference.incomparable) == {port for port in gone[name] if port.startswith("present")}
+        assert difference.max_abs_diff > 0
+
+
+def test_what_else_a_file_lacks_is_no_cache_that_went(folder):
+    before = behind()
+    source = folder(first=first(), behind=before)
+    pruned(source, without="o_e1")
+    for name in ("logits", "present_0_decoder_key"):
+        after = onnx.load(source.parent / "out" / "behind.onnx")
+        after.graph.output.remove(next(each for each in after.graph.output if each.name == name))
+        with pytest.raises(ModelError, match=f"their outputs differ, .*{name}.* in the first"):
+            onnxprune.compare(before, after)
 
 
 # -- who can run the result --------------------------------------------------------------------------------
