@@ -307,13 +307,26 @@ class _Run:
 
         Raises:
             NothingToPrune: where no target is left, and no branch that is to go.
+            OptionError: for a target of caches, where the file that leads takes none, but another one of its network.
         """
         options = with_own_globs(self.options, self.globs.get(_name(model, self.source), {}))
         if not self._knows_tokens(model):
             options = replace(options, vocabulary=None)
         if self.has_caches and not cache_bytes(model.inputs):
+            self._check_no_cache_target(model, options)
             options = _without_cache_target(options)
         return options
+
+    def _check_no_cache_target(self, model: Model, options: Options) -> None:
+        """Raise OptionError for a target of caches that another file takes, whose network is planned by this one."""
+        name = _name(model, self.source)
+        network = next(each for each in self.networks if name in each)
+        other = next((other for other, file in network.items() if cache_bytes(file.inputs)), None)
+        if other is not None and any(kind == CACHE for kind, _ in options.targets):
+            raise OptionError(
+                f"target {CACHE} counts what a file takes: {name} leads and takes no cache, {other} does; say with "
+                "depth or without which attentions go with theirs"
+            )
 
     def _knows_tokens(self, model: Model) -> bool:
         """Whether tokens go that a model takes or scores."""

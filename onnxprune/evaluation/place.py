@@ -88,16 +88,23 @@ def _is_smaller(after: Port, before: Port) -> bool:
 def cut_caches(before: Model, after: Model) -> tuple[set[str], set[str]]:
     """Return the caches of the first model that are smaller in the second or lack there: their inputs, and outputs.
 
-    Of inputs those that hold the past: what is read of another text is as long there as in the second. A file that only
-    gives caches, to another one of its network, may lack those outputs that are called so.
+    Of inputs those that hold the past: what is read of another text is as long there as in the second. Of outputs those
+    that have other sizes there, and those that lack and are what becomes of such an input, by their sizes or the names
+    that exporters agree on; so are those of a file that only gives caches, to another one of its network.
     """
     others = {port.name: port for port in (*after.inputs, *after.outputs)}
     smaller = _smaller(before, after)
-    differing = {port.name for port in before.outputs if not _has_sizes_of(others.get(port.name), port)}
-    taken = {part_of_cache(port.name) for port in before.inputs}
-    given = {name for name in differing - {*others} if part_of_cache(name) not in {None, *taken}}
-    pasts = {port.name for port in before.inputs if port.name in smaller and port.role is Role.PAST}
-    return pasts, differing if smaller else given
+    pasts = [port for port in before.inputs if port.name in smaller and port.role is Role.PAST]
+    taken = {part_of_cache(port.name) for port in before.inputs if port.name not in smaller}
+    differing = [port for port in before.outputs if not _has_sizes_of(others.get(port.name), port)]
+    resized = {port.name for port in differing if smaller and port.name in others}
+    gone = {
+        port.name
+        for port in differing
+        if port.name not in others
+        and (part_of_cache(port.name) not in {None, *taken} or any(_comes_back(past, port) for past in pasts))
+    }
+    return {port.name for port in pasts}, resized | gone
 
 
 def _has_sizes_of(after: Port | None, before: Port) -> bool:

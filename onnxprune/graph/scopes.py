@@ -32,6 +32,7 @@ def scopes(model: Model) -> Iterator[Scope]:
     for node in model.nodes:
         for body in node.bodies:
             owners = {inner: index for index in body.nodes for inner in model.within(index)}
-            pairs = zip(body.outputs, node.outputs, strict=True) if node.op == "If" and node.index in top else ()
+            is_given = node.op == "If" and node.index in top
+            pairs = zip(body.outputs, node.outputs, strict=False) if is_given else ()  # as the file has them
             own = {inner: name for inner, name in pairs if name in ports and not model.readers.get(name)}
             yield Scope(body.nodes, frozenset(body.outputs), owners, own)

@@ -103,7 +103,7 @@ def _idle(model: Model, edits: Edits, nodes: Sequence[int], outputs: Collection[
             needed.update(edits.inputs.get((index, slot), name) for slot, name in enumerate(node.inputs))
             needed.update(node.captured)
             for body in node.bodies:
-                pairs = zip(body.outputs, node.outputs, strict=True) if node.op == "If" else ()
+                pairs = zip(body.outputs, node.outputs, strict=False) if node.op == "If" else ()
                 gone = {inner for inner, name in pairs if name in edits.gone}
                 yield from _idle(model, edits, body.nodes, {*body.outputs} - gone)
         for new in edits.nodes_before.get(index, ()):

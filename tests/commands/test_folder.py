@@ -493,6 +493,20 @@ def test_one_number_for_layers_that_differ_stays():
     assert said == ["n_inner stays 64: the layers keep 48, 64"]
 
 
+def test_scores_of_as_many_tokens_are_no_inner_width():
+    report = report_of((64, 48), (64, 48), (64, 64), (64, 64))
+    for group, kind in zip(report["groups"][2:], ("output 'logits'", "input 'states'"), strict=True):
+        group["locked"] = f"it is part of the graph {kind}"
+    assert adjusted('{"d_ff": 64}', {"model.onnx": report})[1] == ["d_ff 64 became 48"]
+
+
+def test_a_folder_whose_width_is_that_of_its_scores_has_it_in_its_settings(folder):
+    nodes = ("h = MatMul(x, w)", "r = Relu(h)", "y = MatMul(r, v)")
+    source = folder(model=model(*nodes, x="float[n,6] x", w=(6, 32), v=(32, 32)))
+    (source / "config.json").write_text('{"intermediate_size": 32}')
+    assert pruned(source).settings == ("config.json: intermediate_size 32 became 16",)
+
+
 def test_encoders_and_decoders_have_settings_of_their_own():
     text = '{"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}'
     reports = {"encoder_model.onnx": report_of((64, 10)), "decoder_model.onnx": report_of((64, 20))}

@@ -214,9 +214,13 @@ def _meant(key: str, reports: Mapping[str, Mapping[str, Any]]) -> list[Mapping[s
 
 
 def _kept(reports: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[int, int]]:
-    """Return how many units each group of a kind had and has, without those of layers that are gone."""
+    """Return how many units each group of a kind had and has, without those of layers that are gone.
+
+    What is part of an input or output of the file, such as the scores of all tokens, is no inner width.
+    """
     groups = [group for report in reports for group in report["groups"] if group["kind"] == kind]
-    return [(group["units"], group["kept"]) for group in groups if group["kept"]]
+    inner = (group for group in groups if not (group.get("locked") or "").startswith("it is part of the graph "))
+    return [(group["units"], group["kept"]) for group in inner if group["kept"]]
 
 
 def _indent(text: str) -> int | None:

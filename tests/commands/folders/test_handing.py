@@ -19,7 +19,7 @@ import onnxprune
 from onnxprune.commands.beside.settings import CacheSizes, adjusted
 from onnxprune.commands.folders.follow_branches import Owned, check_ports
 from onnxprune.commands.folders.handing import handed_on
-from onnxprune.errors import InputError, OptionError
+from onnxprune.errors import InputError, ModelError, OnnxpruneError, OptionError
 from onnxprune.graph.files.read import load
 from tests.support.build import array, model
 
@@ -237,6 +237,14 @@ def test_all_caches_of_a_text_may_go(folder):
     assert gone["behind"] == {*caches(["encoder"], "past_key_values")}
 
 
+def test_an_if_with_fewer_results_than_its_bodies_is_refused_in_words(folder):
+    proto = merged()
+    del proto.graph.node[0].output[-1]
+    del proto.graph.output[-1]
+    with pytest.raises(OnnxpruneError, match=r"^merged\.onnx: "):
+        pruned(folder(first=first(), merged=proto), without="o_d1")
+
+
 def test_never_without_being_asked(folder):
     source = folder(first=first(), behind=behind())
     with pytest.raises(OptionError) as error:
@@ -307,6 +315,43 @@ def test_files_that_lost_other_caches_are_told():
     for gone, left in ((["one"], before), ([], after)):
         with pytest.raises(InputError, match="what goes with branch 'one' of the file that leads cannot go here alone"):
             check_ports(own, gone, before, left)
+
+
+@pytest.mark.parametrize("more", [{}, {"params": 0.9}])
+def test_a_target_of_caches_that_the_leading_file_does_not_take_is_refused(folder, more):
+    source = folder(first=first(), behind=behind())
+    with pytest.raises(OptionError) as error:
+        pruned(source, ratio=None, targets={"kv-cache": 0.5, **more}, criterion=None, reconstruct=None, data=SAMPLES)
+    assert str(error.value) == (
+        "target kv-cache counts what a file takes: first.onnx leads and takes no cache, behind.onnx does; say with "
+        "depth or without which attentions go with theirs"
+    )
+
+
+# -- compared with the originals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_without_caches_are_compared_with_their_originals(folder, kind):
+    whole = {"first": first(), "behind": behind(), "merged": merged()}
+    source = folder(**whole)
+    gone = lost(pruned(source, without=f"o_{kind[0]}1"))
+    for name, before in whole.items():
+        after = onnx.load(source.parent / "out" / f"{name}.onnx")
+        difference = onnxprune.compare(before, after).difference
+        assert set(difference.incomparable) == {port for port in gone[name] if port.startswith("present")}
+        assert difference.max_abs_diff > 0
+
+
+def test_what_else_a_file_lacks_is_no_cache_that_went(folder):
+    before = behind()
+    source = folder(first=first(), behind=before)
+    pruned(source, without="o_e1")
+    for name in ("logits", "present_0_decoder_key"):
+        after = onnx.load(source.parent / "out" / "behind.onnx")
+        after.graph.output.remove(next(each for each in after.graph.output if each.name == name))
+        with pytest.raises(ModelError, match=f"their outputs differ, .*{name}.* in the first"):
+            onnxprune.compare(before, after)
 
 
 # -- who can run the result --------------------------------------------------------------------------------
