@@ -130,23 +130,52 @@ def test_what_experts_share_counts_in_each():
     ("more", "factor"),
     [
         (["m = Mul(f, c)", "y = Identity(m)"], [2, 3, 4, 5, 6]),
+        (["m = Mul(f, s)", "y = Mul(m, c)"], [2, 3, 4, 5, 6]),
+        (["a = Mul(s, c)", "b = Mul(a, two)", "y = Mul(f, b)"], [4, 6, 8, 10, 12]),
+        (["b = Mul(c, r)", "a = Mul(s, r)", "m = Mul(f, a)", "y = Mul(m, c)"], [2, 3, 4, 5, 6]),
+        (["y = DequantizeLinear<axis=-1>(p, c)"], [2, 3, 4, 5, 6]),
+        (["y = DequantizeLinear(p, two)"], 2),
+        (["y = DequantizeLinear<axis=0>(p, of_rows)"], 1),
         (["m = Mul(t, f)", "y = Identity(m)"], 1),  # no constant
         (["m = Mul(f, r)", "y = Identity(m)"], 1),  # along the rows
         (["m = Add(f, c)", "y = Mul(m, c)"], 1),  # something else comes first
         (["m = Mul(f, c)", "y = Add(m, f)"], 1),  # and is read unscaled, too
     ],
-    ids=["columns", "measured", "rows", "added to", "read twice"],
+    ids=[
+        "columns",
+        "behind what is measured",
+        "several",
+        "rows and columns",
+        "dequantized, columns",
+        "dequantized",
+        "dequantized, rows",
+        "measured",
+        "rows",
+        "added to",
+        "read twice",
+    ],
 )
 def test_what_a_product_of_integers_is_multiplied_by_counts_where_it_is_a_constant_of_the_weight(more, factor):
+    cast = [] if "(p" in more[0] else ["f = Cast<to=1>(p)"]
     proto = model(
-        "q, s, z = DynamicQuantizeLinear(x)", "p = MatMulInteger(q, k, z, kz)", "t = Mul(s, s)", "f = Cast<to=1>(p)",
-        *more, x="float[7,6] x", k=np.arange(30).reshape(6, 5).astype(np.uint8), kz=np.uint8(9),
-        c=np.arange(2, 7).astype(np.float32), r=np.arange(7).astype(np.float32)[:, None]
+        "q, s, z = DynamicQuantizeLinear(x)", "p = MatMulInteger(q, k, z, kz)", "t = Mul(s, s)", *cast, *more,
+        x="float[7,6] x", k=np.arange(30).reshape(6, 5).astype(np.uint8), kz=np.uint8(9),
+        c=np.arange(2, 7).astype(np.float32), r=np.arange(7).astype(np.float32)[:, None], two=2.0,
+        of_rows=np.arange(1, 8).astype(np.float32),
     )  # fmt: skip
     traced = trace(load(proto))
     (index,) = (node.index for node in traced.model.nodes if node.op == "MatMulInteger")
     found = multiplied(traced, (index, 1), ConstantValues(traced.model))
     np.testing.assert_array_equal(found, (np.arange(30).reshape(6, 5) - 9) * np.asarray(factor, np.float32))
+
+
+def test_a_product_of_integers_without_columns_has_no_numbers():
+    proto = model(
+        "q, s, z = DynamicQuantizeLinear(x)", "p = MatMulInteger(q, k, z)", "f = Cast<to=1>(p)", "m = Mul(f, c)",
+        "y = Concat<axis=1>(m, x)", x="float[7,6] x", k=np.zeros((6, 0), np.uint8), c=np.zeros(0, np.float32),
+    )  # fmt: skip
+    found = multiplied(traced := trace(load(proto)), (1, 1), ConstantValues(traced.model))
+    assert found.shape == (6, 0)
 
 
 def test_the_scale_of_a_convolution_of_integers_lies_along_its_channels():
