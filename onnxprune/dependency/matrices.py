@@ -85,11 +85,21 @@ def _alone(group: Group, traced: Trace, values: ConstantValues) -> Iterator[tupl
         if len({len(sinks) for sinks in sinks_of_units}) > 1:
             continue
         for sinks in zip(*sinks_of_units, strict=True):
-            arrays = [multiplied(traced, sink, values) for sink in sinks]
-            rows = [array.astype(np.float32).ravel() for array in arrays if array is not None]
-            index, slot = sinks[0]
-            if len(rows) == group.units:
-                yield finder.role(index, slot, group.atom), np.stack(rows)
+            matrix, (index, slot) = _stacked(traced, sinks, values), sinks[0]
+            if matrix is not None:
+                yield finder.role(index, slot, group.atom), matrix
+
+
+def _stacked(traced: Trace, sinks: Sequence[Sink], values: ConstantValues) -> Array | None:
+    """Return the weights of all units, float ``[units, fan]``, one read at a time; None where one is not evaluated."""
+    matrix: Array | None = None
+    for unit, sink in enumerate(sinks):
+        array = multiplied(traced, sink, values)
+        if array is None:
+            return None
+        matrix = np.empty((len(sinks), array.size), np.float32) if matrix is None else matrix
+        matrix[unit] = array.ravel()
+    return matrix
 
 
 def _by_form(names: Sequence[str], traced: Trace, finder: RoleFinder) -> dict[Form, list[Sink]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,6 +125,20 @@ def test_what_experts_share_counts_in_each():
     numbers = [scale * (codes.astype(np.int32) - e) for e, (scale, codes) in enumerate(zip(SCALES, CODES, strict=True))]
     matrix = next(matrix for role, matrix in made if role == "out" and matrix.shape == (4, 48))
     np.testing.assert_allclose(matrix, np.stack([each.ravel() for each in numbers]), rtol=1e-5)
+
+
+def test_weights_of_experts_are_at_hand_once():
+    """Those of all experts together, and those of one beside them."""
+    wide = {f"up{e}": np.ones((8, 20_000), np.float32) for e in range(4)}
+    wide |= {f"down{e}": np.ones((20_000, 8), np.float32) for e in range(4)}
+    traced = trace(load(mixture(single=gathered(), **wide)))
+    (group,) = (group for group in groups(traced) if group.kind == EXPERTS)
+    tracemalloc.start()
+    sizes = [matrix.nbytes for _, matrix in map(tuple, matrices(group, traced))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sizes.count(4 * 8 * 20_000 * 4) == 2
+    assert peak < 2.7 * max(sizes)  # two of them, when the second is made
 
 
 @pytest.mark.parametrize(
