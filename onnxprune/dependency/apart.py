@@ -135,11 +135,11 @@ def gone_nodes(apart: Mapping[Atom, Apart], kept: Mapping[Atom, Mask]) -> frozen
 def constants_apart(model: Model, apart: Mapping[Atom, Apart]) -> dict[str, tuple[Atom, int]]:
     """Return the axis and the unit of constants that nodes of one unit alone read, by name."""
     of_node = {index: (atom, unit) for atom, each in apart.items() for index, unit in each.nodes.items()}
-    found = {}
+    found, stay = {}, given(model) if of_node else frozenset[str]()
     for name in model.constants if of_node else ():
         owners = {of_node.get(index) for index, slot in model.readers.get(name, ()) if slot >= 0}
         owner = owners.pop() if len(owners) == 1 else None
-        if owner is not None:
+        if owner is not None and name not in stay:
             found[name] = owner
     return found
 
