@@ -51,8 +51,19 @@ def untold(lead: Held, other: Held) -> frozenset[Digest]:
         one, same = before.nearest(name), behind.nearest(name)
         return not one or not same or not one.isdisjoint(same)
 
-    copied = ((name, digest) for name, digest in other.digests.items() if alike[digest] > 1 and there[name])
-    return frozenset(digest for name, digest in copied if not is_told(name, digest))
+    copied = [(name, digest) for name, digest in other.digests.items() if alike[digest] > 1 and there[name]]
+    not_told = frozenset(digest for name, digest in copied if not is_told(name, digest))
+    names: dict[Digest, list[str]] = {}
+    for name, digest in copied:
+        names.setdefault(digest, []).append(name)
+    orders = ((digest, _in_order(lead.model, each), _in_order(other.model, each)) for digest, each in names.items())
+    return not_told | {digest for digest, one, same in orders if one != same}
+
+
+def _in_order(model: Model, names: Sequence[str]) -> list[str]:
+    """Return names in the order in which nodes read them first; those that none does come first."""
+    first = {name: [place for place in model.readers.get(name, ()) if place[1] >= 0] for name in names}
+    return sorted(names, key=lambda name: min(first[name], default=(-1, -1)))
 
 
 class _Ways:
