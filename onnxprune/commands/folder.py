@@ -333,15 +333,15 @@ class _Run:
 
     def _file(self, model: Model, result: Result, *, leads: bool = True, rest: str | None = None) -> PrunedFile:
         """Return what became of a file that was pruned."""
-        caches = _caches(model, result.report)
-        return PrunedFile(_name(model, self.source), result.report, leads=leads, caches=caches, rest=rest)
+        name = _name(model, self.source)
+        return PrunedFile(name, result.report, leads=leads, caches=_caches(name, model, result.report), rest=rest)
 
     def _followed(self, file: Held, lead: Lead) -> PrunedFile:
         name = _name(file.model, self.source)
         publish = published(file.model, self._place(file.model))
         with _named(name), bounded(file.model):
             report = follow(file, lead, self.options, publish, self._progress(name))[1]
-            return PrunedFile(name, report, caches=_caches(file.model, report))
+            return PrunedFile(name, report, caches=_caches(name, file.model, report))
 
     def _copied(self, model: Model, why: str) -> PrunedFile:
         """Write a model that loses nothing as it is, with weights under a name of its own."""
@@ -350,8 +350,9 @@ class _Run:
         else:
             with published(model, self._place(model))(model.stored, model.folder):
                 pass
-        caches = _caches(model, {"ports": ()})
-        return PrunedFile(_name(model, self.source), None, why, caches=caches, knows_tokens=self._knows_tokens(model))
+        name = _name(model, self.source)
+        caches = _caches(name, model, {"ports": ()})
+        return PrunedFile(name, None, why, caches=caches, knows_tokens=self._knows_tokens(model))
 
     def _place(self, model: Model) -> Path:
         return self.whole / _name(model, self.source)
@@ -373,11 +374,14 @@ def _without_cache_target(options: Options) -> Options:
     return replace(options, targets=left)
 
 
-def _caches(model: Model, report: Mapping[str, Any]) -> tuple[CacheSizes, ...]:
-    """Return what became of the inputs of a model that hold the past."""
+def _caches(name: str, model: Model, report: Mapping[str, Any]) -> tuple[CacheSizes, ...]:
+    """Return what became of the inputs of a file that hold the past, and of those that hold what is read beside."""
     after = {each["name"]: each["after"] for each in report["ports"]}
-    pasts = [port for port in model.inputs if port.role is Role.PAST]
-    return tuple(CacheSizes(port.shape or (), after.get(port.name, port.shape or ())) for port in pasts)
+    return tuple(
+        CacheSizes(port.shape or (), after.get(port.name, port.shape or ()), name, port.role is Role.BESIDE)
+        for port in model.inputs
+        if port.role in (Role.PAST, Role.BESIDE)
+    )
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ readers are gone with the branch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxprune.dependency.caches import Cache
 from onnxprune.dependency.cost import NodeMacs
+from onnxprune.dependency.handing import SIZES, Handing
 from onnxprune.dependency.needs import Needs
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Node
@@ -24,7 +25,6 @@ PLAIN = ("Add", "Sum")  # sums that are nothing but a sum
 _BIAS = {"com.microsoft.SkipLayerNormalization": 4, "com.microsoft.SkipSimplifiedLayerNormalization": 3}
 # Operators that give what they get in another type, or as it is.
 _SAME = frozenset(("Identity", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear"))
-_SIZES = frozenset(("Shape", "Size"))  # what comes of these depends on no number of their input
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class _Finder:
         self._maker = {name: node.index for name, node in self._nodes.items()}
         self._needs = Needs(self._model, scope)
         self._place = self._needs.place
+        self._handing = Handing(self._model, scope, self._needs)
         self.macs = NodeMacs(traced).of
         self._reads = self._weights_by_reader()
         self._streams: dict[str, str] = {}  # by the sum, of sums that a branch is added in
@@ -156,7 +157,7 @@ class _Finder:
 
     def _is_passed(self, index: int) -> bool:
         """Whether what a node gives says as much of its input as the input itself, such as a normalisation."""
-        return self._model.nodes[index].op not in _SIZES and not self.macs(index)
+        return self._model.nodes[index].op not in SIZES and not self.macs(index)
 
     def _origins(self, name: str) -> set[str]:
         """Return a value and all that its stream was before, also in another type and as fused sums give it."""
@@ -188,23 +189,35 @@ class _Finder:
 
     def _branch(self, index: int, slot: int, other: int) -> Branch | None:
         """Return a branch; None where it holds no layer."""
-        place = {(index, slot)}
-        wanted = self._needs.only_for(place, ())
+        ends = self._handing.ends_of(index, slot)
+        wanted = self._only_for(index, slot, ends, ())
         whole = sum(map(self.macs, wanted))
         if not whole:
             return None
-        caches = self._caches_of(wanted)
-        own = caches if self._model.changes_io else ()
-        nodes = self._needs.only_for(place, self._outputs.difference(cache.present for cache in own))
+        kept = self._kept_by(wanted)
+        own = kept if self._model.changes_io else {}
+        ends = [each for each in ends if self._model.changes_io and self._handing.are_read_by(each, wanted)]
+        nodes = self._only_for(index, slot, ends, self._outputs.difference(own))
         reason = None
         if sum(map(self.macs, nodes)) < whole:
-            reason = self._why_whole(wanted, caches)
+            reason = self._why_whole(wanted, kept)
         named = [each for each in wanted if self._model.weights_of(each)] or wanted
         name = self._model.nodes[max(named, key=self._place.__getitem__)].name
         value = self._model.nodes[index].inputs[slot]
         macs, params = sum(map(self.macs, nodes)), self._params(set(nodes))
-        ports = tuple(name for cache in own for name in (cache.past, cache.present))
-        return Branch(name, value, index, slot, other, tuple(nodes), macs, params, reason, ports)
+        return Branch(name, value, index, slot, other, tuple(nodes), macs, params, reason, tuple(own.values()))
+
+    def _only_for(self, index: int, slot: int, ends: Iterable[Collection[int]], needed: Container[str]) -> list[int]:
+        """Return the nodes of some ends, and those that are there for them and an addend alone, in order."""
+        last = {at for each in ends for at in each}
+        alone = self._needs.only_for({(index, slot), *self._handing.reads_of(last)}, needed)
+        return sorted({*alone, *last}, key=self._place.__getitem__)
+
+    def _kept_by(self, nodes: Collection[int]) -> dict[str, str]:
+        """Return inputs and outputs of the model that are caches of some nodes alone, by their names in the graph."""
+        caches = self._caches_of(nodes)
+        pairs = {name: name for cache in caches for name in (cache.past, cache.present)}
+        return pairs | self._handing.ports_of(nodes)
 
     def _caches_of(self, nodes: Collection[int]) -> tuple[Cache, ...]:
         """Return the caches that are there for some nodes alone: these make the present, and read the past."""
@@ -214,6 +227,7 @@ class _Finder:
             cache
             for cache in self._traced.caches
             if cache.present in made
+            and self._model.handed_on.isdisjoint((cache.past, cache.present))
             and all(self._owner[index] in inside for index, _ in self._readers_of(cache.present))
             and all(self._owner[index] in inside or self._measures(index) for index, _ in self._readers_of(cache.past))
         )
@@ -223,14 +237,17 @@ class _Finder:
 
     def _measures(self, index: int) -> bool:
         """Whether a node reads nothing of its input but its shape."""
-        return self._model.nodes[index].op in _SIZES
+        return self._model.nodes[index].op in SIZES
 
-    def _why_whole(self, wanted: Iterable[int], caches: Sequence[Cache]) -> str:
+    def _why_whole(self, wanted: Iterable[int], caches: Container[str]) -> str:
         """Return why a branch stays some of whose nodes the outputs of the model need."""
         outputs = [name for each in wanted for name in self._model.nodes[each].outputs if name in self._outputs]
-        listed = " and ".join(map(repr, outputs))
-        if set(outputs) <= {cache.present for cache in caches}:
-            return f"it computes a cache, which the model gives as an output (at {outputs[0]})"
+        ports = [self._scope.ports.get(name, name) for name in outputs]
+        listed = " and ".join(map(repr, ports))
+        if all(name in caches for name in outputs) and self._model.changes_io:
+            return f"others need how long a cache is that it computes (at {ports[0]})"
+        if all(name in caches for name in outputs):
+            return f"it computes a cache, which the model gives as an output (at {ports[0]})"
         return f"it computes {listed}, which the model gives as outputs"
 
     # -- what goes with a branch -----------------------------------------------------------------------

@@ -22,6 +22,11 @@ class Needs:
         """Return the place of the node that makes a value, -1 for an input or a constant."""
         return self._made.get(name, -1)
 
+    def maker(self, name: str) -> int | None:
+        """Return the node of the graph that makes a value, None for an input or a constant."""
+        place = self._made.get(name)
+        return None if place is None else self._scope.nodes[place]
+
     def only_for(self, inputs: Collection[tuple[int, int]], needed: Container[str]) -> list[int]:
         """Return the nodes that are there for some inputs of nodes alone, in order.
 

@@ -18,6 +18,7 @@ from onnxprune.graph.dims import dynamic_dims, past_keys, with_dims
 from onnxprune.graph.files.aside import is_aside
 from onnxprune.graph.files.message import message
 from onnxprune.graph.files.write import runnable
+from onnxprune.graph.meanings import part_of_cache
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, Role
 from onnxprune.graph.shapes.fit import fit_inputs
@@ -53,11 +54,12 @@ def common_inputs(before: Model, after: Model) -> tuple[Port, ...]:
 def _smaller(before: Model, after: Model) -> set[str]:
     """Return the caches of the first model, by their inputs, that have fewer units in the second or lack there.
 
-    One lacks as a whole: both its input and an output that has the same sizes, all but its length.
+    One lacks as a whole: both its input and an output that has the same sizes, all but its length. What is read of
+    another text comes back as no output.
     """
     others = {port.name: port for port in (*after.inputs, *after.outputs)}
     gone = [port for port in before.outputs if port.name not in others]
-    smaller = set()
+    smaller = {port.name for port in before.inputs if port.role is Role.BESIDE and port.name not in others}
     for past in (port for port in before.inputs if port.role is Role.PAST):
         present = next((port for port in gone if _comes_back(past, port)), None)
         if past.name in others and _is_smaller(others[past.name], past):
@@ -84,11 +86,18 @@ def _is_smaller(after: Port, before: Port) -> bool:
 
 
 def cut_caches(before: Model, after: Model) -> tuple[set[str], set[str]]:
-    """Return the caches of the first model that are smaller in the second or lack there: their inputs, and outputs."""
+    """Return the caches of the first model that are smaller in the second or lack there: their inputs, and outputs.
+
+    Of inputs those that hold the past: what is read of another text is as long there as in the second. A file that only
+    gives caches, to another one of its network, may lack those outputs that are called so.
+    """
     others = {port.name: port for port in (*after.inputs, *after.outputs)}
-    inputs = _smaller(before, after)
-    differing = (port.name for port in before.outputs if not _has_sizes_of(others.get(port.name), port))
-    return inputs, set(differing) if inputs else set()
+    smaller = _smaller(before, after)
+    differing = {port.name for port in before.outputs if not _has_sizes_of(others.get(port.name), port)}
+    taken = {part_of_cache(port.name) for port in before.inputs}
+    given = {name for name in differing - {*others} if part_of_cache(name) not in {None, *taken}}
+    pasts = {port.name for port in before.inputs if port.name in smaller and port.role is Role.PAST}
+    return pasts, differing if smaller else given
 
 
 def _has_sizes_of(after: Port | None, before: Port) -> bool:

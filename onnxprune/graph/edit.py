@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -89,7 +89,7 @@ class Edits:
     outputs: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (node, output) -> new value name
     nodes_after: Mapping[int, Sequence[NodeProto]] = field(default_factory=dict)  # new nodes, behind this one
     ranks: Mapping[str, int] = field(default_factory=dict)  # number of axes of values, where it is known
-    gone: frozenset[str] = frozenset()  # inputs and outputs of the main graph that go
+    gone: frozenset[str] = frozenset()  # inputs and outputs of the main graph that go, also out of bodies of its Ifs
 
 
 _FULL = 1  # accuracy level of float32
@@ -111,7 +111,7 @@ def apply_edits(model: Model, edits: Edits) -> ModelProto:
     """Return a new protobuf: `model` with `edits`, without nodes and constants that the edits made dead."""
     proto = ModelProto()
     copy_fields(model.proto, proto, skip={"graph"})
-    _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top, is_main=True)
+    _Editor(model, edits).edit(model.proto.graph, proto.graph, model.top, is_main=True, gone=edits.gone)
     read = {name for graph in graphs(proto.graph) for node in graph.node for name in node.input}
     used = {name: array for name, array in edits.added.items() if name in read}
     added = [_tensor(name, array) for name, array in used.items()]
@@ -184,13 +184,35 @@ class _Editor:
         for (index, place), name in edits.outputs.items():
             self._outputs.setdefault(index, {})[place] = name
         self._edited = {*self._inputs, *self._attributes, *self._outputs, *edits.nodes_before, *constants}
+        self._lost = {
+            node.index: [at for at, name in enumerate(node.outputs) if name in edits.gone]
+            for node in model.nodes
+            if node.op == "If" and not edits.gone.isdisjoint(node.outputs)
+        }
+        self._edited.update(self._lost)
         self._named = {*edits.replaced, *edits.shapes}
 
-    def edit(self, source: GraphProto, target: GraphProto, indices: Sequence[int], *, is_main: bool = False) -> None:
-        """Fill an empty graph with the edited contents of another; initializers of the main graph may be deferred."""
+    def edit(
+        self,
+        source: GraphProto,
+        target: GraphProto,
+        indices: Sequence[int],
+        *,
+        is_main: bool = False,
+        gone: Container[str] = (),
+    ) -> None:
+        """Fill an empty graph with the edited contents of another; initializers of the main graph may be deferred.
+
+        Args:
+            source: the graph.
+            target: the empty one.
+            indices: of its nodes.
+            is_main: whether it is no body.
+            gone: its inputs and outputs that go.
+        """
         replaced = self._edits.replaced
         copy_fields(source, target, skip={"initializer", "node", "value_info"})
-        self._drop_ports(target)
+        _drop_ports(target, gone)
         nodes = [new for proto, index in zip(source.node, indices, strict=True) for new in self._nodes(proto, index)]
         before = _live(source.node, source)
         dead = {name for node in source.node for name in node.output} - before
@@ -208,12 +230,6 @@ class _Editor:
             elif tensor.name in used or tensor.name not in before:
                 target.initializer.add().CopyFrom(tensor)
         self._state_shapes(source, target)
-
-    def _drop_ports(self, graph: GraphProto) -> None:
-        """Take inputs and outputs that go out of a graph; a body has none of their names."""
-        for ports in (graph.input, graph.output):
-            for place in [at for at, port in enumerate(ports) if port.name in self._edits.gone][::-1]:
-                del ports[place]
 
     def _state_shapes(self, source: GraphProto, target: GraphProto) -> None:
         shapes = {**{name: array.shape for name, array in self._edits.replaced.items()}, **self._edits.shapes}
@@ -251,6 +267,8 @@ class _Editor:
             set_attribute(copy, attribute, value)
         if self._model.nodes[index].bodies:
             self._edit_bodies(proto, copy, index)
+            for place in self._lost.get(index, ())[::-1]:
+                del copy.output[place]
         name = next(iter(proto.output), "")
         if proto.op_type == "Constant" and name in self._edits.replaced:
             tensor = copy.attribute[0].t if copy.attribute[0].name == "value" else TensorProto()
@@ -261,12 +279,14 @@ class _Editor:
         yield from self._edits.nodes_after.get(index, ())
 
     def _edit_bodies(self, source: NodeProto, target: NodeProto, index: int) -> None:
+        """Edit the bodies of a node; those of an If lack the outputs that go from it."""
+        lost = self._lost.get(index, ())
         bodies = iter(self._model.nodes[index].bodies)
         targets = {attribute.name: attribute for attribute in target.attribute}
         for attribute in source.attribute:
             for old, new in zip(graphs_of(attribute), graphs_of(targets[attribute.name]), strict=True):
                 new.Clear()
-                self.edit(old, new, next(bodies).nodes)
+                self.edit(old, new, next(bodies).nodes, gone={old.output[at].name for at in lost})
 
     def _reaches(self, body: Body) -> bool:
         """Whether an edit falls inside a body, or changes the shape of one of its values."""
@@ -275,6 +295,13 @@ class _Editor:
         read.update(body.outputs, (port.name for port in body.inputs))
         inside = any(index in self._edited for index in body.nodes) or not self._named.isdisjoint(read)
         return inside or any(self._reaches(inner) for node in nodes for inner in node.bodies)
+
+
+def _drop_ports(graph: GraphProto, gone: Container[str]) -> None:
+    """Take inputs and outputs out of a graph."""
+    for ports in (graph.input, graph.output):
+        for place in [at for at, port in enumerate(ports) if port.name in gone][::-1]:
+            del ports[place]
 
 
 def set_attribute(node: NodeProto, name: str, value: Stated) -> None:

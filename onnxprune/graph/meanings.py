@@ -40,6 +40,7 @@ _NAMES: Sequence[tuple[re.Pattern[str], Role]] = [
         (r"use_cache_branch", Role.BRANCH),
     )
 ]
+_OF_CACHE = re.compile(r"(?:past|present)(?:_key_values)?[._](.+)")
 # Operators that look indices up: the slot whose size tells how many entries there are, and the attribute of the axis.
 _TABLES: Mapping[str, tuple[int, str]] = {
     "Gather": (0, "axis"),
@@ -49,6 +50,16 @@ _FORMS = frozenset(
     ("Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose")
 )  # of a constant, such as a tied table
 _SCALES: Mapping[str, int] = {"Resize": 2, "Upsample": 1}  # op -> slot of its scales
+
+
+def part_of_cache(name: str) -> str | None:
+    """Return what an input or output is of a cache, by its name, alike for what is given and taken; None for no cache.
+
+    >>> [part_of_cache(name) for name in ("past_key_values.0.encoder.key", "present.0.encoder.key", "logits")]
+    ['0.encoder.key', '0.encoder.key', None]
+    """
+    found = _OF_CACHE.fullmatch(name)
+    return None if found is None else found[1]
 
 
 def with_meanings(

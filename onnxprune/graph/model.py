@@ -156,6 +156,7 @@ class Model:
     sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them, by their key
     fits: tuple[FixedDims, ...] = ()  # sizes under which all nodes take what they get, see `graph.shapes.probe.settled`
     changes_io: bool = False  # whether caches among inputs and outputs may become smaller, as the caller allows
+    handed_on: frozenset[str] = frozenset()  # inputs and outputs by which files of one network hand caches to another
     overridable: frozenset[str] = (
         frozenset()
     )  # constants that are defaults of inputs, see `graph.forms.plain.overridable`

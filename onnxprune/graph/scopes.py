@@ -15,6 +15,9 @@ class Scope:
     nodes: tuple[int, ...]  # indices of its own nodes, in order
     outputs: frozenset[str]
     owners: Mapping[int, int] = field(repr=False)  # of nodes at any depth: the node of this graph that is or holds each
+    ports: Mapping[str, str] = field(
+        default_factory=dict
+    )  # outputs of the model, by the outputs that are given as them
 
 
 def given(model: Model) -> frozenset[str]:
@@ -24,9 +27,11 @@ def given(model: Model) -> frozenset[str]:
 
 def scopes(model: Model) -> Iterator[Scope]:
     """Yield the main graph, then all bodies."""
-    given = {*(port.name for port in model.outputs), *model.tensor_outputs}
-    yield Scope(model.top, frozenset(given), model.owners)
+    ports, top = {port.name for port in model.outputs}, frozenset(model.top)
+    yield Scope(model.top, frozenset({*ports, *model.tensor_outputs}), model.owners, {name: name for name in ports})
     for node in model.nodes:
         for body in node.bodies:
             owners = {inner: index for index in body.nodes for inner in model.within(index)}
-            yield Scope(body.nodes, frozenset(body.outputs), owners)
+            pairs = zip(body.outputs, node.outputs, strict=True) if node.op == "If" and node.index in top else ()
+            own = {inner: name for inner, name in pairs if name in ports and not model.readers.get(name)}
+            yield Scope(body.nodes, frozenset(body.outputs), owners, own)

@@ -57,6 +57,7 @@ class Options:
     ignore: tuple[str, ...] = ()  # globs of nodes, weights or groups to leave alone
     held: tuple[str, ...] = ()  # names of groups that another file of the same network cannot lose
     held_branches: tuple[str, ...] = ()  # names of branches, likewise
+    handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
     copies: tuple[str, ...] = ()  # names of weights that keep their numbers: another file has copies, none knows which
     spared: tuple[str, ...] = ()  # names of groups in blocks that the method leaves whole
     only: tuple[str, ...] = ()  # globs of nodes, weights or groups to prune, and no others
@@ -112,6 +113,7 @@ class Options:
             ignore=check.globs("ignore", self.ignore),
             held=tuple(self.held),
             held_branches=tuple(self.held_branches),
+            handed_on=tuple(self.handed_on),
             copies=tuple(self.copies),
             spared=tuple(self.spared),
             only=check.globs("only", self.only),

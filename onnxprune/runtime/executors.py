@@ -245,6 +245,7 @@ class Sent:
     sizes: Mapping[str, int] = field(default_factory=dict)  # of dynamic dims, as the caller states them
     fits: tuple[FixedDims, ...] = ()  # sizes that fit, see `graph.model.Model`
     changes_io: bool = False  # whether its caches may become smaller, as the caller allows
+    handed_on: frozenset[str] = frozenset()  # inputs and outputs that are caches for other files of its network
 
     def open(self) -> Model:
         """Return the model.
@@ -254,7 +255,9 @@ class Sent:
         """
         model = self._read()
         inputs = self.inputs or model.inputs
-        return replace(model, inputs=inputs, sizes=self.sizes, fits=self.fits, changes_io=self.changes_io)
+        return replace(
+            model, inputs=inputs, sizes=self.sizes, fits=self.fits, changes_io=self.changes_io, handed_on=self.handed_on
+        )
 
     def _read(self) -> Model:
         if self.content is not None:
@@ -285,6 +288,7 @@ def sent(model: Model, workers: Workers) -> Sent:
         "sizes": model.sizes,
         "fits": model.fits,
         "changes_io": model.changes_io,
+        "handed_on": model.handed_on,
     }
     if path is not None and path.exists() and (workers.near or model.is_external):
         return Sent(path, model.sha256(), model.folder.resolve(), None, **stated)

@@ -103,7 +103,9 @@ def _idle(model: Model, edits: Edits, nodes: Sequence[int], outputs: Collection[
             needed.update(edits.inputs.get((index, slot), name) for slot, name in enumerate(node.inputs))
             needed.update(node.captured)
             for body in node.bodies:
-                yield from _idle(model, edits, body.nodes, body.outputs)
+                pairs = zip(body.outputs, node.outputs, strict=True) if node.op == "If" else ()
+                gone = {inner for inner, name in pairs if name in edits.gone}
+                yield from _idle(model, edits, body.nodes, {*body.outputs} - gone)
         for new in edits.nodes_before.get(index, ()):
             needed.update(new.input if not needed.isdisjoint(new.output) else ())
 
@@ -168,9 +170,10 @@ class _Shortener:
         Where none stays, the input does, for its length.
         """
         gone = [port for port in self.model.inputs if port.name in self._gone_ports]
+        dead = {inner for index in self._dead for inner in self.model.within(index)}
         for port in gone:
             readers = self.model.readers.get(port.name, ())
-            left = [(at, slot) for at, slot in readers if slot >= 0 and self.model.owners[at] not in self._dead]
+            left = [(at, slot) for at, slot in readers if slot >= 0 and at not in dead]
             others = (other for other in self.model.inputs if other.name not in self._gone_ports)
             other = next((other.name for other in others if _is_as_long(other, port)), None)
             if left and other is None:

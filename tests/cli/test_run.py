@@ -258,7 +258,7 @@ def test_the_values_of_a_family_have_a_key_of_their_own(folder, monkeypatch, kin
 def test_every_keyword_of_a_call_is_a_key_of_the_command_line(folder):
     """What Python and the command line call by other names is the same in recipes."""
     (folder / "ids.txt").write_text("1")
-    ours = {"planned", "held", "held_branches", "copies", "spared"}  # no keywords of callers
+    ours = {"planned", "held", "held_branches", "copies", "handed_on", "spared"}  # no keywords of callers
     values = {each.name: each.default for each in dataclasses.fields(Options) if each.name not in ours}
     given = {"batch_norm": False, "latency": False, "targets": {"macs": 1}, "inputs": {"x": [1]}, "ratios": {"a": 0.5}}
     recipe = recipe_of_call("prune", "m.onnx", values | {"vocabulary": "ids.txt"} | given)

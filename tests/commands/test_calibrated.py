@@ -273,6 +273,22 @@ def test_what_needs_samples_where_none_can_be_made(options, what):
         make_options(**options).resolved(False)
 
 
+@pytest.mark.generated
+def test_samples_are_made_of_the_sizes_that_a_model_takes():
+    """Its places are counted for pictures of 32 by 32, though the file says that sides are open."""
+    stated = ", ".join(f"float[n,{32 if name in 'hr' else 16},16] {name}" for name in "tuhros")
+    proto = model(
+        "a = Conv <kernel_shape = [8, 8], strides = [8, 8]> (x, w1)", "t = Reshape(a, places)", "u = Add(t, table)",
+        "h = Conv(u, w2)", "r = Relu(h)", "o = Conv(r, w3)", "s = Add(u, o)", "y = Conv(s, w4)",
+        x="float[n,3,height,width] x", y="float[n,4,16] y", infer=False, stated=stated, w1=(16, 3, 8, 8),
+        places=np.array([0, 16, -1]), table=(16, 16), w2=(32, 16, 1), w3=(16, 32, 1), w4=(4, 16, 1),
+    )  # fmt: skip
+    report = onnxprune.prune(proto, 0, without="o", reconstruct=True, latency=False).report
+    assert report["calibration"]["source"] == "generated"
+    assert [each["removed"] for each in report["depth"]["branches"]] == [True]
+    assert report["verification"]["passed"]
+
+
 def test_a_width_with_data():
     report = cut("transformer", width=True, ratio=0.25).report
     assert report["verification"]["passed"]

@@ -36,6 +36,10 @@ _WHO_OF_LAYERS = (
     "ONNX Runtime GenAI and Optimum read it off the model; programs that make inputs by such a number, as "
     "transformers.js does, cannot run the model"
 )
+_WHO_OF_TURNS = (
+    "Programs that go by names of inputs can run the model. Optimum cannot: it gives back caches of the text itself"
+    " and of the text beside it in turns, in their order; name both attentions of a layer (--without) for it"
+)
 
 _INPUTS = "inputs that hold the past"
 
@@ -48,6 +52,8 @@ class CacheSizes:
 
     before: Dims
     after: Dims | None  # None: it is gone
+    file: str = ""  # that has the input
+    is_beside: bool = False  # whether it holds what is kept of another text, that is read beside
 
     def count(self, at: int) -> tuple[int, int] | None:
         """Return a size that the dims state before and after, behind that of the samples; None where one lacks."""
@@ -134,9 +140,33 @@ def _of_caches(settings: dict[str, Any], caches: Sequence[CacheSizes]) -> Iterat
     gone = sum(each.after is None for each in caches)
     if gone:
         yield (
-            f"{gone} of {len(caches)} inputs that hold the past are gone, the number of layers stays. {_WHO_OF_LAYERS}",
+            f"{gone} of {len(caches)} inputs that hold the past are gone, the number of layers stays. "
+            f"{_WHO_OF_LAYERS if _takes_turns(caches) else _WHO_OF_TURNS}",
             False,
         )
+
+
+def _takes_turns(caches: Sequence[CacheSizes]) -> bool:
+    """Whether, in each file, what is left of both attentions comes in turns, in pairs of keys and values.
+
+    Optimum gives caches back so, whatever layers they are of: those of the own text, as long as there are some those of
+    the other one behind each pair (`ORTDecoderForSeq2Seq.forward`, optimum-onnx 0.1).
+
+    >>> own, other = CacheSizes((), ()), CacheSizes((), (), is_beside=True)
+    >>> [_takes_turns(left) for left in ([own, own, other, other, own, own], [own, own, own, own, other, other])]
+    [True, False]
+    """
+    files: dict[str, list[bool]] = {}
+    for each in (each for each in caches if each.after is not None):
+        files.setdefault(each.file, []).append(each.is_beside)
+    counts = ((left, left.count(False), left.count(True)) for left in files.values())
+    return all(own >= others and left == _in_turns(own, others) for left, own, others in counts)
+
+
+def _in_turns(own: int, others: int) -> list[bool]:
+    """Return in which order caches of so many inputs are given back: whether each is one of the other text."""
+    keys = sorted([(at // 2, False) for at in range(own)] + [(at // 2, True) for at in range(others)])
+    return [is_other for _, is_other in keys]
 
 
 def _of_tokens(settings: dict[str, Any], words: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.commands.folders.copies import copies, untold
-from onnxprune.commands.folders.follow_branches import Owned, check_lost, counterparts, owned
+from onnxprune.commands.folders.follow_branches import Owned, check_lost, check_ports, counterparts, owned
+from onnxprune.commands.folders.handing import handed_on
 from onnxprune.commands.folders.held import Digest, Held
 from onnxprune.commands.steps.finish import Publish, finish, with_report
 from onnxprune.commands.steps.prepare import PreparedModel, prepare
@@ -66,6 +67,7 @@ class Lead:
     file: Held  # as it was
     branches: tuple[Owned, ...] = ()  # of the file, where some of them may go
     gone: tuple[str, ...] = ()  # the names of those that went
+    handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
 
     @property
     def is_narrower(self) -> bool:
@@ -120,7 +122,7 @@ def lead_of(original: Held, known: Uncut, proto: Any, folder: Path, report: Mapp
     """
     each = (report["depth"] or {"branches": ()})["branches"]
     gone = tuple(branch["name"] for branch in each if branch["removed"])
-    return Lead(_became(original, proto, folder, report), original, known.owned, gone)
+    return Lead(_became(original, proto, folder, report), original, known.owned, gone, known.handed_on)
 
 
 def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any]) -> dict[Digest, list[Became]]:
@@ -135,8 +137,8 @@ def _became(original: Held, proto: Any, folder: Path, report: Mapping[str, Any])
     return became
 
 
-def _traced(model: Model, change_io: bool) -> Trace:
-    return trace(replace(settled(model), changes_io=change_io))
+def _traced(model: Model, options: Options) -> Trace:
+    return trace(replace(settled(model), changes_io=options.change_io, handed_on=frozenset(options.handed_on)))
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,13 @@ class Uncut:
     branches: tuple[str, ...]  # names of those that stay
     owned: tuple[Owned, ...]  # all branches of the file; none where none may go
     copies: tuple[str, ...]  # names of weights that other files have in copies, and nothing tells which is which
+    handed_on: tuple[str, ...] = ()  # inputs and outputs by which files of the network hand caches to one another
 
     def kept_by(self, options: Options) -> Options:
         """Return options by which all of this stays, and copies keep their numbers."""
-        return replace(options, held=self.groups, held_branches=self.branches, copies=self.copies)
+        return replace(
+            options, held=self.groups, held_branches=self.branches, copies=self.copies, handed_on=self.handed_on
+        )
 
 
 def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
@@ -162,12 +167,13 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
         options: of the run.
     """
     held, stay = set[str](), set[str]()
-    traced = _traced(lead.model, options.change_io)
+    options = replace(options, handed_on=handed_on([each.model for each in (lead, *followers)]))
+    traced = _traced(lead.model, options)
     own, known = groups(traced), owned(traced, lead.telling) if options.shortens else ()
     contents = frozenset(lead.telling.values())
     for follower in followers:
         touched, free = set[tuple[Digest, int]](), set[Place]()
-        other, not_told = _traced(follower.model, options.change_io), untold(lead, follower)
+        other, not_told = _traced(follower.model, options), untold(lead, follower)
         ports = with_shapes(follower.model.inputs, dict(_shapes(options, follower.model)))
         stay |= counterparts(known, other, follower.telling, known=contents, ports=ports).stay
         for group in groups(other):
@@ -181,7 +187,8 @@ def uncut(lead: Held, followers: Sequence[Held], options: Options) -> Uncut:
             if any(place[:2] in touched and place not in free for place in _places(group, lead.telling))
         )
     whole = tuple(group.name for group in own if group.name in held)
-    return Uncut(whole, tuple(each.name for each in known if each.name in stay), known, copies(lead, followers))
+    stays = tuple(each.name for each in known if each.name in stay)
+    return Uncut(whole, stays, known, copies(lead, followers), options.handed_on)
 
 
 def _places(group: Group, telling: Mapping[str, Digest]) -> Iterator[Place]:
@@ -207,13 +214,14 @@ def follow(
         InputError, NothingToPrune, VerificationError: as `prune`; InputError also when a weight cannot become what it
             became in the leading file.
     """
+    options = replace(options, handed_on=lead.handed_on)
     prepared, not_told = prepare(file.model, _plain(options, file.model), None, progress), untold(lead.file, file)
     gone = _counterparts_of_gone(file, prepared, lead) if lead.gone else ()
     if lead.is_narrower and not gone:
         return _narrowed(file, prepared, lead, not_told, publish=publish, progress=progress)
     shorter = _shorter(prepared, gone, options)
     after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
-    _check_shorter(file, after, lead)
+    _check_shorter(file, prepared.traced.model, after, lead)
     if not lead.is_narrower:
         contents = dict(_contents({}, after, file, lead, not_told))
         told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
@@ -224,7 +232,7 @@ def follow(
     left = left_of(prepared, shorter, progress)
     later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
     of_later = prepare(later.model, _plain(options, later.model), None, progress)
-    return _narrowed(later, of_later, lead, not_told, publish=told, progress=progress)
+    return _narrowed(later, of_later, lead, not_told, publish=told, progress=progress, original=file.model)
 
 
 def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
@@ -235,13 +243,14 @@ def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tu
     return same.of(lead.gone)
 
 
-def _check_shorter(file: Held, after: Model, lead: Lead) -> None:
-    """Raise InputError where a file without branches has lost other weights than the leading one has."""
+def _check_shorter(file: Held, before: Model, after: Model, lead: Lead) -> None:
+    """Raise InputError where a file without branches has lost other weights or caches than the leading one has."""
     read = [
         {file.telling[name] for name in model.constants if name in file.telling and model.readers.get(name)}
         for model in (file.model, after)
     ]
     check_lost(lead.branches, lead.gone, *read)
+    check_ports(lead.branches, lead.gone, before, after)
 
 
 def _plain(options: Options, model: Model) -> Options:
@@ -249,8 +258,8 @@ def _plain(options: Options, model: Model) -> Options:
     return Options(
         criterion="l2", scope="group", reconstruct=False, batch_norm=False, provider=options.provider,
         threads=options.threads, batch=options.batch, latency=options.latency, seed=options.seed,
-        change_io=options.change_io, timer=options.timer, timer_seconds=options.timer_seconds,
-        inputs=_shapes(options, model),
+        change_io=options.change_io, handed_on=options.handed_on, timer=options.timer,
+        timer_seconds=options.timer_seconds, inputs=_shapes(options, model),
     ).checked()  # fmt: skip
 
 
@@ -279,13 +288,20 @@ def _narrowed(
     *,
     publish: Publish,
     progress: Progress,
+    original: Model | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a file whose widths are cut as those of the leading one were, and its report."""
+    """Return a file whose widths are cut as those of the leading one were, and its report.
+
+    Where it was made of another one without branches, it is compared with that `original`.
+    """
     found = {group.name: _units(group, file.telling, lead, not_told) for group in prepared.groups}
     rewritten = prepared.rewritten(plan := Plan({name: units for name, units in found.items() if units is not None}))
     after = view(rewritten.proto, folder=file.model.folder)
     contents = dict(_contents(rewritten.cuts, after, file, lead, not_told))
-    return finish(prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish)
+    return finish(
+        prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish,
+        original=original,
+    )  # fmt: skip
 
 
 def _units(

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from onnxprune.commands.folders.handing import parts, ports_of
 from onnxprune.dependency.branches import Branch, branches, branches_of_graphs
 from onnxprune.dependency.trace import Trace
 from onnxprune.errors import InputError
@@ -29,6 +30,7 @@ class Owned:
     name: str
     weights: frozenset[bytes]  # that nothing else in the file reads: they tell the branch from others
     read: frozenset[bytes]  # all
+    parts: frozenset[str] = frozenset()  # of caches that files hand to one another, that go with it
 
 
 def owned(traced: Trace, digests: Digests) -> tuple[Owned, ...]:
@@ -45,7 +47,8 @@ def owned(traced: Trace, digests: Digests) -> tuple[Owned, ...]:
     for branch in branches(traced):
         inside = _inside(traced.model, branch)
         read = frozenset(_read(traced.model, inside, digests))
-        found.append(Owned(branch.name, frozenset(digest for digest in read if readers[digest] <= inside), read))
+        telling = frozenset(digest for digest in read if readers[digest] <= inside)
+        found.append(Owned(branch.name, telling, read, parts(traced.model, branch.ports)))
     return tuple(found)
 
 
@@ -76,7 +79,7 @@ def counterparts(
 
     A branch stays where its weights do not tell it from others in the leading file, and where a graph of the other file
     has it in another form: it reads weights of it outside of such a branch, or has none such beside a branch or
-    matrices that are none of the leading file.
+    matrices that are none of the leading file. So it does where other parts of caches would go with it.
 
     Args:
         own: the branches of the leading file.
@@ -88,7 +91,7 @@ def counterparts(
     search = _Search(own, traced.model, digests, frozenset(known), ports)
     for scope, found in branches_of_graphs(traced):
         search.look_into(scope, found)
-    search.stay.update(each.name for each in own if not each.weights)
+    search.stay.update(each.name for each in own if not each.weights or not search.loses_same(each))
     return Counterparts({name: tuple(each) for name, each in search.same.items()}, frozenset(search.stay))
 
 
@@ -123,6 +126,11 @@ class _Search:
                 self.same.setdefault(each.name, []).append(branch)
                 self.covered.setdefault(each.name, set()).update(inside)
         self._keep_others(scope, here, has_others)
+
+    def loses_same(self, each: Owned) -> bool:
+        """Whether the same parts of caches go from the file as from the leading one, and wherever it has them."""
+        lost = {name for branch in self.same.get(each.name, ()) for name in branch.ports}
+        return lost & self.model.handed_on == ports_of(self.model, each.parts)
 
     def _owned_by(self, inside: Collection[int]) -> Owned | None:
         """Return the smallest branch of the leading file that has all that tells nodes from those of others."""
@@ -169,6 +177,22 @@ def check_lost(
             raise _other_loss(name)
     for each in own:
         if lost & each.weights - frozenset().union(*went.values()):
+            raise _other_loss(each.name)
+
+
+def check_ports(own: Sequence[Owned], gone: Collection[str], before: Model, after: Model) -> None:
+    """Raise InputError where a file without branches takes or gives a cache of them, or lacks one of others.
+
+    Args:
+        own: the branches of the leading file.
+        gone: names of those that went.
+        before: the file, with what it hands on.
+        after: the same, when the branches are gone.
+    """
+    left = {port.name for port in (*after.inputs, *after.outputs)}
+    for each in own:
+        ports = ports_of(before, each.parts)
+        if not (ports.isdisjoint(left) if each.name in gone else ports <= left):
             raise _other_loss(each.name)
 
 

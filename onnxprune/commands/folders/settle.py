@@ -14,6 +14,8 @@ from onnxprune.commands.beside.text_files import json_of, texts_within
 from onnxprune.commands.beside.tokenizer import folder_of, reduced
 from onnxprune.errors import InputError, OptionError
 
+_OF_TEXTS = "generation_config.json"  # says how texts are written, and nothing of caches
+
 
 @dataclass(frozen=True)
 class PrunedFile:
@@ -38,7 +40,7 @@ def settle(whole: Path, files: Sequence[PrunedFile]) -> Iterator[str]:
         for path in found:
             own = [each for each in files if _nearest(whole / each.name, found) == path]
             reports = {each.name: each.report for each in own if each.report is not None and each.leads}
-            caches = [cache for each in own for cache in each.caches]
+            caches = [cache for each in own for cache in each.caches if name != _OF_TEXTS]
             try:
                 text, changes = adjusted(_text(path), reports, caches)
             except OptionError as error:

@@ -23,7 +23,8 @@ from onnxprune.dependency.branches import branches, nodes_of
 from onnxprune.dependency.groups import Group, groups, weights
 from onnxprune.dependency.trace import Trace, trace
 from onnxprune.errors import DataError, ModelError, NothingToPrune, OptionError
-from onnxprune.graph.dims import dynamic_dims
+from onnxprune.evaluation.place import Place, dims_for, open_model
+from onnxprune.graph.dims import dynamic_dims, with_dims
 from onnxprune.graph.files.publish import Reads
 from onnxprune.graph.model import Model
 from onnxprune.graph.ports import Port, batch_dim, with_batch
@@ -115,7 +116,11 @@ def prepare(
         progress(sentence)
     model = part_to_run(model, dict(options.inputs), progress)
     samples = _tuning_samples(model, options, data_source) if tunes else _samples(model, options, data_source)
-    model = replace(sized_by(model, samples.calibration or samples.evaluation), changes_io=options.change_io)
+    model = replace(
+        sized_by(model, samples.calibration or samples.evaluation),
+        changes_io=options.change_io,
+        handed_on=frozenset(options.handed_on),
+    )
     ports = with_shapes(model.inputs, dict(options.inputs))
     progress(f"tracing {len(model.nodes)} nodes")
     traced = trace(model)
@@ -360,6 +365,19 @@ def made_up(prepared: PreparedModel, progress: Progress) -> Calibration:
 
 
 def _generated(traced: Trace, options: Options, ports: Sequence[Port]) -> generated.Generated:
+    """Return generated samples; where the model refuses the usual sizes, of those on which it would be proven."""
+    try:
+        return _of_sizes(traced, options, ports)
+    except ModelError:
+        own = open_model(traced.model, Place("cpu", 0, {}))
+        dims = dims_for(tuple(ports), traced.model, own, 1, options.seed)
+        sized = [with_batch(with_dims(port, dims), batch_dim(port)) for port in ports]
+        if sized == [*ports]:
+            raise
+        return _of_sizes(traced, options, sized)
+
+
+def _of_sizes(traced: Trace, options: Options, ports: Sequence[Port]) -> generated.Generated:
     """Return generated samples, as many at once as the model takes: a batch that the options fix is one to time."""
     model, effort = traced.model, EFFORTS[options.effort]
     pairs = zip(ports, model.inputs, strict=True)

@@ -52,8 +52,10 @@ def straight(model: Model, taken: Mapping[str, bool]) -> Model:
         else:
             _replace(node, condition, proto.graph)
     seen = view(proto, folder=model.folder, is_plain=True)
-    stated = {"sizes": model.sizes, "fits": model.fits, "changes_io": model.changes_io, "stamps": model.stamps}
-    return replace(seen, inputs=model.inputs, overridable=model.overridable, **stated)  # type: ignore[arg-type]
+    return replace(
+        seen, inputs=model.inputs, overridable=model.overridable, sizes=model.sizes, fits=model.fits,
+        changes_io=model.changes_io, handed_on=model.handed_on, stamps=model.stamps,
+    )  # fmt: skip
 
 
 def _replace(node: NodeProto, condition: bool, graph: GraphProto) -> None:

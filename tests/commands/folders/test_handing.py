@@ -1,0 +1,340 @@
+"""Caches that one file of a network gives and another one takes: with an attention that goes, they go in all files.
+
+The network is a decoder that reads its own text and another one beside it, in the three files that exporters write: for
+the first token, for those behind it, and for both, in the bodies of an If.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+import onnxprune
+from onnxprune.commands.beside.settings import CacheSizes, adjusted
+from onnxprune.commands.folders.follow_branches import Owned, check_ports
+from onnxprune.commands.folders.handing import handed_on
+from onnxprune.errors import InputError, OptionError
+from onnxprune.graph.files.read import load
+from tests.support.build import array, model
+
+WIDTH, LAYERS = 8, 2
+STATES = "float[n,t,8] states"
+STAYS = "another file of the same network cannot lose it, or is not proven to lose the same"
+KINDS = ("decoder", "encoder")  # whose caches: of the text itself, of the one beside it
+RNG = np.random.default_rng(0)
+FEEDS = {name: RNG.standard_normal((2, length, WIDTH)).astype(np.float32) for name, length in (("x", 3), ("states", 5))}
+SAMPLES = {
+    name: RNG.standard_normal((64, length, WIDTH)).astype(np.float32) for name, length in (("x", 3), ("states", 5))
+}
+NEXT = RNG.standard_normal((2, 1, WIDTH)).astype(np.float32)
+
+
+def caches(kinds=KINDS, what="present"):
+    return [f"{what}_{layer}_{kind}_{part}" for layer in range(LAYERS) for kind in kinds for part in ("key", "value")]
+
+
+def weights(prefix):
+    """Return the weights of all files; those that a file does not read it lacks."""
+    names = [f"{name}{kind[0]}{layer}" for layer in range(LAYERS) for kind in KINDS for name in ("q", "k", "v", "o")]
+    return {prefix + name: array(name, (WIDTH, WIDTH)) / 2 for name in (*names, "up", "last")}
+
+
+def attention(layer, kind, names, own, source, past):
+    """Return the nodes of an attention; a cache holds ``[n, width, tokens]``."""
+    at, cache = f"_{own}{kind[0]}{layer}", f"{layer}_{kind}"
+    stream, sum_ = f"{own}s{layer}{kind[0]}", f"{own}s{layer}{'e' if kind == 'decoder' else 'x'}"
+    new = [
+        line
+        for part in ("k", "v")
+        for line in (
+            f"{part}{at} = MatMul({source or stream}, {names}{part}{kind[0]}{layer})",
+            f"{part}t{at} = Transpose<perm = [0, 2, 1]>({part}{at})",
+        )
+    ]
+    key, value = f"{own}present_{cache}_key", f"{own}present_{cache}_value"
+    if past and kind == "decoder":
+        new += [f"{key} = Concat<axis = 2>(past_key_values_{cache}_key, kt{at})"]
+        new += [f"{value} = Concat<axis = 2>(past_key_values_{cache}_value, vt{at})"]
+    elif past:
+        new, key, value = [], f"past_key_values_{cache}_key", f"past_key_values_{cache}_value"
+    else:  # as exporters do: what is given is computed once more
+        new += [f"{key} = Transpose<perm = [0, 2, 1]>(k{at})", f"{value} = Transpose<perm = [0, 2, 1]>(v{at})"]
+        key, value = f"kt{at}", f"vt{at}"
+    return [
+        f"q{at} = MatMul({stream}, {names}q{kind[0]}{layer})",
+        *new,
+        f"c{at} = MatMul(q{at}, {key})",
+        f"p{at} = Softmax<axis = -1>(c{at})",
+        f"r{at} = Transpose<perm = [0, 2, 1]>({value})",
+        f"a{at} = MatMul(p{at}, r{at})",
+        f"o{at} = MatMul(a{at}, {names}o{kind[0]}{layer})",
+        f"{sum_} = Add({stream}, o{at})",
+    ]
+
+
+def layers(names="", own="", *, past=False):
+    lines = [f"{own}s0d = Relu(x)"]
+    for layer in range(LAYERS):
+        lines += attention(layer, "decoder", names, own, None, past)
+        lines += attention(layer, "encoder", names, own, "states", past)
+        lines += [f"{own}s{layer + 1}d = Relu({own}s{layer}x)"]
+    inner = [f"{own}u = MatMul({own}s{LAYERS}d, {names}up)", f"{own}r = Relu({own}u)"]
+    return [*lines, *inner, f"{own}logits = MatMul({own}r, {names}last)"]
+
+
+def ports(*names, length):
+    return [f"float[n,8,{'t' if 'encoder' in name else length}] {name}" for name in names]
+
+
+def made(lines, names, inputs, outputs, **options):
+    read = {word.strip(",()") for line in lines for word in line.replace("(", " ").split()}
+    own = {name: held for name, held in weights(names).items() if name in read or options}
+    return model(*lines, x=", ".join(inputs), y=", ".join(outputs), **own, **options)
+
+
+def first(*more, lines=layers, outputs=()):
+    given = ["float[n,s,8] logits", *ports(*caches(), length="s"), *outputs]
+    return made([*lines(), *more], "", ["float[n,s,8] x", STATES], given)
+
+
+def behind(*more, change=lambda lines: lines, outputs=()):
+    """Return the file for the tokens behind the first; its weights have names of their own."""
+    taken = ports(*caches(what="past_key_values"), length="p")
+    given = ["float[n,s,8] logits", *ports(*caches(["decoder"]), length="q"), *outputs]
+    return made([*change(layers("b_", past=True)), *more], "b_", ["float[n,s,8] x", *taken], given)
+
+
+def merged(passed="Constant"):
+    """Return the file of both; in one body keys and values of the other text are no result, or those that it takes."""
+    late = layers("m_", "l", past=True)
+    for name in caches(["encoder"]):
+        source = name.replace("present", "past_key_values")
+        late += [f"l{name} = {f'Identity({source})' if passed == 'Identity' else 'Constant<value = float[1] {0.0}>()'}"]
+    results = [[f"{own}{name}" for name in ("logits", *caches())] for own in ("l", "f")]
+    bodies = [f"{' '.join(lines)}" for lines in (late, layers("m_", "f"))]
+    texts = [
+        f"{branch} = {branch[0]} () => ({', '.join(names)}) {{ {body} }}"
+        for branch, names, body in zip(("then_branch", "else_branch"), results, bodies, strict=True)
+    ]
+    line = f"{', '.join(('logits', *caches()))} = If<{', '.join(texts)}>(use_cache_branch)"
+    taken = ports(*caches(what="past_key_values"), length="p")
+    given = ["float[n,s,8] logits", *(f"float[n,8,l{at}] {name}" for at, name in enumerate(caches()))]
+    return made([line], "m_", ["float[n,s,8] x", STATES, *taken, "bool[1] use_cache_branch"], given, infer=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def write(**models):
+        source = tmp_path / "model"
+        source.mkdir()
+        (source / "config.json").write_text(json.dumps({"decoder_layers": LAYERS}))
+        for name, proto in models.items():
+            onnx.save(proto, source / f"{name}.onnx")
+        return source
+
+    return write
+
+
+def pruned(source, **options):
+    options = {"change_io": True, "ratio": 0.0, "reconstruct": False, "criterion": "l2"} | options
+    return onnxprune.prune_folder(source, source.parent / "out", latency=False, **options)
+
+
+def lost(result):
+    """Return the ports that are gone, by file."""
+    return {
+        each.name.removesuffix(".onnx"): {port["name"] for port in each.report["ports"] if port["after"] is None}
+        for each in result.files
+        if each.report is not None
+    }
+
+
+def removed(result):
+    return {each.name: sum(one["removed"] for one in each.report["depth"]["branches"]) for each in result.files}
+
+
+def of(layer, kind, *whats):
+    return {f"{what}_{layer}_{kind}_{part}" for what in whats for part in ("key", "value")}
+
+
+def without_branch(proto, name):
+    """Return a file whose branch counts as zero: the last of its weights is."""
+    for each in proto.graph.initializer:
+        if each.name.endswith(f"o{name}"):
+            each.CopyFrom(numpy_helper.from_array(np.zeros((WIDTH, WIDTH), np.float32), each.name))
+    return proto
+
+
+def run(file, **feeds):
+    session = ort.InferenceSession(file if isinstance(file, str) else file.SerializeToString())
+    given = {port.name: feeds[port.name] for port in session.get_inputs() if port.name in feeds}
+    return dict(zip([port.name for port in session.get_outputs()], session.run(None, given), strict=True))
+
+
+def continued(early, late):
+    """Return the scores of a text, and of a token behind it, by what the first file gives the second."""
+    given = run(early, **FEEDS)
+    pasts = {name.replace("present", "past_key_values"): held for name, held in given.items() if name != "logits"}
+    return given["logits"], run(late, x=NEXT, **pasts)["logits"]
+
+
+# -- what goes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passed", ["Constant", "Identity"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_attention_goes_with_its_caches_in_all_files(folder, kind, passed):
+    source = folder(first=first(), behind=behind(), merged=merged(passed))
+    result = pruned(source, without=f"o_{kind[0]}1")
+    taken = of(1, kind, "past_key_values")
+    given = of(1, kind, "present")
+    assert lost(result) == {
+        "first": given,
+        "behind": taken | (given if kind == "decoder" else set()),
+        "merged": taken | given,
+    }
+    assert removed(result) == {"first.onnx": 1, "behind.onnx": 1, "merged.onnx": 2}
+    assert all(each.report["verification"]["passed"] for each in result.files)
+    out = {name: str(source.parent / "out" / f"{name}.onnx") for name in ("first", "behind", "merged")}
+    name = f"{kind[0]}1"
+    expected = continued(without_branch(first(), name), without_branch(behind(), name))
+    for early, late in (("first", "behind"), ("merged", "merged")):
+        flags = [{"use_cache_branch": np.array([flag])} for flag in (False, True)]
+        given = run(out[early], **FEEDS, **flags[0], **empty_pasts())
+        pasts = {one.replace("present", "past_key_values"): held for one, held in given.items() if one != "logits"}
+        then = run(out[late], x=NEXT, states=FEEDS["states"], **pasts, **flags[1])
+        for one, other in zip((given["logits"], then["logits"]), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for each in out.values():
+        onnx.checker.check_model(each, full_check=True)
+
+
+def empty_pasts():
+    return {name: np.zeros((2, WIDTH, 0), np.float32) for name in caches(what="past_key_values")}
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_branches_are_chosen_among_attentions_and_reports_tell_of_the_original(folder, ratio):
+    source = folder(first=first(), behind=behind(), merged=merged())
+    result = pruned(source, depth=0.3, ratio=ratio, criterion=None, reconstruct=None, data=SAMPLES)
+    gone = lost(result)
+    assert gone["first"]
+    assert gone["merged"] == gone["first"] | {name.replace("present", "past_key_values") for name in gone["first"]}
+    assert gone["behind"] == {name for name in gone["merged"] if not name.startswith("present") or "decoder" in name}
+
+
+def test_all_caches_of_a_text_may_go(folder):
+    """None of their inputs is left of which others could read a length, and nobody does."""
+    source = folder(first=first(), behind=behind(), merged=merged())
+    gone = lost(pruned(source, without="o_e?"))
+    assert gone["merged"] == {*caches(["encoder"]), *caches(["encoder"], "past_key_values")}
+    assert gone["behind"] == {*caches(["encoder"], "past_key_values")}
+
+
+def test_never_without_being_asked(folder):
+    source = folder(first=first(), behind=behind())
+    with pytest.raises(OptionError) as error:
+        pruned(source, without="o_d1", change_io=False)
+    assert str(error.value) == (
+        "first.onnx: branch 'o_d1' cannot go: it computes a cache, which the model gives as an output (at "
+        "present_1_decoder_key); do not name it, or free it"
+    )
+    assert not (source.parent / "out").exists()
+
+
+# -- what stays --------------------------------------------------------------------------------------------
+
+
+def test_a_cache_whose_length_another_file_reads_stays_with_its_attention(folder):
+    more = ["size = Shape(past_key_values_0_decoder_key)"]
+    source = folder(first=first(), behind=behind(*more, outputs=["int64[3] size"]))
+    with pytest.raises(OptionError, match=f"branch 'o_d0' cannot go: {STAYS}"):
+        pruned(source, without="o_d0")
+    assert lost(pruned(source, without="o_d1"))["first"] == of(1, "decoder", "present")
+
+
+def test_a_cache_whose_length_the_leading_file_reads_stays_with_its_attention(folder):
+    source = folder(first=first("size = Shape(present_0_encoder_key)", outputs=["int64[3] size"]), behind=behind())
+    with pytest.raises(OptionError) as error:
+        pruned(source, without="o_e0")
+    why = "others need how long a cache is that it computes (at present_0_encoder_key)"
+    assert f"branch 'o_e0' cannot go: {why}" in str(error.value)
+    assert lost(pruned(source, without="o_e1"))["first"] == of(1, "encoder", "present")
+
+
+def test_a_cache_that_another_file_takes_and_something_else_reads_stays(folder):
+    more = ["more = Neg(past_key_values_1_encoder_value)"]
+    source = folder(first=first(), behind=behind(*more, outputs=["float[n,8,t] more"]))
+    with pytest.raises(OptionError, match=f"branch 'o_e1' cannot go: {STAYS}"):
+        pruned(source, without="o_e1")
+
+
+def test_caches_of_other_names_stay_where_an_attention_goes(folder):
+    """Which output is which input of the other file is not told: it is given, and taken, and read by nobody."""
+    proto = first()
+    for names in (*(node.output for node in proto.graph.node), *([port] for port in proto.graph.output)):
+        for at, each in enumerate(names):
+            if isinstance(each, str):
+                names[at] = each.replace("present", "kept")
+            else:
+                each.name = each.name.replace("present", "kept")
+    result = pruned(folder(first=proto, behind=behind()), without="o_e1")
+    assert lost(result) == {"first": set(), "behind": set()}
+    assert removed(result) == {"first.onnx": 1, "behind.onnx": 1}
+
+
+def test_what_is_handed_on_is_told_by_names():
+    names = handed_on([load(first()), load(behind())])
+    assert sorted(names) == sorted([*caches(), *caches(what="past_key_values")])
+    assert handed_on([load(first())]) == ()
+    assert handed_on([load(behind())]) == tuple(
+        name for what in ("past_key_values", "present") for name in caches(["decoder"], what)
+    )
+
+
+def test_files_that_lost_other_caches_are_told():
+    own = [Owned("one", frozenset(), frozenset(), frozenset(["0_decoder_key"])), Owned("two", frozenset(), frozenset())]
+    before = replace(load(behind()), handed_on=frozenset(caches(what="past_key_values")))
+    after = load(first())  # which takes none
+    check_ports(own, ["two"], before, before)
+    check_ports(own, ["one"], before, after)
+    for gone, left in ((["one"], before), ([], after)):
+        with pytest.raises(InputError, match="what goes with branch 'one' of the file that leads cannot go here alone"):
+            check_ports(own, gone, before, left)
+
+
+# -- who can run the result --------------------------------------------------------------------------------
+
+OWN, BESIDE = (CacheSizes(("n", 4, "p", 8), ("n", 4, "p", 8), "a", kind) for kind in (False, True))
+GONE = CacheSizes(("n", 4, "p", 8), None, "a")
+
+
+@pytest.mark.parametrize(
+    ("left", "runs"),
+    [
+        ([OWN, OWN, BESIDE, BESIDE], True),
+        ([OWN, OWN, BESIDE, BESIDE, OWN, OWN], True),  # the other text is not read in the last layer
+        ([OWN, OWN, OWN, OWN, BESIDE, BESIDE], False),
+        ([OWN, OWN, BESIDE, BESIDE, BESIDE, BESIDE], False),
+        ([BESIDE, BESIDE, OWN, OWN], False),
+    ],
+)
+def test_optimum_takes_what_is_left_in_turns(left, runs):
+    ((said,)) = adjusted("{}", {}, [GONE, *left])[1]
+    assert said.startswith(f"1 of {len(left) + 1} inputs that hold the past are gone, the number of layers stays. ")
+    assert said.endswith("as transformers.js does, cannot run the model") == runs
+    assert said.endswith("in turns, in their order; name both attentions of a layer (--without) for it") != runs
+
+
+def test_a_folder_says_who_cannot_run_it(folder):
+    source = folder(first=first(), behind=behind())
+    (said,) = pruned(source, without="o_e0").settings
+    assert "Optimum cannot" in said
+    (said,) = pruned(source, without=["o_e0", "o_d0"], force=True).settings
+    assert "ONNX Runtime GenAI and Optimum read it off the model" in said
