@@ -20,7 +20,7 @@ alone go. A node that is none of these keeps all units, with the reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -135,11 +135,11 @@ def gone_nodes(apart: Mapping[Atom, Apart], kept: Mapping[Atom, Mask]) -> frozen
 def constants_apart(model: Model, apart: Mapping[Atom, Apart]) -> dict[str, tuple[Atom, int]]:
     """Return the axis and the unit of constants that nodes of one unit alone read, by name."""
     of_node = {index: (atom, unit) for atom, each in apart.items() for index, unit in each.nodes.items()}
-    found = {}
+    found, stay = {}, given(model) if of_node else frozenset[str]()
     for name in model.constants if of_node else ():
         owners = {of_node.get(index) for index, slot in model.readers.get(name, ()) if slot >= 0}
         owner = owners.pop() if len(owners) == 1 else None
-        if owner is not None:
+        if owner is not None and name not in stay:
             found[name] = owner
     return found
 
@@ -161,6 +161,7 @@ class _Finder:
     def __init__(self, model: Model, probe: Probe, partition: Partition, couplings: Mapping[int, Coupling]) -> None:
         self._model, self._probe, self._partition, self._couplings = model, probe, partition, couplings
         self._kept = given(model)
+        self._choosing = [coupling for coupling in couplings.values() if coupling.chosen]
         self._own: dict[str, _Own] = {}
         self._spread: dict[str, Atom] = {}  # values that are zero, along this axis, for units that were not picked
         self._drops: dict[Atom, list[Drop]] = {}
@@ -175,7 +176,8 @@ class _Finder:
             except _NotUnderstood as reason:
                 for atom in {each.atom for each in own.values()} | self._begun(node):
                     self._locks.setdefault(atom, Lock(str(reason), node.name))
-        needs = [Needs(self._model, scope) for scope in scopes(self._model)] if self._drops else []
+        graphs = (Needs(self._model, scope) for scope in (scopes(self._model) if self._drops else ()))
+        needs = {index: each for each in graphs for index in each.place}
         return {**{atom: self._apart(atom, needs) for atom in self._drops}, **self._locks}
 
     def _begun(self, node: Node) -> set[Atom]:
@@ -184,16 +186,19 @@ class _Finder:
         alone = None if coupling is None else coupling.alone
         return set() if alone is None else set(self._partition.atoms(alone.axis))
 
-    def _apart(self, atom: Atom, of_graphs: Sequence[Needs]) -> Apart:
-        nodes: dict[int, int] = {}
-        drops = self._drops[atom]
-        for unit in sorted(set().union(*(drop.units for drop in drops))):
-            for needs in of_graphs:
-                ends = [drop for drop in drops if drop.units == {unit} and drop.node in needs.place]
-                inputs = {place for drop in ends for place in self._read(drop)}
-                gone = needs.only_for(inputs, self._kept) if inputs else ()
-                nodes |= {inner: unit for index in gone for inner in self._model.within(index)}
-        return Apart(tuple(drops), nodes, self._counts.get(atom, {}))
+    def _apart(self, atom: Atom, needs: Mapping[int, Needs]) -> Apart:
+        """Return what the units of an axis have alone; `needs` are those of the graph of each node."""
+        inputs: dict[tuple[int, Needs], set[tuple[int, int]]] = {}  # that go, by the unit and the graph where it ends
+        for drop in self._drops[atom]:
+            for unit in drop.units if len(drop.units) == 1 else ():
+                inputs.setdefault((unit, needs[drop.node]), set()).update(self._read(drop))
+        nodes = {
+            inner: unit
+            for (unit, graph), read in sorted(inputs.items(), key=lambda item: item[0][0])
+            for index in graph.only_for(read, self._kept)
+            for inner in self._model.within(index)
+        }
+        return Apart(tuple(self._drops[atom]), nodes, self._counts.get(atom, {}))
 
     def _read(self, drop: Drop) -> Iterator[tuple[int, int]]:
         """Yield what the node reads where units end, but for what is left: rows, and where they are put."""
@@ -309,7 +314,7 @@ class _Finder:
     def _picked(self, atom: Atom, of: Axes) -> int:
         """Return how many units are picked for each index of some axes: one where the picks are an axis among these."""
         resolve = self._partition.resolve
-        for coupling in self._couplings.values():
+        for coupling in self._choosing:
             for choice in coupling.chosen:
                 if resolve((coupling.inputs[choice.slot] or ())[choice.dim]) is atom:
                     picks = {resolve(axes[choice.dim]) for axes in coupling.outputs if axes}

@@ -16,6 +16,7 @@ from onnxprune.dependency.groups import Group, Member, Role, RoleFinder, by_unit
 from onnxprune.dependency.rules import Coupling
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.effective import ConstantValues
+from onnxprune.graph.model import Node
 from onnxprune.graph.tensors import Array
 
 Sink: TypeAlias = tuple[int, int]  # node and input slot where the value of a weight is consumed
@@ -57,8 +58,7 @@ def multiplied(traced: Trace, sink: Sink, values: ConstantValues) -> Array | Non
     if array is None or encoding is None:
         return array
     real = encoding.decode([values.array(name) for name in coupling.node.inputs])
-    scale = _scale_behind(traced, coupling, slot, values) if encoding.is_unscaled else None
-    return real if scale is None else real * scale
+    return real * _scale_behind(traced, coupling, slot, values) if encoding.is_unscaled else real
 
 
 def _consumed(member: Member, atom: Atom, traced: Trace, values: ConstantValues) -> Iterator[Array]:
@@ -85,11 +85,21 @@ def _alone(group: Group, traced: Trace, values: ConstantValues) -> Iterator[tupl
         if len({len(sinks) for sinks in sinks_of_units}) > 1:
             continue
         for sinks in zip(*sinks_of_units, strict=True):
-            arrays = [multiplied(traced, sink, values) for sink in sinks]
-            rows = [array.astype(np.float32).ravel() for array in arrays if array is not None]
-            index, slot = sinks[0]
-            if len(rows) == group.units:
-                yield finder.role(index, slot, group.atom), np.stack(rows)
+            matrix, (index, slot) = _stacked(traced, sinks, values), sinks[0]
+            if matrix is not None:
+                yield finder.role(index, slot, group.atom), matrix
+
+
+def _stacked(traced: Trace, sinks: Sequence[Sink], values: ConstantValues) -> Array | None:
+    """Return the weights of all units, float ``[units, fan]``, one read at a time; None where one is not evaluated."""
+    matrix: Array | None = None
+    for unit, sink in enumerate(sinks):
+        array = multiplied(traced, sink, values)
+        if array is None:
+            return None
+        matrix = np.empty((len(sinks), array.size), np.float32) if matrix is None else matrix
+        matrix[unit] = array.ravel()
+    return matrix
 
 
 def _by_form(names: Sequence[str], traced: Trace, finder: RoleFinder) -> dict[Form, list[Sink]]:
@@ -108,45 +118,52 @@ def _by_form(names: Sequence[str], traced: Trace, finder: RoleFinder) -> dict[Fo
 # -- scales that are applied behind a product -------------------------------------------------------------------------
 
 
-def _scale_behind(traced: Trace, product: Coupling, slot: int, values: ConstantValues) -> Array | None:
-    """Return the constant by which a product of integers is multiplied next; None where there is none.
+def _scale_behind(traced: Trace, product: Coupling, slot: int, values: ConstantValues) -> Array:
+    """Return the constants by which a product of integers is multiplied before all else, times one another.
+
+    Those that differ between rows say nothing of its weight: they are left out.
 
     Args:
         traced: the model with its axes.
         product: the node that multiplies.
-        slot: of its weight, along whose axes the constant is returned.
+        slot: of its weight, along whose axes the constants are returned.
         values: of what follows from constants.
     """
-    node, readers = product.node, traced.model.readers
-    while len(places := readers.get(node.outputs[0], ())) == 1 and places[0][1] >= 0:
+    node, weight = product.node, traced.axes(product.inputs[slot] or ())
+    scale: Array = np.ones([1] * len(weight), np.float32)
+    while len(places := traced.model.readers.get(node.outputs[0], ())) == 1 and places[0][1] >= 0:
         index, at = places[0]
-        node = traced.model.nodes[index]
-        if node.op == "Mul":
-            factor = _factor(node.inputs[1 - at], values)
-            made = (traced.couplings[index].outputs or [None])[0] or ()
-            return (
-                None if factor is None else _along(factor, traced.axes(made), traced.axes(product.inputs[slot] or ()))
-            )
-        if node.op != "Cast":
-            return None
-    return None
+        node, coupling = traced.model.nodes[index], traced.couplings.get(index)
+        if coupling is None or node.op not in ("Cast", "Mul", "DequantizeLinear"):
+            break
+        made = traced.axes((coupling.outputs or [None])[0] or ())
+        for factor in _factors(node, at, len(made), values):
+            along = _along(factor, made, weight)
+            scale = scale if along is None else scale * along
+    return scale
 
 
-def _factor(name: str, values: ConstantValues) -> Array | None:
-    """Return a constant, or the constant factor of a product with what is measured of a batch."""
-    known, maker = values.array(name), values.producers.get(name)
-    if known is not None or maker is None or maker.op != "Mul":
-        return known
-    factors = (values.array(each) for each in maker.inputs)
-    return next((factor for factor in factors if factor is not None), None)
+def _factors(node: Node, at: int, rank: int, values: ConstantValues) -> Iterator[Array]:
+    """Yield the constants by which a node multiplies what it reads in a slot, also those times what is measured."""
+    waiting = [node.inputs[1 - at]] if node.op == "Mul" else []
+    for name in waiting:
+        known, maker = values.array(name), values.producers.get(name)
+        if known is not None:
+            yield known
+        elif maker is not None and maker.op == "Mul":
+            waiting += (each for each in maker.inputs if each not in waiting)
+    scale = values.array(node.inputs[1]) if node.op == "DequantizeLinear" and at == 0 else None
+    if scale is not None:
+        behind = rank - node.attrs.get("axis", 1) % rank - 1 if scale.size > 1 else 0
+        yield scale.reshape(*scale.shape, *[1] * behind) if scale.ndim == 1 else scale
 
 
 def _along(factor: Array, made: Axes, weight: Axes) -> Array | None:
     """Return a factor of a product in a shape that lies along the axes of its weight; None where it has others."""
     shape = [1] * len(weight)
     for size, axis in zip(factor.shape, made[len(made) - factor.ndim :], strict=True):
-        if size > 1 and weight.count(axis) != 1:
+        if size != 1 and (weight.count(axis) != 1 or axis.size != size):
             return None
-        if size > 1:
+        if size != 1:
             shape[weight.index(axis)] = size
     return factor.astype(np.float32).reshape(shape)

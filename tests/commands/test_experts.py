@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.calibration.batches import held_out
 from onnxprune.calibration.experts import used_experts
 from onnxprune.commands.beside.settings import adjusted
 from onnxprune.dependency.groups import groups
@@ -80,6 +82,22 @@ def test_layers_that_no_row_reaches_do_not_look_free():
     kept = {group["name"]: group["kept"] for group in report["groups"]}
     assert kept["up3"] > 1
     assert min(kept["up0"], kept["up1"], kept["up2"]) < 6
+
+
+def test_layers_that_rows_reach_where_no_loss_is_measured_do_not_look_free():
+    """Expert 3 is picked in all batches but those that are held out, on which losses are measured."""
+    proto = mixture(single=gathered(), bias=np.zeros(4, np.float32))
+    router = next(numpy_helper.to_array(each) for each in proto.graph.initializer if each.name == "router")
+    many = rows(2000)
+    has = (np.argsort(-many @ router, 1)[:, :2] == 3).any(1)
+    data = [{"x": np.concatenate([many[has][:2], many[~has][at * 16 : at * 16 + 14]])} for at in range(8)]
+    for at in held_out(len(data)):
+        data[at] = {"x": many[~has][at * 16 : at * 16 + 16]}
+    report = onnxprune.prune(proto, targets={"params": 0.75}, latency=False, data=data, ignore="router").report
+    curves = {name: curve["losses"] for name, curve in report["curves"].items()}
+    assert curves["up3"] is None
+    assert min(curves["up0"][-1], curves["up1"][-1]) > 1e-6
+    assert {fit["node"]: fit["rows"] for fit in report["reconstruction"]}["d3"] > 0
 
 
 @pytest.mark.parametrize("fused", [True, False])

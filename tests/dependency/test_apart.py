@@ -211,3 +211,13 @@ def test_nodes_and_weights_of_removed_experts():
     assert {traced.model.nodes[index].name for index in traced.apart[group.atom].ends} == {"t2", "t3", "t4"}
     assert gone_nodes(traced.apart, {}) == frozenset()
     assert weights_apart(traced.model, {}) == {}
+
+
+def test_a_weight_that_the_model_gives_stays_when_its_expert_goes():
+    proto = mixture(single=gathered())
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("up1", onnx.TensorProto.FLOAT, [8, 6]))
+    traced, group = of_experts(proto)
+    assert group.alone == (("up0", "down0"), ("down1",), ("up2", "down2"), ("up3", "down3"))
+    after = view(rewrite(traced, without(group, 1)).proto)
+    assert "up1" in after.constants
+    assert "down1" not in after.constants

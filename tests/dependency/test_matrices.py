@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -126,27 +127,70 @@ def test_what_experts_share_counts_in_each():
     np.testing.assert_allclose(matrix, np.stack([each.ravel() for each in numbers]), rtol=1e-5)
 
 
+def test_weights_of_experts_are_at_hand_once():
+    """Those of all experts together, and those of one beside them."""
+    wide = {f"up{e}": np.ones((8, 20_000), np.float32) for e in range(4)}
+    wide |= {f"down{e}": np.ones((20_000, 8), np.float32) for e in range(4)}
+    traced = trace(load(mixture(single=gathered(), **wide)))
+    (group,) = (group for group in groups(traced) if group.kind == EXPERTS)
+    tracemalloc.start()
+    sizes = [matrix.nbytes for _, matrix in map(tuple, matrices(group, traced))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sizes.count(4 * 8 * 20_000 * 4) == 2
+    assert peak < 2.7 * max(sizes)  # two of them, when the second is made
+
+
 @pytest.mark.parametrize(
     ("more", "factor"),
     [
         (["m = Mul(f, c)", "y = Identity(m)"], [2, 3, 4, 5, 6]),
+        (["m = Mul(f, s)", "y = Mul(m, c)"], [2, 3, 4, 5, 6]),
+        (["a = Mul(s, c)", "b = Mul(a, two)", "y = Mul(f, b)"], [4, 6, 8, 10, 12]),
+        (["b = Mul(c, r)", "a = Mul(s, r)", "m = Mul(f, a)", "y = Mul(m, c)"], [2, 3, 4, 5, 6]),
+        (["y = DequantizeLinear<axis=-1>(p, c)"], [2, 3, 4, 5, 6]),
+        (["y = DequantizeLinear(p, two)"], 2),
+        (["y = DequantizeLinear<axis=0>(p, of_rows)"], 1),
         (["m = Mul(t, f)", "y = Identity(m)"], 1),  # no constant
         (["m = Mul(f, r)", "y = Identity(m)"], 1),  # along the rows
         (["m = Add(f, c)", "y = Mul(m, c)"], 1),  # something else comes first
         (["m = Mul(f, c)", "y = Add(m, f)"], 1),  # and is read unscaled, too
     ],
-    ids=["columns", "measured", "rows", "added to", "read twice"],
+    ids=[
+        "columns",
+        "behind what is measured",
+        "several",
+        "rows and columns",
+        "dequantized, columns",
+        "dequantized",
+        "dequantized, rows",
+        "measured",
+        "rows",
+        "added to",
+        "read twice",
+    ],
 )
 def test_what_a_product_of_integers_is_multiplied_by_counts_where_it_is_a_constant_of_the_weight(more, factor):
+    cast = [] if "(p" in more[0] else ["f = Cast<to=1>(p)"]
     proto = model(
-        "q, s, z = DynamicQuantizeLinear(x)", "p = MatMulInteger(q, k, z, kz)", "t = Mul(s, s)", "f = Cast<to=1>(p)",
-        *more, x="float[7,6] x", k=np.arange(30).reshape(6, 5).astype(np.uint8), kz=np.uint8(9),
-        c=np.arange(2, 7).astype(np.float32), r=np.arange(7).astype(np.float32)[:, None]
+        "q, s, z = DynamicQuantizeLinear(x)", "p = MatMulInteger(q, k, z, kz)", "t = Mul(s, s)", *cast, *more,
+        x="float[7,6] x", k=np.arange(30).reshape(6, 5).astype(np.uint8), kz=np.uint8(9),
+        c=np.arange(2, 7).astype(np.float32), r=np.arange(7).astype(np.float32)[:, None], two=2.0,
+        of_rows=np.arange(1, 8).astype(np.float32),
     )  # fmt: skip
     traced = trace(load(proto))
     (index,) = (node.index for node in traced.model.nodes if node.op == "MatMulInteger")
     found = multiplied(traced, (index, 1), ConstantValues(traced.model))
     np.testing.assert_array_equal(found, (np.arange(30).reshape(6, 5) - 9) * np.asarray(factor, np.float32))
+
+
+def test_a_product_of_integers_without_columns_has_no_numbers():
+    proto = model(
+        "q, s, z = DynamicQuantizeLinear(x)", "p = MatMulInteger(q, k, z)", "f = Cast<to=1>(p)", "m = Mul(f, c)",
+        "y = Concat<axis=1>(m, x)", x="float[7,6] x", k=np.zeros((6, 0), np.uint8), c=np.zeros(0, np.float32),
+    )  # fmt: skip
+    found = multiplied(traced := trace(load(proto)), (1, 1), ConstantValues(traced.model))
+    assert found.shape == (6, 0)
 
 
 def test_the_scale_of_a_convolution_of_integers_lies_along_its_channels():
@@ -170,7 +214,7 @@ def fused(bits=4, block=0, points=True, more=""):
     rng = np.random.default_rng(bits)
 
     def of(rows, width):
-        blocks = width // block if block else 1
+        blocks = -(-width // block) if block else 1
         packed = rng.integers(0, 256, (4, rows, width * bits // 8)).astype(np.uint8)
         scales = rng.uniform(1, 4, (4, rows, blocks)).astype(np.float32) / 400
         zeros = (4, rows, -(-blocks * bits // 8)) if block else (4, -(-rows * bits // 8))
@@ -193,16 +237,18 @@ def in_one(nodes, own, **more):
     return model(*nodes, **ports, **{**own, **more})
 
 
-@pytest.mark.parametrize(("bits", "block", "tolerance"), [(4, 0, 1e-6), (8, 0, 1e-6), (4, 16, 1e-6), (8, 16, 0.03)])
+@pytest.mark.parametrize(
+    ("bits", "block", "tolerance"), [(4, 0, 1e-6), (8, 0, 1e-6), (4, 16, 1e-6), (4, 32, 1e-6), (8, 16, 0.03)]
+)
 @pytest.mark.parametrize("points", [True, False])
 def test_a_mixture_with_the_decoded_weights_gives_the_same(bits, block, tolerance, points):
-    """Blocks of eight bits multiply with activations of eight bits, whatever is asked for."""
+    """Blocks of eight bits multiply with activations of eight bits, whatever is asked for; one of 32 is cut short."""
     nodes, own = fused(bits, block, points)
     whole = in_one(nodes, own)
     traced = trace(load(whole))
     values, index = ConstantValues(traced.model), traced.model.nodes[1].index
     decoded = {f"f{n}": multiplied(traced, (index, slot), values) for n, slot in ((1, 2), (2, 5))}
-    op = re.sub(r", expert_weight_bits=\d(, block_size=16)?", "", nodes[1]).replace("QMoE", "MoE")
+    op = re.sub(r", expert_weight_bits=\d(, block_size=\d+)?", "", nodes[1]).replace("QMoE", "MoE")
     op = re.sub(r"\(.*\)", "(x, p, f1, , f2)", op)
     router = {each.name: numpy_helper.to_array(each) for each in whole.graph.initializer}["router"]
     floats = in_one((nodes[0], op), {"router": router, **decoded})

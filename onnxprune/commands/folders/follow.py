@@ -215,15 +215,15 @@ def follow(
             became in the leading file.
     """
     options = replace(options, handed_on=lead.handed_on)
-    prepared = prepare(file.model, _plain(options, file.model), None, progress)
+    prepared, not_told = prepare(file.model, _plain(options, file.model), None, progress), untold(lead.file, file)
     gone = _counterparts_of_gone(file, prepared, lead) if lead.gone else ()
     if lead.is_narrower and not gone:
-        return _narrowed(file, prepared, lead, publish, progress)
+        return _narrowed(file, prepared, lead, not_told, publish=publish, progress=progress)
     shorter = _shorter(prepared, gone, options)
     after = view(shorter.shortened.rewritten.proto, folder=file.model.folder)
     _check_shorter(file, prepared.traced.model, after, lead)
     if not lead.is_narrower:
-        contents = dict(_contents({}, after, file, lead))
+        contents = dict(_contents({}, after, file, lead, not_told))
         told = partial(with_report, publish, lambda report: report.update(depth=shorter.values))
         return finish(
             prepared, Decision(Plan({})), shorter.shortened.rewritten, recovery=(contents, []), progress=progress,
@@ -232,7 +232,7 @@ def follow(
     left = left_of(prepared, shorter, progress)
     later, told = Held(left.model), partial(with_report, publish, told_of_whole(prepared, shorter, left, progress))
     of_later = prepare(later.model, _plain(options, later.model), None, progress)
-    return _narrowed(later, of_later, lead, told, progress, original=file.model)
+    return _narrowed(later, of_later, lead, not_told, publish=told, progress=progress, original=file.model)
 
 
 def _counterparts_of_gone(file: Held, prepared: PreparedModel, lead: Lead) -> tuple[Branch, ...]:
@@ -284,20 +284,20 @@ def _narrowed(
     file: Held,
     prepared: PreparedModel,
     lead: Lead,
+    not_told: Collection[Digest],
+    *,
     publish: Publish,
     progress: Progress,
-    *,
     original: Model | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return a file whose widths are cut as those of the leading one were, and its report.
 
     Where it was made of another one without branches, it is compared with that `original`.
     """
-    not_told = untold(lead.file, file)
     found = {group.name: _units(group, file.telling, lead, not_told) for group in prepared.groups}
     rewritten = prepared.rewritten(plan := Plan({name: units for name, units in found.items() if units is not None}))
     after = view(rewritten.proto, folder=file.model.folder)
-    contents = dict(_contents(rewritten.cuts, after, file, lead))
+    contents = dict(_contents(rewritten.cuts, after, file, lead, not_told))
     return finish(
         prepared, Decision(plan), rewritten, recovery=(contents, []), progress=progress, publish=publish,
         original=original,
@@ -329,9 +329,11 @@ def _units(
     return units if 0 < len(units) < group.units else None
 
 
-def _contents(cuts: Mapping[str, Cut], after: Model, file: Held, lead: Lead) -> Iterator[tuple[str, Array]]:
+def _contents(
+    cuts: Mapping[str, Cut], after: Model, file: Held, lead: Lead, not_told: Collection[Digest]
+) -> Iterator[tuple[str, Array]]:
     """Yield the numbers of the weights of a cut file, by name: those of the leading one."""
-    known, not_told = file.digests, untold(lead.file, file)
+    known = file.digests
     for name in after.constants:
         source = cuts[name].source if name in cuts else name
         digest = known.get(source)

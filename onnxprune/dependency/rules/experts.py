@@ -74,6 +74,9 @@ def _matrices_of_experts(x: Site, slot: int, zeros: int, bits: int) -> None:
     experts, rows, packed = x.sizes(slot)
     width = packed * 8 // bits
     blocks = max(1, x.sizes(slot + 1)[2]) if x.rank(slot + 1) == 3 else 0
+    block = x.attr("block_size", 0) if blocks > 1 else 0
+    if block and blocks != -(-width // block):
+        raise CannotUnify(f"input {slot + 1} of QMoE has scales of {blocks} blocks, expected those of {block} numbers")
     expected = {
         slot + 1: (experts, rows, blocks) if blocks else (experts, rows),
         zeros: (experts, rows, -(-blocks * bits // 8)) if blocks else (experts, -(-rows * bits // 8)),
@@ -82,11 +85,14 @@ def _matrices_of_experts(x: Site, slot: int, zeros: int, bits: int) -> None:
         if x.has(at) and x.sizes(at) != sizes:
             raise CannotUnify(f"input {at} of QMoE has the shape {[*x.sizes(at)]}, expected {[*sizes]}")
     is_laid_out = x.attr("weights_prepacked", -1) == 1
-    x.decoded(slot, partial(_of_experts, slot=slot, zeros=zeros, bits=bits, is_laid_out=is_laid_out))
+    decode = partial(_of_experts, slot=slot, zeros=zeros, bits=bits, block=block, is_laid_out=is_laid_out)
+    x.decoded(slot, decode)
     x.macs(*x.axes(0)[:-1], fresh(x.attr("k", 1)), x.axes(slot)[1], fresh(width))
 
 
-def _of_experts(inputs: Sequence[Array | None], slot: int, zeros: int, bits: int, is_laid_out: bool) -> Array:
+def _of_experts(
+    inputs: Sequence[Array | None], *, slot: int, zeros: int, bits: int, block: int, is_laid_out: bool
+) -> Array:
     """Return the real numbers of the weights of experts, float ``[E, N, K]``.
 
     Of weights that are laid out for one device it is not known which number lies where: each block has its scale alone,
@@ -97,6 +103,7 @@ def _of_experts(inputs: Sequence[Array | None], slot: int, zeros: int, bits: int
         slot: of the matrix.
         zeros: of its zero points, packed like the scales that they are for.
         bits: of each number.
+        block: how many numbers have one scale, the last ones of a row maybe fewer; 0 where all blocks are as long.
         is_laid_out: whether the file says that weights are laid out for a device.
     """
     stored, scales, points = (inputs[at] if at < len(inputs) else None for at in (slot, slot + 1, zeros))
@@ -112,10 +119,11 @@ def _of_experts(inputs: Sequence[Array | None], slot: int, zeros: int, bits: int
         of_rows = points.ndim == 2  # a row of numbers for each expert, else one for each of its rows
         whole = numbers_of(points, bits)
         zero = whole[:, :rows, None] if of_rows else whole[:, :, : scale.shape[2]]
-    real: Array = (numbers - _wide(zero, width)) * _wide(scale, width)
+    real: Array = (numbers - _wide(zero, width, block)) * _wide(scale, width, block)
     return real
 
 
-def _wide(of_blocks: Array, width: int) -> Array:
-    """Return what is stated for each block of the last axis for each of its numbers."""
-    return np.repeat(of_blocks, -(-width // of_blocks.shape[-1]), -1)[..., :width]
+def _wide(of_blocks: Array, width: int, block: int) -> Array:
+    """Return what is stated for each block of the last axis, or for all of it, for each of its numbers."""
+    blocks = of_blocks.shape[-1]
+    return of_blocks if blocks == 1 else np.repeat(of_blocks, block or -(-width // blocks), -1)[..., :width]

@@ -38,13 +38,13 @@ def taken_by_constants(model: Model, names: Collection[str]) -> dict[str, int]:
 
     Beside a model file the next tensor begins at a multiple of the alignment: what is left free counts.
     """
-    types, taken = _types(model), {}
+    types, alignment, taken = _types(model), model.alignment, {}
     for tensor in model.proto.graph.initializer:
         if tensor.name not in names:
             continue
         shell, numbers = TensorProto(), raw_length(tensor)
         copy_fields(tensor, shell, skip=_NUMBERS)
-        size, free = shell.ByteSize(), -numbers % model.alignment
+        size, free = shell.ByteSize(), -numbers % alignment
         inside = 0 if lies_in_file(tensor) else entry_bytes(numbers)
         own = entry_bytes(size + inside) - inside + (free if lies_in_file(tensor) else entry_bytes(numbers) - numbers)
         taken[tensor.name] = own + types.get(tensor.name, 0) + (0 if tensor.data_type in WEIGHTS else numbers)

@@ -281,7 +281,7 @@ class _Sampler:
         consumers = [[layer for _, layer in self._pairs(cut)] for cut in ordered]
         self._views = Views(
             model, self._replay, calibration, consumers, refitted=self._refitted, seed=settings.seed,
-            detail=settings.detail,
+            detail=settings.detail, judged=self._judged,
         )  # fmt: skip
 
     def pass_by(self, number: int, later: range) -> None:
@@ -368,6 +368,8 @@ class _Sampler:
         """Return the losses at 0 and all counts, NaN where they are not measured, and the counts where this is so."""
         cut = stand.cut
         if self._wanted is None or not any(self._float(member) for member in _consumed(cut)):
+            return None, ()
+        if seen and not any(each.view.judged for each in seen):  # such as those of an expert that is hardly ever picked
             return None, ()
         losses = [0.0, *[math.nan] * len(counts)]
         which = self._wanted.levels.get(cut.name, ())

@@ -55,6 +55,7 @@ class View:
     held: Quadratic | None  # the same of held-out rows; None where there are none
     counts: Matrix  # [outs], how much the squared error of each output counts
     rows: int  # of all batches, that were looked at
+    judged: int  # of them those of batches that losses are measured on
 
 
 def seen_by_some(views: Sequence[View]) -> Sequence[View]:
@@ -98,6 +99,7 @@ class Views:
         refitted: bool,
         seed: int,
         detail: Detail = FINEST,
+        judged: Collection[int] = (),
     ) -> None:
         """Decide where each layer is looked at.
 
@@ -109,8 +111,9 @@ class Views:
             refitted: whether layers take up means with their biases.
             seed: of the sampled rows.
             detail: how closely layers are looked at.
+            judged: numbers of the batches that losses are measured on.
         """
-        self._detail = detail
+        self._detail, self._judged = detail, frozenset(judged)
         self._model, self._replay, self._refitted, self._seed = model, replay, refitted, seed
         self._held = set(calibration.held)
         self._kept: dict[int, View] = {}
@@ -161,27 +164,30 @@ class Views:
     def _seen(self, looks: Sequence[Layer], names: Sequence[str]) -> Mapping[int, View]:
         moments = [_Sums.of(layer, ins_seen(layer, self._model, self._detail.widest), self._model) for layer in looks]
         rngs = [np.random.default_rng(self._seed) for _ in looks]
+        judged = [0] * len(looks)
         for number, values in enumerate(self._replay.run(names)):
-            for layer, sums, rng in zip(looks, moments, rngs, strict=True):
+            for place, (layer, sums, rng) in enumerate(zip(looks, moments, rngs, strict=True)):
                 shape = 1, sums.outputs.shape[1], sums.train.shape[2]
                 most = most_rows(shape, ROWS_PER_INPUT, LEAST_ROWS, self._detail.rows)
                 limit = most // len(self._replay) + 1
                 at = layer.places(values[layer.output].shape, limit, rng)
+                judged[place] += len(at) * (number in self._judged)
                 rows = layer.channels if is_wide(layer, self._model, self._detail.widest) else layer.rows
                 inputs, targets = rows(values[layer.input], at), layer.targets(values[layer.output], at)
                 out = held_rows(len(at)) if len(self._replay) == 1 else np.full(len(at), number in self._held)
                 sums.train.add(inputs[:, ~out], targets[:, ~out, :0])
                 sums.held.add(inputs[:, out], targets[:, out, :0])
                 sums.outputs.add(inputs[:, :, :0], targets)
-        return {layer.node.index: self._view(layer, sums) for layer, sums in zip(looks, moments, strict=True)}
+        found = zip(looks, moments, judged, strict=True)
+        return {layer.node.index: self._view(layer, sums, rows) for layer, sums, rows in found}
 
-    def _view(self, layer: Layer, sums: _Sums) -> View:
+    def _view(self, layer: Layer, sums: _Sums, judged: int) -> View:
         can_be = self._refitted and (len(self._replay) > 1 or sums.held.rows > 0)
         mean = sums.train.mean_x if layer.bias is not None and can_be else np.zeros_like(sums.train.mean_x)
         held = sums.held.inputs(mean) if sums.held.rows else None
         seen = _handy(sums.train.inputs(mean), self._detail.steps)
         rows = sums.train.rows + sums.held.rows
-        return View(sums.train.mean_x, seen, held, sums.outputs.weights()[0], rows)
+        return View(sums.train.mean_x, seen, held, sums.outputs.weights()[0], rows, judged)
 
 
 @dataclass(frozen=True)

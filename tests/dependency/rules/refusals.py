@@ -150,6 +150,8 @@ def _misfits():
         ("shape-of-scales", "", "", {"s": (4, 7)}, "input 3 of QMoE has the shape [4, 7], expected [4, 8]"),
         ("shape-of-points", "", ", , , , , z", {"z": np.zeros((4, 8), np.uint8)},
          "input 11 of QMoE has the shape [4, 8], expected [4, 4]"),
+        ("shape-of-blocks", ", block_size=16", "", {"s": (4, 8, 2)},
+         "input 3 of QMoE has scales of 2 blocks, expected those of 16 numbers"),
         ("bits", ", expert_weight_bits=0", "", {}, "numbers of 0 bits are not known"),
     ):  # fmt: skip
         yield row(

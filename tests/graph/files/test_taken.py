@@ -6,6 +6,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
+from onnxprune.graph import model as graph_model
 from onnxprune.graph.files.read import load
 from onnxprune.graph.files.taken import taken_by_constants, taken_by_nodes
 from tests.support.build import ROWS, model
@@ -64,3 +65,12 @@ def test_beside_a_file_what_is_left_free_behind_a_tensor_counts(tmp_path):
     free = -4800 % loaded.alignment
     inline = taken_by_constants(load(network()), [name])[name]
     assert taken_by_constants(loaded, [name])[name] - free == pytest.approx(inline, abs=120)  # where it lies
+
+
+def test_how_tensors_lie_in_a_file_is_looked_up_once(monkeypatch):
+    """It takes a look at every tensor; for each of them, files of many experts took seconds."""
+    loaded, looked = load(network()), []
+    whole = graph_model.alignment_of
+    monkeypatch.setattr(graph_model, "alignment_of", lambda proto: looked.append(proto) or whole(proto))
+    assert len(taken_by_constants(loaded, ["w1", "w2", "shape"])) == 3
+    assert len(looked) == 1
