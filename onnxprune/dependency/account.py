@@ -53,7 +53,7 @@ _FREES: Sequence[tuple[str, str]] = (
         r"state of zeros|a cache|several states|layout|mixes branches|scores|compiled|custom operator|older kind|"
         r"never released|training|optimizer|a body on|a whole model|holds|tells whether|what may hold none|"
         r"one unit alone|activation|metric|inside|the dims of a head|"
-        r"' is \d+ and|has \d+ (in|out)puts|has \d+ (axes|heads|bodies)|has the shape|"
+        r"' is \d+ and|has \d+ (in|out)puts|has \d+ (axes|heads|bodies)|has the shape|has scales of|"
         r"has \w+ = |is absent|are reshaped to|names axis|do not fit|gets no tensors|its rule gives|contain itself|"
         r"cannot be told",
         _REPORT,
