@@ -43,7 +43,6 @@ class _Images(CalibrationDataReader):
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
     """Return a function that quantizes a network once."""
-    logging.getLogger().setLevel(logging.ERROR)  # the quantizer recommends a preprocessing of its own
     folder, made = tmp_path_factory.mktemp("quantized"), {}
 
     def make(name, kind, per_channel):
@@ -52,10 +51,15 @@ def quantized(tmp_path_factory):
             made[key] = folder / f"{key}.onnx"
             target = made[key]
             source = shutil.copy(MODELS / f"{name}.onnx", folder)  # the quantizer writes a file beside it
-            if kind == "dynamic":
-                quantize_dynamic(source, target, per_channel=per_channel)
-            else:
-                quantize_static(source, target, _Images(), quant_format=QuantFormat[kind], per_channel=per_channel)
+            before = logging.root.manager.disable
+            logging.disable(logging.WARNING)  # the quantizer recommends a preprocessing of its own
+            try:
+                if kind == "dynamic":
+                    quantize_dynamic(source, target, per_channel=per_channel)
+                else:
+                    quantize_static(source, target, _Images(), quant_format=QuantFormat[kind], per_channel=per_channel)
+            finally:
+                logging.disable(before)
         return made[key]
 
     return make

@@ -341,6 +341,7 @@ class Averaging(nn.Module):
 
 def warnings_of(caplog, network, cut, **options):
     caplog.clear()
+    caplog.set_level("WARNING", "onnxprune")
     onnxprune.torch.apply(network, cut, **options)
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
