@@ -55,8 +55,8 @@ DIGITS = "mnist_calibration.npz", "mnist_tuning.npz", "mnist_test.npz"
 TEXTS = "text_calibration_256.npz", "text_tuning.npz", "text_eval.npz"
 SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "digits": {
-        "resnet_bn": Subject("resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32),
-        "resnet_folded": Subject("resnet_folded.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 4000, 32),
+        "resnet_bn": Subject("resnet_bn.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 16000, 32),
+        "resnet_folded": Subject("resnet_folded.onnx", {"targets": {"macs": 0.1}}, *DIGITS, 16000, 32),
     },
     "photos": {
         "photos": Subject(
@@ -69,7 +69,7 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "words": {
         "words": Subject(
             "decoder.onnx", {"targets": {"params": "107.6M"}, "tie": True}, "decoder_calibration_256.npz",
-            "decoder_tuning.npz", "decoder_eval.npz", 800, 4,
+            "decoder_tuning.npz", "decoder_eval.npz", 660, 4,
             losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
             fewer={"reverse KL": 240}, from_scratch=False,
         ),
