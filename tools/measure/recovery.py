@@ -212,8 +212,8 @@ def page(lines: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]] 
             "By tools/measure/recovery.py. Each network is cut on calibration samples (refitted, as always), and tuned "
             "with the original as its teacher, with the losses that suit its outputs unless the row says another; "
             "`from scratch` is the same shape with kernels and matrices from random numbers (biases, scales and "
-            "statistics stay), with the same teacher, for the steps of its row. Figures are of samples that neither cut "
-            "nor tuning has seen; seconds are those of the processor, of tuning and its comparison. What the words "
+            "statistics stay), with the same teacher, for the steps of its row. Figures are of samples that neither "
+            "cut nor tuning has seen; seconds are those of the processor, of tuning and its comparison. What the words "
             "mean: [tuning.md](../tuning.md).",
             "",
             *table(["network", "cut", "way", "steps", "seconds", "rate", "figures", "commit"], rows),
