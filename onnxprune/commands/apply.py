@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,43 +95,43 @@ def apply_file(
     )  # fmt: skip
 
 
-def cuts_of(plan: CutPlan, model: Model) -> Mapping[str, Cut]:
-    """Return the weights that a plan cuts of a model, by their names in the result.
+class PlannedCut:
+    """What a plan cuts of a model, traced once, when it is first asked for.
 
-    Raises:
-        OptionError: for a plan that does not fit the model, takes branches out, or has counts without indices.
-        NothingToPrune: when the plan leaves all units where they are.
+    Each part raises OptionError for a plan that does not fit the model, takes branches out, or has counts without
+    indices, and NothingToPrune when it leaves all units where they are.
     """
-    prepared, decided = _as_planned(plan, model)
-    return prepared.rewritten(decided).cuts
 
+    def __init__(self, plan: CutPlan, model: Model) -> None:
+        """Take a plan, and the model that it is for."""
+        self._plan, self._model = plan, model
 
-def readings_of(plan: CutPlan, model: Model) -> list[Reading]:
-    """Return what a plan leaves of weights for each place of the model that reads one.
+    @property
+    def weights(self) -> Mapping[str, Cut]:
+        """The weights that are cut, by their names in the result."""
+        prepared, decided = self._decided
+        return prepared.rewritten(decided).cuts
 
-    Raises:
-        OptionError, NothingToPrune: as `cuts_of`.
-    """
-    prepared, decided = _as_planned(plan, model)
-    return readings(prepared.traced, prepared.masks(decided))
+    @property
+    def readings(self) -> list[Reading]:
+        """What is left of weights for each place of the model that reads one."""
+        prepared, decided = self._decided
+        return readings(prepared.traced, prepared.masks(decided))
 
+    @property
+    def corrected(self) -> list[str]:
+        """The nodes that go on dividing by as many units as there were, in the file that is made of the model."""
+        prepared, decided = self._decided
+        return corrected(prepared.traced, prepared.masks(decided))
 
-def corrected_of(plan: CutPlan, model: Model) -> list[str]:
-    """Return the nodes that go on dividing by as many units as there were, in the file that a plan makes of a model.
-
-    Raises:
-        OptionError, NothingToPrune: as `cuts_of`.
-    """
-    prepared, decided = _as_planned(plan, model)
-    return corrected(prepared.traced, prepared.masks(decided))
-
-
-def _as_planned(plan: CutPlan, model: Model) -> tuple[PreparedModel, Plan]:
-    if plan.branches:
-        raise OptionError(f"plan: branch {plan.branches[0].name!r} goes as a whole: units alone are cut here")
-    counted = [each for each in plan.groups if each.is_cut and each.kept is None]
-    if counted:
-        raise OptionError(f"plan: {counted[0]} has a count alone: list the indices that are kept")
-    options = make_options(**plan.options(), criterion="l2", reconstruct=False)
-    prepared = prepare(model, options, None, silent)
-    return prepared, as_planned(prepared, silent).plan
+    @cached_property
+    def _decided(self) -> tuple[PreparedModel, Plan]:
+        plan = self._plan
+        if plan.branches:
+            raise OptionError(f"plan: branch {plan.branches[0].name!r} goes as a whole: units alone are cut here")
+        counted = [each for each in plan.groups if each.is_cut and each.kept is None]
+        if counted:
+            raise OptionError(f"plan: {counted[0]} has a count alone: list the indices that are kept")
+        options = make_options(**plan.options(), criterion="l2", reconstruct=False)
+        prepared = prepare(self._model, options, None, silent)
+        return prepared, as_planned(prepared, silent).plan

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxprune.commands.apply import corrected_of, cuts_of, readings_of
+from onnxprune.commands.apply import PlannedCut
 from onnxprune.commands.prune import Result
 from onnxprune.errors import InputError, OnnxpruneError, OptionError
 from onnxprune.graph.files.read import Source, load
@@ -64,7 +64,12 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
     if example is not None:
         _check_example(network, report)
     model = _original(source, plan.input if plan is not None else report["input"])
-    kept = _of_report(report) if plan is None else cuts_of(plan, _needed(model, plan))
+    if plan is None:
+        kept = _of_report(report)
+        traced = None if model is None else PlannedCut(_plan_of(report), model)
+    else:
+        traced = PlannedCut(plan, _needed(model, plan))
+        kept = traced.weights
     _check_parts(kept.values())
     replaced = {cut.source for name, cut in kept.items() if name == cut.source}  # under its name, nobody reads it whole
     cuts = [
@@ -73,10 +78,9 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
     ]
     whole = None if model is None else set(model.constants) - {cut.source for cut in kept.values()}
     state = state_of(network)
-    readings = partial(_readings, model, plan, report)
-    stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict, readings=readings)
+    stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict, readings=partial(_readings, traced))
     smaller = cut_state(state, stays)
-    _say_what_differs(_corrected(model, plan, report))
+    _say_what_differs(_corrected(traced, report))
     if isinstance(network, Mapping):
         return smaller
     made = resized(network, smaller, stays, elsewhere)
@@ -172,21 +176,21 @@ def _check_parts(cuts: Iterable[Cut]) -> None:
             )
 
 
-def _readings(model: Model | None, plan: CutPlan | None, report: Mapping[str, Any]) -> Sequence[Reading]:
+def _readings(traced: PlannedCut | None) -> Sequence[Reading]:
     """Return what the places of the original keep that read weights; none where that cannot be found out."""
-    if model is None:
+    if traced is None:
         return ()
     try:
-        return readings_of(_plan_of(report) if plan is None else plan, model)
+        return traced.readings
     except OnnxpruneError:  # the report has other groups than the model, as of what was cut in rounds
         return ()
 
 
-def _corrected(model: Model | None, plan: CutPlan | None, report: Mapping[str, Any]) -> list[str]:
+def _corrected(traced: PlannedCut | None, report: Mapping[str, Any]) -> list[str]:
     """Return what the file corrects for the units that are gone: nodes, or groups where these cannot be found out."""
-    if model is not None:
+    if traced is not None:
         with contextlib.suppress(OnnxpruneError):  # see `_readings`
-            return corrected_of(_plan_of(report) if plan is None else plan, model)
+            return traced.corrected
     return [each["name"] for each in report.get("groups") or () if not each["exact"] and each["kept"] < each["units"]]
 
 
