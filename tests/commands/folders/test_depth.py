@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 
 import numpy as np
 import onnx
@@ -66,16 +67,8 @@ def merged(prefix="m_", then=None, **options):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    def write(**models):
-        made = tmp_path / "model"
-        made.mkdir()
-        (made / "config.json").write_text(json.dumps({"hidden_size": WIDTH}))
-        for name, proto in models.items():
-            onnx.save(proto, made / f"{name}.onnx")
-        return made
-
-    return write
+def folder(write_folder):
+    return partial(write_folder, {"hidden_size": WIDTH})
 
 
 def pruned(source, data=None, **options):

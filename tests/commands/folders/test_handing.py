@@ -6,8 +6,8 @@ the first token, for those behind it, and for both, in the bodies of an If.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -129,16 +129,8 @@ def merged(passed="Constant"):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    def write(**models):
-        source = tmp_path / "model"
-        source.mkdir()
-        (source / "config.json").write_text(json.dumps({"decoder_layers": LAYERS}))
-        for name, proto in models.items():
-            onnx.save(proto, source / f"{name}.onnx")
-        return source
-
-    return write
+def folder(write_folder):
+    return partial(write_folder, {"decoder_layers": LAYERS})
 
 
 def pruned(source, **options):
