@@ -48,6 +48,7 @@ class Subject:
     batch: int
     losses: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {TUNED: {}})  # by way; {}: the usual ones
     fewer: Mapping[str, int] = field(default_factory=lambda: {})  # steps of a way whose steps take longer, by way
+    precision: str = "float32"
     from_scratch: bool = True  # whether the same shape is tuned from random weights, too
 
 
@@ -69,9 +70,9 @@ SUBJECTS: Mapping[str, Mapping[str, Subject]] = {
     "words": {
         "words": Subject(
             "decoder.onnx", {"targets": {"params": "107.6M"}, "tie": True}, "decoder_calibration_256.npz",
-            "decoder_tuning.npz", "decoder_eval.npz", 660, 4,
+            "decoder_tuning.npz", "decoder_eval.npz", 1750, 4,
             losses={"forward KL": {"kl": 1.0}, "reverse KL": {"written": 1.0}},
-            fewer={"reverse KL": 240}, from_scratch=False,
+            fewer={"reverse KL": 240}, precision="bfloat16", from_scratch=False,
         ),
     },
 }  # fmt: skip
@@ -98,6 +99,7 @@ def measure(name: str, subject: Subject, folder: Path, results: Path, threads: i
             **record(name, way, values["fidelity"]["after"]),
             "steps": values["steps"],
             "rate": values["rate"],
+            "precision": subject.precision,
             "cpu_seconds": None if resumed else round(time.process_time() - start, 1),
             "wall_seconds": values["seconds"],
         }
@@ -147,8 +149,8 @@ def tune(  # noqa: PLR0917 - files in the order in which they are used
     from onnxprune.training.settings import make_tune_options
 
     options = make_tune_options(
-        steps=subject.steps, batch=subject.batch, threads=threads, eval_data=str(folder / subject.evaluation),
-        **({"loss": dict(loss)} if loss else {}),
+        steps=subject.steps, batch=subject.batch, threads=threads, precision=subject.precision,
+        eval_data=str(folder / subject.evaluation), **({"loss": dict(loss)} if loss else {}),
     )  # fmt: skip
     files = TuneFiles(teacher=folder / subject.file, cut=cut, report=report)
     resume = path.with_name(f"{path.name}.checkpoint").exists()
@@ -194,7 +196,7 @@ def page(lines: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]] 
         (
             f"`{known[name].file}`",
             cut_text(known[name].cut),
-            way,
+            f"{way}{', bfloat16' * (each.get('precision') == 'bfloat16')}",
             each.get("steps", ""),
             f"{each['cpu_seconds']:,.0f}" if each.get("cpu_seconds") else "",
             f"{each['rate']:.2g}" if each.get("rate") else "",

@@ -25,9 +25,10 @@ from onnxprune.training.sparse.gates import Budget, Gates, Multipliers
 from onnxprune.training.tuning import checkpoint
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.order import order_of
+from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor
-from onnxprune.training.tuning.stepping import adamw, threads_of
+from onnxprune.training.tuning.stepping import adamw
 
 Tensor = torch.Tensor
 RATE = 1e-3  # of the weights, by default
@@ -126,7 +127,7 @@ def learned_masks(
         InputError: when a checkpoint cannot be written or read.
         OptionError: when a checkpoint is of another run, or the loss is not finite.
     """
-    with threads_of(options.threads):
+    with resources(options.threads):
         torch.manual_seed(options.seed)
         return _Run(lesson, groups, budget, options, saving, progress).finished()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -23,7 +25,7 @@ from onnxprune.training.sparse.slim import Penalty, penalty_of
 from onnxprune.training.tuning.augment import Augmenter, augmenter
 from onnxprune.training.tuning.learner import check_learns
 from onnxprune.training.tuning.losses import FEATURES, Objective, Seen, Values, objective, usual_losses
-from onnxprune.training.tuning.order import held_out
+from onnxprune.training.tuning.order import deciding, held_out
 from onnxprune.training.tuning.places import Place, places_of, shape_after
 from onnxprune.training.tuning.processes import ALONE, Processes
 from onnxprune.training.tuning.teacher import Teacher, cut_outputs, teacher_of
@@ -165,6 +167,7 @@ def lesson_of(
     follow = None if teacher is None else teacher_of(teacher, device, options.threads)
     pair = _Pair(network, teacher, follow, first, kept)
     metric = pair.metric(data, held, options)
+    held = deciding(held, pair.places_of_outputs(metric))
     losses, places = pair.aims(metric, train, options)
     augment = augmenter(
         options.augment,
@@ -224,14 +227,24 @@ class _Pair:
         """Return values of the teacher; none where there is none."""
         return {} if self.follow is None else self.follow(self.first.feeds, names)
 
-    def metric(self, data: Data, held: Data, options: TuneOptions) -> Metric:
-        """Return what of the outputs is compared."""
-        own, count = self.network.model, self.first.samples
+    @cached_property
+    def outputs(self) -> Mapping[str, Array]:
+        """What the teacher, or without one the student, gives for the run."""
+        own = self.network.model
         smaller = set() if self.teacher is None else cut_outputs(own, self.teacher)
         names = [name for name in own.tensor_outputs if name not in smaller]
         values = self.others(names) or self.own(names)
         arrays = {name: value.detach().cpu().numpy() for name, value in values.items()}
-        outputs = self.first.counting(arrays, self.first.axes_of(arrays))
+        return self.first.counting(arrays, self.first.axes_of(arrays))
+
+    def places_of_outputs(self, metric: Metric) -> int:
+        """Return about how many places (words, pixels) the outputs that are compared have for each sample."""
+        shapes = [self.outputs[name].shape[1:] for name in metric.outputs]
+        return max(1, *(math.prod(shape) // max(shape, default=1) for shape in shapes))
+
+    def metric(self, data: Data, held: Data, options: TuneOptions) -> Metric:
+        """Return what of the outputs is compared."""
+        outputs, count = self.outputs, self.first.samples
         labels = None if held.labels is None else held.labels[:count]
         metric = choose_metric(outputs, self.first.own_feeds, labels, options.metric)
         if data.labels is not None and metric.loss_by.label == "classification":

@@ -16,6 +16,7 @@ from onnxprune.graph.tensors import Array
 
 _BLOCKS = 4  # that held-out samples are taken in: neighbours are often views of one photo
 _HELD, _MOST_HELD = 8, 512  # one sample in so many is held out, but no more than that
+_PLACES, _FEWEST = 2**14, 64  # of the outputs that decide; samples that do, however many places each of them has
 
 
 def held_out(data: Data) -> tuple[Data, Data]:
@@ -33,6 +34,24 @@ def held_out(data: Data) -> tuple[Data, Data]:
     starts = [(number + 1) * runs // blocks - each for number in range(blocks)]
     held = np.concatenate([np.arange(start * step, (start + each) * step) for start in starts])
     return data.subset(np.setdiff1d(np.arange(data.count), held)), data.subset(held)
+
+
+def deciding(held: Data, places: int) -> Data:
+    """Return those of the held-out samples that are looked at, spread over all of them.
+
+    Where each sample has many places (words, pixels), few samples say enough, and a look at all of them would take as
+    long as a good part of a run. Of a model that takes several samples at once, whole runs are taken.
+
+    Args:
+        held: held-out samples.
+        places: of the outputs of one sample.
+    """
+    step = held.batch.step
+    runs, wanted = held.count // step, max(1, max(_FEWEST, _PLACES // places) // step)
+    if wanted >= runs:
+        return held
+    taken = np.arange(wanted) * runs // wanted
+    return held.subset((taken[:, np.newaxis] * step + np.arange(step)).ravel())
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from onnxprune.training.tuning.judge import Judge
 from onnxprune.training.tuning.learner import Weights, changed, learner_of
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.order import order_of
+from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
-from onnxprune.training.tuning.stepping import NotFinite, Stepper, threads_of
+from onnxprune.training.tuning.stepping import NotFinite, Stepper
 
 JUDGED = 20  # times that held-out samples are looked at in a run, at most
 _JUDGING = 0.1  # of the time that they may take
@@ -121,7 +122,7 @@ def tuned(
         InputError: when a checkpoint cannot be written or read.
         OptionError: when nothing can be learned, or a checkpoint is of another run.
     """
-    with threads_of(options.threads):
+    with resources(options.threads):
         torch.manual_seed(options.seed)
         run = _Run(lesson, options, saving, callbacks, progress)
         return run.finished()

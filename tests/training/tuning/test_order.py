@@ -10,7 +10,7 @@ import pytest
 from onnxprune.data.batching import BatchSize
 from onnxprune.data.columns import Column
 from onnxprune.data.samples import Data
-from onnxprune.training.tuning.order import held_out, order_of
+from onnxprune.training.tuning.order import deciding, held_out, order_of
 
 
 def data(count, batch=None):
@@ -69,3 +69,20 @@ def test_held_out_samples_stand_in_blocks_and_are_not_many():
 def test_a_single_sample_is_both():
     train, others = held_out(data(1))
     assert train.count == others.count == 1
+
+
+@pytest.mark.parametrize(("places", "count"), [(1, 512), (128, 128), (10_000, 64)])
+def test_fewer_samples_decide_where_each_has_many_places(places, count):
+    _, others = held_out(data(100_000))
+    looked_at = deciding(others, places)
+    assert looked_at.count == count
+    assert set(looked_at.rows) <= set(others.rows)
+    assert all(len(set(looked_at.rows) & set(block)) == count // 4 for block in np.split(others.rows, 4))
+
+
+def test_those_that_decide_are_whole_runs():
+    _, others = held_out(data(4096, batch=8))
+    rows = deciding(others, 1000).rows.reshape(-1, 8)
+    assert len(rows) == 8
+    np.testing.assert_array_equal(rows, rows[:, :1] + np.arange(8))
+    assert not (rows[:, 0] % 8).any()

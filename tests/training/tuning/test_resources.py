@@ -1,0 +1,58 @@
+"""Threads and memory of a run."""
+
+import platform
+
+import pytest
+import torch
+
+from onnxprune.training.tuning import resources as room
+from onnxprune.training.tuning.resources import resources
+
+
+class Library:
+    """Stands for the C library."""
+
+    def __init__(self):
+        self.told = []
+
+    def mallopt(self, parameter, value):
+        self.told.append((parameter, value))
+
+    def malloc_trim(self, pad):
+        self.told.append(("trim", pad))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_threads_are_those_asked_for_and_then_as_before(threads):
+    before = torch.get_num_threads()
+    with resources(threads):
+        assert torch.get_num_threads() == (threads or before)
+    assert torch.get_num_threads() == before
+
+
+def test_memory_is_kept_within_the_block_and_given_back_behind_it_though_it_fails(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(room, "_glibc", lambda: library)
+
+    def failing():
+        with resources(1):
+            assert library.told == [(-3, 2**31 - 1), (-1, 2**31 - 1)]
+            raise RuntimeError("a step")
+
+    with pytest.raises(RuntimeError, match="a step"):
+        failing()
+    assert library.told[2:] == [(-3, 2**25), (-1, 2**26), ("trim", 0)]
+
+
+def test_other_c_libraries_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(room.sys, "platform", "darwin")
+    assert room._glibc() is None
+    with resources(1):
+        pass
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_glibc_is_found_and_takes_the_thresholds():
+    library = room._glibc()
+    assert library is not None
+    assert library.mallopt(room._MMAP_THRESHOLD, room._USUAL_MMAP) == 1
