@@ -48,7 +48,11 @@ from onnxprune.training.tuning.processes import helper_name, helps
 @click.option("--rate", type=float, help="Learning rate [default: by a range test].")
 @click.option("--batch", type=int, default=32, show_default=True, help="Samples of a step.")
 @click.option("--accumulate", type=int, default=1, show_default=True, metavar="N", help="Parts a step is run in.")
-@click.option("--precision", default="float32", show_default=True, metavar="float32|bfloat16", help="Of the run.")
+@click.option(
+    "--precision",
+    metavar="float32|bfloat16|auto",
+    help="Of the steps; auto: the faster one here. [default: auto with --time, else float32]",
+)
 @click.option("--segments", type=int, default=1, show_default=True, metavar="N", help="Parts that are computed twice.")
 @click.option("--lora", type=int, metavar="R", help="Train adapters of rank R, and add them to the weights.")
 @click.option("--slim", type=float, metavar="LAMBDA", help="Sparse training: a penalty on the size of each unit.")

@@ -134,7 +134,7 @@ def lesson_lines(report: Mapping[str, Any]) -> Iterator[str]:
     views = f", seen anew each time by {enumerated(lesson['augment'])}" if lesson["augment"] else ""
     yield (
         f"learned {losses} from {plural(lesson['samples'], 'sample')}{views}; {plural(lesson['held_out'], 'other')} "
-        f"decided; rate {report['rate']:.2g}{'' if options['rate'] else ' by a range test'}"
+        f"decided; rate {report['rate']:.2g}{'' if options['rate'] else ' by a range test'}{_precision(report)}"
     )
     if options["time"] is not None:
         yield "the length of the run was a time: another run takes other steps; --steps gives the same bytes each time"
@@ -165,3 +165,10 @@ def _verdict(report: Mapping[str, Any]) -> str:
     if report["teacher"] and fidelity["after"]:
         gains.append(f"{headline(fidelity['before'])} -> {headline(fidelity['after'])}")
     return "; ".join(gains)
+
+
+def _precision(report: Mapping[str, Any]) -> str:
+    """Return the precision of the steps in words, where it is not the usual one."""
+    if report["precision"] == "float32":
+        return ""
+    return f", in {report['precision']}{', which is faster here' * (report['options']['precision'] == 'auto')}"

@@ -27,7 +27,7 @@ LOSSES: Mapping[str, str] = MappingProxyType(
     }
 )
 AUGMENTATIONS = ("crop", "flip", "colour", "mix", "window")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "auto")
 MOST_WORDS = 64  # that a student writes: it runs once for each
 MOST_REUSE = 64  # steps that a text is learned from: by then another student would write
 DEVICES = ("auto", "cpu", "cuda")
@@ -48,7 +48,9 @@ class TuneOptions:
     rate: float | None = None  # learning rate; None: by a range test
     batch: int = 32  # samples of a step
     accumulate: int = 1  # parts in which a step is run, one after the other
-    precision: str = "float32"  # or bfloat16: by autocast
+    precision: str | None = (
+        None  # of PRECISIONS; auto: the faster one here; None: auto where a time is given, or float32
+    )
     segments: int = 1  # parts of the network that are computed again instead of being kept
     lora: int | None = None  # rank of the adapters that are trained instead of the weights
     slim: float | None = None  # strength of the penalty on the size of each unit: sparse training
@@ -82,7 +84,7 @@ class TuneOptions:
             rate=None if self.rate is None else check.positive("rate", self.rate),
             batch=check.count("batch", self.batch, 1),
             accumulate=check.count("accumulate", self.accumulate, 1),
-            precision=check.choice("precision", self.precision, PRECISIONS),
+            precision=check.choice("precision", self.precision or self._usual_precision, PRECISIONS),
             segments=check.count("segments", self.segments, 1),
             lora=None if self.lora is None else check.count("lora", self.lora, 1),
             slim=None if self.slim is None else check.positive("slim", self.slim),
@@ -98,6 +100,11 @@ class TuneOptions:
             preprocess=make_preprocess(self.preprocess),
             inputs=check.shapes("inputs", self.inputs),
         )
+
+    @property
+    def _usual_precision(self) -> str:
+        """Where the length is a time, a run depends on the machine anyway: the faster precision learns more in it."""
+        return "float32" if self.time is None else "auto"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; samples in memory are named by their type."""

@@ -25,7 +25,7 @@ from onnxprune.training.settings import amount, make_tune_options
         ({"steps": 1, "loss": 3}, "loss must be a dict from the name of a loss to its weight, got 3"),
         ({"steps": 1, "loss": "math:none"}, "loss 'math:none': module 'math' has no function 'none'"),
         ({"steps": 1, "augment": "turn"}, "unknown augmentation 'turn'; there are: crop, flip, colour, mix, window"),
-        ({"steps": 1, "precision": "float16"}, "unknown precision 'float16'; there are: float32, bfloat16"),
+        ({"steps": 1, "precision": "float16"}, "unknown precision 'float16'; there are: float32, bfloat16, auto"),
         ({"steps": 1, "decay": -1}, "decay must be at least 0, got -1"),
         ({"steps": 1, "slim": 0}, "slim must be above 0, got 0"),
         (

@@ -25,6 +25,7 @@ from onnxprune.training.sparse.gates import Budget, Gates, Multipliers
 from onnxprune.training.tuning import checkpoint
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.order import order_of
+from onnxprune.training.tuning.precision import AUTO, SINGLE, autocast, faster
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor
@@ -154,6 +155,7 @@ class _Run:
         self.planned = self.total  # steps; an estimate where the length is a time
         self.rate = options.rate or RATE
         self.optimisers = self._optimisers()
+        self.precision = options.precision or SINGLE
         self.text = "learning masks"
         self.step, self.spent = 0, 0.0
         self.history: list[Step] = []
@@ -172,8 +174,8 @@ class _Run:
         self.began = self.saved = time.monotonic()
         if self.saving is not None and self.saving.resume:
             self._take_up(checkpoint.load(self.saving.path, self.saving.run))
-        elif self.options.time is not None:
-            self.planned = self._steps_in(self.options.time)
+        else:
+            self._begin()
         self._pace()
         self.ended = self.progressed >= 1
         while not self.ended:
@@ -189,6 +191,20 @@ class _Run:
             seconds=self.seconds,
             rate=self.rate,
         )
+
+    def _begin(self) -> None:
+        """Choose the precision, and guess how many steps there is time for."""
+        if self.options.precision == AUTO:
+            self.progress("trying precisions")
+            self.precision = faster(self._seconds_in)
+        if self.options.time is not None:
+            self.planned = self._steps_in(self.options.time)
+
+    def _seconds_in(self, precision: str) -> float:
+        """Return how long the gradients of a step take in a precision; weights stay as they are."""
+        before, self.precision = time.monotonic(), precision
+        self._slopes(0.0)
+        return time.monotonic() - before
 
     def _steps_in(self, limit: float) -> int:
         """Return how many steps a run has time for, from some whose gradients are left alone."""
@@ -266,9 +282,7 @@ class _Run:
             piece = replace(piece, feeds=self.lesson.augment(piece.feeds, self.step, part))
             drawn = self.gates.sampled(torch.Generator().manual_seed(_SEEDS * self.options.seed + self.step))
             own = None if labels is None else labels[rows]
-            with torch.autocast(
-                self.lesson.network.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"
-            ):
+            with autocast(self.precision, self.lesson.network.device.type):
                 used = self.groups.weights(drawn, weights)
                 keys = [(self.step, part, int(row)) for row in rows]
                 seen = self.lesson.seen(piece, own, self.lesson.objective, None, used, keys=keys)
@@ -291,6 +305,7 @@ class _Run:
         state = {
             "step": self.step,
             "planned": self.planned,
+            "precision": self.precision,
             "seconds": self.seconds,
             "history": [asdict(each) for each in self.history],
             "since": self.since,
@@ -306,6 +321,7 @@ class _Run:
     def _take_up(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was written."""
         self.step, self.planned, self.spent = state["step"], state["planned"], state["seconds"]
+        self.precision = state["precision"]
         self.history = [Step(**each) for each in state["history"]]
         self.since = list(state["since"])
         with torch.no_grad():

@@ -18,7 +18,7 @@ import torch
 
 from onnxprune.errors import InputError, OptionError, said
 
-_FORMAT = 1
+_FORMAT = 2  # of what is stored: 2 has the precision of steps
 
 
 def digest_of(arrays: Mapping[str, Any]) -> str:
@@ -64,16 +64,21 @@ def load(path: Path, run: Mapping[str, str]) -> dict[str, Any]:
     """Return the state of a checkpoint.
 
     Raises:
-        InputError: when there is none, or it cannot be read.
+        InputError: when there is none, it cannot be read, or another release wrote it.
         OptionError: when it is of another run; it names what differs.
     """
     if not path.exists():
         raise InputError(f"{path}: there is no checkpoint to resume; leave out --resume to begin")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        known, state = content["run"], content["state"]
+        known, state, written = content["run"], content["state"], content["format"]
     except Exception as error:  # whatever PyTorch makes of a damaged file
         raise InputError(f"{path}: the checkpoint cannot be read: {said(error)}") from None
+    if written != _FORMAT:
+        raise InputError(
+            f"{path}: the checkpoint is of another release of onnxprune (format {written}, this one reads {_FORMAT}): "
+            "resume with that release, or leave out --resume to begin anew"
+        )
     for name, value in run.items():
         if known.get(name) != value:
             was = "was not there" if name not in known else f"was {_short(known[name])}"

@@ -182,7 +182,7 @@ def processes_of(device: str) -> Processes:
     return Processes(accelerator.process_index, accelerator.num_processes, carrier, str(accelerator.device))
 
 
-def launched_precision(precision: str) -> str:
+def launched_precision(precision: str | None) -> str | None:
     """Return the precision of a run: that of ``accelerate launch --mixed_precision`` where there is one.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from onnxprune.training.tuning.learner import Learner
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.losses import Objective, Values
 from onnxprune.training.tuning.order import Order
+from onnxprune.training.tuning.precision import SINGLE, autocast
 from onnxprune.training.tuning.texts import Texts, Written
 from onnxprune.training.tuning.written import Text
 
@@ -80,6 +82,7 @@ class Stepper:
         self._processes = lesson.processes
         self._given, self._written = lesson.objective.given, lesson.objective.written
         self.texts = Texts(options.reuse)
+        self.precision = options.precision or SINGLE  # the caller chooses one for AUTO
         self.optimiser = self._fresh()
 
     def _fresh(self) -> torch.optim.AdamW:
@@ -161,6 +164,13 @@ class Stepper:
         self.optimiser.step()
         return math.log(max(now, 1e-30) / max(before, 1e-30))
 
+    def seconds(self, precision: str) -> float:
+        """Return how long the gradients of a step take in a precision; weights stay as they are."""
+        before, self.precision = time.monotonic(), precision
+        self._learned(_Task(self._lesson.unwritten, 0))
+        self.optimiser.zero_grad(set_to_none=True)
+        return time.monotonic() - before
+
     def begin_again(self, first: Values) -> None:
         """Take back all steps; `first` are the weights before any."""
         self._learner.reset(first)
@@ -200,8 +210,7 @@ class Stepper:
         return Text(*whole)
 
     def _autocast(self) -> torch.autocast:
-        device = self._lesson.network.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self._options.precision == "bfloat16")
+        return autocast(self.precision, self._lesson.network.device.type)
 
     def _penalised(self) -> float:
         """Add the gradient of the penalty on units; return the penalty."""

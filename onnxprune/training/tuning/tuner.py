@@ -25,6 +25,7 @@ from onnxprune.training.tuning.judge import Judge
 from onnxprune.training.tuning.learner import Weights, changed, learner_of
 from onnxprune.training.tuning.lesson import Lesson
 from onnxprune.training.tuning.order import order_of
+from onnxprune.training.tuning.precision import AUTO, faster
 from onnxprune.training.tuning.resources import resources
 from onnxprune.training.tuning.saving import Saving
 from onnxprune.training.tuning.schedule import factor, range_test, rates_to_test
@@ -60,6 +61,7 @@ class Tuned:
     best: Measured
     rate: float  # the largest learning rate
     rates: tuple[tuple[float, float], ...]  # of the range test, with smoothed logarithms of losses; none without
+    precision: str  # in which the steps were computed
     again: tuple[int, ...]  # steps after which it began again, each time at a lower rate
     steps: int  # that were taken
     samples: int  # that were looked at, views of one counted each time
@@ -81,6 +83,7 @@ class Tuned:
             "stopped": self.stopped,
             "rate": self.rate,
             "rates": [list(each) for each in self.rates],
+            "precision": self.precision,
             "again": list(self.again),
             "best": _plain(self.best),
             "history": [_plain(each) for each in self.history],
@@ -188,6 +191,7 @@ class _Run:
             best=best,
             rate=self.rate,
             rates=tuple(self.rates),
+            precision=self.stepper.precision,
             again=tuple(self.again),
             steps=self.step,
             samples=self.samples,
@@ -221,6 +225,9 @@ class _Run:
             taken = self.processes.of_main(time.monotonic() - began)
             times = _JUDGING * self.options.time / max(1e-6, taken)
             self.pause = 1 / max(2.0, min(JUDGED, times))
+        if self.options.precision == AUTO:
+            self.progress("trying precisions")
+            self.stepper.precision = faster(lambda precision: self.processes.of_main(self.stepper.seconds(precision)))
         if not self.rate:
             self._find_rate()
 
@@ -347,6 +354,7 @@ class _Run:
             "samples": self.samples,
             "rate": self.rate,
             "rates": self.rates,
+            "precision": self.stepper.precision,
             "again": self.again,
             "history": [asdict(each) for each in self.history],
             "best": None if self.best is None else asdict(self.best),
@@ -365,6 +373,7 @@ class _Run:
         """Go on where a checkpoint was written."""
         self.step, self.spent, self.samples = state["step"], state["seconds"], state["samples"]
         self.rate, self.rates = state["rate"], [(rate, loss) for rate, loss in state["rates"]]
+        self.stepper.precision = state["precision"]
         self.again = list(state["again"])
         self.history = [Measured(**each) for each in state["history"]]
         self.best = None if state["best"] is None else Measured(**state["best"])

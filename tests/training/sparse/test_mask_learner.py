@@ -18,6 +18,7 @@ from onnxprune.graph.view import view
 from onnxprune.training.sparse import mask_learner
 from onnxprune.training.sparse.gates import ShapeBudget
 from onnxprune.training.sparse.mask_learner import Masks, folded, gated_of, learned_masks
+from onnxprune.training.tuning.precision import autocast
 from onnxprune.training.tuning.saving import Saving
 from tests.training import pairs
 from tests.training.pairs import classifier, pictures
@@ -76,7 +77,7 @@ def test_a_time_has_the_rates_of_as_many_steps(tmp_path, monkeypatch, ended):
     monkeypatch.setattr(
         mask_learner._Run, "__init__", lambda self, *rest: (made.append(self), run_of_steps(self, *rest))[1]
     )
-    lesson, gated, options = task(steps=None, time=1000.0)
+    lesson, gated, options = task(steps=None, time=1000.0, precision="float32")
     saving = Saving(tmp_path / "masks.checkpoint", {}, resume=False, every_s=0)
 
     def ends(*_):
@@ -97,6 +98,28 @@ def test_a_time_has_the_rates_of_as_many_steps(tmp_path, monkeypatch, ended):
     assert rates == pytest.approx([100 / planned, 200 / planned])
     assert 2 <= masks.steps <= 5
     assert [each.step for each in masks.history] == [masks.steps]
+
+
+def test_the_faster_precision_is_chosen_and_stays_when_a_run_goes_on(tmp_path, monkeypatch):
+    asked, used = [], []
+    monkeypatch.setattr(mask_learner, "faster", lambda seconds: (asked.append(seconds("float32")), "bfloat16")[1])
+    monkeypatch.setattr(mask_learner, "autocast", lambda *each: (used.append(each), autocast(*each))[1])
+    saving = Saving(tmp_path / "masks.checkpoint", {}, resume=False, every_s=0)
+    lesson, gated, options = task(steps=4, precision="auto")
+
+    def ends(text, *place):
+        if place and place[0] == 3:
+            raise KeyboardInterrupt
+
+    budget = ShapeBudget(WHOLE, KEPT)
+    with pytest.raises(KeyboardInterrupt):
+        learned_masks(lesson, gated, budget, options, saving=saving, progress=ends)
+    assert len(asked) == 1
+    assert asked[0] > 0
+    lesson, gated, options = task(steps=4, precision="auto")
+    learned_masks(lesson, gated, budget, options, saving=dataclasses.replace(saving, resume=True))
+    assert len(asked) == 1
+    assert [precision for precision, _ in used] == ["float32"] + 4 * ["bfloat16"]
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run():

@@ -16,7 +16,9 @@ from onnxprune.training.network.module import Network
 from onnxprune.training.tuning import saving as saving_module
 from onnxprune.training.tuning import tuner
 from onnxprune.training.tuning.learner import LowRank, Whole, learner_of
+from onnxprune.training.tuning.order import order_of
 from onnxprune.training.tuning.saving import Saving
+from onnxprune.training.tuning.stepping import Stepper
 from onnxprune.training.tuning.tuner import tuned
 from tests.training import pairs
 from tests.training.pairs import classifier, cut, lesson, pictures
@@ -151,6 +153,37 @@ def test_every_way_helps(options):
     assert outcome.helped
 
 
+@pytest.mark.parametrize("quick", ["float32", "bfloat16"])
+def test_the_faster_precision_is_chosen_and_stays_when_a_run_goes_on(tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(Stepper, "seconds", taking({"bfloat16": 1.0, "float32": 1.0, quick: 0.5}))
+    options = {"steps": 8, "loss": {"kl": 1}}
+    whole, plain = run(precision="auto", **options), run(precision=quick, **options)
+    assert whole.precision == quick
+    assert equal(whole.weights, plain.weights)
+    saving = Saving(tmp_path / "run.checkpoint", RUN, resume=False, every_s=0)
+    with pytest.raises(Killed):
+        run(saving=saving, progress=killed_at(6), precision="auto", **options)
+    monkeypatch.setattr(Stepper, "seconds", lambda *_: pytest.fail("a run that goes on has its precision"))
+    outcome = run(saving=dataclasses.replace(saving, resume=True), precision="auto", **options)
+    assert outcome.to_dict()["precision"] == quick
+    assert equal(outcome.weights, plain.weights)
+
+
+def taking(seconds):
+    """Return what stands for the times of steps, in seconds by precision."""
+    return lambda _, precision: seconds[precision]
+
+
+def test_trying_precisions_leaves_weights_and_gradients_alone():
+    task, options = lesson(steps=8)
+    order = order_of(task.train, options.batch, 1, 0)
+    learner = learner_of(task.network, None, 0)
+    stepper, before = Stepper(task, learner, order, options), [each.detach().clone() for each in learner.parameters()]
+    assert stepper.seconds("bfloat16") > 0
+    assert all(torch.equal(one, other) for one, other in zip(learner.parameters(), before, strict=True))
+    assert all(each.grad is None for each in learner.parameters())
+
+
 def test_parts_of_a_step_add_up():
     one, parts = run(steps=2, augment=()), run(steps=2, augment=(), accumulate=4)
     for name, value in one.weights.items():
@@ -280,6 +313,18 @@ def test_no_checkpoint_and_a_damaged_one(tmp_path):
     saving.path.write_bytes(b"PK damaged")
     with pytest.raises(InputError, match="the checkpoint cannot be read"):
         run(saving=saving)
+
+
+def test_a_checkpoint_of_another_release(tmp_path):
+    saving = Saving(tmp_path / "run.checkpoint", RUN, resume=False, every_s=0)
+    run(saving=saving)
+    content = torch.load(saving.path, weights_only=True)
+    torch.save({**content, "format": 1}, saving.path)
+    message = (
+        r"run.checkpoint: the checkpoint is of another release of onnxprune \(format 1, this one reads 2\): resume "
+    )
+    with pytest.raises(InputError, match=message):
+        run(saving=dataclasses.replace(saving, resume=True))
 
 
 def test_what_a_run_is(tmp_path):
