@@ -22,8 +22,8 @@ from onnxprune.planning.options import make_options
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.plan_file import AsPlan, CutPlan, read_plan
 from onnxprune.progress import Progress, silent
-from onnxprune.surgery.readings import Reading, readings
-from onnxprune.surgery.rewrite import Cut, corrected
+from onnxprune.surgery.readings import Correction, Reading, corrections, readings
+from onnxprune.surgery.rewrite import Cut
 
 
 def apply(
@@ -119,10 +119,10 @@ class PlannedCut:
         return readings(prepared.traced, prepared.masks(decided))
 
     @property
-    def corrected(self) -> list[str]:
+    def corrections(self) -> list[Correction]:
         """The nodes that go on dividing by as many units as there were, in the file that is made of the model."""
         prepared, decided = self._decided
-        return corrected(prepared.traced, prepared.masks(decided))
+        return corrections(prepared.traced, prepared.masks(decided))
 
     @cached_property
     def _decided(self) -> tuple[PreparedModel, Plan]:

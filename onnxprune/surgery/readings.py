@@ -1,8 +1,9 @@
-"""Readings: what stays of a weight for each place of the file that reads it, and what that place is called.
+"""Places of a file by the modules of PyTorch that they come of: what each keeps of the weight that it reads.
 
 Exporters store weights of equal numbers once, under one of their names, as the scales of normalisations that were never
 trained. Whose place it is still stands in the file: in the name of an Identity, in names of nodes, which hold the path
-of modules (`/layers.0/norm/Mul`), or in the scopes that PyTorch's newer exporter notes beside a node.
+of modules (`/layers.0/norm/Mul`), or in the scopes that PyTorch's newer exporter notes beside a node. The same names
+tell which module divides by a number of units, where the file goes on dividing by that before the cut.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import pairwise
 
 from onnxprune.dependency.trace import Trace
 from onnxprune.graph.model import Model
-from onnxprune.surgery.rewrite import Kept, Rewriter
+from onnxprune.surgery.rewrite import Kept, Rewriter, mixed_ratio
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # of nodes, by torch.onnx.export(..., dynamo=True): text of a list in Python
 
@@ -27,6 +28,17 @@ class Reading:
     weight: str  # its name in the file
     kept: dict[int, tuple[int, ...]]  # axis -> indices that stay for this place; empty where all do
     called: frozenset[str]  # names of the place, with dots: of the module, of the weight in it, and others
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A node that divides by as many units as there were before the cut; see `Compensation`."""
+
+    node: str  # its name, or that of its first output
+    op: str
+    ratio: float  # units that it divides by, for one that is left
+    kept: dict[int, tuple[int, ...]]  # axis of its first input, from the end -> indices that stay
+    called: frozenset[str]  # paths of the module that it may come of
 
 
 def readings(traced: Trace, kept: Kept) -> list[Reading]:
@@ -42,6 +54,36 @@ def readings(traced: Trace, kept: Kept) -> list[Reading]:
         for use in traced.uses
         if use.constant in model.constants and use.node >= 0
     ]
+
+
+def corrections(traced: Trace, kept: Kept) -> list[Correction]:
+    """Return the nodes that a cut lets divide by as many units as there were, in the order of the trace.
+
+    Args:
+        traced: the model with its axes.
+        kept: bool ``[units]`` for every atom that loses units.
+    """
+    rewriter, model = Rewriter(traced, kept), traced.model
+    places = list[Correction]()
+    for index, coupling in traced.couplings.items():
+        ratio = mixed_ratio(traced, coupling, kept)
+        if coupling.compensation is not None and ratio != 1:
+            node, axes = coupling.node, coupling.inputs[0] or ()
+            left = {dim - len(axes): indices for dim, indices in rewriter.kept_along(axes).items()}
+            called = frozenset(_modules(model, index))
+            places.append(Correction(node.name or node.outputs[0], node.op, ratio, left, called))
+    return places
+
+
+def _modules(model: Model, index: int) -> Iterator[str]:
+    """Yield the paths of modules that a node may come of: its scope, and those of the weights that it reads."""
+    node = model.nodes[index]
+    yield scope_of(node.name)
+    for entry in model.protos[index].metadata_props:
+        if entry.key == _SCOPES:
+            yield from _listed(entry.value)[-2:-1]  # behind the modules around it, in front of the node itself
+    for name in node.inputs[1:]:
+        yield name.rpartition(".")[0]
 
 
 def _called(model: Model, index: int) -> Iterator[str]:

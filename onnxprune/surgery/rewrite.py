@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.dependency.apart import gone_nodes, removed_units, weights_apart
-from onnxprune.dependency.axes import Atom, Axis, Mask, kept_mask, walk
+from onnxprune.dependency.axes import Atom, Axes, Axis, Mask, kept_mask, walk
 from onnxprune.dependency.rules import Coupling, Write
 from onnxprune.dependency.rules.coupling import Position
 from onnxprune.dependency.trace import SizeFinder, Trace, Use
@@ -389,10 +389,12 @@ class Rewriter:
 
     def kept_of(self, use: Use) -> dict[int, tuple[int, ...]]:
         """Return the indices that stay for a use, by the axes that lose any."""
+        return self.kept_along(use.axes)
+
+    def kept_along(self, axes: Axes) -> dict[int, tuple[int, ...]]:
+        """Return the indices that stay, by the axes that lose any."""
         return {
-            dim: tuple(np.flatnonzero(self._mask(axis)).tolist())
-            for dim, axis in enumerate(use.axes)
-            if self._is_cut(axis)
+            dim: tuple(np.flatnonzero(self._mask(axis)).tolist()) for dim, axis in enumerate(axes) if self._is_cut(axis)
         }
 
     def _record(self, name: str, use: Use) -> None:
@@ -440,17 +442,6 @@ def mixed_ratio(traced: Trace, coupling: Coupling, kept: Kept) -> float:
     axes = [traced.partition.resolve(axis) for axis in coupling.mixed]
     sizes = [(axis.size, int(kept_mask(axis, kept).sum())) for axis in axes if any(atom in kept for atom in walk(axis))]
     return math.prod(before / after for before, after in sizes)
-
-
-def corrected(traced: Trace, kept: Kept) -> list[str]:
-    """Return the nodes that a cut lets divide by as many units as there were before; see `Compensation`.
-
-    Args:
-        traced: the model with its axes.
-        kept: bool ``[units]`` for every atom that loses units.
-    """
-    mixing = (each for each in traced.couplings.values() if each.compensation is not None)
-    return [each.node.name or each.node.outputs[0] for each in mixing if mixed_ratio(traced, each, kept) != 1]
 
 
 def new_sizes(kept: Kept) -> dict[Atom, int]:

@@ -20,7 +20,7 @@ from onnxprune.graph.tensors import Array
 from onnxprune.planning.plan_file import CutPlan, read_plan
 from onnxprune.planning.planned import PlannedGroup
 from onnxprune.report.schema import checked_schema
-from onnxprune.surgery.readings import Reading
+from onnxprune.surgery.readings import Correction, Reading
 from onnxprune.surgery.rewrite import Cut
 from onnxprune.training.extra import check_torch
 
@@ -29,15 +29,18 @@ __all__ = ["apply"]
 _LOGGER = logging.getLogger("onnxprune")
 
 What: TypeAlias = Result | CutPlan | Mapping[str, Any] | str | os.PathLike[str]
+_WHOEVER = "the layers that load these tensors, by the number that is left"
+_CODE = "code of the module that is no layer of PyTorch, as its own mean, by the number that is left"
 _OTHERWISE = ("depth", "rotation")  # parts of a report that say how else the network was changed
 
 
 def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool = True, example: Any = None) -> Any:
     """Return a module without the units that are gone, or its state dict; what is given stays as it is.
 
-    Where the file was cut along a mean or a normalisation, it goes on dividing by as many units as there were, and the
-    module divides by those that are left: its outputs differ from those of the file, and a warning of the logger
-    ``onnxprune`` says so.
+    Where the file was cut along a mean or a normalisation, it goes on dividing by as many units as there were. So do
+    the normalisations of a module, which get other numbers or give way to layers that do. A mean in code of one's own,
+    and whatever loads a state dict, divides by the units that are left: outputs differ from those of the file, and a
+    warning of the logger ``onnxprune`` says so.
 
     Args:
         network: a torch.nn.Module, or a state dict.
@@ -51,26 +54,22 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
 
     Raises:
         OptionError: without PyTorch; for a plan without indices, one that takes branches or the layers of experts out,
-            and what is no network; for an example of a cut that is not exact, or of a state dict.
+            and what is no network; for an example of a module that does not divide as the file does, and of a state
+            dict.
         InputError: for weights that are not found or do not fit, layers that cannot have other sizes, and what is no
             report, or one of another form; and for a module that gives something else on the example.
     """
     check_torch("onnxprune.torch.apply")
-    from onnxprune.training.modules.resizing import resized  # noqa: PLC0415 - they import PyTorch
+    from onnxprune.training.modules.counts import by_layer, fillers  # noqa: PLC0415 - they import PyTorch
+    from onnxprune.training.modules.resizing import resized  # noqa: PLC0415
     from onnxprune.training.modules.same_outputs import check_same  # noqa: PLC0415
     from onnxprune.training.modules.transfer import WeightCut, cut_state, kept_of, state_of  # noqa: PLC0415
 
     plan, report = _read(cut)
-    if example is not None:
-        _check_example(network, report)
+    if example is not None and isinstance(network, Mapping):
+        raise OptionError("example has no effect on a state dict, which does not run: give the module")
     model = _original(source, plan.input if plan is not None else report["input"])
-    if plan is None:
-        kept = _of_report(report)
-        traced = None if model is None else PlannedCut(_plan_of(report), model)
-    else:
-        traced = PlannedCut(plan, _needed(model, plan))
-        kept = traced.weights
-    _check_parts(kept.values())
+    traced, kept = _traced(plan, report, model)
     replaced = {cut.source for name, cut in kept.items() if name == cut.source}  # under its name, nobody reads it whole
     cuts = [
         WeightCut(cut.source, cut.kept, partial(_array, model, cut.source), cut.source in replaced)
@@ -80,25 +79,28 @@ def apply(network: Any, cut: What, source: Source | None = None, *, strict: bool
     state = state_of(network)
     stays, elsewhere = kept_of(state, cuts, whole=whole, strict=strict, readings=partial(_readings, traced))
     smaller = cut_state(state, stays)
-    _say_what_differs(_corrected(traced, report))
+    places = _corrections(traced)
     if isinstance(network, Mapping):
+        _say_what_differs([each.node for each in places or ()] or _inexact(places, report), _WHOEVER)
         return smaller
-    made = resized(network, smaller, stays, elsewhere)
+    layers, others = by_layer(network, places or ())
+    others = others or _inexact(places, report)
+    made = resized(network, smaller, stays, elsewhere, {name: each.ratio for name, each in layers.items()})
     if example is not None:
-        check_same(network, made, stays, example)
+        _check_example(others)
+        check_same(network, made, stays, example, fillers(network, layers, stays))
+    _say_what_differs(others, _CODE)
     return made
 
 
-def _check_example(network: Any, report: Mapping[str, Any]) -> None:
-    """Raise OptionError where an example proves nothing."""
-    if isinstance(network, Mapping):
-        raise OptionError("example has no effect on a state dict, which does not run: give the module")
-    for group in report.get("groups", ()):
-        if not group["exact"] and group["kept"] < group["units"]:
-            raise OptionError(
-                f"example: group {group['name']!r} was cut along a normalisation, which counts units that are zero: "
-                "outputs differ from those of the original where it is right; leave example out"
-            )
+def _check_example(others: Sequence[str]) -> None:
+    """Raise OptionError where the module is right and does not give what the masked one gives."""
+    if others:
+        raise OptionError(
+            f"example: at {others[0]!r} the file divides by the number of units before the cut, and the module by the "
+            "number that is left, as no layer of PyTorch is known to stand there: outputs differ where the rest is "
+            "right; leave example out"
+        )
 
 
 def _read(cut: What) -> tuple[CutPlan | None, Mapping[str, Any]]:
@@ -148,6 +150,23 @@ def _original(source: Source | None, named: Mapping[str, Any]) -> Model | None:
     return None if source is None else load(source)
 
 
+def _traced(
+    plan: CutPlan | None, report: Mapping[str, Any], model: Model | None
+) -> tuple[PlannedCut | None, Mapping[str, Cut]]:
+    """Return the cut of the original, where there is one, and what stays of its weights by their names in the result.
+
+    Raises:
+        OptionError: when the original is needed, or a weight is gone as a whole.
+    """
+    if plan is None:
+        traced, kept = None if model is None else PlannedCut(_plan_of(report), model), _of_report(report)
+    else:
+        traced = PlannedCut(plan, _needed(model, plan))
+        kept = traced.weights
+    _check_parts(kept.values())
+    return traced, kept
+
+
 def _needed(model: Model | None, plan: CutPlan) -> Model:
     if model is None:
         named = plan.input.get("path", "a model in memory")
@@ -186,23 +205,30 @@ def _readings(traced: PlannedCut | None) -> Sequence[Reading]:
         return ()
 
 
-def _corrected(traced: PlannedCut | None, report: Mapping[str, Any]) -> list[str]:
-    """Return what the file corrects for the units that are gone: nodes, or groups where these cannot be found out."""
+def _corrections(traced: PlannedCut | None) -> Sequence[Correction] | None:
+    """Return where the file goes on dividing by as many units as there were; None where that cannot be found out."""
     if traced is not None:
         with contextlib.suppress(OnnxpruneError):  # see `_readings`
-            return traced.corrected
+            return traced.corrections
+    return None
+
+
+def _inexact(places: Sequence[Correction] | None, report: Mapping[str, Any]) -> list[str]:
+    """Return the groups that were cut along a normalisation, where the places in the file are not known."""
+    if places is not None:
+        return []
     return [each["name"] for each in report.get("groups") or () if not each["exact"] and each["kept"] < each["units"]]
 
 
-def _say_what_differs(names: Sequence[str]) -> None:
+def _say_what_differs(names: Sequence[str], who: str) -> None:
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         _LOGGER.warning(
-            "the result does not give what the file gives that was cut: at %r%s, a mean or a normalisation, the file "
-            "divides by the number of units before the cut, and PyTorch by the number that is left: let the result "
-            "learn before it is used",
+            "the result may not give what the file gives that was cut: at %r%s, a mean or a normalisation, the file "
+            "divides by the number of units before the cut, and %s: let the result learn before it is used",
             names[0],
             more,
+            who,
         )
 
 

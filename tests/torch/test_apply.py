@@ -346,19 +346,30 @@ def warnings_of(caplog, network, cut, **options):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_where_the_file_goes_on_dividing_by_all_units_it_is_said(caplog, tmp_path):
-    path, said = tmp_path / "m.onnx", "the result does not give what the file gives that was cut: at {}, a mean or a "
-    network = Averaging().eval()
-    result = cut_of(network, path, torch.rand(2, 8))
+SAID = "the result may not give what the file gives that was cut: at {}, a mean or a normalisation, the file divides"
+
+
+def test_where_the_file_goes_on_dividing_by_all_units_and_the_module_does_not_it_is_said(caplog, tmp_path):
+    path, network, x = tmp_path / "m.onnx", Averaging().eval(), torch.rand(2, 8)
+    result = cut_of(network, path, x)
     (message,) = warnings_of(caplog, network, result)
-    assert message.startswith(said.format("'/ReduceMean'"))
+    assert message.startswith(SAID.format("'/ReduceMean'"))
+    assert "and code of the module that is no layer of PyTorch, as its own mean, by the number that is left" in message
+    with pytest.raises(OptionError, match=r"example: at '/ReduceMean' the file divides by .* leave example out"):
+        onnxprune.torch.apply(network, result, example=x)
+
+
+def test_whoever_loads_a_state_dict_divides_by_what_is_left(caplog, tmp_path):
+    path = tmp_path / "m.onnx"
     network = untrained(path)
     result = cut_units(path, first=0.5, second=0.25)
-    (message,) = warnings_of(caplog, network, result)
-    assert message.startswith(said.format("'/norm/LayerNormalization' and 1 more"))
+    assert warnings_of(caplog, network, result) == []
+    (message,) = warnings_of(caplog, network.state_dict(), result)
+    assert message.startswith(SAID.format("'/norm/LayerNormalization' and 1 more"))
+    assert "and the layers that load these tensors, by the number that is left" in message
     plan = onnxprune.plan(path, ratio=0, ratios={"first": 0.5}, criterion="l2", round_to=1, width=True)
-    (message,) = warnings_of(caplog, network, plan, source=path)
-    assert message.startswith(said.format("'/norm/LayerNormalization'"))
+    (message,) = warnings_of(caplog, network.state_dict(), plan, source=path)
+    assert message.startswith(SAID.format("'/norm/LayerNormalization'"))
 
 
 def test_without_the_file_the_group_is_named_that_was_cut_along_a_normalisation(caplog, tmp_path):
@@ -553,15 +564,27 @@ def test_normalisations_that_lose_units_inside_of_groups_keep_their_number():
     assert (smaller.norm.num_groups, smaller.norm.num_channels) == (4, 8)
 
 
-def test_a_layer_without_tensors_that_says_its_size_is_named():
+class OwnNorm(nn.LayerNorm):
+    """A class that computes in its own way."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [OwnNorm, nn.LayerNorm])
+def test_a_layer_without_tensors_that_says_its_size(kind):
     """With as many units as before it would fail, or compute something else without a word."""
-    network = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2)).eval()
+    network = nn.Sequential(nn.Linear(4, 8), kind(8, elementwise_affine=False), nn.Linear(8, 2)).eval()
     ones = {"source": "ones", "kept": {"0": [0, 1]}}
     weights = {"a": {"source": "0.weight", "kept": {"0": [0, 1]}}, "ones": ones}
     report = {"input": {}, "initializers": weights}
-    with pytest.raises(InputError, match=r"1: a LayerNorm without weights may lose units, as 'ones' did: no tensor"):
-        onnxprune.torch.apply(network, report, strict=False)
     assert onnxprune.torch.apply(network.state_dict(), report, strict=False)["0.weight"].shape == (2, 4)
+    if kind is nn.LayerNorm:
+        weights["b"] = {"source": "2.weight", "kept": {"1": [0, 1]}}
+        assert onnxprune.torch.apply(network, report, strict=False)(torch.rand(3, 4)).shape == (3, 2)
+    else:
+        with pytest.raises(InputError, match=r"1: a OwnNorm without weights may lose units, as 'ones' did: no tensor"):
+            onnxprune.torch.apply(network, report, strict=False)
 
 
 class Noting(nn.Sequential):
@@ -779,7 +802,7 @@ def test_a_module_that_counts_heads_by_itself_is_told_by_an_example(example):
 def test_what_an_example_cannot_prove_is_refused():
     network, x = OwnHeads((-1, 4)), torch.rand(2, 5, 16)
     width = {"name": "stream", "exact": False, "units": 16, "kept": 8}
-    with pytest.raises(OptionError, match="example: group 'stream' was cut along a normalisation"):
+    with pytest.raises(OptionError, match="example: at 'stream' the file divides by the number of units before"):
         onnxprune.torch.apply(network, without_two_heads([{**width, "kept": 16}, width]), example=x)
     with pytest.raises(OptionError, match="example has no effect on a state dict"):
         onnxprune.torch.apply(network.state_dict(), without_two_heads(), example=x)

@@ -1,11 +1,13 @@
 """Layers in the place of those of PyTorch that cannot have the sizes that a cut leaves; what they hold has their names.
 
 `nn.MultiheadAttention` has as many units in all of its heads as it reads, so that it cannot lose heads alone. A
-`nn.GroupNorm` without weights says how many groups it has, and no tensor tells how many are left.
+`nn.GroupNorm` without weights says how many groups it has, and no tensor tells how many are left. Normalisations
+without weights have nothing to multiply what they give with, so that it is what the file gives; see `counts`.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from torch.jit._trace import TracerWarning
 from torch.nn import functional
 
 from onnxprune.errors import InputError
+from onnxprune.training.modules.counts import InstanceNorm, epsilon, rank_of
 
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")  # where these are not stored as one
 
@@ -194,12 +197,25 @@ def _additive(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 class CutGroupNorm(nn.Module):
-    """An `nn.GroupNorm` without weights that may have lost groups, or units of all: what it reads tells how many."""
+    """An `nn.GroupNorm` without weights that may have lost groups, or units of all: what it reads tells how many.
 
-    def __init__(self, name: str, layer: nn.GroupNorm, groups: Mapping[int, int]) -> None:
-        """Take what a layer says of itself, and how many groups there are by how many channels may be left."""
+    With fewer units in each group it gives what it would if it divided by as many as there were.
+    """
+
+    def __init__(
+        self, name: str, layer: nn.GroupNorm, groups: Mapping[int, int], *, ratio: float | None = None
+    ) -> None:
+        """Take what a layer says of itself, and how many groups there are by how many channels may be left.
+
+        Args:
+            name: of the layer.
+            layer: as it was.
+            groups: that are left, by the number of channels that are.
+            ratio: of the numbers in a group before the cut to those that are left; None where channels alone were cut.
+        """
         super().__init__()
-        self.name, self.eps, self.groups = name, layer.eps, dict(groups)
+        self.name, self.eps, self.groups, self.ratio = name, layer.eps, dict(groups), ratio
+        self.units = layer.num_channels // layer.num_groups
         self.train(layer.training)
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
@@ -208,9 +224,7 @@ class CutGroupNorm(nn.Module):
         Raises:
             InputError: when so many channels cannot be left.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TracerWarning)  # the number of channels is the same in all calls
-            channels = int(value.shape[1])
+        (channels,) = _sizes(value, range(1, 2))
         groups = self.groups.get(channels)
         if groups is None:
             counts = " or ".join(map(str, sorted(self.groups)))
@@ -218,4 +232,58 @@ class CutGroupNorm(nn.Module):
                 f"{self.name}: a GroupNorm without weights reads {channels} channels, where {counts} may be left by "
                 "the cut: how many groups they are in cannot be told; write the layer anew"
             )
-        return functional.group_norm(value, groups, eps=self.eps)
+        ratio = self.units * groups / channels if self.ratio is None else self.ratio
+        return _multiplied(functional.group_norm(value, groups, eps=self.eps * ratio), ratio)
+
+
+class CutLayerNorm(nn.Module):
+    """An `nn.LayerNorm` or `nn.RMSNorm` without weights that may have lost units: what it reads tells how many.
+
+    It gives what it would if it divided by as many units as there were.
+    """
+
+    def __init__(self, layer: nn.LayerNorm | nn.RMSNorm) -> None:
+        """Take what a layer says of itself."""
+        super().__init__()
+        self.normalized_shape, self.eps = tuple(layer.normalized_shape), layer.eps  # as it was before the cut
+        self.normalize = functional.layer_norm if isinstance(layer, nn.LayerNorm) else functional.rms_norm
+        self.train(layer.training)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the value, [..., units], normalised over the last axes."""
+        sizes = _sizes(value, range(-len(self.normalized_shape), 0))
+        ratio = math.prod(self.normalized_shape) / math.prod(sizes)
+        eps = epsilon(self.eps, value.dtype) * ratio
+        return _multiplied(self.normalize(value, sizes, eps=eps), ratio)
+
+
+class CutInstanceNorm(nn.Module):
+    """An `nn.InstanceNorm` without weights of which positions are gone.
+
+    It gives what it would if it divided by as many as there were.
+    """
+
+    def __init__(self, layer: InstanceNorm, ratio: float) -> None:
+        """Take what a layer says of itself, and the ratio of positions before the cut to those that are left."""
+        super().__init__()
+        self.rank, self.eps, self.ratio = rank_of(layer) + 2, layer.eps * ratio, ratio
+        self.train(layer.training)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the value, [batch, channels, ...] or without a batch, normalised over positions."""
+        is_one = value.dim() < self.rank
+        given = value.unsqueeze(0) if is_one else value
+        outputs = _multiplied(functional.instance_norm(given, eps=self.eps), self.ratio)
+        return outputs.squeeze(0) if is_one else outputs
+
+
+def _sizes(value: torch.Tensor, axes: Sequence[int]) -> list[int]:
+    """Return sizes of a value that are the same in all calls."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)
+        return [int(value.shape[axis]) for axis in axes]
+
+
+def _multiplied(value: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Return the outputs of a normalisation as if it had divided by as many numbers as there were."""
+    return value if ratio == 1 else value * ratio**0.5

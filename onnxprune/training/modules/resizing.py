@@ -1,6 +1,7 @@
 """Modules of PyTorch whose tensors became smaller: what standard layers say of their own sizes follows.
 
-Layers that cannot have the new sizes give way to ones of `cut_layers` that can.
+Layers that cannot have the new sizes give way to ones of `cut_layers` that can, and normalisations divide by as many
+units as the file does: see `counts`.
 """
 
 from __future__ import annotations
@@ -8,20 +9,31 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from onnxprune.errors import InputError
-from onnxprune.training.modules.cut_layers import PROJECTIONS, CutAttention, CutGroupNorm, heads_left
+from onnxprune.training.modules.counts import INSTANCE_NORMS, count_as_before, units_of
+from onnxprune.training.modules.cut_layers import (
+    PROJECTIONS,
+    CutAttention,
+    CutGroupNorm,
+    CutInstanceNorm,
+    CutLayerNorm,
+    heads_left,
+)
 from onnxprune.training.modules.transfer import WeightCut
 from onnxprune.training.modules.twins import Kept
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_BARE = (nn.LayerNorm, nn.RMSNorm)  # say their sizes also where they have no tensors that do
+_BARE = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # say their sizes also where they have no tensors that do
+_FORWARDS = {each.forward for each in (*_BARE, *INSTANCE_NORMS)}
 _FIXED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # compute their sizes from others that stay
 
 _CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # where a module runs
@@ -39,7 +51,11 @@ _FLAGS = (  # of these hooks
 
 
 def resized(
-    module: nn.Module, state: Mapping[str, Any], kept: Mapping[str, Kept], elsewhere: Sequence[WeightCut] = ()
+    module: nn.Module,
+    state: Mapping[str, Any],
+    kept: Mapping[str, Kept],
+    elsewhere: Sequence[WeightCut] = (),
+    ratios: Mapping[str, float] = MappingProxyType({}),
 ) -> nn.Module:
     """Return a copy of a module that has the tensors of a state dict, and layers of their sizes.
 
@@ -48,6 +64,8 @@ def resized(
         state: by the names of `module.state_dict()`, some tensors smaller.
         kept: what stayed of the axes of these.
         elsewhere: weights of the file that were cut and are in no tensor, such as scales of layers that have none.
+        ratios: of what normalisations divide by in the file to what is left of it, by the name of the layer, where that
+            is known; else their units tell.
 
     Raises:
         InputError: for a layer whose class cannot have such sizes, and one without tensors that may have lost units;
@@ -59,9 +77,12 @@ def resized(
         raise InputError(f"the module cannot be copied: {_line(error)}; cut its state dict instead") from None
     before = network.state_dict()
     changed = {name for name, value in state.items() if _is_resized(value, before[name])}
-    network = _with_cut_layers(network, changed, kept, elsewhere)
+    shapes = {name: value.shape for name, value in before.items() if isinstance(value, torch.Tensor)}
+    network = _with_cut_layers(network, _Cuts(shapes, changed, kept, elsewhere, ratios))
     put: dict[int, tuple[Any, Any]] = {}  # by the identity of a tensor that goes: it, and what stands in its place
+    counted = {}  # normalisations by name, each with the ratio
     for layer_name, layer in network.named_modules():
+        units = units_of(layer)
         own = [name for name in changed if name.rpartition(".")[0] == layer_name]
         _check_sizes(layer, layer_name, changed, elsewhere)
         groups = _groups(layer, layer_name, before, kept) if own else 1
@@ -69,6 +90,7 @@ def resized(
             _put(layer, name.rpartition(".")[2], state[name], put)
         if own:
             _restate(layer, groups)
+        counted[layer_name] = layer, ratios.get(layer_name, units / units_of(layer))
     try:
         network.load_state_dict(dict(state))
     except Exception as error:  # as where hooks give names to its state that they do not take back
@@ -76,6 +98,9 @@ def resized(
             f"the module does not load its own state, with the tensors that are cut: {_line(error)}; cut the state "
             "dict instead, and write the module anew"
         ) from None
+    done = set[int]()
+    for layer, ratio in counted.values():
+        count_as_before(layer, ratio, done)
     return network
 
 
@@ -90,7 +115,7 @@ def _check_sizes(layer: nn.Module, name: str, changed: Collection[str], elsewher
             f"{name}: a {type(layer).__name__} cannot lose units of its own, as it computes its sizes from "
             "others; cut the state dict instead, and write the layer anew"
         )
-    if elsewhere and isinstance(layer, _BARE) and _is_bare(layer):
+    if elsewhere and isinstance(layer, _BARE) and _is_bare(layer):  # with a `forward` of its own
         raise _untold(name, layer, min(elsewhere, key=lambda each: each.name))
 
 
@@ -106,21 +131,25 @@ def _is_bare(layer: nn.Module) -> bool:
 # -- layers in the place of others -----------------------------------------------------------------------------
 
 
-def _with_cut_layers(
-    network: nn.Module, changed: Collection[str], kept: Mapping[str, Kept], elsewhere: Sequence[WeightCut]
-) -> nn.Module:
+@dataclass(frozen=True)
+class _Cuts:
+    """What was cut of a network."""
+
+    shapes: Mapping[str, Sequence[int]]  # of its tensors, before
+    changed: Collection[str]  # tensors that became smaller
+    kept: Mapping[str, Kept]  # what stays of their axes
+    elsewhere: Sequence[WeightCut]  # of the file, in no tensor
+    ratios: Mapping[str, float]  # by normalisation, of what it divides by in the file to what is left
+
+
+def _with_cut_layers(network: nn.Module, cut: _Cuts) -> nn.Module:
     """Return a network with layers of `cut_layers` for those that cannot have the sizes that are left."""
-    before = network.state_dict()
     others: dict[int, nn.Module] = {}  # by the identity of the layer whose place they take
-    cuts = [(before[name].shape, each) for name, each in kept.items()]
     for name, layer in network.named_modules():
-        if type(layer).forward is nn.MultiheadAttention.forward and _has_any(name, changed):
-            assert isinstance(layer, nn.MultiheadAttention)
-            others[id(layer)] = CutAttention(layer, heads_left(name, layer, _rows(name, layer, kept)))
-        elif isinstance(layer, nn.GroupNorm) and _is_bare(layer) and (changed or elsewhere):
-            others[id(layer)] = CutGroupNorm(name, layer, _groups_by_channels(name, layer, cuts, elsewhere))
-        if id(layer) in others:
-            _take_place(name, layer, others[id(layer)])
+        other = _other(name, layer, cut)
+        if other is not None:
+            _take_place(name, layer, other)
+            others[id(layer)] = other
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
             if id(child) in others:
@@ -128,6 +157,22 @@ def _with_cut_layers(
         if isinstance(parent, nn.TransformerEncoder) and others:
             parent.use_nested_tensor = False  # which its shortcut alone can read
     return others.get(id(network), network)
+
+
+def _other(name: str, layer: nn.Module, cut: _Cuts) -> nn.Module | None:
+    """Return the layer that a layer gives way to; None where it stays."""
+    if type(layer).forward is nn.MultiheadAttention.forward and _has_any(name, cut.changed):
+        assert isinstance(layer, nn.MultiheadAttention)
+        return CutAttention(layer, heads_left(name, layer, _rows(name, layer, cut.kept)))
+    if not (cut.changed or cut.elsewhere) or type(layer).forward not in _FORWARDS or not _is_bare(layer):
+        return None
+    if isinstance(layer, nn.GroupNorm):
+        return CutGroupNorm(name, layer, _groups_by_channels(name, layer, cut), ratio=cut.ratios.get(name))
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        return CutLayerNorm(layer)
+    return (
+        CutInstanceNorm(layer, cut.ratios[name]) if isinstance(layer, INSTANCE_NORMS) and name in cut.ratios else None
+    )
 
 
 def _take_place(name: str, layer: nn.Module, other: nn.Module) -> None:
@@ -161,9 +206,7 @@ def _rows(name: str, layer: nn.MultiheadAttention, kept: Mapping[str, Kept]) -> 
     return [[row - part * size for row in rows if row // size == part] for part in range(3)]
 
 
-def _groups_by_channels(
-    name: str, layer: nn.GroupNorm, cuts: Sequence[tuple[Sequence[int], Kept]], elsewhere: Sequence[WeightCut]
-) -> dict[int, int]:
+def _groups_by_channels(name: str, layer: nn.GroupNorm, cut: _Cuts) -> dict[int, int]:
     """Return how many groups of a normalisation without weights are left, by how many channels are.
 
     Exporters give such a layer a scale of ones: with an entry for each group, or from operator set 21 on for each
@@ -174,15 +217,15 @@ def _groups_by_channels(
     Args:
         name: of the layer.
         layer: as it was.
-        cuts: of the tensors of the network: the shape before, and what stays of the axes.
-        elsewhere: weights of the file that were cut and are in no tensor.
+        cut: of the network.
 
     Raises:
         InputError: where two cuts leave as many channels in different numbers of groups; and where a weight has an
             unknown shape, so that it may be a scale.
     """
     groups, inside = layer.num_groups, layer.num_channels // layer.num_groups
-    arrays = [(each, each.array()) for each in elsewhere]
+    arrays = [(each, each.array()) for each in cut.elsewhere]
+    cuts = [(cut.shapes[name], each) for name, each in cut.kept.items()]
     unknown = next((each for each, array in arrays if array is None), None)
     if unknown is not None:
         raise _untold(name, layer, unknown)

@@ -2,10 +2,10 @@
 
 Tensors tell that they fit, not that code around them does: a `view` with a number of heads of its own runs on other
 heads without a word. So the whole module is run on an example with zeros where tensors were cut, and the smaller one as
-it is. The two agree where a unit that is zero counts for nothing; normalisations over units that went count it. How far
-they are apart is held against how far the zeros take the whole module from what it was: an example on which they change
-nothing, such as a text of one word for an attention, proves nothing and is refused. All run in double precision where
-the module does.
+it is. The two agree where a unit that is zero counts for nothing. A normalisation is given what counts for nothing to
+it (`counts.fillers`): it knows of no cut, and divides by all units, as the smaller one must. How far they are apart is
+held against how far the zeros take the whole module from what it was: an example on which they change nothing, such as
+a text of one word for an attention, proves nothing and is refused. All run in double precision where the module does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from onnxprune.errors import InputError
+from onnxprune.training.modules.counts import Filler
 from onnxprune.training.modules.twins import Kept
 
 # By the type that was computed in: the share of what the zeros change by which the two may differ, and the share of the
@@ -32,7 +34,13 @@ _ADVICE = (
 )
 
 
-def check_same(module: nn.Module, smaller: nn.Module, kept: Mapping[str, Kept], example: Any) -> None:
+def check_same(
+    module: nn.Module,
+    smaller: nn.Module,
+    kept: Mapping[str, Kept],
+    example: Any,
+    fillers: Mapping[str, Filler] = MappingProxyType({}),
+) -> None:
     """Raise InputError where a module that was cut does not give the outputs of the masked one.
 
     Args:
@@ -40,11 +48,12 @@ def check_same(module: nn.Module, smaller: nn.Module, kept: Mapping[str, Kept], 
         smaller: as it is now.
         kept: what stayed of the axes of its tensors.
         example: what is put in: a tensor, a tuple of arguments, or a dict of named ones.
+        fillers: put what counts for nothing in the place of units that are gone, by the name of a layer of the module.
     """
     wanted = "give what it is called with"
     runs = _Runs(module, example)
     whole = runs.outputs(copy.deepcopy(module), "the network", wanted)
-    before = runs.outputs(_masked(module, kept), "the network", wanted)
+    before = runs.outputs(_masked(module, kept, fillers), "the network", wanted)
     after = runs.outputs(copy.deepcopy(smaller), "the smaller network", _ADVICE)
     if [each.shape for each in before] != [each.shape for each in after]:
         had, have = ([list(each.shape) for each in side] for side in (before, after))
@@ -130,9 +139,11 @@ def _rounding(output: torch.Tensor) -> float:
     return _shares(output)[1] * (float(sizes.max()) if sizes.numel() else 0.0)
 
 
-def _masked(module: nn.Module, kept: Mapping[str, Kept]) -> nn.Module:
+def _masked(module: nn.Module, kept: Mapping[str, Kept], fillers: Mapping[str, Filler]) -> nn.Module:
     """Return a copy of a module with zeros where tensors were cut."""
     network = copy.deepcopy(module)
+    for name, fill in fillers.items():
+        network.get_submodule(name).register_forward_pre_hook(fill)
     state = network.state_dict()
     with torch.no_grad():
         for name, axes in kept.items():

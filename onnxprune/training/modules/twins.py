@@ -9,7 +9,7 @@ twins. What none of these tells is an error that names them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from onnxprune.surgery.readings import Reading
 
 Kept: TypeAlias = Mapping[int, Sequence[int]]  # axis -> indices that stay
 
-_APART = (-math.inf, 0)  # how near paths are of which none ends the other
+APART = (-math.inf, 0)  # how near paths are of which none ends the other
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,22 @@ def _meant(reading: Reading, twins: Twins) -> Collection[str]:
     """
     nearness = {name: max(_nearness(name, each) for each in reading.called) for name in twins.names}
     nearest = max(nearness.values())
-    return [name for name in twins.names if nearness[name] == nearest and (twins.is_named or nearest > _APART)]
+    return [name for name in twins.names if nearness[name] == nearest and (twins.is_named or nearest > APART)]
 
 
 def _nearness(name: str, called: str) -> tuple[float, int]:
-    """Return how near what a place is called is to a tensor or its module, as numbers of which larger ones are nearer.
+    """Return how near what a place is called is to a tensor or its module."""
+    return nearness((name, name.rpartition(".")[0]), called)
+
+
+def nearness(paths: Iterable[str], called: str) -> tuple[float, int]:
+    """Return how near what a place is called is to any of these paths, as numbers of which larger ones are nearer.
 
     Wrappers stand in front of the one or the other, of all names the same: so little in front of the shorter path comes
     before much of it, and a long path before the shorter ones of the modules around it.
     """
-    ends = [each for each in (name, name.rpartition(".")[0]) if each and called and _ends_alike(each, called)]
-    return max(((-abs(len(each) - len(called)), len(each)) for each in ends), default=_APART)
+    ends = [each for each in paths if each and called and _ends_alike(each, called)]
+    return max(((-abs(len(each) - len(called)), len(each)) for each in ends), default=APART)
 
 
 def _ends_alike(one: str, other: str) -> bool:
