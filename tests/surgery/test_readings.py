@@ -8,7 +8,7 @@ import pytest
 from onnxprune.dependency.groups import groups
 from onnxprune.dependency.trace import trace
 from onnxprune.graph.files.read import load
-from onnxprune.surgery.readings import readings, scope_of
+from onnxprune.surgery.readings import corrections, readings, scope_of
 from tests.support.build import model
 
 ROWS = "float[n,6] x"
@@ -61,3 +61,22 @@ def test_scopes_of_names():
     assert scope_of("/layer1/layer1.0/conv1/Conv") == "layer1.0.conv1"
     assert scope_of("/layers.0/norm/Mul_1") == "layers.0.norm"
     assert scope_of("/Mul") == scope_of("") == scope_of("node_7") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "scope"),
+    [("/one/ReduceMean", None, "one"), ("node_1", "['', 'layers.0', 'layers.0.norm', 'mean']", "layers.0.norm")],
+)
+def test_nodes_that_divide_by_the_units_before_the_cut_name_their_module(name, metadata, scope):
+    proto = model(
+        "a = MatMul(x, w1)", "m = ReduceMean<axes=[-1], keepdims=1>(a)", "b = Add(a, m)", "y = MatMul(b, w2)",
+        x=ROWS, y="float[n,5] y", w1=np.ones((6, 8), np.float32), w2=np.ones((8, 5), np.float32), opset=17,
+    )  # fmt: skip
+    proto.graph.node[1].name = name
+    if metadata is not None:
+        proto.graph.node[1].metadata_props.add(key="pkg.torch.onnx.name_scopes", value=metadata)
+    traced = trace(load(proto))
+    atom = next(group.atom for group in groups(traced) if "w2" in {each.constant for each in group.members})
+    (place,) = corrections(traced, {atom: np.arange(8) < 2})
+    assert (place.node, place.op, place.ratio, place.kept) == (name, "ReduceMean", 4, {-1: (0, 1)})
+    assert scope in place.called

@@ -107,14 +107,21 @@ def _meant(reading: Reading, twins: Twins) -> Collection[str]:
 
     Where it is called after none, it may mean all that the file has by a name; of others, it means none.
     """
-    nearness = {name: max(_nearness(name, each) for each in reading.called) for name in twins.names}
-    nearest = max(nearness.values())
-    return [name for name in twins.names if nearness[name] == nearest and (twins.is_named or nearest > APART)]
+    near = {name: max(_nearness(name, each) for each in reading.called) for name in twins.names}
+    nearest = max(near.values())
+    if nearest[0] == APART:
+        return twins.names if twins.is_named else ()
+    return [name for name in twins.names if near[name] == nearest]
 
 
-def _nearness(name: str, called: str) -> tuple[float, int]:
-    """Return how near what a place is called is to a tensor or its module."""
-    return nearness((name, name.rpartition(".")[0]), called)
+def _nearness(name: str, called: str) -> tuple[tuple[float, int], int]:
+    """Return how near what a place is called is to a tensor, its module, or one around it, which is the less near.
+
+    Attention reads the weight of the layer of its outputs itself, so that the place is called after the attention.
+    """
+    parts = name.split(".")
+    paths = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return max((nearness((path,), called), -levels) for levels, path in enumerate(paths))
 
 
 def nearness(paths: Iterable[str], called: str) -> tuple[float, int]:
