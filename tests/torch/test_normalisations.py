@@ -125,9 +125,8 @@ def rms_file(network, path, _):
 
 
 def test_a_rms_norm_gives_what_the_file_gives(tmp_path):
-    smaller, result = check_cut(between(nn.RMSNorm, 24), tmp_path, rms_file)
+    smaller, _ = check_cut(between(nn.RMSNorm, 24), tmp_path, rms_file)
     assert (smaller.norm.normalized_shape, smaller.norm.eps) == ((12,), 2 * EPS)
-    assert result.report["groups"][0]["kept"] < result.report["groups"][0]["units"]
 
 
 class Reading(nn.LayerNorm):
