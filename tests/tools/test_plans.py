@@ -70,7 +70,7 @@ def test_a_plan_is_kept_to_in_two_precisions(applied):
 
 def test_other_indices_are_found_by_groups_and_by_weights(applied):
     def other_units(report):
-        group = next(group for group in report["groups"] if group["kept"] < group["units"])
+        group = next(group for group in report["groups"] if group["name"] == applied.edited.listed)
         group["kept_units"] = [unit + 1 for unit in group["kept_units"]]
 
     told = changed(applied, "dynamic int8", other_units)
@@ -86,6 +86,26 @@ def test_other_indices_are_found_by_groups_and_by_weights(applied):
 
     (told,) = changed(applied, "dynamic int8", other_weight)
     assert told.startswith("dynamic int8: weight ")
+
+
+def test_a_count_alone_may_keep_other_units_as_many(applied):
+    def choose(report, count):
+        group = next(group for group in report["groups"] if group["name"] == applied.edited.counted)
+        last = [*range(group["units"])][-group["kept"] :]
+        kept, spare = group["kept_units"], next(unit for unit in last[::-1] if unit not in group["kept_units"])
+        group["kept_units"] = sorted([*kept[count:], spare])
+        for cut in report["initializers"].values():
+            cut["kept"] = {axis: group["kept_units"] if each == kept else each for axis, each in cut["kept"].items()}
+
+    reports = {form: copy.deepcopy(report) for form, report in applied.reports.items()}
+    choose(reports["dynamic int8"], 1)
+    other = dataclasses.replace(applied, reports=reports)
+    count = next(each["keep"] for each in planned(applied.edited.text) if each["name"] == applied.edited.counted)
+    assert other.faults() == []
+    assert other.alike("dynamic int8") == pytest.approx((count - 1) / count)
+    assert applied.alike("dynamic int8") == applied.alike("fp32") == 1.0
+    assert any("weight " in each for each in dataclasses.replace(other, touched=frozenset()).faults())
+    assert len(changed(applied, "dynamic int8", lambda report: choose(report, 2))) > 2  # fewer than in float32
 
 
 def test_a_report_that_is_not_of_the_plan_is_found(applied):
@@ -162,7 +182,8 @@ def test_outcomes_that_are_wrong():
 
 SIZES = dict.fromkeys(precisions.FORMS, (1_729_710, 1_110_884))
 COUNTS = dict.fromkeys(precisions.FORMS, 7)
-PRECISIONS = {"title": "net, 0.4", "groups": 8, "weights": 60, "named": COUNTS, "held": COUNTS, "sizes": SIZES}
+PRECISIONS = {"title": "net, 0.4", "groups": 8, "weights": 60, "named": COUNTS, "held": COUNTS}
+PRECISIONS |= {"alike": dict.fromkeys(precisions.FORMS, 0.98765), "sizes": SIZES}
 MODULE = {
     "title": "ResNet-18", "exporter": "dynamo", "cut": {"channels": (70, 100)}, "params": (11_700_000, 5_800_000),
     "weights": 102, "apart": 0.0,
@@ -172,7 +193,7 @@ MODULE = {
 def test_the_tables():
     (*_, row) = plans.precision_lines([{**PRECISIONS, "commit": "abc"}])
     sizes = ", ".join(["1.73 → 1.11"] * 4)
-    assert row == f"| net, 0.4 | 8 | 7, 7, 7 | 7, 7, 7 of 60 | {sizes} | `abc` |"
+    assert row == f"| net, 0.4 | 8 | 7, 7, 7 | 7, 7, 7 of 60 | 0.988, 0.988, 0.988 | {sizes} | `abc` |"
     (*_, same, near) = plans.module_lines([{**MODULE, "commit": "abc"}, {**MODULE, "commit": "abc", "apart": 5.6e-8}])
     assert same == "| ResNet-18 | dynamo | 70 of 100 channels | 11.7 → 5.8 | 102 | none | `abc` |"
     assert "| 6e-08 |" in near

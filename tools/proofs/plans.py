@@ -6,7 +6,8 @@
 `precisions` plans the cut of a network in float32, edits the plan as a person would (a group keeps fewer units, one is
 taken out, one has its indices listed), and applies it to that file, to it in half precision, and to both forms of eight
 bits that ONNX Runtime's quantizer writes: the bundled models, and with DIR, what tools/models/real_models.py makes,
-EfficientNet-Lite1 and MiniLM. It reads from the reports that each was proven and that all keep the same indices.
+EfficientNet-Lite1 and MiniLM. It reads from the reports that each was proven and that all keep the same indices; of the
+group that has a count alone, importance in each file says which stay, and the share that is the same is told.
 
 `torch` exports networks of torchvision with random weights, prunes the files, cuts the modules by
 `onnxprune.torch.apply`, and exports them again: the weights are those of the pruned file, bit for bit. It needs
@@ -63,6 +64,7 @@ def precision_record(subject: Subject) -> Record:
         "weights": len(base["initializers"]),
         "named": {form: applied.by_name(form) for form in FORMS},
         "held": {form: len(list(precisions.shared(base, report))) for form, report in applied.reports.items()},
+        "alike": {form: applied.alike(form) for form in FORMS},
         "sizes": {form: applied.sizes(form) for form in FORMS},
         "faults": applied.faults(),
     }
@@ -97,15 +99,21 @@ def precision_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
             each["groups"],
             ", ".join(str(each["named"][form]) for form in others),
             f"{', '.join(str(each['held'][form]) for form in others)} of {each['weights']}",
+            ", ".join(f"{each['alike'][form]:.3g}" for form in others),
             ", ".join(" → ".join(_megabytes(size) for size in each["sizes"][form]) for form in FORMS),
             f"`{each['commit']}`",
         )
         for each in records
     ]
     headings = [
-        "Model, ratio", "groups cut", f"found by name: {listed}", f"weights that are compared: {listed}",
-        f"MB before and after: {', '.join(FORMS)}", "commit",
-    ]  # fmt: skip
+        "Model, ratio",
+        "groups cut",
+        f"found by name: {listed}",
+        f"weights that are compared: {listed}",
+        f"units that a count alone keeps as in fp32: {listed}",
+        f"MB before and after: {', '.join(FORMS)}",
+        "commit",
+    ]
     return table(headings, rows)
 
 

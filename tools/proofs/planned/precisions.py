@@ -1,7 +1,9 @@
 """One plan, edited, applied to four forms of a network: float32, half precision, QDQ, and dynamic int8.
 
-What is kept is taken from the reports, and held against the plan (`faults`) and against float32 (`differences`): the
-groups that lose units, and every weight that has its name in both files, but for what quantizers append to it.
+What is kept is taken from the reports, and held against the plan (`missed`) and against float32 (`differences`): the
+groups that lose units, and every weight that has its name in both files, but for what quantizers append to it. Of the
+group that has a count alone, importance in each file says which units stay: as many there, and how many are the same
+(`Applied.alike`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import logging
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ class Applied:
     subject: Subject
     edited: Edited
     reports: Mapping[str, Report]  # by form
+    touched: frozenset[str]  # weights that nodes of the group with a count alone read
 
     def faults(self) -> list[str]:
         """Return what is not as it should be, in sentences; nothing where the plan was kept to everywhere."""
@@ -50,8 +53,20 @@ class Applied:
         told = [f"{FLOAT}: {each}" for each in missed(self.edited, base)]
         for form, report in self.reports.items():
             told += [f"{form}: not proven"] * (not report["verification"]["passed"])
-            told += [f"{form}: {each}" for each in differences(base, report)]
+            told += [f"{form}: {each}" for each in self._differences(report)]
         return told
+
+    def _differences(self, report: Report) -> list[str]:
+        base = self.reports[FLOAT]
+        is_other = other_choice(base, report, self.edited.counted) is not None
+        return differences(base, report, self.edited.counted, self.touched if is_other else frozenset())
+
+    def alike(self, form: str) -> float:
+        """Return which share of the units that a count alone keeps in float32 is kept in a form."""
+        base, report = self.reports[FLOAT], self.reports[form]
+        other = other_choice(base, report, self.edited.counted)
+        own = _named(base, self.edited.counted)["kept_units"]
+        return 1.0 if other is None else len({*own} & {*other}) / len(own)
 
     def by_name(self, form: str) -> int:
         """Return how many groups of the plan have their name in a form."""
@@ -82,7 +97,7 @@ def prove(subject: Subject, folder: Path, forms: Sequence[str] = FORMS) -> Appli
             "-o", folder / f"small.{form}.onnx", "--report", report,
         )  # fmt: skip
         reports[form] = json.loads(report.read_text(encoding="utf-8"))
-    return Applied(subject, edited, reports)
+    return Applied(subject, edited, reports, read_by(source, _named(reports[FLOAT], edited.counted)["nodes"]))
 
 
 def onnxprune(*arguments: object) -> None:
@@ -177,16 +192,40 @@ def missed(edited: Edited, report: Report) -> list[str]:
     return told
 
 
-def differences(base: Report, report: Report) -> list[str]:
-    """Return where two forms of a network do not keep the same."""
-    one, other = _groups(base), _groups(report)
-    told = [f"{count} groups keep {list(kept)} in {FLOAT} alone" for (_, kept), count in (one - other).items()]
-    told += [f"{count} groups keep {list(kept)} here alone" for (_, kept), count in (other - one).items()]
-    return told + [
-        f"weight {name} keeps {theirs}, and {own} in {FLOAT}"
-        for name, own, theirs in shared(base, report)
-        if own != theirs
-    ]
+def differences(base: Report, report: Report, counted: str, spared: Collection[str] = ()) -> list[str]:
+    """Return where two forms of a network do not keep the same.
+
+    Args:
+        base: the report of float32.
+        report: that of another form.
+        counted: the group of which the plan has a count alone: other units of it may stay, as many.
+        spared: weights that are not compared.
+    """
+    told = []
+    if other_choice(base, report, counted) is None:
+        one, other = _groups(base), _groups(report)
+        told += [f"{count} groups keep {list(kept)} in {FLOAT} alone" for (_, kept), count in (one - other).items()]
+        told += [f"{count} groups keep {list(kept)} here alone" for (_, kept), count in (other - one).items()]
+    weights = ((name, *kept) for name, *kept in shared(base, report) if name not in spared)
+    return told + [f"weight {name} keeps {theirs}, {own} in {FLOAT}" for name, own, theirs in weights if own != theirs]
+
+
+def other_choice(base: Report, report: Report, counted: str) -> tuple[int, ...] | None:
+    """Return the units that a count alone keeps in another form, where they, and nothing else, are other units."""
+    one, other, group = _groups(base), _groups(report), _named(base, counted)
+    own, theirs = list((one - other).elements()), list((other - one).elements())
+    if own != [(group["units"], tuple(group["kept_units"]))] or len(theirs) != 1:
+        return None
+    ((units, kept),) = theirs
+    return kept if (units, len(kept)) == (group["units"], group["kept"]) else None
+
+
+def read_by(path: Path, names: Collection[str]) -> frozenset[str]:
+    """Return the inputs of the nodes of a file that have these names."""
+    import onnx
+
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return frozenset(name for node in nodes if node.name in names for name in node.input)
 
 
 def shared(base: Report, report: Report) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
@@ -196,6 +235,11 @@ def shared(base: Report, report: Report) -> Iterator[tuple[str, Mapping[str, Any
         there = theirs.get(name, theirs.get(f"{name}_quantized"))
         if there is not None:
             yield name, kept, there
+
+
+def _named(report: Report, name: str) -> Mapping[str, Any]:
+    group: Mapping[str, Any] = next(group for group in report["groups"] if group["name"] == name)
+    return group
 
 
 def _weights(report: Report) -> dict[str, Mapping[str, Any]]:
