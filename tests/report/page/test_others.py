@@ -52,6 +52,12 @@ def test_a_comparison_without_details_has_what_was_measured():
     render(comparison())
 
 
+def test_a_comparison_tells_of_caches_that_are_gone():
+    page = page_of(comparison(difference={**DIFFERENCE, "gone": ["past.0.key", "present.0.key"]}))
+    told = "2 cache ports gone in the second: past.0.key, present.0.key"
+    assert page.sections[1].view[0].text.endswith(told)
+
+
 def test_a_comparison_by_a_timer_names_it():
     page = page_of(comparison(timer="./board {}"))
     assert page.verdict.startswith("2.00× faster on timer ./board {} (95 %")
