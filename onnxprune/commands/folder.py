@@ -55,8 +55,8 @@ from onnxprune.progress import Progress, logged
 
 # What the report of a body that leads says of its file, too: how it was cut, and what that did to its outputs.
 _OF_LEAD = (
-    "options", "method", "calibration", "gradients", "reconstruction", "accuracy", "fidelity", "promise", "masks",
-    "tuning",
+    "options", "method", "calibration", "gradients", "reconstruction", "accuracy", "fidelity", "promise", "rounds",
+    "masks", "tuning",
 )  # fmt: skip
 
 
@@ -316,7 +316,7 @@ class _Run:
 
     def _check_no_cache_target(self, model: Model, options: Options, by_body: bool) -> None:
         """Raise OptionError for a target of caches that a file takes whose network is planned by what takes none."""
-        network = next(each for each in self.networks if each.files[0].model is model)
+        network = next(each for each in self.networks if any(file.model is model for file in each.files))
         other = next((file.model for file in network.files if cache_bytes(file.model.inputs)), None)
         if other is not None and any(kind == CACHE for kind, _ in options.targets):
             first = _name(model, self.source)
