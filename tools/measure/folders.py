@@ -45,7 +45,7 @@ NAMES = (
     "optimum_trocr_merged", "optimum_llama/depth", "optimum_llama/depth-io",
     "optimum_bart_merged/depth", "optimum_t5_merged/depth", "optimum_trocr_merged/depth", "optimum_vit/depth",
     "optimum_bart_merged/depth-io", "optimum_t5_merged/depth-io", "optimum_trocr_merged/depth-io",
-    "optimum_bart_alone/depth", "optimum_bart_alone/depth-io",
+    "optimum_bart_alone/depth-io",
 )  # fmt: skip
 # What is asked for, by the end of a name.
 WAYS: Mapping[str, Mapping[str, Any]] = {
